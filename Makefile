@@ -1,0 +1,133 @@
+# Everything a developer or CI runs. A fresh machine needs Python 3.11 or newer, pip
+# and make; each target sets itself up and installs again only when a lock changed.
+#
+#   make demo      train a batch-normalized classifier on the digits that ship with us
+#   make test      lint, then the fast tests
+#   make test-all  also the slow tests, PyTorch as oracle, and a newer Python with its jax
+#   make lint      formatting, lint and types      make format   rewrite the files
+#   make bench     benchmarks against the peers    make docs     HTML in docs/_build/html
+#   make lock      resolve requirements/*.txt anew
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+# The first interpreter that really runs (a pyenv shim may exist and refuse).
+find_python = $(shell for python in $(1); do \
+  "$$python" -c 'import sys; sys.exit(not $(2))' 2>/dev/null \
+  && { echo "$$python"; break; }; done)
+
+PYTHON ?= $(call find_python,python3.11 python3 python3.12 python3.13,sys.version_info >= (3$(comma) 11))
+NEWER_PYTHON ?= $(call find_python,python3.13 python3.12 $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python) $(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/python),sys.version_info >= (3$(comma) 12))
+comma := ,
+
+VENV ?= .venv
+NEWER_VENV ?= .venv-newer
+LOCK_VENV ?= .venv-lock
+BIN := $(VENV)/bin
+JOBS ?= 2
+TESTS ?=
+
+UV_VERSION := 0.13.9
+TORCH_VERSION := 2.13.0
+BENCHMARKS := trace dispatch import_time
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help
+help:
+	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
+
+# --- set-up -----------------------------------------------------------------------
+
+$(BIN)/python:
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or newer not found: install it, or run make PYTHON=/path/to/python" >&2; exit 1; }
+	"$(PYTHON)" -m venv "$(VENV)"
+
+# $(1): a lock. linsey itself goes in last, editable, with the locked build backend.
+define install
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/$(1).txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+endef
+
+$(VENV)/.stamp-train: requirements/train.txt pyproject.toml | $(BIN)/python
+	$(call install,train)
+
+$(VENV)/.stamp-dev: requirements/dev.txt pyproject.toml | $(BIN)/python
+	$(call install,dev)
+
+$(VENV)/.stamp-docs: requirements/docs.txt pyproject.toml | $(BIN)/python
+	$(call install,docs)
+
+# PyTorch is an oracle, never a need: where it cannot be had its tests skip themselves.
+$(VENV)/.stamp-torch: $(VENV)/.stamp-dev
+	$(BIN)/python -m pip install --quiet torch==$(TORCH_VERSION) \
+	  || echo "torch $(TORCH_VERSION) is not available here: tests that need it are skipped"
+	@touch $@
+
+# --- what people run --------------------------------------------------------------
+
+.PHONY: demo
+demo: $(VENV)/.stamp-train
+	$(BIN)/linsey train $(ARGS)
+
+.PHONY: test
+test: lint
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" $(TESTS)
+
+.PHONY: test-all
+test-all: lint $(VENV)/.stamp-torch
+	$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
+	@if [ -n "$(NEWER_PYTHON)" ]; then \
+	  $(MAKE) --no-print-directory test-newer; \
+	else \
+	  echo "no Python 3.12 or 3.13 found: the suite ran on one Python only"; \
+	fi
+
+.PHONY: test-newer
+test-newer:
+	$(MAKE) --no-print-directory VENV=$(NEWER_VENV) PYTHON="$(NEWER_PYTHON)" test-here
+
+.PHONY: test-here
+test-here: $(VENV)/.stamp-dev
+	$(BIN)/python -c 'import jax, sys; print("Python", sys.version.split()[0], "jax", jax.__version__)'
+	$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
+
+.PHONY: lint
+lint: $(VENV)/.stamp-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyrefly check
+
+.PHONY: format
+format: $(VENV)/.stamp-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: bench
+bench: $(VENV)/.stamp-dev
+	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name $(ARGS); done
+
+.PHONY: docs
+docs: $(VENV)/.stamp-docs
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
+
+# One lock serves every Python we support: versions that need a newer one carry a marker.
+UV_COMPILE = $(LOCK_VENV)/bin/uv pip compile pyproject.toml --quiet --universal \
+  --python-version 3.11 --generate-hashes --all-extras --group build \
+  --custom-compile-command "make lock"
+
+.PHONY: lock
+lock:
+	[ -x $(LOCK_VENV)/bin/uv ] || { "$(PYTHON)" -m venv $(LOCK_VENV) \
+	  && $(LOCK_VENV)/bin/python -m pip install --quiet uv==$(UV_VERSION); }
+	$(UV_COMPILE) --group dev --group docs -o requirements/docs.txt $(LOCK_FLAGS)
+	$(UV_COMPILE) --group dev -c requirements/docs.txt -o requirements/dev.txt $(LOCK_FLAGS)
+	$(UV_COMPILE) -c requirements/docs.txt -o requirements/train.txt $(LOCK_FLAGS)
+
+.PHONY: clean
+clean:
+	rm -rf $(VENV) $(NEWER_VENV) $(LOCK_VENV) docs/_build .pytest_cache .ruff_cache .hypothesis
