@@ -1,0 +1,62 @@
+"""The form of every error: what was found, why it fails, what to write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+
+class LinseyError(Exception):
+    """Base of all errors of linsey: what was found, why it fails, what to write.
+
+    Args:
+        message: what was found, with path and shapes.
+        why: why it cannot work.
+        fix: the line to write instead.
+
+    Example:
+        >>> error = LinseyError("Axis 3 was asked for.", "There are two.", "Use 1.")
+        >>> print(error)
+        Axis 3 was asked for.
+        There are two.
+        Use 1.
+        >>> error.fix
+        'Use 1.'
+    """
+
+    found: str
+    why: str
+    fix: str
+
+    def __init__(self, message: object, why: str = "", fix: str = "") -> None:
+        self.found, self.why, self.fix = str(message), why, fix
+        super().__init__("\n".join(filter(None, (self.found, why, fix))))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default calls the constructor with the message as its arguments,
+        # which fits none of the subclasses.
+        return _restore, (type(self), self.args), self.__dict__
+
+
+FlaxError = LinseyError
+
+
+def _restore(cls: type[LinseyError], args: tuple[Any, ...]) -> LinseyError:
+    error = cls.__new__(cls)
+    error.args = args
+    return error
+
+
+def named(module: object) -> str:
+    """Names a module given as class, instance or text in a message."""
+    if module is None:
+        return "the module"
+    if isinstance(module, str):
+        return f"`{module}`"
+    cls = module if isinstance(module, type) else type(module)
+    return f"`{cls.__name__}`"
+
+
+def listed(values: Iterable[object]) -> str:
+    """Lists names in a message."""
+    return ", ".join(f"`{value}`" for value in values) or "none"

@@ -1,0 +1,129 @@
+"""Misuse of layers that would otherwise be silent, or obscure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from linsey.errors.base import LinseyError, listed, named
+from linsey.errors.scopes import ScopeCollectionNotFound, ScopeParamShapeError
+
+
+class MissingBatchStatsError(ScopeCollectionNotFound):
+    """A training call has no running statistics to update."""
+
+    def __init__(
+        self,
+        scope_path: str,
+        *,
+        module: object = "BatchNorm",
+        col_name: str = "batch_stats",
+        var_name: str = "mean",
+    ) -> None:
+        super().__init__(
+            col_name,
+            var_name,
+            scope_path,
+            why=(
+                f"{named(module)} updates its running statistics in training, and "
+                "the variables given hold none: each step would start them anew."
+            ),
+            fix=(
+                "Keep what `init` returned and pass it: `y, updates = module.apply("
+                f"{{'params': params, '{col_name}': {col_name}}}, x, "
+                f"mutable=['{col_name}'])`, then "
+                f"`{col_name} = updates['{col_name}']`."
+            ),
+        )
+
+
+class SingleValuePerChannelError(LinseyError, ValueError):
+    """Batch statistics are asked of one value per channel."""
+
+    def __init__(
+        self,
+        scope_path: str,
+        shape: Sequence[int],
+        *,
+        axes: Sequence[int] | None = None,
+        module: object = "BatchNorm",
+    ) -> None:
+        over = "" if axes is None else f" over the axes {tuple(axes)}"
+        super().__init__(
+            f'{named(module)} at "{scope_path}" was called in training with an '
+            f"input of shape {tuple(shape)}, which has one value per channel{over}.",
+            "The variance of one value is zero, so every output would be the bias, "
+            "whatever the input is.",
+            "Use a batch of two or more, or `use_running_average=True`.",
+        )
+
+
+class UnboundAxisNameError(LinseyError, NameError):
+    """A named axis is used that no transform around the call has bound."""
+
+    def __init__(
+        self,
+        axis_name: Any,
+        *,
+        bound: Iterable[Any] = (),
+        scope_path: str | None = None,
+        module: object = None,
+    ) -> None:
+        at = "" if scope_path is None else f' by {named(module)} at "{scope_path}"'
+        super().__init__(
+            f"Found an unbound axis name: {axis_name}. It was asked for{at or ' here'};"
+            f" the names bound are: {listed(bound)}.",
+            "Statistics are averaged over a named axis, which only `jax.vmap`, "
+            "`jax.pmap` or `jax.shard_map` around the call can bind.",
+            f"Write `jax.vmap(step, axis_name='{axis_name}')`, or build the layer "
+            "with `axis_name=None`.",
+        )
+
+
+class TracedFlagError(LinseyError, TypeError):
+    """A Python flag that decides the structure of a call is traced."""
+
+    def __init__(
+        self,
+        flag: str,
+        *,
+        scope_path: str | None = None,
+        module: object = None,
+        value: object = None,
+    ) -> None:
+        at = "" if scope_path is None else f' of {named(module)} at "{scope_path}"'
+        what = "" if value is None else f": {value}"
+        super().__init__(
+            f"The flag `{flag}`{at} is a traced value{what}.",
+            "It decides which computation is built, which must be known before "
+            "anything is traced.",
+            f"Mark it static, `jax.jit(step, static_argnames='{flag}')`, or make two "
+            "compiled functions, one for training and one for evaluation.",
+        )
+
+
+class FeatureShapeChangedError(ScopeParamShapeError):
+    """An input has another number of features than the variables were made for."""
+
+    def __init__(
+        self,
+        scope_path: str,
+        *,
+        expected: Any,
+        found: Any,
+        input_shape: Sequence[int] | None = None,
+        axis: int | Sequence[int] = -1,
+        name: str = "mean",
+        module: object = "BatchNorm",
+    ) -> None:
+        of = "" if input_shape is None else f" of the input {tuple(input_shape)}"
+        LinseyError.__init__(
+            self,
+            f'{named(module)} at "{scope_path}" was initialised for {expected} '
+            f"features and now finds {found} on axis {axis}{of}: `{name}` does not fit.",
+            "One statistic is kept per feature; the layer counts features on that "
+            "axis, as happens wrongly when channels come first.",
+            f"Pass inputs whose axis {axis} has {expected} features (move channels "
+            "there with `x.transpose(0, 2, 3, 1)`), or build the layer with `axis=` "
+            "where the channels are.",
+        )

@@ -1,0 +1,262 @@
+"""Mistakes with variables, collections, random streams and scopes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from linsey.errors.base import LinseyError, listed, named
+
+
+class InvalidRngError(LinseyError):
+    """A random stream is missing, or what was given for it is no key."""
+
+    def __init__(
+        self,
+        msg: str,
+        *,
+        stream: str | None = None,
+        available: Sequence[str] | None = None,
+    ) -> None:
+        why = fix = ""
+        if available is not None:
+            why = f"The streams that were given are: {listed(available)}."
+        if stream is not None:
+            fix = (
+                "Pass a key for it: "
+                f"`module.apply(variables, ..., rngs={{'{stream}': key}})`, or "
+                f"`module.init({{'params': key, '{stream}': other_key}}, ...)`."
+            )
+        super().__init__(msg, why, fix)
+
+
+class ApplyScopeInvalidVariablesTypeError(LinseyError):
+    """The variables given to `apply` are no dictionary of collections."""
+
+    def __init__(self, *, found: object = None) -> None:
+        what = f" Found a {type(found).__name__}." if found is not None else ""
+        super().__init__(
+            "The first argument passed to an apply function should be a dictionary "
+            f"of collections.{what}",
+            "Each collection should be a dictionary with string keys, because "
+            "variables are looked up by collection and then by path.",
+            "Pass what `init` returned, or `{'params': params}`.",
+        )
+
+
+class ApplyScopeInvalidVariablesStructureError(LinseyError):
+    """The variables given to `apply` hold a `params` level too many."""
+
+    def __init__(self, variables: Any) -> None:
+        keys = listed(variables["params"]) if "params" in variables else "none"
+        super().__init__(
+            "Expect the `variables` (first argument) passed to apply() to be a dict "
+            'with the structure {"params": ...}, but got a dict with an extra params '
+            'layer, i.e.  {"params": {"params": ... } }.',
+            f"Under `params` there are: {keys}; parameters are looked for one level "
+            "below.",
+            'You should instead pass in your dict\'s ["params"]: '
+            "`module.apply({'params': variables['params']['params']}, ...)`.",
+        )
+
+
+class ScopeParamNotFoundError(LinseyError):
+    """A parameter is read that the variables do not have."""
+
+    def __init__(
+        self,
+        param_name: str,
+        scope_path: str,
+        *,
+        available: Iterable[str] | None = None,
+    ) -> None:
+        there = "" if available is None else f" It holds: {listed(available)}."
+        super().__init__(
+            f'Could not find parameter named "{param_name}" in scope "{scope_path}".',
+            "`apply` creates no parameters; the variables come from a module of "
+            f"another structure, or were never initialised.{there}",
+            "Initialise this module, `variables = module.init(key, x)`, and pass "
+            "these variables; or add `mutable=['params']` to create it here.",
+        )
+
+
+class ScopeCollectionNotFound(LinseyError):  # noqa: N818 (the name in Flax)
+    """A variable is read from a collection that is not there."""
+
+    def __init__(
+        self,
+        col_name: str,
+        var_name: str,
+        scope_path: str,
+        *,
+        why: str | None = None,
+        fix: str | None = None,
+    ) -> None:
+        super().__init__(
+            f'Tried to access "{var_name}" from collection "{col_name}" in '
+            f'"{scope_path}" but the collection is empty.',
+            why
+            or (
+                f"The variables given hold nothing under `{col_name}` for this module, "
+                "and the collection is not mutable, so nothing can be created."
+            ),
+            fix
+            or (
+                "Pass the collection too, "
+                f"`module.apply({{..., '{col_name}': variables['{col_name}']}}, ...)`, "
+                f"or let the call create it with `mutable=['{col_name}']`."
+            ),
+        )
+
+
+class ScopeParamShapeError(LinseyError):
+    """A parameter has another shape than this call needs."""
+
+    def __init__(
+        self,
+        param_name: str,
+        scope_path: str,
+        value_shape: Any,
+        init_shape: Any,
+        *,
+        module: object = None,
+        why: str | None = None,
+        fix: str | None = None,
+    ) -> None:
+        of = "" if module is None else f" of {named(module)}"
+        super().__init__(
+            f'For parameter "{param_name}" in "{scope_path}", the given initializer is '
+            f"expected to generate shape {init_shape}, but the existing parameter it "
+            f"received has shape {value_shape}.",
+            why
+            or (
+                f"The variables{of} were initialised with inputs of another width or "
+                "with other constructor arguments."
+            ),
+            fix or _param_shape_fix(value_shape, init_shape),
+        )
+
+
+def _param_shape_fix(value_shape: Any, init_shape: Any) -> str:
+    fix = "Re-run `init` with this input"
+    is_kernel = (
+        isinstance(value_shape, tuple)
+        and isinstance(init_shape, tuple)
+        and len(value_shape) == len(init_shape) >= 2
+        and value_shape[-1] == init_shape[-1]
+        and value_shape[-2] != init_shape[-2]
+    )
+    if not is_kernel:
+        return f"{fix}, or build the module as it was when it was initialised."
+    return f"{fix}, or pass inputs whose last axis is {value_shape[-2]}."
+
+
+class ScopeVariableNotFoundError(LinseyError):
+    """A variable is read that its collection does not have."""
+
+    def __init__(
+        self,
+        name: str,
+        col: str,
+        scope_path: str,
+        *,
+        available: Iterable[str] | None = None,
+    ) -> None:
+        there = "" if available is None else f" It holds: {listed(available)}."
+        super().__init__(
+            f'No Variable named "{name}" for collection "{col}" exists in '
+            f'"{scope_path}".',
+            f"It was neither initialised nor can it be created now.{there}",
+            f"Create it with `self.variable('{col}', '{name}', init_fn)`, or make the "
+            f"collection mutable: `module.apply(variables, ..., mutable=['{col}'])`.",
+        )
+
+
+class InvalidFilterError(LinseyError):
+    """A collection filter is of no known form."""
+
+    def __init__(self, filter_like: Any) -> None:
+        super().__init__(
+            f'Invalid Filter: "{filter_like}"',
+            "A filter says which collections are meant: True (all), False (none), a "
+            "name, a set or sequence of names, or `DenyList(names)`; found a "
+            f"value of type {type(filter_like).__name__}.",
+            "Write for example `mutable=['batch_stats']`.",
+        )
+
+
+class InvalidScopeError(LinseyError):
+    """A scope is used after the call that owned it has ended."""
+
+    def __init__(self, scope_name: str) -> None:
+        super().__init__(
+            f'The scope "{scope_name}" is no longer valid.',
+            "Variables exist only while `init` or `apply` runs; a scope or a bound "
+            "module was kept (in an attribute, a closure, a list) and used after it.",
+            "Use it inside the call, or `module.bind(variables)` for one that stays.",
+        )
+
+
+class ModifyScopeVariableError(LinseyError):
+    """A variable of an immutable collection is written."""
+
+    def __init__(self, col: str, variable_name: str, scope_path: str) -> None:
+        super().__init__(
+            f'Cannot update variable "{variable_name}" in "{scope_path}" because '
+            f'collection "{col}" is immutable.',
+            "`apply` is a pure function: only collections that it is told to return "
+            "may change.",
+            f"Write `y, updates = module.apply(variables, ..., mutable=['{col}'])` and "
+            "put the updates into the next call's variables.",
+        )
+
+
+class ImmutableVariableError(LinseyError):
+    """A value of a frozen container or variable is written."""
+
+    def __init__(self, message: str, why: str = "", fix: str = "") -> None:
+        super().__init__(message, why, fix)
+
+
+class JaxTransformError(LinseyError):
+    """A module or scope is used inside a plain JAX transform made outside of it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Jax transforms and Flax models cannot be mixed.",
+            "A plain JAX transform sees a pure function of arrays; the variables and "
+            "random keys that a bound module reads would leak out of it.",
+            "Use the lifted transform, `linsey.linen.jit`, `.vmap`, `.scan`, ..., or "
+            "transform `lambda variables, x: module.apply(variables, x)`.",
+        )
+
+
+class TraceContextError(LinseyError):
+    """A variable is changed at another trace level than it was made at."""
+
+
+class LazyInitError(LinseyError):
+    """A value asked for by `lazy_init` depends on data that only has a shape."""
+
+    def __init__(self, partial_val: Any) -> None:
+        super().__init__(
+            "Lazy init encountered a value that could not be computed with the given "
+            f"inputs (shape: {partial_val}).",
+            "`lazy_init` was given shapes for some inputs; an initial value depends "
+            "on the numbers in them.",
+            "Pass this input as an array, or call `init` instead of `lazy_init`.",
+        )
+
+
+class PartitioningUnspecifiedError(LinseyError):
+    """A transform adds an axis to a partitioned variable and no name is given."""
+
+    def __init__(self, target: Any) -> None:
+        super().__init__(
+            'Trying to transform a Partitioned variable but "partition_name" is not '
+            f"specified in metadata_params: {target}",
+            "Every axis of a partitioned variable has a name (or None), the axis that "
+            "the transform adds too.",
+            "Write `nn.vmap(..., metadata_params={nn.PARTITION_NAME: 'layers'})`; "
+            "None leaves the axis unsharded.",
+        )

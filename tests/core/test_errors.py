@@ -1,0 +1,147 @@
+"""The text of each error, its form, and its journey through pickle."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+
+import pytest
+
+import linsey.errors as errors
+
+CASES = {
+    "AlreadyExistsError": (("ckpt_1",), {}),
+    "ApplyModuleInvalidMethodError": ((3,), {}),
+    "ApplyScopeInvalidVariablesStructureError": (({"params": {"kernel": 0}},), {}),
+    "ApplyScopeInvalidVariablesTypeError": ((), {}),
+    "AssignSubModuleError": (("Dense",), {}),
+    "CallCompactUnboundModuleError": ((), {}),
+    "CallSetupUnboundModuleError": ((), {}),
+    "CallShareScopeOnUnboundModuleError": ((), {}),
+    "CallUnbindOnUnboundModuleError": ((), {}),
+    "CursorFindError": ((), {}),
+    "DescriptorAttributeError": ((), {}),
+    "FeatureShapeChangedError": (("/bn",), dict(expected=3, found=4)),
+    "ImmutableVariableError": (("found",), {}),
+    "IncorrectPostInitOverrideError": ((), {}),
+    "InvalidCheckpointError": (("ckpt", 3), {}),
+    "InvalidFilterError": ((3,), {}),
+    "InvalidInstanceModuleError": ((), {}),
+    "InvalidRngError": (('Dropout_0 needs PRNG for "dropout"',), {}),
+    "InvalidScopeError": (("/a",), {}),
+    "JaxTransformError": ((), {}),
+    "LazyInitError": (("f32[2]",), {}),
+    "MPACheckpointingRequiredError": (("ckpt", 3), {}),
+    "MPARestoreDataCorruptedError": ((3, "ckpt"), {}),
+    "MPARestoreTargetRequiredError": (("ckpt", 3), {}),
+    "MissingBatchStatsError": (("/bn",), {}),
+    "ModifyScopeVariableError": (("batch_stats", "mean", "/bn"), {}),
+    "MultipleMethodsCompactError": ((), {}),
+    "NameInUseError": (("submodule", "a", "Foo"), {}),
+    "PartitioningUnspecifiedError": (("box",), {}),
+    "ReservedModuleAttributeError": (({"name": str},), {}),
+    "ScopeCollectionNotFound": (("batch_stats", "mean", "/bn"), {}),
+    "ScopeParamNotFoundError": (("kernel", "/a"), {}),
+    "ScopeParamShapeError": (("kernel", "/encoder/Dense_0", (784, 128), (28, 128)), {}),
+    "ScopeVariableNotFoundError": (("mean", "batch_stats", "/bn"), {}),
+    "SetAttributeFrozenModuleError": (("Foo", "a", 3), {}),
+    "SetAttributeInModuleSetupError": ((), {}),
+    "SingleValuePerChannelError": (("/bn", (1, 8)), {}),
+    "TraceContextError": (("found",), {}),
+    "TracedFlagError": (("train",), {}),
+    "TransformTargetError": ((3,), {}),
+    "TransformedMethodReturnValueError": (("__call__",), {}),
+    "TraverseTreeError": ((None, None), {}),
+    "UnboundAxisNameError": (("batch",), {}),
+}
+
+MESSAGES = dict(
+    section.strip().split("\n", 1)
+    for section in Path(__file__)
+    .with_name("error_messages.txt")
+    .read_text()
+    .removeprefix("# ")
+    .split("\n# ")
+)
+
+
+def make(name: str) -> errors.LinseyError:
+    args, keywords = CASES[name]
+    return getattr(errors, name)(*args, **keywords)
+
+
+def test_every_error_has_a_tested_text():
+    public = set(errors.__all__) - {"LinseyError", "FlaxError"}
+    assert public == CASES.keys() == MESSAGES.keys()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_full_text(name):
+    assert str(make(name)) == MESSAGES[name]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_parts_make_up_the_text(name):
+    error = make(name)
+    parts = [part for part in (error.found, error.why, error.fix) if part]
+    assert str(error) == "\n".join(parts)
+    assert isinstance(error, errors.FlaxError)
+
+
+@pytest.mark.parametrize("travel", [copy.copy, copy.deepcopy, "pickle"])
+@pytest.mark.parametrize("name", CASES)
+def test_errors_survive_a_journey(name, travel):
+    if travel == "pickle":
+        travel = lambda error: pickle.loads(pickle.dumps(error))  # noqa: E731
+    error = make(name)
+    error.add_note("while building /encoder")
+    arrived = travel(error)
+    assert type(arrived) is type(error)
+    assert str(arrived) == str(error)
+    assert arrived.fix == error.fix
+    assert arrived.__notes__ == ["while building /encoder"]
+
+
+def test_an_error_pickles_whatever_its_arguments_were():
+    error = errors.TransformTargetError(lambda: 0)
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_keywords_make_messages_richer():
+    assert errors.ScopeParamNotFoundError(
+        "kernel", "/a", available=["w", "b"]
+    ).why.endswith("It holds: `w`, `b`.")
+    assert errors.ScopeVariableNotFoundError(
+        "mean", "batch_stats", "/a", available=[]
+    ).why.endswith("It holds: none.")
+    assert "{'dropout': key}" in errors.InvalidRngError("x", stream="dropout").fix
+    assert "`params`" in errors.InvalidRngError("x", available=["params"]).why
+    assert "self.width" in str(
+        errors.SetAttributeInModuleSetupError(module="MLP", attr_name="width")
+    )
+    assert str(errors.MultipleMethodsCompactError(methods=["f", "g"])).startswith(
+        "Only one method per class can be @compact. It has: `f`, `g`.\n"
+    )
+    assert "`MLP`" in str(errors.CallCompactUnboundModuleError(module="MLP"))
+    assert (
+        "of `MLP` were"
+        in errors.ScopeParamShapeError(
+            "k", "/", (1,), (2,), module=type("MLP", (), {})
+        ).why
+    )
+
+
+def test_shape_fix_names_the_width_only_where_it_is_the_cause():
+    error = errors.ScopeParamShapeError
+    assert "last axis is 784" in error("k", "/", (784, 8), (28, 8)).fix
+    assert "last axis" not in error("k", "/", (784, 8), (784, 9)).fix
+    assert "last axis" not in error("k", "/", (8,), (9,)).fix
+
+
+def test_errors_are_caught_where_jax_errors_were():
+    assert issubclass(errors.UnboundAxisNameError, NameError)
+    assert issubclass(errors.TracedFlagError, TypeError)
+    assert issubclass(errors.SingleValuePerChannelError, ValueError)
+    assert issubclass(errors.MissingBatchStatsError, errors.ScopeCollectionNotFound)
+    assert issubclass(errors.FeatureShapeChangedError, errors.ScopeParamShapeError)
