@@ -23,6 +23,7 @@ CASES = {
     "CursorFindError": ((), {}),
     "DescriptorAttributeError": ((), {}),
     "FeatureShapeChangedError": (("/bn",), dict(expected=3, found=4)),
+    "FrozenDictIsImmutableError": (("bias",), {}),
     "ImmutableVariableError": (("found",), {}),
     "IncorrectPostInitOverrideError": ((), {}),
     "InvalidCheckpointError": (("ckpt", 3), {}),

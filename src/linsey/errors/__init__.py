@@ -16,6 +16,7 @@ from linsey.errors.base import (
 )
 from linsey.errors.misuse import (
     FeatureShapeChangedError,
+    FrozenDictIsImmutableError,
     MissingBatchStatsError,
     SingleValuePerChannelError,
     TracedFlagError,
@@ -80,6 +81,7 @@ __all__ = [
     "DescriptorAttributeError",
     "FeatureShapeChangedError",
     "FlaxError",
+    "FrozenDictIsImmutableError",
     "ImmutableVariableError",
     "IncorrectPostInitOverrideError",
     "InvalidCheckpointError",

@@ -120,10 +120,27 @@ class FeatureShapeChangedError(ScopeParamShapeError):
         LinseyError.__init__(
             self,
             f'{named(module)} at "{scope_path}" was initialised for {expected} '
-            f"features and now finds {found} on axis {axis}{of}: `{name}` does not fit.",
+            f"features and now finds {found} on axis {axis}{of}: `{name}` does not "
+            "fit.",
             "One statistic is kept per feature; the layer counts features on that "
             "axis, as happens wrongly when channels come first.",
             f"Pass inputs whose axis {axis} has {expected} features (move channels "
             "there with `x.transpose(0, 2, 3, 1)`), or build the layer with `axis=` "
             "where the channels are.",
+        )
+
+
+class FrozenDictIsImmutableError(LinseyError, ValueError):
+    """An item of a frozen dictionary is assigned or deleted."""
+
+    def __init__(self, key: object, *, deletes: bool = False) -> None:
+        if deletes:
+            fix = f"Write `rest, value = frozen.pop({key!r})`"
+        else:
+            fix = f"Write `frozen.copy({{{key!r}: value}})`"
+        super().__init__(
+            "FrozenDict is immutable.",
+            f"The item {key!r} may be shared with other variables; a change would "
+            "reach them all.",
+            f"{fix}, or change the plain dictionary `frozen.unfreeze()`.",
         )

@@ -1,0 +1,315 @@
+"""An immutable dictionary that is a pytree, for variables nobody may change.
+
+A `FrozenDict` owns one plain nested dictionary. Its structure is copied once, at
+construction; from then on every reader shares it: an inner dictionary is wrapped
+when it is read, never copied. Leaves are not copied at all.
+
+The functions `copy`, `pop`, `freeze` and `unfreeze` give code one spelling for
+frozen and for plain variables: none of them changes its argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, KeysView, Mapping, ValuesView
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import jax
+
+from linsey.errors import FrozenDictIsImmutableError
+
+__all__ = ["FrozenDict", "copy", "freeze", "pop", "pretty_repr", "unfreeze"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class FrozenKeysView(KeysView[K]):
+    """The keys of a frozen dictionary."""
+
+    def __repr__(self) -> str:
+        return f"frozen_dict_keys({list(self)})"
+
+
+class FrozenValuesView(ValuesView[V]):
+    """The values of a frozen dictionary."""
+
+    def __repr__(self) -> str:
+        return f"frozen_dict_values({list(self)})"
+
+
+class FrozenDict(Mapping[K, V]):
+    """An immutable mapping whose inner dictionaries are immutable too.
+
+    Takes what `dict` takes. It is equal to a plain dictionary with the same items,
+    hashable if its leaves are, and a pytree with sorted keys, as `dict` is.
+
+    Example:
+        >>> variables = FrozenDict({"params": {"bias": 0.0}, "batch_stats": {}})
+        >>> rest, params = variables.pop("params")
+        >>> params
+        FrozenDict({
+            bias: 0.0,
+        })
+        >>> rest
+        FrozenDict({
+            batch_stats: {},
+        })
+        >>> params.copy({"bias": 1.0}) == {"bias": 1.0}
+        True
+    """
+
+    __slots__ = ("_dict", "_hash")
+    _dict: dict[K, V]
+    _hash: int | None
+
+    def __init__(
+        self, *args: Any, __unsafe_skip_copy__: bool = False, **kwargs: Any
+    ) -> None:
+        if len(args) == 1 and isinstance(args[0], FrozenDict) and not kwargs:
+            self._dict = args[0]._dict
+        else:
+            items: dict[K, V] = dict(*args, **kwargs)
+            self._dict = items if __unsafe_skip_copy__ else _owned(items)
+        self._hash = None
+
+    def __getitem__(self, key: K) -> V:
+        value = self._dict[key]
+        return _wrap(value) if isinstance(value, dict) else value  # pyrefly: ignore
+
+    def __setitem__(self, key: K, value: V) -> None:
+        raise FrozenDictIsImmutableError(key)
+
+    def __delitem__(self, key: K) -> None:
+        raise FrozenDictIsImmutableError(key, deletes=True)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._dict
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._dict)
+
+    def __len__(self) -> int:
+        return len(self._dict)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, FrozenDict):
+            return self._dict == other._dict
+        if isinstance(other, Mapping):
+            return self._dict == dict(other)
+        return NotImplemented
+
+    def __hash__(self) -> int:
+        if self._hash is None:
+            self._hash = hash(frozenset(self.items()))
+        return self._hash
+
+    def __repr__(self) -> str:
+        return self.pretty_repr()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FrozenDict, (self.unfreeze(),)
+
+    def keys(self) -> FrozenKeysView[K]:
+        """Returns the keys."""
+        return FrozenKeysView(self)
+
+    def values(self) -> FrozenValuesView[V]:
+        """Returns the values, inner dictionaries frozen."""
+        return FrozenValuesView(self)
+
+    def pretty_repr(self, num_spaces: int = 4) -> str:
+        """Returns the text of this dictionary, `num_spaces` a level."""
+        if not self._dict:
+            return "FrozenDict({})"
+        return f"FrozenDict({pretty_repr(self._dict, num_spaces)})"
+
+    def copy(
+        self, add_or_replace: Mapping[K, V] = MappingProxyType({})
+    ) -> FrozenDict[K, V]:
+        """Returns a new dictionary with the items of `add_or_replace` put in."""
+        return _wrap({**self._dict, **_owned(dict(add_or_replace))})
+
+    def pop(self, key: K) -> tuple[FrozenDict[K, V], V]:
+        """Returns this dictionary without `key`, and the value of `key`."""
+        value = self[key]
+        return _wrap({k: v for k, v in self._dict.items() if k != key}), value
+
+    def unfreeze(self) -> dict[K, V]:
+        """Returns a plain dictionary, all the way down, that may be changed."""
+        return _thawed(self._dict)
+
+    def tree_flatten_with_keys(
+        self,
+    ) -> tuple[tuple[tuple[jax.tree_util.DictKey, Any], ...], Hashable]:
+        """Returns the children with their path keys, and the sorted keys."""
+        keys = tuple(sorted(self._dict))  # pyrefly: ignore
+        children = tuple((jax.tree_util.DictKey(k), self._dict[k]) for k in keys)
+        return children, keys
+
+    @classmethod
+    def tree_unflatten(cls, keys: Any, values: Any) -> FrozenDict[Any, Any]:
+        """Builds a dictionary from sorted keys and their values."""
+        return _wrap(dict(zip(keys, values, strict=True)))
+
+
+def _flatten(tree: FrozenDict[Any, Any]) -> tuple[list[Any], tuple[Any, ...]]:
+    # Children are the plain dictionaries inside: only the outermost level of a
+    # tree is flattened by Python code.
+    items = tree._dict
+    keys = tuple(sorted(items))
+    return [items[key] for key in keys], keys
+
+
+jax.tree_util.register_pytree_with_keys(
+    FrozenDict,
+    FrozenDict.tree_flatten_with_keys,
+    FrozenDict.tree_unflatten,
+    _flatten,
+)
+
+
+def _wrap(items: dict[K, V]) -> FrozenDict[K, V]:
+    """Freezes a dictionary that nobody else will change, without a copy."""
+    frozen = FrozenDict.__new__(FrozenDict)
+    frozen._dict, frozen._hash = items, None
+    return frozen
+
+
+def _owned(tree: Any) -> Any:
+    """Copies the structure of plain dictionaries; what is frozen is shared."""
+    if isinstance(tree, FrozenDict):
+        return tree._dict
+    if not isinstance(tree, dict):
+        return tree
+    return {key: _owned(value) for key, value in tree.items()}
+
+
+def _thawed(tree: Any) -> Any:
+    """Copies the structure of nested dictionaries, plain or frozen."""
+    if isinstance(tree, FrozenDict):
+        tree = tree._dict
+    elif not isinstance(tree, dict):
+        return tree
+    return {key: _thawed(value) for key, value in tree.items()}
+
+
+def freeze(xs: Mapping[Any, Any]) -> FrozenDict[Any, Any]:
+    """Returns a frozen copy of a nested dictionary.
+
+    Args:
+        xs: a mapping; inner dictionaries are frozen too.
+
+    Returns:
+        A dictionary that later changes of `xs` do not reach.
+
+    Example:
+        >>> freeze({"a": {"b": 1}})["a"]["b"]
+        1
+    """
+    return FrozenDict(xs)
+
+
+def unfreeze(x: FrozenDict[K, V] | dict[K, V]) -> dict[K, V]:
+    """Returns a plain copy of a nested dictionary, frozen or not.
+
+    Args:
+        x: nested dictionaries; anything else is returned as it is.
+
+    Returns:
+        New dictionaries all the way down, with the same leaves.
+
+    Example:
+        >>> unfreeze(freeze({"a": {"b": 1}}))
+        {'a': {'b': 1}}
+    """
+    return _thawed(x)
+
+
+def copy(
+    x: FrozenDict[Any, Any] | dict[Any, Any],
+    add_or_replace: FrozenDict[Any, Any] | dict[Any, Any] = FrozenDict({}),  # noqa: B008
+) -> FrozenDict[Any, Any] | dict[Any, Any]:
+    """Returns a copy with some items added or replaced, frozen if `x` is.
+
+    Args:
+        x: a dictionary, frozen or plain; it is not changed.
+        add_or_replace: the items to put in.
+
+    Returns:
+        A dictionary of the kind of `x`.
+
+    Raises:
+        TypeError: if `x` is no dictionary.
+
+    Example:
+        >>> copy({"a": 1, "b": 2}, {"b": 3})
+        {'a': 1, 'b': 3}
+    """
+    if isinstance(x, FrozenDict):
+        return x.copy(add_or_replace)
+    return {**_thawed(_checked(x)), **_thawed(add_or_replace)}
+
+
+def pop(
+    x: FrozenDict[Any, Any] | dict[Any, Any], key: Any
+) -> tuple[FrozenDict[Any, Any] | dict[Any, Any], Any]:
+    """Returns a copy without `key`, and the value of `key`.
+
+    Args:
+        x: a dictionary, frozen or plain; it is not changed.
+        key: the key to take out.
+
+    Returns:
+        A dictionary of the kind of `x`, and the value.
+
+    Raises:
+        KeyError: if there is no such key.
+        TypeError: if `x` is no dictionary.
+
+    Example:
+        >>> rest, params = pop({"params": 1, "batch_stats": 2}, "params")
+        >>> rest
+        {'batch_stats': 2}
+    """
+    if isinstance(x, FrozenDict):
+        return x.pop(key)
+    rest = _thawed(_checked(x))
+    return rest, rest.pop(key)
+
+
+def _checked(x: Any) -> dict[Any, Any]:
+    if not isinstance(x, dict):
+        raise TypeError(f"Expected FrozenDict or dict, got {type(x)}")
+    return x
+
+
+def pretty_repr(x: Any, num_spaces: int = 4) -> str:
+    """Returns a text of nested dictionaries with one item a line.
+
+    Args:
+        x: nested dictionaries, frozen or plain; anything else gives its `repr`.
+        num_spaces: indentation of a level.
+
+    Example:
+        >>> print(pretty_repr({"a": {"b": 1}, "c": {}}))
+        {
+            a: {
+                b: 1,
+            },
+            c: {},
+        }
+    """
+    if isinstance(x, FrozenDict):
+        return x.pretty_repr(num_spaces)
+    if not isinstance(x, dict):
+        return repr(x)
+    if not x:
+        return "{}"
+    body = "".join(f"{k}: {pretty_repr(v, num_spaces)},\n" for k, v in x.items())
+    return "{\n" + _indent(body, num_spaces) + "}"
+
+
+def _indent(text: str, num_spaces: int) -> str:
+    margin = " " * num_spaces
+    return "".join(margin + line for line in text.splitlines(keepends=True))
