@@ -1,0 +1,1 @@
+"""Benchmarks of linsey against raw JAX and its peers; see README.md."""

@@ -1,0 +1,239 @@
+"""Times rivals fairly and reports the result.
+
+Words: a *task* is what is measured ("apply, 200 Dense"); a *rival* is who does it; a
+*case* is one rival's way to do one task. A case prepares a fresh call for every round,
+outside the clock, and only the call is timed.
+
+All rivals of a task take turns within each round, in an order that rotates, so that a
+slow moment of the machine hits all of them. A ratio is the median over rounds of
+(this rival / the baseline in the same round).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import gc
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("linsey", "jax", "jaxlib", "flax", "dm-haiku", "equinox", "optax", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One rival's way to do a task: `prepare()` returns the call to be timed.
+
+    `prepare` runs before every round, outside the clock. `calls` is how many repeats
+    the timed call makes; the reported time is per repeat.
+    """
+
+    rival: str
+    prepare: Callable[[], Callable[[], Any]]
+    calls: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What was measured for one case, in seconds; low and high are the quartiles."""
+
+    task: str
+    rival: str
+    median: float
+    low: float
+    high: float
+    ratio: float | None
+    goal: str | None
+
+
+def missing(rival: str, error: ImportError) -> None:
+    """Notes on the terminal that a rival cannot take part."""
+    print(f"  skipped {rival}: {error}", file=sys.stderr)
+
+
+def available(
+    makers: Mapping[str, Callable[[], Callable[[], Callable[[], Any]]]], calls: int = 1
+) -> list[Case]:
+    """The cases whose packages can be imported; the others are noted and left out.
+
+    Args:
+        makers: for each rival a function that imports what the rival needs and returns
+            the `prepare` function of its case.
+        calls: repeats made by each timed call.
+    """
+    cases = []
+    for rival, make in makers.items():
+        try:
+            cases.append(Case(rival, make(), calls))
+        except ImportError as error:
+            missing(rival, error)
+    return cases
+
+
+def once(case: Case) -> float:
+    """Seconds per call of one freshly prepared case, garbage collection kept out."""
+    call = case.prepare()
+    gc.collect()
+    gc.disable()
+    try:
+        start = time.perf_counter()
+        call()
+        return (time.perf_counter() - start) / case.calls
+    finally:
+        gc.enable()
+
+
+def measure(
+    task: str,
+    cases: Iterable[Case],
+    rounds: int,
+    baseline: str | None = None,
+    goals: Mapping[str, str] | None = None,
+) -> list[Row]:
+    """Times all cases of a task, interleaved, after one round that is not counted."""
+    cases = list(cases)
+    times: dict[str, list[float]] = {case.rival: [] for case in cases}
+    for case in cases:
+        once(case)
+    for round_ in range(rounds):
+        turn = round_ % len(cases)
+        for case in cases[turn:] + cases[:turn]:
+            times[case.rival].append(once(case))
+    base = times.get(baseline) if baseline else None
+    return [
+        summarise(task, rival, seconds, base, (goals or {}).get(rival))
+        for rival, seconds in times.items()
+    ]
+
+
+def summarise(
+    task: str,
+    rival: str,
+    seconds: list[float],
+    base: list[float] | None,
+    goal: str | None = None,
+) -> Row:
+    """Median, quartiles and the median ratio to the baseline of the same rounds."""
+    low, high = min(seconds), max(seconds)
+    if len(seconds) > 3:
+        low, _, high = statistics.quantiles(seconds, n=4)
+    ratio = None
+    if base:
+        ratio = statistics.median(a / b for a, b in zip(seconds, base, strict=True))
+    return Row(task, rival, statistics.median(seconds), low, high, ratio, goal)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on: processor, cores, Python, package versions."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "processor": processor_name(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def processor_name() -> str:
+    """The processor's name where the system tells it, else the architecture."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def in_words(seconds: float) -> str:
+    """A time with the unit that suits it, three significant digits."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 1e-9:.3g} ns"
+
+
+def print_table(title: str, rows: list[Row]) -> None:
+    """Prints the rows with rich where it is installed and as plain lines elsewhere."""
+    header = ("task", "rival", "median", "quartiles", "ratio", "goal")
+    cells = [
+        (
+            row.task,
+            row.rival,
+            in_words(row.median),
+            f"{in_words(row.low)} to {in_words(row.high)}",
+            "" if row.ratio is None else f"{row.ratio:.2f}",
+            row.goal or "",
+        )
+        for row in rows
+    ]
+    try:
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError:
+        print(title)
+        for line in (header, *cells):
+            print("  " + " | ".join(line))
+        return
+    table = Table(*header, title=title)
+    previous = None
+    for task, *line in cells:
+        if previous not in (None, task):
+            table.add_section()
+        table.add_row(task if task != previous else "", *line)
+        previous = task
+    Console(width=None if sys.stdout.isatty() else 100).print(table)
+
+
+def write_json(name: str, rounds: int, rows: list[Row]) -> Path:
+    """Writes the rows with all that is needed to judge them; returns the file."""
+    RESULTS.mkdir(exist_ok=True)
+    target = RESULTS / f"{name}.json"
+    record = {
+        "benchmark": name,
+        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "rounds": rounds,
+        "machine": machine(),
+        "rows": [dataclasses.asdict(row) for row in rows],
+    }
+    target.write_text(json.dumps(record, indent=2) + "\n")
+    return target
+
+
+def main(
+    name: str,
+    description: str,
+    run: Callable[[int], list[Row]],
+    rounds: int,
+) -> None:
+    """The command line of every benchmark: `--rounds N`, a table, a JSON file."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(
+        "--rounds", type=int, default=rounds, help="default: %(default)s"
+    )
+    arguments = parser.parse_args()
+    rows = run(arguments.rounds)
+    facts = machine()
+    versions = ", ".join(f"{k} {v}" for k, v in facts["versions"].items() if v)
+    print_table(f"{name}: {description}", rows)
+    print(f"{facts['processor']}, {facts['cores']} cores, Python {facts['python']}")
+    print(versions)
+    print(f"written to {write_json(name, arguments.rounds, rows)}")

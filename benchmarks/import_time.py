@@ -1,0 +1,64 @@
+"""What an import costs beyond `import jax`, each time in a new process.
+
+Run with `python -m benchmarks.import_time`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+from benchmarks import harness
+
+# What each functional face is called; `json` shows what the method itself adds.
+MODULES = ("json", "linsey.linen", "flax.linen", "haiku", "equinox")
+PROGRAM = """
+import time
+import jax
+start = time.perf_counter()
+import {module}
+print(time.perf_counter() - start)
+"""
+
+
+def seconds_to_import(module: str) -> float:
+    """Seconds that importing a module takes in a process that has imported jax."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(module=module)],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    return float(done.stdout)
+
+
+def run(rounds: int) -> list[harness.Row]:
+    """All modules, interleaved, after one round that fills the file caches."""
+    times: dict[str, list[float]] = {}
+    for module in MODULES:
+        package = module.partition(".")[0]
+        if importlib.util.find_spec(package) is None:
+            harness.missing(module, ImportError(f"{package} is not installed"))
+        else:
+            times[module] = []
+            seconds_to_import(module)
+    for _ in range(rounds):
+        for module, seconds in times.items():
+            seconds.append(seconds_to_import(module))
+    return [
+        harness.summarise(
+            "import, after jax",
+            module,
+            seconds,
+            None,
+            "<= 0.15 s" if module == "linsey.linen" else None,
+        )
+        for module, seconds in times.items()
+    ]
+
+
+if __name__ == "__main__":
+    harness.main("import_time", "import beyond `import jax`", run, rounds=7)

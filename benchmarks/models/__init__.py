@@ -1,0 +1,32 @@
+"""The same models written for each rival, as its own users would write them.
+
+Each file offers the same works:
+
+* `dense_apply`: 200 dense layers of width 64, forward.
+* `dense_init`: the parameters of these layers from a key.
+* `residual_forward`: 24 blocks `x + relu(batch_norm(conv(x)))` in training mode,
+  returning the output and the new running averages.
+* `residual_grad`: value and gradient of a loss over the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+LAYERS, WIDTH, BATCH = 200, 64, 8
+BLOCKS, CHANNELS, SIDE = 24, 16, 8
+MOMENTUM, EPSILON = 0.99, 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """A function of arrays and the arguments to trace it with."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+    def fresh(self) -> Callable[..., Any]:
+        """The function as a new object: jax caches the trace of one that it knows."""
+        return lambda *arguments: self.function(*arguments)

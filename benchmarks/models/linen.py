@@ -1,0 +1,95 @@
+"""Linen modules, for either library that has them: linsey and Flax."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.models import (
+    BATCH,
+    BLOCKS,
+    CHANNELS,
+    EPSILON,
+    LAYERS,
+    MOMENTUM,
+    SIDE,
+    WIDTH,
+    Work,
+)
+
+
+def _dense(nn: ModuleType):
+    class Stack(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for _ in range(LAYERS):
+                x = nn.Dense(WIDTH)(x)
+            return x
+
+    return Stack(), jnp.ones((BATCH, WIDTH))
+
+
+def dense_apply(nn: ModuleType) -> Work:
+    """Forward pass of the dense layers."""
+    model, x = _dense(nn)
+    return Work(model.apply, (model.init(jax.random.key(0), x), x))
+
+
+def dense_init(nn: ModuleType) -> Work:
+    """Variables of the dense layers."""
+    model, x = _dense(nn)
+    return Work(model.init, (jax.random.key(0), x))
+
+
+def _residual(nn: ModuleType):
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x, train: bool):
+            y = nn.Conv(CHANNELS, (3, 3), use_bias=False)(x)
+            y = nn.BatchNorm(
+                use_running_average=not train, momentum=MOMENTUM, epsilon=EPSILON
+            )(y)
+            return x + nn.relu(y)
+
+    class Residual(nn.Module):
+        @nn.compact
+        def __call__(self, x, train: bool):
+            for _ in range(BLOCKS):
+                x = Block()(x, train)
+            return x
+
+    model = Residual()
+    x = jnp.ones((BATCH, SIDE, SIDE, CHANNELS))
+    variables = model.init(jax.random.key(0), x, train=False)
+
+    def forward(params, stats, x):
+        y, updated = model.apply(
+            {"params": params, "batch_stats": stats},
+            x,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        return y, updated["batch_stats"]
+
+    return forward, (variables["params"], variables["batch_stats"], x)
+
+
+def residual_forward(nn: ModuleType) -> Work:
+    """Training-mode forward pass of the residual blocks."""
+    return Work(*_residual(nn))
+
+
+def residual_grad(nn: ModuleType) -> Work:
+    """Value and gradient of a loss over the residual blocks."""
+    forward, arguments = _residual(nn)
+
+    def step(params, stats, x):
+        def loss(params):
+            y, updated = forward(params, stats, x)
+            return jnp.mean(y * y), updated
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    return Work(step, arguments)

@@ -1,0 +1,78 @@
+"""What tracing costs: the seconds from a Python model to its jaxpr, with no compiling.
+
+Run with `python -m benchmarks.trace`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from functools import partial
+
+import jax
+
+from benchmarks import harness
+from benchmarks.models import Work
+
+RAW = "raw JAX"
+
+
+def find_work(rival: str, name: str) -> Work:
+    """A rival's version of a work; ImportError where the rival is not installed."""
+    if rival in ("linsey", "flax"):
+        nn = importlib.import_module(f"{rival}.linen")
+        try:
+            return getattr(importlib.import_module("benchmarks.models.linen"), name)(nn)
+        except AttributeError as error:
+            raise ImportError(f"{rival}.linen lacks {error.name}") from error
+    file = "raw" if rival == RAW else rival
+    return getattr(importlib.import_module(f"benchmarks.models.{file}"), name)()
+
+
+def tracing(work: Work) -> Callable[[], Callable[[], object]]:
+    """Each round traces a function object that jax has not seen."""
+
+    def prepare():
+        jitted = jax.jit(work.fresh())
+        return lambda: jitted.trace(*work.arguments)
+
+    return prepare
+
+
+def shape_evaluation(work: Work) -> Callable[[], Callable[[], object]]:
+    """Each round evaluates the shapes of a function object that jax has not seen."""
+
+    def prepare():
+        function = work.fresh()
+        return lambda: jax.eval_shape(function, *work.arguments)
+
+    return prepare
+
+
+TASKS = (
+    ("apply, 200 Dense", "dense_apply", tracing, "<= 1.3"),
+    ("24 residual blocks, training", "residual_forward", tracing, "<= 1.2"),
+    ("gradient of these", "residual_grad", tracing, "<= 0.9"),
+    ("eval_shape(init), 200 Dense", "dense_init", shape_evaluation, "<= 1.2"),
+)
+RIVALS = (RAW, "linsey", "flax", "haiku", "equinox")
+
+
+def prepare(kind: Callable, rival: str, name: str) -> Callable[[], Callable]:
+    """The `prepare` function of one case; ImportError where the rival is missing."""
+    return kind(find_work(rival, name))
+
+
+def run(rounds: int) -> list[harness.Row]:
+    """All tasks by all rivals."""
+    rows = []
+    for task, name, kind, goal in TASKS:
+        cases = harness.available(
+            {rival: partial(prepare, kind, rival, name) for rival in RIVALS}
+        )
+        rows += harness.measure(task, cases, rounds, RAW, {"linsey": goal})
+    return rows
+
+
+if __name__ == "__main__":
+    harness.main("trace", "time to trace a model", run, rounds=15)
