@@ -1,0 +1,198 @@
+"""Flags that change how the whole library behaves.
+
+A flag has one value for the process. It is set, weakest first, by its default, by
+an environment variable (`FLAX_PROFILE=0` or `LINSEY_PROFILE=0`, the latter wins),
+and by `config.update("profile", False)`. Every flag answers to three names:
+`profile`, `linsey_profile` and `flax_profile`.
+
+Example:
+    >>> from linsey.config import config
+    >>> config.return_frozendict
+    False
+    >>> with config.temp_flip_flag("return_frozendict", True):
+    ...     config.flax_return_frozendict
+    True
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+__all__ = ["Config", "config", "static_bool_env", "static_int_env"]
+
+PREFIXES = ("", "linsey_", "flax_")
+TRUE = frozenset({"y", "yes", "t", "true", "on", "1"})
+FALSE = frozenset({"n", "no", "f", "false", "off", "0"})
+
+
+class Named(Protocol):
+    """Anything that stands for a flag by its name."""
+
+    @property
+    def name(self) -> str:
+        """The name of the flag."""
+
+
+class Config:
+    """The flags, read as attributes and set with `update`.
+
+    Reading is one look-up in the instance: the hot path does it in every call.
+    """
+
+    if TYPE_CHECKING:
+        filter_frames: bool
+        profile: bool
+        use_orbax_checkpointing: bool
+        preserve_adopted_names: bool
+        return_frozendict: bool
+        fix_rng_separator: bool
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    def __init__(self) -> None:
+        self.__dict__["_names"] = []
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(
+            f"Flags are not assigned. Write `config.update({name!r}, {value!r})`, or "
+            f"`with config.temp_flip_flag({name!r}, {value!r}):`."
+        )
+
+    def __repr__(self) -> str:
+        flags = ",\n".join(f"  {n}={self.__dict__[n]}" for n in self._names)
+        return f"Config(\n{flags}\n)"
+
+    def _define(self, name: str, value: object) -> str:
+        """Adds a flag, under the bare name, and returns that name."""
+        name = _bare(name)
+        if name in self._names:
+            raise RuntimeError(f"Config option {name} already defined")
+        self._names.append(name)
+        self._set(name, value)
+        return name
+
+    def _set(self, name: str, value: object) -> None:
+        self.__dict__.update({prefix + name: value for prefix in PREFIXES})
+
+    def update(self, name_or_holder: str | Named, value: Any, /) -> None:
+        """Sets a flag for the rest of the process.
+
+        Args:
+            name_or_holder: the name of the flag, with a prefix or without, or an
+                object with that `name`.
+            value: the new value.
+
+        Raises:
+            LookupError: if there is no such flag.
+        """
+        name = (
+            name_or_holder if isinstance(name_or_holder, str) else name_or_holder.name
+        )
+        if _bare(name) not in self._names:
+            raise LookupError(
+                f"Unrecognized config option: {name}. There are: "
+                f"{', '.join(self._names)}."
+            )
+        self._set(_bare(name), value)
+
+    @contextmanager
+    def temp_flip_flag(self, var_name: str, var_value: bool) -> Iterator[None]:
+        """Sets a flag while the context lasts, in all threads.
+
+        Args:
+            var_name: the name of the flag, with a prefix or without.
+            var_value: its value inside.
+
+        Raises:
+            LookupError: if there is no such flag.
+        """
+        before = self.__dict__.get(_bare(var_name))
+        self.update(var_name, var_value)
+        try:
+            yield
+        finally:
+            self.update(var_name, before)
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix("linsey_").removeprefix("flax_")
+
+
+def static_bool_env(varname: str, default: bool) -> bool:
+    """Reads a truth value from the environment.
+
+    Args:
+        varname: the variable; `y yes t true on 1` and `n no f false off 0` are
+            understood, in any case.
+        default: the value if the variable is not set.
+
+    Raises:
+        ValueError: if the variable holds anything else.
+    """
+    text = os.environ.get(varname)
+    if text is None:
+        return default
+    if text.lower() not in TRUE | FALSE:
+        raise ValueError(
+            f"invalid truth value {text!r} for environment {varname!r}. Write 1 or 0."
+        )
+    return text.lower() in TRUE
+
+
+def static_int_env(varname: str, default: int | None) -> int | None:
+    """Reads an integer from the environment.
+
+    Args:
+        varname: the variable.
+        default: the value if the variable is not set.
+
+    Raises:
+        ValueError: if the variable holds anything else.
+    """
+    text = os.environ.get(varname)
+    if text is None:
+        return default
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(
+            f"invalid integer value {text!r} for environment {varname!r}."
+        ) from None
+
+
+def define_bool(name: str, default: bool) -> str:
+    """Adds a flag to `config`, set by the environment if it says so."""
+    upper = _bare(name).upper()
+    value = static_bool_env(f"FLAX_{upper}", default)
+    return config._define(name, static_bool_env(f"LINSEY_{upper}", value))
+
+
+def define_int(name: str, default: int | None) -> str:
+    """Adds an integer option to `config`, set by the environment if it says so."""
+    upper = _bare(name).upper()
+    value = static_int_env(f"FLAX_{upper}", default)
+    return config._define(name, static_int_env(f"LINSEY_{upper}", value))
+
+
+config = Config()
+
+# Leave the frames of this library out of tracebacks.
+define_bool("filter_frames", True)
+# Run the methods of modules under `jax.named_scope`.
+define_bool("profile", True)
+# Save and restore with Orbax in `training.checkpoints`.
+define_bool("use_orbax_checkpointing", True)
+# Keep the name that a module had before its parent adopted it.
+define_bool("preserve_adopted_names", False)
+# Return `FrozenDict` from `init` and `apply`.
+define_bool("return_frozendict", False)
+# Put a zero byte before each item that random keys are derived from.
+define_bool("fix_rng_separator", False)
+
+
+def __getattr__(name: str) -> Any:
+    """Lets this module stand for `config`, as `flax.config` is the object."""
+    return getattr(config, name)

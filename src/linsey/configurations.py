@@ -1,0 +1,113 @@
+"""The flags of `linsey.config` as objects, under the names that Flax has.
+
+A `FlagHolder` stands for a flag: it reads its present value and can be given to
+`config.update` in place of a name.
+
+Example:
+    >>> flax_profile.value
+    True
+    >>> config.update(flax_profile, True)
+"""
+
+from __future__ import annotations
+
+from typing import Generic, NoReturn, TypeVar
+
+from linsey.config import (
+    Config,
+    config,
+    define_bool,
+    define_int,
+    static_bool_env,
+    static_int_env,
+)
+
+__all__ = [
+    "Config",
+    "FlagHolder",
+    "bool_flag",
+    "config",
+    "flax_filter_frames",
+    "flax_fix_rng",
+    "flax_preserve_adopted_names",
+    "flax_profile",
+    "flax_return_frozendict",
+    "flax_use_orbax_checkpointing",
+    "int_flag",
+    "static_bool_env",
+    "static_int_env",
+]
+
+T = TypeVar("T")
+
+
+class FlagHolder(Generic[T]):
+    """A flag by name, whose `value` is read when it is asked for.
+
+    Args:
+        name: the name of the flag.
+        help: what it does.
+    """
+
+    def __init__(self, name: str, help: str) -> None:
+        self.name = name
+        self.__doc__ = f"The flag `{name}`. {help}"
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError(
+            "bool() not supported for instances of type 'FlagHolder' "
+            "(did you mean to use 'FlagHolder.value' instead?)"
+        )
+
+    @property
+    def value(self) -> T:
+        """The present value of the flag."""
+        return getattr(config, self.name)
+
+
+def bool_flag(name: str, *, default: bool, help: str) -> FlagHolder[bool]:
+    """Defines a new flag that is true or false.
+
+    Args:
+        name: its name; the environment variables follow from it.
+        default: its value if the environment says nothing.
+        help: what it does.
+
+    Raises:
+        RuntimeError: if there is a flag of this name.
+    """
+    return FlagHolder(define_bool(name, default), help)
+
+
+def int_flag(name: str, *, default: int | None, help: str) -> FlagHolder[int]:
+    """Defines a new flag that is a number.
+
+    Args:
+        name: its name; the environment variables follow from it.
+        default: its value if the environment says nothing.
+        help: what it does.
+
+    Raises:
+        RuntimeError: if there is a flag of this name.
+    """
+    return FlagHolder(define_int(name, default), help)
+
+
+flax_filter_frames: FlagHolder[bool] = FlagHolder(
+    "flax_filter_frames", "Leave the frames of this library out of tracebacks."
+)
+flax_profile: FlagHolder[bool] = FlagHolder(
+    "flax_profile", "Run the methods of modules under `jax.named_scope`."
+)
+flax_use_orbax_checkpointing: FlagHolder[bool] = FlagHolder(
+    "flax_use_orbax_checkpointing", "Save and restore with Orbax."
+)
+flax_preserve_adopted_names: FlagHolder[bool] = FlagHolder(
+    "flax_preserve_adopted_names", "Keep the names that modules had when adopted."
+)
+flax_return_frozendict: FlagHolder[bool] = FlagHolder(
+    "flax_return_frozendict", "Return `FrozenDict` from `init` and `apply`."
+)
+flax_fix_rng: FlagHolder[bool] = FlagHolder(
+    "flax_fix_rng_separator", "Put a zero byte before each item of a random path."
+)
