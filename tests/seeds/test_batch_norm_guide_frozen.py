@@ -1,6 +1,7 @@
-"""The batch-norm guide, Korean edition: `FrozenDict` variables and `PRNGKey`.
+"""The batch-norm guide, first and Korean editions: `FrozenDict` variables, `PRNGKey`.
 
-Every snippet in the page's order, as printed but for the lines marked "corrected".
+The two pages print the same snippets but for their layout. All are here in the pages'
+order, as printed but for the lines marked "corrected".
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def frozen_variables():
 
 
 def test_regular_code(regular_classifier, digits, fit):
-    # 배치 정규화를 사용하여 모델 정의하기 (defining the model)
+    # Defining the model
     class MLP(nn.Module):
         @nn.compact
         def __call__(self, x):
@@ -37,7 +38,7 @@ def test_regular_code(regular_classifier, digits, fit):
             x = nn.Dense(features=1)(x)
             return x
 
-    # batch_stats 컬렉션 (the batch_stats collection)
+    # The batch_stats collection
     mlp = MLP()
     x = jnp.ones((1, 3))
     variables = mlp.init(jax.random.PRNGKey(0), x)
@@ -58,14 +59,14 @@ def test_regular_code(regular_classifier, digits, fit):
         }
     )
 
-    # flax.linen.apply 수정하기 (modifying apply)
+    # Calling apply
     y = mlp.apply(
         {"params": params},
         x,
     )
     assert y.shape == (1, 1)
 
-    # 학습 및 평가 (training and evaluation)
+    # Training and evaluation
     state = train_state.TrainState.create(
         apply_fn=mlp.apply,
         params=params,
@@ -127,7 +128,7 @@ def test_regular_code(regular_classifier, digits, fit):
 
 
 def test_with_batch_norm(batch_norm_classifier, digits, fit, settle):
-    # 배치 정규화를 사용하여 모델 정의하기 (defining the model)
+    # Defining the model
     class MLP(nn.Module):
         @nn.compact
         def __call__(self, x, train: bool):
@@ -137,7 +138,7 @@ def test_with_batch_norm(batch_norm_classifier, digits, fit, settle):
             x = nn.Dense(features=1)(x)
             return x
 
-    # batch_stats 컬렉션 (the batch_stats collection)
+    # The batch_stats collection
     mlp = MLP()
     x = jnp.ones((1, 3))
     variables = mlp.init(jax.random.PRNGKey(0), x, train=False)
@@ -169,7 +170,7 @@ def test_with_batch_norm(batch_norm_classifier, digits, fit, settle):
         }
     )
 
-    # flax.linen.apply 수정하기 (modifying apply)
+    # Calling apply
     y, updates = mlp.apply(
         {"params": params, "batch_stats": batch_stats},
         x,
@@ -182,7 +183,7 @@ def test_with_batch_norm(batch_norm_classifier, digits, fit, settle):
     # One example has no spread: the variance decays from 1 with momentum 0.99.
     np.testing.assert_allclose(batch_stats["BatchNorm_0"]["var"], 0.99, rtol=1e-6)
 
-    # 학습 및 평가 (training and evaluation)
+    # Training and evaluation
     class TrainState(train_state.TrainState):
         batch_stats: Any
 
