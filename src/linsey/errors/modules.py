@@ -192,3 +192,30 @@ class DescriptorAttributeError(LinseyError):
             "shown above.",
             "Correct the attribute name in the property, or assign it in `setup`.",
         )
+
+
+class UnboundModuleError(LinseyError, ValueError):
+    """Something that needs variables is asked of a module that has none."""
+
+    def __init__(self, what: str, *, module: object = None) -> None:
+        name = type(module).__name__
+        super().__init__(
+            f"Can't use `{what}` on unbound modules: this {name} has no variables.",
+            "A module holds variables only inside `init` or `apply`, or after `bind`.",
+            f"Write `module.apply(variables, ...)`, or `{name}(...).bind(variables)`.",
+        )
+
+
+class DeclarationOutsideSetupError(LinseyError, ValueError):
+    """A parameter or variable is declared in a method that cannot declare any."""
+
+    def __init__(self, what: str, *, module: object = None) -> None:
+        kind = {"param": "Parameters", "variable": "Variables"}[what]
+        name = type(module).__name__
+        super().__init__(
+            f"{kind} must be initialized in `setup()` or in a method wrapped in "
+            f"`@compact`, but a plain method of {name} calls `self.{what}`.",
+            "Names are given in order of declaration; a plain method may run any "
+            "number of times in any order.",
+            f"Mark the method with `@nn.compact`, or call `self.{what}` in `setup`.",
+        )

@@ -141,3 +141,26 @@ class MPARestoreDataCorruptedError(LinseyError):
             "The save was stopped before it was complete.",
             "Restore an earlier step.",
         )
+
+
+class StateDictMismatchError(LinseyError, ValueError):
+    """A state dict has another structure than the tree it is restored into."""
+
+    def __init__(self, message: str, why: str = "") -> None:
+        super().__init__(
+            message,
+            why,
+            "Restore into a target built with the settings that the state was saved "
+            "with, or read it without one: `from_bytes(None, data)`.",
+        )
+
+
+class MalformedBytesError(LinseyError, ValueError):
+    """Bytes are no tree that `to_bytes` wrote, or not all of it."""
+
+    def __init__(self, size: int, cause: object) -> None:
+        super().__init__(
+            f"The {size} bytes given are no serialized tree: {cause}",
+            "They are incomplete, damaged, or of another format.",
+            "Pass the whole content of a file that `to_bytes` wrote, read as bytes.",
+        )

@@ -1,0 +1,155 @@
+"""Filters say which collections are meant.
+
+A filter, as users write it, is `True` (all), `False` (none), one name, a set or
+sequence of names, or `DenyList(filter)` (all but these). Inside the library a filter is
+normalised once, at the boundary, to a `Selection`, which knows `in`, `|`, `&` and `-`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Union
+
+from linsey import errors
+
+
+@dataclasses.dataclass(frozen=True)
+class DenyList:
+    """A filter that selects every collection except those its filter selects.
+
+    Example:
+        >>> in_filter(DenyList("params"), "batch_stats")
+        True
+
+    Attributes:
+        deny: the filter that is negated.
+    """
+
+    deny: Filter
+
+
+Filter = Union[bool, str, Collection[str], DenyList]
+CollectionFilter = Filter
+PRNGSequenceFilter = Filter
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Selection:
+    """A normalised filter: the names in `names`, or all but those if `inverted`."""
+
+    names: frozenset[str]
+    inverted: bool = False
+
+    @classmethod
+    def of(cls, filter_like: Filter | Selection) -> Selection:
+        """Normalises a filter; raises `InvalidFilterError` for anything else."""
+        if isinstance(filter_like, Selection):
+            return filter_like
+        if isinstance(filter_like, bool):
+            return ALL if filter_like else NONE
+        if isinstance(filter_like, str):
+            return cls(frozenset((filter_like,)))
+        if isinstance(filter_like, DenyList):
+            denied = cls.of(filter_like.deny)
+            return cls(denied.names, not denied.inverted)
+        if isinstance(filter_like, Collection):
+            return cls(frozenset(filter_like))
+        raise errors.InvalidFilterError(filter_like)
+
+    def __contains__(self, name: object) -> bool:
+        return (name in self.names) is not self.inverted
+
+    def __bool__(self) -> bool:
+        return self.inverted or bool(self.names)
+
+    def __and__(self, other: Selection) -> Selection:
+        if self.inverted and other.inverted:
+            return Selection(self.names | other.names, True)
+        if self.inverted:
+            return Selection(other.names - self.names)
+        if other.inverted:
+            return Selection(self.names - other.names)
+        return Selection(self.names & other.names)
+
+    def __invert__(self) -> Selection:
+        return Selection(self.names, not self.inverted)
+
+    def __or__(self, other: Selection) -> Selection:
+        return ~(~self & ~other)
+
+    def __sub__(self, other: Selection) -> Selection:
+        return self & ~other
+
+    def public(self) -> Filter:
+        """The same filter as users write it."""
+        return DenyList(set(self.names)) if self.inverted else set(self.names)
+
+
+ALL = Selection(frozenset(), True)
+NONE = Selection(frozenset())
+
+
+def in_filter(filter_like: Filter, col: str) -> bool:
+    """Whether the filter selects collection `col`."""
+    return col in Selection.of(filter_like)
+
+
+def is_filter_empty(filter_like: Filter) -> bool:
+    """Whether the filter selects nothing (`DenyList(...)` counts unless it denies all).
+
+    Example:
+        >>> is_filter_empty([]), is_filter_empty(DenyList("params"))
+        (True, False)
+    """
+    return not Selection.of(filter_like)
+
+
+def filter_to_set(x: Filter) -> set[str]:
+    """The names of a filter that lists names; not defined for `True` and deny lists."""
+    selection = Selection.of(x)
+    if selection.inverted:
+        raise errors.InvalidFilterError(x)
+    return set(selection.names)
+
+
+def union_filters(a: Filter, b: Filter) -> Filter:
+    """The filter that selects what `a` or `b` selects."""
+    if a is True or b is True:
+        return True
+    return (Selection.of(a) | Selection.of(b)).public()
+
+
+def intersect_filters(a: Filter, b: Filter) -> Filter:
+    """The filter that selects what both `a` and `b` select."""
+    if a is True:
+        return b
+    if b is True:
+        return a
+    return (Selection.of(a) & Selection.of(b)).public()
+
+
+def subtract_filters(a: Filter, b: Filter) -> Filter:
+    """The filter that selects what `a` selects and `b` does not."""
+    if b is True:
+        return False
+    if a is True:
+        return DenyList(b)
+    return (Selection.of(a) - Selection.of(b)).public()
+
+
+def group_collections(
+    xs: Mapping[str, Mapping[str, Any]], col_filters: Sequence[Filter]
+) -> tuple[dict[str, Any], ...]:
+    """Sorts collections into one group per filter; the first match takes it.
+
+    Example:
+        >>> group_collections({"params": {}, "cache": {}}, ["params", True])
+        ({'params': {}}, {'cache': {}})
+    """
+    groups = []
+    remaining = dict(xs)
+    for col_filter in map(Selection.of, col_filters):
+        group = {col: remaining.pop(col) for col in list(remaining) if col in col_filter}
+        groups.append(group)
+    return tuple(groups)

@@ -1,0 +1,88 @@
+"""Computing the part of a function that does not depend on its arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend import core as jex_core
+
+from linsey import errors
+
+
+def evaluate_known(
+    fn: Callable[..., Any],
+    on_unknown: Callable[[Any], Exception] = errors.LazyInitError,
+) -> Callable[..., Any]:
+    """Evaluates `fn` for abstract arguments; its results may not depend on them.
+
+    Args:
+        fn: a function of arrays. It is traced once.
+        on_unknown: makes the exception for a result that depends on an argument.
+
+    Returns:
+        A function of arrays or `ShapeDtypeStruct`s which gives the results of `fn`.
+        Only the operations that the results need are executed.
+    """
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        abstract, static = _split_abstract((args, kwargs))
+
+        def of_arrays(leaves: list[Any]) -> Any:
+            a, k = _merge(leaves, static)
+            return fn(*a, **k)
+
+        closed, out_shape = jax.make_jaxpr(of_arrays, return_shape=True)(abstract)
+        shapes, out_tree = jax.tree_util.tree_flatten(out_shape)
+        jaxpr = closed.jaxpr
+        unknown = set(jaxpr.invars)
+        for eqn in jaxpr.eqns:
+            if any(_is_var(v) and v in unknown for v in eqn.invars):
+                unknown.update(eqn.outvars)
+        for var, shape in zip(jaxpr.outvars, shapes, strict=True):
+            if _is_var(var) and var in unknown:
+                raise on_unknown(shape)
+        known = [
+            eqn
+            for eqn in jaxpr.eqns
+            if not any(_is_var(v) and v in unknown for v in eqn.invars)
+        ]
+        pruned = jaxpr.replace(eqns=known, invars=[], debug_info=None)
+        program = jex_core.ClosedJaxpr(pruned, closed.consts)
+        return jax.tree_util.tree_unflatten(
+            out_tree, jex_core.jaxpr_as_fun(program)()
+        )
+
+    return wrapper
+
+
+def lazy_init(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Evaluates a function of abstract arguments, see `evaluate_known`."""
+    return evaluate_known(fn)
+
+
+def _is_var(atom: Any) -> bool:
+    return not isinstance(atom, jex_core.Literal)
+
+
+def _split_abstract(tree: Any) -> tuple[list[Any], Any]:
+    """Takes the arrays out of a tree: `(abstract leaves, the rest)`."""
+    leaves, treedef = jax.tree_util.tree_flatten(tree)
+    is_array = [hasattr(x, "shape") and hasattr(x, "dtype") for x in leaves]
+    abstract = [
+        jax.ShapeDtypeStruct(x.shape, x.dtype)
+        for x, a in zip(leaves, is_array, strict=True)
+        if a
+    ]
+    rest = [None if a else x for x, a in zip(leaves, is_array, strict=True)]
+    return abstract, (rest, is_array, treedef)
+
+
+def _merge(arrays: list[Any], static: Any) -> Any:
+    rest, is_array, treedef = static
+    remaining = iter(arrays)
+    leaves = [
+        next(remaining) if a else x for x, a in zip(rest, is_array, strict=True)
+    ]
+    return jax.tree_util.tree_unflatten(treedef, leaves)

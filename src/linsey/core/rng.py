@@ -1,0 +1,104 @@
+"""Random streams: one root key per stream and a static path folded into it.
+
+A stream's root key is never split on the way down the module tree. Each scope appends
+its name to a *suffix* of static items, each draw appends the scope's counter for that
+stream, and only then one `fold_in` with a hash of the suffix makes the key. So a key
+depends on the path and on the number of draws in that scope, on nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from typing import Any, Union
+
+import jax
+import numpy as np
+
+from linsey.config import config
+
+PRNGKey = jax.Array
+PRNGFoldable = Union[int, str]
+
+
+def hash_suffix(suffix: tuple[PRNGFoldable, ...], separate: bool) -> int:
+    """The first four bytes, big-endian, of the SHA-1 of the items of a suffix.
+
+    Args:
+        suffix: strings (hashed as UTF-8) and non-negative integers (minimal big-endian
+            bytes).
+        separate: put a zero byte before each item, so that ("a", "b") and ("ab",)
+            differ.
+    """
+    digest = hashlib.sha1()
+    for item in suffix:
+        if separate:
+            digest.update(b"\00")
+        if isinstance(item, str):
+            digest.update(item.encode("utf-8"))
+        elif isinstance(item, int):
+            digest.update(item.to_bytes((item.bit_length() + 7) // 8, "big"))
+        else:
+            raise ValueError(f"Expected int or string in an RNG suffix, got {item!r}")
+    return int.from_bytes(digest.digest()[:4], "big")
+
+
+def fold_in_static(rng: Any, suffix: tuple[PRNGFoldable, ...]) -> Any:
+    """Folds static items into a key; an empty suffix leaves the key as it is."""
+    if not suffix:
+        return rng
+    data = hash_suffix(suffix, config.flax_fix_rng_separator)
+    return jax.random.fold_in(rng, np.uint32(data))
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["rng"], meta_fields=["suffix"]
+)
+class LazyRng:
+    """A root key and the suffix that is still to be folded into it."""
+
+    __slots__ = ("rng", "suffix")
+
+    def __init__(self, rng: Any, suffix: tuple[PRNGFoldable, ...] = ()):
+        self.rng = rng
+        self.suffix = suffix
+
+    def __repr__(self) -> str:
+        return f"LazyRng(rng={self.rng!r}, suffix={self.suffix!r})"
+
+    def as_jax_rng(self) -> Any:
+        """The JAX key: the suffix folded into the root key."""
+        return fold_in_static(self.rng, self.suffix)
+
+    @staticmethod
+    def create(rng: Any, *suffix: PRNGFoldable) -> LazyRng:
+        """Appends to the suffix of `rng`, a `LazyRng` or a JAX key."""
+        if isinstance(rng, LazyRng):
+            return LazyRng(rng.rng, rng.suffix + suffix)
+        return LazyRng(rng, suffix)
+
+    def clear_suffix(self) -> LazyRng:
+        """Folds the suffix in now: the same key with an empty suffix."""
+        return LazyRng(self.as_jax_rng(), ())
+
+
+def is_rng_key(value: Any) -> bool:
+    """Whether a value is a JAX key: typed, or a raw `uint32` array of its width.
+
+    Abstract keys (`ShapeDtypeStruct`, tracers) count as well.
+    """
+    dtype = getattr(value, "dtype", None)
+    shape = getattr(value, "shape", None)
+    if dtype is None or shape is None:
+        return False
+    if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+        return shape == ()
+    return np.dtype(dtype) == np.uint32 and shape == _raw_key_shape(
+        jax.config.jax_default_prng_impl
+    )
+
+
+@functools.cache
+def _raw_key_shape(impl: str) -> tuple[int, ...]:
+    key = jax.eval_shape(lambda: jax.random.PRNGKey(0, impl=impl))
+    return key.shape

@@ -1,0 +1,725 @@
+"""Variables, and where a function stands in them.
+
+Words:
+
+- *variables*: `{collection: tree}`. A *collection* is a named kind of state (`params`,
+  `batch_stats`, `cache`, ...); inside it, nested dicts follow the module tree.
+- *stream*: a named sequence of random keys.
+- `Context`: one `init`, `apply` or `bind`: who may write what, the keys, the flags.
+- `Scope`: a light cursor (context, path) over the context's variables.
+
+Invariants: immutable collections are never copied; mutable ones are copied once, at the
+boundary, structure only; what `apply` returns shares nothing writable with its input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+import jax
+import numpy as np
+
+from linsey import errors
+from linsey.config import config
+from linsey.core import meta, tracers
+from linsey.core.filters import (
+    CollectionFilter as CollectionFilter,
+    DenyList as DenyList,
+    Filter as Filter,
+    PRNGSequenceFilter as PRNGSequenceFilter,
+    Selection as Selection,
+    filter_to_set as filter_to_set,
+    group_collections as group_collections,
+    in_filter as in_filter,
+    intersect_filters as intersect_filters,
+    is_filter_empty as is_filter_empty,
+    subtract_filters as subtract_filters,
+    union_filters as union_filters,
+)
+from linsey.core.frozen_dict import FrozenDict, freeze, unfreeze
+from linsey.core.rng import LazyRng as LazyRng, fold_in_static, is_rng_key
+
+T = TypeVar("T")
+Array = Any
+PRNGKey = Any
+RNGSequences = dict[str, PRNGKey]
+Collection = Mapping[str, Any]
+MutableCollection = dict[str, Any]
+VariableDict = Mapping[str, Collection]
+FrozenVariableDict = FrozenDict
+MutableVariableDict = dict[str, MutableCollection]
+
+_MISSING = object()
+
+
+class Context:
+    """What all scopes of one `init`, `apply` or `bind` share."""
+
+    __slots__ = (
+        "mutable", "selection", "rngs", "flags", "trace", "is_valid", "memo", "bound",
+        "_writable",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        mutable: Filter,
+        rngs: Mapping[str, LazyRng],
+        flags: Mapping[str, Any],
+    ):
+        self.mutable = mutable
+        self.selection = Selection.of(mutable)
+        self.rngs = rngs
+        self.flags = flags
+        self.trace = tracers.current_trace()
+        self.is_valid = True
+        # The bound module made from each module met so far, by the id of that module
+        # (kept alive beside it): the same object met twice is one bound module.
+        self.memo: dict[int, tuple[Any, Any]] = {}
+        # Every module bound here, where the end of the context is known.
+        self.bound: list[Any] | None = None
+        self._writable: dict[str, bool] = {}
+
+    def is_mutable(self, col: str) -> bool:
+        """Whether collection `col` may be written."""
+        known = self._writable.get(col)
+        if known is None:
+            known = self._writable[col] = col in self.selection
+        return known
+
+
+class Variable(Generic[T]):
+    """A reference to one variable of a scope: read and write it through `value`."""
+
+    __slots__ = ("scope", "collection", "name", "unbox")
+
+    def __init__(self, scope: Scope, collection: str, name: str, unbox: bool = True):
+        self.scope = scope
+        self.collection = collection
+        self.name = name
+        self.unbox = unbox
+
+    @property
+    def value(self) -> T:
+        """The value now; axis metadata boxes are removed if `unbox` is set."""
+        value = self.scope.get_variable(self.collection, self.name)
+        return unbox_fast(value) if self.unbox else value
+
+    @value.setter
+    def value(self, value: T) -> None:
+        if self.unbox:
+            current = self.scope.get_variable(self.collection, self.name)
+            if current is not None and not is_plain_array(current):
+                value = meta.replace_boxed(current, value)
+        self.scope.put_variable(self.collection, self.name, value)
+
+    def is_mutable(self) -> bool:
+        """Whether the collection of this variable may be written."""
+        return self.scope.is_mutable_collection(self.collection)
+
+
+_plain_types: set[type] = set()
+
+
+def is_plain_array(value: Any) -> bool:
+    """Whether a value is an array or scalar, and so holds no metadata box."""
+    kind = type(value)
+    if kind in _plain_types:
+        return True
+    if isinstance(value, (jax.Array, np.ndarray, np.generic, float, int)):
+        _plain_types.add(kind)
+        return True
+    return False
+
+
+def unbox_fast(value: Any) -> Any:
+    """`meta.unbox` that costs one set look-up for an array."""
+    return value if type(value) in _plain_types or is_plain_array(value) else (
+        meta.unbox(value)
+    )
+
+
+class Scope:
+    """A cursor over the variables of a context.
+
+    A root scope holds the variables; a child finds its part of each collection through
+    its parent, once, and remembers it.
+
+    Args:
+        variables: `{collection: tree}`; writable collections must be plain dicts.
+        rngs: a JAX key or `LazyRng` for each stream.
+        name: name of this scope in its parent.
+        mutable: which collections may be written.
+        parent: the scope above, None for a root.
+        path: names from the root of the model to this scope.
+        flags: settings readable from every scope below, e.g. `initializing`.
+    """
+
+    __slots__ = (
+        "context", "parent", "name", "path", "reservations", "rng_counters", "_nodes",
+        "_suffix", "__weakref__",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        variables: VariableDict,
+        rngs: Mapping[str, PRNGKey | LazyRng] | None = None,
+        name: str | None = None,
+        mutable: Filter = False,
+        parent: Scope | None = None,
+        path: Iterable[str] = (),
+        debug_path: Iterable[str] = (),
+        flags: Mapping[str, Any] | None = None,
+    ):
+        lazy = {stream: LazyRng.create(key) for stream, key in (rngs or {}).items()}
+        self.context = Context(mutable, lazy, dict(flags or {}))
+        self.parent = parent
+        self.name = name
+        self.path = tuple(path)
+        self.reservations: dict[str, set[str | None]] = {}
+        self.rng_counters: dict[Any, Any] = {}
+        self._nodes: Any = variables  # {collection: this scope's part of it}
+        self._suffix: tuple[str, ...] = ()  # path from the root of this context
+
+    def _descend(self, name: str) -> Scope:
+        """The child scope `name`, without any check."""
+        child = object.__new__(Scope)
+        child.context = self.context
+        child.parent = self
+        child.name = name
+        child.path = (*self.path, name)
+        child.reservations = {}
+        counters = self.rng_counters
+        below = counters.get((name,))
+        if below is None:
+            below = counters[(name,)] = {}
+        child.rng_counters = below
+        child._nodes = {}
+        child._suffix = (*self._suffix, name)
+        return child
+
+    # -- where this scope is ---------------------------------------------------------
+
+    @property
+    def root(self) -> Scope:
+        """The root scope of this context."""
+        scope = self
+        while scope.parent is not None:
+            scope = scope.parent
+        return scope
+
+    @property
+    def path_text(self) -> str:
+        """The path as people read it, e.g. `/encoder/Dense_0`."""
+        return "/" + "/".join(self.path)
+
+    debug_path = property(lambda self: self.path)
+
+    @property
+    def mutable(self) -> Filter:
+        """The filter of the collections that may be written."""
+        return self.context.mutable
+
+    @property
+    def flags(self) -> Mapping[str, Any]:
+        """The flags of this context."""
+        return self.context.flags
+
+    @property
+    def rngs(self) -> dict[str, LazyRng]:
+        """The keys of all streams at this scope."""
+        return {s: self._stream(s) for s in self.context.rngs}
+
+    @property
+    def invalid(self) -> bool:
+        """Whether the `init`, `apply` or `bind` of this scope is over."""
+        return not self.context.is_valid
+
+    @property
+    def _variables(self) -> Any:
+        return self._nodes
+
+    def _check_valid(self) -> None:
+        if not self.context.is_valid:
+            raise errors.InvalidScopeError(self.name)
+
+    def _validate_trace_level(self) -> None:
+        tracers.check_trace_level(self.context.trace)
+
+    def has_flag(self, key: str) -> bool:
+        """Whether a flag is set at all."""
+        return key in self.context.flags
+
+    def get_flag(self, key: str, default: Any = _MISSING) -> Any:
+        """The value of a flag."""
+        value = self.context.flags.get(key, default)
+        if value is _MISSING:
+            raise ValueError(f"Flag {key!r} is not set and no default was given.")
+        return value
+
+    @contextlib.contextmanager
+    def temporary(self) -> Iterator[Scope]:
+        """Uses this scope in a `with` block; it is invalid afterwards."""
+        self.context.bound = []
+        try:
+            yield self
+        finally:
+            self.invalidate()
+
+    def invalidate(self) -> None:
+        """Ends this context: later use of any of its scopes is an error."""
+        context = self.context
+        context.is_valid = False
+        # Break the parent-child cycles of bound modules, so that they and any tracer
+        # they hold are freed now and not by the next garbage collection.
+        for module in context.bound or ():
+            module.__dict__["parent"] = None
+        context.bound = None
+        context.memo = {}
+
+    # -- names and children ----------------------------------------------------------
+
+    def name_reserved(self, name: str, col: str | None = None) -> bool:
+        """Whether `name` is taken: by a child, or by a variable of collection `col`."""
+        taken = self.reservations.get(name)
+        return bool(taken) and (None in taken or col is None or col in taken)
+
+    def reserve(self, name: str, col: str | None = None) -> None:
+        """Takes a name for a child (`col=None`) or for a variable of `col`."""
+        if not isinstance(name, str):
+            raise TypeError(
+                f"The type of scope {name!r} should be string but it is {type(name)}"
+            )
+        if self.name_reserved(name, col):
+            raise ValueError(f'Duplicate use of scope name: "{name}"')
+        self.reservations.setdefault(name, set()).add(col)
+
+    def default_name(self, prefix: str) -> str:
+        """The first free name `prefix0`, `prefix1`, ..."""
+        i = 0
+        while f"{prefix}{i}" in self.reservations:
+            i += 1
+        return f"{prefix}{i}"
+
+    def push(
+        self, name: str | None = None, prefix: str = "", reuse: bool = False
+    ) -> Scope:
+        """Makes a child scope; its name is reserved unless `reuse`."""
+        self._check_valid()
+        if name is None:
+            name = self.default_name(prefix)
+        if not reuse or name not in self.reservations:
+            self.reserve(name)
+        return self._descend(name)
+
+    def child(
+        self,
+        fn: Callable[..., Any],
+        name: str | None = None,
+        prefix: str | None = None,
+        named_call: bool = True,
+        **partial_kwargs: Any,
+    ) -> Callable[..., Any]:
+        """Turns a function of a scope into one that runs in a child of this scope.
+
+        Calling the result twice shares the child's variables.
+        """
+        if name is None:
+            if prefix is None:
+                prefix = fn.__name__ + "_" if hasattr(fn, "__name__") else ""
+            name = self.default_name(prefix)
+        scope = self.push(name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            kwargs = dict(partial_kwargs, **kwargs)
+            if not named_call:
+                return fn(scope.rewound(), *args, **kwargs)
+            with jax.named_scope(name):
+                return fn(scope.rewound(), *args, **kwargs)
+
+        return call
+
+    def rewound(self, rewind_rngs: bool = False) -> Scope:
+        """A cursor to the same place on which no name is reserved yet."""
+        self._check_valid()
+        scope = object.__new__(Scope)
+        for slot in ("context", "parent", "name", "path", "_nodes", "_suffix"):
+            setattr(scope, slot, getattr(self, slot))
+        scope.reservations = {}
+        scope.rng_counters = {} if rewind_rngs else self.rng_counters
+        return scope
+
+    # -- variables -------------------------------------------------------------------
+
+    def _node(self, col: str) -> Mapping[str, Any] | None:
+        """This scope's part of a collection, None where there is none."""
+        node = self._nodes.get(col)
+        if node is None and self.parent is not None:
+            above = self.parent._node(col)
+            if above is not None:
+                node = above.get(self.name)
+                if isinstance(node, Mapping):
+                    self._nodes[col] = node
+                elif node is not None:
+                    raise errors.ScopeVariableNotFoundError("*", col, self.path_text)
+        return node
+
+    def _collection(self, col: str) -> Mapping[str, Any]:
+        node = self._node(col)
+        return {} if node is None else node
+
+    def _mutable_collection(self, col: str) -> dict[str, Any]:
+        node = self._node(col)
+        if node is None:
+            if self.parent is None:
+                node = self._nodes[col] = {}
+            else:
+                node = self.parent._mutable_collection(col)[self.name] = {}  # type: ignore[index]
+                self._nodes[col] = node
+        return node  # type: ignore[return-value]
+
+    def is_mutable_collection(self, col: str) -> bool:
+        """Whether collection `col` may be written here."""
+        return self.context.is_mutable(col)
+
+    def is_collection_empty(self, col: str) -> bool:
+        """Whether the context has no variable at all in collection `col`."""
+        return not self.root._nodes.get(col)
+
+    def mutable_variables(self) -> VariableDict:
+        """The collections that may be written, as they are now."""
+        result = {
+            col: self._collection(col)
+            for col in self._all_collections()
+            if self.context.is_mutable(col)
+        }
+        return freeze(result) if config.flax_return_frozendict else result
+
+    def variables(self) -> VariableDict:
+        """This scope's part of every collection that it has."""
+        found = {col: self._node(col) for col in self._all_collections()}
+        result = {col: node for col, node in found.items() if node is not None}
+        return freeze(result) if config.flax_return_frozendict else result
+
+    def _all_collections(self) -> Iterable[str]:
+        return tuple(self.root._nodes)
+
+    def _populate_collections(self) -> None:
+        for col in self._all_collections():
+            self._node(col)
+
+    def has_variable(self, col: str, name: str) -> bool:
+        """Whether variable `name` of collection `col` exists here."""
+        node = self._node(col)
+        return node is not None and name in node
+
+    def get_variable(self, col: str, name: str, default: Any = None) -> Any:
+        """The value of a variable, `default` where it does not exist."""
+        node = self._node(col)
+        return default if node is None else node.get(name, default)
+
+    def put_variable(self, col: str, name: str, value: Any) -> None:
+        """Writes a variable; raises `ModifyScopeVariableError` if `col` is immutable."""
+        self._check_valid()
+        if not self.context.is_mutable(col):
+            raise errors.ModifyScopeVariableError(col, name, self.path_text)
+        tracers.check_no_leak(self.context.trace, value)
+        _put(self._mutable_collection(col), name, value)
+
+    def variable(
+        self,
+        col: str,
+        name: str,
+        init_fn: Callable[..., T] | None = None,
+        *init_args: Any,
+        unbox: bool = True,
+        **init_kwargs: Any,
+    ) -> Variable[T]:
+        """Declares a variable: creates it if it is missing, and refers to it."""
+        self.reserve(name, col)
+        return self._variable(col, name, init_fn, init_args, init_kwargs, unbox)
+
+    def _variable(
+        self,
+        col: str,
+        name: str,
+        init_fn: Callable[..., Any] | None,
+        init_args: tuple[Any, ...],
+        init_kwargs: dict[str, Any],
+        unbox: bool = True,
+    ) -> Variable[Any]:
+        if not self.has_variable(col, name):
+            if init_fn is None or not self.context.is_mutable(col):
+                if self.is_collection_empty(col):
+                    raise errors.ScopeCollectionNotFound(col, name, self.path_text)
+                raise errors.ScopeVariableNotFoundError(name, col, self.path_text)
+            self.put_variable(col, name, init_fn(*init_args, **init_kwargs))
+        return Variable(self, col, name, unbox=unbox)
+
+    def param(
+        self,
+        name: str,
+        init_fn: Callable[..., T],
+        *init_args: Any,
+        unbox: bool = True,
+        **init_kwargs: Any,
+    ) -> T:
+        """Declares a parameter: reads it, or creates it as `init_fn(key, *init_args)`.
+
+        An existing value must have the shape that `init_fn` would give it.
+        """
+        self.reserve(name, "params")
+        return self._param(name, init_fn, init_args, init_kwargs, unbox)
+
+    def _param(
+        self,
+        name: str,
+        init_fn: Callable[..., Any],
+        init_args: tuple[Any, ...],
+        init_kwargs: dict[str, Any],
+        unbox: bool = True,
+    ) -> Any:
+        node = self._nodes.get("params")
+        if node is None:
+            node = self._node("params")
+        value = _MISSING if node is None else node.get(name, _MISSING)
+        if value is _MISSING:
+            if not self.context.is_mutable("params"):
+                if self.is_collection_empty("params"):
+                    raise errors.ScopeCollectionNotFound("params", name, self.path_text)
+                raise errors.ScopeParamNotFoundError(name, self.path_text)
+            value = init_fn(self.make_rng("params"), *init_args, **init_kwargs)
+            self.put_variable("params", name, value)
+            return unbox_fast(value) if unbox else value
+        if type(value) in _plain_types or is_plain_array(value):
+            # The shape is nearly always among the arguments of the initializer; only
+            # if it is not does the initializer have to be evaluated (abstractly).
+            shape = np.shape(value) if type(value) in _SCALARS else value.shape
+            for arg in init_args:
+                if type(arg) is tuple and arg == shape:
+                    return value
+        self._check_param_shape(name, value, init_fn, init_args, init_kwargs)
+        return unbox_fast(value) if unbox else value
+
+    def _check_param_shape(
+        self,
+        name: str,
+        value: Any,
+        init_fn: Callable[..., Any],
+        init_args: tuple[Any, ...],
+        init_kwargs: dict[str, Any],
+    ) -> None:
+        """Compares the shapes of a stored parameter with those `init_fn` gives."""
+        expected = jax.eval_shape(
+            lambda key: init_fn(key, *init_args, **init_kwargs), jax.random.key(0)
+        )
+        got_leaves = jax.tree_util.tree_leaves(meta.unbox(value))
+        expected_leaves = jax.tree_util.tree_leaves(meta.unbox(expected))
+        for got, want in zip(got_leaves, expected_leaves, strict=False):
+            # Only the shape must agree: values may be stored in another dtype.
+            if np.shape(got) != np.shape(want):
+                raise errors.ScopeParamShapeError(
+                    name, self.path_text, np.shape(got), np.shape(want)
+                )
+
+    # -- random keys -----------------------------------------------------------------
+
+    def _stream(self, name: str) -> LazyRng:
+        key = self.context.rngs[name]
+        return LazyRng(key.rng, key.suffix + self._suffix)
+
+    def has_rng(self, name: str) -> bool:
+        """Whether there is a stream `name`."""
+        return name in self.context.rngs
+
+    def make_rng(self, name: str = "params") -> PRNGKey:
+        """The next key of a stream; unknown streams fall back to `params`."""
+        rngs = self.context.rngs
+        if name not in rngs:
+            if "params" not in rngs:
+                raise errors.InvalidRngError(
+                    f'{self.path_text} needs a key for stream "{name}", but the streams'
+                    f" given are {sorted(rngs) or 'none'}. A random value cannot be"
+                    f' drawn without one: pass `rngs={{"{name}": jax.random.key(0)}}`.'
+                )
+            name = "params"
+        self._check_valid()
+        count = self.rng_counters.get(name, 0) + 1
+        self.rng_counters[name] = count
+        key = rngs[name]
+        return fold_in_static(key.rng, (*key.suffix, *self._suffix, count))
+
+
+_SCALARS = {int, float, bool}
+
+
+def _put(target: dict[str, Any], name: str, value: Any) -> None:
+    """Writes a value; a mapping is merged into the dict already there."""
+    current = target.get(name)
+    if isinstance(current, dict) and isinstance(value, Mapping):
+        for key, item in value.items():
+            _put(current, key, item)
+    else:
+        target[name] = value
+
+
+# -- running a function of a scope ---------------------------------------------------
+
+
+def bind(
+    variables: VariableDict,
+    rngs: RNGSequences | None = None,
+    mutable: Filter = False,
+    flags: Mapping[str, Any] | None = None,
+) -> Scope:
+    """A root scope over `variables`.
+
+    Collections that may be written are copied, structure only; the others are used as
+    they are.
+
+    Raises:
+        ApplyScopeInvalidVariablesTypeError: `variables` is no `{collection: tree}`.
+        InvalidRngError: a value of `rngs` is no JAX key.
+    """
+    if not _is_variables(variables):
+        raise errors.ApplyScopeInvalidVariablesTypeError()
+    if rngs is not None and not _are_rngs(rngs):
+        raise errors.InvalidRngError(
+            f"`rngs` must map stream names to JAX keys, got {_describe(rngs)}. Pass for"
+            ' example `rngs={"dropout": jax.random.key(0)}`.'
+        )
+    selection = Selection.of(mutable)
+    owned = {
+        col: _copy_structure(tree) if col in selection else tree
+        for col, tree in variables.items()
+    }
+    return Scope(owned, rngs=rngs, mutable=mutable, flags=flags)
+
+
+def apply(
+    fn: Callable[..., Any],
+    mutable: Filter = False,
+    flags: Mapping[str, Any] | None = None,
+) -> Callable[..., Any]:
+    """Makes a function of a scope a pure function of variables.
+
+    Args:
+        fn: called as `fn(scope, *args, **kwargs)`.
+        mutable: which collections `fn` may write.
+        flags: settings readable through the scope.
+
+    Returns:
+        A function `(variables, *args, rngs=None, **kwargs)` which returns the result of
+        `fn`, and with it the writable collections unless `mutable` is False.
+    """
+
+    def wrapper(
+        variables: VariableDict,
+        *args: Any,
+        rngs: PRNGKey | RNGSequences | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if rngs is not None and not isinstance(rngs, Mapping):
+            if not is_rng_key(rngs):
+                raise errors.InvalidRngError(
+                    "`rngs` must be a JAX key or a mapping of stream names to keys, got"
+                    f" {_describe(rngs)}. Pass `rngs=jax.random.key(0)`."
+                )
+            rngs = {"params": rngs}
+        _check_not_nested(variables)
+        root = bind(variables, rngs=rngs, mutable=mutable, flags=flags)
+        with root.temporary():
+            y = fn(root, *args, **kwargs)
+        if mutable is not False:
+            return y, root.mutable_variables()
+        return y
+
+    return wrapper
+
+
+def init(
+    fn: Callable[..., Any],
+    mutable: Filter = True,
+    flags: Mapping[str, Any] | None = None,
+) -> Callable[..., Any]:
+    """Makes a function of a scope one that creates its variables.
+
+    Returns:
+        A function `(rngs, *args, **kwargs)` that returns `(result, variables)`; a
+        single key is the `params` stream.
+    """
+    flags = {**(flags or {}), "initializing": True}
+
+    def wrapper(rngs: PRNGKey | RNGSequences, *args: Any, **kwargs: Any) -> Any:
+        if not is_rng_key(rngs) and not _are_rngs(rngs):
+            raise errors.InvalidRngError(
+                "The first argument of `init` must be a JAX key or a mapping of stream"
+                f" names to keys, got {_describe(rngs)}. Pass `jax.random.key(0)`."
+            )
+        if not isinstance(rngs, Mapping):
+            rngs = {"params": rngs}
+        return apply(fn, mutable=mutable, flags=flags)({}, *args, rngs=rngs, **kwargs)
+
+    return wrapper
+
+
+def lazy_init(
+    fn: Callable[..., Any],
+    mutable: Filter = True,
+    flags: Mapping[str, Any] | None = None,
+) -> Callable[..., Any]:
+    """Like `init`, but arguments may be `ShapeDtypeStruct`s: no forward computation.
+
+    Raises:
+        LazyInitError: the initial value of a variable depends on an abstract argument.
+    """
+    from linsey.core.partial_eval import evaluate_known
+
+    def wrapper(rngs: PRNGKey | RNGSequences, *args: Any, **kwargs: Any) -> Any:
+        initialise = init(fn, mutable=mutable, flags=flags)
+        return evaluate_known(lambda *a, **k: initialise(rngs, *a, **k)[1])(
+            *args, **kwargs
+        )
+
+    return wrapper
+
+
+def _copy_structure(tree: Any) -> Any:
+    if isinstance(tree, FrozenDict):
+        return unfreeze(tree)
+    if isinstance(tree, Mapping):
+        return {key: _copy_structure(value) for key, value in tree.items()}
+    return tree
+
+
+def _is_variables(variables: Any) -> bool:
+    return isinstance(variables, Mapping) and all(
+        isinstance(col, str) and isinstance(tree, Mapping)
+        for col, tree in variables.items()
+    )
+
+
+def _check_not_nested(variables: Any) -> None:
+    """Catches `{'params': {'params': ...}}`, a common slip."""
+    if isinstance(variables, Mapping):
+        params = variables.get("params")
+        if isinstance(params, Mapping) and tuple(params) == ("params",):
+            raise errors.ApplyScopeInvalidVariablesStructureError(variables)
+
+
+def _are_rngs(rngs: Any) -> bool:
+    return isinstance(rngs, Mapping) and all(
+        isinstance(stream, str)
+        and (isinstance(key, LazyRng) or is_rng_key(key))
+        for stream, key in rngs.items()
+    )
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{k!r}: {_describe(v)}" for k, v in value.items()) + "}"
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"an array of shape {value.shape} and dtype {value.dtype}"
+    return repr(value)

@@ -1,0 +1,41 @@
+"""Which JAX trace is running: a variable must outlive the trace it is written in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from jax.extend import core as jex_core
+
+from linsey import errors
+
+
+def current_trace() -> Any:
+    """An opaque token of the innermost JAX trace, comparable with `==`."""
+    return jex_core.get_opaque_trace_state(convention="flax")
+
+
+def check_trace_level(base_level: Any) -> None:
+    """Raises `JaxTransformError` unless `base_level` is the current trace."""
+    if current_trace() != base_level:
+        raise errors.JaxTransformError()
+
+
+def check_no_leak(base_level: Any, value: Any) -> None:
+    """Raises `JaxTransformError` if `value` belongs to a trace inside `base_level`.
+
+    Such a value (written under a plain `jax.jit` or `jax.vmap` inside a module, say) is
+    dead as soon as the inner trace ends. A value that the inner trace did not touch may
+    pass.
+    """
+    now = current_trace()
+    if now == base_level:
+        return
+    for leaf in jax.tree_util.tree_leaves(value):
+        if isinstance(leaf, jax.core.Tracer) and now == _trace_of(leaf):
+            raise errors.JaxTransformError()
+
+
+def _trace_of(tracer: jax.core.Tracer) -> Any:
+    # No public name gives the trace of a tracer; the token compares weak references.
+    return type(current_trace())(tracer._trace._weakref)

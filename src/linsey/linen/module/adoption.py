@@ -1,0 +1,177 @@
+"""Adoption: a module found in a field or assigned in `setup` becomes a child.
+
+The module object itself is only a description; what runs is a *bound copy* of it, made
+once per context (`Context.memo`): the same object met twice is the same copy, and that
+is the rule by which modules share parameters. A child is named after the attribute that
+holds it first; inside lists, tuples, dicts and struct dataclasses the position or key is
+joined with `_`: `layers_0`, `blocks_encoder_1`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
+
+from linsey import errors
+from linsey.config import config
+from linsey.core.frozen_dict import FrozenDict
+from linsey.linen.module.frame import Frame
+from linsey.linen.module.phase import FRESH, READY, UNBOUND
+
+# Types of values that hold no module: looked up first, since almost all fields are of
+# these. Grows with the types met.
+_LEAF_TYPES: set[type] = {
+    int, float, bool, str, bytes, complex, type(None), type, FunctionType,
+    BuiltinFunctionType,
+}  # fmt: skip
+
+
+def adopt_fields(module: Any) -> None:
+    """Makes the modules in the fields of a newly bound module its children."""
+    values = module.__dict__
+    for name in type(module)._init_fields:
+        value = values.get(name)
+        if type(value) not in _LEAF_TYPES:
+            values[name] = adopt(module, name, value)
+
+
+def adopt(owner: Any, name: str, value: Any) -> Any:
+    """`value` with its modules bound as children of `owner`; containers are frozen."""
+    return map_modules(lambda child, path: _adopt_one(owner, path, child), value, name)
+
+
+def map_modules(fn: Callable[[Any, str], Any], value: Any, path: str) -> Any:
+    """Replaces the modules in nested containers; lists and dicts come back immutable.
+
+    Args:
+        fn: called as `fn(module, path)`.
+        value: a module, a container of values, or anything else (returned as it is).
+        path: name of the value; positions and keys are joined to it with `_`.
+    """
+    kind = type(value)
+    if kind in _LEAF_TYPES:
+        return value
+    if _is_module(value):
+        return fn(value, path)
+    if isinstance(value, (list, tuple)):
+        if hasattr(value, "_fields"):
+            items = zip(value._fields, value, strict=True)
+            return kind(*(map_modules(fn, x, f"{path}_{k}") for k, x in items))
+        items = [map_modules(fn, x, f"{path}_{i}") for i, x in enumerate(value)]
+        return tuple(items)
+    if isinstance(value, Mapping):
+        return FrozenDict(
+            {k: map_modules(fn, x, f"{path}_{k}") for k, x in value.items()}
+        )
+    if dataclasses.is_dataclass(value) and hasattr(kind, "_flax_dataclass"):
+        changed = {
+            f.name: map_modules(fn, getattr(value, f.name), f"{path}_{f.name}")
+            for f in dataclasses.fields(value)
+            if f.metadata.get("pytree_node", True)
+        }
+        return value.replace(**changed)
+    _LEAF_TYPES.add(kind)
+    return value
+
+
+def modules_in(value: Any) -> list[Any]:
+    """All modules in nested containers."""
+    found: list[Any] = []
+
+    def collect(module: Any, path: str) -> Any:
+        found.append(module)
+        return module
+
+    map_modules(collect, value, "")
+    return found
+
+
+def _adopt_one(owner: Any, name: str, module: Any) -> Any:
+    parent = module.__dict__["parent"]
+    if parent is None:
+        memo = owner.scope.context.memo
+        known = memo.get(id(module))
+        if known is not None:
+            return known[1]
+        keep = config.flax_preserve_adopted_names and module.name is not None
+        child = copy_unbound(module)
+        child.__dict__["name"] = module.name if keep else name
+        memo[id(module)] = (module, child)
+    elif parent is owner and module.scope is None:  # made in this `setup`
+        child = module
+        if child.name is None:
+            child.__dict__["name"] = name
+    else:
+        return module  # lives elsewhere: shared, not adopted
+    attach(child, owner)
+    return child
+
+
+def attach(child: Any, owner: Any) -> None:
+    """Takes the name of `child` in `owner` and binds it there."""
+    values = child.__dict__
+    name = values["name"]
+    owner._frame.claim(name, child, owner)
+    values["parent"] = owner
+    bind_module(child, owner.scope._descend(name))
+
+
+def bind_module(module: Any, scope: Any) -> None:
+    """Gives a module its scope, in place."""
+    context = scope.context
+    if not context.is_valid:
+        raise errors.InvalidScopeError(scope.name)
+    cls = type(module)
+    values = module.__dict__
+    values["scope"] = scope
+    values["_phase"] = FRESH if cls._has_setup else READY
+    values["_setup_frame"] = values["_frame"] = Frame(is_open=False)
+    if context.bound is not None:
+        context.bound.append(module)
+    adopt_fields(module)
+
+
+def copy_unbound(module: Any) -> Any:
+    """A shallow copy of a module, bound nowhere and without what `setup` assigned.
+
+    The constructor is not run again.
+    """
+    if "_phase" not in module.__dict__:
+        raise errors.IncorrectPostInitOverrideError(module=module)
+    copy = object.__new__(type(module))
+    values = copy.__dict__
+    values.update(module.__dict__)
+    for name in (*values.pop("_assigned", ()), "scope", "_frame", "_setup_frame"):
+        values.pop(name, None)
+    values["parent"] = None
+    values["_phase"] = UNBOUND
+    return copy
+
+
+def copy_deep(module: Any, memo: dict[int, Any] | None = None) -> Any:
+    """Like `copy_unbound`, and the bound modules in its fields become unbound too.
+
+    Modules that were shared still are.
+    """
+    memo = {} if memo is None else memo
+    copy = memo[id(module)] = copy_unbound(module)
+
+    def unbound(child: Any, path: str) -> Any:
+        if child.__dict__["parent"] is None:
+            return child
+        if id(child) not in memo:
+            copy_deep(child, memo).__dict__["name"] = None
+        return memo[id(child)]
+
+    values = copy.__dict__
+    for name in type(module)._init_fields:
+        value = values.get(name)
+        if type(value) not in _LEAF_TYPES and modules_in(value):
+            values[name] = map_modules(unbound, value, name)
+    return copy
+
+
+def _is_module(value: Any) -> bool:
+    return hasattr(type(value), "_init_fields")
