@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import linsey.linen as nn
+from linsey.app.config import DataOptions
+from linsey.app.data.digits import load_digits
 
 Batch = dict[str, jax.Array]
 
@@ -18,13 +20,12 @@ Batch = dict[str, jax.Array]
 @pytest.fixture(scope="session")
 def digits() -> Batch:
     """All 1797 handwritten digits: image (1797, 64) in [0, 1], label (1797,)."""
-    rng = np.random.default_rng(0)
-    centres = rng.uniform(size=(10, 64))
-    label = rng.integers(10, size=1797)
-    image = centres[label] + 0.3 * rng.normal(size=(1797, 64))
+    dataset = load_digits(DataOptions())
+    image = np.concatenate([dataset.x_train, dataset.x_test])
+    label = np.concatenate([dataset.y_train, dataset.y_test])
     return {
-        "image": jnp.asarray(image, jnp.float32),
-        "label": jnp.asarray(label, jnp.int32),
+        "image": jnp.asarray(image.reshape(-1, 64) / 16, jnp.float32),
+        "label": jnp.asarray(label),
     }
 
 
