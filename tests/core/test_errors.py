@@ -49,6 +49,8 @@ CASES = {
     "SetAttributeFrozenModuleError": (("Foo", "a", 3), {}),
     "SetAttributeInModuleSetupError": ((), {}),
     "SingleValuePerChannelError": (("/bn", (1, 8)), {}),
+    "StateDictMismatchError": (("found", "why"), {}),
+    "MalformedBytesError": ((12, "incomplete input"), {}),
     "TraceContextError": (("found",), {}),
     "TracedFlagError": (("train",), {}),
     "TransformTargetError": ((3,), {}),

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import jax
 
+from linsey import serialization
 from linsey.errors import FrozenDictIsImmutableError
 
 __all__ = ["FrozenDict", "copy", "freeze", "pop", "pretty_repr", "unfreeze"]
@@ -166,6 +167,13 @@ jax.tree_util.register_pytree_with_keys(
     FrozenDict.tree_flatten_with_keys,
     FrozenDict.tree_unflatten,
     _flatten,
+)
+
+
+serialization.register_serialization_state(
+    FrozenDict,
+    lambda tree: serialization.to_state_dict(tree._dict),
+    lambda tree, state: _wrap(serialization.restore_dict(tree._dict, state)),
 )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from linsey.errors.base import LinseyError
 
 
-class InputRankError(LinseyError, ValueError, IndexError):
+class InputRankError(LinseyError, ValueError, IndexError, AssertionError):
     """An input has too few axes for the layer."""
 
     def __init__(self, layer: str, shape: Sequence[int], axes: str) -> None:
@@ -104,6 +104,17 @@ class DilatedPaddingError(LinseyError, ValueError):
             "String padding is not implemented for transposed convolution using this "
             "layer: its size could be meant before or after dilation.",
             f"Write the numbers, `padding={[(1, 1)] * rank}`, or use `ConvTranspose`.",
+        )
+
+
+class PerAxisError(LinseyError, ValueError):
+    """A setting has not one entry for each spatial axis."""
+
+    def __init__(self, name: str, value: Any, rank: int) -> None:
+        super().__init__(
+            f"`{name}` is {value} for a window with {rank} spatial axes.",
+            "Each spatial axis needs one entry.",
+            f"Write `{name}={(2,) * rank}`, or `{name}=2` for all axes.",
         )
 
 

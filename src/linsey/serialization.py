@@ -1,0 +1,484 @@
+"""State dicts: nested dictionaries of arrays that any tree can become, and bytes.
+
+`to_state_dict` turns a tree of registered types into dictionaries with string keys,
+and `from_state_dict` fills a *target* of the same structure from them; the target
+says which types to build, the state dict only what is in them. A leaf is whatever is
+of no registered type. `to_bytes` and `from_bytes` add MessagePack, in the format of
+Flax: either library reads the bytes of the other.
+
+Example:
+    >>> import numpy as np
+    >>> target = {"layers": [np.zeros(2), np.zeros(2)], "step": 0}
+    >>> to_state_dict({"layers": ["a", "b"]})
+    {'layers': {'0': 'a', '1': 'b'}}
+    >>> stored = to_bytes({"layers": [np.ones(2), np.ones(2)], "step": 3})
+    >>> from_bytes(target, stored)
+    {'layers': [array([1., 1.]), array([1., 1.])], 'step': 3}
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+
+from linsey.errors import MalformedBytesError, StateDictMismatchError
+
+__all__ = [
+    "from_bytes",
+    "from_state_dict",
+    "is_serializable",
+    "msgpack_restore",
+    "msgpack_serialize",
+    "register_serialization_state",
+    "to_bytes",
+    "to_state_dict",
+]
+
+ToState = Callable[[Any], Mapping[str, Any]]
+FromState = Callable[[Any, Any], Any]
+
+
+class _NamedTuple:
+    """Stands in the registry for all named tuples."""
+
+
+_REGISTRY: dict[type, tuple[ToState, FromState]] = {}
+
+
+# ---------------------------------------------------------------- where we are
+
+
+class _Path(threading.local):
+    """The path of the value that this thread restores, for messages."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+
+_path = _Path()
+
+
+@contextmanager
+def _record_path(name: str) -> Iterator[None]:
+    _path.names.append(name)
+    try:
+        yield
+    finally:
+        _path.names.pop()
+
+
+def current_path() -> str:
+    """Returns the path of the value being restored, names joined by slashes."""
+    return "/".join(_path.names)
+
+
+# ---------------------------------------------------------------- the registry
+
+
+def _registered(target: Any) -> type | None:
+    cls = target if isinstance(target, type) else type(target)
+    if issubclass(cls, tuple) and hasattr(cls, "_fields"):
+        return _NamedTuple
+    return cls if cls in _REGISTRY else None
+
+
+def register_serialization_state(
+    ty: type,
+    ty_to_state_dict: ToState,
+    ty_from_state_dict: FromState,
+    override: bool = False,
+) -> None:
+    """Makes a type known to `to_state_dict` and `from_state_dict`.
+
+    Args:
+        ty: the type; subclasses are not covered by it.
+        ty_to_state_dict: takes an instance, returns a dictionary with string keys.
+        ty_from_state_dict: takes an instance and such a dictionary, returns an
+            instance with these contents.
+        override: replace what was registered before.
+
+    Raises:
+        ValueError: if the type is registered and `override` is false.
+    """
+    if ty in _REGISTRY and not override:
+        raise ValueError(
+            f'a serialization handler for "{ty.__name__}" is already registered. '
+            "Pass `override=True` to replace it."
+        )
+    _REGISTRY[ty] = (ty_to_state_dict, ty_from_state_dict)
+
+
+def is_serializable(target: Any) -> bool:
+    """Tells whether a type, or the type of a value, is registered.
+
+    Example:
+        >>> is_serializable({}), is_serializable(3)
+        (True, False)
+    """
+    return _registered(target) is not None
+
+
+def to_state_dict(target: Any) -> Any:
+    """Returns the contents of a tree as nested dictionaries with string keys.
+
+    Args:
+        target: a tree of registered types: dictionaries, lists, tuples, named
+            tuples, `struct` dataclasses, frozen dictionaries, and what was added
+            with `register_serialization_state`.
+
+    Returns:
+        The state dict; a leaf is returned as it is.
+
+    Raises:
+        ValueError: if two keys of a dictionary have the same text.
+    """
+    ty = None if isinstance(target, type) else _registered(target)
+    if ty is None:
+        return target
+    state = _REGISTRY[ty][0](target)
+    if not all(isinstance(key, str) for key in state):
+        raise AssertionError(
+            f"A state dict must only have string keys. The handler of {ty.__name__} "
+            f"returned {state!r:.80}."
+        )
+    return state
+
+
+def from_state_dict(target: Any, state: Any, name: str = ".") -> Any:
+    """Returns a tree like `target` with the contents of a state dict.
+
+    Args:
+        target: a tree with the structure and types wanted; it is not changed.
+        state: what `to_state_dict` gave for such a tree.
+        name: the name of `target` in error messages.
+
+    Returns:
+        A new tree; where `target` has a leaf, what the state has there.
+
+    Raises:
+        StateDictMismatchError: if the state does not fit; it tells where.
+    """
+    ty = None if isinstance(target, type) else _registered(target)
+    if ty is None:
+        return state
+    with _record_path(name):
+        return _REGISTRY[ty][1](target, state)
+
+
+def _mismatch(found: str, why: str) -> StateDictMismatchError:
+    return StateDictMismatchError(f"{found} at path {current_path()}", why)
+
+
+def entries(target: Any, state: Any) -> Mapping[str, Any]:
+    """Checks that the state of a container is a mapping."""
+    if isinstance(state, Mapping):
+        return state
+    raise _mismatch(
+        f"Found a value of type {type(state).__name__} in the state dict where the "
+        f"target has a {type(target).__name__}",
+        "Only a dictionary can be restored into a container.",
+    )
+
+
+# ---------------------------------------------------------------- built-in types
+
+
+def _dict_to_state(tree: dict[Any, Any]) -> dict[str, Any]:
+    state = {str(key): to_state_dict(value) for key, value in tree.items()}
+    if len(state) < len(tree):
+        raise ValueError(
+            "Dict keys do not have a unique string representation: "
+            f"{set(state)} vs given: {tree}"
+        )
+    return state
+
+
+def restore_dict(tree: dict[Any, Any], state: Any) -> dict[Any, Any]:
+    """Fills a dictionary from its state; what the state has beyond it is left out."""
+    state = entries(tree, state)
+    missing = {str(key) for key in tree} - set(state)
+    if missing:
+        raise _mismatch(
+            "The target dict keys and state dict keys do not match, target dict "
+            f"contains keys {missing} which are not present in state dict",
+            f"The state dict has {sorted(state)} there.",
+        )
+    return {
+        key: from_state_dict(value, state[str(key)], name=str(key))
+        for key, value in tree.items()
+    }
+
+
+def _sequence_to_state(values: Any) -> dict[str, Any]:
+    return {str(i): to_state_dict(value) for i, value in enumerate(values)}
+
+
+def _sequence_from_state(values: Any, state: Any) -> list[Any]:
+    state = entries(values, state)
+    if len(state) != len(values):
+        raise _mismatch(
+            "The size of the list and the state dict do not match, got "
+            f"{len(values)} and {len(state)}",
+            "A sequence is restored item by item.",
+        )
+    missing = [str(i) for i in range(len(values)) if str(i) not in state]
+    if missing:
+        raise _mismatch(
+            f"The state dict of a sequence lacks the items {missing}",
+            f"The state dict has {sorted(state)} there.",
+        )
+    return [
+        from_state_dict(value, state[str(i)], name=str(i))
+        for i, value in enumerate(values)
+    ]
+
+
+def _namedtuple_to_state(values: Any) -> dict[str, Any]:
+    return {name: to_state_dict(getattr(values, name)) for name in values._fields}
+
+
+def _namedtuple_from_state(values: Any, state: Any) -> Any:
+    state = entries(values, state)
+    if set(state) == {"name", "fields", "values"}:
+        # The layout of old checkpoints: names and values in two dictionaries.
+        count = len(state["fields"])
+        state = {state["fields"][str(i)]: state["values"][str(i)] for i in range(count)}
+    if set(state) != set(values._fields):
+        raise _mismatch(
+            "The field names of the state dict and the named tuple do not match, got "
+            f"{set(state)} and {set(values._fields)}",
+            f"A {type(values).__name__} is restored field by field.",
+        )
+    fields = {
+        name: from_state_dict(getattr(values, name), value, name=name)
+        for name, value in state.items()
+    }
+    return type(values)(**fields)
+
+
+def _partial_to_state(partial: Any) -> dict[str, Any]:
+    return {
+        "args": to_state_dict(partial.args),
+        "keywords": to_state_dict(partial.keywords),
+    }
+
+
+def _partial_from_state(partial: Any, state: Any) -> Any:
+    state = entries(partial, state)
+    return jax.tree_util.Partial(
+        partial.func,
+        *from_state_dict(partial.args, state["args"], name="args"),
+        **from_state_dict(partial.keywords, state["keywords"], name="keywords"),
+    )
+
+
+register_serialization_state(dict, _dict_to_state, restore_dict)
+register_serialization_state(list, _sequence_to_state, _sequence_from_state)
+register_serialization_state(
+    tuple, _sequence_to_state, lambda xs, state: tuple(_sequence_from_state(xs, state))
+)
+register_serialization_state(_NamedTuple, _namedtuple_to_state, _namedtuple_from_state)
+register_serialization_state(
+    jax.tree_util.Partial, _partial_to_state, _partial_from_state
+)
+
+
+# ---------------------------------------------------------------- bytes
+
+# An array of more bytes is written in pieces: MessagePack holds 4 GiB in one value.
+MAX_CHUNK_SIZE = 2**30
+CHUNKED = "__msgpack_chunked_array__"
+
+
+class _MsgpackExtType(enum.IntEnum):
+    """The codes of values that MessagePack does not know."""
+
+    ndarray = 1
+    native_complex = 2
+    npscalar = 3
+
+
+def _array_to_bytes(array: Any) -> bytes:
+    import msgpack
+
+    array = np.asarray(array)
+    if array.dtype.hasobject or array.dtype.fields:
+        raise ValueError(
+            "Object and structured dtypes not supported for serialization of "
+            f"ndarrays: {array.dtype}."
+        )
+    if array.dtype.byteorder == ">":
+        # The name of a dtype does not tell its byte order.
+        array = array.astype(array.dtype.newbyteorder("<"))
+    if array.dtype != _dtype_from_name(array.dtype.name):
+        raise TypeError(f"Arrays of dtype {array.dtype} cannot be serialized.")
+    parts = (array.shape, array.dtype.name, array.tobytes())
+    return msgpack.packb(parts)  # pyrefly: ignore
+
+
+def _array_from_bytes(data: bytes) -> np.ndarray:
+    import msgpack
+
+    shape, dtype, buffer = msgpack.unpackb(data, raw=True)
+    dtype = _dtype_from_name(dtype.decode())
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(buffer):
+        raise ValueError(f"{len(buffer)} bytes do not hold {dtype.name}{shape}")
+    return np.frombuffer(buffer, dtype=dtype).reshape(shape)
+
+
+def _dtype_from_name(name: str) -> np.dtype:
+    # jax registers bfloat16 and its like with NumPy, so that it knows their names.
+    try:
+        return np.dtype(name)
+    except TypeError:
+        raise TypeError(f"data type {name!r} not understood") from None
+
+
+def _pack_unknown(value: Any) -> Any:
+    import msgpack
+
+    if isinstance(value, np.ndarray | jax.Array):
+        return msgpack.ExtType(_MsgpackExtType.ndarray, _array_to_bytes(value))
+    if isinstance(value, np.generic):
+        return msgpack.ExtType(_MsgpackExtType.npscalar, _array_to_bytes(value))
+    if isinstance(value, complex):
+        parts = msgpack.packb((value.real, value.imag))
+        return msgpack.ExtType(_MsgpackExtType.native_complex, parts)
+    return value
+
+
+def _unpack_unknown(code: int, data: bytes) -> Any:
+    import msgpack
+
+    if code == _MsgpackExtType.ndarray:
+        return _array_from_bytes(data)
+    if code == _MsgpackExtType.npscalar:
+        return _array_from_bytes(data)[()]
+    if code == _MsgpackExtType.native_complex:
+        return complex(*msgpack.unpackb(data))
+    return msgpack.ExtType(code, data)
+
+
+def _chunk(array: np.ndarray) -> dict[str, Any]:
+    flat = np.ravel(array)
+    size = max(1, MAX_CHUNK_SIZE // array.dtype.itemsize)
+    pieces = [flat[i : i + size] for i in range(0, flat.size, size)]
+    return {
+        CHUNKED: True,
+        "shape": {str(i): n for i, n in enumerate(array.shape)},
+        "chunks": {str(i): piece for i, piece in enumerate(pieces)},
+    }
+
+
+def _unchunk(tree: dict[str, Any]) -> np.ndarray:
+    shape, chunks = tree["shape"], tree["chunks"]
+    flat = np.concatenate([chunks[str(i)] for i in range(len(chunks))])
+    return flat.reshape([shape[str(i)] for i in range(len(shape))])
+
+
+def _chunk_leaves(tree: Any, in_place: bool) -> Any:
+    """Cuts large arrays in nested dictionaries."""
+    if type(tree) is dict:
+        chunked = {key: _chunk_leaves(value, in_place) for key, value in tree.items()}
+        if not in_place:
+            return chunked
+        tree.update(chunked)
+    if isinstance(tree, np.ndarray | jax.Array) and tree.nbytes > MAX_CHUNK_SIZE:
+        return _chunk(np.asarray(tree))
+    return tree
+
+
+def _unchunk_leaves(tree: Any) -> Any:
+    """Puts arrays that were cut together again."""
+    if not isinstance(tree, dict):
+        return tree
+    if CHUNKED in tree:
+        return _unchunk(tree)
+    for key, value in tree.items():
+        tree[key] = _unchunk_leaves(value)
+    return tree
+
+
+def msgpack_serialize(pytree: Any, in_place: bool = False) -> bytes:
+    """Writes nested dictionaries and lists of arrays and plain values as bytes.
+
+    Args:
+        pytree: a state dict, see `to_state_dict`; arrays of any dtype NumPy and
+            `ml_dtypes` name, numbers, strings, bytes, None.
+        in_place: cut large arrays in `pytree` itself, which saves a copy of its
+            structure.
+
+    Returns:
+        The bytes, which Flax reads too.
+
+    Raises:
+        TypeError: if a value is of another type.
+
+    Example:
+        >>> msgpack_restore(msgpack_serialize({"a": [1, 2.5, "b", None]}))
+        {'a': [1, 2.5, 'b', None]}
+    """
+    import msgpack
+
+    pytree = _chunk_leaves(pytree, in_place)
+    return msgpack.packb(  # pyrefly: ignore
+        pytree, default=_pack_unknown, strict_types=True
+    )
+
+
+def msgpack_restore(encoded_pytree: bytes) -> Any:
+    """Reads what `msgpack_serialize`, here or in Flax, has written.
+
+    Args:
+        encoded_pytree: the bytes.
+
+    Returns:
+        Nested dictionaries and lists; arrays are NumPy's and share the memory of
+        the bytes, so they are read-only.
+
+    Raises:
+        MalformedBytesError: if the bytes are incomplete or damaged.
+    """
+    import msgpack
+
+    try:
+        tree = msgpack.unpackb(
+            encoded_pytree, ext_hook=_unpack_unknown, raw=False, strict_map_key=False
+        )
+        return _unchunk_leaves(tree)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise MalformedBytesError(len(encoded_pytree), error) from error
+
+
+def to_bytes(target: Any) -> bytes:
+    """Writes a tree of registered types as bytes.
+
+    Args:
+        target: a tree, see `to_state_dict`.
+
+    Returns:
+        The bytes of its state dict.
+    """
+    return msgpack_serialize(to_state_dict(target), in_place=True)
+
+
+def from_bytes(target: Any, encoded_bytes: bytes) -> Any:
+    """Returns a tree like `target` with the contents that `to_bytes` wrote.
+
+    Args:
+        target: a tree with the structure and types wanted; None gives the state
+            dict itself.
+        encoded_bytes: what `to_bytes` returned.
+
+    Raises:
+        MalformedBytesError: if the bytes are incomplete or damaged.
+        StateDictMismatchError: if their structure is another.
+    """
+    return from_state_dict(target, msgpack_restore(encoded_bytes))

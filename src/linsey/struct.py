@@ -1,0 +1,169 @@
+"""Frozen dataclasses that are pytrees.
+
+A field is either *data*, a child of the pytree, or *static*, part of its structure:
+`field(pytree_node=False)`. JAX flattens these classes in C++, as it does
+dictionaries, with the field names as path keys; static fields are compared when two
+structures are, so they must have a simple `==` and `hash`.
+
+Example:
+    >>> import jax
+    >>> class Average(PyTreeNode):
+    ...     total: float
+    ...     count: int = 0
+    ...     name: str = field(pytree_node=False, default="loss")
+    >>> average = Average(total=3.0, count=2)
+    >>> jax.tree.map(lambda x: x + 1, average)
+    Average(total=4.0, count=3, name='loss')
+    >>> average.replace(count=5)
+    Average(total=3.0, count=5, name='loss')
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Self, TypeVar, dataclass_transform, overload
+
+import jax
+
+from linsey import serialization
+from linsey.errors import StateDictMismatchError
+
+__all__ = ["PyTreeNode", "dataclass", "field"]
+
+T = TypeVar("T")
+
+
+def field(
+    pytree_node: bool = True,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Declares a field of a `struct` dataclass.
+
+    Args:
+        pytree_node: whether the value is a child of the pytree; if not, it is part
+            of the structure.
+        metadata: kept with the field, see `dataclasses.field`.
+        **kwargs: given to `dataclasses.field`.
+    """
+    return dataclasses.field(
+        metadata={**(metadata or {}), "pytree_node": pytree_node}, **kwargs
+    )
+
+
+@overload
+def dataclass(clz: type[T], **kwargs: Any) -> type[T]: ...
+@overload
+def dataclass(clz: None = None, **kwargs: Any) -> Callable[[type[T]], type[T]]: ...
+@dataclass_transform(frozen_default=True, field_specifiers=(field, dataclasses.field))
+def dataclass(
+    clz: type[T] | None = None, **kwargs: Any
+) -> type[T] | Callable[[type[T]], type[T]]:
+    """Makes a class a frozen dataclass that is a pytree.
+
+    Args:
+        clz: the class; None gives a decorator with the options bound.
+        **kwargs: given to `dataclasses.dataclass`; `frozen` is true unless said
+            otherwise.
+
+    Returns:
+        The class, with a method `replace(**updates)` and known to
+        `linsey.serialization`; its state dict holds the data fields.
+
+    Example:
+        >>> @dataclass
+        ... class Point:
+        ...     x: float
+        ...     y: float = 0.0
+        >>> jax.tree.leaves(Point(1.0))
+        [1.0, 0.0]
+    """
+    if clz is None:
+        return partial(dataclass, **kwargs)
+    if "_flax_dataclass" in vars(clz):
+        return clz
+    kwargs.setdefault("frozen", True)
+    cls: Any = dataclasses.dataclass(**kwargs)(clz)
+    fields: dict[bool, list[str]] = {True: [], False: []}
+    for item in dataclasses.fields(cls):
+        fields[bool(item.metadata.get("pytree_node", True))].append(item.name)
+    cls.replace = _replace
+    # The name under which programs recognise such a class.
+    cls._flax_dataclass = True
+    jax.tree_util.register_dataclass(
+        cls, data_fields=fields[True], meta_fields=fields[False]
+    )
+    data = tuple(fields[True])
+    serialization.register_serialization_state(
+        cls, partial(_to_state, data), partial(_from_state, data)
+    )
+    return cls
+
+
+def _replace(self: T, **updates: Any) -> T:
+    """Returns a copy with some fields given new values."""
+    return dataclasses.replace(self, **updates)  # pyrefly: ignore
+
+
+_replace.__name__ = "replace"
+
+
+def _to_state(names: tuple[str, ...], node: Any) -> dict[str, Any]:
+    return {name: serialization.to_state_dict(getattr(node, name)) for name in names}
+
+
+def _from_state(names: tuple[str, ...], node: Any, state: Any) -> Any:
+    state = serialization.entries(node, state)
+    kind = f"in state dict while restoring an instance of {type(node).__name__}"
+    for name in names:
+        if name not in state:
+            raise StateDictMismatchError(
+                f"Missing field {name} {kind}, at path {serialization.current_path()}",
+                f"The state dict has {sorted(state)} there.",
+            )
+    unknown = ",".join(f'"{name}"' for name in state if name not in names)
+    if unknown:
+        raise StateDictMismatchError(
+            f"Unknown field(s) {unknown} {kind} at path {serialization.current_path()}",
+            f"The class has the data fields {list(names)}.",
+        )
+    return node.replace(
+        **{
+            name: serialization.from_state_dict(
+                getattr(node, name), state[name], name=name
+            )
+            for name in names
+        }
+    )
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field, dataclasses.field))
+class PyTreeNode:
+    """Base class whose subclasses are `struct` dataclasses.
+
+    Options of `dataclasses.dataclass` go into the class line:
+    `class State(PyTreeNode, kw_only=True)`.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__()
+        dataclass(cls, **kwargs)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        raise NotImplementedError(
+            "`PyTreeNode` has no fields of its own. Write a subclass with some."
+        )
+
+    def replace(self, **overrides: Any) -> Self:
+        """Returns a copy with some fields given new values.
+
+        Args:
+            **overrides: new values by field name.
+
+        Raises:
+            TypeError: if there is no such field.
+        """
+        raise NotImplementedError
