@@ -10,6 +10,11 @@ import pytest
 
 import linsey.errors as errors
 
+
+class MLP:
+    """Stands for a module in messages."""
+
+
 CASES = {
     "AlreadyExistsError": (("ckpt_1",), {}),
     "ApplyModuleInvalidMethodError": ((3,), {}),
@@ -40,6 +45,7 @@ CASES = {
     "ModifyScopeVariableError": (("batch_stats", "mean", "/bn"), {}),
     "MultipleMethodsCompactError": ((), {}),
     "NameInUseError": (("submodule", "a", "Foo"), {}),
+    "PartitionNameMismatchError": ((("a", None), 0, "b"), {}),
     "PartitioningUnspecifiedError": (("box",), {}),
     "ReservedModuleAttributeError": (({"name": str},), {}),
     "ScopeCollectionNotFound": (("batch_stats", "mean", "/bn"), {}),
@@ -56,6 +62,8 @@ CASES = {
     "TransformTargetError": ((3,), {}),
     "TransformedMethodReturnValueError": (("__call__",), {}),
     "TraverseTreeError": ((None, None), {}),
+    "UnboundModuleError": (("variables",), {"module": MLP()}),
+    "DeclarationOutsideSetupError": (("param",), {"module": MLP()}),
     "UnboundAxisNameError": (("batch",), {}),
 }
 

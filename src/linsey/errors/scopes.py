@@ -260,3 +260,17 @@ class PartitioningUnspecifiedError(LinseyError):
             "Write `nn.vmap(..., metadata_params={nn.PARTITION_NAME: 'layers'})`; "
             "None leaves the axis unsharded.",
         )
+
+
+class PartitionNameMismatchError(LinseyError, AssertionError):
+    """A transform takes an axis from a variable that has another name there."""
+
+    def __init__(self, names: Any, index: int, name: str | None) -> None:
+        super().__init__(
+            f"The axis {index} of a variable partitioned as {names} is not named "
+            f"{name!r}.",
+            "A transform takes away the axis that it added when the variable was "
+            "made; the two must go by one name.",
+            "Give both the same `metadata_params={nn.PARTITION_NAME: ...}`, and the "
+            "same axis in `variable_axes`.",
+        )

@@ -1,0 +1,290 @@
+"""Boxes: values that carry facts about their axes through transforms.
+
+An `AxisMetadata` box stands in a variable tree in place of an array. Lifted
+transforms that add an axis to a variable (`vmap`, `scan`) tell the box, which keeps
+its facts in step; modules read the value inside. `Partitioned` is the box whose fact
+is a mesh axis name for each array axis.
+
+Example:
+    >>> import jax
+    >>> init = with_partitioning(jax.nn.initializers.ones, ("data", None))
+    >>> box = init(jax.random.key(0), (2, 3))
+    >>> box.names
+    ('data', None)
+    >>> get_partition_spec({"kernel": box})
+    {'kernel': P('data', None)}
+    >>> unbox({"kernel": box})["kernel"].shape
+    (2, 3)
+"""
+
+from __future__ import annotations
+
+import abc
+import functools
+from collections.abc import Callable
+from typing import Any, Generic, Self, TypeVar
+
+import jax
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+
+from linsey import struct
+from linsey.errors import PartitioningUnspecifiedError, PartitionNameMismatchError
+
+__all__ = [
+    "PARTITION_NAME",
+    "AxisMetadata",
+    "LogicalNames",
+    "Partitioned",
+    "add_axis",
+    "get_global_mesh",
+    "get_partition_spec",
+    "get_sharding",
+    "global_mesh_defined",
+    "is_axis_metadata",
+    "map_axis_meta",
+    "remove_axis",
+    "replace_boxed",
+    "unbox",
+    "with_partitioning",
+]
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+LogicalNames = tuple[str | None, ...]
+
+PARTITION_NAME = "partition_name"
+"""The key under which a transform is told the name of the axis it adds."""
+
+
+class AxisMetadata(Generic[A], metaclass=abc.ABCMeta):
+    """A box around a value, with facts about the axes of the value.
+
+    A subclass must be a pytree, since transforms act on what is inside.
+    """
+
+    @abc.abstractmethod
+    def unbox(self) -> A:
+        """Returns the value inside."""
+
+    @abc.abstractmethod
+    def replace_boxed(self, val: B) -> AxisMetadata[B]:
+        """Returns a box with the same facts around another value.
+
+        Args:
+            val: the new value.
+        """
+
+    @abc.abstractmethod
+    def add_axis(self, index: int, params: dict[Any, Any]) -> Self:
+        """Returns a box that knows of a new axis; the value has it already.
+
+        Args:
+            index: where the axis was put.
+            params: what the transform was given as `metadata_params`.
+        """
+
+    @abc.abstractmethod
+    def remove_axis(self, index: int, params: dict[Any, Any]) -> Self:
+        """Returns a box that has forgotten an axis; the value lost it already.
+
+        Args:
+            index: where the axis was.
+            params: what the transform was given as `metadata_params`.
+        """
+
+
+def is_axis_metadata(val: Any) -> bool:
+    """Tells whether a value is a box."""
+    return isinstance(val, AxisMetadata)
+
+
+def map_axis_meta(fn: Callable[[AxisMetadata[Any]], Any], tree: Any) -> Any:
+    """Applies a function to the boxes of a tree and leaves the rest alone.
+
+    Args:
+        fn: takes a box; boxes inside of boxes are left to it.
+        tree: any pytree.
+    """
+    return jax.tree.map(
+        lambda x: fn(x) if isinstance(x, AxisMetadata) else x,
+        tree,
+        is_leaf=is_axis_metadata,
+    )
+
+
+def add_axis(tree: Any, index: int, params: dict[Any, Any]) -> Any:
+    """Tells all boxes of a tree of a new axis, see `AxisMetadata.add_axis`."""
+    return map_axis_meta(lambda box: box.add_axis(index, params), tree)
+
+
+def remove_axis(tree: Any, index: int, params: dict[Any, Any]) -> Any:
+    """Tells all boxes of a tree of a lost axis, see `AxisMetadata.remove_axis`."""
+    return map_axis_meta(lambda box: box.remove_axis(index, params), tree)
+
+
+def unbox(tree: Any) -> Any:
+    """Takes all values of a tree out of their boxes, inner boxes too."""
+    if isinstance(tree, jax.Array):
+        return tree
+    return map_axis_meta(lambda box: unbox(box.unbox()), tree)
+
+
+def replace_boxed(tree: Any, updates: Any) -> Any:
+    """Returns new values in the boxes that a tree has around its own.
+
+    Args:
+        tree: a pytree with boxes.
+        updates: a pytree of the same structure without boxes.
+    """
+
+    def put(old: Any, new: Any) -> Any:
+        if not isinstance(old, AxisMetadata):
+            return new
+        return old.replace_boxed(replace_boxed(old.unbox(), new))
+
+    return jax.tree.map(put, tree, updates, is_leaf=is_axis_metadata)
+
+
+class Partitioned(struct.PyTreeNode, AxisMetadata[A]):
+    """A box with the name of the mesh axis over which each array axis is split.
+
+    Args:
+        value: the array.
+        names: one mesh axis name for each axis of `value`; None leaves that axis
+            whole.
+        mesh: where to place the value when it is read; None for the mesh set with
+            `jax.set_mesh`, if any.
+    """
+
+    value: Any
+    names: LogicalNames = struct.field(pytree_node=False)
+    mesh: Mesh | None = struct.field(default=None, pytree_node=False)
+
+    def unbox(self, apply_constraint: bool = True) -> A:
+        """Returns the value, constrained to its sharding where there is a mesh.
+
+        Args:
+            apply_constraint: whether to tell the compiler the sharding.
+        """
+        if not apply_constraint or not (self.mesh or global_mesh_defined()):
+            return self.value
+        spec = self.get_partition_spec()
+        sharding = spec if self.mesh is None else NamedSharding(self.mesh, spec)
+        return jax.lax.with_sharding_constraint(self.value, sharding)
+
+    def replace_boxed(self, val: B) -> Partitioned[B]:
+        """Returns a box with the same names around another value."""
+        return self.replace(value=val)  # pyrefly: ignore
+
+    def add_axis(self, index: int, params: dict[Any, Any]) -> Self:
+        """Returns a box with the name in `params` put in at `index`.
+
+        Raises:
+            PartitioningUnspecifiedError: if `params` has no `PARTITION_NAME`.
+        """
+        name = self._partition_name(params)
+        names = list(self.names)
+        if index < 0:
+            # Counted from the end of the array that has the axis: -1 is the last.
+            index += len(names) + 1
+        names += [None] * (index - len(names))
+        names.insert(index, name)
+        return self.replace(names=tuple(names))
+
+    def remove_axis(self, index: int, params: dict[Any, Any]) -> Self:
+        """Returns a box without the name at `index`, which `params` must name.
+
+        Raises:
+            PartitioningUnspecifiedError: if `params` has no `PARTITION_NAME`.
+            PartitionNameMismatchError: if the axis has another name.
+        """
+        name = self._partition_name(params)
+        names = list(self.names)
+        if names.pop(index) != name:
+            raise PartitionNameMismatchError(self.names, index, name)
+        return self.replace(names=tuple(names))
+
+    def _partition_name(self, params: dict[Any, Any]) -> str | None:
+        if PARTITION_NAME not in params:
+            raise PartitioningUnspecifiedError(self)
+        return params[PARTITION_NAME]
+
+    def get_partition_spec(self) -> PartitionSpec:
+        """Returns the names as a partition specification."""
+        return PartitionSpec(*self.names)
+
+    def get_sharding(self, mesh: Mesh) -> jax.sharding.Sharding:
+        """Returns the sharding over a mesh that the names ask for."""
+        return NamedSharding(mesh, self.get_partition_spec())
+
+
+def with_partitioning(
+    fn: Callable[..., Any],
+    names: LogicalNames,
+    mesh: Mesh | None = None,
+) -> Callable[..., Partitioned[Any]]:
+    """Wraps an initializer so that what it returns is partitioned.
+
+    Args:
+        fn: an initializer.
+        names: one mesh axis name, or None, for each axis of what it returns.
+        mesh: see `Partitioned`.
+
+    Returns:
+        An initializer that returns `Partitioned` boxes.
+    """
+
+    @functools.wraps(fn)
+    def wrapper(*args: Any, **kwargs: Any) -> Partitioned[Any]:
+        return Partitioned(fn(*args, **kwargs), names, mesh=mesh)
+
+    return wrapper
+
+
+def get_partition_spec(tree: Any) -> Any:
+    """Returns the partition specification of each value of a tree.
+
+    Args:
+        tree: a pytree with boxes; arrays in it may be shapes only.
+
+    Returns:
+        A tree with a specification for each box that has one, an empty one (no
+        axis is split) for each other array, and None for what is no array.
+    """
+    return jax.tree.map(_leaf_spec, tree, is_leaf=is_axis_metadata)
+
+
+def get_sharding(tree: Any, mesh: Mesh) -> Any:
+    """Returns the sharding over a mesh of each value of a tree.
+
+    Args:
+        tree: a pytree with boxes; arrays in it may be shapes only.
+        mesh: the mesh whose axes the boxes name.
+
+    Returns:
+        A tree like that of `get_partition_spec`, with shardings.
+    """
+
+    def sharding(leaf: Any) -> NamedSharding | None:
+        spec = _leaf_spec(leaf)
+        return None if spec is None else NamedSharding(mesh, spec)
+
+    return jax.tree.map(sharding, tree, is_leaf=is_axis_metadata)
+
+
+def _leaf_spec(leaf: Any) -> PartitionSpec | None:
+    if hasattr(leaf, "get_partition_spec"):
+        return leaf.get_partition_spec()
+    return PartitionSpec() if hasattr(leaf, "shape") else None
+
+
+def get_global_mesh() -> AbstractMesh | Mesh | None:
+    """Returns the mesh that `jax.set_mesh` has set, or None."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty else mesh
+
+
+def global_mesh_defined() -> bool:
+    """Tells whether a mesh is set, see `get_global_mesh`."""
+    return get_global_mesh() is not None
