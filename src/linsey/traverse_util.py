@@ -1,0 +1,429 @@
+"""Nested dictionaries as flat ones, and traversals: parts of a structure to update.
+
+`flatten_dict` turns nested dictionaries into one whose keys are paths, and
+`unflatten_dict` undoes it. A `Traversal` names some values inside a structure: it can
+`iterate` over them and return an `update`d copy of the whole. Traversals are built
+from `t_identity`, the whole structure, step by step.
+
+Example:
+    >>> flatten_dict({"dense": {"kernel": 1, "bias": 2}}, sep="/")
+    {'dense/kernel': 1, 'dense/bias': 2}
+    >>> biases = t_identity.each()["bias"]
+    >>> layers = [{"kernel": 1, "bias": 2}, {"kernel": 3, "bias": 4}]
+    >>> list(biases.iterate(layers))
+    [2, 4]
+    >>> biases.update(lambda x: 0, layers)
+    [{'kernel': 1, 'bias': 0}, {'kernel': 3, 'bias': 0}]
+"""
+
+from __future__ import annotations
+
+import abc
+import copy
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, overload
+
+import jax
+
+from linsey import struct
+
+__all__ = [
+    "ModelParamTraversal",
+    "Traversal",
+    "TraverseAttr",
+    "TraverseCompose",
+    "TraverseEach",
+    "TraverseFilter",
+    "TraverseId",
+    "TraverseItem",
+    "TraverseMerge",
+    "TraverseTree",
+    "empty_node",
+    "flatten_dict",
+    "path_aware_map",
+    "t_identity",
+    "unflatten_dict",
+]
+
+Path = tuple[Any, ...]
+Update = Callable[[Any], Any]
+
+
+@struct.dataclass
+class _EmptyNode:
+    """Stands in a flat dictionary for an empty one."""
+
+
+empty_node = _EmptyNode()
+
+
+@overload
+def flatten_dict(
+    xs: Mapping[Any, Any],
+    keep_empty_nodes: bool = False,
+    is_leaf: Callable[[Path, Any], bool] | None = None,
+    sep: None = None,
+) -> dict[Path, Any]: ...
+@overload
+def flatten_dict(
+    xs: Mapping[Any, Any],
+    keep_empty_nodes: bool = False,
+    is_leaf: Callable[[Path, Any], bool] | None = None,
+    *,
+    sep: str,
+) -> dict[str, Any]: ...
+def flatten_dict(
+    xs: Mapping[Any, Any],
+    keep_empty_nodes: bool = False,
+    is_leaf: Callable[[Path, Any], bool] | None = None,
+    sep: str | None = None,
+) -> dict[Any, Any]:
+    """Returns nested dictionaries as one dictionary with paths as keys.
+
+    Args:
+        xs: nested dictionaries, plain or frozen.
+        keep_empty_nodes: put `empty_node` where an empty dictionary is; if false,
+            it is left out and cannot be restored.
+        is_leaf: takes a path and the value there, a dictionary perhaps, and tells
+            whether to stop; it is asked about `xs` itself first.
+        sep: joins the keys of a path, which must be strings; None leaves tuples.
+
+    Returns:
+        A dictionary from paths to values, in the order of the nested ones.
+
+    Raises:
+        TypeError: if `xs` is no dictionary.
+
+    Example:
+        >>> flatten_dict({"a": {"b": 1, "c": {}}}, keep_empty_nodes=True)
+        {('a', 'b'): 1, ('a', 'c'): _EmptyNode()}
+    """
+    if not isinstance(xs, Mapping):
+        raise TypeError(f"expected (frozen)dict; got {type(xs)}")
+    flat: dict[Any, Any] = {}
+
+    def visit(path: Path, value: Any) -> None:
+        if not isinstance(value, Mapping) or (is_leaf and is_leaf(path, value)):
+            flat[path if sep is None else sep.join(path)] = value
+        elif value:
+            for key, child in value.items():
+                visit((*path, key), child)
+        elif keep_empty_nodes and path:
+            flat[path if sep is None else sep.join(path)] = empty_node
+
+    visit((), xs)
+    return flat
+
+
+def unflatten_dict(xs: Mapping[Any, Any], sep: str | None = None) -> dict[Any, Any]:
+    """Returns the nested dictionaries that `flatten_dict` flattened.
+
+    Args:
+        xs: a dictionary with paths as keys.
+        sep: what the keys are joined with; None if they are tuples.
+
+    Raises:
+        TypeError: if `xs` is no dictionary, or a path leads through a value.
+
+    Example:
+        >>> unflatten_dict({"a/b": 1, "a/c": 2}, sep="/")
+        {'a': {'b': 1, 'c': 2}}
+    """
+    if not isinstance(xs, Mapping):
+        raise TypeError(f"input is not a dict; it is a {type(xs)}")
+    nested: dict[Any, Any] = {}
+    for path, value in xs.items():
+        keys = path if sep is None else path.split(sep)
+        node = nested
+        for key in keys[:-1]:
+            node = node.setdefault(key, {})
+            if not isinstance(node, dict):
+                raise TypeError(f"The path {path!r} leads through the value of {key!r}")
+        node[keys[-1]] = {} if isinstance(value, _EmptyNode) else value
+    return nested
+
+
+def path_aware_map(
+    f: Callable[[Path, Any], Any], nested_dict: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Applies a function of path and value to all values of nested dictionaries.
+
+    Args:
+        f: takes the path, a tuple of keys, and the value.
+        nested_dict: nested dictionaries, plain or frozen.
+
+    Returns:
+        Nested dictionaries with the results; empty ones stay.
+
+    Example:
+        >>> path_aware_map(lambda path, x: path[-1], {"a": {"b": 1}, "c": 2})
+        {'a': {'b': 'b'}, 'c': 'c'}
+    """
+    flat = flatten_dict(nested_dict, keep_empty_nodes=True)
+    return unflatten_dict(
+        {
+            path: value if isinstance(value, _EmptyNode) else f(path, value)
+            for path, value in flat.items()
+        }
+    )
+
+
+class Traversal(abc.ABC):
+    """Some values inside a structure, without the structure.
+
+    A subclass says how to `update` and how to `iterate`.
+    """
+
+    @abc.abstractmethod
+    def update(self, fn: Update, inputs: Any) -> Any:
+        """Returns a copy of a structure with a function applied to the values.
+
+        Args:
+            fn: takes a value and returns the new one.
+            inputs: the structure.
+        """
+
+    @abc.abstractmethod
+    def iterate(self, inputs: Any) -> Iterator[Any]:
+        """Returns the values in a structure, in the order in which they are updated.
+
+        Args:
+            inputs: the structure.
+        """
+
+    def set(self, values: Iterable[Any], inputs: Any) -> Any:
+        """Returns a copy of a structure with new values, taken one by one.
+
+        Args:
+            values: as many as `iterate` gives.
+            inputs: the structure.
+
+        Raises:
+            ValueError: if there are too few values or too many.
+        """
+        remaining = list(values)[::-1]
+
+        def take(_: Any) -> Any:
+            if not remaining:
+                raise ValueError("Not enough values provided")
+            return remaining.pop()
+
+        outputs = self.update(take, inputs)
+        if remaining:
+            raise ValueError("Too many values provided")
+        return outputs
+
+    def compose(self, other: Traversal) -> Traversal:
+        """Returns the values of `other` inside the values of this traversal."""
+        return TraverseCompose(self, other)
+
+    def merge(self, *traversals: Traversal) -> Traversal:
+        """Returns the values of several traversals inside those of this one."""
+        return self.compose(TraverseMerge(*traversals))
+
+    def each(self) -> Traversal:
+        """Returns the items of lists and tuples, the values of dictionaries."""
+        return self.compose(TraverseEach())
+
+    def tree(self) -> Traversal:
+        """Returns the leaves of pytrees."""
+        return self.compose(TraverseTree())
+
+    def filter(self, fn: Callable[[Any], bool]) -> Traversal:
+        """Returns those values for which a function is true."""
+        return self.compose(TraverseFilter(fn))
+
+    def __getattr__(self, attr: str) -> Traversal:
+        if attr.startswith("__"):
+            # Protocols such as copying and pickling ask for these.
+            raise AttributeError(attr)
+        return self.compose(TraverseAttr(attr))
+
+    def __getitem__(self, key: Any) -> Traversal:
+        return self.compose(TraverseItem(key))
+
+
+class TraverseId(Traversal):
+    """The structure itself."""
+
+    def update(self, fn: Update, inputs: Any) -> Any:  # noqa: D102
+        return fn(inputs)
+
+    def iterate(self, inputs: Any) -> Iterator[Any]:  # noqa: D102
+        yield inputs
+
+
+t_identity = TraverseId()
+
+
+class TraverseMerge(Traversal):
+    """The values of several traversals, one after the other."""
+
+    def __init__(self, *traversals: Traversal) -> None:
+        self._traversals = traversals
+
+    def update(self, fn: Update, inputs: Any) -> Any:  # noqa: D102
+        for traversal in self._traversals:
+            inputs = traversal.update(fn, inputs)
+        return inputs
+
+    def iterate(self, inputs: Any) -> Iterator[Any]:  # noqa: D102
+        for traversal in self._traversals:
+            yield from traversal.iterate(inputs)
+
+
+class TraverseCompose(Traversal):
+    """The values of one traversal inside those of another."""
+
+    def __init__(self, x: Traversal, y: Traversal) -> None:
+        self._x, self._y = x, y
+
+    def update(self, fn: Update, inputs: Any) -> Any:  # noqa: D102
+        return self._x.update(lambda value: self._y.update(fn, value), inputs)
+
+    def iterate(self, inputs: Any) -> Iterator[Any]:  # noqa: D102
+        for value in self._x.iterate(inputs):
+            yield from self._y.iterate(value)
+
+
+class TraverseFilter(Traversal):
+    """The structure itself if a function of it is true, else nothing."""
+
+    def __init__(self, fn: Callable[[Any], bool]) -> None:
+        self._fn = fn
+
+    def update(self, fn: Update, inputs: Any) -> Any:  # noqa: D102
+        return fn(inputs) if self._fn(inputs) else inputs
+
+    def iterate(self, inputs: Any) -> Iterator[Any]:  # noqa: D102
+        if self._fn(inputs):
+            yield inputs
+
+
+class TraverseAttr(Traversal):
+    """The value of an attribute of a dataclass or a named tuple."""
+
+    def __init__(self, attr: str) -> None:
+        self._attr = attr
+
+    def update(self, fn: Update, inputs: Any) -> Any:  # noqa: D102
+        changes = {self._attr: fn(getattr(inputs, self._attr))}
+        if _is_namedtuple(inputs):
+            return inputs._replace(**changes)
+        return dataclasses.replace(inputs, **changes)
+
+    def iterate(self, inputs: Any) -> Iterator[Any]:  # noqa: D102
+        yield getattr(inputs, self._attr)
+
+
+class TraverseItem(Traversal):
+    """The item of a dictionary, a list or a tuple; of a sequence also a slice."""
+
+    def __init__(self, key: Any) -> None:
+        self._key = key
+
+    def update(self, fn: Update, inputs: Any) -> Any:  # noqa: D102
+        key = self._key
+        if isinstance(inputs, Mapping) and not isinstance(inputs, dict):
+            return inputs.copy({key: fn(inputs[key])})  # pyrefly: ignore
+        outputs = list(inputs) if isinstance(inputs, tuple) else copy.copy(inputs)
+        if isinstance(key, slice):
+            outputs[key] = [fn(item) for item in inputs[key]]
+        else:
+            outputs[key] = fn(inputs[key])
+        return _like_tuple(inputs, outputs) if isinstance(inputs, tuple) else outputs
+
+    def iterate(self, inputs: Any) -> Iterator[Any]:  # noqa: D102
+        if isinstance(self._key, slice):
+            yield from inputs[self._key]
+        else:
+            yield inputs[self._key]
+
+
+class TraverseEach(Traversal):
+    """The items of a list or a tuple, the values of a dictionary."""
+
+    def update(self, fn: Update, inputs: Any) -> Any:  # noqa: D102
+        self._check(inputs)
+        if isinstance(inputs, Mapping):
+            cls: Any = type(inputs)
+            return cls({key: fn(value) for key, value in inputs.items()})
+        outputs = [fn(value) for value in inputs]
+        return _like_tuple(inputs, outputs) if isinstance(inputs, tuple) else outputs
+
+    def iterate(self, inputs: Any) -> Iterator[Any]:  # noqa: D102
+        self._check(inputs)
+        yield from inputs.values() if isinstance(inputs, Mapping) else inputs
+
+    def _check(self, inputs: Any) -> None:
+        if not isinstance(inputs, list | tuple | Mapping):
+            raise ValueError(
+                "Only the entries of a list or tuple can be traversed, or the values "
+                f"of a dictionary; found {type(inputs)}."
+            )
+
+
+class TraverseTree(Traversal):
+    """The leaves of a pytree."""
+
+    def update(self, fn: Update, inputs: Any) -> Any:  # noqa: D102
+        return jax.tree.map(fn, inputs)
+
+    def iterate(self, inputs: Any) -> Iterator[Any]:  # noqa: D102
+        yield from jax.tree.leaves(inputs)
+
+
+class ModelParamTraversal(Traversal):
+    """Those values of nested dictionaries whose path a function accepts.
+
+    Args:
+        filter_fn: takes a path such as `/dense/kernel` and the value there.
+
+    Example:
+        >>> kernels = ModelParamTraversal(lambda path, x: "kernel" in path)
+        >>> kernels.update(lambda x: x * 2, {"dense": {"kernel": 1, "bias": 2}})
+        {'dense': {'bias': 2, 'kernel': 2}}
+    """
+
+    def __init__(self, filter_fn: Callable[[str, Any], bool]) -> None:
+        self._filter_fn = filter_fn
+
+    def update(self, fn: Update, inputs: Any) -> Any:  # noqa: D102
+        flat = {
+            path: fn(value) if self._accepts(path, value) else value
+            for path, value in self._flat(inputs)
+        }
+        nested = unflatten_dict(flat)
+        return nested if isinstance(inputs, dict) else type(inputs)(nested)
+
+    def iterate(self, inputs: Any) -> Iterator[Any]:  # noqa: D102
+        for path, value in self._flat(inputs):
+            if self._accepts(path, value):
+                yield value
+
+    def _accepts(self, path: Path, value: Any) -> bool:
+        if isinstance(value, _EmptyNode):
+            return False
+        return self._filter_fn("/" + "/".join(path), value)
+
+    def _flat(self, inputs: Any) -> list[tuple[Path, Any]]:
+        if not isinstance(inputs, Mapping):
+            raise ValueError(
+                "Can only traverse a flax Model instance or a nested dict, not "
+                f"{type(inputs)}"
+            )
+        return sorted(
+            flatten_dict(inputs, keep_empty_nodes=True).items(),
+            key=lambda item: item[0],
+        )
+
+
+def _is_namedtuple(value: Any) -> bool:
+    return isinstance(value, tuple) and hasattr(value, "_fields")
+
+
+def _like_tuple(original: tuple[Any, ...], items: list[Any]) -> Any:
+    """Returns the items as a tuple of the same kind."""
+    kind = type(original)
+    return kind(*items) if _is_namedtuple(original) else kind(items)
