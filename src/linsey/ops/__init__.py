@@ -1,0 +1,1 @@
+"""Numerics: pure functions, arrays in and arrays out, for anyone who uses JAX."""

@@ -1,0 +1,47 @@
+"""Dropout: entries are zeroed at random and the rest scaled to keep the mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jax import Array, lax, random
+
+from linsey.errors.layers import AxisOutOfRangeError
+
+
+def dropout(
+    x: Array, key: Array, rate: float, broadcast_dims: Sequence[int] = ()
+) -> Array:
+    """Drops entries at random: `y = mask * x / (1 - rate)`, `mask ~ B(1 - rate)`.
+
+    Args:
+        x: inputs of any shape, of an inexact dtype.
+        key: a random key.
+        rate: probability to drop an entry, in [0, 1).
+        broadcast_dims: axes along which all entries share one mask.
+
+    Returns:
+        An array like `x`.
+
+    Raises:
+        AxisOutOfRangeError: `x` has no such axis.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> y = dropout(jnp.ones((2, 6)), jax.random.key(0), 0.5, broadcast_dims=(0,))
+        >>> y.tolist()[0] == y.tolist()[1], set(y.ravel().tolist()) == {0.0, 2.0}
+        (True, True)
+
+    References:
+        Srivastava et al. 2014, https://jmlr.org/papers/v15/srivastava14a.html
+    """
+    keep = 1.0 - rate
+    shape = list(x.shape)
+    for axis in broadcast_dims:
+        if not -x.ndim <= axis < x.ndim:
+            raise AxisOutOfRangeError("Dropout", axis, x.shape)
+        shape[axis] = 1
+    mask = random.bernoulli(key, p=keep, shape=tuple(shape))
+    if broadcast_dims:
+        mask = lax.broadcast_in_dim(mask, x.shape, range(x.ndim))
+    return lax.select(mask, x / keep, lax.full_like(x, 0))
