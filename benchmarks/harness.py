@@ -30,6 +30,9 @@ RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("linsey", "jax", "jaxlib", "flax", "dm-haiku", "equinox", "optax", "numpy")
 
 
+Clock = Callable[[], float]
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """One rival's way to do a task: `prepare()` returns the call to be timed.
@@ -80,15 +83,15 @@ def available(
     return cases
 
 
-def once(case: Case) -> float:
+def once(case: Case, clock: Clock = time.perf_counter) -> float:
     """Seconds per call of one freshly prepared case, garbage collection kept out."""
     call = case.prepare()
     gc.collect()
     gc.disable()
     try:
-        start = time.perf_counter()
+        start = clock()
         call()
-        return (time.perf_counter() - start) / case.calls
+        return (clock() - start) / case.calls
     finally:
         gc.enable()
 
@@ -99,16 +102,27 @@ def measure(
     rounds: int,
     baseline: str | None = None,
     goals: Mapping[str, str] | None = None,
+    clock: Clock = time.perf_counter,
 ) -> list[Row]:
-    """Times all cases of a task, interleaved, after one round that is not counted."""
+    """Times all cases of a task, interleaved, after one round that is not counted.
+
+    Args:
+        task: what to call the task.
+        cases: who takes part.
+        rounds: how often each is timed.
+        baseline: the rival that ratios refer to; it comes first.
+        goals: what some rivals aim at, for the table.
+        clock: `time.perf_counter`, or `time.thread_time` for work that stays in one
+            thread: other programs on the machine then do not count.
+    """
     cases = list(cases)
     times: dict[str, list[float]] = {case.rival: [] for case in cases}
     for case in cases:
-        once(case)
+        once(case, clock)
     for round_ in range(rounds):
         turn = round_ % len(cases)
         for case in cases[turn:] + cases[:turn]:
-            times[case.rival].append(once(case))
+            times[case.rival].append(once(case, clock))
     base = times.get(baseline) if baseline else None
     return [
         summarise(task, rival, seconds, base, (goals or {}).get(rival))

@@ -1,11 +1,13 @@
 """What tracing costs: the seconds from a Python model to its jaxpr, with no compiling.
 
+Tracing is Python in one thread, so the clock is that thread's processor time.
 Run with `python -m benchmarks.trace`.
 """
 
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -70,7 +72,9 @@ def run(rounds: int) -> list[harness.Row]:
         cases = harness.available(
             {rival: partial(prepare, kind, rival, name) for rival in RIVALS}
         )
-        rows += harness.measure(task, cases, rounds, RAW, {"linsey": goal})
+        rows += harness.measure(
+            task, cases, rounds, RAW, {"linsey": goal}, clock=time.thread_time
+        )
     return rows
 
 
