@@ -1,0 +1,122 @@
+"""The state of a training run: step, parameters and optimizer state in one pytree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+import jax
+
+from linsey import struct
+from linsey.core.frozen_dict import FrozenDict
+
+if TYPE_CHECKING:
+    import optax
+
+__all__ = ["OVERWRITE_WITH_GRADIENT", "TrainState"]
+
+OVERWRITE_WITH_GRADIENT = "_overwrite_with_gradient"
+"""The collection whose new values arrive in place of gradients (scales of fp8)."""
+
+
+class TrainState(struct.PyTreeNode):
+    """Step, parameters and optimizer state; the model and optimizer are static.
+
+    Further state, such as running statistics, goes into a subclass:
+
+        class TrainState(train_state.TrainState):
+            batch_stats: Any
+
+    `create` and `apply_gradients` take such fields as keywords.
+
+    Args:
+        step: number of updates made.
+        apply_fn: usually `model.apply`; kept here so that one object is all that a
+            training step needs.
+        params: the parameters.
+        tx: an optax gradient transformation.
+        opt_state: its state.
+
+    Example:
+        >>> import optax
+        >>> state = TrainState.create(
+        ...     apply_fn=None, params={"w": jax.numpy.ones(2)}, tx=optax.sgd(0.5)
+        ... )
+        >>> state = state.apply_gradients(grads={"w": jax.numpy.ones(2)})
+        >>> state.step, state.params["w"].tolist()
+        (1, [0.5, 0.5])
+    """
+
+    step: int | jax.Array
+    apply_fn: Callable[..., Any] | None = struct.field(pytree_node=False)
+    params: Any = struct.field(pytree_node=True)
+    tx: optax.GradientTransformation = struct.field(pytree_node=False)
+    opt_state: Any = struct.field(pytree_node=True)
+
+    def apply_gradients(self, *, grads: Any, **kwargs: Any) -> Self:
+        """Returns the state after one step of the optimizer.
+
+        Where the parameters have the collection `OVERWRITE_WITH_GRADIENT` beside
+        `params`, only `params` is optimized and that collection is replaced by its
+        gradient.
+
+        Args:
+            grads: gradients with the structure of `params`.
+            **kwargs: new values of other fields, such as `batch_stats`.
+        """
+        import optax
+
+        params = _optimized(self.params)
+        updates, opt_state = self.tx.update(
+            _optimized(grads) if params is not self.params else grads,
+            self.opt_state,
+            params,
+        )
+        new_params = optax.apply_updates(params, updates)
+        if params is not self.params:
+            overwritten = grads[OVERWRITE_WITH_GRADIENT]
+            new_params = _like(
+                self.params,
+                {"params": new_params, OVERWRITE_WITH_GRADIENT: overwritten},
+            )
+        return self.replace(
+            step=self.step + 1, params=new_params, opt_state=opt_state, **kwargs
+        )
+
+    @classmethod
+    def create(
+        cls,
+        *,
+        apply_fn: Callable[..., Any] | None,
+        params: Any,
+        tx: optax.GradientTransformation,
+        **kwargs: Any,
+    ) -> Self:
+        """Returns the state at step 0.
+
+        Args:
+            apply_fn: usually `model.apply`.
+            params: the parameters.
+            tx: an optax gradient transformation; its state is initialised here.
+            **kwargs: values of the fields that a subclass adds.
+        """
+        return cls(
+            step=0,
+            apply_fn=apply_fn,
+            params=params,
+            tx=tx,
+            opt_state=tx.init(_optimized(params)),
+            **kwargs,
+        )
+
+
+def _optimized(params: Any) -> Any:
+    """Returns the part of the parameters that the optimizer moves."""
+    if isinstance(params, Mapping) and OVERWRITE_WITH_GRADIENT in params:
+        return params["params"]
+    return params
+
+
+def _like(old: Mapping[str, Any], changes: dict[str, Any]) -> Mapping[str, Any]:
+    """Returns a mapping of the same kind, so that the structure of the state stays."""
+    return old.copy(changes) if isinstance(old, FrozenDict) else {**old, **changes}
