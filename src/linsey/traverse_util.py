@@ -327,7 +327,7 @@ class TraverseItem(Traversal):
         key = self._key
         if isinstance(inputs, Mapping) and not isinstance(inputs, dict):
             return inputs.copy({key: fn(inputs[key])})  # pyrefly: ignore
-        outputs = list(inputs) if isinstance(inputs, tuple) else copy.copy(inputs)
+        outputs: Any = list(inputs) if isinstance(inputs, tuple) else copy.copy(inputs)
         if isinstance(key, slice):
             outputs[key] = [fn(item) for item in inputs[key]]
         else:
