@@ -43,12 +43,13 @@ def evaluate_known(
         for var, shape in zip(jaxpr.outvars, shapes, strict=True):
             if _is_var(var) and var in unknown:
                 raise on_unknown(shape)
-        known = [
-            eqn
-            for eqn in jaxpr.eqns
-            if not any(_is_var(v) and v in unknown for v in eqn.invars)
-        ]
-        pruned = jaxpr.replace(eqns=known, invars=[], debug_info=None)
+        needed = {v for v in jaxpr.outvars if _is_var(v)}
+        known = []
+        for eqn in reversed(jaxpr.eqns):
+            if needed.intersection(eqn.outvars):
+                needed.update(v for v in eqn.invars if _is_var(v))
+                known.append(eqn)
+        pruned = jaxpr.replace(eqns=known[::-1], invars=[])
         program = jex_core.ClosedJaxpr(pruned, closed.consts)
         return jax.tree_util.tree_unflatten(
             out_tree, jex_core.jaxpr_as_fun(program)()

@@ -388,13 +388,17 @@ class Scope:
         """Whether the context has no variable at all in collection `col`."""
         return not self.root._nodes.get(col)
 
-    def mutable_variables(self) -> VariableDict:
-        """The collections that may be written, as they are now."""
-        result = {
+    def mutable_nodes(self) -> dict[str, Any]:
+        """This scope's part of the collections that may be written."""
+        return {
             col: self._collection(col)
             for col in self._all_collections()
             if self.context.is_mutable(col)
         }
+
+    def mutable_variables(self) -> VariableDict:
+        """The collections that may be written, as they are now."""
+        result = self.mutable_nodes()
         return freeze(result) if config.flax_return_frozendict else result
 
     def variables(self) -> VariableDict:

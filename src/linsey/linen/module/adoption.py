@@ -90,7 +90,7 @@ def modules_in(value: Any) -> list[Any]:
 
 def _adopt_one(owner: Any, name: str, module: Any) -> Any:
     parent = module.__dict__["parent"]
-    if parent is None:
+    if module.scope is None and parent is None:
         memo = owner.scope.context.memo
         known = memo.get(id(module))
         if known is not None:
@@ -159,7 +159,7 @@ def copy_deep(module: Any, memo: dict[int, Any] | None = None) -> Any:
     copy = memo[id(module)] = copy_unbound(module)
 
     def unbound(child: Any, path: str) -> Any:
-        if child.__dict__["parent"] is None:
+        if child.scope is None:
             return child
         if id(child) not in memo:
             copy_deep(child, memo).__dict__["name"] = None

@@ -124,9 +124,6 @@ class Module(ModuleBase):
     def __init_subclass__(cls, kw_only: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         _make_dataclass(cls, kw_only)
-        compact = {n for n in dir(cls) if _is_compact(cls, n)}
-        if len(compact) > 1:
-            raise errors.MultipleMethodsCompactError(module=cls, methods=compact)
         wrap_class(cls)
         cls._has_setup = cls.setup is not Module.setup
 
@@ -167,19 +164,23 @@ class Module(ModuleBase):
         values = self.__dict__
         values["_phase"] = SETTING_UP
         values["_assigned"] = []
+        before = values["_frame"]
         frame = values["_frame"] = values["_setup_frame"]
         frame.is_open = True
+        adopted = set(frame.names)
         try:
             self.setup()
         except BaseException:
             values["_phase"] = FRESH
             for name in values.pop("_assigned"):
                 values.pop(name, None)
-            frame.names.clear()
+            for name in set(frame.names) - adopted:
+                del frame.names[name]
             frame.counts.clear()
             raise
         finally:
             frame.is_open = False
+            values["_frame"] = before
         values["_phase"] = READY
 
     def _open_frame(self) -> bool:
@@ -644,20 +645,14 @@ def copy_state(module: Module) -> dict[str, Any]:
     return {k: v for k, v in state.items() if k != "scope"}
 
 
-def _is_compact(cls: type, name: str) -> bool:
-    for base in cls.__mro__:
-        if name in base.__dict__:
-            value = base.__dict__[name]
-            return hasattr(value, "compact") and callable(value)
-    return False
-
-
 def _make_dataclass(cls: type[Module], kw_only: bool) -> None:
     """Makes a subclass of `Module` a dataclass and notes facts about its fields."""
     annotations = cls.__dict__.get("__annotations__", {})
     if "parent" in annotations or "name" in annotations:
         reserved = {k: v for k, v in annotations.items() if k in ("parent", "name")}
         raise errors.ReservedModuleAttributeError(reserved)
+    if not annotations and len(cls.__bases__) == 1 and not _fields_overridden(cls):
+        return  # the constructor and the facts of the base are right for it
     own_hash = cls.__dict__.get("__hash__")
     dataclasses.dataclass(repr=False, kw_only=kw_only)(cls)
     if own_hash is None:
@@ -668,6 +663,10 @@ def _make_dataclass(cls: type[Module], kw_only: bool) -> None:
         f.name for f in fields if f.init and f.name not in ("parent", "name")
     )
     cls._hash_fields = tuple(f.name for f in fields if f.compare and f.hash is not False)
+
+
+def _fields_overridden(cls: type[Module]) -> bool:
+    return any(name in cls.__dict__ for name in cls.__dataclass_fields__)
 
 
 _hash = Module.__hash__

@@ -34,7 +34,8 @@ _UNTOUCHED = frozenset(
 def compact(fun: CallableT) -> CallableT:
     """Lets a method declare parameters, variables and submodules where they are used.
 
-    A class can have one compact method.
+    Names are counted from the outermost compact call of a module to its end: a second
+    compact method called inside goes on counting, one called beside it starts anew.
 
     Example:
         >>> import jax, linsey.linen as nn

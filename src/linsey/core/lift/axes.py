@@ -1,0 +1,90 @@
+"""Axes of variables: which axis of which collection a transform maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from linsey.core import meta
+from linsey.core.axes_scan import broadcast, flatten_axes
+from linsey.core.rng import LazyRng
+from linsey.typing import In, Out
+
+Axes = Mapping[Any, Any]
+
+
+def split_in_out(axes: Axes) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    """The axes of the collections that go in, and of those that come out."""
+
+    def axis_of(x: Any) -> Any:
+        return x.axis if isinstance(x, (In, Out)) else x
+
+    into = {k: axis_of(v) for k, v in axes.items() if not isinstance(v, Out)}
+    out = {k: axis_of(v) for k, v in axes.items() if not isinstance(v, In)}
+    return into, out
+
+
+def axis_length(parts: Sequence[tuple[Any, Any]]) -> int | None:
+    """The length of the mapped axes of `(axes, tree)` pairs; None if nothing is mapped.
+
+    Raises:
+        ValueError: the lengths differ.
+    """
+    found: dict[int, tuple[int, ...]] = {}
+    for axes, tree in parts:
+        leaves = jax.tree_util.tree_leaves(tree)
+        for axis, leaf in zip(flatten_axes(axes, tree), leaves, strict=True):
+            if axis is not None and axis is not broadcast:
+                found.setdefault(leaf.shape[axis], leaf.shape)
+    if len(found) > 1:
+        raise ValueError(
+            f"Inconsistent batch axis sizes: {set(found)}. All mapped inputs must have"
+            f" one length; shapes with these: {sorted(found.values())}."
+        )
+    return next(iter(found), None)
+
+
+def split_keys(groups: Any, is_split: Sequence[bool], length: int) -> Any:
+    """Splits the keys of the streams that are to differ along the axis."""
+
+    def split(key: LazyRng) -> LazyRng:
+        return LazyRng(jax.random.split(key.rng, length), key.suffix)
+
+    return tuple(
+        _map_keys(split, group) if wanted else group
+        for group, wanted in zip(groups, is_split, strict=True)
+    )
+
+
+def fold_keys(groups: Any, is_split: Sequence[bool], index: Any) -> Any:
+    """Folds a step index into the keys of the streams that are to differ."""
+
+    def fold(key: LazyRng) -> LazyRng:
+        return LazyRng(jax.random.fold_in(key.rng, index), key.suffix)
+
+    return tuple(
+        _map_keys(fold, group) if wanted else group
+        for group, wanted in zip(groups, is_split, strict=True)
+    )
+
+
+def _map_keys(fn: Any, group: Any) -> Any:
+    return tuple({s: fn(key) for s, key in keys.items()} for keys in group)
+
+
+def drop_axis_names(groups: Any, axes: Sequence[Any], params: Any) -> Any:
+    """Removes the mapped axis from the metadata of variables that go in."""
+    return tuple(
+        meta.remove_axis(group, axis, params) if isinstance(axis, int) else group
+        for group, axis in zip(groups, axes, strict=True)
+    )
+
+
+def add_axis_names(groups: Any, axes: Sequence[Any], params: Any) -> Any:
+    """Adds the mapped axis to the metadata of variables that come out."""
+    return tuple(
+        meta.add_axis(group, axis, params) if isinstance(axis, int) else group
+        for group, axis in zip(groups, axes, strict=True)
+    )

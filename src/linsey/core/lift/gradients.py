@@ -1,0 +1,179 @@
+"""Derivatives of functions of scopes: `vjp`, `value_and_grad`, `jvp`, `custom_vjp`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from linsey.core.filters import Filter
+from linsey.core.lift.split import Lifted
+
+
+def vjp(
+    fn: Callable[..., Any],
+    scope: Any,
+    *primals: Any,
+    has_aux: bool = False,
+    reduce_axes: Any = (),
+    vjp_variables: Filter = "params",
+    variables: Filter = True,
+    rngs: Filter = True,
+) -> Any:
+    """`jax.vjp` of `fn(scope, *primals)`, also by its variables.
+
+    Args:
+        fn: the function; with `has_aux` it returns `(y, aux)`.
+        scope: scopes of the variables.
+        *primals: where to differentiate.
+        has_aux: whether `fn` returns something that is not differentiated.
+        reduce_axes: accepted for compatibility, no longer used by JAX.
+        vjp_variables: collections to differentiate by; they are not written.
+        variables: the other collections `fn` may use.
+        rngs: streams `fn` may use.
+
+    Returns:
+        `(y, backward)` or `(y, backward, aux)`; `backward(cotangent)` gives the
+        gradients `(variables, *primals)`.
+    """
+    lifted = Lifted(scope, (vjp_variables, variables), (variables,), (rngs,))
+    run = lifted.plan.pure(fn)
+    by, others = lifted.variables
+
+    def differentiable(by: Any, *primals: Any) -> Any:
+        y, out = run((by, others), lifted.rngs, *primals)
+        y, aux = y if has_aux else (y, None)
+        return y, (aux, out)
+
+    y, backward, (aux, out) = jax.vjp(differentiable, by, *primals, has_aux=True)
+    lifted.merge(out)
+
+    # A pytree, so that it may be a residual of another function.
+    by_scope = jax.tree_util.Partial(_backward_by_scope, backward)
+    return (y, by_scope, aux) if has_aux else (y, by_scope)
+
+
+def _backward_by_scope(backward: Callable[..., Any], cotangent: Any) -> Any:
+    by, *inputs = backward(cotangent)
+    return (by[0] if len(by) == 1 else by, *inputs)
+
+
+def value_and_grad(
+    fn: Callable[..., Any],
+    scope: Any,
+    *primals: Any,
+    has_aux: bool = False,
+    reduce_axes: Any = (),
+    variables: Filter = True,
+    rngs: Filter = True,
+) -> Any:
+    """Value and gradients by `primals` of a scalar function `fn(scope, *primals)`.
+
+    Returns:
+        `(y, gradients)`, or `((y, aux), gradients)`; one gradient for each of several
+        primals, the gradient itself for one.
+    """
+    lifted = Lifted(scope, (variables,), (variables,), (rngs,))
+    run = lifted.plan.pure(fn)
+
+    def differentiable(*primals: Any) -> Any:
+        y, out = run(lifted.variables, lifted.rngs, *primals)
+        y, aux = y if has_aux else (y, None)
+        return y, (aux, out)
+
+    y, backward, (aux, out) = jax.vjp(differentiable, *primals, has_aux=True)
+    lifted.merge(out)
+    gradients = backward(jax.numpy.ones_like(y))
+    if len(gradients) == 1:
+        (gradients,) = gradients
+    return ((y, aux), gradients) if has_aux else (y, gradients)
+
+
+def jvp(
+    fn: Callable[..., Any],
+    scope: Any,
+    primals: Any,
+    tangents: Any,
+    variable_tangents: Mapping[str, Any],
+    variables: Filter = True,
+    rngs: Filter = True,
+) -> tuple[Any, Any]:
+    """`jax.jvp` of `fn(scope, *primals)`, also along tangents of its variables.
+
+    Args:
+        fn: the function.
+        scope: the scope of the variables.
+        primals: where to differentiate, a tuple.
+        tangents: directions of the primals, a tuple.
+        variable_tangents: `{collection: tree of tangents}`, for some collections.
+        variables: the collections `fn` may use.
+        rngs: streams `fn` may use.
+
+    Returns:
+        The value and the derivative.
+    """
+    along = tuple(variable_tangents)
+    lifted = Lifted(scope, (along, variables), (along, variables), (rngs,))
+    run = lifted.plan.pure(fn)
+    by, others = lifted.variables
+    given = ({col: variable_tangents[col] for col in by[0]},)
+
+    def differentiable(by: Any, args: Any) -> Any:
+        return run((by, others), lifted.rngs, *args)
+
+    (y, out), (dy, _) = jax.jvp(differentiable, (by, primals), (given, tangents))
+    lifted.merge(out)
+    return y, dy
+
+
+def custom_vjp(
+    fn: Callable[..., Any],
+    forward_fn: Callable[..., Any],
+    backward_fn: Callable[..., Any],
+    grad_vars: Filter = "params",
+    nondiff_argnums: Any = (),
+) -> Callable[..., Any]:
+    """Gives `fn(scope, *args)` a backward pass of its own.
+
+    Args:
+        fn: the function.
+        forward_fn: called as `forward_fn(scope, *args) -> (y, residuals)` instead of
+            `fn` when gradients are needed.
+        backward_fn: called as `backward_fn(*nondiff_args, residuals, cotangent)`;
+            returns the gradients `(variables, *inputs)`.
+        grad_vars: collections that get gradients.
+        nondiff_argnums: arguments that are not differentiated.
+
+    Returns:
+        A function `(scope, *args)`.
+    """
+
+    static = (nondiff_argnums,) if isinstance(nondiff_argnums, int) else nondiff_argnums
+
+    def run(scope: Any, *args: Any) -> Any:
+        lifted = Lifted(scope, (grad_vars, True), (True,), (True,))
+        is_single = len(lifted.roots) == 1
+        plain = lifted.plan.pure(fn)
+        forward = lifted.plan.pure(forward_fn)
+
+        def primal(by: Any, others: Any, rngs: Any, *args: Any) -> Any:
+            return plain((by, others), rngs, *args)
+
+        def primal_and_residuals(by: Any, others: Any, rngs: Any, *args: Any) -> Any:
+            (y, residuals), out = forward((by, others), rngs, *args)
+            return (y, out), residuals
+
+        def backward(*args: Any) -> Any:
+            *nondiff, residuals, (cotangent, _) = args
+            by, *inputs = backward_fn(*nondiff, residuals, cotangent)
+            return ((by,) if is_single else by, None, None, *inputs)
+
+        lifted_fn = jax.custom_vjp(primal, nondiff_argnums=[i + 3 for i in static])
+        lifted_fn.defvjp(primal_and_residuals, backward)
+        by, others = lifted.variables
+        y, out = lifted_fn(by, others, lifted.rngs, *args)
+        lifted.merge(out)
+        return y
+
+    return run

@@ -1,0 +1,108 @@
+"""`cond`, `switch` and `while_loop` inside modules."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from linsey.core import lift as core_lift
+from linsey.core.filters import Filter
+from linsey.core.frozen_dict import FrozenDict
+from linsey.linen.module.methods import wrap_method_once
+from linsey.linen.transforms.lifting import call_lifted, check_unbound
+
+
+def _call(transform: Any, fns: Sequence[Any], mdl: Any, args: Any) -> Any:
+    check_unbound(fns)
+    return call_lifted(transform, [wrap_method_once(fn) for fn in fns], mdl, args, {})
+
+
+def cond(
+    pred: Any,
+    true_fun: Callable[..., Any],
+    false_fun: Callable[..., Any],
+    mdl: Any,
+    *operands: Any,
+    variables: Filter = True,
+    rngs: Filter = True,
+) -> Any:
+    """A lifted `jax.lax.cond`: one of two functions of a module, by a traced condition.
+
+    Both functions must write the same variables. Parameters that only one of them uses
+    must be created beforehand, e.g. by running both if `mdl.is_initializing()`.
+
+    Args:
+        pred: the condition, a scalar.
+        true_fun: called as `true_fun(mdl, *operands)`.
+        false_fun: called as `false_fun(mdl, *operands)`.
+        mdl: a module, or a tree of modules.
+        *operands: arguments of the functions.
+        variables: collections they may use.
+        rngs: streams they may use.
+
+    Returns:
+        The result of the function that was chosen.
+    """
+
+    def transform(true_fun: Any, false_fun: Any) -> Any:
+        return functools.partial(
+            core_lift.cond, pred, true_fun, false_fun, variables=variables, rngs=rngs
+        )
+
+    return _call(transform, (true_fun, false_fun), mdl, operands)
+
+
+def switch(
+    index: Any,
+    branches: Sequence[Callable[..., Any]],
+    mdl: Any,
+    *operands: Any,
+    variables: Filter = True,
+    rngs: Filter = True,
+) -> Any:
+    """A lifted `jax.lax.switch`: `branches[index](mdl, *operands)`, see `cond`."""
+
+    def transform(*fns: Any) -> Any:
+        return functools.partial(
+            core_lift.switch, index, fns, variables=variables, rngs=rngs
+        )
+
+    return _call(transform, tuple(branches), mdl, operands)
+
+
+def while_loop(
+    cond_fn: Callable[[Any, Any], Any],
+    body_fn: Callable[[Any, Any], Any],
+    mdl: Any,
+    init: Any,
+    carry_variables: Filter = False,
+    broadcast_variables: Filter = True,
+    split_rngs: Mapping[Any, bool] = FrozenDict(),
+) -> Any:
+    """A lifted `jax.lax.while_loop`.
+
+    Args:
+        cond_fn: called as `cond_fn(mdl, carry)`; goes on while it is true.
+        body_fn: called as `body_fn(mdl, carry) -> carry`.
+        mdl: a module, or a tree of modules.
+        init: the first carry.
+        carry_variables: collections the step may write; they must exist before.
+        broadcast_variables: collections that are only read.
+        split_rngs: for each filter whether these streams differ between steps.
+
+    Returns:
+        The last carry.
+    """
+
+    def transform(cond_fn: Any, body_fn: Any) -> Any:
+        return functools.partial(
+            core_lift.while_loop,
+            cond_fn,
+            body_fn,
+            carry_variables=carry_variables,
+            broadcast_variables=broadcast_variables,
+            split_rngs=split_rngs,
+        )
+
+    return _call(transform, (cond_fn, body_fn), mdl, (init,))

@@ -1,0 +1,185 @@
+"""Derivatives inside modules: `vjp`, `value_and_grad`, `grad`, `jvp`, `custom_vjp`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from linsey.core import lift as core_lift
+from linsey.core.filters import Filter
+from linsey.linen.module.methods import wrap_method_once
+from linsey.linen.transforms.lifting import call_lifted, check_unbound
+
+
+def _call(core: Any, fn: Any, mdl: Any, args: Any, options: Mapping[str, Any]) -> Any:
+    check_unbound((fn,))
+
+    def transform(fn: Any) -> Any:
+        return functools.partial(core, fn, **options)
+
+    return call_lifted(transform, [wrap_method_once(fn)], mdl, args, {})
+
+
+def vjp(
+    fn: Callable[..., Any],
+    mdl: Any,
+    *primals: Any,
+    has_aux: bool = False,
+    reduce_axes: Any = (),
+    vjp_variables: Filter = "params",
+    variables: Filter = True,
+    rngs: Filter = True,
+    multi_scope: bool = False,
+) -> Any:
+    """A lifted `jax.vjp`: derivatives by the inputs and the variables of a module.
+
+    Args:
+        fn: called as `fn(mdl, *primals)`; with `has_aux` it returns `(y, aux)`.
+        mdl: the module.
+        *primals: where to differentiate.
+        has_aux: whether `fn` returns something that is not differentiated.
+        reduce_axes: no longer used by JAX.
+        vjp_variables: collections to differentiate by; `fn` may not write them.
+        variables: the other collections it may use.
+        rngs: streams it may use.
+        multi_scope: accepted; gradients of several scopes come as a tuple.
+
+    Returns:
+        `(y, backward)` or `(y, backward, aux)`; `backward(cotangent)` gives the
+        gradients `(variables, *inputs)`.
+    """
+    del multi_scope
+    options = {
+        "has_aux": has_aux,
+        "reduce_axes": reduce_axes,
+        "vjp_variables": vjp_variables,
+        "variables": variables,
+        "rngs": rngs,
+    }
+    return _call(core_lift.vjp, fn, mdl, primals, options)
+
+
+def value_and_grad(
+    fn: Callable[..., Any],
+    mdl: Any,
+    *primals: Any,
+    has_aux: bool = False,
+    reduce_axes: Any = (),
+    variables: Filter = True,
+    rngs: Filter = True,
+) -> Any:
+    """Value and gradients by the inputs of a scalar function of a module.
+
+    Gradients by variables are not computed; for these see `vjp`.
+
+    Args:
+        fn: called as `fn(mdl, *primals)`; returns a scalar, or `(scalar, aux)`.
+        mdl: the module.
+        *primals: where to differentiate.
+        has_aux: whether `fn` returns something that is not differentiated.
+        reduce_axes: no longer used by JAX.
+        variables: collections it may use.
+        rngs: streams it may use.
+
+    Returns:
+        `(y, gradients)` or `((y, aux), gradients)`.
+    """
+    options = {
+        "has_aux": has_aux,
+        "reduce_axes": reduce_axes,
+        "variables": variables,
+        "rngs": rngs,
+    }
+    return _call(core_lift.value_and_grad, fn, mdl, primals, options)
+
+
+def grad(
+    fn: Callable[..., Any],
+    mdl: Any,
+    *primals: Any,
+    has_aux: bool = False,
+    reduce_axes: Any = (),
+    variables: Filter = True,
+    rngs: Filter = True,
+) -> Any:
+    """Gradients by the inputs of a scalar function, see `value_and_grad`.
+
+    Returns:
+        The gradients, or `(gradients, aux)`.
+    """
+    value, gradients = value_and_grad(
+        fn,
+        mdl,
+        *primals,
+        has_aux=has_aux,
+        reduce_axes=reduce_axes,
+        variables=variables,
+        rngs=rngs,
+    )
+    return (gradients, value[1]) if has_aux else gradients
+
+
+def jvp(
+    fn: Callable[..., Any],
+    mdl: Any,
+    primals: Any,
+    tangents: Any,
+    variable_tangents: Mapping[str, Any],
+    variables: Filter = True,
+    rngs: Filter = True,
+) -> Any:
+    """A lifted `jax.jvp`: the derivative of a module along directions.
+
+    Args:
+        fn: called as `fn(mdl, *primals)`.
+        mdl: the module.
+        primals: where to differentiate, a tuple.
+        tangents: directions of the inputs, a tuple.
+        variable_tangents: `{collection: tree}`, directions of the variables.
+        variables: collections it may use.
+        rngs: streams it may use.
+
+    Returns:
+        The value and the derivative.
+    """
+    options = {"variables": variables, "rngs": rngs}
+    args = (primals, tangents, variable_tangents)
+    return _call(core_lift.jvp, fn, mdl, args, options)
+
+
+def custom_vjp(
+    fn: Callable[..., Any],
+    forward_fn: Callable[..., Any],
+    backward_fn: Callable[..., Any],
+    grad_vars: Filter = "params",
+    nondiff_argnums: Any = (),
+) -> Callable[..., Any]:
+    """Gives a function of a module a backward pass of its own.
+
+    Args:
+        fn: the function, called as `fn(mdl, *args)`.
+        forward_fn: called as `forward_fn(mdl, *args) -> (y, residuals)` in its place
+            when gradients are needed.
+        backward_fn: called as `backward_fn(*nondiff_args, residuals, cotangent)`;
+            returns the gradients `(variables, *inputs)`.
+        grad_vars: collections that get gradients.
+        nondiff_argnums: positions of arguments (without the module) that are not
+            differentiated.
+
+    Returns:
+        A function `(mdl, *args)`.
+    """
+
+    def transform(fn: Any, forward_fn: Any) -> Any:
+        return core_lift.custom_vjp(
+            fn, forward_fn, backward_fn, grad_vars, nondiff_argnums
+        )
+
+    fns = [wrap_method_once(fn), wrap_method_once(forward_fn)]
+
+    @functools.wraps(fns[0])
+    def lifted(mdl: Any, *args: Any, **kwargs: Any) -> Any:
+        return call_lifted(transform, fns, mdl, args, kwargs)
+
+    return lifted

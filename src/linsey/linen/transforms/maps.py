@@ -1,0 +1,189 @@
+"""`vmap`, `scan` and `remat_scan` of modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from linsey.core import lift as core_lift
+from linsey.core.filters import Filter
+from linsey.core.frozen_dict import FrozenDict
+from linsey.linen.transforms.lifting import lift
+
+Target = TypeVar("Target")
+
+
+def vmap(
+    target: Target,
+    variable_axes: Mapping[Any, Any] = FrozenDict(),
+    split_rngs: Mapping[Any, bool] = FrozenDict(),
+    in_axes: Any = 0,
+    out_axes: Any = 0,
+    axis_size: int | None = None,
+    axis_name: str | None = None,
+    spmd_axis_name: str | None = None,
+    metadata_params: Mapping[Any, Any] = {},
+    methods: Any = None,
+) -> Target:
+    """A lifted `jax.vmap`: many instances of a module side by side.
+
+    Example:
+        An ensemble of four layers, each with parameters of its own:
+
+        >>> import jax, jax.numpy as jnp, linsey.linen as nn
+        >>> Ensemble = nn.vmap(
+        ...     nn.Dense, variable_axes={"params": 0}, split_rngs={"params": True},
+        ...     in_axes=None, axis_size=4)
+        >>> variables = Ensemble(2).init(jax.random.key(0), jnp.ones((1, 3)))
+        >>> variables["params"]["kernel"].shape
+        (4, 3, 2)
+
+    Args:
+        target: a module class, or a function of a module.
+        variable_axes: for each filter the axis of these collections; None if the
+            instances share them. Collections that are not named cannot be used.
+        split_rngs: for each filter whether these streams differ between instances.
+            Streams that are not named cannot be used.
+        in_axes: axes of the arguments (without the module).
+        out_axes: axes of the results.
+        axis_size: number of instances, needed if nothing is mapped on the way in.
+        axis_name: name of the axis, e.g. for `BatchNorm(axis_name=...)`.
+        spmd_axis_name: see `jax.vmap`.
+        metadata_params: for metadata boxes, e.g. `{nn.PARTITION_NAME: "layers"}`.
+        methods: the methods of a class to lift, `__call__` by default.
+
+    Returns:
+        A class or function like `target`.
+    """
+    return lift(
+        core_lift.vmap,
+        target,
+        "Vmap",
+        methods,
+        variable_axes=variable_axes,
+        split_rngs=split_rngs,
+        in_axes=in_axes,
+        out_axes=out_axes,
+        axis_size=axis_size,
+        axis_name=axis_name,
+        spmd_axis_name=spmd_axis_name,
+        metadata_params=metadata_params,
+    )
+
+
+def scan(
+    target: Target,
+    variable_axes: Mapping[Any, Any] = FrozenDict(),
+    variable_broadcast: Filter = False,
+    variable_carry: Filter = False,
+    split_rngs: Mapping[Any, bool] = FrozenDict(),
+    in_axes: Any = 0,
+    out_axes: Any = 0,
+    length: int | None = None,
+    reverse: bool = False,
+    unroll: int = 1,
+    data_transform: Callable[..., Any] | None = None,
+    metadata_params: Mapping[Any, Any] = {},
+    methods: Any = None,
+    _split_transpose: bool = False,
+    check_constancy_invariants: bool = True,
+) -> Target:
+    """A lifted `jax.lax.scan`: a module applied again and again.
+
+    The module is called as `module(carry, *xs) -> (carry, y)`.
+
+    Example:
+        Three layers, compiled once, with parameters stacked along axis 0:
+
+        >>> import jax, jax.numpy as jnp, linsey.linen as nn
+        >>> class Block(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, x, _):
+        ...         return nn.relu(nn.Dense(4)(x)), None
+        >>> Stack = nn.scan(
+        ...     Block, variable_axes={"params": 0}, split_rngs={"params": True},
+        ...     length=3)
+        >>> variables = Stack().init(jax.random.key(0), jnp.ones((1, 4)), None)
+        >>> variables["params"]["Dense_0"]["kernel"].shape
+        (3, 4, 4)
+
+    Args:
+        target: a module class, or a function of a module.
+        variable_axes: for each filter the axis along which these collections are
+            stacked, one slice for each step.
+        variable_broadcast: collections that all steps share, e.g. the parameters of a
+            recurrent cell.
+        variable_carry: collections handed from step to step, e.g. `batch_stats`.
+        split_rngs: for each filter whether these streams differ between steps.
+        in_axes: axes of the arguments after the carry, or `nn.broadcast`.
+        out_axes: axes of the results after the carry.
+        length: number of steps, needed if nothing is scanned over.
+        reverse: go from the last element to the first.
+        unroll: steps in one iteration of the compiled loop.
+        data_transform: called as `data_transform(variables, rngs)` in each step.
+        metadata_params: for metadata boxes, e.g. `{nn.PARTITION_NAME: "layers"}`.
+        methods: the methods of a class to lift, `__call__` by default.
+        _split_transpose: see `jax.lax.scan`.
+        check_constancy_invariants: trace once more to compute what is broadcast.
+
+    Returns:
+        A class or function like `target`.
+    """
+    return lift(
+        core_lift.scan,
+        target,
+        "Scan",
+        methods,
+        variable_axes=variable_axes,
+        variable_broadcast=variable_broadcast,
+        variable_carry=variable_carry,
+        split_rngs=split_rngs,
+        in_axes=in_axes,
+        out_axes=out_axes,
+        length=length,
+        reverse=reverse,
+        unroll=unroll,
+        _split_transpose=_split_transpose,
+        data_transform=data_transform,
+        metadata_params=metadata_params,
+        check_constancy_invariants=check_constancy_invariants,
+    )
+
+
+def remat_scan(
+    target: Target,
+    lengths: Sequence[int] | None = (),
+    policy: Callable[..., bool] | None = None,
+    variable_broadcast: Filter = False,
+    variable_carry: Filter = False,
+    variable_axes: Mapping[Any, Any] = FrozenDict({True: 0}),
+    split_rngs: Mapping[Any, bool] = FrozenDict({True: True}),
+) -> Target:
+    """Nested `scan`s with `remat`: deep stacks in little memory.
+
+    For `lengths=(n, m)` the module `x -> x` is applied `n * m` times, and the backward
+    pass keeps `n + m` of the values between.
+
+    Args:
+        target: a module class, or a function of a module.
+        lengths: the lengths of the nested loops.
+        policy: which values to keep all the same, see `jax.checkpoint`.
+        variable_broadcast: collections that all steps share.
+        variable_carry: collections handed from step to step.
+        variable_axes: the axis along which collections are stacked, in each loop.
+        split_rngs: whether streams differ between steps.
+
+    Returns:
+        A class or function like `target`.
+    """
+    return lift(
+        core_lift.remat_scan,
+        target,
+        "Remat_scan",
+        lengths=lengths,
+        policy=policy,
+        variable_broadcast=variable_broadcast,
+        variable_carry=variable_carry,
+        variable_axes=variable_axes,
+        split_rngs=split_rngs,
+    )

@@ -1,0 +1,105 @@
+"""Transforms of what a module sees: its variables, its keys, its profiler name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from linsey.core import lift as core_lift, meta
+from linsey.core.filters import Filter
+from linsey.core.frozen_dict import FrozenDict
+from linsey.core.lift.axes import split_in_out
+from linsey.linen.transforms.lifting import lift
+
+Target = TypeVar("Target")
+
+
+def map_variables(
+    target: Target,
+    mapped_collections: Filter = True,
+    trans_in_fn: Callable[[Any], Any] = lambda x: x,
+    trans_out_fn: Callable[[Any], Any] = lambda x: x,
+    init: bool = False,
+    mutable: bool = False,
+    rngs: Filter = True,
+    variables: Filter = True,
+    methods: Any = None,
+) -> Target:
+    """Lets a module see transformed variables, e.g. tied or normalised weights.
+
+    Args:
+        target: a module class, or a function of a module.
+        mapped_collections: the collections that are transformed.
+        trans_in_fn: maps `{collection: tree}` as stored to what the module sees.
+        trans_out_fn: the inverse, for what the module creates or writes.
+        init: whether the module may create these variables.
+        mutable: whether it may write them.
+        rngs: streams it may use.
+        variables: the other collections it may use.
+        methods: the methods of a class to lift, `__call__` by default.
+
+    Returns:
+        A class or function like `target`.
+    """
+    return lift(
+        core_lift.map_variables,
+        target,
+        "Map_variables",
+        methods,
+        mapped_collections=mapped_collections,
+        map_in_fn=trans_in_fn,
+        map_out_fn=trans_out_fn,
+        init=init,
+        mutable=mutable,
+        rngs=rngs,
+        variables=variables,
+    )
+
+
+def fold_rngs(target: Target, variables: Filter = True, rngs: Filter = True) -> Target:
+    """Runs a module on keys drawn once, at the call, from its streams."""
+    return lift(
+        core_lift.fold_rngs, target, "Fold_rngs", variables=variables, rngs=rngs
+    )
+
+
+def add_metadata_axis(
+    target: Target,
+    variable_axes: Mapping[Any, Any] = FrozenDict(),
+    metadata_params: dict[Any, Any] = {},
+) -> Target:
+    """Adds an axis to the metadata of variables, as `vmap` and `scan` do.
+
+    The arrays are left as they are: for transforms that add the axis by other means.
+
+    Args:
+        target: a module class, or a function of a module.
+        variable_axes: for each filter the position of the new axis.
+        metadata_params: passed to `add_axis` of the metadata boxes.
+
+    Returns:
+        A class or function like `target`.
+    """
+    into, out = split_in_out(variable_axes)
+
+    def add(collections: Any) -> Any:
+        return _by_collection(meta.add_axis, collections, out)
+
+    def remove(collections: Any) -> Any:
+        return _by_collection(meta.remove_axis, collections, into)
+
+    def _by_collection(change: Any, collections: Any, axes: Any) -> Any:
+        changed = dict(collections)
+        for cols, axis in axes.items():
+            for col in changed:
+                if core_lift.in_filter(cols, col) and axis is not None:
+                    changed[col] = change(changed[col], axis, metadata_params)
+        return changed
+
+    return map_variables(target, True, remove, add, init=True, mutable=True)
+
+
+def named_call(class_fn: Target, force: bool = True) -> Target:
+    """Puts a method under a profiler name. All methods already are; kept for old code."""
+    del force
+    return class_fn
