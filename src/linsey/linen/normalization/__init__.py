@@ -1,0 +1,13 @@
+"""Normalization layers: values of mean 0 and variance 1, then scaled and shifted.
+
+They differ in the values that share a mean and a variance: those of one channel in a
+batch (`BatchNorm`), of one example (`LayerNorm`, `RMSNorm`), of a group of channels of
+one example (`GroupNorm`), or of one channel of one example (`InstanceNorm`). Only the
+first keeps a state, for evaluation.
+"""
+
+from linsey.linen.normalization.batch import BatchNorm
+from linsey.linen.normalization.group import GroupNorm, InstanceNorm
+from linsey.linen.normalization.layer import LayerNorm, RMSNorm
+
+__all__ = ["BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm"]
