@@ -136,8 +136,10 @@ def is_plain_array(value: Any) -> bool:
 
 def unbox_fast(value: Any) -> Any:
     """`meta.unbox` that costs one set look-up for an array."""
-    return value if type(value) in _plain_types or is_plain_array(value) else (
-        meta.unbox(value)
+    return (
+        value
+        if type(value) in _plain_types or is_plain_array(value)
+        else (meta.unbox(value))
     )
 
 
@@ -544,9 +546,9 @@ class Scope:
         if name not in rngs:
             if "params" not in rngs:
                 raise errors.InvalidRngError(
-                    f'{self.path_text} needs a key for stream "{name}", but the streams'
-                    f" given are {sorted(rngs) or 'none'}. A random value cannot be"
-                    f' drawn without one: pass `rngs={{"{name}": jax.random.key(0)}}`.'
+                    f'{self.path_text} needs PRNG for "{name}".',
+                    stream=name,
+                    available=sorted(rngs),
                 )
             name = "params"
         self._check_valid()
@@ -715,8 +717,7 @@ def _check_not_nested(variables: Any) -> None:
 
 def _are_rngs(rngs: Any) -> bool:
     return isinstance(rngs, Mapping) and all(
-        isinstance(stream, str)
-        and (isinstance(key, LazyRng) or is_rng_key(key))
+        isinstance(stream, str) and (isinstance(key, LazyRng) or is_rng_key(key))
         for stream, key in rngs.items()
     )
 

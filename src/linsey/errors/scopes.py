@@ -8,7 +8,7 @@ from typing import Any
 from linsey.errors.base import LinseyError, listed, named
 
 
-class InvalidRngError(LinseyError):
+class InvalidRngError(LinseyError, ValueError):
     """A random stream is missing, or what was given for it is no key."""
 
     def __init__(
