@@ -58,9 +58,7 @@ def scan(
         axes = flatten_axes(in_axes, args)
         moving = [ax is not broadcast for ax in axes]
         xs = [
-            _to_front(x, ax)
-            for x, ax, m in zip(leaves, axes, moving, strict=True)
-            if m
+            _to_front(x, ax) for x, ax, m in zip(leaves, axes, moving, strict=True) if m
         ]
         steps = length if length is not None or not xs else xs[0].shape[0]
         out_tree: Any = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Union
+from typing import Any
 
 from linsey import errors
 
@@ -29,7 +29,7 @@ class DenyList:
     deny: Filter
 
 
-Filter = Union[bool, str, Collection[str], DenyList]
+Filter = bool | str | Collection[str] | DenyList
 CollectionFilter = Filter
 PRNGSequenceFilter = Filter
 
@@ -150,6 +150,8 @@ def group_collections(
     groups = []
     remaining = dict(xs)
     for col_filter in map(Selection.of, col_filters):
-        group = {col: remaining.pop(col) for col in list(remaining) if col in col_filter}
+        group = {
+            col: remaining.pop(col) for col in list(remaining) if col in col_filter
+        }
         groups.append(group)
     return tuple(groups)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.extend import core as jex_core
 
 from linsey import errors
 
@@ -27,6 +26,8 @@ def evaluate_known(
     """
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
+        from jax.extend import core as jex_core  # slow to import, rarely needed
+
         abstract, static = _split_abstract((args, kwargs))
 
         def of_arrays(leaves: list[Any]) -> Any:
@@ -51,9 +52,7 @@ def evaluate_known(
                 known.append(eqn)
         pruned = jaxpr.replace(eqns=known[::-1], invars=[])
         program = jex_core.ClosedJaxpr(pruned, closed.consts)
-        return jax.tree_util.tree_unflatten(
-            out_tree, jex_core.jaxpr_as_fun(program)()
-        )
+        return jax.tree_util.tree_unflatten(out_tree, jex_core.jaxpr_as_fun(program)())
 
     return wrapper
 
@@ -64,7 +63,7 @@ def lazy_init(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _is_var(atom: Any) -> bool:
-    return not isinstance(atom, jex_core.Literal)
+    return not hasattr(atom, "val")  # a literal has one
 
 
 def _split_abstract(tree: Any) -> tuple[list[Any], Any]:
@@ -83,7 +82,5 @@ def _split_abstract(tree: Any) -> tuple[list[Any], Any]:
 def _merge(arrays: list[Any], static: Any) -> Any:
     rest, is_array, treedef = static
     remaining = iter(arrays)
-    leaves = [
-        next(remaining) if a else x for x, a in zip(rest, is_array, strict=True)
-    ]
+    leaves = [next(remaining) if a else x for x, a in zip(rest, is_array, strict=True)]
     return jax.tree_util.tree_unflatten(treedef, leaves)

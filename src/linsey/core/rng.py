@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from typing import Any, Union
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from linsey.config import config
 
 PRNGKey = jax.Array
-PRNGFoldable = Union[int, str]
+PRNGFoldable = int | str
 
 
 def hash_suffix(suffix: tuple[PRNGFoldable, ...], separate: bool) -> int:
@@ -94,7 +94,7 @@ def is_rng_key(value: Any) -> bool:
     if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
         return shape == ()
     return np.dtype(dtype) == np.uint32 and shape == _raw_key_shape(
-        jax.config.jax_default_prng_impl
+        jax.config.jax_default_prng_impl  # type: ignore[attr-defined]
     )
 
 

@@ -15,7 +15,6 @@ boundary, structure only; what `apply` returns shares nothing writable with its 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -25,22 +24,22 @@ import numpy as np
 from linsey import errors
 from linsey.config import config
 from linsey.core import meta, tracers
-from linsey.core.filters import (
-    CollectionFilter as CollectionFilter,
-    DenyList as DenyList,
-    Filter as Filter,
-    PRNGSequenceFilter as PRNGSequenceFilter,
-    Selection as Selection,
-    filter_to_set as filter_to_set,
-    group_collections as group_collections,
-    in_filter as in_filter,
-    intersect_filters as intersect_filters,
-    is_filter_empty as is_filter_empty,
-    subtract_filters as subtract_filters,
-    union_filters as union_filters,
+from linsey.core.filters import (  # noqa: F401 (part of the public module)
+    CollectionFilter,
+    DenyList,
+    Filter,
+    PRNGSequenceFilter,
+    Selection,
+    filter_to_set,
+    group_collections,
+    in_filter,
+    intersect_filters,
+    is_filter_empty,
+    subtract_filters,
+    union_filters,
 )
 from linsey.core.frozen_dict import FrozenDict, freeze, unfreeze
-from linsey.core.rng import LazyRng as LazyRng, fold_in_static, is_rng_key
+from linsey.core.rng import LazyRng, fold_in_static, is_rng_key
 
 T = TypeVar("T")
 Array = Any
@@ -65,7 +64,7 @@ class Context:
 
     def __init__(
         self,
-        mutable: Filter,
+        mutable: Filter | Selection,
         rngs: Mapping[str, LazyRng],
         flags: Mapping[str, Any],
     ):
@@ -220,7 +219,7 @@ class Scope:
     debug_path = property(lambda self: self.path)
 
     @property
-    def mutable(self) -> Filter:
+    def mutable(self) -> Filter | Selection:
         """The filter of the collections that may be written."""
         return self.context.mutable
 
@@ -245,7 +244,7 @@ class Scope:
 
     def _check_valid(self) -> None:
         if not self.context.is_valid:
-            raise errors.InvalidScopeError(self.name)
+            raise errors.InvalidScopeError(self.path_text)
 
     def _validate_trace_level(self) -> None:
         tracers.check_trace_level(self.context.trace)
@@ -361,7 +360,7 @@ class Scope:
         if node is None and self.parent is not None:
             above = self.parent._node(col)
             if above is not None:
-                node = above.get(self.name)
+                node = above.get(self.name)  # type: ignore[arg-type]
                 if isinstance(node, Mapping):
                     self._nodes[col] = node
                 elif node is not None:
@@ -427,7 +426,7 @@ class Scope:
         return default if node is None else node.get(name, default)
 
     def put_variable(self, col: str, name: str, value: Any) -> None:
-        """Writes a variable; raises `ModifyScopeVariableError` if `col` is immutable."""
+        """Writes a variable; `ModifyScopeVariableError` if `col` is immutable."""
         self._check_valid()
         if not self.context.is_mutable(col):
             raise errors.ModifyScopeVariableError(col, name, self.path_text)
@@ -490,7 +489,7 @@ class Scope:
         node = self._nodes.get("params")
         if node is None:
             node = self._node("params")
-        value = _MISSING if node is None else node.get(name, _MISSING)
+        value: Any = _MISSING if node is None else node.get(name, _MISSING)
         if value is _MISSING:
             if not self.context.is_mutable("params"):
                 if self.is_collection_empty("params"):
@@ -576,7 +575,7 @@ def _put(target: dict[str, Any], name: str, value: Any) -> None:
 
 def bind(
     variables: VariableDict,
-    rngs: RNGSequences | None = None,
+    rngs: Mapping[str, PRNGKey] | None = None,
     mutable: Filter = False,
     flags: Mapping[str, Any] | None = None,
 ) -> Scope:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.extend import core as jex_core
 
 from linsey import errors
 
 
+@functools.cache
+def _trace_state() -> Callable[..., Any]:
+    # `jax.extend` loads much that most programs never use: not before it is needed.
+    from jax.extend.core import get_opaque_trace_state
+
+    return get_opaque_trace_state
+
+
 def current_trace() -> Any:
     """An opaque token of the innermost JAX trace, comparable with `==`."""
-    return jex_core.get_opaque_trace_state(convention="flax")
+    return _trace_state()(convention="flax")
 
 
 def check_trace_level(base_level: Any) -> None:

@@ -6,10 +6,10 @@ what they share about axes, `compile`, `maps`, `loops`, `branches`, `gradients` 
 """
 
 from linsey.core.filters import (
+    CollectionFilter,
     DenyList,
     Filter,
-    Filter as CollectionFilter,
-    Filter as PRNGSequenceFilter,
+    PRNGSequenceFilter,
     group_collections,
     in_filter,
     intersect_filters,

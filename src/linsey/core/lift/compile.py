@@ -12,7 +12,9 @@ from linsey.core.filters import Filter
 from linsey.core.lift.split import Lifted
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["value"])
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=[], meta_fields=["value"]
+)
 class Static:
     """A value that leaves a jitted function as part of its structure, untraced."""
 

@@ -148,7 +148,6 @@ def custom_vjp(
     Returns:
         A function `(scope, *args)`.
     """
-
     static = (nondiff_argnums,) if isinstance(nondiff_argnums, int) else nondiff_argnums
 
     def run(scope: Any, *args: Any) -> Any:

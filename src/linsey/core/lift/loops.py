@@ -8,7 +8,8 @@ from typing import Any
 import jax
 from jax import lax
 
-from linsey.core.axes_scan import broadcast, scan as axes_scan
+from linsey.core import axes_scan
+from linsey.core.axes_scan import broadcast
 from linsey.core.filters import Filter
 from linsey.core.lift import axes as lift_axes
 from linsey.core.lift.compile import remat
@@ -17,7 +18,7 @@ from linsey.core.lift.split import Lifted
 
 def scan(
     fn: Callable[..., Any],
-    variable_axes: lift_axes.Axes = {},
+    variable_axes: Mapping[Any, Any] = {},
     variable_broadcast: Filter = False,
     variable_carry: Filter = False,
     split_rngs: Mapping[Any, bool] = {},
@@ -89,9 +90,7 @@ def scan(
                 variables, rngs = data_transform(variables, rngs)
             (c, y), new = run(variables, rngs, c, *args)
             new_shared, new_carried, *new_stacked = new
-            shared = tuple(
-                {**a, **b} for a, b in zip(shared, new_shared, strict=True)
-            )
+            shared = tuple({**a, **b} for a, b in zip(shared, new_shared, strict=True))
             return shared, (new_carried, c), (y, tuple(new_stacked))
 
         # The extra trace also moves the counters of the random streams, as it always
@@ -100,7 +99,7 @@ def scan(
         check = check_constancy_invariants and (
             has_streams or _may_change(shared, lifted) or _has_broadcast(out_axes)
         )
-        shared_out, (carried, carry), (ys, stacked_out) = axes_scan(
+        shared_out, (carried, carry), (ys, stacked_out) = axes_scan.scan(
             step,
             in_axes=(in_list, rng_axes, in_axes),
             out_axes=(out_axes, out_list),
@@ -204,7 +203,7 @@ def remat_scan(
     policy: Callable[..., bool] | None = None,
     variable_broadcast: Filter = False,
     variable_carry: Filter = False,
-    variable_axes: lift_axes.Axes = {True: 0},
+    variable_axes: Mapping[Any, Any] = {True: 0},
     split_rngs: Mapping[Any, bool] = {True: True},
 ) -> Callable[..., Any]:
     """Nested scans of `body_fn(scope, x) -> x`, each step recomputed for gradients.

@@ -204,9 +204,7 @@ def _outermost(
 
 
 def _is_below(scope: Scope, root: Scope) -> bool:
-    return scope.context is root.context and (
-        scope.path[: len(root.path)] == root.path
-    )
+    return scope.context is root.context and (scope.path[: len(root.path)] == root.path)
 
 
 def _at(scope: Scope, names: tuple[str, ...]) -> Scope:

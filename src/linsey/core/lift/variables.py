@@ -59,7 +59,9 @@ def map_variables(
     return mapped
 
 
-def swap_collection(fn: Callable[..., Any], col_a: str, col_b: str) -> Callable[..., Any]:
+def swap_collection(
+    fn: Callable[..., Any], col_a: str, col_b: str
+) -> Callable[..., Any]:
     """Lets `fn` see collection `col_a` as `col_b` and the other way round."""
 
     def swap(collections: Any) -> Any:

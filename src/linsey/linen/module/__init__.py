@@ -22,7 +22,11 @@ from linsey.linen.module.helpers import (
     override_named_call,
 )
 from linsey.linen.module.methods import compact, nowrap, wrap_method_once
-from linsey.linen.module.sharing import CompactNameScope, compact_name_scope, share_scope
+from linsey.linen.module.sharing import (
+    CompactNameScope,
+    compact_name_scope,
+    share_scope,
+)
 from linsey.linen.module.stack import (
     InterceptorContext,
     intercept_methods,

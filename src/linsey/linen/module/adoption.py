@@ -3,8 +3,8 @@
 The module object itself is only a description; what runs is a *bound copy* of it, made
 once per context (`Context.memo`): the same object met twice is the same copy, and that
 is the rule by which modules share parameters. A child is named after the attribute that
-holds it first; inside lists, tuples, dicts and struct dataclasses the position or key is
-joined with `_`: `layers_0`, `blocks_encoder_1`.
+holds it first; inside lists, tuples, dicts and struct dataclasses the position or key
+is joined with `_`: `layers_0`, `blocks_encoder_1`.
 """
 
 from __future__ import annotations

@@ -16,19 +16,18 @@ Every method is wrapped (`methods.py`), and all names of a module are taken in i
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
 
-
 from linsey import errors
 from linsey.core import scope as core_scope
-from linsey.core.filters import DenyList, Filter
+from linsey.core.filters import Filter
 from linsey.core.scope import Scope, Variable
 from linsey.linen.module import adoption, functional
+from linsey.linen.module.functional import CREATED
 from linsey.linen.module.methods import wrap_class
 from linsey.linen.module.phase import (
     CONSTRUCTING,
@@ -208,15 +207,11 @@ class Module(ModuleBase):
         phase = self._phase
         if phase == SETTING_UP:
             if name in type(self).__dataclass_fields__:
-                raise errors.SetAttributeInModuleSetupError(
-                    module=self, attr_name=name
-                )
+                raise errors.SetAttributeInModuleSetupError(module=self, attr_name=name)
             self._assigned.append(name)
             value = adoption.adopt(self, name, value)
         elif phase >= FRESH and not name.startswith("__"):
-            raise errors.SetAttributeFrozenModuleError(
-                type(self).__name__, name, value
-            )
+            raise errors.SetAttributeFrozenModuleError(type(self).__name__, name, value)
         object.__setattr__(self, name, value)
 
     def __getattr__(self, name: str) -> Any:
@@ -272,7 +267,11 @@ class Module(ModuleBase):
         return type(self)(**{**fields, "name": self.name, "parent": parent, **updates})
 
     def copy(
-        self, *, parent: Any = _unspecified_parent, name: str | None = None, **updates: Any
+        self,
+        *,
+        parent: Any = _unspecified_parent,
+        name: str | None = None,
+        **updates: Any,
     ) -> Self:
         """A new module with the same fields that may be used beside this one.
 
@@ -516,7 +515,7 @@ class Module(ModuleBase):
         rngs: RNGs,
         *args: Any,
         method: Callable[..., Any] | str | None = None,
-        mutable: Filter = DenyList("intermediates"),
+        mutable: Filter = CREATED,
         capture_intermediates: CaptureFilter = False,
         **kwargs: Any,
     ) -> tuple[Any, VariableDict]:
@@ -536,7 +535,7 @@ class Module(ModuleBase):
         rngs: RNGs,
         *args: Any,
         method: Callable[..., Any] | str | None = None,
-        mutable: Filter = DenyList("intermediates"),
+        mutable: Filter = CREATED,
         capture_intermediates: CaptureFilter = False,
         **kwargs: Any,
     ) -> VariableDict:
@@ -569,7 +568,7 @@ class Module(ModuleBase):
         rngs: RNGs,
         *args: Any,
         method: Callable[..., Any] | None = None,
-        mutable: Filter = DenyList("intermediates"),
+        mutable: Filter = CREATED,
         **kwargs: Any,
     ) -> VariableDict:
         """Like `init`, for abstract arguments: nothing but the variables is computed.
@@ -594,7 +593,7 @@ class Module(ModuleBase):
         *args: Any,
         depth: int | None = None,
         show_repeated: bool = False,
-        mutable: Filter = DenyList("intermediates"),
+        mutable: Filter = CREATED,
         console_kwargs: Mapping[str, Any] | None = None,
         table_kwargs: Mapping[str, Any] = {},
         column_kwargs: Mapping[str, Any] = {},
@@ -623,7 +622,7 @@ class Module(ModuleBase):
         rngs: RNGs,
         *args: Any,
         show_repeated: bool = False,
-        mutable: Filter = DenyList("intermediates"),
+        mutable: Filter = CREATED,
         **kwargs: Any,
     ) -> dict[str, Module]:
         """The submodules that a call uses, by their path joined with `/`."""
@@ -662,7 +661,9 @@ def _make_dataclass(cls: type[Module], kw_only: bool) -> None:
     cls._init_fields = tuple(
         f.name for f in fields if f.init and f.name not in ("parent", "name")
     )
-    cls._hash_fields = tuple(f.name for f in fields if f.compare and f.hash is not False)
+    cls._hash_fields = tuple(
+        f.name for f in fields if f.compare and f.hash is not False
+    )
 
 
 def _fields_overridden(cls: type[Module]) -> bool:

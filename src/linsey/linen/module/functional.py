@@ -15,6 +15,9 @@ from linsey.linen.module.stack import INTERCEPTORS
 
 CaptureFilter = Any
 
+# What `init` creates.
+CREATED = DenyList("intermediates")
+
 
 def bound_copy(module: Any, scope: Scope) -> Any:
     """A copy of `module` that is the root module of `scope`."""
@@ -61,7 +64,7 @@ def apply(
 def init_with_output(
     fn: Callable[..., Any],
     module: Any,
-    mutable: Filter = DenyList("intermediates"),
+    mutable: Filter = CREATED,
     capture_intermediates: CaptureFilter = False,
 ) -> Callable[..., tuple[Any, Any]]:
     """Makes a function of a bound module one that creates the variables.
@@ -79,7 +82,7 @@ def init_with_output(
 def init(
     fn: Callable[..., Any],
     module: Any,
-    mutable: Filter = DenyList("intermediates"),
+    mutable: Filter = CREATED,
     capture_intermediates: CaptureFilter = False,
 ) -> Callable[..., Any]:
     """Like `init_with_output`, but returns the variables only."""

@@ -154,7 +154,7 @@ class DescriptorWrapper:
         self.name = name
         self.__doc__ = getattr(wrapped, "__doc__", None)
         if hasattr(type(wrapped), "__set__"):
-            self.__class__ = _DataDescriptorWrapper
+            self.__class__ = _DataDescriptorWrapper  # type: ignore[assignment]
         if getattr(wrapped, "__isabstractmethod__", False):
             self.__isabstractmethod__ = True
 

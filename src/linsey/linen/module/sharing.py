@@ -104,4 +104,5 @@ class CompactNameScope(Module):
 
     @compact
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the method; what it declares belongs to this module."""
         return self.fn(self.module_fn(), *args, **kwargs)

@@ -32,8 +32,9 @@ def jit(
 
     Example:
         >>> import jax, jax.numpy as jnp, linsey.linen as nn
-        >>> nn.jit(nn.Dense)(2).init(jax.random.key(0), jnp.ones((1, 3)))["params"].keys()
-        dict_keys(['kernel', 'bias'])
+        >>> variables = nn.jit(nn.Dense)(2).init(jax.random.key(0), jnp.ones((1, 3)))
+        >>> sorted(variables["params"])
+        ['bias', 'kernel']
 
     Args:
         target: a module class, or a function of a module.
@@ -53,16 +54,14 @@ def jit(
     def compiled(options: dict[str, Any]) -> Callable[..., Any]:
         # `run_spec` has the spec between the scopes and the arguments.
         static = _shifted(options["static_argnums"])
-        return core_lift.jit(
-            lifting.run_spec,
-            **{
-                **options,
-                "static_argnums": (1, *static),
-                "donate_argnums": _shifted(options["donate_argnums"]),
-            },
-        )
+        shifted: dict[str, Any] = {
+            **options,
+            "static_argnums": (1, *static),
+            "donate_argnums": _shifted(options["donate_argnums"]),
+        }
+        return core_lift.jit(lifting.run_spec, **shifted)
 
-    options = {
+    options: dict[str, Any] = {
         "variables": variables,
         "rngs": rngs,
         "static_argnums": static_argnums,

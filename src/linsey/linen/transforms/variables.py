@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from linsey.core import lift as core_lift, meta
+from linsey.core import lift as core_lift
+from linsey.core import meta
 from linsey.core.filters import Filter
 from linsey.core.frozen_dict import FrozenDict
 from linsey.core.lift.axes import split_in_out
@@ -66,7 +67,7 @@ def fold_rngs(target: Target, variables: Filter = True, rngs: Filter = True) -> 
 def add_metadata_axis(
     target: Target,
     variable_axes: Mapping[Any, Any] = FrozenDict(),
-    metadata_params: dict[Any, Any] = {},
+    metadata_params: Mapping[Any, Any] = {},
 ) -> Target:
     """Adds an axis to the metadata of variables, as `vmap` and `scan` do.
 
@@ -100,6 +101,6 @@ def add_metadata_axis(
 
 
 def named_call(class_fn: Target, force: bool = True) -> Target:
-    """Puts a method under a profiler name. All methods already are; kept for old code."""
+    """Returns its target: every method of a module has a profiler name already."""
     del force
     return class_fn
