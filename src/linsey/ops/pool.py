@@ -187,11 +187,12 @@ def _counts(
     return counts[..., None]
 
 
-def _extremes(dtype: Any) -> tuple[Any, Any]:
+def _extremes(dtype: Any) -> tuple[np.ndarray, np.ndarray]:
     """Gives the smallest and the largest value of a dtype, infinite where it can be."""
     if jnp.issubdtype(dtype, jnp.bool_):
-        return False, True
-    if jnp.issubdtype(dtype, jnp.inexact):
-        return -np.inf, np.inf
-    limits = jnp.iinfo(dtype)
-    return limits.min, limits.max
+        low, high = False, True
+    elif jnp.issubdtype(dtype, jnp.inexact):
+        low, high = -np.inf, np.inf
+    else:
+        low, high = jnp.iinfo(dtype).min, jnp.iinfo(dtype).max
+    return np.asarray(low, dtype), np.asarray(high, dtype)

@@ -90,7 +90,9 @@ def modules_in(value: Any) -> list[Any]:
 
 def _adopt_one(owner: Any, name: str, module: Any) -> Any:
     parent = module.__dict__["parent"]
-    if module.scope is None and parent is None:
+    if module.scope is not None:
+        return module  # lives elsewhere: shared, not adopted
+    if parent is None:
         memo = owner.scope.context.memo
         known = memo.get(id(module))
         if known is not None:
@@ -99,12 +101,9 @@ def _adopt_one(owner: Any, name: str, module: Any) -> Any:
         child = copy_unbound(module)
         child.__dict__["name"] = module.name if keep else name
         memo[id(module)] = (module, child)
-    elif parent is owner and module.scope is None:  # made in this `setup`
+    else:  # made in a `setup`, and nothing holds it yet
         child = module
-        if child.name is None:
-            child.__dict__["name"] = name
-    else:
-        return module  # lives elsewhere: shared, not adopted
+        child.__dict__["name"] = name
     attach(child, owner)
     return child
 

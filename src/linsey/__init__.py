@@ -1,0 +1,1 @@
+"""linsey: neural networks for JAX, two faces on one state core."""

@@ -1,0 +1,56 @@
+"""Modules made of other modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from linsey.errors.layers import SequentialLayersError
+from linsey.linen.module import Module, compact
+
+
+class Sequential(Module):
+    """Calls layers one after the other, each with what the one before returned.
+
+    A tuple becomes the positional arguments of the next layer, a dict its keyword
+    arguments, and anything else its only argument. Layers are modules, functions, or
+    functions that build modules from the shape they see.
+
+    Attributes:
+        layers: the callables, in order.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import linsey.linen as nn
+        >>> model = nn.Sequential([nn.Dense(4), nn.relu, nn.Dense(2)])
+        >>> params = model.init(jax.random.key(0), jnp.ones((1, 3)))["params"]
+        >>> {name: layer["kernel"].shape for name, layer in params.items()}
+        {'layers_0': (3, 4), 'layers_2': (4, 2)}
+    """
+
+    layers: Sequence[Callable[..., Any]]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.layers, Sequence):
+            found = type(self.layers).__name__
+            raise SequentialLayersError(f"'layers' must be a sequence, got '{found}'.")
+        super().__post_init__()
+
+    @compact
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the first layer with the arguments and returns what the last returns.
+
+        Raises:
+            SequentialLayersError: there are no layers.
+        """
+        if not self.layers:
+            raise SequentialLayersError(f"Empty Sequential module {self.name}.")
+        outputs = self.layers[0](*args, **kwargs)
+        for layer in self.layers[1:]:
+            if isinstance(outputs, tuple):
+                outputs = layer(*outputs)
+            elif isinstance(outputs, dict):
+                outputs = layer(**outputs)
+            else:
+                outputs = layer(outputs)
+        return outputs

@@ -1,0 +1,106 @@
+"""Which dtype a layer computes in: that of its inputs and parameters, or a given one.
+
+Arrays that agree already are handed back as they are: no equation is traced and no
+dtype rule is looked up.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from linsey.typing import Dtype
+
+
+def canonicalize_dtype(
+    *args: Any, dtype: Dtype | None = None, inexact: bool = True
+) -> Dtype:
+    """Chooses the dtype of a computation.
+
+    Args:
+        *args: arrays, numbers or none, whose common dtype is taken if none is given.
+        dtype: the dtype to use whatever the arrays are.
+        inexact: whether integers are promoted to floating point numbers.
+
+    Returns:
+        The dtype, as it was given or as a numpy dtype.
+
+    Raises:
+        ValueError: `dtype` is no floating point or complex dtype, but `inexact`; or
+            there is nothing to infer it from.
+
+    Example:
+        >>> canonicalize_dtype(jnp.ones(2, jnp.int8), None)
+        dtype('float32')
+        >>> canonicalize_dtype(jnp.ones(2, jnp.float16), dtype=jnp.complex64).__name__
+        'complex64'
+    """
+    if dtype is None:
+        dtype = _agreed_dtype(args)
+        if dtype is None:
+            dtype = jnp.result_type(*(x for x in args if x is not None))
+        if inexact and not _is_inexact(dtype):
+            dtype = jnp.promote_types(jnp.float32, dtype)
+    elif inexact and not _is_inexact(dtype):
+        raise ValueError(
+            f"Dtype must be inexact: {dtype}\n"
+            "Layers divide, and integers cannot hold the result.\n"
+            "Use `dtype=jnp.float32`, or none to follow the inputs."
+        )
+    return dtype
+
+
+def promote_dtype(
+    *args: Any, dtype: Dtype | None = None, inexact: bool = True
+) -> list[Any]:
+    """Converts arrays to the dtype that `canonicalize_dtype` chooses for them.
+
+    Args:
+        *args: arrays, numbers or none.
+        dtype: the dtype to use; none means the one all of them promote to.
+        inexact: whether integers are promoted to floating point numbers.
+
+    Returns:
+        The arguments in order, converted; none stays none.
+
+    Example:
+        >>> x, bias = promote_dtype(jnp.ones(2, jnp.int8), None)
+        >>> x.dtype, bias
+        (dtype('float32'), None)
+    """
+    agreed = _agreed_dtype(args)
+    if agreed is not None and dtype in (None, agreed):
+        if not inexact or _is_inexact(agreed):
+            return list(args)
+    dtype = canonicalize_dtype(*args, dtype=dtype, inexact=inexact)
+    return [None if x is None else _convert(x, dtype) for x in args]
+
+
+def _agreed_dtype(args: tuple[Any, ...]) -> Any:
+    """Returns the dtype if all arguments are JAX arrays with the same strong one."""
+    agreed = None
+    for x in args:
+        if x is None:
+            continue
+        aval = getattr(x, "aval", None)
+        if aval is None or aval.weak_type:
+            return None
+        if agreed is None:
+            agreed = aval.dtype
+        elif aval.dtype != agreed:
+            return None
+    return agreed
+
+
+def _convert(x: Any, dtype: Dtype) -> Array:
+    if isinstance(x, Array):
+        return lax.convert_element_type(x, dtype)
+    return jnp.asarray(x, dtype)
+
+
+@lru_cache
+def _is_inexact(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.inexact)

@@ -1,0 +1,231 @@
+"""Convolutional layers: one kernel for all positions, or one for each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from linsey.errors.layers import (
+    FeatureGroupError,
+    InputRankError,
+    MaskShapeError,
+    UnsharedGroupsError,
+)
+from linsey.linen.dtypes import promote_dtype
+from linsey.linen.initializers import zeros
+from linsey.linen.linear.dense import default_kernel_init
+from linsey.linen.module import Module, compact
+from linsey.ops.conv import conv, conv_local, conv_positions
+from linsey.typing import (
+    ConvGeneralDilatedT,
+    Dtype,
+    Initializer,
+    PaddingLike,
+    PrecisionLike,
+    PromoteDtypeFn,
+)
+
+
+class _Conv(Module):
+    """The fields that both convolutional layers have."""
+
+    features: int
+    kernel_size: int | Sequence[int]
+    strides: None | int | Sequence[int] = 1
+    padding: PaddingLike = "SAME"
+    input_dilation: None | int | Sequence[int] = 1
+    kernel_dilation: None | int | Sequence[int] = 1
+    feature_group_count: int = 1
+    use_bias: bool = True
+    mask: Array | None = None
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+    precision: PrecisionLike = None
+    kernel_init: Initializer = default_kernel_init
+    bias_init: Initializer = zeros
+    promote_dtype: PromoteDtypeFn = promote_dtype
+    conv_general_dilated: ConvGeneralDilatedT | None = None
+    conv_general_dilated_cls: Any = None
+
+
+class Conv(_Conv):
+    """Convolves channels-last inputs with one kernel for all positions.
+
+    `y[p, f] = sum_{w, c} x[s p + d w - low, c] kernel[w, c, f] + bias[f]`, with stride
+    `s`, kernel dilation `d` and the padding `low` before the input.
+
+    Attributes:
+        features: number of output features.
+        kernel_size: size of the window for each spatial axis; a number means one axis.
+        strides: distance between windows, a number or one for each axis.
+        padding: 'SAME', 'VALID', 'CIRCULAR' (the input repeats), 'REFLECT' (it is
+            mirrored), 'CAUSAL' (zeros before, one axis only), a number, or numbers
+            and (low, high) pairs for each axis.
+        input_dilation: distance between the entries of the input.
+        kernel_dilation: distance between the entries of the window.
+        feature_group_count: number of groups of channels that do not mix.
+        use_bias: whether to add a bias.
+        mask: array of the shape of the kernel that is multiplied with it.
+        dtype: dtype of the computation; none means that of inputs and parameters.
+        param_dtype: dtype of the parameters.
+        precision: see `jax.lax.Precision`.
+        kernel_init: initializer of `kernel`, of shape
+            (*kernel_size, channels // groups, features).
+        bias_init: initializer of `bias`, of shape (features,).
+        promote_dtype: brings `(inputs, kernel, bias)` to one dtype.
+        conv_general_dilated: computes the convolution in place of the function of
+            `jax.lax`; it gets explicit paddings.
+        conv_general_dilated_cls: builds such a function.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import linsey.linen as nn
+        >>> layer = nn.Conv(features=4, kernel_size=(3, 3), strides=2)
+        >>> y, variables = layer.init_with_output(
+        ...     jax.random.key(0), jnp.ones((1, 8, 8, 3))
+        ... )
+        >>> y.shape, variables["params"]["kernel"].shape
+        ((1, 4, 4, 4), (3, 3, 3, 4))
+    """
+
+    @compact
+    def __call__(self, inputs: Array) -> Array:
+        """Convolves `inputs` of shape (*batch, *spatial, channels).
+
+        Returns:
+            Outputs of shape (*batch, *positions, features). There may be any number of
+            batch axes, also none.
+
+        Raises:
+            InputRankError: `inputs` has fewer axes than the window needs.
+            FeatureGroupError: the groups do not divide the features.
+            MaskShapeError: `mask` has not the shape of the kernel.
+        """
+        window = window_shape(self.kernel_size)
+        channels = input_channels("Conv", np.shape(inputs), len(window))
+        groups = self.feature_group_count
+        if groups != 1:
+            _check_groups(channels, self.features, groups)
+        kernel = self.param(
+            "kernel",
+            self.kernel_init,
+            (*window, channels // groups, self.features),
+            self.param_dtype,
+        )
+        if self.mask is not None:
+            kernel = mask_kernel("Conv", kernel, self.mask)
+        bias = None
+        if self.use_bias:
+            bias = self.param(
+                "bias", self.bias_init, (self.features,), self.param_dtype
+            )
+        x, kernel, bias = self.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
+        return conv(
+            x,
+            kernel,
+            bias,
+            strides=self.strides,
+            padding=self.padding,
+            input_dilation=self.input_dilation,
+            kernel_dilation=self.kernel_dilation,
+            feature_group_count=groups,
+            precision=self.precision,
+            conv_general_dilated=self._convolution(),
+        )
+
+    def _convolution(self) -> ConvGeneralDilatedT:
+        if self.conv_general_dilated_cls is not None:
+            return self.conv_general_dilated_cls()
+        if self.conv_general_dilated is not None:
+            return self.conv_general_dilated
+        return lax.conv_general_dilated
+
+
+class ConvLocal(_Conv):
+    """Convolves channels-last inputs with a kernel of its own at every position.
+
+    Also known as a locally connected layer. `feature_group_count` must be 1; the other
+    attributes are those of `Conv`, with these parameters: `kernel` of shape
+    (*positions, channels * prod(kernel_size), features) and `bias` of shape
+    (*positions, features).
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import linsey.linen as nn
+        >>> layer = nn.ConvLocal(features=4, kernel_size=(3,), padding="VALID")
+        >>> variables = layer.init(jax.random.key(0), jnp.ones((1, 8, 3)))
+        >>> jax.tree.map(jnp.shape, variables)
+        {'params': {'bias': (6, 4), 'kernel': (6, 9, 4)}}
+    """
+
+    @compact
+    def __call__(self, inputs: Array) -> Array:
+        """Convolves `inputs` of shape (*batch, *spatial, channels).
+
+        Returns:
+            Outputs of shape (*batch, *positions, features).
+
+        Raises:
+            InputRankError: `inputs` has fewer axes than the window needs.
+            UnsharedGroupsError: `feature_group_count` is not 1.
+            MaskShapeError: `mask` has not the shape of the kernel.
+        """
+        if self.feature_group_count != 1:
+            raise UnsharedGroupsError(self.feature_group_count)
+        window = window_shape(self.kernel_size)
+        shape = np.shape(inputs)
+        channels = input_channels("ConvLocal", shape, len(window))
+        geometry: dict[str, Any] = {
+            "strides": self.strides,
+            "padding": self.padding,
+            "input_dilation": self.input_dilation,
+            "kernel_dilation": self.kernel_dilation,
+        }
+        positions = conv_positions(shape[-len(window) - 1 : -1], window, **geometry)
+        kernel = self.param(
+            "kernel",
+            self.kernel_init,
+            (*positions, math.prod(window) * channels, self.features),
+            self.param_dtype,
+        )
+        if self.mask is not None:
+            kernel = mask_kernel("ConvLocal", kernel, self.mask)
+        bias = None
+        if self.use_bias:
+            bias = self.param(
+                "bias", self.bias_init, (*positions, self.features), self.param_dtype
+            )
+        x, kernel, bias = self.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
+        return conv_local(
+            x, kernel, bias, window=window, precision=self.precision, **geometry
+        )
+
+
+def window_shape(kernel_size: int | Sequence[int]) -> tuple[int, ...]:
+    """Reads a kernel size; a number means a window with one axis."""
+    return tuple(kernel_size) if isinstance(kernel_size, Sequence) else (kernel_size,)
+
+
+def mask_kernel(layer: str, kernel: Array, mask: Array) -> Array:
+    """Multiplies a kernel with a mask of the same shape."""
+    if jnp.shape(mask) != kernel.shape:
+        raise MaskShapeError(layer, jnp.shape(mask), kernel.shape)
+    return kernel * mask
+
+
+def input_channels(layer: str, shape: Sequence[int], rank: int) -> int:
+    """Returns the number of channels, after checking that every axis is there."""
+    if len(shape) <= rank:
+        raise InputRankError(layer, shape, ", ".join([*["spatial"] * rank, "channels"]))
+    return shape[-1]
+
+
+def _check_groups(channels: int, features: int, groups: int) -> None:
+    for which, count in (("input", channels), ("output", features)):
+        if count % groups:
+            raise FeatureGroupError("Conv", which, count, groups)

@@ -1,0 +1,181 @@
+"""Tables of models: which modules they call, with shapes, sizes and operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from linsey.core.filters import DenyList, Filter
+from linsey.linen.module import Module
+from linsey.linen.summary.calls import Call, Path, first_calls, record_calls
+from linsey.linen.summary.flops import forward_flops, vjp_flops
+from linsey.linen.summary.render import Table, find_style, render_plain, render_rich
+from linsey.linen.summary.represent import (
+    PLAIN,
+    Style,
+    represent,
+    represent_inputs,
+    represent_size,
+)
+
+__all__ = ["module_paths", "tabulate"]
+
+
+def tabulate(
+    module: Module,
+    rngs: Any,
+    depth: int | None = None,
+    show_repeated: bool = False,
+    mutable: Filter = DenyList("intermediates"),
+    console_kwargs: Mapping[str, Any] | None = None,
+    table_kwargs: Mapping[str, Any] = {},
+    column_kwargs: Mapping[str, Any] = {},
+    compute_flops: bool = False,
+    compute_vjp_flops: bool = False,
+    **kwargs: Any,
+) -> Callable[..., str]:
+    """A function that draws a table of the modules that a model calls.
+
+    The model is traced, never run: arguments may be `jax.ShapeDtypeStruct`s. Rows are
+    in the order of the calls, collections in alphabetical order. Where rich is not
+    installed the table is drawn with plain characters.
+
+    Args:
+        module: the model.
+        rngs: one key (the stream `params`) or `{stream: key}`.
+        depth: how deep modules are shown; the variables of deeper ones are counted
+            with those of the nearest module above them that is shown.
+        show_repeated: also show the calls of a module after its first.
+        mutable: the collections to create.
+        console_kwargs: arguments of `rich.console.Console`, such as `width`.
+        table_kwargs: further arguments of `rich.table.Table`.
+        column_kwargs: further arguments of `rich.table.Table.add_column`.
+        compute_flops: add the operations of each call, as estimated by the compiler.
+        compute_vjp_flops: add those of each call with its reverse-mode derivative; 0
+            where it has none.
+        **kwargs: further arguments of `Module.init`, such as `method`.
+
+    Returns:
+        A function of the arguments of the model.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, linsey.linen as nn
+        >>> key, x = jax.random.key(0), jnp.ones((4, 8))
+        >>> draw = tabulate(nn.Dense(3), key, console_kwargs={"color_system": None})
+        >>> print(draw(x).strip())
+        Dense Summary
+        ┏━━━━━━┳━━━━━━━━┳━━━━━━━━━━━━━━┳━━━━━━━━━━━━━━┳━━━━━━━━━━━━━━━━━━━━━━┓
+        ┃ path ┃ module ┃ inputs       ┃ outputs      ┃ params               ┃
+        ┡━━━━━━╇━━━━━━━━╇━━━━━━━━━━━━━━╇━━━━━━━━━━━━━━╇━━━━━━━━━━━━━━━━━━━━━━┩
+        │      │ Dense  │ float32[4,8] │ float32[4,3] │ bias: float32[3]     │
+        │      │        │              │              │ kernel: float32[8,3] │
+        │      │        │              │              │                      │
+        │      │        │              │              │ 27 (108 B)           │
+        ├──────┼────────┼──────────────┼──────────────┼──────────────────────┤
+        │      │        │              │        Total │ 27 (108 B)           │
+        └──────┴────────┴──────────────┴──────────────┴──────────────────────┘
+        <BLANKLINE>
+        Total Parameters: 27 (108 B)
+    """
+
+    def draw(*args: Any, **call_kwargs: Any) -> str:
+        calls, variables = record_calls(
+            module, rngs, mutable, args, {**call_kwargs, **kwargs}
+        )
+        style = find_style()
+        extra: dict[str, Callable[[Call], str]] = {}
+        if compute_flops:
+            extra["flops"] = lambda call: str(forward_flops(call, rngs, mutable))
+        if compute_vjp_flops:
+            extra["vjp_flops"] = lambda call: str(vjp_flops(call, rngs, mutable))
+        title = f"{type(module).__name__} Summary"
+        table = _table(title, calls, variables, depth, show_repeated, extra, style)
+        if style is PLAIN:
+            return render_plain(table)
+        return render_rich(table, console_kwargs, table_kwargs, column_kwargs)
+
+    return draw
+
+
+def module_paths(
+    module: Module,
+    rngs: Any,
+    show_repeated: bool,
+    mutable: Filter,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> dict[str, Module]:
+    """Unbound copies of the modules that a call uses, by their path joined with `/`.
+
+    Args:
+        module: the model, under the path `""`.
+        rngs: one key or `{stream: key}`.
+        show_repeated: keep the copy of the last call at a path, not of the first.
+        mutable: the collections to create.
+        args: arguments of the call.
+        kwargs: keyword arguments of `Module.init`.
+    """
+    calls, _ = record_calls(module, rngs, mutable, args, kwargs)
+    shown = calls if show_repeated else first_calls(calls)
+    return {"/".join(call.path): call.module for call in shown}
+
+
+def _table(
+    title: str,
+    calls: list[Call],
+    variables: Any,
+    depth: int | None,
+    show_repeated: bool,
+    extra: dict[str, Callable[[Call], str]],
+    style: Style,
+) -> Table:
+    shown = calls if show_repeated else first_calls(calls)
+    if depth is not None:
+        shown = [call for call in shown if len(call.path) <= depth]
+    called_paths = {call.path for call in calls}
+    shown_paths = {call.path for call in shown}
+    collections = sorted(variables)
+    rows, done = [], set()
+    for call in shown:
+        method = "" if call.method == "__call__" else style.dim(f"({call.method})")
+        row = [
+            "/".join(call.path),
+            f"{type(call.module).__name__} {method}".rstrip(),
+            represent_inputs(call.args, call.kwargs, style),
+            represent(call.outputs, style),
+            *(count(call) for count in extra.values()),
+        ]
+        for col in collections:
+            part = {} if call.path in done else _subtree(variables[col], call.path)
+            own = represent(_without(part, call.path, called_paths), style)
+            size = represent_size(_without(part, call.path, shown_paths), style)
+            row.append(f"{own}\n\n{size}" if own else size)
+        rows.append(row)
+        done.add(call.path)
+    header = ["path", "module", "inputs", "outputs", *extra, *collections]
+    totals = [represent_size(variables[col], style) for col in collections]
+    footer = [""] * (3 + len(extra)) + ["Total", *totals]
+    caption = f"Total Parameters: {represent_size(variables, style)}"
+    return Table(title, header, rows, footer, caption)
+
+
+def _subtree(tree: Any, path: Path) -> Any:
+    for name in path:
+        if not isinstance(tree, Mapping) or name not in tree:
+            return {}
+        tree = tree[name]
+    return tree
+
+
+def _without(tree: Any, path: Path, paths: set[Path]) -> Any:
+    """The variables of the module at `path`, without those of modules at `paths`."""
+    if not isinstance(tree, Mapping):
+        return tree
+    kept = {}
+    for name, value in tree.items():
+        below = (*path, name)
+        if below not in paths:
+            value = _without(value, below, paths)
+            if not isinstance(value, Mapping) or value:
+                kept[name] = value
+    return kept

@@ -1,0 +1,141 @@
+"""Which modules a model calls: found by tracing `init`, without computing anything.
+
+Arrays are replaced by their shapes and dtypes (*abstract* values) wherever they are
+kept, so nothing of the trace outlives it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeGuard
+
+import jax
+import numpy as np
+
+from linsey.core.filters import Filter
+from linsey.linen.module import adoption, intercept_methods
+
+Path = tuple[str, ...]
+_ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One call of a method of a module.
+
+    Attributes:
+        path: the names from the outermost module to this one.
+        module: an unbound copy of the module.
+        method: the name of the method.
+        args: its abstract arguments.
+        kwargs: its abstract keyword arguments.
+        outputs: what it returned, abstract.
+        variables: the abstract variables of the module at the end of the call.
+    """
+
+    path: Path
+    module: Any
+    method: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: Any
+    variables: Any
+
+
+def is_array(value: Any) -> TypeGuard[Any]:
+    """Whether a value has a shape and a dtype; Python numbers have not."""
+    return isinstance(value, _ARRAYS)
+
+
+def abstract(tree: Any) -> Any:
+    """Replaces the arrays of a tree by `jax.ShapeDtypeStruct`s."""
+
+    def shape_of(leaf: Any) -> Any:
+        if not is_array(leaf):
+            return leaf
+        weak = getattr(leaf, "weak_type", False)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, weak_type=weak)
+
+    return jax.tree.map(shape_of, tree)
+
+
+class Partition:
+    """A tree with its arrays apart from the rest, so that only these are traced.
+
+    Attributes:
+        arrays: the leaves that are arrays.
+    """
+
+    def __init__(self, tree: Any) -> None:
+        leaves, self._structure = jax.tree.flatten(tree)
+        self._others = [None if is_array(leaf) else leaf for leaf in leaves]
+        self._places = [i for i, leaf in enumerate(leaves) if is_array(leaf)]
+        self.arrays = [leaves[i] for i in self._places]
+
+    def merge(self, arrays: list[Any]) -> Any:
+        """The tree with other arrays in the places of its own."""
+        leaves = list(self._others)
+        for place, array in zip(self._places, arrays, strict=True):
+            leaves[place] = array
+        return jax.tree.unflatten(self._structure, leaves)
+
+
+def record_calls(
+    module: Any,
+    rngs: Any,
+    mutable: Filter,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> tuple[list[Call], Any]:
+    """Traces `module.init` and notes the method calls in the order they begin.
+
+    Args:
+        module: the outermost module.
+        rngs: one key or `{stream: key}`; may be abstract, like the other arrays.
+        mutable: the collections to create.
+        args: arguments of the call.
+        kwargs: keyword arguments of `Module.init`.
+
+    Returns:
+        The calls that returned, and the abstract variables.
+    """
+    calls: list[Call | None] = []
+
+    def record(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        if context.method_name == "setup":
+            return next_fun(*args, **kwargs)
+        place = len(calls)
+        calls.append(None)
+        inputs = abstract((args, dict(kwargs)))
+        outputs = next_fun(*args, **kwargs)
+        called = context.module
+        copy = adoption.copy_deep(called)
+        copy.__dict__["name"] = None
+        calls[place] = Call(
+            called.path,
+            copy,
+            context.method_name,
+            *inputs,
+            outputs=abstract(outputs),
+            variables=abstract(called.variables),
+        )
+        return outputs
+
+    parts = Partition((rngs, args, dict(kwargs)))
+
+    def init(arrays: list[Any]) -> Any:
+        rngs, args, kwargs = parts.merge(arrays)
+        with intercept_methods(record):
+            return module.init(rngs, *args, mutable=mutable, **kwargs)
+
+    variables = jax.eval_shape(init, parts.arrays)
+    return [call for call in calls if call is not None], variables
+
+
+def first_calls(calls: list[Call]) -> list[Call]:
+    """The first call at each path."""
+    found: dict[Path, Call] = {}
+    for call in calls:
+        found.setdefault(call.path, call)
+    return list(found.values())

@@ -1,0 +1,84 @@
+"""How many floating point operations a call takes, as estimated by the compiler.
+
+The call is lowered alone, with abstract variables; nothing is compiled or run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from linsey.core.filters import Filter
+from linsey.linen.summary.calls import Call, Partition
+
+
+def forward_flops(call: Call, rngs: Any, mutable: Filter) -> int:
+    """Operations of the call itself."""
+    run, arrays = _as_function(call, rngs, mutable)
+    return _lowered_flops(run, arrays)
+
+
+def vjp_flops(call: Call, rngs: Any, mutable: Filter) -> int:
+    """Operations of the call and of its derivative in reverse mode.
+
+    The derivative is by the variables and the inputs, of the outputs and of the
+    variables after the call. It is 0 for calls that cannot be differentiated.
+    """
+    run, arrays = _as_function(call, rngs, mutable)
+
+    def run_and_derive(arrays: Any) -> Any:
+        primals, keys = arrays[:-1], arrays[-1]
+        y, pull = jax.vjp(lambda *primals: run((*primals, keys)), *primals)
+        cotangents = jax.tree.map(_cotangent, y)
+        return [g for g in jax.tree.leaves(pull(cotangents)) if g.dtype != _NONE]
+
+    if not any(map(_is_inexact, jax.tree.leaves(arrays[:-1]))):
+        return 0
+    try:
+        return _lowered_flops(run_and_derive, arrays)
+    except (TypeError, ValueError, NotImplementedError):
+        return 0
+
+
+_NONE = jax.dtypes.float0
+
+
+def _is_inexact(x: Any) -> bool:
+    return jax.numpy.issubdtype(x.dtype, jax.numpy.inexact)
+
+
+def _cotangent(x: Any) -> Any:
+    return x if _is_inexact(x) else np.zeros(x.shape, _NONE)
+
+
+def _as_function(
+    call: Call, rngs: Any, mutable: Filter
+) -> tuple[Callable[[Any], Any], Any]:
+    """The call as a function of arrays only, and its abstract arrays."""
+    parts = Partition((call.args, call.kwargs))
+    keys = Partition(rngs)
+
+    def run(arrays: Any) -> Any:
+        variables, inputs, rngs = arrays
+        args, kwargs = parts.merge(inputs)
+        y = call.module.apply(
+            variables,
+            *args,
+            rngs=keys.merge(rngs),
+            method=call.method,
+            mutable=mutable,
+            **kwargs,
+        )
+        return Partition(y).arrays
+
+    return run, (call.variables, parts.arrays, keys.arrays)
+
+
+def _lowered_flops(fn: Callable[[Any], Any], arrays: Any) -> int:
+    cost: Any = jax.jit(fn).lower(arrays).cost_analysis()
+    if isinstance(cost, list):  # one entry per device on some backends
+        cost = cost[0] if cost else None
+    return int(cost["flops"]) if cost and "flops" in cost else 0

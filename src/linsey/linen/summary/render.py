@@ -1,0 +1,99 @@
+"""Tables as text: with rich where it is installed, else with plain characters."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from linsey.linen.summary.represent import PLAIN, Style
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of texts, each of which may have many lines.
+
+    Attributes:
+        title: stands above it.
+        header: the names of the columns.
+        rows: the cells.
+        footer: the last row.
+        caption: stands below it.
+    """
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    footer: Sequence[str]
+    caption: str
+
+
+def find_style() -> Style:
+    """The marks of rich, or none where it is not installed."""
+    try:
+        from rich.markup import escape
+    except ImportError:
+        return PLAIN
+    return Style(
+        dim=lambda text: f"[dim]{text}[/dim]",
+        bold=lambda text: f"[bold]{text}[/bold]",
+        literal=escape,
+    )
+
+
+def render_rich(
+    table: Table,
+    console_kwargs: Mapping[str, Any] | None,
+    table_kwargs: Mapping[str, Any],
+    column_kwargs: Mapping[str, Any],
+) -> str:
+    """Draws a table whose texts are marked up for rich."""
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    drawn = RichTable(
+        show_header=True,
+        show_lines=True,
+        show_footer=True,
+        title=table.title,
+        **table_kwargs,
+    )
+    for name in table.header:
+        drawn.add_column(name, **column_kwargs)
+    for row in table.rows:
+        drawn.add_row(*row)
+    for column, text in zip(drawn.columns, table.footer, strict=True):
+        column.footer = text
+        if text == "Total":
+            column.footer = _right_aligned(text)
+    drawn.caption_style = "bold"
+    drawn.caption = f"\n{table.caption}"
+    options = {"force_terminal": True, "force_jupyter": False}
+    out = io.StringIO()
+    Console(**{**options, **(console_kwargs or {}), "file": out}).print(drawn)
+    return f"\n{out.getvalue()}\n"
+
+
+def _right_aligned(text: str) -> Any:
+    from rich.text import Text
+
+    return Text(text, justify="right")
+
+
+def render_plain(table: Table) -> str:
+    """Draws a table with plain characters."""
+    cells = [
+        [cell.split("\n") for cell in row]
+        for row in (table.header, *table.rows, table.footer)
+    ]
+    widths = [max(len(s) for cell in col for s in cell) for col in zip(*cells)]
+    rule = "-+-".join("-" * width for width in widths)
+    lines = ["", table.title, rule]
+    for row in cells:
+        for i in range(max(map(len, row))):
+            texts = [cell[i] if i < len(cell) else "" for cell in row]
+            padded = (t.ljust(w) for t, w in zip(texts, widths, strict=True))
+            lines.append(" | ".join(padded).rstrip())
+        lines.append(rule)
+    return "\n".join([*lines, table.caption, ""])

@@ -1,0 +1,147 @@
+"""Values as text for the cells of a table: nested ones in the manner of YAML.
+
+Example:
+    >>> import jax, jax.numpy as jnp
+    >>> x = jax.ShapeDtypeStruct((4, 8), jnp.float32)
+    >>> print(represent({"a": x, "b": [1, {"c": None}]}, PLAIN))
+    a: float32[4,8]
+    b:
+    - 1
+    - c: None
+    >>> represent_size([x], PLAIN)
+    '32 (128 B)'
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from linsey.core.meta import AxisMetadata
+from linsey.linen.module import Module
+from linsey.linen.summary.calls import is_array
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """How a renderer marks text.
+
+    Attributes:
+        dim: for what matters less.
+        bold: for what matters more.
+        literal: for text of the user.
+    """
+
+    dim: Callable[[str], str]
+    bold: Callable[[str], str]
+    literal: Callable[[str], str]
+
+
+PLAIN = Style(dim=str, bold=str, literal=str)
+
+
+def represent(value: Any, style: Style) -> str:
+    """The text of a value; empty containers give no text.
+
+    Args:
+        value: a tree with abstract arrays.
+        style: how dtypes are marked.
+    """
+    value = _simplified(value)
+    return "" if _is_empty(value) else "\n".join(_lines(value, style))
+
+
+def represent_inputs(
+    args: tuple[Any, ...], kwargs: dict[str, Any], style: Style
+) -> str:
+    """The text of the arguments of a call, without needless nesting."""
+    if not kwargs:
+        return represent(args[0] if len(args) == 1 else args, style)
+    return represent((*args, kwargs) if args else kwargs, style)
+
+
+def represent_size(tree: Any, style: Style) -> str:
+    """How many numbers a tree holds and how many bytes these take, if any."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if is_array(leaf)]
+    size = sum(leaf.size for leaf in leaves)
+    if not size:
+        return ""
+    count = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    return style.bold(f"{size:,} " + style.dim(f"({_bytes(count)})"))
+
+
+def _bytes(count: int) -> str:
+    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+        if count > scale:
+            return f"{count / scale:,.1f} {unit}"
+    return f"{count:,} B"
+
+
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, (dict, list)) and not value
+
+
+def _simplified(value: Any) -> Any:
+    """A container as a dict or a list; anything else as it is."""
+    if isinstance(value, Mapping):
+        try:
+            return {key: value[key] for key in sorted(value)}
+        except TypeError:  # keys that cannot be compared
+            return dict(value)
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    if isinstance(value, AxisMetadata) or value is None:
+        return value
+    if jax.tree_util.all_leaves([value]):
+        return value
+    if dataclasses.is_dataclass(value):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    return jax.tree.leaves(value, is_leaf=lambda x: x is not value)
+
+
+def _lines(value: Any, style: Style) -> list[str]:
+    value = _simplified(value)
+    if _is_empty(value):
+        return ["{}" if isinstance(value, dict) else style.literal("[]")]
+    lines = []
+    if isinstance(value, dict):
+        for key, item in value.items():
+            inner, item = _lines(item, style), _simplified(item)
+            name = style.literal(f"{key}:")
+            if not isinstance(item, (dict, list)) or not item:
+                lines.append(f"{name} {inner[0]}")
+            else:
+                indent = "  " if isinstance(item, dict) else ""
+                lines += [name, *(indent + line for line in inner)]
+        return lines
+    if isinstance(value, list):
+        for item in value:
+            first, *rest = _lines(item, style)
+            lines += [f"- {first}", *("  " + line for line in rest)]
+        return lines
+    return [_leaf(value, style)]
+
+
+def _leaf(value: Any, style: Style) -> str:
+    if is_array(value):
+        shape = ",".join(map(str, value.shape))
+        return style.dim(style.literal(str(value.dtype))) + f"[{shape}]"
+    if isinstance(value, AxisMetadata):
+        text = " ".join(_lines(value.unbox(), style))
+        names = getattr(value, "names", None)
+        if names is None:
+            return text
+        return f"{text} {style.dim('P')}({style.literal(', '.join(map(_axis, names)))})"
+    if isinstance(value, Module):
+        return type(value).__name__
+    if isinstance(value, (type, np.dtype)):
+        return style.literal(getattr(value, "__name__", str(value)))
+    return style.literal(" ".join(str(value).split()))
+
+
+def _axis(name: Any) -> str:
+    return f"({', '.join(map(str, name))})" if isinstance(name, tuple) else str(name)
