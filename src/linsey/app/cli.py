@@ -1,0 +1,76 @@
+"""The `linsey` command: names the commands and turns their errors into exit codes.
+
+Exit codes: 0 done; 2 something the user gave is wrong (one line on standard error
+says what and where, and nothing was overwritten); 75 stopped by a signal after
+saving, run again with `--resume`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+from linsey.training.input_error import InputError
+
+_COMMANDS = {
+    "train": "train a classifier and record the run in a folder",
+    "eval": "evaluate a checkpoint on its test data, or on other data",
+    "inspect": "list what a checkpoint holds: shapes, dtypes, sizes, ranges",
+    "summary": "show the layers of a model with shapes and sizes",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        arguments: without the program's name; by default those of the process.
+
+    Returns:
+        The exit code.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if given else 2
+    if given[0] == "--version":
+        from importlib.metadata import version
+
+        print("linsey", version("linsey"))
+        return 0
+    name, *options = given
+    try:
+        return _load(name)(options)
+    except InputError as error:
+        print(f"linsey: error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # Nobody reads any more; Python would complain once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _load(name: str) -> Callable[[Sequence[str]], int]:
+    if name not in _COMMANDS:
+        expected = ", ".join(_COMMANDS)
+        raise InputError("no such command", expected=expected, found=name)
+    try:
+        module = importlib.import_module(f"linsey.app.commands.{name}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("linsey"):
+            raise
+        raise InputError(
+            f"the command needs `{error.name}`", hint="pip install 'linsey[train]'"
+        ) from error
+    return module.main
+
+
+def _overview() -> str:
+    lines = [f"  {name:<9} {text}" for name, text in _COMMANDS.items()]
+    return "\n".join(
+        ["usage: linsey COMMAND [OPTIONS]", "", *lines, "",
+         "linsey COMMAND --help lists the options of a command."]
+    )  # fmt: skip

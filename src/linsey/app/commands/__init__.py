@@ -1,0 +1,1 @@
+"""One module for each command, with a `main` that takes its arguments."""

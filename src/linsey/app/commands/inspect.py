@@ -1,0 +1,110 @@
+"""`linsey inspect`: list what a checkpoint holds: shapes, dtypes, sizes, ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from linsey.app.config import InspectConfig, validate
+from linsey.app.options import parse
+from linsey.app.terminal import show
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+    from linsey.training.verified_checkpoint import VerifiedCheckpoint
+
+_TITLES = {
+    "params": "params: what is learned",
+    "batch_stats": "batch_stats: running statistics of batch normalization",
+    "opt_state": "opt_state: what the optimizer remembers",
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command.
+
+    Args:
+        arguments: what follows `linsey inspect`.
+
+    Returns:
+        0.
+    """
+    config = parse(InspectConfig, "inspect", arguments)
+    validate(config)
+
+    from linsey.app.checkpoint_choice import choose
+
+    checkpoint = choose(config)
+    print(f"{checkpoint.folder}: step {checkpoint.step}, every byte verified")
+    for line in _facts(checkpoint):
+        print(line)
+    tree = checkpoint.read()
+    for name in sorted(tree, key=_rank):
+        show(_drawn(name, tree[name]))
+    return 0
+
+
+def _facts(checkpoint: VerifiedCheckpoint) -> list[str]:
+    metadata = checkpoint.metadata
+    lines = []
+    for title in ("config", "environment", "cursor"):
+        values = metadata.get(title, {})
+        text = ", ".join(f"{key} {value}" for key, value in values.items())
+        lines.append(f"{title}: {text}")
+    return lines
+
+
+def _rank(name: str) -> tuple[int, str]:
+    known = list(_TITLES)
+    return (known.index(name) if name in known else len(known), name)
+
+
+def _drawn(name: str, collection: Any) -> Tree:
+    """A collection as a tree with one line for each array."""
+    from rich.text import Text
+    from rich.tree import Tree
+
+    arrays = _leaves(collection)
+    count = sum(array.size for array in arrays)
+    size = sum(array.nbytes for array in arrays)
+    title = f"{_TITLES.get(name, name)} ({count:,} values, {size:,} bytes)"
+    root = Tree(Text(title, style="bold"))
+    if isinstance(collection, dict):
+        _grow(root, collection)
+    else:
+        root.add(Text(_described(np.asarray(collection))))
+    return root
+
+
+def _grow(branch: Tree, tree: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            _grow(branch.add(Text(key)), value)
+        else:
+            branch.add(Text(f"{key:<8} {_described(np.asarray(value))}"))
+
+
+def _leaves(tree: Any) -> list[np.ndarray]:
+    if isinstance(tree, dict):
+        return [leaf for value in tree.values() for leaf in _leaves(value)]
+    return [np.asarray(tree)]
+
+
+def _described(array: np.ndarray) -> str:
+    shape = f"({', '.join(map(str, array.shape))})"
+    text = f"{array.dtype} {shape}  {array.nbytes:,} bytes"
+    if array.dtype.kind in "biu":
+        return f"{text}  from {array.min()} to {array.max()}"
+    values = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
+    finite = values[np.isfinite(values)]
+    if finite.size and values.dtype.kind == "f":
+        low, high, mean = finite.min(), finite.max(), finite.mean()
+        text += f"  from {low:.4g} to {high:.4g}, mean {mean:.4g}"
+    if missing := values.size - finite.size:
+        text += f"  {missing} NOT FINITE"
+    return text

@@ -1,0 +1,28 @@
+"""`linsey summary`: show the layers of a model with shapes and sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from linsey.app.config import SummaryConfig, validate
+from linsey.app.options import parse
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command.
+
+    Args:
+        arguments: what follows `linsey summary`.
+
+    Returns:
+        0.
+    """
+    config = parse(SummaryConfig, "summary", arguments)
+    validate(config)
+
+    from linsey.app.model_summary import summarize, summary_text
+    from linsey.app.models import make_model
+
+    model = make_model(config, config.shape, config.classes)
+    print(summary_text(summarize(model, config.shape, config.batch_size)))
+    return 0

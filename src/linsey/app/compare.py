@@ -1,0 +1,169 @@
+"""The claim of the batch normalization paper, tried: sooner, and at any learning rate.
+
+The same model is trained with and without normalization, at several learning rates,
+on the same batches in the same order. Each training is a run of its own in a
+subfolder; the comparison adds a table, a plot and a page.
+
+References:
+    Ioffe and Szegedy (2015), Batch Normalization: Accelerating Deep Network Training
+    by Reducing Internal Covariate Shift. https://arxiv.org/abs/1502.03167
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from linsey.app import curves, html, metrics_log
+from linsey.app.config import TrainConfig
+from linsey.app.data import Dataset
+from linsey.app.metrics_log import Record
+from linsey.app.report import CURVES_MISSING
+from linsey.app.run_folder import RunFolder, claim
+from linsey.app.signals import StopRequest
+from linsey.app.train_run import train_run
+from linsey.training import durable
+
+MILESTONES = (0.5, 0.8, 0.9, 0.95, 0.98)
+_MAX_ROWS = 16
+
+Histories = dict[tuple[float, str], list[Record]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Cells with headers."""
+
+    title: str
+    headers: list[str]
+    rows: list[list[str]]
+
+
+def compare(
+    config: TrainConfig, dataset: Dataset, path: Path, stop: StopRequest
+) -> list[Table] | None:
+    """Trains every variant and writes the comparison.
+
+    Args:
+        config: resolved options; `lr` is multiplied by each of `compare_factors`.
+        dataset: what is learned.
+        path: the folder of the comparison.
+        stop: asks to save and end.
+
+    Returns:
+        Accuracy against steps, and steps against accuracy; None if stopped.
+    """
+    with claim(path, config) as folder:
+        histories: Histories = {}
+        for variant in variants(config, len(dataset.y_train)):
+            name = f"{variant.norm}-lr{variant.lr:g}"
+            if train_run(variant, dataset, path / name, stop) is None:
+                return None
+            records = metrics_log.read(RunFolder(path / name).metrics)
+            histories[variant.lr, variant.norm] = records
+        tables = [accuracy_table(histories), milestone_table(histories)]
+        _write(folder, config, dataset, histories, tables)
+    return tables
+
+
+def variants(config: TrainConfig, examples: int) -> list[TrainConfig]:
+    """The runs of a comparison: each learning rate with and without normalization.
+
+    Args:
+        config: the options of the comparison.
+        examples: number of training examples.
+
+    Returns:
+        The options of each run.
+    """
+    # The difference is in the first epochs, so it is looked at closely.
+    steps = config.eval_every or max(1, examples // config.batch_size // 4)
+    norms = (config.norm if config.norm != "none" else "batch", "none")
+    return [
+        dataclasses.replace(
+            config, norm=norm, lr=config.lr * factor, eval_every=steps, compare=False
+        )
+        for factor in dict.fromkeys(config.compare_factors)
+        for norm in norms
+    ]
+
+
+def accuracy_table(histories: Histories) -> Table:
+    """Test accuracy of each run against steps."""
+    accuracies = {
+        name: dict(zip(*curves.curve(records, "eval", "accuracy"), strict=True))
+        for name, records in histories.items()
+    }
+    steps = sorted(set.union(*(set(each) for each in accuracies.values())))
+    rows = [
+        [str(step), *(_shown(each.get(step)) for each in accuracies.values())]
+        for step in _thinned(steps)
+    ]
+    return Table("test accuracy after steps", ["step", *map(_label, accuracies)], rows)
+
+
+def milestone_table(histories: Histories) -> Table:
+    """Steps after which each run first reached an accuracy."""
+    rows = []
+    for milestone in MILESTONES:
+        row = [f"{milestone:g}"]
+        for records in histories.values():
+            points = zip(*curves.curve(records, "eval", "accuracy"), strict=True)
+            reached = (str(step) for step, value in points if value >= milestone)
+            row.append(next(reached, "never"))
+        rows.append(row)
+    headers = ["test accuracy", *map(_label, histories)]
+    return Table("steps until a test accuracy is reached", headers, rows)
+
+
+def _write(
+    folder: RunFolder,
+    config: TrainConfig,
+    dataset: Dataset,
+    histories: Histories,
+    tables: list[Table],
+) -> None:
+    drawing = html.paragraph(CURVES_MISSING)
+    if curves.is_available():
+        groups: dict[str, dict[str, list[Record]]] = {}
+        for (lr, norm), records in histories.items():
+            panel = groups.setdefault(f"learning rate {lr:g}", {})
+            panel[f"norm {norm}"] = records
+        curves.draw_comparison(folder.curves, groups)
+        drawing = html.image(folder.curves, "test accuracy against steps")
+    parts = [
+        part
+        for table in tables
+        for part in (
+            html.heading(table.title.capitalize()),
+            html.table(table.headers, table.rows),
+        )
+    ]
+    content = html.page(
+        f"{config.model} with and without normalization on {dataset.name}",
+        html.paragraph("Same data in the same order, same optimizer and schedule."),
+        html.heading("Curves"),
+        drawing,
+        *parts,
+        html.heading("Options"),
+        html.table(("option", "value"), config.identity.items()),
+    )
+    durable.write_file(folder.report, content)
+
+
+def _label(name: tuple[float, str]) -> str:
+    lr, norm = name
+    return f"{norm}, lr {lr:g}"
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _thinned(steps: list[int]) -> list[int]:
+    """Some of the steps, dense at the beginning, where the runs differ."""
+    if len(steps) <= _MAX_ROWS:
+        return steps
+    last = len(steps) - 1
+    chosen = {round(last * (i / (_MAX_ROWS - 1)) ** 2) for i in range(_MAX_ROWS)}
+    return [steps[index] for index in sorted(chosen)]

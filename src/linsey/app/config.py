@@ -1,0 +1,230 @@
+"""The options of the commands, as typed dataclasses.
+
+A field is an option of the command line, a key of a TOML file, and a line of the
+configuration saved with a run. `TrainConfig` is a data part, a model part, an
+optimizer part (these three decide the numbers of a run) and a run part, which may
+change when a run is resumed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+from linsey.training.input_error import InputError
+
+Model = Literal["mlp", "cnn", "resnet"]
+Norm = Literal["batch", "none", "layer", "group"]
+OptimizerName = Literal["sgd", "adam", "adamw"]
+Schedule = Literal["cosine", "constant", "step"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """What is learned from."""
+
+    data: str = "digits"
+    """What to learn: `digits` (ships with linsey), FILE.npz with arrays x and y (or
+    x_train, y_train, x_test, y_test), or a folder with a folder of images per class
+    (or with train/ and test/ folders of those)."""
+    test_fraction: float = 0.2
+    """Share of each class held out for testing, if the data have no test part."""
+    split_seed: int = 0
+    """Decides which examples are held out."""
+    image_size: int = 32
+    """Images from a folder become squares of this many pixels."""
+    classes: int | None = None
+    """Number of classes; by default the largest training label plus one."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """What is trained."""
+
+    model: Model = "cnn"
+    """Perceptron, convolutional network, or residual network."""
+    norm: Norm = "batch"
+    """Normalization after each dense layer and convolution."""
+    width: int = 32
+    """Features of the first stage; layers of an mlp have 4 times as many units."""
+    depth: int = 2
+    """Stages of a cnn or resnet, hidden layers of an mlp."""
+    dropout: float = 0.2
+    """Fraction of the last hidden units dropped in training, in [0, 1)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerOptions:
+    """How it is trained."""
+
+    optimizer: OptimizerName = "sgd"
+    """Gradient descent with Nesterov momentum, Adam, or AdamW."""
+    lr: float = 0.05
+    """Peak learning rate."""
+    schedule: Schedule = "cosine"
+    """Learning rate: cosine to 0, constant, or tenfold less at 1/2 and 3/4."""
+    warmup_epochs: float = 1.0
+    """Epochs over which the learning rate rises to its peak."""
+    momentum: float = 0.9
+    """Momentum of sgd, in [0, 1)."""
+    weight_decay: float = 1e-4
+    """Decay of kernels, not of biases and scales; for sgd and adamw."""
+    clip_norm: float = 0.0
+    """Largest norm of the whole gradient; 0 does not clip."""
+    epochs: int = 30
+    """Passes over the training data."""
+    batch_size: int = 64
+    """Examples per step, over all devices."""
+    seed: int = 0
+    """Decides initial parameters, order of the data, and noise."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where it is recorded."""
+
+    out: Path | None = None
+    """Folder of the run; by default a new one under runs/."""
+    config: Path | None = None
+    """TOML file with any of these options; the command line wins over it."""
+    resume: bool = False
+    """Continue the run in --out, bit for bit; start it if there is no checkpoint."""
+    fallback: bool = False
+    """With --resume: put damaged checkpoints aside, use the newest intact one."""
+    compare: bool = False
+    """Train with and without normalization, side by side."""
+    compare_factors: tuple[float, ...] = (0.1, 1.0, 10.0)
+    """--compare trains at --lr times each of these."""
+    eval_every: int = 0
+    """Steps between evaluations; 0 is once an epoch (--compare: four times)."""
+    checkpoint_every: int = 0
+    """Steps between checkpoints; 0 is once an epoch."""
+    keep: int = 2
+    """Newest checkpoints that are kept, beside the best one."""
+    log_every: int = 10
+    """Steps between records of the training loss."""
+    tensorboard: bool = False
+    """Also write TensorBoard event files."""
+    plain: bool = False
+    """Plain lines instead of live progress, as when the output is no terminal."""
+    threads: int | None = None
+    """Threads to compute with; the same number gives the same bits."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig(RunOptions, OptimizerOptions, ModelOptions, DataOptions):
+    """Train a classifier and record the run in a folder."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The options that decide the numbers of the run."""
+        parts = (DataOptions, ModelOptions, OptimizerOptions)
+        names = [field.name for part in parts for field in dataclasses.fields(part)]
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the identity."""
+        text = json.dumps(self.identity, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InspectConfig:
+    """List what a checkpoint holds, after verifying every byte of it."""
+
+    checkpoint: Path
+    """Folder of a run, or of one step in it."""
+    step: int | None = None
+    """Step in the folder of a run; by default the newest."""
+    best: bool = False
+    """The step with the best test accuracy."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalConfig(InspectConfig):
+    """Evaluate a checkpoint with its running statistics."""
+
+    data: str | None = None
+    """Other data than it was trained on; all of them, if they have no test part."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SummaryConfig(ModelOptions):
+    """Show the layers of a model with shapes and sizes."""
+
+    shape: tuple[int, ...] = (8, 8, 1)
+    """Shape of one example, channels last."""
+    classes: int = 10
+    """Number of classes."""
+    batch_size: int = 64
+    """Examples in the batch that is shown."""
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """Makes the path of the data independent of the current folder, then validates."""
+    if config.data != "digits":
+        path = Path(config.data).expanduser().resolve()
+        config = dataclasses.replace(config, data=str(path))
+    validate(config)
+    return config
+
+
+def validate(config: TrainConfig | SummaryConfig | InspectConfig) -> None:
+    """Refuses options that are out of their range.
+
+    Raises:
+        InputError: it names the option and its range.
+    """
+    for name, (is_valid, expected) in _RANGES.items():
+        value = getattr(config, name, None)
+        if value is not None and not is_valid(value):
+            option = "--" + name.replace("_", "-")
+            raise InputError("out of range", key=option, expected=expected, found=value)
+
+
+def _positive(value: float) -> bool:
+    return 0 < value < math.inf
+
+
+def _not_negative(value: float) -> bool:
+    return 0 <= value < math.inf
+
+
+def _fraction(value: float) -> bool:
+    return 0 <= value < 1
+
+
+def _all_positive(values: tuple[float, ...]) -> bool:
+    return bool(values) and all(map(_positive, values))
+
+
+_RANGES: dict[str, tuple[Any, str]] = {
+    "test_fraction": (lambda value: 0 < value < 1, "a number between 0 and 1"),
+    "split_seed": (_not_negative, "at least 0"),
+    "image_size": (_positive, "at least 1"),
+    "classes": (lambda value: value >= 2, "at least 2"),
+    "width": (_positive, "at least 1"),
+    "depth": (_positive, "at least 1"),
+    "dropout": (_fraction, "a number in [0, 1)"),
+    "lr": (_positive, "a positive number"),
+    "warmup_epochs": (_not_negative, "at least 0"),
+    "momentum": (_fraction, "a number in [0, 1)"),
+    "weight_decay": (_not_negative, "at least 0"),
+    "clip_norm": (_not_negative, "at least 0"),
+    "epochs": (_positive, "at least 1"),
+    "batch_size": (_positive, "at least 1"),
+    "seed": (lambda value: 0 <= value < 2**32, "a number from 0 to 4294967295"),
+    "compare_factors": (_all_positive, "positive numbers"),
+    "eval_every": (_not_negative, "at least 0"),
+    "checkpoint_every": (_not_negative, "at least 0"),
+    "keep": (_positive, "at least 1"),
+    "log_every": (_positive, "at least 1"),
+    "step": (_not_negative, "at least 0"),
+    "threads": (_positive, "at least 1"),
+    "shape": (_all_positive, "positive numbers"),
+}

@@ -1,0 +1,193 @@
+"""A classification data set in memory: validated, with fixed train and test parts."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from linsey.app.config import DataOptions
+from linsey.app.data.order import permutation
+from linsey.training.input_error import InputError
+
+_MANY_CLASSES = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Examples and labels.
+
+    Attributes:
+        name: what to call it.
+        x_train: (examples, features) or (examples, height, width, channels).
+        y_train: (examples,) int32 in [0, classes).
+        x_test: like `x_train`.
+        y_test: like `y_train`.
+        class_names: one name for each class.
+    """
+
+    name: str
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    class_names: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one example."""
+        return self.x_train.shape[1:]
+
+    def digest(self) -> str:
+        """SHA-256 of all arrays, to notice that data changed between two runs."""
+        digest = hashlib.sha256()
+        for array in (self.x_train, self.y_train, self.x_test, self.y_test):
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+
+def make_dataset(
+    name: str,
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray] | None,
+    options: DataOptions,
+    keys: Sequence[str] = ("x", "y"),
+    class_names: Sequence[str] | None = None,
+) -> Dataset:
+    """Validates arrays and splits off a test part if there is none.
+
+    Args:
+        name: the data set or its file, for messages.
+        train: examples and labels.
+        test: the same, or None to hold out a share of each class.
+        options: the data options.
+        keys: what the arrays are called where they come from: x, y (, x test, y test).
+        class_names: names of the classes; by default their numbers.
+
+    Returns:
+        The data set.
+
+    Raises:
+        InputError: the first thing wrong, with array and index.
+    """
+    x_train, y_train = _checked_pair(name, train, keys[:2])
+    if len(y_train) == 0:
+        raise InputError("no examples", file=name, key=keys[0])
+    classes = options.classes or len(class_names or ()) or _count(name, keys[1], y_train)
+    if classes < 2:
+        raise InputError("only one class", file=name, key=keys[1])
+    _check_range(name, keys[1], y_train, classes)
+    if test is None:
+        held_out = _stratified(y_train, options)
+        x_test, y_test = x_train[held_out], y_train[held_out]
+        x_train, y_train = x_train[~held_out], y_train[~held_out]
+    else:
+        x_test, y_test = _checked_pair(name, test, keys[2:])
+        _check_range(name, keys[3], y_test, classes)
+    if len(x_test) == 0:
+        raise InputError(
+            "no examples to test on", file=name,
+            found=f"{len(x_train)} to train on", hint="raise --test-fraction",
+        )  # fmt: skip
+    if x_train.shape[1:] != x_test.shape[1:]:
+        raise InputError(
+            "examples of another shape", file=name, key=keys[2],
+            expected=x_train.shape[1:], found=x_test.shape[1:],
+        )  # fmt: skip
+    names = tuple(class_names or map(str, range(classes)))
+    return Dataset(name, x_train, y_train, x_test, y_test, names)
+
+
+def _count(name: str, key: str, y: np.ndarray) -> int:
+    """The number of classes, if the labels look like class numbers."""
+    classes = int(y.max()) + 1
+    if classes > max(_MANY_CLASSES, len(y)):
+        raise InputError(
+            "more classes than examples", file=name, key=f"{key}[{int(y.argmax())}]",
+            expected="class numbers from 0", found=y.max(),
+            hint="give --classes if this is meant",
+        )  # fmt: skip
+    return classes
+
+
+def _stratified(y: np.ndarray, options: DataOptions) -> np.ndarray:
+    """Marks the same share of each class, chosen by the split seed alone."""
+    held_out = np.zeros(len(y), bool)
+    for label in np.unique(y):
+        members = np.flatnonzero(y == label)
+        count = round(options.test_fraction * len(members))
+        order = permutation(len(members), options.split_seed, int(label))
+        held_out[members[order[:count]]] = True
+    return held_out
+
+
+def _checked_pair(
+    name: str, pair: tuple[np.ndarray, np.ndarray], keys: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    x, y = _checked_examples(name, keys[0], pair[0]), pair[1]
+    y = _checked_labels(name, keys[1], y)
+    if len(x) != len(y):
+        raise InputError(
+            "as many labels as examples are needed", file=name, key=keys[1],
+            expected=f"{len(x)} labels", found=len(y),
+        )  # fmt: skip
+    return x, y
+
+
+def _checked_examples(name: str, key: str, x: np.ndarray) -> np.ndarray:
+    if x.dtype.kind not in "buif":
+        raise InputError(
+            "not numbers", file=name, key=key, expected="real numbers", found=x.dtype
+        )
+    if x.ndim == 3:
+        x = x[..., None]  # grey images
+    if x.ndim not in (2, 4) or 0 in x.shape[1:]:
+        raise InputError(
+            "wrong shape", file=name, key=key, found=x.shape,
+            expected="(examples, features) or (examples, height, width[, channels])",
+        )  # fmt: skip
+    if x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] not in (1, 2, 3, 4):
+        raise InputError(
+            "channels come last", file=name, key=key, found=x.shape,
+            hint="save x.transpose(0, 2, 3, 1)",
+        )  # fmt: skip
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        first = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
+        raise InputError(
+            "not a finite number", file=name, key=f"{key}{list(first)}", found=x[first]
+        )
+    return x
+
+
+def _checked_labels(name: str, key: str, y: np.ndarray) -> np.ndarray:
+    if y.ndim != 1:
+        hint = "save y.argmax(-1)" if y.ndim == 2 else None
+        raise InputError(
+            "wrong shape", file=name, key=key, expected="(examples,)", found=y.shape,
+            hint=hint,
+        )  # fmt: skip
+    if y.dtype.kind not in "ui":
+        raise InputError(
+            "labels are not class numbers", file=name, key=key, expected="integers",
+            found=y.dtype, hint="save y.astype(int)",
+        )  # fmt: skip
+    if len(y) and (y.min() < 0 or y.max() >= 2**31):
+        index = int(np.flatnonzero((y < 0) | (y >= 2**31))[0])
+        raise InputError(
+            "label out of range", file=name, key=f"{key}[{index}]",
+            expected="0 or more", found=y[index],
+        )  # fmt: skip
+    return y.astype(np.int32)
+
+
+def _check_range(name: str, key: str, y: np.ndarray, classes: int) -> None:
+    if len(y) and y.max() >= classes:
+        index = int(np.flatnonzero(y >= classes)[0])
+        raise InputError(
+            "label out of range", file=name, key=f"{key}[{index}]",
+            expected=f"0 to {classes - 1}", found=y[index],
+            hint="train and test need the same classes; see --classes",
+        )  # fmt: skip

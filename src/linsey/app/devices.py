@@ -1,0 +1,86 @@
+"""Where arrays live: batches are split over all devices, everything else is copied.
+
+The step is compiled for the whole batch. Sums over the batch, those of batch
+normalization included, are therefore over all devices, and the number of devices
+does not change what is computed.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from linsey.training.input_error import InputError
+
+BATCH_AXIS = "batch"
+
+
+class Devices:
+    """All local devices in a row.
+
+    Attributes:
+        count: how many.
+        replicated: sharding of what every device holds.
+        batch: sharding of arrays whose first axis is the batch.
+    """
+
+    def __init__(self) -> None:
+        devices = jax.local_devices()
+        mesh = Mesh(np.array(devices), (BATCH_AXIS,))
+        self.count = len(devices)
+        self.replicated = NamedSharding(mesh, PartitionSpec())
+        self.batch = NamedSharding(mesh, PartitionSpec(BATCH_AXIS))
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """Refuses a batch that cannot be split evenly.
+
+        Raises:
+            InputError: the batch size is not a multiple of the number of devices.
+        """
+        if batch_size % self.count:
+            raise InputError(
+                "does not divide over the devices",
+                key="--batch-size",
+                expected=f"a multiple of {self.count}",
+                found=batch_size,
+            )
+
+    def put_batch(self, *arrays: np.ndarray) -> tuple[jax.Array, ...]:
+        """Splits arrays over the devices along their first axis.
+
+        The arrays are what this process contributes to the batch: with several
+        processes each would pass its own rows, and nothing after this line changes.
+        """
+        return tuple(
+            jax.make_array_from_process_local_data(self.batch, array)
+            for array in arrays
+        )
+
+    def replicate(self, tree: Any) -> Any:
+        """Copies arrays to every device."""
+        return jax.device_put(tree, self.replicated)
+
+
+def thread_count() -> int:
+    """Threads that XLA computes with on the CPU: bits repeat for the same number."""
+    if os.environ.get("NPROC", "").isdigit():
+        return int(os.environ["NPROC"])
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def describe_environment() -> dict[str, Any]:
+    """What the bits of a run depend on beside its options."""
+    device = jax.local_devices()[0]
+    return {
+        "jax": jax.__version__,
+        "platform": device.platform,
+        "device": device.device_kind,
+        "devices": jax.local_device_count(),
+        "threads": thread_count(),
+    }

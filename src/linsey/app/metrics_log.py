@@ -1,0 +1,93 @@
+"""The record of a run: one JSON object a line, only ever appended to.
+
+A killed run leaves records of steps that its newest checkpoint does not have. When
+it is resumed it says so (`"kind": "resume"`), and readers drop what came after that
+step: `read` gives the history of one uninterrupted run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+
+
+class MetricsLog:
+    """Appends records to a file, and to TensorBoard if asked.
+
+    Args:
+        path: the file; created if it does not exist.
+        tensorboard: folder for event files, or None.
+    """
+
+    def __init__(self, path: Path, tensorboard: Path | None = None) -> None:
+        self.path = path
+        self._file = open(path, "a+b")
+        self._end_torn_line()
+        self._writer: Any = None
+        if tensorboard is not None:
+            from tensorboardX import SummaryWriter
+
+            self._writer = SummaryWriter(str(tensorboard))
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        """Appends a record.
+
+        Args:
+            kind: `start`, `resume`, `train`, `eval` or `final`.
+            step: the step it belongs to.
+            **values: JSON values; numbers also go to TensorBoard.
+        """
+        values = {key: _json(value) for key, value in values.items()}
+        record = {"kind": kind, "step": step, **values}
+        self._file.write(json.dumps(record).encode() + b"\n")
+        self._file.flush()
+        if self._writer is not None and kind in ("train", "eval"):
+            for key, value in values.items():
+                if isinstance(value, int | float):
+                    self._writer.add_scalar(f"{kind}/{key}", value, step)
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _end_torn_line(self) -> None:
+        if self._file.tell() == 0:
+            return
+        self._file.seek(-1, 2)
+        if self._file.read(1) != b"\n":
+            self._file.write(b"\n")
+
+
+def read(path: Path) -> list[Record]:
+    """Reads the records that belong to the run as it went on.
+
+    Args:
+        path: the file of a `MetricsLog`.
+
+    Returns:
+        Records in the order of their steps, the last one where several tell the
+        same; a line that a kill cut short is left out.
+    """
+    history: dict[tuple[str, int], Record] = {}
+    for line in path.read_bytes().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if record["kind"] == "resume":
+            step = record["step"]
+            history = {key: value for key, value in history.items() if key[1] <= step}
+        history[record["kind"], record["step"]] = record
+    return sorted(history.values(), key=lambda record: record["step"])
+
+
+def _json(value: Any) -> Any:
+    # JSON has no NaN and no infinity.
+    return None if isinstance(value, float) and not math.isfinite(value) else value

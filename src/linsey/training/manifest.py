@@ -1,0 +1,120 @@
+"""A manifest: the size and SHA-256 of every file of a folder, and its own hash last.
+
+One flipped bit in a checkpoint loads as silently wrong weights in most cases, so a
+folder is compared with its manifest before anything in it is parsed. The manifest
+is JSON; its last entry is the hash of every byte before that entry, so each bit of
+the folder is covered, those of the manifest included.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from linsey.training.input_error import InputError
+
+NAME = "manifest.json"
+FORMAT = 1
+MAX_FILES = 1_000_000
+MAX_MANIFEST_BYTES = 256 * 2**20
+_SEAL = b',\n "sha256": "'
+_END = b'"\n}\n'
+
+
+def write_manifest(folder: Path, header: dict[str, Any]) -> None:
+    """Writes the manifest of a folder into it.
+
+    Args:
+        folder: holds regular files and folders only, and no manifest yet.
+        header: JSON values to record beside the files.
+    """
+    files = {name: _fingerprint(folder / name) for name in _list_files(folder)}
+    record = {"format": FORMAT, **header, "files": files}
+    body = json.dumps(record, indent=1).encode().removesuffix(b"\n}")
+    seal = hashlib.sha256(body).hexdigest().encode()
+    (folder / NAME).write_bytes(body + _SEAL + seal + _END)
+
+
+def verify_manifest(folder: Path) -> dict[str, Any]:
+    """Compares a folder with its manifest, byte for byte.
+
+    Args:
+        folder: a folder written by `write_manifest`.
+
+    Returns:
+        The manifest, without its own hash.
+
+    Raises:
+        InputError: something is missing, added, or changed; it names the file.
+    """
+    record = _read(folder / NAME)
+    present = _list_files(folder)
+    for name in sorted(present - record["files"].keys()):
+        raise InputError("a file that is not in the manifest", file=folder / name)
+    for name, expected in record["files"].items():
+        if name not in present:
+            raise InputError("a file of the manifest is missing", file=folder / name)
+        found = _fingerprint(folder / name, expected["bytes"])
+        if found != expected:
+            raise InputError(
+                "the file is not the one that was written",
+                file=folder / name,
+                expected=_described(expected),
+                found=_described(found),
+            )
+    return record
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file() or path.is_symlink():
+        raise InputError("no manifest, so not a finished checkpoint", file=path)
+    if path.stat().st_size > MAX_MANIFEST_BYTES:
+        raise InputError("the manifest is too large to be one", file=path)
+    content = path.read_bytes()
+    body, separator, tail = content.rpartition(_SEAL)
+    seal = hashlib.sha256(body).hexdigest().encode()
+    if not separator or tail != seal + _END:
+        raise InputError("the manifest does not match its own hash", file=path)
+    record: dict[str, Any] = json.loads(body + b"\n}")
+    if record["format"] != FORMAT:
+        raise InputError(
+            "written in another format", file=path, expected=FORMAT,
+            found=record["format"], hint="use the version of linsey that wrote it",
+        )  # fmt: skip
+    return record
+
+
+def _list_files(folder: Path) -> set[str]:
+    """Names of all files below a folder, refusing whatever is not a plain file."""
+    names = set()
+    for parent, folders, files in os.walk(folder):
+        for name in folders + files:
+            path = Path(parent, name)
+            mode = path.lstat().st_mode
+            if stat.S_ISREG(mode):
+                names.add(path.relative_to(folder).as_posix())
+            elif not stat.S_ISDIR(mode):
+                raise InputError("not a regular file or folder", file=path)
+        if len(names) > MAX_FILES:
+            raise InputError(f"more than {MAX_FILES} files", file=folder)
+    return names - {NAME}
+
+
+def _fingerprint(path: Path, expected_bytes: int | None = None) -> dict[str, Any]:
+    """Size and hash of a file; a file of the wrong size is not read."""
+    size = path.stat().st_size
+    if expected_bytes is not None and size != expected_bytes:
+        return {"bytes": size, "sha256": "not computed"}
+    with open(path, "rb") as file:
+        return {
+            "bytes": size,
+            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+        }
+
+
+def _described(fingerprint: dict[str, Any]) -> str:
+    return f"{fingerprint['bytes']} bytes, SHA-256 {fingerprint['sha256'][:12]}"

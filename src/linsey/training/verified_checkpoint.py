@@ -1,0 +1,196 @@
+"""One checkpoint on disk: arrays written by Orbax, sealed by a manifest.
+
+A checkpoint is a folder that appears under its name only when it is complete and on
+the disk, and is read only after every byte of it has been compared with the
+manifest. The manifest also records name, shape and dtype of each array, so that a
+checkpoint of another model is refused with the list of what differs, before the
+arrays are parsed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from linsey.training import durable, manifest
+from linsey.training.input_error import InputError
+
+STATE = "state"
+MAX_RANK = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySpec:
+    """Shape and dtype of one stored array."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @classmethod
+    def of(cls, array: Any) -> ArraySpec:
+        """Describes anything that has a shape and a dtype."""
+        return cls(tuple(array.shape), np.dtype(array.dtype).name)
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+
+
+@dataclasses.dataclass(frozen=True)
+class VerifiedCheckpoint:
+    """A checkpoint whose bytes were compared with its manifest.
+
+    Attributes:
+        folder: where it is.
+        step: the training step it was taken at.
+        metadata: the JSON values saved with it.
+        arrays: what it holds, by path, such as `params/Dense_0/kernel`.
+    """
+
+    folder: Path
+    step: int
+    metadata: dict[str, Any]
+    arrays: dict[str, ArraySpec]
+
+    def restore(self, template: dict[str, Any]) -> dict[str, Any]:
+        """Reads the arrays, if they are exactly those of the template.
+
+        Args:
+            template: nested dictionaries of arrays or `jax.ShapeDtypeStruct`s.
+
+        Returns:
+            The stored NumPy arrays, nested as the template.
+
+        Raises:
+            InputError: a name, a shape or a dtype differs; it lists every difference.
+        """
+        expected = {k: ArraySpec.of(v) for k, v in flatten(template).items()}
+        if differences := list(_differences(expected, self.arrays)):
+            raise InputError(
+                "checkpoint of another model: " + "; ".join(differences),
+                file=self.folder,
+                hint="use the options the checkpoint was written with",
+            )
+        return _shaped_like(template, flatten(self.read()))
+
+    def read(self) -> dict[str, Any]:
+        """Reads the arrays as they are, nested by path."""
+        import orbax.checkpoint as ocp
+
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            try:
+                return checkpointer.restore(self.folder.resolve() / STATE)
+            except Exception as error:
+                raise InputError(
+                    f"verified, but Orbax cannot read it: {error}",
+                    file=self.folder,
+                    hint="install the orbax-checkpoint version that wrote it",
+                ) from error
+
+
+def write_checkpoint(
+    folder: Path, step: int, tree: dict[str, Any], metadata: dict[str, Any]
+) -> None:
+    """Writes a checkpoint: when this returns it is on the disk, complete.
+
+    Args:
+        folder: the name it gets; must not exist, while its parent must.
+        step: the training step.
+        tree: nested dictionaries with string keys and arrays as leaves.
+        metadata: JSON values to record beside the arrays.
+    """
+    import orbax.checkpoint as ocp
+
+    temporary = folder.with_name(durable.TEMPORARY + folder.name)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    host_tree = _to_host(tree)
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        checkpointer.save(temporary.resolve() / STATE, _storable(host_tree))
+    arrays = {
+        name: dataclasses.asdict(ArraySpec.of(array))
+        for name, array in flatten(host_tree).items()
+    }
+    header = {"step": step, "metadata": metadata, "arrays": arrays}
+    manifest.write_manifest(temporary, header)
+    durable.sync_tree(temporary)
+    os.rename(temporary, folder)
+    durable.sync_folder(folder.parent)
+
+
+def open_checkpoint(folder: Path) -> VerifiedCheckpoint:
+    """Verifies a checkpoint and describes it; its arrays are not parsed yet.
+
+    Args:
+        folder: one step, as `write_checkpoint` named it.
+
+    Returns:
+        The verified checkpoint.
+
+    Raises:
+        InputError: the folder is not what was written; it names the file.
+    """
+    if not folder.is_dir():
+        raise InputError("no such checkpoint", file=folder)
+    record = manifest.verify_manifest(folder)
+    arrays = {
+        name: ArraySpec(tuple(spec["shape"]), spec["dtype"])
+        for name, spec in record["arrays"].items()
+    }
+    if any(len(spec.shape) > MAX_RANK for spec in arrays.values()):
+        raise InputError(f"an array of more than {MAX_RANK} axes", file=folder)
+    return VerifiedCheckpoint(folder, record["step"], record["metadata"], arrays)
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Names each leaf of nested dictionaries by its path.
+
+    Example:
+        >>> flatten({"params": {"Dense_0": {"bias": 1}}, "batch_stats": {}})
+        {'params/Dense_0/bias': 1}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}/"))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _to_host(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _to_host(value) for key, value in tree.items()}
+    return np.asarray(tree)
+
+
+def _storable(tree: Any) -> Any:
+    # Orbax refuses arrays without elements; their shape is in the manifest.
+    return {
+        key: _storable(value) if isinstance(value, dict) else value
+        for key, value in tree.items()
+        if isinstance(value, dict) or value.size
+    }
+
+
+def _shaped_like(template: Any, flat: dict[str, Any], prefix: str = "") -> Any:
+    # Orbax gives back scalars as Python numbers and may lose empty dictionaries:
+    # structure, shapes and dtypes are the template's.
+    if isinstance(template, dict):
+        return {k: _shaped_like(v, flat, f"{prefix}/{k}") for k, v in template.items()}
+    value = flat.get(prefix.removeprefix("/"), ())
+    return np.asarray(value, template.dtype).reshape(template.shape)
+
+
+def _differences(expected: dict[str, ArraySpec], found: dict[str, ArraySpec]) -> Any:
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            yield f"`{name}` is missing"
+        elif name not in expected:
+            yield f"`{name}` is not in this model"
+        elif expected[name] != found[name]:
+            yield f"`{name}` is {found[name]}, not {expected[name]}"

@@ -1,0 +1,223 @@
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import linsey.app.data
+from linsey.app.config import DataOptions
+from linsey.app.data import load
+from linsey.app.data.order import permutation, training_batches
+from linsey.app.data.standardizer import Standardizer
+from linsey.training.input_error import InputError
+
+
+def save(path: Path, **arrays) -> DataOptions:
+    np.savez(path, **arrays)
+    return DataOptions(data=str(path))
+
+
+def test_digits_are_the_published_file_split_by_class():
+    data = load(DataOptions())
+    file = Path(linsey.app.data.__file__).with_name("digits.csv.gz")
+    assert hashlib.sha256(file.read_bytes()).hexdigest().startswith("09f66e6debdee2cd")
+    assert data.x_train.shape == (1438, 8, 8, 1)
+    assert data.x_test.shape == (359, 8, 8, 1)
+    assert data.x_train.max() == 16
+    counts = np.bincount(np.concatenate([data.y_train, data.y_test]))
+    assert counts.tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    np.testing.assert_allclose(np.bincount(data.y_test) / counts, 0.2, atol=0.003)
+
+
+def test_split_of_digits_is_the_same_for_ever_and_another_for_another_seed():
+    digest = load(DataOptions()).digest()
+    assert digest == load(DataOptions(classes=10)).digest()
+    assert digest.startswith("985d0c36")
+    assert digest != load(DataOptions(split_seed=1)).digest()
+
+
+def test_credit_is_shipped_with_the_digits():
+    notice = Path(linsey.app.data.__file__).with_name("NOTICE").read_text()
+    for word in ("Alpaydin", "Kaynak", "UCI", "CC BY 4.0"):
+        assert word in notice
+
+
+@pytest.mark.parametrize("count", [1, 2, 100])
+def test_permutation_is_one_and_depends_on_every_number(count):
+    order = permutation(count, 3, 4)
+    assert sorted(order) == list(range(count))
+    np.testing.assert_array_equal(order, permutation(count, 3, 4))
+    if count == 100:
+        assert not np.array_equal(order, permutation(count, 3, 5))
+        assert not np.array_equal(order, permutation(count, 4, 3))
+
+
+def test_permutation_never_changes():
+    """A run of today continues on the NumPy of tomorrow."""
+    assert permutation(8, 0, 0).tolist() == [0, 3, 7, 5, 1, 2, 6, 4]
+
+
+def test_batches_from_a_step_are_the_rest_of_the_batches():
+    def take(first, count):
+        batches = training_batches(10, 3, 7, first)
+        return [next(batches).tolist() for _ in range(count)]
+
+    whole = take(0, 9)
+    for first in range(9):
+        assert take(first, 9 - first) == whole[first:]
+    for epoch in range(3):
+        seen = sum(whole[3 * epoch : 3 * epoch + 3], [])
+        assert len(set(seen)) == 9
+
+
+def test_npz_with_parts_keeps_them(tmp_path):
+    x, y = np.arange(24.0).reshape(12, 2), np.arange(12) % 3
+    options = save(
+        tmp_path / "a.npz", x_train=x[:9], y_train=y[:9], x_test=x[9:], y_test=y[9:]
+    )
+    data = load(options)
+    np.testing.assert_array_equal(data.x_test, x[9:])
+    np.testing.assert_array_equal(data.y_train, y[:9])
+    assert data.class_names == ("0", "1", "2")
+    assert data.y_train.dtype == np.int32
+
+
+def test_npz_without_parts_is_split(tmp_path):
+    x, y = np.arange(40.0).reshape(20, 2), np.arange(20) % 2
+    data = load(save(tmp_path / "a.npz", x=x, y=y))
+    assert len(data.y_train) == 16
+    assert np.bincount(data.y_test).tolist() == [2, 2]
+    rows = {tuple(row) for row in np.concatenate([data.x_train, data.x_test])}
+    assert len(rows) == 20
+
+
+def test_grey_images_get_a_channel(tmp_path):
+    x = np.zeros((10, 4, 5), np.uint8)
+    assert load(save(tmp_path / "a.npz", x=x, y=np.arange(10) % 2)).shape == (4, 5, 1)
+
+
+X, Y = np.zeros((10, 3), np.float32), np.arange(10) % 2
+
+
+def broken(array: np.ndarray, index: object, value: object) -> np.ndarray:
+    array = array.copy()
+    array[index] = value
+    return array
+
+
+@pytest.mark.parametrize(
+    ("arrays", "error"),
+    [
+        ({"a": X}, "arrays are missing: expected x, y or x_train, .*, found a"),
+        ({"x": broken(X, (3, 1), np.nan), "y": Y}, r"x\[3, 1\]: not a finite .*nan"),
+        ({"x": broken(X, (0, 2), np.inf), "y": Y}, r"x\[0, 2\]: not a finite .*inf"),
+        ({"x": X.astype(complex), "y": Y}, "x: not numbers: .*complex128"),
+        ({"x": X[:, 0], "y": Y}, r"x: wrong shape: expected \(examples, features\)"),
+        ({"x": np.zeros((10, 0)), "y": Y}, "x: wrong shape"),
+        ({"x": np.zeros((10, 3, 9, 9)), "y": Y}, r"x: channels come last: found"),
+        ({"x": X, "y": Y[:9]}, "y: as many labels .* expected 10 labels, found 9"),
+        ({"x": X, "y": np.eye(10)}, r"y: wrong shape: .*save y.argmax\(-1\)"),
+        ({"x": X, "y": Y / 1}, r"y: labels are not class numbers: .*found float64"),
+        ({"x": X, "y": broken(Y, 4, -1)}, r"y\[4\]: label out of range: .*found -1"),
+        ({"x": X, "y": broken(Y, 4, 2**40)}, r"y\[4\]: label out of range"),
+        ({"x": X, "y": Y * 5000}, r"y\[1\]: more classes than examples: .*found 5000"),
+        ({"x": X, "y": Y * 0}, "y: only one class"),
+        ({"x": X[:2], "y": Y[:2]}, "no examples to test on: found 2 to train on"),
+        (
+            {"x_train": X, "y_train": Y, "x_test": X, "y_test": broken(Y, 7, 5)},
+            r"y_test\[7\]: label out of range: expected 0 to 1, found 5",
+        ),
+        (
+            {"x_train": X, "y_train": Y, "x_test": X[:, :2], "y_test": Y},
+            r"x_test: examples of another shape: expected \(3,\), found \(2,\)",
+        ),
+    ],
+)  # fmt: skip
+def test_bad_arrays_are_named(tmp_path, arrays, error):
+    options = save(tmp_path / "a.npz", **arrays)
+    with pytest.raises(InputError, match=error) as caught:
+        load(options)
+    assert str(caught.value).startswith(str(tmp_path / "a.npz"))
+
+
+def test_labels_beyond_the_number_of_classes_are_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", x=X, y=Y)
+    assert len(load(DataOptions(data=str(tmp_path / "a.npz"), classes=5)).class_names)
+    y = broken(Y, 2, 6)
+    np.savez(tmp_path / "a.npz", x=X, y=y)
+    with pytest.raises(
+        InputError, match=r"y\[2\]: label out of range: expected 0 to 4"
+    ):
+        load(DataOptions(data=str(tmp_path / "a.npz"), classes=5))
+
+
+def test_files_that_are_no_archives_are_refused(tmp_path):
+    path = tmp_path / "a.npz"
+    path.write_bytes(b"no archive")
+    with pytest.raises(InputError, match="not a readable npz file"):
+        load(DataOptions(data=str(path)))
+    np.savez(path, x=np.array([{}, {}]), y=np.arange(2))  # pickled objects
+    with pytest.raises(InputError, match="x: the array cannot be read"):
+        load(DataOptions(data=str(path)))
+    np.savez(path, x=X, y=Y)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(InputError, match="not a readable npz file"):
+        load(DataOptions(data=str(path)))
+    with pytest.raises(InputError, match="data of an unknown kind"):
+        (tmp_path / "a.csv").write_text("1,2")
+        load(DataOptions(data=str(tmp_path / "a.csv")))
+
+
+def make_images(root: Path, classes=("cat", "dog"), count=5, mode="L") -> None:
+    for number, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            color = 50 * number + index
+            value = color if mode == "L" else (color, 0, 255 - color)
+            Image.new(mode, (12, 9), value).save(root / name / f"{index}.png")
+
+
+def test_image_folder_is_split_by_class(tmp_path):
+    make_images(tmp_path / "data")
+    (tmp_path / "data" / ".hidden").mkdir()
+    (tmp_path / "data" / "cat" / "notes.txt").write_text("not an image")
+    data = load(DataOptions(data=str(tmp_path / "data"), image_size=4))
+    assert data.class_names == ("cat", "dog")
+    assert (data.x_train.shape, data.x_test.shape) == ((8, 4, 4, 1), (2, 4, 4, 1))
+    assert all(data.x_train[data.y_train == 1].min(axis=(1, 2, 3)) >= 50)
+
+
+def test_image_folder_with_parts_and_color(tmp_path):
+    make_images(tmp_path / "train", mode="RGB")
+    make_images(tmp_path / "test", count=2, mode="L")
+    data = load(DataOptions(data=str(tmp_path), image_size=3))
+    assert (data.x_train.shape, data.x_test.shape) == ((10, 3, 3, 3), (4, 3, 3, 3))
+    np.testing.assert_array_equal(data.x_train[7, 0, 0], [52, 0, 203])
+
+
+def test_bad_image_folders_are_named(tmp_path):
+    root = tmp_path / "data"
+    options = DataOptions(data=str(root))
+    root.mkdir()
+    with pytest.raises(InputError, match="no classes: .* found 0 folders"):
+        load(options)
+    make_images(root)
+    (root / "cow").mkdir()
+    with pytest.raises(InputError, match="cow: a class without images"):
+        load(options)
+    (root / "cow" / "0.jpg").write_bytes(b"no image")
+    with pytest.raises(InputError, match="cow/0.jpg: not a readable image"):
+        load(options)
+
+
+def test_standardized_training_part_has_mean_0_and_deviation_1():
+    x = np.random.default_rng(0).normal(5, 3, (50, 4, 4, 2)).astype(np.float32)
+    x[..., 1] = 7  # a channel that does not vary
+    standardize = Standardizer.fit(x)
+    z = standardize(x)
+    np.testing.assert_allclose(z[..., 0].mean(), 0, atol=1e-6)
+    np.testing.assert_allclose(z[..., 0].std(), 1, atol=1e-6)
+    assert not z[..., 1].any()
+    again = Standardizer.from_json(standardize.to_json())
+    assert again(x).tobytes() == z.tobytes()

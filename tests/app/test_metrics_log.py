@@ -1,0 +1,39 @@
+import json
+
+from linsey.app.metrics_log import MetricsLog, read
+
+
+def steps(records):
+    return [(record["kind"], record["step"]) for record in records]
+
+
+def test_read_gives_the_history_of_one_run(tmp_path):
+    log = MetricsLog(tmp_path / "log")
+    log.write("start", 0)
+    for step in (2, 4, 6):
+        log.write("train", step, loss=float(step))
+    log.close()
+    log = MetricsLog(tmp_path / "log")  # killed after 6, its checkpoint was at 2
+    log.write("resume", 2)
+    log.write("train", 4, loss=-4.0)
+    log.close()
+    records = read(tmp_path / "log")
+    assert steps(records) == [("start", 0), ("train", 2), ("resume", 2), ("train", 4)]
+    assert [record.get("loss") for record in records] == [None, 2.0, None, -4.0]
+    assert len((tmp_path / "log").read_bytes().splitlines()) == 6  # nothing was removed
+
+
+def test_torn_line_is_left_out_and_does_not_spoil_the_next(tmp_path):
+    path = tmp_path / "log"
+    path.write_bytes(b'{"kind": "start", "step": 0}\n{"kind": "tra')
+    log = MetricsLog(path)
+    log.write("train", 1, loss=1.0)
+    log.close()
+    assert steps(read(path)) == [("start", 0), ("train", 1)]
+
+
+def test_numbers_that_are_not_finite_stay_json(tmp_path):
+    log = MetricsLog(tmp_path / "log")
+    log.write("eval", 1, loss=float("nan"))
+    log.close()
+    assert json.loads((tmp_path / "log").read_text())["loss"] is None
