@@ -76,7 +76,9 @@ def make_dataset(
     x_train, y_train = _checked_pair(name, train, keys[:2])
     if len(y_train) == 0:
         raise InputError("no examples", file=name, key=keys[0])
-    classes = options.classes or len(class_names or ()) or _count(name, keys[1], y_train)
+    classes = (
+        options.classes or len(class_names or ()) or _count(name, keys[1], y_train)
+    )
     if classes < 2:
         raise InputError("only one class", file=name, key=keys[1])
     _check_range(name, keys[1], y_train, classes)
