@@ -39,7 +39,7 @@ from linsey.core.filters import (  # noqa: F401 (part of the public module)
     union_filters,
 )
 from linsey.core.frozen_dict import FrozenDict, freeze, unfreeze
-from linsey.core.rng import LazyRng, fold_in_static, is_rng_key
+from linsey.core.rng import LazyRng, is_rng_key
 
 T = TypeVar("T")
 Array = Any
@@ -495,7 +495,10 @@ class Scope:
                 if self.is_collection_empty("params"):
                     raise errors.ScopeCollectionNotFound("params", name, self.path_text)
                 raise errors.ScopeParamNotFoundError(name, self.path_text)
-            value = init_fn(self.make_rng("params"), *init_args, **init_kwargs)
+            key = self._next_key("params")
+            needs_key = init_fn is not _zeros and init_fn is not _ones
+            rng = key.as_jax_rng() if needs_key else None
+            value = init_fn(rng, *init_args, **init_kwargs)
             self.put_variable("params", name, value)
             return unbox_fast(value) if unbox else value
         if type(value) in _plain_types or is_plain_array(value):
@@ -541,6 +544,10 @@ class Scope:
 
     def make_rng(self, name: str = "params") -> PRNGKey:
         """The next key of a stream; unknown streams fall back to `params`."""
+        return self._next_key(name).as_jax_rng()
+
+    def _next_key(self, name: str) -> LazyRng:
+        """Counts a draw from a stream; computing the key is left to the caller."""
         rngs = self.context.rngs
         if name not in rngs:
             if "params" not in rngs:
@@ -554,8 +561,12 @@ class Scope:
         count = self.rng_counters.get(name, 0) + 1
         self.rng_counters[name] = count
         key = rngs[name]
-        return fold_in_static(key.rng, (*key.suffix, *self._suffix, count))
+        return LazyRng(key.rng, (*key.suffix, *self._suffix, count))
 
+
+# The usual initializers of biases and scales: they take no randomness, so their key
+# is counted but not computed.
+_zeros, _ones = jax.nn.initializers.zeros, jax.nn.initializers.ones
 
 _SCALARS = {int, float, bool}
 
