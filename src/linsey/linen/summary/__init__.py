@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from linsey.core.filters import DenyList, Filter
+from linsey.core.filters import Filter
 from linsey.linen.module import Module
+from linsey.linen.module.functional import CREATED
 from linsey.linen.summary.calls import Call, Path, first_calls, record_calls
 from linsey.linen.summary.flops import forward_flops, vjp_flops
 from linsey.linen.summary.render import Table, find_style, render_plain, render_rich
@@ -20,13 +21,15 @@ from linsey.linen.summary.represent import (
 
 __all__ = ["module_paths", "tabulate"]
 
+Count = Callable[[Call], int | None]
+
 
 def tabulate(
     module: Module,
     rngs: Any,
     depth: int | None = None,
     show_repeated: bool = False,
-    mutable: Filter = DenyList("intermediates"),
+    mutable: Filter = CREATED,
     console_kwargs: Mapping[str, Any] | None = None,
     table_kwargs: Mapping[str, Any] = {},
     column_kwargs: Mapping[str, Any] = {},
@@ -50,7 +53,8 @@ def tabulate(
         console_kwargs: arguments of `rich.console.Console`, such as `width`.
         table_kwargs: further arguments of `rich.table.Table`.
         column_kwargs: further arguments of `rich.table.Table.add_column`.
-        compute_flops: add the operations of each call, as estimated by the compiler.
+        compute_flops: add the operations of each call, as estimated by the compiler;
+            empty where a call cannot be repeated alone.
         compute_vjp_flops: add those of each call with its reverse-mode derivative; 0
             where it has none.
         **kwargs: further arguments of `Module.init`, such as `method`.
@@ -83,13 +87,13 @@ def tabulate(
             module, rngs, mutable, args, {**call_kwargs, **kwargs}
         )
         style = find_style()
-        extra: dict[str, Callable[[Call], str]] = {}
+        counts: dict[str, Count] = {}
         if compute_flops:
-            extra["flops"] = lambda call: str(forward_flops(call, rngs, mutable))
+            counts["flops"] = lambda call: forward_flops(call, rngs, mutable)
         if compute_vjp_flops:
-            extra["vjp_flops"] = lambda call: str(vjp_flops(call, rngs, mutable))
+            counts["vjp_flops"] = lambda call: vjp_flops(call, rngs, mutable)
         title = f"{type(module).__name__} Summary"
-        table = _table(title, calls, variables, depth, show_repeated, extra, style)
+        table = _table(title, calls, variables, depth, show_repeated, counts, style)
         if style is PLAIN:
             return render_plain(table)
         return render_rich(table, console_kwargs, table_kwargs, column_kwargs)
@@ -126,7 +130,7 @@ def _table(
     variables: Any,
     depth: int | None,
     show_repeated: bool,
-    extra: dict[str, Callable[[Call], str]],
+    counts: dict[str, Count],
     style: Style,
 ) -> Table:
     shown = calls if show_repeated else first_calls(calls)
@@ -143,20 +147,25 @@ def _table(
             f"{type(call.module).__name__} {method}".rstrip(),
             represent_inputs(call.args, call.kwargs, style),
             represent(call.outputs, style),
-            *(count(call) for count in extra.values()),
+            *(_text(count(call)) for count in counts.values()),
         ]
         for col in collections:
             part = {} if call.path in done else _subtree(variables[col], call.path)
             own = represent(_without(part, call.path, called_paths), style)
             size = represent_size(_without(part, call.path, shown_paths), style)
+            size = style.bold(size) if size else ""
             row.append(f"{own}\n\n{size}" if own else size)
         rows.append(row)
         done.add(call.path)
-    header = ["path", "module", "inputs", "outputs", *extra, *collections]
+    header = ["path", "module", "inputs", "outputs", *counts, *collections]
     totals = [represent_size(variables[col], style) for col in collections]
-    footer = [""] * (3 + len(extra)) + ["Total", *totals]
+    footer = [""] * (3 + len(counts)) + ["Total", *totals]
     caption = f"Total Parameters: {represent_size(variables, style)}"
     return Table(title, header, rows, footer, caption)
+
+
+def _text(count: int | None) -> str:
+    return "" if count is None else str(count)
 
 
 def _subtree(tree: Any, path: Path) -> Any:

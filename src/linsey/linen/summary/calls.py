@@ -17,6 +17,10 @@ from linsey.core.filters import Filter
 from linsey.linen.module import adoption, intercept_methods
 
 Path = tuple[str, ...]
+
+# Compiled functions keep their traces, and a trace that is used again calls no module.
+# A new value here makes jax trace anew.
+_TRACE_OF = jax.make_user_context(None)
 _ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
 
 
@@ -54,8 +58,10 @@ def abstract(tree: Any) -> Any:
     def shape_of(leaf: Any) -> Any:
         if not is_array(leaf):
             return leaf
-        weak = getattr(leaf, "weak_type", False)
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, weak_type=weak)
+        dtype, weak = leaf.dtype, getattr(leaf, "weak_type", False)
+        if isinstance(leaf, (np.ndarray, np.generic)):
+            dtype = jax.dtypes.canonicalize_dtype(dtype)  # as jax will take it
+        return jax.ShapeDtypeStruct(leaf.shape, dtype, weak_type=weak)
 
     return jax.tree.map(shape_of, tree)
 
@@ -126,7 +132,7 @@ def record_calls(
 
     def init(arrays: list[Any]) -> Any:
         rngs, args, kwargs = parts.merge(arrays)
-        with intercept_methods(record):
+        with _TRACE_OF(object()), intercept_methods(record):
             return module.init(rngs, *args, mutable=mutable, **kwargs)
 
     variables = jax.eval_shape(init, parts.arrays)

@@ -15,22 +15,28 @@ from linsey.core.filters import Filter
 from linsey.linen.summary.calls import Call, Partition
 
 
-def forward_flops(call: Call, rngs: Any, mutable: Filter) -> int:
-    """Operations of the call itself."""
+def forward_flops(call: Call, rngs: Any, mutable: Filter) -> int | None:
+    """Operations of the call itself; None where it cannot be repeated alone."""
     run, arrays = _as_function(call, rngs, mutable)
-    return _lowered_flops(run, arrays)
+    try:
+        return _lowered_flops(run, arrays)
+    except Exception:
+        # The call needs more than its arguments and variables, such as an open method
+        # of another module or a traced value in a closure: the user may do this.
+        return None
 
 
-def vjp_flops(call: Call, rngs: Any, mutable: Filter) -> int:
+def vjp_flops(call: Call, rngs: Any, mutable: Filter) -> int | None:
     """Operations of the call and of its derivative in reverse mode.
 
     The derivative is by the variables and the inputs, of the outputs and of the
-    variables after the call. It is 0 for calls that cannot be differentiated.
+    variables after the call. It is 0 for calls that cannot be differentiated, None
+    where the call cannot be repeated alone.
     """
     run, arrays = _as_function(call, rngs, mutable)
 
     def run_and_derive(arrays: Any) -> Any:
-        primals, keys = arrays[:-1], arrays[-1]
+        *primals, keys = arrays
         y, pull = jax.vjp(lambda *primals: run((*primals, keys)), *primals)
         cotangents = jax.tree.map(_cotangent, y)
         return [g for g in jax.tree.leaves(pull(cotangents)) if g.dtype != _NONE]
@@ -39,8 +45,8 @@ def vjp_flops(call: Call, rngs: Any, mutable: Filter) -> int:
         return 0
     try:
         return _lowered_flops(run_and_derive, arrays)
-    except (TypeError, ValueError, NotImplementedError):
-        return 0
+    except Exception:  # told apart by the call without its derivative
+        return None if forward_flops(call, rngs, mutable) is None else 0
 
 
 _NONE = jax.dtypes.float0

@@ -69,9 +69,10 @@ def render_rich(
             column.footer = _right_aligned(text)
     drawn.caption_style = "bold"
     drawn.caption = f"\n{table.caption}"
-    options = {"force_terminal": True, "force_jupyter": False}
     out = io.StringIO()
-    Console(**{**options, **(console_kwargs or {}), "file": out}).print(drawn)
+    options: dict[str, Any] = {"force_terminal": True, "force_jupyter": False}
+    options.update(console_kwargs or {}, file=out)
+    Console(**options).print(drawn)
     return f"\n{out.getvalue()}\n"
 
 
@@ -87,7 +88,8 @@ def render_plain(table: Table) -> str:
         [cell.split("\n") for cell in row]
         for row in (table.header, *table.rows, table.footer)
     ]
-    widths = [max(len(s) for cell in col for s in cell) for col in zip(*cells)]
+    columns = zip(*cells, strict=True)
+    widths = [max(len(line) for cell in column for line in cell) for column in columns]
     rule = "-+-".join("-" * width for width in widths)
     lines = ["", table.title, rule]
     for row in cells:

@@ -71,7 +71,7 @@ def represent_size(tree: Any, style: Style) -> str:
     if not size:
         return ""
     count = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-    return style.bold(f"{size:,} " + style.dim(f"({_bytes(count)})"))
+    return f"{size:,} " + style.dim(f"({_bytes(count)})")
 
 
 def _bytes(count: int) -> str:
