@@ -17,8 +17,8 @@ def test_automatic_names_count_each_class_apart(nn):
     class MLP(nn.Module):
         @nn.compact
         def __call__(self, x):
-            x = nn.LayerNorm()(nn.Dense(4)(x))
-            return nn.Dense(2)(nn.LayerNorm()(nn.Dense(3)(x)))
+            x = nn.DenseGeneral(4)(nn.Dense(4)(x))
+            return nn.Dense(2)(nn.DenseGeneral(3)(nn.Dense(3)(x)))
 
     return MLP().init(KEY, X)
 

@@ -97,15 +97,21 @@ def _adopt_one(owner: Any, name: str, module: Any) -> Any:
         known = memo.get(id(module))
         if known is not None:
             return known[1]
-        keep = config.flax_preserve_adopted_names and module.name is not None
         child = copy_unbound(module)
-        child.__dict__["name"] = module.name if keep else name
+        if child.name is None or not _preserves_names(owner):
+            child.__dict__["name"] = name
         memo[id(module)] = (module, child)
     else:  # made in a `setup`, and nothing holds it yet
         child = module
         child.__dict__["name"] = name
     attach(child, owner)
     return child
+
+
+def _preserves_names(owner: Any) -> bool:
+    """Whether modules adopted by `owner` keep names they were given: flag or class."""
+    flag = config.flax_preserve_adopted_names
+    return getattr(type(owner), "preserve_adopted_names", flag)
 
 
 def attach(child: Any, owner: Any) -> None:
@@ -149,27 +155,32 @@ def copy_unbound(module: Any) -> Any:
     return copy
 
 
-def copy_deep(module: Any, memo: dict[int, Any] | None = None) -> Any:
+def copy_deep(module: Any, reset_names: bool = False) -> Any:
     """Like `copy_unbound`, and the bound modules in its fields become unbound too.
 
     Modules that were shared still are.
+
+    Args:
+        module: the module.
+        reset_names: forget the names of all these modules.
     """
-    memo = {} if memo is None else memo
-    copy = memo[id(module)] = copy_unbound(module)
+    memo: dict[int, Any] = {}
 
-    def unbound(child: Any, path: str) -> Any:
-        if child.scope is None:
-            return child
-        if id(child) not in memo:
-            copy_deep(child, memo).__dict__["name"] = None
-        return memo[id(child)]
+    def unbound(module: Any, path: str) -> Any:
+        if module.scope is None and path:
+            return module
+        if id(module) not in memo:
+            copy = memo[id(module)] = copy_unbound(module)
+            values = copy.__dict__
+            if reset_names:
+                values["name"] = None
+            for name in type(module)._init_fields:
+                value = values.get(name)
+                if type(value) not in _LEAF_TYPES and modules_in(value):
+                    values[name] = map_modules(unbound, value, name)
+        return memo[id(module)]
 
-    values = copy.__dict__
-    for name in type(module)._init_fields:
-        value = values.get(name)
-        if type(value) not in _LEAF_TYPES and modules_in(value):
-            values[name] = map_modules(unbound, value, name)
-    return copy
+    return unbound(module, "")
 
 
 def _is_module(value: Any) -> bool:

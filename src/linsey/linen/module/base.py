@@ -257,11 +257,11 @@ class Module(ModuleBase):
 
         Args:
             parent: parent of the copy; by default it is unbound.
-            _deep_clone: unbind the modules in the fields too.
+            _deep_clone: unbind the modules in the fields too; else they are shared.
             _reset_names: forget their names.
             **updates: new values of fields.
         """
-        source = adoption.copy_deep(self) if _deep_clone else self
+        source = adoption.copy_deep(self, _reset_names) if _deep_clone else self
         values = source.__dict__
         fields = {n: values[n] for n in type(self)._init_fields if n in values}
         return type(self)(**{**fields, "name": self.name, "parent": parent, **updates})
@@ -275,9 +275,12 @@ class Module(ModuleBase):
     ) -> Self:
         """A new module with the same fields that may be used beside this one.
 
-        Inside a compact method the copy becomes a child of the running module.
+        It has variables of its own, and so have the modules in its fields. Inside a
+        compact method it becomes a child of the running module.
         """
-        return self.clone(parent=parent, name=name, **updates)
+        return self.clone(
+            parent=parent, name=name, _deep_clone=True, _reset_names=True, **updates
+        )
 
     # -- variables -------------------------------------------------------------------
 
