@@ -24,6 +24,7 @@ from linsey.linen import (
     normalization,
     pooling,
     stochastic,
+    summary,
     transforms,
 )
 from linsey.linen.activation import (
@@ -90,6 +91,7 @@ from linsey.linen.normalization import (
 )
 from linsey.linen.pooling import avg_pool, max_pool, min_pool, pool
 from linsey.linen.stochastic import Dropout
+from linsey.linen.summary import tabulate
 from linsey.linen.transforms import (
     add_metadata_axis,
     checkpoint,
@@ -199,7 +201,9 @@ __all__ = [
     "softplus",
     "standardize",
     "stochastic",
+    "summary",
     "swish",
+    "tabulate",
     "switch",
     "tanh",
     "transforms",
