@@ -192,6 +192,7 @@ def test_dense_general_contracts_any_axes(features, axis, batch_dims):
         axis=axis,
         batch_dims=batch_dims,
         inputs=normal(2, 3, 4, 5),
+        grad=features == (4, 5) and axis in [(1, -1), (-1, 2)],
     )
 
 
@@ -295,7 +296,8 @@ EINSUMS = [
 
 @pytest.mark.parametrize(("shape", "equation", "inputs"), EINSUMS)
 def test_einsum_follows_its_equation(shape, equation, inputs):
-    assert_same_layer("Einsum", shape, equation, inputs=normal(*inputs))
+    grad = equation in ("abc,bcd->dba", "...ac,...cd->...ad")
+    assert_same_layer("Einsum", shape, equation, inputs=normal(*inputs), grad=grad)
 
 
 @pytest.mark.parametrize(

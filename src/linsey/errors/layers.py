@@ -107,7 +107,7 @@ class DilatedPaddingError(LinseyError, ValueError):
         )
 
 
-class PerAxisError(LinseyError, ValueError, AssertionError):
+class PerAxisError(LinseyError, ValueError):
     """A setting has not one entry for each spatial axis."""
 
     def __init__(self, name: str, value: Any, rank: int) -> None:

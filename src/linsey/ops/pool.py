@@ -20,7 +20,7 @@ PADDINGS = ("SAME", "VALID", "SAME_LOWER")
 
 
 def pool(
-    x: Array,
+    inputs: Array,
     init: Any,
     reduce_fn: Callable[[Any, Any], Any],
     window_shape: Sequence[int],
@@ -30,7 +30,7 @@ def pool(
     """Reduces each window of the spatial axes with a function of two values.
 
     Args:
-        x: inputs of shape (*batch, *spatial, features).
+        inputs: array of shape (*batch, *spatial, features).
         init: the value that `reduce_fn` starts from and that pads; its identity.
         reduce_fn: an associative function of two arrays, such as `jax.lax.max`.
         window_shape: size of the window, for each spatial axis.
@@ -50,12 +50,12 @@ def pool(
         >>> pool(x, 0.0, lax.add, (2,), (2,), "VALID").ravel().tolist()
         [1.0, 5.0]
     """
-    window, steps, pads = _window(x.shape, window_shape, strides, padding)
-    return lax.reduce_window(x, init, reduce_fn, window, steps, pads)
+    window, steps, pads = _window(inputs.shape, window_shape, strides, padding)
+    return lax.reduce_window(inputs, init, reduce_fn, window, steps, pads)
 
 
 def max_pool(
-    x: Array,
+    inputs: Array,
     window_shape: Sequence[int],
     strides: Sequence[int] | None = None,
     padding: str | int | Sequence[tuple[int, int]] = "VALID",
@@ -68,11 +68,13 @@ def max_pool(
         >>> max_pool(x, (2,), strides=(2,)).ravel().tolist()
         [3.0, 5.0]
     """
-    return pool(x, _extremes(x.dtype)[0], lax.max, window_shape, strides, padding)
+    return pool(
+        inputs, _extremes(inputs.dtype)[0], lax.max, window_shape, strides, padding
+    )
 
 
 def min_pool(
-    x: Array,
+    inputs: Array,
     window_shape: Sequence[int],
     strides: Sequence[int] | None = None,
     padding: str | int | Sequence[tuple[int, int]] = "VALID",
@@ -85,11 +87,13 @@ def min_pool(
         >>> min_pool(x, (2,), strides=(2,)).ravel().tolist()
         [1.0, 2.0]
     """
-    return pool(x, _extremes(x.dtype)[1], lax.min, window_shape, strides, padding)
+    return pool(
+        inputs, _extremes(inputs.dtype)[1], lax.min, window_shape, strides, padding
+    )
 
 
 def avg_pool(
-    x: Array,
+    inputs: Array,
     window_shape: Sequence[int],
     strides: Sequence[int] | None = None,
     padding: str | int | Sequence[tuple[int, int]] = "VALID",
@@ -98,7 +102,7 @@ def avg_pool(
     """Takes the mean of each window; see `pool` for the other arguments.
 
     Args:
-        x: inputs of shape (*batch, *spatial, features).
+        inputs: array of shape (*batch, *spatial, features).
         window_shape: size of the window, for each spatial axis.
         strides: distance between windows, for each spatial axis; none means 1.
         padding: 'SAME', 'VALID', 'SAME_LOWER', a number, or (low, high) pairs.
@@ -117,11 +121,11 @@ def avg_pool(
         >>> avg_pool(x, (2,), None, pads, count_include_pad=False).ravel().tolist()
         [2.0, 3.0]
     """
-    total = pool(x, 0, lax.add, window_shape, strides, padding)
+    total = pool(inputs, 0, lax.add, window_shape, strides, padding)
     if count_include_pad:
         return total / math.prod(window_shape)
     dtype = jnp.promote_types(total.dtype, jnp.float32)
-    counts = _counts(x.shape, window_shape, strides, padding)
+    counts = _counts(inputs.shape, window_shape, strides, padding)
     return lax.div(lax.convert_element_type(total, dtype), counts.astype(dtype))
 
 

@@ -4,7 +4,7 @@ Each is a list of fields and a short call: parameters are asked for by name and 
 arrays are brought to one dtype, and a function of `linsey.ops` computes the formula.
 """
 
-from linsey.linen.dtypes import promote_dtype
+from linsey.linen.dtypes import PromoteDtypeFn, promote_dtype
 from linsey.linen.linear.conv import Conv, ConvLocal
 from linsey.linen.linear.conv_transpose import ConvTranspose
 from linsey.linen.linear.dense import Dense, DenseGeneral, default_kernel_init
@@ -21,7 +21,6 @@ from linsey.typing import (
     PaddingLike,
     PrecisionLike,
     PRNGKey,
-    PromoteDtypeFn,
     Shape,
 )
 

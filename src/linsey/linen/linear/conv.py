@@ -16,7 +16,7 @@ from linsey.errors.layers import (
     MaskShapeError,
     UnsharedGroupsError,
 )
-from linsey.linen.dtypes import promote_dtype
+from linsey.linen.dtypes import PromoteDtypeFn, promote_dtype
 from linsey.linen.initializers import zeros
 from linsey.linen.linear.dense import default_kernel_init
 from linsey.linen.module import Module, compact
@@ -27,7 +27,6 @@ from linsey.typing import (
     Initializer,
     PaddingLike,
     PrecisionLike,
-    PromoteDtypeFn,
 )
 
 

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from linsey.linen.dtypes import promote_dtype
+from linsey.linen.dtypes import PromoteDtypeFn, promote_dtype
 from linsey.linen.initializers import zeros
 from linsey.linen.linear.conv import input_channels, mask_kernel, window_shape
 from linsey.linen.linear.dense import default_kernel_init
 from linsey.linen.module import Module, compact
 from linsey.ops.conv_transpose import conv_transpose
-from linsey.typing import Dtype, Initializer, PaddingLike, PrecisionLike, PromoteDtypeFn
+from linsey.typing import Dtype, Initializer, PaddingLike, PrecisionLike
 
 
 class ConvTranspose(Module):

@@ -16,7 +16,7 @@ from linsey.errors.layers import (
     BatchDimsError,
     InputRankError,
 )
-from linsey.linen.dtypes import promote_dtype
+from linsey.linen.dtypes import PromoteDtypeFn, promote_dtype
 from linsey.linen.initializers import lecun_normal, zeros
 from linsey.linen.module import Module, compact
 from linsey.ops.dot import dense, dense_general
@@ -25,7 +25,6 @@ from linsey.typing import (
     Dtype,
     Initializer,
     PrecisionLike,
-    PromoteDtypeFn,
 )
 
 default_kernel_init: Initializer = lecun_normal()

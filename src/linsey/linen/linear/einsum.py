@@ -10,12 +10,12 @@ import numpy as np
 from jax import Array, lax
 
 from linsey.errors.layers import EinsumEquationError
-from linsey.linen.dtypes import promote_dtype
+from linsey.linen.dtypes import PromoteDtypeFn, promote_dtype
 from linsey.linen.initializers import zeros
 from linsey.linen.linear.dense import default_kernel_init
 from linsey.linen.module import Module, compact, merge_param
 from linsey.ops.dot import add_bias
-from linsey.typing import Dtype, Initializer, PrecisionLike, PromoteDtypeFn
+from linsey.typing import Dtype, Initializer, PrecisionLike
 
 
 class Einsum(Module):
