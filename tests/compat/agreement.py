@@ -57,6 +57,7 @@ def agrees(
     ulps: int = 0,
     refused: bool = False,
     wording: bool = True,
+    ordered: bool = True,
 ) -> Any:
     """Makes a test of a program: Flax and linsey do the same.
 
@@ -65,9 +66,12 @@ def agrees(
         ulps: rounding allowed for floats, in units of the largest value of an array.
         refused: whether both must raise (else neither may).
         wording: whether the first sentences must agree too.
+        ordered: whether dictionaries must have their keys in one order.
     """
     if program is None:
-        return functools.partial(agrees, ulps=ulps, refused=refused, wording=wording)
+        return functools.partial(
+            agrees, ulps=ulps, refused=refused, wording=wording, ordered=ordered
+        )
     signature = inspect.signature(program)
     libraries = [name for name in signature.parameters if name in FLAX]
 
@@ -86,6 +90,8 @@ def agrees(
                 ours or theirs
             )
         else:
+            if not ordered:
+                expected, found = _sorted(expected), _sorted(found)
             assert_same(expected, found, ulps)
 
     rest = [p for name, p in signature.parameters.items() if name not in libraries]
@@ -104,6 +110,11 @@ def _outcome(program: Any, library: Any, fixtures: Any) -> tuple[Any, Any]:
         return program(**library, **fixtures), None
     except Exception as error:  # noqa: BLE001
         return None, error
+
+
+def _sorted(tree: Any) -> Any:
+    """Rebuilds dictionaries with sorted keys, as JAX does."""
+    return jax.tree_util.tree_map(lambda x: x, tree)
 
 
 def assert_same_error(

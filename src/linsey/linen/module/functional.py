@@ -100,9 +100,7 @@ def _capturing(run: Callable[..., Any], which: CaptureFilter) -> Callable[..., A
     def capture(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
         y = next_fun(*args, **kwargs)
         name = context.method_name
-        if name != "setup" and (
-            name == "__call__" if which is True else which(context.module, name)
-        ):
+        if name == "__call__" if which is True else which(context.module, name):
             context.module.sow("intermediates", name, y)
         return y
 
