@@ -25,7 +25,7 @@ import jax
 
 from linsey.core.filters import NONE, Filter, Selection
 from linsey.core.rng import LazyRng
-from linsey.core.scope import Context, Scope, _copy_structure
+from linsey.core.scope import Context, Scope, copy_structure
 
 # One entry for each group; each is a tuple with one {name: tree} for each root scope.
 Groups = tuple[tuple[dict[str, Any], ...], ...]
@@ -154,7 +154,7 @@ class Plan:
         scope.context.bound = []
         scope.rng_counters = self.counters[i]
         scope._nodes = {
-            col: _copy_structure(tree) if col in mutable else tree
+            col: copy_structure(tree) if col in mutable else tree
             for group in variables
             for col, tree in group[i].items()
         }

@@ -1,22 +1,10 @@
-"""Variables, and where a function stands in them.
-
-Words:
-
-- *variables*: `{collection: tree}`. A *collection* is a named kind of state (`params`,
-  `batch_stats`, `cache`, ...); inside it, nested dicts follow the module tree.
-- *stream*: a named sequence of random keys.
-- `Context`: one `init`, `apply` or `bind`: who may write what, the keys, the flags.
-- `Scope`: a light cursor (context, path) over the context's variables.
-
-Invariants: immutable collections are never copied; mutable ones are copied once, at the
-boundary, structure only; what `apply` returns shares nothing writable with its input.
-"""
+"""`Scope`: where a function stands in the variables, and what it may do there."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -24,122 +12,22 @@ import numpy as np
 from linsey import errors
 from linsey.config import config
 from linsey.core import meta, tracers
-from linsey.core.filters import (  # noqa: F401 (part of the public module)
-    CollectionFilter,
-    DenyList,
-    Filter,
-    PRNGSequenceFilter,
-    Selection,
-    filter_to_set,
-    group_collections,
-    in_filter,
-    intersect_filters,
-    is_filter_empty,
-    subtract_filters,
-    union_filters,
+from linsey.core.filters import Filter, Selection
+from linsey.core.frozen_dict import freeze
+from linsey.core.rng import LazyRng
+from linsey.core.scope.context import Context
+from linsey.core.scope.variable import (
+    PLAIN_TYPES,
+    Variable,
+    is_plain_array,
+    unbox_fast,
 )
-from linsey.core.frozen_dict import FrozenDict, freeze, unfreeze
-from linsey.core.rng import LazyRng, is_rng_key
 
 T = TypeVar("T")
-Array = Any
 PRNGKey = Any
-RNGSequences = dict[str, PRNGKey]
-Collection = Mapping[str, Any]
-MutableCollection = dict[str, Any]
-VariableDict = Mapping[str, Collection]
-FrozenVariableDict = FrozenDict
-MutableVariableDict = dict[str, MutableCollection]
+VariableDict = Mapping[str, Mapping[str, Any]]
 
 _MISSING = object()
-
-
-class Context:
-    """What all scopes of one `init`, `apply` or `bind` share."""
-
-    __slots__ = (
-        "mutable", "selection", "rngs", "flags", "trace", "is_valid", "memo", "bound",
-        "_writable",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        mutable: Filter | Selection,
-        rngs: Mapping[str, LazyRng],
-        flags: Mapping[str, Any],
-    ):
-        self.mutable = mutable
-        self.selection = Selection.of(mutable)
-        self.rngs = rngs
-        self.flags = flags
-        self.trace = tracers.current_trace()
-        self.is_valid = True
-        # The bound module made from each module met so far, by the id of that module
-        # (kept alive beside it): the same object met twice is one bound module.
-        self.memo: dict[int, tuple[Any, Any]] = {}
-        # Every module bound here, where the end of the context is known.
-        self.bound: list[Any] | None = None
-        self._writable: dict[str, bool] = {}
-
-    def is_mutable(self, col: str) -> bool:
-        """Whether collection `col` may be written."""
-        known = self._writable.get(col)
-        if known is None:
-            known = self._writable[col] = col in self.selection
-        return known
-
-
-class Variable(Generic[T]):
-    """A reference to one variable of a scope: read and write it through `value`."""
-
-    __slots__ = ("scope", "collection", "name", "unbox")
-
-    def __init__(self, scope: Scope, collection: str, name: str, unbox: bool = True):
-        self.scope = scope
-        self.collection = collection
-        self.name = name
-        self.unbox = unbox
-
-    @property
-    def value(self) -> T:
-        """The value now; axis metadata boxes are removed if `unbox` is set."""
-        value = self.scope.get_variable(self.collection, self.name)
-        return unbox_fast(value) if self.unbox else value
-
-    @value.setter
-    def value(self, value: T) -> None:
-        if self.unbox:
-            current = self.scope.get_variable(self.collection, self.name)
-            if current is not None and not is_plain_array(current):
-                value = meta.replace_boxed(current, value)
-        self.scope.put_variable(self.collection, self.name, value)
-
-    def is_mutable(self) -> bool:
-        """Whether the collection of this variable may be written."""
-        return self.scope.is_mutable_collection(self.collection)
-
-
-_plain_types: set[type] = set()
-
-
-def is_plain_array(value: Any) -> bool:
-    """Whether a value is an array or scalar, and so holds no metadata box."""
-    kind = type(value)
-    if kind in _plain_types:
-        return True
-    if isinstance(value, (jax.Array, np.ndarray, np.generic, float, int)):
-        _plain_types.add(kind)
-        return True
-    return False
-
-
-def unbox_fast(value: Any) -> Any:
-    """`meta.unbox` that costs one set look-up for an array."""
-    return (
-        value
-        if type(value) in _plain_types or is_plain_array(value)
-        else (meta.unbox(value))
-    )
 
 
 class Scope:
@@ -501,7 +389,7 @@ class Scope:
             value = init_fn(rng, *init_args, **init_kwargs)
             self.put_variable("params", name, value)
             return unbox_fast(value) if unbox else value
-        if type(value) in _plain_types or is_plain_array(value):
+        if type(value) in PLAIN_TYPES or is_plain_array(value):
             # The shape is nearly always among the arguments of the initializer; only
             # if it is not does the initializer have to be evaluated (abstractly).
             shape = np.shape(value) if type(value) in _SCALARS else value.shape
@@ -579,162 +467,3 @@ def _put(target: dict[str, Any], name: str, value: Any) -> None:
             _put(current, key, item)
     else:
         target[name] = value
-
-
-# -- running a function of a scope ---------------------------------------------------
-
-
-def bind(
-    variables: VariableDict,
-    rngs: Mapping[str, PRNGKey] | None = None,
-    mutable: Filter = False,
-    flags: Mapping[str, Any] | None = None,
-) -> Scope:
-    """A root scope over `variables`.
-
-    Collections that may be written are copied, structure only; the others are used as
-    they are.
-
-    Raises:
-        ApplyScopeInvalidVariablesTypeError: `variables` is no `{collection: tree}`.
-        InvalidRngError: a value of `rngs` is no JAX key.
-    """
-    if not _is_variables(variables):
-        raise errors.ApplyScopeInvalidVariablesTypeError()
-    if rngs is not None and not _are_rngs(rngs):
-        raise errors.InvalidRngError(
-            f"`rngs` must map stream names to JAX keys, got {_describe(rngs)}. Pass for"
-            ' example `rngs={"dropout": jax.random.key(0)}`.'
-        )
-    selection = Selection.of(mutable)
-    owned = {
-        col: _copy_structure(tree) if col in selection else tree
-        for col, tree in variables.items()
-    }
-    return Scope(owned, rngs=rngs, mutable=mutable, flags=flags)
-
-
-def apply(
-    fn: Callable[..., Any],
-    mutable: Filter = False,
-    flags: Mapping[str, Any] | None = None,
-) -> Callable[..., Any]:
-    """Makes a function of a scope a pure function of variables.
-
-    Args:
-        fn: called as `fn(scope, *args, **kwargs)`.
-        mutable: which collections `fn` may write.
-        flags: settings readable through the scope.
-
-    Returns:
-        A function `(variables, *args, rngs=None, **kwargs)` which returns the result of
-        `fn`, and with it the writable collections unless `mutable` is False.
-    """
-
-    def wrapper(
-        variables: VariableDict,
-        *args: Any,
-        rngs: PRNGKey | RNGSequences | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        if rngs is not None and not isinstance(rngs, Mapping):
-            if not is_rng_key(rngs):
-                raise errors.InvalidRngError(
-                    "`rngs` must be a JAX key or a mapping of stream names to keys, got"
-                    f" {_describe(rngs)}. Pass `rngs=jax.random.key(0)`."
-                )
-            rngs = {"params": rngs}
-        _check_not_nested(variables)
-        root = bind(variables, rngs=rngs, mutable=mutable, flags=flags)
-        with root.temporary():
-            y = fn(root, *args, **kwargs)
-        if mutable is not False:
-            return y, root.mutable_variables()
-        return y
-
-    return wrapper
-
-
-def init(
-    fn: Callable[..., Any],
-    mutable: Filter = True,
-    flags: Mapping[str, Any] | None = None,
-) -> Callable[..., Any]:
-    """Makes a function of a scope one that creates its variables.
-
-    Returns:
-        A function `(rngs, *args, **kwargs)` that returns `(result, variables)`; a
-        single key is the `params` stream.
-    """
-    flags = {**(flags or {}), "initializing": True}
-
-    def wrapper(rngs: PRNGKey | RNGSequences, *args: Any, **kwargs: Any) -> Any:
-        if not is_rng_key(rngs) and not _are_rngs(rngs):
-            raise errors.InvalidRngError(
-                "The first argument of `init` must be a JAX key or a mapping of stream"
-                f" names to keys, got {_describe(rngs)}. Pass `jax.random.key(0)`."
-            )
-        if not isinstance(rngs, Mapping):
-            rngs = {"params": rngs}
-        return apply(fn, mutable=mutable, flags=flags)({}, *args, rngs=rngs, **kwargs)
-
-    return wrapper
-
-
-def lazy_init(
-    fn: Callable[..., Any],
-    mutable: Filter = True,
-    flags: Mapping[str, Any] | None = None,
-) -> Callable[..., Any]:
-    """Like `init`, but arguments may be `ShapeDtypeStruct`s: no forward computation.
-
-    Raises:
-        LazyInitError: the initial value of a variable depends on an abstract argument.
-    """
-    from linsey.core.partial_eval import evaluate_known
-
-    def wrapper(rngs: PRNGKey | RNGSequences, *args: Any, **kwargs: Any) -> Any:
-        initialise = init(fn, mutable=mutable, flags=flags)
-        return evaluate_known(lambda *a, **k: initialise(rngs, *a, **k)[1])(
-            *args, **kwargs
-        )
-
-    return wrapper
-
-
-def _copy_structure(tree: Any) -> Any:
-    if isinstance(tree, FrozenDict):
-        return unfreeze(tree)
-    if isinstance(tree, Mapping):
-        return {key: _copy_structure(value) for key, value in tree.items()}
-    return tree
-
-
-def _is_variables(variables: Any) -> bool:
-    return isinstance(variables, Mapping) and all(
-        isinstance(col, str) and isinstance(tree, Mapping)
-        for col, tree in variables.items()
-    )
-
-
-def _check_not_nested(variables: Any) -> None:
-    """Catches `{'params': {'params': ...}}`, a common slip."""
-    if isinstance(variables, Mapping):
-        params = variables.get("params")
-        if isinstance(params, Mapping) and tuple(params) == ("params",):
-            raise errors.ApplyScopeInvalidVariablesStructureError(variables)
-
-
-def _are_rngs(rngs: Any) -> bool:
-    return isinstance(rngs, Mapping) and all(
-        isinstance(stream, str) and (isinstance(key, LazyRng) or is_rng_key(key))
-        for stream, key in rngs.items()
-    )
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{k!r}: {_describe(v)}" for k, v in value.items()) + "}"
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return f"an array of shape {value.shape} and dtype {value.dtype}"
-    return repr(value)

@@ -1,0 +1,171 @@
+"""Functions of a scope as pure functions of variables: `apply`, `init`, `bind`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from linsey import errors
+from linsey.core.filters import Filter, Selection
+from linsey.core.frozen_dict import FrozenDict, unfreeze
+from linsey.core.rng import LazyRng, is_rng_key
+from linsey.core.scope.cursor import PRNGKey, Scope, VariableDict
+
+RNGSequences = dict[str, PRNGKey]
+
+
+def bind(
+    variables: VariableDict,
+    rngs: Mapping[str, PRNGKey] | None = None,
+    mutable: Filter = False,
+    flags: Mapping[str, Any] | None = None,
+) -> Scope:
+    """A root scope over `variables`.
+
+    Collections that may be written are copied, structure only; the others are used as
+    they are.
+
+    Raises:
+        ApplyScopeInvalidVariablesTypeError: `variables` is no `{collection: tree}`.
+        InvalidRngError: a value of `rngs` is no JAX key.
+    """
+    if not _is_variables(variables):
+        raise errors.ApplyScopeInvalidVariablesTypeError()
+    if rngs is not None and not _are_rngs(rngs):
+        raise errors.InvalidRngError(
+            f"`rngs` must map stream names to JAX keys, got {_describe(rngs)}. Pass for"
+            ' example `rngs={"dropout": jax.random.key(0)}`.'
+        )
+    selection = Selection.of(mutable)
+    owned = {
+        col: copy_structure(tree) if col in selection else tree
+        for col, tree in variables.items()
+    }
+    return Scope(owned, rngs=rngs, mutable=mutable, flags=flags)
+
+
+def apply(
+    fn: Callable[..., Any],
+    mutable: Filter = False,
+    flags: Mapping[str, Any] | None = None,
+) -> Callable[..., Any]:
+    """Makes a function of a scope a pure function of variables.
+
+    Args:
+        fn: called as `fn(scope, *args, **kwargs)`.
+        mutable: which collections `fn` may write.
+        flags: settings readable through the scope.
+
+    Returns:
+        A function `(variables, *args, rngs=None, **kwargs)` which returns the result of
+        `fn`, and with it the writable collections unless `mutable` is False.
+    """
+
+    def wrapper(
+        variables: VariableDict,
+        *args: Any,
+        rngs: PRNGKey | RNGSequences | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if rngs is not None and not isinstance(rngs, Mapping):
+            if not is_rng_key(rngs):
+                raise errors.InvalidRngError(
+                    "`rngs` must be a JAX key or a mapping of stream names to keys, got"
+                    f" {_describe(rngs)}. Pass `rngs=jax.random.key(0)`."
+                )
+            rngs = {"params": rngs}
+        _check_not_nested(variables)
+        root = bind(variables, rngs=rngs, mutable=mutable, flags=flags)
+        with root.temporary():
+            y = fn(root, *args, **kwargs)
+        if mutable is not False:
+            return y, root.mutable_variables()
+        return y
+
+    return wrapper
+
+
+def init(
+    fn: Callable[..., Any],
+    mutable: Filter = True,
+    flags: Mapping[str, Any] | None = None,
+) -> Callable[..., Any]:
+    """Makes a function of a scope one that creates its variables.
+
+    Returns:
+        A function `(rngs, *args, **kwargs)` that returns `(result, variables)`; a
+        single key is the `params` stream.
+    """
+    flags = {**(flags or {}), "initializing": True}
+
+    def wrapper(rngs: PRNGKey | RNGSequences, *args: Any, **kwargs: Any) -> Any:
+        if not is_rng_key(rngs) and not _are_rngs(rngs):
+            raise errors.InvalidRngError(
+                "The first argument of `init` must be a JAX key or a mapping of stream"
+                f" names to keys, got {_describe(rngs)}. Pass `jax.random.key(0)`."
+            )
+        if not isinstance(rngs, Mapping):
+            rngs = {"params": rngs}
+        return apply(fn, mutable=mutable, flags=flags)({}, *args, rngs=rngs, **kwargs)
+
+    return wrapper
+
+
+def lazy_init(
+    fn: Callable[..., Any],
+    mutable: Filter = True,
+    flags: Mapping[str, Any] | None = None,
+) -> Callable[..., Any]:
+    """Like `init`, but arguments may be `ShapeDtypeStruct`s: no forward computation.
+
+    Raises:
+        LazyInitError: the initial value of a variable depends on an abstract argument.
+    """
+    from linsey.core.partial_eval import evaluate_known
+
+    def wrapper(rngs: PRNGKey | RNGSequences, *args: Any, **kwargs: Any) -> Any:
+        initialise = init(fn, mutable=mutable, flags=flags)
+        return evaluate_known(lambda *a, **k: initialise(rngs, *a, **k)[1])(
+            *args, **kwargs
+        )
+
+    return wrapper
+
+
+def copy_structure(tree: Any) -> Any:
+    """Copies nested mappings to dicts; the leaves stay the same objects."""
+    if isinstance(tree, FrozenDict):
+        return unfreeze(tree)
+    if isinstance(tree, Mapping):
+        return {key: copy_structure(value) for key, value in tree.items()}
+    return tree
+
+
+def _is_variables(variables: Any) -> bool:
+    return isinstance(variables, Mapping) and all(
+        isinstance(col, str) and isinstance(tree, Mapping)
+        for col, tree in variables.items()
+    )
+
+
+def _check_not_nested(variables: Any) -> None:
+    """Catches `{'params': {'params': ...}}`, a common slip."""
+    if isinstance(variables, Mapping):
+        params = variables.get("params")
+        if isinstance(params, Mapping) and tuple(params) == ("params",):
+            raise errors.ApplyScopeInvalidVariablesStructureError(variables)
+
+
+def _are_rngs(rngs: Any) -> bool:
+    return isinstance(rngs, Mapping) and all(
+        isinstance(stream, str) and (isinstance(key, LazyRng) or is_rng_key(key))
+        for stream, key in rngs.items()
+    )
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{k!r}: {_describe(v)}" for k, v in value.items()) + "}"
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"an array of shape {value.shape} and dtype {value.dtype}"
+    return repr(value)
