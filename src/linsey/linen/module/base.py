@@ -27,6 +27,7 @@ from linsey.core import scope as core_scope
 from linsey.core.filters import Filter
 from linsey.core.scope import Scope, Variable
 from linsey.linen.module import adoption, functional
+from linsey.linen.module.fields import make_dataclass
 from linsey.linen.module.functional import CREATED
 from linsey.linen.module.methods import wrap_class
 from linsey.linen.module.phase import (
@@ -122,7 +123,7 @@ class Module(ModuleBase):
 
     def __init_subclass__(cls, kw_only: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        _make_dataclass(cls, kw_only)
+        make_dataclass(cls, Module, kw_only)
         wrap_class(cls)
         cls._has_setup = cls.setup is not Module.setup
 
@@ -645,32 +646,6 @@ def copy_state(module: Module) -> dict[str, Any]:
     """What is pickled: the description; what ties it to a context stays behind."""
     state = adoption.copy_deep(module).__dict__ if module.scope else module.__dict__
     return {k: v for k, v in state.items() if k != "scope"}
-
-
-def _make_dataclass(cls: type[Module], kw_only: bool) -> None:
-    """Makes a subclass of `Module` a dataclass and notes facts about its fields."""
-    annotations = cls.__dict__.get("__annotations__", {})
-    if "parent" in annotations or "name" in annotations:
-        reserved = {k: v for k, v in annotations.items() if k in ("parent", "name")}
-        raise errors.ReservedModuleAttributeError(reserved)
-    if not annotations and len(cls.__bases__) == 1 and not _fields_overridden(cls):
-        return  # the constructor and the facts of the base are right for it
-    own_hash = cls.__dict__.get("__hash__")
-    dataclasses.dataclass(repr=False, kw_only=kw_only)(cls)
-    if own_hash is None:
-        # `dataclass` with `eq` has removed the inherited hash.
-        cls.__hash__ = Module.__hash__  # type: ignore[method-assign]
-    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
-    cls._init_fields = tuple(
-        f.name for f in fields if f.init and f.name not in ("parent", "name")
-    )
-    cls._hash_fields = tuple(
-        f.name for f in fields if f.compare and f.hash is not False
-    )
-
-
-def _fields_overridden(cls: type[Module]) -> bool:
-    return any(name in cls.__dict__ for name in cls.__dataclass_fields__)
 
 
 _hash = Module.__hash__

@@ -1,0 +1,40 @@
+"""Modules as dataclasses: annotated attributes become constructor arguments."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from linsey import errors
+
+
+def make_dataclass(cls: type[Any], base: type[Any], kw_only: bool) -> None:
+    """Makes a class a dataclass and notes facts about its fields.
+
+    Args:
+        cls: the new class.
+        base: the class of all modules, whose hash is kept.
+        kw_only: its fields are keyword arguments only.
+
+    Raises:
+        ReservedModuleAttributeError: it annotates `parent` or `name`.
+    """
+    annotations = cls.__dict__.get("__annotations__", {})
+    if "parent" in annotations or "name" in annotations:
+        reserved = {k: v for k, v in annotations.items() if k in ("parent", "name")}
+        raise errors.ReservedModuleAttributeError(reserved)
+    overridden = any(name in cls.__dict__ for name in cls.__dataclass_fields__)
+    if not annotations and len(cls.__bases__) == 1 and not overridden:
+        return  # the constructor and the facts of the base are right for it
+    own_hash = cls.__dict__.get("__hash__")
+    dataclasses.dataclass(repr=False, kw_only=kw_only)(cls)
+    if own_hash is None:
+        # `dataclass` with `eq` has removed the inherited hash.
+        cls.__hash__ = base.__hash__  # type: ignore[method-assign]
+    fields = dataclasses.fields(cls)
+    cls._init_fields = tuple(
+        f.name for f in fields if f.init and f.name not in ("parent", "name")
+    )
+    cls._hash_fields = tuple(
+        f.name for f in fields if f.compare and f.hash is not False
+    )
