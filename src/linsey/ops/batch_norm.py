@@ -122,9 +122,9 @@ def train_batch_norm(
     """
     mean, var, count = plan_moments(plan, x, weights)
     valid = jnp.isfinite(mean) & jnp.isfinite(var) & (count > 0)
-    updated = tuple(
-        ema(old, new, decay[0], valid, complement=decay[1])
-        for old, new in zip(running, (mean, var), strict=True)
+    updated = (
+        ema(running[0], mean, decay[0], valid, complement=decay[1]),
+        ema(running[1], var, decay[0], valid, complement=decay[1]),
     )
     if weights is not None:
         mean = jnp.where(count > 0, mean, running[0])

@@ -39,7 +39,7 @@ def merge_moments(
     total = None if count is None else jnp.sum(count, axis, keepdims=True)
 
     def average(values: Array) -> Array:
-        if count is None:
+        if count is None or total is None:
             return jnp.mean(values, axis, keepdims=True)
         weighed = jnp.where(count > 0, count * values, 0)
         return jnp.sum(weighed, axis, keepdims=True) / jnp.where(total > 0, total, 1)

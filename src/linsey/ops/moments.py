@@ -9,10 +9,9 @@ over any axes, over named axes, and with weights `w`; a mask is a weight of 0 an
 - They are accurate at any offset. `E[x^2] - E[x]^2` loses `2 log10(|mean| / std)`
   digits; here values are shifted by some of their own, the *anchor*, before they are
   squared, so that nothing large cancels.
-- They read the array once where there are two axes or more to reduce: sum and sum of
-  squares of the shifted values come from one pass. Along a single axis, and with
-  weights, where a value picked beforehand could be a masked one, the anchor is the
-  mean itself, at the price of a second pass.
+- They read the array once: sum and sum of squares of the shifted values come from one
+  pass. With weights, where a value picked beforehand could be an absent one, and along
+  the first axis alone, the anchor is the mean as a first pass gives it.
 - They are kept in float32 at least.
 - An entry of weight zero is absent: it may be NaN or infinite.
 - Shards are combined by one collective, a gather of their moments. A sum would have
@@ -25,7 +24,7 @@ them; they keep the array and values per channel, nothing else of its size.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -182,11 +181,16 @@ def _plain_moments(
     if not centred:
         var = average(squared_abs(x))
         return lax.full_like(var, 0, x.dtype), var
-    sample = _sample(x, axes)
-    if sample is None:
-        mean = average(x)
-        return mean, average(squared_abs(_shift(x, mean, axes)))
-    anchor = average(sample)
+    return _shifted_moments(x, average(_sample(x, axes)), average, axes)
+
+
+def _shifted_moments(
+    x: Array,
+    anchor: Array,
+    average: Callable[[Array], Array],
+    axes: tuple[int, ...],
+) -> tuple[Array, Array]:
+    """Takes mean and variance relative to a value in the midst of those of `x`."""
     rest = average(_shift(x, anchor, axes))
     # Minus the anchor as a sum, for XLA on CPU stores a difference that two reductions
     # share: one more array to write and to read.
@@ -195,22 +199,20 @@ def _plain_moments(
     return lax.add(anchor, rest), lax.max(var, lax.full_like(var, 0))
 
 
-def _sample(x: Array, axes: tuple[int, ...]) -> Array | None:
-    """Picks values whose mean lies among those of `x`; none if that picks them all.
+def _sample(x: Array, axes: tuple[int, ...]) -> Array:
+    """Picks values whose mean lies among those of `x`.
 
-    All entries along the first reduced axis and the middle one along the others:
-    a slice of the first, the batch, would have to be sent to all devices where that
-    axis is sharded.
+    All entries along the first axis to reduce, the middle one along the others. If it
+    is the only one, the middle one too, unless it is the first of all: that is the
+    batch, and a slice of it would have to be sent to all devices where it is sharded.
     """
     sharding = jax.typeof(x).sharding.spec
     starts, limits = [0] * x.ndim, list(x.shape)
-    for axis in axes[1:]:
-        if x.shape[axis] > 1 and sharding[axis] is None:
+    for axis in axes[1:] or [axis for axis in axes if axis]:
+        if x.shape[axis] and sharding[axis] is None:
             starts[axis] = x.shape[axis] // 2
             limits[axis] = starts[axis] + 1
-    if not any(starts) or not x.size:
-        return None
-    return lax.slice(x, starts, limits)
+    return lax.slice(x, starts, limits) if limits != list(x.shape) else x
 
 
 def _weighted_moments(
@@ -225,8 +227,7 @@ def _weighted_moments(
     if not centred:
         var = average(squared_abs(x))
         return lax.full_like(var, 0, x.dtype), var, count
-    mean = average(x)
-    return mean, average(squared_abs(_shift(x, mean, axes))), count
+    return *_shifted_moments(x, average(x), average, axes), count
 
 
 def _merge_shards(
@@ -240,7 +241,7 @@ def _merge_shards(
     columns = [gathered[:, i] for i in range(len(parts))]
     mean = lax.complex(*columns[-2:]) if is_complex else columns[-1]
     merged = merge_moments(mean, columns[0], columns[1] if count else None)
-    return merged if count else merged[:2]
+    return (*merged[:2], *([] if merged[2] is None else [merged[2]]))
 
 
 def _moments_jvp(
@@ -281,10 +282,12 @@ def _tangents(
     x, dx = (lax.convert_element_type(v, dtype) for v in (x, dx))
     if centred:
         x = _shift(x, mean, axes)
+    if weights is not None:
+        # Before it is a factor: reverse mode multiplies `x` with cotangents of zero.
+        x = weigh(present(weights), x)
     first, second = weigh(weights, dx), weigh(weights, _real_product(x, dx))
     dcount = list(map(_zeros, count))
-    if dweights is not None:
-        x = weigh(present(weights), x)
+    if weights is not None and dweights is not None:
         dweights = weigh(present(weights), dweights)
         dcount = [total_weight(dweights, x.shape, axes, var.dtype)]
         dw = broadcast_all(lax.convert_element_type(dweights, var.dtype), x.shape)

@@ -76,9 +76,7 @@ def standardize(
         >>> y.tolist(), moments.mean.tolist()
         ([[-1.0, 1.0], [-1.0, 1.0]], [2.0, 20.0])
     """
-    moments = plan_moments(plan, x, weights)
-    y = apply_moments(plan, x, weights, moments.mean, moments.var, scale, bias, epsilon)
-    return y, moments
+    return _standardize(plan, x, weights, scale, bias, epsilon)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -113,15 +111,26 @@ def standardize_groups(
     """
     last = x.ndim - 1
     plan = plan._replace(axes=(*plan.axes[:-1], last + 1), features=(last, last + 1))
-    whole, scale, bias = (_split_last(v, num_groups) for v in (x, scale, bias))
-    weights = _split_last(weights, num_groups)
-    y, _ = standardize.__wrapped__(plan, whole, weights, scale, bias, epsilon)
+    split = partial(_split_last, num_groups=num_groups)
+    weights, scale, bias = jax.tree.map(split, (weights, scale, bias))
+    y, _ = _standardize(plan, split(x), weights, scale, bias, epsilon)
     return lax.reshape(y, x.shape)
 
 
-def _split_last(values: Array | None, num_groups: int) -> Array | None:
-    if values is None:
-        return None
+def _standardize(
+    plan: Plan,
+    x: Array,
+    weights: Array | None,
+    scale: Array | None,
+    bias: Array | None,
+    epsilon: Any,
+) -> tuple[Array, Moments]:
+    moments = plan_moments(plan, x, weights)
+    y = apply_moments(plan, x, weights, moments.mean, moments.var, scale, bias, epsilon)
+    return y, moments
+
+
+def _split_last(values: Array, num_groups: int) -> Array:
     *rest, size = values.shape
     split = (num_groups, size // num_groups) if size > 1 else (1, 1)
     return lax.reshape(values, (*rest, *split))
@@ -134,7 +143,8 @@ def plan_moments(plan: Plan, x: Array, weights: Array | None) -> Moments:
         >>> plan_moments(Plan((0,), (0,)), jnp.arange(3.0), None).mean.tolist()
         1.0
     """
-    dtype = jnp.promote_types(plan.dtype or x.dtype, jnp.float32)
+    dtype = x.dtype if plan.dtype is None else plan.dtype
+    dtype = jnp.promote_types(dtype, jnp.float32)
     reduction = Reduction(plan.axes, plan.names, plan.groups, plan.centred, dtype)
     return reduce_moments(reduction, x, weights)
 
@@ -179,4 +189,8 @@ def _tame(
     size = lax.abs(x - mean) * inverse
     small = size <= jnp.sqrt(jnp.finfo(dtype).max.astype(size.dtype))
     kept = lax.bitwise_or(broadcast_all(present(weights), x.shape), small)
-    return lax.select(kept, x, lax.convert_element_type(mean, x.dtype))
+    # Where shardings are explicit, both cases must have that of `x`.
+    mean = lax.convert_element_type(
+        lax.add(lax.full_like(size, 0, mean.dtype), mean), x.dtype
+    )
+    return lax.select(kept, x, mean)

@@ -124,12 +124,12 @@ class GroupNorm(Module):
 
     def _count_groups(self, channels: int) -> int:
         count, size = self.num_groups, self.group_size
-        if (count is None) == (size is None):
-            raise GroupChoiceError(count, size)
         divisor = count if size is None else size
+        if divisor is None or (count is not None and size is not None):
+            raise GroupChoiceError(count, size)
         if divisor <= 0 or channels % divisor:
             raise GroupDivisionError(channels, num_groups=count, group_size=size)
-        return divisor if size is None else channels // size
+        return divisor if size is None else channels // divisor
 
 
 class InstanceNorm(Module):
