@@ -8,6 +8,7 @@ parallel workers do not fight over them.
 from __future__ import annotations
 
 import os
+import re
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("NPROC", "1")
@@ -15,6 +16,7 @@ for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_threads, "1")
 
 import hypothesis  # noqa: E402
+import pytest  # noqa: E402
 from sybil import Sybil  # noqa: E402
 from sybil.parsers.myst import PythonCodeBlockParser, SkipParser  # noqa: E402
 
@@ -30,3 +32,17 @@ pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser(), SkipParser()],
     patterns=["README.md", "docs/**/*.md", "CONTRIBUTING.md"],
 ).pytest()
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Names cases by their text, without addresses, which differ between workers."""
+    if isinstance(val, dict | list | tuple):
+        return re.sub(r" at 0x[0-9a-f]+", "", str(val))
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps the blocks of one page together: a later one uses names of an earlier."""
+    for item in items:
+        if item.path.suffix == ".md":
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))

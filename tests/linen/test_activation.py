@@ -27,7 +27,7 @@ def test_activations_are_those_of_jax(name):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize(
-    "fields", [{}, {"negative_slope_init": 0.3, "param_dtype": jnp.float16}], ids=str
+    "fields", [{}, {"negative_slope_init": 0.3, "param_dtype": jnp.float16}]
 )
 def test_prelu_learns_its_slope_like_flax(dtype, fields):
     assert_same_layer("PReLU", inputs=normal(3, 4, dtype=dtype), ulps=2, **fields)

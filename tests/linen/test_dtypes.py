@@ -38,7 +38,7 @@ def described(arrays):
 @pytest.mark.filterwarnings("ignore:Casting complex values")
 @pytest.mark.filterwarnings("ignore:Explicitly requested dtype float64")
 @pytest.mark.parametrize("arguments", ARGUMENTS, ids=range(len(ARGUMENTS)))
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("options", OPTIONS)
 def test_promotion_equals_flax(arguments, options):
     expected = flax.linen.dtypes.promote_dtype(*arguments, **options)
     assert described(promote_dtype(*arguments, **options)) == described(expected)

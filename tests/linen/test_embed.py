@@ -38,7 +38,6 @@ def whole_numbers(key, shape, dtype):
         {"param_dtype": jnp.float16},
         {"param_dtype": jnp.int32, "embedding_init": whole_numbers},
     ],
-    ids=str,
 )
 def test_embed_looks_up_like_flax(dtype, rows, fields):
     assert_same_layer("Embed", rows, 3, inputs=INDICES.astype(dtype), ulps=0, **fields)
@@ -74,7 +73,7 @@ def test_embed_has_the_gradients_of_flax():
     assert_close(expected["params"]["embedding"], found["params"]["embedding"], ulps=4)
 
 
-@pytest.mark.parametrize("fields", [{}, {"dtype": jnp.bfloat16}], ids=str)
+@pytest.mark.parametrize("fields", [{}, {"dtype": jnp.bfloat16}])
 @pytest.mark.parametrize("shape", [(3,), (2, 3), (2, 4, 3)])
 def test_attend_scores_every_row_like_flax(fields, shape):
     reference, layer = layers("Embed", 5, 3, **fields)

@@ -66,7 +66,6 @@ def test_dense_maps_the_last_axis(shape, use_bias):
             "bias_init": nn.initializers.ones,
         },
     ],
-    ids=str,
 )
 def test_dense_computes_in_the_dtype_of_flax(fields):
     assert_same_layer("Dense", 4, inputs=normal(2, 3), **fields)
@@ -170,7 +169,7 @@ def test_dense_refuses_a_scalar():
     )
 
 
-@pytest.mark.parametrize("features", [4, (4, 5), [2]], ids=str)
+@pytest.mark.parametrize("features", [4, (4, 5), [2]])
 @pytest.mark.parametrize(
     ("axis", "batch_dims"),
     [
@@ -183,7 +182,6 @@ def test_dense_refuses_a_scalar():
         ((2,), (1, 0)),
         ([-1], [0]),
     ],
-    ids=str,
 )
 def test_dense_general_contracts_any_axes(features, axis, batch_dims):
     assert_same_layer(
@@ -300,9 +298,7 @@ def test_einsum_follows_its_equation(shape, equation, inputs):
     assert_same_layer("Einsum", shape, equation, inputs=normal(*inputs), grad=grad)
 
 
-@pytest.mark.parametrize(
-    "fields", [{"use_bias": False}, {"dtype": jnp.bfloat16}], ids=str
-)
+@pytest.mark.parametrize("fields", [{"use_bias": False}, {"dtype": jnp.bfloat16}])
 def test_einsum_has_the_options_of_flax(fields):
     x = normal(3, 4, 5)
     call = {"einsum_str": "abc,cd->abd"}

@@ -31,7 +31,6 @@ from tests.linen.differential import (
         {"rate": 0.5, "broadcast_dims": [-1, 1]},
         {"rate": 0.5, "rng_collection": "params"},
     ],
-    ids=str,
 )
 def test_masks_are_those_of_flax_to_the_bit(dtype, fields):
     x = normal(3, 4, 5).astype(dtype)
