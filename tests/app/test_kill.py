@@ -79,20 +79,20 @@ def kill_once(options: list[str], out: Path, delay: float) -> bool:
     return process.returncode != 0
 
 
-def finish(options: list[str], out: Path) -> None:
-    process = start(options, out)
+def finish(process: subprocess.Popen) -> None:
     _, error = process.communicate()
     assert process.returncode == 0, error.decode()
 
 
 def check_kills(options: list[str], folder: Path, kills: int, longest: float) -> int:
     """Kills a run at random instants and compares its end with that of another."""
-    finish(options, folder / "whole")
+    whole = start(options, folder / "whole")
     instants = random.Random(0)
     killed = 0
     for _ in range(kills):
         killed += kill_once(options, folder / "run", instants.uniform(0, longest))
-    finish(options, folder / "run")
+    finish(start(options, folder / "run"))
+    finish(whole)
     assert_same_run(folder / "run", folder / "whole")
     return killed
 

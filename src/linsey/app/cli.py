@@ -1,8 +1,8 @@
 """The `linsey` command: names the commands and turns their errors into exit codes.
 
-Exit codes: 0 done; 2 something the user gave is wrong (one line on standard error
-says what and where, and nothing was overwritten); 75 stopped by a signal after
-saving, run again with `--resume`.
+Exit codes: 0 done; 1 the machine refused, such as a full disk; 2 something the user
+gave is wrong (one line on standard error says what and where, and nothing was
+overwritten); 75 stopped by a signal after saving, run again with `--resume`.
 """
 
 from __future__ import annotations
@@ -47,10 +47,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"linsey: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        # Before or after the part that saves when it is stopped.
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         # Nobody reads any more; Python would complain once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        # The machine refused: a full disk, a folder without permission.
+        print(f"linsey: error: {error}", file=sys.stderr)
+        return 1
 
 
 def _load(name: str) -> Callable[[Sequence[str]], int]:

@@ -8,6 +8,7 @@ that depends on the seed and the step alone.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ import optax
 from jax import numpy as jnp
 
 from linsey import linen as nn
+from linsey import struct
 from linsey.training import train_state
 
 
@@ -22,6 +24,7 @@ class TrainState(train_state.TrainState):
     """Everything a step changes.
 
     Attributes:
+        apply_fn: the model.
         batch_stats: running statistics; empty without batch normalization.
         skipped: steps that were not committed.
         noise: key of all noise; never changes.
@@ -29,6 +32,7 @@ class TrainState(train_state.TrainState):
     `step` counts batches, the skipped ones included: it is the place in the data.
     """
 
+    apply_fn: Callable[..., Any] = struct.field(pytree_node=False)
     batch_stats: Any
     skipped: jax.Array
     noise: jax.Array

@@ -1,0 +1,1 @@
+"""What a training program needs beside its model: state, and checkpoints of it."""

@@ -1,0 +1,26 @@
+import sys
+
+from linsey.app.terminal import LiveProgress, PlainProgress, progress
+
+
+def test_lines_where_there_is_no_terminal(capsys):
+    with progress("title", 0, 10, plain=False) as shown:
+        assert isinstance(shown, PlainProgress)
+        shown.advance(5, 0.5)
+        shown.say("a line [with brackets]")
+    assert capsys.readouterr().out == "a line [with brackets]\n"
+
+
+def test_a_bar_on_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    with progress("title", 0, 10, plain=True) as shown:
+        assert isinstance(shown, PlainProgress)
+    with progress("title", 2, 10, plain=False) as shown:
+        assert isinstance(shown, LiveProgress)
+        shown.advance(5, None)
+        shown.advance(10, 0.25)
+        shown.say("a line [with brackets]")
+    text = capsys.readouterr().out
+    assert "a line [with brackets]" in text
+    assert "10/10" in text
+    assert "loss 0.2500" in text
