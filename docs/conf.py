@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
+from typing import Any
 
 project = "linsey"
 author = "The linsey maintainers"
@@ -18,6 +20,8 @@ extensions = [
     "sphinx.ext.viewcode",
 ]
 exclude_patterns = ["_build"]
+templates_path = ["_templates"]
+autosummary_generate = True
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
@@ -27,8 +31,36 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-# Docstrings use single backquotes for code, as Markdown does.
-default_role = "code"
+napoleon_use_ivar = True  # fields of dataclasses are documented once
 
 html_theme = "furo"
 html_title = f"linsey {release}"
+
+
+def markdown_to_rst(
+    app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    """Lets docstrings be read as people write them.
+
+    Single backquotes mean code, as in Markdown, and stars mean themselves, as in
+    (*batch, features). Paragraphs with doctests are left alone, and so are the
+    docstrings of functions that come from jax.
+    """
+    if str(getattr(obj, "__module__", "linsey")).split(".")[0] == "jax":
+        return
+    paragraphs = "\n".join(lines).split("\n\n")
+    for i, paragraph in enumerate(paragraphs):
+        if ">>>" not in paragraph and "::" not in paragraph:
+            parts = re.split(r"(?<!`)`([^`]+)`(?!`)", paragraph)
+            text, code = parts[::2], parts[1::2]
+            text = [re.sub(r"(?<!^)(?<!\n)([*|])", r"\\\1", part) for part in text]
+            joined = text[0]
+            for span, after in zip(code, text[1:], strict=True):
+                joined += f"``{span}``" + ("\\ " if after[:1].isalnum() else "") + after
+            paragraphs[i] = joined
+    lines[:] = "\n\n".join(paragraphs).split("\n")
+
+
+def setup(app: Any) -> None:
+    """Runs the conversion before napoleon sees the docstring."""
+    app.connect("autodoc-process-docstring", markdown_to_rst, priority=400)

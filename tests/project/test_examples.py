@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -13,7 +14,7 @@ def load(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(
         f"examples_{name}", EXAMPLES / name / "train.py"
     )
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 

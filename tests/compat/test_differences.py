@@ -1,0 +1,134 @@
+"""Where linsey differs from Flax on purpose: what Flax does, and what linsey does.
+
+`docs/compatibility.md` lists these and the differences that are tested elsewhere.
+"""
+
+from __future__ import annotations
+
+import flax.linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import linsey.linen
+from linsey import errors
+
+LIBRARIES = {"flax": flax.linen, "linsey": linsey.linen}
+KEY = jax.random.key(0)
+
+
+def batch_norm(nn, **options):
+    return nn.BatchNorm(use_running_average=False, **options)
+
+
+def normal(seed: int, *shape: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def jitted_dropout(nn, runs_before: int) -> np.ndarray:
+    """The mask of a compiled dropout layer, after others ran in the same process."""
+
+    class Noise(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.jit(nn.Dropout)(0.5, deterministic=False)(x)
+
+    x = jnp.ones(64)
+    for i in range(runs_before):
+        Noise().apply({}, jnp.ones(3 + i), rngs={"dropout": KEY})
+    return np.asarray(Noise().apply({}, x, rngs={"dropout": KEY}))
+
+
+def test_keys_inside_jit_do_not_depend_on_what_ran_before():
+    first = jitted_dropout(linsey.linen, runs_before=0)
+    np.testing.assert_array_equal(first, jitted_dropout(linsey.linen, runs_before=3))
+
+
+def test_training_without_batch_stats_is_an_error():
+    x = normal(0, 8, 3)
+    norm = batch_norm(flax.linen)
+    params = norm.init(KEY, x)["params"]
+    _, made_anew = norm.apply({"params": params}, x, mutable=["batch_stats"])
+    assert "batch_stats" in made_anew  # and thrown away at each step
+
+    norm = batch_norm(linsey.linen)
+    with pytest.raises(errors.MissingBatchStatsError, match="batch_stats"):
+        norm.apply({"params": params}, x, mutable=["batch_stats"])
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_variance_is_accurate_at_any_offset(library):
+    x = 3000 + 0.01 * normal(0, 4096, 2)
+    norm = batch_norm(LIBRARIES[library], use_scale=False, use_bias=False)
+    variables = norm.init(KEY, x)
+    y, _ = norm.apply(variables, x, mutable=["batch_stats"])
+    exact = np.float64(x).var(axis=0)
+    expected = np.sqrt(exact / (exact + 1e-5))
+    close = np.allclose(np.float64(y).std(axis=0), expected, rtol=0.01)
+    assert close == (library == "linsey")
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_masked_parts_are_weighted_by_what_they_count(library):
+    x = normal(0, 2, 4, 3)  # (parts, batch, features)
+    mask = jnp.array([[True] * 4, [True, False, False, False]])[..., None]
+    norm = batch_norm(LIBRARIES[library], axis_name="parts", momentum=0.0)
+    variables = norm.init(KEY, x[0])
+    _, updates = jax.vmap(
+        lambda x, mask: norm.apply(variables, x, mask=mask, mutable=["batch_stats"]),
+        out_axes=(0, None),
+        axis_name="parts",
+    )(x, mask)
+    whole = x.reshape(8, 3)[mask.reshape(8)]
+    close = np.allclose(
+        updates["batch_stats"]["mean"], np.float64(whole).mean(axis=0), atol=1e-6
+    )
+    assert close == (library == "linsey")
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("batch", ["masked", "empty", "not finite"])
+def test_a_batch_without_values_leaves_the_averages_alone(library, batch):
+    x = normal(0, 4, 3)
+    norm = batch_norm(LIBRARIES[library])
+    variables = norm.init(KEY, x)
+    mask = None
+    if batch == "masked":
+        mask = jnp.zeros((4, 1), bool)
+    elif batch == "empty":
+        x = x[:0]
+    else:
+        x = x.at[0].set(jnp.nan)
+    _, updates = norm.apply(variables, x, mask=mask, mutable=["batch_stats"])
+    kept = jax.tree.map(
+        np.array_equal, updates["batch_stats"], variables["batch_stats"]
+    )
+    assert jax.tree.all(kept) == (library == "linsey")
+
+
+def test_a_traced_flag_is_named():
+    norm = linsey.linen.BatchNorm()
+    x = normal(0, 4, 3)
+    variables = norm.init(KEY, x, use_running_average=True)
+
+    def evaluate(flag):
+        return norm.apply(variables, x, use_running_average=flag)
+
+    with pytest.raises(errors.TracedFlagError, match="use_running_average"):
+        jax.jit(evaluate)(True)
+
+
+def test_an_input_with_other_channels_is_named():
+    norm = linsey.linen.BatchNorm(use_running_average=True)
+    variables = norm.init(KEY, normal(0, 2, 5, 5, 3))
+    with pytest.raises(errors.FeatureShapeChangedError, match="3"):
+        norm.apply(variables, normal(0, 2, 3, 5, 5))
+
+
+def test_an_axis_name_that_is_not_bound_is_named():
+    norm = batch_norm(linsey.linen, axis_name="devices")
+    x = normal(0, 4, 3)
+    variables = norm.init(KEY, x)
+    with pytest.raises(errors.UnboundAxisNameError, match="devices"):
+        norm.apply(variables, x, mutable=["batch_stats"])
