@@ -54,14 +54,15 @@ def scan(
             broadcast.
 
     Returns:
-        A function `(scope, carry, *args) -> (carry, ys)`.
+        A function `(scope, carry, *args, **kwargs) -> (carry, ys)`; keyword arguments
+        are the same at every step.
     """
     into, out = lift_axes.split_in_out(variable_axes)
     in_list, out_list = tuple(into.values()), tuple(out.values())
     is_split = tuple(split_rngs.values())
     rng_axes = tuple(0 if s else broadcast for s in is_split)
 
-    def scanned(scopes: Any, init: Any, *args: Any) -> Any:
+    def scanned(scopes: Any, init: Any, *args: Any, **kwargs: Any) -> Any:
         lifted = Lifted(
             scopes,
             (variable_broadcast, variable_carry, *into),
@@ -88,7 +89,7 @@ def scan(
             variables = (shared, whole, *stacked)
             if data_transform is not None:
                 variables, rngs = data_transform(variables, rngs)
-            (c, y), new = run(variables, rngs, c, *args)
+            (c, y), new = run(variables, rngs, c, *args, **kwargs)
             new_shared, new_carried, *new_stacked = new
             shared = tuple({**a, **b} for a, b in zip(shared, new_shared, strict=True))
             return shared, (new_carried, c), (y, tuple(new_stacked))
