@@ -7,11 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from linsey.errors import LinseyError, layers
+from linsey.errors import LinseyError, attention, layers
 
+MODULES = (attention, layers)
 CASES = {
+    "AttentionHeadsError": ((8, 3), AssertionError),
+    "AttentionHooksError": (("Both are needed.",), ValueError),
+    "AttentionInputsError": (("`inputs_k` is missing.",), ValueError),
+    "AttentionMaskError": (((3, 4), (1, 2, 3, 3)), ValueError),
+    "AttentionShapeError": (
+        ("q, k must have same rank.", {"query": (3, 2, 4), "key": (2, 4)}),
+        AssertionError,
+    ),
     "AxisOutOfRangeError": (("DenseGeneral", 3, (2, 4)), IndexError),
     "BatchDimsError": (((1, 2),), ValueError),
+    "CacheShapeError": (((2, 1, 2, 4), (2, 3, 2, 4)), ValueError),
     "CausalPaddingError": ((2,), ValueError),
     "DilatedPaddingError": (("SAME", (2, 1)), ValueError),
     "DropoutRateError": ((1.5,), ValueError),
@@ -20,27 +30,29 @@ CASES = {
     "InputRankError": (("Conv", (8, 3), "spatial, spatial, channels"), ValueError),
     "IntegerInputError": ((5, "float32"), ValueError),
     "InvalidPaddingError": (((1,), 2, ("SAME", "VALID")), ValueError),
+    "MaskRanksError": (((1, 2),), AssertionError),
     "MaskShapeError": (("Conv", (3, 3), (3, 3, 4)), ValueError),
     "PerAxisError": (("strides", (2,), 2), ValueError),
     "SequentialLayersError": (("Empty Sequential module None.",), ValueError),
     "UnsharedGroupsError": ((2,), NotImplementedError),
     "WindowShapeError": (("has strides (2,)", (2, 2), (1, 4, 4, 3)), AssertionError),
 }
+CLASSES = {
+    name: value
+    for module in MODULES
+    for name, value in vars(module).items()
+    if isinstance(value, type) and value.__module__ == module.__name__
+}
 TEXTS = (Path(__file__).parent / "layer_error_messages.txt").read_text()
 
 
 def error(name):
     arguments, _ = CASES[name]
-    return getattr(layers, name)(*arguments)
+    return CLASSES[name](*arguments)
 
 
 def test_every_error_of_layers_has_a_case():
-    classes = {
-        name
-        for name, value in vars(layers).items()
-        if isinstance(value, type) and value.__module__ == layers.__name__
-    }
-    assert classes == set(CASES)
+    assert set(CLASSES) == set(CASES)
 
 
 def test_the_text_of_every_error():

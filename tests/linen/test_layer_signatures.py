@@ -12,8 +12,14 @@ import linsey.linen as ours
 LAYERS = [
     *("Conv", "ConvLocal", "ConvTranspose", "Dense", "DenseGeneral", "Dropout"),
     *("Einsum", "Embed", "PReLU", "Sequential"),
+    *("MultiHeadAttention", "MultiHeadDotProductAttention", "SelfAttention"),
 ]
 FUNCTIONS = [
+    ("attention", "combine_masks"),
+    ("attention", "dot_product_attention"),
+    ("attention", "dot_product_attention_weights"),
+    ("attention", "make_attention_mask"),
+    ("attention", "make_causal_mask"),
     ("dtypes", "canonicalize_dtype"),
     ("dtypes", "promote_dtype"),
     ("linear", "canonicalize_padding"),
@@ -59,7 +65,15 @@ def test_functions_are_called_as_in_flax(module, name):
 
 @pytest.mark.parametrize(
     "module",
-    ["activation", "combinators", "dtypes", "initializers", "linear", "pooling"],
+    [
+        "activation",
+        "attention",
+        "combinators",
+        "dtypes",
+        "initializers",
+        "linear",
+        "pooling",
+    ],
 )
 def test_modules_offer_the_public_names_of_flax(module):
     def offered(lib):
