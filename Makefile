@@ -75,11 +75,11 @@ demo: $(VENV)/.stamp-train
 
 .PHONY: test
 test: lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not slow" $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow" $(TESTS)
 
 .PHONY: test-all
 test-all: lint $(VENV)/.stamp-torch
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
 	@if [ -n "$(NEWER_PYTHON)" ]; then \
 	  $(MAKE) --no-print-directory test-newer; \
 	else \
@@ -93,7 +93,7 @@ test-newer:
 .PHONY: test-here
 test-here: $(VENV)/.stamp-dev
 	$(BIN)/python -c 'import jax, sys; print("Python", sys.version.split()[0], "jax", jax.__version__)'
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
 
 .PHONY: lint
 lint: $(VENV)/.stamp-dev

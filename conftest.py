@@ -16,7 +16,6 @@ for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_threads, "1")
 
 import hypothesis  # noqa: E402
-import pytest  # noqa: E402
 from sybil import Sybil  # noqa: E402
 from sybil.parsers.myst import PythonCodeBlockParser, SkipParser  # noqa: E402
 
@@ -39,10 +38,3 @@ def pytest_make_parametrize_id(val: object) -> str | None:
     if isinstance(val, dict | list | tuple):
         return re.sub(r" at 0x[0-9a-f]+", "", str(val))
     return None
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps the blocks of one page together: a later one uses names of an earlier."""
-    for item in items:
-        if item.path.suffix == ".md":
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
