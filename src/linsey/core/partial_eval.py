@@ -22,11 +22,13 @@ def evaluate_known(
 
     Returns:
         A function of arrays or `ShapeDtypeStruct`s which gives the results of `fn`.
-        Only the operations that the results need are executed.
+        Only the operations that the results need are executed, also inside compiled
+        functions, loops and branches.
     """
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         from jax.extend import core as jex_core  # slow to import, rarely needed
+        from jax.interpreters.partial_eval import dce_jaxpr
 
         abstract, static = _split_abstract((args, kwargs))
 
@@ -36,21 +38,10 @@ def evaluate_known(
 
         closed, out_shape = jax.make_jaxpr(of_arrays, return_shape=True)(abstract)
         shapes, out_tree = jax.tree_util.tree_flatten(out_shape)
-        jaxpr = closed.jaxpr
-        unknown = set(jaxpr.invars)
-        for eqn in jaxpr.eqns:
-            if any(_is_var(v) and v in unknown for v in eqn.invars):
-                unknown.update(eqn.outvars)
-        for var, shape in zip(jaxpr.outvars, shapes, strict=True):
-            if _is_var(var) and var in unknown:
-                raise on_unknown(shape)
-        needed = {v for v in jaxpr.outvars if _is_var(v)}
-        known = []
-        for eqn in reversed(jaxpr.eqns):
-            if needed.intersection(eqn.outvars):
-                needed.update(v for v in eqn.invars if _is_var(v))
-                known.append(eqn)
-        pruned = jaxpr.replace(eqns=known[::-1], invars=[])
+        jaxpr = _without_unneeded(closed.jaxpr)
+        pruned, is_used = dce_jaxpr(jaxpr, [True] * len(shapes))
+        if any(is_used):
+            raise on_unknown(_first_unknown(jaxpr, shapes))
         program = jex_core.ClosedJaxpr(pruned, closed.consts)
         return jax.tree_util.tree_unflatten(out_tree, jex_core.jaxpr_as_fun(program)())
 
@@ -60,6 +51,28 @@ def evaluate_known(
 def lazy_init(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Evaluates a function of abstract arguments, see `evaluate_known`."""
     return evaluate_known(fn)
+
+
+def _without_unneeded(jaxpr: Any) -> Any:
+    """Drops what no result needs, effects such as debug prints included."""
+    needed = {v for v in jaxpr.outvars if _is_var(v)}
+    eqns = []
+    for eqn in reversed(jaxpr.eqns):
+        if needed.intersection(eqn.outvars):
+            needed.update(v for v in eqn.invars if _is_var(v))
+            eqns.append(eqn)
+    return jaxpr.replace(eqns=eqns[::-1])
+
+
+def _first_unknown(jaxpr: Any, shapes: list[Any]) -> Any:
+    """The shape of the first result that depends on an argument."""
+    from jax.interpreters.partial_eval import dce_jaxpr
+
+    for i, shape in enumerate(shapes):
+        _, is_used = dce_jaxpr(jaxpr, [k == i for k in range(len(shapes))])
+        if any(is_used):
+            return shape
+    raise AssertionError("no single result depends on an argument")
 
 
 def _is_var(atom: Any) -> bool:
