@@ -1,1 +1,62 @@
-"""linsey: neural networks for JAX, two faces on one state core."""
+"""linsey: neural networks for JAX, two faces on one state core.
+
+- `linsey.linen`: modules whose variables travel outside them.
+- `linsey.treex`: modules that are pytrees and carry their variables.
+- `linsey.optim`: the classic `Optimizer` API.
+
+Submodules are imported when they are first asked for, so that `import linsey` is cheap.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import TYPE_CHECKING, Any
+
+from linsey.version import __version__
+
+if TYPE_CHECKING:
+    from linsey import (
+        config,
+        configurations,
+        core,
+        errors,
+        ids,
+        linen,
+        ops,
+        serialization,
+        struct,
+        training,
+        traverse_util,
+        typing,
+        version,
+    )
+
+_SUBMODULES = {m.name for m in pkgutil.iter_modules(__path__) if m.name[0] != "_"}
+
+__all__ = [
+    "__version__",
+    "config",
+    "configurations",
+    "core",
+    "errors",
+    "ids",
+    "linen",
+    "ops",
+    "serialization",
+    "struct",
+    "training",
+    "traverse_util",
+    "typing",
+    "version",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return importlib.import_module(f"linsey.{name}")
+    raise AttributeError(f"module 'linsey' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_SUBMODULES})

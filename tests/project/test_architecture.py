@@ -121,3 +121,14 @@ def test_import_of_the_command_brings_no_jax():
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )
     assert done.stdout.strip() == "False"
+
+
+def test_submodules_are_imported_when_they_are_asked_for():
+    program = (
+        "import sys, linsey; before = 'jax' in sys.modules\n"
+        "print(before, linsey.traverse_util.__name__, linsey.linen.Dense.__name__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["False", "linsey.traverse_util", "Dense"]
