@@ -21,7 +21,7 @@ class TransformedMethodReturnValueError(LinseyError):
         )
 
 
-class TransformTargetError(LinseyError):
+class TransformTargetError(LinseyError, ValueError):
     """What is to be transformed is neither a module class nor a function."""
 
     def __init__(self, target: Any) -> None:

@@ -71,8 +71,11 @@ def value_and_grad(
     """Value and gradients by `primals` of a scalar function `fn(scope, *primals)`.
 
     Returns:
-        `(y, gradients)`, or `((y, aux), gradients)`; one gradient for each of several
-        primals, the gradient itself for one.
+        `(y, gradients)`, or `((y, aux), gradients)`; a tuple of one gradient for each
+        of the primals.
+
+    Raises:
+        ValueError: the value is no scalar.
     """
     lifted = Lifted(scope, (variables,), (variables,), (rngs,))
     run = lifted.plan.pure(fn)
@@ -83,10 +86,14 @@ def value_and_grad(
         return y, (aux, out)
 
     y, backward, (aux, out) = jax.vjp(differentiable, *primals, has_aux=True)
+    if jax.numpy.shape(y) != ():
+        raise ValueError(
+            "grad can only work on functions with scalar-valued outputs. out"
+            f" shape={jax.numpy.shape(y)}. Reduce the result, for example with"
+            " `jnp.mean`, or use `vjp`."
+        )
     lifted.merge(out)
     gradients = backward(jax.numpy.ones_like(y))
-    if len(gradients) == 1:
-        (gradients,) = gradients
     return ((y, aux), gradients) if has_aux else (y, gradients)
 
 
@@ -143,15 +150,18 @@ def custom_vjp(
         backward_fn: called as `backward_fn(*nondiff_args, residuals, cotangent)`;
             returns the gradients `(variables, *inputs)`.
         grad_vars: collections that get gradients.
-        nondiff_argnums: arguments that are not differentiated.
+        nondiff_argnums: positions of arguments that are not differentiated and hold no
+            arrays; the scope is 0.
 
     Returns:
         A function `(scope, *args)`.
     """
     static = (nondiff_argnums,) if isinstance(nondiff_argnums, int) else nondiff_argnums
+    # Position 0 of `fn` is the scope; three arguments stand in its place.
+    static = [i + 2 for i in static if i > 0]
 
     def run(scope: Any, *args: Any) -> Any:
-        lifted = Lifted(scope, (grad_vars, True), (True,), (True,))
+        lifted = Lifted(scope, (grad_vars, True), (grad_vars, True), (True,))
         is_single = len(lifted.roots) == 1
         plain = lifted.plan.pure(fn)
         forward = lifted.plan.pure(forward_fn)
@@ -168,7 +178,7 @@ def custom_vjp(
             by, *inputs = backward_fn(*nondiff, residuals, cotangent)
             return ((by,) if is_single else by, None, None, *inputs)
 
-        lifted_fn = jax.custom_vjp(primal, nondiff_argnums=[i + 3 for i in static])
+        lifted_fn = jax.custom_vjp(primal, nondiff_argnums=static)
         lifted_fn.defvjp(primal_and_residuals, backward)
         by, others = lifted.variables
         y, out = lifted_fn(by, others, lifted.rngs, *args)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from linsey.core.filters import Filter
+from linsey.core.filters import Filter, subtract_filters
 from linsey.core.lift.split import Lifted
 
 
@@ -35,12 +35,13 @@ def map_variables(
         A function `(scope, *args, **kwargs)`.
     """
     writes = init or mutable
+    seen_as_is = subtract_filters(variables, mapped_collections)
 
     def mapped(scopes: Any, *args: Any, **kwargs: Any) -> Any:
         lifted = Lifted(
             scopes,
-            (mapped_collections, variables),
-            (mapped_collections if writes else False, variables),
+            (mapped_collections, seen_as_is),
+            (mapped_collections if writes else False, seen_as_is),
             (rngs,),
         )
         stored, others = lifted.variables

@@ -9,13 +9,11 @@ from typing import Any
 from linsey.core import lift as core_lift
 from linsey.core.filters import Filter
 from linsey.core.frozen_dict import FrozenDict
-from linsey.linen.module.methods import wrap_method_once
-from linsey.linen.transforms.lifting import call_lifted, check_unbound
+from linsey.linen.transforms.lifting import call_lifted, function_of_module
 
 
 def _call(transform: Any, fns: Sequence[Any], mdl: Any, args: Any) -> Any:
-    check_unbound(fns)
-    return call_lifted(transform, [wrap_method_once(fn) for fn in fns], mdl, args, {})
+    return call_lifted(transform, [*map(function_of_module, fns)], mdl, args, {})
 
 
 def cond(

@@ -8,17 +8,14 @@ from typing import Any
 
 from linsey.core import lift as core_lift
 from linsey.core.filters import Filter
-from linsey.linen.module.methods import wrap_method_once
-from linsey.linen.transforms.lifting import call_lifted, check_unbound
+from linsey.linen.transforms.lifting import call_lifted, function_of_module
 
 
 def _call(core: Any, fn: Any, mdl: Any, args: Any, options: Mapping[str, Any]) -> Any:
-    check_unbound((fn,))
-
     def transform(fn: Any) -> Any:
         return functools.partial(core, fn, **options)
 
-    return call_lifted(transform, [wrap_method_once(fn)], mdl, args, {})
+    return call_lifted(transform, [function_of_module(fn)], mdl, args, {})
 
 
 def vjp(
@@ -83,7 +80,11 @@ def value_and_grad(
         rngs: streams it may use.
 
     Returns:
-        `(y, gradients)` or `((y, aux), gradients)`.
+        `(y, gradients)` or `((y, aux), gradients)`; a tuple of one gradient for each
+        of the primals.
+
+    Raises:
+        ValueError: the value is no scalar.
     """
     options = {
         "has_aux": has_aux,
@@ -106,7 +107,7 @@ def grad(
     """Gradients by the inputs of a scalar function, see `value_and_grad`.
 
     Returns:
-        The gradients, or `(gradients, aux)`.
+        The gradients, a tuple of one for each of the primals, or `(gradients, aux)`.
     """
     value, gradients = value_and_grad(
         fn,
@@ -164,8 +165,8 @@ def custom_vjp(
         backward_fn: called as `backward_fn(*nondiff_args, residuals, cotangent)`;
             returns the gradients `(variables, *inputs)`.
         grad_vars: collections that get gradients.
-        nondiff_argnums: positions of arguments (without the module) that are not
-            differentiated.
+        nondiff_argnums: positions of arguments that are not differentiated and hold no
+            arrays; the module is 0.
 
     Returns:
         A function `(mdl, *args)`.
@@ -176,7 +177,7 @@ def custom_vjp(
             fn, forward_fn, backward_fn, grad_vars, nondiff_argnums
         )
 
-    fns = [wrap_method_once(fn), wrap_method_once(forward_fn)]
+    fns = [function_of_module(fn), function_of_module(forward_fn)]
 
     @functools.wraps(fns[0])
     def lifted(mdl: Any, *args: Any, **kwargs: Any) -> Any:

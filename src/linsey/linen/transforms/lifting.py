@@ -197,12 +197,14 @@ def check_function(target: Any) -> None:
         raise errors.TransformTargetError(target)
 
 
-def check_unbound(fns: Sequence[Any]) -> None:
-    """Refuses bound methods where functions of a module are expected."""
-    for fn in fns:
-        if inspect.ismethod(fn) and isinstance(fn.__self__, Module):
-            raise errors.TransformTargetError(fn)
-        check_function(fn)
+def function_of_module(fn: Any) -> Callable[..., Any]:
+    """A function whose first argument is a module; bound methods give theirs."""
+    if is_module_class(fn):
+        raise errors.TransformTargetError(fn)
+    if inspect.ismethod(fn) and isinstance(fn.__self__, Module):
+        fn = fn.__func__
+    check_function(fn)
+    return wrap_method_once(fn)
 
 
 @dataclasses.dataclass(frozen=True)
