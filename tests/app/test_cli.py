@@ -44,7 +44,7 @@ def test_version(linsey):
     [
         (
             ["fly"],
-            "no such command: expected train, eval, inspect, summary, found fly",
+            "no such command: expected train, eval, inspect, summary, run, found fly",
         ),
         (
             ["train", "--model", "vit"],
