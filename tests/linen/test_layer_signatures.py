@@ -12,6 +12,8 @@ import linsey.linen as ours
 LAYERS = [
     *("Conv", "ConvLocal", "ConvTranspose", "Dense", "DenseGeneral", "Dropout"),
     *("Einsum", "Embed", "PReLU", "Sequential"),
+    *("Bidirectional", "ConvLSTMCell", "GRUCell", "LSTMCell", "MGUCell"),
+    *("OptimizedLSTMCell", "RNN", "SimpleCell"),
     *("MultiHeadAttention", "MultiHeadDotProductAttention", "SelfAttention"),
 ]
 FUNCTIONS = [
@@ -23,6 +25,7 @@ FUNCTIONS = [
     ("dtypes", "canonicalize_dtype"),
     ("dtypes", "promote_dtype"),
     ("linear", "canonicalize_padding"),
+    ("recurrent", "flip_sequences"),
     ("pooling", "avg_pool"),
     ("pooling", "max_pool"),
     ("pooling", "min_pool"),
@@ -73,6 +76,7 @@ def test_functions_are_called_as_in_flax(module, name):
         "initializers",
         "linear",
         "pooling",
+        "recurrent",
     ],
 )
 def test_modules_offer_the_public_names_of_flax(module):

@@ -24,6 +24,7 @@ from linsey.linen import (
     module,
     normalization,
     pooling,
+    recurrent,
     stochastic,
     summary,
     transforms,
@@ -101,6 +102,17 @@ from linsey.linen.normalization import (
     RMSNorm,
 )
 from linsey.linen.pooling import avg_pool, max_pool, min_pool, pool
+from linsey.linen.recurrent import (
+    RNN,
+    Bidirectional,
+    ConvLSTMCell,
+    GRUCell,
+    LSTMCell,
+    MGUCell,
+    OptimizedLSTMCell,
+    RNNCellBase,
+    SimpleCell,
+)
 from linsey.linen.stochastic import Dropout
 from linsey.linen.summary import tabulate
 from linsey.linen.transforms import (
@@ -126,7 +138,9 @@ from linsey.linen.transforms import (
 
 __all__ = [
     "BatchNorm",
+    "Bidirectional",
     "Conv",
+    "ConvLSTMCell",
     "ConvLocal",
     "ConvTranspose",
     "Dense",
@@ -136,18 +150,25 @@ __all__ = [
     "Einsum",
     "Embed",
     "FrozenDict",
+    "GRUCell",
     "GroupNorm",
     "InstanceNorm",
+    "LSTMCell",
     "LayerNorm",
+    "MGUCell",
     "Module",
     "MultiHeadAttention",
     "MultiHeadDotProductAttention",
+    "OptimizedLSTMCell",
     "PARTITION_NAME",
     "PReLU",
     "Partitioned",
     "RMSNorm",
+    "RNN",
+    "RNNCellBase",
     "SelfAttention",
     "Sequential",
+    "SimpleCell",
     "Variable",
     "activation",
     "add_metadata_axis",
@@ -207,6 +228,7 @@ __all__ = [
     "override_named_call",
     "pool",
     "pooling",
+    "recurrent",
     "relu",
     "relu6",
     "remat",

@@ -20,7 +20,7 @@ from linsey.linen.attention.dot_product import dot_product_attention
 from linsey.linen.attention.masks import combine_masks
 from linsey.linen.initializers import zeros
 from linsey.linen.linear import DenseGeneral, default_kernel_init
-from linsey.linen.module import Module, compact, merge_param
+from linsey.linen.module import Module, compact, merge_param, nowrap
 from linsey.linen.normalization import LayerNorm
 from linsey.typing import (
     DotGeneralT,
@@ -193,6 +193,7 @@ class MultiHeadDotProductAttention(Module):
             name="out",
         )(y)  # (*batch, queries, out_features)
 
+    @nowrap
     def _project(self, name: str, depth: int, inputs: Array) -> Array:
         """Maps features to heads: (*batch, length, heads, depth)."""
         return DenseGeneral(
@@ -209,11 +210,13 @@ class MultiHeadDotProductAttention(Module):
             name=name,
         )(inputs)
 
+    @nowrap
     def _normalize(self, name: str, x: Array) -> Array:
         return LayerNorm(
             use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype, name=name
         )(x)
 
+    @nowrap
     def _decode(
         self, query: Array, key: Array, value: Array, mask: Array | None
     ) -> tuple[Array, Array, Array | None]:
@@ -237,6 +240,7 @@ class MultiHeadDotProductAttention(Module):
         seen = lax.broadcast_in_dim(seen, (*batch, 1, 1, length), (len(batch) + 2,))
         return keys.value, values.value, combine_masks(mask, seen)
 
+    @nowrap
     def _attend(
         self,
         query: Array,

@@ -1,0 +1,40 @@
+"""Sequences of different lengths, padded at the end to one length."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+
+def flip_sequences(
+    inputs: Array, seq_lengths: Array | None, num_batch_dims: int, time_major: bool
+) -> Array:
+    """Reverses sequences in time; what is padded stays at the end.
+
+    Args:
+        inputs: array of shape (*batch, time, ...), or (time, *batch, ...).
+        seq_lengths: length of each sequence, of shape (*batch,) and at most `time`;
+            none means that all are whole.
+        num_batch_dims: number of batch axes.
+        time_major: whether time is the first axis.
+
+    Returns:
+        An array of the shape of `inputs`.
+
+    Example:
+        >>> x = jnp.array([[1, 2, 3, 0], [4, 5, 6, 7]])
+        >>> flip_sequences(x, jnp.array([3, 4]), 1, False).tolist()
+        [[3, 2, 1, 0], [7, 6, 5, 4]]
+    """
+    time = 0 if time_major else num_batch_dims
+    if seq_lengths is None:
+        return lax.rev(inputs, (time,))
+    length = inputs.shape[time]
+    # Position i takes from n - 1 - i; the padding, where that is negative, comes last.
+    steps = np.arange(length - 1, -1, -1, dtype=np.int32)
+    steps = np.expand_dims(steps, [i for i in range(num_batch_dims + 1) if i != time])
+    lengths = jnp.expand_dims(jnp.asarray(seq_lengths), time)
+    positions = (lengths + steps) % length
+    rest = range(num_batch_dims + 1, inputs.ndim)
+    return jnp.take_along_axis(inputs, jnp.expand_dims(positions, rest), axis=time)
