@@ -98,7 +98,7 @@ def dataclass(
     )
     data = tuple(fields[True])
     serialization.register_serialization_state(
-        cls, partial(_to_state, data), partial(_from_state, data)
+        cls, partial(fields_to_state, data), partial(fields_from_state, data)
     )
     return cls
 
@@ -111,11 +111,13 @@ def _replace(self: T, **updates: Any) -> T:
 _replace.__name__ = "replace"
 
 
-def _to_state(names: tuple[str, ...], node: Any) -> dict[str, Any]:
+def fields_to_state(names: tuple[str, ...], node: Any) -> dict[str, Any]:
+    """Returns the state dict of some attributes of an object."""
     return {name: serialization.to_state_dict(getattr(node, name)) for name in names}
 
 
-def _from_state(names: tuple[str, ...], node: Any, state: Any) -> Any:
+def fields_from_state(names: tuple[str, ...], node: Any, state: Any) -> Any:
+    """Returns an object with `replace` with some attributes restored."""
     state = serialization.entries(node, state)
     kind = f"in state dict while restoring an instance of {type(node).__name__}"
     for name in names:

@@ -1,0 +1,156 @@
+"""Adafactor: second moments of matrices kept as those of their rows and columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from linsey import struct
+from linsey.optim.optax_definition import (
+    OptaxDefinition,
+    Stage,
+    learning_rate_stage,
+)
+
+__all__ = ["Adafactor"]
+
+
+@struct.dataclass
+class _AdafactorHyperParams:
+    learning_rate: Any
+    factored: bool
+    multiply_by_parameter_scale: bool
+    beta1: Any
+    decay_rate: Any
+    step_offset: Any
+    clipping_threshold: Any
+    weight_decay_rate: Any
+    min_dim_size_to_factor: int
+    epsilon1: Any
+    epsilon2: Any
+
+
+@struct.dataclass
+class _AdafactorParamState:
+    v_row: Any
+    v_col: Any
+    v: Any
+    m: Any
+
+
+class Adafactor(OptaxDefinition):
+    r"""Divides by the root of an average square that is kept in little memory.
+
+    Of a leaf with two long axes only the means of the squares over either of them are
+    kept, $R$ and $C$, and $v$ is taken to be $R C / \mathrm{mean}(R)$. The fraction of
+    the averages that is kept grows as $1 - t^{-\delta}$. Then
+    $y = g / \sqrt{v}$ is divided by $\max(1, \mathrm{rms}(y) / \theta)$, multiplied
+    with the learning rate and with $\max(\mathrm{rms}(p), \epsilon_2)$, averaged if
+    `beta1` is given, and subtracted from $(1 - \lambda) p$. The state is float32.
+
+    Args:
+        learning_rate: the step, as a fraction of the leaf's size.
+        factored: keep means over axes where a leaf allows it. This,
+            `min_dim_size_to_factor` and `multiply_by_parameter_scale` cannot be
+            overridden for one update.
+        multiply_by_parameter_scale: multiply with the size of the leaf.
+        beta1: the fraction of an average of the updates that is kept; None keeps none.
+        decay_rate: $\delta$.
+        step_offset: the step that counts as the first, when training goes on.
+        clipping_threshold: $\theta$; None does not clip.
+        weight_decay_rate: $\lambda$, not scaled by the learning rate; None is 0.
+        min_dim_size_to_factor: how long the second longest axis must be.
+        epsilon1: added to the squares.
+        epsilon2: $\epsilon_2$, the size that a leaf has at least.
+        dtype_momentum: of the average of the updates.
+
+    References:
+        Shazeer & Stern 2018, Adafactor, https://arxiv.org/abs/1804.04235
+    """
+
+    param_state = _AdafactorParamState
+
+    def __init__(
+        self,
+        learning_rate: Any = None,
+        factored: bool = True,
+        multiply_by_parameter_scale: bool = True,
+        beta1: Any = None,
+        decay_rate: Any = 0.8,
+        step_offset: Any = 0,
+        clipping_threshold: Any = 1.0,
+        weight_decay_rate: Any = None,
+        min_dim_size_to_factor: int = 128,
+        epsilon1: Any = 1e-30,
+        epsilon2: Any = 1e-3,
+        dtype_momentum: Any = jnp.float32,
+    ) -> None:
+        super().__init__(
+            _AdafactorHyperParams(
+                learning_rate,
+                factored,
+                multiply_by_parameter_scale,
+                beta1,
+                decay_rate,
+                step_offset,
+                clipping_threshold,
+                weight_decay_rate,
+                min_dim_size_to_factor,
+                epsilon1,
+                epsilon2,
+            )
+        )
+        self.dtype_momentum = dtype_momentum
+
+    def init_param_state(self, param: Any) -> _AdafactorParamState:
+        """Returns zeros; of shape (1,) what a leaf of this shape does not need."""
+        shape = np.shape(param)
+        unused = jnp.zeros(1, jnp.float32)
+        v_row = v_col = v = m = unused
+        if axes := self._factored_axes(shape):
+            d1, d0 = axes
+            v_row = jnp.zeros(np.delete(shape, d0), jnp.float32)
+            v_col = jnp.zeros(np.delete(shape, d1), jnp.float32)
+        else:
+            v = jnp.zeros(shape, jnp.float32)
+        if self.hyper_params.beta1 is not None:
+            m = jnp.zeros(shape, self.dtype_momentum)
+        return _AdafactorParamState(v_row, v_col, v, m)
+
+    def _factored_axes(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
+        """Returns the second longest and the longest axis, if means are kept."""
+        hp = self.hyper_params
+        if not hp.factored or len(shape) < 2:
+            return None
+        *_, d1, d0 = (int(axis) for axis in np.argsort(shape))
+        return (d1, d0) if shape[d1] >= hp.min_dim_size_to_factor else None
+
+    def cast(self, leaf: jax.Array) -> jax.Array:  # noqa: D102
+        return leaf.astype(jnp.float32)
+
+    def stages(self, hyper_params: Any) -> list[Stage]:  # noqa: D102
+        hp, own = hyper_params, self.hyper_params
+        moments = optax.scale_by_factored_rms(
+            factored=own.factored,
+            decay_rate=hp.decay_rate,
+            step_offset=hp.step_offset,
+            min_dim_size_to_factor=own.min_dim_size_to_factor,
+            epsilon=hp.epsilon1,
+        )
+        fields = {name: name for name in ("v_row", "v_col", "v")}
+        stages = [Stage(moments, optax.FactoredState, fields)]
+        if hp.clipping_threshold is not None:
+            stages.append(Stage(optax.clip_by_block_rms(hp.clipping_threshold)))
+        stages.append(learning_rate_stage(self, hp.learning_rate, flip_sign=False))
+        if own.multiply_by_parameter_scale:
+            stages.append(Stage(optax.scale_by_param_block_rms(hp.epsilon2)))
+        if hp.beta1 is not None:
+            ema = optax.ema(hp.beta1, False, self.dtype_momentum)
+            stages.append(Stage(ema, optax.EmaState, {"ema": "m"}))
+        if hp.weight_decay_rate is not None:
+            stages.append(Stage(optax.add_decayed_weights(hp.weight_decay_rate)))
+        return [*stages, Stage(optax.scale(-1.0))]

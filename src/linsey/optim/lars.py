@@ -1,0 +1,107 @@
+"""LARS: momentum with one step length for each leaf."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from linsey import struct
+from linsey.optim.optax_definition import (
+    OptaxDefinition,
+    Stage,
+    learning_rate_stage,
+)
+
+__all__ = ["LARS"]
+
+
+@struct.dataclass
+class _LARSHyperParams:
+    learning_rate: Any
+    beta: Any
+    weight_decay: Any
+    trust_coefficient: Any
+    eps: Any
+    nesterov: bool
+
+
+@struct.dataclass
+class _LARSParamState:
+    momentum: Any
+
+
+class LARS(OptaxDefinition):
+    r"""Momentum of gradients that are scaled by the norm of the leaf.
+
+    With the ratio $r = \tau \|p\| / (\|g\| + \lambda \|p\| + \epsilon)$, or 1 where one
+    of the norms is 0: $m \leftarrow \beta m + \eta r (g + \lambda p)$ and
+    $p \leftarrow p - m$. With Nesterov's look ahead,
+    $p \leftarrow p - (\eta r (g + \lambda p) + \beta m)$.
+
+    Args:
+        learning_rate: $\eta$.
+        beta: $\beta$, the fraction of the sum that is kept, in [0, 1).
+        weight_decay: $\lambda$.
+        trust_coefficient: $\tau$, the length of a step as a fraction of the leaf's.
+        eps: $\epsilon$.
+        nesterov: look ahead.
+
+    References:
+        You et al. 2017, Large batch training of convolutional networks,
+        https://arxiv.org/abs/1708.03888
+
+    *Differs from* `optax.lars`, whose ratio has the norm of $g + \lambda p$ below.
+    """
+
+    param_state = _LARSParamState
+
+    def __init__(
+        self,
+        learning_rate: Any = None,
+        beta: Any = 0.9,
+        weight_decay: Any = 0,
+        trust_coefficient: Any = 0.001,
+        eps: Any = 0,
+        nesterov: bool = False,
+    ) -> None:
+        super().__init__(
+            _LARSHyperParams(
+                learning_rate, beta, weight_decay, trust_coefficient, eps, nesterov
+            )
+        )
+
+    def stages(self, hyper_params: Any) -> list[Stage]:  # noqa: D102
+        hp = hyper_params
+        ratio = scale_by_layer(hp.weight_decay, hp.trust_coefficient, hp.eps)
+        trace = optax.trace(hp.beta, nesterov=hp.nesterov)
+        return [
+            Stage(ratio),
+            learning_rate_stage(self, hp.learning_rate, flip_sign=False),
+            Stage(trace, optax.TraceState, {"trace": "momentum"}),
+            Stage(optax.scale(-1.0)),
+        ]
+
+
+def scale_by_layer(
+    weight_decay: Any, trust_coefficient: Any, eps: Any
+) -> optax.GradientTransformation:
+    """Returns the addition of weight decay and the scaling by the ratio of norms."""
+
+    def scaled(g: Any, p: Any) -> jax.Array:
+        g_norm, p_norm = norm(g), norm(p)
+        defined = (g_norm > 0) & (p_norm > 0)
+        below = g_norm + weight_decay * p_norm + eps
+        ratio = trust_coefficient * p_norm / jnp.where(defined, below, 1)
+        ratio = jnp.where(defined, ratio, 1)
+        return (g + weight_decay * p) * ratio.astype(g.dtype)
+
+    return optax.stateless_with_tree_map(scaled)
+
+
+def norm(x: jax.Array) -> jax.Array:
+    """Returns the 2-norm over all axes, of half precision in float32."""
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    return jnp.sqrt(jnp.sum(jnp.square(jnp.abs(x.astype(dtype)))))

@@ -1,0 +1,233 @@
+"""The way from this package to optax, and back.
+
+`OptimizerDef.to_optax` gives the gradient transformation of a definition. Here are the
+other direction, `from_optax`, and the conversion of what is trained: an `Optimizer`, or
+a stored one, into a `TrainState` and the reverse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from linsey import serialization, struct
+from linsey.errors import HyperParamUnknownError, PerLeafRuleError
+from linsey.optim.definition import OptimizerDef
+from linsey.optim.optimizer import Optimizer
+from linsey.optim.state import OptimizerState
+from linsey.training.train_state import TrainState
+
+__all__ = [
+    "OptaxOptimizer",
+    "from_optax",
+    "from_train_state",
+    "restore_train_state",
+    "to_train_state",
+]
+
+S = TypeVar("S", bound=TrainState)
+
+
+@struct.dataclass
+class _NoHyperParams:
+    """A gradient transformation has its hyper-parameters inside."""
+
+
+class OptaxOptimizer(OptimizerDef):
+    """Updates with a gradient transformation; its state is that of optax.
+
+    Args:
+        tx: the gradient transformation. If `optax.inject_hyperparams` made it, its
+            hyper-parameters can be overridden for an update.
+    """
+
+    def __init__(self, tx: optax.GradientTransformation) -> None:
+        super().__init__(_NoHyperParams())
+        self.tx = tx
+
+    def init_param_state(self, param: Any) -> Any:  # noqa: D102
+        raise PerLeafRuleError(self)
+
+    def apply_param_gradient(  # noqa: D102
+        self, step: Any, hyper_params: Any, param: Any, state: Any, grad: Any
+    ) -> tuple[Any, Any]:
+        raise PerLeafRuleError(self)
+
+    def init_state(self, params: Any) -> OptimizerState:  # noqa: D102
+        return OptimizerState(jnp.zeros((), jnp.int32), self.tx.init(params))
+
+    def update_hyper_params(self, **overrides: Any) -> dict[str, Any]:
+        """Returns the overrides, which only the state can check."""
+        overrides.pop("hyper_params", None)
+        return overrides
+
+    def apply_gradient(  # noqa: D102
+        self, hyper_params: Any, params: Any, state: OptimizerState, grads: Any
+    ) -> tuple[Any, OptimizerState]:
+        opt_state = self._with(state.param_states, hyper_params)
+        updates, opt_state = self.tx.update(grads, opt_state, params)
+        defaults = {name: state.param_states.hyperparams[name] for name in hyper_params}
+        opt_state = self._with(opt_state, defaults)
+        return optax.apply_updates(params, updates), OptimizerState(
+            state.step + 1, opt_state
+        )
+
+    def _with(self, opt_state: Any, overrides: Mapping[str, Any]) -> Any:
+        """Returns a state of `inject_hyperparams` with other values in it."""
+        if not overrides:
+            return opt_state
+        known = dict(getattr(opt_state, "hyperparams", {}))
+        # What a schedule gives would be computed anew, whatever stands there.
+        for name in getattr(opt_state, "hyperparams_states", {}):
+            known.pop(name, None)
+        unknown = [name for name in overrides if name not in known]
+        if unknown:
+            raise HyperParamUnknownError(self, unknown, known)
+        new = {
+            name: jnp.asarray(value, known[name].dtype)
+            for name, value in overrides.items()
+        }
+        return opt_state._replace(hyperparams={**opt_state.hyperparams, **new})
+
+    def to_optax(self, **overrides: Any) -> optax.GradientTransformation:
+        """Returns the gradient transformation itself; it takes no overrides."""
+        if overrides.pop("hyper_params", None) is None and overrides:
+            raise HyperParamUnknownError(self, overrides, [])
+        return self.tx
+
+    def to_optax_state(  # noqa: D102
+        self, params: Any, state: OptimizerState, **overrides: Any
+    ) -> Any:
+        return state.param_states
+
+    def from_optax_state(  # noqa: D102
+        self, params: Any, opt_state: Any, step: Any, **overrides: Any
+    ) -> OptimizerState:
+        return OptimizerState(jnp.asarray(step, jnp.int32), opt_state)
+
+
+def from_optax(tx: optax.GradientTransformation) -> OptaxOptimizer:
+    """Returns the definition of an optimizer that optax computes.
+
+    Args:
+        tx: a gradient transformation. If it comes from `optax.inject_hyperparams`,
+            `Optimizer.apply_gradient` can override its hyper-parameters.
+
+    Example:
+        >>> adam = optax.inject_hyperparams(optax.sgd)(learning_rate=0.5)
+        >>> optimizer = from_optax(adam).create({"w": jnp.ones(2)})
+        >>> grads = {"w": jnp.ones(2)}
+        >>> optimizer.apply_gradient(grads).target["w"].tolist()
+        [0.5, 0.5]
+        >>> optimizer.apply_gradient(grads, learning_rate=2.0).target["w"].tolist()
+        [-1.0, -1.0]
+    """
+    return OptaxOptimizer(tx)
+
+
+def to_train_state(
+    optimizer: Optimizer,
+    *,
+    apply_fn: Callable[..., Any] | None,
+    hyper_params: Mapping[str, Any] | None = None,
+    cls: type[S] = TrainState,
+    **fields: Any,
+) -> S:
+    """Returns the `TrainState` that goes on training where an optimizer is.
+
+    Step, parameters and the state of each leaf are taken over.
+
+    Args:
+        optimizer: parameters, state and definition.
+        apply_fn: usually `model.apply`.
+        hyper_params: what differs from the definition's defaults, such as a learning
+            rate that was given at each update; it may be a schedule.
+        cls: the class to make, if it has further fields.
+        **fields: their values, such as `batch_stats`.
+
+    Example:
+        >>> from linsey import optim
+        >>> optimizer = optim.Momentum(0.5).create({"w": jnp.zeros(2)})
+        >>> optimizer = optimizer.apply_gradient({"w": jnp.ones(2)})
+        >>> state = to_train_state(optimizer, apply_fn=None)
+        >>> state = state.apply_gradients(grads={"w": jnp.ones(2)})
+        >>> int(state.step), [round(x, 6) for x in state.params["w"].tolist()]
+        (2, [-1.45, -1.45])
+    """
+    definition, params = optimizer.optimizer_def, optimizer.target
+    overrides = dict(hyper_params or {})
+    return cls(
+        step=optimizer.state.step,
+        apply_fn=apply_fn,
+        params=params,
+        tx=definition.to_optax(**overrides),
+        opt_state=definition.to_optax_state(params, optimizer.state, **overrides),
+        **fields,
+    )
+
+
+def from_train_state(
+    state: TrainState, definition: OptimizerDef, **overrides: Any
+) -> Optimizer:
+    """Returns the optimizer that goes on training where a `TrainState` is.
+
+    Args:
+        state: its `tx` is `definition.to_optax(**overrides)`, or makes a state of the
+            same structure.
+        definition: the algorithm.
+        **overrides: hyper-parameters that differ from the defaults there.
+    """
+    restored = definition.from_optax_state(
+        state.params, state.opt_state, state.step, **overrides
+    )
+    return Optimizer(definition, restored, state.params)
+
+
+def restore_train_state(
+    checkpoint: bytes | Mapping[str, Any],
+    definition: OptimizerDef,
+    *,
+    apply_fn: Callable[..., Any] | None,
+    target: Any = None,
+    hyper_params: Mapping[str, Any] | None = None,
+    cls: type[S] = TrainState,
+    **fields: Any,
+) -> S:
+    """Returns a `TrainState` from the checkpoint of an optimizer, old or new.
+
+    Args:
+        checkpoint: what `to_bytes(optimizer)` or `to_state_dict(optimizer)` gave,
+            here or in Flax before 0.6: `{"target": ..., "state": ...}`.
+        definition: the algorithm it was trained with; a checkpoint does not tell.
+        apply_fn: usually `model.apply`.
+        target: parameters with the structure wanted; the nested dictionaries of the
+            checkpoint unless given.
+        hyper_params: see `to_train_state`.
+        cls: the class to make, if it has further fields.
+        **fields: their values, such as `batch_stats`.
+
+    Raises:
+        MalformedBytesError: if the bytes are damaged.
+        StateDictMismatchError: if the checkpoint is of another model or optimizer.
+
+    Example:
+        >>> from linsey import optim
+        >>> adam = optim.Adam(learning_rate=1e-3)
+        >>> stored = serialization.to_bytes(adam.create({"w": jnp.ones(2)}))
+        >>> state = restore_train_state(stored, adam, apply_fn=None)
+        >>> state.params["w"].tolist(), int(state.step)
+        ([1.0, 1.0], 0)
+    """
+    if isinstance(checkpoint, bytes):
+        checkpoint = serialization.msgpack_restore(checkpoint)
+    if target is None:
+        target = jax.tree.map(jnp.asarray, dict(checkpoint).get("target", {}))
+    optimizer = definition.create(target).restore_state(checkpoint)
+    optimizer = jax.tree.map(jnp.asarray, optimizer)
+    return to_train_state(
+        optimizer, apply_fn=apply_fn, hyper_params=hyper_params, cls=cls, **fields
+    )

@@ -1,0 +1,104 @@
+"""The step and the state of every leaf: what an optimizer remembers.
+
+There is one state object for each leaf, hundreds in a large model, and jax would take
+each of them apart and build it anew at every call of a compiled step. So as a pytree an
+`OptimizerState` has the arrays of all of them as its own children, and the tree of
+state objects is built when somebody reads `param_states`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any, Self
+
+import jax
+
+from linsey import serialization, struct
+
+__all__ = ["OptimizerState"]
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerState:
+    """The step and the state of every leaf; a pytree.
+
+    Args:
+        step: number of updates made, int32.
+        param_states: the tree of parameters with the state of each leaf in its place.
+
+    Example:
+        >>> state = OptimizerState(0, {"a": (1.0, 2.0), "b": ()})
+        >>> jax.tree.map(lambda x: x + 1, state)
+        OptimizerState(step=1, param_states={'a': (2.0, 3.0), 'b': ()})
+    """
+
+    step: Any
+    param_states: Any
+
+    def __getattr__(self, name: str) -> Any:
+        # Reached only for what is not there: after `_unflatten`, until it is read.
+        packed = self.__dict__.get("_packed")
+        if name != "param_states" or packed is None:
+            raise AttributeError(name)
+        (treedef,), leaves = packed
+        tree = treedef.unflatten(leaves)
+        # From now on the tree alone holds: its dictionaries may be changed in place.
+        self.__dict__["param_states"] = tree
+        del self.__dict__["_packed"]
+        return tree
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OptimizerState, (self.step, self.param_states)
+
+    def replace(self, **updates: Any) -> Self:
+        """Returns a copy with some fields given new values."""
+        return dataclasses.replace(self, **updates)
+
+
+# One object for all structures that are equal: jax compares them at every call, which
+# takes no time if they are the same. (The tuple, since Python asks for identity first
+# where it compares what is in tuples.)
+_structures: dict[Any, tuple[Any]] = {}
+
+
+def _flatten(state: OptimizerState) -> tuple[tuple[Any, ...], tuple[Any]]:
+    packed = state.__dict__.get("_packed")
+    if packed is not None:
+        structure, leaves = packed
+    else:
+        leaves, treedef = jax.tree.flatten(state.param_states)
+        structure = _structures.setdefault(treedef, (treedef,))
+    return (state.step, *leaves), structure
+
+
+def _flatten_with_keys(
+    state: OptimizerState,
+) -> tuple[tuple[tuple[Any, Any], ...], tuple[Any]]:
+    (step, *leaves), structure = _flatten(state)
+    # Numbers have paths, whatever the leaves are at the moment.
+    tree = structure[0].unflatten(range(len(leaves)))
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(tree)]
+    keys = [jax.tree_util.GetAttrKey(f"param_states{path}") for path in paths]
+    return (
+        (jax.tree_util.GetAttrKey("step"), step),
+        *zip(keys, leaves, strict=True),
+    ), structure
+
+
+def _unflatten(structure: tuple[Any], children: Any) -> OptimizerState:
+    state = object.__new__(OptimizerState)
+    step, *leaves = children
+    state.__dict__.update(step=step, _packed=(structure, leaves))
+    return state
+
+
+jax.tree_util.register_pytree_with_keys(
+    OptimizerState, _flatten_with_keys, _unflatten, _flatten
+)
+_FIELDS = ("step", "param_states")
+serialization.register_serialization_state(
+    OptimizerState,
+    partial(struct.fields_to_state, _FIELDS),
+    partial(struct.fields_from_state, _FIELDS),
+)

@@ -1,0 +1,187 @@
+"""Weight normalization as an optimizer around another one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from linsey import struct
+from linsey.errors import PerLeafRuleError
+from linsey.optim.definition import OptimizerDef, gradients_of
+from linsey.optim.optax_definition import as_array, like
+from linsey.optim.state import OptimizerState
+
+__all__ = ["WeightNorm"]
+
+
+@struct.dataclass
+class _WeightNormHyperParams:
+    inner: Any
+    wn_decay: Any
+    wn_eps: Any
+
+
+@struct.dataclass
+class _WeightNormParamState:
+    direction_state: Any
+    scale_state: Any
+    direction: Any
+    scale: Any
+
+
+class WeightNorm(OptimizerDef):
+    r"""Optimizes direction and scale of each weight column apart.
+
+    A leaf is $w = s d / \sqrt{\sum d^2 + \epsilon}$, with the sum over all axes but
+    the last; the other optimizer moves $s$ and $d$. Leaves with one value per column,
+    such as biases, are moved as they are.
+
+    Direction and scale are part of the state, and updates start from them: a new
+    `target` put in by hand is forgotten at the next update.
+
+    Args:
+        wrapped_optimizer: the other optimizer. It sees the tree
+            `{"direction": ..., "scale": ...}`.
+        wn_decay: $\lambda$; $\lambda d$ is added to the gradient of the direction.
+        wn_eps: $\epsilon$.
+
+    References:
+        Salimans & Kingma 2016, Weight normalization, https://arxiv.org/abs/1602.07868
+    """
+
+    def __init__(
+        self, wrapped_optimizer: OptimizerDef, wn_decay: Any = 0, wn_eps: Any = 1e-8
+    ) -> None:
+        super().__init__(
+            _WeightNormHyperParams(wrapped_optimizer.hyper_params, wn_decay, wn_eps)
+        )
+        self.wrapped_optimizer = wrapped_optimizer
+
+    def init_param_state(self, param: Any) -> Any:  # noqa: D102
+        raise PerLeafRuleError(self)
+
+    def apply_param_gradient(  # noqa: D102
+        self, step: Any, hyper_params: Any, param: Any, state: Any, grad: Any
+    ) -> tuple[Any, Any]:
+        raise PerLeafRuleError(self)
+
+    def update_hyper_params(self, **overrides: Any) -> Any:
+        """Returns the hyper-parameters with some replaced.
+
+        Args:
+            **overrides: `wn_decay` and `wn_eps` are this optimizer's; all others go
+                to the one inside.
+        """
+        own = {
+            name: overrides.pop(name)
+            for name in ("wn_decay", "wn_eps")
+            if name in overrides
+        }
+        inner = self.wrapped_optimizer.update_hyper_params(**overrides)
+        return self.hyper_params.replace(inner=inner, **own)
+
+    def init_state(self, params: Any) -> OptimizerState:  # noqa: D102
+        leaves, treedef = jax.tree.flatten(params)
+        eps = self.hyper_params.wn_eps
+        parts = [_split(as_array(leaf), eps) for leaf in leaves]
+        directions, scales = [d for d, _ in parts], [s for _, s in parts]
+        state = self.wrapped_optimizer.init_state(
+            _pair(treedef, directions, scales),
+        )
+        return self._joined(treedef, state, directions, scales)
+
+    def apply_gradient(  # noqa: D102
+        self, hyper_params: Any, params: Any, state: OptimizerState, grads: Any
+    ) -> tuple[Any, OptimizerState]:
+        leaves, treedef = jax.tree.flatten(params)
+        states = treedef.flatten_up_to(state.param_states)
+        decay, eps = hyper_params.wn_decay, hyper_params.wn_eps
+        parts = [(as_array(s.direction), _array_or_nothing(s.scale)) for s in states]
+        moves = [
+            _gradients(as_array(grad), direction, scale, decay, eps)
+            for grad, (direction, scale) in zip(
+                gradients_of(treedef, grads), parts, strict=True
+            )
+        ]
+        inner_states = _pair(
+            treedef,
+            [s.direction_state for s in states],
+            [s.scale_state for s in states],
+        )
+        moved, inner = self.wrapped_optimizer.apply_gradient(
+            hyper_params.inner,
+            _pair(treedef, *zip(*parts, strict=True)) if parts else _pair(treedef),
+            OptimizerState(state.step, inner_states),
+            _pair(treedef, *zip(*moves, strict=True)) if moves else _pair(treedef),
+        )
+        directions = treedef.flatten_up_to(moved["direction"])
+        scales = treedef.flatten_up_to(moved["scale"])
+        weights = [
+            like(_joined_weight(direction, scale, eps), as_array(leaf))
+            for direction, scale, leaf in zip(directions, scales, leaves, strict=True)
+        ]
+        return treedef.unflatten(weights), self._joined(
+            treedef, inner, directions, scales
+        )
+
+    def _joined(
+        self, treedef: Any, inner: OptimizerState, directions: Any, scales: Any
+    ) -> OptimizerState:
+        """Returns the state, leaf by leaf, from that of the other optimizer."""
+        states = map(
+            _WeightNormParamState,
+            treedef.flatten_up_to(inner.param_states["direction"]),
+            treedef.flatten_up_to(inner.param_states["scale"]),
+            directions,
+            scales,
+        )
+        return OptimizerState(inner.step, treedef.unflatten(states))
+
+
+def _pair(treedef: Any, directions: Any = (), scales: Any = ()) -> dict[str, Any]:
+    return {
+        "direction": treedef.unflatten(directions),
+        "scale": treedef.unflatten(scales),
+    }
+
+
+def _array_or_nothing(scale: Any) -> Any:
+    """Returns the scale of a leaf; () if it is moved as it is."""
+    return as_array(scale) if jax.tree.leaves(scale) else ()
+
+
+def _inverse_norm(direction: jax.Array, eps: Any) -> jax.Array:
+    """Returns the inverse norm of each column, shape (1, ..., 1, columns)."""
+    dtype = jnp.promote_types(direction.dtype, jnp.float32)
+    squares = jnp.square(direction.astype(dtype))
+    axes = tuple(range(direction.ndim - 1))
+    return 1 / jnp.sqrt(jnp.sum(squares, axis=axes, keepdims=True) + eps)
+
+
+def _split(weight: jax.Array, eps: Any) -> tuple[jax.Array, Any]:
+    """Returns direction and scale; the scale is () where there are no columns."""
+    if weight.ndim == 0 or weight.size <= weight.shape[-1]:
+        return weight, ()
+    inverse = _inverse_norm(weight, eps)
+    return like(weight * inverse, weight), like(1 / inverse, weight)
+
+
+def _joined_weight(direction: jax.Array, scale: Any, eps: Any) -> jax.Array:
+    if isinstance(scale, tuple):
+        return direction
+    return scale * direction * _inverse_norm(direction, eps)
+
+
+def _gradients(
+    grad: jax.Array, direction: jax.Array, scale: Any, decay: Any, eps: Any
+) -> tuple[jax.Array, Any]:
+    """Returns the gradients of direction and scale from that of the weight."""
+    if isinstance(scale, tuple):
+        return grad, ()
+    inverse = _inverse_norm(direction, eps)
+    axes = tuple(range(grad.ndim - 1))
+    along = jnp.sum(grad * direction, axis=axes, keepdims=True)
+    across = grad - direction * along * jnp.square(inverse)
+    return scale * inverse * across + decay * direction, along * inverse
