@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -443,6 +444,50 @@ def test_a_traced_value_cannot_escape_to_the_module_outside():
 @refuses(wording=False)
 def test_what_cannot_be_lifted(nn, transform):
     return getattr(nn, transform)(nn.Dense(2))
+
+
+def test_interceptors_reach_into_compiled_modules_each_time():
+    nn = linsey.linen
+    Net = nn.jit(mlp(nn))
+    variables = Net().init(KEY, X)
+    plain = Net().apply(variables, X)
+    for _ in range(2):
+        seen = []
+
+        def double(next_fun, args, kwargs, context, seen=seen):
+            seen.append(context.module.name)
+            return 2 * next_fun(*args, **kwargs)
+
+        with nn.intercept_methods(double):
+            found = Net().apply(variables, X)
+        assert "Dense_1" in seen
+        assert not np.allclose(found, plain)
+    np.testing.assert_array_equal(Net().apply(variables, X), plain)
+
+
+def test_an_interceptor_that_is_used_again_compiles_nothing_again():
+    nn = linsey.linen
+    Net, traces = count_traces(nn)
+    variables = Net().init(KEY, X)
+    traces.clear()
+    double = dataclasses.make_dataclass(  # without a hash
+        "Double", [], namespace={"__call__": lambda self, f, args, *_: 2 * f(*args)}
+    )()
+    for _ in range(2):
+        with nn.intercept_methods(double):
+            Net().apply(variables, X)
+    assert len(traces) == 1
+
+
+def test_intermediates_of_compiled_modules_are_captured():
+    nn = linsey.linen
+    model = nn.jit(mlp(nn))()
+    variables = model.init(KEY, X)
+    only = lambda module, name: module.name == "Dense_0"  # noqa: E731
+    for _ in range(2):
+        for which, expected in [(True, 3), (only, 1)]:
+            _, updated = model.apply(variables, X, capture_intermediates=which)
+            assert len(jax.tree.leaves(updated)) == expected
 
 
 # -- lazy_init -----------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ from linsey.core import scope as core_scope
 from linsey.core.filters import DenyList, Filter, union_filters
 from linsey.core.scope import Scope
 from linsey.linen.module import adoption
-from linsey.linen.module.stack import INTERCEPTORS
+from linsey.linen.module.stack import intercept_methods
 
 CaptureFilter = Any
 
@@ -94,22 +95,30 @@ def init(
     return wrapper
 
 
-def _capturing(run: Callable[..., Any], which: CaptureFilter) -> Callable[..., Any]:
-    """Runs a function with an interceptor that sows what the methods return."""
+@dataclasses.dataclass(frozen=True)
+class _Capture:
+    """An interceptor that sows what the methods return."""
 
-    def capture(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    which: CaptureFilter
+
+    def __call__(self, next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
         y = next_fun(*args, **kwargs)
         name = context.method_name
-        if name == "__call__" if which is True else which(context.module, name):
+        if (
+            name == "__call__"
+            if self.which is True
+            else self.which(context.module, name)
+        ):
             context.module.sow("intermediates", name, y)
         return y
 
+
+def _capturing(run: Callable[..., Any], which: CaptureFilter) -> Callable[..., Any]:
+    """Runs a function with what its methods return captured."""
+
     def captured(*args: Any, **kwargs: Any) -> Any:
-        token = INTERCEPTORS.set((*INTERCEPTORS.get(), capture))
-        try:
+        with intercept_methods(_Capture(which)):
             return run(*args, **kwargs)
-        finally:
-            INTERCEPTORS.reset(token)
 
     return captured
 

@@ -17,10 +17,6 @@ from linsey.core.filters import Filter
 from linsey.linen.module import adoption, intercept_methods
 
 Path = tuple[str, ...]
-
-# Compiled functions keep their traces, and a trace that is used again calls no module.
-# A new value here makes jax trace anew.
-_TRACE_OF = jax.make_user_context(None)
 _ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
 
 
@@ -132,7 +128,7 @@ def record_calls(
 
     def init(arrays: list[Any]) -> Any:
         rngs, args, kwargs = parts.merge(arrays)
-        with _TRACE_OF(object()), intercept_methods(record):
+        with intercept_methods(record):
             return module.init(rngs, *args, mutable=mutable, **kwargs)
 
     variables = jax.eval_shape(init, parts.arrays)

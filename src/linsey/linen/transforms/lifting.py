@@ -19,6 +19,7 @@ from linsey import errors
 from linsey.core.lift.compile import Static
 from linsey.linen.module.base import Module
 from linsey.linen.module.methods import wrap_method_once
+from linsey.linen.module.stack import INTERCEPTORS
 from linsey.linen.transforms.detach import (
     Detached,
     Restorer,
@@ -209,10 +210,14 @@ def function_of_module(fn: Any) -> Callable[..., Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """What is constant in a compiled call: the function and the modules it uses."""
+    """What is constant in a compiled call: the function and the modules it uses.
+
+    Interceptors run while a program is traced, so other ones need another program.
+    """
 
     fn: Callable[..., Any]
     module: Any
+    interceptors: tuple[Any, ...]
 
 
 def run_spec(scopes: Any, spec: Spec, *args: Any, **kwargs: Any) -> Any:
@@ -231,11 +236,29 @@ def call_compiled(
 ) -> Any:
     """Like `call_lifted`, for `compiled`, a jitted `run_spec`."""
     table, detached, args, kwargs = _detach(module, args, kwargs, cls)
-    spec = Spec(fns[0], detached)
+    interceptors = tuple(map(_hashable, INTERCEPTORS.get()))
+    spec = Spec(fns[0], detached, interceptors)
     _check_hashable(spec.module)
     y, counts = compiled(table.scopes, spec, *args, **kwargs)
     _go_on_counting(module, counts.value)
     return y
+
+
+class _Identity:
+    """Stands for an object without a hash."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and self.value is other.value
+
+
+def _hashable(value: Any) -> Any:
+    return value if type(value).__hash__ is not None else _Identity(value)
 
 
 def _check_hashable(detached: Any) -> None:
