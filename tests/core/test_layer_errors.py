@@ -32,6 +32,7 @@ CASES = {
     "InvalidPaddingError": (((1,), 2, ("SAME", "VALID")), ValueError),
     "MaskRanksError": (((1, 2),), AssertionError),
     "MaskShapeError": (("Conv", (3, 3), (3, 3, 4)), ValueError),
+    "NotAMatrixError": (("Conv_0/kernel", (3, 3, 4)), ValueError),
     "PerAxisError": (("strides", (2,), 2), ValueError),
     "SequentialLayersError": (("Empty Sequential module None.",), ValueError),
     "UnsharedGroupsError": ((2,), NotImplementedError),

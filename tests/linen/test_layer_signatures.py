@@ -13,7 +13,7 @@ LAYERS = [
     *("Conv", "ConvLocal", "ConvTranspose", "Dense", "DenseGeneral", "Dropout"),
     *("Einsum", "Embed", "PReLU", "Sequential"),
     *("Bidirectional", "ConvLSTMCell", "GRUCell", "LSTMCell", "MGUCell"),
-    *("OptimizedLSTMCell", "RNN", "SimpleCell"),
+    *("OptimizedLSTMCell", "RNN", "SimpleCell", "SpectralNorm", "WeightNorm"),
     *("MultiHeadAttention", "MultiHeadDotProductAttention", "SelfAttention"),
 ]
 FUNCTIONS = [

@@ -201,3 +201,17 @@ class SequentialLayersError(LinseyError, ValueError):
             "Its layers are called one after the other, the first with the input.",
             "Write `Sequential([Dense(32), relu, Dense(10)])`.",
         )
+
+
+class NotAMatrixError(LinseyError, ValueError):
+    """A spectral norm is asked for what is no matrix, and that is not allowed."""
+
+    def __init__(self, path: str, shape: Sequence[int]) -> None:
+        rank = len(shape)
+        super().__init__(
+            f"Input is {rank}D but error_on_non_matrix is True: `{path}` has shape "
+            f"{tuple(shape)}.",
+            "Its spectral norm is that of the matrix of shape (-1, last axis), which "
+            "may not be what is meant.",
+            "Write `SpectralNorm(layer, error_on_non_matrix=False)` to use that.",
+        )

@@ -100,6 +100,8 @@ from linsey.linen.normalization import (
     InstanceNorm,
     LayerNorm,
     RMSNorm,
+    SpectralNorm,
+    WeightNorm,
 )
 from linsey.linen.pooling import avg_pool, max_pool, min_pool, pool
 from linsey.linen.recurrent import (
@@ -169,7 +171,9 @@ __all__ = [
     "SelfAttention",
     "Sequential",
     "SimpleCell",
+    "SpectralNorm",
     "Variable",
+    "WeightNorm",
     "activation",
     "add_metadata_axis",
     "apply",

@@ -1,0 +1,51 @@
+"""The largest singular value of a matrix, by power iteration."""
+
+from __future__ import annotations
+
+import numpy as np
+from jax import Array, lax
+
+
+def spectral_norm(
+    matrix: Array, u: Array, n_steps: int, epsilon: float
+) -> tuple[Array, Array]:
+    """Estimates the largest singular value of a matrix.
+
+        v = W u / |W u|        u = v W / |v W|        sigma = v W u
+
+    The gradient treats the singular vectors as constants, which is right once they have
+    converged.
+
+    Args:
+        matrix: array of shape (rows, columns).
+        u: estimate of the right singular vector, of shape (1, columns).
+        n_steps: number of power iterations.
+        epsilon: what is added to squared lengths.
+
+    Returns:
+        The estimate of the largest singular value, of shape (), and the new `u`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> matrix = jnp.array([[3.0, 0.0], [0.0, 1.0]])
+        >>> sigma, u = spectral_norm(matrix, jnp.array([[1.0, 1.0]]), 20, 1e-12)
+        >>> round(sigma.item(), 4), u.round(4).tolist()
+        (3.0, [[1.0, 0.0]])
+
+    References:
+        Miyato et al. 2018, https://arxiv.org/abs/1802.05957
+    """
+    v = u
+    for _ in range(n_steps):
+        v = _unit(lax.dot_general(u, matrix, (((1,), (1,)), ((), ()))), epsilon)
+        u = _unit(lax.dot_general(v, matrix, (((1,), (0,)), ((), ()))), epsilon)
+    u, v = lax.stop_gradient(u), lax.stop_gradient(v)
+    along = lax.dot_general(v, matrix, (((1,), (0,)), ((), ())))
+    sigma = lax.dot_general(along, u, (((1,), (1,)), ((), ())))
+    return lax.reshape(sigma, ()), u
+
+
+def _unit(x: Array, epsilon: float) -> Array:
+    """Scales a row, of shape (1, size), to length 1."""
+    square = lax.expand_dims(lax.reduce_sum(lax.mul(x, x), (0, 1)), (0, 1))
+    return lax.mul(x, lax.rsqrt(lax.add(square, np.asarray(epsilon, square.dtype))))
