@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core.primitives import random_fold_in_p
 
 from linsey.config import config
 
@@ -51,8 +50,16 @@ def fold_in_static(rng: Any, suffix: tuple[PRNGFoldable, ...]) -> Any:
     data = np.uint32(hash_suffix(suffix, config.flax_fix_rng_separator))
     if jax.dtypes.issubdtype(rng.dtype, jax.dtypes.prng_key):
         # What `fold_in` does with a single typed key; traced in a third of the time.
-        return random_fold_in_p.bind(rng, data)
+        return _fold_in_primitive().bind(rng, data)
     return jax.random.fold_in(rng, data)
+
+
+@functools.cache
+def _fold_in_primitive() -> Any:
+    # Imported late: `jax.extend` brings much that nothing else here needs.
+    from jax.extend.core.primitives import random_fold_in_p
+
+    return random_fold_in_p
 
 
 @functools.partial(
