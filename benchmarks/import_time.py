@@ -1,5 +1,7 @@
 """What an import costs beyond `import jax`, each time in a new process.
 
+An import is Python in one thread, from files that are cached: the clock is processor
+time, so that other processes do not count.
 Run with `python -m benchmarks.import_time`.
 """
 
@@ -17,9 +19,9 @@ MODULES = ("json", "linsey.linen", "flax.linen", "haiku", "equinox")
 PROGRAM = """
 import time
 import jax
-start = time.perf_counter()
+start = time.process_time()
 import {module}
-print(time.perf_counter() - start)
+print(time.process_time() - start)
 """
 
 
