@@ -261,6 +261,23 @@ def test_named_axes_belong_to_the_reduction(name):
     assert_same_results(*results)
 
 
+def test_groups_of_a_mapped_axis():
+    x = normal(4, 6, 3)
+    layer = build(linsey.linen, "BatchNorm", axis_name="parts")
+    variables = layer.init(KEYS, x[0])
+    grouped = layer.clone(axis_index_groups=((0, 3), (2, 1)))
+    y, updates = mapped(grouped, variables, x, axis_name="parts")
+    for group in grouped.axis_index_groups:
+        members = jnp.array(group)
+        expected = mapped(layer, variables, x[members], axis_name="parts")
+        assert_close(expected[0], y[members])
+        jax.tree.map(
+            lambda a, b, members=members: assert_close(a, b[members]),
+            expected[1],
+            updates,
+        )
+
+
 def test_several_named_axes():
     x = normal(2, 3, 4, 5)
     layer = build(linsey.linen, "BatchNorm", axis_name=("outer", "inner"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from linsey.errors.base import LinseyError
+from linsey.errors.base import LinseyError, named
 
 
 class GroupChoiceError(LinseyError, ValueError):
@@ -65,4 +65,80 @@ class InstanceAxisError(LinseyError, ValueError):
             f"{shape}.",
             "Each example is normalized alone, and the leading axis counts examples.",
             "Give `feature_axes` other than 0; pass a single example as `x[None]`.",
+        )
+
+
+class HalfPrecisionStatisticsError(LinseyError, TypeError):
+    """Running averages of half precision are trained."""
+
+    def __init__(
+        self, scope_path: str, dtype: object, *, module: object = "BatchNorm"
+    ) -> None:
+        super().__init__(
+            f'{named(module)} at "{scope_path}" was called in training with running '
+            f"statistics of dtype {dtype}.",
+            "A step moves them by a hundredth of the difference, which half precision "
+            "rounds away: they would stand still.",
+            "Keep `batch_stats` in float32, also where parameters are cast: "
+            "`{**variables, 'params': cast(variables['params'])}`. For computation in "
+            "half precision build the layer with `dtype=jnp.bfloat16`.",
+        )
+
+
+class NonFiniteBatchError(LinseyError, FloatingPointError):
+    """A batch whose statistics are not finite reaches a layer that refuses it."""
+
+    def __init__(
+        self, scope_path: str, channels: int, *, module: object = "BatchNorm"
+    ) -> None:
+        super().__init__(
+            f'{named(module)} at "{scope_path}" was called in training with a batch '
+            f"whose mean or variance is not finite in {channels} channels.",
+            "It would spoil the running statistics; the layer was built with "
+            "`nonfinite='error'`.",
+            "Look for NaN or infinite inputs, or a diverged step before; `nonfinite="
+            "'skip'` passes over such batches.",
+        )
+
+
+class NormOptionError(LinseyError, ValueError):
+    """An option of a normalization layer has no such value, or excludes another."""
+
+
+class DomainError(LinseyError, ValueError):
+    """A call does not say, or should not say, which domain a batch comes from."""
+
+    def __init__(
+        self,
+        scope_path: str,
+        num_domains: int | None,
+        domain: object,
+        *,
+        module: object = "BatchNorm",
+    ) -> None:
+        if num_domains is None:
+            why = "It keeps one pair of running averages, with no domain to choose."
+            fix = "Build it with `num_domains=`, or leave `domain` out."
+        else:
+            why = f"It keeps running averages for each of {num_domains} domains."
+            last = num_domains - 1
+            fix = f"Pass `domain=`, a whole number from 0 to {last}, to the call."
+        super().__init__(
+            f'{named(module)} at "{scope_path}" was called with domain={domain}.',
+            why,
+            fix,
+        )
+
+
+class ExternalAffineError(LinseyError, ValueError):
+    """A scale or offset is given to a call of a layer that has its own."""
+
+    def __init__(
+        self, argument: str, scope_path: str, *, module: object = "BatchNorm"
+    ) -> None:
+        super().__init__(
+            f'{named(module)} at "{scope_path}" was called with `{argument}` and has a '
+            f"parameter `{argument}` of its own.",
+            "Only one of them can be applied.",
+            f"Build the layer with `use_{argument}=False`, or leave the argument out.",
         )

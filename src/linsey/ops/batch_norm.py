@@ -5,24 +5,32 @@
     running = momentum * running + (1 - momentum) * (mean, var)
 
 The running averages pass over a batch that has nothing to say: an empty one, one that
-is masked altogether, and channels whose moments are not finite.
+is masked altogether, and, unless told otherwise, channels whose moments are not finite.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from linsey.ops.broadcast import canonical_axes, expand_rank, other_axes
 from linsey.ops.ema import ema
+from linsey.ops.ghost import join_examples, shard_groups, split_examples
 from linsey.ops.moments import Moments
-from linsey.ops.named_axes import as_groups, as_names
-from linsey.ops.standardize import Plan, apply_moments, plan_moments, standardize
+from linsey.ops.named_axes import as_groups, as_names, shard_count, sum_shards
+from linsey.ops.renorm import renormalize
+from linsey.ops.standardize import (
+    Plan,
+    apply_inverse,
+    apply_moments,
+    plan_moments,
+    standardize,
+)
 
 
 def batch_norm(
@@ -84,9 +92,25 @@ def batch_norm(
     return standardize(plan, x, weights, scale, bias, epsilon)
 
 
-@partial(jax.jit, static_argnums=0)
+class Rule(NamedTuple):
+    """How running averages follow a batch, and what counts as one; hashable.
+
+    Attributes:
+        group_size: number of examples, the first axis, that are normalized together;
+            none means all.
+        unbiased: whether the average is of the unbiased variance.
+        propagate: whether moments that are not finite enter the averages.
+    """
+
+    group_size: int | None = None
+    unbiased: bool = False
+    propagate: bool = False
+
+
+@partial(jax.jit, static_argnums=(0, 1))
 def train_batch_norm(
     plan: Plan,
+    rule: Rule,
     x: Array,
     weights: Array | None,
     scale: Array | None,
@@ -94,11 +118,13 @@ def train_batch_norm(
     running: tuple[Array, Array],
     epsilon: Any,
     decay: tuple[Any, Any],
+    limits: tuple[Any, Any] | None = None,
 ) -> tuple[Array, tuple[Array, Array]]:
     """Normalizes a batch and moves the running mean and variance towards its own.
 
     Args:
         plan: over which axes, with which channels, to which dtype.
+        rule: how the running moments follow.
         x: array of any shape.
         weights: mask or weights of the rank of `x`, or none. Where all of them are
             zero, the running moments are used in place of those of the batch.
@@ -107,6 +133,7 @@ def train_batch_norm(
         running: running mean and variance.
         epsilon: what is added to the variance.
         decay: `momentum` and `1 - momentum`.
+        limits: `r_max` and `d_max` of batch renormalization, or none.
 
     Returns:
         The normalized batch, and the new running mean and variance.
@@ -114,23 +141,81 @@ def train_batch_norm(
     Example:
         >>> running = jnp.zeros(1), jnp.ones(1)
         >>> y, running = train_batch_norm(
-        ...     Plan((0,), (1,)), jnp.array([[1.0], [5.0]]), None, None, None,
+        ...     Plan((0,), (1,)), Rule(), jnp.array([[1.0], [5.0]]), None, None, None,
         ...     running, 0.0, (0.5, 0.5),
         ... )
         >>> y.ravel().tolist(), [value.item() for value in running]
         ([-1.0, 1.0], [1.5, 2.5])
     """
-    mean, var, count = plan_moments(plan, x, weights)
-    valid = jnp.isfinite(mean) & jnp.isfinite(var) & (count > 0)
-    updated = (
-        ema(running[0], mean, decay[0], valid, complement=decay[1]),
-        ema(running[1], var, decay[0], valid, complement=decay[1]),
-    )
+    whole, places = plan, None
+    if rule.group_size is not None:
+        plan, x, weights, places = _split(plan, x, weights, rule.group_size)
+    moments = plan_moments(plan, x, weights)
+    mean, var, count = moments
+    updated = _follow(whole, rule, running, moments, decay)
     if weights is not None:
         mean = jnp.where(count > 0, mean, running[0])
         var = jnp.where(count > 0, var, running[1])
-    y = apply_moments(plan, x, weights, mean, var, scale, bias, epsilon)
-    return y, updated
+    if limits is None:
+        inverse = lax.rsqrt(var + epsilon)
+    else:
+        sigma, running_sigma = (lax.sqrt(v + epsilon) for v in (var, running[1]))
+        mean, inverse = renormalize(mean, sigma, running[0], running_sigma, *limits)
+    y = apply_inverse(plan, x, weights, mean, inverse, scale, bias)
+    return y if rule.group_size is None else join_examples(y, places), updated
+
+
+def _follow(
+    plan: Plan,
+    rule: Rule,
+    running: tuple[Array, Array],
+    moments: Moments,
+    decay: tuple[Any, Any],
+) -> tuple[Array, Array]:
+    """Moves running moments towards those of a batch, unless they are not valid."""
+    mean, var, count = moments
+    if rule.unbiased:
+        degrees = jnp.where(count > 1, count - 1, 1)
+        var = jnp.where(count > 1, var * count / degrees, var)
+    if rule.group_size is not None:
+        mean, var, count = _average_groups(plan, mean, var, count)
+    valid = count > 0
+    if not rule.propagate:
+        valid = jnp.isfinite(mean) & jnp.isfinite(var) & valid
+    return (
+        ema(running[0], mean, decay[0], valid, complement=decay[1]),
+        ema(running[1], var, decay[0], valid, complement=decay[1]),
+    )
+
+
+def _split(
+    plan: Plan, x: Array, weights: Array | None, size: int
+) -> tuple[Plan, Array, Array | None, Any]:
+    """Divides a batch into groups along a new first axis, or shards into groups."""
+    shards, groups = shard_count(plan.names), None
+    if shards > 1:
+        groups = shard_groups(shards, x.shape[0], size)
+    names = () if groups is None else plan.names
+    x, weights, places = split_examples(x, weights, size)
+    axes, features = (tuple(a + 1 for a in axes) for axes in (plan.axes, plan.features))
+    plan = plan._replace(axes=axes, features=features, names=names, groups=groups)
+    return plan, x, weights, places
+
+
+def _average_groups(
+    plan: Plan, mean: Array, var: Array, count: Array
+) -> tuple[Array, Array, Array]:
+    """Averages the moments of groups, and of those that other shards hold.
+
+    Not the moments of the whole batch: in evaluation the variance has to be what the
+    groups were divided by in training.
+    """
+    count = jnp.broadcast_to(count, mean.shape)
+    mean, var = (jnp.where(count > 0, count * v, 0) for v in (mean, var))
+    sums = jnp.sum(jnp.stack([mean, var, count]), axis=1)
+    mean, var, total = sum_shards(lax.stop_gradient(sums), plan.names)
+    divisor = jnp.where(total > 0, total, 1)
+    return mean / divisor, var / divisor, total
 
 
 @partial(jax.jit, static_argnums=0)

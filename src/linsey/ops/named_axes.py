@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 Names = tuple[Any, ...]
@@ -57,7 +59,6 @@ def shard_count(names: Names, groups: Groups | None = None) -> int:
         NameError: a name is not bound.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> jax.vmap(lambda x: x * shard_count(("i",)), axis_name="i")(jnp.ones(3))
         Array([3., 3., 3.], dtype=float32)
     """
@@ -80,7 +81,6 @@ def sum_shards(tree: Any, names: Names, groups: Groups | None = None) -> Any:
         The sums, the same on all shards (of a group).
 
     Example:
-        >>> import jax.numpy as jnp
         >>> jax.vmap(lambda x: sum_shards(x, ("i",)), axis_name="i")(jnp.arange(3.0))
         Array([3., 3., 3.], dtype=float32)
     """
@@ -109,21 +109,31 @@ def gather_shards(x: Array, names: Names, groups: Groups | None = None) -> Array
         where JAX tracks that and there are no groups.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> gather = jax.vmap(lambda x: gather_shards(x, ("i",)), axis_name="i")
         >>> gather(jnp.arange(2.0)).tolist()
         [[0.0, 1.0], [0.0, 1.0]]
     """
+    manual, mapped = _split(names)
     if groups is not None:
         (name,) = names
-        return lax.all_gather(x, name, axis_index_groups=groups)
-    manual, mapped = _split(names)
+        if manual:
+            return lax.all_gather(x, name, axis_index_groups=groups)
+        # `vmap` knows no groups.
+        return lax.all_gather(x, name)[_own_group(name, groups)]
     shape = x.shape
     for name in mapped:
         x = lax.all_gather(x, name)
     if manual:
         x = lax.all_gather(x, manual, to="invarying")
     return lax.reshape(x, (shard_count(names), *shape))
+
+
+def _own_group(name: Any, groups: Groups) -> Array:
+    """Lists the shards of the group that this one is in."""
+    table = np.zeros((sum(map(len, groups)), len(groups[0])), np.int32)
+    for group in groups:
+        table[list(group)] = group
+    return jnp.asarray(table)[lax.axis_index(name)]
 
 
 def _split(names: Names) -> tuple[Names, Names]:

@@ -166,9 +166,28 @@ def apply_moments(
         >>> apply_moments(Plan((0,), ()), x, None, one, one, None, None, 0.0).tolist()
         [2.0, 4.0]
     """
+    inverse = lax.rsqrt(var + epsilon)
+    return apply_inverse(plan, x, weights, mean, inverse, scale, bias)
+
+
+def apply_inverse(
+    plan: Plan,
+    x: Array,
+    weights: Array | None,
+    mean: Array,
+    inverse: Array,
+    scale: Array | None,
+    bias: Array | None,
+) -> Array:
+    """Normalizes an array by given means and inverse deviations.
+
+    Example:
+        >>> x, one, two = jnp.array([3.0, 5.0]), jnp.ones(()), jnp.full((), 2.0)
+        >>> apply_inverse(Plan((0,), ()), x, None, one, two, None, None).tolist()
+        [4.0, 8.0]
+    """
     kept = other_axes(plan.axes, x.ndim)
     layout = Layout(kept, plan.features, result_dtype(x, scale, bias, plan.dtype))
-    inverse = lax.rsqrt(var + epsilon)
     if weights is not None:
         x = _tame(x, weights, mean, inverse, plan.axes, layout.dtype)
     return scale_and_shift(

@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
-from linsey.errors import (
-    FeatureShapeChangedError,
-    MissingBatchStatsError,
-    TracedFlagError,
-)
+from linsey.errors import TracedFlagError
 from linsey.linen.initializers import ones, zeros
 from linsey.linen.module import Module, compact, merge_param
+from linsey.linen.normalization.averages import (
+    RunningAverages,
+    check_batch,
+    check_domain,
+    check_shape,
+    check_trainable,
+)
 from linsey.linen.normalization.common import (
     as_array,
     bound_names,
     is_traced,
     layer_axes,
+    path_text,
     scale_and_bias,
+)
+from linsey.linen.normalization.options import (
+    apply_affine,
+    check_finite,
+    is_frozen,
+    join_affine,
+    update_rule,
 )
 from linsey.ops.batch_norm import evaluate_batch_norm, train_batch_norm
 from linsey.ops.broadcast import expand_rank, other_axes
 from linsey.ops.named_axes import as_groups
 from linsey.ops.standardize import Plan, standardize
 from linsey.typing import Dtype, Initializer
+
+Renorm = tuple[float, float] | Callable[[Array], tuple[Any, Any]]
 
 
 class BatchNorm(Module):
@@ -47,7 +60,8 @@ class BatchNorm(Module):
         use_running_average: whether to normalize by the running averages; given here
             or at the call.
         axis: the axis of the channels, or several; moments are taken over the others.
-        momentum: fraction of the old average that is kept, in [0, 1].
+        momentum: fraction of the old average that is kept, in [0, 1]; none means the
+            plain average of all batches so far, which counts updates.
         epsilon: what is added to the variance.
         dtype: dtype of the result; none means that of inputs and parameters.
         param_dtype: dtype of the parameters.
@@ -62,6 +76,24 @@ class BatchNorm(Module):
         use_fast_variance: accepted for compatibility; it is fast and accurate.
         force_float32_reductions: accepted for compatibility; moments are always in
             float32 at least.
+        unbiased_variance: whether the running variance is that of `n - 1` degrees of
+            freedom, as in PyTorch; the batch is divided by the biased one.
+        group_size: number of examples, counted by the first axis, that are normalized
+            together, whatever devices hold them; none means all that `axis_name`
+            combines. What remains is spread over the groups. Averages are those over
+            the groups.
+        renorm: bounds `(r_max, d_max)` of batch renormalization, or a function from the
+            number of updates to them, as `linsey.ops.renorm.renorm_schedule` makes one.
+        num_domains: number of domains with averages of their own, along a new first
+            axis of `mean` and `var`; the call says which one. All share scale and bias.
+        frozen: whether training leaves the layer alone: `True`, or only its
+            `"statistics"`, which then also normalize in training, or only its
+            `"affine"` parameters, which then have no gradient.
+        nonfinite: what a batch does to the averages of channels where its moments are
+            not finite: `"skip"` leaves them alone, `"propagate"` spoils them, `"error"`
+            raises `NonFiniteBatchError`.
+        count_updates: whether to count updates in the collection `batch_counts`. Then,
+            with `momentum=None` and with a function as `renorm` it must be mutable too.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -88,7 +120,7 @@ class BatchNorm(Module):
 
     use_running_average: bool | None = None
     axis: int | Sequence[int] = -1
-    momentum: float = 0.99
+    momentum: float | None = 0.99
     epsilon: float = 1e-5
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
@@ -100,6 +132,13 @@ class BatchNorm(Module):
     axis_index_groups: Any = None
     use_fast_variance: bool = True
     force_float32_reductions: bool = True
+    unbiased_variance: bool = False
+    group_size: int | None = None
+    renorm: Renorm | None = None
+    num_domains: int | None = None
+    frozen: bool | str = False
+    nonfinite: str = "skip"
+    count_updates: bool = False
 
     @compact
     def __call__(
@@ -108,6 +147,9 @@ class BatchNorm(Module):
         use_running_average: bool | None = None,
         *,
         mask: Array | None = None,
+        domain: Any = None,
+        scale: Array | None = None,
+        bias: Array | None = None,
     ) -> Array:
         """Normalizes a batch.
 
@@ -116,6 +158,11 @@ class BatchNorm(Module):
             use_running_average: whether to normalize by the running averages.
             mask: where inputs count for the moments, of a shape that broadcasts to that
                 of `x`; numbers are weights. What is masked may hold anything.
+            domain: index of the domain that the batch comes from, traced or not; given
+                if and only if there is `num_domains`.
+            scale: factors in place of a parameter, which there must not be: of the
+                shape of the channels, or of one that broadcasts to that of `x`.
+            bias: offsets in place of a parameter, likewise.
 
         Returns:
             An array of the shape of `x`.
@@ -125,71 +172,85 @@ class BatchNorm(Module):
                 at neither place.
             TracedFlagError: it is a traced value.
             MissingBatchStatsError: there are no running averages to train.
+            SingleValuePerChannelError: a batch to train on has one value per channel,
+                inside of `jax.jit`, `jax.grad` or another transform.
+            HalfPrecisionStatisticsError: running averages to train are of half
+                precision.
             FeatureShapeChangedError: the input has other channels than they have.
             UnboundAxisNameError: an `axis_name` is not bound.
+            NormOptionError: an option has no such value, or excludes another.
+            DomainError: `domain` is missing, superfluous or out of range.
+            ExternalAffineError: `scale` or `bias` is given and also a parameter.
+            NonFiniteBatchError: the batch is not finite and `nonfinite` is `error`.
         """
         evaluate = merge_param(
             "use_running_average", self.use_running_average, use_running_average
         )
         if is_traced(evaluate):
             raise TracedFlagError(
-                "use_running_average", scope_path=self._path_text(), module=self
+                "use_running_average", scope_path=path_text(self), module=self
             )
         x = as_array(x)
         channels = layer_axes(self, self.axis, x.shape)
         shape = tuple(x.shape[axis] for axis in channels)
         initializing = self.is_initializing()
+        evaluate = evaluate or is_frozen(self, "statistics")
+        counted = (initializing or not evaluate) and self._counts_updates()
         if not (evaluate or initializing):
-            self._check_trainable()
-        mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
-        var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
-        running = mean.value, var.value
-        if running[0].shape != shape:
-            self._refuse(shape, running[0].shape, x.shape)
-        scale, bias = scale_and_bias(self, shape, self.use_bias)
-
+            check_trainable(self, counted)
+        averages = RunningAverages(self, shape, check_domain(self, domain), counted)
+        running = averages.read()
+        check_shape(self, running[0], shape, x.shape)
         plan = Plan(other_axes(channels, x.ndim), channels, self.dtype)
-        if evaluate:
-            return evaluate_batch_norm(plan, x, scale, bias, running, self.epsilon)
+        affine, late = scale_and_bias(self, shape, self.use_bias), None
+        if is_frozen(self, "affine"):
+            affine = lax.stop_gradient(affine)
+        if scale is not None or bias is not None:
+            affine, late = join_affine(self, affine, (scale, bias), shape)
+        if late is not None:
+            plan = plan._replace(dtype=jnp.promote_types(x.dtype, jnp.float32))
         if mask is not None:
             mask = expand_rank(mask, x.shape)
-        if initializing:
-            return standardize(plan, x, mask, scale, bias, self.epsilon)[0]
+
+        if evaluate:
+            y = evaluate_batch_norm(plan, x, *affine, running, self.epsilon)
+        elif initializing:
+            y, _ = standardize(plan, x, mask, *affine, self.epsilon)
+        else:
+            y = self._train(plan, x, mask, affine, averages)
+        return y if late is None else apply_affine(y, late, channels, self.dtype)
+
+    def _train(
+        self,
+        plan: Plan,
+        x: Array,
+        mask: Array | None,
+        affine: tuple[Array | None, Array | None],
+        averages: RunningAverages,
+    ) -> Array:
+        """Normalizes by the moments of the batch, and moves the averages."""
+        rule = update_rule(self, plan.features)
         if self.axis_name is not None:
             groups = as_groups(self.axis_index_groups)
             plan = plan._replace(names=bound_names(self), groups=groups)
-        decay = self.momentum, 1 - self.momentum
-        y, (mean.value, var.value) = train_batch_norm(
-            plan, x, mask, scale, bias, running, self.epsilon, decay
+        running = averages.read()
+        check_batch(self, running[0], x, plan)
+        momentum = self.momentum
+        if momentum is None:
+            count = averages.count().astype(running[0].dtype)
+            decay = count / (count + 1), 1 / (count + 1)
+        else:
+            decay = momentum, 1 - momentum
+        limits = self.renorm
+        if callable(limits):
+            limits = limits(averages.count())
+        y, updated = train_batch_norm(
+            plan, rule, x, mask, *affine, running, self.epsilon, decay, limits
         )
+        if self.nonfinite == "error":
+            check_finite(self, updated)
+        averages.write(*updated)
         return y
 
-    def _check_trainable(self) -> None:
-        """Refuses to train averages that would start anew at each call."""
-        if self.has_variable("batch_stats", "mean"):
-            return
-        # Parameters that come into being with them tell an initialisation by `apply`.
-        creates = self.is_mutable_collection("params") and not (
-            self.has_variable("params", "scale") or self.has_variable("params", "bias")
-        )
-        if not creates:
-            raise MissingBatchStatsError(self._path_text(), module=self)
-
-    def _refuse(
-        self, found: tuple[int, ...], expected: tuple[int, ...], shape: tuple[int, ...]
-    ) -> None:
-        raise FeatureShapeChangedError(
-            self._path_text(),
-            expected=_number(expected),
-            found=_number(found),
-            input_shape=shape,
-            axis=self.axis,
-            module=self,
-        )
-
-    def _path_text(self) -> str:
-        return "/" + "/".join(self.path)
-
-
-def _number(shape: tuple[int, ...]) -> object:
-    return shape[0] if len(shape) == 1 else shape
+    def _counts_updates(self) -> bool:
+        return self.count_updates or self.momentum is None or callable(self.renorm)

@@ -75,7 +75,7 @@ def bound_names(module: Any) -> Names:
             raise UnboundAxisNameError(
                 name,
                 bound=_names_in_scope(),
-                scope_path="/" + "/".join(module.path),
+                scope_path=path_text(module),
                 module=module,
             ) from None
     return names
@@ -85,6 +85,11 @@ def _names_in_scope() -> tuple[Any, ...]:
     from jax._src.core import get_axis_env  # there is no public way to list them
 
     return tuple(get_axis_env().axis_names())
+
+
+def path_text(module: Any) -> str:
+    """Writes where a module stands, for messages."""
+    return "/" + "/".join(module.path)
 
 
 def is_traced(value: object) -> bool:

@@ -1,0 +1,153 @@
+"""What `BatchNorm` can do beyond the paper: its options, checked and carried out.
+
+Each option is a field whose default means "as Flax does".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from linsey.errors.norms import (
+    ExternalAffineError,
+    NonFiniteBatchError,
+    NormOptionError,
+)
+from linsey.linen.normalization.common import path_text
+from linsey.ops.batch_norm import Rule
+from linsey.ops.normalize import result_dtype
+
+FROZEN = (False, True, "statistics", "affine")
+NONFINITE = ("skip", "propagate", "error")
+
+
+def update_rule(layer: Any, channels: tuple[int, ...]) -> Rule:
+    """Says how the running averages of a layer follow the batches.
+
+    Raises:
+        NormOptionError: an option has no such value, or excludes another.
+    """
+    size = layer.group_size
+    _check("nonfinite", layer.nonfinite, NONFINITE)
+    if size is not None:
+        _check_group_size(layer, size, channels)
+    return Rule(size, layer.unbiased_variance, layer.nonfinite != "skip")
+
+
+def is_frozen(layer: Any, part: str) -> bool:
+    """Says whether a part of a layer is frozen, `statistics` or `affine`.
+
+    Raises:
+        NormOptionError: the option has no such value.
+    """
+    if layer.frozen is False:
+        return False
+    _check("frozen", layer.frozen, FROZEN)
+    return layer.frozen in (True, part)
+
+
+def _check(option: str, value: object, known: tuple[object, ...]) -> None:
+    if value not in known:
+        raise NormOptionError(
+            f"`{option}` is {value!r}.",
+            "It has no such value.",
+            f"Give one of {', '.join(map(repr, known))}.",
+        )
+
+
+def _check_group_size(layer: Any, size: int, channels: tuple[int, ...]) -> None:
+    if size < 1:
+        raise NormOptionError(
+            f"`group_size` is {size}.",
+            "It is the number of examples that are normalized together.",
+            "Give a number of examples, for example 32.",
+        )
+    if 0 in channels:
+        raise NormOptionError(
+            "`group_size` is set, and the first axis is one of the channels.",
+            "Groups are made of examples, which the first axis has to count.",
+            "Move the examples to the first axis, or leave `group_size` out.",
+        )
+    if layer.axis_index_groups is not None:
+        raise NormOptionError(
+            "Both `group_size` and `axis_index_groups` are set.",
+            "Each says which examples are normalized together.",
+            "Give one of them.",
+        )
+
+
+Affine = tuple[Array | None, Array | None]
+
+
+def join_affine(
+    layer: Any, own: Affine, given: tuple[Any, Any], shape: tuple[int, ...]
+) -> tuple[Affine, Affine | None]:
+    """Puts a scale and bias given to a call in the place of parameters.
+
+    Args:
+        layer: the layer.
+        own: its parameters.
+        given: the arguments of the call.
+        shape: shape of the channels.
+
+    Returns:
+        Scale and bias per channel; and a pair to apply afterwards instead, if one of
+        them has another shape, which broadcasts to that of the inputs.
+
+    Raises:
+        ExternalAffineError: one of them is given, and a parameter too.
+    """
+    for name, mine, theirs in zip(("scale", "bias"), own, given, strict=True):
+        if mine is not None and theirs is not None:
+            raise ExternalAffineError(name, path_text(layer), module=layer)
+    scale, bias = (
+        mine if theirs is None else jnp.asarray(theirs)
+        for mine, theirs in zip(own, given, strict=True)
+    )
+    if all(value is None or value.shape == shape for value in (scale, bias)):
+        return (scale, bias), None
+    return (None, None), (scale, bias)
+
+
+def apply_affine(
+    y: Array, affine: Affine, channels: tuple[int, ...], dtype: Any
+) -> Array:
+    """Scales and shifts by values per channel, or of a shape that broadcasts to `y`."""
+    scale, bias = affine
+    dtype = result_dtype(y, scale, bias, dtype)
+    shape = tuple(y.shape[axis] for axis in channels)
+    aligned = [1] * y.ndim
+    for axis in channels:
+        aligned[axis] = y.shape[axis]
+    scale, bias = (
+        value.reshape(aligned) if value is not None and value.shape == shape else value
+        for value in affine
+    )
+    if scale is not None:
+        y = y * scale
+    if bias is not None:
+        y = y + bias
+    return y.astype(dtype)
+
+
+def check_finite(layer: Any, averages: tuple[Array, ...]) -> None:
+    """Raises at once, or, where values are traced, when the program runs.
+
+    Raises:
+        NonFiniteBatchError: an average is not finite.
+    """
+    path, name = path_text(layer), type(layer).__name__
+
+    def check(*averages: Any) -> None:
+        finite = np.all([np.isfinite(value) for value in averages], axis=0)
+        if not finite.all():
+            raise NonFiniteBatchError(path, int((~finite).sum()), module=name)
+
+    if any(isinstance(value, jax.core.Tracer) for value in averages):
+        jax.debug.callback(check, *averages)
+    else:
+        check(*averages)
