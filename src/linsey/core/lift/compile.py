@@ -120,14 +120,15 @@ def remat(
         rngs: streams it may use.
         concrete: no longer used by JAX.
         prevent_cse: see `jax.checkpoint`; False inside `scan`.
-        static_argnums: positions of compile-time constant arguments; the scope is 0.
+        static_argnums: positions of compile-time constant arguments, not counting the
+            scope.
         policy: which values to keep all the same.
 
     Returns:
         A function `(scope, *args, **kwargs)`.
     """
     del concrete
-    static = tuple(i + 1 for i in _as_tuple(static_argnums) if i > 0)
+    static = tuple(i + 2 for i in _as_tuple(static_argnums))
 
     def call(scopes: Any, *args: Any, **kwargs: Any) -> Any:
         lifted = Lifted(scopes, (variables,), (variables,), (rngs,))

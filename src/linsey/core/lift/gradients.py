@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
 from linsey.core.filters import Filter
-from linsey.core.lift.split import Lifted
+from linsey.core.lift.split import Lifted, RootOrder
 
 
 def vjp(
@@ -35,7 +36,9 @@ def vjp(
 
     Returns:
         `(y, backward)` or `(y, backward, aux)`; `backward(cotangent)` gives the
-        gradients `(variables, *primals)`.
+        gradients `(variables, *primals)`. Gradients of several scopes have the
+        structure of `scope`; if one scope holds another, they are a list, one entry
+        for each of the outermost.
     """
     lifted = Lifted(scope, (vjp_variables, variables), (variables,), (rngs,))
     run = lifted.plan.pure(fn)
@@ -50,13 +53,19 @@ def vjp(
     lifted.merge(out)
 
     # A pytree, so that it may be a residual of another function.
-    by_scope = jax.tree_util.Partial(_backward_by_scope, backward)
+    by_scope = jax.tree_util.Partial(_Backward(lifted.plan.order), backward)
     return (y, by_scope, aux) if has_aux else (y, by_scope)
 
 
-def _backward_by_scope(backward: Callable[..., Any], cotangent: Any) -> Any:
-    by, *inputs = backward(cotangent)
-    return (by[0] if len(by) == 1 else by, *inputs)
+@dataclasses.dataclass(frozen=True)
+class _Backward:
+    """The backward pass with the gradients of variables in the order of the scopes."""
+
+    order: RootOrder
+
+    def __call__(self, backward: Callable[..., Any], cotangent: Any) -> Any:
+        by, *inputs = backward(cotangent)
+        return (self.order.to_scopes(by), *inputs)
 
 
 def value_and_grad(
@@ -71,8 +80,8 @@ def value_and_grad(
     """Value and gradients by `primals` of a scalar function `fn(scope, *primals)`.
 
     Returns:
-        `(y, gradients)`, or `((y, aux), gradients)`; a tuple of one gradient for each
-        of the primals.
+        `(y, gradients)`, or `(y, aux, gradients)`; a tuple of one gradient for each of
+        the primals.
 
     Raises:
         ValueError: the value is no scalar.
@@ -94,7 +103,7 @@ def value_and_grad(
         )
     lifted.merge(out)
     gradients = backward(jax.numpy.ones_like(y))
-    return ((y, aux), gradients) if has_aux else (y, gradients)
+    return (y, aux, gradients) if has_aux else (y, gradients)
 
 
 def jvp(
@@ -162,7 +171,7 @@ def custom_vjp(
 
     def run(scope: Any, *args: Any) -> Any:
         lifted = Lifted(scope, (grad_vars, True), (grad_vars, True), (True,))
-        is_single = len(lifted.roots) == 1
+        order = lifted.plan.order
         plain = lifted.plan.pure(fn)
         forward = lifted.plan.pure(forward_fn)
 
@@ -176,7 +185,7 @@ def custom_vjp(
         def backward(*args: Any) -> Any:
             *nondiff, residuals, (cotangent, _) = args
             by, *inputs = backward_fn(*nondiff, residuals, cotangent)
-            return ((by,) if is_single else by, None, None, *inputs)
+            return (order.to_roots(by), None, None, *inputs)
 
         lifted_fn = jax.custom_vjp(primal, nondiff_argnums=static)
         lifted_fn.defvjp(primal_and_residuals, backward)

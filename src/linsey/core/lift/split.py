@@ -18,6 +18,7 @@ so that a function draws the same keys lifted by an identity as unlifted.
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -111,6 +112,11 @@ class Plan:
         self.counters = [s.rng_counters for s in roots]
         self._key: Any = None
 
+    @property
+    def order(self) -> RootOrder:
+        """How values of the roots stand in the tree of scopes."""
+        return RootOrder(self.tree, self.places, len(self.roots))
+
     def detached(self) -> Plan:
         """The same plan with counters of its own, usable as a static argument."""
         plan = copy.copy(self)
@@ -159,6 +165,43 @@ class Plan:
             for col, tree in group[i].items()
         }
         return scope
+
+
+@dataclasses.dataclass(frozen=True)
+class RootOrder:
+    """Values that belong to root scopes, in the structure in which scopes were given.
+
+    If one scope holds another there is no value for each: then they are a list with
+    one value for each root.
+    """
+
+    tree: Any
+    places: tuple[tuple[int, tuple[str, ...]], ...]
+    size: int
+
+    @property
+    def _is_one_to_one(self) -> bool:
+        return sorted(self.places) == [(i, ()) for i in range(self.size)]
+
+    def to_scopes(self, values: Sequence[Any]) -> Any:
+        """From one value for each root to the structure of the scopes."""
+        if not self._is_one_to_one:
+            return list(values)
+        in_order = [values[i] for i, _ in self.places]
+        return jax.tree_util.tree_unflatten(self.tree, in_order)
+
+    def to_roots(self, values: Any) -> tuple[Any, ...]:
+        """The inverse of `to_scopes`."""
+        if not self._is_one_to_one:
+            return tuple(values)
+        of_root = dict(
+            zip(
+                (i for i, _ in self.places),
+                self.tree.flatten_up_to(values),
+                strict=True,
+            )
+        )
+        return tuple(of_root[i] for i in range(self.size))
 
 
 def _freeze_counters(counters: dict[Any, Any]) -> Any:

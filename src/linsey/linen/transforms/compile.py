@@ -120,7 +120,7 @@ def remat(
         A class or function like `target`.
     """
     return lifting.lift(
-        core_lift.remat,
+        _remat,
         target,
         "Checkpoint",
         methods,
@@ -131,6 +131,14 @@ def remat(
         static_argnums=static_argnums,
         policy=policy,
     )
+
+
+def _remat(
+    fn: Callable[..., Any], static_argnums: int | Iterable[int], **options: Any
+) -> Callable[..., Any]:
+    """`core.lift.remat`, where positions do not count the scope."""
+    static = tuple(i - 2 for i in _shifted(static_argnums))
+    return core_lift.remat(fn, static_argnums=static, **options)
 
 
 checkpoint = remat

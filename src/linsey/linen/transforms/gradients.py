@@ -6,8 +6,11 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+
 from linsey.core import lift as core_lift
 from linsey.core.filters import Filter
+from linsey.linen.module.base import Module
 from linsey.linen.transforms.lifting import call_lifted, function_of_module
 
 
@@ -40,13 +43,13 @@ def vjp(
         vjp_variables: collections to differentiate by; `fn` may not write them.
         variables: the other collections it may use.
         rngs: streams it may use.
-        multi_scope: accepted; gradients of several scopes come as a tuple.
+        multi_scope: give the gradients of the variables as a list, one entry for each
+            module that lives elsewhere and is held in a field, and the last for `mdl`.
 
     Returns:
         `(y, backward)` or `(y, backward, aux)`; `backward(cotangent)` gives the
         gradients `(variables, *inputs)`.
     """
-    del multi_scope
     options = {
         "has_aux": has_aux,
         "reduce_axes": reduce_axes,
@@ -54,7 +57,21 @@ def vjp(
         "variables": variables,
         "rngs": rngs,
     }
-    return _call(core_lift.vjp, fn, mdl, primals, options)
+    y, backward, *aux = _call(core_lift.vjp, fn, mdl, primals, options)
+    if isinstance(mdl, Module):
+        order = _as_list if multi_scope else _as_one
+        backward = jax.tree_util.Partial(order, backward)
+    return (y, backward, *aux)
+
+
+def _as_list(backward: Callable[..., Any], cotangent: Any) -> Any:
+    (own, *shared), *inputs = backward(cotangent)
+    return ([*shared, own], *inputs)
+
+
+def _as_one(backward: Callable[..., Any], cotangent: Any) -> Any:
+    by, *inputs = _as_list(backward, cotangent)
+    return (by[0] if len(by) == 1 else by, *inputs)
 
 
 def value_and_grad(
@@ -92,7 +109,8 @@ def value_and_grad(
         "variables": variables,
         "rngs": rngs,
     }
-    return _call(core_lift.value_and_grad, fn, mdl, primals, options)
+    y, *aux, gradients = _call(core_lift.value_and_grad, fn, mdl, primals, options)
+    return ((y, *aux), gradients) if has_aux else (y, gradients)
 
 
 def grad(
@@ -174,8 +192,15 @@ def custom_vjp(
 
     def transform(fn: Any, forward_fn: Any) -> Any:
         return core_lift.custom_vjp(
-            fn, forward_fn, backward_fn, grad_vars, nondiff_argnums
+            fn, forward_fn, backward, grad_vars, nondiff_argnums
         )
+
+    def backward(*args: Any) -> Any:
+        by, *inputs = backward_fn(*args)
+        if isinstance(by, list):  # of a module and those it holds, see `vjp`
+            *shared, own = by
+            return ([own, *shared], *inputs)
+        return ([by], *inputs)
 
     fns = [function_of_module(fn), function_of_module(forward_fn)]
 
