@@ -302,7 +302,7 @@ class TraverseFilter(Traversal):
 
 
 class TraverseAttr(Traversal):
-    """The value of an attribute of a dataclass or a named tuple."""
+    """The value of an attribute of a dataclass, a named tuple or another object."""
 
     def __init__(self, attr: str) -> None:
         self._attr = attr
@@ -311,7 +311,11 @@ class TraverseAttr(Traversal):
         changes = {self._attr: fn(getattr(inputs, self._attr))}
         if _is_namedtuple(inputs):
             return inputs._replace(**changes)
-        return dataclasses.replace(inputs, **changes)
+        if dataclasses.is_dataclass(inputs):
+            return dataclasses.replace(inputs, **changes)  # pyrefly: ignore
+        outputs = copy.copy(inputs)
+        setattr(outputs, self._attr, changes[self._attr])
+        return outputs
 
     def iterate(self, inputs: Any) -> Iterator[Any]:  # noqa: D102
         yield getattr(inputs, self._attr)
@@ -405,7 +409,7 @@ class ModelParamTraversal(Traversal):
     def _accepts(self, path: Path, value: Any) -> bool:
         if isinstance(value, _EmptyNode):
             return False
-        return self._filter_fn("/" + "/".join(path), value)
+        return self._filter_fn("/" + "/".join(map(str, path)), value)
 
     def _flat(self, inputs: Any) -> list[tuple[Path, Any]]:
         if not isinstance(inputs, Mapping):

@@ -104,6 +104,16 @@ class Node(struct.PyTreeNode):
     y: Any = 0
 
 
+class Box:
+    """An object that is no dataclass."""
+
+    def __init__(self, x: Any) -> None:
+        self.x = x
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Box) and self.x == other.x
+
+
 I = t_identity  # noqa: E741
 
 CASES = {
@@ -118,6 +128,7 @@ CASES = {
     "attribute of pair": (I.y, Pair(1, 2), [2], Pair(1, 20)),
     "attribute of dataclass": (I.x, Plain(1, 2), [1], Plain(10, 2)),
     "attribute of node": (I.x, Node(1, 2), [1], Node(10, 2)),
+    "attribute of object": (I.x, Box(1), [1], Box(10)),
     "each of list": (I.each(), [1, 2], [1, 2], [10, 20]),
     "each of pair": (I.each(), Pair(1, 2), [1, 2], Pair(10, 20)),
     "each of dict": (I.each(), {"b": 1, "a": 2}, [1, 2], {"b": 10, "a": 20}),
@@ -187,3 +198,9 @@ def test_parameters_are_chosen_by_path():
     assert type(updated) is FrozenDict and updated == expected
     with pytest.raises(ValueError, match="nested dict"):
         kernels.update(lambda x: x, 3)
+
+
+def test_paths_of_parameters_are_text_whatever_the_keys_are():
+    kernels = ModelParamTraversal(lambda path, _: path == "/0/kernel")
+    assert list(kernels.iterate({0: {"kernel": 1}, 1: {"kernel": 2}})) == [1]
+    assert kernels.update(lambda x: x * 10, {}) == {}

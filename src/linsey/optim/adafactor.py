@@ -22,14 +22,14 @@ __all__ = ["Adafactor"]
 @struct.dataclass
 class _AdafactorHyperParams:
     learning_rate: Any
-    factored: bool
-    multiply_by_parameter_scale: bool
+    factored: bool = struct.field(pytree_node=False)
+    multiply_by_parameter_scale: bool = struct.field(pytree_node=False)
     beta1: Any
     decay_rate: Any
     step_offset: Any
     clipping_threshold: Any
     weight_decay_rate: Any
-    min_dim_size_to_factor: int
+    min_dim_size_to_factor: int = struct.field(pytree_node=False)
     epsilon1: Any
     epsilon2: Any
 

@@ -25,7 +25,7 @@ class _LARSHyperParams:
     weight_decay: Any
     trust_coefficient: Any
     eps: Any
-    nesterov: bool
+    nesterov: bool = struct.field(pytree_node=False)
 
 
 @struct.dataclass

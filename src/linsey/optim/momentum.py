@@ -22,7 +22,7 @@ class _MomentumHyperParams:
     learning_rate: Any
     beta: Any
     weight_decay: Any
-    nesterov: bool
+    nesterov: bool = struct.field(pytree_node=False)
 
 
 @struct.dataclass

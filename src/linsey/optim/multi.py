@@ -7,6 +7,7 @@ leaves it selects are found by their place.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import jax
@@ -127,8 +128,8 @@ class MultiOptimizer(OptimizerDef):
         ]
 
     def to_optax(self, **overrides: Any) -> optax.GradientTransformation:  # noqa: D102
-        transformations: dict[Any, optax.GradientTransformation] = {
-            i: sub.to_optax(hyper_params=values)
+        transformations: dict[Hashable, optax.GradientTransformation] = {
+            str(i): sub.to_optax(hyper_params=values)
             for i, (sub, values) in enumerate(self._each(overrides))
         }
         transformations[FROZEN] = optax.set_to_zero()
@@ -137,12 +138,12 @@ class MultiOptimizer(OptimizerDef):
     def to_optax_state(  # noqa: D102
         self, params: Any, state: OptimizerState, **overrides: Any
     ) -> Any:
-        inner: dict[Any, Any] = {FROZEN: optax.MaskedState(optax.EmptyState())}
+        inner: dict[Hashable, Any] = {FROZEN: optax.MaskedState(optax.EmptyState())}
         for i, (sub, values) in enumerate(self._each(overrides)):
             masked = OptimizerState(
                 state.step, self._masked(params, state.param_states, i)
             )
-            inner[i] = optax.MaskedState(
+            inner[str(i)] = optax.MaskedState(
                 sub.to_optax_state(
                     self._masked(params, params, i), masked, hyper_params=values
                 )
@@ -157,7 +158,7 @@ class MultiOptimizer(OptimizerDef):
         places_of = self._select(params)
         for i, (sub, values) in enumerate(self._each(overrides)):
             masked = self._masked(params, params, i)
-            inner = opt_state.inner_states[i].inner_state
+            inner = opt_state.inner_states[str(i)].inner_state
             restored = sub.from_optax_state(masked, inner, step, hyper_params=values)
             found = jax.tree.structure(masked).flatten_up_to(restored.param_states)
             for place, leaf_state in zip(places_of[i], found, strict=True):
@@ -169,19 +170,22 @@ class MultiOptimizer(OptimizerDef):
     def _select(self, params: Any) -> list[list[int]]:
         """Returns for each traversal the places of the leaves it selects."""
         treedef = jax.tree.structure(params)
-        matches: list[list[int]] = [[] for _ in range(treedef.num_leaves)]
+        # By path and not by structure: a traversal may give plain dictionaries where
+        # the parameters have frozen ones.
+        paths = [path for path, _ in jax.tree.leaves_with_path(params)]
+        matches: list[list[int]] = [[] for _ in paths]
         for i, traversal in enumerate(self.traversals):
-            marked = traversal.update(_mark, params)
-            try:
-                marks = treedef.flatten_up_to(marked)
-            except (ValueError, TypeError) as error:
+            marked = jax.tree.leaves_with_path(traversal.update(_mark, params))
+            marks = {path: mark for path, mark in marked if isinstance(mark, _Mark)}
+            for path, found in zip(paths, matches, strict=True):
+                found.extend([i] * marks.pop(path).times if path in marks else [])
+            for path in marks:
                 raise TraversalSelectionError(
-                    f"The traversal of optimizer {i} selects a subtree: {error}",
+                    f"The traversal of optimizer {i} selects a subtree: "
+                    f"{jax.tree_util.keystr(path) or 'the whole target'}.",
                     "An optimizer gives each leaf a state; it needs the leaves.",
                     "Go on to them: `t_identity['encoder'].tree()`.",
-                ) from error
-            for found, mark in zip(matches, marks, strict=True):
-                found.extend([i] * mark.times if isinstance(mark, _Mark) else [])
+                )
         if any(len(found) > 1 for found in matches):
             raise MultipleOptimizersMatchError(treedef.unflatten(matches))
         return [
@@ -195,7 +199,7 @@ class MultiOptimizer(OptimizerDef):
         labels: Leaves = [FROZEN] * treedef.num_leaves
         for i, places in enumerate(self._select(params)):
             for place in places:
-                labels[place] = i
+                labels[place] = str(i)
         return treedef.unflatten(labels)
 
     def _masked(self, params: Any, tree: Any, i: int) -> Any:

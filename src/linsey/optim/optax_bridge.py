@@ -17,6 +17,7 @@ import optax
 from linsey import serialization, struct
 from linsey.errors import HyperParamUnknownError, PerLeafRuleError
 from linsey.optim.definition import OptimizerDef
+from linsey.optim.optax_definition import like
 from linsey.optim.optimizer import Optimizer
 from linsey.optim.state import OptimizerState
 from linsey.training.train_state import TrainState
@@ -72,6 +73,7 @@ class OptaxOptimizer(OptimizerDef):
         updates, opt_state = self.tx.update(grads, opt_state, params)
         defaults = {name: state.param_states.hyperparams[name] for name in hyper_params}
         opt_state = self._with(opt_state, defaults)
+        opt_state = jax.tree.map(like, opt_state, state.param_states)
         return optax.apply_updates(params, updates), OptimizerState(
             state.step + 1, opt_state
         )

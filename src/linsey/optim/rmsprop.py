@@ -22,7 +22,7 @@ class _RMSPropHyperParams:
     learning_rate: Any
     beta2: Any
     eps: Any
-    centered: bool
+    centered: bool = struct.field(pytree_node=False)
 
 
 @struct.dataclass
