@@ -55,6 +55,9 @@ class Config:
     def __init__(self) -> None:
         self.__dict__["_names"] = []
 
+    def __reduce__(self) -> str:
+        return "config"  # there is one: pickles and copies refer to it by name
+
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(
             f"Flags are not assigned. Write `config.update({name!r}, {value!r})`, or "

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
 import jax
@@ -242,7 +243,20 @@ class Module(ModuleBase):
         return module_repr(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return copy_state(self)
+        return unbound_state(self)
+
+    def __copy__(self) -> Self:
+        return self._with_state(self.__dict__)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        copy = memo[id(self)] = self._with_state({})
+        copy.__dict__.update(deepcopy(self.__dict__, memo))
+        return copy
+
+    def _with_state(self, values: dict[str, Any]) -> Self:
+        copy = object.__new__(type(self))
+        copy.__dict__.update(values)
+        return copy
 
     # -- copies ----------------------------------------------------------------------
 
@@ -642,7 +656,7 @@ def _check_instance(module: Any) -> None:
         raise errors.IncorrectPostInitOverrideError(module=module)
 
 
-def copy_state(module: Module) -> dict[str, Any]:
+def unbound_state(module: Module) -> dict[str, Any]:
     """What is pickled: the description; what ties it to a context stays behind."""
     state = adoption.copy_deep(module).__dict__ if module.scope else module.__dict__
     return {k: v for k, v in state.items() if k != "scope"}

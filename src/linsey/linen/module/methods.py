@@ -3,6 +3,10 @@
 When a module class is created, its methods are wrapped once. The wrapper runs `setup`
 if that is still due, opens a frame of names if the method is compact, makes the module
 the running one, and puts the call under a profiler name.
+
+Wrappers of classes that are defined in `__main__` or in a function are pickled by value
+(by cloudpickle), with the globals they use: these must be modules, classes or functions
+of linsey, which are pickled by name, and not objects such as context variables.
 """
 
 from __future__ import annotations
@@ -16,8 +20,9 @@ import jax
 
 from linsey import errors
 from linsey.config import config
+from linsey.linen.module import stack
 from linsey.linen.module.phase import FRESH
-from linsey.linen.module.stack import INTERCEPTORS, RUNNING, run_interceptors
+from linsey.linen.module.stack import run_interceptors
 
 CallableT = TypeVar("CallableT", bound=Callable[..., Any])
 
@@ -99,9 +104,9 @@ def _wrap(fun: Callable[..., Any]) -> Callable[..., Any]:
         if phase == FRESH:
             self._run_setup()
         opened = is_compact and self._open_frame()
-        token = RUNNING.set(self)
+        token = stack.RUNNING.set(self)
         try:
-            interceptors = INTERCEPTORS.get()
+            interceptors = stack.INTERCEPTORS.get()
             if not config.flax_profile:
                 return _run(interceptors, fun, name, self, args, kwargs)
             with named_scope((self.name or type(self).__name__) + suffix):
@@ -109,7 +114,7 @@ def _wrap(fun: Callable[..., Any]) -> Callable[..., Any]:
                     return fun(self, *args, **kwargs)
                 return run_interceptors(interceptors, fun, name, self, args, kwargs)
         finally:
-            RUNNING.reset(token)
+            stack.RUNNING.reset(token)
             if opened:
                 self._frame.is_open = False
 
@@ -136,12 +141,12 @@ def _wrap_setup(fun: Callable[..., Any]) -> Callable[..., Any]:
     def setup(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self.scope is None:
             raise errors.CallSetupUnboundModuleError(module=self)
-        token = RUNNING.set(self)
+        token = stack.RUNNING.set(self)
         try:
-            interceptors = INTERCEPTORS.get()
+            interceptors = stack.INTERCEPTORS.get()
             return _run(interceptors, fun, "setup", self, args, kwargs)
         finally:
-            RUNNING.reset(token)
+            stack.RUNNING.reset(token)
 
     return setup
 
