@@ -1,0 +1,57 @@
+"""A sequence of random keys that travels with its module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from linsey.errors.treex import NotInitializedError
+from linsey.treex.kinds import Rng
+from linsey.treex.module import Module
+from linsey.treex.types import Initializer
+from linsey.treex.utils import as_key
+
+
+class KeySeq(Module):
+    """Gives a new random key at each call: `key, self.key = split(self.key)`.
+
+    Args:
+        key: a seed or a key; without it, `init` gives one.
+        axis_name: a mapped axis along which keys shall differ.
+
+    Example:
+        >>> import linsey.treex as tx
+        >>> keys = tx.KeySeq(42)
+        >>> keys().tolist() != keys().tolist()
+        True
+    """
+
+    key: Any = Rng.node()
+
+    def __init__(
+        self, key: int | jax.Array | None = None, *, axis_name: Any = None
+    ) -> None:
+        self.key = Initializer(_identity) if key is None else as_key(key)
+        self.axis_name = axis_name
+
+    def __call__(self, *, axis_name: Any = None) -> jax.Array:
+        """The next key.
+
+        Args:
+            axis_name: a mapped axis along which keys shall differ.
+
+        Raises:
+            NotInitializedError: it was given no key.
+        """
+        if isinstance(self.key, Initializer):
+            raise NotInitializedError(self)
+        key, self.key = jax.random.split(self.key)
+        axis_name = axis_name if axis_name is not None else self.axis_name
+        if axis_name is not None:
+            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+        return key
+
+
+def _identity(key: jax.Array) -> jax.Array:
+    return key

@@ -1,0 +1,122 @@
+"""The cross-entropy of classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from linsey.errors.treex import LossShapeError
+from linsey.treex.losses.loss import Loss, Reduction
+from linsey.treex.types import EPSILON
+
+
+def crossentropy(
+    target: Any,
+    preds: Any,
+    *,
+    binary: bool = False,
+    from_logits: bool = True,
+    label_smoothing: float | None = None,
+    check_bounds: bool = True,
+) -> jax.Array:
+    """The cross-entropy of each example.
+
+        categorical: -sum_c t_c log p_c
+        binary: -mean_c (t_c log p_c + (1 - t_c) log(1 - p_c))
+
+    Args:
+        target: class indices, of the shape of `preds` without its last axis, or a
+            number for each class. An index out of range counts zero.
+        preds: logits, or probabilities, with the classes on the last axis.
+        binary: whether each class is decided on its own.
+        from_logits: whether `preds` are logits.
+        label_smoothing: fraction of the target that is spread over all classes.
+        check_bounds: accepted for compatibility; it changes nothing.
+
+    Raises:
+        LossShapeError: the shapes do not fit.
+
+    Example:
+        >>> logits = jnp.array([[0.0, 0.0]])
+        >>> print(crossentropy(jnp.array([1]), logits).round(4))
+        [0.6931]
+    """
+    classes = preds.shape[-1]
+    if target.ndim == preds.ndim - 1:
+        if target.shape != preds.shape[:-1]:
+            raise LossShapeError(
+                "The examples differ",
+                target.shape,
+                preds.shape,
+                "Give class indices of the shape `preds.shape[:-1]`.",
+            )
+        target = jax.nn.one_hot(target, classes)
+    if target.ndim != preds.ndim:
+        raise LossShapeError(
+            "The ranks differ",
+            target.shape,
+            preds.shape,
+            "Give class indices (one axis less), or one number per class.",
+        )
+    if label_smoothing is not None:
+        target = (1.0 - label_smoothing) * target + label_smoothing / classes
+    if not from_logits:
+        preds = jnp.clip(preds, EPSILON, 1.0 - EPSILON)
+    if binary:
+        yes = jax.nn.log_sigmoid(preds) if from_logits else jnp.log(preds)
+        no = jax.nn.log_sigmoid(-preds) if from_logits else jnp.log(1.0 - preds)
+        return -jnp.mean(target * yes + (1.0 - target) * no, axis=-1)
+    log = jax.nn.log_softmax(preds) if from_logits else jnp.log(preds)
+    return -jnp.sum(target * log, axis=-1)
+
+
+class Crossentropy(Loss):
+    """`crossentropy` of `target` and `preds`.
+
+    Args:
+        from_logits: whether `preds` are logits.
+        binary: whether each class is decided on its own.
+        label_smoothing: fraction of the target that is spread over all classes.
+        reduction: see `Loss`.
+        check_bounds: accepted for compatibility; it changes nothing.
+        weight: factor of the result.
+        on: selects a part of `target` and `preds`.
+        name: name in logs.
+
+    Example:
+        >>> import linsey.treex as tx
+        >>> loss = tx.losses.Crossentropy()
+        >>> print(loss(target=jnp.array([1]), preds=jnp.zeros((1, 2))).round(4))
+        0.6931
+    """
+
+    def __init__(
+        self,
+        *,
+        from_logits: bool = True,
+        binary: bool = False,
+        label_smoothing: float | None = None,
+        reduction: Reduction | str | None = None,
+        check_bounds: bool = True,
+        weight: float | None = None,
+        on: Any = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(reduction=reduction, weight=weight, on=on, name=name)
+        self._from_logits = from_logits
+        self._binary = binary
+        self._label_smoothing = label_smoothing
+        self._check_bounds = check_bounds
+
+    def call(self, target: Any, preds: Any) -> jax.Array:
+        """A value for each example."""
+        return crossentropy(
+            target,
+            preds,
+            binary=self._binary,
+            from_logits=self._from_logits,
+            label_smoothing=self._label_smoothing,
+            check_bounds=self._check_bounds,
+        )

@@ -1,0 +1,121 @@
+"""What metrics have in common: they accumulate, and tell the value of one batch too."""
+
+from __future__ import annotations
+
+import abc
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from linsey.errors.treex import PositionalArgumentsError
+from linsey.treex.kinds import MetricState
+from linsey.treex.losses.loss import labels_filter, select_labels
+from linsey.treex.treeo import apply, copy
+from linsey.treex.treeo.names import snake_case
+from linsey.treex.treeo.tree import TreeMeta, discover
+from linsey.treex.treex import Treex
+
+
+class MetricMeta(TreeMeta):
+    """Remembers the first state of metrics; `__call__` shows what `update` takes."""
+
+    def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict) -> None:
+        if "update" in namespace and "__call__" not in namespace:
+            type.__setattr__(cls, "__call__", _call_like(namespace["update"]))
+        super().__init__(name, bases, namespace)
+
+    def run_constructor(cls, obj: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Runs `__init__` and keeps a copy of the state that it leaves."""
+        obj.__init__(*args, **kwargs)
+        metadata = discover(obj).layout.metadata
+        state = {
+            name: value
+            for name, value in vars(obj).items()
+            if metadata[name].node and issubclass(metadata[name].kind, MetricState)
+        }
+        vars(obj)["_initial_state"] = jax.tree.map(lambda leaf: leaf, state)
+
+
+def _call_like(update: Callable[..., Any]) -> Callable[..., Any]:
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """Adds a batch and returns its value alone; see `update`."""
+        if args:
+            raise PositionalArgumentsError(self, len(args))
+        kwargs = select_labels(kwargs, self._labels_filter)
+        self.update(**kwargs)
+        batch = copy(self)
+        batch.reset()
+        batch.update(**kwargs)
+        return batch.compute()
+
+    __call__.__signature__ = inspect.signature(update)  # type: ignore[attr-defined]
+    return __call__
+
+
+class Metric(Treex, metaclass=MetricMeta):
+    """Base of metrics: subclasses define `update` and `compute`.
+
+    State is kept in fields declared `MetricState.node()`, so a metric travels through
+    compiled functions that return it.
+
+    Args:
+        on: key or index, or several in turn, that select a part of `target` and
+            `preds`.
+        name: name in logs; by default the class in snake case.
+        dtype: dtype of the state.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, linsey.treex as tx
+        >>> class Count(tx.Metric):
+        ...     total: jax.Array = tx.MetricState.node()
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.total = jnp.array(0)
+        ...     def update(self, values):
+        ...         self.total += len(values)
+        ...     def compute(self):
+        ...         return self.total
+        >>> count = Count()
+        >>> int(count(values=[1, 2])), int(count(values=[3])), int(count.compute())
+        (2, 1, 3)
+    """
+
+    _initial_state: Any = MetricState.node()
+
+    def __init__(
+        self,
+        on: str | int | Sequence[str | int] | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
+        self.name = name if name is not None else snake_case(type(self).__name__)
+        self.dtype = jnp.float32 if dtype is None else dtype
+        self._labels_filter = labels_filter(on)
+
+    @abc.abstractmethod
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Adds a batch to the state."""
+
+    @abc.abstractmethod
+    def compute(self) -> Any:
+        """The value of everything that was added."""
+
+    def reset(self) -> None:
+        """Brings back the first state, also of metrics inside."""
+
+        def reset(tree: Any) -> None:
+            if isinstance(tree, Metric):
+                vars(tree).update(tree._initial_state)
+
+        apply(reset, self, inplace=True)
+
+
+def accepted(function: Callable[..., Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that a function names; all if it takes any."""
+    parameters = inspect.signature(function).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return kwargs
+    return {name: value for name, value in kwargs.items() if name in parameters}

@@ -1,0 +1,71 @@
+"""Words and small functions of classification metrics."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+
+
+class _Word(enum.Enum):
+    """A set of words that are also accepted as text."""
+
+    @classmethod
+    def of(cls, word: Any) -> Self:
+        """The member of a name, in any case; members are returned as they are.
+
+        Raises:
+            KeyError: there is no such word.
+        """
+        if isinstance(word, cls):
+            return word
+        return cls[str(word).upper().replace("-", "_").replace(" ", "_")]
+
+
+class DataType(_Word):
+    """What targets and predictions are."""
+
+    BINARY = "binary"
+    MULTILABEL = "multi-label"
+    MULTICLASS = "multi-class"
+    MULTIDIM_MULTICLASS = "multi-dim multi-class"
+
+    @classmethod
+    def of(cls, word: Any) -> Self:
+        """The member of a name or value, see `_Word.of`."""
+        try:
+            return cls(word.lower() if isinstance(word, str) else word)
+        except ValueError:
+            return super().of(word)
+
+
+class AverageMethod(_Word):
+    """How the values of the classes become one."""
+
+    MICRO = "micro"
+    MACRO = "macro"
+    WEIGHTED = "weighted"
+    NONE = "none"
+    SAMPLES = "samples"
+
+
+class MDMCAverageMethod(_Word):
+    """How further axes are treated."""
+
+    GLOBAL = "global"
+    SAMPLEWISE = "samplewise"
+
+
+def select_topk(prob_array: Any, topk: int = 1, dim: int = 1) -> jax.Array:
+    """Ones where the k largest entries along an axis are, and zeros.
+
+    Example:
+        >>> select_topk(jnp.array([[0.1, 0.7, 0.2]]), topk=2).tolist()
+        [[0, 1, 1]]
+    """
+    scores = jnp.moveaxis(prob_array, dim, -1)
+    _, chosen = jax.lax.top_k(scores, topk)
+    ones = jax.nn.one_hot(chosen, scores.shape[-1], dtype=jnp.int32).sum(axis=-2)
+    return jnp.moveaxis(ones, -1, dim)

@@ -1,0 +1,36 @@
+"""Layers: the Linen layers as objects."""
+
+import importlib.util
+
+from linsey.treex.nn import recurrent
+from linsey.treex.nn.conv import Conv, ConvTranspose
+from linsey.treex.nn.dropout import Dropout
+from linsey.treex.nn.flax_module import FlaxModule
+from linsey.treex.nn.flow import MLP, Flatten, Lambda, Sequential, sequence
+from linsey.treex.nn.linear import Embed, Linear
+from linsey.treex.nn.norm import BatchNorm, GroupNorm, LayerNorm
+from linsey.treex.nn.recurrent import GRU
+
+__all__ = [
+    "GRU",
+    "MLP",
+    "BatchNorm",
+    "Conv",
+    "ConvTranspose",
+    "Dropout",
+    "Embed",
+    "Flatten",
+    "FlaxModule",
+    "GroupNorm",
+    "Lambda",
+    "LayerNorm",
+    "Linear",
+    "Sequential",
+    "recurrent",
+    "sequence",
+]
+
+if importlib.util.find_spec("haiku") is not None:
+    from linsey.treex.nn.haiku_module import HaikuModule as HaikuModule
+
+    __all__ += ["HaikuModule"]

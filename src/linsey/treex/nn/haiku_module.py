@@ -1,0 +1,91 @@
+"""Any Haiku function as an object, where Haiku is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from linsey.errors.treex import MissingVariableError
+from linsey.treex.key_seq import KeySeq
+from linsey.treex.kinds import BatchStat, Parameter
+from linsey.treex.module import Module
+from linsey.treex.nn.flax_module import wants_training
+from linsey.treex.treeo import static
+
+
+class HaikuModule(Module):
+    """Wraps a function that uses Haiku modules, with its parameters and its state.
+
+    If the function has an argument `training`, it gets the module's mode: `training
+    and not frozen`.
+
+    Args:
+        transform: the function, or what `haiku.transform` or
+            `haiku.transform_with_state` made of one.
+        params: its parameters, if it has been initialized before.
+        states: its state.
+
+    Attributes:
+        params_: parameters by module and name.
+        state_: state by module and name.
+    """
+
+    params_: Any = Parameter.node()
+    state_: Any = BatchStat.node()
+    next_key: KeySeq
+    transform: Any = static()
+
+    def __init__(self, transform: Any, params: Any = None, states: Any = None) -> None:
+        import haiku
+
+        self.function = _user_function(transform)
+        if isinstance(transform, haiku.TransformedWithState):
+            self.transform = transform
+        elif isinstance(transform, haiku.Transformed):
+            self.transform = haiku.with_empty_state(transform)
+        else:
+            self.transform = haiku.transform_with_state(transform)
+        self.next_key = KeySeq()
+        self.params_ = None if params is None else _mutable(params)
+        self.state_ = None if states is None else _mutable(states)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the function with the next key.
+
+        Raises:
+            NotInitializedError: it has not been initialized.
+            MissingVariableError: `init` was given no inputs.
+        """
+        initializing = self.initializing()
+        training = self.training and not self.frozen
+        if wants_training(self.function, args, kwargs):
+            kwargs = {**kwargs, "training": training}
+        key = self.next_key()
+        if self.params_ is None:
+            if not initializing:
+                raise MissingVariableError(self, ["params_"])
+            params, state = self.transform.init(key, *args, **kwargs)
+            self.params_ = _mutable(params)
+            if self.state_ is None:
+                self.state_ = _mutable(state)
+        state = {} if self.state_ is None else self.state_
+        outputs, state = self.transform.apply(self.params_, state, key, *args, **kwargs)
+        if training and not initializing:
+            self.state_ = _mutable(state)
+        return outputs
+
+
+def _user_function(transform: Any) -> Callable[..., Any]:
+    """The function whose arguments the calls have."""
+    init = getattr(transform, "init", None)
+    if init is None:
+        return transform
+    return getattr(init, "_original_fn", _unknown)  # where haiku keeps it
+
+
+def _unknown(*args: Any, **kwargs: Any) -> None:
+    """Stands for a function that cannot be found: it has no known arguments."""
+
+
+def _mutable(tree: Any) -> dict[str, dict[str, Any]]:
+    return {module: dict(values) for module, values in tree.items()}

@@ -1,0 +1,213 @@
+"""Recurrent layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import linsey.linen as linen
+from linsey.errors.treex import MissingVariableError
+from linsey.linen.initializers import orthogonal, zeros
+from linsey.treex.key_seq import KeySeq
+from linsey.treex.kinds import Cache, Parameter
+from linsey.treex.module import Module, next_key
+from linsey.treex.nn.linear import default_kernel_init
+from linsey.treex.treeo import node
+from linsey.typing import Initializer
+
+_orthogonal = orthogonal()
+
+
+def default_recurrent_init(key: Any, shape: Any, dtype: Any = jnp.float32) -> Any:
+    """An orthogonal kernel; a function of this module can be pickled."""
+    return _orthogonal(key, shape, dtype)
+
+
+class GRUCell(linen.Module):
+    """One step of a gated recurrent unit.
+
+        r = gate(W_ir x + b_ir + W_hr h)
+        z = gate(W_iz x + b_iz + W_hz h)
+        n = activation(W_in x + b_in + r (W_hn h + b_hn))
+        h' = (1 - z) n + z h
+
+    Attributes:
+        gate_fn: nonlinearity of the gates.
+        activation_fn: nonlinearity of the candidate.
+        kernel_init: initializer of the kernels of the inputs.
+        recurrent_kernel_init: initializer of the kernels of the state.
+        bias_init: initializer of the biases.
+
+    References:
+        Cho et al. 2014, https://arxiv.org/abs/1406.1078
+    """
+
+    gate_fn: Callable[..., Any] = jax.nn.sigmoid
+    activation_fn: Callable[..., Any] = jax.lax.tanh
+    kernel_init: Initializer = default_kernel_init
+    recurrent_kernel_init: Initializer = default_recurrent_init
+    bias_init: Initializer = zeros
+
+    @linen.compact
+    def __call__(self, h: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The next state, as state and as output."""
+        units = h.shape[-1]
+
+        def of_input(name: str) -> jax.Array:
+            return linen.Dense(
+                units,
+                kernel_init=self.kernel_init,
+                bias_init=self.bias_init,
+                name=name,
+            )(x)
+
+        def of_state(name: str, use_bias: bool = False) -> jax.Array:
+            return linen.Dense(
+                units,
+                use_bias=use_bias,
+                kernel_init=self.recurrent_kernel_init,
+                bias_init=self.bias_init,
+                name=name,
+            )(h)
+
+        r = self.gate_fn(of_input("ir") + of_state("hr"))
+        z = self.gate_fn(of_input("iz") + of_state("hz"))
+        n = self.activation_fn(of_input("in") + r * of_state("hn", use_bias=True))
+        h = (1.0 - z) * n + z * h
+        return h, h
+
+    @staticmethod
+    def initialize_carry(
+        rng: Any, batch_dims: Sequence[int], size: int, init_fn: Initializer = zeros
+    ) -> jax.Array:
+        """The first state, of shape (*batch_dims, size)."""
+        return init_fn(rng, (*batch_dims, size), jnp.float32)
+
+
+class GRU(Module):
+    """Runs a gated recurrent unit over a sequence.
+
+    Args:
+        units: number of features of the state.
+        gate_fn: nonlinearity of the gates.
+        activation_fn: nonlinearity of the candidate.
+        kernel_init: initializer of the kernels of the inputs.
+        recurrent_kernel_init: initializer of the kernels of the state.
+        bias_init: initializer of the biases.
+        initial_state_init: initializer of the first state.
+        return_sequences: whether to return the states of all times.
+        return_state: whether to return the last state; with `return_sequences` after
+            these.
+        go_backwards: whether to process the sequence from its end.
+        stateful: whether each call goes on from the last state of the call before.
+        time_axis: the axis of time.
+        unroll: number of steps of the loop that are compiled as one.
+
+    Example:
+        >>> import jax.numpy as jnp, linsey.treex as tx
+        >>> x = jnp.ones((2, 7, 3))  # (batch, time, channels)
+        >>> tx.nn.GRU(4, return_sequences=True).init(42, x)(x).shape
+        (2, 7, 4)
+    """
+
+    params: Any = Parameter.node()
+    last_state: Any = Cache.node()
+    next_key: KeySeq = node()
+
+    def __init__(
+        self,
+        units: int,
+        *,
+        gate_fn: Callable[..., Any] = jax.nn.sigmoid,
+        activation_fn: Callable[..., Any] = jax.lax.tanh,
+        kernel_init: Initializer = default_kernel_init,
+        recurrent_kernel_init: Initializer = default_recurrent_init,
+        bias_init: Initializer = zeros,
+        initial_state_init: Initializer = zeros,
+        return_sequences: bool = False,
+        return_state: bool = False,
+        go_backwards: bool = False,
+        stateful: bool = False,
+        time_axis: int = -2,
+        unroll: int = 1,
+    ) -> None:
+        self.hidden_units = units
+        self.gate_fn = gate_fn
+        self.activation_fn = activation_fn
+        self.kernel_init = kernel_init
+        self.recurrent_kernel_init = recurrent_kernel_init
+        self.bias_init = bias_init
+        self.initial_state_init = initial_state_init
+        self.return_sequences = return_sequences
+        self.return_state = return_state
+        self.go_backwards = go_backwards
+        self.stateful = stateful
+        self.time_axis = (time_axis,)
+        self.unroll = unroll
+        self.next_key = KeySeq()
+        self.params = None
+        self.last_state = None
+
+    @property
+    def module(self) -> GRUCell:
+        """The Linen cell."""
+        return GRUCell(
+            gate_fn=self.gate_fn,
+            activation_fn=self.activation_fn,
+            kernel_init=self.kernel_init,
+            recurrent_kernel_init=self.recurrent_kernel_init,
+            bias_init=self.bias_init,
+        )
+
+    def initialize_state(self, batch_dims: int | Sequence[int]) -> jax.Array:
+        """A first state, of shape (*batch_dims, units)."""
+        if isinstance(batch_dims, int):
+            batch_dims = (batch_dims,)
+        return self.module.initialize_carry(
+            self.next_key(), batch_dims, self.hidden_units, self.initial_state_init
+        )
+
+    def __call__(self, x: jax.Array, initial_state: jax.Array | None = None) -> Any:
+        """Runs over a sequence.
+
+        Args:
+            x: inputs of shape (..., time, channels), with time on `time_axis`.
+            initial_state: the first state, of shape (..., units); none means the last
+                one if the layer is stateful, else a new one.
+
+        Returns:
+            The last state; the states of all times, in the order of processing, if
+            `return_sequences`; both if `return_state` as well.
+
+        Raises:
+            NotInitializedError: the layer has no parameters yet.
+        """
+        (axis,) = self.time_axis
+        x = jnp.swapaxes(x, axis, 0)  # (time, ..., channels)
+        initializing = self.initializing()
+        if initial_state is None:
+            initial_state = self.initialize_state(x.shape[1:-1])
+            if self.stateful and self.last_state is not None:
+                initial_state = self.last_state
+        if initializing:
+            variables = self.module.init(next_key(), initial_state, x[0])
+            self.params = variables["params"]
+        if self.params is None:
+            raise MissingVariableError(self, ["params"])
+        cell, variables = self.module, {"params": self.params}
+
+        def step(state: jax.Array, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return cell.apply(variables, state, inputs)
+
+        if self.go_backwards:
+            x = x[::-1]
+        state, sequence = jax.lax.scan(step, initial_state, x, unroll=self.unroll)
+        if self.stateful and not initializing:
+            self.last_state = state
+        if not self.return_sequences:
+            return state
+        sequence = jnp.swapaxes(sequence, 0, axis)
+        return (sequence, state) if self.return_state else sequence

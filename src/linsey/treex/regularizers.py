@@ -1,0 +1,82 @@
+"""Losses of the parameters alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from linsey.treex.losses.loss import Loss, Reduction
+
+__all__ = ["L1", "L2", "L1L2"]
+
+
+class L1L2(Loss):
+    """l1 sum |w| + l2 sum w^2 over all leaves of `parameters`.
+
+    Args:
+        l1: factor of the absolute values.
+        l2: factor of the squares.
+        reduction: see `Loss`, as the following ones.
+        weight: factor of the result.
+        on: has no effect.
+        name: name in logs.
+
+    Example:
+        >>> import linsey.treex as tx
+        >>> loss = tx.regularizers.L1L2(l1=1.0, l2=0.5)
+        >>> print(loss(parameters={"w": jnp.array([1.0, -2.0])}))
+        5.5
+    """
+
+    def __init__(
+        self,
+        l1: float = 0.0,
+        l2: float = 0.0,
+        reduction: Reduction | str | None = None,
+        weight: float | None = None,
+        on: Any = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(reduction=reduction, weight=weight, on=on, name=name)
+        self.l1 = l1
+        self.l2 = l2
+
+    def call(self, parameters: Any) -> jax.Array:
+        """The value for a pytree; give it `model.parameters()`."""
+        total = jnp.array(0.0)
+        for leaf in jax.tree.leaves(parameters):
+            if self.l1:
+                total += self.l1 * jnp.sum(jnp.abs(leaf))
+            if self.l2:
+                total += self.l2 * jnp.sum(jnp.square(leaf))
+        return total
+
+
+class L1(L1L2):
+    """l sum |w| over all leaves of `parameters`, see `L1L2`."""
+
+    def __init__(
+        self,
+        l: float = 0.01,  # noqa: E741
+        reduction: Reduction | str | None = None,
+        weight: float | None = None,
+        on: Any = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(l, 0.0, reduction, weight, on, name)
+
+
+class L2(L1L2):
+    """l sum w^2 over all leaves of `parameters`, see `L1L2`."""
+
+    def __init__(
+        self,
+        l: float = 0.01,  # noqa: E741
+        reduction: Reduction | str | None = None,
+        weight: float | None = None,
+        on: Any = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(0.0, l, reduction, weight, on, name)

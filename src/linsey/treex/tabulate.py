@@ -1,0 +1,290 @@
+"""Tables of modules, for terminals."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from linsey.errors.treex import NotInitializedError, TabulateError
+from linsey.treex.contexts import CALLS, Calls, entered
+from linsey.treex.kinds import TreePart
+from linsey.treex.treeo import MISSING, FieldInfo, Tree, add_field_info, copy
+from linsey.treex.treeo.sentinels import ArrayLike
+from linsey.treex.treeo.tree import discover
+from linsey.treex.types import Initializer, Inputs
+
+Counts = dict[type | None, tuple[int, int]]  # by kind: entries and bytes
+_LINE = 40
+
+
+@dataclasses.dataclass
+class Entry:
+    """A tree in the table."""
+
+    path: str
+    tree: Any
+    totals: Counts
+
+
+def tabulate(
+    module: Any, inputs: Any, depth: int, signature: bool, param_types: bool
+) -> str:
+    """Draws the table, see `Module.tabulate`."""
+    module = copy(module)
+    entries = list(_entries(module, "", depth))
+    everything = _count(module)
+    kinds = [
+        kind
+        for kind in dict.fromkeys(k for entry in entries for k in entry.totals)
+        if kind is not None
+    ]
+    cells = [
+        [
+            entry.path or "*",
+            _module_cell(entry.tree, signature),
+            "\n".join(_params(entry.tree, param_types)),
+            *(_size(entry.totals.get(kind)) for kind in kinds),
+        ]
+        for entry in entries
+    ]
+    columns = ["path", "module", "params"]
+    if inputs is not MISSING:
+        calls = _shapes_of_calls(module, Inputs.from_value(inputs))
+        columns += ["inputs", "outputs"]
+        for row, entry in zip(cells, entries, strict=True):
+            given, made = calls.first.get(id(entry.tree), (None, None))
+            row[3:3] = ["" if given is None else _inputs_cell(given), _value_cell(made)]
+    footer = [""] * (len(columns) - 1) + ["Total:"]
+    footer += [_size(everything.get(kind)) for kind in kinds]
+    columns += [kind.__name__.lstrip("_") for kind in kinds]
+    number, size = (
+        sum(pair) for pair in zip((0, 0), *everything.values(), strict=True)
+    )
+    caption = f"Total Parameters: [bold]{number:,}[/]  [dim]{_bytes(size)}[/]"
+    return _draw(type(module).__name__, columns, cells, footer, caption)
+
+
+def _draw(
+    title: str, columns: list[str], cells: list[list[str]], footer: list[str],
+    caption: str,
+) -> str:  # fmt: skip
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title=f"[bold]{title} Summary[/]",
+        caption=f"\n{caption}",
+        show_header=True,
+        show_lines=True,
+        show_footer=True,
+        title_justify="left",
+        caption_justify="left",
+    )
+    for name, total in zip(columns, footer, strict=True):
+        table.add_column(name, footer=total, overflow="fold")
+    for row in cells:
+        table.add_row(*row)
+    console = Console(force_terminal=True, color_system="standard", no_color=False)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get()
+
+
+def _entries(tree: Any, path: str, depth: int) -> Any:
+    """The tree and, down to a depth, those in it, parents first."""
+    static = discover(tree)
+    ends = depth == 0
+    yield Entry(path, tree, _count(tree) if ends else _count(tree, own=True))
+    if ends:
+        return
+    for name in static.layout.nodes:
+        found = jax.tree_util.tree_flatten_with_path(
+            getattr(tree, name), is_leaf=lambda value: isinstance(value, Tree)
+        )[0]
+        for keys, value in found:
+            if isinstance(value, Tree):
+                inner = f"{path}.{name}{''.join(map(_key, keys))}"
+                yield from _entries(value, inner, depth - 1)
+
+
+def _key(key: Any) -> str:
+    if isinstance(key, jax.tree_util.SequenceKey):
+        return rf"\[{key.idx}]"
+    if isinstance(key, jax.tree_util.DictKey):
+        text = f'"{key.key}"' if isinstance(key.key, str) else str(key.key)
+        return rf"\[{text}]"
+    return str(key)
+
+
+def _count(tree: Any, own: bool = False) -> Counts:
+    """Entries and bytes of the leaves by kind, of all or of those it owns itself."""
+    with add_field_info():
+        leaves = jax.tree.leaves(tree, is_leaf=lambda x: type(x) is FieldInfo)
+    counts: Counts = {}
+    for leaf in leaves:
+        info = leaf if type(leaf) is FieldInfo else None
+        if info is None or (own and info.module is not tree):
+            continue
+        kind = info.kind if issubclass(info.kind, TreePart) else None
+        number, size = counts.get(kind, (0, 0))
+        counts[kind] = (
+            number + getattr(info.value, "size", 0),
+            size + getattr(info.value, "nbytes", 0),
+        )
+    return counts
+
+
+def _size(pair: tuple[int, int] | None) -> str:
+    if not pair or not pair[0]:
+        return ""
+    return f"[green]{pair[0]:,}[/]  [dim]{_bytes(pair[1])}[/]"
+
+
+def _bytes(size: float) -> str:
+    if size <= 1000:
+        return f"{size}B"
+    for unit in ("KB", "MB", "GB"):
+        size /= 1000
+        if size < 1000 or unit == "GB":
+            return f"{size:,.1f}{unit}"
+    raise AssertionError
+
+
+def _module_cell(tree: Any, signature: bool) -> str:
+    cls = type(tree)
+    if not signature:
+        return f"{cls.__name__}()"
+    arguments = [
+        f"{name} = {_argument(value)}"
+        for name in inspect.signature(cls).parameters
+        if name in vars(tree) and _is_simple(value := vars(tree)[name])
+    ]
+    text = ", ".join(arguments)
+    if len(text) > _LINE:
+        lines = "".join(f"    {argument},\n" for argument in arguments)
+        return f"{cls.__name__}(\n{lines})"
+    return f"{cls.__name__}({text})"
+
+
+def _is_simple(value: Any) -> bool:
+    return all(
+        isinstance(leaf, int | float | str)
+        or (isinstance(leaf, ArrayLike) and leaf.shape == () and not callable(leaf))
+        for leaf in jax.tree.leaves(value)
+    ) and not isinstance(value, Tree)
+
+
+def _argument(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        inner = ", ".join(map(_argument, value))
+        return rf"\[{inner}]" if isinstance(value, list) else f"({inner})"
+    if isinstance(value, dict):
+        inner = ", ".join(f"{k}: {_argument(v)}" for k, v in value.items())
+        return f"{{{inner}}}"
+    if isinstance(value, ArrayLike) and not isinstance(value, jax.core.Tracer):
+        value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, float):
+        size = abs(value)
+        if value and (size < 1e-2 or size >= 1000):
+            return f"{value:.2e}"
+        digits = 3 if size < 1 else 2 if size < 100 else 1
+        return f"{value:.{digits}f}"
+    return str(value)
+
+
+def _params(tree: Any, param_types: bool) -> list[str]:
+    layout = discover(tree).layout
+    lines: list[str] = []
+    for name in layout.nodes:
+        kind = layout.metadata[name].kind
+        if issubclass(kind, TreePart):
+            label = kind.__name__ if param_types else ""
+            lines += _yaml(name, getattr(tree, name), label)
+    return lines
+
+
+def _yaml(label: str, value: Any, kind: str) -> list[str]:
+    """Lines of a value, containers nested as in YAML."""
+    items: Any = None
+    if isinstance(value, Mapping):
+        items = [line for k, v in value.items() for line in _yaml(str(k), v, kind)]
+    elif isinstance(value, list | tuple):
+        items = [line for v in value for line in _item(v, kind)]
+    if items is None:
+        return [f"{label}: {_leaf(value, kind)}"]
+    return [f"{label}:", *(f"  {line}" for line in items)] if items else [f"{label}:"]
+
+
+def _item(value: Any, kind: str) -> list[str]:
+    if isinstance(value, Mapping | list | tuple):
+        first, *rest = _yaml("-", value, kind)[1:] or ["  -"]
+        return [f"-{first[1:]}", *rest]
+    return [f"- {_leaf(value, kind)}"]
+
+
+def _leaf(value: Any, kind: str = "") -> str:
+    if isinstance(value, ArrayLike) and not isinstance(value, type):
+        shape = ", ".join(map(str, value.shape))
+        space = "  " if kind else " "
+        return f"{kind}([green]{shape}[/]){space}[dim]{value.dtype}[/]"
+    if isinstance(value, Tree):
+        return f"{type(value).__name__}()"
+    return "Initializer" if isinstance(value, Initializer) else str(value)
+
+
+def _inputs_cell(inputs: Inputs) -> str:
+    if len(inputs.args) == 1 and not inputs.kwargs:
+        return _value_cell(inputs.args[0])
+    lines = [line for value in inputs.args for line in _item(value, "")]
+    for name, value in inputs.kwargs.items():
+        lines += _yaml(name, value, "")
+    return "\n".join(lines)
+
+
+def _value_cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, Mapping | list | tuple):
+        return "\n".join(line[2:] for line in _yaml("", value, "")[1:])
+    return _leaf(value)
+
+
+def _shapes_of_calls(module: Any, inputs: Inputs) -> Calls:
+    """Calls the module with abstract arrays and notes all first calls."""
+    if not module.initialized:
+        raise NotInitializedError(module, "was tabulated with inputs")
+    if not callable(module):
+        raise TabulateError(module)
+    leaves, structure = jax.tree.flatten((inputs.args, inputs.kwargs))
+    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, ArrayLike)]
+
+    def call(arrays: list[Any]) -> None:
+        given = list(leaves)
+        for place, array in zip(places, arrays, strict=True):
+            given[place] = array
+        args, kwargs = jax.tree.unflatten(structure, given)
+        module(*args, **kwargs)
+        # Traced values must not leave; their shapes may.
+        calls.first = jax.tree.map(
+            lambda x: (
+                jax.ShapeDtypeStruct(x.shape, x.dtype)
+                if isinstance(x, jax.core.Tracer)
+                else x
+            ),
+            {key: ((i.args, i.kwargs), out) for key, (i, out) in calls.first.items()},
+        )
+
+    with entered(CALLS, Calls()) as calls:
+        jax.eval_shape(call, [jnp.asarray(leaves[place]) for place in places])
+    calls.first = {
+        key: (Inputs(*args, **kwargs), out)
+        for key, ((args, kwargs), out) in calls.first.items()
+    }
+    return calls

@@ -1,0 +1,109 @@
+"""How trees flatten just now: which fields are children, and whether leaves are named.
+
+Each context belongs to the thread, and the asynchronous task, that entered it. The
+generated functions look at the number `special` only: while no context is entered
+anywhere they need not ask for one.
+"""
+
+from __future__ import annotations
+
+import enum
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+
+class FlattenMode(enum.Enum):
+    """Which fields are children of a tree.
+
+    `normal`: those declared nodes. `all_fields`: every attribute. `no_fields`: none.
+    """
+
+    no_fields = 1
+    normal = 2
+    all_fields = 3
+
+
+MODE: ContextVar[FlattenMode | None] = ContextVar("flatten_mode", default=None)
+NAMED_LEAVES: ContextVar[bool] = ContextVar("add_field_info", default=False)
+
+special = 0
+_lock = threading.Lock()
+
+
+@contextmanager
+def _entered(variable: ContextVar[Any], value: Any) -> Iterator[None]:
+    global special
+    token = variable.set(value)
+    with _lock:
+        special += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            special -= 1
+        variable.reset(token)
+
+
+def as_mode(mode: FlattenMode | str) -> FlattenMode:
+    """The mode of a name; a mode is returned as it is."""
+    if isinstance(mode, FlattenMode):
+        return mode
+    try:
+        return FlattenMode[mode]
+    except KeyError:
+        names = ", ".join(repr(known.name) for known in FlattenMode)
+        raise ValueError(f"Unknown flatten mode {mode!r}: write one of {names}.") from (
+            None
+        )
+
+
+@contextmanager
+def flatten_mode(mode: FlattenMode | str | None) -> Iterator[None]:
+    """Sets which fields are children; none keeps what is set.
+
+    Example:
+        >>> import jax, linsey.treex as tx
+        >>> class Line(tx.Tree):
+        ...     slope: float = tx.node(2.0)
+        ...     power: int = tx.static(3)
+        >>> with tx.flatten_mode("all_fields"):
+        ...     jax.tree.leaves(Line())
+        [3, 2.0]
+    """
+    if mode is None:
+        yield
+        return
+    with _entered(MODE, as_mode(mode)):
+        yield
+
+
+@contextmanager
+def add_field_info() -> Iterator[None]:
+    """Makes the leaves of trees `FieldInfo`s while it is entered.
+
+    Example:
+        >>> import jax, linsey.treex as tx
+        >>> class Line(tx.Tree):
+        ...     slope: float = tx.Parameter.node(2.0)
+        >>> with tx.add_field_info():
+        ...     [leaf] = jax.tree.leaves(Line())
+        >>> leaf.name, leaf.value, leaf.kind.__name__
+        ('slope', 2.0, 'Parameter')
+    """
+    with _entered(NAMED_LEAVES, True):
+        yield
+
+
+@contextmanager
+def bare_leaves() -> Iterator[None]:
+    """Makes leaves bare again inside of `add_field_info`."""
+    with _entered(NAMED_LEAVES, False):
+        yield
+
+
+def current_mode() -> FlattenMode:
+    """The mode that is set, `normal` if none is."""
+    return MODE.get() or FlattenMode.normal

@@ -1,0 +1,48 @@
+"""Names for objects that were given none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+
+def snake_case(name: str) -> str:
+    """A class name as a field name; single capitals stay together.
+
+    Example:
+        >>> [snake_case(n) for n in ("BatchNorm", "MLP", "MyMLP", "Conv2D", "L1L2")]
+        ['batch_norm', 'mlp', 'my_mlp', 'conv2_d', 'l1_l2']
+    """
+    parts = re.split(r"(?<!^)(?=[A-Z])", name)
+    result = parts[0]
+    for before, part in zip(parts, parts[1:], strict=False):
+        result += part if len(before) == 1 else "_" + part
+    return result.lower()
+
+
+def unique_name(name: str, taken: Callable[[str], bool]) -> str:
+    """The name, or if it is taken the first free one that counts up from it.
+
+    Example:
+        >>> unique_name("linear", {"linear", "linear2"}.__contains__)
+        'linear3'
+        >>> unique_name("dense_09", {"dense_09"}.__contains__)
+        'dense_10'
+    """
+    if not taken(name):
+        return name
+    stem = name.rstrip("0123456789")
+    digits = name[len(stem) :]
+    number = int(digits) if digits else 2
+    while taken(found := f"{stem}{number:0{len(digits)}d}"):
+        number += 1
+    return found
+
+
+def default_name(obj: object) -> str:
+    """The `name` of an object, its `__name__`, or its class in snake case."""
+    return (
+        getattr(obj, "name", None)
+        or getattr(obj, "__name__", None)
+        or snake_case(type(obj).__name__)
+    )

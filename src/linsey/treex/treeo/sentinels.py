@@ -1,0 +1,134 @@
+"""Markers and wrappers: nothing, missing, equal by identity, hidden."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+
+import jax
+
+T = TypeVar("T")
+OpaquePredicate = Callable[["Opaque[Any]", Any], bool]
+
+
+@jax.tree_util.register_pytree_node_class
+class Nothing:
+    """What stands where a filter took a value away: a pytree without leaves.
+
+    All instances are equal.
+
+    Example:
+        >>> import jax
+        >>> jax.tree.leaves([1, Nothing(), 2]), Nothing() == Nothing()
+        ([1, 2], True)
+    """
+
+    __slots__ = ()
+
+    def tree_flatten(self) -> tuple[tuple[()], None]:
+        """No children."""
+        return (), None
+
+    @classmethod
+    def tree_unflatten(cls, aux: None, children: Any) -> Nothing:
+        """The marker."""
+        return NOTHING
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Nothing)
+
+    def __hash__(self) -> int:
+        return hash(Nothing)
+
+    def __repr__(self) -> str:
+        return "Nothing"
+
+
+NOTHING = Nothing()
+
+
+class Missing:
+    """Marks an argument that was not given, where `None` is a value."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "MISSING"
+
+
+MISSING = Missing()
+
+
+class Hashable(Generic[T]):
+    """Makes any value a static one: equal to itself only, hashed by identity.
+
+    Args:
+        value: what is wrapped.
+
+    Example:
+        >>> table = Hashable([1, 2])
+        >>> table.value, table == Hashable([1, 2]), table == table
+        ([1, 2], False, True)
+    """
+
+    value: T
+
+    def __init__(self, value: T) -> None:
+        self.__dict__["value"] = value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(
+            f"`Hashable` cannot be changed: `{name}` was set. It stands for its value "
+            "in the structure of compiled programs. Make a new one: Hashable(value)."
+        )
+
+    def __repr__(self) -> str:
+        return f"Hashable({self.value})"
+
+
+class Opaque(Generic[T]):
+    """Hides a static value: programs compiled for one such value serve the others.
+
+    Two opaque values are equal if `predicate(self, other)` says so; without one, if
+    they are of one type and, for arrays, of one shape and dtype.
+
+    Args:
+        value: what is hidden.
+        predicate: decides on equality.
+
+    Example:
+        >>> Opaque("one", None) == Opaque("two", None)
+        True
+        >>> Opaque("one", None) == Opaque(1, None)
+        False
+    """
+
+    __slots__ = ("predicate", "value")
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, value: T, predicate: OpaquePredicate | None = None) -> None:
+        self.value = value
+        self.predicate = predicate
+
+    def __eq__(self, other: object) -> bool:
+        if self.predicate is not None:
+            return bool(self.predicate(self, other))
+        if not isinstance(other, Opaque) or type(self.value) is not type(other.value):
+            return False
+        if isinstance(self.value, ArrayLike):
+            return (self.value.shape, self.value.dtype) == (
+                other.value.shape,
+                other.value.dtype,
+            )
+        return True
+
+    def __repr__(self) -> str:
+        return f"Hidden({self.value})"
+
+
+@runtime_checkable
+class ArrayLike(Protocol):
+    """What has a shape and a dtype."""
+
+    shape: tuple[int, ...]
+    dtype: Any

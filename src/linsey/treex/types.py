@@ -1,0 +1,175 @@
+"""Values that modules are made of, and the names that signatures use."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Generic, Protocol, TypeVar
+
+import jax
+import numpy as np
+
+from linsey.treex.kinds import (
+    BatchStat,
+    Cache,
+    Log,
+    LossLog,
+    MetricLog,
+    MetricState,
+    ModelState,
+    OptState,
+    Parameter,
+    Rng,
+    State,
+    TreePart,
+)
+from linsey.treex.treeo.fields import FieldInfo
+from linsey.treex.treeo.sentinels import MISSING, Hashable, Missing, Nothing
+
+EPSILON = 1e-7
+
+T = TypeVar("T")
+ScalarLike = np.ndarray | jax.Array | float | int
+KeyLike = int | jax.Array
+IndexLike = str | int | Iterable[str | int]
+PathLike = str | pathlib.Path
+InputLike = Any
+Filter = type | Callable[[FieldInfo], bool]
+
+__all__ = [
+    "EPSILON",
+    "MISSING",
+    "BatchStat",
+    "Cache",
+    "Filter",
+    "Hashable",
+    "IndexLike",
+    "Initializer",
+    "InputLike",
+    "Inputs",
+    "KeyLike",
+    "Log",
+    "LossLog",
+    "MetricLog",
+    "MetricState",
+    "Missing",
+    "ModelState",
+    "Named",
+    "Nothing",
+    "OptState",
+    "OptionalDependencyNotFound",
+    "Parameter",
+    "PathLike",
+    "Rng",
+    "ScalarLike",
+    "State",
+    "TreePart",
+    "WrappedCall",
+]
+
+
+class WrappedCall(Protocol):
+    """A function that stands for another one."""
+
+    __wrapped__: Callable[..., Any]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls it."""
+        ...
+
+
+class OptionalDependencyNotFound(Exception):
+    """A package that a part of the library needs is not installed."""
+
+
+@jax.tree_util.register_pytree_node_class
+class Initializer:
+    """Stands for a value that `init` will make: `f(key)`.
+
+    Args:
+        f: a function of a random key.
+
+    Example:
+        >>> import linsey.treex as tx
+        >>> class Line(tx.Module):
+        ...     slope: jax.Array = tx.Parameter.node()
+        ...     def __init__(self):
+        ...         self.slope = tx.Initializer(lambda key: jax.random.normal(key, ()))
+        >>> Line().init(0).slope.shape
+        ()
+    """
+
+    def __init__(self, f: Callable[[jax.Array], Any]) -> None:
+        self.f = f
+
+    def __call__(self, key: jax.Array) -> Any:
+        """The value for a key."""
+        return self.f(key)
+
+    def tree_flatten(self) -> tuple[tuple[()], Callable[[jax.Array], Any]]:
+        """No children."""
+        return (), self.f
+
+    @classmethod
+    def tree_unflatten(cls, f: Callable[[jax.Array], Any], children: Any) -> Any:
+        """The same again."""
+        return cls(f)
+
+    def __repr__(self) -> str:
+        return "Initializer"
+
+
+class Inputs:
+    """The arguments of a call.
+
+    Example:
+        >>> inputs = Inputs(1, flag=True)
+        >>> inputs.args, inputs.kwargs
+        ((1,), {'flag': True})
+        >>> Inputs.from_value({"x": 1}).kwargs, Inputs.from_value([1]).args
+        ({'x': 1}, ([1],))
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.args = args
+        self.kwargs = kwargs
+
+    @classmethod
+    def from_value(cls, value: Any) -> Inputs:
+        """Tuples are positional arguments, mappings keyword ones, all else is one."""
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, tuple):
+            return cls(*value)
+        if isinstance(value, Mapping):
+            return cls(**value)
+        return cls(value)
+
+    def __repr__(self) -> str:
+        return f"Inputs(args={self.args}, kwargs={self.kwargs})"
+
+
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass
+class Named(Generic[T]):
+    """A value with a name, which becomes part of the structure."""
+
+    name: str
+    value: T
+
+    def tree_flatten_with_keys(self) -> tuple[Any, str]:
+        """The value as the only child."""
+        return [(jax.tree_util.GetAttrKey("value"), self.value)], self.name
+
+    def tree_flatten(self) -> tuple[Any, str]:
+        """The value as the only child."""
+        return (self.value,), self.name
+
+    @classmethod
+    def tree_unflatten(cls, name: str, children: Any) -> Named[Any]:
+        """The same again."""
+        return cls(name, *children)
