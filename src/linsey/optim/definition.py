@@ -12,6 +12,7 @@ for one of them are not mistaken for programs of another.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -200,11 +201,12 @@ class OptimizerDef:
             OptimizerStateDictError: if the target or a parameter is missing.
             StateDictMismatchError: if the state has missing or unknown fields.
         """
+        found = list(state_dict) if isinstance(state_dict, Mapping) else []
         for part in ("target", "state"):
-            if part not in state_dict:
+            if part not in found:
                 raise OptimizerStateDictError(
                     f"The state dict of an optimizer has no {part!r}.",
-                    f"It has {sorted(state_dict)}; expected 'target' and 'state'.",
+                    f"It has {found}; expected 'target' and 'state'.",
                 )
         try:
             target = serialization.from_state_dict(target, state_dict["target"])

@@ -226,8 +226,8 @@ def restore_train_state(
     """
     if isinstance(checkpoint, bytes):
         checkpoint = serialization.msgpack_restore(checkpoint)
-    if target is None:
-        target = jax.tree.map(jnp.asarray, dict(checkpoint).get("target", {}))
+    if target is None and isinstance(checkpoint, Mapping):
+        target = jax.tree.map(jnp.asarray, checkpoint.get("target"))
     optimizer = definition.create(target).restore_state(checkpoint)
     optimizer = jax.tree.map(jnp.asarray, optimizer)
     return to_train_state(
