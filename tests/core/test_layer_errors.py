@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from linsey.errors import LinseyError, attention, layers
+from linsey.errors import LinseyError, attention, layers, sharding
 
-MODULES = (attention, layers)
+MODULES = (attention, layers, sharding)
 CASES = {
     "AttentionHeadsError": ((8, 3), AssertionError),
     "AttentionHooksError": (("Both are needed.",), ValueError),
@@ -20,18 +20,26 @@ CASES = {
         AssertionError,
     ),
     "AxisOutOfRangeError": (("DenseGeneral", 3, (2, 4)), IndexError),
+    "AxisMetadataTypeError": ((3,), AssertionError),
+    "AxisNamesChangedError": ((("a",), ("b",)), ValueError),
+    "AxisRulesError": (({"batch": "data"},), ValueError),
+    "BatchApplyError": ((2,), ValueError),
     "BatchDimsError": (((1, 2),), ValueError),
     "CacheShapeError": (((2, 1, 2, 4), (2, 3, 2, 4)), ValueError),
     "CausalPaddingError": ((2,), ValueError),
     "DilatedPaddingError": (("SAME", (2, 1)), ValueError),
     "DropoutRateError": ((1.5,), ValueError),
+    "DuplicateAxisNamesError": ((("in", "in"), ("in",)), ValueError),
     "EinsumEquationError": (("ab,bc", 'must be explicit and include "->"'), ValueError),
     "FeatureGroupError": (("Conv", "input", 3, 2), AssertionError),
+    "InconsistentRulesError": (("batch", "data", "model"), ValueError),
     "InputRankError": (("Conv", (8, 3), "spatial, spatial, channels"), ValueError),
     "IntegerInputError": ((5, "float32"), ValueError),
     "InvalidPaddingError": (((1,), 2, ("SAME", "VALID")), ValueError),
     "MaskRanksError": (((1, 2),), AssertionError),
     "MaskShapeError": (("Conv", (3, 3), (3, 3, 4)), ValueError),
+    "MeshNeededError": (("P('data',)",), ValueError),
+    "NoAxisRuleError": ((("batch", "embed"),), ValueError),
     "NotAMatrixError": (("Conv_0/kernel", (3, 3, 4)), ValueError),
     "PerAxisError": (("strides", (2,), 2), ValueError),
     "SequentialLayersError": (("Empty Sequential module None.",), ValueError),

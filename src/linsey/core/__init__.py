@@ -12,6 +12,7 @@ from linsey.core import (
     meta,
     partial_eval,
     scope,
+    spmd,
     tracers,
 )
 from linsey.core.axes_scan import broadcast
@@ -68,6 +69,7 @@ __all__ = [
     "remat_scan",
     "scan",
     "scope",
+    "spmd",
     "tracers",
     "unbox",
     "unfreeze",

@@ -215,3 +215,14 @@ class NotAMatrixError(LinseyError, ValueError):
             "may not be what is meant.",
             "Write `SpectralNorm(layer, error_on_non_matrix=False)` to use that.",
         )
+
+
+class BatchApplyError(LinseyError, ValueError):
+    """No argument has the axes that are to be merged."""
+
+    def __init__(self, num_dims: int) -> None:
+        super().__init__(
+            f"BatchApply requires at least one input with ndim >= {num_dims}.",
+            f"The first {num_dims} axes are merged into one before the call.",
+            "Call the function itself, or give `num_dims` the number of batch axes.",
+        )

@@ -17,14 +17,17 @@ from linsey.core.meta import (
 from linsey.linen import (
     activation,
     attention,
+    batch_apply,
     combinators,
     dtypes,
     initializers,
     linear,
     module,
     normalization,
+    partitioning,
     pooling,
     recurrent,
+    spmd,
     stochastic,
     summary,
     transforms,
@@ -67,8 +70,9 @@ from linsey.linen.attention import (
     make_attention_mask,
     make_causal_mask,
 )
+from linsey.linen.batch_apply import BatchApply
 from linsey.linen.combinators import Sequential
-from linsey.linen.initializers import ones_init, zeros_init
+from linsey.linen.initializers import ones, ones_init, zeros, zeros_init
 from linsey.linen.linear import (
     Conv,
     ConvLocal,
@@ -115,6 +119,17 @@ from linsey.linen.recurrent import (
     RNNCellBase,
     SimpleCell,
 )
+from linsey.linen.spmd import (
+    LogicallyPartitioned,
+    get_logical_axis_rules,
+    logical_axis_rules,
+    logical_to_mesh,
+    logical_to_mesh_axes,
+    logical_to_mesh_sharding,
+    set_logical_axis_rules,
+    with_logical_constraint,
+    with_logical_partitioning,
+)
 from linsey.linen.stochastic import Dropout
 from linsey.linen.summary import tabulate
 from linsey.linen.transforms import (
@@ -139,6 +154,7 @@ from linsey.linen.transforms import (
 )
 
 __all__ = [
+    "BatchApply",
     "BatchNorm",
     "Bidirectional",
     "Conv",
@@ -157,6 +173,7 @@ __all__ = [
     "InstanceNorm",
     "LSTMCell",
     "LayerNorm",
+    "LogicallyPartitioned",
     "MGUCell",
     "Module",
     "MultiHeadAttention",
@@ -179,6 +196,7 @@ __all__ = [
     "apply",
     "attention",
     "avg_pool",
+    "batch_apply",
     "broadcast",
     "celu",
     "checkpoint",
@@ -196,6 +214,7 @@ __all__ = [
     "enable_named_call",
     "fold_rngs",
     "gelu",
+    "get_logical_axis_rules",
     "get_partition_spec",
     "get_sharding",
     "glu",
@@ -214,6 +233,10 @@ __all__ = [
     "linear",
     "log_sigmoid",
     "log_softmax",
+    "logical_axis_rules",
+    "logical_to_mesh",
+    "logical_to_mesh_axes",
+    "logical_to_mesh_sharding",
     "logsumexp",
     "make_attention_mask",
     "make_causal_mask",
@@ -228,8 +251,10 @@ __all__ = [
     "normalize",
     "nowrap",
     "one_hot",
+    "ones",
     "ones_init",
     "override_named_call",
+    "partitioning",
     "pool",
     "pooling",
     "recurrent",
@@ -239,12 +264,14 @@ __all__ = [
     "remat_scan",
     "scan",
     "selu",
+    "set_logical_axis_rules",
     "share_scope",
     "sigmoid",
     "silu",
     "soft_sign",
     "softmax",
     "softplus",
+    "spmd",
     "standardize",
     "stochastic",
     "summary",
@@ -258,6 +285,9 @@ __all__ = [
     "vjp",
     "vmap",
     "while_loop",
+    "with_logical_constraint",
+    "with_logical_partitioning",
     "with_partitioning",
+    "zeros",
     "zeros_init",
 ]

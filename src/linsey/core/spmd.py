@@ -1,0 +1,181 @@
+"""Rules that map logical names of array axes to axes of a device mesh.
+
+A *rule* is a pair (logical name, mesh axis); the mesh axis may be a tuple of several,
+or none for an axis that stays whole. The rules that hold are kept in a context
+variable, so threads and tasks have their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from linsey.core import meta
+from linsey.errors.sharding import InconsistentRulesError, MeshNeededError
+from linsey.typing import LogicalRules, Sharding
+
+__all__ = [
+    "LogicalRules",
+    "Sharding",
+    "apply_rules",
+    "composite_rules",
+    "from_sharding_rules",
+    "get_logical_axis_rules",
+    "get_mesh",
+    "get_pspec",
+    "logical_axis_rules",
+    "map_sharding",
+    "set_logical_axis_rules",
+    "shard_value",
+]
+
+_RULES: ContextVar[LogicalRules] = ContextVar("linsey_axis_rules", default=())
+
+
+def set_logical_axis_rules(rules: LogicalRules) -> None:
+    """Sets the rules that hold from now on in this thread or task.
+
+    Example:
+        >>> set_logical_axis_rules((("batch", "data"),))
+        >>> get_logical_axis_rules()
+        (('batch', 'data'),)
+        >>> set_logical_axis_rules(())
+    """
+    _RULES.set(rules)
+
+
+def get_logical_axis_rules() -> LogicalRules:
+    """Returns the rules that hold."""
+    return _RULES.get()
+
+
+@contextlib.contextmanager
+def logical_axis_rules(rules: LogicalRules) -> Iterator[None]:
+    """Sets the rules that hold in a `with` block.
+
+    Example:
+        >>> with logical_axis_rules((("batch", "data"),)):
+        ...     get_logical_axis_rules()
+        (('batch', 'data'),)
+        >>> get_logical_axis_rules()
+        ()
+    """
+    token = _RULES.set(rules)
+    try:
+        yield
+    finally:
+        _RULES.reset(token)
+
+
+def composite_rules(
+    rule1: LogicalRules | None, rule2: LogicalRules | None
+) -> LogicalRules:
+    """Puts two sets of rules together.
+
+    Raises:
+        InconsistentRulesError: they send a name to different mesh axes.
+
+    Example:
+        >>> composite_rules((("batch", "data"),), (("embed", None),))
+        (('batch', 'data'), ('embed', None))
+    """
+    if not rule1 or not rule2:
+        return tuple(rule1 or rule2 or ())
+    rules = dict(rule1)
+    for name, axis in rule2:
+        if name in rules and rules[name] != axis:
+            raise InconsistentRulesError(name, rules[name], axis)
+        rules[name] = axis
+    return tuple(rules.items())
+
+
+def from_sharding_rules(sharding: Sharding, sharding_rules: LogicalRules) -> Sharding:
+    """Replaces logical names by mesh axes; names without a rule stay.
+
+    Example:
+        >>> from_sharding_rules(("batch", "model", None), (("batch", "data"),))
+        ('data', 'model', None)
+    """
+    rules = dict(sharding_rules)
+    return tuple(rules.get(name, name) for name in sharding)  # type: ignore[arg-type]
+
+
+def apply_rules(sharding: Any, sharding_rules: LogicalRules | None) -> Any:
+    """Applies rules, and those that hold, to names, a specification or a sharding.
+
+    Example:
+        >>> apply_rules(("batch", None), (("batch", "data"),))
+        P('data', None)
+    """
+    rules = composite_rules(get_logical_axis_rules(), sharding_rules)
+
+    def replace(names: Any) -> PartitionSpec:
+        return PartitionSpec(*from_sharding_rules(names, rules))
+
+    if isinstance(sharding, NamedSharding):
+        return NamedSharding(sharding.mesh, replace(sharding.spec))
+    return replace(sharding)
+
+
+def get_pspec(sharding: Any, sharding_rules: LogicalRules | None = None) -> Any:
+    """Returns the specification of names, like `apply_rules`; none stays none.
+
+    Example:
+        >>> get_pspec(("batch", None), (("batch", "data"),))
+        P('data', None)
+    """
+    if sharding is None or isinstance(sharding, str):
+        return None
+    return apply_rules(sharding, sharding_rules)
+
+
+def get_mesh(sharding: Any) -> Any:
+    """Returns the mesh of a sharding, none for names."""
+    return getattr(sharding, "mesh", None)
+
+
+def map_sharding(f: Callable[[Any], Any], sharding: Any) -> Any:
+    """Applies a function to each name of names, a specification or a sharding.
+
+    Example:
+        >>> map_sharding(str.upper, ("data", "model"))
+        P('DATA', 'MODEL')
+    """
+    if isinstance(sharding, NamedSharding):
+        return NamedSharding(sharding.mesh, PartitionSpec(*map(f, sharding.spec)))
+    if isinstance(sharding, tuple | PartitionSpec):
+        return PartitionSpec(*map(f, sharding))
+    return None
+
+
+def shard_value(
+    value: Any, out_sharding: Any, sharding_rules: LogicalRules | None, mesh: Any
+) -> Any:
+    """Places a value as a sharding says.
+
+    Args:
+        value: an array.
+        out_sharding: names of its axes, a specification, a sharding, or none.
+        sharding_rules: rules for the names.
+        mesh: the mesh; none means that of the sharding, or the one that is set.
+
+    Returns:
+        The array, constrained to the sharding.
+
+    Raises:
+        MeshNeededError: there are names but no mesh.
+    """
+    if out_sharding is None:
+        return value
+    sharding = get_pspec(out_sharding, sharding_rules)
+    if not isinstance(sharding, NamedSharding):
+        mesh = mesh or meta.get_global_mesh()
+        if mesh is None:
+            raise MeshNeededError(sharding)
+        sharding = NamedSharding(mesh, sharding)
+    return jax.lax.with_sharding_constraint(value, sharding)

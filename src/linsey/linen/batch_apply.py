@@ -1,0 +1,108 @@
+"""Application of a function to inputs with more batch axes than it knows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from linsey.errors.layers import BatchApplyError
+
+
+class BatchApply:
+    """Merges leading axes, calls a function, and splits the leading axis again.
+
+    Arrays among the arguments with fewer axes are passed as they are.
+
+    Args:
+        f: the function or module.
+        num_dims: number of leading axes to merge; all arrays with so many axes agree
+            on them.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import linsey.linen as nn
+        >>> shapes = []
+        >>> def f(x):
+        ...     shapes.append(x.shape)
+        ...     return x
+        >>> nn.BatchApply(f)(jnp.ones((2, 3, 4))).shape, shapes
+        ((2, 3, 4), [(6, 4)])
+    """
+
+    def __init__(self, f: Callable[..., Any], num_dims: int = 2) -> None:
+        self._f = f
+        self.num_dims = num_dims
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the function with merged arguments.
+
+        Args:
+            *args: trees of arrays.
+            **kwargs: trees of arrays.
+
+        Returns:
+            What the function returns, with the leading axis of each array split.
+
+        Raises:
+            BatchApplyError: no argument has enough axes.
+        """
+        leaf = arbitrary_mergeable_leaf(self.num_dims, args, kwargs)
+        if leaf is None:
+            raise BatchApplyError(self.num_dims)
+        merged_args, merged_kwargs = jax.tree.map(
+            lambda x: merge_leading_dims(x, self.num_dims), (args, kwargs)
+        )
+        outputs = self._f(*merged_args, **merged_kwargs)
+        leading = jnp.shape(leaf)[: self.num_dims]
+        return jax.tree.map(lambda x: split_leading_dim(x, leading), outputs)
+
+
+def ndim_at_least(x: Any, num_dims: int) -> bool:
+    """Says whether an array, or a number, has at least so many axes.
+
+    Example:
+        >>> ndim_at_least(jnp.ones((2, 3)), 2), ndim_at_least(1.0, 1)
+        (True, False)
+    """
+    return jnp.asarray(x).ndim >= num_dims
+
+
+def arbitrary_mergeable_leaf(
+    min_num_dims: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Finds an array with at least so many axes among arguments.
+
+    Example:
+        >>> arbitrary_mergeable_leaf(2, (1.0, jnp.ones((2, 3))), {}).shape
+        (2, 3)
+    """
+    leaves = jax.tree.leaves((args, kwargs))
+    return next((x for x in leaves if ndim_at_least(x, min_num_dims)), None)
+
+
+def merge_leading_dims(x: Any, num_dims: int) -> jax.Array:
+    """Merges the leading axes of an array; one with fewer is left as it is.
+
+    Example:
+        >>> merge_leading_dims(jnp.ones((2, 3, 4)), 2).shape
+        (6, 4)
+    """
+    x = jnp.asarray(x)
+    if x.ndim < num_dims:
+        return x
+    return x.reshape(math.prod(x.shape[:num_dims]), *x.shape[num_dims:])
+
+
+def split_leading_dim(x: Any, to_dim: tuple[int, ...]) -> jax.Array:
+    """Splits the leading axis of an array into several.
+
+    Example:
+        >>> split_leading_dim(jnp.ones((6, 4)), (2, 3)).shape
+        (2, 3, 4)
+    """
+    return x.reshape(*to_dim, *np.shape(x)[1:])

@@ -1,0 +1,316 @@
+"""Logical names of array axes: parameters and values that are split over a mesh.
+
+A model names the axes of its arrays, as in `("batch", "embed")`; rules, given once, map
+these names to axes of the device mesh. A rule earlier in the sequence has priority, and
+each mesh axis is used once for an array.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from linsey import struct
+from linsey.core import meta
+from linsey.core.spmd import (
+    get_logical_axis_rules,
+    logical_axis_rules,
+    set_logical_axis_rules,
+)
+from linsey.errors.sharding import (
+    AxisRulesError,
+    DuplicateAxisNamesError,
+    NoAxisRuleError,
+)
+from linsey.typing import (
+    Array,
+    ArrayPytree,
+    LogicalNames,
+    LogicalPartitionSpec,
+    LogicalPartitionSpecPytree,
+    LogicalRules,
+)
+
+__all__ = [
+    "Array",
+    "ArrayPytree",
+    "LogicalNames",
+    "LogicalPartitionSpec",
+    "LogicalPartitionSpecPytree",
+    "LogicalRules",
+    "LogicallyPartitioned",
+    "RulesFallback",
+    "get_logical_axis_rules",
+    "logical_axis_rules",
+    "logical_to_mesh",
+    "logical_to_mesh_axes",
+    "logical_to_mesh_sharding",
+    "set_logical_axis_rules",
+    "with_logical_constraint",
+    "with_logical_partitioning",
+]
+
+
+class RulesFallback(enum.Enum):
+    """What to do with a logical name that has no rule."""
+
+    AXIS_IS_UNSHARDED = "axis_is_unsharded"
+    RAISE_ERROR = "raise_error"
+    NO_CONSTRAINT = "no_constraint"
+
+
+class _Unassigned(enum.Enum):
+    """Marks an axis that no rule has been found for."""
+
+    AXIS = "unassigned"
+
+
+def logical_to_mesh_axes(
+    array_dim_names: Sequence[str | None] | None, rules: LogicalRules | None = None
+) -> PartitionSpec | None:
+    """Maps the logical names of an array's axes to mesh axes.
+
+    Args:
+        array_dim_names: a logical name, or none, for each axis; or none.
+        rules: the rules; none means those that hold.
+
+    Returns:
+        A specification with a mesh axis or none for each axis; none for none.
+
+    Raises:
+        DuplicateAxisNamesError: a name is used for two axes.
+        AxisRulesError: the rules are no sequence of pairs.
+
+    Example:
+        >>> rules = (("batch", "data"), ("heads", "model"), ("mlp", "model"))
+        >>> logical_to_mesh_axes(("batch", "length", "mlp"), rules)
+        P('data', None, 'model')
+        >>> logical_to_mesh_axes(("mlp", "heads"), rules)
+        P(None, 'model')
+    """
+    axes = _assign(array_dim_names, rules)
+    return None if axes is None else _specification(axes)
+
+
+def _assign(
+    names: Sequence[Any] | None, rules: LogicalRules | None
+) -> list[Any] | None:
+    """Finds a mesh axis for each axis, or marks it as unassigned."""
+    if names is None:
+        return None
+    if rules is None:
+        rules = get_logical_axis_rules()
+    counts = Counter(name for name in names if name is not None)
+    duplicates = [name for name, count in counts.items() if count > 1]
+    if duplicates:
+        raise DuplicateAxisNamesError(names, duplicates)
+    if not isinstance(rules, tuple | list):
+        raise AxisRulesError(rules)
+    # What is no single name, such as a tuple of mesh axes, is kept.
+    axes: list[Any] = [_Unassigned.AXIS if isinstance(n, str) else n for n in names]
+    for name, mesh_axes in rules:
+        if name in names:
+            position = list(names).index(name)
+            if axes[position] is _Unassigned.AXIS and _is_free(mesh_axes, axes):
+                axes[position] = mesh_axes
+    return axes
+
+
+def _is_free(mesh_axes: Any, assigned: list[Any]) -> bool:
+    """Whether no other axis of the array uses these mesh axes."""
+    used = {name for axis in assigned for name in _names(axis)}
+    return used.isdisjoint(_names(mesh_axes))
+
+
+def _names(mesh_axes: Any) -> tuple[Any, ...]:
+    if mesh_axes is None or mesh_axes is _Unassigned.AXIS:
+        return ()
+    return (mesh_axes,) if isinstance(mesh_axes, str) else tuple(mesh_axes)
+
+
+def _specification(axes: list[Any]) -> PartitionSpec:
+    return PartitionSpec(*(None if a is _Unassigned.AXIS else a for a in axes))
+
+
+def logical_to_mesh(tree: Any, rules: LogicalRules | None = None) -> Any:
+    """Maps the logical names in a tree of specifications to mesh axes.
+
+    Args:
+        tree: a tree of `PartitionSpec` of logical names.
+        rules: the rules; none means those that hold.
+
+    Returns:
+        A tree of specifications of mesh axes.
+
+    Example:
+        >>> logical_to_mesh({"x": PartitionSpec("batch")}, (("batch", "data"),))
+        {'x': P('data',)}
+    """
+    return jax.tree.map(
+        lambda names: logical_to_mesh_axes(names, rules),
+        tree,
+        is_leaf=_is_specification,
+    )
+
+
+def logical_to_mesh_sharding(
+    tree: Any, mesh: Mesh, rules: LogicalRules | None = None
+) -> Any:
+    """Maps the logical names in a tree of specifications to shardings over a mesh.
+
+    Args:
+        tree: a tree of `PartitionSpec` of logical names.
+        mesh: the mesh.
+        rules: the rules; none means those that hold.
+
+    Returns:
+        A tree of `NamedSharding`.
+
+    Example:
+        >>> mesh = jax.make_mesh((1,), ("data",))
+        >>> tree = {"x": PartitionSpec("batch")}
+        >>> logical_to_mesh_sharding(tree, mesh, (("batch", "data"),))["x"].spec
+        P('data',)
+    """
+    return jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec),
+        logical_to_mesh(tree, rules),
+        is_leaf=_is_specification,
+    )
+
+
+def _is_specification(x: Any) -> bool:
+    return isinstance(x, PartitionSpec)
+
+
+def _is_logical(x: Any) -> bool:
+    """Whether a value names the axes of one array, rather than being a tree of such."""
+    if x is None or isinstance(x, PartitionSpec):
+        return True
+    return isinstance(x, tuple) and all(e is None or isinstance(e, str) for e in x)
+
+
+def with_logical_constraint(
+    x: ArrayPytree,
+    logical_axis_resources: LogicalPartitionSpecPytree,
+    rules: LogicalRules | None = None,
+    mesh: Mesh | None = None,
+    fallback: RulesFallback = RulesFallback.AXIS_IS_UNSHARDED,
+) -> Any:
+    """Tells the compiler how values are split, by the logical names of their axes.
+
+    Without rules, or without a mesh, values are returned as they are.
+
+    Args:
+        x: an array, or a tree of arrays.
+        logical_axis_resources: logical names of its axes; or a tree of such, whose
+            structure is a prefix of that of `x`.
+        rules: the rules; none means those that hold.
+        mesh: the mesh; none means the one that `jax.set_mesh` has set, if any.
+        fallback: what to do with names without a rule.
+
+    Returns:
+        The values.
+
+    Raises:
+        NoAxisRuleError: a name has no rule, and the fallback is to raise an error.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> rules = (("batch", "data"),)
+        >>> mesh = Mesh(jax.devices()[:1], ("data",))
+        >>> x = with_logical_constraint(jnp.ones((2, 3)), ("batch", None), rules, mesh)
+        >>> x.sharding.spec
+        P('data', None)
+    """
+    if rules is None:
+        rules = get_logical_axis_rules()
+    if not rules or logical_axis_resources is None:
+        return x
+
+    def constrain(names: Any, x: Any) -> Any:
+        axes = _assign(names, rules)
+        if axes is not None and _Unassigned.AXIS in axes:
+            if fallback is RulesFallback.RAISE_ERROR:
+                raise NoAxisRuleError(names)
+            if fallback is RulesFallback.NO_CONSTRAINT:
+                return x
+        return x if axes is None else with_mesh_constraint(x, axes, mesh)
+
+    return jax.tree.map(constrain, logical_axis_resources, x, is_leaf=_is_logical)
+
+
+def with_mesh_constraint(x: Any, axes: list[Any], mesh: Mesh | None) -> Any:
+    """Tells the compiler the mesh axes of an array, where there is a mesh."""
+    if mesh is None and not meta.global_mesh_defined():
+        return x
+    spec = _specification(axes)
+    sharding = spec if mesh is None else NamedSharding(mesh, spec)
+    return jax.lax.with_sharding_constraint(x, sharding)
+
+
+class LogicallyPartitioned(meta.Partitioned[Any]):
+    """A box with the logical name of each array axis.
+
+    Args:
+        value: the array.
+        names: one logical name, or None, for each axis of `value`.
+        mesh: the mesh; None for the one that is set.
+        rules: the rules; None for those that hold.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> box = LogicallyPartitioned(jnp.ones((2, 3)), ("embed", "mlp"))
+        >>> box.get_partition_spec(), box.unbox().shape
+        (P('embed', 'mlp'), (2, 3))
+    """
+
+    rules: LogicalRules | None = struct.field(default=None, pytree_node=False)
+
+    def unbox(self, apply_constraint: bool = True) -> Any:
+        """Returns the value, constrained to its sharding where there is a mesh.
+
+        Args:
+            apply_constraint: whether to tell the compiler the sharding.
+        """
+        if not apply_constraint or not (self.mesh or meta.global_mesh_defined()):
+            return self.value
+        return with_logical_constraint(
+            self.value, self.get_partition_spec(), rules=self.rules, mesh=self.mesh
+        )
+
+
+def with_logical_partitioning(
+    fn: Callable[..., Any],
+    names: LogicalNames,
+    mesh: Mesh | None = None,
+    rules: LogicalRules | None = None,
+) -> Callable[..., LogicallyPartitioned]:
+    """Wraps an initializer so that the axes of what it returns have logical names.
+
+    Args:
+        fn: an initializer.
+        names: one logical name, or None, for each axis of what it returns.
+        mesh: see `LogicallyPartitioned`.
+        rules: see `LogicallyPartitioned`.
+
+    Returns:
+        An initializer that returns `LogicallyPartitioned` boxes.
+
+    Example:
+        >>> init = with_logical_partitioning(jax.nn.initializers.ones, ("in", "out"))
+        >>> init(jax.random.key(0), (2, 3)).names
+        ('in', 'out')
+    """
+
+    @functools.wraps(fn)
+    def wrapper(*args: Any, **kwargs: Any) -> LogicallyPartitioned:
+        return LogicallyPartitioned(fn(*args, **kwargs), names, mesh=mesh, rules=rules)
+
+    return wrapper
