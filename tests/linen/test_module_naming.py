@@ -513,3 +513,24 @@ def test_any_text_is_a_name(nn, name):
             return nn.Dense(2, name=name)(x)
 
     return Net().init(KEY, X)
+
+
+@agrees
+def test_a_class_may_repeat_the_field_name(nn):
+    class Layer(nn.Module):
+        name: str = "no effect"
+        width: int = 3
+
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(self.width)(x)
+
+    class Narrow(Layer):
+        name: str = "none either"
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return Narrow(2)(Layer(name="given")(Layer()(x)))
+
+    return Net().init(KEY, X), repr(Layer(4)), Layer(4) == Layer(4, name=None)

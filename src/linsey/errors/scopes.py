@@ -17,8 +17,9 @@ class InvalidRngError(LinseyError, ValueError):
         *,
         stream: str | None = None,
         available: Sequence[str] | None = None,
+        fix: str = "",
     ) -> None:
-        why = fix = ""
+        why = fix and "A random stream begins with a JAX key, and nothing else is one."
         if available is not None:
             why = f"The streams that were given are: {listed(available)}."
         if stream is not None:

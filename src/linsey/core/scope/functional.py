@@ -33,8 +33,8 @@ def bind(
         raise errors.ApplyScopeInvalidVariablesTypeError()
     if rngs is not None and not _are_rngs(rngs):
         raise errors.InvalidRngError(
-            f"`rngs` must map stream names to JAX keys, got {_describe(rngs)}. Pass for"
-            ' example `rngs={"dropout": jax.random.key(0)}`.'
+            f"`rngs` must map stream names to JAX keys, got {_describe(rngs)}.",
+            fix='Pass for example `rngs={"dropout": jax.random.key(0)}`.',
         )
     selection = Selection.of(mutable)
     owned = {
@@ -71,7 +71,8 @@ def apply(
             if not is_rng_key(rngs):
                 raise errors.InvalidRngError(
                     "`rngs` must be a JAX key or a mapping of stream names to keys, got"
-                    f" {_describe(rngs)}. Pass `rngs=jax.random.key(0)`."
+                    f" {_describe(rngs)}.",
+                    fix="Pass for example `rngs=jax.random.key(0)`.",
                 )
             rngs = {"params": rngs}
         _check_not_nested(variables)
@@ -102,7 +103,8 @@ def init(
         if not is_rng_key(rngs) and not _are_rngs(rngs):
             raise errors.InvalidRngError(
                 "The first argument of `init` must be a JAX key or a mapping of stream"
-                f" names to keys, got {_describe(rngs)}. Pass `jax.random.key(0)`."
+                f" names to keys, got {_describe(rngs)}.",
+                fix="Pass for example `jax.random.key(0)`.",
             )
         if not isinstance(rngs, Mapping):
             rngs = {"params": rngs}

@@ -17,12 +17,18 @@ def make_dataclass(cls: type[Any], base: type[Any], kw_only: bool) -> None:
         kw_only: its fields are keyword arguments only.
 
     Raises:
-        ReservedModuleAttributeError: it annotates `parent` or `name`.
+        ReservedModuleAttributeError: it annotates `parent`.
     """
     annotations = cls.__dict__.get("__annotations__", {})
-    if "parent" in annotations or "name" in annotations:
+    if "parent" in annotations:
         reserved = {k: v for k, v in annotations.items() if k in ("parent", "name")}
         raise errors.ReservedModuleAttributeError(reserved)
+    if "name" in annotations:
+        # Many programs repeat the field `name`. It stays what it is in every module;
+        # a default has no effect, or two instances would have one name.
+        del annotations["name"]
+        if "name" in cls.__dict__:
+            del cls.name
     overridden = any(name in cls.__dict__ for name in cls.__dataclass_fields__)
     if not annotations and len(cls.__bases__) == 1 and not overridden:
         return  # the constructor and the facts of the base are right for it
