@@ -33,18 +33,29 @@ class _AdaBeliefParamState:
 
 
 class AdaBelief(OptaxDefinition):
-    r"""Adam with the average square of the gradient's distance to its average.
+    """Adam with the square of the distance between gradient and average gradient.
 
-    $m$ as in Adam, $v \leftarrow \beta_2 v + (1 - \beta_2)(g - m)^2 + \epsilon$, both
-    corrected for their start, and
-    $p \leftarrow p - \eta (\hat m / (\sqrt{\hat v} + \epsilon) + \lambda p)$.
+        m = beta1 * m + (1 - beta1) * grad
+        v = beta2 * v + (1 - beta2) * (grad - m)**2 + eps
+        u = m / (1 - beta1**t) / (sqrt(v / (1 - beta2**t)) + eps)
+        param -= learning_rate * (u + weight_decay * param)
+
+    at update t = 1, 2, ...; the state holds m as `grad_ema` and v as `grad_sq_ema`.
 
     Args:
-        learning_rate: $\eta$.
-        beta1: $\beta_1$, the fraction of $m$ that is kept, in [0, 1).
-        beta2: $\beta_2$, the fraction of $v$ that is kept, in [0, 1).
-        eps: $\epsilon$, both inside of $v$ and outside of the root.
-        weight_decay: $\lambda$, not part of the gradient.
+        learning_rate: the length of a step.
+        beta1: the fraction of m that is kept, in [0, 1).
+        beta2: the fraction of v that is kept, in [0, 1).
+        eps: keeps the quotient finite, twice.
+        weight_decay: not part of the gradient.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = AdaBelief(0.1).create(jnp.array([1.0, -2.0]))
+        >>> for _ in range(2):
+        ...     optimizer = optimizer.apply_gradient(jnp.array([1.0, -0.5]))
+        >>> [round(x, 4) for x in optimizer.target.tolist()]
+        [0.7721, -1.7721]
 
     References:
         Zhuang et al. 2020, AdaBelief optimizer, https://arxiv.org/abs/2010.07468

@@ -32,18 +32,26 @@ class _AdadeltaParamState:
 
 
 class Adadelta(OptaxDefinition):
-    r"""Gives the gradient the units of the parameter.
+    """Gives the step the units of the parameter.
 
-    $s \leftarrow \rho s + (1 - \rho) g^2$,
-    $d = g \sqrt{a + \epsilon} / \sqrt{s + \epsilon}$,
-    $p \leftarrow p - \eta (d + \lambda p)$ and
-    $a \leftarrow \rho a + (1 - \rho) d^2$.
+        sq_avg = rho * sq_avg + (1 - rho) * grad**2
+        d = sqrt(acc_delta + eps) / sqrt(sq_avg + eps) * grad
+        param -= learning_rate * (d + weight_decay * param)
+        acc_delta = rho * acc_delta + (1 - rho) * d**2
 
     Args:
-        learning_rate: $\eta$.
-        rho: $\rho$, the fraction of the averages that is kept, in [0, 1).
-        eps: $\epsilon$, inside of the roots.
-        weight_decay: $\lambda$, not part of the gradient.
+        learning_rate: the length of a step; 1 in the paper.
+        rho: the fraction of the averages that is kept, in [0, 1).
+        eps: keeps the quotient finite, and the first steps from 0.
+        weight_decay: not part of the gradient.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = Adadelta(1.0).create(jnp.array([1.0, -2.0]))
+        >>> for _ in range(2):
+        ...     optimizer = optimizer.apply_gradient(jnp.array([1.0, -0.5]))
+        >>> [round(x, 4) for x in optimizer.target.tolist()]
+        [0.9936, -1.9936]
 
     References:
         Zeiler 2012, ADADELTA, https://arxiv.org/abs/1212.5701

@@ -43,30 +43,43 @@ class _AdafactorParamState:
 
 
 class Adafactor(OptaxDefinition):
-    r"""Divides by the root of an average square that is kept in little memory.
+    """Divides by the root of an average square that is kept in little memory.
 
-    Of a leaf with two long axes only the means of the squares over either of them are
-    kept, $R$ and $C$, and $v$ is taken to be $R C / \mathrm{mean}(R)$. The fraction of
-    the averages that is kept grows as $1 - t^{-\delta}$. Then
-    $y = g / \sqrt{v}$ is divided by $\max(1, \mathrm{rms}(y) / \theta)$, multiplied
-    with the learning rate and with $\max(\mathrm{rms}(p), \epsilon_2)$, averaged if
-    `beta1` is given, and subtracted from $(1 - \lambda) p$. The state is float32.
+        v = decay * v + (1 - decay) * (grad**2 + epsilon1)
+        u = grad / sqrt(v)
+        u *= learning_rate / max(1, rms(u) / clipping_threshold)
+        u *= max(rms(param), epsilon2)
+        param -= u + weight_decay_rate * param
+
+    at update t = 1, 2, ... with decay = 1 - t**-decay_rate. Of a leaf with two long
+    axes only the means of v over either of them are kept, and v is taken to be their
+    product over the mean of all. The state is float32.
 
     Args:
         learning_rate: the step, as a fraction of the leaf's size.
         factored: keep means over axes where a leaf allows it. This,
             `min_dim_size_to_factor` and `multiply_by_parameter_scale` cannot be
             overridden for one update.
-        multiply_by_parameter_scale: multiply with the size of the leaf.
-        beta1: the fraction of an average of the updates that is kept; None keeps none.
-        decay_rate: $\delta$.
+        multiply_by_parameter_scale: whether to have the fourth line.
+        beta1: the fraction of an average of u that is kept and moves the leaf; None
+            keeps none.
+        decay_rate: how fast the average gets longer.
         step_offset: the step that counts as the first, when training goes on.
-        clipping_threshold: $\theta$; None does not clip.
-        weight_decay_rate: $\lambda$, not scaled by the learning rate; None is 0.
+        clipping_threshold: how large the root of the mean square of u may be; None
+            does not clip.
+        weight_decay_rate: not scaled by the learning rate; None is 0.
         min_dim_size_to_factor: how long the second longest axis must be.
         epsilon1: added to the squares.
-        epsilon2: $\epsilon_2$, the size that a leaf has at least.
-        dtype_momentum: of the average of the updates.
+        epsilon2: the size that a leaf has at least.
+        dtype_momentum: of the average of u.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = Adafactor(0.1).create(jnp.array([1.0, -2.0]))
+        >>> for _ in range(2):
+        ...     optimizer = optimizer.apply_gradient(jnp.array([1.0, -0.5]))
+        >>> [round(x, 4) for x in optimizer.target.tolist()]
+        [0.6987, -1.6987]
 
     References:
         Shazeer & Stern 2018, Adafactor, https://arxiv.org/abs/1804.04235

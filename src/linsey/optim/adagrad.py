@@ -30,19 +30,28 @@ class _AdagradParamState:
 
 
 class Adagrad(OptaxDefinition):
-    r"""Divides the gradient by the root of the sum of all squares so far.
+    """Divides the gradient by the root of the sum of all squares so far.
 
-    $G \leftarrow G + g^2$ and $p \leftarrow p - \eta g / (\sqrt G + \epsilon)$.
+        G += grad**2
+        param -= learning_rate * grad / (sqrt(G) + eps)
 
     Args:
-        learning_rate: $\eta$.
-        eps: $\epsilon$, outside of the root.
+        learning_rate: the length of the first step.
+        eps: keeps the quotient finite.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = Adagrad(0.1).create(jnp.array([1.0, -2.0]))
+        >>> for _ in range(2):
+        ...     optimizer = optimizer.apply_gradient(jnp.array([1.0, -0.5]))
+        >>> [round(x, 4) for x in optimizer.target.tolist()]
+        [0.8293, -1.8293]
 
     References:
         Duchi et al. 2011, Adaptive subgradient methods,
         https://jmlr.org/papers/v12/duchi11a.html
 
-    *Differs from* `optax.adagrad`, whose sum starts at 0.1 and has $\epsilon$ inside
+    Differs from `optax.adagrad`, whose sum starts at 0.1 and has `eps` inside
     of the root.
     """
 

@@ -33,19 +33,29 @@ class _AdamParamState:
 
 
 class Adam(OptaxDefinition):
-    r"""Divides the average gradient by the root of the average square.
+    """Divides the average gradient by the root of the average square.
 
-    $m \leftarrow \beta_1 m + (1 - \beta_1) g$,
-    $v \leftarrow \beta_2 v + (1 - \beta_2) g^2$, and with
-    $\hat m = m / (1 - \beta_1^t)$, $\hat v = v / (1 - \beta_2^t)$ at update $t$:
-    $p \leftarrow p - \eta (\hat m / (\sqrt{\hat v} + \epsilon) + \lambda p)$.
+        m = beta1 * m + (1 - beta1) * grad
+        v = beta2 * v + (1 - beta2) * grad**2
+        u = m / (1 - beta1**t) / (sqrt(v / (1 - beta2**t)) + eps)
+        param -= learning_rate * (u + weight_decay * param)
+
+    at update t = 1, 2, ...; the state holds m as `grad_ema` and v as `grad_sq_ema`.
 
     Args:
-        learning_rate: $\eta$.
-        beta1: $\beta_1$, the fraction of $m$ that is kept, in [0, 1).
-        beta2: $\beta_2$, the fraction of $v$ that is kept, in [0, 1).
-        eps: $\epsilon$, outside of the root.
-        weight_decay: $\lambda$, not part of the gradient.
+        learning_rate: the length of a step.
+        beta1: the fraction of m that is kept, in [0, 1).
+        beta2: the fraction of v that is kept, in [0, 1).
+        eps: keeps the quotient finite.
+        weight_decay: not part of the gradient.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = Adam(0.1).create(jnp.array([1.0, -2.0]))
+        >>> for _ in range(2):
+        ...     optimizer = optimizer.apply_gradient(jnp.array([1.0, -0.5]))
+        >>> [round(x, 4) for x in optimizer.target.tolist()]
+        [0.8, -1.8]
 
     References:
         Kingma & Ba 2015, Adam, https://arxiv.org/abs/1412.6980; Loshchilov & Hutter

@@ -33,24 +33,35 @@ class _LAMBParamState:
 
 
 class LAMB(OptaxDefinition):
-    r"""Adam's direction, as long as the leaf that it moves.
+    """Adam's direction, as long as the leaf that it moves.
 
-    With the direction $u = \hat m / (\sqrt{\hat v} + \epsilon) + \lambda p$ of Adam:
-    $p \leftarrow p - \eta \, (\|p\| / \|u\|) \, u$, the norms over all of the leaf.
-    Where one of them is 0 the ratio is 1.
+        u = m / (1 - beta1**t) / (sqrt(v / (1 - beta2**t)) + eps)
+        u += weight_decay * param
+        param -= learning_rate * norm(param) / norm(u) * u
+
+    with m and v as in `Adam`. The norms are those of whole leaves; where one of them
+    is 0 their ratio is 1.
 
     Args:
-        learning_rate: $\eta$.
-        beta1: the fraction of the average gradient that is kept, in [0, 1).
-        beta2: the fraction of the average square that is kept, in [0, 1).
-        weight_decay: $\lambda$.
-        eps: $\epsilon$, outside of the root.
+        learning_rate: the length of a step, as a fraction of the leaf's.
+        beta1: the fraction of m that is kept, in [0, 1).
+        beta2: the fraction of v that is kept, in [0, 1).
+        weight_decay: not part of the gradient.
+        eps: keeps the quotient finite.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = LAMB(0.1).create(jnp.array([1.0, -2.0]))
+        >>> for _ in range(2):
+        ...     optimizer = optimizer.apply_gradient(jnp.array([1.0, -0.5]))
+        >>> [round(x, 4) for x in optimizer.target.tolist()]
+        [0.6987, -1.6987]
 
     References:
         You et al. 2020, Large batch optimization for deep learning,
         https://arxiv.org/abs/1904.00962
 
-    *Differs from* Flax before 0.6, whose ratio was 0 where the leaf is 0, so that it
+    Differs from Flax before 0.6, whose ratio was 0 where the leaf is 0, so that it
     never moved, and NaN where only the direction is.
     """
 

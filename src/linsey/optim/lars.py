@@ -34,26 +34,40 @@ class _LARSParamState:
 
 
 class LARS(OptaxDefinition):
-    r"""Momentum of gradients that are scaled by the norm of the leaf.
+    """Momentum of gradients that are scaled by the norm of the leaf.
 
-    With the ratio $r = \tau \|p\| / (\|g\| + \lambda \|p\| + \epsilon)$, or 1 where one
-    of the norms is 0: $m \leftarrow \beta m + \eta r (g + \lambda p)$ and
-    $p \leftarrow p - m$. With Nesterov's look ahead,
-    $p \leftarrow p - (\eta r (g + \lambda p) + \beta m)$.
+        below = norm(grad) + weight_decay * norm(param) + eps
+        ratio = trust_coefficient * norm(param) / below
+        step = learning_rate * ratio * (grad + weight_decay * param)
+        momentum = beta * momentum + step
+        param -= momentum
+
+    With Nesterov's look ahead the last line has `step + beta * momentum`. The norms are
+    those of whole leaves; where that of the leaf or of its gradient is 0 the ratio
+    is 1.
 
     Args:
-        learning_rate: $\eta$.
-        beta: $\beta$, the fraction of the sum that is kept, in [0, 1).
-        weight_decay: $\lambda$.
-        trust_coefficient: $\tau$, the length of a step as a fraction of the leaf's.
-        eps: $\epsilon$.
+        learning_rate: multiplies all of the step.
+        beta: the fraction of the sum that is kept, in [0, 1).
+        weight_decay: the factor of an L2 penalty.
+        trust_coefficient: the length of a step as a fraction of the leaf's.
+        eps: keeps the quotient finite.
         nesterov: look ahead.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = LARS(1.0, trust_coefficient=0.1).create(jnp.array([1.0, -2.0]))
+        >>> for _ in range(2):
+        ...     optimizer = optimizer.apply_gradient(jnp.array([1.0, -0.5]))
+        >>> [round(x, 4) for x in optimizer.target.tolist()]
+        [0.4356, -1.7178]
 
     References:
         You et al. 2017, Large batch training of convolutional networks,
         https://arxiv.org/abs/1708.03888
 
-    *Differs from* `optax.lars`, whose ratio has the norm of $g + \lambda p$ below.
+    Differs from `optax.lars`, whose ratio is to the norm of the sum of gradient and
+    decay.
     """
 
     param_state = _LARSParamState

@@ -31,17 +31,27 @@ class _MomentumParamState:
 
 
 class Momentum(OptaxDefinition):
-    r"""Moves along a decaying sum of the gradients.
+    """Moves along a decaying sum of the gradients.
 
-    $g \leftarrow g + \lambda p$, $m \leftarrow \beta m + g$ and
-    $p \leftarrow p - \eta m$, or $p \leftarrow p - \eta (g + \beta m)$ with Nesterov's
-    look ahead.
+        grad += weight_decay * param
+        momentum = beta * momentum + grad
+        param -= learning_rate * momentum
+
+    With Nesterov's look ahead the last line has `grad + beta * momentum`.
 
     Args:
-        learning_rate: $\eta$.
-        beta: $\beta$, the fraction of the sum that is kept, in [0, 1).
-        weight_decay: $\lambda$, added to the gradient as that of an L2 penalty.
+        learning_rate: the length of a step, as a multiple of the sum.
+        beta: the fraction of the sum that is kept, in [0, 1).
+        weight_decay: the factor of an L2 penalty.
         nesterov: look ahead.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = Momentum(0.1).create(jnp.array([1.0, -2.0]))
+        >>> for _ in range(2):
+        ...     optimizer = optimizer.apply_gradient(jnp.array([1.0, -0.5]))
+        >>> [round(x, 4) for x in optimizer.target.tolist()]
+        [0.71, -1.855]
 
     References:
         Sutskever et al. 2013, On the importance of initialization and momentum in deep

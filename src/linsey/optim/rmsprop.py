@@ -32,17 +32,28 @@ class _RMSPropParamState:
 
 
 class RMSProp(OptaxDefinition):
-    r"""Divides the gradient by the root of the average square, or of the variance.
+    """Divides the gradient by the root of the average square, or of the variance.
 
-    $v \leftarrow \beta v + (1 - \beta) g^2$ and
-    $p \leftarrow p - \eta g / (\sqrt{v} + \epsilon)$; if centered, with $v - m^2$ for
-    $v$ under the root, where $m \leftarrow \beta m + (1 - \beta) g$.
+        v = beta2 * v + (1 - beta2) * grad**2
+        param -= learning_rate * grad / (sqrt(v) + eps)
+
+    If centered, the root is that of `v - mg**2`, with the average gradient
+
+        mg = beta2 * mg + (1 - beta2) * grad
 
     Args:
-        learning_rate: $\eta$.
-        beta2: $\beta$, the fraction of the averages that is kept, in [0, 1).
-        eps: $\epsilon$, outside of the root.
+        learning_rate: the length of a step.
+        beta2: the fraction of the averages that is kept, in [0, 1).
+        eps: keeps the quotient finite.
         centered: subtract the square of the average gradient.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = RMSProp(0.1).create(jnp.array([1.0, -2.0]))
+        >>> for _ in range(2):
+        ...     optimizer = optimizer.apply_gradient(jnp.array([1.0, -0.5]))
+        >>> [round(x, 4) for x in optimizer.target.tolist()]
+        [0.4544, -1.4544]
 
     References:
         Tieleman & Hinton 2012, Lecture 6.5 of Neural Networks for Machine Learning;

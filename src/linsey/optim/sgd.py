@@ -16,10 +16,12 @@ class _GradientDescentHyperParams:
 
 
 class GradientDescent(OptaxDefinition):
-    r"""Moves against the gradient: $p \leftarrow p - \eta g$.
+    """Moves against the gradient.
+
+        param -= learning_rate * grad
 
     Args:
-        learning_rate: $\eta$.
+        learning_rate: the length of a step, as a multiple of the gradient.
 
     Example:
         >>> import jax.numpy as jnp

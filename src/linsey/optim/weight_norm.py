@@ -32,11 +32,13 @@ class _WeightNormParamState:
 
 
 class WeightNorm(OptimizerDef):
-    r"""Optimizes direction and scale of each weight column apart.
+    """Optimizes direction and scale of each weight column apart.
 
-    A leaf is $w = s d / \sqrt{\sum d^2 + \epsilon}$, with the sum over all axes but
-    the last; the other optimizer moves $s$ and $d$. Leaves with one value per column,
-    such as biases, are moved as they are.
+        param = scale * direction / sqrt(sum(direction**2) + wn_eps)
+
+    with the sum over all axes but the last. The other optimizer moves direction and
+    scale, by their gradients. Leaves with one value per column, such as biases, are
+    moved as they are.
 
     Direction and scale are part of the state, and updates start from them: a new
     `target` put in by hand is forgotten at the next update.
@@ -44,8 +46,16 @@ class WeightNorm(OptimizerDef):
     Args:
         wrapped_optimizer: the other optimizer. It sees the tree
             `{"direction": ..., "scale": ...}`.
-        wn_decay: $\lambda$; $\lambda d$ is added to the gradient of the direction.
-        wn_eps: $\epsilon$.
+        wn_decay: this multiple of the direction is added to its gradient.
+        wn_eps: keeps the quotient finite.
+
+    Example:
+        >>> from linsey import optim
+        >>> definition = WeightNorm(optim.GradientDescent(0.1))
+        >>> optimizer = definition.create(jnp.eye(2))
+        >>> print(optimizer.apply_gradient(jnp.ones((2, 2))).target.round(4))
+        [[ 0.8955 -0.0896]
+         [-0.0896  0.8955]]
 
     References:
         Salimans & Kingma 2016, Weight normalization, https://arxiv.org/abs/1602.07868
