@@ -1,0 +1,1 @@
+"""Layers whose interface may change."""

@@ -1,0 +1,236 @@
+"""Layers whose parameters have named axes, in the collection `params_axes`.
+
+See `linsey.linen.partitioning` for the names, and for how they are mapped to a mesh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from linsey.errors.layers import InputRankError, IntegerInputError
+from linsey.linen.dtypes import promote_dtype
+from linsey.linen.initializers import ones, zeros
+from linsey.linen.linear import default_embed_init, default_kernel_init
+from linsey.linen.linear.dense import choose_dot_general
+from linsey.linen.module import Module, compact, nowrap
+from linsey.linen.partitioning import param_with_axes, with_sharding_constraint
+from linsey.ops.dot import dense
+from linsey.typing import (
+    Axes,
+    DotGeneralT,
+    Dtype,
+    Initializer,
+    PrecisionLike,
+)
+
+__all__ = [
+    "Activation",
+    "Array",
+    "Axes",
+    "Dense",
+    "DotGeneralT",
+    "Dtype",
+    "Embed",
+    "Initializer",
+    "LayerNorm",
+    "PrecisionLike",
+    "default_embed_init",
+    "default_kernel_init",
+    "param_with_axes",
+    "with_sharding_constraint",
+]
+
+Activation = Callable[..., Array]
+
+
+class Dense(Module):
+    """Maps the last axis linearly: `y = x @ kernel + bias`.
+
+    Attributes:
+        features: number of output features.
+        use_bias: whether to add a bias.
+        dtype: dtype of the computation.
+        param_dtype: dtype of the parameters.
+        precision: see `jax.lax.Precision`.
+        kernel_init: initializer of `kernel`, of shape (channels, features).
+        bias_init: initializer of `bias`, of shape (features,).
+        kernel_axes: names of the axes of `kernel`; the bias has that of the last one.
+        dot_general: computes the product in place of `jax.lax.dot_general`.
+        dot_general_cls: builds such a function.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> layer = Dense(4, kernel_axes=("embed", "mlp"))
+        >>> variables = layer.init(jax.random.key(0), jnp.ones((1, 3)))
+        >>> {name: box.names for name, box in variables["params_axes"].items()}
+        {'kernel_axes': ('embed', 'mlp'), 'bias_axes': ('mlp',)}
+    """
+
+    features: int
+    use_bias: bool = True
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+    precision: PrecisionLike = None
+    kernel_init: Initializer = default_kernel_init
+    bias_init: Initializer = zeros
+    kernel_axes: tuple[str, ...] = ()
+    dot_general: DotGeneralT | None = None
+    dot_general_cls: Any = None
+
+    @compact
+    def __call__(self, inputs: Array) -> Array:
+        """Maps `inputs` of shape (..., channels) to shape (..., features)."""
+        shape = np.shape(inputs)
+        if not shape:
+            raise InputRankError("Dense", shape, "channels")
+        kernel = param_with_axes(
+            "kernel",
+            self.kernel_init,
+            (shape[-1], self.features),
+            self.param_dtype,
+            axes=tuple(self.kernel_axes) or None,
+        )
+        bias = None
+        if self.use_bias:
+            bias = param_with_axes(
+                "bias",
+                self.bias_init,
+                (self.features,),
+                self.param_dtype,
+                axes=tuple(self.kernel_axes[-1:]) or None,
+            )
+        x, kernel, bias = promote_dtype(inputs, kernel, bias, dtype=self.dtype)
+        dot_general = choose_dot_general(self.dot_general, self.dot_general_cls)
+        return dense(x, kernel, bias, precision=self.precision, dot_general=dot_general)
+
+
+class Embed(Module):
+    """Looks rows up in a table, `y = embedding[x]`; the axes are `vocab`, `embed`.
+
+    Attributes:
+        num_embeddings: number of rows.
+        features: number of features of a row.
+        cast_input_dtype: integer dtype to convert inputs to, if any.
+        dtype: dtype of the rows that are returned.
+        param_dtype: dtype of the table.
+        attend_dtype: dtype of the table in `attend`; none means `dtype`.
+        embedding_init: initializer of `embedding`, (num_embeddings, features).
+        one_hot: whether to look up by a product with one-hot rows.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> layer = Embed(num_embeddings=5, features=4)
+        >>> y, variables = layer.init_with_output(jax.random.key(0), jnp.array([1, 2]))
+        >>> y.shape, variables["params_axes"]["embedding_axes"].names
+        ((2, 4), ('vocab', 'embed'))
+    """
+
+    num_embeddings: int
+    features: int
+    cast_input_dtype: Dtype | None = None
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+    attend_dtype: Dtype | None = None
+    embedding_init: Initializer = default_embed_init
+    one_hot: bool = False
+
+    def setup(self) -> None:
+        """Declares the table."""
+        self.embedding = param_with_axes(
+            "embedding",
+            self.embedding_init,
+            (self.num_embeddings, self.features),
+            self.param_dtype,
+            axes=("vocab", "embed"),
+        )
+
+    def __call__(self, inputs: Array) -> Array:
+        """Looks up the rows of integers.
+
+        Args:
+            inputs: integers in [0, num_embeddings), of any shape.
+
+        Returns:
+            Rows, of shape (*inputs.shape, features).
+
+        Raises:
+            IntegerInputError: the inputs are no integers.
+        """
+        inputs = jnp.asarray(inputs)
+        if self.cast_input_dtype:
+            inputs = inputs.astype(self.cast_input_dtype)
+        if not jnp.issubdtype(inputs.dtype, jnp.integer):
+            raise IntegerInputError(self.num_embeddings, inputs.dtype)
+        embedding = jnp.asarray(self.embedding, self.dtype)
+        if self.one_hot:
+            rows = lax.iota(inputs.dtype, self.num_embeddings)
+            chosen = lax.expand_dims(inputs, (inputs.ndim,)) == rows
+            return dense(chosen.astype(self.dtype), embedding)
+        y = embedding[inputs]
+        if y.ndim == 3:
+            y = with_sharding_constraint(y, ("batch", "length", "embed"))
+        return y
+
+    def attend(self, query: Array) -> Array:
+        """Scores queries of shape (..., features) against rows: (..., rows)."""
+        dtype = self.dtype if self.attend_dtype is None else self.attend_dtype
+        return jnp.dot(query, jnp.asarray(self.embedding, dtype).T)
+
+
+class LayerNorm(Module):
+    """Normalizes each example; the axis of scale and bias is `embed`.
+
+        y = (x - mean) * scale / sqrt(var + epsilon) + bias
+
+    Attributes:
+        epsilon: what is added to the variance.
+        dtype: dtype of the result.
+        param_dtype: dtype of the parameters.
+        use_bias: whether to add a bias.
+        use_scale: whether to multiply with a scale.
+        bias_init: initializer of `bias`.
+        scale_init: initializer of `scale`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> x = jnp.array([[1.0, 3.0], [10.0, 30.0]])
+        >>> y, variables = LayerNorm().init_with_output(jax.random.key(0), x)
+        >>> print(y.round(3))
+        [[-1.  1.]
+         [-1.  1.]]
+        >>> variables["params_axes"]["scale_axes"].names
+        ('embed',)
+    """
+
+    epsilon: float = 1e-6
+    dtype: Any = jnp.float32
+    param_dtype: Dtype = jnp.float32
+    use_bias: bool = True
+    use_scale: bool = True
+    bias_init: Initializer = zeros
+    scale_init: Initializer = ones
+
+    @compact
+    def __call__(self, x: Array) -> Array:
+        """Normalizes inputs of shape (..., features)."""
+        wide = jnp.asarray(x)
+        wide = wide.astype(jnp.promote_types(wide.dtype, np.float32))
+        mean = jnp.mean(wide, -1, keepdims=True)
+        y = wide - mean
+        factor = lax.rsqrt(jnp.mean(lax.square(y), -1, keepdims=True) + self.epsilon)
+        if self.use_scale:
+            factor = factor * self._declared("scale", self.scale_init, y.shape[-1])
+        y = y * factor
+        if self.use_bias:
+            y = y + self._declared("bias", self.bias_init, y.shape[-1])
+        return y.astype(self.dtype)
+
+    @nowrap
+    def _declared(self, name: str, init: Initializer, features: int) -> Array:
+        dtype = self.param_dtype
+        return param_with_axes(name, init, (features,), dtype, axes=("embed",))
