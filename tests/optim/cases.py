@@ -6,6 +6,7 @@ float32 on a CPU; it names its own tolerance.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +36,11 @@ GRADS = [arrays(grads) for grads in REFERENCE["problem"]["grads"]]
 
 def at(path: str) -> optim.ModelParamTraversal:
     """Selects the leaf at a path."""
-    return optim.ModelParamTraversal(lambda found, _: found == path)
+    return optim.ModelParamTraversal(functools.partial(_is_at, path))
+
+
+def _is_at(path: str, found: str, _: Any) -> bool:
+    return found == path
 
 
 @struct.dataclass

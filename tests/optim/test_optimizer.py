@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import subprocess
+import sys
+
 import flax.serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from linsey import errors, optim, serialization
+from linsey import compat, errors, optim, serialization
 from linsey.core.frozen_dict import freeze
 from tests.optim.cases import (
     GRADS,
@@ -43,6 +48,36 @@ def test_create_keeps_the_definition_and_the_target():
     assert optimizer.optimizer_def is definition and optimizer.target is PARAMS
     assert optimizer.replace(target=3).target == 3
     assert definition != optim.Momentum(0.1) and hash(definition)
+
+
+def test_a_state_is_the_same_whether_or_not_its_tree_was_read():
+    state = optim.Adam(0.1).create(PARAMS).state
+    for stand_in in (0, None, (1, 2), "axis"):
+        fresh = jax.tree.map(lambda _, value=stand_in: value, state)
+        structure = jax.tree.structure(fresh)
+        assert fresh.param_states["w"].grad_ema == stand_in
+        assert jax.tree.structure(fresh) == structure
+        assert fresh == jax.tree.map(lambda _, value=stand_in: value, state)
+        assert "param_states={" in repr(fresh)
+    with pytest.raises(AttributeError):
+        _ = state.speed
+
+
+def test_a_state_changed_in_place_is_as_it_was_changed():
+    state = jax.tree.map(lambda x: x, optim.GradientDescent(0.1).create(PARAMS).state)
+    state.param_states["w"] = jnp.ones(2)
+    state.param_states["new"] = jnp.ones(3)
+    shapes = [x.shape for x in jax.tree.leaves(state)]
+    assert shapes == [(), (3,), (2,)]
+
+
+def test_programs_that_import_flax_find_the_optimizers():
+    compat.install()
+    try:
+        assert importlib.import_module("flax.optim") is optim
+        assert importlib.import_module("flax.optim.sgd") is optim.sgd
+    finally:
+        compat.uninstall()
 
 
 def test_hyper_params_are_values():
@@ -333,3 +368,34 @@ def test_gradients_are_averaged_over_the_axis():
     np.testing.assert_allclose(updates, -3.0)
     with pytest.raises(errors.NotReplicatedError):
         optim.Adam(0.1).create(PARAMS).unreplicate()
+
+
+PROGRAM = """
+import jax, jax.numpy as jnp
+from linsey import optim, serialization
+
+assert len(jax.local_devices()) == 2
+optimizer = optim.Momentum(1.0).create({"w": jnp.zeros(3)})
+replicas = optimizer.replicate()
+grads = {"w": jnp.array([[1.0] * 3, [3.0] * 3])}
+step = jax.pmap(lambda o, g: o.apply_gradient(g), axis_name="batch")
+for _ in range(2):
+    replicas = step(replicas, grads)
+assert [shard.device.id for shard in replicas.target["w"].addressable_shards] == [0, 1]
+single = replicas.unreplicate()
+assert single.target["w"].tolist() == [-5.8] * 3, single
+stored = serialization.to_bytes(replicas)
+restored = serialization.from_bytes(optimizer.replicate(), stored)
+assert restored.target["w"].tolist() == [[-5.8] * 3] * 2
+again = step(restored, grads).unreplicate()
+assert again.state.step == 3 and single.state.step == 2
+"""
+
+
+def test_two_devices_hold_equal_replicas():
+    flags = "--xla_force_host_platform_device_count=2"
+    subprocess.run(
+        [sys.executable, "-c", PROGRAM.replace("-5.8", "float(jnp.float32(-5.8))")],
+        check=True,
+        env={**os.environ, "XLA_FLAGS": flags},
+    )

@@ -8,6 +8,7 @@ state objects is built when somebody reads `param_states`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from functools import partial
 from typing import Any, Self
@@ -38,15 +39,13 @@ class OptimizerState:
 
     def __getattr__(self, name: str) -> Any:
         # Reached only for what is not there: after `_unflatten`, until it is read.
-        packed = self.__dict__.get("_packed")
-        if name != "param_states" or packed is None:
+        values = self.__dict__
+        if name != "param_states" or "_leaves" not in values:
             raise AttributeError(name)
-        (treedef,), leaves = packed
-        tree = treedef.unflatten(leaves)
-        # From now on the tree alone holds: its dictionaries may be changed in place.
-        self.__dict__["param_states"] = tree
-        del self.__dict__["_packed"]
-        return tree
+        values["param_states"] = values["_structure"][0].unflatten(values["_leaves"])
+        # The leaves stay, but from now on the tree holds: its dictionaries may be
+        # changed in place.
+        return values["param_states"]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return OptimizerState, (self.step, self.param_states)
@@ -63,13 +62,18 @@ _structures: dict[Any, tuple[Any]] = {}
 
 
 def _flatten(state: OptimizerState) -> tuple[tuple[Any, ...], tuple[Any]]:
-    packed = state.__dict__.get("_packed")
-    if packed is not None:
-        structure, leaves = packed
-    else:
-        leaves, treedef = jax.tree.flatten(state.param_states)
-        structure = _structures.setdefault(treedef, (treedef,))
-    return (state.step, *leaves), structure
+    values = state.__dict__
+    if "param_states" not in values:
+        return (state.step, *values["_leaves"]), values["_structure"]
+    structure = values.get("_structure")
+    if structure is not None:
+        # What stands for leaves may be trees or None, as in a specification of axes;
+        # the structure is the same whether or not somebody has read the tree.
+        with contextlib.suppress(ValueError, TypeError):
+            leaves = structure[0].flatten_up_to(state.param_states)
+            return (state.step, *leaves), structure
+    leaves, treedef = jax.tree.flatten(state.param_states)
+    return (state.step, *leaves), _structures.setdefault(treedef, (treedef,))
 
 
 def _flatten_with_keys(
@@ -89,7 +93,7 @@ def _flatten_with_keys(
 def _unflatten(structure: tuple[Any], children: Any) -> OptimizerState:
     state = object.__new__(OptimizerState)
     step, *leaves = children
-    state.__dict__.update(step=step, _packed=(structure, leaves))
+    state.__dict__.update(step=step, _structure=structure, _leaves=leaves)
     return state
 
 
