@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array, lax
 
 from linsey.errors.layers import InvalidPaddingError, WindowShapeError
+from linsey.ops.pool_gradient import Windows, max_of_windows, selects
 
 PADDINGS = ("SAME", "VALID", "SAME_LOWER")
 
@@ -68,9 +69,10 @@ def max_pool(
         >>> max_pool(x, (2,), strides=(2,)).ravel().tolist()
         [3.0, 5.0]
     """
-    return pool(
-        inputs, _extremes(inputs.dtype)[0], lax.max, window_shape, strides, padding
-    )
+    windows = Windows(*_window(inputs.shape, window_shape, strides, padding))
+    if selects(inputs.dtype, windows):
+        return max_of_windows(windows, inputs)
+    return lax.reduce_window(inputs, _extremes(inputs.dtype)[0], lax.max, *windows)
 
 
 def min_pool(
@@ -151,7 +153,7 @@ def _window(
     if isinstance(padding, str):
         if padding.upper() not in PADDINGS:
             raise InvalidPaddingError(padding, rank, PADDINGS)
-        pads = lax.padtype_to_pads(shape, window, steps, padding)
+        pads = tuple(lax.padtype_to_pads(shape, window, steps, padding))
     else:
         pads = ((0, 0),) * batch + _pairs(padding, rank) + ((0, 0),)
     return window, steps, pads
