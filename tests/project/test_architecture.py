@@ -18,6 +18,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 FLOORS = {
     "core": 1,
     "ops": 1,
+    "jax_utils": 2,
     "linen": 2,
     "treex": 3,
     "optim": 4,

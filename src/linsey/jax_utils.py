@@ -1,0 +1,286 @@
+"""Small tools around JAX: copies on all devices, loops over axes, prefetching.
+
+Most date from data parallelism with `jax.pmap`; programs that place arrays with
+`jax.sharding` rarely need them.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from linsey.core.partial_eval import evaluate_known
+from linsey.errors import LazyInitError
+
+__all__ = [
+    "pad_shard_unpad",
+    "partial_eval_by_shape",
+    "pmean",
+    "prefetch_to_device",
+    "replicate",
+    "scan_in_dim",
+    "unreplicate",
+]
+
+
+def _over_devices(devices: Sequence[Any] | None, axis_name: str) -> NamedSharding:
+    """The sharding that gives each device one entry of the leading axis."""
+    chosen = jax.local_devices() if devices is None else devices
+    return NamedSharding(Mesh(np.array(chosen), (axis_name,)), PartitionSpec(axis_name))
+
+
+def replicate(
+    tree: Any,
+    devices: Sequence[Any] | None = None,
+    axis_name: str = "_device_put_sharded",
+) -> Any:
+    """Copies arrays to devices.
+
+    Args:
+        tree: a tree of arrays and numbers.
+        devices: the devices; none means all of this process.
+        axis_name: name of the mesh axis.
+
+    Returns:
+        A tree of arrays with a leading axis, of which each device holds one entry.
+
+    Example:
+        >>> tree = replicate({"x": jnp.arange(3)}, jax.local_devices()[:1])
+        >>> tree["x"].tolist()
+        [[0, 1, 2]]
+    """
+    sharding = _over_devices(devices, axis_name)
+
+    def copy(x: Any) -> jax.Array:
+        x = jnp.asarray(x)
+        copies = jnp.broadcast_to(x, (sharding.mesh.size, *x.shape))
+        return jax.device_put(copies, sharding)
+
+    return jax.tree.map(copy, tree)
+
+
+def unreplicate(tree: Any) -> Any:
+    """Takes the first of the copies that `replicate` has made.
+
+    Example:
+        >>> unreplicate({"x": jnp.array([[0, 1], [0, 1]])})["x"].tolist()
+        [0, 1]
+    """
+    return jax.tree.map(lambda x: x[0], tree)
+
+
+def pmean(xs: Any, axis_name: str) -> Any:
+    """Averages a tree of arrays over a mapped axis, see `jax.lax.pmean`.
+
+    Example:
+        >>> jax.vmap(lambda x: pmean(x, "i"), axis_name="i")(jnp.arange(3.0)).tolist()
+        [1.0, 1.0, 1.0]
+    """
+    return lax.pmean(xs, axis_name)
+
+
+def partial_eval_by_shape(
+    fn: Callable[..., Any], input_spec: Sequence[Any], *args: Any, **kwargs: Any
+) -> Any:
+    """Evaluates the results of a function that do not depend on its arrays.
+
+    Args:
+        fn: the function, called with arrays for `input_spec` and then `args`.
+        input_spec: for each array its shape, or a pair of shape and dtype.
+        *args: further arguments.
+        **kwargs: keyword arguments.
+
+    Returns:
+        What the function returns; a `jax.ShapeDtypeStruct` for each array that depends
+        on the inputs.
+
+    Example:
+        >>> fn = lambda x: {"y": 2 * x, "scale": jnp.ones(x.shape[-1])}
+        >>> found = partial_eval_by_shape(fn, [((5, 2), jnp.float32)])
+        >>> found["scale"].tolist(), found["y"].shape
+        ([1.0, 1.0], (5, 2))
+    """
+    inputs = [_abstract(spec) for spec in input_spec]
+    run = functools.partial(_call, fn, args, kwargs)
+    leaves, structure = jax.tree.flatten(jax.eval_shape(run, *inputs))
+
+    def leaf(index: int) -> Any:
+        def one(*arrays: Any) -> Any:
+            return jax.tree.leaves(run(*arrays))[index]
+
+        try:
+            return evaluate_known(one)(*inputs)
+        except LazyInitError:
+            return leaves[index]
+
+    return jax.tree.unflatten(structure, [leaf(i) for i in range(len(leaves))])
+
+
+def _call(fn: Any, args: Any, kwargs: Any, *inputs: Any) -> Any:
+    return fn(*inputs, *args, **kwargs)
+
+
+def _abstract(spec: Any) -> jax.ShapeDtypeStruct:
+    if len(spec) == 2 and not isinstance(spec[0], int):
+        return jax.ShapeDtypeStruct(tuple(spec[0]), spec[1])
+    return jax.ShapeDtypeStruct(tuple(spec), jnp.float32)
+
+
+def prefetch_to_device(
+    iterator: Iterable[Any],
+    size: int,
+    devices: Sequence[Any] | None = None,
+    axis_name: str = "_device_put_sharded",
+) -> Iterator[Any]:
+    """Puts batches on devices before they are asked for.
+
+    Args:
+        iterator: trees of arrays whose leading axis is that of the devices.
+        size: number of batches to hold ready; 2 is enough on most devices.
+        devices: the devices; none means all of this process.
+        axis_name: name of the mesh axis.
+
+    Yields:
+        The trees, on the devices.
+
+    Example:
+        >>> device = jax.local_devices()[:1]
+        >>> batches = prefetch_to_device(iter([np.ones((1, 2))] * 3), 2, device)
+        >>> [batch.shape for batch in batches]
+        [(1, 2), (1, 2), (1, 2)]
+    """
+    sharding = _over_devices(devices, axis_name)
+    source = iter(iterator)
+    ready: collections.deque[Any] = collections.deque()
+
+    def fill(count: int) -> None:
+        for batch in itertools.islice(source, count):
+            ready.append(jax.device_put(batch, sharding))
+
+    fill(size)
+    while ready:
+        yield ready.popleft()
+        fill(1)
+
+
+def scan_in_dim(
+    body_fn: Callable[[Any, Any], tuple[Any, Any]],
+    init: Any,
+    xs: Any,
+    axis: int | Sequence[int] = (0,),
+    unroll: int | Sequence[int] = (1,),
+    keepdims: bool = False,
+) -> tuple[Any, Any]:
+    """Scans over any axes, the first one outermost, see `jax.lax.scan`.
+
+    Args:
+        body_fn: maps a carry and an element to a carry and a result.
+        init: the first carry.
+        xs: a tree of arrays.
+        axis: the axis, or axes, to scan over.
+        unroll: steps in one iteration of the compiled loop, for each axis.
+        keepdims: whether elements and results keep the axes, with size 1.
+
+    Returns:
+        The last carry, and the results with the axes where they were.
+
+    Example:
+        >>> x = jnp.arange(6.0).reshape(2, 3)
+        >>> total, doubled = scan_in_dim(lambda c, x: (c + x, 2 * x), 0.0, x, (0, 1))
+        >>> total.item(), doubled.shape
+        (15.0, (2, 3))
+    """
+    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    steps = (unroll,) * len(axes) if isinstance(unroll, int) else tuple(unroll)
+    steps += (1,) * (len(axes) - len(steps))
+
+    def to_front(x: Any) -> jax.Array:
+        return jnp.moveaxis(x, axes, range(len(axes)))
+
+    def from_front(x: jax.Array) -> jax.Array:
+        return jnp.moveaxis(x, range(len(axes)), axes)
+
+    def body(carry: Any, x: Any) -> tuple[Any, Any]:
+        if not keepdims:
+            return body_fn(carry, x)
+        expanded = tuple(sorted(axes))
+        carry, y = body_fn(
+            carry, jax.tree.map(lambda x: jnp.expand_dims(x, expanded), x)
+        )
+        return carry, jax.tree.map(lambda y: jnp.squeeze(y, expanded), y)
+
+    nested = body
+    for count in reversed(steps):
+        nested = functools.partial(lax.scan, nested, unroll=count)
+    carry, ys = nested(init, jax.tree.map(to_front, xs))
+    return carry, jax.tree.map(from_front, ys)
+
+
+def pad_shard_unpad(
+    wrapped: Callable[..., Any],
+    static_argnums: Sequence[int] = (0,),
+    static_argnames: Sequence[str] = (),
+    static_return: bool = False,
+) -> Callable[..., Any]:
+    """Lets a function for all devices take batches of any size.
+
+    Batches are padded with zeros to a multiple of the number of devices, and get a
+    leading axis for them.
+
+    Args:
+        wrapped: the function, for example one made by `jax.pmap`.
+        static_argnums: positions of arguments that are no batches, such as parameters.
+        static_argnames: names of such keyword arguments.
+        static_return: whether to return the result as it is, padding included.
+
+    Returns:
+        A function like `wrapped`, with the further keyword argument
+        `min_device_batch`, the least size of a batch on one device.
+
+    Example:
+        >>> double = pad_shard_unpad(lambda params, x: params * x)
+        >>> double(2.0, np.arange(3.0)).tolist()
+        [0.0, 2.0, 4.0]
+    """
+
+    def call(*args: Any, min_device_batch: int | None = None, **kwargs: Any) -> Any:
+        devices = jax.local_device_count()
+        batches = [x for i, x in enumerate(args) if i not in static_argnums]
+        batches += [x for k, x in kwargs.items() if k not in static_argnames]
+        sizes = {np.shape(leaf)[0] for leaf in jax.tree.leaves(batches)}
+        assert len(sizes) == 1, f"Inconsistent batch-sizes: {sizes}"
+        (size,) = sizes
+        each = max(-(-size // devices), min_device_batch or 0)
+
+        def shard(x: Any) -> Any:
+            x = np.asarray(x) if not isinstance(x, jax.Array) else x
+            padding = [(0, devices * each - size)] + [(0, 0)] * (x.ndim - 1)
+            pad = jnp.pad if isinstance(x, jax.Array) else np.pad
+            return pad(x, padding).reshape(devices, each, *x.shape[1:])
+
+        def unshard(x: Any) -> Any:
+            x = jax.device_get(x)
+            return x.reshape(devices * each, *x.shape[2:])[:size]
+
+        y = wrapped(
+            *(
+                x if i in static_argnums else jax.tree.map(shard, x)
+                for i, x in enumerate(args)
+            ),
+            **{
+                k: x if k in static_argnames else jax.tree.map(shard, x)
+                for k, x in kwargs.items()
+            },
+        )
+        return y if static_return else jax.tree.map(unshard, y)
+
+    return call

@@ -1,0 +1,109 @@
+"""Schedules of the learning rate, counted in epochs; new programs use those of optax.
+
+Each function makes a function from the step to the learning rate. The first
+`warmup_length` epochs, which may be a fraction, multiply it with a ramp from 0 to 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+Schedule = Callable[[Any], Any]
+
+
+def _with_warmup(
+    schedule: Schedule, steps_per_epoch: int, warmup_length: float
+) -> Schedule:
+    if not warmup_length:
+        return schedule
+
+    def warm(step: Any) -> Any:
+        ramp = jnp.minimum(1.0, step / float(warmup_length) / steps_per_epoch)
+        return schedule(step) * ramp
+
+    return warm
+
+
+def create_constant_learning_rate_schedule(
+    base_learning_rate: float, steps_per_epoch: int, warmup_length: float = 0.0
+) -> Schedule:
+    """Keeps the learning rate, after the warm-up.
+
+    Example:
+        >>> rate = create_constant_learning_rate_schedule(0.5, 10, warmup_length=1.0)
+        >>> float(rate(5)), float(rate(20))
+        (0.25, 0.5)
+    """
+
+    def rate(step: Any) -> float:
+        del step
+        return base_learning_rate
+
+    return _with_warmup(rate, steps_per_epoch, warmup_length)
+
+
+def create_stepped_learning_rate_schedule(
+    base_learning_rate: float,
+    steps_per_epoch: int,
+    lr_sched_steps: Sequence[Sequence[float]],
+    warmup_length: float = 0.0,
+) -> Schedule:
+    """Multiplies the learning rate with another factor from certain epochs on.
+
+    Args:
+        base_learning_rate: the learning rate at factor 1.
+        steps_per_epoch: number of steps of an epoch.
+        lr_sched_steps: pairs (epoch, factor), the first at epoch 0.
+        warmup_length: epochs of warm-up.
+
+    Returns:
+        The schedule.
+
+    Example:
+        >>> rate = create_stepped_learning_rate_schedule(0.5, 10, [[0, 1.0], [3, 0.5]])
+        >>> float(rate(30)), float(rate(31))
+        (0.5, 0.25)
+    """
+    boundaries = [steps_per_epoch * epoch for epoch, _ in lr_sched_steps][1:]
+    factors = [factor for _, factor in lr_sched_steps]
+
+    def rate(step: Any) -> Any:
+        if not boundaries:
+            return base_learning_rate * (factors[0] if factors else 1.0)
+        passed = jnp.sum(jnp.asarray(boundaries) < step)
+        return base_learning_rate * jnp.asarray(factors)[passed]
+
+    return _with_warmup(rate, steps_per_epoch, warmup_length)
+
+
+def create_cosine_learning_rate_schedule(
+    base_learning_rate: float,
+    steps_per_epoch: int,
+    halfcos_epochs: float,
+    warmup_length: float = 0.0,
+) -> Schedule:
+    """Lets the learning rate follow half a cosine down to 0.
+
+    Args:
+        base_learning_rate: the learning rate at the beginning.
+        steps_per_epoch: number of steps of an epoch.
+        halfcos_epochs: number of epochs until it is 0.
+        warmup_length: epochs of warm-up.
+
+    Returns:
+        The schedule.
+
+    Example:
+        >>> rate = create_cosine_learning_rate_schedule(0.5, 10, halfcos_epochs=4)
+        >>> [round(float(rate(step)), 3) for step in (0, 20, 40)]
+        [0.5, 0.25, 0.0]
+    """
+
+    def rate(step: Any) -> Any:
+        angle = step / steps_per_epoch * jnp.pi / halfcos_epochs
+        return base_learning_rate * (jnp.cos(angle) + 1.0) / 2.0
+
+    return _with_warmup(rate, steps_per_epoch, warmup_length)

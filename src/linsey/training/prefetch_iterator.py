@@ -1,0 +1,71 @@
+"""An iterator that runs ahead in a thread."""
+
+from __future__ import annotations
+
+import collections
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+
+class PrefetchIterator:
+    """Takes elements from another iterator before they are asked for.
+
+    Args:
+        data_iter: the other iterator. An exception that it raises is raised here, when
+            its turn comes.
+        buffer_size: number of elements to hold ready.
+
+    Example:
+        >>> list(PrefetchIterator(iter(range(3)), buffer_size=2))
+        [0, 1, 2]
+    """
+
+    def __init__(self, data_iter: Iterable[Any], buffer_size: int = 1) -> None:
+        self._source = iter(data_iter)
+        self._size = max(buffer_size, 1)
+        self._ready: collections.deque[Any] = collections.deque()
+        self._changed = threading.Condition()
+        self._is_closed = self._has_ended = False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run_ahead, daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready or self._has_ended)
+            if self._ready:
+                self._changed.notify_all()
+                return self._ready.popleft()
+        if self._error is not None:
+            raise self._error
+        raise StopIteration
+
+    def close(self) -> None:
+        """Takes no more from the other iterator; what is ready can still be had."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        self._thread.join(timeout=1.0)
+
+    def _run_ahead(self) -> None:
+        try:
+            for element in self._source:
+                with self._changed:
+                    self._ready.append(element)
+                    self._changed.notify_all()
+                    self._changed.wait_for(self._may_go_on)
+                    if self._is_closed:
+                        return
+        except BaseException as error:
+            self._error = error  # raised where the element is asked for
+        finally:
+            with self._changed:
+                self._has_ended = True
+                self._changed.notify_all()
+
+    def _may_go_on(self) -> bool:
+        return self._is_closed or len(self._ready) < self._size
