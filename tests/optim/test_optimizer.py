@@ -80,6 +80,14 @@ def test_programs_that_import_flax_find_the_optimizers():
         compat.uninstall()
 
 
+def test_without_optax_the_import_says_what_to_install():
+    program = "import sys; sys.modules['optax'] = None; import linsey.optim"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True
+    )
+    assert "pip install 'linsey[optim]'" in done.stderr
+
+
 def test_hyper_params_are_values():
     hyper_params = optim.Adam(0.1).hyper_params
     assert hyper_params == optim.Adam(0.1).hyper_params
