@@ -29,7 +29,7 @@ class InPlaceError(LinseyError, TypeError, ValueError):
             f"`{function}` was called with inplace=True on a `{type(obj).__name__}`.",
             "In place means that the attributes of the object are set, and it has "
             "none.",
-            f"Use the result: `obj = tx.{function}(obj, ...)`.",
+            f"Use the result of `tx.{function}` without `inplace`.",
         )
 
 
@@ -280,15 +280,4 @@ class NoLinenTwinError(LinseyError, TypeError):
             why or "Its `__call__` is a program of its own, which nothing translates.",
             "Convert its layers one by one (`layer.to_linen()`), or wrap the Linen "
             "module in the first place, `tx.from_linen(module, variables)`.",
-        )
-
-
-class ConflictingDefaultsError(LinseyError, TypeError):
-    """A call without arguments where the method takes no default."""
-
-    def __init__(self, function: object, detail: str) -> None:
-        super().__init__(
-            f"`{function}` could not be called: {detail}.",
-            "The arguments do not fit its signature.",
-            "Pass them by name.",
         )
