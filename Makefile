@@ -31,7 +31,7 @@ TESTS ?=
 
 UV_VERSION := 0.13.9
 TORCH_VERSION := 2.13.0
-BENCHMARKS := trace dispatch import_time optim
+BENCHMARKS := trace dispatch import_time optim batch_norm step memory
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -67,6 +67,12 @@ $(VENV)/.stamp-torch: $(VENV)/.stamp-dev
 	  || echo "torch $(TORCH_VERSION) is not available here: tests that need it are skipped"
 	@touch $@
 
+# Other people's programs too are tests that skip themselves.
+$(VENV)/.stamp-programs: requirements/programs.txt $(VENV)/.stamp-dev
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/programs.txt \
+	  || echo "not all packages of the programs are available here: their tests are skipped"
+	@touch $@
+
 # --- what people run --------------------------------------------------------------
 
 .PHONY: demo
@@ -78,7 +84,7 @@ test: lint
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow" $(TESTS)
 
 .PHONY: test-all
-test-all: lint $(VENV)/.stamp-torch
+test-all: lint $(VENV)/.stamp-torch $(VENV)/.stamp-programs
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
 	@if [ -n "$(NEWER_PYTHON)" ]; then \
 	  $(MAKE) --no-print-directory test-newer; \
@@ -126,6 +132,7 @@ lock:
 	  && $(LOCK_VENV)/bin/python -m pip install --quiet uv==$(UV_VERSION); }
 	$(UV_COMPILE) --group dev --group docs -o requirements/docs.txt $(LOCK_FLAGS)
 	$(UV_COMPILE) --group dev -c requirements/docs.txt -o requirements/dev.txt $(LOCK_FLAGS)
+	$(UV_COMPILE) --group dev --group programs -c requirements/docs.txt -o requirements/programs.txt $(LOCK_FLAGS)
 	$(UV_COMPILE) -c requirements/docs.txt -o requirements/train.txt $(LOCK_FLAGS)
 
 .PHONY: clean

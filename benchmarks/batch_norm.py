@@ -1,0 +1,77 @@
+"""What one layer of batch normalization costs in training, and how accurate it is.
+
+Forward and backward pass on float32, compiled. Run with
+`python -m benchmarks.batch_norm`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import harness
+from benchmarks.models import convolutional as models
+
+SHAPES = ((32, 56, 56, 64), (128, 32, 32, 64))
+OFFSETS = ((0.0, 1.0), (100.0, 1.0), (3000.0, 0.01), (1000.0, 0.01))
+
+
+def run(rounds: int) -> list[harness.Row]:
+    """Both shapes by all rivals."""
+    rows = []
+    for shape in SHAPES:
+        cases = harness.available(
+            {rival: partial(_prepare, rival, shape) for rival in models.RIVALS}
+        )
+        goals = {"linsey": "<= 0.45"}
+        task = f"forward and backward, {shape}"
+        rows += harness.measure(task, cases, rounds, "flax", goals, models.CLOCK)
+    return rows
+
+
+def _prepare(rival: str, shape: tuple[int, ...]):
+    call = models.norm_gradient(rival, shape)
+    return lambda: call
+
+
+def deviation(rival: str, loc: float, scale: float) -> float:
+    """The standard deviation of an output channel, where float64 says 1 is right."""
+    x = models.numbers(4096, 1, 1, 2, loc=loc, scale=scale)
+    exact = np.float64(x).var((0, 1, 2))
+    right = np.sqrt(exact / (exact + models.EPSILON))
+    if rival == "torch":
+        torch = models.import_torch()
+        layer = torch.nn.BatchNorm2d(2)
+        y = layer(torch.from_numpy(x).permute(0, 3, 1, 2)).detach().numpy()
+        y = np.moveaxis(y, 1, -1)
+    else:
+        function, params, state = models.norm_function(rival, x.shape)
+        inputs = np.moveaxis(x, -1, 1) if rival == "equinox" else x
+        y, _ = jax.jit(function)(params, state, jnp.asarray(inputs))
+        y = np.moveaxis(np.asarray(y), 1, -1) if rival == "equinox" else np.asarray(y)
+    ratios = np.float64(y).std((0, 1, 2)) / right
+    return float(ratios[np.argmax(np.abs(ratios - 1))])
+
+
+def print_accuracy() -> None:
+    """Prints how far the outputs' deviation is from that of float64."""
+    print("\noutput deviation / that of float64, worst channel (1 is right)")
+    head = "".join(f"{f'mean {loc:g}, std {scale:g}':>22}" for loc, scale in OFFSETS)
+    print(f"{'':10}{head}")
+    for rival in models.RIVALS:
+        try:
+            found = [deviation(rival, loc, scale) for loc, scale in OFFSETS]
+        except ImportError as error:
+            harness.missing(rival, error)
+            continue
+        print(f"{rival:10}" + "".join(f"{value:>22.4f}" for value in found))
+
+
+if __name__ == "__main__":
+    harness.main(
+        "batch_norm", "one layer of batch normalization in training", run, rounds=15
+    )
+    print_accuracy()
