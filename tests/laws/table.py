@@ -42,11 +42,14 @@ class Case:
         """The variables."""
         return self.make().init(KEYS, *self.args, **self.kwargs)
 
-    def apply(self, variables: Any, *args: Any, method: Any = None) -> Any:
+    def apply(
+        self, variables: Any, *args: Any, module: Any = None, method: Any = None
+    ) -> Any:
         """The result and the collections that may have changed."""
+        module = self.make() if module is None else module
         kwargs = self.kwargs if method is None else {}
         rngs = {"dropout": KEYS["dropout"]}
-        return self.make().apply(
+        return module.apply(
             variables, *args, **kwargs, rngs=rngs, mutable=MUTABLE, method=method
         )
 
