@@ -170,7 +170,6 @@ def test_the_error_names_the_missing_stream_and_the_line_to_write():
         (0, False),
         (None, False),
     ],
-    ids=str,
 )
 def test_what_counts_as_a_key(value, expected):
     assert is_rng_key(value) is expected
