@@ -51,7 +51,9 @@ def test_times_carry_the_unit_that_suits_them(seconds, words):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["trace", "dispatch", "import_time", "optim", "batch_norm", "step"])
+@pytest.mark.parametrize(
+    "name", ["trace", "dispatch", "import_time", "optim", "batch_norm", "step"]
+)
 def test_benchmark_runs_and_writes_its_figures(name):
     subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", "--rounds", "1"],
