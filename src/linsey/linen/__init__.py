@@ -21,6 +21,7 @@ from linsey.linen import (
     combinators,
     dtypes,
     experimental,
+    fp8_ops,
     initializers,
     linear,
     module,
@@ -73,6 +74,13 @@ from linsey.linen.attention import (
 )
 from linsey.linen.batch_apply import BatchApply
 from linsey.linen.combinators import Sequential
+from linsey.linen.fp8_ops import (
+    Fp8DirectDotGeneralOp,
+    Fp8DotGeneral,
+    Fp8DotGeneralOp,
+    Fp8Einsum,
+    NANOOFp8DotGeneralOp,
+)
 from linsey.linen.initializers import ones, ones_init, zeros, zeros_init
 from linsey.linen.linear import (
     Conv,
@@ -168,6 +176,10 @@ __all__ = [
     "Dropout",
     "Einsum",
     "Embed",
+    "Fp8DirectDotGeneralOp",
+    "Fp8DotGeneral",
+    "Fp8DotGeneralOp",
+    "Fp8Einsum",
     "FrozenDict",
     "GRUCell",
     "GroupNorm",
@@ -179,6 +191,7 @@ __all__ = [
     "Module",
     "MultiHeadAttention",
     "MultiHeadDotProductAttention",
+    "NANOOFp8DotGeneralOp",
     "OptimizedLSTMCell",
     "PARTITION_NAME",
     "PReLU",
@@ -215,6 +228,7 @@ __all__ = [
     "enable_named_call",
     "experimental",
     "fold_rngs",
+    "fp8_ops",
     "gelu",
     "get_logical_axis_rules",
     "get_partition_spec",

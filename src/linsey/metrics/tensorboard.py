@@ -1,0 +1,172 @@
+"""Summaries for TensorBoard, written without TensorFlow (the extra `tensorboard`)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = ["SummaryWriter"]
+
+
+class SummaryWriter:
+    """Writes summaries into a folder.
+
+    Args:
+        log_dir: the folder; it is made where it does not exist.
+        auto_flush: whether each summary goes to the file at once; a thread writes it.
+
+    Raises:
+        ImportError: `tensorboardX` is not installed.
+    """
+
+    def __init__(
+        self, log_dir: str | os.PathLike[str], auto_flush: bool = True
+    ) -> None:
+        try:
+            from tensorboardX import SummaryWriter as Writer
+        except ImportError as error:
+            raise ImportError(
+                "Summaries for TensorBoard need tensorboardX, which is not installed.\n"
+                "Install it with `pip install 'linsey[tensorboard]'`."
+            ) from error
+        self._writer: Any = Writer(os.fspath(log_dir))
+        self._auto_flush = auto_flush
+        self._closed = False
+
+    def close(self) -> None:
+        """Writes what is left and closes the file; twice does no harm."""
+        if not self._closed:
+            self._writer.close()
+            self._closed = True
+
+    def flush(self) -> None:
+        """Writes what is left."""
+        self._writer.flush()
+
+    def _done(self) -> None:
+        if self._auto_flush:
+            self.flush()
+
+    def scalar(self, tag: str, value: Any, step: int) -> None:
+        """Writes a number.
+
+        Args:
+            tag: name of the curve.
+            value: a number, or an array of one.
+            step: the step.
+        """
+        self._writer.add_scalar(tag, float(np.asarray(value).reshape(())), step)
+        self._done()
+
+    def image(self, tag: str, image: Any, step: int, max_outputs: int = 3) -> None:
+        """Writes images.
+
+        Args:
+            tag: name of the images.
+            image: array of shape ([batch,] height, width[, channels]), of numbers in
+                [0, 1] or bytes, with 1 or 3 channels.
+            step: the step.
+            max_outputs: number of images of a batch to write.
+        """
+        images = np.asarray(image)
+        if images.ndim == 2:
+            images = images[..., None]
+        if images.ndim == 3:
+            images = images[None]
+        if images.shape[-1] == 1:
+            images = np.repeat(images, 3, axis=-1)
+        for index, single in enumerate(images[:max_outputs]):
+            name = tag if len(images) == 1 else f"{tag}/{index}"
+            self._writer.add_image(name, single, step, dataformats="HWC")
+        self._done()
+
+    def audio(
+        self,
+        tag: str,
+        audiodata: Any,
+        step: int,
+        max_outputs: int = 3,
+        sample_rate: int = 44100,
+    ) -> None:
+        """Writes sounds.
+
+        Args:
+            tag: name of the sounds.
+            audiodata: array of shape (batch, samples, channels), in [-1, 1].
+            step: the step.
+            max_outputs: number of sounds to write.
+            sample_rate: samples in a second.
+        """
+        sounds = np.asarray(audiodata)
+        if sounds.ndim != 3:
+            raise ValueError(
+                "Audio data must be 3D of shape (batch, samples, channels)"
+            )
+        for index, sound in enumerate(sounds[:max_outputs]):
+            name = tag if len(sounds) == 1 else f"{tag}/{index}"
+            self._writer.add_audio(name, sound.astype(np.float32), step, sample_rate)
+        self._done()
+
+    def histogram(
+        self, tag: str, values: Any, step: int, bins: int | None = None
+    ) -> None:
+        """Writes how values are distributed.
+
+        Args:
+            tag: name of the histogram.
+            values: numbers of any shape.
+            step: the step.
+            bins: number of bins; none lets numpy choose.
+        """
+        flat = np.asarray(values).reshape(-1)
+        kind: Any = "auto" if bins is None else bins
+        counts, limits = np.histogram(flat, bins=kind)
+        self._writer.add_histogram_raw(
+            tag,
+            min=float(flat.min()),
+            max=float(flat.max()),
+            num=len(flat),
+            sum=float(flat.sum()),
+            sum_squares=float(np.square(flat).sum()),
+            bucket_limits=limits[1:].tolist(),
+            bucket_counts=counts.tolist(),
+            global_step=step,
+        )
+        self._done()
+
+    def text(self, tag: str, textdata: str | bytes | Sequence[Any], step: int) -> None:
+        """Writes text, which TensorBoard shows as Markdown.
+
+        Args:
+            tag: name of the text.
+            textdata: one text, or several.
+            step: the step.
+        """
+        texts = [textdata] if isinstance(textdata, str | bytes) else list(textdata)
+        lines = [t.decode() if isinstance(t, bytes) else str(t) for t in texts]
+        self._writer.add_text(tag, "\n\n".join(lines), step)
+        self._done()
+
+    def hparams(self, hparams: Mapping[str, Any]) -> None:
+        """Writes hyper-parameters, shown beside the metrics of the run.
+
+        Args:
+            hparams: their names and values; nested ones are joined with `.`.
+        """
+        flat = {}
+
+        def collect(prefix: str, values: Mapping[str, Any]) -> None:
+            for key, value in values.items():
+                if isinstance(value, Mapping):
+                    collect(f"{prefix}{key}.", value)
+                elif isinstance(value, bool | int | float | str):
+                    flat[f"{prefix}{key}"] = value
+                else:
+                    flat[f"{prefix}{key}"] = str(value)
+
+        collect("", hparams)
+        self._writer.add_hparams(flat, {})
+        self._done()

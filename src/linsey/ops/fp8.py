@@ -1,0 +1,414 @@
+"""Products in 8-bit floating point, with scales that follow the values.
+
+A value is divided by a *scale* before it is rounded to 8 bits, so that the largest one
+seen lately (its *history of amax*) just fits. Scale and history are state; their new
+values leave through the gradient: the "gradient" of a scale *is* its next value, to be
+stored in place of it (*overwrite with gradient*).
+
+References:
+    Micikevicius et al. 2022, https://arxiv.org/abs/2209.05433
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+E4M3 = jnp.float8_e4m3fn
+E5M2 = jnp.float8_e5m2
+
+
+def get_fp8_max(fp8_dtype: Any, out_dtype: Any) -> Array:
+    """Returns the largest number of an 8-bit dtype, in another dtype.
+
+    Example:
+        >>> get_fp8_max(E4M3, jnp.float32).item()
+        448.0
+    """
+    return jnp.finfo(fp8_dtype).max.astype(out_dtype)
+
+
+def quantize(x: Array, q_dtype: Any, scale: Array, compute_dtype: Any) -> Array:
+    """Divides by a scale and rounds to 8 bits; what is too large becomes the largest.
+
+    Example:
+        >>> quantize(jnp.array([1.0, 900.0]), E4M3, jnp.ones(1), jnp.float32).tolist()
+        [1.0, 448.0]
+    """
+    largest = get_fp8_max(q_dtype, compute_dtype)
+    scaled = x / jnp.broadcast_to(jnp.asarray(scale, compute_dtype), x.shape)
+    return jnp.clip(scaled, -largest, largest).astype(q_dtype)
+
+
+def dequantize(x: Array, dq_dtype: Any, scale: Array) -> Array:
+    """Multiplies with a scale again, in a wider dtype.
+
+    Example:
+        >>> dequantize(jnp.ones(2, E4M3), jnp.float32, jnp.full(1, 3.0)).tolist()
+        [3.0, 3.0]
+    """
+    return x.astype(dq_dtype) * jnp.broadcast_to(jnp.asarray(scale, dq_dtype), x.shape)
+
+
+def qdq(x: Array, q_dtype: Any, scale: Array, compute_dtype: Any) -> Array:
+    """Rounds values to those that 8 bits can hold, `dequantize(quantize(x))`.
+
+    Example:
+        >>> qdq(jnp.array([17.3]), E4M3, jnp.ones(1), jnp.float32).tolist()
+        [18.0]
+    """
+    return dequantize(quantize(x, q_dtype, scale, compute_dtype), x.dtype, scale)
+
+
+def compute_scale(amax: Array, scale: Array, fp8_max: Any, margin: int = 0) -> Array:
+    """Chooses the scale with which the largest value just fits.
+
+    Args:
+        amax: the largest absolute value.
+        scale: the scale to keep if that is zero or not finite.
+        fp8_max: the largest number of the 8-bit dtype.
+        margin: number of bits to leave free.
+
+    Returns:
+        The scale.
+
+    Example:
+        >>> compute_scale(jnp.float32(896.0), jnp.ones(1), 448.0).tolist()
+        [2.0]
+    """
+    factor = (fp8_max / amax) / (2**margin)
+    factor = jnp.where(amax > 0.0, factor, 1.0 / scale)
+    return 1.0 / jnp.where(jnp.isfinite(amax), factor, 1.0 / scale)
+
+
+def compute_amax_history(x: Array, amax_history: Array) -> Array:
+    """Puts the largest absolute value in front of a history, and drops the oldest.
+
+    Example:
+        >>> compute_amax_history(jnp.array([-3.0, 1.0]), jnp.array([5.0, 2.0])).tolist()
+        [3.0, 5.0]
+    """
+    amax = jnp.max(jnp.abs(x)).astype(amax_history.dtype)
+    return jnp.roll(amax_history, shift=-1, axis=0).at[0].set(amax)
+
+
+def update_fp8_meta(
+    x: Array, q_dtype: Any, scale: Array, amax_history: Array
+) -> tuple[Array, Array]:
+    """Gives the scale to use now, from the history, and the history with these values.
+
+    Args:
+        x: the values.
+        q_dtype: the 8-bit dtype.
+        scale: the scale so far.
+        amax_history: the largest absolute values so far.
+
+    Returns:
+        The new scale and the new history.
+    """
+    largest = get_fp8_max(q_dtype, jnp.float32)
+    amax = jnp.max(amax_history, axis=0)
+    new_scale = compute_scale(amax, scale, largest)
+    return new_scale, compute_amax_history(x, amax_history)
+
+
+def quantize_dequantize_update(
+    x: Array, q_dtype: Any, scale: Array, amax_history: Array, compute_dtype: Any
+) -> tuple[Array, Array, Array]:
+    """Rounds values with the scale to use now; gives it and the history too."""
+    new_scale, new_history = update_fp8_meta(x, q_dtype, scale, amax_history)
+    return qdq(x, q_dtype, new_scale, compute_dtype), new_scale, new_history
+
+
+# -- rounding on the way in, of values; on the way out, of gradients -----------------
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def in_qdq(
+    compute_dtype: Any, q_dtype: Any, inp: Array, scale: Array, amax_history: Array
+) -> Array:
+    """Rounds values; the gradients of scale and history are their next values."""
+    return quantize_dequantize_update(inp, q_dtype, scale, amax_history, compute_dtype)[
+        0
+    ]
+
+
+def in_qdq_fwd(
+    compute_dtype: Any, q_dtype: Any, inp: Array, scale: Array, amax_history: Array
+) -> tuple[Array, Any]:
+    """The forward rule of `in_qdq`."""
+    rounded, *state = quantize_dequantize_update(
+        inp, q_dtype, scale, amax_history, compute_dtype
+    )
+    return rounded, tuple(state)
+
+
+def in_qdq_bwd(compute_dtype: Any, q_dtype: Any, res: Any, g: Array) -> Any:
+    """The backward rule of `in_qdq`."""
+    return (g, *res)
+
+
+in_qdq.defvjp(in_qdq_fwd, in_qdq_bwd)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def out_qdq(
+    compute_dtype: Any, q_dtype: Any, out: Array, scale: Array, amax_history: Array
+) -> Array:
+    """Leaves values alone and rounds their gradients."""
+    return out
+
+
+def out_qdq_fwd(
+    compute_dtype: Any, q_dtype: Any, out: Array, scale: Array, amax_history: Array
+) -> tuple[Array, Any]:
+    """The forward rule of `out_qdq`."""
+    return out, (scale, amax_history)
+
+
+def out_qdq_bwd(compute_dtype: Any, q_dtype: Any, res: Any, g: Array) -> Any:
+    """The backward rule of `out_qdq`."""
+    scale, amax_history = res
+    return quantize_dequantize_update(g, q_dtype, scale, amax_history, compute_dtype)
+
+
+out_qdq.defvjp(out_qdq_fwd, out_qdq_bwd)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def in_q(
+    compute_dtype: Any, q_dtype: Any, inp: Array, scale: Array, amax_history: Array
+) -> tuple[Array, Array]:
+    """Rounds values to 8 bits and stays there; gives the scale too."""
+    new_scale, _ = update_fp8_meta(inp, q_dtype, scale, amax_history)
+    return quantize(inp, q_dtype, new_scale, compute_dtype), new_scale
+
+
+def in_q_fwd(
+    compute_dtype: Any, q_dtype: Any, inp: Array, scale: Array, amax_history: Array
+) -> tuple[Any, Any]:
+    """The forward rule of `in_q`."""
+    new_scale, new_history = update_fp8_meta(inp, q_dtype, scale, amax_history)
+    rounded = quantize(inp, q_dtype, new_scale, compute_dtype)
+    return (rounded, new_scale), (new_scale, new_history)
+
+
+def in_q_bwd(compute_dtype: Any, q_dtype: Any, res: Any, _: Any) -> Any:
+    """The backward rule of `in_q`: the product gives the gradient of the values."""
+    return (None, *res)
+
+
+in_q.defvjp(in_q_fwd, in_q_bwd)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def out_dq(dq_type: Any, lhs_scale: Array, rhs_scale: Array, out: Array) -> Array:
+    """Multiplies a product of 8-bit values with both scales."""
+    return dequantize(out, dq_type, lhs_scale * rhs_scale)
+
+
+def out_dq_fwd(
+    dq_type: Any, lhs_scale: Array, rhs_scale: Array, out: Array
+) -> tuple[Array, None]:
+    """The forward rule of `out_dq`."""
+    return dequantize(out, dq_type, lhs_scale * rhs_scale), None
+
+
+def out_dq_bwd(dq_type: Any, _: None, g: Array) -> Any:
+    """The backward rule of `out_dq`: `quantized_dot` takes the scales into account."""
+    return None, None, g
+
+
+out_dq.defvjp(out_dq_fwd, out_dq_bwd)
+
+
+# -- products ------------------------------------------------------------------------
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
+def dot_general_with_precision(
+    lhs: Array,
+    rhs: Array,
+    dimension_numbers: Any,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+) -> Array:
+    """A product whose forward pass may accumulate fast and whose gradient may not."""
+    return lax.dot_general(lhs, rhs, dimension_numbers, precision=lax.Precision.DEFAULT)
+
+
+@dot_general_with_precision.defjvp
+def dot_general_with_precision_jvp(
+    dimension_numbers: Any,
+    precision: Any,
+    preferred_element_type: Any,
+    primals: Any,
+    tangents: Any,
+) -> tuple[Array, Array]:
+    """The derivative of `dot_general_with_precision`, in the highest precision."""
+    (lhs, rhs), (lhs_dot, rhs_dot) = primals, tangents
+    out = lax.dot_general(lhs, rhs, dimension_numbers, precision=lax.Precision.DEFAULT)
+    highest = partial(
+        lax.dot_general,
+        dimension_numbers=dimension_numbers,
+        precision=lax.Precision.HIGHEST,
+    )
+    return out, highest(lhs, rhs_dot) + highest(lhs_dot, rhs)
+
+
+def _transpose(
+    g: Array, like: Array, other: Array, dimension_numbers: Any, of_lhs: bool
+) -> Array:
+    """The gradient of a product by one operand, from that of its output."""
+    dtype = g.dtype if g.dtype.itemsize > 1 else np.float32
+
+    def product(x: Array) -> Array:
+        operands = (x, other.astype(dtype)) if of_lhs else (other.astype(dtype), x)
+        return lax.dot_general(*operands, dimension_numbers)
+
+    zeros = jax.ShapeDtypeStruct(like.shape, dtype)
+    return jax.linear_transpose(product, zeros)(g.astype(dtype))[0]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(8, 9))
+def quantized_dot(
+    lhs: Array,
+    q_lhs: Array,
+    lhs_scale: Array,
+    rhs: Array,
+    q_rhs: Array,
+    rhs_scale: Array,
+    out_grad_scale: Array,
+    out_grad_amax_history: Array,
+    dimension_numbers: Any,
+    preferred_element_type: Any = None,
+) -> Array:
+    """A product of 8-bit values, whose gradient is computed from 8-bit values too.
+
+    Args:
+        lhs: left operand, before it was rounded.
+        q_lhs: left operand in 8 bits.
+        lhs_scale: its scale.
+        rhs: right operand, before it was rounded.
+        q_rhs: right operand in 8 bits.
+        rhs_scale: its scale.
+        out_grad_scale: scale of the gradient of the result.
+        out_grad_amax_history: history of that gradient.
+        dimension_numbers: see `jax.lax.dot_general`.
+        preferred_element_type: dtype of the result.
+
+    Returns:
+        The product of the 8-bit values, not yet multiplied with the scales.
+    """
+    return lax.dot_general(
+        q_lhs,
+        q_rhs,
+        dimension_numbers,
+        precision=lax.Precision.DEFAULT,
+        preferred_element_type=preferred_element_type or np.float32,
+    )
+
+
+def quantized_dot_fwd(
+    lhs: Array,
+    q_lhs: Array,
+    lhs_scale: Array,
+    rhs: Array,
+    q_rhs: Array,
+    rhs_scale: Array,
+    out_grad_scale: Array,
+    out_grad_amax_history: Array,
+    dimension_numbers: Any,
+    preferred_element_type: Any,
+) -> tuple[Array, Any]:
+    """The forward rule of `quantized_dot`."""
+    out = quantized_dot(
+        lhs,
+        q_lhs,
+        lhs_scale,
+        rhs,
+        q_rhs,
+        rhs_scale,
+        out_grad_scale,
+        out_grad_amax_history,
+        dimension_numbers,
+        preferred_element_type,
+    )
+    left, right = (lhs, q_lhs, lhs_scale), (rhs, q_rhs, rhs_scale)
+    return out, (left, right, out_grad_scale, out_grad_amax_history)
+
+
+def quantized_dot_bwd(
+    dimension_numbers: Any, preferred_element_type: Any, res: Any, g: Array
+) -> Any:
+    """The backward rule of `quantized_dot`."""
+    (lhs, q_lhs, lhs_scale), (rhs, q_rhs, rhs_scale), scale, history = res
+    new_scale, new_history = update_fp8_meta(g, E5M2, scale, history)
+    q_g = quantize(g, E5M2, new_scale, preferred_element_type or g.dtype)
+    grad_lhs = _transpose(q_g, lhs, q_rhs, dimension_numbers, of_lhs=True)
+    grad_rhs = _transpose(q_g, rhs, q_lhs, dimension_numbers, of_lhs=False)
+    grad_lhs = dequantize(grad_lhs, lhs.dtype, rhs_scale * new_scale)
+    grad_rhs = dequantize(grad_rhs, rhs.dtype, lhs_scale * new_scale)
+    return grad_lhs, None, None, grad_rhs, None, None, new_scale, new_history
+
+
+quantized_dot.defvjp(quantized_dot_fwd, quantized_dot_bwd)
+
+
+def fp8_scaled_dot_general(
+    lhs: Array,
+    rhs: Array,
+    dimension_numbers: Any,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    *,
+    lhs_scale: Array,
+    rhs_scale: Array,
+    grad_scale: Array,
+    lhs_amax_history: Array,
+    rhs_amax_history: Array,
+    grad_amax_history: Array,
+    quantize_compute_type: Any = jnp.float32,
+) -> Array:
+    """A product in 8 bits, forward and backward, called like `jax.lax.dot_general`.
+
+    Args:
+        lhs: left operand.
+        rhs: right operand.
+        dimension_numbers: see `jax.lax.dot_general`.
+        precision: has no effect.
+        preferred_element_type: dtype of the result; none means that of the operands.
+        lhs_scale: scale of the left operand, of shape (1,).
+        rhs_scale: scale of the right operand.
+        grad_scale: scale of the gradient of the result.
+        lhs_amax_history: history of the left operand, of shape (length,).
+        rhs_amax_history: history of the right operand.
+        grad_amax_history: history of the gradient.
+        quantize_compute_type: dtype to divide by the scales in.
+
+    Returns:
+        The product.
+    """
+    dtype = jnp.promote_types(lhs.dtype, rhs.dtype)
+    dtype = preferred_element_type or dtype
+    args = (quantize_compute_type, E4M3)
+    q_lhs, new_lhs_scale = in_q(*args, lhs, lhs_scale, lhs_amax_history)
+    q_rhs, new_rhs_scale = in_q(*args, rhs, rhs_scale, rhs_amax_history)
+    out = quantized_dot(
+        lhs,
+        q_lhs,
+        new_lhs_scale,
+        rhs,
+        q_rhs,
+        new_rhs_scale,
+        grad_scale,
+        grad_amax_history,
+        dimension_numbers,
+        dtype,
+    )
+    return out_dq(dtype, new_lhs_scale, new_rhs_scale, out)
