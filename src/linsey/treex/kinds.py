@@ -1,17 +1,19 @@
 """The kinds of fields: what the leaves of a module are for.
 
-TreePart
-  Parameter                     what gradients are taken of
-  State
-    Rng                         random keys
-    MetricState                 running values of metrics
-    ModelState
-      BatchStat                 running averages of batch statistics
-      Cache                     what a layer remembers between calls
-    OptState                    states of optimizers
-  Log
-    LossLog                     what is added to the loss
-    MetricLog                   what is reported
+::
+
+    TreePart
+      Parameter                     what gradients are taken of
+      State
+        Rng                         random keys
+        MetricState                 running values of metrics
+        ModelState
+          BatchStat                 running averages of batch statistics
+          Cache                     what a layer remembers between calls
+        OptState                    states of optimizers
+      Log
+        LossLog                     what is added to the loss
+        MetricLog                   what is reported
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def dot_product_attention_weights(
     einsum_dot_general: Callable[..., Array] | None = None,
     einsum: Callable[..., Array] | None = None,
 ) -> Array:
-    """Computes attention weights: `softmax(query . key / sqrt(depth) + bias)`.
+    """Computes attention weights: `softmax(query @ key / sqrt(depth) + bias)`.
 
     Args:
         query: array of shape (*batch, queries, heads, depth).
@@ -137,7 +137,7 @@ def dot_product_attention(
     qk_attn_weights_einsum: Callable[..., Array] | None = None,
     attn_weights_value_einsum: Callable[..., Array] | None = None,
 ) -> Array:
-    """Computes attention: `softmax(query . key / sqrt(depth) + bias) . value`.
+    """Computes attention: `softmax(query @ key / sqrt(depth) + bias) @ value`.
 
     Args:
         query: array of shape (*batch, queries, heads, depth).
