@@ -1,0 +1,64 @@
+"""Dataclasses with keyword-only fields, as the standard library has them now.
+
+Flax had this module before Python did; programs that import it find the same names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from dataclasses import KW_ONLY
+from typing import Any, TypeVar
+
+__all__ = ["KW_ONLY", "dataclass", "field"]
+
+T = TypeVar("T")
+
+
+def field(
+    *, metadata: Any = None, kw_only: Any = dataclasses.MISSING, **kwargs: Any
+) -> Any:
+    """Declares a field, see `dataclasses.field`.
+
+    Args:
+        metadata: a mapping that the field carries.
+        kw_only: whether the constructor takes it as a keyword only.
+        **kwargs: as for `dataclasses.field`.
+    """
+    return dataclasses.field(metadata=metadata, kw_only=kw_only, **kwargs)
+
+
+def dataclass(
+    cls: type[T] | None = None,
+    extra_fields: Iterable[tuple[str, Any, Any]] | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Makes a class a dataclass, see `dataclasses.dataclass`.
+
+    Args:
+        cls: the class; none to use the result as a decorator with arguments.
+        extra_fields: further fields: name, type and default, or a field.
+        **kwargs: as for `dataclasses.dataclass`.
+
+    Example:
+        >>> @dataclass
+        ... class Parent:
+        ...     name: str = field(default="", kw_only=True)
+        >>> @dataclass
+        ... class Child(Parent):
+        ...     size: int
+        >>> Child(3, name="a")
+        Child(name='a', size=3)
+    """
+
+    def wrap(cls: type[T]) -> type[T]:
+        for name, kind, default in extra_fields or ():
+            cls.__annotations__ = {
+                **cls.__dict__.get("__annotations__", {}),
+                name: kind,
+            }
+            setattr(cls, name, default)
+        return dataclasses.dataclass(**kwargs)(cls)
+
+    decorate: Callable[[type[T]], type[T]] = wrap
+    return decorate if cls is None else decorate(cls)
