@@ -31,7 +31,7 @@ TESTS ?=
 
 UV_VERSION := 0.13.9
 TORCH_VERSION := 2.13.0
-BENCHMARKS := trace dispatch import_time optim batch_norm step memory
+BENCHMARKS := trace dispatch import_time optim batch_norm step memory objects
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

@@ -52,7 +52,8 @@ def test_times_carry_the_unit_that_suits_them(seconds, words):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["trace", "dispatch", "import_time", "optim", "batch_norm", "step"]
+    "name",
+    ["trace", "dispatch", "import_time", "optim", "batch_norm", "step", "objects"],
 )
 def test_benchmark_runs_and_writes_its_figures(name):
     subprocess.run(

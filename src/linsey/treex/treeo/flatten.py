@@ -69,8 +69,10 @@ def prepare(layout: Layout, examine: Any) -> None:
         return layout.flatten(obj, attributes, static)
 
     def unflatten(static: Static, children: Any) -> Any:
-        generate(layout, examine)
-        return layout.unflatten(static, children)
+        if layout.unflatten is unflatten:
+            generate(layout, examine)
+        static.build = layout.unflatten  # it was made before the function was
+        return static.build(static, children)
 
     layout.children = _getter(layout.nodes)
     layout.flatten, layout.unflatten = flatten, unflatten
@@ -143,9 +145,9 @@ def register(cls: type, discover: Any) -> None:
         if static is None:
             static = obj._static_part
             return static.layout.flatten(obj, attributes, static)
-        if contexts.special == 0:
-            return static.layout.children(attributes), static
-        return examine(obj)
+        if contexts.special:
+            return examine(obj)
+        return static.children(attributes), static
 
     def flatten_with_keys(obj: Any) -> tuple[list[Any], Any]:
         names, children, structure = take_apart(obj, discover(obj))
@@ -155,8 +157,9 @@ def register(cls: type, discover: Any) -> None:
     def unflatten(structure: Any, children: Any) -> Any:
         if contexts.special and contexts.NAMED_LEAVES.get():
             children = [_unnamed(child) for child in children]
-        if type(structure) is Static:
-            return structure.layout.unflatten(structure, children)
+        build = structure.build
+        if build is not None:
+            return build(structure, children)
         if type(structure) is Whole:
             attributes = dict(zip(structure.names, children, strict=True))
         else:

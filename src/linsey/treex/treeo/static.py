@@ -83,12 +83,17 @@ def _matters(name: str, entry: FieldMetadata, declared: frozenset[str]) -> bool:
 
 
 class Static:
-    """A layout with the values of its static fields, in the order of `statics`."""
+    """A layout with the values of its static fields, in the order of `statics`.
 
-    __slots__ = ("attributes", "layout", "values")
+    `children` and `build` are those of the layout, at hand without a detour.
+    """
+
+    __slots__ = ("attributes", "build", "children", "layout", "values")
 
     def __init__(self, layout: Layout, values: tuple[Any, ...]) -> None:
         self.layout = layout
+        self.children = layout.children
+        self.build = layout.unflatten
         self.values = values
         self.attributes = dict(zip(layout.statics, values, strict=True))
 
@@ -120,6 +125,8 @@ class Whole:
 
     __slots__ = ("layout", "names")
 
+    build = None
+
     def __init__(self, layout: Layout, names: tuple[str, ...]) -> None:
         self.layout = layout
         self.names = names
@@ -142,6 +149,8 @@ class Closed:
     """The structure of a tree none of whose attributes is a child."""
 
     __slots__ = ("attributes", "layout")
+
+    build = None
 
     def __init__(self, layout: Layout, attributes: dict[str, Any]) -> None:
         self.layout = layout
