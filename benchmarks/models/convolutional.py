@@ -125,14 +125,22 @@ def _torch_norm(x: np.ndarray, cotangent: np.ndarray) -> Call:
 
 def linen_network(rival: str, widths: tuple[int, ...], pools: bool) -> Any:
     """Convolution, batch normalization and relu, once for each width."""
-    nn = importlib.import_module(f"{rival}.linen")
+    library, _, option = rival.partition(" ")
+    nn = importlib.import_module(f"{library}.linen")
+
+    def normalize(x):
+        if option:
+            return nn.BatchNorm(
+                False, momentum=MOMENTUM, activation="relu", save_memory=True
+            )(x)
+        return nn.relu(nn.BatchNorm(False, momentum=MOMENTUM)(x))
 
     class Network(nn.Module):
         @nn.compact
         def __call__(self, x):
             for i, width in enumerate(widths):
                 x = nn.Conv(width, (3, 3), use_bias=False)(x)
-                x = nn.relu(nn.BatchNorm(False, momentum=MOMENTUM)(x))
+                x = normalize(x)
                 if pools and i % 2:
                     x = nn.max_pool(x, (2, 2), (2, 2))
             return nn.Dense(CLASSES)(x.mean((1, 2)))

@@ -369,6 +369,119 @@ def test_frozen_statistics_need_not_be_mutable():
     norm(frozen=True).apply(norm().init(KEY, x), x)
 
 
+# Activation, and memory.
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "silu", "gelu"])
+def test_an_activation_follows(name):
+    x = normal(4, 5, 3)
+    plain_y, variables = train(norm(), [x])
+    found, ours = train(norm(activation=name), [x])
+    np.testing.assert_allclose(found, getattr(nn, name)(plain_y), rtol=1e-6, atol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, ours, variables)
+    evaluate = nn.BatchNorm(True, activation=getattr(nn, name))
+    expected = getattr(nn, name)(nn.BatchNorm(True).apply(variables, x))
+    np.testing.assert_allclose(evaluate.apply(variables, x), expected, rtol=1e-6)
+
+
+def stack(**fields):
+    """Convolutions and a dense layer, each after a normalization."""
+
+    class Stack(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=True):
+            for _ in range(3):
+                x = nn.Conv(4, (3,), use_bias=False, dtype=fields.get("dtype"))(x)
+                x = nn.BatchNorm(not train, **fields)(x)
+            x = nn.Dense(4, use_bias=False)(x)
+            x = nn.BatchNorm(not train, **fields)(x)
+            return x.mean(1) + x[:, 0]
+
+    return Stack()
+
+
+def gradients_of(model, variables, x):
+    def loss(params, x):
+        y, updates = model.apply({**variables, "params": params}, x, mutable=MUTABLE)
+        return jnp.sum(y.astype("float32") ** 2), (y, updates)
+
+    return jax.jit(jax.grad(loss, (0, 1), has_aux=True))(variables["params"], x)
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu", None])
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
+def test_saving_memory_changes_no_result(activation, dtype):
+    x = normal(4, 6, 3)
+    models = [
+        stack(activation=activation, dtype=dtype, save_memory=save)
+        for save in (False, True)
+    ]
+    variables = models[0].init(KEY, x)
+    assert jax.tree.structure(models[1].init(KEY, x)) == jax.tree.structure(variables)
+    plain_model, saving = (gradients_of(model, variables, x) for model in models)
+    tolerance = 1e-5 if dtype is None else 0.05
+    # Some gradients vanish, such as those of a bias before another normalization.
+    scale = max(np.abs(np.float32(a)).max() for a in jax.tree.leaves(plain_model))
+    for a, b in zip(*map(jax.tree.leaves, (plain_model, saving)), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(
+            np.float32(b) / scale, np.float32(a) / scale, rtol=0, atol=tolerance
+        )
+    np.testing.assert_array_equal(
+        models[0].apply(variables, x, False), models[1].apply(variables, x, False)
+    )
+
+
+def test_saving_memory_keeps_one_array_for_each_layer():
+    x = normal(16, 32, 4)
+    temporary = []
+    for save in (False, True):
+
+        class Chain(nn.Module):
+            save: bool
+
+            @nn.compact
+            def __call__(self, x):
+                for _ in range(6):
+                    x = nn.Conv(64, (1,), use_bias=False)(x)
+                    x = norm(activation="relu", save_memory=self.save)(x)
+                return x.mean()
+
+        model = Chain(save)
+        variables = model.init(KEY, x)
+
+        def loss(params, model=model, variables=variables):
+            apply = functools.partial(model.apply, mutable=MUTABLE)
+            return apply({**variables, "params": params}, x)
+
+        program = jax.jit(jax.grad(loss, has_aux=True)).lower(variables["params"])
+        size = program.compile().memory_analysis().temp_size_in_bytes
+        temporary.append(size / (16 * 32 * 64 * 4))
+    two, one = temporary
+    assert two > 12  # activations: two for each layer
+    assert one < 10  # one, and four at work
+
+
+@pytest.mark.parametrize(
+    ("fields", "call", "match"),
+    [
+        ({"activation": "tanh"}, {}, "`activation` is 'tanh'"),
+        ({"save_memory": True}, {"mask": jnp.ones((4, 1))}, "together with a `mask`"),
+        ({"save_memory": True, "group_size": 2}, {}, "`group_size`"),
+        (
+            {"save_memory": True, "use_bias": False},
+            {"bias": jnp.ones((4, 3))},
+            "differs between examples",
+        ),
+    ],
+)
+def test_what_cannot_be_computed_again_is_refused(fields, call, match):
+    x = normal(4, 3)
+    variables = norm(use_bias=fields.get("use_bias", True)).init(KEY, x)
+    with pytest.raises(norms.NormOptionError, match=match):
+        norm(**fields).apply(variables, x, mutable=MUTABLE, **call)
+
+
 # Bad batches.
 
 

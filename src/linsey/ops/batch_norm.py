@@ -151,18 +151,57 @@ def train_batch_norm(
     if rule.group_size is not None:
         plan, x, weights, places = _split(plan, x, weights, rule.group_size)
     moments = plan_moments(plan, x, weights)
-    mean, var, count = moments
     updated = _follow(whole, rule, running, moments, decay)
+    mean, inverse = _choose(weights, moments, running, epsilon, limits)
+    y = apply_inverse(plan, x, weights, mean, inverse, scale, bias)
+    return y if rule.group_size is None else join_examples(y, places), updated
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def train_moments(
+    plan: Plan,
+    rule: Rule,
+    x: Array,
+    running: tuple[Array, Array],
+    epsilon: Any,
+    decay: tuple[Any, Any],
+    limits: tuple[Any, Any] | None = None,
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Does what `train_batch_norm` does but for the last step, to normalize.
+
+    Returns:
+        Mean and inverse deviation to normalize by, and the new running mean and
+        variance.
+
+    Example:
+        >>> (mean, inverse), _ = train_moments(
+        ...     Plan((0,), (1,)), Rule(), jnp.array([[1.0], [5.0]]),
+        ...     (jnp.zeros(1), jnp.ones(1)), 0.0, (0.5, 0.5),
+        ... )
+        >>> mean.item(), inverse.item()
+        (3.0, 0.5)
+    """
+    moments = plan_moments(plan, x, None)
+    updated = _follow(plan, rule, running, moments, decay)
+    return _choose(None, moments, running, epsilon, limits), updated
+
+
+def _choose(
+    weights: Array | None,
+    moments: Moments,
+    running: tuple[Array, Array],
+    epsilon: Any,
+    limits: tuple[Any, Any] | None,
+) -> tuple[Array, Array]:
+    """Chooses the mean and the inverse deviation that a batch is normalized by."""
+    mean, var, count = moments
     if weights is not None:
         mean = jnp.where(count > 0, mean, running[0])
         var = jnp.where(count > 0, var, running[1])
     if limits is None:
-        inverse = lax.rsqrt(var + epsilon)
-    else:
-        sigma, running_sigma = (lax.sqrt(v + epsilon) for v in (var, running[1]))
-        mean, inverse = renormalize(mean, sigma, running[0], running_sigma, *limits)
-    y = apply_inverse(plan, x, weights, mean, inverse, scale, bias)
-    return y if rule.group_size is None else join_examples(y, places), updated
+        return mean, lax.rsqrt(var + epsilon)
+    sigma, running_sigma = (lax.sqrt(v + epsilon) for v in (var, running[1]))
+    return renormalize(mean, sigma, running[0], running_sigma, *limits)
 
 
 def _follow(

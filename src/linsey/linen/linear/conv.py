@@ -19,8 +19,9 @@ from linsey.errors.layers import (
 from linsey.linen.dtypes import PromoteDtypeFn, promote_dtype
 from linsey.linen.initializers import zeros
 from linsey.linen.linear.dense import default_kernel_init
-from linsey.linen.module import Module, compact
+from linsey.linen.module import Module, compact, nowrap
 from linsey.ops.conv import conv, conv_local, conv_positions
+from linsey.ops.deferred import Deferred
 from linsey.typing import (
     ConvGeneralDilatedT,
     Dtype,
@@ -123,6 +124,12 @@ class Conv(_Conv):
             bias = self.param(
                 "bias", self.bias_init, (self.features,), self.param_dtype
             )
+        if isinstance(inputs, Deferred):
+            return inputs.feed(self._convolve, kernel, bias)
+        return self._convolve(inputs, kernel, bias)
+
+    @nowrap
+    def _convolve(self, inputs: Array, kernel: Array, bias: Array | None) -> Array:
         x, kernel, bias = self.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
         return conv(
             x,
@@ -132,7 +139,7 @@ class Conv(_Conv):
             padding=self.padding,
             input_dilation=self.input_dilation,
             kernel_dilation=self.kernel_dilation,
-            feature_group_count=groups,
+            feature_group_count=self.feature_group_count,
             precision=self.precision,
             conv_general_dilated=self._convolution(),
         )

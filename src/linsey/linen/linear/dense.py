@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,7 +19,8 @@ from linsey.errors.layers import (
 )
 from linsey.linen.dtypes import PromoteDtypeFn, promote_dtype
 from linsey.linen.initializers import lecun_normal, zeros
-from linsey.linen.module import Module, compact
+from linsey.linen.module import Module, compact, nowrap
+from linsey.ops.deferred import Deferred
 from linsey.ops.dot import dense, dense_general
 from linsey.typing import (
     DotGeneralT,
@@ -82,8 +84,18 @@ class Dense(Module):
             bias = self.param(
                 "bias", self.bias_init, (self.features,), self.param_dtype
             )
-        x, kernel, bias = self.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
         dot_general = choose_dot_general(self.dot_general, self.dot_general_cls)
+        if isinstance(inputs, Deferred) and self.dot_general_cls is None:
+            return inputs.feed(
+                partial(self._map, dot_general=dot_general), kernel, bias
+            )
+        return self._map(inputs, kernel, bias, dot_general)
+
+    @nowrap
+    def _map(
+        self, inputs: Array, kernel: Array, bias: Array | None, dot_general: Any
+    ) -> Array:
+        x, kernel, bias = self.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
         return dense(x, kernel, bias, precision=self.precision, dot_general=dot_general)
 
 

@@ -10,7 +10,7 @@ from jax import Array, lax
 
 from linsey.errors import TracedFlagError
 from linsey.linen.initializers import ones, zeros
-from linsey.linen.module import Module, compact, merge_param
+from linsey.linen.module import Module, compact, merge_param, nowrap
 from linsey.linen.normalization.averages import (
     RunningAverages,
     check_batch,
@@ -29,13 +29,21 @@ from linsey.linen.normalization.common import (
 from linsey.linen.normalization.options import (
     apply_affine,
     check_finite,
+    check_recomputable,
+    find_activation,
     is_frozen,
     join_affine,
     update_rule,
 )
-from linsey.ops.batch_norm import evaluate_batch_norm, train_batch_norm
+from linsey.ops.batch_norm import (
+    evaluate_batch_norm,
+    train_batch_norm,
+    train_moments,
+)
 from linsey.ops.broadcast import expand_rank, other_axes
+from linsey.ops.deferred import Deferred
 from linsey.ops.named_axes import as_groups
+from linsey.ops.normalize import Layout, result_dtype
 from linsey.ops.standardize import Plan, standardize
 from linsey.typing import Dtype, Initializer
 
@@ -94,6 +102,12 @@ class BatchNorm(Module):
             raises `NonFiniteBatchError`.
         count_updates: whether to count updates in the collection `batch_counts`. Then,
             with `momentum=None` and with a function as `renorm` it must be mutable too.
+        activation: `"relu"`, `"leaky_relu"`, `"silu"`, `"gelu"` or a function that is
+            applied to the result.
+        save_memory: whether to keep only the input for the backward pass, and not what
+            comes out as well. A training call then returns a `linsey.ops.deferred`
+            value: `Conv` and `Dense` compute it again when their gradient is due, and
+            to everything else it is an array. Reverse mode only.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -139,6 +153,8 @@ class BatchNorm(Module):
     frozen: bool | str = False
     nonfinite: str = "skip"
     count_updates: bool = False
+    activation: str | Callable[[Array], Array] | None = None
+    save_memory: bool = False
 
     @compact
     def __call__(
@@ -216,19 +232,41 @@ class BatchNorm(Module):
             y = evaluate_batch_norm(plan, x, *affine, running, self.epsilon)
         elif initializing:
             y, _ = standardize(plan, x, mask, *affine, self.epsilon)
+        elif self.save_memory:
+            check_recomputable(self, mask is not None, late is not None)
+            return self._defer(plan, x, affine, averages)
         else:
-            y = self._train(plan, x, mask, affine, averages)
-        return y if late is None else apply_affine(y, late, channels, self.dtype)
+            y = self._train(train_batch_norm, plan, averages, x, mask, *affine)
+        if late is not None:
+            y = apply_affine(y, late, channels, self.dtype)
+        activation = find_activation(self)
+        return y if activation is None else activation(y)
 
-    def _train(
+    @nowrap
+    def _defer(
         self,
         plan: Plan,
         x: Array,
-        mask: Array | None,
         affine: tuple[Array | None, Array | None],
         averages: RunningAverages,
-    ) -> Array:
-        """Normalizes by the moments of the batch, and moves the averages."""
+    ) -> Any:
+        """What the layer returns, with the recipe to compute it later."""
+        mean, inverse = self._train(train_moments, plan, averages, x)
+        layout = Layout(
+            plan.features, plan.features, result_dtype(x, *affine, self.dtype)
+        )
+        return Deferred((layout, find_activation(self)), (x, mean, inverse, *affine))
+
+    @nowrap
+    def _train(
+        self,
+        function: Callable[..., Any],
+        plan: Plan,
+        averages: RunningAverages,
+        x: Array,
+        *operands: Any,
+    ) -> Any:
+        """Uses the moments of the batch, and moves the averages towards them."""
         rule = update_rule(self, plan.features)
         if self.axis_name is not None:
             groups = as_groups(self.axis_index_groups)
@@ -244,13 +282,14 @@ class BatchNorm(Module):
         limits = self.renorm
         if callable(limits):
             limits = limits(averages.count())
-        y, updated = train_batch_norm(
-            plan, rule, x, mask, *affine, running, self.epsilon, decay, limits
+        result, updated = function(
+            plan, rule, x, *operands, running, self.epsilon, decay, limits
         )
         if self.nonfinite == "error":
             check_finite(self, updated)
         averages.write(*updated)
-        return y
+        return result
 
+    @nowrap
     def _counts_updates(self) -> bool:
         return self.count_updates or self.momentum is None or callable(self.renorm)

@@ -5,6 +5,7 @@ Each option is a field whose default means "as Flax does".
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,6 +22,12 @@ from linsey.linen.normalization.common import path_text
 from linsey.ops.batch_norm import Rule
 from linsey.ops.normalize import result_dtype
 
+ACTIVATIONS: dict[Any, Callable[[Array], Array]] = {
+    "relu": jax.nn.relu,
+    "leaky_relu": jax.nn.leaky_relu,
+    "silu": jax.nn.silu,
+    "gelu": jax.nn.gelu,
+}
 FROZEN = (False, True, "statistics", "affine")
 NONFINITE = ("skip", "propagate", "error")
 
@@ -132,6 +139,39 @@ def apply_affine(
     if bias is not None:
         y = y + bias
     return y.astype(dtype)
+
+
+def find_activation(layer: Any) -> Callable[[Array], Array] | None:
+    """Finds the activation of a layer by its name.
+
+    Raises:
+        NormOptionError: there is none of that name.
+    """
+    if layer.activation is None or callable(layer.activation):
+        return layer.activation
+    _check("activation", layer.activation, tuple(ACTIVATIONS))
+    return ACTIVATIONS[layer.activation]
+
+
+def check_recomputable(layer: Any, masked: bool, late: bool) -> None:
+    """Refuses to defer what one multiplication and addition does not give again.
+
+    Raises:
+        NormOptionError: it does not.
+    """
+    reasons = {
+        "a `mask`": masked,
+        "`group_size`": layer.group_size is not None,
+        "a scale or bias that differs between examples": late,
+    }
+    for what, present in reasons.items():
+        if present:
+            raise NormOptionError(
+                f"`save_memory` is set together with {what}.",
+                "The backward pass computes the output again from the input and four "
+                "values per channel, which do not determine it then.",
+                "Leave one of them out, or put `nn.remat` around the block.",
+            )
 
 
 def check_finite(layer: Any, averages: tuple[Array, ...]) -> None:

@@ -1,0 +1,174 @@
+"""Values that are computed where they are used, and again in the backward pass.
+
+A convolution keeps its input for the gradient of its kernel, and batch normalization
+before it keeps its own: two arrays for each layer. The second can be computed from the
+first, by one multiplication and one addition for each entry and an activation. A
+`Deferred` is the first array with the recipe for the second. What consumes it by `feed`
+keeps the first only; everything else sees the second, as an array.
+
+`jax.checkpoint` does not do this on a CPU: there XLA merges what is computed again with
+what was computed before, and keeps both arrays after all. Here the recomputation
+depends on the gradient that arrives, so that it cannot be merged nor begin before.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from linsey.ops.normalize import Layout, scale_and_shift
+
+Recipe = tuple[Layout, Callable[[Array], Array] | None]
+
+
+@jax.tree_util.register_pytree_node_class
+class Deferred:
+    """An array `activation((x - mean) * inverse * scale + bias)` not yet computed.
+
+    Args:
+        recipe: the layout of the operands, and the activation or none.
+        operands: `x`, `mean`, `inverse`, and `scale` and `bias` or none.
+
+    Example:
+        >>> layout = Layout((1,), (1,), jnp.dtype("float32"))
+        >>> x, one = jnp.array([[3.0, -5.0]]), jnp.ones(2)
+        >>> z = Deferred((layout, jax.nn.relu), (x, one, one, None, None))
+        >>> z.shape, (z + 1).tolist()
+        ((1, 2), [[3.0, 1.0]])
+        >>> z.feed(jnp.matmul, jnp.ones((2, 1))).tolist()
+        [[2.0]]
+    """
+
+    def __init__(self, recipe: Recipe, operands: tuple[Any, ...]) -> None:
+        self.recipe, self.operands = recipe, operands
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array."""
+        return self.operands[0].shape
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes of the array."""
+        return self.operands[0].ndim
+
+    @property
+    def dtype(self) -> Any:
+        """Dtype of the array."""
+        return self.recipe[0].dtype
+
+    @property
+    def array(self) -> Array:
+        """The array, computed here."""
+        return _activate(self.recipe, self.operands)
+
+    def feed(self, consumer: Callable[..., Array], *others: Any) -> Array:
+        """Computes `consumer(array, *others)`, and the array again for its gradient.
+
+        Reverse mode only: there is no forward-mode derivative.
+
+        Args:
+            consumer: a function of arrays, without state.
+            others: arrays, or none.
+
+        Returns:
+            What the consumer returns: one array.
+        """
+        return _feed(consumer, self.recipe, self.operands, others)
+
+    def __jax_array__(self) -> Array:
+        return self.array
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.array.__array__(*args, **kwargs)
+
+    def __getitem__(self, index: Any) -> Array:
+        return self.array[index]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name in ("recipe", "operands"):
+            raise AttributeError(name)
+        return getattr(self.array, name)
+
+    def tree_flatten(self) -> tuple[tuple[Any, ...], Recipe]:
+        """Operands, and the recipe, which is static."""
+        return self.operands, self.recipe
+
+    @classmethod
+    def tree_unflatten(cls, recipe: Recipe, operands: Any) -> Deferred:
+        """Undoes `tree_flatten`."""
+        return cls(recipe, tuple(operands))
+
+
+def _add_operator(name: str) -> None:
+    function = getattr(operator, name)
+    setattr(Deferred, f"__{name}__", lambda self, other: function(self.array, other))
+    setattr(Deferred, f"__r{name}__", lambda self, other: function(other, self.array))
+
+
+for _name in ("add", "sub", "mul", "truediv", "pow", "matmul"):
+    _add_operator(_name)
+
+
+def _activate(recipe: Recipe, operands: tuple[Any, ...]) -> Array:
+    layout, activation = recipe
+    y = scale_and_shift(layout, *operands)
+    return y if activation is None else activation(y)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _feed(
+    consumer: Callable[..., Array],
+    recipe: Recipe,
+    operands: tuple[Any, ...],
+    others: tuple[Any, ...],
+) -> Array:
+    return consumer(_activate(recipe, operands), *others)
+
+
+def _feed_forward(
+    consumer: Callable[..., Array],
+    recipe: Recipe,
+    operands: tuple[Any, ...],
+    others: tuple[Any, ...],
+) -> tuple[Array, Any]:
+    return _feed(consumer, recipe, operands, others), (operands, others)
+
+
+def _feed_backward(
+    consumer: Callable[..., Array], recipe: Recipe, kept: Any, cotangent: Array
+) -> tuple[Any, Any]:
+    operands, others = kept
+    x, mean, *rest = operands
+    operands = x, _after(mean, cotangent), *rest
+    z, pull = jax.vjp(lambda operands: _activate(recipe, operands), operands)
+    given = jax.vjp(lambda others: consumer(z, *others), others)[1](cotangent)[0]
+    # The gradient of the consumer's input comes last, when `z` is needed no more.
+    leaves, first = jax.tree.leaves(given), others[0]
+    if leaves and jnp.issubdtype(leaves[0].dtype, jnp.floating):
+        others = _after(first, leaves[0]), *others[1:]
+    dz = jax.vjp(lambda z: consumer(z, *others), z)[1](cotangent)[0]
+    return pull(dz)[0], given
+
+
+_feed.defvjp(_feed_forward, _feed_backward)
+
+
+def _after(values: Array, other: Array) -> Array:
+    """Returns `values`, in a way that makes them depend on `other` for XLA.
+
+    It adds `min(|other[0]|, 0)`, which is zero and which XLA does not know to be.
+    """
+    if not other.size:
+        return values
+    entry = lax.abs(
+        lax.reshape(lax.slice(other, (0,) * other.ndim, (1,) * other.ndim), ())
+    )
+    zero = lax.min(entry, lax.full_like(entry, 0))
+    return lax.add(values, lax.full_like(values, 1) * zero.astype(values.dtype))
