@@ -322,6 +322,21 @@ def test_keyword_arguments_are_the_same_at_every_step():
     assert carry == 6.0
 
 
+@pytest.mark.parametrize("options", [STACKED, SHARED])
+@agrees
+def test_no_step_at_all(nn, options):
+    return nn.scan(recurrent(nn), **options)().init_with_output(KEY, X, XS[:0])
+
+
+@refuses(wording=False)
+def test_a_step_returns_a_pair(nn):
+    class Step(nn.Module):
+        def __call__(self, carry, x):
+            return carry
+
+    return nn.scan(Step)().apply({}, 1.0, XS)
+
+
 @refuses(wording=False)
 def test_the_length_cannot_be_guessed(nn):
     return nn.scan(block(nn), **STACKED)().init(KEY, X, None)

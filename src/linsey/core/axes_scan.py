@@ -86,9 +86,9 @@ def scan(
                     y for y, ax in zip(ys, out_moving, strict=True) if ax is broadcast
                 ]
 
-            first = jax.eval_shape(lambda c, x: (c, [v[0] for v in x]), init, xs)
+            first = [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in xs]
             broadcast_in, constants = evaluate_known(constant_part, _data_dependency)(
-                *first
+                jax.eval_shape(lambda carry: carry, init), first
             )
 
         def step(carry: Any, xs: Any) -> Any:

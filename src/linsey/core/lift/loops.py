@@ -89,7 +89,8 @@ def scan(
             variables = (shared, whole, *stacked)
             if data_transform is not None:
                 variables, rngs = data_transform(variables, rngs)
-            (c, y), new = run(variables, rngs, c, *args, **kwargs)
+            pair, new = run(variables, rngs, c, *args, **kwargs)
+            c, y = _carry_and_output(pair)
             new_shared, new_carried, *new_stacked = new
             shared = tuple({**a, **b} for a, b in zip(shared, new_shared, strict=True))
             return shared, (new_carried, c), (y, tuple(new_stacked))
@@ -121,6 +122,15 @@ def scan(
         return carry, ys
 
     return scanned
+
+
+def _carry_and_output(pair: Any) -> tuple[Any, Any]:
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise TypeError(
+            "What is scanned must return a pair `(carry, y)`. Write `return carry, None`"
+            " if there is nothing to collect from each step."
+        )
+    return pair[0], pair[1]
 
 
 def _only_mutable(group: Any, lifted: Lifted) -> Any:
