@@ -127,8 +127,8 @@ def scan(
 def _carry_and_output(pair: Any) -> tuple[Any, Any]:
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise TypeError(
-            "What is scanned must return a pair `(carry, y)`. Write `return carry, None`"
-            " if there is nothing to collect from each step."
+            "What is scanned must return a pair `(carry, y)`. If there is nothing to"
+            " collect from each step, write `return carry, None`."
         )
     return pair[0], pair[1]
 
