@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import linsey.linen as nn
 import linsey.treex as tx
-from linsey.errors import FeatureShapeChangedError
+from linsey.errors import FeatureShapeChangedError, LinseyError
 
 KEY = jax.random.split(jax.random.PRNGKey(42))[0]  # what the first layer gets
 few = settings(max_examples=6)
@@ -364,6 +364,34 @@ def test_mlp():
 def test_flatten():
     assert tx.Flatten()(normal(4)).shape == (4, 1)
     assert tx.Flatten()(normal(4, 3, 2)).shape == (4, 6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.int32])
+def test_inputs_take_the_dtype_of_the_layer(dtype):
+    x = jnp.ones((4, 3), dtype)
+    for layer in (tx.Linear(3), tx.BatchNorm(), tx.LayerNorm()):
+        assert layer.init(0, x)(x).dtype == jnp.float32
+
+
+def test_a_linear_layer_of_one_vector_and_of_the_wrong_one():
+    layer = tx.Linear(3).init(0, normal(2))
+    assert layer(normal(2)).shape == (3,)
+    with pytest.raises((TypeError, ValueError, LinseyError)):
+        layer(normal(4, 5))
+
+
+def test_layers_in_a_sequence_keep_their_own_modes():
+    x = normal(4, 3) + 2
+    model = tx.Sequential(tx.BatchNorm(), tx.BatchNorm().eval()).init(0, x)
+    model(x)
+    assert model.layers[0].mean.any() and not model.layers[1].mean.any()
+
+
+def test_groups_of_devices_have_their_own_statistics():
+    layer = tx.BatchNorm(axis_name="d", axis_index_groups=[[0]]).init(0, normal(4, 3))
+    pmap = jax.pmap(lambda m, x: m(x), axis_name="d", in_axes=(None, 0))
+    y = pmap(layer, normal(1, 4, 3))
+    np.testing.assert_allclose(y.mean((0, 1)), 0.0, atol=1e-6)
 
 
 # ------------------------------------------------------------------ GRU

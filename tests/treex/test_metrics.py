@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from typing import Any
 
@@ -78,6 +79,22 @@ def test_metrics_travel_through_compiled_functions():
 )
 def test_the_first_state_is_kept_beside_the_state(metric, leaves):
     assert len(jax.tree.leaves(metric)) == leaves
+
+
+def test_a_metric_may_be_a_dataclass():
+    @dataclasses.dataclass
+    class Total(tx.Metric):
+        total: Any = tx.MetricState.node(default_factory=lambda: jnp.array(0.0))
+
+        def update(self, target):
+            self.total = self.total + target
+
+        def compute(self):
+            return self.total
+
+    total = Total()
+    assert (float(total(target=2.0)), float(total(target=3.0))) == (2.0, 3.0)
+    assert (total.name, float(total.compute())) == ("total", 5.0)
 
 
 # ------------------------------------------------------------------ Reduce

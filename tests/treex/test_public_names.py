@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 from types import ModuleType
 
 import pytest
@@ -34,6 +36,26 @@ def test_every_name_is_there_and_documented(name):
     if inspect.isclass(found) or inspect.isfunction(found):
         assert found.__doc__
     assert isinstance(found, ModuleType) or found is not None
+
+
+def test_without_haiku_its_module_is_absent():
+    program = (
+        "import sys; sys.modules['haiku'] = None\n"
+        "import importlib.util as u; find = u.find_spec\n"
+        "u.find_spec = lambda name, *a: None if name == 'haiku' else find(name, *a)\n"
+        "import linsey.treex as tx\n"
+        "print(hasattr(tx, 'HaikuModule'), 'HaikuModule' in tx.__all__)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_import_of_the_object_face_is_light():
+    program = "import sys, linsey.treex; print({'optax', 'haiku', 'rich', 'orbax'} & {*sys.modules})"  # noqa: E501
+    done = subprocess.run([sys.executable, "-c", program], check=True,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.stdout.strip() == "set()"
 
 
 def test_names_of_submodules():

@@ -30,6 +30,13 @@ class MetricMeta(TreeMeta):
     def run_constructor(cls, obj: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         """Runs `__init__` and keeps a copy of the state that it leaves."""
         obj.__init__(*args, **kwargs)
+        defaults = {
+            "name": snake_case(cls.__name__),
+            "dtype": jnp.float32,
+            "_labels_filter": (),
+        }
+        for name, value in defaults.items():  # of those that do not call `super`
+            vars(obj).setdefault(name, value)
         metadata = discover(obj).layout.metadata
         state = {
             name: value
