@@ -5,6 +5,9 @@
 modules and no layers.
 """
 
+import importlib
+from typing import Any
+
 from linsey.core import (
     axes_scan,
     frozen_dict,
@@ -77,3 +80,10 @@ __all__ = [
     "vmap",
     "while_loop",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Finds `nn`, which stands on the rest, when it is asked for."""
+    if name == "nn":
+        return importlib.import_module("linsey.core.nn")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
