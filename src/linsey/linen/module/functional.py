@@ -13,6 +13,7 @@ from linsey.core.filters import DenyList, Filter, union_filters
 from linsey.core.scope import Scope
 from linsey.linen.module import adoption
 from linsey.linen.module.stack import intercept_methods
+from linsey.traceback_util import api_boundary
 
 CaptureFilter = Any
 
@@ -59,7 +60,7 @@ def apply(
     if capture_intermediates is not False:
         mutable = union_filters(mutable, "intermediates")
         run = _capturing(run, capture_intermediates)
-    return core_scope.apply(run, mutable=mutable)
+    return api_boundary(core_scope.apply(run, mutable=mutable))
 
 
 def init_with_output(
@@ -77,7 +78,7 @@ def init_with_output(
     if capture_intermediates is not False:
         mutable = union_filters(mutable, "intermediates")
         run = _capturing(run, capture_intermediates)
-    return core_scope.init(run, mutable=mutable)
+    return api_boundary(core_scope.init(run, mutable=mutable))
 
 
 def init(
