@@ -27,8 +27,12 @@ def find_work(rival: str, name: str) -> Work:
             return getattr(importlib.import_module("benchmarks.models.linen"), name)(nn)
         except AttributeError as error:
             raise ImportError(f"{rival}.linen lacks {error.name}") from error
-    file = "raw" if rival == RAW else rival
-    return getattr(importlib.import_module(f"benchmarks.models.{file}"), name)()
+    file = importlib.import_module(
+        "benchmarks.models." + ("raw" if rival == RAW else rival)
+    )
+    if not hasattr(file, name):
+        raise ImportError(f"no {name} is written for it")
+    return getattr(file, name)()
 
 
 def tracing(work: Work) -> Callable[[], Callable[[], object]]:
@@ -56,6 +60,8 @@ TASKS = (
     ("24 residual blocks, training", "residual_forward", tracing, "<= 1.2"),
     ("gradient of these", "residual_grad", tracing, "<= 0.9"),
     ("eval_shape(init), 200 Dense", "dense_init", shape_evaluation, "<= 1.2"),
+    ("24-layer transformer", "transformer", tracing, "<= 1.25"),
+    ("the same by scan", "transformer_scan", tracing, "<= 1.3"),
 )
 RIVALS = (RAW, "linsey", "flax", "haiku", "equinox")
 

@@ -7,6 +7,12 @@ Each file offers the same works:
 * `residual_forward`: 24 blocks `x + relu(batch_norm(conv(x)))` in training mode,
   returning the output and the new running averages.
 * `residual_grad`: value and gradient of a loss over the same.
+
+Plain JAX and Linen modules offer two more:
+
+* `transformer`: 24 blocks of causal attention and a perceptron, each after a layer
+  norm, forward.
+* `transformer_scan`: the same by a scan over stacked parameters.
 """
 
 from __future__ import annotations
@@ -18,6 +24,7 @@ from typing import Any
 LAYERS, WIDTH, BATCH = 200, 64, 8
 BLOCKS, CHANNELS, SIDE = 24, 16, 8
 MOMENTUM, EPSILON = 0.99, 1e-5
+DEPTH, EMBED, HEADS, LENGTH = 24, 64, 4, 8
 
 
 @dataclasses.dataclass(frozen=True)

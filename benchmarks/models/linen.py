@@ -11,8 +11,12 @@ from benchmarks.models import (
     BATCH,
     BLOCKS,
     CHANNELS,
+    DEPTH,
+    EMBED,
     EPSILON,
+    HEADS,
     LAYERS,
+    LENGTH,
     MOMENTUM,
     SIDE,
     WIDTH,
@@ -93,3 +97,49 @@ def residual_grad(nn: ModuleType) -> Work:
         return jax.value_and_grad(loss, has_aux=True)(params)
 
     return Work(step, arguments)
+
+
+def _block(nn: ModuleType):
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x, mask):
+            y = nn.LayerNorm()(x)
+            x = x + nn.MultiHeadDotProductAttention(HEADS)(y, mask=mask)
+            y = nn.gelu(nn.Dense(4 * EMBED)(nn.LayerNorm()(x)))
+            return x + nn.Dense(EMBED)(y), None
+
+    return Block
+
+
+def _transformer(nn: ModuleType, scanned: bool) -> Work:
+    block = _block(nn)
+
+    class Transformer(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            mask = nn.make_causal_mask(x[..., 0])
+            if scanned:
+                stack = nn.scan(
+                    block,
+                    variable_axes={"params": 0},
+                    split_rngs={"params": True},
+                    in_axes=nn.broadcast,
+                    length=DEPTH,
+                )
+                return stack()(x, mask)[0]
+            for _ in range(DEPTH):
+                x, _ = block()(x, mask)
+            return x
+
+    model, x = Transformer(), jnp.ones((BATCH, LENGTH, EMBED))
+    return Work(model.apply, (model.init(jax.random.key(0), x), x))
+
+
+def transformer(nn: ModuleType) -> Work:
+    """Forward pass of the transformer."""
+    return _transformer(nn, scanned=False)
+
+
+def transformer_scan(nn: ModuleType) -> Work:
+    """Forward pass of the transformer by a scan over its blocks."""
+    return _transformer(nn, scanned=True)

@@ -10,8 +10,12 @@ from benchmarks.models import (
     BATCH,
     BLOCKS,
     CHANNELS,
+    DEPTH,
+    EMBED,
     EPSILON,
+    HEADS,
     LAYERS,
+    LENGTH,
     MOMENTUM,
     SIDE,
     WIDTH,
@@ -108,3 +112,81 @@ def residual_grad() -> Work:
         return jax.value_and_grad(loss, has_aux=True)(params)
 
     return Work(step, _residual_arguments())
+
+
+def _layer_norm(params, x):
+    mean = jnp.mean(x, axis=-1, keepdims=True)
+    var = jnp.var(x, axis=-1, keepdims=True)
+    return (x - mean) * lax.rsqrt(var + 1e-6) * params["scale"] + params["bias"]
+
+
+def _attention(params, x, mask):
+    def project(name):
+        return (
+            jnp.einsum("btf,fhd->bthd", x, params[name]["kernel"])
+            + params[name]["bias"]
+        )
+
+    query, key, value = project("query"), project("key"), project("value")
+    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) / (EMBED // HEADS) ** 0.5
+    weights = jax.nn.softmax(jnp.where(mask, scores, -1e30))
+    y = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+    out = params["out"]
+    return jnp.einsum("bqhd,hdf->bqf", y, out["kernel"]) + out["bias"]
+
+
+def _block(params, x, mask):
+    x = x + _attention(params["attention"], _layer_norm(params["norm_0"], x), mask)
+    y = _layer_norm(params["norm_1"], x)
+    y = jax.nn.gelu(y @ params["up"]["kernel"] + params["up"]["bias"])
+    return x + y @ params["down"]["kernel"] + params["down"]["bias"]
+
+
+def _block_params():
+    depth = EMBED // HEADS
+
+    def linear(*shape, outputs=1):
+        return {"kernel": jnp.ones(shape), "bias": jnp.zeros(shape[-outputs:])}
+
+    def norm():
+        return {"scale": jnp.ones(EMBED), "bias": jnp.zeros(EMBED)}
+
+    heads = {
+        name: linear(EMBED, HEADS, depth, outputs=2)
+        for name in ("query", "key", "value")
+    }
+    return {
+        "norm_0": norm(),
+        "attention": {**heads, "out": linear(HEADS, depth, EMBED)},
+        "norm_1": norm(),
+        "up": linear(EMBED, 4 * EMBED),
+        "down": linear(4 * EMBED, EMBED),
+    }
+
+
+def _causal(x):
+    return jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool))
+
+
+def transformer() -> Work:
+    """Forward pass of the transformer."""
+
+    def forward(params, x):
+        mask = _causal(x)
+        for block in params:
+            x = _block(block, x, mask)
+        return x
+
+    params = [_block_params() for _ in range(DEPTH)]
+    return Work(forward, (params, jnp.ones((BATCH, LENGTH, EMBED))))
+
+
+def transformer_scan() -> Work:
+    """Forward pass of the transformer by a scan over its blocks."""
+
+    def forward(params, x):
+        mask = _causal(x)
+        return lax.scan(lambda x, block: (_block(block, x, mask), None), x, params)[0]
+
+    params = jax.tree.map(lambda x: jnp.stack([x] * DEPTH), _block_params())
+    return Work(forward, (params, jnp.ones((BATCH, LENGTH, EMBED))))
