@@ -17,7 +17,7 @@ import linsey.treex as tx
 from linsey.errors import FeatureShapeChangedError, LinseyError
 
 KEY = jax.random.split(jax.random.PRNGKey(42))[0]  # what the first layer gets
-few = settings(max_examples=6)
+few = settings(max_examples=5)
 
 
 def normal(*shape, dtype=jnp.float32):
@@ -169,7 +169,7 @@ def test_groups_must_divide_the_channels():
 # ------------------------------------------------------------------ BatchNorm
 
 
-@settings(max_examples=10)
+@settings(max_examples=8)
 @given(
     shape=st.lists(st.integers(2, 5), min_size=2, max_size=3),
     momentum=st.floats(0.01, 1.0),

@@ -26,61 +26,11 @@ def default_recurrent_init(key: Any, shape: Any, dtype: Any = jnp.float32) -> An
     return _orthogonal(key, shape, dtype)
 
 
-class GRUCell(linen.Module):
-    """One step of a gated recurrent unit.
-
-        r = gate(W_ir x + b_ir + W_hr h)
-        z = gate(W_iz x + b_iz + W_hz h)
-        n = activation(W_in x + b_in + r (W_hn h + b_hn))
-        h' = (1 - z) n + z h
-
-    Attributes:
-        gate_fn: nonlinearity of the gates.
-        activation_fn: nonlinearity of the candidate.
-        kernel_init: initializer of the kernels of the inputs.
-        recurrent_kernel_init: initializer of the kernels of the state.
-        bias_init: initializer of the biases.
-
-    References:
-        Cho et al. 2014, https://arxiv.org/abs/1406.1078
-    """
-
-    gate_fn: Callable[..., Any] = jax.nn.sigmoid
-    activation_fn: Callable[..., Any] = jax.lax.tanh
-    kernel_init: Initializer = default_kernel_init
-    recurrent_kernel_init: Initializer = default_recurrent_init
-    bias_init: Initializer = zeros
-
-    @linen.compact
-    def __call__(self, h: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The next state, as state and as output."""
-        units = h.shape[-1]
-
-        def of_input(name: str) -> jax.Array:
-            return linen.Dense(
-                units,
-                kernel_init=self.kernel_init,
-                bias_init=self.bias_init,
-                name=name,
-            )(x)
-
-        def of_state(name: str, use_bias: bool = False) -> jax.Array:
-            return linen.Dense(
-                units,
-                use_bias=use_bias,
-                kernel_init=self.recurrent_kernel_init,
-                bias_init=self.bias_init,
-                name=name,
-            )(h)
-
-        r = self.gate_fn(of_input("ir") + of_state("hr"))
-        z = self.gate_fn(of_input("iz") + of_state("hz"))
-        n = self.activation_fn(of_input("in") + r * of_state("hn", use_bias=True))
-        h = (1.0 - z) * n + z * h
-        return h, h
+class GRUCell(linen.GRUCell):
+    """The Linen cell; its first state is made of batch axes and a size."""
 
     @staticmethod
-    def initialize_carry(
+    def initialize_carry(  # type: ignore[override]
         rng: Any, batch_dims: Sequence[int], size: int, init_fn: Initializer = zeros
     ) -> jax.Array:
         """The first state, of shape (*batch_dims, size)."""
@@ -88,7 +38,7 @@ class GRUCell(linen.Module):
 
 
 class GRU(Module):
-    """Runs a gated recurrent unit over a sequence.
+    """Runs a gated recurrent unit, `linsey.linen.GRUCell`, over a sequence.
 
     Args:
         units: number of features of the state.
@@ -155,6 +105,7 @@ class GRU(Module):
     def module(self) -> GRUCell:
         """The Linen cell."""
         return GRUCell(
+            features=self.hidden_units,
             gate_fn=self.gate_fn,
             activation_fn=self.activation_fn,
             kernel_init=self.kernel_init,
