@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import hypothesis
 import hypothesis.strategies as st
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from jax import lax
 
 from linsey.ops.conv import canonicalize_padding, conv, conv_local, conv_positions
 from linsey.ops.conv_transpose import conv_transpose
@@ -134,3 +138,59 @@ def test_paddings_are_written_as_pairs():
     assert canonicalize_padding(1, 2) == [(1, 1), (1, 1)]
     assert canonicalize_padding((1, (2, 3)), 2) == [(1, 1), (2, 3)]
     assert canonicalize_padding([], 0) == []
+
+
+CPU_CASES = [
+    # shape, window, features, groups, strides, padding, dilation
+    ((2, 7, 6, 4), (1, 1), 4, 4, (2, 1), ((1, 0), (0, 2)), 1),
+    ((2, 7, 6, 4), (3, 2), 4, 4, (2, 1), "SAME", (1, 2)),
+    ((2, 7, 6, 4), (3, 3), 8, 4, 1, "CIRCULAR", 1),
+    ((2, 9, 4), (3,), 8, 2, 2, ((2, 1),), 2),
+    ((2, 5, 5, 24), (2, 2), 24, 12, 1, "VALID", 1),
+    ((2, 3, 4), (5,), 4, 4, 1, "VALID", 1),
+    ((2, 4, 4, 3, 6), (2, 2, 2), 6, 3, (1, 2, 1), "SAME", 1),
+]
+
+
+@pytest.mark.parametrize("case", CPU_CASES)
+def test_what_is_faster_on_a_cpu_is_the_same(case):
+    shape, window, features, groups, strides, padding, dilation = case
+    generator = np.random.default_rng(0)
+    x = jnp.asarray(generator.standard_normal(shape), jnp.float32)
+    kernel = generator.standard_normal((*window, shape[-1] // groups, features))
+    kernel = jnp.asarray(kernel, jnp.float32)
+
+    def observe(function):
+        def apply(x, kernel):
+            return conv(
+                x, kernel, strides=strides, padding=padding, kernel_dilation=dilation,
+                feature_group_count=groups, conv_general_dilated=function,
+            )  # fmt: skip
+
+        y, pull = jax.vjp(apply, x, kernel)
+        tangent = jax.jvp(apply, (x, kernel), (jnp.cos(x), jnp.sin(kernel)))[1]
+        return y, tangent, *pull(jnp.sin(jnp.arange(y.size)).reshape(y.shape))
+
+    with_xla = partial(lax.conv_general_dilated)
+    program = jax.jit(observe, static_argnums=0)
+    for a, b in zip(program(with_xla), program(lax.conv_general_dilated), strict=True):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-5)
+
+
+def test_half_precision_sums_of_a_cpu_are_in_float32():
+    x, kernel = jnp.full((1, 600, 1, 2), 1.0), jnp.full((8, 1, 1, 2), 1.001)
+    x, kernel = x.astype("bfloat16"), kernel.astype("bfloat16")
+    y = conv(x + 0.0039, kernel * 1.01, padding="VALID", feature_group_count=2)
+    wide = conv(
+        (x + 0.0039).astype("float32"), (kernel * 1.01).astype("float32"),
+        padding="VALID", feature_group_count=2,
+    )  # fmt: skip
+    np.testing.assert_array_equal(y, wide.astype("bfloat16"))
+
+
+def test_the_residual_of_a_window_for_each_channel_is_the_input():
+    x, kernel = jnp.ones((2, 8, 8, 4)), jnp.ones((3, 3, 1, 4))
+    _, pull = jax.vjp(lambda x, k: conv(x, k, feature_group_count=4), x, kernel)
+    kept = [leaf.shape for leaf in jax.tree.leaves(pull) if leaf.size >= x.size]
+    assert kept == [x.shape]

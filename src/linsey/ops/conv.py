@@ -24,6 +24,7 @@ from linsey.errors.layers import (
     InvalidPaddingError,
     PerAxisError,
 )
+from linsey.ops.conv_cpu import convolve, may_help
 from linsey.ops.dot import add_bias
 
 Pairs = Sequence[tuple[int, int]]
@@ -90,7 +91,9 @@ def conv(
         feature_group_count: number of groups of channels that do not mix.
         precision: see `jax.lax.Precision`.
         conv_general_dilated: what computes it, called like the function of `jax.lax`;
-            the padding it gets is always explicit.
+            the padding it gets is always explicit. On a CPU the default is replaced by
+            something faster where there is (`linsey.ops.conv_cpu`); another function,
+            such as a `partial` of the default, never.
 
     Returns:
         Outputs of shape (*batch, *positions, features).
@@ -118,6 +121,9 @@ def conv(
     x, batch_shape = merge_batch_axes(x, rank)  # (batch, *spatial, channels)
     x, margins = _pad(x, padding, window, geometry)
     steps, holes, dilation = geometry
+    if conv_general_dilated is lax.conv_general_dilated:
+        if may_help(feature_group_count):
+            conv_general_dilated, margins = convolve, tuple(margins)
     y = conv_general_dilated(
         x,
         kernel,
