@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 
 import flax.linen
 import jax
@@ -92,6 +93,33 @@ def assert_same_norm(name, x, call=None, **fields):
     assert_same_results(
         observe(reference, variables, x, call), observe(layer, variables, x, call)
     )
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_layers_are_built_and_called_as_in_flax(name):
+    """Own options come after those of Flax, or by keyword."""
+    own = {"parent", "name"}
+    for function in ("__init__", "__call__"):
+        theirs, ours = (
+            [
+                (p.name, p.kind)
+                for p in inspect.signature(
+                    getattr(getattr(nn, name), function)
+                ).parameters.values()
+                if p.name not in own
+            ]
+            for nn in LIBRARIES
+        )
+        assert ours[: len(theirs)] == theirs
+    defaults = [
+        {
+            p.name: getattr(p.default, "__name__", p.default)
+            for p in inspect.signature(getattr(nn, name)).parameters.values()
+            if p.name not in own
+        }
+        for nn in LIBRARIES
+    ]
+    assert defaults[1].items() >= defaults[0].items()
 
 
 @pytest.mark.parametrize("name", NORMS)
