@@ -4,6 +4,9 @@ Public names are those of Flax Linen. `module` is the module system, `transforms
 lifted transforms; each layer family has a file of its own.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from linsey.core import FrozenDict, broadcast, meta
 from linsey.core.filters import DenyList
 from linsey.core.meta import (
@@ -16,20 +19,13 @@ from linsey.core.meta import (
 )
 from linsey.linen import (
     activation,
-    attention,
-    batch_apply,
     combinators,
     dtypes,
-    experimental,
-    fp8_ops,
     initializers,
-    kw_only_dataclasses,
     linear,
     module,
     normalization,
-    partitioning,
     pooling,
-    recurrent,
     spmd,
     stochastic,
     summary,
@@ -63,25 +59,7 @@ from linsey.linen.activation import (
     swish,
     tanh,
 )
-from linsey.linen.attention import (
-    MultiHeadAttention,
-    MultiHeadDotProductAttention,
-    SelfAttention,
-    combine_masks,
-    dot_product_attention,
-    dot_product_attention_weights,
-    make_attention_mask,
-    make_causal_mask,
-)
-from linsey.linen.batch_apply import BatchApply
 from linsey.linen.combinators import Sequential
-from linsey.linen.fp8_ops import (
-    Fp8DirectDotGeneralOp,
-    Fp8DotGeneral,
-    Fp8DotGeneralOp,
-    Fp8Einsum,
-    NANOOFp8DotGeneralOp,
-)
 from linsey.linen.initializers import ones, ones_init, zeros, zeros_init
 from linsey.linen.linear import (
     Conv,
@@ -118,17 +96,6 @@ from linsey.linen.normalization import (
     WeightNorm,
 )
 from linsey.linen.pooling import avg_pool, max_pool, min_pool, pool
-from linsey.linen.recurrent import (
-    RNN,
-    Bidirectional,
-    ConvLSTMCell,
-    GRUCell,
-    LSTMCell,
-    MGUCell,
-    OptimizedLSTMCell,
-    RNNCellBase,
-    SimpleCell,
-)
 from linsey.linen.spmd import (
     LogicallyPartitioned,
     get_logical_axis_rules,
@@ -162,6 +129,46 @@ from linsey.linen.transforms import (
     vmap,
     while_loop,
 )
+
+if TYPE_CHECKING:
+    from linsey.linen import (
+        attention,
+        batch_apply,
+        experimental,
+        fp8_ops,
+        kw_only_dataclasses,
+        partitioning,
+        recurrent,
+    )
+    from linsey.linen.attention import (
+        MultiHeadAttention,
+        MultiHeadDotProductAttention,
+        SelfAttention,
+        combine_masks,
+        dot_product_attention,
+        dot_product_attention_weights,
+        make_attention_mask,
+        make_causal_mask,
+    )
+    from linsey.linen.batch_apply import BatchApply
+    from linsey.linen.fp8_ops import (
+        Fp8DirectDotGeneralOp,
+        Fp8DotGeneral,
+        Fp8DotGeneralOp,
+        Fp8Einsum,
+        NANOOFp8DotGeneralOp,
+    )
+    from linsey.linen.recurrent import (
+        RNN,
+        Bidirectional,
+        ConvLSTMCell,
+        GRUCell,
+        LSTMCell,
+        MGUCell,
+        OptimizedLSTMCell,
+        RNNCellBase,
+        SimpleCell,
+    )
 
 __all__ = [
     "BatchApply",
@@ -309,3 +316,54 @@ __all__ = [
     "zeros",
     "zeros_init",
 ]
+
+# What many programs never use is imported when it is asked for: each class of modules
+# costs about a millisecond.
+_LATER = {
+    "attention": [
+        "MultiHeadAttention",
+        "MultiHeadDotProductAttention",
+        "SelfAttention",
+        "combine_masks",
+        "dot_product_attention",
+        "dot_product_attention_weights",
+        "make_attention_mask",
+        "make_causal_mask",
+    ],
+    "batch_apply": ["BatchApply"],
+    "experimental": [],
+    "fp8_ops": [
+        "Fp8DirectDotGeneralOp",
+        "Fp8DotGeneral",
+        "Fp8DotGeneralOp",
+        "Fp8Einsum",
+        "NANOOFp8DotGeneralOp",
+    ],
+    "kw_only_dataclasses": [],
+    "partitioning": [],
+    "recurrent": [
+        "RNN",
+        "Bidirectional",
+        "ConvLSTMCell",
+        "GRUCell",
+        "LSTMCell",
+        "MGUCell",
+        "OptimizedLSTMCell",
+        "RNNCellBase",
+        "SimpleCell",
+    ],
+}
+_MODULE_OF = {name: module for module, names in _LATER.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER and name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_MODULE_OF.get(name, name)}")
+    value = getattr(module, name) if name in _MODULE_OF else module
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
