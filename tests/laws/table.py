@@ -115,9 +115,10 @@ CASES = {
 
 def module_names() -> set[str]:
     """The names of all module classes of `linsey.linen`."""
+    values = {name: getattr(nn, name) for name in dir(nn)}
     found = {
         name
-        for name, value in vars(nn).items()
+        for name, value in values.items()
         if isinstance(value, type) and issubclass(value, nn.Module)
     }
     return found - ABSTRACT
