@@ -491,3 +491,20 @@ def test_empty_collections_are_not_created(nn):
     return Net().init(KEY, X), Net().apply(
         {"params": {}}, X, mutable=["params", "batch"]
     )
+
+
+def test_a_boxed_parameter_adds_nothing_to_the_program():
+    nn = linsey.linen
+
+    def program(kernel_init):
+        model = nn.Dense(2, kernel_init=kernel_init)
+        variables = nn.meta.unbox(model.init(KEY, X))
+        boxed = model.init(KEY, X)
+        return [
+            str(jax.make_jaxpr(model.apply)(tree, X)) for tree in (variables, boxed)
+        ]
+
+    plain = nn.initializers.lecun_normal()
+    assert (
+        len({*program(plain), *program(nn.with_partitioning(plain, ("a", "b")))}) == 1
+    )

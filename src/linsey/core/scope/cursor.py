@@ -11,7 +11,7 @@ import numpy as np
 
 from linsey import errors
 from linsey.config import config
-from linsey.core import meta, tracers
+from linsey.core import tracers
 from linsey.core.filters import Filter, Selection
 from linsey.core.frozen_dict import freeze
 from linsey.core.rng import LazyRng
@@ -409,10 +409,11 @@ class Scope:
     ) -> None:
         """Compares the shapes of a stored parameter with those `init_fn` gives."""
         expected = jax.eval_shape(
-            lambda key: init_fn(key, *init_args, **init_kwargs), jax.random.key(0)
+            lambda: init_fn(jax.random.key(0), *init_args, **init_kwargs)
         )
-        got_leaves = jax.tree_util.tree_leaves(meta.unbox(value))
-        expected_leaves = jax.tree_util.tree_leaves(meta.unbox(expected))
+        # Boxes are looked into, not unboxed, which may add sharding constraints.
+        got_leaves = jax.tree_util.tree_leaves(value)
+        expected_leaves = jax.tree_util.tree_leaves(expected)
         for got, want in zip(got_leaves, expected_leaves, strict=False):
             # Only the shape must agree: values may be stored in another dtype.
             if np.shape(got) != np.shape(want):
