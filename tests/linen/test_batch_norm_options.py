@@ -366,7 +366,10 @@ def test_parts_are_frozen(frozen):
 
 def test_frozen_statistics_need_not_be_mutable():
     x = normal(8, 3)
-    norm(frozen=True).apply(norm().init(KEY, x), x)
+    variables = norm().init(KEY, x)
+    found = norm(frozen=True).apply(variables, x)
+    evaluated = nn.BatchNorm(use_running_average=True).apply(variables, x)
+    np.testing.assert_array_equal(found, evaluated)
 
 
 # Activation, and memory.

@@ -350,7 +350,8 @@ def test_lazy_init_does_not_compute_the_call():
             out = jax.ShapeDtypeStruct(x.shape, x.dtype)
             return linsey.linen.Dense(2)(jax.pure_callback(explode, out, x))
 
-    Net().lazy_init(KEY, jax.ShapeDtypeStruct((2, 3), jnp.float32))
+    found = Net().lazy_init(KEY, jax.ShapeDtypeStruct((2, 3), jnp.float32))
+    assert found["params"]["Dense_0"]["kernel"].shape == (3, 2)
 
 
 @refuses(wording=False)
