@@ -8,78 +8,42 @@ modules and no layers.
 import importlib
 from typing import Any
 
-from linsey.core import (
-    axes_scan,
-    frozen_dict,
-    lift,
-    meta,
-    partial_eval,
-    scope,
-    spmd,
-    tracers,
-)
-from linsey.core.axes_scan import broadcast
-from linsey.core.frozen_dict import (
-    FrozenDict,
-    copy,
-    freeze,
-    pop,
-    pretty_repr,
-    unfreeze,
-)
-from linsey.core.lift import (
-    custom_vjp,
-    jit,
-    jvp,
-    remat,
-    remat_scan,
-    scan,
-    vjp,
-    vmap,
-    while_loop,
-)
-from linsey.core.meta import AxisMetadata, map_axis_meta, unbox
-from linsey.core.scope import Array, DenyList, Scope, apply, bind, init, lazy_init
-from linsey.core.tracers import check_trace_level, current_trace
-
-__all__ = [
-    "Array",
-    "AxisMetadata",
-    "DenyList",
-    "FrozenDict",
-    "Scope",
-    "apply",
-    "axes_scan",
-    "bind",
-    "broadcast",
-    "check_trace_level",
-    "copy",
-    "current_trace",
-    "custom_vjp",
-    "freeze",
-    "frozen_dict",
-    "init",
-    "jit",
-    "jvp",
-    "lazy_init",
-    "lift",
-    "map_axis_meta",
-    "meta",
-    "partial_eval",
-    "pop",
-    "pretty_repr",
-    "remat",
-    "remat_scan",
-    "scan",
-    "scope",
-    "spmd",
-    "tracers",
-    "unbox",
-    "unfreeze",
-    "vjp",
-    "vmap",
-    "while_loop",
-]
+from linsey.core import axes_scan as axes_scan
+from linsey.core import frozen_dict as frozen_dict
+from linsey.core import lift as lift
+from linsey.core import meta as meta
+from linsey.core import partial_eval as partial_eval
+from linsey.core import scope as scope
+from linsey.core import spmd as spmd
+from linsey.core import tracers as tracers
+from linsey.core.axes_scan import broadcast as broadcast
+from linsey.core.frozen_dict import FrozenDict as FrozenDict
+from linsey.core.frozen_dict import copy as copy
+from linsey.core.frozen_dict import freeze as freeze
+from linsey.core.frozen_dict import pop as pop
+from linsey.core.frozen_dict import pretty_repr as pretty_repr
+from linsey.core.frozen_dict import unfreeze as unfreeze
+from linsey.core.lift import custom_vjp as custom_vjp
+from linsey.core.lift import jit as jit
+from linsey.core.lift import jvp as jvp
+from linsey.core.lift import remat as remat
+from linsey.core.lift import remat_scan as remat_scan
+from linsey.core.lift import scan as scan
+from linsey.core.lift import vjp as vjp
+from linsey.core.lift import vmap as vmap
+from linsey.core.lift import while_loop as while_loop
+from linsey.core.meta import AxisMetadata as AxisMetadata
+from linsey.core.meta import map_axis_meta as map_axis_meta
+from linsey.core.meta import unbox as unbox
+from linsey.core.scope import Array as Array
+from linsey.core.scope import DenyList as DenyList
+from linsey.core.scope import Scope as Scope
+from linsey.core.scope import apply as apply
+from linsey.core.scope import bind as bind
+from linsey.core.scope import init as init
+from linsey.core.scope import lazy_init as lazy_init
+from linsey.core.tracers import check_trace_level as check_trace_level
+from linsey.core.tracers import current_trace as current_trace
 
 
 def __getattr__(name: str) -> Any:

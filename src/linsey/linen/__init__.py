@@ -7,362 +7,193 @@ lifted transforms; each layer family has a file of its own.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from linsey.core import FrozenDict, broadcast, meta
-from linsey.core.filters import DenyList
-from linsey.core.meta import (
-    PARTITION_NAME,
-    Partitioned,
-    get_partition_spec,
-    get_sharding,
-    unbox,
-    with_partitioning,
-)
-from linsey.linen import (
-    activation,
-    combinators,
-    dtypes,
-    initializers,
-    linear,
-    module,
-    normalization,
-    pooling,
-    spmd,
-    stochastic,
-    summary,
-    transforms,
-)
-from linsey.linen.activation import (
-    PReLU,
-    celu,
-    elu,
-    gelu,
-    glu,
-    hard_sigmoid,
-    hard_silu,
-    hard_swish,
-    hard_tanh,
-    leaky_relu,
-    log_sigmoid,
-    log_softmax,
-    logsumexp,
-    normalize,
-    one_hot,
-    relu,
-    relu6,
-    selu,
-    sigmoid,
-    silu,
-    soft_sign,
-    softmax,
-    softplus,
-    standardize,
-    swish,
-    tanh,
-)
-from linsey.linen.combinators import Sequential
-from linsey.linen.initializers import ones, ones_init, zeros, zeros_init
-from linsey.linen.linear import (
-    Conv,
-    ConvLocal,
-    ConvTranspose,
-    Dense,
-    DenseGeneral,
-    Einsum,
-    Embed,
-)
-from linsey.linen.module import (
-    Module,
-    Variable,
-    apply,
-    compact,
-    compact_name_scope,
-    disable_named_call,
-    enable_named_call,
-    init,
-    init_with_output,
-    intercept_methods,
-    merge_param,
-    nowrap,
-    override_named_call,
-    share_scope,
-)
-from linsey.linen.normalization import (
-    BatchNorm,
-    GroupNorm,
-    InstanceNorm,
-    LayerNorm,
-    RMSNorm,
-    SpectralNorm,
-    WeightNorm,
-)
-from linsey.linen.pooling import avg_pool, max_pool, min_pool, pool
-from linsey.linen.spmd import (
-    LogicallyPartitioned,
-    get_logical_axis_rules,
-    logical_axis_rules,
-    logical_to_mesh,
-    logical_to_mesh_axes,
-    logical_to_mesh_sharding,
-    set_logical_axis_rules,
-    with_logical_constraint,
-    with_logical_partitioning,
-)
-from linsey.linen.stochastic import Dropout
-from linsey.linen.summary import tabulate
-from linsey.linen.transforms import (
-    add_metadata_axis,
-    checkpoint,
-    cond,
-    custom_vjp,
-    fold_rngs,
-    grad,
-    jit,
-    jvp,
-    map_variables,
-    named_call,
-    remat,
-    remat_scan,
-    scan,
-    switch,
-    value_and_grad,
-    vjp,
-    vmap,
-    while_loop,
-)
+from linsey.core import FrozenDict as FrozenDict
+from linsey.core import broadcast as broadcast
+from linsey.core import meta as meta
+from linsey.core.filters import DenyList as DenyList
+from linsey.core.meta import PARTITION_NAME as PARTITION_NAME
+from linsey.core.meta import Partitioned as Partitioned
+from linsey.core.meta import get_partition_spec as get_partition_spec
+from linsey.core.meta import get_sharding as get_sharding
+from linsey.core.meta import unbox as unbox
+from linsey.core.meta import with_partitioning as with_partitioning
+from linsey.linen import activation as activation
+from linsey.linen import combinators as combinators
+from linsey.linen import dtypes as dtypes
+from linsey.linen import initializers as initializers
+from linsey.linen import linear as linear
+from linsey.linen import module as module
+from linsey.linen import normalization as normalization
+from linsey.linen import pooling as pooling
+from linsey.linen import spmd as spmd
+from linsey.linen import stochastic as stochastic
+from linsey.linen import summary as summary
+from linsey.linen import transforms as transforms
+from linsey.linen.activation import PReLU as PReLU
+from linsey.linen.activation import celu as celu
+from linsey.linen.activation import elu as elu
+from linsey.linen.activation import gelu as gelu
+from linsey.linen.activation import glu as glu
+from linsey.linen.activation import hard_sigmoid as hard_sigmoid
+from linsey.linen.activation import hard_silu as hard_silu
+from linsey.linen.activation import hard_swish as hard_swish
+from linsey.linen.activation import hard_tanh as hard_tanh
+from linsey.linen.activation import leaky_relu as leaky_relu
+from linsey.linen.activation import log_sigmoid as log_sigmoid
+from linsey.linen.activation import log_softmax as log_softmax
+from linsey.linen.activation import logsumexp as logsumexp
+from linsey.linen.activation import normalize as normalize
+from linsey.linen.activation import one_hot as one_hot
+from linsey.linen.activation import relu as relu
+from linsey.linen.activation import relu6 as relu6
+from linsey.linen.activation import selu as selu
+from linsey.linen.activation import sigmoid as sigmoid
+from linsey.linen.activation import silu as silu
+from linsey.linen.activation import soft_sign as soft_sign
+from linsey.linen.activation import softmax as softmax
+from linsey.linen.activation import softplus as softplus
+from linsey.linen.activation import standardize as standardize
+from linsey.linen.activation import swish as swish
+from linsey.linen.activation import tanh as tanh
+from linsey.linen.combinators import Sequential as Sequential
+from linsey.linen.initializers import ones as ones
+from linsey.linen.initializers import ones_init as ones_init
+from linsey.linen.initializers import zeros as zeros
+from linsey.linen.initializers import zeros_init as zeros_init
+from linsey.linen.linear import Conv as Conv
+from linsey.linen.linear import ConvLocal as ConvLocal
+from linsey.linen.linear import ConvTranspose as ConvTranspose
+from linsey.linen.linear import Dense as Dense
+from linsey.linen.linear import DenseGeneral as DenseGeneral
+from linsey.linen.linear import Einsum as Einsum
+from linsey.linen.linear import Embed as Embed
+from linsey.linen.module import Module as Module
+from linsey.linen.module import Variable as Variable
+from linsey.linen.module import apply as apply
+from linsey.linen.module import compact as compact
+from linsey.linen.module import compact_name_scope as compact_name_scope
+from linsey.linen.module import disable_named_call as disable_named_call
+from linsey.linen.module import enable_named_call as enable_named_call
+from linsey.linen.module import init as init
+from linsey.linen.module import init_with_output as init_with_output
+from linsey.linen.module import intercept_methods as intercept_methods
+from linsey.linen.module import merge_param as merge_param
+from linsey.linen.module import nowrap as nowrap
+from linsey.linen.module import override_named_call as override_named_call
+from linsey.linen.module import share_scope as share_scope
+from linsey.linen.normalization import BatchNorm as BatchNorm
+from linsey.linen.normalization import GroupNorm as GroupNorm
+from linsey.linen.normalization import InstanceNorm as InstanceNorm
+from linsey.linen.normalization import LayerNorm as LayerNorm
+from linsey.linen.normalization import RMSNorm as RMSNorm
+from linsey.linen.normalization import SpectralNorm as SpectralNorm
+from linsey.linen.normalization import WeightNorm as WeightNorm
+from linsey.linen.pooling import avg_pool as avg_pool
+from linsey.linen.pooling import max_pool as max_pool
+from linsey.linen.pooling import min_pool as min_pool
+from linsey.linen.pooling import pool as pool
+from linsey.linen.spmd import LogicallyPartitioned as LogicallyPartitioned
+from linsey.linen.spmd import get_logical_axis_rules as get_logical_axis_rules
+from linsey.linen.spmd import logical_axis_rules as logical_axis_rules
+from linsey.linen.spmd import logical_to_mesh as logical_to_mesh
+from linsey.linen.spmd import logical_to_mesh_axes as logical_to_mesh_axes
+from linsey.linen.spmd import logical_to_mesh_sharding as logical_to_mesh_sharding
+from linsey.linen.spmd import set_logical_axis_rules as set_logical_axis_rules
+from linsey.linen.spmd import with_logical_constraint as with_logical_constraint
+from linsey.linen.spmd import with_logical_partitioning as with_logical_partitioning
+from linsey.linen.stochastic import Dropout as Dropout
+from linsey.linen.summary import tabulate as tabulate
+from linsey.linen.transforms import add_metadata_axis as add_metadata_axis
+from linsey.linen.transforms import checkpoint as checkpoint
+from linsey.linen.transforms import cond as cond
+from linsey.linen.transforms import custom_vjp as custom_vjp
+from linsey.linen.transforms import fold_rngs as fold_rngs
+from linsey.linen.transforms import grad as grad
+from linsey.linen.transforms import jit as jit
+from linsey.linen.transforms import jvp as jvp
+from linsey.linen.transforms import map_variables as map_variables
+from linsey.linen.transforms import named_call as named_call
+from linsey.linen.transforms import remat as remat
+from linsey.linen.transforms import remat_scan as remat_scan
+from linsey.linen.transforms import scan as scan
+from linsey.linen.transforms import switch as switch
+from linsey.linen.transforms import value_and_grad as value_and_grad
+from linsey.linen.transforms import vjp as vjp
+from linsey.linen.transforms import vmap as vmap
+from linsey.linen.transforms import while_loop as while_loop
 
 if TYPE_CHECKING:
-    from linsey.linen import (
-        attention,
-        batch_apply,
-        experimental,
-        fp8_ops,
-        kw_only_dataclasses,
-        partitioning,
-        recurrent,
-    )
+    from linsey.linen import attention as attention
+    from linsey.linen import batch_apply as batch_apply
+    from linsey.linen import experimental as experimental
+    from linsey.linen import fp8_ops as fp8_ops
+    from linsey.linen import kw_only_dataclasses as kw_only_dataclasses
+    from linsey.linen import partitioning as partitioning
+    from linsey.linen import recurrent as recurrent
+    from linsey.linen.attention import MultiHeadAttention as MultiHeadAttention
     from linsey.linen.attention import (
-        MultiHeadAttention,
-        MultiHeadDotProductAttention,
-        SelfAttention,
-        combine_masks,
-        dot_product_attention,
-        dot_product_attention_weights,
-        make_attention_mask,
-        make_causal_mask,
+        MultiHeadDotProductAttention as MultiHeadDotProductAttention,
     )
-    from linsey.linen.batch_apply import BatchApply
-    from linsey.linen.fp8_ops import (
-        Fp8DirectDotGeneralOp,
-        Fp8DotGeneral,
-        Fp8DotGeneralOp,
-        Fp8Einsum,
-        NANOOFp8DotGeneralOp,
+    from linsey.linen.attention import SelfAttention as SelfAttention
+    from linsey.linen.attention import combine_masks as combine_masks
+    from linsey.linen.attention import dot_product_attention as dot_product_attention
+    from linsey.linen.attention import (
+        dot_product_attention_weights as dot_product_attention_weights,
     )
-    from linsey.linen.recurrent import (
-        RNN,
-        Bidirectional,
-        ConvLSTMCell,
-        GRUCell,
-        LSTMCell,
-        MGUCell,
-        OptimizedLSTMCell,
-        RNNCellBase,
-        SimpleCell,
-    )
-
-__all__ = [
-    "BatchApply",
-    "BatchNorm",
-    "Bidirectional",
-    "Conv",
-    "ConvLSTMCell",
-    "ConvLocal",
-    "ConvTranspose",
-    "Dense",
-    "DenseGeneral",
-    "DenyList",
-    "Dropout",
-    "Einsum",
-    "Embed",
-    "Fp8DirectDotGeneralOp",
-    "Fp8DotGeneral",
-    "Fp8DotGeneralOp",
-    "Fp8Einsum",
-    "FrozenDict",
-    "GRUCell",
-    "GroupNorm",
-    "InstanceNorm",
-    "LSTMCell",
-    "LayerNorm",
-    "LogicallyPartitioned",
-    "MGUCell",
-    "Module",
-    "MultiHeadAttention",
-    "MultiHeadDotProductAttention",
-    "NANOOFp8DotGeneralOp",
-    "OptimizedLSTMCell",
-    "PARTITION_NAME",
-    "PReLU",
-    "Partitioned",
-    "RMSNorm",
-    "RNN",
-    "RNNCellBase",
-    "SelfAttention",
-    "Sequential",
-    "SimpleCell",
-    "SpectralNorm",
-    "Variable",
-    "WeightNorm",
-    "activation",
-    "add_metadata_axis",
-    "apply",
-    "attention",
-    "avg_pool",
-    "batch_apply",
-    "broadcast",
-    "celu",
-    "checkpoint",
-    "combinators",
-    "combine_masks",
-    "compact",
-    "compact_name_scope",
-    "cond",
-    "custom_vjp",
-    "disable_named_call",
-    "dot_product_attention",
-    "dot_product_attention_weights",
-    "dtypes",
-    "elu",
-    "enable_named_call",
-    "experimental",
-    "fold_rngs",
-    "fp8_ops",
-    "gelu",
-    "get_logical_axis_rules",
-    "get_partition_spec",
-    "get_sharding",
-    "glu",
-    "grad",
-    "hard_sigmoid",
-    "hard_silu",
-    "hard_swish",
-    "hard_tanh",
-    "init",
-    "init_with_output",
-    "initializers",
-    "intercept_methods",
-    "jit",
-    "jvp",
-    "kw_only_dataclasses",
-    "leaky_relu",
-    "linear",
-    "log_sigmoid",
-    "log_softmax",
-    "logical_axis_rules",
-    "logical_to_mesh",
-    "logical_to_mesh_axes",
-    "logical_to_mesh_sharding",
-    "logsumexp",
-    "make_attention_mask",
-    "make_causal_mask",
-    "map_variables",
-    "max_pool",
-    "merge_param",
-    "meta",
-    "min_pool",
-    "module",
-    "named_call",
-    "normalization",
-    "normalize",
-    "nowrap",
-    "one_hot",
-    "ones",
-    "ones_init",
-    "override_named_call",
-    "partitioning",
-    "pool",
-    "pooling",
-    "recurrent",
-    "relu",
-    "relu6",
-    "remat",
-    "remat_scan",
-    "scan",
-    "selu",
-    "set_logical_axis_rules",
-    "share_scope",
-    "sigmoid",
-    "silu",
-    "soft_sign",
-    "softmax",
-    "softplus",
-    "spmd",
-    "standardize",
-    "stochastic",
-    "summary",
-    "swish",
-    "switch",
-    "tabulate",
-    "tanh",
-    "transforms",
-    "unbox",
-    "value_and_grad",
-    "vjp",
-    "vmap",
-    "while_loop",
-    "with_logical_constraint",
-    "with_logical_partitioning",
-    "with_partitioning",
-    "zeros",
-    "zeros_init",
-]
+    from linsey.linen.attention import make_attention_mask as make_attention_mask
+    from linsey.linen.attention import make_causal_mask as make_causal_mask
+    from linsey.linen.batch_apply import BatchApply as BatchApply
+    from linsey.linen.fp8_ops import Fp8DirectDotGeneralOp as Fp8DirectDotGeneralOp
+    from linsey.linen.fp8_ops import Fp8DotGeneral as Fp8DotGeneral
+    from linsey.linen.fp8_ops import Fp8DotGeneralOp as Fp8DotGeneralOp
+    from linsey.linen.fp8_ops import Fp8Einsum as Fp8Einsum
+    from linsey.linen.fp8_ops import NANOOFp8DotGeneralOp as NANOOFp8DotGeneralOp
+    from linsey.linen.recurrent import RNN as RNN
+    from linsey.linen.recurrent import Bidirectional as Bidirectional
+    from linsey.linen.recurrent import ConvLSTMCell as ConvLSTMCell
+    from linsey.linen.recurrent import GRUCell as GRUCell
+    from linsey.linen.recurrent import LSTMCell as LSTMCell
+    from linsey.linen.recurrent import MGUCell as MGUCell
+    from linsey.linen.recurrent import OptimizedLSTMCell as OptimizedLSTMCell
+    from linsey.linen.recurrent import RNNCellBase as RNNCellBase
+    from linsey.linen.recurrent import SimpleCell as SimpleCell
 
 # What many programs never use is imported when it is asked for: each class of modules
 # costs about a millisecond.
 _LATER = {
-    "attention": [
-        "MultiHeadAttention",
-        "MultiHeadDotProductAttention",
-        "SelfAttention",
-        "combine_masks",
-        "dot_product_attention",
-        "dot_product_attention_weights",
-        "make_attention_mask",
-        "make_causal_mask",
-    ],
-    "batch_apply": ["BatchApply"],
-    "experimental": [],
-    "fp8_ops": [
-        "Fp8DirectDotGeneralOp",
-        "Fp8DotGeneral",
-        "Fp8DotGeneralOp",
-        "Fp8Einsum",
-        "NANOOFp8DotGeneralOp",
-    ],
-    "kw_only_dataclasses": [],
-    "partitioning": [],
-    "recurrent": [
-        "RNN",
-        "Bidirectional",
-        "ConvLSTMCell",
-        "GRUCell",
-        "LSTMCell",
-        "MGUCell",
-        "OptimizedLSTMCell",
-        "RNNCellBase",
-        "SimpleCell",
-    ],
+    "attention": (
+        "MultiHeadAttention MultiHeadDotProductAttention SelfAttention combine_masks "
+        "dot_product_attention dot_product_attention_weights make_attention_mask "
+        "make_causal_mask"
+    ),
+    "batch_apply": "BatchApply",
+    "experimental": "",
+    "fp8_ops": (
+        "Fp8DirectDotGeneralOp Fp8DotGeneral Fp8DotGeneralOp Fp8Einsum "
+        "NANOOFp8DotGeneralOp"
+    ),
+    "kw_only_dataclasses": "",
+    "partitioning": "",
+    "recurrent": (
+        "RNN Bidirectional ConvLSTMCell GRUCell LSTMCell MGUCell OptimizedLSTMCell "
+        "RNNCellBase SimpleCell"
+    ),
 }
-_MODULE_OF = {name: module for module, names in _LATER.items() for name in names}
+_FILES = {name: file for file in _LATER for name in (file, *_LATER[file].split())}
+
+__all__ = sorted(
+    name
+    for name in {*globals(), *_FILES} - {"Any", "TYPE_CHECKING", "importlib"}
+    if not name.startswith("_")
+)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER and name not in _MODULE_OF:
+    if name not in _FILES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{_MODULE_OF.get(name, name)}")
-    value = getattr(module, name) if name in _MODULE_OF else module
-    globals()[name] = value
-    return value
+    module = importlib.import_module(f"{__name__}.{_FILES[name]}")
+    globals()[name] = module if name == _FILES[name] else getattr(module, name)
+    return globals()[name]
 
 
 def __dir__() -> list[str]:

@@ -15,73 +15,39 @@ Example:
     ((1, 2), (4, 8))
 """
 
-from jax.nn import (
-    celu,
-    elu,
-    gelu,
-    glu,
-    leaky_relu,
-    log_sigmoid,
-    log_softmax,
-    relu,
-    sigmoid,
-    silu,
-    soft_sign,
-    softmax,
-    softplus,
-    swish,
-)
-from jax.numpy import tanh
+from jax.nn import celu as celu
+from jax.nn import elu as elu
+from jax.nn import gelu as gelu
+from jax.nn import glu as glu
+from jax.nn import leaky_relu as leaky_relu
+from jax.nn import log_sigmoid as log_sigmoid
+from jax.nn import log_softmax as log_softmax
+from jax.nn import relu as relu
+from jax.nn import sigmoid as sigmoid
+from jax.nn import silu as silu
+from jax.nn import soft_sign as soft_sign
+from jax.nn import softmax as softmax
+from jax.nn import softplus as softplus
+from jax.nn import swish as swish
+from jax.numpy import tanh as tanh
 
-from linsey.core.nn import attention, linear, normalization, stochastic
+from linsey.core.nn import attention as attention
+from linsey.core.nn import linear as linear
+from linsey.core.nn import normalization as normalization
+from linsey.core.nn import stochastic as stochastic
+from linsey.core.nn.attention import dot_product_attention as dot_product_attention
 from linsey.core.nn.attention import (
-    dot_product_attention,
-    multi_head_dot_product_attention,
+    multi_head_dot_product_attention as multi_head_dot_product_attention,
 )
-from linsey.core.nn.linear import (
-    Embedding,
-    conv,
-    conv_transpose,
-    dense,
-    dense_general,
-    embedding,
-)
-from linsey.core.nn.normalization import batch_norm, group_norm, layer_norm
-from linsey.core.nn.stochastic import dropout
-from linsey.ops.pool import avg_pool, max_pool
-
-__all__ = [
-    "Embedding",
-    "attention",
-    "avg_pool",
-    "batch_norm",
-    "celu",
-    "conv",
-    "conv_transpose",
-    "dense",
-    "dense_general",
-    "dot_product_attention",
-    "dropout",
-    "elu",
-    "embedding",
-    "gelu",
-    "glu",
-    "group_norm",
-    "layer_norm",
-    "leaky_relu",
-    "linear",
-    "log_sigmoid",
-    "log_softmax",
-    "max_pool",
-    "multi_head_dot_product_attention",
-    "normalization",
-    "relu",
-    "sigmoid",
-    "silu",
-    "soft_sign",
-    "softmax",
-    "softplus",
-    "stochastic",
-    "swish",
-    "tanh",
-]
+from linsey.core.nn.linear import Embedding as Embedding
+from linsey.core.nn.linear import conv as conv
+from linsey.core.nn.linear import conv_transpose as conv_transpose
+from linsey.core.nn.linear import dense as dense
+from linsey.core.nn.linear import dense_general as dense_general
+from linsey.core.nn.linear import embedding as embedding
+from linsey.core.nn.normalization import batch_norm as batch_norm
+from linsey.core.nn.normalization import group_norm as group_norm
+from linsey.core.nn.normalization import layer_norm as layer_norm
+from linsey.core.nn.stochastic import dropout as dropout
+from linsey.ops.pool import avg_pool as avg_pool
+from linsey.ops.pool import max_pool as max_pool

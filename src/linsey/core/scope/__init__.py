@@ -15,70 +15,36 @@ boundary, structure only; what `apply` returns shares nothing writable with its 
 from collections.abc import Mapping
 from typing import Any
 
-from linsey.core.filters import (
-    CollectionFilter,
-    DenyList,
-    Filter,
-    PRNGSequenceFilter,
-    Selection,
-    filter_to_set,
-    group_collections,
-    in_filter,
-    intersect_filters,
-    is_filter_empty,
-    subtract_filters,
-    union_filters,
-)
+from linsey.core.filters import CollectionFilter as CollectionFilter
+from linsey.core.filters import DenyList as DenyList
+from linsey.core.filters import Filter as Filter
+from linsey.core.filters import PRNGSequenceFilter as PRNGSequenceFilter
+from linsey.core.filters import Selection as Selection
+from linsey.core.filters import filter_to_set as filter_to_set
+from linsey.core.filters import group_collections as group_collections
+from linsey.core.filters import in_filter as in_filter
+from linsey.core.filters import intersect_filters as intersect_filters
+from linsey.core.filters import is_filter_empty as is_filter_empty
+from linsey.core.filters import subtract_filters as subtract_filters
+from linsey.core.filters import union_filters as union_filters
 from linsey.core.frozen_dict import FrozenDict
-from linsey.core.rng import LazyRng
-from linsey.core.scope.context import Context
-from linsey.core.scope.cursor import PRNGKey, Scope, VariableDict
-from linsey.core.scope.functional import (
-    RNGSequences,
-    apply,
-    bind,
-    copy_structure,
-    init,
-    lazy_init,
-)
-from linsey.core.scope.variable import Variable, is_plain_array, unbox_fast
+from linsey.core.rng import LazyRng as LazyRng
+from linsey.core.scope.context import Context as Context
+from linsey.core.scope.cursor import PRNGKey as PRNGKey
+from linsey.core.scope.cursor import Scope as Scope
+from linsey.core.scope.cursor import VariableDict as VariableDict
+from linsey.core.scope.functional import RNGSequences as RNGSequences
+from linsey.core.scope.functional import apply as apply
+from linsey.core.scope.functional import bind as bind
+from linsey.core.scope.functional import copy_structure as copy_structure
+from linsey.core.scope.functional import init as init
+from linsey.core.scope.functional import lazy_init as lazy_init
+from linsey.core.scope.variable import Variable as Variable
+from linsey.core.scope.variable import is_plain_array as is_plain_array
+from linsey.core.scope.variable import unbox_fast as unbox_fast
 
 Array = Any
 Collection = Mapping[str, Any]
 MutableCollection = dict[str, Any]
 FrozenVariableDict = FrozenDict
 MutableVariableDict = dict[str, MutableCollection]
-
-__all__ = [
-    "Array",
-    "Collection",
-    "CollectionFilter",
-    "Context",
-    "DenyList",
-    "Filter",
-    "FrozenVariableDict",
-    "LazyRng",
-    "MutableCollection",
-    "MutableVariableDict",
-    "PRNGKey",
-    "PRNGSequenceFilter",
-    "RNGSequences",
-    "Scope",
-    "Selection",
-    "Variable",
-    "VariableDict",
-    "apply",
-    "bind",
-    "copy_structure",
-    "filter_to_set",
-    "group_collections",
-    "in_filter",
-    "init",
-    "intersect_filters",
-    "is_filter_empty",
-    "is_plain_array",
-    "lazy_init",
-    "subtract_filters",
-    "unbox_fast",
-    "union_filters",
-]

@@ -5,56 +5,31 @@ masks, `multi_head` is the layer with its projections and its cache for decoding
 """
 
 from linsey.linen.attention.dot_product import (
-    dot_product_attention,
-    dot_product_attention_weights,
+    dot_product_attention as dot_product_attention,
 )
-from linsey.linen.attention.masks import (
-    combine_masks,
-    make_attention_mask,
-    make_causal_mask,
+from linsey.linen.attention.dot_product import (
+    dot_product_attention_weights as dot_product_attention_weights,
 )
+from linsey.linen.attention.masks import combine_masks as combine_masks
+from linsey.linen.attention.masks import make_attention_mask as make_attention_mask
+from linsey.linen.attention.masks import make_causal_mask as make_causal_mask
+from linsey.linen.attention.multi_head import MultiHeadAttention as MultiHeadAttention
 from linsey.linen.attention.multi_head import (
-    MultiHeadAttention,
-    MultiHeadDotProductAttention,
-    SelfAttention,
+    MultiHeadDotProductAttention as MultiHeadDotProductAttention,
 )
-from linsey.linen.dtypes import promote_dtype
-from linsey.linen.initializers import zeros
-from linsey.linen.linear import DenseGeneral, default_kernel_init
-from linsey.linen.module import Module, compact, merge_param
-from linsey.linen.normalization import LayerNorm
-from linsey.typing import (
-    Array,
-    DotGeneralT,
-    Dtype,
-    Initializer,
-    PrecisionLike,
-    PRNGKey,
-    Shape,
-)
-
-__all__ = [
-    "Array",
-    "DenseGeneral",
-    "DotGeneralT",
-    "Dtype",
-    "Initializer",
-    "LayerNorm",
-    "Module",
-    "MultiHeadAttention",
-    "MultiHeadDotProductAttention",
-    "PRNGKey",
-    "PrecisionLike",
-    "SelfAttention",
-    "Shape",
-    "combine_masks",
-    "compact",
-    "default_kernel_init",
-    "dot_product_attention",
-    "dot_product_attention_weights",
-    "make_attention_mask",
-    "make_causal_mask",
-    "merge_param",
-    "promote_dtype",
-    "zeros",
-]
+from linsey.linen.attention.multi_head import SelfAttention as SelfAttention
+from linsey.linen.dtypes import promote_dtype as promote_dtype
+from linsey.linen.initializers import zeros as zeros
+from linsey.linen.linear import DenseGeneral as DenseGeneral
+from linsey.linen.linear import default_kernel_init as default_kernel_init
+from linsey.linen.module import Module as Module
+from linsey.linen.module import compact as compact
+from linsey.linen.module import merge_param as merge_param
+from linsey.linen.normalization import LayerNorm as LayerNorm
+from linsey.typing import Array as Array
+from linsey.typing import DotGeneralT as DotGeneralT
+from linsey.typing import Dtype as Dtype
+from linsey.typing import Initializer as Initializer
+from linsey.typing import PrecisionLike as PrecisionLike
+from linsey.typing import PRNGKey as PRNGKey
+from linsey.typing import Shape as Shape

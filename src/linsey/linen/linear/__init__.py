@@ -4,47 +4,25 @@ Each is a list of fields and a short call: parameters are asked for by name and 
 arrays are brought to one dtype, and a function of `linsey.ops` computes the formula.
 """
 
-from linsey.linen.dtypes import PromoteDtypeFn, promote_dtype
-from linsey.linen.linear.conv import Conv, ConvLocal
-from linsey.linen.linear.conv_transpose import ConvTranspose
-from linsey.linen.linear.dense import Dense, DenseGeneral, default_kernel_init
-from linsey.linen.linear.einsum import Einsum
-from linsey.linen.linear.embed import Embed, default_embed_init
-from linsey.ops.conv import canonicalize_padding
-from linsey.typing import (
-    Array,
-    ConvGeneralDilatedT,
-    DotGeneralT,
-    Dtype,
-    Initializer,
-    LaxPadding,
-    PaddingLike,
-    PrecisionLike,
-    PRNGKey,
-    Shape,
-)
-
-__all__ = [
-    "Array",
-    "Conv",
-    "ConvGeneralDilatedT",
-    "ConvLocal",
-    "ConvTranspose",
-    "Dense",
-    "DenseGeneral",
-    "DotGeneralT",
-    "Dtype",
-    "Einsum",
-    "Embed",
-    "Initializer",
-    "LaxPadding",
-    "PRNGKey",
-    "PaddingLike",
-    "PrecisionLike",
-    "PromoteDtypeFn",
-    "Shape",
-    "canonicalize_padding",
-    "default_embed_init",
-    "default_kernel_init",
-    "promote_dtype",
-]
+from linsey.linen.dtypes import PromoteDtypeFn as PromoteDtypeFn
+from linsey.linen.dtypes import promote_dtype as promote_dtype
+from linsey.linen.linear.conv import Conv as Conv
+from linsey.linen.linear.conv import ConvLocal as ConvLocal
+from linsey.linen.linear.conv_transpose import ConvTranspose as ConvTranspose
+from linsey.linen.linear.dense import Dense as Dense
+from linsey.linen.linear.dense import DenseGeneral as DenseGeneral
+from linsey.linen.linear.dense import default_kernel_init as default_kernel_init
+from linsey.linen.linear.einsum import Einsum as Einsum
+from linsey.linen.linear.embed import Embed as Embed
+from linsey.linen.linear.embed import default_embed_init as default_embed_init
+from linsey.ops.conv import canonicalize_padding as canonicalize_padding
+from linsey.typing import Array as Array
+from linsey.typing import ConvGeneralDilatedT as ConvGeneralDilatedT
+from linsey.typing import DotGeneralT as DotGeneralT
+from linsey.typing import Dtype as Dtype
+from linsey.typing import Initializer as Initializer
+from linsey.typing import LaxPadding as LaxPadding
+from linsey.typing import PaddingLike as PaddingLike
+from linsey.typing import PrecisionLike as PrecisionLike
+from linsey.typing import PRNGKey as PRNGKey
+from linsey.typing import Shape as Shape

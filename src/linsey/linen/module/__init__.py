@@ -5,56 +5,27 @@ Read in this order: `phase` and `frame` (the words), `base` (`Module`), `adoptio
 running, interceptors), `functional` (`init` and `apply`).
 """
 
-from linsey.core.filters import DenyList, union_filters
-from linsey.core.frozen_dict import FrozenDict
-from linsey.core.scope import Scope, Variable
-from linsey.linen.module.base import (
-    Module,
-    ModuleBase,
-    tuple_init,
-    tuple_reduce,
-)
-from linsey.linen.module.functional import apply, init, init_with_output
-from linsey.linen.module.helpers import (
-    disable_named_call,
-    enable_named_call,
-    merge_param,
-    override_named_call,
-)
-from linsey.linen.module.methods import compact, nowrap, wrap_method_once
-from linsey.linen.module.sharing import (
-    CompactNameScope,
-    compact_name_scope,
-    share_scope,
-)
-from linsey.linen.module.stack import (
-    InterceptorContext,
-    intercept_methods,
-)
-
-__all__ = [
-    "CompactNameScope",
-    "DenyList",
-    "FrozenDict",
-    "InterceptorContext",
-    "Module",
-    "ModuleBase",
-    "Scope",
-    "Variable",
-    "apply",
-    "compact",
-    "compact_name_scope",
-    "disable_named_call",
-    "enable_named_call",
-    "init",
-    "init_with_output",
-    "intercept_methods",
-    "merge_param",
-    "nowrap",
-    "override_named_call",
-    "share_scope",
-    "tuple_init",
-    "tuple_reduce",
-    "union_filters",
-    "wrap_method_once",
-]
+from linsey.core.filters import DenyList as DenyList
+from linsey.core.filters import union_filters as union_filters
+from linsey.core.frozen_dict import FrozenDict as FrozenDict
+from linsey.core.scope import Scope as Scope
+from linsey.core.scope import Variable as Variable
+from linsey.linen.module.base import Module as Module
+from linsey.linen.module.base import ModuleBase as ModuleBase
+from linsey.linen.module.base import tuple_init as tuple_init
+from linsey.linen.module.base import tuple_reduce as tuple_reduce
+from linsey.linen.module.functional import apply as apply
+from linsey.linen.module.functional import init as init
+from linsey.linen.module.functional import init_with_output as init_with_output
+from linsey.linen.module.helpers import disable_named_call as disable_named_call
+from linsey.linen.module.helpers import enable_named_call as enable_named_call
+from linsey.linen.module.helpers import merge_param as merge_param
+from linsey.linen.module.helpers import override_named_call as override_named_call
+from linsey.linen.module.methods import compact as compact
+from linsey.linen.module.methods import nowrap as nowrap
+from linsey.linen.module.methods import wrap_method_once as wrap_method_once
+from linsey.linen.module.sharing import CompactNameScope as CompactNameScope
+from linsey.linen.module.sharing import compact_name_scope as compact_name_scope
+from linsey.linen.module.sharing import share_scope as share_scope
+from linsey.linen.module.stack import InterceptorContext as InterceptorContext
+from linsey.linen.module.stack import intercept_methods as intercept_methods

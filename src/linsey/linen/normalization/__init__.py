@@ -7,18 +7,10 @@ first keeps a state, for evaluation. `SpectralNorm` and `WeightNorm` normalize t
 weights of another layer instead.
 """
 
-from linsey.linen.normalization.batch import BatchNorm
-from linsey.linen.normalization.group import GroupNorm, InstanceNorm
-from linsey.linen.normalization.layer import LayerNorm, RMSNorm
-from linsey.linen.normalization.spectral import SpectralNorm
-from linsey.linen.normalization.weight import WeightNorm
-
-__all__ = [
-    "BatchNorm",
-    "GroupNorm",
-    "InstanceNorm",
-    "LayerNorm",
-    "RMSNorm",
-    "SpectralNorm",
-    "WeightNorm",
-]
+from linsey.linen.normalization.batch import BatchNorm as BatchNorm
+from linsey.linen.normalization.group import GroupNorm as GroupNorm
+from linsey.linen.normalization.group import InstanceNorm as InstanceNorm
+from linsey.linen.normalization.layer import LayerNorm as LayerNorm
+from linsey.linen.normalization.layer import RMSNorm as RMSNorm
+from linsey.linen.normalization.spectral import SpectralNorm as SpectralNorm
+from linsey.linen.normalization.weight import WeightNorm as WeightNorm

@@ -5,66 +5,36 @@ A *cell* maps `(carry, inputs)` to `(carry, outputs)` and makes the first carry 
 directions. `lstm`, `gated` and `conv` hold the cells, `base` what they share.
 """
 
-from linsey.core.frozen_dict import FrozenDict
-from linsey.linen.activation import sigmoid, tanh
-from linsey.linen.dtypes import promote_dtype
-from linsey.linen.initializers import zeros
-from linsey.linen.linear import Conv, Dense, default_kernel_init
-from linsey.linen.module import Module, compact, nowrap
-from linsey.linen.recurrent.base import (
-    A,
-    Carry,
-    CarryHistory,
-    Output,
-    RNNCellBase,
-)
-from linsey.linen.recurrent.bidirectional import Bidirectional, RNNBase
-from linsey.linen.recurrent.conv import ConvLSTMCell
-from linsey.linen.recurrent.gated import GRUCell, MGUCell, SimpleCell
-from linsey.linen.recurrent.lstm import DenseParams, LSTMCell, OptimizedLSTMCell
-from linsey.linen.recurrent.rnn import RNN
-from linsey.ops.sequences import flip_sequences
-from linsey.typing import (
-    Array,
-    Dtype,
-    Initializer,
-    InOutScanAxis,
-    PrecisionLike,
-    PRNGKey,
-)
-
-__all__ = [
-    "A",
-    "Array",
-    "Bidirectional",
-    "Carry",
-    "CarryHistory",
-    "Conv",
-    "ConvLSTMCell",
-    "Dense",
-    "DenseParams",
-    "Dtype",
-    "FrozenDict",
-    "GRUCell",
-    "InOutScanAxis",
-    "Initializer",
-    "LSTMCell",
-    "MGUCell",
-    "Module",
-    "OptimizedLSTMCell",
-    "Output",
-    "PRNGKey",
-    "PrecisionLike",
-    "RNN",
-    "RNNBase",
-    "RNNCellBase",
-    "SimpleCell",
-    "compact",
-    "default_kernel_init",
-    "flip_sequences",
-    "nowrap",
-    "promote_dtype",
-    "sigmoid",
-    "tanh",
-    "zeros",
-]
+from linsey.core.frozen_dict import FrozenDict as FrozenDict
+from linsey.linen.activation import sigmoid as sigmoid
+from linsey.linen.activation import tanh as tanh
+from linsey.linen.dtypes import promote_dtype as promote_dtype
+from linsey.linen.initializers import zeros as zeros
+from linsey.linen.linear import Conv as Conv
+from linsey.linen.linear import Dense as Dense
+from linsey.linen.linear import default_kernel_init as default_kernel_init
+from linsey.linen.module import Module as Module
+from linsey.linen.module import compact as compact
+from linsey.linen.module import nowrap as nowrap
+from linsey.linen.recurrent.base import A as A
+from linsey.linen.recurrent.base import Carry as Carry
+from linsey.linen.recurrent.base import CarryHistory as CarryHistory
+from linsey.linen.recurrent.base import Output as Output
+from linsey.linen.recurrent.base import RNNCellBase as RNNCellBase
+from linsey.linen.recurrent.bidirectional import Bidirectional as Bidirectional
+from linsey.linen.recurrent.bidirectional import RNNBase as RNNBase
+from linsey.linen.recurrent.conv import ConvLSTMCell as ConvLSTMCell
+from linsey.linen.recurrent.gated import GRUCell as GRUCell
+from linsey.linen.recurrent.gated import MGUCell as MGUCell
+from linsey.linen.recurrent.gated import SimpleCell as SimpleCell
+from linsey.linen.recurrent.lstm import DenseParams as DenseParams
+from linsey.linen.recurrent.lstm import LSTMCell as LSTMCell
+from linsey.linen.recurrent.lstm import OptimizedLSTMCell as OptimizedLSTMCell
+from linsey.linen.recurrent.rnn import RNN as RNN
+from linsey.ops.sequences import flip_sequences as flip_sequences
+from linsey.typing import Array as Array
+from linsey.typing import Dtype as Dtype
+from linsey.typing import Initializer as Initializer
+from linsey.typing import InOutScanAxis as InOutScanAxis
+from linsey.typing import PrecisionLike as PrecisionLike
+from linsey.typing import PRNGKey as PRNGKey
