@@ -18,7 +18,7 @@ from linsey.errors.layers import (
 )
 from linsey.linen.dtypes import PromoteDtypeFn, promote_dtype
 from linsey.linen.initializers import zeros
-from linsey.linen.linear.dense import default_kernel_init
+from linsey.linen.linear.dense import as_tuple, default_kernel_init, kernel_and_bias
 from linsey.linen.module import Module, compact, nowrap
 from linsey.ops.conv import conv, conv_local, conv_positions
 from linsey.ops.deferred import Deferred
@@ -28,6 +28,7 @@ from linsey.typing import (
     Initializer,
     PaddingLike,
     PrecisionLike,
+    Shape,
 )
 
 
@@ -106,30 +107,24 @@ class Conv(_Conv):
             FeatureGroupError: the groups do not divide the features.
             MaskShapeError: `mask` has not the shape of the kernel.
         """
-        window = window_shape(self.kernel_size)
+        window, features = as_tuple(self.kernel_size), self.features
         channels = input_channels("Conv", np.shape(inputs), len(window))
         groups = self.feature_group_count
         if groups != 1:
-            _check_groups(channels, self.features, groups)
-        kernel = self.param(
-            "kernel",
-            self.kernel_init,
-            (*window, channels // groups, self.features),
-            self.param_dtype,
-        )
-        if self.mask is not None:
-            kernel = mask_kernel("Conv", kernel, self.mask)
-        bias = None
-        if self.use_bias:
-            bias = self.param(
-                "bias", self.bias_init, (self.features,), self.param_dtype
-            )
+            for which, count in (("input", channels), ("output", features)):
+                if count % groups:
+                    raise FeatureGroupError("Conv", which, count, groups)
+        shape = (*window, channels // groups, features)
+        kernel, bias = masked_kernel_and_bias("Conv", self, shape, (features,))
         if isinstance(inputs, Deferred):
             return inputs.feed(self._convolve, kernel, bias)
         return self._convolve(inputs, kernel, bias)
 
     @nowrap
     def _convolve(self, inputs: Array, kernel: Array, bias: Array | None) -> Array:
+        convolve = self.conv_general_dilated
+        if self.conv_general_dilated_cls is not None:
+            convolve = self.conv_general_dilated_cls()
         x, kernel, bias = self.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
         return conv(
             x,
@@ -141,15 +136,8 @@ class Conv(_Conv):
             kernel_dilation=self.kernel_dilation,
             feature_group_count=self.feature_group_count,
             precision=self.precision,
-            conv_general_dilated=self._convolution(),
+            conv_general_dilated=convolve or lax.conv_general_dilated,
         )
-
-    def _convolution(self) -> ConvGeneralDilatedT:
-        if self.conv_general_dilated_cls is not None:
-            return self.conv_general_dilated_cls()
-        if self.conv_general_dilated is not None:
-            return self.conv_general_dilated
-        return lax.conv_general_dilated
 
 
 class ConvLocal(_Conv):
@@ -183,7 +171,7 @@ class ConvLocal(_Conv):
         """
         if self.feature_group_count != 1:
             raise UnsharedGroupsError(self.feature_group_count)
-        window = window_shape(self.kernel_size)
+        window, features = as_tuple(self.kernel_size), self.features
         shape = np.shape(inputs)
         channels = input_channels("ConvLocal", shape, len(window))
         geometry: dict[str, Any] = {
@@ -193,35 +181,13 @@ class ConvLocal(_Conv):
             "kernel_dilation": self.kernel_dilation,
         }
         positions = conv_positions(shape[-len(window) - 1 : -1], window, **geometry)
-        kernel = self.param(
-            "kernel",
-            self.kernel_init,
-            (*positions, math.prod(window) * channels, self.features),
-            self.param_dtype,
-        )
-        if self.mask is not None:
-            kernel = mask_kernel("ConvLocal", kernel, self.mask)
-        bias = None
-        if self.use_bias:
-            bias = self.param(
-                "bias", self.bias_init, (*positions, self.features), self.param_dtype
-            )
+        shape = (*positions, math.prod(window) * channels, features)
+        bias_shape = (*positions, features)
+        kernel, bias = masked_kernel_and_bias("ConvLocal", self, shape, bias_shape)
         x, kernel, bias = self.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
         return conv_local(
             x, kernel, bias, window=window, precision=self.precision, **geometry
         )
-
-
-def window_shape(kernel_size: int | Sequence[int]) -> tuple[int, ...]:
-    """Reads a kernel size; a number means a window with one axis."""
-    return tuple(kernel_size) if isinstance(kernel_size, Sequence) else (kernel_size,)
-
-
-def mask_kernel(layer: str, kernel: Array, mask: Array) -> Array:
-    """Multiplies a kernel with a mask of the same shape."""
-    if jnp.shape(mask) != kernel.shape:
-        raise MaskShapeError(layer, jnp.shape(mask), kernel.shape)
-    return kernel * mask
 
 
 def input_channels(layer: str, shape: Sequence[int], rank: int) -> int:
@@ -231,7 +197,13 @@ def input_channels(layer: str, shape: Sequence[int], rank: int) -> int:
     return shape[-1]
 
 
-def _check_groups(channels: int, features: int, groups: int) -> None:
-    for which, count in (("input", channels), ("output", features)):
-        if count % groups:
-            raise FeatureGroupError("Conv", which, count, groups)
+def masked_kernel_and_bias(
+    name: str, layer: Any, kernel_shape: Shape, bias_shape: Shape
+) -> tuple[Array, Array | None]:
+    """Returns the parameters of a layer, the kernel multiplied with its mask."""
+    kernel, bias = kernel_and_bias(layer, kernel_shape, bias_shape)
+    if layer.mask is None:
+        return kernel, bias
+    if jnp.shape(layer.mask) != kernel.shape:
+        raise MaskShapeError(name, jnp.shape(layer.mask), kernel.shape)
+    return kernel * layer.mask, bias

@@ -10,8 +10,8 @@ from jax import Array
 
 from linsey.linen.dtypes import PromoteDtypeFn, promote_dtype
 from linsey.linen.initializers import zeros
-from linsey.linen.linear.conv import input_channels, mask_kernel, window_shape
-from linsey.linen.linear.dense import default_kernel_init
+from linsey.linen.linear.conv import input_channels, masked_kernel_and_bias
+from linsey.linen.linear.dense import as_tuple, default_kernel_init
 from linsey.linen.module import Module, compact
 from linsey.ops.conv_transpose import conv_transpose
 from linsey.typing import Dtype, Initializer, PaddingLike, PrecisionLike
@@ -79,21 +79,12 @@ class ConvTranspose(Module):
             InputRankError: `inputs` has fewer axes than the window needs.
             MaskShapeError: `mask` has not the shape of the kernel.
         """
-        window = window_shape(self.kernel_size)
+        window, features = as_tuple(self.kernel_size), self.features
         channels = input_channels("ConvTranspose", np.shape(inputs), len(window))
-        ends = (channels, self.features)
-        if self.transpose_kernel:
-            ends = ends[::-1]
-        kernel = self.param(
-            "kernel", self.kernel_init, (*window, *ends), self.param_dtype
+        ends = (features, channels) if self.transpose_kernel else (channels, features)
+        kernel, bias = masked_kernel_and_bias(
+            "ConvTranspose", self, (*window, *ends), (features,)
         )
-        if self.mask is not None:
-            kernel = mask_kernel("ConvTranspose", kernel, self.mask)
-        bias = None
-        if self.use_bias:
-            bias = self.param(
-                "bias", self.bias_init, (self.features,), self.param_dtype
-            )
         x, kernel, bias = self.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
         return conv_transpose(
             x,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -12,22 +12,13 @@ import numpy as np
 from jax import Array, lax
 
 from linsey.core import meta
-from linsey.errors.layers import (
-    AxisOutOfRangeError,
-    BatchDimsError,
-    InputRankError,
-)
+from linsey.errors.layers import AxisOutOfRangeError, BatchDimsError, InputRankError
 from linsey.linen.dtypes import PromoteDtypeFn, promote_dtype
 from linsey.linen.initializers import lecun_normal, zeros
 from linsey.linen.module import Module, compact, nowrap
 from linsey.ops.deferred import Deferred
 from linsey.ops.dot import dense, dense_general
-from linsey.typing import (
-    DotGeneralT,
-    Dtype,
-    Initializer,
-    PrecisionLike,
-)
+from linsey.typing import DotGeneralT, Dtype, Initializer, PrecisionLike, Shape
 
 default_kernel_init: Initializer = lecun_normal()
 
@@ -76,14 +67,8 @@ class Dense(Module):
         shape = np.shape(inputs)
         if not shape:
             raise InputRankError("Dense", shape, "channels")
-        kernel = self.param(
-            "kernel", self.kernel_init, (shape[-1], self.features), self.param_dtype
-        )
-        bias = None
-        if self.use_bias:
-            bias = self.param(
-                "bias", self.bias_init, (self.features,), self.param_dtype
-            )
+        features = self.features
+        kernel, bias = kernel_and_bias(self, (shape[-1], features), (features,))
         dot_general = choose_dot_general(self.dot_general, self.dot_general_cls)
         if isinstance(inputs, Deferred) and self.dot_general_cls is None:
             return inputs.feed(
@@ -154,27 +139,14 @@ class DenseGeneral(Module):
         batch_axes = tuple(sorted(self.batch_dims))
         if batch_axes != tuple(range(len(batch_axes))):
             raise BatchDimsError(self.batch_dims)
-        axes = sorted(_axis(axis, shape) for axis in _tuple(self.axis))
+        axes = sorted(_axis(axis, shape) for axis in as_tuple(self.axis))
         batch = tuple(shape[axis] for axis in batch_axes)
         contracted = tuple(shape[axis] for axis in axes)
-        features = _tuple(self.features)
-        kernel = self.param(
-            "kernel",
-            _flat_init(
-                self.kernel_init,
-                (math.prod(batch + contracted), math.prod(features)),
-            ),
-            batch + contracted + features,
-            self.param_dtype,
-        )
+        features = as_tuple(self.features)
+        kernel = self._param("kernel", self.kernel_init, batch + contracted, features)
         bias = None
         if self.use_bias:
-            bias = self.param(
-                "bias",
-                _flat_init(self.bias_init, (math.prod(batch + features),)),
-                batch + features,
-                self.param_dtype,
-            )
+            bias = self._param("bias", self.bias_init, batch + features)
         x, kernel, bias = self.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
         return dense_general(
             x,
@@ -186,6 +158,29 @@ class DenseGeneral(Module):
             dot_general=choose_dot_general(self.dot_general, self.dot_general_cls),
         )
 
+    @nowrap
+    def _param(self, name: str, init: Initializer, *sides: tuple[int, ...]) -> Array:
+        """Initializes with each side flat, which fan-in initializers understand."""
+        flat, shape = tuple(map(math.prod, sides)), sum(sides, ())
+
+        def init_and_reshape(key: Array, shape: Shape, dtype: Dtype) -> Any:
+            value = init(key, flat, dtype)
+            reshaped = jnp.reshape(meta.unbox(value), shape)
+            return meta.replace_boxed(value, reshaped)
+
+        return self.param(name, init_and_reshape, shape, self.param_dtype)
+
+
+def kernel_and_bias(
+    layer: Any, kernel_shape: Shape, bias_shape: Shape
+) -> tuple[Array, Array | None]:
+    """Returns the parameters of a linear layer; no bias where it uses none."""
+    dtype = layer.param_dtype
+    kernel = layer.param("kernel", layer.kernel_init, kernel_shape, dtype)
+    if not layer.use_bias:
+        return kernel, None
+    return kernel, layer.param("bias", layer.bias_init, bias_shape, dtype)
+
 
 def choose_dot_general(
     dot_general: DotGeneralT | None, dot_general_cls: Any
@@ -196,7 +191,8 @@ def choose_dot_general(
     return lax.dot_general if dot_general is None else dot_general
 
 
-def _tuple(value: int | Sequence[int]) -> tuple[int, ...]:
+def as_tuple(value: int | Sequence[int]) -> tuple[int, ...]:
+    """Lists one number or several."""
     return tuple(value) if isinstance(value, Sequence) else (value,)
 
 
@@ -205,15 +201,3 @@ def _axis(axis: int, shape: Sequence[int]) -> int:
     if not -rank <= axis < rank:
         raise AxisOutOfRangeError("DenseGeneral", axis, shape)
     return axis % rank
-
-
-def _flat_init(init: Initializer, flat_shape: tuple[int, ...]) -> Callable[..., Any]:
-    """Initializes in a flat shape, whose fan-in initializers understand."""
-
-    def init_and_reshape(key: Array, shape: tuple[int, ...], dtype: Dtype) -> Any:
-        value = init(key, flat_shape, dtype)
-        if isinstance(value, meta.AxisMetadata):
-            return meta.replace_boxed(value, jnp.reshape(meta.unbox(value), shape))
-        return jnp.reshape(value, shape)
-
-    return init_and_reshape

@@ -12,7 +12,7 @@ from jax import Array, lax
 from linsey.errors.layers import EinsumEquationError
 from linsey.linen.dtypes import PromoteDtypeFn, promote_dtype
 from linsey.linen.initializers import zeros
-from linsey.linen.linear.dense import default_kernel_init
+from linsey.linen.linear.dense import default_kernel_init, kernel_and_bias
 from linsey.linen.module import Module, compact, merge_param
 from linsey.ops.dot import add_bias
 from linsey.typing import Dtype, Initializer, PrecisionLike
@@ -75,11 +75,8 @@ class Einsum(Module):
         equation = equation.replace(" ", "")
         shape = tuple(self.shape)
         bias_axes = _bias_axes(equation, len(shape), np.ndim(inputs))
-        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        bias = None
-        if self.use_bias:
-            bias_shape = tuple(shape[axis] for axis in bias_axes if axis is not None)
-            bias = self.param("bias", self.bias_init, bias_shape, self.param_dtype)
+        bias_shape = tuple(shape[axis] for axis in bias_axes if axis is not None)
+        kernel, bias = kernel_and_bias(self, shape, bias_shape)
         x, kernel, bias = self.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
         y = jnp.einsum(
             equation,
