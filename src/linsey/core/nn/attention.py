@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -56,33 +57,28 @@ def dot_product_attention(
         ValueError: an axis is the batch axis, or one of the last two.
     """
     axes = _axes(axis, query.ndim)
-    order, batch = _order(axes, query.ndim)
-    back = tuple(order.index(i) for i in range(query.ndim))
-    flat = [_flat(x, order, len(batch), len(axes)) for x in (query, key, value)]
-    q, k, v = flat  # (*batch, heads, length, depth)
-    scores = jnp.matmul(
-        q / math.sqrt(q.shape[-1]), jnp.swapaxes(k, -1, -2), precision=precision
+    sizes = [x.shape[i] for x in (query, key) for i in axes]
+    q, k, v = (_flat(x, axes, 2) for x in (query, key, value))
+    *batch, length, heads, depth = q.shape
+    scores = jnp.einsum(
+        "...qhd,...khd->...hqk", q / math.sqrt(depth), k, precision=precision
     )
     if bias is not None:
-        lead = scores.shape[:-2]
-        sizes = [tuple(x.shape[i] for i in axes) for x in (query, key)]
-        scores = scores.reshape(*lead, *sizes[0], *sizes[1]) + bias
-        scores = scores.reshape(*scores.shape[: len(lead)], *q.shape[-2:-1], -1)
-    weights = softmax(scores).astype(dtype)
+        scores = scores.reshape(*scores.shape[:-2], *sizes) + bias
+        scores = scores.reshape(*scores.shape[: len(batch) + 1], length, -1)
+    weights = softmax(scores).astype(dtype)  # (*batch, heads, queries, keys)
     if not deterministic and dropout_rate > 0.0:
-        if dropout_rng is None:
-            dropout_rng = scope.make_rng("dropout")
         weights = drop_weights(
             weights,
-            dropout_rng,
+            scope.make_rng("dropout") if dropout_rng is None else dropout_rng,
             dropout_rate,
             dtype,
             broadcast=broadcast_dropout,
             batch=weights.ndim - 2,
         )
-    y = jnp.matmul(weights, v, precision=precision)
-    whole = tuple(query.shape[i] for i in order[:-1]) + (value.shape[-1],)
-    return jnp.transpose(y.reshape(whole), back)
+    y = jnp.einsum("...hqk,...khd->...qhd", weights, v, precision=precision)
+    y = y.reshape(*batch, *sizes[: len(axes)], heads, -1)
+    return jnp.moveaxis(y, range(len(batch), y.ndim - 2), axes)
 
 
 def multi_head_dot_product_attention(
@@ -157,34 +153,42 @@ def multi_head_dot_product_attention(
     assert qkv_features % num_heads == 0, (
         "Memory dimension must be divisible by number of heads."
     )
-    options = {
-        "dtype": dtype,
-        "kernel_init": kernel_init,
-        "bias_init": bias_init,
-        "bias": bias,
-        "precision": precision,
-    }
 
-    def project(name: str, x: Array) -> Array:
-        shape = (num_heads, qkv_features // num_heads)
-        return scope.child(dense_general, name)(x, shape, axis=-1, **options)
+    def project(name: str, x: Array, to: Any, axis: Any = -1) -> Array:
+        inits = kernel_init, bias_init
+        dense = scope.child(dense_general, name)
+        return dense(x, to, axis, (), bias, dtype, *inits, precision)
 
-    query = project("query", inputs_q)
-    key, value = project("key", inputs_kv), project("value", inputs_kv)
+    heads = num_heads, qkv_features // num_heads
+    query = project("query", inputs_q, heads)
+    key, value = project("key", inputs_kv, heads), project("value", inputs_kv, heads)
     axes = _axes(attention_axis, query.ndim)
+
+    def pairs(compare: Any, of_queries: Any, of_keys: Any) -> Array:
+        """Compares each position with each other: (*batch, 1, queries, keys)."""
+        q, k = (
+            _flat(jnp.reshape(x, like.shape[:-1]), axes, 0)
+            for x, like in ((of_queries, inputs_q), (of_keys, inputs_kv))
+        )
+        return compare(q[..., None, :, None], k[..., None, None, :])
+
     masks = []
     if causal_mask:
-        masks.append(_make_causal_mask(key, axes))
+        length = math.prod(key.shape[i] for i in axes)
+        lead = (1,) * (key.ndim - len(axes) - 1)
+        masks.append(jnp.tril(jnp.ones((*lead, length, length), bool)))
     if padding_mask is not None:
         keys = padding_mask if key_padding_mask is None else key_padding_mask
-        masks.append(_pairs(padding_mask, keys, inputs_q, inputs_kv, axes, "and"))
+        masks.append(pairs(jnp.logical_and, padding_mask, keys))
     if segmentation is not None:
         keys = segmentation if key_segmentation is None else key_segmentation
-        masks.append(_pairs(segmentation, keys, inputs_q, inputs_kv, axes, "equal"))
+        masks.append(pairs(jnp.equal, segmentation, keys))
     added = None
-    for mask in masks:
-        one = jnp.where(mask, 0.0, MASKED).astype(dtype)
-        added = one if added is None else jnp.minimum(added, one)
+    if masks:
+        mask = functools.reduce(jnp.logical_and, masks)
+        sizes = [x.shape[i] for x in (query, key) for i in axes]
+        added = jnp.where(mask, 0.0, MASKED).astype(dtype)
+        added = added.reshape(*mask.shape[:-2], *sizes)
     y = scope.child(attention_fn)(
         query,
         key,
@@ -198,8 +202,7 @@ def multi_head_dot_product_attention(
         broadcast_dropout=broadcast_dropout,
         deterministic=deterministic,
     )
-    out = scope.child(dense_general, "out")
-    return out(y, out_features or features, axis=(-2, -1), **options)
+    return project("out", y, out_features or features, (-2, -1))
 
 
 def _axes(axis: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
@@ -214,56 +217,9 @@ def _axes(axis: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
     return axes
 
 
-def _order(axes: tuple[int, ...], rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Batch axes and heads first, then the axes to attend over, then the depth."""
-    batch = tuple(i for i in range(rank - 1) if i not in axes)
-    return (*batch, *axes, rank - 1), batch
-
-
-def _flat(x: Array, order: tuple[int, ...], batch: int, axes: int) -> Array:
-    """Puts axes in order and merges those to attend over: (*batch, length, depth)."""
-    x = jnp.transpose(x, order)
-    length = math.prod(x.shape[batch : batch + axes])
-    return x.reshape(*x.shape[:batch], length, *x.shape[batch + axes :])
-
-
-def _make_causal_mask(
-    key: Array, attention_axis: Any = None, self_mask: bool = False
-) -> Array:
-    """The mask in which each position sees those before it, and itself.
-
-    Args:
-        key: array of shape (batch, *axes, heads, depth).
-        attention_axis: the axes to attend over.
-        self_mask: whether it does not see itself.
-
-    Returns:
-        A mask of shape (1, ..., 1, *axes, *axes).
-    """
-    axes = _axes(attention_axis, key.ndim)
-    sizes = tuple(key.shape[i] for i in axes)
-    length = math.prod(sizes)
-    mask = jnp.tril(jnp.ones((length, length), bool), k=-1 if self_mask else 0)
-    return mask.reshape((1,) * (key.ndim - len(axes) - 1) + sizes + sizes)
-
-
-def _pairs(
-    of_queries: Any,
-    of_keys: Any,
-    inputs_q: Array,
-    inputs_kv: Array,
-    axes: tuple[int, ...],
-    kind: str,
-) -> Array:
-    """The mask of pairs of positions that are both valid, or of one segment."""
-
-    def arranged(x: Any, like: Array) -> Array:
-        x = jnp.reshape(x, like.shape[:-1])
-        batch = tuple(i for i in range(x.ndim) if i not in axes)
-        return jnp.transpose(x, (*batch, *axes))  # (*batch, *axes)
-
-    q, k = arranged(of_queries, inputs_q), arranged(of_keys, inputs_kv)
-    batch, count = q.ndim - len(axes), len(axes)
-    q = jnp.expand_dims(q, (batch, *range(q.ndim + 1, q.ndim + 1 + count)))
-    k = jnp.expand_dims(k, (batch, *range(batch + 1, batch + 1 + count)))
-    return jnp.equal(q, k) if kind == "equal" else jnp.logical_and(q, k)
+def _flat(x: Array, axes: Sequence[int], tail: int) -> Array:
+    """Merges axes into one, before the last `tail`: (*batch, length, *last)."""
+    end = x.ndim - tail
+    start = end - len(axes)
+    x = jnp.moveaxis(x, axes, range(start, end))
+    return x.reshape(*x.shape[:start], math.prod(x.shape[start:end]), *x.shape[end:])

@@ -86,25 +86,18 @@ def dense_general(
     batch = tuple(inputs.shape[i] for i in batch_dims)
     contracted = tuple(inputs.shape[i] for i in axes)
 
-    def per_entry(init: Any, flat: tuple[int, ...]) -> Any:
+    def declare(name: str, init: Any, *sizes: tuple[int, ...]) -> Array:
         """Draws in a flat shape, once for all batch entries."""
+        flat, one_entry = tuple(map(math.prod, sizes)), sum(sizes, ())
 
         def draw(key: Array, shape: tuple[int, ...]) -> Array:
-            drawn = jnp.concatenate([init(key, flat, jnp.float32)] * math.prod(batch))
-            return jnp.reshape(drawn, shape)
+            drawn = jnp.reshape(init(key, flat, jnp.float32), one_entry)
+            return jnp.broadcast_to(drawn, shape)
 
-        return draw
+        return scope.param(name, draw, batch + one_entry)
 
-    flat_kernel = (math.prod(contracted), math.prod(features))
-    kernel = scope.param(
-        "kernel", per_entry(kernel_init, flat_kernel), (*batch, *contracted, *features)
-    )
-    offset = None
-    if bias:
-        flat_bias = (math.prod(features),)
-        offset = scope.param(
-            "bias", per_entry(bias_init, flat_bias), (*batch, *features)
-        )
+    kernel = declare("kernel", kernel_init, contracted, features)
+    offset = declare("bias", bias_init, features) if bias else None
     x, kernel, offset = _cast(dtype, inputs, kernel, offset)
     return dot.dense_general(
         x, kernel, offset, axes=axes, batch_axes=batch_dims, precision=precision

@@ -6,32 +6,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.nn.initializers import ones, zeros
 
 from linsey.core.scope import Scope
-from linsey.ops.ema import ema
+from linsey.ops.batch_norm import Rule, evaluate_batch_norm, train_batch_norm
+from linsey.ops.broadcast import canonical_axes, other_axes
+from linsey.ops.named_axes import as_groups, as_names
+from linsey.ops.standardize import Plan, standardize, standardize_groups
 
 
-def _affine(
-    scope: Scope,
-    y: Array,
-    shape: Sequence[int],
-    stored: Sequence[int],
-    bias_init: Any,
-    scale_init: Any,
-) -> Array:
-    """Multiplies with `scale` and adds `bias`, where there are initializers."""
-    if scale_init is not None:
-        y = y * scope.param("scale", scale_init, stored).reshape(shape)
-    if bias_init is not None:
-        y = y + scope.param("bias", bias_init, stored).reshape(shape)
-    return y
-
-
-def _moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    mean = jnp.mean(x, axes, keepdims=True)
-    return mean, jnp.mean(lax.square(x - mean), axes, keepdims=True)
+def _affine(scope: Scope, stored: Any, shape: Any, *inits: Any) -> list[Any]:
+    """Declares `scale` and `bias` where there are initializers, and shapes them."""
+    return [
+        scope.param(name, init, stored).reshape(shape) if init else None
+        for name, init in zip(("scale", "bias"), inits, strict=True)
+    ]
 
 
 def layer_norm(
@@ -45,12 +35,9 @@ def layer_norm(
     scale_init: Any = ones,
 ) -> Array:
     """Normalizes each example by mean and variance of its last axis."""
-    wide = jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
-    mean, var = _moments(wide, (x.ndim - 1,))
-    y = (wide - mean) * lax.rsqrt(var + epsilon)
-    shape = (x.shape[-1],)
-    inits = (bias_init if bias else None, scale_init if scale else None)
-    return _affine(scope, y, shape, shape, *inits).astype(dtype)
+    last, shape = (x.ndim - 1,), x.shape[-1:]
+    affine = _affine(scope, shape, shape, scale and scale_init, bias and bias_init)
+    return standardize(Plan(last, last, dtype), x, None, *affine, epsilon)[0]
 
 
 def group_norm(
@@ -79,14 +66,13 @@ def group_norm(
         raise ValueError(
             f"{channels} channels cannot be divided into {groups} equal groups."
         )
-    wide = jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
-    grouped = wide.reshape(*x.shape[:-1], groups, channels // groups)
-    axes = (*range(1, x.ndim - 1), x.ndim)
-    mean, var = _moments(grouped, axes)
-    y = ((grouped - mean) * lax.rsqrt(var + epsilon)).reshape(x.shape)
-    shape = (1,) * (x.ndim - 1) + (channels,)
-    inits = (bias_init if bias else None, scale_init if scale else None)
-    return _affine(scope, y, shape, shape, *inits).astype(dtype)
+    last = x.ndim - 1
+    stored = (1,) * last + (channels,)
+    affine = _affine(
+        scope, stored, (channels,), scale and scale_init, bias and bias_init
+    )
+    plan = Plan((*range(1, last), last), (last,), dtype)
+    return standardize_groups(plan, groups, x, None, *affine, epsilon)
 
 
 def batch_norm(
@@ -126,28 +112,21 @@ def batch_norm(
     Returns:
         An array of the shape of `x`.
     """
-    wide = jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
-    listed = axis if isinstance(axis, Sequence) else (axis,)
-    channel_axes = tuple(sorted(i % x.ndim for i in listed))
-    axes = tuple(i for i in range(x.ndim) if i not in channel_axes)
-    shape = tuple(x.shape[i] if i in channel_axes else 1 for i in range(x.ndim))
-    stored = tuple(x.shape[i] for i in channel_axes)
+    channels = canonical_axes(axis, x.ndim)
+    plan = Plan(other_axes(channels, x.ndim), channels, dtype)
+    shape = tuple(x.shape[i] for i in channels)
     initializing = not scope.has_variable(kind, "mean")
-    average_mean = scope.variable(kind, "mean", lambda: jnp.zeros(stored))
-    average_var = scope.variable(kind, "var", lambda: jnp.ones(stored))
+    mean = scope.variable(kind, "mean", jnp.zeros, shape)
+    var = scope.variable(kind, "var", jnp.ones, shape)
+    running = mean.value, var.value
+    affine = _affine(scope, shape, shape, scale and scale_init, bias and bias_init)
     if use_running_average:
-        mean = average_mean.value.reshape(shape)
-        var = average_var.value.reshape(shape)
-    else:
-        mean, var = _moments(wide, axes)
-        if axis_name is not None and not initializing:
-            local = mean
-            mean = lax.pmean(local, axis_name, axis_index_groups=axis_index_groups)
-            spread = var + lax.square(local - mean)
-            var = lax.pmean(spread, axis_name, axis_index_groups=axis_index_groups)
-        if not initializing:
-            for average, new in ((average_mean, mean), (average_var, var)):
-                average.value = ema(average.value, new.reshape(stored), momentum)
-    y = (wide - mean) * lax.rsqrt(var + epsilon)
-    inits = (bias_init if bias else None, scale_init if scale else None)
-    return _affine(scope, y, shape, stored, *inits).astype(dtype)
+        return evaluate_batch_norm(plan, x, *affine, running, epsilon)
+    if initializing:
+        return standardize(plan, x, None, *affine, epsilon)[0]
+    plan = plan._replace(names=as_names(axis_name), groups=as_groups(axis_index_groups))
+    rule, decay = Rule(propagate=True), (momentum, 1 - momentum)
+    y, (mean.value, var.value) = train_batch_norm(
+        plan, rule, x, None, *affine, running, epsilon, decay
+    )
+    return y
