@@ -125,17 +125,20 @@ def attach(child: Any, owner: Any) -> None:
 
 def bind_module(module: Any, scope: Any) -> None:
     """Gives a module its scope, in place."""
-    context = scope.context
-    if not context.is_valid:
+    if not scope.context.is_valid:
         raise errors.InvalidScopeError(scope.name)
-    cls = type(module)
+    enter(module, scope)
+    adopt_fields(module)
+
+
+def enter(module: Any, scope: Any) -> None:
+    """Sets what a module in its first bound phase has, except for its fields."""
     values = module.__dict__
     values["scope"] = scope
-    values["_phase"] = FRESH if cls._has_setup else READY
+    values["_phase"] = FRESH if type(module)._has_setup else READY
     values["_setup_frame"] = values["_frame"] = Frame(is_open=False)
-    if context.bound is not None:
-        context.bound.append(module)
-    adopt_fields(module)
+    if scope.context.bound is not None:
+        scope.context.bound.append(module)
 
 
 def copy_unbound(module: Any) -> Any:

@@ -9,11 +9,11 @@ from typing import Any
 from linsey.core import lift as core_lift
 from linsey.core.filters import Filter
 from linsey.core.frozen_dict import FrozenDict
-from linsey.linen.transforms.lifting import call_lifted, function_of_module
-
-
-def _call(transform: Any, fns: Sequence[Any], mdl: Any, args: Any) -> Any:
-    return call_lifted(transform, [*map(function_of_module, fns)], mdl, args, {})
+from linsey.linen.transforms.lifting import (
+    call_direct,
+    call_lifted,
+    function_of_module,
+)
 
 
 def cond(
@@ -42,13 +42,9 @@ def cond(
     Returns:
         The result of the function that was chosen.
     """
-
-    def transform(true_fun: Any, false_fun: Any) -> Any:
-        return functools.partial(
-            core_lift.cond, pred, true_fun, false_fun, variables=variables, rngs=rngs
-        )
-
-    return _call(transform, (true_fun, false_fun), mdl, operands)
+    choose = functools.partial(core_lift.cond, pred)
+    fns = (true_fun, false_fun)
+    return call_direct(choose, fns, mdl, operands, variables=variables, rngs=rngs)
 
 
 def switch(
@@ -60,13 +56,13 @@ def switch(
     rngs: Filter = True,
 ) -> Any:
     """A lifted `jax.lax.switch`: `branches[index](mdl, *operands)`, see `cond`."""
+    options = {"variables": variables, "rngs": rngs}
 
-    def transform(*fns: Any) -> Any:
-        return functools.partial(
-            core_lift.switch, index, fns, variables=variables, rngs=rngs
-        )
+    def transform(*runs: Any) -> Any:
+        return functools.partial(core_lift.switch, index, runs, **options)
 
-    return _call(transform, tuple(branches), mdl, operands)
+    fns = map(function_of_module, branches)
+    return call_lifted(transform, fns, mdl, operands, {})
 
 
 def while_loop(
@@ -92,15 +88,12 @@ def while_loop(
     Returns:
         The last carry.
     """
-
-    def transform(cond_fn: Any, body_fn: Any) -> Any:
-        return functools.partial(
-            core_lift.while_loop,
-            cond_fn,
-            body_fn,
-            carry_variables=carry_variables,
-            broadcast_variables=broadcast_variables,
-            split_rngs=split_rngs,
-        )
-
-    return _call(transform, (cond_fn, body_fn), mdl, (init,))
+    return call_direct(
+        core_lift.while_loop,
+        (cond_fn, body_fn),
+        mdl,
+        (init,),
+        carry_variables=carry_variables,
+        broadcast_variables=broadcast_variables,
+        split_rngs=split_rngs,
+    )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import functools
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from linsey.core import lift as core_lift
 from linsey.core.filters import Filter
-from linsey.linen.module.methods import wrap_method_once
-from linsey.linen.transforms import lifting
+from linsey.core.lift.compile import Static
+from linsey.linen.module.stack import INTERCEPTORS
+from linsey.linen.transforms.lifting import Run, Transform, lift
 
 Target = TypeVar("Target")
 
@@ -50,46 +51,60 @@ def jit(
     Returns:
         A class or function like `target`.
     """
-
-    def compiled(options: dict[str, Any]) -> Callable[..., Any]:
-        # `run_spec` has the spec between the scopes and the arguments.
-        static = _shifted(options["static_argnums"])
-        shifted: dict[str, Any] = {
-            **options,
-            "static_argnums": (1, *static),
-            "donate_argnums": _shifted(options["donate_argnums"]),
-        }
-        return core_lift.jit(lifting.run_spec, **shifted)
-
-    options: dict[str, Any] = {
-        "variables": variables,
-        "rngs": rngs,
-        "static_argnums": static_argnums,
-        "static_argnames": static_argnames,
-        "donate_argnums": donate_argnums,
-        "device": device,
-        "backend": backend,
-    }
-    if lifting.is_module_class(target):
-        transforms = {
-            name: compiled({**options, **extra})
-            for name, extra in lifting.methods_of(methods).items()
-        }
-        return lifting.lift_class(transforms, target, "Jit", lifting.call_compiled)  # type: ignore[arg-type,return-value]
-    lifting.check_function(target)
-    program = compiled(options)
-    method = wrap_method_once(target)  # type: ignore[arg-type]
-
-    @functools.wraps(method)
-    def lifted(module: Any, *args: Any, **kwargs: Any) -> Any:
-        return lifting.call_compiled(program, [method], module, args, kwargs)
-
-    return lifted  # type: ignore[return-value]
+    return lift(_jit, prefix="Jit", bind=operator.call, **locals())
 
 
-def _shifted(argnums: int | Iterable[int]) -> tuple[int, ...]:
-    argnums = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-    return tuple(i + 1 for i in argnums if i > 0)
+def _jit(static_argnums: Any, donate_argnums: Any, **options: Any) -> Transform:
+    """`core.lift.jit`, where all equal runs share one program."""
+    # The run stands between the scopes and the arguments.
+    program = core_lift.jit(
+        _run_and_count,
+        static_argnums=(1, *_shifted(static_argnums, 1)),
+        donate_argnums=_shifted(donate_argnums, 1),
+        **options,
+    )
+
+    def transform(run: Run) -> Callable[..., Any]:
+        def call(scopes: Any, *args: Any, **kwargs: Any) -> Any:
+            hash(run.modules)  # the error for a field without a hash names it
+            # Interceptors run while a program is traced: others need another program.
+            interceptors = tuple(map(_hashable, INTERCEPTORS.get()))
+            y, counts = program(scopes, (run, interceptors), *args, **kwargs)
+            run.counts.update(counts.value)
+            return y
+
+        return call
+
+    return transform
+
+
+def _run_and_count(scopes: Any, spec: Any, *args: Any, **kwargs: Any) -> Any:
+    """Runs a compiled call; the counts leave it as part of the structure."""
+    run, _ = spec
+    y = run(scopes, *args, **kwargs)
+    return y, Static(tuple(run.counts.items()))
+
+
+class _Identity:
+    """Stands for an object without a hash."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and self.value is other.value
+
+
+def _hashable(value: Any) -> Any:
+    return value if type(value).__hash__ is not None else _Identity(value)
+
+
+def _shifted(argnums: int | Iterable[int], by: int) -> tuple[int, ...]:
+    argnums = (argnums,) if isinstance(argnums, int) else argnums
+    return tuple(i + by for i in argnums if i > 0)
 
 
 def remat(
@@ -119,26 +134,12 @@ def remat(
     Returns:
         A class or function like `target`.
     """
-    return lifting.lift(
-        _remat,
-        target,
-        "Checkpoint",
-        methods,
-        variables=variables,
-        rngs=rngs,
-        concrete=concrete,
-        prevent_cse=prevent_cse,
-        static_argnums=static_argnums,
-        policy=policy,
-    )
+    return lift(_remat, prefix="Checkpoint", **locals())
 
 
-def _remat(
-    fn: Callable[..., Any], static_argnums: int | Iterable[int], **options: Any
-) -> Callable[..., Any]:
+def _remat(fn: Callable[..., Any], static_argnums: Any, **options: Any) -> Any:
     """`core.lift.remat`, where positions do not count the scope."""
-    static = tuple(i - 2 for i in _shifted(static_argnums))
-    return core_lift.remat(fn, static_argnums=static, **options)
+    return core_lift.remat(fn, static_argnums=_shifted(static_argnums, -1), **options)
 
 
 checkpoint = remat

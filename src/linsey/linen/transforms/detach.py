@@ -15,9 +15,9 @@ import jax
 
 from linsey import errors
 from linsey.core.scope import Scope, Variable
-from linsey.linen.module.adoption import map_modules
-from linsey.linen.module.frame import Frame
-from linsey.linen.module.phase import FRESH, READY, SETTING_UP
+from linsey.linen.module.adoption import enter, map_modules
+from linsey.linen.module.base import Module
+from linsey.linen.module.phase import READY, SETTING_UP
 
 _STATE = {"scope", "parent", "name", "_phase", "_frame", "_setup_frame", "_assigned"}
 
@@ -53,6 +53,20 @@ class Detached(_StandIn):
     is_ready: bool
     counts: tuple[tuple[str, int], ...] | None
 
+    def __hash__(self) -> int:
+        for name, attribute in self.attributes:
+            try:
+                hash(attribute)
+            except TypeError as error:
+                raise TypeError(
+                    f"Field `{name}` of {self.cls.__name__} holds a"
+                    f" {type(attribute).__name__}, which has no hash. Compiled programs"
+                    " are found again by the fields of their modules. Pass arrays as"
+                    " arguments of the call, and use tuples, strings and numbers for"
+                    " fields."
+                ) from error
+        return hash((self.cls, self.name, self.index, self.attributes))
+
 
 @dataclasses.dataclass(frozen=True)
 class Again(_StandIn):
@@ -61,20 +75,15 @@ class Again(_StandIn):
     index: int
 
 
-@dataclasses.dataclass(frozen=True)
-class DetachedVariable:
-    """A `Variable` without its scope."""
-
-    place: int
-    collection: str
-    name: str
-    unbox: bool
-
-
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Untraced:
-    """A leaf of the arguments that JAX need not see: a module or a variable."""
+    """A leaf of the arguments that JAX need not see.
+
+    Attributes:
+        value: a detached module; or of a variable the number of its scope in the
+            table, its collection, its name and whether to unbox it.
+    """
 
     value: Any
 
@@ -88,23 +97,18 @@ class Table:
 
     def __init__(self) -> None:
         self.scopes: list[Scope] = []
-        self._index: dict[int, int] = {}
-        self._kept: list[Any] = []  # so that no id is used twice
+        # By its id the number of a module, and the module, so that no id comes twice.
+        self._met: dict[int, tuple[int, Any]] = {}
 
-    def detach(self, module: Any, cls: type | None = None) -> Any:
-        """The description of a bound module; unbound ones are returned as they are.
-
-        Args:
-            module: the module.
-            cls: the class it will have when restored, if not its own.
-        """
+    def detach(self, module: Any) -> Any:
+        """The description of a bound module; unbound ones are returned as they are."""
         if module.scope is None:
             return module
-        if id(module) in self._index:
-            return Again(self._index[id(module)])
-        index = self._index[id(module)] = len(self.scopes)
+        if id(module) in self._met:
+            return Again(self._met[id(module)][0])
+        index = len(self.scopes)
         self.scopes.append(module.scope)
-        self._kept.append(module)
+        self._met[id(module)] = (index, module)
         values = module.__dict__
         setting_up = values["_phase"] == SETTING_UP
         hidden = _STATE if setting_up else _STATE.union(values.get("_assigned", ()))
@@ -114,25 +118,23 @@ class Table:
             if name not in hidden
         )
         return Detached(
-            cls or type(module),
-            values["name"],
-            index,
-            self._index.get(id(values["parent"])),
-            attributes,
-            setting_up,
-            open_counts(module),
+            cls=type(module),
+            name=module.name,
+            index=index,
+            parent=self._met.get(id(values["parent"]), (None,))[0],
+            attributes=attributes,
+            is_ready=setting_up,
+            counts=open_counts(module),
         )
 
     def detach_leaf(self, leaf: Any) -> Any:
         """Detaches a leaf of the arguments if it is a module or a variable."""
-        if is_module(leaf):
+        if isinstance(leaf, Module):
             return Untraced(self.detach(leaf))
         if isinstance(leaf, Variable):
-            place = len(self.scopes)
             self.scopes.append(leaf.scope)
-            return Untraced(
-                DetachedVariable(place, leaf.collection, leaf.name, leaf.unbox)
-            )
+            place = len(self.scopes) - 1
+            return Untraced((place, leaf.collection, leaf.name, leaf.unbox))
         return leaf
 
 
@@ -145,7 +147,7 @@ class Restorer:
 
     def __init__(self, scopes: list[Scope]):
         self.scopes = scopes
-        self._made: dict[int, Any] = {}
+        self._made: dict[int | None, Any] = {}
 
     def restore(self, detached: Any) -> Any:
         """The module bound to its new scope; the same again for the same one."""
@@ -154,43 +156,37 @@ class Restorer:
         if not isinstance(detached, Detached):
             return detached
         scope = self.scopes[detached.index]
-        module = self._made[detached.index] = object.__new__(detached.cls)
+        module: Any = object.__new__(detached.cls)
+        self._made[detached.index] = module
         values = module.__dict__
-        parent = None if detached.parent is None else self._made.get(detached.parent)
-        values["parent"] = scope if parent is None else parent
+        values["parent"] = self._made.get(detached.parent, scope)
         values["name"] = detached.name
-        values["scope"] = scope
-        if scope.context.bound is not None:
-            scope.context.bound.append(module)
-        setup_frame = values["_setup_frame"] = Frame(is_open=False)
+        enter(module, scope)
+        if detached.is_ready:
+            values["_phase"] = READY
+        frame = module._frame
+
+        def restore_attribute(detached: Any, path: str) -> Any:
+            attribute = self.restore(detached)
+            if attribute.__dict__.get("parent") is module:
+                frame.names[attribute.name] = attribute
+            return attribute
+
         for name, value in detached.attributes:
-            values[name] = map_modules(self._child(module, setup_frame), value, "")
-        ready = detached.is_ready or not detached.cls._has_setup  # type: ignore[attr-defined]
-        values["_phase"] = READY if ready else FRESH
-        frame = values["_frame"] = setup_frame
+            values[name] = map_modules(restore_attribute, value, "")
         if detached.counts is not None:
-            frame = values["_frame"] = setup_frame.child()
-            frame.counts.update(detached.counts)
+            values["_frame"] = frame.child()
+            values["_frame"].counts.update(detached.counts)
         return module
-
-    def _child(self, owner: Any, frame: Frame) -> Any:
-        def restore(child: Any, path: str) -> Any:
-            module = self.restore(child)
-            if module.__dict__.get("parent") is owner:
-                frame.names[module.name] = module
-            return module
-
-        return restore
 
     def restore_leaf(self, leaf: Any) -> Any:
         """Undoes `Table.detach_leaf`."""
         if not isinstance(leaf, Untraced):
             return leaf
-        value = leaf.value
-        if isinstance(value, DetachedVariable):
-            scope = self.scopes[value.place]
-            return Variable(scope, value.collection, value.name, value.unbox)
-        return self.restore(value)
+        if isinstance(leaf.value, tuple):
+            place, *rest = leaf.value
+            return Variable(self.scopes[place], *rest)
+        return self.restore(leaf.value)
 
 
 def open_counts(module: Any) -> tuple[tuple[str, int], ...] | None:
@@ -199,20 +195,13 @@ def open_counts(module: Any) -> tuple[tuple[str, int], ...] | None:
     return tuple(frame.counts.items()) if frame.is_open else None
 
 
-def is_module(value: Any) -> bool:
-    """Whether a value is a module."""
-    return hasattr(type(value), "_init_fields") and not isinstance(value, _StandIn)
-
-
 def map_leaves(fn: Any, tree: Any) -> Any:
     """`tree_map` with modules and variables as leaves."""
-    return jax.tree_util.tree_map(
-        fn, tree, is_leaf=lambda x: isinstance(x, (Untraced, Variable)) or is_module(x)
-    )
+    kinds = (Module, Variable, Untraced)
+    return jax.tree_util.tree_map(fn, tree, is_leaf=lambda x: isinstance(x, kinds))
 
 
 def check_returned(tree: Any, name: str) -> None:
     """Refuses modules and variables as results of a lifted function."""
-    for leaf in jax.tree_util.tree_leaves(tree):
-        if is_module(leaf) or isinstance(leaf, Variable):
-            raise errors.TransformedMethodReturnValueError(name)
+    if any(isinstance(x, (Module, Variable)) for x in jax.tree_util.tree_leaves(tree)):
+        raise errors.TransformedMethodReturnValueError(name)

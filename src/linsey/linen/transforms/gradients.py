@@ -11,14 +11,11 @@ import jax
 from linsey.core import lift as core_lift
 from linsey.core.filters import Filter
 from linsey.linen.module.base import Module
-from linsey.linen.transforms.lifting import call_lifted, function_of_module
-
-
-def _call(core: Any, fn: Any, mdl: Any, args: Any, options: Mapping[str, Any]) -> Any:
-    def transform(fn: Any) -> Any:
-        return functools.partial(core, fn, **options)
-
-    return call_lifted(transform, [function_of_module(fn)], mdl, args, {})
+from linsey.linen.transforms.lifting import (
+    call_direct,
+    call_lifted,
+    function_of_module,
+)
 
 
 def vjp(
@@ -50,14 +47,10 @@ def vjp(
         `(y, backward)` or `(y, backward, aux)`; `backward(cotangent)` gives the
         gradients `(variables, *inputs)`.
     """
-    options = {
-        "has_aux": has_aux,
-        "reduce_axes": reduce_axes,
-        "vjp_variables": vjp_variables,
-        "variables": variables,
-        "rngs": rngs,
-    }
-    y, backward, *aux = _call(core_lift.vjp, fn, mdl, primals, options)
+    filters = {"vjp_variables": vjp_variables, "variables": variables, "rngs": rngs}
+    y, backward, *aux = call_direct(
+        core_lift.vjp, [fn], mdl, primals, has_aux=has_aux, **filters
+    )
     if isinstance(mdl, Module):
         order = _as_list if multi_scope else _as_one
         backward = jax.tree_util.Partial(order, backward)
@@ -103,13 +96,10 @@ def value_and_grad(
     Raises:
         ValueError: the value is no scalar.
     """
-    options = {
-        "has_aux": has_aux,
-        "reduce_axes": reduce_axes,
-        "variables": variables,
-        "rngs": rngs,
-    }
-    y, *aux, gradients = _call(core_lift.value_and_grad, fn, mdl, primals, options)
+    filters = {"variables": variables, "rngs": rngs}
+    y, *aux, gradients = call_direct(
+        core_lift.value_and_grad, [fn], mdl, primals, has_aux=has_aux, **filters
+    )
     return ((y, *aux), gradients) if has_aux else (y, gradients)
 
 
@@ -128,13 +118,7 @@ def grad(
         The gradients, a tuple of one for each of the primals, or `(gradients, aux)`.
     """
     value, gradients = value_and_grad(
-        fn,
-        mdl,
-        *primals,
-        has_aux=has_aux,
-        reduce_axes=reduce_axes,
-        variables=variables,
-        rngs=rngs,
+        fn, mdl, *primals, has_aux=has_aux, variables=variables, rngs=rngs
     )
     return (gradients, value[1]) if has_aux else gradients
 
@@ -162,9 +146,8 @@ def jvp(
     Returns:
         The value and the derivative.
     """
-    options = {"variables": variables, "rngs": rngs}
     args = (primals, tangents, variable_tangents)
-    return _call(core_lift.jvp, fn, mdl, args, options)
+    return call_direct(core_lift.jvp, [fn], mdl, args, variables=variables, rngs=rngs)
 
 
 def custom_vjp(
@@ -197,10 +180,9 @@ def custom_vjp(
 
     def backward(*args: Any) -> Any:
         by, *inputs = backward_fn(*args)
-        if isinstance(by, list):  # of a module and those it holds, see `vjp`
-            *shared, own = by
-            return ([own, *shared], *inputs)
-        return ([by], *inputs)
+        # A list is of a module and those it holds, see `vjp`.
+        *shared, own = by if isinstance(by, list) else [by]
+        return ([own, *shared], *inputs)
 
     fns = [function_of_module(fn), function_of_module(forward_fn)]
 

@@ -55,20 +55,7 @@ def vmap(
     Returns:
         A class or function like `target`.
     """
-    return lift(
-        core_lift.vmap,
-        target,
-        "Vmap",
-        methods,
-        variable_axes=variable_axes,
-        split_rngs=split_rngs,
-        in_axes=in_axes,
-        out_axes=out_axes,
-        axis_size=axis_size,
-        axis_name=axis_name,
-        spmd_axis_name=spmd_axis_name,
-        metadata_params=metadata_params,
-    )
+    return lift(core_lift.vmap, prefix="Vmap", **locals())
 
 
 def scan(
@@ -129,25 +116,7 @@ def scan(
     Returns:
         A class or function like `target`.
     """
-    return lift(
-        core_lift.scan,
-        target,
-        "Scan",
-        methods,
-        variable_axes=variable_axes,
-        variable_broadcast=variable_broadcast,
-        variable_carry=variable_carry,
-        split_rngs=split_rngs,
-        in_axes=in_axes,
-        out_axes=out_axes,
-        length=length,
-        reverse=reverse,
-        unroll=unroll,
-        _split_transpose=_split_transpose,
-        data_transform=data_transform,
-        metadata_params=metadata_params,
-        check_constancy_invariants=check_constancy_invariants,
-    )
+    return lift(core_lift.scan, prefix="Scan", **locals())
 
 
 def remat_scan(
@@ -176,14 +145,4 @@ def remat_scan(
     Returns:
         A class or function like `target`.
     """
-    return lift(
-        core_lift.remat_scan,
-        target,
-        "Remat_scan",
-        lengths=lengths,
-        policy=policy,
-        variable_broadcast=variable_broadcast,
-        variable_carry=variable_carry,
-        variable_axes=variable_axes,
-        split_rngs=split_rngs,
-    )
+    return lift(core_lift.remat_scan, prefix="Remat_scan", **locals())

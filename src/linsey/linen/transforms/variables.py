@@ -42,26 +42,15 @@ def map_variables(
     Returns:
         A class or function like `target`.
     """
-    return lift(
-        core_lift.map_variables,
-        target,
-        "Map_variables",
-        methods,
-        mapped_collections=mapped_collections,
-        map_in_fn=trans_in_fn,
-        map_out_fn=trans_out_fn,
-        init=init,
-        mutable=mutable,
-        rngs=rngs,
-        variables=variables,
-    )
+    options = dict(locals())
+    options["map_in_fn"] = options.pop("trans_in_fn")
+    options["map_out_fn"] = options.pop("trans_out_fn")
+    return lift(core_lift.map_variables, prefix="Map_variables", **options)
 
 
 def fold_rngs(target: Target, variables: Filter = True, rngs: Filter = True) -> Target:
     """Runs a module on keys drawn once, at the call, from its streams."""
-    return lift(
-        core_lift.fold_rngs, target, "Fold_rngs", variables=variables, rngs=rngs
-    )
+    return lift(core_lift.fold_rngs, prefix="Fold_rngs", **locals())
 
 
 def add_metadata_axis(
@@ -84,20 +73,21 @@ def add_metadata_axis(
     into, out = split_in_out(variable_axes)
 
     def add(collections: Any) -> Any:
-        return _by_collection(meta.add_axis, collections, out)
+        return _change(collections, meta.add_axis, out, metadata_params)
 
     def remove(collections: Any) -> Any:
-        return _by_collection(meta.remove_axis, collections, into)
-
-    def _by_collection(change: Any, collections: Any, axes: Any) -> Any:
-        changed = dict(collections)
-        for cols, axis in axes.items():
-            for col in changed:
-                if core_lift.in_filter(cols, col) and axis is not None:
-                    changed[col] = change(changed[col], axis, metadata_params)
-        return changed
+        return _change(collections, meta.remove_axis, into, metadata_params)
 
     return map_variables(target, True, remove, add, init=True, mutable=True)
+
+
+def _change(collections: Any, change: Any, axes: Any, params: Any) -> Any:
+    changed = dict(collections)
+    for cols, axis in axes.items():
+        for col in changed:
+            if core_lift.in_filter(cols, col) and axis is not None:
+                changed[col] = change(changed[col], axis, params)
+    return changed
 
 
 def named_call(class_fn: Target, force: bool = True) -> Target:
