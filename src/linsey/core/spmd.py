@@ -17,22 +17,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from linsey.core import meta
 from linsey.errors.sharding import InconsistentRulesError, MeshNeededError
-from linsey.typing import LogicalRules, Sharding
-
-__all__ = [
-    "LogicalRules",
-    "Sharding",
-    "apply_rules",
-    "composite_rules",
-    "from_sharding_rules",
-    "get_logical_axis_rules",
-    "get_mesh",
-    "get_pspec",
-    "logical_axis_rules",
-    "map_sharding",
-    "set_logical_axis_rules",
-    "shard_value",
-]
+from linsey.typing import LogicalRules as LogicalRules
+from linsey.typing import Sharding as Sharding
 
 _RULES: ContextVar[LogicalRules] = ContextVar("linsey_axis_rules", default=())
 

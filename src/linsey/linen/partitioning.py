@@ -16,82 +16,40 @@ import jax
 from jax.sharding import PartitionSpec
 
 from linsey import struct
-from linsey.core import lift as core_lift
 from linsey.core.filters import Filter
-from linsey.core.frozen_dict import FrozenDict, freeze, unfreeze
+from linsey.core.frozen_dict import FrozenDict
+from linsey.core.frozen_dict import freeze as freeze
+from linsey.core.frozen_dict import unfreeze as unfreeze
+from linsey.core.lift import remat as core_remat_static
 from linsey.core.lift.axes import split_in_out
 from linsey.core.scope import Scope, Variable
-from linsey.core.spmd import (
-    get_logical_axis_rules as get_axis_rules,
-)
-from linsey.core.spmd import (
-    logical_axis_rules as axis_rules,
-)
-from linsey.core.spmd import (
-    set_logical_axis_rules as set_axis_rules,
-)
 from linsey.errors.sharding import AxisMetadataTypeError, AxisNamesChangedError
+from linsey.linen import spmd
 from linsey.linen.module import Module
 from linsey.linen.module.stack import RUNNING
-from linsey.linen.spmd import (
-    RulesFallback,
-    logical_to_mesh,
-    logical_to_mesh_axes,
-)
-from linsey.linen.spmd import (
-    with_logical_constraint as with_sharding_constraint,
-)
+from linsey.linen.spmd import RulesFallback as RulesFallback
+from linsey.linen.spmd import logical_to_mesh as logical_to_mesh
+from linsey.linen.spmd import logical_to_mesh_axes as logical_to_mesh_axes
 from linsey.linen.transforms import map_variables, scan, vmap
 from linsey.linen.transforms.lifting import lift
-from linsey.traverse_util import flatten_dict, unflatten_dict
-from linsey.typing import (
-    Array,
-    ArrayPytree,
-    In,
-    InOutAxis,
-    InOutScanAxis,
-    LogicalPartitionSpec,
-    LogicalPartitionSpecPytree,
-    LogicalRules,
-    Out,
-    PartitionSpecPytree,
-)
-
-__all__ = [
-    "Array",
-    "ArrayPytree",
-    "AxisMetadata",
-    "InOutAxis",
-    "InOutScanAxis",
-    "LogicalPartitionSpec",
-    "LogicalPartitionSpecPytree",
-    "LogicalRules",
-    "PartitionSpecPytree",
-    "PartitionedVariable",
-    "RulesFallback",
-    "ScanIn",
-    "ScanOut",
-    "axis_rules",
-    "core_remat_static",
-    "flatten_dict",
-    "freeze",
-    "get_axis_names",
-    "get_axis_rules",
-    "logical_to_mesh",
-    "logical_to_mesh_axes",
-    "param_with_axes",
-    "remat",
-    "scan_with_axes",
-    "set_axis_rules",
-    "unflatten_dict",
-    "unfreeze",
-    "variable_with_axes",
-    "vmap_with_axes",
-    "with_sharding_constraint",
-]
+from linsey.traverse_util import flatten_dict as flatten_dict
+from linsey.traverse_util import unflatten_dict as unflatten_dict
+from linsey.typing import Array as Array
+from linsey.typing import ArrayPytree as ArrayPytree
+from linsey.typing import In, Out
+from linsey.typing import InOutAxis as InOutAxis
+from linsey.typing import InOutScanAxis as InOutScanAxis
+from linsey.typing import LogicalPartitionSpec as LogicalPartitionSpec
+from linsey.typing import LogicalPartitionSpecPytree as LogicalPartitionSpecPytree
+from linsey.typing import LogicalRules as LogicalRules
+from linsey.typing import PartitionSpecPytree as PartitionSpecPytree
 
 ScanIn = In
 ScanOut = Out
+axis_rules = spmd.logical_axis_rules
+get_axis_rules = spmd.get_logical_axis_rules
+set_axis_rules = spmd.set_logical_axis_rules
+with_sharding_constraint = spmd.with_logical_constraint
 
 
 @struct.dataclass
@@ -293,19 +251,6 @@ def get_axis_names(axes_metadata: Any) -> FrozenDict[str, Any]:
 def _with_names(target: Any, axis: int, name: Any, collection: str) -> Any:
     """Names the axis that a transform adds to the variables of a collection."""
 
-    def change(edit: Callable[[list[Any]], None], variables: Any) -> Any:
-        def changed(box: Any) -> Any:
-            if not isinstance(box, AxisMetadata):
-                return box
-            names = list(box.names)
-            edit(names)
-            return AxisMetadata(tuple(names))
-
-        def is_box(x: Any) -> bool:
-            return isinstance(x, AxisMetadata)
-
-        return jax.tree.map(changed, variables, is_leaf=is_box)
-
     def insert(names: list[Any]) -> None:
         # Counted from the end of the array that has the axis: -1 is the last.
         names.insert(axis if axis >= 0 else len(names) + 1 + axis, name)
@@ -313,13 +258,47 @@ def _with_names(target: Any, axis: int, name: Any, collection: str) -> Any:
     def remove(names: list[Any]) -> None:
         del names[axis]
 
+    def change(edit: Callable[[list[Any]], None]) -> Callable[[Any], Any]:
+        def changed(box: Any) -> Any:
+            if not _is_box(box):
+                return box
+            names = list(box.names)
+            edit(names)
+            return AxisMetadata(tuple(names))
+
+        return functools.partial(jax.tree.map, changed, is_leaf=_is_box)
+
     return map_variables(
         target,
         mapped_collections=collection,
-        trans_in_fn=functools.partial(change, remove),
-        trans_out_fn=functools.partial(change, insert),
+        trans_in_fn=change(remove),
+        trans_out_fn=change(insert),
         mutable=True,
     )
+
+
+def _is_box(x: Any) -> bool:
+    return isinstance(x, AxisMetadata)
+
+
+def _lift_with_axes(
+    transform: Callable[..., Any],
+    options: dict[str, Any],
+    names: Mapping[Any, str],
+    names_axis: int | None,
+) -> Any:
+    """Lifts by a transform, and names the axis that it adds to some collections."""
+    axes, _ = split_in_out(options["variable_axes"])
+    names = {col: name for col, name in names.items() if col in axes}
+    options["variable_axes"] = {
+        **options["variable_axes"],
+        **{f"{col}_axes": names_axis for col in names},
+    }
+    lifted = transform(**options)
+    for col, name in names.items():
+        if axes[col] is not None:
+            lifted = _with_names(lifted, axes[col], name, f"{col}_axes")
+    return lifted
 
 
 def scan_with_axes(
@@ -359,25 +338,9 @@ def scan_with_axes(
     Returns:
         A class or function like `target`.
     """
-    into, _ = split_in_out(variable_axes)
-    named = [col for col in axes_collections if col in into]
-    scanned = scan(
-        target,
-        variable_axes={**variable_axes, **{f"{col}_axes": 0 for col in named}},
-        variable_broadcast=variable_broadcast,
-        variable_carry=variable_carry,
-        split_rngs=split_rngs,
-        in_axes=in_axes,
-        out_axes=out_axes,
-        length=length,
-        reverse=reverse,
-        unroll=unroll,
-        data_transform=data_transform,
-        methods=methods,
-    )
-    for col in named:
-        scanned = _with_names(scanned, into[col], axis_name, f"{col}_axes")
-    return scanned
+    options = dict(locals())
+    names = dict.fromkeys(options.pop("axes_collections"), options.pop("axis_name"))
+    return _lift_with_axes(scan, options, names, 0)
 
 
 def vmap_with_axes(
@@ -409,27 +372,9 @@ def vmap_with_axes(
     Returns:
         A class or function like `target`.
     """
-    into, _ = split_in_out(variable_axes)
-    named = {col: into[col] for col in partitioning_axis_names if col in into}
-    mapped = vmap(
-        target,
-        variable_axes={**variable_axes, **{f"{col}_axes": None for col in named}},
-        split_rngs=split_rngs,
-        in_axes=in_axes,
-        out_axes=out_axes,
-        axis_size=axis_size,
-        axis_name=axis_name,
-        spmd_axis_name=spmd_axis_name,
-        methods=methods,
-    )
-    for col, axis in named.items():
-        if axis is not None:
-            name = partitioning_axis_names[col]
-            mapped = _with_names(mapped, axis, name, f"{col}_axes")
-    return mapped
-
-
-core_remat_static = core_lift.remat
+    options = dict(locals())
+    names = options.pop("partitioning_axis_names")
+    return _lift_with_axes(vmap, options, names, None)
 
 
 def remat(
@@ -443,15 +388,4 @@ def remat(
     methods: Any = None,
 ) -> Any:
     """Like `linsey.linen.remat`; static arguments are counted without the module."""
-    return lift(
-        core_remat_static,
-        target,
-        "Core_remat_static",
-        methods,
-        variables=variables,
-        rngs=rngs,
-        concrete=concrete,
-        prevent_cse=prevent_cse,
-        static_argnums=static_argnums,
-        policy=policy,
-    )
+    return lift(core_remat_static, prefix="Core_remat_static", **locals())

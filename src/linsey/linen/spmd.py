@@ -18,43 +18,20 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from linsey import struct
 from linsey.core import meta
-from linsey.core.spmd import (
-    get_logical_axis_rules,
-    logical_axis_rules,
-    set_logical_axis_rules,
-)
+from linsey.core.spmd import get_logical_axis_rules as get_logical_axis_rules
+from linsey.core.spmd import logical_axis_rules as logical_axis_rules
+from linsey.core.spmd import set_logical_axis_rules as set_logical_axis_rules
 from linsey.errors.sharding import (
     AxisRulesError,
     DuplicateAxisNamesError,
     NoAxisRuleError,
 )
-from linsey.typing import (
-    Array,
-    ArrayPytree,
-    LogicalNames,
-    LogicalPartitionSpec,
-    LogicalPartitionSpecPytree,
-    LogicalRules,
-)
-
-__all__ = [
-    "Array",
-    "ArrayPytree",
-    "LogicalNames",
-    "LogicalPartitionSpec",
-    "LogicalPartitionSpecPytree",
-    "LogicalRules",
-    "LogicallyPartitioned",
-    "RulesFallback",
-    "get_logical_axis_rules",
-    "logical_axis_rules",
-    "logical_to_mesh",
-    "logical_to_mesh_axes",
-    "logical_to_mesh_sharding",
-    "set_logical_axis_rules",
-    "with_logical_constraint",
-    "with_logical_partitioning",
-]
+from linsey.typing import Array as Array
+from linsey.typing import ArrayPytree as ArrayPytree
+from linsey.typing import LogicalNames as LogicalNames
+from linsey.typing import LogicalPartitionSpec as LogicalPartitionSpec
+from linsey.typing import LogicalPartitionSpecPytree as LogicalPartitionSpecPytree
+from linsey.typing import LogicalRules as LogicalRules
 
 
 class RulesFallback(enum.Enum):
