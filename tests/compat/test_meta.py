@@ -28,16 +28,18 @@ def own_names(module) -> set[str]:
 
 
 def test_every_public_name_is_there():
-    assert {n for n in own_names(theirs) if len(n) > 1} - {"TAxisMetadata"} <= set(
-        ours.__all__
-    )
+    theirs_named = {n for n in own_names(theirs) if len(n) > 1}
+    assert theirs_named - {"TAxisMetadata"} <= own_names(ours)
     assert ours.PARTITION_NAME == theirs.PARTITION_NAME
     for cls in ("AxisMetadata", "Partitioned"):
         names = {n for n in dir(getattr(theirs, cls)) if n[0] != "_"}
         assert names - ABSENT <= set(dir(getattr(ours, cls)))
 
 
-@pytest.mark.parametrize("name", [n for n in ours.__all__ if n[0].islower()])
+SHARED = sorted(own_names(ours) & own_names(theirs))
+
+
+@pytest.mark.parametrize("name", [n for n in SHARED if n[0].islower()])
 def test_signatures_agree(name):
     mine = inspect.signature(getattr(ours, name)).parameters.values()
     other = inspect.signature(getattr(theirs, name)).parameters.values()

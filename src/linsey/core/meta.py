@@ -30,24 +30,6 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from linsey import struct
 from linsey.errors import PartitioningUnspecifiedError, PartitionNameMismatchError
 
-__all__ = [
-    "PARTITION_NAME",
-    "AxisMetadata",
-    "LogicalNames",
-    "Partitioned",
-    "add_axis",
-    "get_global_mesh",
-    "get_partition_spec",
-    "get_sharding",
-    "global_mesh_defined",
-    "is_axis_metadata",
-    "map_axis_meta",
-    "remove_axis",
-    "replace_boxed",
-    "unbox",
-    "with_partitioning",
-]
-
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -167,11 +149,12 @@ class Partitioned(struct.PyTreeNode, AxisMetadata[A]):
         Args:
             apply_constraint: whether to tell the compiler the sharding.
         """
-        if not apply_constraint or not (self.mesh or global_mesh_defined()):
-            return self.value
-        spec = self.get_partition_spec()
-        sharding = spec if self.mesh is None else NamedSharding(self.mesh, spec)
-        return jax.lax.with_sharding_constraint(self.value, sharding)
+        if apply_constraint and (self.mesh or global_mesh_defined()):
+            return self._constrained()
+        return self.value
+
+    def _constrained(self) -> A:
+        return constrain(self.value, self.get_partition_spec(), self.mesh)
 
     def replace_boxed(self, val: B) -> Partitioned[B]:
         """Returns a box with the same names around another value."""
@@ -234,10 +217,15 @@ def with_partitioning(
     Returns:
         An initializer that returns `Partitioned` boxes.
     """
+    return box_results(fn, functools.partial(Partitioned, names=names, mesh=mesh))
+
+
+def box_results(fn: Callable[..., Any], box: Callable[[Any], A]) -> Callable[..., A]:
+    """Returns a function that puts what `fn` returns in a box."""
 
     @functools.wraps(fn)
-    def wrapper(*args: Any, **kwargs: Any) -> Partitioned[Any]:
-        return Partitioned(fn(*args, **kwargs), names, mesh=mesh)
+    def wrapper(*args: Any, **kwargs: Any) -> A:
+        return box(fn(*args, **kwargs))
 
     return wrapper
 
@@ -265,12 +253,8 @@ def get_sharding(tree: Any, mesh: Mesh) -> Any:
     Returns:
         A tree like that of `get_partition_spec`, with shardings.
     """
-
-    def sharding(leaf: Any) -> NamedSharding | None:
-        spec = _leaf_spec(leaf)
-        return None if spec is None else NamedSharding(mesh, spec)
-
-    return jax.tree.map(sharding, tree, is_leaf=is_axis_metadata)
+    shard = functools.partial(NamedSharding, mesh)
+    return jax.tree.map(shard, get_partition_spec(tree))
 
 
 def _leaf_spec(leaf: Any) -> PartitionSpec | None:
@@ -288,3 +272,11 @@ def get_global_mesh() -> AbstractMesh | Mesh | None:
 def global_mesh_defined() -> bool:
     """Tells whether a mesh is set, see `get_global_mesh`."""
     return get_global_mesh() is not None
+
+
+def constrain(value: Any, spec: PartitionSpec, mesh: Mesh | None) -> Any:
+    """Tells the compiler how a value is split over a mesh, that is set or given."""
+    if mesh is None and not global_mesh_defined():
+        return value
+    sharding = spec if mesh is None else NamedSharding(mesh, spec)
+    return jax.lax.with_sharding_constraint(value, sharding)

@@ -98,14 +98,10 @@ def apply_rules(sharding: Any, sharding_rules: LogicalRules | None) -> Any:
         >>> apply_rules(("batch", None), (("batch", "data"),))
         P('data', None)
     """
-    rules = composite_rules(get_logical_axis_rules(), sharding_rules)
-
-    def replace(names: Any) -> PartitionSpec:
-        return PartitionSpec(*from_sharding_rules(names, rules))
-
-    if isinstance(sharding, NamedSharding):
-        return NamedSharding(sharding.mesh, replace(sharding.spec))
-    return replace(sharding)
+    rules = dict(composite_rules(get_logical_axis_rules(), sharding_rules))
+    if not isinstance(sharding, NamedSharding):
+        sharding = tuple(sharding)
+    return map_sharding(lambda name: rules.get(name, name), sharding)
 
 
 def get_pspec(sharding: Any, sharding_rules: LogicalRules | None = None) -> Any:

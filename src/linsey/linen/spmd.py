@@ -42,10 +42,8 @@ class RulesFallback(enum.Enum):
     NO_CONSTRAINT = "no_constraint"
 
 
-class _Unassigned(enum.Enum):
-    """Marks an axis that no rule has been found for."""
-
-    AXIS = "unassigned"
+# Marks an axis that no rule has been found for.
+_UNASSIGNED = object()
 
 
 def logical_to_mesh_axes(
@@ -90,29 +88,26 @@ def _assign(
     if not isinstance(rules, tuple | list):
         raise AxisRulesError(rules)
     # What is no single name, such as a tuple of mesh axes, is kept.
-    axes: list[Any] = [_Unassigned.AXIS if isinstance(n, str) else n for n in names]
+    axes: list[Any] = [_UNASSIGNED if isinstance(n, str) else n for n in names]
+    used = {name for axis in axes for name in _names(axis)}
     for name, mesh_axes in rules:
-        if name in names:
-            position = list(names).index(name)
-            if axes[position] is _Unassigned.AXIS and _is_free(mesh_axes, axes):
-                axes[position] = mesh_axes
+        position = list(names).index(name) if name in names else None
+        if position is None or axes[position] is not _UNASSIGNED:
+            continue
+        if used.isdisjoint(_names(mesh_axes)):
+            axes[position] = mesh_axes
+            used.update(_names(mesh_axes))
     return axes
 
 
-def _is_free(mesh_axes: Any, assigned: list[Any]) -> bool:
-    """Whether no other axis of the array uses these mesh axes."""
-    used = {name for axis in assigned for name in _names(axis)}
-    return used.isdisjoint(_names(mesh_axes))
-
-
 def _names(mesh_axes: Any) -> tuple[Any, ...]:
-    if mesh_axes is None or mesh_axes is _Unassigned.AXIS:
+    if mesh_axes is None or mesh_axes is _UNASSIGNED:
         return ()
     return (mesh_axes,) if isinstance(mesh_axes, str) else tuple(mesh_axes)
 
 
 def _specification(axes: list[Any]) -> PartitionSpec:
-    return PartitionSpec(*(None if a is _Unassigned.AXIS else a for a in axes))
+    return PartitionSpec(*(None if axis is _UNASSIGNED else axis for axis in axes))
 
 
 def logical_to_mesh(tree: Any, rules: LogicalRules | None = None) -> Any:
@@ -129,11 +124,8 @@ def logical_to_mesh(tree: Any, rules: LogicalRules | None = None) -> Any:
         >>> logical_to_mesh({"x": PartitionSpec("batch")}, (("batch", "data"),))
         {'x': P('data',)}
     """
-    return jax.tree.map(
-        lambda names: logical_to_mesh_axes(names, rules),
-        tree,
-        is_leaf=_is_specification,
-    )
+    to_mesh = functools.partial(logical_to_mesh_axes, rules=rules)
+    return jax.tree.map(to_mesh, tree)
 
 
 def logical_to_mesh_sharding(
@@ -155,15 +147,8 @@ def logical_to_mesh_sharding(
         >>> logical_to_mesh_sharding(tree, mesh, (("batch", "data"),))["x"].spec
         P('data',)
     """
-    return jax.tree.map(
-        lambda spec: NamedSharding(mesh, spec),
-        logical_to_mesh(tree, rules),
-        is_leaf=_is_specification,
-    )
-
-
-def _is_specification(x: Any) -> bool:
-    return isinstance(x, PartitionSpec)
+    shard = functools.partial(NamedSharding, mesh)
+    return jax.tree.map(shard, logical_to_mesh(tree, rules))
 
 
 def _is_logical(x: Any) -> bool:
@@ -213,23 +198,16 @@ def with_logical_constraint(
 
     def constrain(names: Any, x: Any) -> Any:
         axes = _assign(names, rules)
-        if axes is not None and _Unassigned.AXIS in axes:
+        if axes is None:
+            return x
+        if _UNASSIGNED in axes:
             if fallback is RulesFallback.RAISE_ERROR:
                 raise NoAxisRuleError(names)
             if fallback is RulesFallback.NO_CONSTRAINT:
                 return x
-        return x if axes is None else with_mesh_constraint(x, axes, mesh)
+        return meta.constrain(x, _specification(axes), mesh)
 
     return jax.tree.map(constrain, logical_axis_resources, x, is_leaf=_is_logical)
-
-
-def with_mesh_constraint(x: Any, axes: list[Any], mesh: Mesh | None) -> Any:
-    """Tells the compiler the mesh axes of an array, where there is a mesh."""
-    if mesh is None and not meta.global_mesh_defined():
-        return x
-    spec = _specification(axes)
-    sharding = spec if mesh is None else NamedSharding(mesh, spec)
-    return jax.lax.with_sharding_constraint(x, sharding)
 
 
 class LogicallyPartitioned(meta.Partitioned[Any]):
@@ -250,14 +228,7 @@ class LogicallyPartitioned(meta.Partitioned[Any]):
 
     rules: LogicalRules | None = struct.field(default=None, pytree_node=False)
 
-    def unbox(self, apply_constraint: bool = True) -> Any:
-        """Returns the value, constrained to its sharding where there is a mesh.
-
-        Args:
-            apply_constraint: whether to tell the compiler the sharding.
-        """
-        if not apply_constraint or not (self.mesh or meta.global_mesh_defined()):
-            return self.value
+    def _constrained(self) -> Any:
         return with_logical_constraint(
             self.value, self.get_partition_spec(), rules=self.rules, mesh=self.mesh
         )
@@ -285,9 +256,5 @@ def with_logical_partitioning(
         >>> init(jax.random.key(0), (2, 3)).names
         ('in', 'out')
     """
-
-    @functools.wraps(fn)
-    def wrapper(*args: Any, **kwargs: Any) -> LogicallyPartitioned:
-        return LogicallyPartitioned(fn(*args, **kwargs), names, mesh=mesh, rules=rules)
-
-    return wrapper
+    box = functools.partial(LogicallyPartitioned, names=names, mesh=mesh, rules=rules)
+    return meta.box_results(fn, box)
