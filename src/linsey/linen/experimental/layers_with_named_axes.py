@@ -5,47 +5,42 @@ See `linsey.linen.partitioning` for the names, and for how they are mapped to a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array as Array
+from jax import lax
 
 from linsey.errors.layers import InputRankError, IntegerInputError
 from linsey.linen.dtypes import promote_dtype
 from linsey.linen.initializers import ones, zeros
-from linsey.linen.linear import default_embed_init, default_kernel_init
+from linsey.linen.linear import default_embed_init as default_embed_init
+from linsey.linen.linear import default_kernel_init as default_kernel_init
 from linsey.linen.linear.dense import choose_dot_general
-from linsey.linen.module import Module, compact, nowrap
-from linsey.linen.partitioning import param_with_axes, with_sharding_constraint
-from linsey.ops.dot import dense
-from linsey.typing import (
-    Axes,
-    DotGeneralT,
-    Dtype,
-    Initializer,
-    PrecisionLike,
+from linsey.linen.module import Module, compact
+from linsey.linen.partitioning import param_with_axes as param_with_axes
+from linsey.linen.partitioning import (
+    with_sharding_constraint as with_sharding_constraint,
 )
-
-__all__ = [
-    "Activation",
-    "Array",
-    "Axes",
-    "Dense",
-    "DotGeneralT",
-    "Dtype",
-    "Embed",
-    "Initializer",
-    "LayerNorm",
-    "PrecisionLike",
-    "default_embed_init",
-    "default_kernel_init",
-    "param_with_axes",
-    "with_sharding_constraint",
-]
+from linsey.ops.dot import dense
+from linsey.ops.standardize import Plan, standardize
+from linsey.typing import Axes as Axes
+from linsey.typing import DotGeneralT as DotGeneralT
+from linsey.typing import Dtype as Dtype
+from linsey.typing import Initializer as Initializer
+from linsey.typing import PrecisionLike as PrecisionLike
 
 Activation = Callable[..., Array]
+
+
+def _declare(
+    module: Any, name: str, shape: Sequence[int], axes: Sequence[str]
+) -> Array:
+    """Declares a parameter of a layer, with names of its axes if there are any."""
+    init, dtype = getattr(module, f"{name}_init"), module.param_dtype
+    return param_with_axes(name, init, shape, dtype, axes=tuple(axes) or None)
 
 
 class Dense(Module):
@@ -88,22 +83,9 @@ class Dense(Module):
         shape = np.shape(inputs)
         if not shape:
             raise InputRankError("Dense", shape, "channels")
-        kernel = param_with_axes(
-            "kernel",
-            self.kernel_init,
-            (shape[-1], self.features),
-            self.param_dtype,
-            axes=tuple(self.kernel_axes) or None,
-        )
-        bias = None
-        if self.use_bias:
-            bias = param_with_axes(
-                "bias",
-                self.bias_init,
-                (self.features,),
-                self.param_dtype,
-                axes=tuple(self.kernel_axes[-1:]) or None,
-            )
+        shape, axes = (shape[-1], self.features), self.kernel_axes
+        kernel = _declare(self, "kernel", shape, axes)
+        bias = _declare(self, "bias", shape[1:], axes[-1:]) if self.use_bias else None
         x, kernel, bias = promote_dtype(inputs, kernel, bias, dtype=self.dtype)
         dot_general = choose_dot_general(self.dot_general, self.dot_general_cls)
         return dense(x, kernel, bias, precision=self.precision, dot_general=dot_general)
@@ -141,13 +123,8 @@ class Embed(Module):
 
     def setup(self) -> None:
         """Declares the table."""
-        self.embedding = param_with_axes(
-            "embedding",
-            self.embedding_init,
-            (self.num_embeddings, self.features),
-            self.param_dtype,
-            axes=("vocab", "embed"),
-        )
+        shape = self.num_embeddings, self.features
+        self.embedding = _declare(self, "embedding", shape, ("vocab", "embed"))
 
     def __call__(self, inputs: Array) -> Array:
         """Looks up the rows of integers.
@@ -218,19 +195,9 @@ class LayerNorm(Module):
     @compact
     def __call__(self, x: Array) -> Array:
         """Normalizes inputs of shape (..., features)."""
-        wide = jnp.asarray(x)
-        wide = wide.astype(jnp.promote_types(wide.dtype, np.float32))
-        mean = jnp.mean(wide, -1, keepdims=True)
-        y = wide - mean
-        factor = lax.rsqrt(jnp.mean(lax.square(y), -1, keepdims=True) + self.epsilon)
-        if self.use_scale:
-            factor = factor * self._declared("scale", self.scale_init, y.shape[-1])
-        y = y * factor
-        if self.use_bias:
-            y = y + self._declared("bias", self.bias_init, y.shape[-1])
-        return y.astype(self.dtype)
-
-    @nowrap
-    def _declared(self, name: str, init: Initializer, features: int) -> Array:
-        dtype = self.param_dtype
-        return param_with_axes(name, init, (features,), dtype, axes=("embed",))
+        x = jnp.asarray(x)
+        shape, last, axes = x.shape[-1:], (x.ndim - 1,), ("embed",)
+        scale = _declare(self, "scale", shape, axes) if self.use_scale else None
+        bias = _declare(self, "bias", shape, axes) if self.use_bias else None
+        plan = Plan(last, last, self.dtype)
+        return standardize(plan, x, None, scale, bias, self.epsilon)[0]
