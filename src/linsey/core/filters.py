@@ -64,13 +64,11 @@ class Selection:
         return self.inverted or bool(self.names)
 
     def __and__(self, other: Selection) -> Selection:
-        if self.inverted and other.inverted:
-            return Selection(self.names | other.names, True)
-        if self.inverted:
-            return Selection(other.names - self.names)
-        if other.inverted:
-            return Selection(self.names - other.names)
-        return Selection(self.names & other.names)
+        if not self.inverted:
+            return Selection(frozenset(filter(other.__contains__, self.names)))
+        if not other.inverted:
+            return other & self
+        return Selection(self.names | other.names, True)
 
     def __invert__(self) -> Selection:
         return Selection(self.names, not self.inverted)
@@ -139,7 +137,7 @@ def subtract_filters(a: Filter, b: Filter) -> Filter:
 
 
 def group_collections(
-    xs: Mapping[str, Mapping[str, Any]], col_filters: Sequence[Filter]
+    xs: Mapping[str, Any], col_filters: Sequence[Filter | Selection]
 ) -> tuple[dict[str, Any], ...]:
     """Sorts collections into one group per filter; the first match takes it.
 
@@ -147,11 +145,11 @@ def group_collections(
         >>> group_collections({"params": {}, "cache": {}}, ["params", True])
         ({'params': {}}, {'cache': {}})
     """
-    groups = []
-    remaining = dict(xs)
-    for col_filter in map(Selection.of, col_filters):
-        group = {
-            col: remaining.pop(col) for col in list(remaining) if col in col_filter
-        }
-        groups.append(group)
-    return tuple(groups)
+    groups: tuple[dict[str, Any], ...] = tuple({} for _ in col_filters)
+    selections = tuple(map(Selection.of, col_filters))
+    for col, tree in xs.items():
+        for group, selection in zip(groups, selections, strict=True):
+            if col in selection:
+                group[col] = tree
+                break
+    return groups

@@ -8,6 +8,7 @@ depends on the path and on the number of draws in that scope, on nothing else.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 from typing import Any
@@ -19,9 +20,10 @@ from linsey.config import config
 
 PRNGKey = jax.Array
 PRNGFoldable = int | str
+Suffix = tuple[PRNGFoldable, ...]
 
 
-def hash_suffix(suffix: tuple[PRNGFoldable, ...], separate: bool) -> int:
+def hash_suffix(suffix: Suffix, separate: bool) -> int:
     """The first four bytes, big-endian, of the SHA-1 of the items of a suffix.
 
     Args:
@@ -43,7 +45,7 @@ def hash_suffix(suffix: tuple[PRNGFoldable, ...], separate: bool) -> int:
     return int.from_bytes(digest.digest()[:4], "big")
 
 
-def fold_in_static(rng: Any, suffix: tuple[PRNGFoldable, ...]) -> Any:
+def fold_in_static(rng: Any, suffix: Suffix) -> Any:
     """Folds static items into a key; an empty suffix leaves the key as it is."""
     if not suffix:
         return rng
@@ -62,20 +64,13 @@ def _fold_in_primitive() -> Any:
     return random_fold_in_p
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["rng"], meta_fields=["suffix"]
-)
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(slots=True, eq=False)
 class LazyRng:
     """A root key and the suffix that is still to be folded into it."""
 
-    __slots__ = ("rng", "suffix")
-
-    def __init__(self, rng: Any, suffix: tuple[PRNGFoldable, ...] = ()):
-        self.rng = rng
-        self.suffix = suffix
-
-    def __repr__(self) -> str:
-        return f"LazyRng(rng={self.rng!r}, suffix={self.suffix!r})"
+    rng: Any
+    suffix: Suffix = dataclasses.field(default=(), metadata={"static": True})
 
     def as_jax_rng(self) -> Any:
         """The JAX key: the suffix folded into the root key."""
@@ -98,18 +93,14 @@ def is_rng_key(value: Any) -> bool:
 
     Abstract keys (`ShapeDtypeStruct`, tracers) count as well.
     """
-    dtype = getattr(value, "dtype", None)
-    shape = getattr(value, "shape", None)
-    if dtype is None or shape is None:
+    if not hasattr(value, "dtype") or not hasattr(value, "shape"):
         return False
-    if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
-        return shape == ()
-    return np.dtype(dtype) == np.uint32 and shape == _raw_key_shape(
-        jax.config.jax_default_prng_impl  # type: ignore[attr-defined]
-    )
+    if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return value.shape == ()
+    impl = jax.config.jax_default_prng_impl  # type: ignore[attr-defined]
+    return np.dtype(value.dtype) == np.uint32 and value.shape == _raw_key_shape(impl)
 
 
 @functools.cache
 def _raw_key_shape(impl: str) -> tuple[int, ...]:
-    key = jax.eval_shape(lambda: jax.random.PRNGKey(0, impl=impl))
-    return key.shape
+    return jax.eval_shape(lambda: jax.random.PRNGKey(0, impl=impl)).shape

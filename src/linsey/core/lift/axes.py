@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from linsey.core import meta
 from linsey.core.axes_scan import broadcast, flatten_axes
-from linsey.core.rng import LazyRng
+from linsey.core.lift.split import Groups
 from linsey.typing import In, Out
 
 Axes = Mapping[Any, Any]
@@ -46,32 +46,23 @@ def axis_length(parts: Sequence[tuple[Any, Any]]) -> int | None:
     return next(iter(found), None)
 
 
-def split_keys(groups: Any, is_split: Sequence[bool], length: int) -> Any:
+def split_keys(groups: Groups, is_split: Sequence[bool], length: int) -> Groups:
     """Splits the keys of the streams that are to differ along the axis."""
-
-    def split(key: LazyRng) -> LazyRng:
-        return LazyRng(jax.random.split(key.rng, length), key.suffix)
-
-    return tuple(
-        _map_keys(split, group) if wanted else group
-        for group, wanted in zip(groups, is_split, strict=True)
-    )
+    return _map_keys(lambda key: jax.random.split(key, length), groups, is_split)
 
 
-def fold_keys(groups: Any, is_split: Sequence[bool], index: Any) -> Any:
+def fold_keys(groups: Groups, is_split: Sequence[bool], index: Any) -> Groups:
     """Folds a step index into the keys of the streams that are to differ."""
+    return _map_keys(lambda key: jax.random.fold_in(key, index), groups, is_split)
 
-    def fold(key: LazyRng) -> LazyRng:
-        return LazyRng(jax.random.fold_in(key.rng, index), key.suffix)
 
+def _map_keys(
+    fn: Callable[[Any], Any], groups: Groups, is_split: Sequence[bool]
+) -> Groups:
     return tuple(
-        _map_keys(fold, group) if wanted else group
+        jax.tree_util.tree_map(fn, group) if wanted else group
         for group, wanted in zip(groups, is_split, strict=True)
     )
-
-
-def _map_keys(fn: Any, group: Any) -> Any:
-    return tuple({s: fn(key) for s, key in keys.items()} for keys in group)
 
 
 def drop_axis_names(groups: Any, axes: Sequence[Any], params: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from jax import lax
@@ -25,10 +26,8 @@ def cond(
     Both must write the same variables; to create some, run both functions under `init`.
     """
     lifted = Lifted(scope, (variables,), (variables,), (rngs,))
-    branches = [lifted.plan.pure(fn) for fn in (true_fun, false_fun)]
-    y, out = lax.cond(pred, *branches, lifted.variables, lifted.rngs, *operands)
-    lifted.merge(out)
-    return y
+    branches = map(lifted.plan.pure, (true_fun, false_fun))
+    return lifted.call(partial(lax.cond, pred, *branches), *operands)
 
 
 def switch(
@@ -42,6 +41,4 @@ def switch(
     """Runs `branches[index](scope, *operands)`, see `cond`."""
     lifted = Lifted(scope, (variables,), (variables,), (rngs,))
     pure = [lifted.plan.pure(fn) for fn in branches]
-    y, out = lax.switch(index, pure, lifted.variables, lifted.rngs, *operands)
-    lifted.merge(out)
-    return y
+    return lifted.call(partial(lax.switch, index, pure), *operands)

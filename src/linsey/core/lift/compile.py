@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,14 +13,12 @@ from linsey.core.filters import Filter
 from linsey.core.lift.split import Lifted
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=[], meta_fields=["value"]
-)
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
 class Static:
     """A value that leaves a jitted function as part of its structure, untraced."""
 
-    def __init__(self, value: Any):
-        self.value = value
+    value: Any
 
 
 def jit(
@@ -65,39 +64,24 @@ def jit(
     )
     def compiled(plan: Any, variables: Any, rngs: Any, *args: Any, **kw: Any) -> Any:
         y, out = plan.pure(fn)(variables, rngs, *args, **kw)
-        return y, out, Static(_Counters(plan.counters))
+        return y, out, Static(plan.frozen_counters())
 
     def call(scopes: Any, *args: Any, **kwargs: Any) -> Any:
         lifted = Lifted(scopes, (variables,), (variables,), (rngs,))
-        keys = lifted.forked_rngs()
-        y, out, after = compiled(
-            lifted.plan.detached(), lifted.variables, keys, *args, **kwargs
-        )
-        for scope, counters in zip(lifted.roots, after.value.trees, strict=True):
-            _replay(scope.rng_counters, counters)
+        keys, plan = lifted.forked_rngs(), lifted.plan.detached()
+        y, out, counters = compiled(plan, lifted.variables, keys, *args, **kwargs)
+        for scope, after in zip(lifted.roots, counters.value, strict=True):
+            _replay(scope.rng_counters, after)
         lifted.merge(out)
         return y
 
     return call
 
 
-class _Counters:
-    """Counters as they were when a trace ended; equal to any others as structure."""
-
-    def __init__(self, trees: list[Any]):
-        self.trees = trees
-
-    def __hash__(self) -> int:
-        return 0
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Counters) and self.trees == other.trees
-
-
-def _replay(counters: dict[Any, Any], after: dict[Any, Any]) -> None:
+def _replay(counters: dict[Any, Any], after: frozenset[Any]) -> None:
     """Moves counters to where they were when the trace ended."""
-    for key, value in after.items():
-        if isinstance(value, dict):
+    for key, value in after:
+        if isinstance(value, frozenset):
             _replay(counters.setdefault(key, {}), value)
         else:
             counters[key] = value
@@ -138,9 +122,7 @@ def remat(
             static_argnums=static,
             policy=policy,
         )
-        y, out = recomputed(lifted.variables, lifted.rngs, *args, **kwargs)
-        lifted.merge(out)
-        return y
+        return lifted.call(recomputed, *args, **kwargs)
 
     return call
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
 from linsey.core.filters import Filter
-from linsey.core.lift.split import Lifted, RootOrder
+from linsey.core.lift.split import Lifted, Order
 
 
 def vjp(
@@ -53,19 +52,14 @@ def vjp(
     lifted.merge(out)
 
     # A pytree, so that it may be a residual of another function.
-    by_scope = jax.tree_util.Partial(_Backward(lifted.plan.order), backward)
+    by_scope = jax.tree_util.Partial(_gradients, lifted.plan.order, backward)
     return (y, by_scope, aux) if has_aux else (y, by_scope)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Backward:
+def _gradients(order: Order, backward: Callable[..., Any], cotangent: Any) -> Any:
     """The backward pass with the gradients of variables in the order of the scopes."""
-
-    order: RootOrder
-
-    def __call__(self, backward: Callable[..., Any], cotangent: Any) -> Any:
-        by, *inputs = backward(cotangent)
-        return (self.order.to_scopes(by), *inputs)
+    by, *inputs = backward(cotangent)
+    return (order.to_scopes(by), *inputs)
 
 
 def value_and_grad(
@@ -86,24 +80,16 @@ def value_and_grad(
     Raises:
         ValueError: the value is no scalar.
     """
-    lifted = Lifted(scope, (variables,), (variables,), (rngs,))
-    run = lifted.plan.pure(fn)
-
-    def differentiable(*primals: Any) -> Any:
-        y, out = run(lifted.variables, lifted.rngs, *primals)
-        y, aux = y if has_aux else (y, None)
-        return y, (aux, out)
-
-    y, backward, (aux, out) = jax.vjp(differentiable, *primals, has_aux=True)
+    filters = {"vjp_variables": False, "variables": variables, "rngs": rngs}
+    y, backward, *aux = vjp(fn, scope, *primals, has_aux=has_aux, **filters)
     if jax.numpy.shape(y) != ():
         raise ValueError(
             "grad can only work on functions with scalar-valued outputs. out"
             f" shape={jax.numpy.shape(y)}. Reduce the result, for example with"
             " `jnp.mean`, or use `vjp`."
         )
-    lifted.merge(out)
-    gradients = backward(jax.numpy.ones_like(y))
-    return (y, aux, gradients) if has_aux else (y, gradients)
+    _, *gradients = backward(jax.numpy.ones_like(y))
+    return (y, *aux, tuple(gradients))
 
 
 def jvp(
@@ -166,32 +152,25 @@ def custom_vjp(
         A function `(scope, *args)`.
     """
     static = (nondiff_argnums,) if isinstance(nondiff_argnums, int) else nondiff_argnums
-    # Position 0 of `fn` is the scope; three arguments stand in its place.
-    static = [i + 2 for i in static if i > 0]
+    # Position 0 of `fn` is the scope; two arguments stand in its place.
+    static = [i + 1 for i in static if i > 0]
 
     def run(scope: Any, *args: Any) -> Any:
         lifted = Lifted(scope, (grad_vars, True), (grad_vars, True), (True,))
         order = lifted.plan.order
-        plain = lifted.plan.pure(fn)
         forward = lifted.plan.pure(forward_fn)
 
-        def primal(by: Any, others: Any, rngs: Any, *args: Any) -> Any:
-            return plain((by, others), rngs, *args)
-
-        def primal_and_residuals(by: Any, others: Any, rngs: Any, *args: Any) -> Any:
-            (y, residuals), out = forward((by, others), rngs, *args)
+        def primal_and_residuals(variables: Any, rngs: Any, *args: Any) -> Any:
+            (y, residuals), out = forward(variables, rngs, *args)
             return (y, out), residuals
 
         def backward(*args: Any) -> Any:
             *nondiff, residuals, (cotangent, _) = args
             by, *inputs = backward_fn(*nondiff, residuals, cotangent)
-            return (order.to_roots(by), None, None, *inputs)
+            return ((order.to_roots(by), None), None, *inputs)
 
-        lifted_fn = jax.custom_vjp(primal, nondiff_argnums=static)
+        lifted_fn = jax.custom_vjp(lifted.plan.pure(fn), nondiff_argnums=static)
         lifted_fn.defvjp(primal_and_residuals, backward)
-        by, others = lifted.variables
-        y, out = lifted_fn(by, others, lifted.rngs, *args)
-        lifted.merge(out)
-        return y
+        return lifted.call(lifted_fn, *args)
 
     return run

@@ -76,84 +76,58 @@ def scan(
         if steps is None:
             raise ValueError("scan got no values to scan over: give `length`.")
         run = lifted.plan.pure(fn)
-        merge = [
-            {c: t for c, t in group.items() if c not in lifted.plan.roots[i][2]}
-            for i, group in enumerate(carried)
-        ]
-        carried = _only_mutable(carried, lifted)
 
         def step(shared: Any, carry: Any, stacked: Any, rngs: Any, args: Any) -> Any:
-            carried, c = carry
+            written, c = carry
             stacked = lift_axes.drop_axis_names(stacked, in_list, metadata_params)
-            whole = tuple({**a, **b} for a, b in zip(carried, merge, strict=True))
-            variables = (shared, whole, *stacked)
+            variables = (shared, _over(carried, written), *stacked)
             if data_transform is not None:
                 variables, rngs = data_transform(variables, rngs)
-            pair, new = run(variables, rngs, c, *args, **kwargs)
-            c, y = _carry_and_output(pair)
-            new_shared, new_carried, *new_stacked = new
-            shared = tuple({**a, **b} for a, b in zip(shared, new_shared, strict=True))
-            return shared, (new_carried, c), (y, tuple(new_stacked))
+            pair, (new_shared, written, *stacked) = run(
+                variables, rngs, c, *args, **kwargs
+            )
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                raise TypeError(
+                    "What is scanned must return a pair `(carry, y)`. If there is"
+                    " nothing to collect from each step, write `return carry, None`."
+                )
+            c, y = pair
+            return _over(shared, new_shared), (written, c), (y, tuple(stacked))
 
         # The extra trace also moves the counters of the random streams, as it always
         # has: without streams and broadcast results there is nothing it could change.
         has_streams = any(keys for group in lifted.rngs for keys in group)
+        may_change = any(r.mutable & lifted.plan.outputs[0] for r in lifted.plan.roots)
         check = check_constancy_invariants and (
-            has_streams or _may_change(shared, lifted) or _has_broadcast(out_axes)
+            has_streams
+            or may_change
+            or broadcast in jax.tree_util.tree_leaves(out_axes)
         )
-        shared_out, (carried, carry), (ys, stacked_out) = axes_scan.scan(
-            step,
-            in_axes=(in_list, rng_axes, in_axes),
-            out_axes=(out_axes, out_list),
-            length=steps,
-            reverse=reverse,
-            unroll=unroll,
-            _split_transpose=_split_transpose,
-            check_constancy_invariants=check,
-        )(
-            shared,
-            (carried, init),
-            tuple(stacked),
-            lift_axes.split_keys(lifted.rngs, is_split, steps),
-            args,
-        )
+        axes = (in_list, rng_axes, in_axes), (out_axes, out_list)
+        loop = (steps, reverse, unroll, _split_transpose, check)
+        start = (_only_mutable(carried, lifted), init)
+        keys = lift_axes.split_keys(lifted.rngs, is_split, steps)
+        shared_out, (written, carry), (ys, stacked_out) = axes_scan.scan(
+            step, *axes, *loop
+        )(shared, start, tuple(stacked), keys, args)
         stacked_out = lift_axes.add_axis_names(stacked_out, out_list, metadata_params)
-        lifted.merge((_only_mutable(shared_out, lifted), carried, *stacked_out))
+        lifted.merge((_only_mutable(shared_out, lifted), written, *stacked_out))
         return carry, ys
 
     return scanned
 
 
-def _carry_and_output(pair: Any) -> tuple[Any, Any]:
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-        raise TypeError(
-            "What is scanned must return a pair `(carry, y)`. If there is nothing to"
-            " collect from each step, write `return carry, None`."
-        )
-    return pair[0], pair[1]
-
-
 def _only_mutable(group: Any, lifted: Lifted) -> Any:
     """The part of a group of variables that the function may write."""
     return tuple(
-        {col: tree for col, tree in collections.items() if col in mutable}
-        for collections, (_, _, mutable, _) in zip(
-            group, lifted.plan.roots, strict=True
-        )
+        {col: tree for col, tree in collections.items() if col in root.mutable}
+        for collections, root in zip(group, lifted.plan.roots, strict=True)
     )
 
 
-def _may_change(group: Any, lifted: Lifted) -> bool:
-    """Whether collections of the broadcast group can be written or created."""
-    broadcast_filter = lifted.plan.outputs[0]
-    return any(mutable & broadcast_filter for _, _, mutable, _ in lifted.plan.roots)
-
-
-def _has_broadcast(axes: Any) -> bool:
-    return any(
-        axis is broadcast
-        for axis in jax.tree_util.tree_leaves(axes, is_leaf=lambda x: x is None)
-    )
+def _over(group: Any, written: Any) -> Any:
+    """A group of variables with the collections that were written put in."""
+    return tuple({**old, **new} for old, new in zip(group, written, strict=True))
 
 
 def while_loop(
@@ -180,31 +154,28 @@ def while_loop(
         The last carry.
     """
     filters = (carry_variables, broadcast_variables)
-    streams = tuple(split_rngs)
     is_split = tuple(split_rngs.values())
-    lifted = Lifted(scope, filters, (carry_variables,), streams)
-    read_only = Lifted(scope, filters, (), streams)
+    lifted = Lifted(scope, filters, (carry_variables,), tuple(split_rngs))
+    read_only = Lifted(scope, filters, (), tuple(split_rngs))
     condition = read_only.plan.pure(cond_fn)
     step = lifted.plan.pure(body_fn)
-    everything, shared = lifted.variables
-    carried = _only_mutable(everything, lifted)
+    carried, shared = lifted.variables
 
-    def whole(carried: Any) -> Any:
-        return tuple({**a, **b} for a, b in zip(everything, carried, strict=True))
+    def inputs(state: Any) -> tuple[Any, Any, Any]:
+        i, written, carry = state
+        rngs = lift_axes.fold_keys(lifted.rngs, is_split, i)
+        return (_over(carried, written), shared), rngs, carry
 
     def cond(state: Any) -> Any:
-        i, carried, carry = state
-        rngs = lift_axes.fold_keys(lifted.rngs, is_split, i)
-        return condition((whole(carried), shared), rngs, carry)[0]
+        return condition(*inputs(state))[0]
 
     def body(state: Any) -> Any:
-        i, carried, carry = state
-        rngs = lift_axes.fold_keys(lifted.rngs, is_split, i)
-        carry, (carried,) = step((whole(carried), shared), rngs, carry)
-        return i + 1, carried, carry
+        carry, (written,) = step(*inputs(state))
+        return state[0] + 1, written, carry
 
-    _, carried, carry = lax.while_loop(cond, body, (0, carried, init))
-    lifted.merge((carried,))
+    start = (0, _only_mutable(carried, lifted), init)
+    _, written, carry = lax.while_loop(cond, body, start)
+    lifted.merge((written,))
     return carry
 
 
@@ -228,19 +199,15 @@ def remat_scan(
         "variable_axes": variable_axes,
         "split_rngs": split_rngs,
     }
+    inner = body_fn
+    if len(lengths) > 1:
+        nested = remat_scan(body_fn, lengths[1:], policy, **lift)
+        inner = remat(nested, policy=policy, prevent_cse=False)
+
+    def step(scope: Any, carry: Any) -> Any:
+        return inner(scope, carry), ()
 
     def level(scope: Any, carry: Any) -> Any:
-        if len(lengths) == 1:
-
-            def inner(scope: Any, carry: Any) -> Any:
-                return body_fn(scope, carry), ()
-        else:
-            nested = remat_scan(body_fn, lengths[1:], policy, **lift)
-
-            def inner(scope: Any, carry: Any) -> Any:
-                step = remat(nested, policy=policy, prevent_cse=False)
-                return step(scope, carry), ()
-
-        return scan(inner, length=lengths[0], **lift)(scope, carry)[0]
+        return scan(step, length=lengths[0], **lift)(scope, carry)[0]
 
     return level

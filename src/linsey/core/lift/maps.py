@@ -49,29 +49,22 @@ def vmap(
         if size is None:
             parts = [(in_axes, args), (in_list, lifted.variables)]
             size = lift_axes.axis_length(parts)
-            if size is None:
-                raise ValueError(
-                    "axis_size should be specified manually: neither the arguments nor"
-                    " the variables have a mapped axis to take it from."
-                )
+        if size is None:
+            raise ValueError(
+                "axis_size should be specified manually: neither the arguments nor"
+                " the variables have a mapped axis to take it from."
+            )
         run = lifted.plan.pure(fn)
 
         def one(variables: Any, rngs: Any, args: Any) -> Any:
             variables = lift_axes.drop_axis_names(variables, in_list, metadata_params)
             return run(variables, rngs, *args, **kwargs)
 
-        y, variables = jax.vmap(
-            one,
-            in_axes=(in_list, tuple(0 if s else None for s in is_split), in_axes),
-            out_axes=(out_axes, out_list),
-            axis_name=axis_name,
-            axis_size=size,
-            spmd_axis_name=spmd_axis_name,
-        )(
-            lifted.variables,
-            lift_axes.split_keys(lifted.rngs, is_split, size),
-            args,
-        )
+        axes_of_keys = tuple(0 if s else None for s in is_split)
+        axes = (in_list, axes_of_keys, in_axes), (out_axes, out_list)
+        keys = lift_axes.split_keys(lifted.rngs, is_split, size)
+        every = jax.vmap(one, *axes, axis_name, size, spmd_axis_name)
+        y, variables = every(lifted.variables, keys, args)
         lifted.merge(lift_axes.add_axis_names(variables, out_list, metadata_params))
         return y
 

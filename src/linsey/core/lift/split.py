@@ -17,16 +17,19 @@ so that a function draws the same keys lifted by an identity as unlifted.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+import functools
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 
-from linsey.core.filters import NONE, Filter, Selection
+from linsey.core.filters import NONE, Filter, Selection, group_collections
 from linsey.core.rng import LazyRng
-from linsey.core.scope import Context, Scope, copy_structure
+from linsey.core.scope import Scope, copy_structure
 
 # One entry for each group; each is a tuple with one {name: tree} for each root scope.
 Groups = tuple[tuple[dict[str, Any], ...], ...]
@@ -55,17 +58,26 @@ class Lifted:
         rngs: Sequence[Filter] = (),
     ):
         flat, tree = jax.tree_util.tree_flatten(scopes)
-        self.roots, places = _outermost(flat)
-        out = tuple(Selection.of(f) for f in outputs)
-        self.plan = Plan(tree, tuple(places), self.roots, out)
-        into = [Selection.of(f) for f in inputs]
-        streams = [Selection.of(f) for f in rngs]
-        self.variables: Groups = _transpose(
-            [_sort(_variables(scope), into) for scope in self.roots], len(into)
+        self.roots = roots = _outermost(flat)
+        groups = tuple(map(Selection.of, outputs))
+        out = functools.reduce(operator.or_, groups, NONE)
+        self.plan = Plan(
+            Order(tree, tuple(_place(scope, roots) for scope in flat), len(roots)),
+            tuple(
+                Root(s.name, s.path, s.context.selection & out, tuple(s.flags.items()))
+                for s in roots
+            ),
+            groups,
+            [scope.rng_counters for scope in roots],
         )
-        self.rngs: Groups = _transpose(
-            [_sort(scope.rngs, streams) for scope in self.roots], len(streams)
-        )
+        self.variables = _sort((scope.nodes() for scope in roots), inputs)
+        self.rngs = _sort((scope.rngs for scope in roots), rngs)
+
+    def call(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Calls a pure function of what went in and merges what comes out."""
+        y, variables = run(self.variables, self.rngs, *args, **kwargs)
+        self.merge(variables)
+        return y
 
     def merge(self, variables: Groups) -> None:
         """Writes variables that came out back into the scopes they belong to."""
@@ -86,98 +98,34 @@ class Lifted:
         )
 
 
-class Plan:
-    """How to stand scopes up again over other variables: no arrays, comparable.
+class Root(NamedTuple):
+    """Where an outermost scope stands, and what may be written in it."""
 
-    Two plans are equal if running the same function on them gives the same program.
-    """
-
-    def __init__(
-        self,
-        tree: Any,
-        places: tuple[tuple[int, tuple[str, ...]], ...],
-        roots: list[Scope],
-        outputs: tuple[Selection, ...],
-    ):
-        allowed = NONE
-        for selection in outputs:
-            allowed = allowed | selection
-        self.tree = tree
-        self.places = places
-        self.outputs = outputs
-        self.roots = [
-            (s.name, s.path, s.context.selection & allowed, s.context.flags)
-            for s in roots
-        ]
-        self.counters = [s.rng_counters for s in roots]
-        self._key: Any = None
-
-    @property
-    def order(self) -> RootOrder:
-        """How values of the roots stand in the tree of scopes."""
-        return RootOrder(self.tree, self.places, len(self.roots))
-
-    def detached(self) -> Plan:
-        """The same plan with counters of its own, usable as a static argument."""
-        plan = copy.copy(self)
-        plan.counters = copy.deepcopy(self.counters)
-        plan._key = (
-            self.tree,
-            self.places,
-            self.outputs,
-            tuple((n, p, m, frozenset(f.items())) for n, p, m, f in self.roots),
-            tuple(map(_freeze_counters, self.counters)),
-        )
-        return plan
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Plan) and self._key == other._key
-
-    def pure(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-        """`fn(scopes, *args)` as `(variables, rngs, *args) -> (result, variables)`."""
-
-        def run(variables: Groups, rngs: Groups, *args: Any, **kwargs: Any) -> Any:
-            inner = [self._stand_up(i, variables, rngs) for i in range(len(self.roots))]
-            flat = [_at(inner[root], names) for root, names in self.places]
-            try:
-                y = fn(jax.tree_util.tree_unflatten(self.tree, flat), *args, **kwargs)
-                out = [_sort(scope.mutable_nodes(), self.outputs) for scope in inner]
-                return y, _transpose(out, len(self.outputs))
-            finally:
-                for scope in inner:
-                    scope.invalidate()
-
-        return run
-
-    def _stand_up(self, i: int, variables: Groups, rngs: Groups) -> Scope:
-        name, path, mutable, flags = self.roots[i]
-        scope = Scope({}, name=name, path=path)
-        streams = {stream: key for group in rngs for stream, key in group[i].items()}
-        scope.context = Context(mutable, streams, flags)
-        scope.context.bound = []
-        scope.rng_counters = self.counters[i]
-        scope._nodes = {
-            col: copy_structure(tree) if col in mutable else tree
-            for group in variables
-            for col, tree in group[i].items()
-        }
-        return scope
+    name: str | None
+    path: tuple[str, ...]
+    mutable: Selection
+    flags: tuple[tuple[str, Any], ...]
 
 
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class RootOrder:
-    """Values that belong to root scopes, in the structure in which scopes were given.
+class Order:
+    """The structure in which scopes were given, and where each stands in the roots.
 
-    If one scope holds another there is no value for each: then they are a list with
-    one value for each root.
+    Values that belong to roots have the same structure. If one scope holds another
+    there is no value for each: then they are a list with one value for each root.
     """
 
     tree: Any
-    places: tuple[tuple[int, tuple[str, ...]], ...]
-    size: int
+    places: tuple[tuple[int, tuple[str, ...]], ...]  # index of the root, way down
+    size: int  # the number of roots
+
+    def scopes(self, roots: Sequence[Scope]) -> Any:
+        """The scopes as they were given, over other roots."""
+        flat = [
+            functools.reduce(Scope._descend, way, roots[i]) for i, way in self.places
+        ]
+        return jax.tree_util.tree_unflatten(self.tree, flat)
 
     @property
     def _is_one_to_one(self) -> bool:
@@ -194,63 +142,92 @@ class RootOrder:
         """The inverse of `to_scopes`."""
         if not self._is_one_to_one:
             return tuple(values)
-        of_root = dict(
-            zip(
-                (i for i, _ in self.places),
-                self.tree.flatten_up_to(values),
-                strict=True,
-            )
+        in_order = self.tree.flatten_up_to(values)
+        return tuple(in_order[self.places.index((i, ()))] for i in range(self.size))
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How to stand scopes up again over other variables: no arrays, comparable.
+
+    Two detached plans are equal if running the same function on them gives the same
+    program.
+    """
+
+    order: Order
+    roots: tuple[Root, ...]
+    outputs: tuple[Selection, ...]
+    counters: list[dict[Any, Any]] = dataclasses.field(compare=False)
+    counts: Any = None  # the counters at the start, in a detached plan
+
+    def detached(self) -> Plan:
+        """The same plan with counters of its own, usable as a static argument."""
+        return dataclasses.replace(
+            self, counters=copy.deepcopy(self.counters), counts=self.frozen_counters()
         )
-        return tuple(of_root[i] for i in range(self.size))
+
+    def frozen_counters(self) -> tuple[Any, ...]:
+        """The counters as they are now, as a value."""
+        return tuple(map(_frozen, self.counters))
+
+    def pure(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """`fn(scopes, *args)` as `(variables, rngs, *args) -> (result, variables)`."""
+
+        def run(variables: Groups, rngs: Groups, *args: Any, **kwargs: Any) -> Any:
+            with contextlib.ExitStack() as stack:
+                roots = [
+                    stack.enter_context(scope.temporary())
+                    for scope in self._stand_up(variables, rngs)
+                ]
+                y = fn(self.order.scopes(roots), *args, **kwargs)
+                return y, _sort((root.mutable_nodes() for root in roots), self.outputs)
+
+        return run
+
+    def _stand_up(self, variables: Groups, rngs: Groups) -> Iterator[Scope]:
+        for i, (name, path, mutable, flags) in enumerate(self.roots):
+            nodes = {
+                col: copy_structure(tree) if col in mutable else tree
+                for group in variables
+                for col, tree in group[i].items()
+            }
+            streams = {
+                stream: key for group in rngs for stream, key in group[i].items()
+            }
+            scope = Scope(nodes, streams, name, mutable, path=path, flags=dict(flags))
+            scope.rng_counters = self.counters[i]
+            yield scope
 
 
-def _freeze_counters(counters: dict[Any, Any]) -> Any:
+def _frozen(counters: dict[Any, Any]) -> frozenset[Any]:
     return frozenset(
-        (k, _freeze_counters(v) if isinstance(v, dict) else v)
-        for k, v in counters.items()
+        (key, _frozen(count) if isinstance(count, dict) else count)
+        for key, count in counters.items()
     )
 
 
-def _variables(scope: Scope) -> dict[str, Any]:
-    found = {col: scope._node(col) for col in scope._all_collections()}
-    return {col: node for col, node in found.items() if node is not None}
+def _sort(
+    of_roots: Iterable[Mapping[str, Any]], filters: Sequence[Filter | Selection]
+) -> Groups:
+    """Sorts what each root has by name into groups."""
+    rows = [group_collections(named, filters) for named in of_roots]
+    return tuple(tuple(row[i] for row in rows) for i in range(len(filters)))
 
 
-def _sort(xs: Any, selections: Sequence[Selection]) -> list[dict[str, Any]]:
-    """Sorts entries into groups; the first selection that has a name takes it."""
-    groups: list[dict[str, Any]] = [{} for _ in selections]
-    for name, x in xs.items():
-        for group, selection in zip(groups, selections, strict=True):
-            if name in selection:
-                group[name] = x
-                break
-    return groups
-
-
-def _transpose(rows: list[list[dict[str, Any]]], width: int) -> Groups:
-    return tuple(tuple(row[i] for row in rows) for i in range(width))
-
-
-def _outermost(
-    flat: list[Scope],
-) -> tuple[list[Scope], list[tuple[int, tuple[str, ...]]]]:
-    """The outermost scopes, and for each scope its root and the way down from it."""
+def _outermost(scopes: list[Scope]) -> list[Scope]:
+    """The scopes that no other one holds, each once."""
     roots: list[Scope] = []
-    for scope in sorted(flat, key=lambda s: len(s.path)):
+    for scope in sorted(scopes, key=lambda s: len(s.path)):
         if not any(_is_below(scope, root) for root in roots):
             roots.append(scope)
-    places = []
-    for scope in flat:
-        i = next(i for i, root in enumerate(roots) if _is_below(scope, root))
-        places.append((i, scope.path[len(roots[i].path) :]))
-    return roots, places
+    return roots
+
+
+def _place(scope: Scope, roots: list[Scope]) -> tuple[int, tuple[str, ...]]:
+    """The index of the root that holds a scope, and the way down from it."""
+    i = next(i for i, root in enumerate(roots) if _is_below(scope, root))
+    return i, scope.path[len(roots[i].path) :]
 
 
 def _is_below(scope: Scope, root: Scope) -> bool:
-    return scope.context is root.context and (scope.path[: len(root.path)] == root.path)
-
-
-def _at(scope: Scope, names: tuple[str, ...]) -> Scope:
-    for name in names:
-        scope = scope._descend(name)
-    return scope
+    return scope.context is root.context and scope.path[: len(root.path)] == root.path

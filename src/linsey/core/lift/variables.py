@@ -52,9 +52,8 @@ def map_variables(
         seen = tuple(map(map_in_fn, stored))
         y, (written, others) = run((seen, others), lifted.rngs, *args, **kwargs)
         if writes:
-            lifted.merge((tuple(map(map_out_fn, written)), others))
-        else:
-            lifted.merge((others,))
+            written = tuple(map(map_out_fn, written))
+        lifted.merge((written, others))
         return y
 
     return mapped
@@ -82,9 +81,7 @@ def fold_rngs(
 
     def folded(scopes: Any, *args: Any, **kwargs: Any) -> Any:
         lifted = Lifted(scopes, (variables,), (variables,), (rngs,))
-        run = lifted.plan.pure(fn)
-        y, out = run(lifted.variables, lifted.forked_rngs(), *args, **kwargs)
-        lifted.merge(out)
-        return y
+        lifted.rngs = lifted.forked_rngs()
+        return lifted.call(lifted.plan.pure(fn), *args, **kwargs)
 
     return folded

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from linsey.core import tracers
@@ -14,8 +15,8 @@ class Context:
     """What all scopes of one `init`, `apply` or `bind` share."""
 
     __slots__ = (
-        "mutable", "selection", "rngs", "flags", "trace", "is_valid", "memo", "bound",
-        "_writable",
+        "mutable", "selection", "is_mutable", "rngs", "flags", "trace", "is_valid",
+        "memo", "bound",
     )  # fmt: skip
 
     def __init__(
@@ -26,6 +27,10 @@ class Context:
     ):
         self.mutable = mutable
         self.selection = Selection.of(mutable)
+        # Whether a collection may be written. Asked for each variable, so remembered.
+        self.is_mutable: Callable[[str], bool] = functools.cache(
+            self.selection.__contains__
+        )
         self.rngs = rngs
         self.flags = flags
         self.trace = tracers.current_trace()
@@ -35,11 +40,3 @@ class Context:
         self.memo: dict[int, tuple[Any, Any]] = {}
         # Every module bound here, where the end of the context is known.
         self.bound: list[Any] | None = None
-        self._writable: dict[str, bool] = {}
-
-    def is_mutable(self, col: str) -> bool:
-        """Whether collection `col` may be written."""
-        known = self._writable.get(col)
-        if known is None:
-            known = self._writable[col] = col in self.selection
-        return known

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -16,16 +18,15 @@ from linsey.core.filters import Filter, Selection
 from linsey.core.frozen_dict import freeze
 from linsey.core.rng import LazyRng
 from linsey.core.scope.context import Context
-from linsey.core.scope.variable import (
-    PLAIN_TYPES,
-    Variable,
-    is_plain_array,
-    unbox_fast,
-)
+from linsey.core.scope.variable import PLAIN_TYPES, Variable, is_plain_array, unbox_fast
 
 T = TypeVar("T")
 PRNGKey = Any
 VariableDict = Mapping[str, Mapping[str, Any]]
+Flags = Mapping[str, Any]
+Initializer = Callable[..., Any]
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
 
 _MISSING = object()
 
@@ -56,11 +57,11 @@ class Scope:
         variables: VariableDict,
         rngs: Mapping[str, PRNGKey | LazyRng] | None = None,
         name: str | None = None,
-        mutable: Filter = False,
+        mutable: Filter | Selection = False,
         parent: Scope | None = None,
         path: Iterable[str] = (),
         debug_path: Iterable[str] = (),
-        flags: Mapping[str, Any] | None = None,
+        flags: Flags | None = None,
     ):
         lazy = {stream: LazyRng.create(key) for stream, key in (rngs or {}).items()}
         self.context = Context(mutable, lazy, dict(flags or {}))
@@ -112,30 +113,24 @@ class Scope:
         return self.context.mutable
 
     @property
-    def flags(self) -> Mapping[str, Any]:
+    def flags(self) -> Flags:
         """The flags of this context."""
         return self.context.flags
 
     @property
     def rngs(self) -> dict[str, LazyRng]:
         """The keys of all streams at this scope."""
-        return {s: self._stream(s) for s in self.context.rngs}
+        rngs = self.context.rngs.items()
+        return {stream: LazyRng.create(key, *self._suffix) for stream, key in rngs}
 
     @property
     def invalid(self) -> bool:
         """Whether the `init`, `apply` or `bind` of this scope is over."""
         return not self.context.is_valid
 
-    @property
-    def _variables(self) -> Any:
-        return self._nodes
-
     def _check_valid(self) -> None:
         if not self.context.is_valid:
             raise errors.InvalidScopeError(self.path_text)
-
-    def _validate_trace_level(self) -> None:
-        tracers.check_trace_level(self.context.trace)
 
     def has_flag(self, key: str) -> bool:
         """Whether a flag is set at all."""
@@ -187,10 +182,8 @@ class Scope:
 
     def default_name(self, prefix: str) -> str:
         """The first free name `prefix0`, `prefix1`, ..."""
-        i = 0
-        while f"{prefix}{i}" in self.reservations:
-            i += 1
-        return f"{prefix}{i}"
+        names = (f"{prefix}{i}" for i in itertools.count())
+        return next(name for name in names if name not in self.reservations)
 
     def push(
         self, name: str | None = None, prefix: str = "", reuse: bool = False
@@ -215,29 +208,27 @@ class Scope:
 
         Calling the result twice shares the child's variables.
         """
-        if name is None:
-            if prefix is None:
-                prefix = fn.__name__ + "_" if hasattr(fn, "__name__") else ""
-            name = self.default_name(prefix)
-        scope = self.push(name)
+        if prefix is None:
+            prefix = fn.__name__ + "_" if hasattr(fn, "__name__") else ""
+        scope = self.push(name, prefix)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            kwargs = dict(partial_kwargs, **kwargs)
-            if not named_call:
-                return fn(scope.rewound(), *args, **kwargs)
-            with jax.named_scope(name):
-                return fn(scope.rewound(), *args, **kwargs)
+            with (
+                jax.named_scope(scope.path[-1])
+                if named_call
+                else contextlib.nullcontext()
+            ):
+                return fn(scope.rewound(), *args, **{**partial_kwargs, **kwargs})
 
         return call
 
     def rewound(self, rewind_rngs: bool = False) -> Scope:
         """A cursor to the same place on which no name is reserved yet."""
         self._check_valid()
-        scope = object.__new__(Scope)
-        for slot in ("context", "parent", "name", "path", "_nodes", "_suffix"):
-            setattr(scope, slot, getattr(self, slot))
+        scope = copy.copy(self)
         scope.reservations = {}
-        scope.rng_counters = {} if rewind_rngs else self.rng_counters
+        if rewind_rngs:
+            scope.rng_counters = {}
         return scope
 
     # -- variables -------------------------------------------------------------------
@@ -255,18 +246,12 @@ class Scope:
                     raise errors.ScopeVariableNotFoundError("*", col, self.path_text)
         return node
 
-    def _collection(self, col: str) -> Mapping[str, Any]:
-        node = self._node(col)
-        return {} if node is None else node
-
     def _mutable_collection(self, col: str) -> dict[str, Any]:
         node = self._node(col)
         if node is None:
-            if self.parent is None:
-                node = self._nodes[col] = {}
-            else:
-                node = self.parent._mutable_collection(col)[self.name] = {}  # type: ignore[index]
-                self._nodes[col] = node
+            node = self._nodes[col] = {}
+            if self.parent is not None:
+                self.parent._mutable_collection(col)[self.name] = node  # type: ignore[index]
         return node  # type: ignore[return-value]
 
     def is_mutable_collection(self, col: str) -> bool:
@@ -277,41 +262,32 @@ class Scope:
         """Whether the context has no variable at all in collection `col`."""
         return not self.root._nodes.get(col)
 
+    def nodes(self) -> dict[str, Any]:
+        """This scope's part of every collection that it has, as it is stored."""
+        found = {col: self._node(col) for col in self.root._nodes}
+        return {col: node for col, node in found.items() if node is not None}
+
     def mutable_nodes(self) -> dict[str, Any]:
         """This scope's part of the collections that may be written."""
-        return {
-            col: self._collection(col)
-            for col in self._all_collections()
-            if self.context.is_mutable(col)
-        }
+        nodes = self.nodes()
+        collections = filter(self.context.is_mutable, self.root._nodes)
+        return {col: nodes.get(col, {}) for col in collections}
 
     def mutable_variables(self) -> VariableDict:
         """The collections that may be written, as they are now."""
-        result = self.mutable_nodes()
-        return freeze(result) if config.flax_return_frozendict else result
+        return _as_returned(self.mutable_nodes())
 
     def variables(self) -> VariableDict:
         """This scope's part of every collection that it has."""
-        found = {col: self._node(col) for col in self._all_collections()}
-        result = {col: node for col, node in found.items() if node is not None}
-        return freeze(result) if config.flax_return_frozendict else result
-
-    def _all_collections(self) -> Iterable[str]:
-        return tuple(self.root._nodes)
-
-    def _populate_collections(self) -> None:
-        for col in self._all_collections():
-            self._node(col)
+        return _as_returned(self.nodes())
 
     def has_variable(self, col: str, name: str) -> bool:
         """Whether variable `name` of collection `col` exists here."""
-        node = self._node(col)
-        return node is not None and name in node
+        return name in (self._node(col) or ())
 
     def get_variable(self, col: str, name: str, default: Any = None) -> Any:
         """The value of a variable, `default` where it does not exist."""
-        node = self._node(col)
-        return default if node is None else node.get(name, default)
+        return (self._node(col) or {}).get(name, default)
 
     def put_variable(self, col: str, name: str, value: Any) -> None:
         """Writes a variable; `ModifyScopeVariableError` if `col` is immutable."""
@@ -338,17 +314,17 @@ class Scope:
         self,
         col: str,
         name: str,
-        init_fn: Callable[..., Any] | None,
-        init_args: tuple[Any, ...],
-        init_kwargs: dict[str, Any],
-        unbox: bool = True,
+        init_fn: Initializer | None,
+        args: Args,
+        kwargs: Kwargs,
+        unbox: bool,
     ) -> Variable[Any]:
         if not self.has_variable(col, name):
             if init_fn is None or not self.context.is_mutable(col):
                 if self.is_collection_empty(col):
                     raise errors.ScopeCollectionNotFound(col, name, self.path_text)
                 raise errors.ScopeVariableNotFoundError(name, col, self.path_text)
-            self.put_variable(col, name, init_fn(*init_args, **init_kwargs))
+            self.put_variable(col, name, init_fn(*args, **kwargs))
         return Variable(self, col, name, unbox=unbox)
 
     def param(
@@ -367,12 +343,7 @@ class Scope:
         return self._param(name, init_fn, init_args, init_kwargs, unbox)
 
     def _param(
-        self,
-        name: str,
-        init_fn: Callable[..., Any],
-        init_args: tuple[Any, ...],
-        init_kwargs: dict[str, Any],
-        unbox: bool = True,
+        self, name: str, init_fn: Initializer, args: Args, kwargs: Kwargs, unbox: bool
     ) -> Any:
         node = self._nodes.get("params")
         if node is None:
@@ -384,33 +355,25 @@ class Scope:
                     raise errors.ScopeCollectionNotFound("params", name, self.path_text)
                 raise errors.ScopeParamNotFoundError(name, self.path_text)
             key = self._next_key("params")
-            needs_key = init_fn is not _zeros and init_fn is not _ones
-            rng = key.as_jax_rng() if needs_key else None
-            value = init_fn(rng, *init_args, **init_kwargs)
+            rng = None if init_fn in _KEYLESS else key.as_jax_rng()
+            value = init_fn(rng, *args, **kwargs)
             self.put_variable("params", name, value)
             return unbox_fast(value) if unbox else value
         if type(value) in PLAIN_TYPES or is_plain_array(value):
             # The shape is nearly always among the arguments of the initializer; only
             # if it is not does the initializer have to be evaluated (abstractly).
-            shape = np.shape(value) if type(value) in _SCALARS else value.shape
-            for arg in init_args:
+            shape = getattr(value, "shape", ())
+            for arg in args:
                 if type(arg) is tuple and arg == shape:
                     return value
-        self._check_param_shape(name, value, init_fn, init_args, init_kwargs)
+        self._check_param_shape(name, value, init_fn, args, kwargs)
         return unbox_fast(value) if unbox else value
 
     def _check_param_shape(
-        self,
-        name: str,
-        value: Any,
-        init_fn: Callable[..., Any],
-        init_args: tuple[Any, ...],
-        init_kwargs: dict[str, Any],
+        self, name: str, value: Any, init_fn: Initializer, args: Args, kwargs: Kwargs
     ) -> None:
         """Compares the shapes of a stored parameter with those `init_fn` gives."""
-        expected = jax.eval_shape(
-            lambda: init_fn(jax.random.key(0), *init_args, **init_kwargs)
-        )
+        expected = jax.eval_shape(lambda: init_fn(jax.random.key(0), *args, **kwargs))
         # Boxes are looked into, not unboxed, which may add sharding constraints.
         got_leaves = jax.tree_util.tree_leaves(value)
         expected_leaves = jax.tree_util.tree_leaves(expected)
@@ -422,10 +385,6 @@ class Scope:
                 )
 
     # -- random keys -----------------------------------------------------------------
-
-    def _stream(self, name: str) -> LazyRng:
-        key = self.context.rngs[name]
-        return LazyRng(key.rng, key.suffix + self._suffix)
 
     def has_rng(self, name: str) -> bool:
         """Whether there is a stream `name`."""
@@ -455,9 +414,11 @@ class Scope:
 
 # The usual initializers of biases and scales: they take no randomness, so their key
 # is counted but not computed.
-_zeros, _ones = jax.nn.initializers.zeros, jax.nn.initializers.ones
+_KEYLESS = (jax.nn.initializers.zeros, jax.nn.initializers.ones)
 
-_SCALARS = {int, float, bool}
+
+def _as_returned(variables: dict[str, Any]) -> VariableDict:
+    return freeze(variables) if config.flax_return_frozendict else variables
 
 
 def _put(target: dict[str, Any], name: str, value: Any) -> None:

@@ -9,7 +9,7 @@ from linsey import errors
 from linsey.core.filters import Filter, Selection
 from linsey.core.frozen_dict import FrozenDict, unfreeze
 from linsey.core.rng import LazyRng, is_rng_key
-from linsey.core.scope.cursor import PRNGKey, Scope, VariableDict
+from linsey.core.scope.cursor import Flags, PRNGKey, Scope, VariableDict
 
 RNGSequences = dict[str, PRNGKey]
 
@@ -18,7 +18,7 @@ def bind(
     variables: VariableDict,
     rngs: Mapping[str, PRNGKey] | None = None,
     mutable: Filter = False,
-    flags: Mapping[str, Any] | None = None,
+    flags: Flags | None = None,
 ) -> Scope:
     """A root scope over `variables`.
 
@@ -29,7 +29,7 @@ def bind(
         ApplyScopeInvalidVariablesTypeError: `variables` is no `{collection: tree}`.
         InvalidRngError: a value of `rngs` is no JAX key.
     """
-    if not _is_variables(variables):
+    if not _maps_names(variables, lambda tree: isinstance(tree, Mapping)):
         raise errors.ApplyScopeInvalidVariablesTypeError()
     if rngs is not None and not _are_rngs(rngs):
         raise errors.InvalidRngError(
@@ -45,9 +45,7 @@ def bind(
 
 
 def apply(
-    fn: Callable[..., Any],
-    mutable: Filter = False,
-    flags: Mapping[str, Any] | None = None,
+    fn: Callable[..., Any], mutable: Filter = False, flags: Flags | None = None
 ) -> Callable[..., Any]:
     """Makes a function of a scope a pure function of variables.
 
@@ -75,7 +73,9 @@ def apply(
                     fix="Pass for example `rngs=jax.random.key(0)`.",
                 )
             rngs = {"params": rngs}
-        _check_not_nested(variables)
+        match variables:
+            case {"params": {"params": _, **others}} if not others:
+                raise errors.ApplyScopeInvalidVariablesStructureError(variables)
         root = bind(variables, rngs=rngs, mutable=mutable, flags=flags)
         with root.temporary():
             y = fn(root, *args, **kwargs)
@@ -87,9 +87,7 @@ def apply(
 
 
 def init(
-    fn: Callable[..., Any],
-    mutable: Filter = True,
-    flags: Mapping[str, Any] | None = None,
+    fn: Callable[..., Any], mutable: Filter = True, flags: Flags | None = None
 ) -> Callable[..., Any]:
     """Makes a function of a scope one that creates its variables.
 
@@ -106,17 +104,13 @@ def init(
                 f" names to keys, got {_describe(rngs)}.",
                 fix="Pass for example `jax.random.key(0)`.",
             )
-        if not isinstance(rngs, Mapping):
-            rngs = {"params": rngs}
         return apply(fn, mutable=mutable, flags=flags)({}, *args, rngs=rngs, **kwargs)
 
     return wrapper
 
 
 def lazy_init(
-    fn: Callable[..., Any],
-    mutable: Filter = True,
-    flags: Mapping[str, Any] | None = None,
+    fn: Callable[..., Any], mutable: Filter = True, flags: Flags | None = None
 ) -> Callable[..., Any]:
     """Like `init`, but arguments may be `ShapeDtypeStruct`s: no forward computation.
 
@@ -143,25 +137,13 @@ def copy_structure(tree: Any) -> Any:
     return tree
 
 
-def _is_variables(variables: Any) -> bool:
-    return isinstance(variables, Mapping) and all(
-        isinstance(col, str) and isinstance(tree, Mapping)
-        for col, tree in variables.items()
-    )
-
-
-def _check_not_nested(variables: Any) -> None:
-    """Catches `{'params': {'params': ...}}`, a common slip."""
-    if isinstance(variables, Mapping):
-        params = variables.get("params")
-        if isinstance(params, Mapping) and tuple(params) == ("params",):
-            raise errors.ApplyScopeInvalidVariablesStructureError(variables)
-
-
 def _are_rngs(rngs: Any) -> bool:
-    return isinstance(rngs, Mapping) and all(
-        isinstance(stream, str) and (isinstance(key, LazyRng) or is_rng_key(key))
-        for stream, key in rngs.items()
+    return _maps_names(rngs, lambda key: isinstance(key, LazyRng) or is_rng_key(key))
+
+
+def _maps_names(mapping: Any, is_right: Callable[[Any], bool]) -> bool:
+    return isinstance(mapping, Mapping) and all(
+        isinstance(name, str) and is_right(value) for name, value in mapping.items()
     )
 
 

@@ -47,13 +47,11 @@ class Variable(Generic[T]):
 
 def _keep_boxes(boxed: Any, value: Any) -> Any:
     """`value` in the metadata boxes of `boxed`, if it has the same structure."""
-
-    def is_box(x: Any) -> bool:
-        return isinstance(x, meta.AxisMetadata)
-
-    structures = [jax.tree_util.tree_structure(t, is_box) for t in (boxed, value)]
-    same = structures[0] == structures[1]
-    return meta.replace_boxed(boxed, value) if same else value
+    before, after = (
+        jax.tree_util.tree_structure(tree, meta.is_axis_metadata)
+        for tree in (boxed, value)
+    )
+    return meta.replace_boxed(boxed, value) if before == after else value
 
 
 # The types found to be plain so far: a look-up here spares the `isinstance`.
