@@ -55,62 +55,39 @@ def scan(
 
     def scanned(broadcast_in: Any, init: Any, *args: Any) -> Any:
         leaves, tree = jax.tree_util.tree_flatten(args)
-        axes = flatten_axes(in_axes, args)
-        moving = [ax is not broadcast for ax in axes]
-        xs = [
-            _to_front(x, ax) for x, ax, m in zip(leaves, axes, moving, strict=True) if m
-        ]
-        steps = length if length is not None or not xs else xs[0].shape[0]
+        axes = enumerate(flatten_axes(in_axes, args))
+        xs = {i: _move(leaves[i], ax, 0) for i, ax in axes if ax is not broadcast}
         out_tree: Any = None
-        out_moving: list[int] = []
+        ys_axes: dict[int, Any] = {}  # of the leaves of `ys`, known after a trace
 
-        def run(broadcast_value: Any, carry: Any, xs: Any) -> Any:
-            nonlocal out_tree, out_moving
-            rest = iter(xs)
-            step_args = jax.tree_util.tree_unflatten(
-                tree,
-                [next(rest) if m else x for x, m in zip(leaves, moving, strict=True)],
-            )
-            broadcast_out, carry, ys = fn(broadcast_value, carry, *step_args)
-            out_leaves, out_tree = jax.tree_util.tree_flatten(ys)
-            out_axes_flat = flatten_axes(out_axes, ys)
-            out_moving = [ax for ax in out_axes_flat]
-            return broadcast_out, carry, out_leaves
+        def run(carry: Any, xs: dict[int, Any]) -> Any:
+            nonlocal out_tree, ys_axes
+            now = [xs.get(i, leaf) for i, leaf in enumerate(leaves)]
+            step_args = jax.tree_util.tree_unflatten(tree, now)
+            broadcast_out, carry, ys = fn(broadcast_in, carry, *step_args)
+            ys_axes = dict(enumerate(flatten_axes(out_axes, ys)))
+            ys, out_tree = jax.tree_util.tree_flatten(ys)
+            same = {i: ys[i] for i, ax in ys_axes.items() if ax is broadcast}
+            stacked = {i: y for i, y in enumerate(ys) if i not in same}
+            return (broadcast_out, same), (carry, stacked)
 
-        constants: list[Any] = []
+        constants: dict[int, Any] = {}
         if check_constancy_invariants:
+            first = {
+                i: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for i, x in xs.items()
+            }
+            start = jax.eval_shape(lambda carry: carry, init)
+            known_part = evaluate_known(lambda *step: run(*step)[0], _data_dependency)
+            broadcast_in, constants = known_part(start, first)
 
-            def constant_part(carry: Any, xs: Any) -> Any:
-                broadcast_out, _, ys = run(broadcast_in, carry, xs)
-                return broadcast_out, [
-                    y for y, ax in zip(ys, out_moving, strict=True) if ax is broadcast
-                ]
+        def step(carry: Any, xs: dict[int, Any]) -> Any:
+            return run(carry, xs)[1]
 
-            first = [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in xs]
-            broadcast_in, constants = evaluate_known(constant_part, _data_dependency)(
-                jax.eval_shape(lambda carry: carry, init), first
-            )
-
-        def step(carry: Any, xs: Any) -> Any:
-            _, carry, ys = run(broadcast_in, carry, xs)
-            return carry, [
-                y for y, ax in zip(ys, out_moving, strict=True) if ax is not broadcast
-            ]
-
-        carry, stacked = lax.scan(
-            step,
-            init,
-            xs,
-            length=steps,
-            reverse=reverse,
-            unroll=unroll,
-            _split_transpose=_split_transpose,
-        )
-        ys_iter, const_iter = iter(stacked), iter(constants)
-        ys = [
-            next(const_iter) if ax is broadcast else _from_front(next(ys_iter), ax)
-            for ax in out_moving
-        ]
+        loop = (length, reverse, unroll, _split_transpose)
+        carry, stacked = lax.scan(step, init, xs, *loop)
+        for i, y in stacked.items():
+            constants[i] = _move(y, 0, ys_axes[i])
+        ys = [constants[i] for i in ys_axes]
         return broadcast_in, carry, jax.tree_util.tree_unflatten(out_tree, ys)
 
     return scanned
@@ -132,12 +109,8 @@ def flatten_axes(axes: Any, tree: Any) -> list[Any]:
     return flat
 
 
-def _to_front(x: Any, axis: int) -> Any:
-    return x if axis == 0 else jax.numpy.moveaxis(x, axis, 0)
-
-
-def _from_front(x: Any, axis: int) -> Any:
-    return x if axis == 0 else jax.numpy.moveaxis(x, 0, axis)
+def _move(x: Any, axis: int, to: int) -> Any:
+    return x if axis == to else jax.numpy.moveaxis(x, axis, to)
 
 
 def _data_dependency(value: Any) -> Exception:

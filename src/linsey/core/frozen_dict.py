@@ -10,6 +10,7 @@ frozen and for plain variables: none of them changes its argument.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Hashable, Iterator, KeysView, Mapping, ValuesView
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -61,18 +62,14 @@ class FrozenDict(Mapping[K, V]):
     """
 
     __slots__ = ("_dict", "_hash")
-    _dict: dict[K, V]
-    _hash: int | None
 
-    def __init__(
-        self, *args: Any, __unsafe_skip_copy__: bool = False, **kwargs: Any
-    ) -> None:
+    def __init__(self, *args: Any, __unsafe_skip_copy__: bool = False, **kwargs: Any):
         if len(args) == 1 and isinstance(args[0], FrozenDict) and not kwargs:
-            self._dict = args[0]._dict
+            self._dict: dict[K, V] = args[0]._dict
         else:
             items: dict[K, V] = dict(*args, **kwargs)
             self._dict = items if __unsafe_skip_copy__ else _owned(items)
-        self._hash = None
+        self._hash: int | None = None
 
     def __getitem__(self, key: K) -> V:
         value = self._dict[key]
@@ -144,9 +141,9 @@ class FrozenDict(Mapping[K, V]):
         self,
     ) -> tuple[tuple[tuple[jax.tree_util.DictKey, Any], ...], Hashable]:
         """Returns the children with their path keys, and the sorted keys."""
-        keys = tuple(sorted(self._dict))  # pyrefly: ignore
-        children = tuple((jax.tree_util.DictKey(k), self._dict[k]) for k in keys)
-        return children, keys
+        children, keys = _flatten(self)
+        paths = map(jax.tree_util.DictKey, keys)
+        return tuple(zip(paths, children, strict=True)), keys
 
     @classmethod
     def tree_unflatten(cls, keys: Any, values: Any) -> FrozenDict[Any, Any]:
@@ -163,10 +160,7 @@ def _flatten(tree: FrozenDict[Any, Any]) -> tuple[list[Any], tuple[Any, ...]]:
 
 
 jax.tree_util.register_pytree_with_keys(
-    FrozenDict,
-    FrozenDict.tree_flatten_with_keys,
-    FrozenDict.tree_unflatten,
-    _flatten,
+    FrozenDict, FrozenDict.tree_flatten_with_keys, FrozenDict.tree_unflatten, _flatten
 )
 
 
@@ -234,10 +228,10 @@ def unfreeze(x: FrozenDict[K, V] | dict[K, V]) -> dict[K, V]:
     return _thawed(x)
 
 
-def copy(
-    x: FrozenDict[Any, Any] | dict[Any, Any],
-    add_or_replace: FrozenDict[Any, Any] | dict[Any, Any] = FrozenDict({}),  # noqa: B008
-) -> FrozenDict[Any, Any] | dict[Any, Any]:
+AnyDict = FrozenDict[Any, Any] | dict[Any, Any]
+
+
+def copy(x: AnyDict, add_or_replace: AnyDict = FrozenDict({})) -> AnyDict:  # noqa: B008
     """Returns a copy with some items added or replaced, frozen if `x` is.
 
     Args:
@@ -259,9 +253,7 @@ def copy(
     return {**_thawed(_checked(x)), **_thawed(add_or_replace)}
 
 
-def pop(
-    x: FrozenDict[Any, Any] | dict[Any, Any], key: Any
-) -> tuple[FrozenDict[Any, Any] | dict[Any, Any], Any]:
+def pop(x: AnyDict, key: Any) -> tuple[AnyDict, Any]:
     """Returns a copy without `key`, and the value of `key`.
 
     Args:
@@ -315,9 +307,4 @@ def pretty_repr(x: Any, num_spaces: int = 4) -> str:
     if not x:
         return "{}"
     body = "".join(f"{k}: {pretty_repr(v, num_spaces)},\n" for k, v in x.items())
-    return "{\n" + _indent(body, num_spaces) + "}"
-
-
-def _indent(text: str, num_spaces: int) -> str:
-    margin = " " * num_spaces
-    return "".join(margin + line for line in text.splitlines(keepends=True))
+    return "{\n" + textwrap.indent(body, " " * num_spaces, lambda line: True) + "}"

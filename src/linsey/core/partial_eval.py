@@ -30,11 +30,17 @@ def evaluate_known(
         from jax.extend import core as jex_core  # slow to import, rarely needed
         from jax.interpreters.partial_eval import dce_jaxpr
 
-        abstract, static = _split_abstract((args, kwargs))
+        leaves, tree = jax.tree_util.tree_flatten((args, kwargs))
+        abstract = {
+            i: jax.ShapeDtypeStruct(x.shape, x.dtype)
+            for i, x in enumerate(leaves)
+            if hasattr(x, "shape") and hasattr(x, "dtype")
+        }
 
-        def of_arrays(leaves: list[Any]) -> Any:
-            a, k = _merge(leaves, static)
-            return fn(*a, **k)
+        def of_arrays(arrays: dict[int, Any]) -> Any:
+            inputs = [arrays.get(i, x) for i, x in enumerate(leaves)]
+            args, kwargs = jax.tree_util.tree_unflatten(tree, inputs)
+            return fn(*args, **kwargs)
 
         closed, out_shape = jax.make_jaxpr(of_arrays, return_shape=True)(abstract)
         shapes, out_tree = jax.tree_util.tree_flatten(out_shape)
@@ -77,23 +83,3 @@ def _first_unknown(jaxpr: Any, shapes: list[Any]) -> Any:
 
 def _is_var(atom: Any) -> bool:
     return not hasattr(atom, "val")  # a literal has one
-
-
-def _split_abstract(tree: Any) -> tuple[list[Any], Any]:
-    """Takes the arrays out of a tree: `(abstract leaves, the rest)`."""
-    leaves, treedef = jax.tree_util.tree_flatten(tree)
-    is_array = [hasattr(x, "shape") and hasattr(x, "dtype") for x in leaves]
-    abstract = [
-        jax.ShapeDtypeStruct(x.shape, x.dtype)
-        for x, a in zip(leaves, is_array, strict=True)
-        if a
-    ]
-    rest = [None if a else x for x, a in zip(leaves, is_array, strict=True)]
-    return abstract, (rest, is_array, treedef)
-
-
-def _merge(arrays: list[Any], static: Any) -> Any:
-    rest, is_array, treedef = static
-    remaining = iter(arrays)
-    leaves = [next(remaining) if a else x for x, a in zip(rest, is_array, strict=True)]
-    return jax.tree_util.tree_unflatten(treedef, leaves)
