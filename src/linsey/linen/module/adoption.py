@@ -10,6 +10,7 @@ is joined with `_`: `layers_0`, `blocks_encoder_1`.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
@@ -53,25 +54,22 @@ def map_modules(fn: Callable[[Any, str], Any], value: Any, path: str) -> Any:
     kind = type(value)
     if kind in _LEAF_TYPES:
         return value
-    if _is_module(value):
+    if hasattr(kind, "_init_fields"):
         return fn(value, path)
+
+    def inside(key: Any, item: Any) -> Any:
+        return map_modules(fn, item, f"{path}_{key}")
+
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return kind(*map(inside, value._fields, value))
     if isinstance(value, (list, tuple)):
-        if hasattr(value, "_fields"):
-            items = zip(value._fields, value, strict=True)
-            return kind(*(map_modules(fn, x, f"{path}_{k}") for k, x in items))
-        items = [map_modules(fn, x, f"{path}_{i}") for i, x in enumerate(value)]
-        return tuple(items)
+        return tuple(map(inside, itertools.count(), value))
     if isinstance(value, Mapping):
-        return FrozenDict(
-            {k: map_modules(fn, x, f"{path}_{k}") for k, x in value.items()}
-        )
+        return FrozenDict({key: inside(key, item) for key, item in value.items()})
     if dataclasses.is_dataclass(value) and hasattr(kind, "_flax_dataclass"):
-        changed = {
-            f.name: map_modules(fn, getattr(value, f.name), f"{path}_{f.name}")
-            for f in dataclasses.fields(value)
-            if f.metadata.get("pytree_node", True)
-        }
-        return value.replace(**changed)
+        fields = dataclasses.fields(value)
+        names = [f.name for f in fields if f.metadata.get("pytree_node", True)]
+        return value.replace(**{n: inside(n, getattr(value, n)) for n in names})
     _LEAF_TYPES.add(kind)
     return value
 
@@ -79,12 +77,7 @@ def map_modules(fn: Callable[[Any, str], Any], value: Any, path: str) -> Any:
 def modules_in(value: Any) -> list[Any]:
     """All modules in nested containers."""
     found: list[Any] = []
-
-    def collect(module: Any, path: str) -> Any:
-        found.append(module)
-        return module
-
-    map_modules(collect, value, "")
+    map_modules(lambda module, path: found.append(module), value, "")
     return found
 
 
@@ -184,7 +177,3 @@ def copy_deep(module: Any, reset_names: bool = False) -> Any:
         return memo[id(module)]
 
     return unbound(module, "")
-
-
-def _is_module(value: Any) -> bool:
-    return hasattr(type(value), "_init_fields")

@@ -29,15 +29,9 @@ from linsey.core.filters import Filter
 from linsey.core.scope import Scope, Variable
 from linsey.linen.module import adoption, functional
 from linsey.linen.module.fields import make_dataclass
-from linsey.linen.module.functional import CREATED
+from linsey.linen.module.functional import CREATED, CaptureFilter
 from linsey.linen.module.methods import wrap_class
-from linsey.linen.module.phase import (
-    CONSTRUCTING,
-    FRESH,
-    READY,
-    SETTING_UP,
-    UNBOUND,
-)
+from linsey.linen.module.phase import CONSTRUCTING, FRESH, READY, SETTING_UP, UNBOUND
 from linsey.linen.module.repr import module_repr
 from linsey.linen.module.stack import RUNNING
 
@@ -45,19 +39,12 @@ T = TypeVar("T")
 
 RNGs = Any
 VariableDict = Mapping[str, Mapping[str, Any]]
-CaptureFilter = bool | Callable[["Module", str], bool]
 
 
 class _Unspecified:
     """Stands for a parent that is not given: the module that is running, if any."""
 
-    def __copy__(self) -> _Unspecified:
-        return self
-
-    def __deepcopy__(self, memo: Any) -> _Unspecified:
-        return self
-
-    def __reduce__(self) -> str:
+    def __reduce__(self) -> str:  # so that copies are this object too
         return "_unspecified_parent"
 
     def __repr__(self) -> str:
@@ -82,6 +69,7 @@ class ModuleBase:
     """Tells type checkers that subclasses of `Module` are dataclasses."""
 
 
+@dataclasses.dataclass(repr=False)
 class Module(ModuleBase):
     """Base class of all modules: layers, models, anything that holds variables.
 
@@ -113,12 +101,9 @@ class Module(ModuleBase):
 
     scope: ClassVar[Scope | None] = None
     _phase: ClassVar[int] = CONSTRUCTING
-    _frame: ClassVar[Any]
-    _setup_frame: ClassVar[Any]
-    _assigned: ClassVar[list[str]]
     _init_fields: ClassVar[tuple[str, ...]] = ()
     _has_setup: ClassVar[bool] = False
-    _hash_fields: ClassVar[tuple[str, ...]] = ()
+    _hash_fields: ClassVar[tuple[str, ...]] = ("parent", "name")
 
     # -- class creation --------------------------------------------------------------
 
@@ -168,15 +153,14 @@ class Module(ModuleBase):
         before = values["_frame"]
         frame = values["_frame"] = values["_setup_frame"]
         frame.is_open = True
-        adopted = set(frame.names)
+        adopted = dict(frame.names)
         try:
             self.setup()
         except BaseException:
             values["_phase"] = FRESH
             for name in values.pop("_assigned"):
                 values.pop(name, None)
-            for name in set(frame.names) - adopted:
-                del frame.names[name]
+            frame.names = adopted
             frame.counts.clear()
             raise
         finally:
@@ -243,19 +227,18 @@ class Module(ModuleBase):
         return module_repr(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return unbound_state(self)
+        # The description; what ties it to a context stays behind.
+        state = adoption.copy_deep(self).__dict__ if self.scope else self.__dict__
+        return {name: value for name, value in state.items() if name != "scope"}
 
     def __copy__(self) -> Self:
-        return self._with_state(self.__dict__)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        copy = memo[id(self)] = self._with_state({})
-        copy.__dict__.update(deepcopy(self.__dict__, memo))
+        copy = object.__new__(type(self))
+        copy.__dict__.update(self.__dict__)
         return copy
 
-    def _with_state(self, values: dict[str, Any]) -> Self:
-        copy = object.__new__(type(self))
-        copy.__dict__.update(values)
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        copy = memo[id(self)] = object.__new__(type(self))
+        copy.__dict__.update(deepcopy(self.__dict__, memo))
         return copy
 
     # -- copies ----------------------------------------------------------------------
@@ -326,8 +309,7 @@ class Module(ModuleBase):
             NameInUseError: the name is taken in this module.
             ScopeVariableNotFoundError: it does not exist and cannot be created.
         """
-        frame = self._open("variable")
-        frame.claim_variable(name, col, self)
+        self._open("variable").claim_variable(name, col, self)
         return self.scope._variable(col, name, init_fn, init_args, init_kwargs, unbox)  # type: ignore[union-attr]
 
     def param(
@@ -356,8 +338,7 @@ class Module(ModuleBase):
             ScopeParamNotFoundError: it does not exist and cannot be created.
             ScopeParamShapeError: its shape is not the one `init_fn` would give.
         """
-        frame = self._open("param")
-        frame.claim_variable(name, "params", self)
+        self._open("param").claim_variable(name, "params", self)
         return self.scope._param(name, init_fn, init_args, init_kwargs, unbox)  # type: ignore[union-attr]
 
     def has_variable(self, col: str, name: str) -> bool:
@@ -429,15 +410,14 @@ class Module(ModuleBase):
         `value`. Without the collection this is the identity.
         """
         scope = self._bound("perturb")
-        if scope.is_mutable_collection(collection) and not scope.has_variable(
-            collection, name
-        ):
+        exists = scope.has_variable(collection, name)
+        if not exists and scope.is_mutable_collection(collection):
             self._frame.claim_variable(name, collection, self)
             zeros = jax.tree_util.tree_map(jnp.zeros_like, value)
             scope.put_variable(collection, name, zeros)
-        if collection not in scope.root._nodes:
+        elif collection not in scope.root._nodes:
             return value
-        if not scope.has_variable(collection, name):
+        elif not exists:
             raise ValueError(
                 f"Perturbation collection {collection} present, but missing"
                 f" perturbation variable {name}"
@@ -477,7 +457,7 @@ class Module(ModuleBase):
 
         Unlike `apply`, state lives on in the bound module; prefer `apply` in programs.
         """
-        _check_instance(self)
+        functional.check_instance(self)
         if rngs is not None and not isinstance(rngs, Mapping):
             rngs = {"params": rngs}
         scope = core_scope.bind(variables, rngs=rngs, mutable=mutable)
@@ -522,10 +502,8 @@ class Module(ModuleBase):
             The result of the method; with `mutable` not False, the pair of it and the
             collections that may be written.
         """
-        _check_instance(self)
-        run = functional.apply(
-            functional.function_of(self, method), self, mutable, capture_intermediates
-        )
+        fn = functional.function_of(self, method)
+        run = functional.apply(fn, self, mutable, capture_intermediates)
         return run(variables, *args, **kwargs, rngs=rngs)
 
     def init_with_output(
@@ -542,10 +520,8 @@ class Module(ModuleBase):
         Returns:
             The result of the method and the variables.
         """
-        _check_instance(self)
-        run = functional.init_with_output(
-            functional.function_of(self, method), self, mutable, capture_intermediates
-        )
+        fn = functional.function_of(self, method)
+        run = functional.init_with_output(fn, self, mutable, capture_intermediates)
         return run(rngs, *args, **kwargs)
 
     def init(
@@ -571,14 +547,10 @@ class Module(ModuleBase):
         Returns:
             The variables, `{collection: tree}`.
         """
-        _check_instance(self)
+        functional.check_instance(self)
+        kwargs.update(method=method, mutable=mutable)
         return self.init_with_output(
-            rngs,
-            *args,
-            method=method,
-            mutable=mutable,
-            capture_intermediates=capture_intermediates,
-            **kwargs,
+            rngs, *args, capture_intermediates=capture_intermediates, **kwargs
         )[1]
 
     def lazy_init(
@@ -601,7 +573,6 @@ class Module(ModuleBase):
         Raises:
             LazyInitError: an initial value depends on the value of an argument.
         """
-        _check_instance(self)
         fn = functional.scope_function(functional.function_of(self, method), self)
         return core_scope.lazy_init(fn, mutable)(rngs, *args, **kwargs)
 
@@ -622,18 +593,10 @@ class Module(ModuleBase):
         """A table of the submodules: shapes, sizes, and if asked, operations."""
         from linsey.linen import summary
 
-        return summary.tabulate(
-            self,
-            rngs,
-            depth=depth,
-            show_repeated=show_repeated,
-            mutable=mutable,
-            console_kwargs=console_kwargs,
-            table_kwargs=table_kwargs,
-            column_kwargs=column_kwargs,
-            compute_flops=compute_flops,
-            compute_vjp_flops=compute_vjp_flops,
-        )(*args, **kwargs)
+        rows = (depth, show_repeated, mutable)
+        looks = (console_kwargs, table_kwargs, column_kwargs)
+        flops = (compute_flops, compute_vjp_flops)
+        return summary.tabulate(self, rngs, *rows, *looks, *flops)(*args, **kwargs)
 
     def module_paths(
         self,
@@ -647,22 +610,3 @@ class Module(ModuleBase):
         from linsey.linen import summary
 
         return summary.module_paths(self, rngs, show_repeated, mutable, args, kwargs)
-
-
-def _check_instance(module: Any) -> None:
-    if not isinstance(module, Module):
-        raise errors.InvalidInstanceModuleError()
-    if module._phase == CONSTRUCTING:
-        raise errors.IncorrectPostInitOverrideError(module=module)
-
-
-def unbound_state(module: Module) -> dict[str, Any]:
-    """What is pickled: the description; what ties it to a context stays behind."""
-    state = adoption.copy_deep(module).__dict__ if module.scope else module.__dict__
-    return {k: v for k, v in state.items() if k != "scope"}
-
-
-_hash = Module.__hash__
-dataclasses.dataclass(repr=False)(Module)
-Module.__hash__ = _hash  # type: ignore[method-assign]
-Module._hash_fields = ("parent", "name")

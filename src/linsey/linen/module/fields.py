@@ -32,11 +32,10 @@ def make_dataclass(cls: type[Any], base: type[Any], kw_only: bool) -> None:
     overridden = any(name in cls.__dict__ for name in cls.__dataclass_fields__)
     if not annotations and len(cls.__bases__) == 1 and not overridden:
         return  # the constructor and the facts of the base are right for it
-    own_hash = cls.__dict__.get("__hash__")
-    dataclasses.dataclass(repr=False, kw_only=kw_only)(cls)
-    if own_hash is None:
-        # `dataclass` with `eq` has removed the inherited hash.
+    if cls.__dict__.get("__hash__") is None:
+        # `dataclass` with `eq` would remove the inherited hash.
         cls.__hash__ = base.__hash__  # type: ignore[method-assign]
+    dataclasses.dataclass(repr=False, kw_only=kw_only)(cls)
     fields = dataclasses.fields(cls)
     cls._init_fields = tuple(
         f.name for f in fields if f.init and f.name not in ("parent", "name")

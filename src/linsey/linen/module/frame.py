@@ -31,12 +31,6 @@ class Frame:
         """A frame for a call: what `setup` named stays taken."""
         return Frame(dict(self.names))
 
-    def copy(self) -> Frame:
-        """A frame that goes on from here without changing this one."""
-        frame = Frame(dict(self.names), self.is_open)
-        frame.counts = dict(self.counts)
-        return frame
-
     def automatic_name(self, prefix: str) -> str:
         """The next of `prefix_0`, `prefix_1`, ..."""
         count = self.counts.get(prefix, 0)

@@ -12,10 +12,11 @@ from linsey.core import scope as core_scope
 from linsey.core.filters import DenyList, Filter, union_filters
 from linsey.core.scope import Scope
 from linsey.linen.module import adoption
+from linsey.linen.module.phase import CONSTRUCTING
 from linsey.linen.module.stack import intercept_methods
 from linsey.traceback_util import api_boundary
 
-CaptureFilter = Any
+CaptureFilter = bool | Callable[[Any, str], bool]
 
 # What `init` creates.
 CREATED = DenyList("intermediates")
@@ -56,11 +57,7 @@ def apply(
     Returns:
         A function `(variables, *args, rngs=None, **kwargs)` as `Module.apply`.
     """
-    run = scope_function(fn, module)
-    if capture_intermediates is not False:
-        mutable = union_filters(mutable, "intermediates")
-        run = _capturing(run, capture_intermediates)
-    return api_boundary(core_scope.apply(run, mutable=mutable))
+    return _purely(core_scope.apply, fn, module, mutable, capture_intermediates)
 
 
 def init_with_output(
@@ -74,11 +71,7 @@ def init_with_output(
     Returns:
         A function `(rngs, *args, **kwargs)` that returns `(result, variables)`.
     """
-    run = scope_function(fn, module)
-    if capture_intermediates is not False:
-        mutable = union_filters(mutable, "intermediates")
-        run = _capturing(run, capture_intermediates)
-    return api_boundary(core_scope.init(run, mutable=mutable))
+    return _purely(core_scope.init, fn, module, mutable, capture_intermediates)
 
 
 def init(
@@ -96,32 +89,39 @@ def init(
     return wrapper
 
 
+def _purely(
+    core: Any, fn: Any, module: Any, mutable: Filter, capture: CaptureFilter
+) -> Callable[..., Any]:
+    run = scope_function(fn, module)
+    if capture is not False:
+        mutable = union_filters(mutable, "intermediates")
+        run = intercept_methods(_Capture(_is_call if capture is True else capture))(run)
+    return api_boundary(core(run, mutable=mutable))
+
+
+def _is_call(module: Any, method_name: str) -> bool:
+    return method_name == "__call__"
+
+
 @dataclasses.dataclass(frozen=True)
 class _Capture:
     """An interceptor that sows what the methods return."""
 
-    which: CaptureFilter
+    which: Callable[[Any, str], bool]
 
     def __call__(self, next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
         y = next_fun(*args, **kwargs)
-        name = context.method_name
-        if (
-            name == "__call__"
-            if self.which is True
-            else self.which(context.module, name)
-        ):
-            context.module.sow("intermediates", name, y)
+        if self.which(context.module, context.method_name):
+            context.module.sow("intermediates", context.method_name, y)
         return y
 
 
-def _capturing(run: Callable[..., Any], which: CaptureFilter) -> Callable[..., Any]:
-    """Runs a function with what its methods return captured."""
-
-    def captured(*args: Any, **kwargs: Any) -> Any:
-        with intercept_methods(_Capture(which)):
-            return run(*args, **kwargs)
-
-    return captured
+def check_instance(module: Any) -> None:
+    """Refuses what is no module, or one whose constructor did not end."""
+    if not hasattr(type(module), "_init_fields"):
+        raise errors.InvalidInstanceModuleError()
+    if module._phase == CONSTRUCTING:
+        raise errors.IncorrectPostInitOverrideError(module=module)
 
 
 def function_of(module: Any, method: Any) -> Callable[..., Any]:
@@ -135,6 +135,7 @@ def function_of(module: Any, method: Any) -> Callable[..., Any]:
     Raises:
         ApplyModuleInvalidMethodError: it is no function of at least one argument.
     """
+    check_instance(module)
     if method is None:
         return type(module).__call__
     if isinstance(method, str):

@@ -12,7 +12,6 @@ of linsey, which are pickled by name, and not objects such as context variables.
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -67,25 +66,24 @@ def nowrap(fun: CallableT) -> CallableT:
 
 def wrap_class(cls: type) -> None:
     """Wraps the methods and descriptors that `cls` itself defines."""
-    own_fields = cls.__dict__.get("__annotations__", {})
+    untouched = _UNTOUCHED.union(cls.__dict__.get("__annotations__", ()))
     for name, value in list(cls.__dict__.items()):
-        if name in _UNTOUCHED or name in own_fields:
-            continue
-        if inspect.isclass(value) or isinstance(value, (staticmethod, classmethod)):
+        if name in untouched or isinstance(value, (type, staticmethod, classmethod)):
             continue
         if callable(value):
             setattr(cls, name, wrap_method_once(value))
         elif hasattr(type(value), "__get__") and not name.startswith("__"):
-            setattr(cls, name, DescriptorWrapper(value, name))
+            is_data = hasattr(type(value), "__set__")
+            kind = _DataDescriptorWrapper if is_data else DescriptorWrapper
+            setattr(cls, name, kind(value, name))
 
 
 def wrap_method_once(fun: Callable[..., Any]) -> Callable[..., Any]:
     """Wraps a method, unless it is wrapped already or marked with `nowrap`."""
     if hasattr(fun, "method_handler_wrapped") or hasattr(fun, "nowrap"):
         return fun
-    wrapped = (
-        _wrap_setup(fun) if getattr(fun, "__name__", "") == "setup" else _wrap(fun)
-    )
+    wrap = _wrap_setup if getattr(fun, "__name__", "") == "setup" else _wrap
+    wrapped = wrap(fun)
     wrapped.method_handler_wrapped = True  # type: ignore[attr-defined]
     return wrapped
 
@@ -94,6 +92,7 @@ def _wrap(fun: Callable[..., Any]) -> Callable[..., Any]:
     name = getattr(fun, "__name__", "unnamed_function")
     suffix = "" if name == "__call__" else "." + name
     is_compact = hasattr(fun, "compact")
+    intercepted = functools.partial(run_interceptors, fun, name)
     named_scope = jax.named_scope
 
     @functools.wraps(fun)
@@ -106,32 +105,17 @@ def _wrap(fun: Callable[..., Any]) -> Callable[..., Any]:
         opened = is_compact and self._open_frame()
         token = stack.RUNNING.set(self)
         try:
-            interceptors = stack.INTERCEPTORS.get()
+            run = intercepted if stack.INTERCEPTORS.get() else fun
             if not config.flax_profile:
-                return _run(interceptors, fun, name, self, args, kwargs)
+                return run(self, *args, **kwargs)
             with named_scope((self.name or type(self).__name__) + suffix):
-                if not interceptors:
-                    return fun(self, *args, **kwargs)
-                return run_interceptors(interceptors, fun, name, self, args, kwargs)
+                return run(self, *args, **kwargs)
         finally:
             stack.RUNNING.reset(token)
             if opened:
                 self._frame.is_open = False
 
     return method
-
-
-def _run(
-    interceptors: Any,
-    fun: Callable[..., Any],
-    name: str,
-    module: Any,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Any:
-    if not interceptors:
-        return fun(module, *args, **kwargs)
-    return run_interceptors(interceptors, fun, name, module, args, kwargs)
 
 
 def _wrap_setup(fun: Callable[..., Any]) -> Callable[..., Any]:
@@ -143,8 +127,9 @@ def _wrap_setup(fun: Callable[..., Any]) -> Callable[..., Any]:
             raise errors.CallSetupUnboundModuleError(module=self)
         token = stack.RUNNING.set(self)
         try:
-            interceptors = stack.INTERCEPTORS.get()
-            return _run(interceptors, fun, "setup", self, args, kwargs)
+            if stack.INTERCEPTORS.get():
+                return run_interceptors(fun, "setup", self, *args, **kwargs)
+            return fun(self, *args, **kwargs)
         finally:
             stack.RUNNING.reset(token)
 
@@ -158,10 +143,6 @@ class DescriptorWrapper:
         self.wrapped = wrapped
         self.name = name
         self.__doc__ = getattr(wrapped, "__doc__", None)
-        if hasattr(type(wrapped), "__set__"):
-            self.__class__ = _DataDescriptorWrapper  # type: ignore[assignment]
-        if getattr(wrapped, "__isabstractmethod__", False):
-            self.__isabstractmethod__ = True
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         if instance is None:

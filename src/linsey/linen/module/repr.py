@@ -8,38 +8,33 @@ from typing import Any
 import numpy as np
 
 
-def module_repr(module: Any, indent: int = 4) -> str:
+def module_repr(module: Any) -> str:
     """The fields of a module and, if it is bound, the submodules it has so far."""
     if "_phase" not in module.__dict__:
         return object.__repr__(module)
-    name = type(module).__name__
     names = module._frame.names if module.scope is not None else {}
-    children = {k: v for k, v in names.items() if hasattr(type(v), "_init_fields")}
-    pad = " " * indent
-    lines = []
-    shown = [
-        f.name
+    children = {
+        name: module_repr(child)
+        for name, child in names.items()
+        if hasattr(type(child), "_init_fields")
+    }
+    attributes = {
+        f.name: _value_repr(getattr(module, f.name, None))
         for f in dataclasses.fields(module)
-        if f.name not in ("parent", "name") and f.repr and f.name not in children
-    ]
-    if shown:
-        lines.append(pad + "# attributes")
-        values = {n: _value_repr(getattr(module, n, None)) for n in shown}
-        lines += [f"{pad}{n} = {v}" for n, v in values.items()]
-    if children:
-        lines.append(pad + "# children")
-        lines += [
-            f"{pad}{n} = " + module_repr(child, indent).replace("\n", "\n" + pad)
-            for n, child in children.items()
-        ]
-    return f"{name}(\n" + "\n".join(lines) + "\n)" if lines else f"{name}()"
+        if f.repr and f.name not in ("parent", "name", *children)
+    }
+    lines = []
+    for title, texts in (("# attributes", attributes), ("# children", children)):
+        if texts:
+            lines += [title, *(f"{name} = {text}" for name, text in texts.items())]
+    body = "".join(f"\n{line}".replace("\n", "\n    ") for line in lines)
+    return (
+        f"{type(module).__name__}({body}\n)" if lines else f"{type(module).__name__}()"
+    )
 
 
 def _value_repr(value: Any) -> str:
-    if isinstance(value, type) or callable(value):
-        named = getattr(value, "__name__", None)
-        if named is not None:
-            return named
     if isinstance(value, np.dtype):
         return str(value)
-    return repr(value).replace("\n", "\n    ")
+    name = getattr(value, "__name__", None) if callable(value) else None
+    return repr(value) if name is None else name

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from linsey import errors
 from linsey.core.scope import Scope
+from linsey.linen.module.adoption import attach
 from linsey.linen.module.base import Module
 from linsey.linen.module.methods import compact
 
@@ -74,21 +75,13 @@ def compact_name_scope(fun: CallableT) -> CallableT:
         inner = self._frame.names.get(name)
         if not isinstance(inner, CompactNameScope):
             inner = CompactNameScope(fun, lambda: self, parent=None, name=name)
-            _attach_to(inner, self)
+            attach(inner, self)
+            # Known in later calls too, which open frames of their own.
+            self._setup_frame.names.setdefault(name, inner)
         return inner(*args, **kwargs)
 
     method.compact_name_scope = True  # type: ignore[attr-defined]
     return method  # type: ignore[return-value]
-
-
-def _attach_to(inner: CompactNameScope, owner: Module) -> None:
-    from linsey.linen.module.adoption import attach
-
-    frame = owner._frame
-    attach(inner, owner)
-    # Known in later calls too, which open frames of their own.
-    if frame is not owner._setup_frame and inner.name not in owner._setup_frame.names:
-        owner._setup_frame.names[inner.name] = inner
 
 
 class CompactNameScope(Module):

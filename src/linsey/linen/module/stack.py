@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
@@ -55,27 +56,15 @@ def intercept_methods(interceptor: Interceptor) -> Iterator[None]:
 
 
 def run_interceptors(
-    interceptors: tuple[Interceptor, ...],
-    method: Callable[..., Any],
-    name: str,
-    module: Any,
-    args: Args,
-    kwargs: dict[str, Any],
+    method: Callable[..., Any], name: str, module: Any, /, *args: Any, **kwargs: Any
 ) -> Any:
-    """Calls `method` through the interceptors, the last one first."""
+    """Calls `method` of `module` through the interceptors, the last one first."""
+    run: NextGetter = functools.partial(method, module)
+    context = InterceptorContext(module, name, run)
+    for interceptor in INTERCEPTORS.get():
+        run = _step(interceptor, run, context)
+    return run(*args, **kwargs)
 
-    def original(*args: Any, **kwargs: Any) -> Any:
-        return method(module, *args, **kwargs)
 
-    context = InterceptorContext(module, name, original)
-
-    def step(depth: int) -> Callable[..., Any]:
-        if depth < 0:
-            return original
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return interceptors[depth](step(depth - 1), args, kwargs, context)
-
-        return call
-
-    return step(len(interceptors) - 1)(*args, **kwargs)
+def _step(interceptor: Interceptor, run: NextGetter, context: Any) -> NextGetter:
+    return lambda *args, **kwargs: interceptor(run, args, kwargs, context)
