@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from linsey.errors.layers import BatchApplyError
 
@@ -105,4 +104,4 @@ def split_leading_dim(x: Any, to_dim: tuple[int, ...]) -> jax.Array:
         >>> split_leading_dim(jnp.ones((6, 4)), (2, 3)).shape
         (2, 3, 4)
     """
-    return x.reshape(*to_dim, *np.shape(x)[1:])
+    return x.reshape(*to_dim, *jnp.shape(x)[1:])

@@ -6,7 +6,8 @@ Flax had this module before Python did; programs that import it find the same na
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+import functools
+from collections.abc import Iterable
 from dataclasses import KW_ONLY
 from typing import Any, TypeVar
 
@@ -50,15 +51,10 @@ def dataclass(
         >>> Child(3, name="a")
         Child(name='a', size=3)
     """
-
-    def wrap(cls: type[T]) -> type[T]:
-        for name, kind, default in extra_fields or ():
-            cls.__annotations__ = {
-                **cls.__dict__.get("__annotations__", {}),
-                name: kind,
-            }
-            setattr(cls, name, default)
-        return dataclasses.dataclass(**kwargs)(cls)
-
-    decorate: Callable[[type[T]], type[T]] = wrap
-    return decorate if cls is None else decorate(cls)
+    if cls is None:
+        return functools.partial(dataclass, extra_fields=extra_fields, **kwargs)
+    cls.__annotations__ = dict(cls.__dict__.get("__annotations__", {}))
+    for name, kind, default in extra_fields or ():
+        cls.__annotations__[name] = kind
+        setattr(cls, name, default)
+    return dataclasses.dataclass(**kwargs)(cls)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from linsey.core.filters import Filter
-from linsey.linen.module import adoption, intercept_methods
+from linsey.linen.module import intercept_methods
 
 Path = tuple[str, ...]
 _ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
@@ -62,25 +62,15 @@ def abstract(tree: Any) -> Any:
     return jax.tree.map(shape_of, tree)
 
 
-class Partition:
-    """A tree with its arrays apart from the rest, so that only these are traced.
+def arrays_of(tree: Any) -> list[Any]:
+    """The leaves that are arrays: the part of a tree that can be traced."""
+    return [leaf for leaf in jax.tree.leaves(tree) if is_array(leaf)]
 
-    Attributes:
-        arrays: the leaves that are arrays.
-    """
 
-    def __init__(self, tree: Any) -> None:
-        leaves, self._structure = jax.tree.flatten(tree)
-        self._others = [None if is_array(leaf) else leaf for leaf in leaves]
-        self._places = [i for i, leaf in enumerate(leaves) if is_array(leaf)]
-        self.arrays = [leaves[i] for i in self._places]
-
-    def merge(self, arrays: list[Any]) -> Any:
-        """The tree with other arrays in the places of its own."""
-        leaves = list(self._others)
-        for place, array in zip(self._places, arrays, strict=True):
-            leaves[place] = array
-        return jax.tree.unflatten(self._structure, leaves)
+def with_arrays(tree: Any, arrays: list[Any]) -> Any:
+    """The tree with other arrays in the places of its own."""
+    others = iter(arrays)
+    return jax.tree.map(lambda leaf: next(others) if is_array(leaf) else leaf, tree)
 
 
 def record_calls(
@@ -111,27 +101,19 @@ def record_calls(
         calls.append(None)
         inputs = abstract((args, dict(kwargs)))
         outputs = next_fun(*args, **kwargs)
-        called = context.module
-        copy = adoption.copy_deep(called)
-        copy.__dict__["name"] = None
-        calls[place] = Call(
-            called.path,
-            copy,
-            context.method_name,
-            *inputs,
-            outputs=abstract(outputs),
-            variables=abstract(called.variables),
-        )
+        path, (module, variables) = context.module.path, context.module.unbind()
+        found = abstract((outputs, variables))
+        calls[place] = Call(path, module, context.method_name, *inputs, *found)
         return outputs
 
-    parts = Partition((rngs, args, dict(kwargs)))
+    inputs = (rngs, args, dict(kwargs))
 
     def init(arrays: list[Any]) -> Any:
-        rngs, args, kwargs = parts.merge(arrays)
+        rngs, args, kwargs = with_arrays(inputs, arrays)
         with intercept_methods(record):
             return module.init(rngs, *args, mutable=mutable, **kwargs)
 
-    variables = jax.eval_shape(init, parts.arrays)
+    variables = jax.eval_shape(init, arrays_of(inputs))
     return [call for call in calls if call is not None], variables
 
 

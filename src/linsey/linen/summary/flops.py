@@ -5,6 +5,7 @@ The call is lowered alone, with abstract variables; nothing is compiled or run.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 
 from linsey.core.filters import Filter
-from linsey.linen.summary.calls import Call, Partition
+from linsey.linen.summary.calls import Call, arrays_of, with_arrays
 
 
 def forward_flops(call: Call, rngs: Any, mutable: Filter) -> int | None:
@@ -35,9 +36,9 @@ def vjp_flops(call: Call, rngs: Any, mutable: Filter) -> int | None:
     """
     run, arrays = _as_function(call, rngs, mutable)
 
-    def run_and_derive(arrays: Any) -> Any:
+    def run_and_derive(*arrays: Any) -> Any:
         *primals, keys = arrays
-        y, pull = jax.vjp(lambda *primals: run((*primals, keys)), *primals)
+        y, pull = jax.vjp(lambda *primals: run(*primals, keys), *primals)
         cotangents = jax.tree.map(_cotangent, y)
         return [g for g in jax.tree.leaves(pull(cotangents)) if g.dtype != _NONE]
 
@@ -60,31 +61,22 @@ def _cotangent(x: Any) -> Any:
     return x if _is_inexact(x) else np.zeros(x.shape, _NONE)
 
 
-def _as_function(
-    call: Call, rngs: Any, mutable: Filter
-) -> tuple[Callable[[Any], Any], Any]:
+def _as_function(call: Call, rngs: Any, mutable: Filter) -> tuple[Any, Any]:
     """The call as a function of arrays only, and its abstract arrays."""
-    parts = Partition((call.args, call.kwargs))
-    keys = Partition(rngs)
+    inputs = (call.args, call.kwargs)
 
-    def run(arrays: Any) -> Any:
-        variables, inputs, rngs = arrays
-        args, kwargs = parts.merge(inputs)
-        y = call.module.apply(
-            variables,
-            *args,
-            rngs=keys.merge(rngs),
-            method=call.method,
-            mutable=mutable,
-            **kwargs,
-        )
-        return Partition(y).arrays
+    def run(variables: Any, arrays: list[Any], keys: list[Any]) -> Any:
+        args, kwargs = with_arrays(inputs, arrays)
+        apply = functools.partial(call.module.apply, method=call.method)
+        streams = with_arrays(rngs, keys)
+        y = apply(variables, *args, rngs=streams, mutable=mutable, **kwargs)
+        return arrays_of(y)
 
-    return run, (call.variables, parts.arrays, keys.arrays)
+    return run, (call.variables, arrays_of(inputs), arrays_of(rngs))
 
 
-def _lowered_flops(fn: Callable[[Any], Any], arrays: Any) -> int:
-    cost: Any = jax.jit(fn).lower(arrays).cost_analysis()
+def _lowered_flops(fn: Callable[..., Any], arrays: Any) -> int:
+    cost: Any = jax.jit(fn).lower(*arrays).cost_analysis()
     if isinstance(cost, list):  # one entry per device on some backends
         cost = cost[0] if cost else None
     return int(cost["flops"]) if cost and "flops" in cost else 0

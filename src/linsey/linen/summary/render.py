@@ -51,22 +51,16 @@ def render_rich(
     """Draws a table whose texts are marked up for rich."""
     from rich.console import Console
     from rich.table import Table as RichTable
+    from rich.text import Text
 
-    drawn = RichTable(
-        show_header=True,
-        show_lines=True,
-        show_footer=True,
-        title=table.title,
-        **table_kwargs,
-    )
+    shown = {"show_header": True, "show_lines": True, "show_footer": True}
+    drawn = RichTable(title=table.title, **shown, **table_kwargs)
     for name in table.header:
         drawn.add_column(name, **column_kwargs)
     for row in table.rows:
         drawn.add_row(*row)
     for column, text in zip(drawn.columns, table.footer, strict=True):
-        column.footer = text
-        if text == "Total":
-            column.footer = _right_aligned(text)
+        column.footer = Text(text, justify="right") if text == "Total" else text
     drawn.caption_style = "bold"
     drawn.caption = f"\n{table.caption}"
     out = io.StringIO()
@@ -74,12 +68,6 @@ def render_rich(
     options.update(console_kwargs or {}, file=out)
     Console(**options).print(drawn)
     return f"\n{out.getvalue()}\n"
-
-
-def _right_aligned(text: str) -> Any:
-    from rich.text import Text
-
-    return Text(text, justify="right")
 
 
 def render_plain(table: Table) -> str:

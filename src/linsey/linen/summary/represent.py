@@ -23,7 +23,7 @@ import numpy as np
 
 from linsey.core.meta import AxisMetadata
 from linsey.linen.module import Module
-from linsey.linen.summary.calls import is_array
+from linsey.linen.summary.calls import arrays_of, is_array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,8 @@ def represent(value: Any, style: Style) -> str:
         style: how dtypes are marked.
     """
     value = _simplified(value)
-    return "" if _is_empty(value) else "\n".join(_lines(value, style))
+    is_empty = isinstance(value, (dict, list)) and not value
+    return "" if is_empty else "\n".join(_lines(value, style))
 
 
 def represent_inputs(
@@ -66,12 +67,10 @@ def represent_inputs(
 
 def represent_size(tree: Any, style: Style) -> str:
     """How many numbers a tree holds and how many bytes these take, if any."""
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if is_array(leaf)]
-    size = sum(leaf.size for leaf in leaves)
-    if not size:
-        return ""
-    count = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-    return f"{size:,} " + style.dim(f"({_bytes(count)})")
+    arrays = arrays_of(tree)
+    count = sum(x.size * x.dtype.itemsize for x in arrays)
+    size = sum(x.size for x in arrays)
+    return f"{size:,} " + style.dim(f"({_bytes(count)})") if size else ""
 
 
 def _bytes(count: int) -> str:
@@ -79,10 +78,6 @@ def _bytes(count: int) -> str:
         if count > scale:
             return f"{count / scale:,.1f} {unit}"
     return f"{count:,} B"
-
-
-def _is_empty(value: Any) -> bool:
-    return isinstance(value, (dict, list)) and not value
 
 
 def _simplified(value: Any) -> Any:
@@ -94,9 +89,8 @@ def _simplified(value: Any) -> Any:
             return dict(value)
     if isinstance(value, (list, tuple)):
         return list(value)
-    if isinstance(value, AxisMetadata) or value is None:
-        return value
-    if jax.tree_util.all_leaves([value]):
+    is_leaf = value is None or jax.tree_util.all_leaves([value])
+    if is_leaf or isinstance(value, AxisMetadata):
         return value
     if dataclasses.is_dataclass(value):
         return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
@@ -105,25 +99,25 @@ def _simplified(value: Any) -> Any:
 
 def _lines(value: Any, style: Style) -> list[str]:
     value = _simplified(value)
-    if _is_empty(value):
+    if not isinstance(value, (dict, list)):
+        return [_leaf(value, style)]
+    if not value:
         return ["{}" if isinstance(value, dict) else style.literal("[]")]
     lines = []
-    if isinstance(value, dict):
-        for key, item in value.items():
-            inner, item = _lines(item, style), _simplified(item)
-            name = style.literal(f"{key}:")
-            if not isinstance(item, (dict, list)) or not item:
-                lines.append(f"{name} {inner[0]}")
-            else:
-                indent = "  " if isinstance(item, dict) else ""
-                lines += [name, *(indent + line for line in inner)]
-        return lines
     if isinstance(value, list):
         for item in value:
             first, *rest = _lines(item, style)
             lines += [f"- {first}", *("  " + line for line in rest)]
         return lines
-    return [_leaf(value, style)]
+    for key, item in value.items():
+        inner, item = _lines(item, style), _simplified(item)
+        name = style.literal(f"{key}:")
+        if isinstance(item, (dict, list)) and item:
+            indent = "  " if isinstance(item, dict) else ""
+            lines += [name, *(indent + line for line in inner)]
+        else:
+            lines.append(f"{name} {inner[0]}")
+    return lines
 
 
 def _leaf(value: Any, style: Style) -> str:
