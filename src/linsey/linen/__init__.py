@@ -29,32 +29,7 @@ from linsey.linen import spmd as spmd
 from linsey.linen import stochastic as stochastic
 from linsey.linen import summary as summary
 from linsey.linen import transforms as transforms
-from linsey.linen.activation import PReLU as PReLU
-from linsey.linen.activation import celu as celu
-from linsey.linen.activation import elu as elu
-from linsey.linen.activation import gelu as gelu
-from linsey.linen.activation import glu as glu
-from linsey.linen.activation import hard_sigmoid as hard_sigmoid
-from linsey.linen.activation import hard_silu as hard_silu
-from linsey.linen.activation import hard_swish as hard_swish
-from linsey.linen.activation import hard_tanh as hard_tanh
-from linsey.linen.activation import leaky_relu as leaky_relu
-from linsey.linen.activation import log_sigmoid as log_sigmoid
-from linsey.linen.activation import log_softmax as log_softmax
-from linsey.linen.activation import logsumexp as logsumexp
-from linsey.linen.activation import normalize as normalize
-from linsey.linen.activation import one_hot as one_hot
-from linsey.linen.activation import relu as relu
-from linsey.linen.activation import relu6 as relu6
-from linsey.linen.activation import selu as selu
-from linsey.linen.activation import sigmoid as sigmoid
-from linsey.linen.activation import silu as silu
-from linsey.linen.activation import soft_sign as soft_sign
-from linsey.linen.activation import softmax as softmax
-from linsey.linen.activation import softplus as softplus
-from linsey.linen.activation import standardize as standardize
-from linsey.linen.activation import swish as swish
-from linsey.linen.activation import tanh as tanh
+from linsey.linen.activation import *  # noqa: F403
 from linsey.linen.combinators import Sequential as Sequential
 from linsey.linen.initializers import ones as ones
 from linsey.linen.initializers import ones_init as ones_init
@@ -88,10 +63,7 @@ from linsey.linen.normalization import LayerNorm as LayerNorm
 from linsey.linen.normalization import RMSNorm as RMSNorm
 from linsey.linen.normalization import SpectralNorm as SpectralNorm
 from linsey.linen.normalization import WeightNorm as WeightNorm
-from linsey.linen.pooling import avg_pool as avg_pool
-from linsey.linen.pooling import max_pool as max_pool
-from linsey.linen.pooling import min_pool as min_pool
-from linsey.linen.pooling import pool as pool
+from linsey.linen.pooling import *  # noqa: F403
 from linsey.linen.spmd import LogicallyPartitioned as LogicallyPartitioned
 from linsey.linen.spmd import get_logical_axis_rules as get_logical_axis_rules
 from linsey.linen.spmd import logical_axis_rules as logical_axis_rules
@@ -181,14 +153,12 @@ _LATER = {
 }
 _FILES = {name: file for file in _LATER for name in (file, *_LATER[file].split())}
 
-__all__ = sorted(
-    name
-    for name in {*globals(), *_FILES} - {"Any", "TYPE_CHECKING", "importlib"}
-    if not name.startswith("_")
-)
+_NOT_PUBLIC = {"Any", "TYPE_CHECKING", "importlib"}
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__all__":  # found like this, it does not list every name once more
+        return [n for n in __dir__() if n[0] != "_" and n not in _NOT_PUBLIC]
     if name not in _FILES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = importlib.import_module(f"{__name__}.{_FILES[name]}")
@@ -197,4 +167,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_FILES})
