@@ -8,7 +8,6 @@ with `with_logical_partitioning`.
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -240,12 +239,8 @@ def get_axis_names(axes_metadata: Any) -> FrozenDict[str, Any]:
         return PartitionSpec(*box.names)
 
     flat = flatten_dict(unfreeze(axes_metadata), sep="/")
-    return freeze(
-        unflatten_dict(
-            {re.sub(r"_axes$", "", path): names(box) for path, box in flat.items()},
-            sep="/",
-        )
-    )
+    specs = {path.removesuffix("_axes"): names(box) for path, box in flat.items()}
+    return freeze(unflatten_dict(specs, sep="/"))
 
 
 def _with_names(target: Any, axis: int, name: Any, collection: str) -> Any:

@@ -21,11 +21,7 @@ from linsey.core import meta
 from linsey.core.spmd import get_logical_axis_rules as get_logical_axis_rules
 from linsey.core.spmd import logical_axis_rules as logical_axis_rules
 from linsey.core.spmd import set_logical_axis_rules as set_logical_axis_rules
-from linsey.errors.sharding import (
-    AxisRulesError,
-    DuplicateAxisNamesError,
-    NoAxisRuleError,
-)
+from linsey.errors import sharding as errors
 from linsey.typing import Array as Array
 from linsey.typing import ArrayPytree as ArrayPytree
 from linsey.typing import LogicalNames as LogicalNames
@@ -84,9 +80,9 @@ def _assign(
     counts = Counter(name for name in names if name is not None)
     duplicates = [name for name, count in counts.items() if count > 1]
     if duplicates:
-        raise DuplicateAxisNamesError(names, duplicates)
+        raise errors.DuplicateAxisNamesError(names, duplicates)
     if not isinstance(rules, tuple | list):
-        raise AxisRulesError(rules)
+        raise errors.AxisRulesError(rules)
     # What is no single name, such as a tuple of mesh axes, is kept.
     axes: list[Any] = [_UNASSIGNED if isinstance(n, str) else n for n in names]
     used = {name for axis in axes for name in _names(axis)}
@@ -202,7 +198,7 @@ def with_logical_constraint(
             return x
         if _UNASSIGNED in axes:
             if fallback is RulesFallback.RAISE_ERROR:
-                raise NoAxisRuleError(names)
+                raise errors.NoAxisRuleError(names)
             if fallback is RulesFallback.NO_CONSTRAINT:
                 return x
         return meta.constrain(x, _specification(axes), mesh)

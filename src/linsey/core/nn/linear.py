@@ -47,8 +47,8 @@ def dense(
     """
     kernel = scope.param("kernel", kernel_init, (inputs.shape[-1], features))
     offset = scope.param("bias", bias_init, (features,)) if bias else None
-    x, kernel, offset = _cast(dtype, inputs, kernel, offset)
-    return dot.dense(x, kernel, offset, precision=precision)
+    operands = _cast(dtype, inputs, kernel, offset)
+    return dot.dense(*operands, precision=precision)
 
 
 def dense_general(
@@ -98,9 +98,9 @@ def dense_general(
 
     kernel = declare("kernel", kernel_init, contracted, features)
     offset = declare("bias", bias_init, features) if bias else None
-    x, kernel, offset = _cast(dtype, inputs, kernel, offset)
+    operands = _cast(dtype, inputs, kernel, offset)
     return dot.dense_general(
-        x, kernel, offset, axes=axes, batch_axes=batch_dims, precision=precision
+        *operands, axes=axes, batch_axes=batch_dims, precision=precision
     )
 
 
@@ -124,11 +124,9 @@ def conv(
     channels = inputs.shape[-1] // feature_group_count
     kernel = scope.param("kernel", kernel_init, (*kernel_size, channels, features))
     offset = scope.param("bias", bias_init, (features,)) if bias else None
-    x, kernel, offset = _cast(dtype, inputs, kernel, offset)
+    operands = _cast(dtype, inputs, kernel, offset)
     return conv_ops.conv(
-        x,
-        kernel,
-        offset,
+        *operands,
         strides=strides,
         padding=padding,
         input_dilation=input_dilation,
@@ -156,11 +154,9 @@ def conv_transpose(
     shape = (*kernel_size, inputs.shape[-1], features)
     kernel = scope.param("kernel", kernel_init, shape)
     offset = scope.param("bias", bias_init, (features,)) if bias else None
-    x, kernel, offset = _cast(dtype, inputs, kernel, offset)
+    operands = _cast(dtype, inputs, kernel, offset)
     return conv_transpose_ops.conv_transpose(
-        x,
-        kernel,
-        offset,
+        *operands,
         strides=strides,
         padding=padding,
         kernel_dilation=kernel_dilation,

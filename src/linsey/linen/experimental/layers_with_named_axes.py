@@ -31,13 +31,12 @@ from linsey.typing import DotGeneralT as DotGeneralT
 from linsey.typing import Dtype as Dtype
 from linsey.typing import Initializer as Initializer
 from linsey.typing import PrecisionLike as PrecisionLike
+from linsey.typing import Shape
 
 Activation = Callable[..., Array]
 
 
-def _declare(
-    module: Any, name: str, shape: Sequence[int], axes: Sequence[str]
-) -> Array:
+def _declare(module: Any, name: str, shape: Shape, axes: Sequence[str]) -> Array:
     """Declares a parameter of a layer, with names of its axes if there are any."""
     init, dtype = getattr(module, f"{name}_init"), module.param_dtype
     return param_with_axes(name, init, shape, dtype, axes=tuple(axes) or None)
