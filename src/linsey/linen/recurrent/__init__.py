@@ -2,7 +2,7 @@
 
 A *cell* maps `(carry, inputs)` to `(carry, outputs)` and makes the first carry with
 `initialize_carry`. `RNN` scans a cell over time, `Bidirectional` runs two in opposite
-directions. `lstm`, `gated` and `conv` hold the cells, `base` what they share.
+directions. `lstm` and `gated` hold the cells, `base` what they share.
 """
 
 from linsey.core.frozen_dict import FrozenDict as FrozenDict
@@ -23,10 +23,10 @@ from linsey.linen.recurrent.base import Output as Output
 from linsey.linen.recurrent.base import RNNCellBase as RNNCellBase
 from linsey.linen.recurrent.bidirectional import Bidirectional as Bidirectional
 from linsey.linen.recurrent.bidirectional import RNNBase as RNNBase
-from linsey.linen.recurrent.conv import ConvLSTMCell as ConvLSTMCell
 from linsey.linen.recurrent.gated import GRUCell as GRUCell
 from linsey.linen.recurrent.gated import MGUCell as MGUCell
 from linsey.linen.recurrent.gated import SimpleCell as SimpleCell
+from linsey.linen.recurrent.lstm import ConvLSTMCell as ConvLSTMCell
 from linsey.linen.recurrent.lstm import DenseParams as DenseParams
 from linsey.linen.recurrent.lstm import LSTMCell as LSTMCell
 from linsey.linen.recurrent.lstm import OptimizedLSTMCell as OptimizedLSTMCell

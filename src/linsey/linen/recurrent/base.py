@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
-import jax
+import jax.numpy as jnp
 
-from linsey.linen.initializers import orthogonal
+from linsey.linen.activation import sigmoid, tanh
+from linsey.linen.initializers import orthogonal, zeros
+from linsey.linen.linear import Dense, default_kernel_init
 from linsey.linen.module import Module, nowrap
 from linsey.typing import Array, Dtype, Initializer, PRNGKey
 
@@ -67,16 +70,55 @@ class RNNCellBase(Module):
         )
 
 
-def one_state(
-    init: Initializer, rng: PRNGKey, shape: tuple[int, ...], dtype: Dtype
-) -> Array:
-    """Makes a carry of one array."""
-    return init(rng, shape, dtype)
+class DenseCell(RNNCellBase):
+    """What cells made of dense maps share; those with one state also how it begins."""
+
+    @nowrap
+    def _map(self, name: str, x: Array, bias_init: Initializer | None = None) -> Array:
+        """Maps inputs (`i...`) or states (`h...`), with a bias that has an initializer.
+
+        Args:
+            name: name of the map.
+            x: array of shape (*batch, channels).
+            bias_init: initializer of the bias, none if there is none.
+
+        Returns:
+            An array of shape (*batch, features).
+        """
+        cell: Any = self
+        of_inputs = name.startswith("i")
+        return Dense(
+            cell.features,
+            use_bias=bias_init is not None,
+            kernel_init=cell.kernel_init if of_inputs else cell.recurrent_kernel_init,
+            bias_init=bias_init or zeros,
+            dtype=cell.dtype,
+            param_dtype=cell.param_dtype,
+            name=name,
+        )(x)
+
+    @nowrap
+    def initialize_carry(self, rng: PRNGKey, input_shape: tuple[int, ...]) -> Any:
+        """Makes the first h for inputs of shape (*batch, channels)."""
+        cell: Any = self
+        shape = (*input_shape[:-1], cell.features)
+        return cell.carry_init(rng, shape, cell.param_dtype)
+
+    @property
+    def num_feature_axes(self) -> int:
+        """One: the channels."""
+        return 1
 
 
-def two_states(
-    init: Initializer, rng: PRNGKey, shape: tuple[int, ...], dtype: Dtype
-) -> tuple[Array, Array]:
-    """Makes a carry of two arrays, each with a key of its own."""
-    first, second = jax.random.split(rng)
-    return init(first, shape, dtype), init(second, shape, dtype)
+class GatedCell(DenseCell):
+    """The fields of cells with several gates of one kind."""
+
+    features: int
+    gate_fn: Callable[..., Any] = sigmoid
+    activation_fn: Callable[..., Any] = tanh
+    kernel_init: Initializer = default_kernel_init
+    recurrent_kernel_init: Initializer = default_recurrent_kernel_init
+    bias_init: Initializer = zeros
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+    carry_init: Initializer = zeros

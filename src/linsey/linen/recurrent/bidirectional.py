@@ -29,7 +29,6 @@ class RNNBase(Protocol):
         keep_order: bool | None = None,
     ) -> Output | tuple[Carry, Output]:
         """Goes through the inputs, see `RNN`."""
-        ...
 
 
 def _concatenate(a: Array, b: Array) -> Array:
@@ -100,25 +99,21 @@ class Bidirectional(Module):
             return_carry = self.return_carry
         keys: Any = (None, None) if init_key is None else jax.random.split(init_key)
         carries = (None, None) if initial_carry is None else initial_carry
-        forward_carry, backward_carry = carries
-        forward_carry, forward = self.forward_rnn(  # pyrefly: ignore
-            inputs,
-            initial_carry=forward_carry,
-            init_key=keys[0],
-            seq_lengths=seq_lengths,
-            return_carry=True,
-            time_major=time_major,
-            reverse=False,
-        )
-        backward_carry, backward = self.backward_rnn(  # pyrefly: ignore
-            inputs,
-            initial_carry=backward_carry,
-            init_key=keys[1],
-            seq_lengths=seq_lengths,
-            return_carry=True,
-            time_major=time_major,
-            reverse=True,
-            keep_order=True,
+
+        def run(rnn: Any, which: int, **direction: bool) -> tuple[Carry, Output]:
+            return rnn(
+                inputs,
+                initial_carry=carries[which],
+                init_key=keys[which],
+                seq_lengths=seq_lengths,
+                return_carry=True,
+                time_major=time_major,
+                **direction,
+            )
+
+        forward_carry, forward = run(self.forward_rnn, 0, reverse=False)
+        backward_carry, backward = run(
+            self.backward_rnn, 1, reverse=True, keep_order=True
         )
         outputs = jax.tree.map(self.merge_fn, forward, backward)
         if return_carry:

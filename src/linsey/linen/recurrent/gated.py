@@ -10,56 +10,17 @@ from jax import Array
 
 from linsey.linen.activation import sigmoid, tanh
 from linsey.linen.initializers import ones, zeros
-from linsey.linen.linear import Dense, default_kernel_init
-from linsey.linen.module import compact, nowrap
-from linsey.linen.recurrent.base import RNNCellBase, default_recurrent_kernel_init
-from linsey.typing import Dtype, Initializer, PRNGKey
+from linsey.linen.linear import default_kernel_init
+from linsey.linen.module import compact
+from linsey.linen.recurrent.base import (
+    DenseCell,
+    GatedCell,
+    default_recurrent_kernel_init,
+)
+from linsey.typing import Dtype, Initializer
 
 
-class _OneStateCell(RNNCellBase):
-    """What cells whose carry is one array share."""
-
-    @nowrap
-    def _from_x(self, name: str, x: Array, bias_init: Initializer) -> Array:
-        """Maps inputs, with a bias."""
-        cell: Any = self
-        return Dense(
-            cell.features,
-            kernel_init=cell.kernel_init,
-            bias_init=bias_init,
-            dtype=cell.dtype,
-            param_dtype=cell.param_dtype,
-            name=name,
-        )(x)
-
-    @nowrap
-    def _from_h(self, name: str, h: Array, bias_init: Initializer | None) -> Array:
-        """Maps the state, with a bias where there is an initializer for it."""
-        cell: Any = self
-        return Dense(
-            cell.features,
-            use_bias=bias_init is not None,
-            kernel_init=cell.recurrent_kernel_init,
-            bias_init=bias_init or zeros,
-            dtype=cell.dtype,
-            param_dtype=cell.param_dtype,
-            name=name,
-        )(h)
-
-    @nowrap
-    def initialize_carry(self, rng: PRNGKey, input_shape: tuple[int, ...]) -> Array:
-        """Makes the first h for inputs of shape (*batch, channels)."""
-        cell: Any = self
-        shape = (*input_shape[:-1], cell.features)
-        return cell.carry_init(rng, shape, cell.param_dtype)
-
-    @property
-    def num_feature_axes(self) -> int:
-        """One: the channels."""
-        return 1
-
-
-class SimpleCell(_OneStateCell):
+class SimpleCell(DenseCell):
     """Takes a step of a simple recurrent network.
 
         h' = activation(W_i x + b + W_h h)
@@ -113,14 +74,14 @@ class SimpleCell(_OneStateCell):
             The new h, twice.
         """
         h = carry
-        new_h = self._from_x("i", inputs, self.bias_init) + self._from_h("h", h, None)
+        new_h = self._map("i", inputs, self.bias_init) + self._map("h", h)
         if self.residual:
             new_h = new_h + h
         new_h = self.activation_fn(new_h)
         return new_h, new_h
 
 
-class GRUCell(_OneStateCell):
+class GRUCell(GatedCell):
     """Takes a step of a gated recurrent unit.
 
         r = gate(W_ir x + b_r + W_hr h)    z = gate(W_iz x + b_z + W_hz h)
@@ -154,16 +115,6 @@ class GRUCell(_OneStateCell):
         Cho et al. 2014, https://arxiv.org/abs/1406.1078
     """
 
-    features: int
-    gate_fn: Callable[..., Any] = sigmoid
-    activation_fn: Callable[..., Any] = tanh
-    kernel_init: Initializer = default_kernel_init
-    recurrent_kernel_init: Initializer = default_recurrent_kernel_init
-    bias_init: Initializer = zeros
-    dtype: Dtype | None = None
-    param_dtype: Dtype = jnp.float32
-    carry_init: Initializer = zeros
-
     @compact
     def __call__(self, carry: Array, inputs: Array) -> tuple[Array, Array]:
         """Takes a step.
@@ -176,16 +127,15 @@ class GRUCell(_OneStateCell):
             The new h, twice.
         """
         x, h, bias_init = inputs, carry, self.bias_init
-        r = self.gate_fn(self._from_x("ir", x, bias_init) + self._from_h("hr", h, None))
-        z = self.gate_fn(self._from_x("iz", x, bias_init) + self._from_h("hz", h, None))
-        n = self.activation_fn(
-            self._from_x("in", x, bias_init) + r * self._from_h("hn", h, bias_init)
-        )
+        r = self.gate_fn(self._map("ir", x, bias_init) + self._map("hr", h))
+        z = self.gate_fn(self._map("iz", x, bias_init) + self._map("hz", h))
+        from_x = self._map("in", x, bias_init)
+        n = self.activation_fn(from_x + r * self._map("hn", h, bias_init))
         new_h = (1.0 - z) * n + z * h
         return new_h, new_h
 
 
-class MGUCell(_OneStateCell):
+class MGUCell(DenseCell):
     """Takes a step of a minimal gated unit: a gated recurrent unit with one gate.
 
         f = gate(W_if x + b_if + W_hf h)
@@ -246,13 +196,10 @@ class MGUCell(_OneStateCell):
             The new h, twice.
         """
         x, h, bias_init = inputs, carry, self.activation_bias_init
-        f = self.gate_fn(
-            self._from_x("if", x, self.forget_bias_init) + self._from_h("hf", h, None)
-        )
+        f = self.gate_fn(self._map("if", x, self.forget_bias_init) + self._map("hf", h))
+        from_h = self._map("hn", h, bias_init if self.reset_gate else None)
         if self.reset_gate:
-            from_h = self._from_h("hn", h, bias_init) * f
-        else:
-            from_h = self._from_h("hn", h, None)
-        n = self.activation_fn(self._from_x("in", x, bias_init) + from_h)
+            from_h = from_h * f
+        n = self.activation_fn(self._map("in", x, bias_init) + from_h)
         new_h = (1.0 - f) * n + f * h
         return new_h, new_h

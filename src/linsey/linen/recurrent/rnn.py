@@ -148,12 +148,13 @@ class RNN(Module):
         def step(cell: Any, carries: Any, x: Any, i: Any) -> Any:
             carry, last = carries
             carry, y = cell(carry, x)
-            kept = jax.tree.map(
-                lambda new, old: jnp.where(_match(i < lengths, new), new, old),
-                carry,
-                last,
-            )
-            return (carry, kept), y
+            going = i < lengths
+
+            def keep(new: Array, old: Array) -> Array:
+                mask = going.reshape(going.shape + (1,) * (new.ndim - going.ndim))
+                return jnp.where(mask, new, old)
+
+            return (carry, jax.tree.map(keep, carry, last)), y
 
         steps = jnp.arange(inputs.shape[time])
         (_, carry), outputs = scan(step, in_axes=(time, 0), **options)(
@@ -168,8 +169,3 @@ def _step(cell: Any, carry: Carry, x: jax.Array) -> tuple[Carry, Output]:
 
 def _given(value: bool | None, default: bool) -> bool:
     return default if value is None else value
-
-
-def _match(mask: jax.Array, x: jax.Array) -> jax.Array:
-    """Gives a mask over batch axes the rank of a carry."""
-    return mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
