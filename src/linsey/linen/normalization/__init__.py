@@ -8,9 +8,9 @@ weights of another layer instead.
 """
 
 from linsey.linen.normalization.batch import BatchNorm as BatchNorm
-from linsey.linen.normalization.group import GroupNorm as GroupNorm
-from linsey.linen.normalization.group import InstanceNorm as InstanceNorm
-from linsey.linen.normalization.layer import LayerNorm as LayerNorm
-from linsey.linen.normalization.layer import RMSNorm as RMSNorm
-from linsey.linen.normalization.spectral import SpectralNorm as SpectralNorm
-from linsey.linen.normalization.weight import WeightNorm as WeightNorm
+from linsey.linen.normalization.example import GroupNorm as GroupNorm
+from linsey.linen.normalization.example import InstanceNorm as InstanceNorm
+from linsey.linen.normalization.example import LayerNorm as LayerNorm
+from linsey.linen.normalization.example import RMSNorm as RMSNorm
+from linsey.linen.normalization.reparameterize import SpectralNorm as SpectralNorm
+from linsey.linen.normalization.reparameterize import WeightNorm as WeightNorm

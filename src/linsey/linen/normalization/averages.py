@@ -9,12 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from linsey.errors import (
-    FeatureShapeChangedError,
-    MissingBatchStatsError,
-    SingleValuePerChannelError,
-)
-from linsey.errors.norms import DomainError, HalfPrecisionStatisticsError
+from linsey import errors
+from linsey.errors import norms
 from linsey.linen.normalization.common import is_traced, path_text
 from linsey.ops.named_axes import shard_count
 from linsey.ops.standardize import Plan
@@ -47,16 +43,11 @@ class RunningAverages:
 
     def read(self) -> tuple[Array, Array]:
         """Mean and variance."""
-        mean, var = self.mean.value, self.var.value
-        if self.domain is not None:
-            mean, var = (_row(values, self.domain) for values in (mean, var))
-        return mean, var
+        return self._get(self.mean), self._get(self.var)
 
     def count(self) -> Array:
         """How often they have been updated."""
-        assert self.updates is not None
-        count = self.updates.value
-        return count if self.domain is None else _row(count, self.domain)
+        return self._get(self.updates)
 
     def write(self, mean: Array, var: Array) -> None:
         """Replaces mean and variance, and counts one more update."""
@@ -65,16 +56,15 @@ class RunningAverages:
         if self.updates is not None:
             self._put(self.updates, self.count() + 1)
 
-    def _put(self, variable: Any, value: Array) -> None:
+    def _get(self, kept: Any) -> Array:
+        if self.domain is None:
+            return kept.value
+        return lax.dynamic_index_in_dim(kept.value, self.domain, keepdims=False)
+
+    def _put(self, kept: Any, value: Array) -> None:
         if self.domain is not None:
-            value = lax.dynamic_update_index_in_dim(
-                variable.value, value, self.domain, 0
-            )
-        variable.value = value
-
-
-def _row(values: Array, domain: Array) -> Array:
-    return lax.dynamic_index_in_dim(values, domain, keepdims=False)
+            value = lax.dynamic_update_index_in_dim(kept.value, value, self.domain, 0)
+        kept.value = value
 
 
 def check_domain(layer: Any, domain: Any) -> Array | None:
@@ -87,12 +77,11 @@ def check_domain(layer: Any, domain: Any) -> Array | None:
     if count is None and domain is None:
         return None
     known = not isinstance(domain, int | np.integer) or 0 <= domain < (count or 0)
-    if count is None or domain is None or not known:
-        raise DomainError(path_text(layer), count, domain, module=layer)
-    index = jnp.asarray(domain)
-    if index.shape or not jnp.issubdtype(index.dtype, jnp.integer):
-        raise DomainError(path_text(layer), count, domain, module=layer)
-    return index
+    if known and count is not None and domain is not None:
+        index = jnp.asarray(domain)
+        if not index.shape and jnp.issubdtype(index.dtype, jnp.integer):
+            return index
+    raise norms.DomainError(path_text(layer), count, domain, module=layer)
 
 
 def check_trainable(layer: Any, counted: bool) -> None:
@@ -111,7 +100,7 @@ def check_trainable(layer: Any, counted: bool) -> None:
     )
     if not creates:
         collection, name = missing[0]
-        raise MissingBatchStatsError(
+        raise errors.MissingBatchStatsError(
             path_text(layer), module=layer, col_name=collection, var_name=name
         )
 
@@ -125,7 +114,7 @@ def check_shape(
         FeatureShapeChangedError: it has.
     """
     if mean.shape != shape:
-        raise FeatureShapeChangedError(
+        raise errors.FeatureShapeChangedError(
             path_text(layer),
             expected=_number(mean.shape),
             found=_number(shape),
@@ -146,11 +135,12 @@ def check_batch(layer: Any, mean: Array, x: Array, plan: Plan) -> None:
     values = math.prod(x.shape[axis] for axis in plan.axes)
     # Outside of any transform it is a look at shapes, as guides take with one row.
     if values == 1 and is_traced(x) and shard_count(plan.names, plan.groups) == 1:
-        raise SingleValuePerChannelError(
+        raise errors.SingleValuePerChannelError(
             path_text(layer), x.shape, axes=plan.axes, module=layer
         )
-    if mean.dtype.itemsize < 4:
-        raise HalfPrecisionStatisticsError(path_text(layer), mean.dtype, module=layer)
+    dtype = mean.dtype
+    if dtype.itemsize < 4:
+        raise norms.HalfPrecisionStatisticsError(path_text(layer), dtype, module=layer)
 
 
 def _number(shape: tuple[int, ...]) -> object:

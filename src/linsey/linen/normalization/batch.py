@@ -11,35 +11,9 @@ from jax import Array, lax
 from linsey.errors import TracedFlagError
 from linsey.linen.initializers import ones, zeros
 from linsey.linen.module import Module, compact, merge_param, nowrap
-from linsey.linen.normalization.averages import (
-    RunningAverages,
-    check_batch,
-    check_domain,
-    check_shape,
-    check_trainable,
-)
-from linsey.linen.normalization.common import (
-    as_array,
-    bound_names,
-    is_traced,
-    layer_axes,
-    path_text,
-    scale_and_bias,
-)
-from linsey.linen.normalization.options import (
-    apply_affine,
-    check_finite,
-    check_recomputable,
-    find_activation,
-    is_frozen,
-    join_affine,
-    update_rule,
-)
-from linsey.ops.batch_norm import (
-    evaluate_batch_norm,
-    train_batch_norm,
-    train_moments,
-)
+from linsey.linen.normalization import averages, common, options
+from linsey.linen.normalization.averages import RunningAverages
+from linsey.ops import batch_norm
 from linsey.ops.broadcast import expand_rank, other_axes
 from linsey.ops.deferred import Deferred
 from linsey.ops.named_axes import as_groups
@@ -202,94 +176,72 @@ class BatchNorm(Module):
         evaluate = merge_param(
             "use_running_average", self.use_running_average, use_running_average
         )
-        if is_traced(evaluate):
-            raise TracedFlagError(
-                "use_running_average", scope_path=path_text(self), module=self
-            )
-        x = as_array(x)
-        channels = layer_axes(self, self.axis, x.shape)
+        if common.is_traced(evaluate):
+            path = common.path_text(self)
+            raise TracedFlagError("use_running_average", scope_path=path, module=self)
+        x = common.as_array(x)
+        channels = common.layer_axes(self, self.axis, x.shape)
         shape = tuple(x.shape[axis] for axis in channels)
         initializing = self.is_initializing()
-        evaluate = evaluate or is_frozen(self, "statistics")
-        counted = (initializing or not evaluate) and self._counts_updates()
+        evaluate = evaluate or options.is_frozen(self, "statistics")
+        counts = self.count_updates or self.momentum is None or callable(self.renorm)
+        counted = counts and (initializing or not evaluate)
         if not (evaluate or initializing):
-            check_trainable(self, counted)
-        averages = RunningAverages(self, shape, check_domain(self, domain), counted)
-        running = averages.read()
-        check_shape(self, running[0], shape, x.shape)
+            averages.check_trainable(self, counted)
+        domain = averages.check_domain(self, domain)
+        kept = RunningAverages(self, shape, domain, counted)
+        running = kept.read()
+        averages.check_shape(self, running[0], shape, x.shape)
         plan = Plan(other_axes(channels, x.ndim), channels, self.dtype)
-        affine, late = scale_and_bias(self, shape, self.use_bias), None
-        if is_frozen(self, "affine"):
+        affine, late = common.scale_and_bias(self, shape), None
+        if options.is_frozen(self, "affine"):
             affine = lax.stop_gradient(affine)
         if scale is not None or bias is not None:
-            affine, late = join_affine(self, affine, (scale, bias), shape)
+            affine, late = options.join_affine(self, affine, (scale, bias), shape)
         if late is not None:
             plan = plan._replace(dtype=jnp.promote_types(x.dtype, jnp.float32))
         if mask is not None:
             mask = expand_rank(mask, x.shape)
 
+        activation = options.find_activation(self)
         if evaluate:
-            y = evaluate_batch_norm(plan, x, *affine, running, self.epsilon)
+            y = batch_norm.evaluate_batch_norm(plan, x, *affine, running, self.epsilon)
         elif initializing:
             y, _ = standardize(plan, x, mask, *affine, self.epsilon)
         elif self.save_memory:
-            check_recomputable(self, mask is not None, late is not None)
-            return self._defer(plan, x, affine, averages)
+            options.check_recomputable(self, mask is not None, late is not None)
+            moments = self._train(batch_norm.train_moments, plan, kept, x)
+            layout = Layout(channels, channels, result_dtype(x, *affine, self.dtype))
+            # A deferred value acts as an array.
+            return Deferred((layout, activation), (x, *moments, *affine))  # type: ignore
         else:
-            y = self._train(train_batch_norm, plan, averages, x, mask, *affine)
+            y = self._train(batch_norm.train_batch_norm, plan, kept, x, mask, *affine)
         if late is not None:
-            y = apply_affine(y, late, channels, self.dtype)
-        activation = find_activation(self)
+            y = options.apply_affine(y, late, channels, self.dtype)
         return y if activation is None else activation(y)
 
     @nowrap
-    def _defer(
-        self,
-        plan: Plan,
-        x: Array,
-        affine: tuple[Array | None, Array | None],
-        averages: RunningAverages,
-    ) -> Any:
-        """What the layer returns, with the recipe to compute it later."""
-        mean, inverse = self._train(train_moments, plan, averages, x)
-        layout = Layout(
-            plan.features, plan.features, result_dtype(x, *affine, self.dtype)
-        )
-        return Deferred((layout, find_activation(self)), (x, mean, inverse, *affine))
-
-    @nowrap
     def _train(
-        self,
-        function: Callable[..., Any],
-        plan: Plan,
-        averages: RunningAverages,
-        x: Array,
-        *operands: Any,
+        self, train: Callable, plan: Plan, kept: RunningAverages, x: Array, *others: Any
     ) -> Any:
         """Uses the moments of the batch, and moves the averages towards them."""
-        rule = update_rule(self, plan.features)
+        rule = options.update_rule(self, plan.features)
         if self.axis_name is not None:
             groups = as_groups(self.axis_index_groups)
-            plan = plan._replace(names=bound_names(self), groups=groups)
-        running = averages.read()
-        check_batch(self, running[0], x, plan)
+            plan = plan._replace(names=common.bound_names(self), groups=groups)
+        running = kept.read()
+        averages.check_batch(self, running[0], x, plan)
         momentum = self.momentum
         if momentum is None:
-            count = averages.count().astype(running[0].dtype)
+            count = kept.count().astype(running[0].dtype)
             decay = count / (count + 1), 1 / (count + 1)
         else:
             decay = momentum, 1 - momentum
-        limits = self.renorm
-        if callable(limits):
-            limits = limits(averages.count())
-        result, updated = function(
-            plan, rule, x, *operands, running, self.epsilon, decay, limits
+        limits = self.renorm(kept.count()) if callable(self.renorm) else self.renorm
+        result, updated = train(
+            plan, rule, x, *others, running, self.epsilon, decay, limits
         )
         if self.nonfinite == "error":
-            check_finite(self, updated)
-        averages.write(*updated)
+            options.check_finite(self, updated)
+        kept.write(*updated)
         return result
-
-    @nowrap
-    def _counts_updates(self) -> bool:
-        return self.count_updates or self.momentum is None or callable(self.renorm)

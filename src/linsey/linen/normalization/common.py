@@ -14,6 +14,8 @@ from linsey.errors.layers import AxisOutOfRangeError
 from linsey.ops.broadcast import canonical_axes
 from linsey.ops.named_axes import Names, as_names
 
+Affine = tuple[Array | None, Array | None]
+
 
 def as_array(x: Any) -> Array:
     """Converts what is no JAX array yet."""
@@ -28,25 +30,21 @@ def layer_axes(
     Raises:
         AxisOutOfRangeError: the input of the layer has no such axis.
     """
-    try:
-        return canonical_axes(axes, len(shape))
-    except IndexError:
-        rank = len(shape)
-        listed = (axes,) if isinstance(axes, int) else axes
-        wrong = next(axis for axis in listed if not -rank <= axis < rank)
-        raise AxisOutOfRangeError(type(module).__name__, wrong, shape) from None
+    rank = len(shape)
+    listed = (axes,) if isinstance(axes, int) else tuple(axes)
+    for axis in listed:
+        if not -rank <= axis < rank:
+            raise AxisOutOfRangeError(type(module).__name__, axis, shape)
+    return canonical_axes(listed, rank)
 
 
-def scale_and_bias(
-    module: Any, shape: tuple[int, ...], use_bias: bool
-) -> tuple[Array | None, Array | None]:
+def scale_and_bias(module: Any, shape: tuple[int, ...]) -> Affine:
     """Declares the parameters of a normalization layer.
 
     Args:
         module: the layer, with the fields `use_scale`, `scale_init`, `param_dtype`, and
-            `bias_init` if there is a bias.
+            `use_bias` and `bias_init` if it knows a bias.
         shape: shape of the parameters.
-        use_bias: whether there is a bias.
 
     Returns:
         Scale and bias, none where there is none.
@@ -54,7 +52,7 @@ def scale_and_bias(
     scale = bias = None
     if module.use_scale:
         scale = module.param("scale", module.scale_init, shape, module.param_dtype)
-    if use_bias:
+    if getattr(module, "use_bias", False):
         bias = module.param("bias", module.bias_init, shape, module.param_dtype)
     return scale, bias
 
@@ -65,26 +63,19 @@ def bound_names(module: Any) -> Names:
     Raises:
         UnboundAxisNameError: a name is bound by no transform around the call.
     """
-    if module.axis_name is None:
-        return ()
     names = as_names(module.axis_name)
     for name in names:
         try:
             lax.axis_size(name)
         except NameError:
+            # There is no public way to list them.
+            from jax._src.core import get_axis_env
+
+            bound = tuple(get_axis_env().axis_names())
             raise UnboundAxisNameError(
-                name,
-                bound=_names_in_scope(),
-                scope_path=path_text(module),
-                module=module,
+                name, bound=bound, scope_path=path_text(module), module=module
             ) from None
     return names
-
-
-def _names_in_scope() -> tuple[Any, ...]:
-    from jax._src.core import get_axis_env  # there is no public way to list them
-
-    return tuple(get_axis_env().axis_names())
 
 
 def path_text(module: Any) -> str:

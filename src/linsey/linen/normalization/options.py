@@ -13,21 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from linsey.errors.norms import (
-    ExternalAffineError,
-    NonFiniteBatchError,
-    NormOptionError,
-)
-from linsey.linen.normalization.common import path_text
+from linsey.errors import norms
+from linsey.linen.normalization.common import Affine, is_traced, path_text
 from linsey.ops.batch_norm import Rule
 from linsey.ops.normalize import result_dtype
 
-ACTIVATIONS: dict[Any, Callable[[Array], Array]] = {
-    "relu": jax.nn.relu,
-    "leaky_relu": jax.nn.leaky_relu,
-    "silu": jax.nn.silu,
-    "gelu": jax.nn.gelu,
-}
+ACTIVATIONS = ("relu", "leaky_relu", "silu", "gelu")
 FROZEN = (False, True, "statistics", "affine")
 NONFINITE = ("skip", "propagate", "error")
 
@@ -59,7 +50,7 @@ def is_frozen(layer: Any, part: str) -> bool:
 
 def _check(option: str, value: object, known: tuple[object, ...]) -> None:
     if value not in known:
-        raise NormOptionError(
+        raise norms.NormOptionError(
             f"`{option}` is {value!r}.",
             "It has no such value.",
             f"Give one of {', '.join(map(repr, known))}.",
@@ -68,26 +59,23 @@ def _check(option: str, value: object, known: tuple[object, ...]) -> None:
 
 def _check_group_size(layer: Any, size: int, channels: tuple[int, ...]) -> None:
     if size < 1:
-        raise NormOptionError(
+        raise norms.NormOptionError(
             f"`group_size` is {size}.",
             "It is the number of examples that are normalized together.",
             "Give a number of examples, for example 32.",
         )
     if 0 in channels:
-        raise NormOptionError(
+        raise norms.NormOptionError(
             "`group_size` is set, and the first axis is one of the channels.",
             "Groups are made of examples, which the first axis has to count.",
             "Move the examples to the first axis, or leave `group_size` out.",
         )
     if layer.axis_index_groups is not None:
-        raise NormOptionError(
+        raise norms.NormOptionError(
             "Both `group_size` and `axis_index_groups` are set.",
             "Each says which examples are normalized together.",
             "Give one of them.",
         )
-
-
-Affine = tuple[Array | None, Array | None]
 
 
 def join_affine(
@@ -108,14 +96,13 @@ def join_affine(
     Raises:
         ExternalAffineError: one of them is given, and a parameter too.
     """
+    joined: list[Any] = []
     for name, mine, theirs in zip(("scale", "bias"), own, given, strict=True):
         if mine is not None and theirs is not None:
-            raise ExternalAffineError(name, path_text(layer), module=layer)
-    scale, bias = (
-        mine if theirs is None else jnp.asarray(theirs)
-        for mine, theirs in zip(own, given, strict=True)
-    )
-    if all(value is None or value.shape == shape for value in (scale, bias)):
+            raise norms.ExternalAffineError(name, path_text(layer), module=layer)
+        joined.append(mine if theirs is None else jnp.asarray(theirs))
+    scale, bias = joined
+    if all(value is None or value.shape == shape for value in joined):
         return (scale, bias), None
     return (None, None), (scale, bias)
 
@@ -124,12 +111,9 @@ def apply_affine(
     y: Array, affine: Affine, channels: tuple[int, ...], dtype: Any
 ) -> Array:
     """Scales and shifts by values per channel, or of a shape that broadcasts to `y`."""
-    scale, bias = affine
-    dtype = result_dtype(y, scale, bias, dtype)
+    dtype = result_dtype(y, *affine, dtype)
     shape = tuple(y.shape[axis] for axis in channels)
-    aligned = [1] * y.ndim
-    for axis in channels:
-        aligned[axis] = y.shape[axis]
+    aligned = [size if axis in channels else 1 for axis, size in enumerate(y.shape)]
     scale, bias = (
         value.reshape(aligned) if value is not None and value.shape == shape else value
         for value in affine
@@ -149,8 +133,8 @@ def find_activation(layer: Any) -> Callable[[Array], Array] | None:
     """
     if layer.activation is None or callable(layer.activation):
         return layer.activation
-    _check("activation", layer.activation, tuple(ACTIVATIONS))
-    return ACTIVATIONS[layer.activation]
+    _check("activation", layer.activation, ACTIVATIONS)
+    return getattr(jax.nn, layer.activation)
 
 
 def check_recomputable(layer: Any, masked: bool, late: bool) -> None:
@@ -166,7 +150,7 @@ def check_recomputable(layer: Any, masked: bool, late: bool) -> None:
     }
     for what, present in reasons.items():
         if present:
-            raise NormOptionError(
+            raise norms.NormOptionError(
                 f"`save_memory` is set together with {what}.",
                 "The backward pass computes the output again from the input and four "
                 "values per channel, which do not determine it then.",
@@ -185,9 +169,9 @@ def check_finite(layer: Any, averages: tuple[Array, ...]) -> None:
     def check(*averages: Any) -> None:
         finite = np.all([np.isfinite(value) for value in averages], axis=0)
         if not finite.all():
-            raise NonFiniteBatchError(path, int((~finite).sum()), module=name)
+            raise norms.NonFiniteBatchError(path, int((~finite).sum()), module=name)
 
-    if any(isinstance(value, jax.core.Tracer) for value in averages):
+    if any(map(is_traced, averages)):
         jax.debug.callback(check, *averages)
     else:
         check(*averages)

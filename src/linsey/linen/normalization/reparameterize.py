@@ -1,23 +1,203 @@
-"""Layers that let another layer see its parameters changed."""
+"""Layers that let another layer see its weights normalized.
+
+`SpectralNorm` divides them by their largest singular value, `WeightNorm` tells their
+direction from their length.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import field
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax import Array, lax
 
-from linsey.linen.module import Module
+from linsey.errors.layers import NotAMatrixError
+from linsey.linen.dtypes import canonicalize_dtype
+from linsey.linen.initializers import normal, ones
+from linsey.linen.module import Module, compact, nowrap
+from linsey.linen.normalization.common import layer_axes
 from linsey.linen.transforms import map_variables
+from linsey.ops.spectral import spectral_norm
+from linsey.typing import Axes, Dtype, Initializer
 
 
-def call_with(
-    layer: Module,
-    change: Callable[[str, Any], Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    *,
-    mutable: bool,
+class SpectralNorm(Module):
+    """Divides the weights of a layer by their largest singular value.
+
+        W' = W / sigma(W)
+
+    The singular value is estimated by power iteration from the vector of the call
+    before, which is kept in `collection_name`. Parameters with more than two axes are
+    taken as matrices of shape (-1, last axis); those with one axis are left alone.
+
+    Attributes:
+        layer_instance: the layer, submodules included.
+        n_steps: number of power iterations at each call.
+        epsilon: what is added to squared lengths.
+        dtype: dtype of the weights that the layer sees; none means that of the
+            parameters.
+        param_dtype: dtype of what is kept.
+        error_on_non_matrix: whether to refuse parameters with more than two axes.
+        collection_name: the collection of the estimates.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import linsey.linen as nn
+        >>> layer = nn.SpectralNorm(nn.Dense(4), n_steps=20)
+        >>> variables = layer.init(
+        ...     jax.random.key(0), jnp.ones((1, 3)), update_stats=False
+        ... )
+        >>> kernel = variables["params"]["layer_instance"]["kernel"] * 7.0
+        >>> variables["params"]["layer_instance"]["kernel"] = kernel
+        >>> y, updated = layer.apply(
+        ...     variables, jnp.ones((1, 3)), update_stats=True, mutable=["batch_stats"]
+        ... )
+        >>> sigma = updated["batch_stats"]["layer_instance/kernel/sigma"]
+        >>> bool(jnp.allclose(sigma, jnp.linalg.norm(kernel, 2), rtol=1e-4))
+        True
+
+    References:
+        Miyato et al. 2018, https://arxiv.org/abs/1802.05957
+    """
+
+    layer_instance: Module
+    n_steps: int = 1
+    epsilon: float = 1e-12
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+    error_on_non_matrix: bool = False
+    collection_name: str = "batch_stats"
+
+    @compact
+    def __call__(self, *args: Any, update_stats: bool, **kwargs: Any) -> Any:
+        """Calls the layer with normalized weights.
+
+        Args:
+            *args: arguments of the layer.
+            update_stats: whether to keep the estimates of this call; True in training.
+            **kwargs: keyword arguments of the layer.
+
+        Returns:
+            What the layer returns.
+
+        Raises:
+            NotAMatrixError: a parameter has more than two axes, and
+                `error_on_non_matrix` is set.
+        """
+        normalize = partial(self._normalize, update_stats=update_stats)
+        return _call_with(self.layer_instance, normalize, args, kwargs, mutable=True)
+
+    @nowrap
+    def _normalize(self, path: str, value: Any, update_stats: bool) -> Array:
+        value = jnp.asarray(value)
+        if value.ndim <= 1:
+            return value
+        if value.ndim > 2 and self.error_on_non_matrix:
+            raise NotAMatrixError(path, value.shape)
+        matrix = value if value.ndim == 2 else value.reshape(-1, value.shape[-1])
+        keep = partial(self.variable, self.collection_name)
+        shape, dtype = (1, matrix.shape[-1]), self.param_dtype
+        draw = normal(1.0)
+        u = keep(f"{path}/u", lambda: draw(self.make_rng("params"), shape, dtype))
+        sigma = keep(f"{path}/sigma", jnp.ones, (), dtype)
+        wide = jnp.promote_types(u.value.dtype, matrix.dtype)
+        estimate, new_u = spectral_norm(
+            matrix.astype(wide), u.value.astype(wide), self.n_steps, self.epsilon
+        )
+        nonzero = lax.select(estimate != 0, estimate, jnp.ones_like(estimate))
+        normalized = (matrix / nonzero).reshape(value.shape)
+        if update_stats:
+            u.value, sigma.value = new_u, estimate
+        dtype = canonicalize_dtype(value, new_u, estimate, dtype=self.dtype)
+        return normalized.astype(dtype)
+
+
+class WeightNorm(Module):
+    """Separates the weights of a layer into direction and length.
+
+        W' = scale * W / sqrt(sum(W^2) + epsilon)
+
+    The sum is over all axes but the feature axes, which the scale has.
+
+    Attributes:
+        layer_instance: the layer, submodules included.
+        epsilon: what is added to squared lengths.
+        dtype: dtype of the weights that the layer sees; none means that of the
+            parameters.
+        param_dtype: dtype of the scales.
+        use_scale: whether there are scales; without them the lengths are 1.
+        scale_init: initializer of the scales.
+        feature_axes: the axes that are not summed over; none means no axis.
+        variable_filter: parameters are normalized if their path, such as
+            `Dense_0/kernel`, contains one of these texts; none means all.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import linsey.linen as nn
+        >>> layer = nn.WeightNorm(nn.Dense(4))
+        >>> variables = layer.init(jax.random.key(0), jnp.ones((1, 3)))
+        >>> jax.tree.map(jnp.shape, variables["params"])
+        {'layer_instance': {'bias': (4,), 'kernel': (3, 4)},
+         'layer_instance/kernel/scale': (4,)}
+
+    References:
+        Salimans, Kingma 2016, https://arxiv.org/abs/1602.07868
+    """
+
+    layer_instance: Module
+    epsilon: float = 1e-12
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+    use_scale: bool = True
+    scale_init: Initializer = ones
+    feature_axes: Axes | None = -1
+    variable_filter: Iterable[str] | None = field(default_factory=lambda: {"kernel"})
+
+    @compact
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the layer with normalized weights.
+
+        Args:
+            *args: arguments of the layer.
+            **kwargs: keyword arguments of the layer.
+
+        Returns:
+            What the layer returns.
+
+        Raises:
+            AxisOutOfRangeError: a parameter has no such feature axis.
+        """
+        layer = self.layer_instance
+        return _call_with(layer, self._normalize, args, kwargs, mutable=False)
+
+    @nowrap
+    def _normalize(self, path: str, value: Any) -> Array:
+        value = jnp.asarray(value)
+        chosen = self.variable_filter or ""  # which is in every path
+        texts = [chosen] if isinstance(chosen, str) else chosen
+        if not any(text in path for text in texts):
+            return value
+        axes = () if self.feature_axes is None else self.feature_axes
+        features = layer_axes(self, axes, value.shape)
+        rest = tuple(axis for axis in range(value.ndim) if axis not in features)
+        square = jnp.sum(lax.square(value), rest, keepdims=True)
+        normalized = value * lax.rsqrt(square + self.epsilon)
+        if self.use_scale:
+            shape = tuple(value.shape[axis] for axis in features)
+            scale = self.param(
+                f"{path}/scale", self.scale_init, shape, self.param_dtype
+            )
+            normalized = normalized * scale.reshape(square.shape)
+        dtype = canonicalize_dtype(normalized, dtype=self.dtype)
+        return normalized.astype(dtype)
+
+
+def _call_with(
+    layer: Module, change: Callable[..., Any], args: tuple, kwargs: dict, mutable: bool
 ) -> Any:
     """Calls a layer that sees each of its parameters changed.
 
@@ -33,10 +213,10 @@ def call_with(
         What the layer returns.
     """
 
-    def change_all(variables: Any) -> Any:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, value: change(_path_of(layer, path), value), variables
-        )
+    def change_one(path: tuple[Any, ...], value: Any) -> Any:
+        # The first key is the collection.
+        names = [str(layer.name), *(str(key.key) for key in path[1:])]
+        return change("/".join(names), value)
 
     def forward(layer: Any) -> Any:
         return layer(*args, **kwargs)
@@ -45,14 +225,8 @@ def call_with(
     mapped = map_variables(
         forward,
         mapped_collections="params",
-        trans_in_fn=change_all,
+        trans_in_fn=partial(jax.tree_util.tree_map_with_path, change_one),
         init=initializing,
         mutable=mutable or initializing,
     )
     return mapped(layer)
-
-
-def _path_of(layer: Module, path: tuple[Any, ...]) -> str:
-    """The name of the layer and of what is in it, joined with `/`."""
-    # The first key is the collection.
-    return "/".join([str(layer.name), *(str(key.key) for key in path[1:])])
