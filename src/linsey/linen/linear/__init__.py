@@ -8,7 +8,7 @@ from linsey.linen.dtypes import PromoteDtypeFn as PromoteDtypeFn
 from linsey.linen.dtypes import promote_dtype as promote_dtype
 from linsey.linen.linear.conv import Conv as Conv
 from linsey.linen.linear.conv import ConvLocal as ConvLocal
-from linsey.linen.linear.conv_transpose import ConvTranspose as ConvTranspose
+from linsey.linen.linear.conv import ConvTranspose as ConvTranspose
 from linsey.linen.linear.dense import Dense as Dense
 from linsey.linen.linear.dense import DenseGeneral as DenseGeneral
 from linsey.linen.linear.dense import default_kernel_init as default_kernel_init

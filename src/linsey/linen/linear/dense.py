@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array, lax
 
 from linsey.core import meta
-from linsey.errors.layers import AxisOutOfRangeError, BatchDimsError, InputRankError
+from linsey.errors import layers as errors
 from linsey.linen.dtypes import PromoteDtypeFn, promote_dtype
 from linsey.linen.initializers import lecun_normal, zeros
 from linsey.linen.module import Module, compact, nowrap
@@ -66,14 +66,13 @@ class Dense(Module):
         """
         shape = np.shape(inputs)
         if not shape:
-            raise InputRankError("Dense", shape, "channels")
+            raise errors.InputRankError("Dense", shape, "channels")
         features = self.features
         kernel, bias = kernel_and_bias(self, (shape[-1], features), (features,))
         dot_general = choose_dot_general(self.dot_general, self.dot_general_cls)
         if isinstance(inputs, Deferred) and self.dot_general_cls is None:
-            return inputs.feed(
-                partial(self._map, dot_general=dot_general), kernel, bias
-            )
+            consumer = partial(self._map, dot_general=dot_general)
+            return inputs.feed(consumer, kernel, bias)
         return self._map(inputs, kernel, bias, dot_general)
 
     @nowrap
@@ -138,7 +137,7 @@ class DenseGeneral(Module):
         shape = np.shape(inputs)
         batch_axes = tuple(sorted(self.batch_dims))
         if batch_axes != tuple(range(len(batch_axes))):
-            raise BatchDimsError(self.batch_dims)
+            raise errors.BatchDimsError(self.batch_dims)
         axes = sorted(_axis(axis, shape) for axis in as_tuple(self.axis))
         batch = tuple(shape[axis] for axis in batch_axes)
         contracted = tuple(shape[axis] for axis in axes)
@@ -199,5 +198,5 @@ def as_tuple(value: int | Sequence[int]) -> tuple[int, ...]:
 def _axis(axis: int, shape: Sequence[int]) -> int:
     rank = len(shape)
     if not -rank <= axis < rank:
-        raise AxisOutOfRangeError("DenseGeneral", axis, shape)
+        raise errors.AxisOutOfRangeError("DenseGeneral", axis, shape)
     return axis % rank
