@@ -22,7 +22,6 @@ class PromoteDtypeFn(Protocol):
         self, *args: Any, dtype: Dtype | None = None, inexact: bool = True
     ) -> list[Any]:
         """Converts arrays like `promote_dtype`."""
-        ...
 
 
 def canonicalize_dtype(

@@ -14,72 +14,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from linsey.linen.initializers import ones, zeros
-from linsey.linen.module import Module
-from linsey.ops.fp8 import (
-    compute_amax_history,
-    compute_scale,
-    dequantize,
-    dot_general_with_precision,
-    dot_general_with_precision_jvp,
-    fp8_scaled_dot_general,
-    get_fp8_max,
-    in_q,
-    in_q_bwd,
-    in_q_fwd,
-    in_qdq,
-    in_qdq_bwd,
-    in_qdq_fwd,
-    out_dq,
-    out_dq_bwd,
-    out_dq_fwd,
-    out_qdq,
-    out_qdq_bwd,
-    out_qdq_fwd,
-    qdq,
-    quantize,
-    quantize_dequantize_update,
-    quantized_dot,
-    quantized_dot_bwd,
-    quantized_dot_fwd,
-    update_fp8_meta,
-)
+from linsey.linen.module import Module, nowrap
+from linsey.ops import fp8
+from linsey.ops.fp8 import *  # noqa: F403
 from linsey.typing import Dtype
-
-__all__ = [
-    "Fp8DirectDotGeneralOp",
-    "Fp8DotGeneral",
-    "Fp8DotGeneralBase",
-    "Fp8DotGeneralOp",
-    "Fp8Einsum",
-    "NANOOFp8DotGeneralOp",
-    "OVERWRITE_WITH_GRADIENT",
-    "compute_amax_history",
-    "compute_scale",
-    "dequantize",
-    "dot_general_with_precision",
-    "dot_general_with_precision_jvp",
-    "fp8_scaled_dot_general",
-    "get_fp8_max",
-    "in_q",
-    "in_q_bwd",
-    "in_q_fwd",
-    "in_qdq",
-    "in_qdq_bwd",
-    "in_qdq_fwd",
-    "out_dq",
-    "out_dq_bwd",
-    "out_dq_fwd",
-    "out_qdq",
-    "out_qdq_bwd",
-    "out_qdq_fwd",
-    "qdq",
-    "quantize",
-    "quantize_dequantize_update",
-    "quantized_dot",
-    "quantized_dot_bwd",
-    "quantized_dot_fwd",
-    "update_fp8_meta",
-]
 
 OVERWRITE_WITH_GRADIENT = "_overwrite_with_gradient"
 
@@ -99,27 +37,26 @@ class Fp8DotGeneralBase(Module):
 
     def setup(self) -> None:
         """Declares histories and scales."""
-        history = (zeros, None, (self.amax_history_length,), jnp.float32)
-        scale = (ones, None, (1,), jnp.float32)
-        declare = partial(self.variable, OVERWRITE_WITH_GRADIENT)
-        self.input_amax_history = declare("input_amax_history", *history)
-        self.kernel_amax_history = declare("kernel_amax_history", *history)
-        self.output_grad_amax_history = declare("output_grad_amax_history", *history)
-        self.input_scale = declare("input_scale", *scale)
-        self.kernel_scale = declare("kernel_scale", *scale)
-        self.output_grad_scale = declare("output_grad_scale", *scale)
+        kinds = {"amax_history": (zeros, self.amax_history_length), "scale": (ones, 1)}
+        for kind, (init, size) in kinds.items():
+            for of in ("input", "kernel", "output_grad"):
+                name, made = f"{of}_{kind}", (init, None, (size,), jnp.float32)
+                setattr(self, name, self.variable(OVERWRITE_WITH_GRADIENT, name, *made))
 
+    @nowrap
+    def _state(self, of: str) -> tuple[Array, Array]:
+        """Scale and history of the `input`, of the `kernel` or of the `output_grad`."""
+        names = f"{of}_scale", f"{of}_amax_history"
+        scale, history = (getattr(self, name).value for name in names)
+        return scale, history
+
+    @nowrap
     def _dot_general(self) -> Any:
         """A product with this state, called like `jax.lax.dot_general`."""
-        return partial(
-            fp8_scaled_dot_general,
-            lhs_scale=self.input_scale.value,
-            rhs_scale=self.kernel_scale.value,
-            grad_scale=self.output_grad_scale.value,
-            lhs_amax_history=self.input_amax_history.value,
-            rhs_amax_history=self.kernel_amax_history.value,
-            grad_amax_history=self.output_grad_amax_history.value,
-        )
+        state = {}
+        for side, of in (("lhs", "input"), ("rhs", "kernel"), ("grad", "output_grad")):
+            state[f"{side}_scale"], state[f"{side}_amax_history"] = self._state(of)
+        return partial(fp8.fp8_scaled_dot_general, **state)
 
 
 class Fp8DotGeneralOp(Fp8DotGeneralBase):
@@ -144,24 +81,11 @@ class Fp8DotGeneralOp(Fp8DotGeneralBase):
         x, kernel, dimension_numbers = args[:3]
         kernel = jnp.asarray(kernel)
         dtype = kernel.dtype
-        operands = (dtype, self.e4m3_dtype)
-        x = in_qdq(
-            *operands,
-            jnp.asarray(x, dtype),
-            self.input_scale.value,
-            self.input_amax_history.value,
-        )
-        kernel = in_qdq(
-            *operands, kernel, self.kernel_scale.value, self.kernel_amax_history.value
-        )
-        y = dot_general_with_precision(x, kernel, dimension_numbers)
-        return out_qdq(
-            dtype,
-            self.e5m2_dtype,
-            y,
-            self.output_grad_scale.value,
-            self.output_grad_amax_history.value,
-        )
+        x = jnp.asarray(x, dtype)
+        x = fp8.in_qdq(dtype, self.e4m3_dtype, x, *self._state("input"))
+        kernel = fp8.in_qdq(dtype, self.e4m3_dtype, kernel, *self._state("kernel"))
+        y = fp8.dot_general_with_precision(x, kernel, dimension_numbers)
+        return fp8.out_qdq(dtype, self.e5m2_dtype, y, *self._state("output_grad"))
 
 
 class Fp8DirectDotGeneralOp(Fp8DotGeneralBase):

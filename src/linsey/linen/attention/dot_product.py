@@ -83,16 +83,12 @@ def dot_product_attention_weights(
             "specify only one of them."
         )
     query, key = promote_dtype(query, key, dtype=dtype)
-    _check_query_and_key(query.shape, key.shape)
+    _check_shapes("depths", -1, query=query.shape, key=key.shape)
     dtype = query.dtype
     query = lax.div(query, _root(query.shape[-1], dtype))
     if einsum is None:
-        scores = attention_scores(
-            query,
-            key,
-            precision=precision,
-            dot_general=einsum_dot_general or lax.dot_general,
-        )
+        product = einsum_dot_general or lax.dot_general
+        scores = attention_scores(query, key, precision=precision, dot_general=product)
     else:
         scores = einsum("...qhd,...khd->...hqk", query, key)
     if bias is not None:
@@ -189,34 +185,18 @@ def dot_product_attention(
             "Please specify only one of them."
         )
     query, key, value = promote_dtype(query, key, value, dtype=dtype)
-    _check_value(query.shape, key.shape, value.shape)
+    shapes = {"query": query.shape, "key": key.shape, "value": value.shape}
+    _check_shapes("lengths", -3, **shapes)
+    dropout = broadcast_dropout, dropout_rng, dropout_rate, deterministic
+    numerics = query.dtype, precision, module, force_fp32_for_softmax
+    products = einsum_dot_general, qk_attn_weights_einsum
     weights = dot_product_attention_weights(
-        query,
-        key,
-        bias,
-        mask,
-        broadcast_dropout,
-        dropout_rng,
-        dropout_rate,
-        deterministic,
-        query.dtype,
-        precision,
-        module,
-        force_fp32_for_softmax,
-        einsum_dot_general,
-        qk_attn_weights_einsum,
+        query, key, bias, mask, *dropout, *numerics, *products
     )
     if attn_weights_value_einsum is not None:
         return attn_weights_value_einsum("...hqk,...khd->...qhd", weights, value)
-    return weighted_values(
-        weights,
-        value,
-        precision=precision,
-        dot_general=einsum_dot_general or lax.dot_general,
-    )
-
-
-_TOO_FEW_AXES = "q, k, v must have the axes (..., length, heads, depth)."
+    product = einsum_dot_general or lax.dot_general
+    return weighted_values(weights, value, precision=precision, dot_general=product)
 
 
 @lru_cache
@@ -226,35 +206,20 @@ def _root(depth: int, dtype: Any) -> np.ndarray:
     return np.asarray(np.sqrt(np.asarray(depth, wide)), dtype)
 
 
-def _check_query_and_key(query: tuple[int, ...], key: tuple[int, ...]) -> None:
-    if len(query) != len(key):
-        problem = "q, k must have same rank."
-    elif len(query) < 3:
-        problem = _TOO_FEW_AXES
-    elif query[:-3] != key[:-3]:
-        problem = "q, k batch dims must match."
-    elif query[-2] != key[-2]:
-        problem = "q, k num_heads must match."
-    elif query[-1] != key[-1]:
-        problem = "q, k depths must match."
-    else:
-        return
-    raise AttentionShapeError(problem, {"query": query, "key": key})
-
-
-def _check_value(
-    query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...]
-) -> None:
-    if not len(query) == len(key) == len(value):
-        problem = "q, k, v must have same rank."
-    elif len(query) < 3:
-        problem = _TOO_FEW_AXES
-    elif not query[:-3] == key[:-3] == value[:-3]:
-        problem = "q, k, v batch dims must match."
-    elif not query[-2] == key[-2] == value[-2]:
-        problem = "q, k, v num_heads must match."
-    elif key[-3] != value[-3]:
-        problem = "k, v lengths must match."
-    else:
-        return
-    raise AttentionShapeError(problem, {"query": query, "key": key, "value": value})
+def _check_shapes(what: str, axis: int, **shapes: tuple[int, ...]) -> None:
+    """Refuses arrays of other ranks, batches and heads, or whose last two differ."""
+    names, (first, *others) = [name[0] for name in shapes], shapes.values()
+    *_, left, right = shapes.values()
+    problem = None
+    if any(len(shape) != len(first) for shape in others):
+        problem = f"{', '.join(names)} must have same rank."
+    elif len(first) < 3:
+        problem = "q, k, v must have the axes (..., length, heads, depth)."
+    elif any(shape[:-3] != first[:-3] for shape in others):
+        problem = f"{', '.join(names)} batch dims must match."
+    elif any(shape[-2] != first[-2] for shape in others):
+        problem = f"{', '.join(names)} num_heads must match."
+    elif left[axis] != right[axis]:
+        problem = f"{', '.join(names[-2:])} {what} must match."
+    if problem:
+        raise AttentionShapeError(problem, shapes)

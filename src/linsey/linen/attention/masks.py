@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import jax.numpy as jnp
@@ -99,7 +100,4 @@ def combine_masks(*masks: Array | None, dtype: Dtype = jnp.float32) -> Array | N
     ranks = tuple(mask.ndim for mask in given)
     if len(set(ranks)) > 1:
         raise MaskRanksError(ranks)
-    combined = given[0]
-    for mask in given[1:]:
-        combined = jnp.logical_and(combined, mask)
-    return lax.convert_element_type(combined, dtype)
+    return lax.convert_element_type(reduce(jnp.logical_and, given), dtype)

@@ -5,31 +5,21 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from linsey.errors.attention import (
-    AttentionHeadsError,
-    AttentionInputsError,
-    CacheShapeError,
-)
+from linsey.errors import attention as errors
 from linsey.linen.attention.dot_product import dot_product_attention
 from linsey.linen.attention.masks import combine_masks
 from linsey.linen.initializers import zeros
 from linsey.linen.linear import DenseGeneral, default_kernel_init
 from linsey.linen.module import Module, compact, merge_param, nowrap
 from linsey.linen.normalization import LayerNorm
-from linsey.typing import (
-    DotGeneralT,
-    Dtype,
-    Initializer,
-    PrecisionLike,
-    PRNGKey,
-    Shape,
-)
+from linsey.typing import DotGeneralT, Dtype, Initializer, PrecisionLike, PRNGKey
 
 
 class MultiHeadDotProductAttention(Module):
@@ -158,14 +148,15 @@ class MultiHeadDotProductAttention(Module):
         features = np.shape(inputs_q)[-1]
         qkv_features = self.qkv_features or features
         if qkv_features % self.num_heads:
-            raise AttentionHeadsError(qkv_features, self.num_heads)
-        depth = qkv_features // self.num_heads
-        query = self._project("query", depth, inputs_q)
-        key = self._project("key", depth, inputs_k)
-        value = self._project("value", depth, inputs_v)
+            raise errors.AttentionHeadsError(qkv_features, self.num_heads)
+        heads = (self.num_heads, qkv_features // self.num_heads)
+        query = self._project("query", inputs_q, heads)
+        key = self._project("key", inputs_k, heads)
+        value = self._project("value", inputs_v, heads)
         if self.normalize_qk:
-            query = self._normalize("query_ln", query)
-            key = self._normalize("key_ln", key)
+            norm = partial(LayerNorm, dtype=self.dtype, param_dtype=self.param_dtype)
+            query = norm(use_bias=False, name="query_ln")(query)
+            key = norm(use_bias=False, name="key_ln")(key)
         if self.decode:
             key, value, mask = self._decode(query, key, value, mask)
         if self.dropout_rate > 0.0:
@@ -176,44 +167,35 @@ class MultiHeadDotProductAttention(Module):
                 dropout_rng = self.make_rng("dropout")
         else:
             deterministic = True
-        y = self._attend(
-            query, key, value, mask, deterministic, dropout_rng, sow_weights
+        options = self._options(
+            mask=mask, dropout_rng=dropout_rng, deterministic=deterministic
         )
-        return DenseGeneral(
-            features=self.out_features or features,
-            axis=(-2, -1),
-            kernel_init=self.out_kernel_init or self.kernel_init,
-            bias_init=self.out_bias_init or self.bias_init,
-            use_bias=self.use_bias,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            precision=self.precision,
-            dot_general=self.out_dot_general,
-            dot_general_cls=self.out_dot_general_cls,
-            name="out",
-        )(y)  # (*batch, queries, out_features)
+        if sow_weights:
+            options["module"] = self
+        y = self.attention_fn(query, key, value, **options)
+        return self._project("out", y, self.out_features or features, axis=(-2, -1))
 
     @nowrap
-    def _project(self, name: str, depth: int, inputs: Array) -> Array:
-        """Maps features to heads: (*batch, length, heads, depth)."""
+    def _project(self, name: str, x: Array, features: Any, axis: Any = -1) -> Array:
+        """Maps features to heads, (*batch, length, heads, depth), or back (`out`)."""
+        kernel_init, bias_init = self.kernel_init, self.bias_init
+        products = self.qkv_dot_general, self.qkv_dot_general_cls
+        if name == "out":
+            kernel_init = self.out_kernel_init or kernel_init
+            bias_init = self.out_bias_init or bias_init
+            products = self.out_dot_general, self.out_dot_general_cls
         return DenseGeneral(
-            features=(self.num_heads, depth),
-            axis=-1,
+            features,
+            axis,
             use_bias=self.use_bias,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
-            kernel_init=self.kernel_init,
-            bias_init=self.bias_init,
+            kernel_init=kernel_init,
+            bias_init=bias_init,
             precision=self.precision,
-            dot_general=self.qkv_dot_general,
-            dot_general_cls=self.qkv_dot_general_cls,
+            dot_general=products[0],
+            dot_general_cls=products[1],
             name=name,
-        )(inputs)
-
-    @nowrap
-    def _normalize(self, name: str, x: Array) -> Array:
-        return LayerNorm(
-            use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype, name=name
         )(x)
 
     @nowrap
@@ -222,16 +204,15 @@ class MultiHeadDotProductAttention(Module):
     ) -> tuple[Array, Array, Array | None]:
         """Adds a position to the cache; gives all keys and values, and what counts."""
         exists = self.has_variable("cache", "cached_key")
-        keys = self.variable("cache", "cached_key", jnp.zeros, key.shape, key.dtype)
-        values = self.variable(
-            "cache", "cached_value", jnp.zeros, value.shape, value.dtype
-        )
-        index = self.variable("cache", "cache_index", jnp.zeros, (), jnp.int32)
+        keep = partial(self.variable, "cache")
+        keys = keep("cached_key", jnp.zeros, key.shape, key.dtype)
+        values = keep("cached_value", jnp.zeros, value.shape, value.dtype)
+        index = keep("cache_index", jnp.zeros, (), jnp.int32)
         if not exists:
             return key, value, mask
         *batch, length, heads, depth = keys.value.shape
         if query.shape != (*batch, 1, heads, depth):
-            raise CacheShapeError((*batch, 1, heads, depth), query.shape)
+            raise errors.CacheShapeError((*batch, 1, heads, depth), query.shape)
         now = index.value
         keys.value = _put(keys.value, key, now)
         values.value = _put(values.value, value, now)
@@ -241,37 +222,23 @@ class MultiHeadDotProductAttention(Module):
         return keys.value, values.value, combine_masks(mask, seen)
 
     @nowrap
-    def _attend(
-        self,
-        query: Array,
-        key: Array,
-        value: Array,
-        mask: Array | None,
-        deterministic: bool,
-        dropout_rng: PRNGKey | None,
-        sow_weights: bool,
-    ) -> Array:
+    def _options(self, **options: Any) -> dict[str, Any]:
+        """Adds options that are fields, and leaves those that `attention_fn` has."""
         build_scores = self.qk_attn_weights_einsum_cls
         build_averages = self.attn_weights_value_einsum_cls
-        options = {
-            "mask": mask,
-            "dropout_rng": dropout_rng,
+        options |= {
             "dropout_rate": self.dropout_rate,
             "broadcast_dropout": self.broadcast_dropout,
-            "deterministic": deterministic,
             "dtype": self.dtype,
             "precision": self.precision,
             "force_fp32_for_softmax": self.force_fp32_for_softmax,
             "qk_attn_weights_einsum": build_scores and build_scores(),
             "attn_weights_value_einsum": build_averages and build_averages(),
         }
-        attend = self.attention_fn
-        if attend is not dot_product_attention:
-            known = inspect.signature(attend).parameters
-            options = {name: options[name] for name in options if name in known}
-        if sow_weights:
-            options["module"] = self
-        return attend(query, key, value, **options)
+        if self.attention_fn is dot_product_attention:
+            return options
+        known = inspect.signature(self.attention_fn).parameters
+        return {name: options[name] for name in options if name in known}
 
 
 class MultiHeadAttention(MultiHeadDotProductAttention):
@@ -343,7 +310,7 @@ def _keys_and_values(
     """Finds what keys and what values are made from."""
     if inputs_kv is not None:
         if inputs_k is not None or inputs_v is not None:
-            raise AttentionInputsError(
+            raise errors.AttentionInputsError(
                 "If either `inputs_k` or `inputs_v` is not None, `inputs_kv` must be "
                 "None. If `inputs_kv` is not None, both `inputs_k` and `inputs_v` must "
                 "be None."
@@ -355,7 +322,7 @@ def _keys_and_values(
         return inputs_kv, inputs_kv
     if inputs_k is None:
         if inputs_v is not None:
-            raise AttentionInputsError(
+            raise errors.AttentionInputsError(
                 "`inputs_k` cannot be None if `inputs_v` is not None. To have both "
                 "`inputs_k` and `inputs_v` be the same value, pass in the value to "
                 "`inputs_k` and leave `inputs_v` as None."
@@ -363,7 +330,7 @@ def _keys_and_values(
         return inputs_q, inputs_q
     if inputs_v is None:
         return inputs_k, inputs_k
-    shape: Shape = np.shape(inputs_v)
+    shape = np.shape(inputs_v)
     if len(shape) > 1 and shape[-1] == shape[-2]:
         _warn(
             f"You are passing an array of shape {shape} to the `inputs_v` arg, when you"
