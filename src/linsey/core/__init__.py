@@ -17,12 +17,7 @@ from linsey.core import scope as scope
 from linsey.core import spmd as spmd
 from linsey.core import tracers as tracers
 from linsey.core.axes_scan import broadcast as broadcast
-from linsey.core.frozen_dict import FrozenDict as FrozenDict
-from linsey.core.frozen_dict import copy as copy
-from linsey.core.frozen_dict import freeze as freeze
-from linsey.core.frozen_dict import pop as pop
-from linsey.core.frozen_dict import pretty_repr as pretty_repr
-from linsey.core.frozen_dict import unfreeze as unfreeze
+from linsey.core.frozen_dict import *  # noqa: F403
 from linsey.core.lift import custom_vjp as custom_vjp
 from linsey.core.lift import jit as jit
 from linsey.core.lift import jvp as jvp

@@ -88,11 +88,11 @@ def map_axis_meta(fn: Callable[[AxisMetadata[Any]], Any], tree: Any) -> Any:
         fn: takes a box; boxes inside of boxes are left to it.
         tree: any pytree.
     """
-    return jax.tree.map(
-        lambda x: fn(x) if isinstance(x, AxisMetadata) else x,
-        tree,
-        is_leaf=is_axis_metadata,
-    )
+
+    def change(x: Any) -> Any:
+        return fn(x) if isinstance(x, AxisMetadata) else x
+
+    return jax.tree.map(change, tree, is_leaf=is_axis_metadata)
 
 
 def add_axis(tree: Any, index: int, params: dict[Any, Any]) -> Any:
@@ -203,9 +203,7 @@ class Partitioned(struct.PyTreeNode, AxisMetadata[A]):
 
 
 def with_partitioning(
-    fn: Callable[..., Any],
-    names: LogicalNames,
-    mesh: Mesh | None = None,
+    fn: Callable[..., Any], names: LogicalNames, mesh: Mesh | None = None
 ) -> Callable[..., Partitioned[Any]]:
     """Wraps an initializer so that what it returns is partitioned.
 

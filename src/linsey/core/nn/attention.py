@@ -164,25 +164,20 @@ def multi_head_dot_product_attention(
     key, value = project("key", inputs_kv, heads), project("value", inputs_kv, heads)
     axes = _axes(attention_axis, query.ndim)
 
-    def pairs(compare: Any, of_queries: Any, of_keys: Any) -> Array:
-        """Compares each position with each other: (*batch, 1, queries, keys)."""
-        q, k = (
-            _flat(jnp.reshape(x, like.shape[:-1]), axes, 0)
-            for x, like in ((of_queries, inputs_q), (of_keys, inputs_kv))
-        )
-        return compare(q[..., None, :, None], k[..., None, None, :])
-
-    masks = []
+    masks = []  # each of shape (*batch, 1, queries, keys)
     if causal_mask:
         length = math.prod(key.shape[i] for i in axes)
         lead = (1,) * (key.ndim - len(axes) - 1)
         masks.append(jnp.tril(jnp.ones((*lead, length, length), bool)))
-    if padding_mask is not None:
-        keys = padding_mask if key_padding_mask is None else key_padding_mask
-        masks.append(pairs(jnp.logical_and, padding_mask, keys))
-    if segmentation is not None:
-        keys = segmentation if key_segmentation is None else key_segmentation
-        masks.append(pairs(jnp.equal, segmentation, keys))
+    for compare, of_queries, of_keys in (
+        (jnp.logical_and, padding_mask, key_padding_mask),
+        (jnp.equal, segmentation, key_segmentation),
+    ):
+        if of_queries is not None:
+            of_keys = of_queries if of_keys is None else of_keys
+            q = _flat(jnp.reshape(of_queries, inputs_q.shape[:-1]), axes, 0)
+            k = _flat(jnp.reshape(of_keys, inputs_kv.shape[:-1]), axes, 0)
+            masks.append(compare(q[..., None, :, None], k[..., None, None, :]))
     added = None
     if masks:
         mask = functools.reduce(jnp.logical_and, masks)
