@@ -18,6 +18,7 @@ from linsey.linen.summary.represent import (
     represent_inputs,
     represent_size,
 )
+from linsey.traverse_util import flatten_dict, unflatten_dict
 
 __all__ = ["module_paths", "tabulate"]
 
@@ -136,27 +137,26 @@ def _table(
     shown = calls if show_repeated else first_calls(calls)
     if depth is not None:
         shown = [call for call in shown if len(call.path) <= depth]
-    called_paths = {call.path for call in calls}
-    shown_paths = {call.path for call in shown}
     collections = sorted(variables)
-    rows, done = [], set()
+    own = [_by_module(variables[col], calls) for col in collections]
+    counted = [_by_module(variables[col], shown) for col in collections]
+    rows = []
     for call in shown:
         method = "" if call.method == "__call__" else style.dim(f"({call.method})")
         row = [
             "/".join(call.path),
             f"{type(call.module).__name__} {method}".rstrip(),
-            represent_inputs(call.args, call.kwargs, style),
+            represent_inputs(call, style),
             represent(call.outputs, style),
-            *(_text(count(call)) for count in counts.values()),
         ]
-        for col in collections:
-            part = {} if call.path in done else _subtree(variables[col], call.path)
-            own = represent(_without(part, call.path, called_paths), style)
-            size = represent_size(_without(part, call.path, shown_paths), style)
+        row += [_text(count(call)) for count in counts.values()]
+        for of_col, counted_of_col in zip(own, counted, strict=True):
+            # Taken out, so that a call after the first shows none.
+            text = represent(of_col.pop(call.path, {}), style)
+            size = represent_size(counted_of_col.pop(call.path, {}), style)
             size = style.bold(size) if size else ""
-            row.append(f"{own}\n\n{size}" if own else size)
+            row.append(f"{text}\n\n{size}" if text else size)
         rows.append(row)
-        done.add(call.path)
     header = ["path", "module", "inputs", "outputs", *counts, *collections]
     totals = [represent_size(variables[col], style) for col in collections]
     footer = [""] * (3 + len(counts)) + ["Total", *totals]
@@ -168,23 +168,12 @@ def _text(count: int | None) -> str:
     return "" if count is None else str(count)
 
 
-def _subtree(tree: Any, path: Path) -> Any:
-    for name in path:
-        if not isinstance(tree, Mapping) or name not in tree:
-            return {}
-        tree = tree[name]
-    return tree
-
-
-def _without(tree: Any, path: Path, paths: set[Path]) -> Any:
-    """The variables of the module at `path`, without those of modules at `paths`."""
-    if not isinstance(tree, Mapping):
-        return tree
-    kept = {}
-    for name, value in tree.items():
-        below = (*path, name)
-        if below not in paths:
-            value = _without(value, below, paths)
-            if not isinstance(value, Mapping) or value:
-                kept[name] = value
-    return kept
+def _by_module(collection: Any, calls: list[Call]) -> dict[Path, Any]:
+    """The variables of each module called, without those of modules called inside."""
+    found: dict[Path, Any] = {call.path: {} for call in calls}
+    for names, value in flatten_dict(collection).items():
+        for i in reversed(range(len(names))):
+            if names[:i] in found:
+                found[names[:i]][names[i:]] = value
+                break
+    return {path: unflatten_dict(flat) for path, flat in found.items()}

@@ -23,7 +23,7 @@ import numpy as np
 
 from linsey.core.meta import AxisMetadata
 from linsey.linen.module import Module
-from linsey.linen.summary.calls import arrays_of, is_array
+from linsey.linen.summary.calls import Call, arrays_of, is_array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +56,9 @@ def represent(value: Any, style: Style) -> str:
     return "" if is_empty else "\n".join(_lines(value, style))
 
 
-def represent_inputs(
-    args: tuple[Any, ...], kwargs: dict[str, Any], style: Style
-) -> str:
+def represent_inputs(call: Call, style: Style) -> str:
     """The text of the arguments of a call, without needless nesting."""
+    args, kwargs = call.args, call.kwargs
     if not kwargs:
         return represent(args[0] if len(args) == 1 else args, style)
     return represent((*args, kwargs) if args else kwargs, style)

@@ -9,11 +9,7 @@ from typing import Any
 from linsey.core import lift as core_lift
 from linsey.core.filters import Filter
 from linsey.core.frozen_dict import FrozenDict
-from linsey.linen.transforms.lifting import (
-    call_direct,
-    call_lifted,
-    function_of_module,
-)
+from linsey.linen.transforms.lifting import call_direct, call_lifted, function_of_module
 
 
 def cond(

@@ -9,7 +9,7 @@ equal one); `restore` makes bound modules from them over the scopes inside.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
@@ -19,39 +19,34 @@ from linsey.linen.module.adoption import enter, map_modules
 from linsey.linen.module.base import Module
 from linsey.linen.module.phase import READY, SETTING_UP
 
-_STATE = {"scope", "parent", "name", "_phase", "_frame", "_setup_frame", "_assigned"}
-
-
-class _StandIn:
-    """Marks what stands for a module, so that `map_modules` finds it."""
-
-    _init_fields: tuple[str, ...] = ()
+# What a bound module has besides its name, its fields and what was set on it.
+_STATE = {"scope", "parent", "_phase", "_frame", "_setup_frame", "_assigned"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Detached(_StandIn):
-    """A bound module without its scope.
+class Detached:
+    """A bound module without its scope; one met before is only its number.
 
     Attributes:
-        cls: its class.
-        name: its name.
         index: its number in the table.
+        cls: its class.
         parent: the number of its parent, None if that is not in the table.
-        attributes: fields and what was set on the unbound module, with the modules in
-            them detached.
+        attributes: name, fields and what was set on the unbound module, with the
+            modules in them detached.
         is_ready: whether `setup` need not run.
         counts: how many submodules of each class its open frame has named, None if
             the frame is closed. Names themselves are free again inside: there the
             module declares its variables anew.
     """
 
-    cls: type
-    name: str | None
+    _init_fields: ClassVar[tuple[str, ...]] = ()  # a module for `map_modules`
+
     index: int
-    parent: int | None
-    attributes: tuple[tuple[str, Any], ...]
-    is_ready: bool
-    counts: tuple[tuple[str, int], ...] | None
+    cls: type = object
+    parent: int | None = None
+    attributes: tuple[tuple[str, Any], ...] = ()
+    is_ready: bool = False
+    counts: tuple[tuple[str, int], ...] | None = None
 
     def __hash__(self) -> int:
         for name, attribute in self.attributes:
@@ -65,14 +60,7 @@ class Detached(_StandIn):
                     " arguments of the call, and use tuples, strings and numbers for"
                     " fields."
                 ) from error
-        return hash((self.cls, self.name, self.index, self.attributes))
-
-
-@dataclasses.dataclass(frozen=True)
-class Again(_StandIn):
-    """A module that was met before."""
-
-    index: int
+        return hash((self.index, self.cls, self.attributes))
 
 
 @jax.tree_util.register_static
@@ -105,27 +93,21 @@ class Table:
         if module.scope is None:
             return module
         if id(module) in self._met:
-            return Again(self._met[id(module)][0])
+            return Detached(self._met[id(module)][0])
         index = len(self.scopes)
         self.scopes.append(module.scope)
         self._met[id(module)] = (index, module)
+        parent, _ = self._met.get(id(module.parent), (None, None))
         values = module.__dict__
-        setting_up = values["_phase"] == SETTING_UP
-        hidden = _STATE if setting_up else _STATE.union(values.get("_assigned", ()))
+        is_ready = values["_phase"] == SETTING_UP  # it has what `setup` assigned so far
+        hidden = _STATE if is_ready else _STATE.union(values.get("_assigned", ()))
         attributes = tuple(
             (name, map_modules(lambda m, _: self.detach(m), value, ""))
             for name, value in values.items()
             if name not in hidden
         )
-        return Detached(
-            cls=type(module),
-            name=module.name,
-            index=index,
-            parent=self._met.get(id(values["parent"]), (None,))[0],
-            attributes=attributes,
-            is_ready=setting_up,
-            counts=open_counts(module),
-        )
+        counts = open_counts(module)
+        return Detached(index, type(module), parent, attributes, is_ready, counts)
 
     def detach_leaf(self, leaf: Any) -> Any:
         """Detaches a leaf of the arguments if it is a module or a variable."""
@@ -151,16 +133,15 @@ class Restorer:
 
     def restore(self, detached: Any) -> Any:
         """The module bound to its new scope; the same again for the same one."""
-        if isinstance(detached, Again):
-            return self._made[detached.index]
         if not isinstance(detached, Detached):
             return detached
+        if detached.index in self._made:
+            return self._made[detached.index]
         scope = self.scopes[detached.index]
         module: Any = object.__new__(detached.cls)
         self._made[detached.index] = module
         values = module.__dict__
         values["parent"] = self._made.get(detached.parent, scope)
-        values["name"] = detached.name
         enter(module, scope)
         if detached.is_ready:
             values["_phase"] = READY

@@ -11,11 +11,7 @@ import jax
 from linsey.core import lift as core_lift
 from linsey.core.filters import Filter
 from linsey.linen.module.base import Module
-from linsey.linen.transforms.lifting import (
-    call_direct,
-    call_lifted,
-    function_of_module,
-)
+from linsey.linen.transforms.lifting import call_direct, call_lifted, function_of_module
 
 
 def vjp(
