@@ -4,6 +4,8 @@ Public names are those of Flax Linen. `module` is the module system, `transforms
 lifted transforms; each layer family has a file of its own.
 """
 
+# ruff: noqa: F403 (each file lists the names that it offers)
+
 import importlib
 from typing import TYPE_CHECKING, Any
 
@@ -29,19 +31,16 @@ from linsey.linen import spmd as spmd
 from linsey.linen import stochastic as stochastic
 from linsey.linen import summary as summary
 from linsey.linen import transforms as transforms
-from linsey.linen.activation import *  # noqa: F403
+from linsey.linen.activation import *
 from linsey.linen.combinators import Sequential as Sequential
 from linsey.linen.initializers import ones as ones
 from linsey.linen.initializers import ones_init as ones_init
 from linsey.linen.initializers import zeros as zeros
 from linsey.linen.initializers import zeros_init as zeros_init
-from linsey.linen.linear import Conv as Conv
-from linsey.linen.linear import ConvLocal as ConvLocal
-from linsey.linen.linear import ConvTranspose as ConvTranspose
-from linsey.linen.linear import Dense as Dense
-from linsey.linen.linear import DenseGeneral as DenseGeneral
 from linsey.linen.linear import Einsum as Einsum
 from linsey.linen.linear import Embed as Embed
+from linsey.linen.linear.conv import *
+from linsey.linen.linear.dense import *
 from linsey.linen.module import Module as Module
 from linsey.linen.module import Variable as Variable
 from linsey.linen.module import apply as apply
@@ -57,13 +56,9 @@ from linsey.linen.module import nowrap as nowrap
 from linsey.linen.module import override_named_call as override_named_call
 from linsey.linen.module import share_scope as share_scope
 from linsey.linen.normalization import BatchNorm as BatchNorm
-from linsey.linen.normalization import GroupNorm as GroupNorm
-from linsey.linen.normalization import InstanceNorm as InstanceNorm
-from linsey.linen.normalization import LayerNorm as LayerNorm
-from linsey.linen.normalization import RMSNorm as RMSNorm
-from linsey.linen.normalization import SpectralNorm as SpectralNorm
-from linsey.linen.normalization import WeightNorm as WeightNorm
-from linsey.linen.pooling import *  # noqa: F403
+from linsey.linen.normalization.example import *
+from linsey.linen.normalization.reparameterize import *
+from linsey.linen.pooling import *
 from linsey.linen.spmd import LogicallyPartitioned as LogicallyPartitioned
 from linsey.linen.spmd import get_logical_axis_rules as get_logical_axis_rules
 from linsey.linen.spmd import logical_axis_rules as logical_axis_rules
@@ -75,24 +70,11 @@ from linsey.linen.spmd import with_logical_constraint as with_logical_constraint
 from linsey.linen.spmd import with_logical_partitioning as with_logical_partitioning
 from linsey.linen.stochastic import Dropout as Dropout
 from linsey.linen.summary import tabulate as tabulate
-from linsey.linen.transforms import add_metadata_axis as add_metadata_axis
-from linsey.linen.transforms import checkpoint as checkpoint
-from linsey.linen.transforms import cond as cond
-from linsey.linen.transforms import custom_vjp as custom_vjp
-from linsey.linen.transforms import fold_rngs as fold_rngs
-from linsey.linen.transforms import grad as grad
-from linsey.linen.transforms import jit as jit
-from linsey.linen.transforms import jvp as jvp
-from linsey.linen.transforms import map_variables as map_variables
-from linsey.linen.transforms import named_call as named_call
-from linsey.linen.transforms import remat as remat
-from linsey.linen.transforms import remat_scan as remat_scan
-from linsey.linen.transforms import scan as scan
-from linsey.linen.transforms import switch as switch
-from linsey.linen.transforms import value_and_grad as value_and_grad
-from linsey.linen.transforms import vjp as vjp
-from linsey.linen.transforms import vmap as vmap
-from linsey.linen.transforms import while_loop as while_loop
+from linsey.linen.transforms.branches import *
+from linsey.linen.transforms.compile import *
+from linsey.linen.transforms.gradients import *
+from linsey.linen.transforms.maps import *
+from linsey.linen.transforms.variables import *
 
 if TYPE_CHECKING:
     from linsey.linen import attention as attention
@@ -122,13 +104,9 @@ if TYPE_CHECKING:
     from linsey.linen.fp8_ops import NANOOFp8DotGeneralOp as NANOOFp8DotGeneralOp
     from linsey.linen.recurrent import RNN as RNN
     from linsey.linen.recurrent import Bidirectional as Bidirectional
-    from linsey.linen.recurrent import ConvLSTMCell as ConvLSTMCell
-    from linsey.linen.recurrent import GRUCell as GRUCell
-    from linsey.linen.recurrent import LSTMCell as LSTMCell
-    from linsey.linen.recurrent import MGUCell as MGUCell
-    from linsey.linen.recurrent import OptimizedLSTMCell as OptimizedLSTMCell
     from linsey.linen.recurrent import RNNCellBase as RNNCellBase
-    from linsey.linen.recurrent import SimpleCell as SimpleCell
+    from linsey.linen.recurrent.gated import *
+    from linsey.linen.recurrent.lstm import *
 
 # What many programs never use is imported when it is asked for: each class of modules
 # costs about a millisecond.

@@ -4,13 +4,12 @@ Each is a list of fields and a short call: parameters are asked for by name and 
 arrays are brought to one dtype, and a function of `linsey.ops` computes the formula.
 """
 
+# ruff: noqa: F403 (each file lists the names that it offers)
+
 from linsey.linen.dtypes import PromoteDtypeFn as PromoteDtypeFn
 from linsey.linen.dtypes import promote_dtype as promote_dtype
-from linsey.linen.linear.conv import Conv as Conv
-from linsey.linen.linear.conv import ConvLocal as ConvLocal
-from linsey.linen.linear.conv import ConvTranspose as ConvTranspose
-from linsey.linen.linear.dense import Dense as Dense
-from linsey.linen.linear.dense import DenseGeneral as DenseGeneral
+from linsey.linen.linear.conv import *
+from linsey.linen.linear.dense import *
 from linsey.linen.linear.dense import default_kernel_init as default_kernel_init
 from linsey.linen.linear.einsum import Einsum as Einsum
 from linsey.linen.linear.embed import Embed as Embed

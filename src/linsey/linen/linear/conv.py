@@ -27,6 +27,8 @@ from linsey.typing import (
     Shape,
 )
 
+__all__ = ["Conv", "ConvLocal", "ConvTranspose"]
+
 
 class _Conv(Module):
     """The fields that both convolutional layers have."""

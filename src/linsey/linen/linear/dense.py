@@ -20,6 +20,8 @@ from linsey.ops.deferred import Deferred
 from linsey.ops.dot import dense, dense_general
 from linsey.typing import DotGeneralT, Dtype, Initializer, PrecisionLike, Shape
 
+__all__ = ["Dense", "DenseGeneral"]
+
 default_kernel_init: Initializer = lecun_normal()
 
 

@@ -7,10 +7,8 @@ first keeps a state, for evaluation. `SpectralNorm` and `WeightNorm` normalize t
 weights of another layer instead.
 """
 
+# ruff: noqa: F403 (each file lists the names that it offers)
+
 from linsey.linen.normalization.batch import BatchNorm as BatchNorm
-from linsey.linen.normalization.example import GroupNorm as GroupNorm
-from linsey.linen.normalization.example import InstanceNorm as InstanceNorm
-from linsey.linen.normalization.example import LayerNorm as LayerNorm
-from linsey.linen.normalization.example import RMSNorm as RMSNorm
-from linsey.linen.normalization.reparameterize import SpectralNorm as SpectralNorm
-from linsey.linen.normalization.reparameterize import WeightNorm as WeightNorm
+from linsey.linen.normalization.example import *
+from linsey.linen.normalization.reparameterize import *

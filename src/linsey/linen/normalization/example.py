@@ -20,6 +20,8 @@ from linsey.ops.named_axes import as_groups
 from linsey.ops.standardize import Plan, standardize, standardize_groups
 from linsey.typing import Axes, Dtype, Initializer
 
+__all__ = ["GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm"]
+
 
 class _Affine(Module):
     """The fields of layers that scale and shift."""

@@ -24,6 +24,8 @@ from linsey.linen.transforms import map_variables
 from linsey.ops.spectral import spectral_norm
 from linsey.typing import Axes, Dtype, Initializer
 
+__all__ = ["SpectralNorm", "WeightNorm"]
+
 
 class SpectralNorm(Module):
     """Divides the weights of a layer by their largest singular value.

@@ -5,6 +5,8 @@ A *cell* maps `(carry, inputs)` to `(carry, outputs)` and makes the first carry 
 directions. `lstm` and `gated` hold the cells, `base` what they share.
 """
 
+# ruff: noqa: F403 (each file lists the names that it offers)
+
 from linsey.core.frozen_dict import FrozenDict as FrozenDict
 from linsey.linen.activation import sigmoid as sigmoid
 from linsey.linen.activation import tanh as tanh
@@ -23,13 +25,9 @@ from linsey.linen.recurrent.base import Output as Output
 from linsey.linen.recurrent.base import RNNCellBase as RNNCellBase
 from linsey.linen.recurrent.bidirectional import Bidirectional as Bidirectional
 from linsey.linen.recurrent.bidirectional import RNNBase as RNNBase
-from linsey.linen.recurrent.gated import GRUCell as GRUCell
-from linsey.linen.recurrent.gated import MGUCell as MGUCell
-from linsey.linen.recurrent.gated import SimpleCell as SimpleCell
-from linsey.linen.recurrent.lstm import ConvLSTMCell as ConvLSTMCell
+from linsey.linen.recurrent.gated import *
+from linsey.linen.recurrent.lstm import *
 from linsey.linen.recurrent.lstm import DenseParams as DenseParams
-from linsey.linen.recurrent.lstm import LSTMCell as LSTMCell
-from linsey.linen.recurrent.lstm import OptimizedLSTMCell as OptimizedLSTMCell
 from linsey.linen.recurrent.rnn import RNN as RNN
 from linsey.ops.sequences import flip_sequences as flip_sequences
 from linsey.typing import Array as Array

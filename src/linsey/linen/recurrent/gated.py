@@ -19,6 +19,8 @@ from linsey.linen.recurrent.base import (
 )
 from linsey.typing import Dtype, Initializer
 
+__all__ = ["GRUCell", "MGUCell", "SimpleCell"]
+
 
 class SimpleCell(DenseCell):
     """Takes a step of a simple recurrent network.

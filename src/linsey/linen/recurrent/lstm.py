@@ -20,6 +20,8 @@ from linsey.linen.recurrent.base import GatedCell, RNNCellBase
 from linsey.ops.dot import dense
 from linsey.typing import Dtype, Initializer, PrecisionLike, PRNGKey
 
+__all__ = ["ConvLSTMCell", "LSTMCell", "OptimizedLSTMCell"]
+
 
 class _MemoryCell(RNNCellBase):
     """What cells with a memory c beside their output h share: how both begin."""

@@ -11,6 +11,8 @@ from linsey.core.filters import Filter
 from linsey.core.frozen_dict import FrozenDict
 from linsey.linen.transforms.lifting import call_direct, call_lifted, function_of_module
 
+__all__ = ["cond", "switch", "while_loop"]
+
 
 def cond(
     pred: Any,

@@ -12,6 +12,8 @@ from linsey.core.lift.compile import Static
 from linsey.linen.module.stack import INTERCEPTORS
 from linsey.linen.transforms.lifting import Run, Transform, lift
 
+__all__ = ["checkpoint", "jit", "remat"]
+
 Target = TypeVar("Target")
 
 

@@ -13,6 +13,8 @@ from linsey.core.filters import Filter
 from linsey.linen.module.base import Module
 from linsey.linen.transforms.lifting import call_direct, call_lifted, function_of_module
 
+__all__ = ["custom_vjp", "grad", "jvp", "value_and_grad", "vjp"]
+
 
 def vjp(
     fn: Callable[..., Any],

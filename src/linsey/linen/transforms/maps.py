@@ -10,6 +10,8 @@ from linsey.core.filters import Filter
 from linsey.core.frozen_dict import FrozenDict
 from linsey.linen.transforms.lifting import lift
 
+__all__ = ["remat_scan", "scan", "vmap"]
+
 Target = TypeVar("Target")
 
 

@@ -12,6 +12,8 @@ from linsey.core.frozen_dict import FrozenDict
 from linsey.core.lift.axes import split_in_out
 from linsey.linen.transforms.lifting import lift
 
+__all__ = ["add_metadata_axis", "fold_rngs", "map_variables", "named_call"]
+
 Target = TypeVar("Target")
 
 
