@@ -109,11 +109,9 @@ def _preserves_names(owner: Any) -> bool:
 
 def attach(child: Any, owner: Any) -> None:
     """Takes the name of `child` in `owner` and binds it there."""
-    values = child.__dict__
-    name = values["name"]
-    owner._frame.claim(name, child, owner)
-    values["parent"] = owner
-    bind_module(child, owner.scope._descend(name))
+    owner._frame.claim(child.name, child, owner)
+    child.__dict__["parent"] = owner
+    bind_module(child, owner.scope._descend(child.name))
 
 
 def bind_module(module: Any, scope: Any) -> None:
@@ -172,7 +170,7 @@ def copy_deep(module: Any, reset_names: bool = False) -> Any:
                 values["name"] = None
             for name in type(module)._init_fields:
                 value = values.get(name)
-                if type(value) not in _LEAF_TYPES and modules_in(value):
+                if modules_in(value):
                     values[name] = map_modules(unbound, value, name)
         return memo[id(module)]
 

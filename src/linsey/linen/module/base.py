@@ -15,9 +15,9 @@ Every method is wrapped (`methods.py`), and all names of a module are taken in i
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
 import jax
@@ -64,12 +64,12 @@ def tuple_reduce(xs: tuple[Any, ...], x: Any) -> tuple[Any, ...]:
     return (*xs, x)
 
 
-@dataclass_transform(field_specifiers=(dataclasses.field,))
+@dataclass_transform(field_specifiers=(field,))
 class ModuleBase:
     """Tells type checkers that subclasses of `Module` are dataclasses."""
 
 
-@dataclasses.dataclass(repr=False)
+@dataclass(repr=False)
 class Module(ModuleBase):
     """Base class of all modules: layers, models, anything that holds variables.
 
@@ -94,10 +94,8 @@ class Module(ModuleBase):
         scope: where its variables are; None while it is unbound.
     """
 
-    parent: Any = dataclasses.field(
-        default=_unspecified_parent, repr=False, kw_only=True
-    )
-    name: str | None = dataclasses.field(default=None, kw_only=True)
+    parent: Any = field(default=_unspecified_parent, repr=False, kw_only=True)
+    name: str | None = field(default=None, kw_only=True)
 
     scope: ClassVar[Scope | None] = None
     _phase: ClassVar[int] = CONSTRUCTING

@@ -82,11 +82,7 @@ def init(
 ) -> Callable[..., Any]:
     """Like `init_with_output`, but returns the variables only."""
     run = init_with_output(fn, module, mutable, capture_intermediates)
-
-    def wrapper(rngs: Any, *args: Any, **kwargs: Any) -> Any:
-        return run(rngs, *args, **kwargs)[1]
-
-    return wrapper
+    return lambda rngs, *args, **kwargs: run(rngs, *args, **kwargs)[1]
 
 
 def _purely(
@@ -146,8 +142,7 @@ def function_of(module: Any, method: Any) -> Callable[..., Any]:
                 f" {type(found)}."
             )
         method = found
-    bound_to = getattr(method, "__self__", None)
-    if inspect.ismethod(method) and hasattr(type(bound_to), "_init_fields"):
+    if inspect.ismethod(method) and hasattr(type(method.__self__), "_init_fields"):
         return method.__func__
     if not callable(method) or not _takes_an_argument(method):
         raise errors.ApplyModuleInvalidMethodError(method)

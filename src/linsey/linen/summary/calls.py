@@ -50,16 +50,7 @@ def is_array(value: Any) -> TypeGuard[Any]:
 
 def abstract(tree: Any) -> Any:
     """Replaces the arrays of a tree by `jax.ShapeDtypeStruct`s."""
-
-    def shape_of(leaf: Any) -> Any:
-        if not is_array(leaf):
-            return leaf
-        dtype, weak = leaf.dtype, getattr(leaf, "weak_type", False)
-        if isinstance(leaf, (np.ndarray, np.generic)):
-            dtype = jax.dtypes.canonicalize_dtype(dtype)  # as jax will take it
-        return jax.ShapeDtypeStruct(leaf.shape, dtype, weak_type=weak)
-
-    return jax.tree.map(shape_of, tree)
+    return with_arrays(tree, jax.eval_shape(lambda arrays: arrays, arrays_of(tree)))
 
 
 def arrays_of(tree: Any) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,11 +36,7 @@ def find_style() -> Style:
         from rich.markup import escape
     except ImportError:
         return PLAIN
-    return Style(
-        dim=lambda text: f"[dim]{text}[/dim]",
-        bold=lambda text: f"[bold]{text}[/bold]",
-        literal=escape,
-    )
+    return Style("[dim]{}[/dim]".format, "[bold]{}[/bold]".format, literal=escape)
 
 
 def render_rich(
@@ -72,17 +69,14 @@ def render_rich(
 
 def render_plain(table: Table) -> str:
     """Draws a table with plain characters."""
-    cells = [
-        [cell.split("\n") for cell in row]
-        for row in (table.header, *table.rows, table.footer)
-    ]
+    rows = (table.header, *table.rows, table.footer)
+    cells = [[cell.split("\n") for cell in row] for row in rows]
     columns = zip(*cells, strict=True)
     widths = [max(len(line) for cell in column for line in cell) for column in columns]
     rule = "-+-".join("-" * width for width in widths)
     lines = ["", table.title, rule]
     for row in cells:
-        for i in range(max(map(len, row))):
-            texts = [cell[i] if i < len(cell) else "" for cell in row]
+        for texts in itertools.zip_longest(*row, fillvalue=""):
             padded = (t.ljust(w) for t, w in zip(texts, widths, strict=True))
             lines.append(" | ".join(padded).rstrip())
         lines.append(rule)
