@@ -102,9 +102,7 @@ class PartitionedVariable(Variable[Any]):
         self.scope.put_variable(self.collection, self.name, value)
 
     def _constrained(self, value: Any) -> Any:
-        if self.axes is None:
-            return value
-        names = PartitionSpec(*self.axes)
+        names = None if self.axes is None else PartitionSpec(*self.axes)
         return with_sharding_constraint(value, names, fallback=self.fallback)
 
 

@@ -15,6 +15,8 @@ Example:
     ((1, 2), (4, 8))
 """
 
+# ruff: noqa: F403 (each file lists the names that it offers)
+
 from jax.nn import celu as celu
 from jax.nn import elu as elu
 from jax.nn import gelu as gelu
@@ -35,19 +37,9 @@ from linsey.core.nn import attention as attention
 from linsey.core.nn import linear as linear
 from linsey.core.nn import normalization as normalization
 from linsey.core.nn import stochastic as stochastic
-from linsey.core.nn.attention import dot_product_attention as dot_product_attention
-from linsey.core.nn.attention import (
-    multi_head_dot_product_attention as multi_head_dot_product_attention,
-)
-from linsey.core.nn.linear import Embedding as Embedding
-from linsey.core.nn.linear import conv as conv
-from linsey.core.nn.linear import conv_transpose as conv_transpose
-from linsey.core.nn.linear import dense as dense
-from linsey.core.nn.linear import dense_general as dense_general
-from linsey.core.nn.linear import embedding as embedding
-from linsey.core.nn.normalization import batch_norm as batch_norm
-from linsey.core.nn.normalization import group_norm as group_norm
-from linsey.core.nn.normalization import layer_norm as layer_norm
+from linsey.core.nn.attention import *
+from linsey.core.nn.linear import *
+from linsey.core.nn.normalization import *
 from linsey.core.nn.stochastic import dropout as dropout
 from linsey.ops.pool import avg_pool as avg_pool
 from linsey.ops.pool import max_pool as max_pool

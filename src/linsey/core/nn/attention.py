@@ -15,6 +15,8 @@ from linsey.core.nn.linear import default_kernel_init, dense_general
 from linsey.core.scope import Scope
 from linsey.ops.attention import drop_weights, softmax
 
+__all__ = ["dot_product_attention", "multi_head_dot_product_attention"]
+
 MASKED = -1e10
 
 

@@ -16,6 +16,8 @@ from linsey.ops import conv as conv_ops
 from linsey.ops import conv_transpose as conv_transpose_ops
 from linsey.ops import dot, embed
 
+__all__ = ["Embedding", "conv", "conv_transpose", "dense", "dense_general", "embedding"]
+
 default_kernel_init = lecun_normal()
 default_embed_init = variance_scaling(1.0, "fan_in", "normal", out_axis=0)
 

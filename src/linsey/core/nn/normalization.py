@@ -15,6 +15,8 @@ from linsey.ops.broadcast import canonical_axes, other_axes
 from linsey.ops.named_axes import as_groups, as_names
 from linsey.ops.standardize import Plan, standardize, standardize_groups
 
+__all__ = ["batch_norm", "group_norm", "layer_norm"]
+
 
 def _affine(scope: Scope, stored: Any, shape: Any, *inits: Any) -> list[Any]:
     """Declares `scale` and `bias` where there are initializers, and shapes them."""

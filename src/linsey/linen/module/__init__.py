@@ -5,6 +5,8 @@ Read in this order: `phase` and `frame` (the words), `base` (`Module`), `adoptio
 running, interceptors), `functional` (`init` and `apply`).
 """
 
+# ruff: noqa: F403 (each file lists the names that it offers)
+
 from linsey.core.filters import DenyList as DenyList
 from linsey.core.filters import union_filters as union_filters
 from linsey.core.frozen_dict import FrozenDict as FrozenDict
@@ -14,9 +16,7 @@ from linsey.linen.module.base import Module as Module
 from linsey.linen.module.base import ModuleBase as ModuleBase
 from linsey.linen.module.base import tuple_init as tuple_init
 from linsey.linen.module.base import tuple_reduce as tuple_reduce
-from linsey.linen.module.functional import apply as apply
-from linsey.linen.module.functional import init as init
-from linsey.linen.module.functional import init_with_output as init_with_output
+from linsey.linen.module.functional import *
 from linsey.linen.module.helpers import disable_named_call as disable_named_call
 from linsey.linen.module.helpers import enable_named_call as enable_named_call
 from linsey.linen.module.helpers import merge_param as merge_param

@@ -16,6 +16,8 @@ from linsey.linen.module.phase import CONSTRUCTING
 from linsey.linen.module.stack import intercept_methods
 from linsey.traceback_util import api_boundary
 
+__all__ = ["apply", "init", "init_with_output"]
+
 CaptureFilter = bool | Callable[[Any, str], bool]
 
 # What `init` creates.

@@ -18,11 +18,7 @@ from linsey.linen.linear import default_kernel_init as default_kernel_init
 from linsey.linen.module import Module as Module
 from linsey.linen.module import compact as compact
 from linsey.linen.module import nowrap as nowrap
-from linsey.linen.recurrent.base import A as A
-from linsey.linen.recurrent.base import Carry as Carry
-from linsey.linen.recurrent.base import CarryHistory as CarryHistory
-from linsey.linen.recurrent.base import Output as Output
-from linsey.linen.recurrent.base import RNNCellBase as RNNCellBase
+from linsey.linen.recurrent.base import *
 from linsey.linen.recurrent.bidirectional import Bidirectional as Bidirectional
 from linsey.linen.recurrent.bidirectional import RNNBase as RNNBase
 from linsey.linen.recurrent.gated import *

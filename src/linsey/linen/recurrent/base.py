@@ -13,6 +13,8 @@ from linsey.linen.linear import Dense, default_kernel_init
 from linsey.linen.module import Module, nowrap
 from linsey.typing import Array, Dtype, Initializer, PRNGKey
 
+__all__ = ["A", "Carry", "CarryHistory", "Output", "RNNCellBase"]
+
 A = TypeVar("A")
 Carry = Any
 CarryHistory = Any
