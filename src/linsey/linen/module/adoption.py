@@ -82,20 +82,17 @@ def modules_in(value: Any) -> list[Any]:
 
 
 def _adopt_one(owner: Any, name: str, module: Any) -> Any:
-    parent = module.__dict__["parent"]
     if module.scope is not None:
         return module  # lives elsewhere: shared, not adopted
-    if parent is None:
+    child, keeps_name = module, False
+    if module.__dict__["parent"] is None:  # else made in a `setup`, and held by nothing
         memo = owner.scope.context.memo
-        known = memo.get(id(module))
-        if known is not None:
-            return known[1]
+        if id(module) in memo:
+            return memo[id(module)][1]
         child = copy_unbound(module)
-        if child.name is None or not _preserves_names(owner):
-            child.__dict__["name"] = name
         memo[id(module)] = (module, child)
-    else:  # made in a `setup`, and nothing holds it yet
-        child = module
+        keeps_name = child.name is not None and _preserves_names(owner)
+    if not keeps_name:
         child.__dict__["name"] = name
     attach(child, owner)
     return child

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from linsey import errors
 from linsey.core import scope as core_scope
 from linsey.core.filters import Filter
-from linsey.core.scope import Scope, Variable
+from linsey.core.scope import Scope, Variable, VariableDict
 from linsey.linen.module import adoption, functional
 from linsey.linen.module.fields import make_dataclass
 from linsey.linen.module.functional import CREATED, CaptureFilter
@@ -38,20 +38,19 @@ from linsey.linen.module.stack import RUNNING
 T = TypeVar("T")
 
 RNGs = Any
-VariableDict = Mapping[str, Mapping[str, Any]]
 
 
 class _Unspecified:
     """Stands for a parent that is not given: the module that is running, if any."""
 
     def __reduce__(self) -> str:  # so that copies are this object too
-        return "_unspecified_parent"
+        return "_unspecified"
 
     def __repr__(self) -> str:
         return "<the running module>"
 
 
-_unspecified_parent = _Unspecified()
+_unspecified = _Unspecified()
 
 
 def tuple_init() -> tuple[Any, ...]:
@@ -94,7 +93,7 @@ class Module(ModuleBase):
         scope: where its variables are; None while it is unbound.
     """
 
-    parent: Any = field(default=_unspecified_parent, repr=False, kw_only=True)
+    parent: Any = field(default=_unspecified, repr=False, kw_only=True)
     name: str | None = field(default=None, kw_only=True)
 
     scope: ClassVar[Scope | None] = None
@@ -116,7 +115,7 @@ class Module(ModuleBase):
     def __post_init__(self) -> None:
         values = self.__dict__
         parent = values["parent"]
-        if parent is _unspecified_parent:
+        if parent is _unspecified:
             parent = values["parent"] = RUNNING.get()
         values["_phase"] = UNBOUND
         if parent is None:
@@ -263,11 +262,7 @@ class Module(ModuleBase):
         return type(self)(**{**fields, "name": self.name, "parent": parent, **updates})
 
     def copy(
-        self,
-        *,
-        parent: Any = _unspecified_parent,
-        name: str | None = None,
-        **updates: Any,
+        self, *, parent: Any = _unspecified, name: str | None = None, **updates: Any
     ) -> Self:
         """A new module with the same fields that may be used beside this one.
 

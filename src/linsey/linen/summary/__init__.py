@@ -22,7 +22,8 @@ from linsey.traverse_util import flatten_dict, unflatten_dict
 
 __all__ = ["module_paths", "tabulate"]
 
-Count = Callable[[Call], int | None]
+Calls = list[Call]
+Counts = dict[str, Callable[[Call], int | None]]
 
 
 def tabulate(
@@ -87,14 +88,17 @@ def tabulate(
         calls, variables = record_calls(
             module, rngs, mutable, args, {**call_kwargs, **kwargs}
         )
+        shown = calls if show_repeated else first_calls(calls)
+        if depth is not None:
+            shown = [call for call in shown if len(call.path) <= depth]
         style = find_style()
-        counts: dict[str, Count] = {}
+        counts: Counts = {}
         if compute_flops:
             counts["flops"] = lambda call: forward_flops(call, rngs, mutable)
         if compute_vjp_flops:
             counts["vjp_flops"] = lambda call: vjp_flops(call, rngs, mutable)
         title = f"{type(module).__name__} Summary"
-        table = _table(title, calls, variables, depth, show_repeated, counts, style)
+        table = _table(title, calls, shown, variables, counts, style)
         if style is PLAIN:
             return render_plain(table)
         return render_rich(table, console_kwargs, table_kwargs, column_kwargs)
@@ -126,17 +130,8 @@ def module_paths(
 
 
 def _table(
-    title: str,
-    calls: list[Call],
-    variables: Any,
-    depth: int | None,
-    show_repeated: bool,
-    counts: dict[str, Count],
-    style: Style,
+    title: str, calls: Calls, shown: Calls, variables: Any, counts: Counts, style: Style
 ) -> Table:
-    shown = calls if show_repeated else first_calls(calls)
-    if depth is not None:
-        shown = [call for call in shown if len(call.path) <= depth]
     collections = sorted(variables)
     own = [_by_module(variables[col], calls) for col in collections]
     counted = [_by_module(variables[col], shown) for col in collections]
@@ -168,7 +163,7 @@ def _text(count: int | None) -> str:
     return "" if count is None else str(count)
 
 
-def _by_module(collection: Any, calls: list[Call]) -> dict[Path, Any]:
+def _by_module(collection: Any, calls: Calls) -> dict[Path, Any]:
     """The variables of each module called, without those of modules called inside."""
     found: dict[Path, Any] = {call.path: {} for call in calls}
     for names, value in flatten_dict(collection).items():

@@ -70,8 +70,10 @@ def _jit(static_argnums: Any, donate_argnums: Any, **options: Any) -> Transform:
         def call(scopes: Any, *args: Any, **kwargs: Any) -> Any:
             hash(run.modules)  # the error for a field without a hash names it
             # Interceptors run while a program is traced: others need another program.
-            interceptors = tuple(map(_hashable, INTERCEPTORS.get()))
-            y, counts = program(scopes, (run, interceptors), *args, **kwargs)
+            # A method has the hash that its object may lack: by identity.
+            interceptors = INTERCEPTORS.get()
+            keys = tuple(i if type(i).__hash__ else i.__call__ for i in interceptors)
+            y, counts = program(scopes, (run, keys), *args, **kwargs)
             run.counts.update(counts.value)
             return y
 
@@ -85,23 +87,6 @@ def _run_and_count(scopes: Any, spec: Any, *args: Any, **kwargs: Any) -> Any:
     run, _ = spec
     y = run(scopes, *args, **kwargs)
     return y, Static(tuple(run.counts.items()))
-
-
-class _Identity:
-    """Stands for an object without a hash."""
-
-    def __init__(self, value: Any):
-        self.value = value
-
-    def __hash__(self) -> int:
-        return id(self.value)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Identity) and self.value is other.value
-
-
-def _hashable(value: Any) -> Any:
-    return value if type(value).__hash__ is not None else _Identity(value)
 
 
 def _shifted(argnums: int | Iterable[int], by: int) -> tuple[int, ...]:
