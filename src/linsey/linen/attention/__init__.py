@@ -1,7 +1,8 @@
 """Attention: the products, masks, and the layer with several heads.
 
-`dot_product` turns queries, keys and values into averages, `masks` makes and combines
-masks, `multi_head` is the layer with its projections and its cache for decoding.
+`dot_product` turns queries, keys and values into averages, `multi_head` is the layer
+with its projections and its cache for decoding. Masks are made by
+`linsey.ops.attention_masks`.
 """
 
 from linsey.linen.attention.dot_product import (
@@ -10,9 +11,6 @@ from linsey.linen.attention.dot_product import (
 from linsey.linen.attention.dot_product import (
     dot_product_attention_weights as dot_product_attention_weights,
 )
-from linsey.linen.attention.masks import combine_masks as combine_masks
-from linsey.linen.attention.masks import make_attention_mask as make_attention_mask
-from linsey.linen.attention.masks import make_causal_mask as make_causal_mask
 from linsey.linen.attention.multi_head import MultiHeadAttention as MultiHeadAttention
 from linsey.linen.attention.multi_head import (
     MultiHeadDotProductAttention as MultiHeadDotProductAttention,
@@ -26,6 +24,9 @@ from linsey.linen.module import Module as Module
 from linsey.linen.module import compact as compact
 from linsey.linen.module import merge_param as merge_param
 from linsey.linen.normalization import LayerNorm as LayerNorm
+from linsey.ops.attention_masks import combine_masks as combine_masks
+from linsey.ops.attention_masks import make_attention_mask as make_attention_mask
+from linsey.ops.attention_masks import make_causal_mask as make_causal_mask
 from linsey.typing import Array as Array
 from linsey.typing import DotGeneralT as DotGeneralT
 from linsey.typing import Dtype as Dtype

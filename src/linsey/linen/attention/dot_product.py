@@ -207,7 +207,16 @@ def _root(depth: int, dtype: Any) -> np.ndarray:
 
 
 def _check_shapes(what: str, axis: int, **shapes: tuple[int, ...]) -> None:
-    """Refuses arrays of other ranks, batches and heads, or whose last two differ."""
+    """Refuses shapes that do not belong together.
+
+    Args:
+        what: name of the axis in which the last two must agree, too.
+        axis: that axis.
+        **shapes: shapes (*batch, length, heads, depth) by the names of the arrays.
+
+    Raises:
+        AttentionShapeError: ranks, batch axes, heads or that axis differ.
+    """
     names, (first, *others) = [name[0] for name in shapes], shapes.values()
     *_, left, right = shapes.values()
     problem = None

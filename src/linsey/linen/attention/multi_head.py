@@ -14,11 +14,11 @@ from jax import Array, lax
 
 from linsey.errors import attention as errors
 from linsey.linen.attention.dot_product import dot_product_attention
-from linsey.linen.attention.masks import combine_masks
 from linsey.linen.initializers import zeros
 from linsey.linen.linear import DenseGeneral, default_kernel_init
 from linsey.linen.module import Module, compact, merge_param, nowrap
 from linsey.linen.normalization import LayerNorm
+from linsey.ops.attention_masks import combine_masks
 from linsey.typing import DotGeneralT, Dtype, Initializer, PrecisionLike, PRNGKey
 
 
