@@ -51,8 +51,7 @@ class Selection:
         if isinstance(filter_like, str):
             return cls(frozenset((filter_like,)))
         if isinstance(filter_like, DenyList):
-            denied = cls.of(filter_like.deny)
-            return cls(denied.names, not denied.inverted)
+            return ~cls.of(filter_like.deny)
         if isinstance(filter_like, Collection):
             return cls(frozenset(filter_like))
         raise errors.InvalidFilterError(filter_like)

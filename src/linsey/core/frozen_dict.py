@@ -118,8 +118,6 @@ class FrozenDict(Mapping[K, V]):
 
     def pretty_repr(self, num_spaces: int = 4) -> str:
         """Returns the text of this dictionary, `num_spaces` a level."""
-        if not self._dict:
-            return "FrozenDict({})"
         return f"FrozenDict({pretty_repr(self._dict, num_spaces)})"
 
     def copy(
@@ -135,11 +133,9 @@ class FrozenDict(Mapping[K, V]):
 
     def unfreeze(self) -> dict[K, V]:
         """Returns a plain dictionary, all the way down, that may be changed."""
-        return _thawed(self._dict)
+        return unfreeze(self._dict)
 
-    def tree_flatten_with_keys(
-        self,
-    ) -> tuple[tuple[tuple[jax.tree_util.DictKey, Any], ...], Hashable]:
+    def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, Any], ...], Hashable]:
         """Returns the children with their path keys, and the sorted keys."""
         children, keys = _flatten(self)
         paths = map(jax.tree_util.DictKey, keys)
@@ -187,15 +183,6 @@ def _owned(tree: Any) -> Any:
     return {key: _owned(value) for key, value in tree.items()}
 
 
-def _thawed(tree: Any) -> Any:
-    """Copies the structure of nested dictionaries, plain or frozen."""
-    if isinstance(tree, FrozenDict):
-        tree = tree._dict
-    elif not isinstance(tree, dict):
-        return tree
-    return {key: _thawed(value) for key, value in tree.items()}
-
-
 def freeze(xs: Mapping[Any, Any]) -> FrozenDict[Any, Any]:
     """Returns a frozen copy of a nested dictionary.
 
@@ -225,7 +212,11 @@ def unfreeze(x: FrozenDict[K, V] | dict[K, V]) -> dict[K, V]:
         >>> unfreeze(freeze({"a": {"b": 1}}))
         {'a': {'b': 1}}
     """
-    return _thawed(x)
+    if isinstance(x, FrozenDict):
+        x = x._dict
+    elif not isinstance(x, dict):
+        return x
+    return {key: unfreeze(value) for key, value in x.items()}  # pyrefly: ignore
 
 
 AnyDict = FrozenDict[Any, Any] | dict[Any, Any]
@@ -250,7 +241,7 @@ def copy(x: AnyDict, add_or_replace: AnyDict = FrozenDict({})) -> AnyDict:  # no
     """
     if isinstance(x, FrozenDict):
         return x.copy(add_or_replace)
-    return {**_thawed(_checked(x)), **_thawed(add_or_replace)}
+    return {**unfreeze(_checked(x)), **unfreeze(add_or_replace)}
 
 
 def pop(x: AnyDict, key: Any) -> tuple[AnyDict, Any]:
@@ -274,7 +265,7 @@ def pop(x: AnyDict, key: Any) -> tuple[AnyDict, Any]:
     """
     if isinstance(x, FrozenDict):
         return x.pop(key)
-    rest = _thawed(_checked(x))
+    rest = unfreeze(_checked(x))
     return rest, rest.pop(key)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from linsey import errors
 
@@ -28,7 +29,6 @@ def evaluate_known(
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         from jax.extend import core as jex_core  # slow to import, rarely needed
-        from jax.interpreters.partial_eval import dce_jaxpr
 
         leaves, tree = jax.tree_util.tree_flatten((args, kwargs))
         abstract = {
@@ -72,8 +72,6 @@ def _without_unneeded(jaxpr: Any) -> Any:
 
 def _first_unknown(jaxpr: Any, shapes: list[Any]) -> Any:
     """The shape of the first result that depends on an argument."""
-    from jax.interpreters.partial_eval import dce_jaxpr
-
     for i, shape in enumerate(shapes):
         _, is_used = dce_jaxpr(jaxpr, [k == i for k in range(len(shapes))])
         if any(is_used):

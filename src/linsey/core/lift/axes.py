@@ -17,16 +17,13 @@ Axes = Mapping[Any, Any]
 
 def split_in_out(axes: Axes) -> tuple[dict[Any, Any], dict[Any, Any]]:
     """The axes of the collections that go in, and of those that come out."""
-
-    def axis_of(x: Any) -> Any:
-        return x.axis if isinstance(x, (In, Out)) else x
-
-    into = {k: axis_of(v) for k, v in axes.items() if not isinstance(v, Out)}
-    out = {k: axis_of(v) for k, v in axes.items() if not isinstance(v, In)}
+    bare = {col: getattr(axis, "axis", axis) for col, axis in axes.items()}
+    into = {col: bare[col] for col, axis in axes.items() if not isinstance(axis, Out)}
+    out = {col: bare[col] for col, axis in axes.items() if not isinstance(axis, In)}
     return into, out
 
 
-def axis_length(parts: Sequence[tuple[Any, Any]]) -> int | None:
+def axis_length(*parts: tuple[Any, Any]) -> int | None:
     """The length of the mapped axes of `(axes, tree)` pairs; None if nothing is mapped.
 
     Raises:

@@ -64,27 +64,19 @@ def jit(
     )
     def compiled(plan: Any, variables: Any, rngs: Any, *args: Any, **kw: Any) -> Any:
         y, out = plan.pure(fn)(variables, rngs, *args, **kw)
-        return y, out, Static(plan.frozen_counters())
+        return (y, Static(plan.frozen_counters())), out
 
     def call(scopes: Any, *args: Any, **kwargs: Any) -> Any:
         lifted = Lifted(scopes, (variables,), (variables,), (rngs,))
-        keys, plan = lifted.forked_rngs(), lifted.plan.detached()
-        y, out, counters = compiled(plan, lifted.variables, keys, *args, **kwargs)
+        lifted.rngs = lifted.forked_rngs()
+        run = functools.partial(compiled, lifted.plan.detached())
+        y, counters = lifted.call(run, *args, **kwargs)
+        # As if the function had run now: a cached program was traced long ago.
         for scope, after in zip(lifted.roots, counters.value, strict=True):
-            _replay(scope.rng_counters, after)
-        lifted.merge(out)
+            scope.rng_counters.update(after)
         return y
 
     return call
-
-
-def _replay(counters: dict[Any, Any], after: frozenset[Any]) -> None:
-    """Moves counters to where they were when the trace ended."""
-    for key, value in after:
-        if isinstance(value, frozenset):
-            _replay(counters.setdefault(key, {}), value)
-        else:
-            counters[key] = value
 
 
 def remat(
@@ -116,11 +108,9 @@ def remat(
 
     def call(scopes: Any, *args: Any, **kwargs: Any) -> Any:
         lifted = Lifted(scopes, (variables,), (variables,), (rngs,))
+        run = lifted.plan.pure(fn)
         recomputed = jax.checkpoint(
-            lifted.plan.pure(fn),
-            prevent_cse=prevent_cse,
-            static_argnums=static,
-            policy=policy,
+            run, prevent_cse=prevent_cse, static_argnums=static, policy=policy
         )
         return lifted.call(recomputed, *args, **kwargs)
 

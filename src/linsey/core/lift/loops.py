@@ -9,7 +9,6 @@ import jax
 from jax import lax
 
 from linsey.core import axes_scan
-from linsey.core.axes_scan import broadcast
 from linsey.core.filters import Filter
 from linsey.core.lift import axes as lift_axes
 from linsey.core.lift.compile import remat
@@ -60,7 +59,7 @@ def scan(
     into, out = lift_axes.split_in_out(variable_axes)
     in_list, out_list = tuple(into.values()), tuple(out.values())
     is_split = tuple(split_rngs.values())
-    rng_axes = tuple(0 if s else broadcast for s in is_split)
+    rng_axes = tuple(0 if s else axes_scan.broadcast for s in is_split)
 
     def scanned(scopes: Any, init: Any, *args: Any, **kwargs: Any) -> Any:
         lifted = Lifted(
@@ -72,7 +71,7 @@ def scan(
         shared, carried, *stacked = lifted.variables
         steps = length
         if steps is None:
-            steps = lift_axes.axis_length([(in_axes, args), (in_list, tuple(stacked))])
+            steps = lift_axes.axis_length((in_axes, args), (in_list, tuple(stacked)))
         if steps is None:
             raise ValueError("scan got no values to scan over: give `length`.")
         run = lifted.plan.pure(fn)
@@ -83,26 +82,21 @@ def scan(
             variables = (shared, _over(carried, written), *stacked)
             if data_transform is not None:
                 variables, rngs = data_transform(variables, rngs)
-            pair, (new_shared, written, *stacked) = run(
-                variables, rngs, c, *args, **kwargs
-            )
+            pair, (new, written, *stacked) = run(variables, rngs, c, *args, **kwargs)
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
                 raise TypeError(
                     "What is scanned must return a pair `(carry, y)`. If there is"
                     " nothing to collect from each step, write `return carry, None`."
                 )
             c, y = pair
-            return _over(shared, new_shared), (written, c), (y, tuple(stacked))
+            return _over(shared, new), (written, c), (y, tuple(stacked))
 
         # The extra trace also moves the counters of the random streams, as it always
         # has: without streams and broadcast results there is nothing it could change.
         has_streams = any(keys for group in lifted.rngs for keys in group)
         may_change = any(r.mutable & lifted.plan.outputs[0] for r in lifted.plan.roots)
-        check = check_constancy_invariants and (
-            has_streams
-            or may_change
-            or broadcast in jax.tree_util.tree_leaves(out_axes)
-        )
+        has_same = axes_scan.broadcast in jax.tree_util.tree_leaves(out_axes)
+        check = check_constancy_invariants and (has_streams or may_change or has_same)
         axes = (in_list, rng_axes, in_axes), (out_axes, out_list)
         loop = (steps, reverse, unroll, _split_transpose, check)
         start = (_only_mutable(carried, lifted), init)
@@ -193,21 +187,17 @@ def remat_scan(
     For `lengths = (n, m)` the body runs `n * m` times, and only `n + m` of the values
     between are kept for the backward pass.
     """
-    lift = {
-        "variable_broadcast": variable_broadcast,
-        "variable_carry": variable_carry,
-        "variable_axes": variable_axes,
-        "split_rngs": split_rngs,
-    }
-    inner = body_fn
-    if len(lengths) > 1:
-        nested = remat_scan(body_fn, lengths[1:], policy, **lift)
-        inner = remat(nested, policy=policy, prevent_cse=False)
+    variables = (variable_axes, variable_broadcast, variable_carry)
 
-    def step(scope: Any, carry: Any) -> Any:
-        return inner(scope, carry), ()
+    def repeat(body: Callable[..., Any], length: int) -> Callable[..., Any]:
+        def step(scope: Any, carry: Any) -> Any:
+            return body(scope, carry), ()
 
-    def level(scope: Any, carry: Any) -> Any:
-        return scan(step, length=lengths[0], **lift)(scope, carry)[0]
+        scanned = scan(step, *variables, split_rngs, length=length)
+        return lambda scope, carry: scanned(scope, carry)[0]
 
+    *outer, innermost = lengths
+    level = repeat(body_fn, innermost)
+    for length in reversed(outer):
+        level = repeat(remat(level, policy=policy, prevent_cse=False), length)
     return level

@@ -47,8 +47,7 @@ def vmap(
         lifted = Lifted(scopes, tuple(into), tuple(out), tuple(split_rngs))
         size = axis_size
         if size is None:
-            parts = [(in_axes, args), (in_list, lifted.variables)]
-            size = lift_axes.axis_length(parts)
+            size = lift_axes.axis_length((in_axes, args), (in_list, lifted.variables))
         if size is None:
             raise ValueError(
                 "axis_size should be specified manually: neither the arguments nor"

@@ -18,21 +18,21 @@ so that a function draws the same keys lifted by an identity as unlifted.
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
-import functools
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from typing import Any, NamedTuple
 
 import jax
 
 from linsey.core.filters import NONE, Filter, Selection, group_collections
 from linsey.core.rng import LazyRng
-from linsey.core.scope import Scope, copy_structure
+from linsey.core.scope import Scope, bind
 
 # One entry for each group; each is a tuple with one {name: tree} for each root scope.
 Groups = tuple[tuple[dict[str, Any], ...], ...]
+Filters = Sequence[Filter | Selection]
 
 
 class Lifted:
@@ -51,16 +51,12 @@ class Lifted:
     """
 
     def __init__(
-        self,
-        scopes: Any,
-        inputs: Sequence[Filter],
-        outputs: Sequence[Filter],
-        rngs: Sequence[Filter] = (),
+        self, scopes: Any, inputs: Filters, outputs: Filters, rngs: Filters = ()
     ):
         flat, tree = jax.tree_util.tree_flatten(scopes)
         self.roots = roots = _outermost(flat)
         groups = tuple(map(Selection.of, outputs))
-        out = functools.reduce(operator.or_, groups, NONE)
+        out = reduce(operator.or_, groups, NONE)
         self.plan = Plan(
             Order(tree, tuple(_place(scope, roots) for scope in flat), len(roots)),
             tuple(
@@ -122,9 +118,7 @@ class Order:
 
     def scopes(self, roots: Sequence[Scope]) -> Any:
         """The scopes as they were given, over other roots."""
-        flat = [
-            functools.reduce(Scope._descend, way, roots[i]) for i, way in self.places
-        ]
+        flat = [reduce(Scope._descend, way, roots[i]) for i, way in self.places]
         return jax.tree_util.tree_unflatten(self.tree, flat)
 
     @property
@@ -162,13 +156,20 @@ class Plan:
 
     def detached(self) -> Plan:
         """The same plan with counters of its own, usable as a static argument."""
-        return dataclasses.replace(
-            self, counters=copy.deepcopy(self.counters), counts=self.frozen_counters()
-        )
+        counters = [
+            {
+                place: n
+                for place, n in drawn.items()
+                if _starts_with(place[0], root.path)
+            }
+            for root, drawn in zip(self.roots, self.counters, strict=True)
+        ]
+        plan = dataclasses.replace(self, counters=counters)
+        return dataclasses.replace(plan, counts=plan.frozen_counters())
 
     def frozen_counters(self) -> tuple[Any, ...]:
         """The counters as they are now, as a value."""
-        return tuple(map(_frozen, self.counters))
+        return tuple(frozenset(drawn.items()) for drawn in self.counters)
 
     def pure(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """`fn(scopes, *args)` as `(variables, rngs, *args) -> (result, variables)`."""
@@ -185,30 +186,16 @@ class Plan:
         return run
 
     def _stand_up(self, variables: Groups, rngs: Groups) -> Iterator[Scope]:
-        for i, (name, path, mutable, flags) in enumerate(self.roots):
-            nodes = {
-                col: copy_structure(tree) if col in mutable else tree
-                for group in variables
-                for col, tree in group[i].items()
-            }
-            streams = {
-                stream: key for group in rngs for stream, key in group[i].items()
-            }
-            scope = Scope(nodes, streams, name, mutable, path=path, flags=dict(flags))
+        for i, root in enumerate(self.roots):
+            nodes = {col: tree for group in variables for col, tree in group[i].items()}
+            streams = {s: key for group in rngs for s, key in group[i].items()}
+            scope = bind(nodes, streams, root.mutable, dict(root.flags))
+            scope.name, scope.path = root.name, root.path
             scope.rng_counters = self.counters[i]
             yield scope
 
 
-def _frozen(counters: dict[Any, Any]) -> frozenset[Any]:
-    return frozenset(
-        (key, _frozen(count) if isinstance(count, dict) else count)
-        for key, count in counters.items()
-    )
-
-
-def _sort(
-    of_roots: Iterable[Mapping[str, Any]], filters: Sequence[Filter | Selection]
-) -> Groups:
+def _sort(of_roots: Iterable[Mapping[str, Any]], filters: Filters) -> Groups:
     """Sorts what each root has by name into groups."""
     rows = [group_collections(named, filters) for named in of_roots]
     return tuple(tuple(row[i] for row in rows) for i in range(len(filters)))
@@ -230,4 +217,8 @@ def _place(scope: Scope, roots: list[Scope]) -> tuple[int, tuple[str, ...]]:
 
 
 def _is_below(scope: Scope, root: Scope) -> bool:
-    return scope.context is root.context and scope.path[: len(root.path)] == root.path
+    return scope.context is root.context and _starts_with(scope.path, root.path)
+
+
+def _starts_with(path: tuple[str, ...], start: tuple[str, ...]) -> bool:
+    return path[: len(start)] == start

@@ -69,7 +69,8 @@ class Scope:
         self.name = name
         self.path = tuple(path)
         self.reservations: dict[str, set[str | None]] = {}
-        self.rng_counters: dict[Any, Any] = {}
+        # How often each stream was drawn from at each path; all scopes below share it.
+        self.rng_counters: dict[tuple[tuple[str, ...], str], int] = {}
         self._nodes: Any = variables  # {collection: this scope's part of it}
         self._suffix: tuple[str, ...] = ()  # path from the root of this context
 
@@ -81,11 +82,7 @@ class Scope:
         child.name = name
         child.path = (*self.path, name)
         child.reservations = {}
-        counters = self.rng_counters
-        below = counters.get((name,))
-        if below is None:
-            below = counters[(name,)] = {}
-        child.rng_counters = below
+        child.rng_counters = self.rng_counters
         child._nodes = {}
         child._suffix = (*self._suffix, name)
         return child
@@ -212,12 +209,10 @@ class Scope:
             prefix = fn.__name__ + "_" if hasattr(fn, "__name__") else ""
         scope = self.push(name, prefix)
 
+        named = jax.named_scope if named_call else contextlib.nullcontext
+
         def call(*args: Any, **kwargs: Any) -> Any:
-            with (
-                jax.named_scope(scope.path[-1])
-                if named_call
-                else contextlib.nullcontext()
-            ):
+            with named(scope.path[-1]):
                 return fn(scope.rewound(), *args, **{**partial_kwargs, **kwargs})
 
         return call
@@ -375,14 +370,10 @@ class Scope:
         """Compares the shapes of a stored parameter with those `init_fn` gives."""
         expected = jax.eval_shape(lambda: init_fn(jax.random.key(0), *args, **kwargs))
         # Boxes are looked into, not unboxed, which may add sharding constraints.
-        got_leaves = jax.tree_util.tree_leaves(value)
-        expected_leaves = jax.tree_util.tree_leaves(expected)
-        for got, want in zip(got_leaves, expected_leaves, strict=False):
-            # Only the shape must agree: values may be stored in another dtype.
-            if np.shape(got) != np.shape(want):
-                raise errors.ScopeParamShapeError(
-                    name, self.path_text, np.shape(got), np.shape(want)
-                )
+        # Only the shape must agree: values may be stored in another dtype.
+        for got, want in zip(_shapes(value), _shapes(expected), strict=False):
+            if got != want:
+                raise errors.ScopeParamShapeError(name, self.path_text, got, want)
 
     # -- random keys -----------------------------------------------------------------
 
@@ -406,8 +397,8 @@ class Scope:
                 )
             name = "params"
         self._check_valid()
-        count = self.rng_counters.get(name, 0) + 1
-        self.rng_counters[name] = count
+        place = (self.path, name)
+        self.rng_counters[place] = count = self.rng_counters.get(place, 0) + 1
         key = rngs[name]
         return LazyRng(key.rng, (*key.suffix, *self._suffix, count))
 
@@ -415,6 +406,10 @@ class Scope:
 # The usual initializers of biases and scales: they take no randomness, so their key
 # is counted but not computed.
 _KEYLESS = (jax.nn.initializers.zeros, jax.nn.initializers.ones)
+
+
+def _shapes(tree: Any) -> list[tuple[int, ...]]:
+    return [np.shape(leaf) for leaf in jax.tree_util.tree_leaves(tree)]
 
 
 def _as_returned(variables: dict[str, Any]) -> VariableDict:

@@ -17,7 +17,7 @@ RNGSequences = dict[str, PRNGKey]
 def bind(
     variables: VariableDict,
     rngs: Mapping[str, PRNGKey] | None = None,
-    mutable: Filter = False,
+    mutable: Filter | Selection = False,
     flags: Flags | None = None,
 ) -> Scope:
     """A root scope over `variables`.
@@ -79,9 +79,7 @@ def apply(
         root = bind(variables, rngs=rngs, mutable=mutable, flags=flags)
         with root.temporary():
             y = fn(root, *args, **kwargs)
-        if mutable is not False:
-            return y, root.mutable_variables()
-        return y
+        return y if mutable is False else (y, root.mutable_variables())
 
     return wrapper
 
@@ -121,9 +119,8 @@ def lazy_init(
 
     def wrapper(rngs: PRNGKey | RNGSequences, *args: Any, **kwargs: Any) -> Any:
         initialise = init(fn, mutable=mutable, flags=flags)
-        return evaluate_known(lambda *a, **k: initialise(rngs, *a, **k)[1])(
-            *args, **kwargs
-        )
+        create = evaluate_known(lambda *a, **k: initialise(rngs, *a, **k)[1])
+        return create(*args, **kwargs)
 
     return wrapper
 

@@ -47,10 +47,8 @@ class Variable(Generic[T]):
 
 def _keep_boxes(boxed: Any, value: Any) -> Any:
     """`value` in the metadata boxes of `boxed`, if it has the same structure."""
-    before, after = (
-        jax.tree_util.tree_structure(tree, meta.is_axis_metadata)
-        for tree in (boxed, value)
-    )
+    before = jax.tree_util.tree_structure(boxed, meta.is_axis_metadata)
+    after = jax.tree_util.tree_structure(value, meta.is_axis_metadata)
     return meta.replace_boxed(boxed, value) if before == after else value
 
 
