@@ -82,18 +82,8 @@ if TYPE_CHECKING:
     from linsey.linen import kw_only_dataclasses as kw_only_dataclasses
     from linsey.linen import partitioning as partitioning
     from linsey.linen import recurrent as recurrent
-    from linsey.linen.attention import MultiHeadAttention as MultiHeadAttention
-    from linsey.linen.attention import (
-        MultiHeadDotProductAttention as MultiHeadDotProductAttention,
-    )
-    from linsey.linen.attention import SelfAttention as SelfAttention
-    from linsey.linen.attention import combine_masks as combine_masks
-    from linsey.linen.attention import dot_product_attention as dot_product_attention
-    from linsey.linen.attention import (
-        dot_product_attention_weights as dot_product_attention_weights,
-    )
-    from linsey.linen.attention import make_attention_mask as make_attention_mask
-    from linsey.linen.attention import make_causal_mask as make_causal_mask
+    from linsey.linen.attention.dot_product import *
+    from linsey.linen.attention.multi_head import *
     from linsey.linen.batch_apply import BatchApply as BatchApply
     from linsey.linen.fp8_ops import Fp8DirectDotGeneralOp as Fp8DirectDotGeneralOp
     from linsey.linen.fp8_ops import Fp8DotGeneral as Fp8DotGeneral
@@ -105,6 +95,7 @@ if TYPE_CHECKING:
     from linsey.linen.recurrent import RNNCellBase as RNNCellBase
     from linsey.linen.recurrent.gated import *
     from linsey.linen.recurrent.lstm import *
+    from linsey.ops.attention_masks import *
 
 # What many programs never use is imported when it is asked for: each class of modules
 # costs about a millisecond.

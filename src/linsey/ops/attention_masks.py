@@ -13,6 +13,8 @@ from jax import Array, lax
 from linsey.errors.attention import MaskRanksError
 from linsey.typing import Dtype
 
+__all__ = ["combine_masks", "make_attention_mask", "make_causal_mask"]
+
 
 def make_attention_mask(
     query_input: Array,

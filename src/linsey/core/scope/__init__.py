@@ -12,6 +12,8 @@ Invariants: immutable collections are never copied; mutable ones are copied once
 boundary, structure only; what `apply` returns shares nothing writable with its input.
 """
 
+# ruff: noqa: F403 (each file lists the names that it offers)
+
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,12 +35,7 @@ from linsey.core.scope.context import Context as Context
 from linsey.core.scope.cursor import PRNGKey as PRNGKey
 from linsey.core.scope.cursor import Scope as Scope
 from linsey.core.scope.cursor import VariableDict as VariableDict
-from linsey.core.scope.functional import RNGSequences as RNGSequences
-from linsey.core.scope.functional import apply as apply
-from linsey.core.scope.functional import bind as bind
-from linsey.core.scope.functional import copy_structure as copy_structure
-from linsey.core.scope.functional import init as init
-from linsey.core.scope.functional import lazy_init as lazy_init
+from linsey.core.scope.functional import *
 from linsey.core.scope.variable import Variable as Variable
 from linsey.core.scope.variable import is_plain_array as is_plain_array
 from linsey.core.scope.variable import unbox_fast as unbox_fast

@@ -11,6 +11,8 @@ from linsey.core.frozen_dict import FrozenDict, unfreeze
 from linsey.core.rng import LazyRng, is_rng_key
 from linsey.core.scope.cursor import Flags, PRNGKey, Scope, VariableDict
 
+__all__ = ["RNGSequences", "apply", "bind", "copy_structure", "init", "lazy_init"]
+
 RNGSequences = dict[str, PRNGKey]
 
 

@@ -5,17 +5,10 @@ with its projections and its cache for decoding. Masks are made by
 `linsey.ops.attention_masks`.
 """
 
-from linsey.linen.attention.dot_product import (
-    dot_product_attention as dot_product_attention,
-)
-from linsey.linen.attention.dot_product import (
-    dot_product_attention_weights as dot_product_attention_weights,
-)
-from linsey.linen.attention.multi_head import MultiHeadAttention as MultiHeadAttention
-from linsey.linen.attention.multi_head import (
-    MultiHeadDotProductAttention as MultiHeadDotProductAttention,
-)
-from linsey.linen.attention.multi_head import SelfAttention as SelfAttention
+# ruff: noqa: F403 (each file lists the names that it offers)
+
+from linsey.linen.attention.dot_product import *
+from linsey.linen.attention.multi_head import *
 from linsey.linen.dtypes import promote_dtype as promote_dtype
 from linsey.linen.initializers import zeros as zeros
 from linsey.linen.linear import DenseGeneral as DenseGeneral
@@ -24,9 +17,7 @@ from linsey.linen.module import Module as Module
 from linsey.linen.module import compact as compact
 from linsey.linen.module import merge_param as merge_param
 from linsey.linen.normalization import LayerNorm as LayerNorm
-from linsey.ops.attention_masks import combine_masks as combine_masks
-from linsey.ops.attention_masks import make_attention_mask as make_attention_mask
-from linsey.ops.attention_masks import make_causal_mask as make_causal_mask
+from linsey.ops.attention_masks import *
 from linsey.typing import Array as Array
 from linsey.typing import DotGeneralT as DotGeneralT
 from linsey.typing import Dtype as Dtype

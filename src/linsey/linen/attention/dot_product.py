@@ -21,6 +21,8 @@ from linsey.ops.attention import (
 )
 from linsey.typing import Dtype, PrecisionLike, PRNGKey
 
+__all__ = ["dot_product_attention", "dot_product_attention_weights"]
+
 
 def dot_product_attention_weights(
     query: Array,

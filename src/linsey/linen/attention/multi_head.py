@@ -21,6 +21,8 @@ from linsey.linen.normalization import LayerNorm
 from linsey.ops.attention_masks import combine_masks
 from linsey.typing import DotGeneralT, Dtype, Initializer, PrecisionLike, PRNGKey
 
+__all__ = ["MultiHeadAttention", "MultiHeadDotProductAttention", "SelfAttention"]
+
 
 class MultiHeadDotProductAttention(Module):
     """Attends with several heads, each over its own projections of the inputs.
