@@ -103,7 +103,6 @@ def remat(
     Returns:
         A function `(scope, *args, **kwargs)`.
     """
-    del concrete
     static = tuple(i + 2 for i in _as_tuple(static_argnums))
 
     def call(scopes: Any, *args: Any, **kwargs: Any) -> Any:

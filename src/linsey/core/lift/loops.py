@@ -59,15 +59,11 @@ def scan(
     into, out = lift_axes.split_in_out(variable_axes)
     in_list, out_list = tuple(into.values()), tuple(out.values())
     is_split = tuple(split_rngs.values())
+    whole = (variable_broadcast, variable_carry)
     rng_axes = tuple(0 if s else axes_scan.broadcast for s in is_split)
 
     def scanned(scopes: Any, init: Any, *args: Any, **kwargs: Any) -> Any:
-        lifted = Lifted(
-            scopes,
-            (variable_broadcast, variable_carry, *into),
-            (variable_broadcast, variable_carry, *out),
-            tuple(split_rngs),
-        )
+        lifted = Lifted(scopes, (*whole, *into), (*whole, *out), tuple(split_rngs))
         shared, carried, *stacked = lifted.variables
         steps = length
         if steps is None:

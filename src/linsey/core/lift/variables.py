@@ -36,14 +36,11 @@ def map_variables(
     """
     writes = init or mutable
     seen_as_is = subtract_filters(variables, mapped_collections)
+    inputs = (mapped_collections, seen_as_is)
+    outputs = (mapped_collections if writes else False, seen_as_is)
 
     def mapped(scopes: Any, *args: Any, **kwargs: Any) -> Any:
-        lifted = Lifted(
-            scopes,
-            (mapped_collections, seen_as_is),
-            (mapped_collections if writes else False, seen_as_is),
-            (rngs,),
-        )
+        lifted = Lifted(scopes, inputs, outputs, (rngs,))
         stored, others = lifted.variables
         run = lifted.plan.pure(fn)
         if init and not any(tree for col in stored for tree in col.values()):

@@ -208,7 +208,6 @@ class Scope:
         if prefix is None:
             prefix = fn.__name__ + "_" if hasattr(fn, "__name__") else ""
         scope = self.push(name, prefix)
-
         named = jax.named_scope if named_call else contextlib.nullcontext
 
         def call(*args: Any, **kwargs: Any) -> Any:
