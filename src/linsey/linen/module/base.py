@@ -145,8 +145,7 @@ class Module(ModuleBase):
 
     def _run_setup(self) -> None:
         values = self.__dict__
-        values["_phase"] = SETTING_UP
-        values["_assigned"] = []
+        values.update(_phase=SETTING_UP, _assigned=[])
         before = values["_frame"]
         frame = values["_frame"] = values["_setup_frame"]
         frame.is_open = True
@@ -157,8 +156,7 @@ class Module(ModuleBase):
             values["_phase"] = FRESH
             for name in values.pop("_assigned"):
                 values.pop(name, None)
-            frame.names = adopted
-            frame.counts.clear()
+            frame.names, frame.counts = adopted, {}
             raise
         finally:
             frame.is_open = False

@@ -83,19 +83,15 @@ def call_lifted(
 
 
 def call_direct(
-    core_transform: Callable[..., Any],
-    fns: Sequence[Callable[..., Any]],
-    module: Any,
-    args: tuple[Any, ...],
-    **options: Any,
+    core: Callable[..., Any], fns: Sequence[Any], module: Any, args: Any, **options: Any
 ) -> Any:
-    """Calls `core_transform(*scope_fns, scopes, *args, **options)`.
+    """Calls `core(*scope_fns, scopes, *args, **options)`.
 
     The functions take a module first; of bound methods the functions are taken.
     """
 
     def transform(*runs: Run) -> Callable[..., Any]:
-        return functools.partial(core_transform, *runs, **options)
+        return functools.partial(core, *runs, **options)
 
     return call_lifted(transform, map(function_of_module, fns), module, args, {})
 
