@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from functools import partial
 
 import hypothesis
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from linsey.ops import conv_cpu_plain
 from linsey.ops.conv import canonicalize_padding, conv, conv_local, conv_positions
 from linsey.ops.conv_transpose import conv_transpose
 
@@ -154,6 +156,108 @@ CPU_CASES = [
 
 @pytest.mark.parametrize("case", CPU_CASES)
 def test_what_is_faster_on_a_cpu_is_the_same(case):
+    compare_with_xla(case)
+
+
+@pytest.fixture(params=[(1, 1), (2, 1), (2, 8)], ids=str)
+def eager_plans(request, monkeypatch):
+    """Plans as for much work: with so many threads, on so many devices."""
+    threads, devices = request.param
+    monkeypatch.setattr(conv_cpu_plain, "LARGE_WORK", 0)
+    monkeypatch.setattr(conv_cpu_plain, "threads", lambda: threads)
+    monkeypatch.setattr(conv_cpu_plain.jax, "device_count", lambda: devices)
+    conv_cpu_plain._plan.cache_clear()
+    yield request.param
+    conv_cpu_plain._plan.cache_clear()
+
+
+PLAIN_CASES = [
+    # shape, window, features, groups, strides, padding, dilation
+    ((4, 8, 7, 3), (3, 3), 5, 1, 1, "SAME", 1),
+    ((4, 16, 7, 3), (3, 2), 3, 1, 1, "VALID", 1),
+    ((6, 12, 9, 4), (2, 3), 2, 1, 1, ((0, 1), (2, 0)), 1),
+    ((3, 8, 8, 2), (3, 3), 4, 1, 1, "CIRCULAR", 1),
+    ((2, 8, 8, 3), (3, 3), 4, 1, (2, 1), "SAME", (1, 2)),
+    ((2, 9, 3), (4,), 2, 1, 1, "SAME", 1),
+    ((2, 4, 5, 4, 2), (2, 2, 2), 3, 1, 1, "VALID", 1),
+    ((2, 5, 4, 6), (1, 1), 3, 1, (2, 3), "VALID", 1),
+]
+
+
+@pytest.mark.parametrize("case", PLAIN_CASES)
+def test_every_plan_for_a_cpu_computes_the_same(case, eager_plans):
+    compare_with_xla(case)
+
+
+def test_plans_follow_threads_devices_and_padding(eager_plans):
+    threads, devices = eager_plans
+
+    def plan(padding, *kernel):
+        shape, ones = (16, 32, 32, kernel[-2]), (1, 1)
+        dtype = jnp.dtype("float32")
+        return conv_cpu_plain._plan(shape, kernel, dtype, ones, padding, ones, None)
+
+    same, bare = ((1, 1), (1, 1)), ((0, 0), (0, 0))
+    assert plan(same, 3, 3, 32, 32).rows == (1 if threads > 1 else 0)
+    assert plan(bare, 3, 3, 32, 32).rows == (3 if threads > 1 else 1)
+    assert plan(bare, 3, 3, 512, 512).rows == 1  # large kernels use all threads
+    assert plan(same, 3, 3, 512, 512).rows == 0
+    assert plan(same, 3, 3, 32, 32).parts == (8 if devices == 1 else 1)
+
+
+def test_small_convolutions_are_as_they_were():
+    ones, same = (1, 1), ((1, 1), (1, 1))
+    dtype = jnp.dtype("float32")
+    plan = conv_cpu_plain._plan(
+        (1, 4, 4, 8), (3, 3, 8, 8), dtype, ones, same, ones, None
+    )
+    assert (plan.rows, plan.rows_for_kernel, plan.padded_input, plan.parts) == (
+        0, 0, False, 1,
+    )  # fmt: skip
+
+
+def test_second_derivatives_and_batches_of_plans_are_those_of_xla(eager_plans):
+    generator = np.random.default_rng(1)
+    x = jnp.asarray(generator.standard_normal((3, 2, 9, 6, 3)), jnp.float32)
+    kernel = jnp.asarray(generator.standard_normal((3, 3, 3, 4)), jnp.float32)
+
+    def observe(function):
+        def loss(x, kernel):
+            return jnp.sum(jnp.sin(conv(x, kernel, conv_general_dilated=function)))
+
+        def product(x):
+            gradient = jax.grad(loss, (0, 1))
+            return jax.jvp(gradient, (x, kernel), (jnp.cos(x), jnp.sin(kernel)))[1]
+
+        return jax.vmap(product)(x)
+
+    expected, found = (
+        jax.jit(partial(observe, function))()
+        for function in (partial(lax.conv_general_dilated), lax.conv_general_dilated)
+    )
+    for a, b in zip(expected, found, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-4)
+
+
+def test_only_the_input_and_the_kernel_are_kept_for_the_gradients(eager_plans):
+    x, kernel = jnp.ones((4, 16, 8, 4)), jnp.ones((3, 3, 4, 4))
+    _, pull = jax.vjp(conv, x, kernel)
+    kept = sum(leaf.size for leaf in jax.tree.leaves(pull))
+    assert kept <= x.size + kernel.size
+
+
+def test_gradients_in_the_body_of_a_loop_have_the_order_that_kernels_want():
+    x, kernels = jnp.ones((2, 6, 6, 3)), jnp.ones((2, 3, 3, 3, 3))
+
+    def loss(x, kernels):
+        return jnp.sum(lax.scan(lambda x, k: (conv(x, k), None), x, kernels)[0])
+
+    text = jax.jit(jax.grad(loss, (0, 1))).lower(x, kernels).as_text()
+    orders = set(re.findall(r"dim_numbers = (\[.*?\]x\[.*?\]->\[.*?\])", text))
+    assert orders == {"[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"}
+
+
+def compare_with_xla(case):
     shape, window, features, groups, strides, padding, dilation = case
     generator = np.random.default_rng(0)
     x = jnp.asarray(generator.standard_normal(shape), jnp.float32)
@@ -172,8 +276,11 @@ def test_what_is_faster_on_a_cpu_is_the_same(case):
         return y, tangent, *pull(jnp.sin(jnp.arange(y.size)).reshape(y.shape))
 
     with_xla = partial(lax.conv_general_dilated)
-    program = jax.jit(observe, static_argnums=0)
-    for a, b in zip(program(with_xla), program(lax.conv_general_dilated), strict=True):
+    expected, found = (
+        jax.jit(partial(observe, function))()
+        for function in (with_xla, lax.conv_general_dilated)
+    )
+    for a, b in zip(expected, found, strict=True):
         assert a.shape == b.shape
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-5)
 

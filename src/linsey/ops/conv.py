@@ -122,7 +122,7 @@ def conv(
     x, margins = _pad(x, padding, window, geometry)
     steps, holes, dilation = geometry
     if conv_general_dilated is lax.conv_general_dilated:
-        if may_help(feature_group_count):
+        if may_help():
             conv_general_dilated, margins = convolve, tuple(margins)
     y = conv_general_dilated(
         x,
