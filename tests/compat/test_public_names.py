@@ -43,8 +43,7 @@ MISSING: dict[str, str] = {}
 MACHINERY = {
     "configurations": (
         "flax_always_shard_variable flax_array_ref flax_hijax_variable"
-        " flax_max_repr_depth flax_pytree_module flax_use_flaxlib nnx_graph_mode"
-        " nnx_graph_updates"
+        " flax_max_repr_depth flax_pytree_module flax_use_flaxlib"
     ),
     "core.axes_scan": "build_shaped_array",
     "core.lift": (
@@ -106,7 +105,7 @@ def public_names(module: types.ModuleType) -> list[str]:
     return [
         name
         for name, value in sorted(vars(module).items())
-        if not name.startswith("_") and _is_offered(module, value, is_package)
+        if not name.startswith(("_", "nnx_")) and _is_offered(module, value, is_package)
     ]
 
 
