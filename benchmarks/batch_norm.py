@@ -16,16 +16,18 @@ from benchmarks import harness
 from benchmarks.models import convolutional as models
 
 SHAPES = ((32, 56, 56, 64), (128, 32, 32, 64))
+FLOOR = "two outputs"
 OFFSETS = ((0.0, 1.0), (100.0, 1.0), (3000.0, 0.01), (1000.0, 0.01))
 
 
 def run(rounds: int) -> list[harness.Row]:
-    """Both shapes by all rivals."""
+    """Both shapes by all rivals, and by a program that only writes the two outputs."""
     rows = []
     for shape in SHAPES:
         cases = harness.available(
             {rival: partial(_prepare, rival, shape) for rival in models.RIVALS}
         )
+        cases.append(harness.Case(FLOOR, _prepare_floor(shape)))
         goals = {"linsey": "<= 0.45"}
         task = f"forward and backward, {shape}"
         rows += harness.measure(task, cases, rounds, "flax", goals, models.CLOCK)
@@ -34,6 +36,13 @@ def run(rounds: int) -> list[harness.Row]:
 
 def _prepare(rival: str, shape: tuple[int, ...]):
     call = models.norm_gradient(rival, shape)
+    return lambda: call
+
+
+def _prepare_floor(shape: tuple[int, ...]):
+    """No statistics: reads the input and the gradient, writes one array for each."""
+    x = models.numbers(*shape)
+    call = models.compiled(lambda x, cotangent: (2 * x, 3 * cotangent), x, x + 1)[1]
     return lambda: call
 
 

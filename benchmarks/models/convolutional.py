@@ -200,6 +200,27 @@ def training_step(rival: str) -> Call:
     return network_gradient(rival, WIDTHS, x, pools=True)[1]
 
 
+def scan_gradient(rival: str) -> Call:
+    """The gradient of four residual convolutions with parameters stacked by a scan."""
+    nn = importlib.import_module(f"{rival}.linen")
+
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x, _):
+            return x + nn.relu(nn.Conv(32, (3, 3))(x)), None
+
+    blocks = nn.scan(
+        Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=4
+    )()
+    x = numbers(16, 16, 16, 32)
+    variables = jax.jit(blocks.init)(jax.random.key(0), x, None)
+
+    def loss(variables, x):
+        return jnp.square(blocks.apply(variables, x, None)[0]).mean()
+
+    return compiled(jax.grad(loss), variables, x)[1]
+
+
 def _torch_step(x: np.ndarray) -> Call:
     torch = import_torch()
     layers, channels = [], x.shape[-1]
