@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import flax.core
+import flax.errors
 import flax.training.checkpoints
 import flax.training.orbax_utils
 import flax.training.train_state
@@ -114,6 +116,35 @@ def test_an_earlier_step_is_refused(orbax, tmp_path):
             checkpoints.save_checkpoint(tmp_path, TREE, step)
     checkpoints.save_checkpoint(tmp_path, TREE, 1, overwrite=True)
     assert checkpoints.available_steps(tmp_path) == [1]
+
+
+def test_a_save_that_is_refused_is_a_value_error(orbax, tmp_path):
+    for lib in LIBRARIES:
+        save, folder = lib.training.checkpoints.save_checkpoint, tmp_path / lib.__name__
+        save(folder, TREE, 2)
+        # Flax without Orbax has its own class, which is no `ValueError`.
+        refusals = (ValueError, flax.errors.InvalidCheckpointError)
+        with pytest.raises(refusals if lib is flax else ValueError):
+            save(folder, TREE, 2)
+        try:
+            save(folder, TREE, 1)
+        except refusals:
+            assert lib is linsey or not orbax
+        else:  # and what was saved is not there
+            assert lib is flax and orbax
+            assert lib.training.checkpoints.available_steps(folder) == [2]
+
+
+def test_plain_files_are_not_deprecated(tmp_path):
+    for lib, flags in zip(LIBRARIES, (flax_config, linsey.config), strict=True):
+        with (
+            flags.temp_flip_flag("use_orbax_checkpointing", False),
+            warnings.catch_warnings(record=True) as seen,
+        ):
+            warnings.simplefilter("always")
+            lib.training.checkpoints.save_checkpoint(tmp_path / lib.__name__, TREE, 1)
+        categories = {warning.category for warning in seen}
+        assert (DeprecationWarning in categories) == (lib is flax)
 
 
 def test_what_is_not_there_is_not_restored(orbax, tmp_path):

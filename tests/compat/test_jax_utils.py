@@ -191,7 +191,10 @@ def test_stopping_equals_that_of_flax(fields):
 
 # -- the iterator ----------------------------------------------------------------------
 
-PrefetchIterator = linsey.training.prefetch_iterator.PrefetchIterator
+
+def PrefetchIterator(*args):  # noqa: N802
+    with pytest.warns(DeprecationWarning, match="PrefetchIterator is deprecated"):
+        return linsey.training.prefetch_iterator.PrefetchIterator(*args)
 
 
 @pytest.mark.filterwarnings("ignore:PrefetchIterator is deprecated")

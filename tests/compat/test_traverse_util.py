@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 
 import pytest
 
@@ -24,6 +25,16 @@ def test_flat_dictionaries_agree(tree, keep, sep, is_leaf):
     assert repr(mine) == repr(other)
     if is_leaf is None:
         assert ours.unflatten_dict(mine, sep) == theirs.unflatten_dict(other, sep)
+
+
+def test_traversals_are_not_deprecated():
+    """Flax has no optimizers any more; ours use them."""
+    for module in (theirs, ours):
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            module.ModelParamTraversal(lambda path, value: True)
+        categories = [warning.category for warning in seen]
+        assert (DeprecationWarning in categories) == (module is theirs)
 
 
 def test_path_aware_map_agrees():

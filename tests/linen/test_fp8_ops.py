@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import flax.linen
 import flax.linen.fp8_ops
 import jax
@@ -53,6 +55,21 @@ def test_products_and_their_state_equal_those_of_flax(name):
     for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
         assert b.dtype == a.dtype
         np.testing.assert_allclose(b, a, rtol=1e-6, atol=1e-6)
+
+
+def test_the_older_product_is_deprecated():
+    for lib in LIBRARIES:
+        with pytest.warns(DeprecationWarning, match="Fp8DotGeneralOp is deprecated"):
+            lib.Fp8DotGeneralOp()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            lib.NANOOFp8DotGeneralOp()  # one of its subclasses
+
+
+def test_the_warning_names_the_line_that_makes_the_product():
+    with pytest.warns(DeprecationWarning) as seen:
+        nn.Fp8DotGeneralOp()
+    assert seen[0].filename == __file__
 
 
 def test_the_state_is_declared_in_the_order_of_flax():

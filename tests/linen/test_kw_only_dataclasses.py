@@ -39,5 +39,30 @@ def test_constructors_take_what_those_of_flax_take(index):
     assert sorted(names[0]) == sorted(names[1])
 
 
+@pytest.mark.parametrize("module", [theirs, ours])
+def test_keyword_only_fields_follow_the_standard_library(module):
+    _, child, _ = classes(module)
+    places = [field.name for field in dataclasses.fields(child)]
+    signature = inspect.signature(child)
+    is_keyword_only = signature.parameters["y"].kind is inspect.Parameter.KEYWORD_ONLY
+
+    def without_a_default():
+        @module.dataclass
+        class Needed:
+            x: int = module.field(kw_only=True)
+
+        return Needed
+
+    if module is theirs:
+        assert places == ["x", "z", "y"]
+        assert not is_keyword_only  # and yet it cannot be given by position
+        with pytest.raises(ValueError, match="no default"):
+            without_a_default()
+    else:
+        assert places == ["x", "y", "z"]
+        assert is_keyword_only
+        assert without_a_default()(x=3).x == 3
+
+
 def test_the_mark_is_that_of_the_standard_library():
     assert ours.KW_ONLY is dataclasses.KW_ONLY

@@ -88,7 +88,7 @@ class AlreadyExistsError(LinseyError):
         )
 
 
-class InvalidCheckpointError(LinseyError):
+class InvalidCheckpointError(LinseyError, ValueError):
     """A checkpoint is saved for an earlier step than one that is there."""
 
     def __init__(self, path: Any, step: Any) -> None:

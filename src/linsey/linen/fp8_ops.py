@@ -7,6 +7,7 @@ Their state, scales and histories, is in the collection `_overwrite_with_gradien
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from typing import Any
 
@@ -62,19 +63,28 @@ class Fp8DotGeneralBase(Module):
 class Fp8DotGeneralOp(Fp8DotGeneralBase):
     """A product of operands rounded to 8 bits, computed in their own dtype.
 
+    Deprecated: `Fp8DirectDotGeneralOp` computes in 8 bits.
+
     Attributes:
         amax_history_length: number of largest absolute values to remember.
         e4m3_dtype: dtype of the operands.
         e5m2_dtype: dtype of the gradients.
 
     Example:
-        >>> import jax, jax.numpy as jnp
+        >>> import jax, jax.numpy as jnp, warnings
         >>> import linsey.linen as nn
+        >>> warnings.simplefilter("ignore", DeprecationWarning)
         >>> layer = nn.Dense(4, dot_general_cls=nn.Fp8DotGeneralOp)
         >>> variables = layer.init(jax.random.key(0), jnp.ones((2, 3)))
         >>> sorted(variables["_overwrite_with_gradient"]["Fp8DotGeneralOp_0"])[:2]
         ['input_amax_history', 'input_scale']
     """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if type(self) is Fp8DotGeneralOp:
+            message = "The Fp8DotGeneralOp is deprecated: use Fp8DirectDotGeneralOp."
+            warnings.warn(message, DeprecationWarning, stacklevel=3)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Array:
         """Multiplies like `jax.lax.dot_general`."""

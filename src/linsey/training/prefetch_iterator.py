@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import threading
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -11,17 +12,27 @@ from typing import Any
 class PrefetchIterator:
     """Takes elements from another iterator before they are asked for.
 
+    Deprecated: libraries that load data run ahead themselves, and
+    `linsey.jax_utils.prefetch_to_device` also moves batches to devices ahead.
+
     Args:
         data_iter: the other iterator. An exception that it raises is raised here, when
             its turn comes.
         buffer_size: number of elements to hold ready.
 
     Example:
+        >>> import warnings
+        >>> warnings.simplefilter("ignore", DeprecationWarning)
         >>> list(PrefetchIterator(iter(range(3)), buffer_size=2))
         [0, 1, 2]
     """
 
     def __init__(self, data_iter: Iterable[Any], buffer_size: int = 1) -> None:
+        message = (
+            "PrefetchIterator is deprecated: let the library that loads the data run "
+            "ahead, or use `linsey.jax_utils.prefetch_to_device`."
+        )
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
         self._source = iter(data_iter)
         self._size = max(buffer_size, 1)
         self._ready: collections.deque[Any] = collections.deque()
