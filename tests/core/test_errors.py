@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import pickle
+import pkgutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,6 +99,34 @@ def make(name: str) -> errors.LinseyError:
 def test_every_error_has_a_tested_text():
     public = set(errors.__all__) - {"LinseyError", "FlaxError"}
     assert public == CASES.keys() == MESSAGES.keys()
+
+
+def test_every_error_can_be_imported_from_the_package():
+    """From `linsey.errors` itself, whatever file it is in, and `dir` shows it."""
+    homes = {}
+    for info in pkgutil.iter_modules(errors.__path__):
+        module = importlib.import_module(f"linsey.errors.{info.name}")
+        for name, value in vars(module).items():
+            if isinstance(value, type) and value.__module__ == module.__name__:
+                assert issubclass(value, errors.LinseyError)
+                assert homes.setdefault(name, module) is module, f"two classes {name}"
+                assert getattr(errors, name) is value
+    assert homes.keys() <= set(dir(errors))
+    with pytest.raises(AttributeError, match="NoSuchError"):
+        errors.NoSuchError  # noqa: B018
+
+
+def test_errors_of_layers_are_imported_when_they_are_asked_for():
+    program = (
+        "import sys, linsey.errors\n"
+        "before = set(sys.modules)\n"
+        "from linsey.errors import norms, AttentionMaskError\n"
+        "print(*sorted(n for n in set(sys.modules) - before if 'linsey' in n))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["linsey.errors.attention", "linsey.errors.norms"]
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -8,7 +8,15 @@ The opening sentence keeps the words that programs written for Flax match on.
 Positional arguments of the constructors are those of Flax; keywords that follow
 them only make a message richer. Every error can be pickled and copied, whatever
 its arguments were: what travels is the finished text.
+
+The errors of single layers, of names of axes and of objects are here too. Their files
+are imported when one of them is asked for.
 """
+
+# ruff: noqa: F403 (each file holds nothing but its errors)
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from linsey.errors.base import (
     FlaxError,
@@ -83,6 +91,32 @@ from linsey.errors.trees import (
     TransformTargetError,
     TraverseTreeError,
 )
+
+if TYPE_CHECKING:
+    from linsey.errors.attention import *
+    from linsey.errors.layers import *
+    from linsey.errors.norms import *
+    from linsey.errors.sharding import *
+    from linsey.errors.treex import *
+
+_LATER = ("attention", "layers", "norms", "sharding", "treex")
+
+
+def __getattr__(name: str) -> Any:
+    if name.endswith("Error"):  # else the name of a file would import all of them
+        for file in _LATER:
+            found = vars(importlib.import_module(f"{__name__}.{file}")).get(name)
+            if found is not None:
+                globals()[name] = found
+                return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    files = [importlib.import_module(f"{__name__}.{file}") for file in _LATER]
+    later = {name for file in files for name in vars(file) if name.endswith("Error")}
+    return sorted({*globals(), *later})
+
 
 __all__ = [
     "AlreadyExistsError",
