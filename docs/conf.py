@@ -53,7 +53,10 @@ def markdown_to_rst(
         if ">>>" not in paragraph and "::" not in paragraph:
             parts = re.split(r"(?<!`)`([^`]+)`(?!`)", paragraph)
             text, code = parts[::2], parts[1::2]
-            text = [re.sub(r"(?<!^)(?<!\n)([*|])", r"\\\1", part) for part in text]
+            text = [
+                re.sub(r"(?<!^)(?<!\n)[*|]|[*|](?=\S)", r"\\\g<0>", part)
+                for part in text
+            ]
             joined = text[0]
             for span, after in zip(code, text[1:], strict=True):
                 joined += f"``{span}``" + ("\\ " if after[:1].isalnum() else "") + after

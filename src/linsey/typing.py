@@ -72,11 +72,17 @@ TupleArg = TypeVar("TupleArg", bound=tuple)
 # ---------------------------------------------------------------- arrays
 
 Array = Union[jax.Array, Any]  # noqa: UP007 (a value at run time, with Any in it)
+"""What layers take: a JAX array, or what becomes one."""
 PRNGKey = jax.Array
+"""A random key."""
 RNGSequences = dict[str, PRNGKey]
+"""A random key for each stream of random numbers, by the name of the stream."""
 Dtype = Union[DTypeLike, np.dtype, Any]  # noqa: UP007
+"""A dtype, or what stands for one."""
 Shape = Sequence[int]
+"""The size of each axis."""
 PRNGFoldable = int | str
+"""What can be folded into a random key."""
 PrecisionLike = (
     None
     | str
@@ -84,12 +90,19 @@ PrecisionLike = (
     | tuple[str, str]
     | tuple[jax.lax.Precision, jax.lax.Precision]
 )
+"""How exactly an accelerator multiplies, as in `jax.lax.Precision`."""
 DotGeneralT = Callable[..., Array]
+"""A function in the place of `jax.lax.dot_general`."""
 ConvGeneralDilatedT = Callable[..., Array]
+"""A function in the place of `jax.lax.conv_general_dilated`."""
 EinsumT = Callable[..., Array]
+"""A function in the place of `jax.numpy.einsum`."""
 PaddingLike = str | int | Sequence[int | tuple[int, int]]
+"""The padding of a convolution: a name, or the sizes at the ends of each axis."""
 LaxPadding = str | Sequence[tuple[int, int]]
+"""A padding as `jax.lax` takes it."""
 Initializer = jax.nn.initializers.Initializer | Callable[..., Any]
+"""A function `(key, shape, dtype) -> array`."""
 
 
 class PromoteDtypeFn(Protocol):
@@ -130,13 +143,21 @@ def is_key_like(x: Any) -> TypeGuard[Key]:
 
 
 Path = str
+"""The keys that lead to a leaf, in one string."""
 PathParts = tuple[Key, ...]
+"""The keys that lead to a leaf."""
 Leaf = Any
+"""A value at the end of a path."""
 ArrayPytree = Any
+"""A pytree of arrays."""
 Collection = Mapping[str, Any]
+"""A collection of variables, by name, in dictionaries for the modules."""
 MutableCollection = dict[str, Any]
+"""A collection of variables that may be changed in place."""
 VariableDict = Mapping[str, Collection]
+"""The collections of variables, by name."""
 MutableVariableDict = dict[str, MutableCollection]
+"""Collections of variables that may be changed in place."""
 
 if TYPE_CHECKING:
     FrozenVariableDict = FrozenDict[str, Collection]
@@ -154,7 +175,9 @@ def __getattr__(name: str) -> Any:
 # ---------------------------------------------------------------- axes
 
 Axis = Optional[int]  # noqa: UP045 (a value at run time, subscripted below)
+"""An axis, or None for none."""
 Axes = int | Sequence[int]
+"""One axis or several."""
 
 
 @dataclass(frozen=True)
@@ -180,14 +203,24 @@ class Out(Generic[T]):
 
 
 InOutAxis = Axis | In[Axis] | Out[Axis]
+"""An axis for what goes in and what comes out, or for one of them."""
 ScanAxis = int
+"""The axis that a loop runs over."""
 InOutScanAxis = ScanAxis | In[ScanAxis] | Out[ScanAxis]
+"""A `ScanAxis` for what goes in and what comes out, or for one of them."""
 
 AxisName = str | tuple[str, ...] | None
+"""The name of an axis of a mesh, several of them, or None for none."""
 LogicalNames = tuple[str | None, ...]
+"""A name, or None, for each axis of an array."""
 LogicalRules = Sequence[tuple[str, str | tuple[str, ...] | None]]
-# Trees whose leaves are `jax.sharding.PartitionSpec`; no type can say so yet.
+"""Which axes of a mesh the axes of arrays with a name are split over."""
+# No type can say yet what the leaves of a pytree are.
 LogicalPartitionSpec = Any
+"""A `jax.sharding.PartitionSpec` of logical names."""
 LogicalPartitionSpecPytree = Any
+"""A pytree of `LogicalPartitionSpec`."""
 PartitionSpecPytree = Any
+"""A pytree of `jax.sharding.PartitionSpec`."""
 Sharding = tuple[AxisName, ...]
+"""The names of the mesh axes that each axis of an array is split over."""

@@ -28,14 +28,21 @@ from linsey.treex.treeo.fields import FieldInfo
 from linsey.treex.treeo.sentinels import MISSING, Hashable, Missing, Nothing
 
 EPSILON = 1e-7
+"""What keeps logarithms and quotients finite."""
 
 T = TypeVar("T")
 ScalarLike = np.ndarray | jax.Array | float | int
+"""A number, or an array that holds one."""
 KeyLike = int | jax.Array
+"""A random key, or the seed of one."""
 IndexLike = str | int | Iterable[str | int]
+"""A place in nested inputs: a position or a name, or several, from outside in."""
 PathLike = str | pathlib.Path
+"""The path of a file."""
 InputLike = Any
+"""Whatever `Inputs.from_value` takes."""
 Filter = type | Callable[[FieldInfo], bool]
+"""A kind of fields, or a function that chooses fields."""
 
 __all__ = [
     "EPSILON",
