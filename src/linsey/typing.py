@@ -72,7 +72,7 @@ TupleArg = TypeVar("TupleArg", bound=tuple)
 # ---------------------------------------------------------------- arrays
 
 Array = Union[jax.Array, Any]  # noqa: UP007 (a value at run time, with Any in it)
-"""What layers take: a JAX array, or what becomes one."""
+"""A JAX array, or what becomes one in a layer."""
 PRNGKey = jax.Array
 """A random key."""
 RNGSequences = dict[str, PRNGKey]
@@ -98,7 +98,7 @@ ConvGeneralDilatedT = Callable[..., Array]
 EinsumT = Callable[..., Array]
 """A function in the place of `jax.numpy.einsum`."""
 PaddingLike = str | int | Sequence[int | tuple[int, int]]
-"""The padding of a convolution: a name, or the sizes at the ends of each axis."""
+"""The padding of a convolution by its name, or by sizes at the ends of each axis."""
 LaxPadding = str | Sequence[tuple[int, int]]
 """A padding as `jax.lax` takes it."""
 Initializer = jax.nn.initializers.Initializer | Callable[..., Any]

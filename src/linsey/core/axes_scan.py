@@ -17,7 +17,7 @@ class _Broadcast:
 
 
 broadcast = _Broadcast()
-"""As an axis: the value has none, it is the same at every step."""
+"""The axis of a value that has none and is the same at every step."""
 
 ScanAxis = int | _Broadcast
 

@@ -36,7 +36,7 @@ ScalarLike = np.ndarray | jax.Array | float | int
 KeyLike = int | jax.Array
 """A random key, or the seed of one."""
 IndexLike = str | int | Iterable[str | int]
-"""A place in nested inputs: a position or a name, or several, from outside in."""
+"""A place in nested inputs by position or name, or by several from outside in."""
 PathLike = str | pathlib.Path
 """The path of a file."""
 InputLike = Any
