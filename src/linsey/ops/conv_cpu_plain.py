@@ -9,12 +9,14 @@ What was measured on two cores of an AMD EPYC with jaxlib 0.10, in float32:
 - For small kernels it uses a library that computes in one thread, unless the output has
   more rows than the input: then Eigen computes in all, almost twice as fast.
 - A row too many is cut off. What is cut is kept beside the rest as long as anything
-  reads it; so large convolutions are made of parts of the batch, one after the other,
-  which also keeps the transposed copies for the gradient of the kernel small.
+  reads it; so such convolutions are made of parts of the batch, one after the other.
+- The gradient of a kernel is computed in one thread. Four parts of the batch at once
+  take all; but where arrays are large, parts one after the other keep their transposed
+  copies small.
 
-What is left to XLA: the gradient of a kernel takes 2.5 times as long as that of oneDNN.
-Products of patches, or of shifted inputs, are no faster: building them costs what they
-gain.
+What is left to XLA: one thread takes 1.6 times as long for the gradient of a kernel as
+oneDNN does. Products of patches, or of shifted inputs, are no faster: building them
+costs what they gain.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ from jax.custom_derivatives import SymbolicZero
 
 SMALL_KERNEL = 2**17  # entries; the library uses all threads for larger ones
 LARGE_WORK = 2**25  # multiplications; less is not worth a loop
-MOST_PARTS = 8
+LARGE_ARRAY = 2**21  # entries; the transpose of a larger one is made in parts
+LOOP = 8  # parts of a batch, if it is a multiple
 
 
 class Plan(NamedTuple):
@@ -45,7 +48,9 @@ class Plan(NamedTuple):
     rows: int  # rows of output to add and to cut off
     rows_for_kernel: int  # the same for the gradient of the kernel
     padded_input: bool  # whether the gradient of the input is to have more rows
-    parts: int  # of the batch
+    parts: int  # of the batch, one after the other
+    parts_for_kernel: int  # of the batch, all at once, for the gradient of the kernel
+    kernel_in_loop: bool  # whether that takes `parts` instead, one after the other
 
 
 def convolve_plain(
@@ -91,7 +96,7 @@ def _plan(
     precision: Any,
 ) -> Plan:
     *window, channels, features = kernel
-    plan = Plan(strides, margins, dilation, precision, 0, 0, False, 1)
+    plan = Plan(strides, margins, dilation, precision, 0, 0, False, 1, 1, False)
     simple = len(window) == 2 and dtype == jnp.float32
     if not simple or set(strides + dilation) != {1} or min(map(min, margins)) < 0:
         return plan
@@ -106,12 +111,15 @@ def _plan(
     growth = window[0] - sum(margins[0])  # rows that make the output larger than `x`
     grows = threads() > 1 and math.prod(kernel) < SMALL_KERNEL
     grows = grows and 0 < growth <= outputs[0] // 4
+    largest = shape[0] * max(math.prod(shape[1:]), math.prod(outputs) * features)
+    alone = jax.device_count() == 1  # else parts of the batch lie on other devices
     return plan._replace(
         rows=growth if grows and channels > 2 else bare,
         rows_for_kernel=bare,
         padded_input=grows and features > 2,
-        # Parts of a batch that lies on several devices would wait for each other.
-        parts=1 if jax.device_count() > 1 else math.gcd(shape[0], MOST_PARTS),
+        parts=math.gcd(shape[0], LOOP) if alone else 1,
+        parts_for_kernel=math.gcd(shape[0], 2 * threads()) if alone else 1,
+        kernel_in_loop=alone and shape[0] % 2 == 0 and largest >= LARGE_ARRAY,
     )
 
 
@@ -181,11 +189,14 @@ def _linear_in_kernel(x: Array, kernel: Array, plan: Plan) -> Array:
         y = _xla(part, kernel, plan, rows, "CSN", "ISO", "SNC")
         return lax.transpose(_cut(y, rows, 0), swap)  # (batch, *positions, features)
 
-    if plan.parts == 1:
-        return convolve_part(x)
-    parts = lax.reshape(x, (plan.parts, x.shape[0] // plan.parts, *x.shape[1:]))
-    y = lax.map(jax.checkpoint(convolve_part, prevent_cse=False), parts)
-    return lax.reshape(y, (x.shape[0], *y.shape[2:]))
+    if plan.kernel_in_loop:
+        x = lax.reshape(x, (plan.parts, x.shape[0] // plan.parts, *x.shape[1:]))
+        y = lax.map(jax.checkpoint(convolve_part, prevent_cse=False), x)
+        return lax.reshape(y, (x.shape[0] * x.shape[1], *y.shape[2:]))
+    size = x.shape[0] // plan.parts_for_kernel
+    starts = range(0, x.shape[0], size) if size else (0,)
+    parts = [lax.slice_in_dim(x, start, start + size) for start in starts]
+    return lax.concatenate([convolve_part(part) for part in parts], 0)
 
 
 def _xla(x: Array, kernel: Array, plan: Plan, rows: int, *order: str) -> Array:
