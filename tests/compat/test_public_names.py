@@ -46,9 +46,7 @@ MACHINERY = {
         " flax_max_repr_depth flax_pytree_module flax_use_flaxlib"
     ),
     "core.axes_scan": "build_shaped_array",
-    "core.lift": (
-        "CountsHolder TransformContext id_fn pack set_from_dict tree_map_rngs"
-    ),
+    "core.lift": ("CountsHolder TransformContext id_fn set_from_dict tree_map_rngs"),
     "core.scope": "child_rng_token no_flag",
     "linen.fp8_ops": (
         "Fp8MetaTyRules dot_general_transpose_lhs dot_general_transpose_rhs fm32"

@@ -37,6 +37,95 @@ def count(scope):
     return n.value
 
 
+# -- by hand -------------------------------------------------------------------------
+
+
+def packed(fn):
+    """A function of a scope and an input, that a lifted one calls with them."""
+
+    def lifted(scope_fn, repack_fn, variables, rngs, *args):
+        scopes = scope_fn(variables, rngs)
+        return fn(scopes, *args), repack_fn(scopes)
+
+    return lifted
+
+
+def noisy(scope, x):
+    """A layer that counts its calls and adds noise."""
+    return dense(scope, x) + jax.random.normal(scope.make_rng("noise")) * count(scope)
+
+
+@agrees
+@pytest.mark.parametrize("into", [["params", "state"], ["params", True], [True]])
+@pytest.mark.parametrize("out", [["params", "state"], [True]])
+def test_packed_functions_create_and_change_variables(core, lift, into, out):
+    lifted = lift.pack(packed(noisy), into, out, [["params", "noise"]])
+    y, variables = core.init(lifted)(KEYS, X)
+    return y, variables, core.apply(lifted, mutable="state")(variables, X, rngs=KEYS)
+
+
+@agrees
+def test_groups_of_a_packed_function(core, lift):
+    seen = []
+
+    def fn(scope_fn, repack_fn, variables, rngs, x):
+        names = [[sorted(of_scope) for of_scope in group] for group in rngs]
+        seen.append((variables, names))
+        first, second = scope_fn(variables, rngs)
+        y = noisy(first, noisy(second, x))
+        groups = repack_fn((first, second))
+        seen.append(groups)
+        return y, groups
+
+    def model(scope, x):
+        scopes = scope.push("a"), scope.push("b")
+        return lift.pack(fn, ["params"], ["state", "params"], ["noise", True])(
+            scopes, x
+        )
+
+    return core.init(model)(KEYS, X), seen
+
+
+@agrees
+def test_a_packed_function_may_write_less(core, lift):
+    def fn(scope_fn, repack_fn, variables, rngs):
+        scope = scope_fn(variables, rngs, "other")
+        is_mutable = scope.is_mutable_collection("state")
+        return is_mutable, repack_fn(scope)
+
+    lifted = lift.pack(fn, [True], [True], [])
+    given = {"state": {"n": jnp.zeros((), jnp.int32)}}
+    return core.apply(lifted, mutable=["state", "other"])(given)
+
+
+@agrees
+def test_packed_functions_take_keyword_arguments_and_nested_scopes(core, lift):
+    def fn(scope_fn, repack_fn, variables, rngs, x, *, factor):
+        outer, inner = scopes = scope_fn(variables, rngs)
+        return factor * dense(outer, dense(inner, x)), repack_fn(scopes)
+
+    def model(scope, x):
+        lifted = lift.pack(fn, [True], [True], [True], enable_kwargs=True)
+        return lifted((scope, scope.push("in")), x, factor=2)
+
+    return core.init(model)(KEYS, X)
+
+
+@agrees(ulps=2)
+def test_a_transform_made_of_a_packed_function(core, lift):
+    def mapped(scope_fn, repack_fn, variables, rngs, x):
+        def run(rngs, x):
+            scope = scope_fn(variables, rngs)
+            return dense(scope, x) + jax.random.normal(scope.make_rng("noise"))
+
+        keys = jax.tree.map(lambda key: jax.random.split(key, 3), rngs)
+        return jax.vmap(run)(keys, x), ()
+
+    lifted = lift.pack(mapped, ["params"], [], ["noise"])
+    given = {"params": {"kernel": jnp.eye(3)}}
+    return core.apply(lifted)(given, X3, rngs=KEYS)
+
+
 # -- maps and loops ------------------------------------------------------------------
 
 

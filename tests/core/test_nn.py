@@ -187,6 +187,34 @@ def test_attention_over_given_axes_with_a_bias_equals_flax():
     assert_close(*map(run, LIBRARIES))
 
 
+@pytest.mark.parametrize("is_segments", [False, True])
+def test_padding_masks_equal_those_of_flax(is_segments):
+    known = [jnp.asarray(3 * np.abs(normal(2, n, 1))).astype(int) for n in (4, 5)]
+    shapes = [(2, n, 2, 8) for n in (4, 5)]
+    expected, found = (
+        lib.nn.attention.make_padding_mask(*known, *shapes, None, is_segments)
+        for lib in LIBRARIES
+    )
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_padding_masks_over_any_axes():
+    """Flax mixes up the keys where there are several axes."""
+    valid = jnp.asarray(np.abs(normal(2, 3, 4)) > 0.5)
+    shape = (2, 3, 4, 2, 8)
+    for axes, equation in (
+        ((1, 2), "bij,bkl->bijkl"),
+        ((2, 1), "bij,bkl->bjilk"),
+        (2, "bij,bil->bijl"),
+    ):
+        make = linsey.core.nn.attention.make_padding_mask
+        found = make(valid, valid, shape, shape, axes)
+        heads = 1 if isinstance(axes, tuple) else 2
+        expected = np.einsum(equation, valid, valid)
+        np.testing.assert_array_equal(found, np.expand_dims(expected, heads))
+
+
 def test_a_query_that_sees_no_key_gets_the_mean_of_all():
     query = normal(1, 3, 1, 4)
     y = linsey.core.apply(

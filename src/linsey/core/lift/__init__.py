@@ -30,6 +30,7 @@ from linsey.core.lift.loops import while_loop as while_loop
 from linsey.core.lift.maps import vmap as vmap
 from linsey.core.lift.split import Lifted as Lifted
 from linsey.core.lift.split import Plan as Plan
+from linsey.core.lift.split import pack as pack
 from linsey.core.lift.variables import fold_rngs as fold_rngs
 from linsey.core.lift.variables import map_variables as map_variables
 from linsey.core.lift.variables import swap_collection as swap_collection

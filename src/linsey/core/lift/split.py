@@ -21,12 +21,12 @@ import contextlib
 import dataclasses
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
 
-from linsey.core.filters import NONE, Filter, Selection, group_collections
+from linsey.core.filters import ALL, NONE, Filter, Selection, group_collections
 from linsey.core.rng import LazyRng
 from linsey.core.scope import Scope, bind
 
@@ -185,14 +185,72 @@ class Plan:
 
         return run
 
-    def _stand_up(self, variables: Groups, rngs: Groups) -> Iterator[Scope]:
+    def _stand_up(
+        self, variables: Groups, rngs: Groups, allowed: Selection = ALL
+    ) -> Iterator[Scope]:
         for i, root in enumerate(self.roots):
             nodes = {col: tree for group in variables for col, tree in group[i].items()}
             streams = {s: key for group in rngs for s, key in group[i].items()}
-            scope = bind(nodes, streams, root.mutable, dict(root.flags))
+            scope = bind(nodes, streams, root.mutable & allowed, dict(root.flags))
             scope.name, scope.path = root.name, root.path
             scope.rng_counters = self.counters[i]
             yield scope
+
+
+def pack(
+    fn: Callable[..., Any],
+    in_variable_filters: Sequence[Filter],
+    out_variable_filters: Sequence[Filter],
+    rng_filters: Sequence[Filter],
+    name: str | None = None,
+    enable_kwargs: bool = False,
+) -> Callable[..., Any]:
+    """Gives a function the variables and keys of its scopes, to lift it by hand.
+
+    Args:
+        fn: called with `(scope_fn, repack_fn, variables, rngs, *args)`, where
+            `variables` and `rngs` hold a tuple for each filter, with a dictionary for
+            each scope in it. `scope_fn(variables, rngs, mutable_filter=True)` makes
+            scopes that hold them, `repack_fn(scopes)` sorts what may have changed in
+            them. Returns its result and what `repack_fn` gave.
+        in_variable_filters: filters of the variables that go in, one for each group.
+        out_variable_filters: filters of the variables that come out.
+        rng_filters: filters of the random streams, one for each group.
+        name: has no effect.
+        enable_kwargs: has no effect: keyword arguments are passed on.
+
+    Returns:
+        A function of a scope, or a pytree of them, and the arguments.
+
+    Example:
+        >>> from linsey import core
+        >>> def batched(scope_fn, repack_fn, variables, rngs, x):
+        ...     def run(x):
+        ...         scope = scope_fn(variables, rngs)
+        ...         return x * scope.get_variable("params", "w"), repack_fn(scope)
+        ...     return jax.vmap(run, out_axes=(0, None))(x)
+        >>> scale = pack(batched, ["params"], [], [])
+        >>> core.apply(scale)({"params": {"w": 3.0}}, jax.numpy.ones(2)).tolist()
+        [3.0, 3.0]
+    """
+
+    def packed(scopes: Any, *args: Any, **kwargs: Any) -> Any:
+        filters = in_variable_filters, out_variable_filters, rng_filters
+        lifted = Lifted(scopes, *filters)
+        plan = lifted.plan
+
+        def scope_fn(variables: Any, rngs: Any, mutable_filter: Filter = True) -> Any:
+            allowed = Selection.of(mutable_filter)
+            roots = plan._stand_up(variables, rngs, allowed)
+            return plan.order.scopes(tuple(roots))
+
+        def repack_fn(scopes: Any) -> Groups:
+            roots = _outermost(jax.tree_util.tree_leaves(scopes))
+            return _sort((root.mutable_nodes() for root in roots), plan.outputs)
+
+        return lifted.call(partial(fn, scope_fn, repack_fn), *args, **kwargs)
+
+    return packed
 
 
 def _sort(of_roots: Iterable[Mapping[str, Any]], filters: Filters) -> Groups:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +13,8 @@ from jax.nn.initializers import zeros
 from linsey.core.nn.linear import default_kernel_init, dense_general
 from linsey.core.scope import Scope
 from linsey.ops.attention import drop_weights, softmax
+from linsey.ops.attention_axes import attended_axes, make_padding_mask, merge_axes
+from linsey.ops.attention_masks import combine_masks
 
 __all__ = ["dot_product_attention", "multi_head_dot_product_attention"]
 
@@ -58,9 +59,9 @@ def dot_product_attention(
     Raises:
         ValueError: an axis is the batch axis, or one of the last two.
     """
-    axes = _axes(axis, query.ndim)
+    axes = attended_axes(axis, query.ndim)
     sizes = [x.shape[i] for x in (query, key) for i in axes]
-    q, k, v = (_flat(x, axes, 2) for x in (query, key, value))
+    q, k, v = (merge_axes(x, axes, 2) for x in (query, key, value))
     *batch, length, heads, depth = q.shape
     scores = jnp.einsum(
         "...qhd,...khd->...hqk", q / math.sqrt(depth), k, precision=precision
@@ -164,28 +165,26 @@ def multi_head_dot_product_attention(
     heads = num_heads, qkv_features // num_heads
     query = project("query", inputs_q, heads)
     key, value = project("key", inputs_kv, heads), project("value", inputs_kv, heads)
-    axes = _axes(attention_axis, query.ndim)
+    axes = attended_axes(attention_axis, query.ndim)
 
-    masks = []  # each of shape (*batch, 1, queries, keys)
+    masks = []  # each of shape (*batch, 1, *query axes, *key axes)
     if causal_mask:
-        length = math.prod(key.shape[i] for i in axes)
+        sizes = [key.shape[i] for i in axes]
         lead = (1,) * (key.ndim - len(axes) - 1)
-        masks.append(jnp.tril(jnp.ones((*lead, length, length), bool)))
-    for compare, of_queries, of_keys in (
-        (jnp.logical_and, padding_mask, key_padding_mask),
-        (jnp.equal, segmentation, key_segmentation),
+        triangle = jnp.tril(jnp.ones((math.prod(sizes),) * 2, bool))
+        masks.append(triangle.reshape(*lead, *sizes, *sizes))
+    for of_queries, of_keys, is_segments in (
+        (padding_mask, key_padding_mask, False),
+        (segmentation, key_segmentation, True),
     ):
         if of_queries is not None:
             of_keys = of_queries if of_keys is None else of_keys
-            q = _flat(jnp.reshape(of_queries, inputs_q.shape[:-1]), axes, 0)
-            k = _flat(jnp.reshape(of_keys, inputs_kv.shape[:-1]), axes, 0)
-            masks.append(compare(q[..., None, :, None], k[..., None, None, :]))
-    added = None
-    if masks:
-        mask = functools.reduce(jnp.logical_and, masks)
-        sizes = [x.shape[i] for x in (query, key) for i in axes]
-        added = jnp.where(mask, 0.0, MASKED).astype(dtype)
-        added = added.reshape(*mask.shape[:-2], *sizes)
+            shapes = query.shape, key.shape
+            masks.append(
+                make_padding_mask(of_queries, of_keys, *shapes, axes, is_segments)
+            )
+    mask = combine_masks(*masks, dtype=jnp.bool_)
+    added = None if mask is None else jnp.where(mask, 0.0, MASKED).astype(dtype)
     y = scope.child(attention_fn)(
         query,
         key,
@@ -200,23 +199,3 @@ def multi_head_dot_product_attention(
         deterministic=deterministic,
     )
     return project("out", y, out_features or features, (-2, -1))
-
-
-def _axes(axis: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
-    """The axes to attend over, of arrays (batch, *axes, heads, depth)."""
-    if axis is None:
-        return tuple(range(1, rank - 2))
-    axes = (axis,) if isinstance(axis, int) else tuple(axis)
-    if not all(1 <= i < rank - 2 for i in axes):
-        raise ValueError(
-            "Attention axis must be between the batch axis and the last-two axes."
-        )
-    return axes
-
-
-def _flat(x: Array, axes: Sequence[int], tail: int) -> Array:
-    """Merges axes into one, before the last `tail`: (*batch, length, *last)."""
-    end = x.ndim - tail
-    start = end - len(axes)
-    x = jnp.moveaxis(x, axes, range(start, end))
-    return x.reshape(*x.shape[:start], math.prod(x.shape[start:end]), *x.shape[end:])
