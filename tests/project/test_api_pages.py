@@ -193,3 +193,14 @@ def test_every_public_name_has_an_entry(name, described):
         if getattr(module, public) not in described.get(public, [])
     ]
     assert not missing
+
+
+def test_no_module_is_described_twice():
+    """Sphinx warns of it, and the same name could say two things."""
+    modules = [
+        directive.argument
+        for page in PAGES
+        for directive in directives(page.read_text())
+        if directive.kind == "automodule"
+    ]
+    assert sorted(set(modules)) == sorted(modules)
