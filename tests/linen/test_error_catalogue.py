@@ -23,6 +23,9 @@ ELSEWHERE = {
     "MPARestoreTargetRequiredError",
     "TraverseTreeError",
 }
+# Newer ones take zeros for an input that nobody gave.
+NOT_RAISED_BY_NEWER = {"LazyInitError"}
+FLAX_VERSION = tuple(map(int, flax.__version__.split(".")[:3]))
 NAMES = {
     name
     for name, value in vars(flax.errors).items()
@@ -260,10 +263,13 @@ def raised(name: str, library: dict[str, Any]) -> BaseException:
 
 @pytest.mark.parametrize("name", sorted(PROGRAMS))
 def test_the_mistake_has_the_name_it_has_in_flax(name):
-    theirs, ours = raised(name, FLAX), raised(name, LINSEY)
-    assert type(theirs).__name__ == name
+    ours = raised(name, LINSEY)
     assert type(ours).__name__ == name
     assert isinstance(ours, linsey.errors.LinseyError)
+    if name in NOT_RAISED_BY_NEWER and FLAX_VERSION > (0, 12, 8):
+        return
+    theirs = raised(name, FLAX)
+    assert type(theirs).__name__ == name
     builtin = next(c for c in type(theirs).__mro__ if c.__module__ == "builtins")
     assert isinstance(ours, builtin)
 
