@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import linsey.core.rng
+import linsey.linen
 
 # Public modules of the Linen side. NNX and what only serves it are out of scope.
 MODULES = """
@@ -147,6 +148,22 @@ def test_every_name_is_there_or_listed(module):
         if is_there and is_listed:
             pytest.fail(f"{module}.{name} has come: take it off the list")
         assert is_there or is_listed, f"{module}.{name} is missing"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "activation.Module", "activation.compact",
+        "linear.Module", "linear.compact", "linear.initializers",
+        "normalization.Module", "normalization.compact", "normalization.merge_param",
+        "normalization.initializers", "normalization.dtypes",
+    ],
+)  # fmt: skip
+def test_what_programs_take_from_the_files_of_layers_is_there(name):
+    file, attribute = name.split(".")
+    assert hasattr(importlib.import_module(f"flax.linen.{file}"), attribute)
+    found = getattr(importlib.import_module(f"linsey.linen.{file}"), attribute)
+    assert found is getattr(linsey.linen, attribute)
 
 
 def test_the_lists_hold_only_names_of_flax():

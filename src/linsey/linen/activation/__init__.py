@@ -26,5 +26,7 @@ from jax.nn import swish as swish
 from jax.numpy import tanh as tanh
 
 from linsey.linen.activation._prelu import PReLU as PReLU
+from linsey.linen.module import Module as Module  # programs look for it here too
+from linsey.linen.module import compact as compact
 
 normalize = standardize

@@ -9,6 +9,11 @@ weights of another layer instead.
 
 # ruff: noqa: F403 (each file lists the names that it offers)
 
+from linsey.linen import dtypes as dtypes
+from linsey.linen import initializers as initializers
+from linsey.linen.module import Module as Module  # programs look for it here too
+from linsey.linen.module import compact as compact
+from linsey.linen.module import merge_param as merge_param
 from linsey.linen.normalization.batch import BatchNorm as BatchNorm
 from linsey.linen.normalization.example import *
 from linsey.linen.normalization.reparameterize import *
