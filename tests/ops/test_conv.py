@@ -9,6 +9,7 @@ from functools import partial
 import hypothesis
 import hypothesis.strategies as st
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -195,7 +196,10 @@ def test_plans_follow_threads_devices_and_padding(eager_plans):
     def plan(padding, *kernel):
         shape, ones = (16, 32, 32, kernel[-2]), (1, 1)
         dtype = jnp.dtype("float32")
-        return conv_cpu_plain._plan(shape, kernel, dtype, ones, padding, ones, None)
+        alone = devices == 1
+        return conv_cpu_plain._plan(
+            shape, kernel, dtype, ones, padding, ones, None, alone
+        )
 
     same, bare = ((1, 1), (1, 1)), ((0, 0), (0, 0))
     assert plan(same, 3, 3, 32, 32).rows == (1 if threads > 1 else 0)
@@ -209,7 +213,7 @@ def test_small_convolutions_are_as_they_were():
     ones, same = (1, 1), ((1, 1), (1, 1))
     dtype = jnp.dtype("float32")
     plan = conv_cpu_plain._plan(
-        (1, 4, 4, 8), (3, 3, 8, 8), dtype, ones, same, ones, None
+        (1, 4, 4, 8), (3, 3, 8, 8), dtype, ones, same, ones, None, True
     )
     assert (plan.rows, plan.rows_for_kernel, plan.padded_input, plan.parts) == (
         0, 0, False, 1,
@@ -255,6 +259,38 @@ def test_gradients_in_the_body_of_a_loop_have_the_order_that_kernels_want():
     text = jax.jit(jax.grad(loss, (0, 1))).lower(x, kernels).as_text()
     orders = set(re.findall(r"dim_numbers = (\[.*?\]x\[.*?\]->\[.*?\])", text))
     assert orders == {"[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"}
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+def test_plans_hold_inside_shard_map(padding, eager_plans):
+    x, kernel = normal(0, 4, 16, 6, 3), normal(1, 3, 3, 3, 4)
+    x, kernel = as_float32(x, kernel)
+    mesh = jax.make_mesh(
+        (1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,),
+        devices=jax.devices()[:1],
+    )  # fmt: skip
+
+    def loss(x, kernel):
+        return jnp.sum(jnp.sin(conv(x, kernel, padding=padding)))
+
+    def total(x, kernel):
+        return lax.psum(loss(x, kernel), "data")
+
+    specs = (jax.P("data"), jax.P())
+    spread = jax.shard_map(total, mesh=mesh, in_specs=specs, out_specs=jax.P())
+    found = jax.jit(jax.grad(spread, (0, 1)))(x, kernel)
+    for a, b in zip(found, jax.grad(loss, (0, 1))(x, kernel), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [(3, 3), (1, 1)])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_batches_of_symbolic_size_can_be_exported(window, groups):
+    kernel, x = as_float32(normal(0, *window, 4 // groups, 4), normal(1, 2, 6, 6, 4))
+    function = jax.jit(lambda x: conv(x, kernel, feature_group_count=groups))
+    shape = jax.export.symbolic_shape("batch, 6, 6, 4")
+    exported = jax.export.export(function)(jax.ShapeDtypeStruct(shape, jnp.float32))
+    np.testing.assert_allclose(exported.call(x), function(x), rtol=1e-5, atol=1e-5)
 
 
 def compare_with_xla(case):

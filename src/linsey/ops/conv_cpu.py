@@ -70,6 +70,7 @@ def convolve(
     )
     plain = jnp.issubdtype(x.dtype, jnp.floating) and x.dtype == kernel.dtype
     plain = plain and all(hole == 1 for hole in lhs_dilation)
+    plain = plain and all(isinstance(size, int) for size in x.shape)  # none symbolic
     if not (plain and x.size and kernel.size):
         return xla(x, kernel, feature_group_count=groups)
     positions = _positions(x.shape[1:-1], window, strides, margins, rhs_dilation)

@@ -74,7 +74,11 @@ def convolve_plain(
     Returns:
         Outputs of shape (batch, *positions, features).
     """
-    plan = _plan(x.shape, kernel.shape, x.dtype, strides, margins, dilation, precision)
+    # Parts of a batch that is spread over a mesh or several devices lie on others.
+    alone = jax.device_count() == 1 and jax.sharding.get_abstract_mesh().empty
+    plan = _plan(
+        x.shape, kernel.shape, x.dtype, strides, margins, dilation, precision, alone
+    )
     return _convolve(x, kernel, plan)
 
 
@@ -94,6 +98,7 @@ def _plan(
     margins: tuple[tuple[int, int], ...],
     dilation: tuple[int, ...],
     precision: Any,
+    alone: bool,
 ) -> Plan:
     *window, channels, features = kernel
     plan = Plan(strides, margins, dilation, precision, 0, 0, False, 1, 1, False)
@@ -112,7 +117,6 @@ def _plan(
     grows = threads() > 1 and math.prod(kernel) < SMALL_KERNEL
     grows = grows and 0 < growth <= outputs[0] // 4
     largest = shape[0] * max(math.prod(shape[1:]), math.prod(outputs) * features)
-    alone = jax.device_count() == 1  # else parts of the batch lie on other devices
     return plan._replace(
         rows=growth if grows and channels > 2 else bare,
         rows_for_kernel=bare,
