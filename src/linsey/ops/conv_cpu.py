@@ -5,6 +5,7 @@
 - Groups of channels are convolved one by one, or, where there are many, some together
   with zeros between them. XLA's weight gradient takes 20 to 200 times as long.
 - A window of one position is a matrix product, 2 to 5 times faster.
+- Where numba is installed, kernels of our own compute most others, `conv_cpu_compiled`.
 - All others are `conv_cpu_plain`, where XLA is shown its faster kernels.
 
 Results are equal up to rounding.
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from linsey.ops.compiled import usable
 from linsey.ops.conv_cpu_plain import convolve_plain
 
 LARGEST_WINDOW = 27
@@ -76,6 +78,9 @@ def convolve(
     positions = _positions(x.shape[1:-1], window, strides, margins, rhs_dilation)
     if min(positions, default=0) <= 0:
         return xla(x, kernel, feature_group_count=groups)
+    compiled = _compiled(x, kernel, strides, margins, rhs_dilation, groups)
+    if compiled is not None:
+        return compiled
     if groups > 1:
         if kernel.shape[-2] > 1:
             return _grouped(x, kernel, groups, xla)
@@ -110,6 +115,37 @@ def _positions(
             spatial, window, strides, margins, dilation, strict=True
         )
     )
+
+
+def _compiled(
+    x: Array,
+    kernel: Array,
+    strides: tuple[int, ...],
+    margins: Pairs,
+    dilation: tuple[int, ...],
+    groups: int,
+) -> Array | None:
+    """Convolves by a kernel of our own, if one is there; one axis is a row of two."""
+    rank = len(strides)
+    if rank > 2 or kernel.shape[-2] == 1 < groups or not usable():
+        return None
+    from linsey.ops import conv_cpu_compiled as compiled
+
+    more = (1,) * (2 - rank)
+    window = compiled.Window(
+        size=(*more, *kernel.shape[:-2]),
+        strides=(*more, *strides),
+        margins=(*((0, 0) for _ in more), *map(tuple, margins)),
+        holes=(1, 1),
+        dilation=(*more, *dilation),
+        groups=groups,
+    )
+    image = (x.shape[0], *more, *x.shape[1:])
+    weights = (*more, *kernel.shape)
+    if not compiled.takes(image, weights, x.dtype, window):
+        return None
+    y = compiled.convolve(lax.reshape(x, image), lax.reshape(kernel, weights), window)
+    return lax.reshape(y, (y.shape[0], *y.shape[3 - rank :]))
 
 
 def _pointwise(

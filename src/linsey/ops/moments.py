@@ -40,6 +40,7 @@ from linsey.ops.broadcast import (
     canonical_axes,
     expand_rank,
 )
+from linsey.ops.compiled import takes_channels
 from linsey.ops.merge import merge_moments, squared_abs
 from linsey.ops.named_axes import (
     Groups,
@@ -181,7 +182,14 @@ def _plain_moments(
     if not centred:
         var = average(squared_abs(x))
         return lax.full_like(var, 0, x.dtype), var
-    return _shifted_moments(x, average(_sample(x, axes)), average, axes)
+    anchor = average(_sample(x, axes))
+    if takes_channels(x, axes):
+        from linsey.ops.channel_sums import channel_moments
+
+        count = math.prod(x.shape[:-1])
+        first, second = channel_moments(x, anchor)
+        return _from_anchor(anchor, _divide(first, count), _divide(second, count))
+    return _shifted_moments(x, anchor, average, axes)
 
 
 def _shifted_moments(
@@ -195,7 +203,12 @@ def _shifted_moments(
     # Minus the anchor as a sum, for XLA on CPU stores a difference that two reductions
     # share: one more array to write and to read.
     other = lax.add(x, broadcast_kept(lax.neg(anchor), x.shape, axes))
-    var = lax.sub(average(squared_abs(other)), squared_abs(rest))
+    return _from_anchor(anchor, rest, average(squared_abs(other)))
+
+
+def _from_anchor(anchor: Array, rest: Array, square: Array) -> tuple[Array, Array]:
+    """Mean and variance, of mean and mean square of values without the anchor."""
+    var = lax.sub(square, squared_abs(rest))
     return lax.add(anchor, rest), lax.max(var, lax.full_like(var, 0))
 
 
@@ -277,9 +290,14 @@ def _tangents(
     A checkpoint, so that reverse mode keeps `x` itself and computes `x - mean` again,
     which is free inside the kernels that use it.
     """
-    axes, names, groups, centred, dtype = reduction
+    axes, _, _, centred, dtype = reduction
     mean, var, *count = out
     x, dx = (lax.convert_element_type(v, dtype) for v in (x, dx))
+    if weights is None and centred and takes_channels(x, axes):
+        from linsey.ops.channel_sums import channel_products
+
+        first, second = channel_products(dx, x, mean)
+        return _from_sums(reduction, x.shape, [second, first], None, mean)
     if centred:
         x = _shift(x, mean, axes)
     if weights is not None:
@@ -297,10 +315,21 @@ def _tangents(
     sums = [lax.reduce_sum(second, axes), *dcount]
     if centred:
         sums.append(lax.reduce_sum(first, axes))
-    if names:
-        sums = sum_shards(sums, names, groups)
-    divisor = _nonzero(count[0]) if count else _count(reduction, x.shape)
-    dmean = _divide(sums.pop(), divisor) if centred else _zeros(mean)
+    return _from_sums(reduction, x.shape, sums, count[0] if count else None, mean)
+
+
+def _from_sums(
+    reduction: Reduction,
+    shape: tuple[int, ...],
+    sums: list[Array],
+    count: Array | None,
+    mean: Array,
+) -> tuple[Array, ...]:
+    """Makes tangents of moments of sums: the second, of the count, the first."""
+    if reduction.names:
+        sums = sum_shards(sums, reduction.names, reduction.groups)
+    divisor = _count(reduction, shape) if count is None else _nonzero(count)
+    dmean = _divide(sums.pop(), divisor) if reduction.centred else _zeros(mean)
     dvar, *dcount = sums
     return dmean, _divide(lax.mul(dvar, _full(dvar, 2)), divisor), *dcount
 

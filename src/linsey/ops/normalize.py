@@ -18,9 +18,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
-from linsey.ops.broadcast import (
-    canonical_axes,
-)
+from linsey.ops.broadcast import canonical_axes, other_axes
+from linsey.ops.compiled import takes_channels
 
 
 class Layout(NamedTuple):
@@ -174,6 +173,8 @@ def _tangent(
     """
     dtype = _working_dtype(*primals)
     joint, shape = layout.joint, primals[0].shape
+    others = other_axes(joint, len(shape))
+    by_channel = layout.kept == joint and takes_channels(primals[0], others)
     x, dx = (_convert(v, dtype) for v in (primals[0], tangents[0]))
     mean, inverse, dmean, dinverse = (
         _spread(_convert(v, dtype), layout.kept, shape, joint)
@@ -191,7 +192,14 @@ def _tangent(
         slope = lax.mul(dinverse, scale)
     if dscale is not None:
         slope = _sum(slope, lax.mul(inverse, dscale))
-    dy = _spread(offset, joint, shape)
+    if by_channel and mean is not None and dtype == jnp.float32:
+        from linsey.ops.channel_sums import channel_spread
+
+        zero = lax.full_like(mean, 0)
+        first, second = (zero if v is None else v for v in (offset, slope))
+        dy, slope = channel_spread(first, second, x, mean), None
+    else:
+        dy = _spread(offset, joint, shape)
     if dx is not None:
         dy = _sum(dy, lax.mul(dx, _spread(gain, joint, shape)))
     if slope is not None:

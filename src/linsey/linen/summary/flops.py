@@ -14,6 +14,7 @@ import numpy as np
 
 from linsey.core.filters import Filter
 from linsey.linen.summary.calls import Call, arrays_of, with_arrays
+from linsey.ops.compiled import by_definition
 
 
 def forward_flops(call: Call, rngs: Any, mutable: Filter) -> int | None:
@@ -76,7 +77,8 @@ def _as_function(call: Call, rngs: Any, mutable: Filter) -> tuple[Any, Any]:
 
 
 def _lowered_flops(fn: Callable[..., Any], arrays: Any) -> int:
-    cost: Any = jax.jit(fn).lower(*arrays).cost_analysis()
+    with by_definition():
+        cost: Any = jax.jit(fn).lower(*arrays).cost_analysis()
     if isinstance(cost, list):  # one entry per device on some backends
         cost = cost[0] if cost else None
     return int(cost["flops"]) if cost and "flops" in cost else 0

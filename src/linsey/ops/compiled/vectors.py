@@ -1,0 +1,224 @@
+"""The innermost loops of the kernels, which stay in vector registers.
+
+They are written in the language of LLVM, because a compiler left to itself keeps
+neither the sums in registers nor the vectors whole. Everything is given by addresses
+and by strides in bytes, as 64-bit words; a row of floats is one vector, of as many
+*lanes*.
+
+    tile      c[m, :] = sum over k2 < depth2, k < depth of a[m, k2, k] * b[k2, k, :]
+    moments   sums of x[k, :] - origin and of its square
+    products  sums of a[k, :] and of a[k, :] * (x[k, :] - origin)
+    combine   y[k, :] = a[k, :] * gain + (x[k, :] - origin) * second + first, also past
+              the cache, for arrays that it cannot hold
+
+There is a function for each number of rows and of lanes; `TABLE` holds their addresses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import binding, ir
+
+# The entries of a tile, and what they are multiplied with, must fit into the vector
+# registers: 32 of 16 floats, or 16 of 8, or 32 of 4.
+_LARGE = binding.get_host_cpu_features().get("avx512f", False)
+ROWS, LANES = (14, 32) if _LARGE else (6, 16)
+SUM_LANES = (64, 32, 16) if _LARGE else (32, 16, 8)
+
+ALIGNMENT = 64 if _LARGE else 32  # bytes of a vector register, and of XLA's arrays
+
+TABLE = "linsey_loops"
+# Where in the table functions are: tiles with `a` across and along the rows, with all
+# lanes and with half of them, for each number of rows; then the others, by `SUM_LANES`.
+TILES, FIRST_SUMS, LANE_CHOICES = 0, 4 * ROWS, len(SUM_LANES)
+MOMENTS, PRODUCTS, COMBINE, STREAM = range(
+    FIRST_SUMS, FIRST_SUMS + 4 * LANE_CHOICES, LANE_CHOICES
+)
+TILE_WORDS, SUM_WORDS, COMBINE_WORDS = 11, 6, 9
+
+_WORD, _FLOAT, _INDEX = ir.IntType(64), ir.FloatType(), ir.IntType(32)
+
+
+def compile_loops() -> Any:
+    """Compiles all functions and makes the table of their addresses a symbol.
+
+    Returns:
+        What owns the compiled code and has to be kept.
+    """
+    module = ir.Module(TABLE)
+    functions = [
+        _write_tile(module, rows, lanes, along_rows)
+        for along_rows in (False, True)
+        for lanes in (LANES, LANES // 2)
+        for rows in range(1, ROWS + 1)
+    ]
+    functions += [
+        _write_sums(module, lanes, products)
+        for products in (False, True)
+        for lanes in SUM_LANES
+    ]
+    functions += [
+        _write_combine(module, lanes, stream)
+        for stream in (False, True)
+        for lanes in SUM_LANES
+    ]
+    kind = ir.ArrayType(_WORD, len(functions))
+    table = ir.GlobalVariable(module, kind, TABLE)
+    table.initializer = ir.Constant(kind, [f.ptrtoint(_WORD) for f in functions])
+    machine = binding.Target.from_default_triple().create_target_machine(
+        cpu=binding.get_host_cpu_name(),
+        features=binding.get_host_cpu_features().flatten(),
+        opt=3,
+        jit=True,
+    )
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(str(module)), machine)
+    engine.finalize_object()
+    binding.add_symbol(TABLE, engine.get_global_value_address(TABLE))
+    return engine
+
+
+class _Writer:
+    """Writes a function of words that returns nothing of use."""
+
+    def __init__(self, module: ir.Module, name: str, words: int, lanes: int) -> None:
+        kind = ir.FunctionType(_WORD, [_WORD] * words)
+        self.function = ir.Function(module, kind, name)
+        self.builder = ir.IRBuilder(self.function.append_basic_block())
+        self.vector = ir.VectorType(_FLOAT, lanes)
+        self.zero = ir.Constant(self.vector, None)
+        self.none = ir.Constant(self.vector, ir.Undefined)
+        self.first = ir.Constant(ir.VectorType(_INDEX, lanes), None)
+
+    def number(self, value: int) -> Any:
+        return ir.Constant(_WORD, value)
+
+    def load(self, address: Any) -> Any:
+        pointer = self.builder.inttoptr(address, self.vector.as_pointer())
+        return self.builder.load(pointer, align=4)
+
+    def store(self, value: Any, address: Any, stream: bool = False) -> None:
+        """Stores a vector; past the cache if so wished, at a multiple of its size."""
+        pointer = self.builder.inttoptr(address, self.vector.as_pointer())
+        stored = self.builder.store(value, pointer, align=ALIGNMENT if stream else 4)
+        if stream:
+            hint = self.function.module.add_metadata([ir.Constant(_INDEX, 1)])
+            stored.set_metadata("nontemporal", hint)
+
+    def repeat(self, address: Any) -> Any:
+        """Loads a float into all lanes."""
+        entry = self.builder.load(self.builder.inttoptr(address, _FLOAT.as_pointer()))
+        entry = self.builder.insert_element(self.none, entry, ir.Constant(_INDEX, 0))
+        return self.builder.shuffle_vector(entry, self.none, self.first)
+
+    def add_product(self, total: Any, a: Any, b: Any) -> Any:
+        """Adds a product, with one rounding where the processor can."""
+        product = self.builder.fmul(a, b, flags=["contract"])
+        return self.builder.fadd(total, product, flags=["contract"])
+
+    def loop(
+        self, count: Any, values: list[Any], body: Callable[..., list[Any]]
+    ) -> list[Any]:
+        """Repeats `values = body(*values)`, once at least; returns the last ones."""
+        block = self.function.append_basic_block()
+        after = self.function.append_basic_block()
+        values = [count, *values]
+        changing = []
+        before = self.builder.block
+        self.builder.branch(block)
+        self.builder.position_at_end(block)
+        for value in values:
+            changing.append(self.builder.phi(value.type))
+            changing[-1].add_incoming(value, before)
+        left = self.builder.sub(changing[0], self.number(1))
+        values = [left, *body(*changing[1:])]
+        for phi, value in zip(changing, values, strict=True):
+            phi.add_incoming(value, self.builder.block)
+        again = self.builder.icmp_signed(">", left, self.number(0))
+        self.builder.cbranch(again, block, after)
+        self.builder.position_at_end(after)
+        return values[1:]
+
+    def finish(self) -> ir.Function:
+        self.builder.ret(self.number(0))
+        return self.function
+
+
+def _write_tile(module: ir.Module, rows: int, lanes: int, along_rows: bool) -> Any:
+    """Writes `tile(c, c_row, a, stride, a2, b, b1, b2, depth, depth2, more)`.
+
+    `a` lies in memory along `m` or along `k`, and `stride` is that of the other axis;
+    `more` says whether to add to what `c` holds.
+    """
+    name = f"tile_{'along' if along_rows else 'across'}_{rows}x{lanes}"
+    w = _Writer(module, name, TILE_WORDS, lanes)
+    add, mul = w.builder.add, w.builder.mul
+    c, c_row, a, stride, a2, b, b1, b2, depth, depth2, more = w.function.args
+    row, step = (w.number(4), stride) if along_rows else (stride, w.number(4))
+    # The address of every fourth row changes; the others are near, at fixed distances.
+    near = [mul(row, w.number(m)) for m in range(4)]
+    places = [add(c, mul(c_row, w.number(m))) for m in range(rows)]
+    adds = w.builder.icmp_signed("!=", more, w.number(0))
+    sums = [w.builder.select(adds, w.load(place), w.zero) for place in places]
+
+    def outer(a: Any, b: Any, *sums: Any) -> list[Any]:
+        fourths = [add(a, mul(row, w.number(m))) for m in range(0, rows, 4)]
+
+        def inner(b: Any, *values: Any) -> list[Any]:
+            fourths, sums = values[:-rows], values[-rows:]
+            factors = w.load(b)
+            sums = [
+                w.add_product(
+                    total, w.repeat(add(fourths[m // 4], near[m % 4])), factors
+                )
+                for m, total in enumerate(sums)
+            ]
+            return [add(b, b1), *(add(fourth, step) for fourth in fourths), *sums]
+
+        _, *values = w.loop(depth, [b, *fourths, *sums], inner)
+        return [add(a, a2), add(b, b2), *values[-rows:]]
+
+    _, _, *sums = w.loop(depth2, [a, b, *sums], outer)
+    for total, place in zip(sums, places, strict=True):
+        w.store(total, place)
+    return w.finish()
+
+
+def _write_sums(module: ir.Module, lanes: int, products: bool) -> Any:
+    """Writes `sums(x, row, origin, a, count, result)`; moments have no use for `a`."""
+    name = f"{'products' if products else 'moments'}_{lanes}"
+    w = _Writer(module, name, SUM_WORDS, lanes)
+    add = w.builder.add
+    x, row, origin, a, count, result = w.function.args
+    origin = w.load(origin)
+
+    def body(x: Any, a: Any, first: Any, second: Any) -> list[Any]:
+        value = w.builder.fsub(w.load(x), origin)
+        factor = w.load(a) if products else value
+        first = w.builder.fadd(first, factor)
+        return [add(x, row), add(a, row), first, w.add_product(second, factor, value)]
+
+    _, _, first, second = w.loop(count, [x, a, w.zero, w.zero], body)
+    w.store(first, result)
+    w.store(second, add(result, w.number(4 * lanes)))
+    return w.finish()
+
+
+def _write_combine(module: ir.Module, lanes: int, stream: bool) -> Any:
+    """Writes `combine(y, a, x, row, origin, gain, first, second, count)`."""
+    w = _Writer(
+        module, f"{'stream' if stream else 'combine'}_{lanes}", COMBINE_WORDS, lanes
+    )
+    add = w.builder.add
+    y, a, x, row, origin, gain, first, second, count = w.function.args
+    origin, gain, first, second = map(w.load, (origin, gain, first, second))
+
+    def body(y: Any, a: Any, x: Any) -> list[Any]:
+        value = w.add_product(first, w.load(a), gain)
+        shifted = w.builder.fsub(w.load(x), origin)
+        w.store(w.add_product(value, shifted, second), y, stream)
+        return [add(y, row), add(a, row), add(x, row)]
+
+    w.loop(count, [y, a, x], body)
+    return w.finish()
