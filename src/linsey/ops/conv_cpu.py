@@ -78,6 +78,9 @@ def convolve(
     positions = _positions(x.shape[1:-1], window, strides, margins, rhs_dilation)
     if min(positions, default=0) <= 0:
         return xla(x, kernel, feature_group_count=groups)
+    pointwise = groups == 1 and set(window) == {1} and x.dtype.itemsize >= 4
+    if pointwise and all(low == high == 0 for low, high in margins):
+        return _pointwise(x, kernel, strides, precision)
     compiled = _compiled(x, kernel, strides, margins, rhs_dilation, groups)
     if compiled is not None:
         return compiled
@@ -86,12 +89,6 @@ def convolve(
             return _grouped(x, kernel, groups, xla)
         if math.prod(window) <= LARGEST_WINDOW:
             return _depthwise(x, kernel, strides, margins, rhs_dilation, positions)
-    elif (
-        x.dtype.itemsize >= 4
-        and set(window) == {1}
-        and all(low == high == 0 for low, high in margins)
-    ):
-        return _pointwise(x, kernel, strides, precision)
     else:
         return convolve_plain(x, kernel, strides, margins, rhs_dilation, precision)
     return xla(x, kernel, feature_group_count=groups)

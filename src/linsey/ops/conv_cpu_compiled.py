@@ -7,6 +7,7 @@ of any order are these two.
 
 from __future__ import annotations
 
+import itertools
 import math
 from functools import cache
 from typing import Any, NamedTuple
@@ -132,6 +133,60 @@ def convolve(x: Array, kernel: Array, window: Window) -> Array:
     return _bind_convolution(x, kernel, window=window)[0]
 
 
+def convolve_with_holes(x: Array, kernel: Array, window: Window) -> Array:
+    """Computes any convolution, by kernels where they serve.
+
+    Where zeros lie between the entries of the image, most products are with zeros. A
+    row of the output whose number leaves the rest `a` on division by the distance of
+    the entries meets every so many rows of the kernel only; for each rest, of rows and
+    of columns, this is a convolution without zeros in between.
+
+    Args:
+        x: inputs of shape (batch, rows, columns, channels).
+        kernel: weights of shape (rows, columns, channels // groups, features).
+        window: how the window moves.
+
+    Returns:
+        Outputs of shape (batch, rows, columns, features).
+
+    Example:
+        >>> window = Window((2, 2), (1, 1), ((1, 1), (1, 1)), (2, 2), (1, 1), 1)
+        >>> x, kernel = jnp.ones((1, 3, 4, 2)), jnp.ones((2, 2, 2, 8))
+        >>> convolve_with_holes(x, kernel, window).shape
+        (1, 6, 8, 8)
+    """
+    holes = window.holes
+    if holes == (1, 1) or window.strides != (1, 1) or window.dilation != (1, 1):
+        if takes(x.shape, kernel.shape, x.dtype, window):
+            return convolve(x, kernel, window)
+        return _definition(x, kernel, window=window)[0]
+    rows, columns = window.positions(x.shape[1:3])
+    counts = -(-rows // holes[0]), -(-columns // holes[1])
+    parts = []
+    for rests in itertools.product(*map(range, holes)):
+        part, margins = kernel, []
+        for axis, (rest, hole) in enumerate(zip(rests, holes, strict=True)):
+            low = window.margins[axis][0]
+            first = (low - rest) % hole
+            part = lax.slice_in_dim(
+                part, min(first, part.shape[axis]), None, hole, axis
+            )
+            low = (low - rest - first) // hole
+            size = x.shape[axis + 1]
+            margins.append((low, counts[axis] - size + part.shape[axis] - 1 - low))
+        if not part.size:  # the window is smaller than the distance
+            parts.append(jnp.zeros((x.shape[0], *counts, kernel.shape[-1]), x.dtype))
+            continue
+        inner = window._replace(
+            size=part.shape[:2], holes=(1, 1), margins=tuple(margins)
+        )
+        parts.append(convolve_with_holes(x, part, inner))
+    y = jnp.stack(parts).reshape(*holes, *parts[0].shape)
+    y = y.transpose(2, 3, 0, 4, 1, 5)  # (batch, rows, rest, columns, rest, features)
+    y = y.reshape(x.shape[0], counts[0] * holes[0], counts[1] * holes[1], -1)
+    return y[:, :rows, :columns]
+
+
 def _definition(x: Array, kernel: Array, *, window: Window) -> list[Array]:
     y = lax.conv_general_dilated(
         x,
@@ -234,9 +289,7 @@ def _input_gradient(
     shape = (rows, columns, features // groups, groups * channels)
     kernel = lax.reshape(kernel, shape)
     window = window.transpose(image[1:3], dy.shape[1:3])
-    if takes(dy.shape, shape, dy.dtype, window):
-        return convolve(dy, kernel, window)
-    return _definition(dy, kernel, window=window)[0]
+    return convolve_with_holes(dy, kernel, window)
 
 
 _bind_convolution = define(

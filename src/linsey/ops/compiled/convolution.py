@@ -54,8 +54,9 @@ GROUPS, BAND, TILE_ROWS = range(PLAN + 17, PLAN + 20)
 
 # Words for the kernels themselves.
 BANDS, SCRATCH, PACKED = OWN, OWN + 1, OWN + 2
-SUMS, SUMS_SIZE, SLOTS = PACKED, OWN + 3, OWN + 4
+SUMS, SUMS_SIZE, SLOTS, PARTS = PACKED, OWN + 3, OWN + 4, OWN + 5
 FLOAT = 4  # bytes
+LARGE_SUMS = 2**18  # floats that stay in the cache
 
 _table, _call_tile = symbol(TABLE), caller(TILE_WORDS)
 
@@ -223,69 +224,77 @@ def _sums_shape(job):
 
 @compiled
 def _start_gradient(job):
+    """Divides the batch into slots, and the features into parts if there are many."""
     _allocate_bands(job)
-    slots = min(job[BATCH] * job[BANDS], 2 * job[THREADS])
     blocks, rows, spans, span, lanes = _sums_shape(job)
-    job[SLOTS], job[SUMS_SIZE] = slots, blocks * rows * spans * span * lanes
-    job[SUMS] = allocate(slots * job[SUMS_SIZE] * FLOAT)
-    return slots
+    job[SUMS_SIZE] = blocks * rows * spans * span * lanes
+    job[PARTS] = blocks if job[SUMS_SIZE] >= LARGE_SUMS else 1
+    slots = max(2 * job[THREADS] // job[PARTS], 1)
+    job[SLOTS] = min(job[BATCH] * job[BANDS], slots)
+    job[SUMS] = allocate(job[SLOTS] * job[SUMS_SIZE] * FLOAT)
+    return job[SLOTS] * job[PARTS]
 
 
 @compiled
-def _add_gradient(job, slot, worker):
-    """Adds up what some bands of the batch contribute."""
+def _add_gradient(job, index, worker):
+    """Adds up what some bands of the batch contribute to some features."""
+    slot, part = index // job[PARTS], index % job[PARTS]
+    blocks = job[FEATURES] // _lanes(job)
+    first_block = part * blocks // job[PARTS]
+    last_block = (part + 1) * blocks // job[PARTS]
     sums = job[SUMS] + slot * job[SUMS_SIZE] * FLOAT
     values = floats(sums, job[SUMS_SIZE])
-    for i in range(job[SUMS_SIZE]):
+    block_size = job[SUMS_SIZE] // blocks
+    for i in range(first_block * block_size, last_block * block_size):
         values[i] = 0
     bands = job[BATCH] * job[BANDS]
     for band in range(slot * bands // job[SLOTS], (slot + 1) * bands // job[SLOTS]):
         example, first = band // job[BANDS], band % job[BANDS] * job[BAND]
         rows = min(job[BAND], job[OUT_ROWS] - first)
         source = _copy_band(job, worker, example, first)
-        _add_band(job, sums, source, example, first, rows)
+        for block in range(first_block, last_block):
+            _add_band(job, sums, source, example, first, rows, block)
 
 
 @compiled
-def _add_band(job, sums, source, example, first, rows):
+def _add_band(job, sums, source, example, first, rows, block):
     _, width, channels = _band_shape(job)
     columns, features = job[OUT_COLUMNS], job[FEATURES]
     inner, group_features = channels // job[GROUPS], features // job[GROUPS]
     pixel = job[STRIDE_COLUMNS] * channels * FLOAT
     row = width * channels * FLOAT
-    blocks, window_rows, spans, padded, lanes = _sums_shape(job)
+    _, window_rows, spans, padded, lanes = _sums_shape(job)
     tile = _tile(job, 1)
-    for block in range(blocks):
-        group = block * lanes // group_features
-        cotangent = job[INPUT + 1] + FLOAT * (
-            ((example * job[OUT_ROWS] + first) * columns) * features + block * lanes
-        )
-        for i in range(window_rows):
-            for tap in range(spans):
-                at_tap = (
-                    source
-                    + i * job[DILATION_ROWS] * row
-                    + tap * job[DILATION_COLUMNS] * channels * FLOAT
-                    + group * inner * FLOAT
+    group = block * lanes // group_features
+    cotangent = job[INPUT + 1] + FLOAT * (
+        ((example * job[OUT_ROWS] + first) * columns) * features + block * lanes
+    )
+    for i in range(window_rows):
+        for tap in range(spans):
+            at_tap = (
+                source
+                + i * job[DILATION_ROWS] * row
+                + tap * job[DILATION_COLUMNS] * channels * FLOAT
+                + group * inner * FLOAT
+            )
+            target = sums + FLOAT * lanes * padded * (
+                (block * window_rows + i) * spans + tap
+            )
+            for m in range(0, padded, job[TILE_ROWS]):
+                tile_arguments = (
+                    target + m * lanes * FLOAT,
+                    lanes * FLOAT,
+                    at_tap + m * FLOAT,
+                    pixel,
+                    job[STRIDE_ROWS] * row,
+                    cotangent,
+                    features * FLOAT,
+                    columns * features * FLOAT,
+                    columns,
+                    rows,
+                    1,
                 )
-                target = sums + FLOAT * lanes * padded * (
-                    (block * window_rows + i) * spans + tap
-                )
-                for m in range(0, padded, job[TILE_ROWS]):
-                    tile_arguments = (
-                        target + m * lanes * FLOAT,
-                        lanes * FLOAT,
-                        at_tap + m * FLOAT,
-                        pixel,
-                        job[STRIDE_ROWS] * row,
-                        cotangent,
-                        features * FLOAT,
-                        columns * features * FLOAT,
-                        columns,
-                        rows,
-                        1,
-                    )
-                    _call_tile(tile, tile_arguments)
+                _call_tile(tile, tile_arguments)
 
 
 @compiled
