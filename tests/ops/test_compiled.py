@@ -309,6 +309,18 @@ def test_training_reads_for_two_sums_at_once(small):
     }
 
 
+def test_half_precision_is_left_to_xla(small):
+    def total(x, dtype):
+        y, (mean, var) = train_batch_norm(
+            PLAN._replace(dtype=dtype), Rule(), x, None, None, None, RUNNING, 0, (0, 1)
+        )
+        return jnp.sum(y.astype(jnp.float32) ** 3) + jnp.sum(mean * var)
+
+    for dtype in None, jnp.float32, jnp.bfloat16:
+        half = jax.grad(partial(total, dtype=dtype))
+        assert not kernels_in(half, X.astype(jnp.bfloat16))
+
+
 @pytest.mark.parametrize("size", [2**20, 2**22])
 def test_gradients_of_large_arrays(size):
     x = normal(0, size // 64, 64, loc=2.0)

@@ -164,11 +164,14 @@ def _moments(
 ) -> tuple[Array, ...]:
     """Takes mean and variance, and the count if there are weights."""
     axes, names, groups, centred, dtype = reduction
+    by_channel = centred and takes_channels(x, axes) and x.dtype == dtype
     x = lax.convert_element_type(x, dtype)
-    if weights is None:
-        local = _plain_moments(x, axes, centred)
-    else:
+    if weights is not None:
         local = _weighted_moments(x, weights, axes, centred)
+    elif by_channel:
+        local = _channel_moments(x)
+    else:
+        local = _plain_moments(x, axes, centred)
     return _merge_shards(local, names, groups) if names else local
 
 
@@ -182,14 +185,19 @@ def _plain_moments(
     if not centred:
         var = average(squared_abs(x))
         return lax.full_like(var, 0, x.dtype), var
-    anchor = average(_sample(x, axes))
-    if takes_channels(x, axes):
-        from linsey.ops.channel_sums import channel_moments
+    return _shifted_moments(x, average(_sample(x, axes)), average, axes)
 
-        count = math.prod(x.shape[:-1])
-        first, second = channel_moments(x, anchor)
-        return _from_anchor(anchor, _divide(first, count), _divide(second, count))
-    return _shifted_moments(x, anchor, average, axes)
+
+def _channel_moments(x: Array) -> tuple[Array, Array]:
+    """Takes moments of the last axis' channels by a kernel."""
+    from linsey.ops.channel_sums import channel_moments
+
+    axes = tuple(range(x.ndim - 1))
+    sample = _sample(x, axes)
+    count, few = (math.prod(values.shape[:-1]) for values in (x, sample))
+    anchor = _divide(lax.reduce_sum(sample, axes), few)
+    first, second = channel_moments(x, anchor)
+    return _from_anchor(anchor, _divide(first, count), _divide(second, count))
 
 
 def _shifted_moments(
@@ -292,8 +300,9 @@ def _tangents(
     """
     axes, _, _, centred, dtype = reduction
     mean, var, *count = out
+    by_channel = centred and takes_channels(x, axes) and x.dtype == dx.dtype == dtype
     x, dx = (lax.convert_element_type(v, dtype) for v in (x, dx))
-    if weights is None and centred and takes_channels(x, axes):
+    if weights is None and by_channel:
         from linsey.ops.channel_sums import channel_products
 
         first, second = channel_products(dx, x, mean)
