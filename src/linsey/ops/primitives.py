@@ -49,6 +49,16 @@ def define(
 
     Returns:
         The operation, with the arguments of the definition.
+
+    Example:
+        >>> def twice(x):
+        ...     return [x + x]
+        >>> operation = define(
+        ...     "twice", twice, twice, "channels", lambda x: [x.shape],
+        ...     lambda cotangents, x: [2 * cotangents[0]], multilinear=[0],
+        ... )
+        >>> jax.grad(lambda x: operation(x)[0])(1.0).item()
+        2.0
     """
     primitive = Primitive(name)
     primitive.multiple_results = True
@@ -110,6 +120,14 @@ def call_kernel(
 
     Returns:
         The results.
+
+    Example:
+        >>> x, origin = jax.numpy.ones((4, 64)), jax.numpy.zeros(64)
+        >>> result = jax.ShapeDtypeStruct((2, 64), x.dtype)
+        >>> name = "linsey_channel_moments"
+        >>> call = lambda *args: call_kernel(name, [result], args, (4, 64, 0))
+        >>> jax.eval_shape(call, x, origin)[0].shape
+        (2, 64)
     """
     call = jax.ffi.ffi_call(target, list(results))
     return list(call(*arguments, plan=np.array(plan, np.int64)))

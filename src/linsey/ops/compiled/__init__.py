@@ -63,7 +63,7 @@ def wanted(context: Any) -> bool:
         context: what `jax.interpreters.mlir` calls a lowering rule with.
     """
     exported = context.module_context.lowering_parameters.for_export
-    return not (exported or _definitions.get())
+    return usable() and not (exported or _definitions.get())
 
 
 _definitions: ContextVar[bool] = ContextVar("definitions", default=False)
