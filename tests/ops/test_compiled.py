@@ -19,6 +19,7 @@ import pytest
 from jax import lax
 
 from linsey import linen as nn
+from linsey.errors.layers import OperandShapeError
 from linsey.ops import channel_sums, compiled
 from linsey.ops import conv_cpu_compiled as convs
 from linsey.ops.batch_norm import Rule, batch_norm, train_batch_norm
@@ -206,6 +207,30 @@ def test_what_kernels_leave_to_xla(case):
         x = (1, 4, 4, 32)
     assert not convs.takes(x, kernel, dtype, window)
     assert convs.takes((64, 32, 32, 32), (3, 3, 32, 32), jnp.float32, SAME)
+
+
+def test_kernels_that_do_not_fit_are_refused(small):
+    x, kernel = jnp.ones((2, 8, 8, 16)), jnp.ones((3, 3, 15, 32))
+    with pytest.raises(OperandShapeError, match=re.escape("(3, 3, 16, 'features')")):
+        convs.convolve(x, kernel, SAME)
+    with pytest.raises(OperandShapeError, match=re.escape("(2, 8, 8, 'features')")):
+        convs._bind_gradient(x, jnp.ones((2, 8, 7, 32)), window=SAME)
+    reference = jax.eval_shape(lambda k: conv(x, k), jnp.ones((3, 3, 16, 32)))
+    assert reference.shape == (2, 8, 8, 32)
+    with pytest.raises((TypeError, ValueError), match="feature"):
+        conv(x, kernel)
+
+
+def test_values_of_other_channels_are_refused():
+    x = jnp.ones((200, 64))
+    for call in (
+        lambda: channel_sums.channel_moments(x, jnp.ones(32)),
+        lambda: channel_sums.channel_products(x[1:], x, x[0]),
+        lambda: channel_sums.channel_spread(x[0], x[0, :1], x, x[0]),
+        lambda: channel_sums.standardized_tangent(x[1:], *[x[0]] * 2, x, *[x[0]] * 3),
+    ):
+        with pytest.raises(OperandShapeError, match="of its last axis"):
+            call()
 
 
 # --- sums per channel -------------------------------------------------------------
@@ -400,6 +425,7 @@ def test_many_calls_at_once(small):
 PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np
 from linsey import linen as nn
+from linsey.errors.layers import OperandShapeError
 x = jnp.asarray(np.random.default_rng(0).standard_normal((8, 16, 16, 32)), jnp.float32)
 model = nn.Sequential([nn.Conv(32, (3, 3)), nn.BatchNorm(False)])
 variables = model.init(jax.random.key(0), x)

@@ -14,6 +14,7 @@ import jax
 from jax import Array, lax
 from jax.interpreters import ad
 
+from linsey.errors.layers import OperandShapeError
 from linsey.ops.compiled import channel_lanes
 from linsey.ops.primitives import call_kernel, define
 
@@ -26,6 +27,16 @@ def _sum(values: Array) -> Array:
 
 def _spread(values: Array, shape: tuple[int, ...]) -> Array:
     return lax.broadcast_in_dim(values, shape, (len(shape) - 1,))
+
+
+def _shapes(arrays: list[Any], per_channel: list[Any], extra: int = 0) -> list[Any]:
+    """Checks that arrays fit each other; returns their shape and that of channels."""
+    shape, channels = arrays[0].shape, arrays[0].shape[-1:]
+    found = [value.shape for value in (*arrays, *per_channel)]
+    if found != [shape] * len(arrays) + [channels] * len(per_channel):
+        rule = f"{len(arrays)} of one shape, and {len(per_channel)} of its last axis"
+        raise OperandShapeError("sums per channel", rule, *found)
+    return [shape, *[channels] * (1 + extra)]
 
 
 def _call(target: str, shape: tuple[int, ...], x: Array, *others: Array) -> Array:
@@ -63,7 +74,7 @@ _bind_moments = define(
     _moments,
     _moments_kernel,
     "channels",
-    lambda x, origin: [origin.shape] * 2,
+    lambda x, origin: _shapes([x], [origin])[1:] * 2,
     _not_linear,
 )
 
@@ -77,6 +88,9 @@ def channel_moments(x: Array, origin: Array) -> tuple[Array, Array]:
 
     Returns:
         Two sums for each channel.
+
+    Raises:
+        OperandShapeError: the arrays do not fit each other.
 
     Example:
         >>> x = jax.numpy.array([[1.0], [4.0]])
@@ -128,7 +142,7 @@ _bind_products = define(
     _products,
     _products_kernel,
     "channels",
-    lambda a, x, origin: [origin.shape] * 2,
+    lambda a, x, origin: _shapes([a, x], [origin])[1:] * 2,
     _transpose_products,
     multilinear=(0,),
 )
@@ -137,7 +151,7 @@ _bind_spread = define(
     _spreads,
     _spreads,  # XLA merges it with what uses it
     "channels",
-    lambda first, second, x, origin: [x.shape],
+    lambda first, second, x, origin: _shapes([x], [first, second, origin])[:1],
     _transpose_spreads,
 )
 
@@ -152,6 +166,9 @@ def channel_products(a: Array, x: Array, origin: Array) -> tuple[Array, Array]:
 
     Returns:
         Two sums for each channel.
+
+    Raises:
+        OperandShapeError: the arrays do not fit each other.
 
     Example:
         >>> a, x = jax.numpy.array([[1.0], [2.0]]), jax.numpy.array([[3.0], [5.0]])
@@ -237,7 +254,9 @@ _bind_tangent = define(
     _tangent(_products, _combine),
     _tangent(_products_kernel, _combine_kernel),
     "channels",
-    lambda dx, offset, slope, x, mean, inverse, gain: [x.shape, *[mean.shape] * 2],
+    lambda dx, offset, slope, x, mean, inverse, gain: _shapes(
+        [dx, x], [offset, slope, mean, inverse, gain], extra=1
+    ),
     _transpose_tangent,
 )
 

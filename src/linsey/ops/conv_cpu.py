@@ -126,6 +126,8 @@ def _compiled(
     rank = len(strides)
     if rank > 2 or kernel.shape[-2] == 1 < groups or not usable():
         return None
+    if x.shape[-1] != kernel.shape[-2] * groups:
+        return None  # jax says what is wrong
     from linsey.ops import conv_cpu_compiled as compiled
 
     more = (1,) * (2 - rank)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.interpreters import ad
 
+from linsey.errors.layers import OperandShapeError
 from linsey.ops.compiled import usable
 from linsey.ops.primitives import call_kernel, define
 
@@ -125,6 +126,9 @@ def convolve(x: Array, kernel: Array, window: Window) -> Array:
     Returns:
         Outputs of shape (batch, rows, columns, features).
 
+    Raises:
+        OperandShapeError: the arrays do not fit each other or the window.
+
     Example:
         >>> window = Window((1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), (1, 1), 1)
         >>> convolve(jnp.full((1, 2, 2, 1), 3.0), jnp.ones((1, 1, 1, 32)), window).shape
@@ -202,6 +206,10 @@ def _definition(x: Array, kernel: Array, *, window: Window) -> list[Array]:
 
 
 def _output_shape(x: Any, kernel: Any, *, window: Window) -> list[tuple[int, ...]]:
+    weights = (*window.size, x.shape[-1] // window.groups)
+    if x.ndim != 4 or kernel.ndim != 4 or kernel.shape[:-1] != weights:
+        rule = f"(batch, rows, columns, channels) and {(*weights, 'features')}"
+        raise OperandShapeError("convolve", rule, x.shape, kernel.shape)
     return [(x.shape[0], *window.positions(x.shape[1:3]), kernel.shape[-1])]
 
 
@@ -219,6 +227,10 @@ def _gradient_definition(x: Array, dy: Array, *, window: Window) -> list[Array]:
 
 
 def _kernel_shape(x: Any, dy: Any, *, window: Window) -> list[tuple[int, ...]]:
+    output = (x.shape[0], *window.positions(x.shape[1:3]))
+    if x.ndim != 4 or dy.ndim != 4 or dy.shape[:-1] != output:
+        rule = f"(batch, rows, columns, channels) and {(*output, 'features')}"
+        raise OperandShapeError("gradient of a kernel", rule, x.shape, dy.shape)
     return [(*window.size, x.shape[-1] // window.groups, dy.shape[-1])]
 
 
