@@ -221,6 +221,22 @@ def test_kernels_that_do_not_fit_are_refused(small):
         conv(x, kernel)
 
 
+def test_features_that_do_not_fill_vectors(small):
+    x, kernel = normal(0, 2, 8, 8, 6), normal(1, 3, 3, 6, 10)
+    found = jax.jit(partial(convs.convolve, window=SAME))(x, kernel)
+    assert_near(found, definition(x, kernel, SAME))
+    gradient = jax.jit(partial(convs._bind_gradient, window=SAME))(x, found)
+    assert_near(gradient, convs._gradient_definition(x, found, window=SAME))
+    # 50 features in 3 groups: none is whole, though 50 // 3 is 16.
+    groups = SAME._replace(groups=3)
+    kernel = normal(1, 3, 3, 2, 50)
+    assert not convs.takes(x.shape, kernel.shape, x.dtype, groups)
+    with pytest.raises(OperandShapeError):
+        convs.convolve(x, kernel, groups)
+    with pytest.raises((TypeError, ValueError), match="equal division"):
+        conv(x, kernel, feature_group_count=3)
+
+
 def test_values_of_other_channels_are_refused():
     x = jnp.ones((200, 64))
     for call in (

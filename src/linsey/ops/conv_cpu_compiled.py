@@ -105,7 +105,12 @@ def takes(
     if min(rows, columns, *x, *kernel) <= 0:
         return False
     work = x[0] * rows * columns * math.prod(kernel)
-    return work >= LARGE_WORK and kernel[-1] // window.groups % _fewest_lanes() == 0
+    return work >= LARGE_WORK and _fills_lanes(kernel[-1], window)
+
+
+def _fills_lanes(features: int, window: Window) -> bool:
+    """Says whether the features of each group fill vectors, as the kernels need."""
+    return features % (window.groups * _fewest_lanes()) == 0
 
 
 @cache
@@ -207,7 +212,8 @@ def _definition(x: Array, kernel: Array, *, window: Window) -> list[Array]:
 
 def _output_shape(x: Any, kernel: Any, *, window: Window) -> list[tuple[int, ...]]:
     weights = (*window.size, x.shape[-1] // window.groups)
-    if x.ndim != 4 or kernel.ndim != 4 or kernel.shape[:-1] != weights:
+    divided = x.shape[-1] % window.groups == kernel.shape[-1] % window.groups == 0
+    if x.ndim != 4 or kernel.ndim != 4 or kernel.shape[:-1] != weights or not divided:
         rule = f"(batch, rows, columns, channels) and {(*weights, 'features')}"
         raise OperandShapeError("convolve", rule, x.shape, kernel.shape)
     return [(x.shape[0], *window.positions(x.shape[1:3]), kernel.shape[-1])]
@@ -215,6 +221,8 @@ def _output_shape(x: Any, kernel: Any, *, window: Window) -> list[tuple[int, ...
 
 def _kernel(x: Array, kernel: Array, *, window: Window) -> list[Array]:
     (shape,) = _output_shape(x, kernel, window=window)
+    if min(*x.shape, *shape) <= 0 or not _fills_lanes(shape[-1], window):
+        return _definition(x, kernel, window=window)
     plan = _plan(x.shape, shape, window, False)
     return _call("linsey_convolution", shape, (x, kernel), plan)
 
@@ -228,7 +236,8 @@ def _gradient_definition(x: Array, dy: Array, *, window: Window) -> list[Array]:
 
 def _kernel_shape(x: Any, dy: Any, *, window: Window) -> list[tuple[int, ...]]:
     output = (x.shape[0], *window.positions(x.shape[1:3]))
-    if x.ndim != 4 or dy.ndim != 4 or dy.shape[:-1] != output:
+    divided = x.shape[-1] % window.groups == dy.shape[-1] % window.groups == 0
+    if x.ndim != 4 or dy.ndim != 4 or dy.shape[:-1] != output or not divided:
         rule = f"(batch, rows, columns, channels) and {(*output, 'features')}"
         raise OperandShapeError("gradient of a kernel", rule, x.shape, dy.shape)
     return [(*window.size, x.shape[-1] // window.groups, dy.shape[-1])]
@@ -236,6 +245,8 @@ def _kernel_shape(x: Any, dy: Any, *, window: Window) -> list[tuple[int, ...]]:
 
 def _gradient_kernel(x: Array, dy: Array, *, window: Window) -> list[Array]:
     (shape,) = _kernel_shape(x, dy, window=window)
+    if min(*x.shape, *dy.shape) <= 0 or not _fills_lanes(shape[-1], window):
+        return _gradient_definition(x, dy, window=window)
     plan = _plan(x.shape, dy.shape, window, True)
     return _call("linsey_kernel_gradient", shape, (x, dy), plan)
 
