@@ -1,8 +1,12 @@
-"""Counts lines of code without docstrings, comments and blank lines.
+"""Counts what the size and the types of the source are judged by.
 
 `python scripts/count_code.py [--files] [FOLDER]` prints one line for each package of
-`src/linsey` (or of the folder), the number of its files, their median and longest, and
-with `--files` one line for each file too.
+`src/linsey` (or of the folder): its lines of code, without docstrings, comments and
+blank lines, the number of its files, their median and longest, and with `--files` one
+line for each file too. Below the table stand the size of the core with the module
+system and the transforms, the number of `Any` (names that are assigned `Any`, alone or
+in a union, count wherever they are used), and the number of comments that silence a
+type checker.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import argparse
 import ast
 import io
+import re
 import statistics
 import tokenize
 from collections import defaultdict
@@ -60,6 +65,71 @@ def count_folder(folder: Path) -> dict[Path, int]:
     return {path.relative_to(folder): count_code(path.read_text()) for path in files}
 
 
+# The state core, the module system and the transforms: what everything stands on.
+HEART = ("core/", "linen/module/", "linen/transforms/")
+NOT_HEART = ("core/nn",)
+IGNORE = re.compile(r"#\s*(type|pyrefly|pyright|mypy):\s*ignore")
+
+
+def count_heart(counts: dict[Path, int]) -> int:
+    """Lines of code of the core, the module system and the transforms."""
+    return sum(
+        lines
+        for path, lines in counts.items()
+        if path.as_posix().startswith(HEART)
+        and not path.as_posix().startswith(NOT_HEART)
+    )
+
+
+def means_any(node: ast.AST, names: set[str]) -> bool:
+    """Whether an expression is one of the names, or a union with one of them."""
+    match node:
+        case ast.Name(id=name):
+            return name in names
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return means_any(left, names) or means_any(right, names)
+        case ast.Subscript(value=ast.Name(id="Union" | "Optional"), slice=parts):
+            elements = parts.elts if isinstance(parts, ast.Tuple) else [parts]
+            return any(means_any(element, names) for element in elements)
+    return False
+
+
+def count_any(folder: Path) -> int:
+    """The number of `Any` under a folder, aliases and imports counted."""
+    trees = {path: ast.parse(path.read_text()) for path in sorted(folder.rglob("*.py"))}
+    aliases: dict[str, set[str]] = {}
+    for path, tree in trees.items():
+        parts = path.relative_to(folder.parent).with_suffix("").parts
+        module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        aliases[module] = {
+            node.targets[0].id
+            for node in tree.body
+            if isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Name)
+            and means_any(node.value, {"Any"})
+        }
+        aliases[str(path)] = aliases[module]
+    total = 0
+    for path, tree in trees.items():
+        names = {"Any", *aliases[str(path)]}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                known = {"Any"} if node.module == "typing" else set()
+                known |= aliases.get(node.module or "", set())
+                found = [alias for alias in node.names if alias.name in known]
+                total += len(found)
+                names.update(alias.asname or alias.name for alias in found)
+        total += sum(
+            isinstance(node, ast.Name) and node.id in names for node in ast.walk(tree)
+        )
+    return total
+
+
+def count_ignores(folder: Path) -> int:
+    """The number of comments that silence a type checker."""
+    return sum(len(IGNORE.findall(p.read_text())) for p in folder.rglob("*.py"))
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -81,6 +151,10 @@ def main() -> None:
             for path, count in sorted(counts.items(), key=lambda item: -item[1]):
                 print(f"    {path!s:<20} {count:>6}")
     print(summary(layout, "all", everything))
+    if arguments.folder == SOURCE:
+        print(f"core + module + transforms {count_heart(count_folder(SOURCE)):>5}")
+    print(f"Any {count_any(arguments.folder):>28}")
+    print(f"ignores {count_ignores(arguments.folder):>24}")
 
 
 def summary(layout: str, name: str, lines: list[int]) -> str:

@@ -16,7 +16,6 @@ from typing import (
 )
 
 import jax
-import numpy as np
 from jax.typing import DTypeLike
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ PRNGKey = jax.Array
 """A random key."""
 RNGSequences = dict[str, PRNGKey]
 """A random key for each stream of random numbers, by the name of the stream."""
-Dtype = Union[DTypeLike, np.dtype, Any]  # noqa: UP007
+Dtype = DTypeLike
 """A dtype, or what stands for one."""
 Shape = Sequence[int]
 """The size of each axis."""

@@ -79,6 +79,12 @@ CASES = {
     "TraversalSelectionError": (("found", "why", "fix"), {}),
     "DeclarationOutsideSetupError": (("param",), {"module": MLP()}),
     "UnboundAxisNameError": (("batch",), {}),
+    "ArgumentTypeError": (("found", "why", "fix"), {}),
+    "MismatchError": (("found", "why", "fix"), {}),
+    "OptionError": (("found", "why", "fix"), {}),
+    "ShapeError": (("found", "why", "fix"), {}),
+    "UnsupportedError": (("found", "why", "fix"), {}),
+    "UsageError": (("found", "why", "fix"), {}),
 }
 
 MESSAGES = dict(

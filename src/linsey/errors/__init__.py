@@ -19,8 +19,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from linsey.errors.base import (
+    ArgumentTypeError,
     FlaxError,
     LinseyError,
+    MismatchError,
+    OptionError,
+    ShapeError,
+    UnsupportedError,
+    UsageError,
 )
 from linsey.errors.misuse import (
     FeatureShapeChangedError,
@@ -123,6 +129,7 @@ __all__ = [
     "ApplyModuleInvalidMethodError",
     "ApplyScopeInvalidVariablesStructureError",
     "ApplyScopeInvalidVariablesTypeError",
+    "ArgumentTypeError",
     "AssignSubModuleError",
     "CallCompactUnboundModuleError",
     "CallSetupUnboundModuleError",
@@ -153,6 +160,7 @@ __all__ = [
     "MPARestoreDataCorruptedError",
     "MPARestoreTargetRequiredError",
     "MalformedBytesError",
+    "MismatchError",
     "MissingBatchStatsError",
     "ModifyScopeVariableError",
     "MultipleMethodsCompactError",
@@ -160,6 +168,7 @@ __all__ = [
     "NameInUseError",
     "NotReplicatedError",
     "OptimizerStateDictError",
+    "OptionError",
     "PartitionNameMismatchError",
     "PartitioningUnspecifiedError",
     "PerLeafRuleError",
@@ -170,6 +179,7 @@ __all__ = [
     "ScopeVariableNotFoundError",
     "SetAttributeFrozenModuleError",
     "SetAttributeInModuleSetupError",
+    "ShapeError",
     "SingleValuePerChannelError",
     "StateDictMismatchError",
     "TraceContextError",
@@ -180,4 +190,6 @@ __all__ = [
     "TraverseTreeError",
     "UnboundAxisNameError",
     "UnboundModuleError",
+    "UnsupportedError",
+    "UsageError",
 ]

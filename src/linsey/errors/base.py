@@ -47,6 +47,44 @@ def _restore(cls: type[LinseyError], args: tuple[Any, ...]) -> LinseyError:
     return error
 
 
+# --- kinds: the text of each stands beside the check that raises it ------------------
+
+
+class ShapeError(LinseyError, ValueError, IndexError, AssertionError):
+    """An array has a rank, a shape or an axis that the call cannot take.
+
+    Example:
+        >>> raise ShapeError("`x` has shape (3,).", "It needs rows.", "Pass `x[None]`.")
+        Traceback (most recent call last):
+        linsey.errors.base.ShapeError: `x` has shape (3,).
+        It needs rows.
+        Pass `x[None]`.
+    """
+
+
+class OptionError(LinseyError, ValueError, AssertionError):
+    """An argument or a field has a value that it cannot have, or excludes another."""
+
+
+class ArgumentTypeError(LinseyError, TypeError):
+    """An argument is of a type or a dtype that the call cannot take."""
+
+
+class MismatchError(LinseyError, ValueError):
+    """Two trees, states or lists that should have one structure differ."""
+
+
+class UsageError(LinseyError, RuntimeError):
+    """Something is called at a time or in a place where it cannot work."""
+
+
+class UnsupportedError(LinseyError, NotImplementedError):
+    """A combination that means something, but is not implemented."""
+
+
+# --- words of messages ---------------------------------------------------------------
+
+
 def named(module: object) -> str:
     """Names a module given as class, instance or text in a message."""
     if module is None:

@@ -102,7 +102,7 @@ def dot_product_attention_weights(
     else:
         weights = softmax(scores)
         if weights.dtype != dtype:
-            weights = lax.convert_element_type(weights, dtype)
+            weights = weights.astype(dtype)
     if module is not None:
         module.sow("intermediates", "attention_weights", weights)
     if not deterministic and dropout_rate > 0.0:
