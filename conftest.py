@@ -3,17 +3,35 @@
 The environment is fixed before anything imports jax: tests run on the CPU, with one
 XLA thread per process, so that results do not depend on the number of cores and
 parallel workers do not fight over them.
+
+Most of the time of the tests is compilation, and most of their memory is compiled
+programs. All processes of a run share one folder of these on disk, which is gone after
+the run, and a worker whose memory grows lets go of those that it holds.
 """
 
 from __future__ import annotations
 
+import atexit
+import ctypes
+import gc
 import os
 import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("NPROC", "1")
 for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_threads, "1")
+
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # else a worker, or a user's choice
+    _programs = tempfile.mkdtemp(prefix="linsey-tests-")
+    atexit.register(shutil.rmtree, _programs, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import hypothesis  # noqa: E402
 from sybil import Sybil  # noqa: E402
@@ -38,3 +56,24 @@ def pytest_make_parametrize_id(val: object) -> str | None:
     if isinstance(val, dict | list | tuple):
         return re.sub(r" at 0x[0-9a-f]+", "", str(val))
     return None
+
+
+LARGE_WORKER = 1500  # MiB
+
+
+def resident_memory() -> float:
+    """The memory of this process in MiB, 0 where the system does not tell."""
+    pages = Path("/proc/self/statm")
+    if not pages.exists():
+        return 0.0
+    return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def pytest_runtest_teardown(item: object, nextitem: object) -> None:
+    """Lets go of compiled programs before a worker grows too large."""
+    if "jax" in sys.modules and resident_memory() > LARGE_WORKER:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
+        if sys.platform == "linux":
+            # glibc keeps what is freed; `malloc_trim` gives it back to the system.
+            getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)(0)

@@ -1,0 +1,157 @@
+"""The floors of the house, and what may import what.
+
+`FLOORS` is the one list of them: the tests check the source against it, and
+`python scripts/architecture.py --write` puts it into CONTRIBUTING.md as a table. Without
+`--write` the command prints the table, and the circles of imports if there are any.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "linsey"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+START, END = "<!-- floors: python scripts/architecture.py --write -->", "<!-- end -->"
+
+
+class Room(NamedTuple):
+    """A package or a module, the floor it stands on, and what it is for."""
+
+    floor: int
+    modules: tuple[str, ...]
+    what: str
+
+
+FLOORS = [
+    Room(7, ("app", "__main__"), "the `linsey` command"),
+    Room(4, ("treex",), "the object face: modules that are pytrees"),
+    Room(4, ("optim",), "the classic optimizers, on optax"),
+    Room(4, ("compat",), "`import flax` and `import treex` served by linsey"),
+    Room(3, ("training",), "train state, schedules, Flax's face of checkpoints"),
+    Room(3, ("checkpoint",), "a step that vouches for its files; knows no command"),
+    Room(3, ("metrics",), "writers of numbers"),
+    Room(2, ("linen",), "the functional face: modules, transforms, layers"),
+    Room(2, ("core.nn",), "layers as functions of scopes"),
+    Room(2, ("jax_utils", "cursor"), "helpers on the states of models"),
+    Room(1, ("core",), "state without modules; does not import `ops`"),
+    Room(1, ("ops",), "arrays without state; does not import `core`"),
+    Room(0, (), "everything else: `struct`, `serialization`, `errors`, `config`, ..."),
+]
+# Rooms of one floor that must not know each other.
+STRANGERS = [("core", "ops"), ("ops", "core")]
+# Rooms inside one package that must not know each other.
+FORBIDDEN = [("linen.module", "linen.summary"), ("linen.module", "linen.transforms")]
+
+
+def room_of(module: str) -> Room:
+    """The room of a `linsey...` module: the one with the longest name that fits."""
+    parts = module.split(".")[1:]
+    for size in range(len(parts), 0, -1):
+        name = ".".join(parts[:size])
+        for room in FLOORS:
+            if name in room.modules:
+                return room
+    return FLOORS[-1]
+
+
+def module_name(path: Path) -> str:
+    """The dotted name of a source file."""
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(SOURCE.rglob("*.py"))}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Every module that a file imports, at once, later, or for a type checker.
+
+    An import of a name from a package counts as one of the file `package.name` where
+    there is one, and of the package otherwise.
+    """
+    package = module_name(path).split(".")
+    if path.name != "__init__.py":
+        package = package[:-1]
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *filter(None, [node.module])])
+            for alias in node.names:
+                inner = f"{module}.{alias.name}"
+                names.add(inner if inner in MODULES else module)
+    return names
+
+
+def imports() -> dict[str, set[str]]:
+    """The modules of linsey that each module of linsey imports."""
+    return {
+        name: {other for other in imported_modules(path) if other in MODULES} - {name}
+        for name, path in MODULES.items()
+    }
+
+
+def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
+    """The groups of modules of which each reaches each other (Tarjan, 1972)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        index[module] = low[module] = len(index)
+        stack.append(module)
+        for other in sorted(arrows[module]):
+            if other not in index:
+                visit(other)
+                low[module] = min(low[module], low[other])
+            elif other in stack:
+                low[module] = min(low[module], index[other])
+        if low[module] == index[module]:
+            place = stack.index(module)
+            group = stack[place:]
+            del stack[place:]
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for module in arrows:
+        if module not in index:
+            visit(module)
+    return found
+
+
+def table() -> str:
+    """The floors as a table in Markdown, the highest first."""
+    rows = ["| floor | where | what |", "|---|---|---|"]
+    for room in FLOORS:
+        folders = ", ".join(f"`{name.replace('.', '/')}`" for name in room.modules)
+        rows.append(f"| {room.floor} | {folders or 'the files beside'} | {room.what} |")
+    return "\n".join(rows)
+
+
+def with_table(text: str) -> str:
+    """A page with the table between its two marks."""
+    before, rest = text.split(START)
+    return f"{before}{START}\n{table()}\n{END}{rest.split(END, 1)[1]}"
+
+
+def main() -> None:
+    """Prints the table, or puts it into CONTRIBUTING.md."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="put it where it is read")
+    if parser.parse_args().write:
+        CONTRIBUTING.write_text(with_table(CONTRIBUTING.read_text()))
+        return
+    print(table())
+    for group in circles(imports()):
+        print("circle:", *group)
+
+
+if __name__ == "__main__":
+    main()
