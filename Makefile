@@ -6,6 +6,7 @@
 #   make test-all  also the slow tests, PyTorch as oracle, and a newer Python with its jax
 #   make lint      formatting, lint and types      make format   rewrite the files
 #   make bench     benchmarks against the peers    make docs     HTML in docs/_build/html
+#   make dist      build wheel and sdist, and try them as a user would
 #   make lock      resolve requirements/*.txt anew
 
 SHELL := /bin/bash
@@ -121,6 +122,12 @@ docs: $(VENV)/.stamp-docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 	@echo "open docs/_build/html/index.html"
 
+.PHONY: dist
+dist: $(VENV)/.stamp-dev
+	rm -rf dist
+	$(BIN)/python -m hatchling build
+	$(BIN)/python scripts/check_dist.py dist
+
 # One lock serves every Python we support: versions that need a newer one carry a marker.
 UV_COMPILE = $(LOCK_VENV)/bin/uv pip compile pyproject.toml --quiet --universal \
   --python-version 3.11 --generate-hashes --all-extras --group build \
@@ -137,4 +144,4 @@ lock:
 
 .PHONY: clean
 clean:
-	rm -rf $(VENV) $(NEWER_VENV) $(LOCK_VENV) docs/_build .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(NEWER_VENV) $(LOCK_VENV) dist docs/_build .pytest_cache .ruff_cache .hypothesis

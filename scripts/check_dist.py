@@ -1,0 +1,144 @@
+"""Checks what `make dist` has built, as an index and as a user would.
+
+`python scripts/check_dist.py [DIST]` reads the metadata of the wheel, compares the
+wheel with one built from the sdist, and installs it into a new environment the way the
+README says, where it runs the README's example and `linsey train`.
+"""
+
+from __future__ import annotations
+
+import email
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+from packaging.metadata import Metadata
+
+ROOT = Path(__file__).parents[1]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+URLS = {"Homepage", "Source", "Documentation", "Changelog", "Issues"}
+
+
+def wheel_metadata(wheel: Path) -> str:
+    """The metadata file of a wheel, whose body is the long description."""
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        return archive.read(name).decode()
+
+
+def faults_of_metadata(text: str) -> list[str]:
+    """What an index would refuse or show wrongly.
+
+    Args:
+        text: a METADATA file.
+
+    Returns:
+        One line for each fault.
+    """
+    faults = []
+    try:
+        metadata = Metadata.from_email(text, validate=True)
+    except ExceptionGroup as group:
+        return [str(error) for error in group.exceptions]
+    if missing := URLS - set(metadata.project_urls or {}):
+        faults.append(f"no project URL: {', '.join(sorted(missing))}")
+    if metadata.description_content_type != "text/markdown":
+        faults.append(f"the description is {metadata.description_content_type}")
+    description = email.message_from_string(text).get_payload()
+    return faults + [
+        f"the link {link} leads nowhere on an index page"
+        for link in LINK.findall(str(description))
+        if not link.startswith("https://")
+    ]
+
+
+def readme_example() -> str:
+    """The first Python block of the README."""
+    readme = (ROOT / "README.md").read_text()
+    return readme.split("```python\n", 1)[1].split("```", 1)[0]
+
+
+def extra_of_readme() -> str:
+    """The extras that the README's line for pip asks for, in brackets."""
+    (extras,) = re.findall(r"pip install '\.(\[[\w,]+\])'", readme_start())
+    return extras
+
+
+def readme_start() -> str:
+    """The first console block of the README: clone, install, run."""
+    readme = (ROOT / "README.md").read_text()
+    return readme.split("```console\n", 1)[1].split("```", 1)[0]
+
+
+def run(*command: str | Path, folder: Path) -> str:
+    """Runs a command, away from the source, and returns what it printed."""
+    print("$", *command, flush=True)
+    done = subprocess.run(
+        command, cwd=folder, check=False, capture_output=True, text=True
+    )
+    if done.returncode:
+        print(done.stdout, done.stderr, sep="\n")
+        raise SystemExit(f"exit code {done.returncode}")
+    return done.stdout
+
+
+def check_rebuilt(sdist: Path, wheel: Path, folder: Path) -> None:
+    """The sdist holds all that the wheel is built from."""
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    (source,) = folder.iterdir()
+    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", folder=source)
+    (rebuilt,) = (source / "dist").glob("*.whl")
+    with zipfile.ZipFile(rebuilt) as new, zipfile.ZipFile(wheel) as old:
+        differing = set(new.namelist()) ^ set(old.namelist())
+    if differing:
+        raise SystemExit(f"wheel and sdist differ in {', '.join(sorted(differing))}")
+
+
+def check_installed(wheel: Path, folder: Path) -> None:
+    """A user who installs the wheel can run what the README shows."""
+    environment = folder / "environment"
+    venv.create(environment, with_pip=True)
+    python = environment / "bin" / "python"
+    run(
+        python,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        f"{wheel}{extra_of_readme()}",
+        folder=folder,
+    )
+    where = run(python, "-c", "import linsey; print(linsey.__file__)", folder=folder)
+    assert where.startswith(str(environment)), where
+    run(python, "-c", readme_example(), folder=folder)
+    print(run(environment / "bin" / "linsey", "train", folder=folder))
+
+
+def main() -> None:
+    """Checks wheel and sdist, and exits with 1 at the first fault."""
+    dist = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "dist").resolve()
+    (wheel,), (sdist,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
+    faults = faults_of_metadata(wheel_metadata(wheel))
+    if faults:
+        raise SystemExit("\n".join(faults))
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
+    if ".example" in urls["Homepage"]:
+        print(
+            f"Before you publish: {urls['Homepage']} is a placeholder in pyproject.toml"
+        )
+    with tempfile.TemporaryDirectory() as temporary:
+        check_rebuilt(sdist, wheel, Path(temporary))
+    with tempfile.TemporaryDirectory() as temporary:
+        check_installed(wheel, Path(temporary))
+    print(f"{wheel.name} and {sdist.name} are ready")
+
+
+if __name__ == "__main__":
+    main()
