@@ -51,7 +51,7 @@ def test_batch_that_cannot_be_split_is_refused(linsey, monkeypatch):
     monkeypatch.setattr("linsey.app.devices.jax.local_devices", lambda: [0, 1, 2])
     monkeypatch.setattr("linsey.app.devices.Mesh", lambda *_: None)
     monkeypatch.setattr("linsey.app.devices.NamedSharding", lambda *_: None)
-    from linsey.training.input_error import InputError
+    from linsey.errors import InputError
 
     with pytest.raises(InputError) as caught:
         Devices().check_batch_size(16)

@@ -6,11 +6,10 @@ import dataclasses
 
 import numpy as np
 
-from linsey.app.data import Dataset
-from linsey.app.data.standardizer import Standardizer
+from linsey.app.dataset import Dataset, Standardizer
 from linsey.app.devices import Devices
-from linsey.app.signals import StopRequest
 from linsey.app.steps import TrainState, eval_step
+from linsey.app.terminal import StopRequest
 
 _BATCH = 256
 
@@ -29,21 +28,21 @@ class Evaluation:
 
     @property
     def correct(self) -> int:
-        """Number of right answers."""
+        """The number of right answers."""
         return int(self.confusion.trace())
 
     @property
     def count(self) -> int:
-        """Number of examples."""
+        """The number of examples."""
         return int(self.confusion.sum())
 
     @property
     def accuracy(self) -> float:
-        """Share of right answers."""
+        """The fraction of right answers."""
         return self.correct / self.count
 
     def class_accuracies(self) -> list[float | None]:
-        """Share of right answers in each class; None where there are no examples."""
+        """Return the fraction of right answers in each class that has examples."""
         totals = self.confusion.sum(axis=1)
         right = self.confusion.diagonal()
         return [float(r / n) if n else None for r, n in zip(right, totals, strict=True)]
@@ -56,7 +55,7 @@ def evaluate(
     devices: Devices,
     stop: StopRequest | None = None,
 ) -> Evaluation | None:
-    """Evaluates on the test part.
+    """Evaluate on the test part.
 
     Args:
         state: parameters and running statistics.
@@ -66,7 +65,7 @@ def evaluate(
         stop: read before each batch.
 
     Returns:
-        The evaluation, or None if it was stopped.
+        The evaluation, or `None` if it was stopped.
     """
     # Every batch has one shape, so one program serves all; rows beyond the end are
     # zeros whose results are dropped (nothing mixes rows in evaluation).

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 from jax import numpy as jnp
 
 from linsey import linen as nn
-from linsey.training.verified_checkpoint import flatten
+from linsey.checkpoint import flatten
 
 
 @dataclasses.dataclass
@@ -34,7 +33,7 @@ class LayerRow:
 def summarize(
     model: nn.Module, shape: tuple[int, ...], batch_size: int
 ) -> list[LayerRow]:
-    """Lists the modules in the order in which they are called.
+    """List the modules in the order in which they are called.
 
     Nothing is computed: shapes are inferred.
 
@@ -49,11 +48,11 @@ def summarize(
     rows: list[LayerRow] = []
 
     def record(
-        call: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
+        call: Callable[..., jax.Array],
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
         context: nn.module.InterceptorContext,
-    ) -> Any:
+    ) -> jax.Array:
         if context.method_name != "__call__":
             return call(*args, **kwargs)
         row = LayerRow(context.module.path, type(context.module).__name__, "", {})
@@ -62,12 +61,12 @@ def summarize(
         row.output = f"{output.dtype} {output.shape}"
         return output
 
-    def initialise(key: jax.Array, x: jax.Array) -> Any:
+    def initialize(key: jax.Array, x: jax.Array) -> Mapping[str, object]:
         with nn.intercept_methods(record):
             return model.init(key, x, False)
 
     batch = jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32)
-    variables = jax.eval_shape(initialise, jax.random.key(0), batch)
+    variables = jax.eval_shape(initialize, jax.random.key(0), batch)
     for name, array in flatten(variables).items():
         collection, *path, _ = name.split("/")
         row = next(row for row in rows if row.path == tuple(path))
@@ -77,12 +76,12 @@ def summarize(
 
 
 def total_size(rows: list[LayerRow], collection: str) -> int:
-    """Number of values of a collection in the whole model."""
+    """Count the values of a collection in the whole model."""
     return sum(row.sizes.get(collection, 0) for row in rows)
 
 
 def summary_cells(rows: list[LayerRow]) -> list[list[str]]:
-    """The rows as text: layer, kind, output, parameters, statistics."""
+    """Return the rows as text: layer, kind, output, parameters, statistics."""
     cells = []
     for row in rows:
         name = "  " * len(row.path) + (row.path[-1] if row.path else "(model)")
@@ -97,7 +96,7 @@ HEADERS = ("layer", "kind", "output", "parameters", "statistics")
 
 
 def summary_text(rows: list[LayerRow]) -> str:
-    """The table with aligned columns."""
+    """Return the table with aligned columns."""
     table = [list(HEADERS), *summary_cells(rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = []

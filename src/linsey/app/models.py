@@ -16,7 +16,7 @@ from jax import numpy as jnp
 
 from linsey import linen as nn
 from linsey.app.config import ModelOptions, Norm
-from linsey.training.input_error import InputError
+from linsey.errors import InputError
 
 Layer = Callable[[jax.Array], jax.Array]
 # Statistics average over about ten steps: the runs here are short.
@@ -24,7 +24,7 @@ BATCH_NORM_MOMENTUM = 0.9
 
 
 def _normalization(norm: Norm, train: bool) -> Callable[[int], Layer]:
-    """Makes the chosen normalization for a number of features."""
+    """Make the chosen normalization for a number of features."""
     makers: dict[str, Callable[[int], Layer]] = {
         "batch": lambda features: nn.BatchNorm(
             use_running_average=not train, momentum=BATCH_NORM_MOMENTUM
@@ -47,7 +47,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Computes logits."""
+        """Compute logits."""
         norm = _normalization(self.norm, train)
         units = 4 * self.width
         x = x.reshape(x.shape[0], -1)  # (batch, features)
@@ -70,7 +70,7 @@ class CNN(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Computes logits."""
+        """Compute logits."""
         norm = _normalization(self.norm, train)
         use_bias = self.norm == "none"  # elsewhere the norm has one
         features = self.width
@@ -98,7 +98,7 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Computes the features of the next stage."""
+        """Compute the features of the next stage."""
         norm = _normalization(self.norm, train)
         use_bias = self.norm == "none"
         strides = (self.strides, self.strides)
@@ -124,7 +124,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Computes logits."""
+        """Compute logits."""
         x = nn.Conv(self.width, (3, 3), use_bias=self.norm == "none")(x)
         x = _normalization(self.norm, train)(self.width)(x)
         x = nn.relu(x)
@@ -144,7 +144,7 @@ _MODELS: dict[str, type[nn.Module]] = {"mlp": MLP, "cnn": CNN, "resnet": ResNet}
 def make_model(
     options: ModelOptions, shape: tuple[int, ...], classes: int
 ) -> nn.Module:
-    """Makes the chosen model for examples of a shape.
+    """Make the chosen model for examples of a shape.
 
     Args:
         options: the model options.

@@ -5,28 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from linsey.app.config import TrainConfig
-from linsey.app.data import Dataset
+from linsey.app.dataset import Dataset
 from linsey.app.devices import describe_environment
 from linsey.app.metrics_log import MetricsLog
-from linsey.app.model_summary import (
-    LayerRow,
-    summarize,
-    summary_text,
-    total_size,
-)
+from linsey.app.model_summary import LayerRow, summarize, summary_text, total_size
 from linsey.app.report import Outcome, write_report
-from linsey.app.run_folder import RunFolder, claim
-from linsey.app.signals import StopRequest
-from linsey.app.terminal import progress, warn
+from linsey.app.run_folder import RunFolder, claim, newest_checkpoint
+from linsey.app.terminal import StopRequest, progress, warn
 from linsey.app.trainer import Trainer
-from linsey.training import durable
-from linsey.training.verified_checkpoint import VerifiedCheckpoint
+from linsey.checkpoint import VerifiedCheckpoint, durable
 
 
 def train_run(
     config: TrainConfig, dataset: Dataset, path: Path, stop: StopRequest
 ) -> Outcome | None:
-    """Trains, or goes on training, and writes everything into a folder.
+    """Train, or go on training, and write everything into a folder.
 
     Args:
         config: resolved options.
@@ -35,7 +28,7 @@ def train_run(
         stop: asks the run to save and end.
 
     Returns:
-        The outcome, or None if it was stopped.
+        The outcome, or `None` if it was stopped.
 
     Raises:
         InputError: options, data, folder or checkpoint do not fit.
@@ -70,7 +63,7 @@ def train_run(
 def _introduce(
     config: TrainConfig, dataset: Dataset, folder: RunFolder, layers: list[LayerRow]
 ) -> None:
-    """Says what is about to run, and where."""
+    """Say what is about to run, and where."""
     durable.write_file(folder.summary, (summary_text(layers) + "\n").encode())
     here = describe_environment()
     print(
@@ -88,7 +81,7 @@ def _newest(config: TrainConfig, folder: RunFolder) -> VerifiedCheckpoint | None
     if config.fallback:
         for reason in folder.checkpoints.discard_damaged():
             warn(f"put aside: {reason}")
-    return folder.checkpoints.newest()
+    return newest_checkpoint(folder.checkpoints)
 
 
 def _warn_of_changes(checkpoint: VerifiedCheckpoint) -> None:
@@ -102,9 +95,11 @@ def _warn_of_changes(checkpoint: VerifiedCheckpoint) -> None:
 
 
 def _outcome(trainer: Trainer) -> Outcome:
+    final = trainer.evaluate()
+    assert final is not None  # nothing could stop it
     return Outcome(
         trainer.step,
-        trainer.evaluate(),
+        final,
         trainer.cursor.best_step,
         trainer.cursor.best_accuracy,
         int(trainer.state.skipped),

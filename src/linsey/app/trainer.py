@@ -9,26 +9,21 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import Any
 
+import jax
 import numpy as np
 
 from linsey import serialization
 from linsey.app.config import TrainConfig
-from linsey.app.data import Dataset
-from linsey.app.data.order import training_batches
-from linsey.app.data.standardizer import Standardizer
+from linsey.app.dataset import Dataset, Standardizer, training_batches
 from linsey.app.devices import Devices, describe_environment
 from linsey.app.evaluation import Evaluation, evaluate
 from linsey.app.metrics_log import MetricsLog
 from linsey.app.models import make_model
-from linsey.app.optimizers import make_optimizer, make_schedule
-from linsey.app.signals import StopRequest
-from linsey.app.steps import create_state, train_step
-from linsey.app.terminal import Progress
-from linsey.training.checkpoint_store import CheckpointStore
-from linsey.training.input_error import InputError
-from linsey.training.verified_checkpoint import VerifiedCheckpoint
+from linsey.app.steps import create_state, make_schedule, train_step
+from linsey.app.terminal import Progress, StopRequest
+from linsey.checkpoint import CheckpointStore, VerifiedCheckpoint
+from linsey.errors import InputError
 
 
 @dataclasses.dataclass
@@ -46,6 +41,30 @@ class Cursor:
     accuracy: float = -1.0
     best_step: int = -1
     best_accuracy: float = -1.0
+
+
+class Window:
+    """The training steps since the last record of them."""
+
+    def __init__(self) -> None:
+        self._metrics: list[dict[str, jax.Array]] = []
+        self._start = time.perf_counter()
+
+    def add(self, metrics: dict[str, jax.Array]) -> None:
+        """Take the metrics of a step, which may still be computed."""
+        self._metrics.append(metrics)
+
+    def summary(self, batch_size: int) -> dict[str, float | None]:
+        """Wait for the steps and return their means; the loss of those committed."""
+        steps = [{k: v.item() for k, v in each.items()} for each in self._metrics]
+        losses = [each["loss"] for each in steps if not each["skipped"]]
+        examples = len(steps) * batch_size
+        return {
+            "loss": float(np.mean(losses)) if losses else None,
+            "accuracy": sum(each["correct"] for each in steps) / examples,
+            "skipped": len(steps) - len(losses),
+            "examples_per_second": examples / (time.perf_counter() - self._start),
+        }
 
 
 class Trainer:
@@ -67,21 +86,18 @@ class Trainer:
         self.devices = Devices()
         self.steps_per_epoch = check_batches(config, dataset, self.devices)
         self.total = config.epochs * self.steps_per_epoch
-        self.schedule = make_schedule(config, self.steps_per_epoch)
         self.model = make_model(config, dataset.shape, len(dataset.class_names))
-        optimizer = make_optimizer(config, self.schedule)
-        state = create_state(self.model, optimizer, dataset.shape, config.seed)
+        state = create_state(config, self.model, dataset.shape, self.steps_per_epoch)
         self.state = self.devices.replicate(state)
         self.standardize = Standardizer.fit(dataset.x_train)
         self.step = 0
         self.cursor = Cursor()
         self._saved_at = -1
         self._data_digest = dataset.digest()
-        self._pending: list[dict[str, Any]] = []
-        self._window_start = time.perf_counter()
+        self._window = Window()
 
     def restore(self, checkpoint: VerifiedCheckpoint) -> None:
-        """Goes to where a checkpoint was taken.
+        """Go to where a checkpoint was taken.
 
         Raises:
             InputError: the checkpoint belongs to other options or other data.
@@ -97,8 +113,7 @@ class Trainer:
                 "the data are not those the run began with", file=self.dataset.name,
                 key="--data", hint="start another run with another --out",
             )  # fmt: skip
-        template = serialization.to_state_dict(self.state)
-        restored = checkpoint.restore(template)
+        restored = checkpoint.restore(serialization.to_state_dict(self.state))
         state = serialization.from_state_dict(self.state, restored)
         self.state = self.devices.replicate(state)
         self.standardize = Standardizer.from_json(metadata["data"]["standardizer"])
@@ -106,7 +121,7 @@ class Trainer:
         self.step = self._saved_at = checkpoint.step
 
     def run(self, log: MetricsLog, progress: Progress, stop: StopRequest) -> bool:
-        """Trains to the end, or until asked to stop; saves in both cases.
+        """Train to the end, or until asked to stop; save in both cases.
 
         Args:
             log: takes a record of every evaluation and of the training loss.
@@ -116,12 +131,8 @@ class Trainer:
         Returns:
             Whether the end was reached.
         """
-        batches = training_batches(
-            len(self.dataset.x_train),
-            self.config.batch_size,
-            self.config.seed,
-            self.step,
-        )
+        examples, seed = len(self.dataset.x_train), self.config.seed
+        batches = training_batches(examples, self.config.batch_size, seed, self.step)
         while True:
             if self._is_due(self.config.eval_every):
                 self._evaluate(log, progress, stop)
@@ -133,54 +144,43 @@ class Trainer:
                 self._save()
             if self.step == self.total:
                 return True
-            self._train(next(batches), log, progress)
+            self._train(next(batches))
+            if self.step % self.config.log_every == 0 or self.step == self.total:
+                self._log_training(log, progress)
 
-    def evaluate(self) -> Evaluation:
-        """Evaluates the state as it is."""
-        result = evaluate(self.state, self.dataset, self.standardize, self.devices)
-        assert result is not None  # nothing could stop it
-        return result
+    def evaluate(self, stop: StopRequest | None = None) -> Evaluation | None:
+        """Evaluate the state as it is; return `None` if stopped."""
+        return evaluate(self.state, self.dataset, self.standardize, self.devices, stop)
 
     def _is_due(self, every: int) -> bool:
         return self.step % (every or self.steps_per_epoch) == 0 or (
             self.step == self.total
         )
 
-    def _train(self, batch: np.ndarray, log: MetricsLog, progress: Progress) -> None:
+    def _train(self, batch: np.ndarray) -> None:
         x = self.standardize(self.dataset.x_train[batch])
         y = self.dataset.y_train[batch]
         self.state, metrics = train_step(self.state, *self.devices.put_batch(x, y))
+        self._window.add(metrics)
         self.step += 1
-        self._pending.append(metrics)
-        if self.step % self.config.log_every == 0 or self.step == self.total:
-            self._log_training(log, progress)
 
     def _log_training(self, log: MetricsLog, progress: Progress) -> None:
-        metrics = [{k: v.item() for k, v in each.items()} for each in self._pending]
-        done = [each for each in metrics if not each["skipped"]]
-        examples = len(metrics) * self.config.batch_size
-        seconds = time.perf_counter() - self._window_start
-        loss = float(np.mean([each["loss"] for each in done])) if done else None
+        summary = self._window.summary(self.config.batch_size)
+        schedule = make_schedule(self.config, self.steps_per_epoch)
         log.write(
             "train",
             self.step,
             epoch=self.step / self.steps_per_epoch,
-            loss=loss,
-            accuracy=sum(each["correct"] for each in metrics) / examples,
-            learning_rate=np.asarray(self.schedule(self.step - 1)).item(),
-            skipped=len(metrics) - len(done),
-            examples_per_second=examples / seconds,
+            learning_rate=np.asarray(schedule(self.step - 1)).item(),
+            **summary,
         )
-        progress.advance(self.step, loss)
-        self._pending = []
-        self._window_start = time.perf_counter()
+        progress.advance(self.step, summary["loss"])
+        self._window = Window()
 
     def _evaluate(self, log: MetricsLog, progress: Progress, stop: StopRequest) -> None:
         if self.cursor.evaluated_at == self.step:
             return  # resumed from a checkpoint that was evaluated
-        result = evaluate(
-            self.state, self.dataset, self.standardize, self.devices, stop
-        )
+        result = self.evaluate(stop)
         if result is None:
             return
         epoch = self.step / self.steps_per_epoch
@@ -212,15 +212,14 @@ class Trainer:
                 "standardizer": self.standardize.to_json(),
             },
         }
-        tree = serialization.to_state_dict(self.state)
-        self.store.save(self.step, tree, metadata)
+        self.store.save(self.step, serialization.to_state_dict(self.state), metadata)
         self._saved_at = self.step
         newest = self.store.steps()[-self.config.keep :]
         self.store.prune({*newest, self.cursor.best_step})
 
 
 def check_batches(config: TrainConfig, dataset: Dataset, devices: Devices) -> int:
-    """Checks that the data fill a batch, and the batch the devices.
+    """Check that the data fill a batch, and the batch the devices.
 
     Returns:
         Steps per epoch.

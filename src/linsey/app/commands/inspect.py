@@ -14,7 +14,7 @@ from linsey.app.terminal import show
 if TYPE_CHECKING:
     from rich.tree import Tree
 
-    from linsey.training.verified_checkpoint import VerifiedCheckpoint
+    from linsey.checkpoint import VerifiedCheckpoint
 
 _TITLES = {
     "params": "params: what is learned",
@@ -24,7 +24,7 @@ _TITLES = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command.
+    """Run the command.
 
     Args:
         arguments: what follows `linsey inspect`.

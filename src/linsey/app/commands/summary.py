@@ -9,7 +9,7 @@ from linsey.app.options import parse
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command.
+    """Run the command.
 
     Args:
         arguments: what follows `linsey summary`.

@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING
 from linsey.app.config import TrainConfig
 from linsey.app.options import parse_train
 from linsey.app.run_folder import RunFolder, default_out, refuse_occupied
-from linsey.app.signals import EXIT_CODE, StopRequest
-from linsey.app.terminal import show, warn
-from linsey.training.input_error import InputError
+from linsey.app.terminal import EXIT_CODE, StopRequest, show, warn
+from linsey.errors import InputError
 
 if TYPE_CHECKING:
-    from linsey.app.data import Dataset
+    from linsey.app.dataset import Dataset
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command.
+    """Run the command.
 
     Args:
         arguments: what follows `linsey train`.
@@ -33,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     refuse_occupied(path, config.resume)
     set_threads(config.threads)
 
-    from linsey.app.data import load
+    from linsey.app.readers import load
 
     dataset = load(config)
     with StopRequest() as stop:
@@ -47,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def set_threads(threads: int | None) -> None:
-    """Sets the threads of the computation, which jax reads when it is imported.
+    """Set the threads of the computation, which jax reads when it is imported.
 
     Raises:
         InputError: it was imported with another number.

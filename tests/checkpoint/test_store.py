@@ -8,10 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from linsey.training import durable, manifest
-from linsey.training.checkpoint_store import CheckpointStore
-from linsey.training.input_error import InputError
-from linsey.training.verified_checkpoint import open_checkpoint
+from linsey.checkpoint import CheckpointStore, durable, manifest, open_checkpoint
+from linsey.errors import InputError
 
 
 def make_tree(seed: int = 0) -> dict:
@@ -162,7 +160,7 @@ def test_damaged_newest_names_the_intact_one_and_is_put_aside_only_on_request(st
     store.save(9, make_tree(2), {})
     for step in (8, 9):
         flip(store.path(step) / "state" / "manifest.ocdbt", 0.5, 3)
-    with pytest.raises(InputError, match="step 7 is intact: .*--fallback"):
+    with pytest.raises(InputError, match="step 7 is intact: `discard_damaged`"):
         store.newest()
     assert store.steps() == [7, 8, 9]
     reasons = store.discard_damaged()
@@ -213,7 +211,7 @@ def test_the_name_appears_after_every_byte_is_on_the_disk(tmp_path, monkeypatch)
     """The order that makes a crash harmless: fsync of all files, then the rename."""
     synced: set[Path] = set()
     at_rename: list[set[Path]] = []
-    rename = durable.os.rename
+    rename = durable.os.replace
     monkeypatch.setattr(durable, "sync_file", lambda path: synced.add(path))
 
     def record(source, target):
@@ -221,6 +219,6 @@ def test_the_name_appears_after_every_byte_is_on_the_disk(tmp_path, monkeypatch)
             at_rename.append(set(files_of(Path(source))) - synced)
         rename(source, target)
 
-    monkeypatch.setattr(durable.os, "rename", record)
+    monkeypatch.setattr(durable.os, "replace", record)
     CheckpointStore(tmp_path / "store").save(1, make_tree(), {})
     assert at_rename == [set()]
