@@ -20,7 +20,7 @@ from linsey.app.dataset import Dataset
 from linsey.app.metrics_log import Record
 from linsey.app.run_folder import RunFolder, claim
 from linsey.app.terminal import StopRequest
-from linsey.app.train_run import train_run
+from linsey.app.trainer import train_run
 from linsey.checkpoint import durable
 
 MILESTONES = (0.5, 0.8, 0.9, 0.95, 0.98)

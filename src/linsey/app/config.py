@@ -181,51 +181,37 @@ def validate(config: TrainConfig | SummaryConfig | InspectConfig) -> None:
     Raises:
         InputError: it names the option and its range.
     """
-    for name, (is_valid, expected) in _RANGES.items():
-        value = getattr(config, name, None)
-        if value is not None and not is_valid(value):
-            option = "--" + name.replace("_", "-")
-            raise InputError("out of range", key=option, expected=expected, found=value)
-
-
-def _positive(value: float) -> bool:
-    return 0 < value < math.inf
-
-
-def _not_negative(value: float) -> bool:
-    return 0 <= value < math.inf
-
-
-def _fraction(value: float) -> bool:
-    return 0 <= value < 1
+    for is_valid, expected, names in _RANGES:
+        for name in names.split():
+            value = getattr(config, name, None)
+            if value is not None and not is_valid(value):
+                option = "--" + name.replace("_", "-")
+                raise InputError(
+                    "out of range", key=option, expected=expected, found=value
+                )
 
 
 def _all_positive(values: tuple[float, ...]) -> bool:
-    return bool(values) and all(map(_positive, values))
+    return bool(values) and all(0 < value < math.inf for value in values)
 
 
-_RANGES: dict[str, tuple[Callable[..., bool], str]] = {
-    "test_fraction": (lambda value: 0 < value < 1, "a number between 0 and 1"),
-    "split_seed": (_not_negative, "at least 0"),
-    "image_size": (_positive, "at least 1"),
-    "classes": (lambda value: value >= 2, "at least 2"),
-    "width": (_positive, "at least 1"),
-    "depth": (_positive, "at least 1"),
-    "dropout": (_fraction, "a number in [0, 1)"),
-    "lr": (_positive, "a positive number"),
-    "warmup_epochs": (_not_negative, "at least 0"),
-    "momentum": (_fraction, "a number in [0, 1)"),
-    "weight_decay": (_not_negative, "at least 0"),
-    "clip_norm": (_not_negative, "at least 0"),
-    "epochs": (_positive, "at least 1"),
-    "batch_size": (_positive, "at least 1"),
-    "seed": (lambda value: 0 <= value < 2**32, "a number from 0 to 4294967295"),
-    "compare_factors": (_all_positive, "positive numbers"),
-    "eval_every": (_not_negative, "at least 0"),
-    "checkpoint_every": (_not_negative, "at least 0"),
-    "keep": (_positive, "at least 1"),
-    "log_every": (_positive, "at least 1"),
-    "step": (_not_negative, "at least 0"),
-    "threads": (_positive, "at least 1"),
-    "shape": (_all_positive, "positive numbers"),
-}
+# Whether a value is in the range, the range in words, and the options that have it.
+_RANGES: tuple[tuple[Callable[..., bool], str, str], ...] = (
+    (
+        lambda value: 1 <= value < math.inf,
+        "at least 1",
+        "image_size width depth epochs batch_size keep log_every threads",
+    ),
+    (
+        lambda value: 0 <= value < math.inf,
+        "at least 0",
+        "split_seed warmup_epochs weight_decay clip_norm eval_every checkpoint_every "
+        "step",
+    ),
+    (lambda value: value >= 2, "at least 2", "classes"),
+    (lambda value: 0 < value < math.inf, "a positive number", "lr"),
+    (lambda value: 0 < value < 1, "a number between 0 and 1", "test_fraction"),
+    (lambda value: 0 <= value < 1, "a number in [0, 1)", "dropout momentum"),
+    (lambda value: 0 <= value < 2**32, "a number from 0 to 4294967295", "seed"),
+    (_all_positive, "positive numbers", "compare_factors shape"),
+)

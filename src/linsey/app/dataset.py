@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from typing import TypedDict
@@ -197,54 +198,42 @@ def _checked_pair(
 
 
 def _checked_examples(name: str, key: str, x: np.ndarray) -> np.ndarray:
+    wrong = functools.partial(InputError, file=name, key=key)
     if x.dtype.kind not in "buif":
-        raise InputError(
-            "not numbers", file=name, key=key, expected="real numbers", found=x.dtype
-        )
+        raise wrong("not numbers", expected="real numbers", found=x.dtype)
     if x.ndim == 3:
         x = x[..., None]  # grey images
     if x.ndim not in (2, 4) or 0 in x.shape[1:]:
-        raise InputError(
-            "wrong shape", file=name, key=key, found=x.shape,
-            expected="(examples, features) or (examples, height, width[, channels])",
-        )  # fmt: skip
+        shapes = "(examples, features) or (examples, height, width[, channels])"
+        raise wrong("wrong shape", expected=shapes, found=x.shape)
     if x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] not in (1, 2, 3, 4):
-        raise InputError(
-            "channels come last", file=name, key=key, found=x.shape,
-            hint="save x.transpose(0, 2, 3, 1)",
-        )  # fmt: skip
+        hint = "save x.transpose(0, 2, 3, 1)"
+        raise wrong("channels come last", found=x.shape, hint=hint)
     if x.dtype.kind == "f" and not np.isfinite(x).all():
         first = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
-        raise InputError(
-            "not a finite number", file=name, key=f"{key}{list(first)}", found=x[first]
-        )
+        raise wrong("not a finite number", key=f"{key}{list(first)}", found=x[first])
     return x
 
 
 def _checked_labels(name: str, key: str, y: np.ndarray) -> np.ndarray:
+    wrong = functools.partial(InputError, file=name, key=key)
     if y.ndim != 1:
         hint = "save y.argmax(-1)" if y.ndim == 2 else None
-        raise InputError(
-            "wrong shape", file=name, key=key, expected="(examples,)", found=y.shape,
-            hint=hint,
-        )  # fmt: skip
+        raise wrong("wrong shape", expected="(examples,)", found=y.shape, hint=hint)
     if y.dtype.kind not in "ui":
-        raise InputError(
-            "labels are not class numbers", file=name, key=key, expected="integers",
-            found=y.dtype, hint="save y.astype(int)",
-        )  # fmt: skip
-    if len(y) and (y.min() < 0 or y.max() >= 2**31):
-        index = int(np.flatnonzero((y < 0) | (y >= 2**31))[0])
-        raise InputError(
-            "label out of range", file=name, key=f"{key}[{index}]",
-            expected="0 or more", found=y[index],
-        )  # fmt: skip
+        problem, hint = "labels are not class numbers", "save y.astype(int)"
+        raise wrong(problem, expected="integers", found=y.dtype, hint=hint)
+    out_of_range = (y < 0) | (y >= 2**31)
+    if out_of_range.any():
+        index = int(out_of_range.argmax())
+        key = f"{key}[{index}]"
+        raise wrong("label out of range", key=key, expected="0 or more", found=y[index])
     return y.astype(np.int32)
 
 
 def _check_range(name: str, key: str, y: np.ndarray, classes: int) -> None:
-    if len(y) and y.max() >= classes:
-        index = int(np.flatnonzero(y >= classes)[0])
+    if (y >= classes).any():
+        index = int((y >= classes).argmax())
         raise InputError(
             "label out of range", file=name, key=f"{key}[{index}]",
             expected=f"0 to {classes - 1}", found=y[index],

@@ -14,8 +14,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from linsey.errors import InputError
-
 BATCH_AXIS = "batch"
 Tree = TypeVar("Tree")
 
@@ -35,20 +33,6 @@ class Devices:
         self.count = len(devices)
         self.replicated = NamedSharding(mesh, PartitionSpec())
         self.batch = NamedSharding(mesh, PartitionSpec(BATCH_AXIS))
-
-    def check_batch_size(self, batch_size: int) -> None:
-        """Refuse a batch that cannot be split evenly.
-
-        Raises:
-            InputError: the batch size is not a multiple of the number of devices.
-        """
-        if batch_size % self.count:
-            raise InputError(
-                "does not divide over the devices",
-                key="--batch-size",
-                expected=f"a multiple of {self.count}",
-                found=batch_size,
-            )
 
     def put_batch(self, *arrays: np.ndarray) -> tuple[jax.Array, ...]:
         """Shard arrays over the devices along their first axis.

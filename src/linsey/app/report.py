@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from linsey.app import metrics_log, model_summary
+from linsey.app import metrics_log, models
 from linsey.app.config import TrainConfig
 from linsey.app.dataset import Dataset
 from linsey.app.devices import describe_environment
-from linsey.app.evaluation import Evaluation
 from linsey.app.metrics_log import Record
 from linsey.app.run_folder import RunFolder
+from linsey.app.steps import Evaluation
 from linsey.checkpoint import durable
 from linsey.extras import install_hint
 
@@ -82,7 +82,7 @@ def write_report(
     folder: RunFolder,
     config: TrainConfig,
     dataset: Dataset,
-    layers: list[model_summary.LayerRow],
+    layers: list[models.LayerRow],
     outcome: Outcome,
 ) -> None:
     """Write the curves and the page of a run.
@@ -115,7 +115,7 @@ def write_report(
         paragraph("Rows are true classes, columns predicted ones."),
         _confusion(dataset, outcome.final),
         heading("Model"),
-        table(model_summary.HEADERS, model_summary.summary_cells(layers)),
+        table(models.HEADERS, models.summary_cells(layers)),
         heading("Options and environment"),
         table(("option", "value"), facts.items()),
         heading("Progress"),

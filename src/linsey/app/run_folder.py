@@ -65,11 +65,7 @@ def default_out(config: TrainConfig) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     kind = "compare" if config.compare else config.norm
     name = f"{Path(config.data).stem}-{config.model}-{kind}-{stamp}"
-    path, number = Path("runs", name), 1
-    while path.exists():
-        number += 1
-        path = Path("runs", f"{name}-{number}")
-    return path
+    return durable.unused(Path("runs", name))
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""State, optimizer, a step of training and one of evaluation: what is compiled.
+"""State, optimizer, a step of training, and evaluation.
 
 A step computes new parameters, optimizer state and batch statistics and commits all
 of them, or, if anything in it is not finite, none. Its noise is drawn from a key
@@ -7,17 +7,22 @@ that depends on the seed and the step alone.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from jax import numpy as jnp
 
 from linsey import linen as nn
 from linsey import struct
 from linsey.app.config import OptimizerOptions
+from linsey.app.dataset import Dataset, Standardizer
+from linsey.app.devices import Devices
+from linsey.app.terminal import StopRequest
 from linsey.training import train_state
 
 
@@ -175,6 +180,20 @@ def train_step(
     ), metrics
 
 
+def _all_finite(tree: object) -> jax.Array:
+    checks = [
+        jnp.isfinite(leaf).all()
+        for leaf in jax.tree.leaves(tree)
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    ]
+    return jnp.stack(checks).all()
+
+
+# -- evaluation ----------------------------------------------------------------------
+
+_BATCH = 256
+
+
 @jax.jit
 def eval_step(
     state: TrainState, x: jax.Array, y: jax.Array
@@ -195,10 +214,78 @@ def eval_step(
     return losses, logits.argmax(-1)
 
 
-def _all_finite(tree: object) -> jax.Array:
-    checks = [
-        jnp.isfinite(leaf).all()
-        for leaf in jax.tree.leaves(tree)
-        if jnp.issubdtype(leaf.dtype, jnp.inexact)
-    ]
-    return jnp.stack(checks).all()
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The outcome of an evaluation.
+
+    Attributes:
+        loss: mean cross entropy, in nats.
+        confusion: examples by true (row) and predicted (column) class.
+    """
+
+    loss: float
+    confusion: np.ndarray
+
+    @property
+    def correct(self) -> int:
+        """The number of right answers."""
+        return int(self.confusion.trace())
+
+    @property
+    def count(self) -> int:
+        """The number of examples."""
+        return int(self.confusion.sum())
+
+    @property
+    def accuracy(self) -> float:
+        """The fraction of right answers."""
+        return self.correct / self.count
+
+    def class_accuracies(self) -> list[float | None]:
+        """Return the fraction of right answers in each class that has examples."""
+        totals = self.confusion.sum(axis=1)
+        right = self.confusion.diagonal()
+        return [float(r / n) if n else None for r, n in zip(right, totals, strict=True)]
+
+
+def evaluate(
+    state: TrainState,
+    dataset: Dataset,
+    standardize: Standardizer,
+    devices: Devices,
+    stop: StopRequest | None = None,
+) -> Evaluation | None:
+    """Evaluate on the test part.
+
+    Args:
+        state: parameters and running statistics.
+        dataset: its test part is used.
+        standardize: as in training.
+        devices: each batch is split over them.
+        stop: read before each batch.
+
+    Returns:
+        The evaluation, or `None` if it was stopped.
+    """
+    # Every batch has one shape, so one program serves all; rows beyond the end are
+    # zeros whose results are dropped (nothing mixes rows in evaluation).
+    size = -(-_BATCH // devices.count) * devices.count
+    classes = len(dataset.class_names)
+    confusion = np.zeros((classes, classes), np.int64)
+    losses = []
+    for start in range(0, len(dataset.y_test), size):
+        if stop:
+            return None
+        x = standardize(dataset.x_test[start : start + size])
+        y = dataset.y_test[start : start + size]
+        loss, predicted = eval_step(
+            state, *devices.put_batch(_padded(x, size), _padded(y, size))
+        )
+        losses.append(np.asarray(loss, np.float64)[: len(y)])
+        np.add.at(confusion, (y, np.asarray(predicted)[: len(y)]), 1)
+    return Evaluation(float(np.concatenate(losses).mean()), confusion)
+
+
+def _padded(array: np.ndarray, size: int) -> np.ndarray:
+    missing = size - len(array)
+    return np.pad(array, [(0, missing), *[(0, 0)] * (array.ndim - 1)])

@@ -1,4 +1,4 @@
-"""The training loop: learn, evaluate, save, and stop when asked.
+"""A run: learn, evaluate, save, stop when asked, and report.
 
 Where a run is, is one number: the step. What a step does depends on the state, the
 seed and that number alone, so a run that is continued from a checkpoint repeats the
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -17,12 +18,19 @@ from linsey import serialization
 from linsey.app.config import TrainConfig
 from linsey.app.dataset import Dataset, Standardizer, training_batches
 from linsey.app.devices import Devices, describe_environment
-from linsey.app.evaluation import Evaluation, evaluate
 from linsey.app.metrics_log import MetricsLog
-from linsey.app.models import make_model
-from linsey.app.steps import create_state, make_schedule, train_step
-from linsey.app.terminal import Progress, StopRequest
-from linsey.checkpoint import CheckpointStore, VerifiedCheckpoint
+from linsey.app.models import LayerRow, make_model, summarize, summary_text, total_size
+from linsey.app.report import Outcome, write_report
+from linsey.app.run_folder import RunFolder, claim, newest_checkpoint
+from linsey.app.steps import (
+    Evaluation,
+    create_state,
+    evaluate,
+    make_schedule,
+    train_step,
+)
+from linsey.app.terminal import Progress, StopRequest, progress, warn
+from linsey.checkpoint import CheckpointStore, VerifiedCheckpoint, durable
 from linsey.errors import InputError
 
 
@@ -120,12 +128,12 @@ class Trainer:
         self.cursor = Cursor(**metadata["cursor"])
         self.step = self._saved_at = checkpoint.step
 
-    def run(self, log: MetricsLog, progress: Progress, stop: StopRequest) -> bool:
+    def run(self, log: MetricsLog, shown: Progress, stop: StopRequest) -> bool:
         """Train to the end, or until asked to stop; save in both cases.
 
         Args:
             log: takes a record of every evaluation and of the training loss.
-            progress: takes what a person should see.
+            shown: takes what a person should see.
             stop: read between any two steps.
 
         Returns:
@@ -135,7 +143,7 @@ class Trainer:
         batches = training_batches(examples, self.config.batch_size, seed, self.step)
         while True:
             if self._is_due(self.config.eval_every):
-                self._evaluate(log, progress, stop)
+                self._evaluate(log, shown, stop)
             if stop:
                 self._save()
                 return False
@@ -146,7 +154,7 @@ class Trainer:
                 return True
             self._train(next(batches))
             if self.step % self.config.log_every == 0 or self.step == self.total:
-                self._log_training(log, progress)
+                self._log_training(log, shown)
 
     def evaluate(self, stop: StopRequest | None = None) -> Evaluation | None:
         """Evaluate the state as it is; return `None` if stopped."""
@@ -164,7 +172,7 @@ class Trainer:
         self._window.add(metrics)
         self.step += 1
 
-    def _log_training(self, log: MetricsLog, progress: Progress) -> None:
+    def _log_training(self, log: MetricsLog, shown: Progress) -> None:
         summary = self._window.summary(self.config.batch_size)
         schedule = make_schedule(self.config, self.steps_per_epoch)
         log.write(
@@ -174,10 +182,10 @@ class Trainer:
             learning_rate=np.asarray(schedule(self.step - 1)).item(),
             **summary,
         )
-        progress.advance(self.step, summary["loss"])
+        shown.advance(self.step, summary["loss"])
         self._window = Window()
 
-    def _evaluate(self, log: MetricsLog, progress: Progress, stop: StopRequest) -> None:
+    def _evaluate(self, log: MetricsLog, shown: Progress, stop: StopRequest) -> None:
         if self.cursor.evaluated_at == self.step:
             return  # resumed from a checkpoint that was evaluated
         result = self.evaluate(stop)
@@ -187,7 +195,7 @@ class Trainer:
         log.write(
             "eval", self.step, epoch=epoch, loss=result.loss, accuracy=result.accuracy
         )
-        progress.say(
+        shown.say(
             f"step {self.step:>6}/{self.total}  epoch {epoch:6.2f}  "
             f"test loss {result.loss:.4f}  test accuracy {result.accuracy:.4f}"
         )
@@ -219,7 +227,7 @@ class Trainer:
 
 
 def check_batches(config: TrainConfig, dataset: Dataset, devices: Devices) -> int:
-    """Check that the data fill a batch, and the batch the devices.
+    """Check that the data fill a batch, and that it can be sharded over the devices.
 
     Returns:
         Steps per epoch.
@@ -227,10 +235,108 @@ def check_batches(config: TrainConfig, dataset: Dataset, devices: Devices) -> in
     Raises:
         InputError: they do not.
     """
-    devices.check_batch_size(config.batch_size)
-    if config.batch_size > len(dataset.x_train):
+    size, examples = config.batch_size, len(dataset.x_train)
+    if size % devices.count:
+        raise InputError(
+            "does not divide over the devices", key="--batch-size",
+            expected=f"a multiple of {devices.count}", found=size,
+        )  # fmt: skip
+    if size > examples:
         raise InputError(
             "larger than the training data", key="--batch-size",
-            expected=f"at most {len(dataset.x_train)}", found=config.batch_size,
+            expected=f"at most {examples}", found=size,
         )  # fmt: skip
-    return len(dataset.x_train) // config.batch_size
+    return examples // size
+
+
+# -- from options to the report ------------------------------------------------------
+
+
+def train_run(
+    config: TrainConfig, dataset: Dataset, path: Path, stop: StopRequest
+) -> Outcome | None:
+    """Train, or go on training, and write everything into a folder.
+
+    Args:
+        config: resolved options.
+        dataset: what is learned.
+        path: the folder of the run.
+        stop: asks the run to save and end.
+
+    Returns:
+        The outcome, or `None` if it was stopped.
+
+    Raises:
+        InputError: options, data, folder or checkpoint do not fit.
+    """
+    # Whatever can be wrong with model and data shows before the folder is touched.
+    trainer = Trainer(config, dataset, RunFolder(path).checkpoints)
+    layers = summarize(trainer.model, dataset.shape, config.batch_size)
+    with claim(path, config) as folder:
+        checkpoint = _newest(config, folder)
+        if checkpoint is not None:
+            trainer.restore(checkpoint)
+            _warn_of_changes(checkpoint)
+        _introduce(config, dataset, folder, layers)
+        tensorboard = folder.tensorboard if config.tensorboard else None
+        log = MetricsLog(folder.metrics, tensorboard)
+        try:
+            kind = "start" if checkpoint is None else "resume"
+            log.write(kind, trainer.step, **describe_environment())
+            title = f"{config.model}, norm {config.norm}, lr {config.lr:g}"
+            with progress(title, trainer.step, trainer.total, config.plain) as shown:
+                if not trainer.run(log, shown, stop):
+                    return None
+            outcome = _outcome(trainer)
+            final = {"loss": outcome.final.loss, "accuracy": outcome.final.accuracy}
+            log.write("final", trainer.step, **final, skipped=outcome.skipped)
+        finally:
+            log.close()
+        write_report(folder, config, dataset, layers, outcome)
+    return outcome
+
+
+def _introduce(
+    config: TrainConfig, dataset: Dataset, folder: RunFolder, layers: list[LayerRow]
+) -> None:
+    """Say what is about to run, and where."""
+    durable.write_file(folder.summary, (summary_text(layers) + "\n").encode())
+    here = describe_environment()
+    print(
+        f"{config.model}, norm {config.norm}, lr {config.lr:g}: "
+        f"{total_size(layers, 'params'):,} parameters and "
+        f"{total_size(layers, 'batch_stats'):,} statistics (see {folder.summary})\n"
+        f"{dataset.name}: {len(dataset.y_train)} examples to train on, "
+        f"{len(dataset.y_test)} to test on, {len(dataset.class_names)} classes; "
+        f"{here['devices']} x {here['device']}, {here['threads']} threads",
+        flush=True,
+    )
+
+
+def _newest(config: TrainConfig, folder: RunFolder) -> VerifiedCheckpoint | None:
+    if config.fallback:
+        for reason in folder.checkpoints.discard_damaged():
+            warn(f"put aside: {reason}")
+    return newest_checkpoint(folder.checkpoints)
+
+
+def _warn_of_changes(checkpoint: VerifiedCheckpoint) -> None:
+    before, now = checkpoint.metadata["environment"], describe_environment()
+    for name, value in before.items():
+        if now.get(name) != value:
+            warn(
+                f"{name} changed from {value} to {now.get(name)} since the checkpoint "
+                "was written: the run goes on, but its bits may differ"
+            )
+
+
+def _outcome(trainer: Trainer) -> Outcome:
+    final = trainer.evaluate()
+    assert final is not None  # nothing could stop it
+    return Outcome(
+        trainer.step,
+        final,
+        trainer.cursor.best_step,
+        trainer.cursor.best_accuracy,
+        int(trainer.state.skipped),
+    )

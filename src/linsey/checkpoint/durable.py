@@ -89,6 +89,15 @@ def write_file(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def unused(path: Path) -> Path:
+    """Return a path, numbered if something has that name already."""
+    candidate, number = path, 1
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
+
+
 def remove_folder(folder: Path) -> None:
     """Remove a folder: its name goes in one instant, its content after that."""
     doomed = folder.with_name(DOOMED + folder.name)

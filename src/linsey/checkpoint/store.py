@@ -133,7 +133,7 @@ class CheckpointStore:
             except InputError as error:
                 reasons.append(error)
                 path = self.path(step)
-                os.rename(path, _unused(path.with_name(path.name + REFUSED)))
+                os.rename(path, durable.unused(path.with_name(path.name + REFUSED)))
                 durable.sync_folder(self.folder)
         return reasons
 
@@ -158,12 +158,3 @@ class CheckpointStore:
                 continue
             return step
         return None
-
-
-def _unused(path: Path) -> Path:
-    """The path, numbered if something has that name already."""
-    candidate, number = path, 1
-    while candidate.exists():
-        number += 1
-        candidate = path.with_name(f"{path.name}-{number}")
-    return candidate

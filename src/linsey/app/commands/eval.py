@@ -14,7 +14,7 @@ from linsey.errors import InputError
 if TYPE_CHECKING:
     from linsey.app.checkpoint_choice import TrainedModel
     from linsey.app.dataset import Dataset
-    from linsey.app.evaluation import Evaluation
+    from linsey.app.steps import Evaluation
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from linsey.app.checkpoint_choice import choose, load_model
     from linsey.app.devices import Devices
-    from linsey.app.evaluation import evaluate
+    from linsey.app.steps import evaluate
 
     devices = Devices()
     checkpoint = choose(config)

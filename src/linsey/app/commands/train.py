@@ -61,7 +61,7 @@ def set_threads(threads: int | None) -> None:
 def _train(
     config: TrainConfig, dataset: Dataset, path: Path, stop: StopRequest
 ) -> bool:
-    from linsey.app.train_run import train_run
+    from linsey.app.trainer import train_run
 
     outcome = train_run(config, dataset, path, stop)
     if outcome is None:
