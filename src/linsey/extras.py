@@ -44,7 +44,7 @@ def install_hint(extra: str) -> str:
     except importlib.metadata.PackageNotFoundError:
         requirements = []
     matches = filter(None, map(_REQUIREMENT.match, requirements))
-    packages = [match["name"] for match in matches if match["extra"] == extra]
+    packages = sorted(match["name"] for match in matches if match["extra"] == extra)
     if not packages:
         return f"pip install '.[{extra}]'"
     return " ".join(["pip install", *packages])

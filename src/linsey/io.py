@@ -94,7 +94,7 @@ def _gfile() -> Any:
         raise MissingPackageError(
             "Remote files need TensorFlow, which is not installed.",
             "Its file system reads and writes paths such as `gs://bucket/file`.",
-            "Write `pip install tensorflow`, or `set_mode(BackendMode.DEFAULT)`.",
+            "Install `tensorflow`, or use `set_mode(BackendMode.DEFAULT)`.",
         ) from error
 
 

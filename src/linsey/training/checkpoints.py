@@ -354,7 +354,7 @@ def restore_checkpoint(
     gda_manager: object = None,
     allow_partial_mpa_restoration: bool = False,
     orbax_checkpointer: ocp.Checkpointer | None = None,
-    orbax_transforms: dict[str, Any] | None = None,
+    orbax_transforms: dict[str, object] | None = None,
 ) -> Any:
     """Restore a checkpoint.
 
@@ -410,9 +410,9 @@ def _is_orbax(path: str) -> bool:
 
 def _read_orbax(
     path: str,
-    target: Any,
+    target: object,
     checkpointer: ocp.Checkpointer | None,
-    transforms: dict[str, Any] | None,
+    transforms: dict[str, object] | None,
 ) -> Any:
     reader = checkpointer or _orbax().PyTreeCheckpointer()
     if target is None:
