@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import TypedDict
 
 import numpy as np
 
@@ -77,13 +76,6 @@ def training_batches(
         epoch, done = epoch + 1, 0
 
 
-class StandardizerRecord(TypedDict):
-    """A `Standardizer` as JSON."""
-
-    mean: list[float]
-    std: list[float]
-
-
 @dataclasses.dataclass(frozen=True)
 class Standardizer:
     """Map raw examples to float32 network inputs: `(x - mean) / std`.
@@ -108,12 +100,12 @@ class Standardizer:
         """Standardize a batch."""
         return ((x - self.mean) / self.std).astype(np.float32)
 
-    def to_json(self) -> StandardizerRecord:
+    def to_json(self) -> dict[str, list[float]]:
         """Return the numbers, exactly."""
         return {"mean": self.mean.tolist(), "std": self.std.tolist()}
 
     @classmethod
-    def from_json(cls, record: StandardizerRecord) -> Standardizer:
+    def from_json(cls, record: dict[str, list[float]]) -> Standardizer:
         """Return the standardizer that `to_json` described."""
         return cls(np.asarray(record["mean"]), np.asarray(record["std"]))
 

@@ -13,11 +13,11 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
@@ -50,8 +50,8 @@ class PlainProgress:
 class LiveProgress:
     """A bar that is redrawn in place."""
 
-    def __init__(self, bar: Bar, task: TaskID, console: Console) -> None:
-        self._bar, self._task, self._console = bar, task, console
+    def __init__(self, bar: Bar, task: TaskID) -> None:
+        self._bar, self._task = bar, task
 
     def advance(self, step: int, loss: float | None) -> None:
         """Redraw the bar."""
@@ -60,7 +60,8 @@ class LiveProgress:
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console = self._bar.console
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -79,28 +80,19 @@ def progress(title: str, step: int, total: int, plain: bool) -> Iterator[Progres
     if plain or not sys.stdout.isatty():
         yield PlainProgress()
         return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-    from rich.progress import Progress as Bar
+    from rich import progress as rich
 
-    console = Console()
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[loss]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(),
+        rich.MofNCompleteColumn(),
+        rich.TextColumn("{task.fields[loss]}"),
+        rich.TimeElapsedColumn(),
+        rich.TimeRemainingColumn(),
     )
-    with Bar(*columns, console=console) as bar:
+    with rich.Progress(*columns) as bar:
         task = bar.add_task(title, completed=step, total=total, loss="")
-        yield LiveProgress(bar, task, console)
+        yield LiveProgress(bar, task)
 
 
 def show(table: RenderableType) -> None:
@@ -142,12 +134,7 @@ class StopRequest:
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 

@@ -7,6 +7,7 @@ bits of one that was never interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from pathlib import Path
@@ -279,8 +280,7 @@ def train_run(
             _warn_of_changes(checkpoint)
         _introduce(config, dataset, folder, layers)
         tensorboard = folder.tensorboard if config.tensorboard else None
-        log = MetricsLog(folder.metrics, tensorboard)
-        try:
+        with contextlib.closing(MetricsLog(folder.metrics, tensorboard)) as log:
             kind = "start" if checkpoint is None else "resume"
             log.write(kind, trainer.step, **describe_environment())
             title = f"{config.model}, norm {config.norm}, lr {config.lr:g}"
@@ -290,8 +290,6 @@ def train_run(
             outcome = _outcome(trainer)
             final = {"loss": outcome.final.loss, "accuracy": outcome.final.accuracy}
             log.write("final", trainer.step, **final, skipped=outcome.skipped)
-        finally:
-            log.close()
         write_report(folder, config, dataset, layers, outcome)
     return outcome
 

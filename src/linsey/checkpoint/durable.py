@@ -1,8 +1,8 @@
 """Writes that survive a crash at any instant.
 
-A name on disk is either absent, the old content, or the new content in full. The
-order that guarantees it: write under a temporary name, fsync what was written, rename
-it, fsync the folder. Only then is the write reported as done.
+A name on disk has no content, the old content, or the new content in full. The order
+that guarantees it: write under a temporary name, fsync what was written, rename it,
+fsync the folder. Only then is the write reported as done.
 """
 
 from __future__ import annotations

@@ -126,21 +126,18 @@ def _checkpoint_path(ckpt_dir: Path, step: float, prefix: str) -> str:
 
 
 def _all_checkpoints(ckpt_dir: Path, prefix: str) -> list[str]:
-    """The paths of all whole checkpoints, in order."""
+    """List the paths of all complete checkpoints, in order."""
     folder = safe_normpath(os.fspath(ckpt_dir))
     if not io.isdir(folder):
         return []
-    names = [
-        name.rstrip("/")
-        for name in io.listdir(folder)
-        if name.startswith(prefix) and ".orbax-checkpoint-tmp" not in name
-    ]
-    names = [
-        name
-        for name in names
-        if name != f"{prefix}tmp" and not name.startswith(durable.TEMPORARY)
-    ]
-    return natural_sort(os.path.join(folder, name) for name in names)
+    return natural_sort(
+        os.path.join(folder, name)
+        for name in (name.rstrip("/") for name in io.listdir(folder))
+        if name.startswith(prefix)
+        and name != f"{prefix}tmp"
+        and not name.startswith(durable.TEMPORARY)
+        and ".orbax-checkpoint-tmp" not in name
+    )
 
 
 def _step_of(path: str) -> float:

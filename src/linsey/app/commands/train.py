@@ -71,7 +71,7 @@ def _train(
         warn(warning)
     print(f"\n{outcome.headline()}")
     print(f"best test accuracy {outcome.best_accuracy:.4f} at step {outcome.best_step}")
-    _print_places(
+    _print_paths(
         report=folder.report,
         curves=folder.curves,
         metrics=folder.metrics,
@@ -97,11 +97,11 @@ def _compare(
             drawn.add_row(*row)
         show(drawn)
     folder = RunFolder(path)
-    _print_places(report=folder.report, curves=folder.curves, runs=path)
+    _print_paths(report=folder.report, curves=folder.curves, runs=path)
     return True
 
 
-def _print_places(**places: Path) -> None:
-    for name, path in places.items():
+def _print_paths(**paths: Path) -> None:
+    for name, path in paths.items():
         if path.exists():
             print(f"{name:<11}{path}")
