@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.metadata
 import re
 from types import ModuleType
 
@@ -39,9 +38,11 @@ def install_hint(extra: str) -> str:
         >>> install_hint("plot")
         'pip install matplotlib'
     """
+    from importlib import metadata  # takes a while, and is rarely needed
+
     try:
-        requirements = importlib.metadata.requires("linsey") or []
-    except importlib.metadata.PackageNotFoundError:
+        requirements = metadata.requires("linsey") or []
+    except metadata.PackageNotFoundError:
         requirements = []
     matches = filter(None, map(_REQUIREMENT.match, requirements))
     packages = sorted(match["name"] for match in matches if match["extra"] == extra)

@@ -37,8 +37,13 @@ CASES = {
     "IncorrectPostInitOverrideError": ((), {}),
     "InputError": (
         ("label out of range",),
-        {"file": "a.npz", "key": "y[7]", "expected": "0 to 9", "found": 12,
-         "hint": "count from 0"},
+        {
+            "file": "a.npz",
+            "key": "y[7]",
+            "expected": "0 to 9",
+            "found": 12,
+            "hint": "count from 0",
+        },
     ),
     "InvalidCheckpointError": (("ckpt", 3), {}),
     "InvalidFilterError": ((3,), {}),

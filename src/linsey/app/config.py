@@ -29,9 +29,9 @@ class DataOptions:
     """What is learned from."""
 
     data: str = "digits"
-    """Data to learn from: `digits` (ships with linsey), FILE.npz with arrays x and y
-    (or x_train, y_train, x_test, y_test), or a folder with a folder of images per class
-    (or with train/ and test/ folders of those)."""
+    """Data to learn from: `digits` (ships with linsey), FILE.npz with arrays x and y or
+    x_train, y_train, x_test, y_test, or a folder with a folder of images per class (or
+    with train/ and test/ folders of those)."""
     test_fraction: float = 0.2
     """Fraction of each class held out for testing if the data have no test part."""
     split_seed: int = 0
