@@ -30,7 +30,7 @@ Histories = dict[tuple[float, str], list[Record]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class ResultTable:
     """Cells with headers."""
 
     title: str
@@ -40,7 +40,7 @@ class Table:
 
 def compare(
     config: TrainConfig, dataset: Dataset, path: Path, stop: StopRequest
-) -> list[Table] | None:
+) -> list[ResultTable] | None:
     """Train every variant and write the comparison.
 
     Args:
@@ -87,7 +87,7 @@ def variants(config: TrainConfig, examples: int) -> list[TrainConfig]:
     ]
 
 
-def accuracy_table(histories: Histories) -> Table:
+def accuracy_table(histories: Histories) -> ResultTable:
     """Tabulate the test accuracy of each run against steps."""
     accuracies = {
         name: dict(zip(*report.curve(records, "eval", "accuracy"), strict=True))
@@ -98,10 +98,11 @@ def accuracy_table(histories: Histories) -> Table:
         [str(step), *(_shown(each.get(step)) for each in accuracies.values())]
         for step in _thinned(steps)
     ]
-    return Table("test accuracy after steps", ["step", *map(_label, accuracies)], rows)
+    headers = ["step", *map(_label, accuracies)]
+    return ResultTable("test accuracy after steps", headers, rows)
 
 
-def milestone_table(histories: Histories) -> Table:
+def milestone_table(histories: Histories) -> ResultTable:
     """Tabulate the steps after which each run first reached an accuracy."""
     rows = []
     for milestone in MILESTONES:
@@ -112,7 +113,7 @@ def milestone_table(histories: Histories) -> Table:
             row.append(next(reached, "never"))
         rows.append(row)
     headers = ["test accuracy", *map(_label, histories)]
-    return Table("steps until a test accuracy is reached", headers, rows)
+    return ResultTable("steps until a test accuracy is reached", headers, rows)
 
 
 def _write(
@@ -120,7 +121,7 @@ def _write(
     config: TrainConfig,
     dataset: Dataset,
     histories: Histories,
-    tables: list[Table],
+    tables: list[ResultTable],
 ) -> None:
     groups: dict[str, dict[str, list[Record]]] = {}
     for (lr, norm), records in histories.items():

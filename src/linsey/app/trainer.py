@@ -36,8 +36,8 @@ from linsey.errors import InputError
 
 
 @dataclasses.dataclass
-class Cursor:
-    """What a run knows of itself beside its arrays; saved with each checkpoint.
+class Scores:
+    """The test accuracies that a run remembers; saved with each checkpoint.
 
     Attributes:
         evaluated_at: the last step that was evaluated.
@@ -100,7 +100,7 @@ class Trainer:
         self.state = self.devices.replicate(state)
         self.standardize = Standardizer.fit(dataset.x_train)
         self.step = 0
-        self.cursor = Cursor()
+        self.scores = Scores()
         self._saved_at = -1
         self._data_digest = dataset.digest()
         self._window = Window()
@@ -126,7 +126,7 @@ class Trainer:
         state = serialization.from_state_dict(self.state, restored)
         self.state = self.devices.replicate(state)
         self.standardize = Standardizer.from_json(metadata["data"]["standardizer"])
-        self.cursor = Cursor(**metadata["cursor"])
+        self.scores = Scores(**metadata["cursor"])
         self.step = self._saved_at = checkpoint.step
 
     def run(self, log: MetricsLog, shown: Progress, stop: StopRequest) -> bool:
@@ -148,7 +148,7 @@ class Trainer:
             if stop:
                 self._save()
                 return False
-            is_best = self.cursor.best_step == self.step
+            is_best = self.scores.best_step == self.step
             if is_best or self._is_due(self.config.checkpoint_every):
                 self._save()
             if self.step == self.total:
@@ -187,7 +187,7 @@ class Trainer:
         self._window = Window()
 
     def _evaluate(self, log: MetricsLog, shown: Progress, stop: StopRequest) -> None:
-        if self.cursor.evaluated_at == self.step:
+        if self.scores.evaluated_at == self.step:
             return  # resumed from a checkpoint that was evaluated
         result = self.evaluate(stop)
         if result is None:
@@ -200,10 +200,10 @@ class Trainer:
             f"step {self.step:>6}/{self.total}  epoch {epoch:6.2f}  "
             f"test loss {result.loss:.4f}  test accuracy {result.accuracy:.4f}"
         )
-        self.cursor.evaluated_at, self.cursor.accuracy = self.step, result.accuracy
-        if result.accuracy > self.cursor.best_accuracy:
-            self.cursor.best_step = self.step
-            self.cursor.best_accuracy = result.accuracy
+        self.scores.evaluated_at, self.scores.accuracy = self.step, result.accuracy
+        if result.accuracy > self.scores.best_accuracy:
+            self.scores.best_step = self.step
+            self.scores.best_accuracy = result.accuracy
 
     def _save(self) -> None:
         if self._saved_at == self.step:
@@ -212,7 +212,7 @@ class Trainer:
             "config": self.config.identity,
             "config_sha256": self.config.digest,
             "environment": describe_environment(),
-            "cursor": dataclasses.asdict(self.cursor),
+            "cursor": dataclasses.asdict(self.scores),
             "data": {
                 "name": self.dataset.name,
                 "sha256": self._data_digest,
@@ -224,7 +224,7 @@ class Trainer:
         self.store.save(self.step, serialization.to_state_dict(self.state), metadata)
         self._saved_at = self.step
         newest = self.store.steps()[-self.config.keep :]
-        self.store.prune({*newest, self.cursor.best_step})
+        self.store.prune({*newest, self.scores.best_step})
 
 
 def check_batches(config: TrainConfig, dataset: Dataset, devices: Devices) -> int:
@@ -334,7 +334,7 @@ def _outcome(trainer: Trainer) -> Outcome:
     return Outcome(
         trainer.step,
         final,
-        trainer.cursor.best_step,
-        trainer.cursor.best_accuracy,
+        trainer.scores.best_step,
+        trainer.scores.best_accuracy,
         int(trainer.state.skipped),
     )
