@@ -16,8 +16,7 @@ import numpy as np
 import optax
 
 import linsey.linen as nn
-from linsey.app.config import DataOptions
-from linsey.app.data.digits import load_digits
+from linsey import datasets
 from linsey.training import train_state
 
 Batch = dict[str, Any]
@@ -78,12 +77,12 @@ def accuracy(state: TrainState, batch: Batch) -> jax.Array:
 
 def load() -> tuple[Batch, Batch]:
     """Training and test part, images as (examples, 64) in [0, 1]."""
-    digits = load_digits(DataOptions())
+    x_train, y_train, x_test, y_test = datasets.split(*datasets.digits())
 
     def batch(x: np.ndarray, y: np.ndarray) -> Batch:
         return {"image": (x.reshape(len(x), 64) / 16).astype(np.float32), "label": y}
 
-    return batch(digits.x_train, digits.y_train), batch(digits.x_test, digits.y_test)
+    return batch(x_train, y_train), batch(x_test, y_test)
 
 
 def train(

@@ -26,8 +26,7 @@ from jax.sharding import Mesh  # noqa: E402
 from jax.sharding import PartitionSpec as P  # noqa: E402
 
 import linsey.treex as tx  # noqa: E402
-from linsey.app.config import DataOptions  # noqa: E402
-from linsey.app.data.digits import load_digits  # noqa: E402
+from linsey import datasets  # noqa: E402
 
 
 def network(axis_name: str | None) -> tx.Module:
@@ -66,10 +65,8 @@ def main(arguments: list[str] | None = None) -> tuple[float, float]:
     parser.add_argument("--steps", type=int, default=100)
     steps = parser.parse_args(arguments).steps
 
-    digits = load_digits(DataOptions())
-    x_train, x_test = (
-        x.reshape(-1, 64) / np.float32(16) for x in (digits.x_train, digits.x_test)
-    )
+    x_train, y_train, x_test, y_test = datasets.split(*datasets.digits())
+    x_train, x_test = (x.reshape(-1, 64) / np.float32(16) for x in (x_train, x_test))
     mesh = Mesh(np.array(jax.devices()[:DEVICES]), ("data",))
     many_step = jax.jit(
         jax.shard_map(
@@ -88,14 +85,14 @@ def main(arguments: list[str] | None = None) -> tuple[float, float]:
     order = np.random.default_rng(0)
     for step in range(steps):
         rows = order.choice(len(x_train), 128, replace=False)
-        x, y = x_train[rows], digits.y_train[rows]
+        x, y = x_train[rows], y_train[rows]
         many, optimizers[0], loss = many_step(many, optimizers[0], x, y)
         one, optimizers[1], _ = one_step(one, optimizers[1], x, y)
         if step % max(steps // 5, 1) == 0:
             print(f"step {step:4}  loss {loss:.3f}")
     pairs = zip(jax.tree.leaves(many), jax.tree.leaves(one), strict=True)
     difference = max(float(jnp.max(jnp.abs(a - b))) for a, b in pairs)
-    accuracy = float((many.eval()(x_test).argmax(-1) == digits.y_test).mean())
+    accuracy = float((many.eval()(x_test).argmax(-1) == y_test).mean())
     print(f"{mesh.size} devices: test accuracy {accuracy:.3f}, "
           f"{difference:.1e} away from one device")  # fmt: skip
     return accuracy, difference

@@ -12,8 +12,7 @@ import numpy as np
 import optax
 
 import linsey.treex as tx
-from linsey.app.config import DataOptions
-from linsey.app.data.digits import load_digits
+from linsey import datasets
 
 
 class CNN(tx.Module):
@@ -63,11 +62,8 @@ def main(arguments: list[str] | None = None) -> float:
     parser.add_argument("--steps", type=int, default=400)
     steps = parser.parse_args(arguments).steps
 
-    digits = load_digits(DataOptions())
-    x_train, x_test = (
-        (x.reshape(-1, 8, 8, 1) / 16).astype(np.float32)
-        for x in (digits.x_train, digits.x_test)
-    )
+    x_train, y_train, x_test, y_test = datasets.split(*datasets.digits())
+    x_train, x_test = (x / np.float32(16) for x in (x_train, x_test))
     model = CNN().init(42, x_train[:1])
     optimizer = tx.Optimizer(optax.adam(3e-3)).init(model.parameters())
     logger = logs()
@@ -75,14 +71,14 @@ def main(arguments: list[str] | None = None) -> float:
     for step in range(1, steps + 1):
         rows = order.choice(len(x_train), 64, replace=False)
         model, optimizer, logger = train_step(
-            model, optimizer, logger, x_train[rows], digits.y_train[rows]
+            model, optimizer, logger, x_train[rows], y_train[rows]
         )
         if step % max(steps // 8, 1) == 0:
             loss, _, metrics = logger.compute()
             print(f"step {step:4}  loss {loss:.3f}  "
                   f"accuracy {metrics['accuracy']:.3f}")  # fmt: skip
             logger.reset()
-    final = float(accuracy(model.eval(), x_test, digits.y_test))
+    final = float(accuracy(model.eval(), x_test, y_test))
     print(f"test accuracy {final:.3f}")
     return final
 

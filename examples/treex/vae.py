@@ -16,8 +16,7 @@ import numpy as np
 import optax
 
 import linsey.treex as tx
-from linsey.app.config import DataOptions
-from linsey.app.data.digits import load_digits
+from linsey import datasets
 
 
 class Encoder(tx.Module):
@@ -80,7 +79,8 @@ def main(arguments: list[str] | None = None) -> tuple[float, float]:
     parser.add_argument("--steps", type=int, default=600)
     steps = parser.parse_args(arguments).steps
 
-    images = load_digits(DataOptions()).x_train.reshape(-1, 64) / np.float32(16)
+    images, *_ = datasets.split(*datasets.digits())
+    images = images.reshape(-1, 64) / np.float32(16)
     model = VAE().init(42, images[:1])
     optimizer = tx.Optimizer(optax.adam(3e-3)).init(model.parameters())
     order = np.random.default_rng(0)

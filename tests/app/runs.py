@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from linsey.app import metrics_log
-from linsey.training.checkpoint_store import CheckpointStore
-from linsey.training.verified_checkpoint import VerifiedCheckpoint, flatten
+from linsey.checkpoint import CheckpointStore, VerifiedCheckpoint, flatten
 
 # Eight steps: 64 examples to train on, 16 to test on.
 SMALL = ("--model", "mlp", "--width", 2, "--depth", 1, "--epochs", 2,

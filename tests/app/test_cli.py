@@ -5,6 +5,8 @@ import pytest
 
 from linsey.app import cli
 from linsey.app.commands import train
+from linsey.extras import install_hint
+from tests.app.runs import SMALL
 
 NEVER_FOR_HELP = {"jax", "jaxlib", "optax", "orbax", "matplotlib", "flax", "PIL"}
 
@@ -109,7 +111,22 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(linsey, monke
     monkeypatch.setattr(cli.importlib, "import_module", fail)
     result = linsey("train")
     assert result.code == 2
-    assert result.error == "the command needs `tyro` (pip install 'linsey[train]')"
+    line = install_hint("train")
+    assert " tyro" in line
+    assert result.error == f"the command needs `tyro` ({line})"
+
+
+def test_a_package_that_is_missed_later_is_named_in_one_line(
+    linsey, blobs, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    result = linsey("train", "--data", blobs, *SMALL, "--tensorboard", "--out", "run")
+    assert result.code == 2
+    assert result.error == (
+        "`SummaryWriter` needs `tensorboardX`, which is not installed. It comes with "
+        "the packages of linsey's extra `tensorboard`. "
+        f"Write `{install_hint('tensorboard')}`."
+    )
 
 
 def test_threads_after_jax_is_refused(linsey, monkeypatch):

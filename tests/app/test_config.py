@@ -1,71 +1,7 @@
 import dataclasses
 from pathlib import Path
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
-from linsey.app import config_file
 from linsey.app.config import TrainConfig, resolve
-from linsey.app.options import parse_train
-from linsey.training.input_error import InputError
-
-TEXT = st.text(st.characters(exclude_categories=["Cs"]))
-POSITIVE = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
-
-
-@given(
-    st.builds(
-        TrainConfig,
-        data=TEXT,
-        classes=st.none() | st.integers(2, 100),
-        lr=POSITIVE,
-        compare_factors=st.lists(POSITIVE, min_size=1).map(tuple),
-        seed=st.integers(0, 2**32 - 1),
-        tensorboard=st.booleans(),
-        norm=st.sampled_from(["batch", "none", "layer", "group"]),
-    )
-)
-def test_load_of_save_is_identity(tmp_path_factory, config):
-    path = tmp_path_factory.mktemp("config") / "config.toml"
-    config_file.save_config(path, config)
-    assert TrainConfig(**config_file.load_options(path)) == config
-
-
-@pytest.mark.parametrize(
-    ("text", "error"),
-    [
-        ("lr = 'fast'", "lr: value of another type: expected a value of type float"),
-        ("epochs = 1.5", "epochs: value of another type: expected a value of type int"),
-        ("epochs = true", "epochs: value of another type"),
-        ("norm = 'bath'", "norm: value of another type: expected one of batch, none"),
-        ("compare-factors = 3", "compare-factors: value of another type: expected a"),
-        ("epoch = 3", r"epoch: unknown option \(did you mean `epochs`\?\)"),
-        ("zzz = 3", r"zzz: unknown option \(see linsey train --help\)"),
-        ("lr = ", "not a TOML file"),
-    ],
-)
-def test_mistakes_in_a_file_are_named(tmp_path, text, error):
-    path = tmp_path / "options.toml"
-    path.write_text(text)
-    with pytest.raises(InputError, match=error) as caught:
-        config_file.load_options(path)
-    assert str(caught.value).startswith(str(path))
-
-
-def test_command_line_wins_over_file_over_defaults(tmp_path):
-    path = tmp_path / "options.toml"
-    path.write_text("lr = 1\n[model]\nmodel = 'mlp'\nweight-decay = 0.5\n")
-    config = parse_train(["--config", str(path), "--model", "resnet"])
-    assert (config.lr, config.model, config.weight_decay) == (1.0, "resnet", 0.5)
-    assert config.epochs == TrainConfig().epochs
-
-
-def test_place_of_a_run_is_not_read_from_a_file(tmp_path):
-    path = tmp_path / "options.toml"
-    path.write_text("out = 'elsewhere'")
-    with pytest.raises(InputError, match="belong on the command line"):
-        parse_train(["--config", str(path)])
 
 
 def test_digest_covers_what_decides_the_numbers_and_nothing_else():

@@ -3,7 +3,6 @@ import subprocess
 import sys
 
 import numpy as np
-import pytest
 
 from linsey.app.devices import Devices
 from tests.app.runs import SMALL, arrays, evaluations, final
@@ -47,15 +46,13 @@ def test_batch_is_split_and_the_rest_is_copied():
     assert devices.replicate(x).sharding.is_fully_replicated
 
 
-def test_batch_that_cannot_be_split_is_refused(linsey, monkeypatch):
+def test_batch_that_cannot_be_sharded_is_refused(linsey, blobs, monkeypatch):
     monkeypatch.setattr("linsey.app.devices.jax.local_devices", lambda: [0, 1, 2])
     monkeypatch.setattr("linsey.app.devices.Mesh", lambda *_: None)
     monkeypatch.setattr("linsey.app.devices.NamedSharding", lambda *_: None)
-    from linsey.training.input_error import InputError
-
-    with pytest.raises(InputError) as caught:
-        Devices().check_batch_size(16)
-    assert str(caught.value) == (
+    result = linsey("train", "--data", blobs, *SMALL, "--out", "run")
+    assert result.code == 2
+    assert result.error == (
         "--batch-size: does not divide over the devices: expected a multiple of 3, "
         "found 16"
     )

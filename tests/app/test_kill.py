@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from linsey.training import durable
+from linsey.checkpoint import durable
 from tests.app.runs import SMALL, arrays, assert_same_run
 
 START_SECONDS = 120

@@ -1,6 +1,20 @@
+import os
+import signal
+import subprocess
 import sys
 
-from linsey.app.terminal import LiveProgress, PlainProgress, progress
+from linsey.app.terminal import LiveProgress, PlainProgress, StopRequest, progress
+
+SECOND = """
+import os, signal, time
+from linsey.app.terminal import StopRequest
+with StopRequest() as stop:
+    os.kill(os.getpid(), signal.SIGINT)
+    assert stop and stop.signal_name == "SIGINT"
+    print("flagged", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+"""
 
 
 def test_lines_where_there_is_no_terminal(capsys):
@@ -24,3 +38,20 @@ def test_a_bar_on_a_terminal(capsys, monkeypatch):
     assert "a line [with brackets]" in text
     assert "10/10" in text
     assert "loss 0.2500" in text
+
+
+def test_first_signal_is_a_flag_and_handlers_come_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        assert not stop
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_second_signal_ends_the_process_at_once():
+    done = subprocess.run(
+        [sys.executable, "-c", SECOND], capture_output=True, text=True, timeout=30
+    )
+    assert done.stdout == "flagged\n"
+    assert done.returncode == -signal.SIGTERM

@@ -9,7 +9,7 @@ import pytest
 
 from linsey.app import trainer
 from linsey.app.run_folder import CHECKPOINTS
-from linsey.training.checkpoint_store import CheckpointStore
+from linsey.checkpoint import CheckpointStore
 from tests.app.runs import (
     SMALL,
     arrays,
@@ -207,10 +207,10 @@ def test_other_thread_count_warns(linsey, finished, monkeypatch):
 
 
 def test_folder_in_use_is_refused(linsey, reference, tmp_path):
-    from linsey.training.run_lock import RunLock
+    from linsey.app.run_folder import lock
 
     (tmp_path / "run").mkdir()
-    with RunLock(tmp_path / "run"):
+    with lock(tmp_path / "run"):
         data = ("--data", reference / "blobs.npz")
         result = linsey("train", *data, *SMALL, "--out", tmp_path / "run")
     assert result.code == 2

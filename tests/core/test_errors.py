@@ -35,6 +35,16 @@ CASES = {
     "FrozenDictIsImmutableError": (("bias",), {}),
     "ImmutableVariableError": (("found",), {}),
     "IncorrectPostInitOverrideError": ((), {}),
+    "InputError": (
+        ("label out of range",),
+        {
+            "file": "a.npz",
+            "key": "y[7]",
+            "expected": "0 to 9",
+            "found": 12,
+            "hint": "count from 0",
+        },
+    ),
     "InvalidCheckpointError": (("ckpt", 3), {}),
     "InvalidFilterError": ((3,), {}),
     "InvalidInstanceModuleError": ((), {}),

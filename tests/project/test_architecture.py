@@ -20,6 +20,7 @@ FLOORS = {
     "ops": 1,
     "jax_utils": 2,
     "linen": 2,
+    "checkpoint": 3,
     "metrics": 4,
     "treex": 3,
     "optim": 4,

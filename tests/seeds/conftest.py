@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 import linsey.linen as nn
-from linsey.app.config import DataOptions
-from linsey.app.data.digits import load_digits
+from linsey import datasets
 
 Batch = dict[str, jax.Array]
 
@@ -20,9 +19,9 @@ Batch = dict[str, jax.Array]
 @pytest.fixture(scope="session")
 def digits() -> Batch:
     """All 1797 handwritten digits: image (1797, 64) in [0, 1], label (1797,)."""
-    dataset = load_digits(DataOptions())
-    image = np.concatenate([dataset.x_train, dataset.x_test])
-    label = np.concatenate([dataset.y_train, dataset.y_test])
+    x_train, y_train, x_test, y_test = datasets.split(*datasets.digits())
+    image = np.concatenate([x_train, x_test])
+    label = np.concatenate([y_train, y_test])
     return {
         "image": jnp.asarray(image.reshape(-1, 64) / 16, jnp.float32),
         "label": jnp.asarray(label),

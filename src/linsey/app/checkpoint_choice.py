@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 
 from linsey import serialization
 from linsey.app.config import InspectConfig, TrainConfig
-from linsey.app.data.standardizer import Standardizer
+from linsey.app.dataset import Standardizer
 from linsey.app.devices import Devices
 from linsey.app.models import make_model
-from linsey.app.optimizers import make_optimizer, make_schedule
-from linsey.app.run_folder import CHECKPOINTS
+from linsey.app.run_folder import CHECKPOINTS, newest_checkpoint
 from linsey.app.steps import TrainState, create_state
-from linsey.training import manifest
-from linsey.training.checkpoint_store import CheckpointStore
-from linsey.training.input_error import InputError
-from linsey.training.verified_checkpoint import VerifiedCheckpoint, open_checkpoint
+from linsey.checkpoint import (
+    CheckpointStore,
+    VerifiedCheckpoint,
+    manifest,
+    open_checkpoint,
+)
+from linsey.errors import InputError
 
 
 def choose(config: InspectConfig) -> VerifiedCheckpoint:
-    """Finds and verifies the checkpoint that options name.
+    """Find and verify the checkpoint that options name.
 
     Args:
         config: a run, its folder of checkpoints, or one of them; and which.
@@ -42,32 +43,16 @@ def choose(config: InspectConfig) -> VerifiedCheckpoint:
                 "one step already; --step and --best need a run", file=path
             )
         return open_checkpoint(path)
-    store = CheckpointStore(
-        path / CHECKPOINTS if (path / CHECKPOINTS).is_dir() else path
-    )
+    folder = path / CHECKPOINTS
+    store = CheckpointStore(folder if folder.is_dir() else path)
     if not store.steps():
         raise InputError("no checkpoint in this folder", file=path)
     if config.step is not None:
         return store.open(config.step)
-    newest = store.newest()
+    newest = newest_checkpoint(store)
     assert newest is not None  # there are steps
     best = newest.metadata.get("cursor", {}).get("best_step", -1)
     return store.open(best) if config.best else newest
-
-
-def config_of(checkpoint: VerifiedCheckpoint) -> TrainConfig:
-    """The options a checkpoint was trained with.
-
-    Raises:
-        InputError: the checkpoint was not written by `linsey train`.
-    """
-    try:
-        return TrainConfig(**checkpoint.metadata["config"])
-    except (KeyError, TypeError) as error:
-        raise InputError(
-            f"not a checkpoint of this version of linsey train: {error}",
-            file=checkpoint.folder,
-        ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +75,7 @@ class TrainedModel:
 
 
 def load_model(checkpoint: VerifiedCheckpoint, devices: Devices) -> TrainedModel:
-    """Builds the model of a checkpoint and restores its state.
+    """Build the model of a checkpoint and restore its state.
 
     Args:
         checkpoint: written by `linsey train`.
@@ -100,17 +85,21 @@ def load_model(checkpoint: VerifiedCheckpoint, devices: Devices) -> TrainedModel
         The model.
 
     Raises:
-        InputError: the stored arrays are not those of the model.
+        InputError: `linsey train` did not write it, or its arrays are not those of
+            the model.
     """
-    config = config_of(checkpoint)
-    data: dict[str, Any] = checkpoint.metadata["data"]
+    try:
+        config = TrainConfig(**checkpoint.metadata["config"])
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"not a checkpoint of this version of linsey train: {error}",
+            file=checkpoint.folder,
+        ) from error
+    data = checkpoint.metadata["data"]
     shape, names = tuple(data["shape"]), tuple(data["class_names"])
     model = make_model(config, shape, len(names))
-    optimizer = make_optimizer(config, make_schedule(config, steps_per_epoch=1))
     # Only the structure: the values come from the checkpoint.
-    abstract = jax.eval_shape(
-        lambda: create_state(model, optimizer, shape, config.seed)
-    )
+    abstract = jax.eval_shape(lambda: create_state(config, model, shape, 1))
     restored = checkpoint.restore(serialization.to_state_dict(abstract))
     state = devices.replicate(serialization.from_state_dict(abstract, restored))
     standardize = Standardizer.from_json(data["standardizer"])

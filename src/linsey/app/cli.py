@@ -13,7 +13,8 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from linsey.training.input_error import InputError
+from linsey.errors import InputError
+from linsey.extras import MissingPackageError, install_hint
 
 _COMMANDS = {
     "train": "train a classifier and record the run in a folder",
@@ -25,10 +26,10 @@ _COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command.
+    """Run the command.
 
     Args:
-        arguments: without the program's name; by default those of the process.
+        arguments: without the program's name. Defaults to those of the process.
 
     Returns:
         The exit code.
@@ -45,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name, *options = given
     try:
         return _load(name)(options)
-    except InputError as error:
-        print(f"linsey: error: {error}", file=sys.stderr)
+    except (InputError, MissingPackageError) as error:
+        print("linsey: error:", *str(error).split("\n"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         # Before or after the part that saves when it is stopped.
@@ -71,7 +72,7 @@ def _load(name: str) -> Callable[[Sequence[str]], int]:
         if (error.name or "").startswith("linsey"):
             raise
         raise InputError(
-            f"the command needs `{error.name}`", hint="pip install 'linsey[train]'"
+            f"the command needs `{error.name}`", hint=install_hint("train")
         ) from error
     return module.main
 

@@ -14,15 +14,14 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from linsey.app import curves, html, metrics_log
+from linsey.app import metrics_log, report
 from linsey.app.config import TrainConfig
-from linsey.app.data import Dataset
+from linsey.app.dataset import Dataset
 from linsey.app.metrics_log import Record
-from linsey.app.report import CURVES_MISSING
 from linsey.app.run_folder import RunFolder, claim
-from linsey.app.signals import StopRequest
-from linsey.app.train_run import train_run
-from linsey.training import durable
+from linsey.app.terminal import StopRequest
+from linsey.app.trainer import train_run
+from linsey.checkpoint import durable
 
 MILESTONES = (0.5, 0.8, 0.9, 0.95, 0.98)
 _MAX_ROWS = 16
@@ -31,7 +30,7 @@ Histories = dict[tuple[float, str], list[Record]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class ResultTable:
     """Cells with headers."""
 
     title: str
@@ -41,8 +40,8 @@ class Table:
 
 def compare(
     config: TrainConfig, dataset: Dataset, path: Path, stop: StopRequest
-) -> list[Table] | None:
-    """Trains every variant and writes the comparison.
+) -> list[ResultTable] | None:
+    """Train every variant and write the comparison.
 
     Args:
         config: resolved options; `lr` is multiplied by each of `compare_factors`.
@@ -67,7 +66,7 @@ def compare(
 
 
 def variants(config: TrainConfig, examples: int) -> list[TrainConfig]:
-    """The runs of a comparison: each learning rate with and without normalization.
+    """List the runs of a comparison: each learning rate with and without normalization.
 
     Args:
         config: the options of the comparison.
@@ -88,10 +87,10 @@ def variants(config: TrainConfig, examples: int) -> list[TrainConfig]:
     ]
 
 
-def accuracy_table(histories: Histories) -> Table:
-    """Test accuracy of each run against steps."""
+def accuracy_table(histories: Histories) -> ResultTable:
+    """Tabulate the test accuracy of each run against steps."""
     accuracies = {
-        name: dict(zip(*curves.curve(records, "eval", "accuracy"), strict=True))
+        name: dict(zip(*report.curve(records, "eval", "accuracy"), strict=True))
         for name, records in histories.items()
     }
     steps = sorted(set.union(*(set(each) for each in accuracies.values())))
@@ -99,21 +98,22 @@ def accuracy_table(histories: Histories) -> Table:
         [str(step), *(_shown(each.get(step)) for each in accuracies.values())]
         for step in _thinned(steps)
     ]
-    return Table("test accuracy after steps", ["step", *map(_label, accuracies)], rows)
+    headers = ["step", *map(_label, accuracies)]
+    return ResultTable("test accuracy after steps", headers, rows)
 
 
-def milestone_table(histories: Histories) -> Table:
-    """Steps after which each run first reached an accuracy."""
+def milestone_table(histories: Histories) -> ResultTable:
+    """Tabulate the steps after which each run first reached an accuracy."""
     rows = []
     for milestone in MILESTONES:
         row = [f"{milestone:g}"]
         for records in histories.values():
-            points = zip(*curves.curve(records, "eval", "accuracy"), strict=True)
+            points = zip(*report.curve(records, "eval", "accuracy"), strict=True)
             reached = (str(step) for step, value in points if value >= milestone)
             row.append(next(reached, "never"))
         rows.append(row)
     headers = ["test accuracy", *map(_label, histories)]
-    return Table("steps until a test accuracy is reached", headers, rows)
+    return ResultTable("steps until a test accuracy is reached", headers, rows)
 
 
 def _write(
@@ -121,32 +121,32 @@ def _write(
     config: TrainConfig,
     dataset: Dataset,
     histories: Histories,
-    tables: list[Table],
+    tables: list[ResultTable],
 ) -> None:
-    drawing = html.paragraph(CURVES_MISSING)
-    if curves.is_available():
-        groups: dict[str, dict[str, list[Record]]] = {}
-        for (lr, norm), records in histories.items():
-            panel = groups.setdefault(f"learning rate {lr:g}", {})
-            panel[f"norm {norm}"] = records
-        curves.draw_comparison(folder.curves, groups)
-        drawing = html.image(folder.curves, "test accuracy against steps")
+    groups: dict[str, dict[str, list[Record]]] = {}
+    for (lr, norm), records in histories.items():
+        groups.setdefault(f"learning rate {lr:g}", {})[f"norm {norm}"] = records
+    drawing = report.drawn(
+        folder.curves,
+        "test accuracy against steps",
+        lambda path: report.draw_comparison(path, groups),
+    )
     parts = [
         part
         for table in tables
         for part in (
-            html.heading(table.title.capitalize()),
-            html.table(table.headers, table.rows),
+            report.heading(table.title.capitalize()),
+            report.table(table.headers, table.rows),
         )
     ]
-    content = html.page(
+    content = report.page(
         f"{config.model} with and without normalization on {dataset.name}",
-        html.paragraph("Same data in the same order, same optimizer and schedule."),
-        html.heading("Curves"),
+        report.paragraph("Same data in the same order, same optimizer and schedule."),
+        report.heading("Curves"),
         drawing,
         *parts,
-        html.heading("Options"),
-        html.table(("option", "value"), config.identity.items()),
+        report.heading("Options"),
+        report.table(("option", "value"), config.identity.items()),
     )
     durable.write_file(folder.report, content)
 
@@ -161,7 +161,7 @@ def _shown(value: float | None) -> str:
 
 
 def _thinned(steps: list[int]) -> list[int]:
-    """Some of the steps, dense at the beginning, where the runs differ."""
+    """Choose some of the steps, dense at the beginning, where the runs differ."""
     if len(steps) <= _MAX_ROWS:
         return steps
     last = len(steps) - 1

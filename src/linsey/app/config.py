@@ -12,10 +12,11 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from linsey.training.input_error import InputError
+from linsey.errors import InputError
 
 Model = Literal["mlp", "cnn", "resnet"]
 Norm = Literal["batch", "none", "layer", "group"]
@@ -28,17 +29,17 @@ class DataOptions:
     """What is learned from."""
 
     data: str = "digits"
-    """What to learn: `digits` (ships with linsey), FILE.npz with arrays x and y (or
-    x_train, y_train, x_test, y_test), or a folder with a folder of images per class
-    (or with train/ and test/ folders of those)."""
+    """Data to learn from: `digits` (ships with linsey), FILE.npz with arrays x and y or
+    x_train, y_train, x_test, y_test, or a folder with a folder of images per class (or
+    with train/ and test/ folders of those)."""
     test_fraction: float = 0.2
-    """Share of each class held out for testing, if the data have no test part."""
+    """Fraction of each class held out for testing if the data have no test part."""
     split_seed: int = 0
     """Decides which examples are held out."""
     image_size: int = 32
-    """Images from a folder become squares of this many pixels."""
+    """Images from a folder are resized to squares of this many pixels."""
     classes: int | None = None
-    """Number of classes; by default the largest training label plus one."""
+    """Number of classes. Defaults to the largest training label plus one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,9 +73,9 @@ class OptimizerOptions:
     momentum: float = 0.9
     """Momentum of sgd, in [0, 1)."""
     weight_decay: float = 1e-4
-    """Decay of kernels, not of biases and scales; for sgd and adamw."""
+    """Weight decay of kernels, not of biases and scales; for sgd and adamw."""
     clip_norm: float = 0.0
-    """Largest norm of the whole gradient; 0 does not clip."""
+    """Largest global norm of the gradient; 0 does not clip."""
     epochs: int = 30
     """Passes over the training data."""
     batch_size: int = 64
@@ -88,13 +89,13 @@ class RunOptions:
     """Where it is recorded."""
 
     out: Path | None = None
-    """Folder of the run; by default a new one under runs/."""
+    """Folder of the run. Defaults to a new one under runs/."""
     config: Path | None = None
     """TOML file with any of these options; the command line wins over it."""
     resume: bool = False
     """Continue the run in --out, bit for bit; start it if there is no checkpoint."""
     fallback: bool = False
-    """With --resume: put damaged checkpoints aside, use the newest intact one."""
+    """With --resume: put damaged checkpoints aside and use the newest intact one."""
     compare: bool = False
     """Train with and without normalization, side by side."""
     compare_factors: tuple[float, ...] = (0.1, 1.0, 10.0)
@@ -110,9 +111,9 @@ class RunOptions:
     tensorboard: bool = False
     """Also write TensorBoard event files."""
     plain: bool = False
-    """Plain lines instead of live progress, as when the output is no terminal."""
+    """Print plain lines instead of live progress, as when output is no terminal."""
     threads: int | None = None
-    """Threads to compute with; the same number gives the same bits."""
+    """Number of threads to compute with; the same number gives the same bits."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,7 +121,7 @@ class TrainConfig(RunOptions, OptimizerOptions, ModelOptions, DataOptions):
     """Train a classifier and record the run in a folder."""
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """The options that decide the numbers of the run."""
         parts = (DataOptions, ModelOptions, OptimizerOptions)
         names = [field.name for part in parts for field in dataclasses.fields(part)]
@@ -140,9 +141,9 @@ class InspectConfig:
     checkpoint: Path
     """Folder of a run, or of one step in it."""
     step: int | None = None
-    """Step in the folder of a run; by default the newest."""
+    """Step in the folder of a run. Defaults to the newest."""
     best: bool = False
-    """The step with the best test accuracy."""
+    """Use the step with the best test accuracy."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -166,7 +167,7 @@ class SummaryConfig(ModelOptions):
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-    """Makes the path of the data independent of the current folder, then validates."""
+    """Make the path of the data independent of the current folder, then validate."""
     if config.data != "digits":
         path = Path(config.data).expanduser().resolve()
         config = dataclasses.replace(config, data=str(path))
@@ -175,56 +176,42 @@ def resolve(config: TrainConfig) -> TrainConfig:
 
 
 def validate(config: TrainConfig | SummaryConfig | InspectConfig) -> None:
-    """Refuses options that are out of their range.
+    """Refuse options that are out of their range.
 
     Raises:
         InputError: it names the option and its range.
     """
-    for name, (is_valid, expected) in _RANGES.items():
-        value = getattr(config, name, None)
-        if value is not None and not is_valid(value):
-            option = "--" + name.replace("_", "-")
-            raise InputError("out of range", key=option, expected=expected, found=value)
-
-
-def _positive(value: float) -> bool:
-    return 0 < value < math.inf
-
-
-def _not_negative(value: float) -> bool:
-    return 0 <= value < math.inf
-
-
-def _fraction(value: float) -> bool:
-    return 0 <= value < 1
+    for is_valid, expected, names in _RANGES:
+        for name in names.split():
+            value = getattr(config, name, None)
+            if value is not None and not is_valid(value):
+                option = "--" + name.replace("_", "-")
+                raise InputError(
+                    "out of range", key=option, expected=expected, found=value
+                )
 
 
 def _all_positive(values: tuple[float, ...]) -> bool:
-    return bool(values) and all(map(_positive, values))
+    return bool(values) and all(0 < value < math.inf for value in values)
 
 
-_RANGES: dict[str, tuple[Any, str]] = {
-    "test_fraction": (lambda value: 0 < value < 1, "a number between 0 and 1"),
-    "split_seed": (_not_negative, "at least 0"),
-    "image_size": (_positive, "at least 1"),
-    "classes": (lambda value: value >= 2, "at least 2"),
-    "width": (_positive, "at least 1"),
-    "depth": (_positive, "at least 1"),
-    "dropout": (_fraction, "a number in [0, 1)"),
-    "lr": (_positive, "a positive number"),
-    "warmup_epochs": (_not_negative, "at least 0"),
-    "momentum": (_fraction, "a number in [0, 1)"),
-    "weight_decay": (_not_negative, "at least 0"),
-    "clip_norm": (_not_negative, "at least 0"),
-    "epochs": (_positive, "at least 1"),
-    "batch_size": (_positive, "at least 1"),
-    "seed": (lambda value: 0 <= value < 2**32, "a number from 0 to 4294967295"),
-    "compare_factors": (_all_positive, "positive numbers"),
-    "eval_every": (_not_negative, "at least 0"),
-    "checkpoint_every": (_not_negative, "at least 0"),
-    "keep": (_positive, "at least 1"),
-    "log_every": (_positive, "at least 1"),
-    "step": (_not_negative, "at least 0"),
-    "threads": (_positive, "at least 1"),
-    "shape": (_all_positive, "positive numbers"),
-}
+# Whether a value is in the range, the range in words, and the options that have it.
+_RANGES: tuple[tuple[Callable[..., bool], str, str], ...] = (
+    (
+        lambda value: 1 <= value < math.inf,
+        "at least 1",
+        "image_size width depth epochs batch_size keep log_every threads",
+    ),
+    (
+        lambda value: 0 <= value < math.inf,
+        "at least 0",
+        "split_seed warmup_epochs weight_decay clip_norm eval_every checkpoint_every "
+        "step",
+    ),
+    (lambda value: value >= 2, "at least 2", "classes"),
+    (lambda value: 0 < value < math.inf, "a positive number", "lr"),
+    (lambda value: 0 < value < 1, "a number between 0 and 1", "test_fraction"),
+    (lambda value: 0 <= value < 1, "a number in [0, 1)", "dropout momentum"),
+    (lambda value: 0 <= value < 2**32, "a number from 0 to 4294967295", "seed"),
+    (_all_positive, "positive numbers", "compare_factors shape"),
+)

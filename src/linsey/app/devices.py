@@ -1,4 +1,4 @@
-"""Where arrays live: batches are split over all devices, everything else is copied.
+"""Where arrays live: batches are sharded over all devices, the rest is replicated.
 
 The step is compiled for the whole batch. Sums over the batch, those of batch
 normalization included, are therefore over all devices, and the number of devices
@@ -8,15 +8,14 @@ does not change what is computed.
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from linsey.training.input_error import InputError
-
 BATCH_AXIS = "batch"
+Tree = TypeVar("Tree")
 
 
 class Devices:
@@ -35,22 +34,8 @@ class Devices:
         self.replicated = NamedSharding(mesh, PartitionSpec())
         self.batch = NamedSharding(mesh, PartitionSpec(BATCH_AXIS))
 
-    def check_batch_size(self, batch_size: int) -> None:
-        """Refuses a batch that cannot be split evenly.
-
-        Raises:
-            InputError: the batch size is not a multiple of the number of devices.
-        """
-        if batch_size % self.count:
-            raise InputError(
-                "does not divide over the devices",
-                key="--batch-size",
-                expected=f"a multiple of {self.count}",
-                found=batch_size,
-            )
-
     def put_batch(self, *arrays: np.ndarray) -> tuple[jax.Array, ...]:
-        """Splits arrays over the devices along their first axis.
+        """Shard arrays over the devices along their first axis.
 
         The arrays are what this process contributes to the batch: with several
         processes each would pass its own rows, and nothing after this line changes.
@@ -60,13 +45,16 @@ class Devices:
             for array in arrays
         )
 
-    def replicate(self, tree: Any) -> Any:
-        """Copies arrays to every device."""
+    def replicate(self, tree: Tree) -> Tree:
+        """Copy arrays to every device."""
         return jax.device_put(tree, self.replicated)
 
 
 def thread_count() -> int:
-    """Threads that XLA computes with on the CPU: bits repeat for the same number."""
+    """Count the threads that XLA computes with on the CPU.
+
+    Bits repeat for the same number.
+    """
     if os.environ.get("NPROC", "").isdigit():
         return int(os.environ["NPROC"])
     if hasattr(os, "sched_getaffinity"):
@@ -74,8 +62,8 @@ def thread_count() -> int:
     return os.cpu_count() or 1
 
 
-def describe_environment() -> dict[str, Any]:
-    """What the bits of a run depend on beside its options."""
+def describe_environment() -> dict[str, str | int]:
+    """Describe what the bits of a run depend on beside its options."""
     device = jax.local_devices()[0]
     return {
         "jax": jax.__version__,

@@ -12,29 +12,27 @@ import math
 from pathlib import Path
 from typing import Any
 
+from linsey.metrics.tensorboard import SummaryWriter
+
 Record = dict[str, Any]
 
 
 class MetricsLog:
-    """Appends records to a file, and to TensorBoard if asked.
+    """Append records to a file, and to TensorBoard if asked.
 
     Args:
         path: the file; created if it does not exist.
-        tensorboard: folder for event files, or None.
+        tensorboard: folder for event files. If `None`, there are none.
     """
 
     def __init__(self, path: Path, tensorboard: Path | None = None) -> None:
+        self._writer = None if tensorboard is None else SummaryWriter(tensorboard)
         self.path = path
         self._file = open(path, "a+b")
         self._end_torn_line()
-        self._writer: Any = None
-        if tensorboard is not None:
-            from tensorboardX import SummaryWriter
 
-            self._writer = SummaryWriter(str(tensorboard))
-
-    def write(self, kind: str, step: int, **values: Any) -> None:
-        """Appends a record.
+    def write(self, kind: str, step: int, **values: object) -> None:
+        """Append a record.
 
         Args:
             kind: `start`, `resume`, `train`, `eval` or `final`.
@@ -48,11 +46,10 @@ class MetricsLog:
         if self._writer is not None and kind in ("train", "eval"):
             for key, value in values.items():
                 if isinstance(value, int | float):
-                    self._writer.add_scalar(f"{kind}/{key}", value, step)
-            self._writer.flush()
+                    self._writer.scalar(f"{kind}/{key}", value, step)
 
     def close(self) -> None:
-        """Closes the files."""
+        """Close the files."""
         self._file.close()
         if self._writer is not None:
             self._writer.close()
@@ -66,7 +63,7 @@ class MetricsLog:
 
 
 def read(path: Path) -> list[Record]:
-    """Reads the records that belong to the run as it went on.
+    """Read the records that belong to the run as it went on.
 
     Args:
         path: the file of a `MetricsLog`.
@@ -88,6 +85,6 @@ def read(path: Path) -> list[Record]:
     return sorted(history.values(), key=lambda record: record["step"])
 
 
-def _json(value: Any) -> Any:
+def _json(value: object) -> object:
     # JSON has no NaN and no infinity.
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""The classifiers of the command, as anyone would write them with linsey.
+"""The classifiers of the command, as anyone would write them, and their layers.
 
 Each takes a batch and whether it is being trained, and gives logits. With batch
 normalization their variables are `params` and `batch_stats`; a training call updates
@@ -7,8 +7,9 @@ the second, an evaluation call reads it.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import jax
@@ -16,7 +17,8 @@ from jax import numpy as jnp
 
 from linsey import linen as nn
 from linsey.app.config import ModelOptions, Norm
-from linsey.training.input_error import InputError
+from linsey.checkpoint import flatten
+from linsey.errors import InputError
 
 Layer = Callable[[jax.Array], jax.Array]
 # Statistics average over about ten steps: the runs here are short.
@@ -24,7 +26,7 @@ BATCH_NORM_MOMENTUM = 0.9
 
 
 def _normalization(norm: Norm, train: bool) -> Callable[[int], Layer]:
-    """Makes the chosen normalization for a number of features."""
+    """Make the chosen normalization for a number of features."""
     makers: dict[str, Callable[[int], Layer]] = {
         "batch": lambda features: nn.BatchNorm(
             use_running_average=not train, momentum=BATCH_NORM_MOMENTUM
@@ -47,7 +49,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Computes logits."""
+        """Compute logits."""
         norm = _normalization(self.norm, train)
         units = 4 * self.width
         x = x.reshape(x.shape[0], -1)  # (batch, features)
@@ -70,7 +72,7 @@ class CNN(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Computes logits."""
+        """Compute logits."""
         norm = _normalization(self.norm, train)
         use_bias = self.norm == "none"  # elsewhere the norm has one
         features = self.width
@@ -98,7 +100,7 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Computes the features of the next stage."""
+        """Compute the features of the next stage."""
         norm = _normalization(self.norm, train)
         use_bias = self.norm == "none"
         strides = (self.strides, self.strides)
@@ -124,7 +126,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Computes logits."""
+        """Compute logits."""
         x = nn.Conv(self.width, (3, 3), use_bias=self.norm == "none")(x)
         x = _normalization(self.norm, train)(self.width)(x)
         x = nn.relu(x)
@@ -144,7 +146,7 @@ _MODELS: dict[str, type[nn.Module]] = {"mlp": MLP, "cnn": CNN, "resnet": ResNet}
 def make_model(
     options: ModelOptions, shape: tuple[int, ...], classes: int
 ) -> nn.Module:
-    """Makes the chosen model for examples of a shape.
+    """Make the chosen model for examples of a shape.
 
     Args:
         options: the model options.
@@ -182,3 +184,100 @@ def _require_image(options: ModelOptions, shape: tuple[int, ...]) -> None:
             expected=f"at most {largest} for images of {shape[0]} x {shape[1]}",
             found=options.depth,
         )  # fmt: skip
+
+
+# -- the table of layers -------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class LayerRow:
+    """One module.
+
+    Attributes:
+        path: where it is in the model; empty for the model itself.
+        kind: its class.
+        output: shape and dtype of what it returns.
+        sizes: number of values it owns, by collection.
+    """
+
+    path: tuple[str, ...]
+    kind: str
+    output: str
+    sizes: dict[str, int]
+
+
+def summarize(
+    model: nn.Module, shape: tuple[int, ...], batch_size: int
+) -> list[LayerRow]:
+    """List the modules in the order in which they are called.
+
+    Nothing is computed: shapes are inferred.
+
+    Args:
+        model: takes (batch, train).
+        shape: of one example.
+        batch_size: examples in the batch.
+
+    Returns:
+        One row per module, the model first.
+    """
+    rows: list[LayerRow] = []
+
+    def record(
+        call: Callable[..., jax.Array],
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
+        context: nn.module.InterceptorContext,
+    ) -> jax.Array:
+        if context.method_name != "__call__":
+            return call(*args, **kwargs)
+        row = LayerRow(context.module.path, type(context.module).__name__, "", {})
+        rows.append(row)
+        output = call(*args, **kwargs)
+        row.output = f"{output.dtype} {output.shape}"
+        return output
+
+    def initialize(key: jax.Array, x: jax.Array) -> Mapping[str, object]:
+        with nn.intercept_methods(record):
+            return model.init(key, x, False)
+
+    batch = jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32)
+    variables = jax.eval_shape(initialize, jax.random.key(0), batch)
+    for name, array in flatten(variables).items():
+        collection, *path, _ = name.split("/")
+        row = next(row for row in rows if row.path == tuple(path))
+        size = math.prod(array.shape)
+        row.sizes[collection] = row.sizes.get(collection, 0) + size
+    return rows
+
+
+def total_size(rows: list[LayerRow], collection: str) -> int:
+    """Count the values of a collection in the whole model."""
+    return sum(row.sizes.get(collection, 0) for row in rows)
+
+
+def summary_cells(rows: list[LayerRow]) -> list[list[str]]:
+    """Return the rows as text: layer, kind, output, parameters, statistics."""
+    cells = []
+    for row in rows:
+        name = "  " * len(row.path) + (row.path[-1] if row.path else "(model)")
+        sizes = [row.sizes.get(key, 0) for key in ("params", "batch_stats")]
+        shown = [f"{size:,}" if size else "" for size in sizes]
+        cells.append([name, row.kind, row.output, *shown])
+    totals = [f"{total_size(rows, key):,}" for key in ("params", "batch_stats")]
+    return [*cells, ["total", "", "", *totals]]
+
+
+HEADERS = ("layer", "kind", "output", "parameters", "statistics")
+
+
+def summary_text(rows: list[LayerRow]) -> str:
+    """Return the table with aligned columns."""
+    table = [list(HEADERS), *summary_cells(rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = []
+    for cells in table:
+        left = [f"{c:<{w}}" for c, w in zip(cells[:3], widths, strict=False)]
+        right = [f"{c:>{w}}" for c, w in zip(cells[3:], widths[3:], strict=True)]
+        lines.append("  ".join(left + right).rstrip())
+    return "\n".join(lines)

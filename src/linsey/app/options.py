@@ -1,20 +1,37 @@
-"""Options of `linsey train` from defaults, TOML file, resumed run and command line."""
+"""Options of the commands: from defaults, TOML files, resumed runs, command lines.
+
+TOML files are read strictly, and written so that they read back the same.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import difflib
 import io
+import json
 import re
-from collections.abc import Sequence
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 
-from linsey.app import config_file
 from linsey.app.config import TrainConfig, resolve
-from linsey.training.input_error import InputError
+from linsey.checkpoint import durable
+from linsey.errors import InputError
+
+CONFIG_FILE = "config.toml"
+# Where and how a run is continued is said anew each time.
+_NOT_SAVED = ("out", "config", "resume", "fallback")
 
 ConfigType = TypeVar("ConfigType")
+
+
+# -- command lines -------------------------------------------------------------------
 
 
 def parse(
@@ -23,13 +40,14 @@ def parse(
     arguments: Sequence[str],
     default: ConfigType | None = None,
 ) -> ConfigType:
-    """Reads the options of a command; `--help` leaves by SystemExit.
+    """Read the options of a command; `--help` leaves by `SystemExit`.
 
     Args:
         kind: the dataclass of the options.
         name: the command.
         arguments: what follows the command.
-        default: what options have that are not given.
+        default: the values of options that are not given. If `None`, those of the
+            dataclass.
 
     Returns:
         The options.
@@ -37,7 +55,6 @@ def parse(
     Raises:
         InputError: an option is unknown, or its value is not of its type.
     """
-    extra: dict[str, Any] = {} if default is None else {"default": default}
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -45,8 +62,8 @@ def parse(
                 kind,
                 prog=f"linsey {name}",
                 args=list(arguments),
+                default=default,
                 config=(tyro.conf.PositionalRequiredArgs,),
-                **extra,
             )
     except SystemExit as end:
         if not end.code:
@@ -55,7 +72,7 @@ def parse(
 
 
 def parse_train(arguments: Sequence[str]) -> TrainConfig:
-    """Layers the options of a run: command line over TOML file over saved run.
+    """Layer the options of a run: command line over TOML file over saved run.
 
     Args:
         arguments: what follows `linsey train`.
@@ -73,9 +90,9 @@ def parse_train(arguments: Sequence[str]) -> TrainConfig:
             raise InputError(
                 "which run?", key="--resume", hint="name its folder with --out"
             )
-        saved_path = given.out / config_file.NAME
-        saved = config_file.load_options(saved_path) if saved_path.exists() else {}
-    from_file = config_file.load_options(given.config) if given.config else {}
+        saved_path = given.out / CONFIG_FILE
+        saved = load_options(saved_path) if saved_path.exists() else {}
+    from_file = load_options(given.config) if given.config else {}
     if from_file.keys() & {"out", "resume", "config"}:
         raise InputError(
             "`out`, `resume` and `config` belong on the command line", file=given.config
@@ -88,7 +105,7 @@ def parse_train(arguments: Sequence[str]) -> TrainConfig:
 
 
 def _in_a_line(complaint: str) -> str:
-    """Takes the sentence out of tyro's box, and its first suggestion."""
+    """Take the sentence out of tyro's box, and its first suggestion."""
     lines = [line.strip("│╭╮╰╯ ") for line in complaint.splitlines()]
     rules = [i for i, line in enumerate(lines) if line and not line.strip("─")]
     sentence = " ".join(lines[1 : rules[0]] if rules else lines)
@@ -110,3 +127,86 @@ def _require_same_run(config: TrainConfig, saved: TrainConfig) -> None:
                 found=config.identity[name],
                 hint="start another run with another --out",
             )
+
+
+# -- TOML files ----------------------------------------------------------------------
+
+
+def load_options(path: Path) -> dict[str, Any]:
+    """Read options from a TOML file.
+
+    Args:
+        path: keys are options, with `-` or `_`; tables only group them.
+
+    Returns:
+        The values by field of `TrainConfig`.
+
+    Raises:
+        InputError: no such file, not TOML, an unknown key, a value of another type.
+    """
+    try:
+        record = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise InputError(error.strerror or str(error), file=path) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"not a TOML file: {error}", file=path) from error
+    hints = typing.get_type_hints(TrainConfig)
+    options = {}
+    for key, value in _ungrouped(record):
+        name = key.replace("-", "_")
+        if name not in hints:
+            near = difflib.get_close_matches(name, hints, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else "see linsey train --help"
+            raise InputError("unknown option", file=path, key=key, hint=hint)
+        try:
+            options[name] = _convert(value, hints[name])
+        except TypeError as error:
+            raise InputError(
+                "value of another type", file=path, key=key, expected=error, found=value
+            ) from None
+    return options
+
+
+def save_config(path: Path, config: TrainConfig) -> None:
+    """Write all options that describe a run, so that it can be repeated."""
+    lines = ["# Options of this run: linsey train --config FILE repeats it."]
+    for name, value in dataclasses.asdict(config).items():
+        if value is not None and name not in _NOT_SAVED:
+            lines.append(f"{name} = {_toml(value)}")
+    durable.write_file(path, ("\n".join(lines) + "\n").encode())
+
+
+def _ungrouped(record: dict[str, object]) -> Iterator[tuple[str, object]]:
+    for key, value in record.items():
+        if isinstance(value, dict):
+            yield from _ungrouped(value)
+        else:
+            yield key, value
+
+
+def _convert(value: object, hint: Any) -> object:
+    """Fit a TOML value to a type; TypeError says what was expected."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _convert(value, next(arg for arg in args if arg is not types.NoneType))
+    if origin is typing.Literal:
+        if value in args:
+            return value
+        raise TypeError("one of " + ", ".join(args))
+    if origin is tuple:
+        if isinstance(value, list):
+            return tuple(_convert(item, args[0]) for item in value)
+        raise TypeError("a list")
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is hint:
+        return value
+    raise TypeError(f"a value of type {hint.__name__}")
+
+
+def _toml(value: object) -> str:
+    # JSON strings, lists, numbers and booleans are TOML, with one exception: TOML
+    # wants the delete character escaped.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,4 +1,4 @@
-"""One step of training, one of evaluation: the compiled part of a run.
+"""State, optimizer, a step of training, and evaluation.
 
 A step computes new parameters, optimizer state and batch statistics and commits all
 of them, or, if anything in it is not finite, none. Its noise is drawn from a key
@@ -7,16 +7,22 @@ that depends on the seed and the step alone.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from jax import numpy as jnp
 
 from linsey import linen as nn
 from linsey import struct
+from linsey.app.config import OptimizerOptions
+from linsey.app.dataset import Dataset, Standardizer
+from linsey.app.devices import Devices
+from linsey.app.terminal import StopRequest
 from linsey.training import train_state
 
 
@@ -33,35 +39,94 @@ class TrainState(train_state.TrainState):
     """
 
     apply_fn: Callable[..., Any] = struct.field(pytree_node=False)
-    batch_stats: Any
+    batch_stats: Mapping[str, Any]
     skipped: jax.Array
     noise: jax.Array
 
 
-def create_state(
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    shape: tuple[int, ...],
-    seed: int,
-) -> TrainState:
-    """Initialises a model and its optimizer.
+def make_schedule(options: OptimizerOptions, steps_per_epoch: int) -> optax.Schedule:
+    """Make the learning rate as a function of the step.
 
     Args:
+        options: the optimizer options.
+        steps_per_epoch: steps in one pass over the data.
+
+    Returns:
+        A schedule, traceable.
+    """
+    total = options.epochs * steps_per_epoch
+    warmup = min(round(options.warmup_epochs * steps_per_epoch), total - 1)
+    remaining = total - warmup
+    body = {
+        "constant": lambda: optax.constant_schedule(options.lr),
+        "cosine": lambda: optax.cosine_decay_schedule(options.lr, remaining),
+        "step": lambda: optax.piecewise_constant_schedule(
+            options.lr, {remaining // 2: 0.1, 3 * remaining // 4: 0.1}
+        ),
+    }[options.schedule]()
+    if warmup == 0:
+        return body
+    # The first step already learns: a rate of 0 would waste it.
+    rise = optax.linear_schedule(options.lr / (warmup + 1), options.lr, warmup)
+    return optax.join_schedules([rise, body], [warmup])
+
+
+def make_optimizer(
+    options: OptimizerOptions, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+    """Make the chosen optimizer.
+
+    Args:
+        options: the optimizer options.
+        schedule: its learning rate.
+
+    Returns:
+        A gradient transformation.
+    """
+    decay = options.weight_decay
+    parts: list[optax.GradientTransformation]
+    if options.optimizer == "sgd":
+        parts = [
+            optax.add_decayed_weights(decay, mask=_is_kernel),
+            optax.sgd(schedule, options.momentum, nesterov=True),
+        ]
+    elif options.optimizer == "adam":
+        parts = [optax.adam(schedule)]
+    else:
+        parts = [optax.adamw(schedule, weight_decay=decay, mask=_is_kernel)]
+    if options.clip_norm > 0:
+        parts.insert(0, optax.clip_by_global_norm(options.clip_norm))
+    return optax.chain(*parts)
+
+
+def _is_kernel(params: optax.Params) -> optax.Params:
+    return jax.tree.map(lambda param: param.ndim > 1, params)
+
+
+def create_state(
+    options: OptimizerOptions,
+    model: nn.Module,
+    shape: tuple[int, ...],
+    steps_per_epoch: int,
+) -> TrainState:
+    """Initialize a model and its optimizer.
+
+    Args:
+        options: the optimizer options; the seed decides parameters and noise.
         model: takes (batch, train).
-        optimizer: the gradient transformation.
         shape: of one example.
-        seed: decides parameters and noise.
+        steps_per_epoch: steps in one pass over the data.
 
     Returns:
         The state before the first step.
     """
-    init_key, noise = jax.random.split(jax.random.key(seed))
+    init_key, noise = jax.random.split(jax.random.key(options.seed))
     example = jnp.zeros((1, *shape), jnp.float32)
     variables = jax.jit(model.init, static_argnums=2)(init_key, example, False)
     state = TrainState.create(
         apply_fn=model.apply,
         params=variables["params"],
-        tx=optimizer,
+        tx=make_optimizer(options, make_schedule(options, steps_per_epoch)),
         batch_stats=variables.get("batch_stats", {}),
         skipped=jnp.zeros((), jnp.int32),
         noise=jax.random.key_data(noise),
@@ -74,7 +139,7 @@ def create_state(
 def train_step(
     state: TrainState, x: jax.Array, y: jax.Array
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Learns from one batch.
+    """Learn from one batch.
 
     Args:
         state: given up to the step.
@@ -86,7 +151,7 @@ def train_step(
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.noise), state.step)
 
-    def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+    def loss_fn(params: optax.Params) -> tuple[jax.Array, tuple[jax.Array, Any]]:
         logits, updates = state.apply_fn(
             {"params": params, "batch_stats": state.batch_stats},
             x,
@@ -115,11 +180,25 @@ def train_step(
     ), metrics
 
 
+def _all_finite(tree: object) -> jax.Array:
+    checks = [
+        jnp.isfinite(leaf).all()
+        for leaf in jax.tree.leaves(tree)
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    ]
+    return jnp.stack(checks).all()
+
+
+# -- evaluation ----------------------------------------------------------------------
+
+_BATCH = 256
+
+
 @jax.jit
 def eval_step(
     state: TrainState, x: jax.Array, y: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Applies the model with its running statistics.
+    """Apply the model with its running statistics.
 
     Args:
         state: not changed.
@@ -135,10 +214,78 @@ def eval_step(
     return losses, logits.argmax(-1)
 
 
-def _all_finite(tree: Any) -> jax.Array:
-    checks = [
-        jnp.isfinite(leaf).all()
-        for leaf in jax.tree.leaves(tree)
-        if jnp.issubdtype(leaf.dtype, jnp.inexact)
-    ]
-    return jnp.stack(checks).all()
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The outcome of an evaluation.
+
+    Attributes:
+        loss: mean cross entropy, in nats.
+        confusion: examples by true (row) and predicted (column) class.
+    """
+
+    loss: float
+    confusion: np.ndarray
+
+    @property
+    def correct(self) -> int:
+        """The number of right answers."""
+        return int(self.confusion.trace())
+
+    @property
+    def count(self) -> int:
+        """The number of examples."""
+        return int(self.confusion.sum())
+
+    @property
+    def accuracy(self) -> float:
+        """The fraction of right answers."""
+        return self.correct / self.count
+
+    def class_accuracies(self) -> list[float | None]:
+        """Return the fraction of right answers in each class that has examples."""
+        totals = self.confusion.sum(axis=1)
+        right = self.confusion.diagonal()
+        return [float(r / n) if n else None for r, n in zip(right, totals, strict=True)]
+
+
+def evaluate(
+    state: TrainState,
+    dataset: Dataset,
+    standardize: Standardizer,
+    devices: Devices,
+    stop: StopRequest | None = None,
+) -> Evaluation | None:
+    """Evaluate on the test part.
+
+    Args:
+        state: parameters and running statistics.
+        dataset: its test part is used.
+        standardize: as in training.
+        devices: each batch is split over them.
+        stop: read before each batch.
+
+    Returns:
+        The evaluation, or `None` if it was stopped.
+    """
+    # Every batch has one shape, so one program serves all; rows beyond the end are
+    # zeros whose results are dropped (nothing mixes rows in evaluation).
+    size = -(-_BATCH // devices.count) * devices.count
+    classes = len(dataset.class_names)
+    confusion = np.zeros((classes, classes), np.int64)
+    losses = []
+    for start in range(0, len(dataset.y_test), size):
+        if stop:
+            return None
+        x = standardize(dataset.x_test[start : start + size])
+        y = dataset.y_test[start : start + size]
+        loss, predicted = eval_step(
+            state, *devices.put_batch(_padded(x, size), _padded(y, size))
+        )
+        losses.append(np.asarray(loss, np.float64)[: len(y)])
+        np.add.at(confusion, (y, np.asarray(predicted)[: len(y)]), 1)
+    return Evaluation(float(np.concatenate(losses).mean()), confusion)
+
+
+def _padded(array: np.ndarray, size: int) -> np.ndarray:
+    missing = size - len(array)
+    return np.pad(array, [(0, missing), *[(0, 0)] * (array.ndim - 1)])

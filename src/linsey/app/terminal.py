@@ -1,97 +1,102 @@
-"""What a person sees: live progress on a terminal, plain lines anywhere else."""
+"""The person at the terminal: what they see, and how they stop a run.
+
+Progress is live on a terminal and plain lines anywhere else. The first Ctrl-C or
+SIGTERM sets a flag that the loops read between two steps; the run saves and ends with
+exit code 75 (try again). The second one finds the system's default action in place and
+ends the process at once, even inside a long compilation.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
 
+EXIT_CODE = 75  # EX_TEMPFAIL: not done, run the command again
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
 class Progress(Protocol):
-    """Shows how far a run is."""
+    """Show how far a run is."""
 
     def advance(self, step: int, loss: float | None) -> None:
-        """Tells the step that was reached and the latest training loss."""
+        """Take the step that was reached and the latest training loss."""
 
     def say(self, text: str) -> None:
-        """Prints a line that stays."""
+        """Print a line that stays."""
 
 
 class PlainProgress:
     """Lines only, for files and pipes."""
 
     def advance(self, step: int, loss: float | None) -> None:
-        """Shows nothing: a line for each step would drown the others."""
+        """Show nothing: a line for each step would drown the others."""
 
     def say(self, text: str) -> None:
-        """Prints a line."""
+        """Print a line."""
         print(text, flush=True)
 
 
 class LiveProgress:
     """A bar that is redrawn in place."""
 
-    def __init__(self, bar: Bar, task: TaskID, console: Console) -> None:
-        self._bar, self._task, self._console = bar, task, console
+    def __init__(self, bar: Bar, task: TaskID) -> None:
+        self._bar, self._task = bar, task
 
     def advance(self, step: int, loss: float | None) -> None:
-        """Redraws the bar."""
+        """Redraw the bar."""
         shown = "" if loss is None else f"loss {loss:.4f}"
         self._bar.update(self._task, completed=step, loss=shown)
 
     def say(self, text: str) -> None:
-        """Prints a line above the bar."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        """Print a line above the bar."""
+        console = self._bar.console
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
 def progress(title: str, step: int, total: int, plain: bool) -> Iterator[Progress]:
-    """Shows the progress of a run.
+    """Show the progress of a run.
 
     Args:
         title: what is running.
         step: where it begins.
         total: the last step.
-        plain: lines even on a terminal.
+        plain: print lines even on a terminal.
 
     Yields:
-        Takes the news.
+        What to tell the progress to.
     """
     if plain or not sys.stdout.isatty():
         yield PlainProgress()
         return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-    from rich.progress import Progress as Bar
+    from rich import progress as rich
 
-    console = Console()
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[loss]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(),
+        rich.MofNCompleteColumn(),
+        rich.TextColumn("{task.fields[loss]}"),
+        rich.TimeElapsedColumn(),
+        rich.TimeRemainingColumn(),
     )
-    with Bar(*columns, console=console) as bar:
+    with rich.Progress(*columns) as bar:
         task = bar.add_task(title, completed=step, total=total, loss="")
-        yield LiveProgress(bar, task, console)
+        yield LiveProgress(bar, task)
 
 
 def show(table: RenderableType) -> None:
-    """Prints something that rich can draw."""
+    """Print something that rich can draw."""
     from rich.console import Console
 
     # Wide enough for any table where there is no terminal to fit.
@@ -100,5 +105,40 @@ def show(table: RenderableType) -> None:
 
 
 def warn(text: str) -> None:
-    """Prints a line about something the user should know."""
+    """Print a line about something the user should know."""
     print(f"linsey: warning: {text}", file=sys.stderr, flush=True)
+
+
+class StopRequest:
+    """Whether the run was asked to stop, for use in a `with` statement.
+
+    Example:
+        >>> with StopRequest() as stop:
+        ...     signal.raise_signal(signal.SIGTERM)
+        ...     stop.signal_name
+        'SIGTERM'
+    """
+
+    def __init__(self) -> None:
+        self.signal_name = ""
+        self._previous: dict[signal.Signals, Callable[..., object] | int | None] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.signal_name)
+
+    def __enter__(self) -> StopRequest:
+        # Python allows handlers in the main thread only; elsewhere the caller's
+        # own handlers stay.
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.signal_name = signal.Signals(number).name
+        for each in _SIGNALS:
+            signal.signal(each, signal.SIG_DFL)

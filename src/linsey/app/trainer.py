@@ -1,4 +1,4 @@
-"""The training loop: learn, evaluate, save, and stop when asked.
+"""A run: learn, evaluate, save, stop when asked, and report.
 
 Where a run is, is one number: the step. What a step does depends on the state, the
 seed and that number alone, so a run that is continued from a checkpoint repeats the
@@ -7,33 +7,37 @@ bits of one that was never interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
-from typing import Any
+from pathlib import Path
 
+import jax
 import numpy as np
 
 from linsey import serialization
 from linsey.app.config import TrainConfig
-from linsey.app.data import Dataset
-from linsey.app.data.order import training_batches
-from linsey.app.data.standardizer import Standardizer
+from linsey.app.dataset import Dataset, Standardizer, training_batches
 from linsey.app.devices import Devices, describe_environment
-from linsey.app.evaluation import Evaluation, evaluate
 from linsey.app.metrics_log import MetricsLog
-from linsey.app.models import make_model
-from linsey.app.optimizers import make_optimizer, make_schedule
-from linsey.app.signals import StopRequest
-from linsey.app.steps import create_state, train_step
-from linsey.app.terminal import Progress
-from linsey.training.checkpoint_store import CheckpointStore
-from linsey.training.input_error import InputError
-from linsey.training.verified_checkpoint import VerifiedCheckpoint
+from linsey.app.models import LayerRow, make_model, summarize, summary_text, total_size
+from linsey.app.report import Outcome, write_report
+from linsey.app.run_folder import RunFolder, claim, newest_checkpoint
+from linsey.app.steps import (
+    Evaluation,
+    create_state,
+    evaluate,
+    make_schedule,
+    train_step,
+)
+from linsey.app.terminal import Progress, StopRequest, progress, warn
+from linsey.checkpoint import CheckpointStore, VerifiedCheckpoint, durable
+from linsey.errors import InputError
 
 
 @dataclasses.dataclass
-class Cursor:
-    """What a run knows of itself beside its arrays; saved with each checkpoint.
+class Scores:
+    """The test accuracies that a run remembers; saved with each checkpoint.
 
     Attributes:
         evaluated_at: the last step that was evaluated.
@@ -46,6 +50,30 @@ class Cursor:
     accuracy: float = -1.0
     best_step: int = -1
     best_accuracy: float = -1.0
+
+
+class Window:
+    """The training steps since the last record of them."""
+
+    def __init__(self) -> None:
+        self._metrics: list[dict[str, jax.Array]] = []
+        self._start = time.perf_counter()
+
+    def add(self, metrics: dict[str, jax.Array]) -> None:
+        """Take the metrics of a step, which may still be computed."""
+        self._metrics.append(metrics)
+
+    def summary(self, batch_size: int) -> dict[str, float | None]:
+        """Wait for the steps and return their means; the loss of those committed."""
+        steps = [{k: v.item() for k, v in each.items()} for each in self._metrics]
+        losses = [each["loss"] for each in steps if not each["skipped"]]
+        examples = len(steps) * batch_size
+        return {
+            "loss": float(np.mean(losses)) if losses else None,
+            "accuracy": sum(each["correct"] for each in steps) / examples,
+            "skipped": len(steps) - len(losses),
+            "examples_per_second": examples / (time.perf_counter() - self._start),
+        }
 
 
 class Trainer:
@@ -67,21 +95,18 @@ class Trainer:
         self.devices = Devices()
         self.steps_per_epoch = check_batches(config, dataset, self.devices)
         self.total = config.epochs * self.steps_per_epoch
-        self.schedule = make_schedule(config, self.steps_per_epoch)
         self.model = make_model(config, dataset.shape, len(dataset.class_names))
-        optimizer = make_optimizer(config, self.schedule)
-        state = create_state(self.model, optimizer, dataset.shape, config.seed)
+        state = create_state(config, self.model, dataset.shape, self.steps_per_epoch)
         self.state = self.devices.replicate(state)
         self.standardize = Standardizer.fit(dataset.x_train)
         self.step = 0
-        self.cursor = Cursor()
+        self.scores = Scores()
         self._saved_at = -1
         self._data_digest = dataset.digest()
-        self._pending: list[dict[str, Any]] = []
-        self._window_start = time.perf_counter()
+        self._window = Window()
 
     def restore(self, checkpoint: VerifiedCheckpoint) -> None:
-        """Goes to where a checkpoint was taken.
+        """Go to where a checkpoint was taken.
 
         Raises:
             InputError: the checkpoint belongs to other options or other data.
@@ -97,104 +122,88 @@ class Trainer:
                 "the data are not those the run began with", file=self.dataset.name,
                 key="--data", hint="start another run with another --out",
             )  # fmt: skip
-        template = serialization.to_state_dict(self.state)
-        restored = checkpoint.restore(template)
+        restored = checkpoint.restore(serialization.to_state_dict(self.state))
         state = serialization.from_state_dict(self.state, restored)
         self.state = self.devices.replicate(state)
         self.standardize = Standardizer.from_json(metadata["data"]["standardizer"])
-        self.cursor = Cursor(**metadata["cursor"])
+        self.scores = Scores(**metadata["cursor"])
         self.step = self._saved_at = checkpoint.step
 
-    def run(self, log: MetricsLog, progress: Progress, stop: StopRequest) -> bool:
-        """Trains to the end, or until asked to stop; saves in both cases.
+    def run(self, log: MetricsLog, shown: Progress, stop: StopRequest) -> bool:
+        """Train to the end, or until asked to stop; save in both cases.
 
         Args:
             log: takes a record of every evaluation and of the training loss.
-            progress: takes what a person should see.
+            shown: takes what a person should see.
             stop: read between any two steps.
 
         Returns:
             Whether the end was reached.
         """
-        batches = training_batches(
-            len(self.dataset.x_train),
-            self.config.batch_size,
-            self.config.seed,
-            self.step,
-        )
+        examples, seed = len(self.dataset.x_train), self.config.seed
+        batches = training_batches(examples, self.config.batch_size, seed, self.step)
         while True:
             if self._is_due(self.config.eval_every):
-                self._evaluate(log, progress, stop)
+                self._evaluate(log, shown, stop)
             if stop:
                 self._save()
                 return False
-            is_best = self.cursor.best_step == self.step
+            is_best = self.scores.best_step == self.step
             if is_best or self._is_due(self.config.checkpoint_every):
                 self._save()
             if self.step == self.total:
                 return True
-            self._train(next(batches), log, progress)
+            self._train(next(batches))
+            if self.step % self.config.log_every == 0 or self.step == self.total:
+                self._log_training(log, shown)
 
-    def evaluate(self) -> Evaluation:
-        """Evaluates the state as it is."""
-        result = evaluate(self.state, self.dataset, self.standardize, self.devices)
-        assert result is not None  # nothing could stop it
-        return result
+    def evaluate(self, stop: StopRequest | None = None) -> Evaluation | None:
+        """Evaluate the state as it is; return `None` if stopped."""
+        return evaluate(self.state, self.dataset, self.standardize, self.devices, stop)
 
     def _is_due(self, every: int) -> bool:
         return self.step % (every or self.steps_per_epoch) == 0 or (
             self.step == self.total
         )
 
-    def _train(self, batch: np.ndarray, log: MetricsLog, progress: Progress) -> None:
+    def _train(self, batch: np.ndarray) -> None:
         x = self.standardize(self.dataset.x_train[batch])
         y = self.dataset.y_train[batch]
         self.state, metrics = train_step(self.state, *self.devices.put_batch(x, y))
+        self._window.add(metrics)
         self.step += 1
-        self._pending.append(metrics)
-        if self.step % self.config.log_every == 0 or self.step == self.total:
-            self._log_training(log, progress)
 
-    def _log_training(self, log: MetricsLog, progress: Progress) -> None:
-        metrics = [{k: v.item() for k, v in each.items()} for each in self._pending]
-        done = [each for each in metrics if not each["skipped"]]
-        examples = len(metrics) * self.config.batch_size
-        seconds = time.perf_counter() - self._window_start
-        loss = float(np.mean([each["loss"] for each in done])) if done else None
+    def _log_training(self, log: MetricsLog, shown: Progress) -> None:
+        summary = self._window.summary(self.config.batch_size)
+        schedule = make_schedule(self.config, self.steps_per_epoch)
         log.write(
             "train",
             self.step,
             epoch=self.step / self.steps_per_epoch,
-            loss=loss,
-            accuracy=sum(each["correct"] for each in metrics) / examples,
-            learning_rate=np.asarray(self.schedule(self.step - 1)).item(),
-            skipped=len(metrics) - len(done),
-            examples_per_second=examples / seconds,
+            learning_rate=np.asarray(schedule(self.step - 1)).item(),
+            **summary,
         )
-        progress.advance(self.step, loss)
-        self._pending = []
-        self._window_start = time.perf_counter()
+        shown.advance(self.step, summary["loss"])
+        self._window = Window()
 
-    def _evaluate(self, log: MetricsLog, progress: Progress, stop: StopRequest) -> None:
-        if self.cursor.evaluated_at == self.step:
+    def _evaluate(self, log: MetricsLog, shown: Progress, stop: StopRequest) -> None:
+        if self.scores.evaluated_at == self.step:
             return  # resumed from a checkpoint that was evaluated
-        result = evaluate(
-            self.state, self.dataset, self.standardize, self.devices, stop
-        )
+        result = self.evaluate(stop)
         if result is None:
             return
         epoch = self.step / self.steps_per_epoch
         log.write(
             "eval", self.step, epoch=epoch, loss=result.loss, accuracy=result.accuracy
         )
-        progress.say(
+        shown.say(
             f"step {self.step:>6}/{self.total}  epoch {epoch:6.2f}  "
             f"test loss {result.loss:.4f}  test accuracy {result.accuracy:.4f}"
         )
-        self.cursor.evaluated_at, self.cursor.accuracy = self.step, result.accuracy
-        if result.accuracy > self.cursor.best_accuracy:
-            self.cursor.best_step = self.step
-            self.cursor.best_accuracy = result.accuracy
+        self.scores.evaluated_at, self.scores.accuracy = self.step, result.accuracy
+        if result.accuracy > self.scores.best_accuracy:
+            self.scores.best_step = self.step
+            self.scores.best_accuracy = result.accuracy
 
     def _save(self) -> None:
         if self._saved_at == self.step:
@@ -203,7 +212,7 @@ class Trainer:
             "config": self.config.identity,
             "config_sha256": self.config.digest,
             "environment": describe_environment(),
-            "cursor": dataclasses.asdict(self.cursor),
+            "cursor": dataclasses.asdict(self.scores),
             "data": {
                 "name": self.dataset.name,
                 "sha256": self._data_digest,
@@ -212,15 +221,14 @@ class Trainer:
                 "standardizer": self.standardize.to_json(),
             },
         }
-        tree = serialization.to_state_dict(self.state)
-        self.store.save(self.step, tree, metadata)
+        self.store.save(self.step, serialization.to_state_dict(self.state), metadata)
         self._saved_at = self.step
         newest = self.store.steps()[-self.config.keep :]
-        self.store.prune({*newest, self.cursor.best_step})
+        self.store.prune({*newest, self.scores.best_step})
 
 
 def check_batches(config: TrainConfig, dataset: Dataset, devices: Devices) -> int:
-    """Checks that the data fill a batch, and the batch the devices.
+    """Check that the data fill a batch, and that it can be sharded over the devices.
 
     Returns:
         Steps per epoch.
@@ -228,10 +236,105 @@ def check_batches(config: TrainConfig, dataset: Dataset, devices: Devices) -> in
     Raises:
         InputError: they do not.
     """
-    devices.check_batch_size(config.batch_size)
-    if config.batch_size > len(dataset.x_train):
+    size, examples = config.batch_size, len(dataset.x_train)
+    if size % devices.count:
+        raise InputError(
+            "does not divide over the devices", key="--batch-size",
+            expected=f"a multiple of {devices.count}", found=size,
+        )  # fmt: skip
+    if size > examples:
         raise InputError(
             "larger than the training data", key="--batch-size",
-            expected=f"at most {len(dataset.x_train)}", found=config.batch_size,
+            expected=f"at most {examples}", found=size,
         )  # fmt: skip
-    return len(dataset.x_train) // config.batch_size
+    return examples // size
+
+
+# -- from options to the report ------------------------------------------------------
+
+
+def train_run(
+    config: TrainConfig, dataset: Dataset, path: Path, stop: StopRequest
+) -> Outcome | None:
+    """Train, or go on training, and write everything into a folder.
+
+    Args:
+        config: resolved options.
+        dataset: what is learned.
+        path: the folder of the run.
+        stop: asks the run to save and end.
+
+    Returns:
+        The outcome, or `None` if it was stopped.
+
+    Raises:
+        InputError: options, data, folder or checkpoint do not fit.
+    """
+    # Whatever can be wrong with model and data shows before the folder is touched.
+    trainer = Trainer(config, dataset, RunFolder(path).checkpoints)
+    layers = summarize(trainer.model, dataset.shape, config.batch_size)
+    with claim(path, config) as folder:
+        checkpoint = _newest(config, folder)
+        if checkpoint is not None:
+            trainer.restore(checkpoint)
+            _warn_of_changes(checkpoint)
+        _introduce(config, dataset, folder, layers)
+        tensorboard = folder.tensorboard if config.tensorboard else None
+        with contextlib.closing(MetricsLog(folder.metrics, tensorboard)) as log:
+            kind = "start" if checkpoint is None else "resume"
+            log.write(kind, trainer.step, **describe_environment())
+            title = f"{config.model}, norm {config.norm}, lr {config.lr:g}"
+            with progress(title, trainer.step, trainer.total, config.plain) as shown:
+                if not trainer.run(log, shown, stop):
+                    return None
+            outcome = _outcome(trainer)
+            final = {"loss": outcome.final.loss, "accuracy": outcome.final.accuracy}
+            log.write("final", trainer.step, **final, skipped=outcome.skipped)
+        write_report(folder, config, dataset, layers, outcome)
+    return outcome
+
+
+def _introduce(
+    config: TrainConfig, dataset: Dataset, folder: RunFolder, layers: list[LayerRow]
+) -> None:
+    """Say what is about to run, and where."""
+    durable.write_file(folder.summary, (summary_text(layers) + "\n").encode())
+    here = describe_environment()
+    print(
+        f"{config.model}, norm {config.norm}, lr {config.lr:g}: "
+        f"{total_size(layers, 'params'):,} parameters and "
+        f"{total_size(layers, 'batch_stats'):,} statistics (see {folder.summary})\n"
+        f"{dataset.name}: {len(dataset.y_train)} examples to train on, "
+        f"{len(dataset.y_test)} to test on, {len(dataset.class_names)} classes; "
+        f"{here['devices']} x {here['device']}, {here['threads']} threads",
+        flush=True,
+    )
+
+
+def _newest(config: TrainConfig, folder: RunFolder) -> VerifiedCheckpoint | None:
+    if config.fallback:
+        for reason in folder.checkpoints.discard_damaged():
+            warn(f"put aside: {reason}")
+    return newest_checkpoint(folder.checkpoints)
+
+
+def _warn_of_changes(checkpoint: VerifiedCheckpoint) -> None:
+    before, now = checkpoint.metadata["environment"], describe_environment()
+    for name, value in before.items():
+        if now.get(name) != value:
+            warn(
+                f"{name} changed from {value} to {now.get(name)} since the checkpoint "
+                "was written: the run goes on, but its bits may differ"
+            )
+
+
+def _outcome(trainer: Trainer) -> Outcome:
+    final = trainer.evaluate()
+    assert final is not None  # nothing could stop it
+    return Outcome(
+        trainer.step,
+        final,
+        trainer.scores.best_step,
+        trainer.scores.best_accuracy,
+        int(trainer.state.skipped),
+    )

@@ -28,6 +28,14 @@ from linsey.errors.base import (
     UnsupportedError,
     UsageError,
 )
+from linsey.errors.files import (
+    AlreadyExistsError,
+    InputError,
+    InvalidCheckpointError,
+    MPACheckpointingRequiredError,
+    MPARestoreDataCorruptedError,
+    MPARestoreTargetRequiredError,
+)
 from linsey.errors.misuse import (
     FeatureShapeChangedError,
     FrozenDictIsImmutableError,
@@ -85,13 +93,8 @@ from linsey.errors.scopes import (
     TraceContextError,
 )
 from linsey.errors.trees import (
-    AlreadyExistsError,
     CursorFindError,
-    InvalidCheckpointError,
     MalformedBytesError,
-    MPACheckpointingRequiredError,
-    MPARestoreDataCorruptedError,
-    MPARestoreTargetRequiredError,
     StateDictMismatchError,
     TransformedMethodReturnValueError,
     TransformTargetError,
@@ -146,6 +149,7 @@ __all__ = [
     "HyperParamsCountError",
     "ImmutableVariableError",
     "IncorrectPostInitOverrideError",
+    "InputError",
     "InvalidCheckpointError",
     "InvalidFilterError",
     "InvalidInstanceModuleError",

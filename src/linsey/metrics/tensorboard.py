@@ -4,54 +4,51 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
+from jax.typing import ArrayLike
+
+from linsey.errors import ShapeError
+from linsey.extras import require
 
 __all__ = ["SummaryWriter"]
 
 
 class SummaryWriter:
-    """Writes summaries into a folder.
+    """Write summaries into a folder.
 
     Args:
         log_dir: the folder; it is made where it does not exist.
         auto_flush: whether each summary goes to the file at once; a thread writes it.
 
     Raises:
-        ImportError: `tensorboardX` is not installed.
+        MissingPackageError: `tensorboardX` is not installed; it is an `ImportError`.
     """
 
     def __init__(
         self, log_dir: str | os.PathLike[str], auto_flush: bool = True
     ) -> None:
-        try:
-            from tensorboardX import SummaryWriter as Writer
-        except ImportError as error:
-            raise ImportError(
-                "Summaries for TensorBoard need tensorboardX, which is not installed.\n"
-                "Install it with `pip install 'linsey[tensorboard]'`."
-            ) from error
-        self._writer: Any = Writer(os.fspath(log_dir))
+        tensorboard = require("tensorboardX", "tensorboard", "`SummaryWriter`")
+        self._writer = tensorboard.SummaryWriter(os.fspath(log_dir))
         self._auto_flush = auto_flush
         self._closed = False
 
     def close(self) -> None:
-        """Writes what is left and closes the file; twice does no harm."""
+        """Write what is left and close the file; twice does no harm."""
         if not self._closed:
             self._writer.close()
             self._closed = True
 
     def flush(self) -> None:
-        """Writes what is left."""
+        """Write what is left."""
         self._writer.flush()
 
     def _done(self) -> None:
         if self._auto_flush:
             self.flush()
 
-    def scalar(self, tag: str, value: Any, step: int) -> None:
-        """Writes a number.
+    def scalar(self, tag: str, value: ArrayLike, step: int) -> None:
+        """Write a number.
 
         Args:
             tag: name of the curve.
@@ -61,8 +58,10 @@ class SummaryWriter:
         self._writer.add_scalar(tag, float(np.asarray(value).reshape(())), step)
         self._done()
 
-    def image(self, tag: str, image: Any, step: int, max_outputs: int = 3) -> None:
-        """Writes images.
+    def image(
+        self, tag: str, image: ArrayLike, step: int, max_outputs: int = 3
+    ) -> None:
+        """Write images.
 
         Args:
             tag: name of the images.
@@ -86,12 +85,12 @@ class SummaryWriter:
     def audio(
         self,
         tag: str,
-        audiodata: Any,
+        audiodata: ArrayLike,
         step: int,
         max_outputs: int = 3,
         sample_rate: int = 44100,
     ) -> None:
-        """Writes sounds.
+        """Write sounds.
 
         Args:
             tag: name of the sounds.
@@ -102,8 +101,11 @@ class SummaryWriter:
         """
         sounds = np.asarray(audiodata)
         if sounds.ndim != 3:
-            raise ValueError(
-                "Audio data must be 3D of shape (batch, samples, channels)"
+            raise ShapeError(
+                "Audio data must be 3D of shape (batch, samples, channels). "
+                f"It has shape {sounds.shape}.",
+                "One sound is a matrix of samples and channels, and several are shown.",
+                "Pass `sound[None, :, None]` for one sound with one channel.",
             )
         for index, sound in enumerate(sounds[:max_outputs]):
             name = tag if len(sounds) == 1 else f"{tag}/{index}"
@@ -111,19 +113,18 @@ class SummaryWriter:
         self._done()
 
     def histogram(
-        self, tag: str, values: Any, step: int, bins: int | None = None
+        self, tag: str, values: ArrayLike, step: int, bins: int | None = None
     ) -> None:
-        """Writes how values are distributed.
+        """Write how values are distributed.
 
         Args:
             tag: name of the histogram.
             values: numbers of any shape.
             step: the step.
-            bins: number of bins; none lets numpy choose.
+            bins: number of bins. If `None`, NumPy chooses.
         """
         flat = np.asarray(values).reshape(-1)
-        kind: Any = "auto" if bins is None else bins
-        counts, limits = np.histogram(flat, bins=kind)
+        counts, limits = np.histogram(flat, bins="auto" if bins is None else bins)
         self._writer.add_histogram_raw(
             tag,
             min=float(flat.min()),
@@ -137,8 +138,10 @@ class SummaryWriter:
         )
         self._done()
 
-    def text(self, tag: str, textdata: str | bytes | Sequence[Any], step: int) -> None:
-        """Writes text, which TensorBoard shows as Markdown.
+    def text(
+        self, tag: str, textdata: str | bytes | Sequence[str | bytes], step: int
+    ) -> None:
+        """Write text, which TensorBoard shows as Markdown.
 
         Args:
             tag: name of the text.
@@ -150,15 +153,15 @@ class SummaryWriter:
         self._writer.add_text(tag, "\n\n".join(lines), step)
         self._done()
 
-    def hparams(self, hparams: Mapping[str, Any]) -> None:
-        """Writes hyper-parameters, shown beside the metrics of the run.
+    def hparams(self, hparams: Mapping[str, object]) -> None:
+        """Write hyper-parameters, shown beside the metrics of the run.
 
         Args:
             hparams: their names and values; nested ones are joined with `.`.
         """
         flat = {}
 
-        def collect(prefix: str, values: Mapping[str, Any]) -> None:
+        def collect(prefix: str, values: Mapping[str, object]) -> None:
             for key, value in values.items():
                 if isinstance(value, Mapping):
                     collect(f"{prefix}{key}.", value)

@@ -12,14 +12,12 @@ The rules are computed by optax, states are stored as they always were, and both
 to plain optax are open: `OptimizerDef.to_optax`, `from_optax`, `to_train_state`.
 """
 
+from linsey.extras import missing as _missing
+
 try:
     import optax as _optax  # noqa: F401
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        "`linsey.optim` computes with optax, which is not installed. "
-        "Write `pip install 'linsey[optim]'`.",
-        name="optax",
-    ) from error
+    raise _missing(error, "optim", "`linsey.optim`") from error
 
 from linsey.optim import (
     adabelief,

@@ -1,9 +1,9 @@
-"""Checkpoints of a tree at steps of a training, in one folder.
+"""Checkpoints of a tree at several steps, in one folder: `flax.training.checkpoints`.
 
 A checkpoint is a folder written by Orbax, or, with the flag
 `use_orbax_checkpointing` off or without Orbax, a file of msgpack bytes; both are read,
-also those that Flax has written. For new programs the `linsey` command and Orbax itself
-check more; this is the interface of `flax.training.checkpoints`.
+also those that Flax has written. Neither notices bytes that changed on the disk:
+`linsey.checkpoint` does.
 
 Example:
     >>> import tempfile
@@ -22,19 +22,26 @@ from __future__ import annotations
 
 import concurrent.futures
 import importlib.util
+import math
 import os
+import pathlib
 import re
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 
 from linsey import io
+from linsey.checkpoint import durable
 from linsey.config import config
 from linsey.core.frozen_dict import FrozenDict, freeze
-from linsey.errors import InvalidCheckpointError
+from linsey.errors import InvalidCheckpointError, OptionError
+from linsey.extras import require
 from linsey.serialization import from_state_dict, msgpack_restore, to_bytes
 from linsey.training import orbax_utils
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
 
 __all__ = [
     "AsyncManager",
@@ -54,26 +61,27 @@ MODULE_NUM_RE = re.compile(r"(.*)_\d+$")
 SCHEME_RE = re.compile(r"^(?P<scheme>[a-z][a-z0-9.+-]+://)?(?P<path>.*)", re.I)
 
 Path = str | os.PathLike[str]
+Params = TypeVar("Params")
 
 
 class AsyncManager:
-    """Saves in a thread, one checkpoint after the other.
+    """Save in a thread, one checkpoint after the other.
 
     Args:
-        max_workers: number of threads.
+        max_workers: number of threads. Defaults to 1.
     """
 
     def __init__(self, max_workers: int = 1) -> None:
         self.executor = concurrent.futures.ThreadPoolExecutor(max_workers)
-        self.save_future: concurrent.futures.Future[Any] | None = None
+        self.save_future: concurrent.futures.Future[object] | None = None
 
     def wait_previous_save(self) -> None:
-        """Waits for the save that runs, if any, and raises what went wrong in it."""
+        """Wait for the save that runs, if any, and raise what went wrong in it."""
         if self.save_future is not None:
             self.save_future.result()
 
-    def save_async(self, task: Callable[[], Any]) -> None:
-        """Runs a task in the thread, when the one before is done."""
+    def save_async(self, task: Callable[[], object]) -> None:
+        """Run a task in the thread, when the one before is done."""
         self.wait_previous_save()
         self.save_future = self.executor.submit(task)
 
@@ -82,11 +90,11 @@ class AsyncManager:
 
 
 def natural_sort(file_list: Iterable[str], signed: bool = True) -> list[str]:
-    """Sorts names by the numbers in them.
+    """Sort names by the numbers in them.
 
     Args:
         file_list: the names.
-        signed: whether a minus before a number belongs to it.
+        signed: whether a minus before a number belongs to it. Defaults to `True`.
 
     Example:
         >>> natural_sort(["step_10", "step_9", "step_1e1", "step_-2"])
@@ -94,7 +102,7 @@ def natural_sort(file_list: Iterable[str], signed: bool = True) -> list[str]:
     """
     number = SIGNED_FLOAT_RE if signed else UNSIGNED_FLOAT_RE
 
-    def key(name: str) -> list[Any]:
+    def key(name: str) -> list[float | str]:
         parts = number.split(name)
         return [float(p) if i % 2 else p for i, p in enumerate(parts)]
 
@@ -102,7 +110,7 @@ def natural_sort(file_list: Iterable[str], signed: bool = True) -> list[str]:
 
 
 def safe_normpath(path: str) -> str:
-    """Normalizes a path, and leaves the scheme of a remote one alone.
+    """Normalize a path, and leave the scheme of a remote one alone.
 
     Example:
         >>> safe_normpath("gs://bucket//a/../b")
@@ -113,51 +121,52 @@ def safe_normpath(path: str) -> str:
     return (match["scheme"] or "") + os.path.normpath(match["path"])
 
 
-def _checkpoint_path(ckpt_dir: Path, step: Any, prefix: str) -> str:
+def _checkpoint_path(ckpt_dir: Path, step: float, prefix: str) -> str:
     return os.path.join(os.fspath(ckpt_dir), f"{prefix}{step}")
 
 
 def _all_checkpoints(ckpt_dir: Path, prefix: str) -> list[str]:
-    """The paths of all whole checkpoints, in order."""
+    """List the paths of all complete checkpoints, in order."""
     folder = safe_normpath(os.fspath(ckpt_dir))
     if not io.isdir(folder):
         return []
-    names = [
-        name.rstrip("/")
-        for name in io.listdir(folder)
-        if name.startswith(prefix) and ".orbax-checkpoint-tmp" not in name
-    ]
-    names = [name for name in names if name != f"{prefix}tmp"]
-    return natural_sort(os.path.join(folder, name) for name in names)
+    return natural_sort(
+        os.path.join(folder, name)
+        for name in (name.rstrip("/") for name in io.listdir(folder))
+        if name.startswith(prefix)
+        and name != f"{prefix}tmp"
+        and not name.startswith(durable.TEMPORARY)
+        and ".orbax-checkpoint-tmp" not in name
+    )
 
 
-def _step_of(path: str, step_type: Callable[[Any], Any] = float) -> Any:
+def _step_of(path: str) -> float:
     numbers = SIGNED_FLOAT_RE.split(os.path.basename(path))
-    return step_type(float(numbers[-2])) if len(numbers) > 1 else None
+    return float(numbers[-2]) if len(numbers) > 1 else math.nan
 
 
 def latest_checkpoint(ckpt_dir: Path, prefix: str = "checkpoint_") -> str | None:
-    """Returns the path of the newest checkpoint, none if there is none.
+    """Return the path of the newest checkpoint, or `None` without checkpoints.
 
     Args:
         ckpt_dir: the folder.
-        prefix: what the names begin with.
+        prefix: what the names begin with. Defaults to "checkpoint_".
     """
     paths = _all_checkpoints(ckpt_dir, prefix)
     return paths[-1] if paths else None
 
 
 def available_steps(
-    ckpt_dir: Path, prefix: str = "checkpoint_", step_type: type = int
-) -> list[Any]:
-    """Lists the steps that there are checkpoints of.
+    ckpt_dir: Path, prefix: str = "checkpoint_", step_type: type[float] = int
+) -> list[float]:
+    """List the steps that there are checkpoints of.
 
     Args:
         ckpt_dir: the folder.
-        prefix: what the names begin with.
-        step_type: the type of the steps, `int` or `float`.
+        prefix: what the names begin with. Defaults to "checkpoint_".
+        step_type: the type of the steps, `int` or `float`. Defaults to `int`.
     """
-    return [_step_of(path, step_type) for path in _all_checkpoints(ckpt_dir, prefix)]
+    return [step_type(_step_of(path)) for path in _all_checkpoints(ckpt_dir, prefix)]
 
 
 # -- saving --------------------------------------------------------------------------
@@ -165,27 +174,28 @@ def available_steps(
 
 def save_checkpoint(
     ckpt_dir: Path,
-    target: Any,
+    target: object,
     step: int | float,
     prefix: str = "checkpoint_",
     keep: int = 1,
     overwrite: bool = False,
     keep_every_n_steps: int | None = None,
     async_manager: AsyncManager | None = None,
-    orbax_checkpointer: Any = None,
+    orbax_checkpointer: ocp.Checkpointer | None = None,
 ) -> str:
-    """Saves a tree as the checkpoint of a step, and removes old ones.
+    """Save a tree as the checkpoint of a step, and remove old ones.
 
     Args:
         ckpt_dir: the folder.
         target: the tree: a train state, dictionaries, and so on.
         step: the step.
-        prefix: what the names begin with.
-        keep: number of checkpoints to keep.
-        overwrite: whether to replace checkpoints of this and later steps.
-        keep_every_n_steps: keep also those that are so many steps apart.
+        prefix: what the names begin with. Defaults to "checkpoint_".
+        keep: number of checkpoints to keep. Defaults to 1.
+        overwrite: whether to replace checkpoints of this and later steps. Defaults to
+            `False`.
+        keep_every_n_steps: keep also those that are at least so many steps apart.
         async_manager: saves in a thread; the tree is copied to the host first.
-        orbax_checkpointer: writes it, in place of a new one of Orbax.
+        orbax_checkpointer: writes it. If `None`, a new `PyTreeCheckpointer` does.
 
     Returns:
         The path of the checkpoint.
@@ -223,29 +233,30 @@ def save_checkpoint(
 
 def save_checkpoint_multiprocess(
     ckpt_dir: Path,
-    target: Any,
+    target: object,
     step: int | float,
     prefix: str = "checkpoint_",
     keep: int = 1,
     overwrite: bool = False,
     keep_every_n_steps: int | None = None,
     async_manager: AsyncManager | None = None,
-    gda_manager: Any = None,
-    orbax_checkpointer: Any = None,
+    gda_manager: object = None,
+    orbax_checkpointer: ocp.Checkpointer | None = None,
 ) -> str:
-    """Like `save_checkpoint`, called by every process of a training.
+    """Do what `save_checkpoint` does, called by every process of a training.
 
     Args:
         ckpt_dir: the folder, the same for all.
         target: the tree.
         step: the step.
-        prefix: what the names begin with.
-        keep: number of checkpoints to keep.
-        overwrite: whether to replace checkpoints of this and later steps.
-        keep_every_n_steps: keep also those that are so many steps apart.
+        prefix: what the names begin with. Defaults to "checkpoint_".
+        keep: number of checkpoints to keep. Defaults to 1.
+        overwrite: whether to replace checkpoints of this and later steps. Defaults to
+            `False`.
+        keep_every_n_steps: keep also those that are at least so many steps apart.
         async_manager: saves in a thread.
-        gda_manager: no longer needed: Orbax writes arrays that span processes.
-        orbax_checkpointer: writes it, in place of a new one of Orbax.
+        gda_manager: ignored: Orbax writes arrays that are sharded over processes.
+        orbax_checkpointer: writes it. If `None`, a new `PyTreeCheckpointer` does.
 
     Returns:
         The path of the checkpoint.
@@ -269,20 +280,22 @@ def _uses_orbax() -> bool:
     return installed and config.use_orbax_checkpointing
 
 
-def _orbax_writer(path: str, target: Any, checkpointer: Any) -> Callable[[], None]:
-    import orbax.checkpoint as ocp
-
-    writer = checkpointer or ocp.PyTreeCheckpointer()
+def _orbax_writer(
+    path: str, target: object, checkpointer: ocp.Checkpointer | None
+) -> Callable[[], None]:
+    writer = checkpointer or _orbax().PyTreeCheckpointer()
     save_args = orbax_utils.save_args_from_target(target)
-    full = path if "://" in path else os.path.abspath(path)
-    return lambda: writer.save(full, target, save_args=save_args)
+    return lambda: writer.save(_absolute(path), target, save_args=save_args)
 
 
-def _bytes_writer(path: str, target: Any, prefix: str) -> Callable[[], None]:
+def _bytes_writer(path: str, target: object, prefix: str) -> Callable[[], None]:
     content = to_bytes(target)  # copies the arrays to the host, before a thread writes
 
     def write() -> None:
         if jax.process_index():
+            return
+        if io.io_mode is io.BackendMode.DEFAULT:
+            durable.write_file(pathlib.Path(path), content)
             return
         partial = os.path.join(os.path.dirname(path), f"{prefix}tmp")
         with io.GFile(partial, "wb") as file:
@@ -292,14 +305,22 @@ def _bytes_writer(path: str, target: Any, prefix: str) -> Callable[[], None]:
     return write
 
 
+def _orbax() -> Any:
+    return require("orbax.checkpoint", "train", "A checkpoint of this kind")
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else os.path.abspath(path)
+
+
 def _newer(path: str, paths: list[str]) -> list[str]:
-    """The checkpoints of the step of a path and of later ones."""
+    """List the checkpoints of the step of a path and of later ones."""
     order = natural_sort({*paths, path})
     return [p for p in order[order.index(path) :] if p in paths]
 
 
 def _prune(ckpt_dir: Path, prefix: str, keep: int, every: int | None) -> None:
-    """Removes checkpoints but the last ones, and those some steps apart."""
+    """Remove checkpoints but the last ones, and those some steps apart."""
     last_kept = -float("inf")
     for path in _all_checkpoints(ckpt_dir, prefix)[:-keep]:
         step = _step_of(path)
@@ -327,39 +348,40 @@ def restore_checkpoint(
     step: int | float | None = None,
     prefix: str = "checkpoint_",
     parallel: bool = True,
-    gda_manager: Any = None,
+    gda_manager: object = None,
     allow_partial_mpa_restoration: bool = False,
-    orbax_checkpointer: Any = None,
-    orbax_transforms: dict[str, Any] | None = None,
+    orbax_checkpointer: ocp.Checkpointer | None = None,
+    orbax_transforms: dict[str, object] | None = None,
 ) -> Any:
-    """Restores a checkpoint.
+    """Restore a checkpoint.
 
     Args:
-        ckpt_dir: the folder, or the path of a checkpoint.
-        target: a tree of the structure to restore; none for plain dictionaries.
-        step: the step; none means the newest.
-        prefix: what the names begin with.
-        parallel: accepted; files are read at once.
-        gda_manager: no longer needed.
-        allow_partial_mpa_restoration: no longer needed.
-        orbax_checkpointer: reads it, in place of a new one of Orbax.
-        orbax_transforms: see Orbax.
+        ckpt_dir: the folder of checkpoints, or the path of one.
+        target: a tree of the structure to restore. If `None`, plain dictionaries are
+            returned.
+        step: the step. If `None`, the newest.
+        prefix: what the names begin with. Defaults to "checkpoint_".
+        parallel: ignored.
+        gda_manager: ignored.
+        allow_partial_mpa_restoration: ignored.
+        orbax_checkpointer: reads it. If `None`, a new `PyTreeCheckpointer` does.
+        orbax_transforms: transformations of the tree, see Orbax.
 
     Returns:
         A tree like the target; the target itself if there is no checkpoint.
 
     Raises:
-        ValueError: there is no checkpoint of that step.
+        OptionError: there is no checkpoint of that step; it is a `ValueError`.
     """
     del parallel, gda_manager, allow_partial_mpa_restoration
     folder = safe_normpath(os.fspath(ckpt_dir))
     if step is not None:
         path = safe_normpath(_checkpoint_path(folder, step, prefix))
         if not io.exists(path):
-            raise ValueError(
-                f"Matching checkpoint not found: {path}\n"
-                f"The folder has the steps {available_steps(folder, prefix, float)}.\n"
-                "Leave `step` out for the newest one."
+            raise OptionError(
+                f"Matching checkpoint not found: {path}",
+                f"The folder has the steps {available_steps(folder, prefix, float)}.",
+                "Leave `step` out for the newest one.",
             )
     elif not io.exists(folder):
         return target
@@ -378,20 +400,22 @@ def restore_checkpoint(
 
 
 def _is_orbax(path: str) -> bool:
-    """Whether a folder is itself a checkpoint."""
+    """Tell whether a folder is itself a checkpoint."""
     marks = ("checkpoint", "manifest.ocdbt", "_METADATA", "_CHECKPOINT_METADATA")
     return any(io.exists(os.path.join(path, mark)) for mark in marks)
 
 
-def _read_orbax(path: str, target: Any, checkpointer: Any, transforms: Any) -> Any:
-    import orbax.checkpoint as ocp
-
-    reader = checkpointer or ocp.PyTreeCheckpointer()
-    full = path if "://" in path else os.path.abspath(path)
+def _read_orbax(
+    path: str,
+    target: object,
+    checkpointer: ocp.Checkpointer | None,
+    transforms: dict[str, object] | None,
+) -> Any:
+    reader = checkpointer or _orbax().PyTreeCheckpointer()
     if target is None:
-        return reader.restore(full)
+        return reader.restore(_absolute(path))
     return reader.restore(
-        full,
+        _absolute(path),
         item=target,
         restore_args=orbax_utils.restore_args_from_target(target),
         transforms=orbax_utils.maybe_construct_transformations(target, transforms),
@@ -401,11 +425,11 @@ def _read_orbax(path: str, target: Any, checkpointer: Any, transforms: Any) -> A
 # -- older layouts -------------------------------------------------------------------
 
 
-def convert_pre_linen(params: Any) -> Any:
-    """Renames the submodules in parameters from before Linen.
+def convert_pre_linen(params: Params) -> Params | Mapping[str, object]:
+    """Rename the submodules in parameters from before Linen.
 
-    There the numbers of automatic names counted all submodules of a module; now they
-    count those of a class.
+    Before Linen, automatic names were numbered over all submodules of a module; now
+    they are numbered by class.
 
     Args:
         params: parameters, as a dictionary or `FrozenDict`.

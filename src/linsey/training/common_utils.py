@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 __all__ = ["get_metrics", "onehot", "shard", "shard_prng_key", "stack_forest"]
 
+Tree = TypeVar("Tree")
 
-def shard(xs: Any) -> Any:
-    """Divides the leading axis of arrays among the devices of this process.
+
+def shard(xs: Tree) -> Tree:
+    """Split the leading axis of arrays over the devices of this process.
 
     Args:
         xs: a tree of arrays of shape (batch, ...).
@@ -29,7 +32,7 @@ def shard(xs: Any) -> Any:
 
 
 def shard_prng_key(prng_key: jax.Array) -> jax.Array:
-    """Makes a random key for each device of this process.
+    """Make a random key for each device of this process.
 
     Example:
         >>> shard_prng_key(jax.random.key(0)).shape == (jax.local_device_count(),)
@@ -38,8 +41,8 @@ def shard_prng_key(prng_key: jax.Array) -> jax.Array:
     return jax.random.split(prng_key, jax.local_device_count())
 
 
-def stack_forest(forest: Sequence[Any]) -> Any:
-    """Stacks the leaves of trees.
+def stack_forest(forest: Sequence[Tree]) -> Tree:
+    """Stack the leaves of trees.
 
     Args:
         forest: trees of the same structure.
@@ -54,8 +57,8 @@ def stack_forest(forest: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *forest)
 
 
-def get_metrics(device_metrics: Sequence[Any]) -> Any:
-    """Brings metrics of several steps from the devices to the host.
+def get_metrics(device_metrics: Sequence[Tree]) -> Tree:
+    """Bring metrics of several steps from the devices to the host.
 
     Args:
         device_metrics: for each step a tree of arrays with a leading axis of equal
@@ -74,15 +77,15 @@ def get_metrics(device_metrics: Sequence[Any]) -> Any:
 
 
 def onehot(
-    labels: Any, num_classes: int, on_value: float = 1.0, off_value: float = 0.0
+    labels: ArrayLike, num_classes: int, on_value: float = 1.0, off_value: float = 0.0
 ) -> jax.Array:
-    """Writes labels as rows with one distinguished entry.
+    """Encode labels as one-hot rows.
 
     Args:
-        labels: integers, of any shape; those out of range give rows without one.
+        labels: integers of any shape; one out of range gives a row of `off_value`.
         num_classes: number of classes.
-        on_value: the entry at the label.
-        off_value: the other entries.
+        on_value: the entry at the label. Defaults to 1.
+        off_value: the other entries. Defaults to 0.
 
     Returns:
         A float32 array of shape (*labels.shape, num_classes).

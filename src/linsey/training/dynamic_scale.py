@@ -24,20 +24,21 @@ class DynamicScaleResult(NamedTuple):
 
 
 class DynamicScale(struct.PyTreeNode):
-    """Scales a loss as far as its gradients stay finite.
+    """Scale a loss as far as its gradients stay finite.
 
-    Gradients in float16 that are smaller than 6e-8 become 0. Multiplied with a scale
+    Gradients in float16 that are smaller than 6e-8 become 0. Multiplied by a scale
     before they are computed, and divided by it afterwards, they survive. The scale
     shrinks when a gradient is not finite, and grows after many steps in which all
     were. The update of a step that was not finite must be left out.
 
     Args:
-        growth_factor: by which the scale grows.
-        backoff_factor: by which it shrinks.
+        growth_factor: by which the scale grows. Defaults to 2.
+        backoff_factor: by which it shrinks. Defaults to 0.5.
         growth_interval: number of finite steps after which the next one grows it.
+            Defaults to 2000.
         fin_steps: number of finite steps since it changed.
-        scale: the scale.
-        minimum_scale: below which it does not shrink; None sets no limit.
+        scale: the scale. Defaults to 65536.
+        minimum_scale: the least scale. If `None`, there is no limit.
 
     Example:
         >>> scaling = DynamicScale(growth_interval=1)
@@ -51,8 +52,8 @@ class DynamicScale(struct.PyTreeNode):
     growth_factor: float = struct.field(pytree_node=False, default=2.0)
     backoff_factor: float = struct.field(pytree_node=False, default=0.5)
     growth_interval: int = struct.field(pytree_node=False, default=2000)
-    fin_steps: Any = 0
-    scale: Any = 65536.0
+    fin_steps: int | jax.Array = 0
+    scale: float | jax.Array = 65536.0
     minimum_scale: float | None = struct.field(
         pytree_node=False, default=float(jnp.finfo(jnp.float32).tiny)
     )
@@ -64,13 +65,14 @@ class DynamicScale(struct.PyTreeNode):
         has_aux: bool = False,
         axis_name: str | None = None,
     ) -> Callable[..., DynamicScaleResult]:
-        """Returns a function that computes a loss and its gradients.
+        """Return a function that computes a loss and its gradients.
 
         Args:
             fun: returns the loss, or with `has_aux` a pair of it and anything else.
             argnums: which positional arguments to differentiate.
             has_aux: whether `fun` returns a pair.
-            axis_name: over which gradients are averaged.
+            axis_name: mapped axis over which gradients are averaged. If `None`, they
+                are not.
 
         Returns:
             A function of the positional arguments of `fun`. It returns the next
@@ -78,7 +80,7 @@ class DynamicScale(struct.PyTreeNode):
             and the gradients in float32.
         """
 
-        def scaled(*args: Any) -> Any:
+        def scaled(*args: object) -> object:
             value = fun(*args)
             if has_aux:
                 return self.scale * value[0], value[1]
@@ -86,7 +88,7 @@ class DynamicScale(struct.PyTreeNode):
 
         differentiated = jax.value_and_grad(scaled, argnums, has_aux)
 
-        def value_and_grad(*args: Any) -> DynamicScaleResult:
+        def value_and_grad(*args: object) -> DynamicScaleResult:
             value, grad = differentiated(*args)
             if has_aux:
                 aux = (value[0] / self.scale, value[1])
@@ -105,7 +107,7 @@ class DynamicScale(struct.PyTreeNode):
         return value_and_grad
 
     def _after(self, finite: jax.Array) -> DynamicScale:
-        """Returns the scale for the step after one that was finite, or was not."""
+        """Return the scale for the step after one that was finite, or was not."""
         grows = finite & (self.fin_steps == self.growth_interval)
         largest = jnp.finfo(jnp.float32).max
         grown = jnp.minimum(self.scale * self.growth_factor, largest)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+
+import jax
 
 from linsey import struct
 
 
 class EarlyStopping(struct.PyTreeNode):
-    """Watches a metric that should fall, and says when it has stopped to.
+    """Watch a metric that should fall, and tell when it no longer does.
 
     Args:
-        min_delta: by how much the metric must fall to count as improved.
-        patience: number of steps without improvement to accept.
+        min_delta: by how much the metric must fall to count as improved. Defaults to 0.
+        patience: number of steps without improvement to accept. Defaults to 0.
         best_metric: the best value so far.
         patience_count: steps since it was reached.
         should_stop: whether patience is used up.
@@ -35,7 +36,7 @@ class EarlyStopping(struct.PyTreeNode):
     has_improved: bool = False
 
     def reset(self) -> EarlyStopping:
-        """Forgets what was seen."""
+        """Forget what was seen."""
         return self.replace(
             best_metric=float("inf"),
             patience_count=0,
@@ -43,8 +44,8 @@ class EarlyStopping(struct.PyTreeNode):
             has_improved=False,
         )
 
-    def update(self, metric: Any) -> EarlyStopping:
-        """Takes note of the metric of a step.
+    def update(self, metric: float | jax.Array) -> EarlyStopping:
+        """Take note of the metric of a step.
 
         Args:
             metric: the metric; lower is better.

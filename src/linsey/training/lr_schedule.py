@@ -1,17 +1,18 @@
 """Schedules of the learning rate, counted in epochs; new programs use those of optax.
 
-Each function makes a function from the step to the learning rate. The first
-`warmup_length` epochs, which may be a fraction, multiply it with a ramp from 0 to 1.
+Each function makes a function from the step to the learning rate. In the first
+`warmup_length` epochs, which may be a fraction, it is multiplied by a ramp from 0 to 1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
+import jax
 import jax.numpy as jnp
 
-Schedule = Callable[[Any], Any]
+Number = float | jax.Array
+Schedule = Callable[[Number], Number]
 
 
 def _with_warmup(
@@ -20,7 +21,7 @@ def _with_warmup(
     if not warmup_length:
         return schedule
 
-    def warm(step: Any) -> Any:
+    def warm(step: Number) -> Number:
         ramp = jnp.minimum(1.0, step / float(warmup_length) / steps_per_epoch)
         return schedule(step) * ramp
 
@@ -30,7 +31,7 @@ def _with_warmup(
 def create_constant_learning_rate_schedule(
     base_learning_rate: float, steps_per_epoch: int, warmup_length: float = 0.0
 ) -> Schedule:
-    """Keeps the learning rate, after the warm-up.
+    """Keep the learning rate constant after the warm-up.
 
     Example:
         >>> rate = create_constant_learning_rate_schedule(0.5, 10, warmup_length=1.0)
@@ -38,7 +39,7 @@ def create_constant_learning_rate_schedule(
         (0.25, 0.5)
     """
 
-    def rate(step: Any) -> float:
+    def rate(step: Number) -> float:
         del step
         return base_learning_rate
 
@@ -51,13 +52,13 @@ def create_stepped_learning_rate_schedule(
     lr_sched_steps: Sequence[Sequence[float]],
     warmup_length: float = 0.0,
 ) -> Schedule:
-    """Multiplies the learning rate with another factor from certain epochs on.
+    """Multiply the learning rate by another factor from certain epochs on.
 
     Args:
         base_learning_rate: the learning rate at factor 1.
         steps_per_epoch: number of steps of an epoch.
         lr_sched_steps: pairs (epoch, factor), the first at epoch 0.
-        warmup_length: epochs of warm-up.
+        warmup_length: epochs of warm-up. Defaults to 0.
 
     Returns:
         The schedule.
@@ -70,7 +71,7 @@ def create_stepped_learning_rate_schedule(
     boundaries = [steps_per_epoch * epoch for epoch, _ in lr_sched_steps][1:]
     factors = [factor for _, factor in lr_sched_steps]
 
-    def rate(step: Any) -> Any:
+    def rate(step: Number) -> Number:
         if not boundaries:
             return base_learning_rate * (factors[0] if factors else 1.0)
         passed = jnp.sum(jnp.asarray(boundaries) < step)
@@ -85,13 +86,13 @@ def create_cosine_learning_rate_schedule(
     halfcos_epochs: float,
     warmup_length: float = 0.0,
 ) -> Schedule:
-    """Lets the learning rate follow half a cosine down to 0.
+    """Let the learning rate follow half a cosine down to 0.
 
     Args:
         base_learning_rate: the learning rate at the beginning.
         steps_per_epoch: number of steps of an epoch.
         halfcos_epochs: number of epochs until it is 0.
-        warmup_length: epochs of warm-up.
+        warmup_length: epochs of warm-up. Defaults to 0.
 
     Returns:
         The schedule.
@@ -102,7 +103,7 @@ def create_cosine_learning_rate_schedule(
         [0.5, 0.25, 0.0]
     """
 
-    def rate(step: Any) -> Any:
+    def rate(step: Number) -> Number:
         angle = step / steps_per_epoch * jnp.pi / halfcos_epochs
         return base_learning_rate * (jnp.cos(angle) + 1.0) / 2.0
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
 
 __all__ = [
     "is_multi_device_array",
@@ -15,9 +18,11 @@ __all__ = [
     "save_args_from_target",
 ]
 
+Transforms = TypeVar("Transforms")
 
-def is_multi_device_array(value: Any) -> bool:
-    """Tells whether an array is divided among devices rather than on one, or on each.
+
+def is_multi_device_array(value: object) -> bool:
+    """Tell whether an array is sharded, not on one device nor replicated.
 
     Example:
         >>> is_multi_device_array(jax.numpy.ones(2))
@@ -26,8 +31,8 @@ def is_multi_device_array(value: Any) -> bool:
     return isinstance(value, jax.Array) and not value.is_fully_replicated
 
 
-def save_args_from_target(target: Any) -> Any:
-    """Makes the arguments to save a tree with Orbax.
+def save_args_from_target(target: object) -> object:
+    """Make the arguments to save a tree with Orbax.
 
     Args:
         target: the tree.
@@ -40,19 +45,20 @@ def save_args_from_target(target: Any) -> Any:
     return jax.tree.map(lambda _: ocp.SaveArgs(), target)
 
 
-def restore_args_from_target(target: Any, mesh: Mesh | None = None) -> Any:
-    """Makes the arguments to restore a tree with Orbax: types, dtypes and shardings.
+def restore_args_from_target(target: object, mesh: Mesh | None = None) -> object:
+    """Make the arguments to restore a tree with Orbax: types, dtypes and shardings.
 
     Args:
         target: a tree like the one to restore.
-        mesh: the mesh to restore arrays to; none means where those of the target are.
+        mesh: the mesh to restore arrays to. If `None`, they get the sharding of those
+            in the target.
 
     Returns:
         A tree of `orbax.checkpoint.RestoreArgs`.
     """
     import orbax.checkpoint as ocp
 
-    def of(value: Any) -> Any:
+    def of(value: object) -> ocp.RestoreArgs:
         dtype = getattr(value, "dtype", None)
         sharding = getattr(value, "sharding", None)
         if sharding is None:
@@ -67,8 +73,10 @@ def restore_args_from_target(target: Any, mesh: Mesh | None = None) -> Any:
     return jax.tree.map(of, target)
 
 
-def maybe_construct_transformations(target: Any, transforms: Any | None) -> Any:
-    """Returns the transformations for a restore: those given, or none at all.
+def maybe_construct_transformations(
+    target: object, transforms: Transforms | None
+) -> Transforms | dict[str, object]:
+    """Return the transformations for a restore: those given, or an empty dictionary.
 
     An empty dictionary restores what the target has and leaves the rest out.
 

@@ -6,11 +6,13 @@ import collections
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Generic, TypeVar
+
+Element = TypeVar("Element")
 
 
-class PrefetchIterator:
-    """Takes elements from another iterator before they are asked for.
+class PrefetchIterator(Generic[Element]):
+    """Take elements from another iterator before they are asked for.
 
     Deprecated: libraries that load data run ahead themselves, and
     `linsey.jax_utils.prefetch_to_device` also moves batches to devices ahead.
@@ -18,7 +20,7 @@ class PrefetchIterator:
     Args:
         data_iter: the other iterator. An exception that it raises is raised here, when
             its turn comes.
-        buffer_size: number of elements to hold ready.
+        buffer_size: number of elements to hold ready. Defaults to 1.
 
     Example:
         >>> import warnings
@@ -27,7 +29,7 @@ class PrefetchIterator:
         [0, 1, 2]
     """
 
-    def __init__(self, data_iter: Iterable[Any], buffer_size: int = 1) -> None:
+    def __init__(self, data_iter: Iterable[Element], buffer_size: int = 1) -> None:
         message = (
             "PrefetchIterator is deprecated: let the library that loads the data run "
             "ahead, or use `linsey.jax_utils.prefetch_to_device`."
@@ -35,17 +37,17 @@ class PrefetchIterator:
         warnings.warn(message, DeprecationWarning, stacklevel=2)
         self._source = iter(data_iter)
         self._size = max(buffer_size, 1)
-        self._ready: collections.deque[Any] = collections.deque()
+        self._ready: collections.deque[Element] = collections.deque()
         self._changed = threading.Condition()
         self._is_closed = self._has_ended = False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run_ahead, daemon=True)
         self._thread.start()
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Element]:
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self) -> Element:
         with self._changed:
             self._changed.wait_for(lambda: self._ready or self._has_ended)
             if self._ready:
@@ -56,7 +58,7 @@ class PrefetchIterator:
         raise StopIteration
 
     def close(self) -> None:
-        """Takes no more from the other iterator; what is ready can still be had."""
+        """Take no more from the other iterator; what is ready can still be taken."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()

@@ -53,8 +53,8 @@ class TrainState(struct.PyTreeNode):
     tx: optax.GradientTransformation = struct.field(pytree_node=False)
     opt_state: Any = struct.field(pytree_node=True)
 
-    def apply_gradients(self, *, grads: Any, **kwargs: Any) -> Self:
-        """Returns the state after one step of the optimizer.
+    def apply_gradients(self, *, grads: Any, **kwargs: object) -> Self:
+        """Return the state after one step of the optimizer.
 
         Where the parameters have the collection `OVERWRITE_WITH_GRADIENT` beside
         `params`, only `params` is optimized and that collection is replaced by its
@@ -90,9 +90,9 @@ class TrainState(struct.PyTreeNode):
         apply_fn: Callable[..., Any] | None,
         params: Any,
         tx: optax.GradientTransformation,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> Self:
-        """Returns the state at step 0.
+        """Return the state at step 0.
 
         Args:
             apply_fn: usually `model.apply`.
@@ -111,12 +111,14 @@ class TrainState(struct.PyTreeNode):
 
 
 def _optimized(params: Any) -> Any:
-    """Returns the part of the parameters that the optimizer moves."""
+    """Return the part of the parameters that the optimizer moves."""
     if isinstance(params, Mapping) and OVERWRITE_WITH_GRADIENT in params:
         return params["params"]
     return params
 
 
-def _like(old: Mapping[str, Any], changes: dict[str, Any]) -> Mapping[str, Any]:
-    """Returns a mapping of the same kind, so that the structure of the state stays."""
+def _like(
+    old: Mapping[str, object], changes: dict[str, object]
+) -> Mapping[str, object]:
+    """Return a mapping of the same kind, so that the structure of the state stays."""
     return old.copy(changes) if isinstance(old, FrozenDict) else {**old, **changes}

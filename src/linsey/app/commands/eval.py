@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING
 
 from linsey.app.config import EvalConfig, validate
 from linsey.app.options import parse
-from linsey.app.signals import EXIT_CODE, StopRequest
-from linsey.app.terminal import show
-from linsey.training.input_error import InputError
+from linsey.app.terminal import EXIT_CODE, StopRequest, show
+from linsey.errors import InputError
 
 if TYPE_CHECKING:
     from linsey.app.checkpoint_choice import TrainedModel
-    from linsey.app.data import Dataset
-    from linsey.app.evaluation import Evaluation
+    from linsey.app.dataset import Dataset
+    from linsey.app.steps import Evaluation
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command.
+    """Run the command.
 
     Args:
         arguments: what follows `linsey eval`.
@@ -32,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from linsey.app.checkpoint_choice import choose, load_model
     from linsey.app.devices import Devices
-    from linsey.app.evaluation import evaluate
+    from linsey.app.steps import evaluate
 
     devices = Devices()
     checkpoint = choose(config)
@@ -52,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _test_data(model: TrainedModel, other: str | None) -> Dataset:
-    from linsey.app.data import load
+    from linsey.app.readers import load
 
     options = dataclasses.replace(model.config, classes=len(model.class_names))
     if other is not None:

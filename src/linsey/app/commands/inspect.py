@@ -10,11 +10,12 @@ import numpy as np
 from linsey.app.config import InspectConfig, validate
 from linsey.app.options import parse
 from linsey.app.terminal import show
+from linsey.checkpoint import flatten
 
 if TYPE_CHECKING:
     from rich.tree import Tree
 
-    from linsey.training.verified_checkpoint import VerifiedCheckpoint
+    from linsey.checkpoint import VerifiedCheckpoint
 
 _TITLES = {
     "params": "params: what is learned",
@@ -24,7 +25,7 @@ _TITLES = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command.
+    """Run the command.
 
     Args:
         arguments: what follows `linsey inspect`.
@@ -67,7 +68,7 @@ def _drawn(name: str, collection: Any) -> Tree:
     from rich.text import Text
     from rich.tree import Tree
 
-    arrays = _leaves(collection)
+    arrays = [np.asarray(array) for array in flatten({name: collection}).values()]
     count = sum(array.size for array in arrays)
     size = sum(array.nbytes for array in arrays)
     title = f"{_TITLES.get(name, name)} ({count:,} values, {size:,} bytes)"
@@ -75,7 +76,7 @@ def _drawn(name: str, collection: Any) -> Tree:
     if isinstance(collection, dict):
         _grow(root, collection)
     else:
-        root.add(Text(_described(np.asarray(collection))))
+        root.add(Text(_described(arrays[0])))
     return root
 
 
@@ -87,12 +88,6 @@ def _grow(branch: Tree, tree: dict[str, Any]) -> None:
             _grow(branch.add(Text(key)), value)
         else:
             branch.add(Text(f"{key:<8} {_described(np.asarray(value))}"))
-
-
-def _leaves(tree: Any) -> list[np.ndarray]:
-    if isinstance(tree, dict):
-        return [leaf for value in tree.values() for leaf in _leaves(value)]
-    return [np.asarray(tree)]
 
 
 def _described(array: np.ndarray) -> str:

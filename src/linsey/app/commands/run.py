@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from linsey import compat
-from linsey.training.input_error import InputError
+from linsey.errors import InputError
 
 _HELP = """\
 usage: linsey run SCRIPT [ARGS]
@@ -24,7 +24,7 @@ libraries that it uses."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command.
+    """Run the command.
 
     Args:
         arguments: what follows `linsey run`.

@@ -9,7 +9,7 @@ from linsey.app.options import parse
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command.
+    """Run the command.
 
     Args:
         arguments: what follows `linsey summary`.
@@ -20,8 +20,7 @@ def main(arguments: Sequence[str]) -> int:
     config = parse(SummaryConfig, "summary", arguments)
     validate(config)
 
-    from linsey.app.model_summary import summarize, summary_text
-    from linsey.app.models import make_model
+    from linsey.app.models import make_model, summarize, summary_text
 
     model = make_model(config, config.shape, config.classes)
     print(summary_text(summarize(model, config.shape, config.batch_size)))

@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING
 from linsey.app.config import TrainConfig
 from linsey.app.options import parse_train
 from linsey.app.run_folder import RunFolder, default_out, refuse_occupied
-from linsey.app.signals import EXIT_CODE, StopRequest
-from linsey.app.terminal import show, warn
-from linsey.training.input_error import InputError
+from linsey.app.terminal import EXIT_CODE, StopRequest, show, warn
+from linsey.errors import InputError
 
 if TYPE_CHECKING:
-    from linsey.app.data import Dataset
+    from linsey.app.dataset import Dataset
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command.
+    """Run the command.
 
     Args:
         arguments: what follows `linsey train`.
@@ -33,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     refuse_occupied(path, config.resume)
     set_threads(config.threads)
 
-    from linsey.app.data import load
+    from linsey.app.readers import load
 
     dataset = load(config)
     with StopRequest() as stop:
@@ -47,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def set_threads(threads: int | None) -> None:
-    """Sets the threads of the computation, which jax reads when it is imported.
+    """Set the threads of the computation, which jax reads when it is imported.
 
     Raises:
         InputError: it was imported with another number.
@@ -62,7 +61,7 @@ def set_threads(threads: int | None) -> None:
 def _train(
     config: TrainConfig, dataset: Dataset, path: Path, stop: StopRequest
 ) -> bool:
-    from linsey.app.train_run import train_run
+    from linsey.app.trainer import train_run
 
     outcome = train_run(config, dataset, path, stop)
     if outcome is None:
@@ -72,7 +71,7 @@ def _train(
         warn(warning)
     print(f"\n{outcome.headline()}")
     print(f"best test accuracy {outcome.best_accuracy:.4f} at step {outcome.best_step}")
-    _print_places(
+    _print_paths(
         report=folder.report,
         curves=folder.curves,
         metrics=folder.metrics,
@@ -98,11 +97,11 @@ def _compare(
             drawn.add_row(*row)
         show(drawn)
     folder = RunFolder(path)
-    _print_places(report=folder.report, curves=folder.curves, runs=path)
+    _print_paths(report=folder.report, curves=folder.curves, runs=path)
     return True
 
 
-def _print_places(**places: Path) -> None:
-    for name, path in places.items():
+def _print_paths(**paths: Path) -> None:
+    for name, path in paths.items():
         if path.exists():
             print(f"{name:<11}{path}")

@@ -1,6 +1,6 @@
 """Kernels for a CPU, compiled by numba: what XLA has no fast way to compute there.
 
-They are used on Linux where numba is installed (`pip install linsey[cpu]`), for large
+They are used on Linux where numba is installed (the extra `cpu`), for large
 enough arrays of float32 on a single device. Everywhere else, and in programs that are
 exported, XLA computes the same from definitions in `jax.lax`.
 """

@@ -12,21 +12,25 @@ import hashlib
 import json
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from linsey.training.input_error import InputError
+from linsey.errors import InputError
 
 NAME = "manifest.json"
+"""The name of the manifest in its folder."""
 FORMAT = 1
 MAX_FILES = 1_000_000
 MAX_MANIFEST_BYTES = 256 * 2**20
 _SEAL = b',\n "sha256": "'
 _END = b'"\n}\n'
 
+Fingerprint = dict[str, int | str]  # `bytes` and `sha256`, as in the file
 
-def write_manifest(folder: Path, header: dict[str, Any]) -> None:
-    """Writes the manifest of a folder into it.
+
+def write_manifest(folder: Path, header: Mapping[str, object]) -> None:
+    """Write the manifest of a folder into it.
 
     Args:
         folder: holds regular files and folders only, and no manifest yet.
@@ -35,12 +39,11 @@ def write_manifest(folder: Path, header: dict[str, Any]) -> None:
     files = {name: _fingerprint(folder / name) for name in _list_files(folder)}
     record = {"format": FORMAT, **header, "files": files}
     body = json.dumps(record, indent=1).encode().removesuffix(b"\n}")
-    seal = hashlib.sha256(body).hexdigest().encode()
-    (folder / NAME).write_bytes(body + _SEAL + seal + _END)
+    (folder / NAME).write_bytes(body + _SEAL + _hash(body) + _END)
 
 
 def verify_manifest(folder: Path) -> dict[str, Any]:
-    """Compares a folder with its manifest, byte for byte.
+    """Compare a folder with its manifest, byte for byte.
 
     Args:
         folder: a folder written by `write_manifest`.
@@ -74,18 +77,23 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError("no manifest, so not a finished checkpoint", file=path)
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise InputError("the manifest is too large to be one", file=path)
-    content = path.read_bytes()
-    body, separator, tail = content.rpartition(_SEAL)
-    seal = hashlib.sha256(body).hexdigest().encode()
-    if not separator or tail != seal + _END:
+    body, separator, tail = path.read_bytes().rpartition(_SEAL)
+    if not separator or tail != _hash(body) + _END:
         raise InputError("the manifest does not match its own hash", file=path)
-    record: dict[str, Any] = json.loads(body + b"\n}")
+    record = json.loads(body + b"\n}")
     if record["format"] != FORMAT:
         raise InputError(
-            "written in another format", file=path, expected=FORMAT,
-            found=record["format"], hint="use the version of linsey that wrote it",
-        )  # fmt: skip
+            "written in another format",
+            file=path,
+            expected=FORMAT,
+            found=record["format"],
+            hint="use the version of linsey that wrote it",
+        )
     return record
+
+
+def _hash(body: bytes) -> bytes:
+    return hashlib.sha256(body).hexdigest().encode()
 
 
 def _list_files(folder: Path) -> set[str]:
@@ -104,7 +112,7 @@ def _list_files(folder: Path) -> set[str]:
     return names - {NAME}
 
 
-def _fingerprint(path: Path, expected_bytes: int | None = None) -> dict[str, Any]:
+def _fingerprint(path: Path, expected_bytes: int | None = None) -> Fingerprint:
     """Size and hash of a file; a file of the wrong size is not read."""
     size = path.stat().st_size
     if expected_bytes is not None and size != expected_bytes:
@@ -116,5 +124,5 @@ def _fingerprint(path: Path, expected_bytes: int | None = None) -> dict[str, Any
         }
 
 
-def _described(fingerprint: dict[str, Any]) -> str:
-    return f"{fingerprint['bytes']} bytes, SHA-256 {fingerprint['sha256'][:12]}"
+def _described(fingerprint: Fingerprint) -> str:
+    return f"{fingerprint['bytes']} bytes, SHA-256 {str(fingerprint['sha256'])[:12]}"

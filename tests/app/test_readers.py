@@ -1,74 +1,17 @@
-import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import linsey.app.data
 from linsey.app.config import DataOptions
-from linsey.app.data import load
-from linsey.app.data.order import permutation, training_batches
-from linsey.app.data.standardizer import Standardizer
-from linsey.training.input_error import InputError
+from linsey.app.readers import load
+from linsey.errors import InputError
 
 
 def save(path: Path, **arrays) -> DataOptions:
     np.savez(path, **arrays)
     return DataOptions(data=str(path))
-
-
-def test_digits_are_the_published_file_split_by_class():
-    data = load(DataOptions())
-    file = Path(linsey.app.data.__file__).with_name("digits.csv.gz")
-    assert hashlib.sha256(file.read_bytes()).hexdigest().startswith("09f66e6debdee2cd")
-    assert data.x_train.shape == (1438, 8, 8, 1)
-    assert data.x_test.shape == (359, 8, 8, 1)
-    assert data.x_train.max() == 16
-    counts = np.bincount(np.concatenate([data.y_train, data.y_test]))
-    assert counts.tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
-    np.testing.assert_allclose(np.bincount(data.y_test) / counts, 0.2, atol=0.003)
-
-
-def test_split_of_digits_is_the_same_for_ever_and_another_for_another_seed():
-    digest = load(DataOptions()).digest()
-    assert digest == load(DataOptions(classes=10)).digest()
-    assert digest.startswith("985d0c36")
-    assert digest != load(DataOptions(split_seed=1)).digest()
-
-
-def test_credit_is_shipped_with_the_digits():
-    notice = Path(linsey.app.data.__file__).with_name("NOTICE").read_text()
-    for word in ("Alpaydin", "Kaynak", "UCI", "CC BY 4.0"):
-        assert word in notice
-
-
-@pytest.mark.parametrize("count", [1, 2, 100])
-def test_permutation_is_one_and_depends_on_every_number(count):
-    order = permutation(count, 3, 4)
-    assert sorted(order) == list(range(count))
-    np.testing.assert_array_equal(order, permutation(count, 3, 4))
-    if count == 100:
-        assert not np.array_equal(order, permutation(count, 3, 5))
-        assert not np.array_equal(order, permutation(count, 4, 3))
-
-
-def test_permutation_never_changes():
-    """A run of today continues on the NumPy of tomorrow."""
-    assert permutation(8, 0, 0).tolist() == [0, 3, 7, 5, 1, 2, 6, 4]
-
-
-def test_batches_from_a_step_are_the_rest_of_the_batches():
-    def take(first, count):
-        batches = training_batches(10, 3, 7, first)
-        return [next(batches).tolist() for _ in range(count)]
-
-    whole = take(0, 9)
-    for first in range(9):
-        assert take(first, 9 - first) == whole[first:]
-    for epoch in range(3):
-        seen = sum(whole[3 * epoch : 3 * epoch + 3], [])
-        assert len(set(seen)) == 9
 
 
 def test_npz_with_parts_keeps_them(tmp_path):
@@ -95,6 +38,13 @@ def test_npz_without_parts_is_split(tmp_path):
 def test_grey_images_get_a_channel(tmp_path):
     x = np.zeros((10, 4, 5), np.uint8)
     assert load(save(tmp_path / "a.npz", x=x, y=np.arange(10) % 2)).shape == (4, 5, 1)
+
+
+def test_split_of_digits_is_the_same_for_ever_and_another_for_another_seed():
+    digest = load(DataOptions()).digest()
+    assert digest == load(DataOptions(classes=10)).digest()
+    assert digest.startswith("985d0c36")
+    assert digest != load(DataOptions(split_seed=1)).digest()
 
 
 X, Y = np.zeros((10, 3), np.float32), np.arange(10) % 2
@@ -209,15 +159,3 @@ def test_bad_image_folders_are_named(tmp_path):
     (root / "cow" / "0.jpg").write_bytes(b"no image")
     with pytest.raises(InputError, match="cow/0.jpg: not a readable image"):
         load(options)
-
-
-def test_standardized_training_part_has_mean_0_and_deviation_1():
-    x = np.random.default_rng(0).normal(5, 3, (50, 4, 4, 2)).astype(np.float32)
-    x[..., 1] = 7  # a channel that does not vary
-    standardize = Standardizer.fit(x)
-    z = standardize(x)
-    np.testing.assert_allclose(z[..., 0].mean(), 0, atol=1e-6)
-    np.testing.assert_allclose(z[..., 0].std(), 1, atol=1e-6)
-    assert not z[..., 1].any()
-    again = Standardizer.from_json(standardize.to_json())
-    assert again(x).tobytes() == z.tobytes()

@@ -10,15 +10,15 @@ arrays are parsed.
 from __future__ import annotations
 
 import dataclasses
-import os
-import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from linsey.training import durable, manifest
-from linsey.training.input_error import InputError
+from linsey.checkpoint import durable, manifest
+from linsey.errors import InputError
+from linsey.extras import require
 
 STATE = "state"
 MAX_RANK = 32
@@ -33,7 +33,12 @@ class ArraySpec:
 
     @classmethod
     def of(cls, array: Any) -> ArraySpec:
-        """Describes anything that has a shape and a dtype."""
+        """Describe anything that has a shape and a dtype.
+
+        Example:
+            >>> print(ArraySpec.of(np.zeros((3, 4), np.float32)))
+            float32[3,4]
+        """
         return cls(tuple(array.shape), np.dtype(array.dtype).name)
 
     def __str__(self) -> str:
@@ -56,8 +61,8 @@ class VerifiedCheckpoint:
     metadata: dict[str, Any]
     arrays: dict[str, ArraySpec]
 
-    def restore(self, template: dict[str, Any]) -> dict[str, Any]:
-        """Reads the arrays, if they are exactly those of the template.
+    def restore(self, template: Mapping[str, object]) -> dict[str, Any]:
+        """Read the arrays, if they are exactly those of the template.
 
         Args:
             template: nested dictionaries of arrays or `jax.ShapeDtypeStruct`s.
@@ -78,10 +83,12 @@ class VerifiedCheckpoint:
         return _shaped_like(template, flatten(self.read()))
 
     def read(self) -> dict[str, Any]:
-        """Reads the arrays as they are, nested by path."""
-        import orbax.checkpoint as ocp
+        """Read the arrays as they are, nested by path.
 
-        with ocp.PyTreeCheckpointer() as checkpointer:
+        Raises:
+            InputError: Orbax cannot read them.
+        """
+        with _orbax().PyTreeCheckpointer() as checkpointer:
             try:
                 return checkpointer.restore(self.folder.resolve() / STATE)
             except Exception as error:
@@ -93,37 +100,38 @@ class VerifiedCheckpoint:
 
 
 def write_checkpoint(
-    folder: Path, step: int, tree: dict[str, Any], metadata: dict[str, Any]
+    folder: Path,
+    step: int,
+    tree: Mapping[str, object],
+    metadata: Mapping[str, object],
 ) -> None:
-    """Writes a checkpoint: when this returns it is on the disk, complete.
+    """Write a checkpoint: when this returns it is on the disk, complete.
 
     Args:
         folder: the name it gets; must not exist, while its parent must.
         step: the training step.
         tree: nested dictionaries with string keys and arrays as leaves.
         metadata: JSON values to record beside the arrays.
-    """
-    import orbax.checkpoint as ocp
 
-    temporary = folder.with_name(durable.TEMPORARY + folder.name)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    Raises:
+        OSError: there is a folder of that name, or the disk refused.
+    """
+    orbax = _orbax()
     host_tree = _to_host(tree)
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        checkpointer.save(temporary.resolve() / STATE, _storable(host_tree))
-    arrays = {
-        name: dataclasses.asdict(ArraySpec.of(array))
-        for name, array in flatten(host_tree).items()
-    }
-    header = {"step": step, "metadata": metadata, "arrays": arrays}
-    manifest.write_manifest(temporary, header)
-    durable.sync_tree(temporary)
-    os.rename(temporary, folder)
-    durable.sync_folder(folder.parent)
+    with durable.replacing(folder) as temporary:
+        temporary.mkdir()
+        with orbax.PyTreeCheckpointer() as checkpointer:
+            checkpointer.save(temporary.resolve() / STATE, _storable(host_tree))
+        arrays = {
+            name: dataclasses.asdict(ArraySpec.of(array))
+            for name, array in flatten(host_tree).items()
+        }
+        header = {"step": step, "metadata": metadata, "arrays": arrays}
+        manifest.write_manifest(temporary, header)
 
 
 def open_checkpoint(folder: Path) -> VerifiedCheckpoint:
-    """Verifies a checkpoint and describes it; its arrays are not parsed yet.
+    """Verify a checkpoint and describe it; its arrays are not parsed yet.
 
     Args:
         folder: one step, as `write_checkpoint` named it.
@@ -146,8 +154,8 @@ def open_checkpoint(folder: Path) -> VerifiedCheckpoint:
     return VerifiedCheckpoint(folder, record["step"], record["metadata"], arrays)
 
 
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Names each leaf of nested dictionaries by its path.
+def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, Any]:
+    """Name each leaf of nested dictionaries by its path.
 
     Example:
         >>> flatten({"params": {"Dense_0": {"bias": 1}}, "batch_stats": {}})
@@ -162,13 +170,18 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _to_host(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {key: _to_host(value) for key, value in tree.items()}
-    return np.asarray(tree)
+def _orbax() -> Any:
+    return require("orbax.checkpoint", "train", "A checkpoint")
 
 
-def _storable(tree: Any) -> Any:
+def _to_host(tree: Mapping[str, object]) -> dict[str, Any]:
+    return {
+        key: _to_host(value) if isinstance(value, dict) else np.asarray(value)
+        for key, value in tree.items()
+    }
+
+
+def _storable(tree: dict[str, Any]) -> dict[str, Any]:
     # Orbax refuses arrays without elements; their shape is in the manifest.
     return {
         key: _storable(value) if isinstance(value, dict) else value
@@ -186,7 +199,9 @@ def _shaped_like(template: Any, flat: dict[str, Any], prefix: str = "") -> Any:
     return np.asarray(value, template.dtype).reshape(template.shape)
 
 
-def _differences(expected: dict[str, ArraySpec], found: dict[str, ArraySpec]) -> Any:
+def _differences(
+    expected: dict[str, ArraySpec], found: dict[str, ArraySpec]
+) -> Iterator[str]:
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
             yield f"`{name}` is missing"

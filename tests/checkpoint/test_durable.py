@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from linsey.training import durable
+from linsey.checkpoint import durable
 
 
 class Killed(BaseException):

@@ -1,24 +1,103 @@
-"""Images in one folder per class, read with pillow."""
+"""Data for the command: `load` gives one `Dataset`, wherever the examples are."""
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
+from linsey import datasets
 from linsey.app.config import DataOptions
-from linsey.app.data.dataset import Dataset, make_dataset
-from linsey.training.input_error import InputError
+from linsey.app.dataset import Dataset, make_dataset
+from linsey.errors import InputError
+from linsey.extras import require
 
+_WHOLE = ("x", "y")
+_PARTS = ("x_train", "y_train", "x_test", "y_test")
 _SUFFIXES = frozenset(
     (".png .jpg .jpeg .bmp .gif .webp .ppm .pgm .pbm .tif .tiff").split()
 )
 _COLOR_FREE = ("1", "L", "LA", "I", "I;16", "F")
 
 
+def load(options: DataOptions) -> Dataset:
+    """Load what `--data` names.
+
+    Args:
+        options: the data options.
+
+    Returns:
+        Validated arrays with a training and a test part.
+
+    Raises:
+        InputError: the data are not there or not usable; says what and where.
+    """
+    if options.data == "digits":
+        return make_dataset("digits", datasets.digits(), None, options)
+    path = Path(options.data)
+    if path.is_dir():
+        return load_image_folder(path, options)
+    if not path.exists():
+        raise InputError("no such file or folder", file=path, key="--data")
+    if path.suffix != ".npz":
+        raise InputError(
+            "data of an unknown kind",
+            file=path,
+            expected="`digits`, FILE.npz, or a folder of class folders of images",
+        )
+    return load_npz(path, options)
+
+
+# -- arrays from a NumPy archive -----------------------------------------------------
+
+
+def load_npz(path: Path, options: DataOptions) -> Dataset:
+    """Load x and y, or x_train, y_train, x_test and y_test; nothing is unpickled.
+
+    Args:
+        path: the archive.
+        options: the data options.
+
+    Returns:
+        The data set.
+
+    Raises:
+        InputError: the file or an array is not usable.
+    """
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            found = list(getattr(archive, "files", ()))
+            keys = _PARTS if set(_PARTS) <= set(found) else _WHOLE
+            if not set(keys) <= set(found):
+                raise InputError(
+                    "arrays are missing",
+                    file=path,
+                    expected="x, y or x_train, y_train, x_test, y_test",
+                    found=", ".join(found) or "none",
+                )
+            arrays = [_array_of(path, archive, key) for key in keys]
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise InputError(f"not a readable npz file: {error}", file=path) from error
+    test = (arrays[2], arrays[3]) if len(arrays) == 4 else None
+    return make_dataset(str(path), (arrays[0], arrays[1]), test, options, keys)
+
+
+def _array_of(path: Path, archive: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
+    try:
+        return archive[key]
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        problem = "the array cannot be read"
+        raise InputError(f"{problem}: {error}", file=path, key=key) from error
+
+
+# -- images in one folder per class, read with pillow --------------------------------
+
+
 def load_image_folder(root: Path, options: DataOptions) -> Dataset:
-    """Loads FOLDER/class/image or FOLDER/train/class/image with FOLDER/test/...
+    """Load FOLDER/class/image or FOLDER/train/class/image with FOLDER/test/...
 
     All images become squares of `--image-size` pixels; they stay grey if all are.
 
@@ -76,8 +155,7 @@ def _labelled_files(folder: Path, names: list[str]) -> tuple[list[Path], list[in
 
 
 def _are_grey(files: Iterable[Path]) -> bool:
-    from PIL import Image
-
+    Image = require("PIL.Image", "train", "A folder of images")
     for path in files:
         try:
             with Image.open(path) as image:
@@ -89,8 +167,7 @@ def _are_grey(files: Iterable[Path]) -> bool:
 
 
 def _read_all(files: list[Path], is_grey: bool, size: int) -> np.ndarray:
-    from PIL import Image
-
+    Image = require("PIL.Image", "train", "A folder of images")
     images = np.empty((len(files), size, size, 1 if is_grey else 3), np.uint8)
     for index, path in enumerate(files):
         try:

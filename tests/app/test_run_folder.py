@@ -5,27 +5,27 @@ import sys
 
 import pytest
 
-from linsey.training.input_error import InputError
-from linsey.training.run_lock import RunLock
+from linsey.app.run_folder import lock
+from linsey.errors import InputError
 
 HOLDER = """
 import pathlib, sys
-from linsey.training.run_lock import RunLock
-with RunLock(pathlib.Path(sys.argv[1])):
+from linsey.app.run_folder import lock
+with lock(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
 
 
 def test_second_holder_is_refused_and_told_who_holds_it(tmp_path):
-    with RunLock(tmp_path):
-        with pytest.raises(InputError) as caught, RunLock(tmp_path):
+    with lock(tmp_path):
+        with pytest.raises(InputError) as caught, lock(tmp_path):
             pass
     assert str(caught.value) == (
         f"{tmp_path}: in use by process {os.getpid()} on {socket.gethostname()} "
         "(wait for it to end, or choose another --out)"
     )
-    with RunLock(tmp_path):
+    with lock(tmp_path):
         pass
 
 
@@ -38,8 +38,8 @@ def test_lock_falls_with_the_process_that_held_it(tmp_path):
     with holder:
         assert holder.stdout.readline() == b"held\n"
         with pytest.raises(InputError, match=f"process {holder.pid} "):
-            RunLock(tmp_path).__enter__()
+            lock(tmp_path).__enter__()
         holder.kill()
         holder.wait()
-        with RunLock(tmp_path):
+        with lock(tmp_path):
             pass

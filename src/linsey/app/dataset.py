@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from linsey import datasets
 from linsey.app.config import DataOptions
-from linsey.app.data.order import permutation
-from linsey.training.input_error import InputError
+from linsey.errors import InputError
 
 _MANY_CLASSES = 1000
 
@@ -41,12 +42,72 @@ class Dataset:
         return self.x_train.shape[1:]
 
     def digest(self) -> str:
-        """SHA-256 of all arrays, to notice that data changed between two runs."""
+        """Return the SHA-256 of all arrays, to notice data that changed."""
         digest = hashlib.sha256()
         for array in (self.x_train, self.y_train, self.x_test, self.y_test):
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
+
+
+def training_batches(
+    count: int, batch_size: int, seed: int, first_step: int
+) -> Iterator[np.ndarray]:
+    """Yield the indices of one batch after the other, without end, from any step on.
+
+    An epoch has `count // batch_size` steps. The examples left over change with the
+    order of each epoch, so that none is left out for good.
+
+    Args:
+        count: number of examples.
+        batch_size: examples per step, at most `count`.
+        seed: with the epoch it decides the order.
+        first_step: steps done already.
+
+    Yields:
+        Indices, shape (batch_size,).
+    """
+    steps_per_epoch = count // batch_size
+    epoch, done = divmod(first_step, steps_per_epoch)
+    while True:
+        order = datasets.permutation(count, seed, epoch)
+        for step in range(done, steps_per_epoch):
+            yield order[step * batch_size : (step + 1) * batch_size]
+        epoch, done = epoch + 1, 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Standardizer:
+    """Map raw examples to float32 network inputs: `(x - mean) / std`.
+
+    Attributes:
+        mean: of the training part, for each channel of images or feature of vectors.
+        std: likewise; 1 where the training part does not vary.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+
+    @classmethod
+    def fit(cls, x: np.ndarray) -> Standardizer:
+        """Measure the training part, shape (examples, ..., channels)."""
+        axes = tuple(range(x.ndim - 1))
+        mean = x.mean(axes, dtype=np.float64)
+        std = x.std(axes, dtype=np.float64)
+        return cls(mean, np.where(std > 0, std, 1.0))
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Standardize a batch."""
+        return ((x - self.mean) / self.std).astype(np.float32)
+
+    def to_json(self) -> dict[str, list[float]]:
+        """Return the numbers, exactly."""
+        return {"mean": self.mean.tolist(), "std": self.std.tolist()}
+
+    @classmethod
+    def from_json(cls, record: dict[str, list[float]]) -> Standardizer:
+        """Return the standardizer that `to_json` described."""
+        return cls(np.asarray(record["mean"]), np.asarray(record["std"]))
 
 
 def make_dataset(
@@ -57,15 +118,15 @@ def make_dataset(
     keys: Sequence[str] = ("x", "y"),
     class_names: Sequence[str] | None = None,
 ) -> Dataset:
-    """Validates arrays and splits off a test part if there is none.
+    """Validate arrays, and split off a test part if there is none.
 
     Args:
         name: the data set or its file, for messages.
         train: examples and labels.
-        test: the same, or None to hold out a share of each class.
+        test: the same. If `None`, a fraction of each class is held out.
         options: the data options.
         keys: what the arrays are called where they come from: x, y (, x test, y test).
-        class_names: names of the classes; by default their numbers.
+        class_names: names of the classes. If `None`, their numbers.
 
     Returns:
         The data set.
@@ -83,9 +144,9 @@ def make_dataset(
         raise InputError("only one class", file=name, key=keys[1])
     _check_range(name, keys[1], y_train, classes)
     if test is None:
-        held_out = _stratified(y_train, options)
-        x_test, y_test = x_train[held_out], y_train[held_out]
-        x_train, y_train = x_train[~held_out], y_train[~held_out]
+        x_train, y_train, x_test, y_test = datasets.split(
+            x_train, y_train, options.test_fraction, options.split_seed
+        )
     else:
         x_test, y_test = _checked_pair(name, test, keys[2:])
         _check_range(name, keys[3], y_test, classes)
@@ -115,17 +176,6 @@ def _count(name: str, key: str, y: np.ndarray) -> int:
     return classes
 
 
-def _stratified(y: np.ndarray, options: DataOptions) -> np.ndarray:
-    """Marks the same share of each class, chosen by the split seed alone."""
-    held_out = np.zeros(len(y), bool)
-    for label in np.unique(y):
-        members = np.flatnonzero(y == label)
-        count = round(options.test_fraction * len(members))
-        order = permutation(len(members), options.split_seed, int(label))
-        held_out[members[order[:count]]] = True
-    return held_out
-
-
 def _checked_pair(
     name: str, pair: tuple[np.ndarray, np.ndarray], keys: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -140,54 +190,42 @@ def _checked_pair(
 
 
 def _checked_examples(name: str, key: str, x: np.ndarray) -> np.ndarray:
+    wrong = functools.partial(InputError, file=name, key=key)
     if x.dtype.kind not in "buif":
-        raise InputError(
-            "not numbers", file=name, key=key, expected="real numbers", found=x.dtype
-        )
+        raise wrong("not numbers", expected="real numbers", found=x.dtype)
     if x.ndim == 3:
         x = x[..., None]  # grey images
     if x.ndim not in (2, 4) or 0 in x.shape[1:]:
-        raise InputError(
-            "wrong shape", file=name, key=key, found=x.shape,
-            expected="(examples, features) or (examples, height, width[, channels])",
-        )  # fmt: skip
+        shapes = "(examples, features) or (examples, height, width[, channels])"
+        raise wrong("wrong shape", expected=shapes, found=x.shape)
     if x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] not in (1, 2, 3, 4):
-        raise InputError(
-            "channels come last", file=name, key=key, found=x.shape,
-            hint="save x.transpose(0, 2, 3, 1)",
-        )  # fmt: skip
+        hint = "save x.transpose(0, 2, 3, 1)"
+        raise wrong("channels come last", found=x.shape, hint=hint)
     if x.dtype.kind == "f" and not np.isfinite(x).all():
         first = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
-        raise InputError(
-            "not a finite number", file=name, key=f"{key}{list(first)}", found=x[first]
-        )
+        raise wrong("not a finite number", key=f"{key}{list(first)}", found=x[first])
     return x
 
 
 def _checked_labels(name: str, key: str, y: np.ndarray) -> np.ndarray:
+    wrong = functools.partial(InputError, file=name, key=key)
     if y.ndim != 1:
         hint = "save y.argmax(-1)" if y.ndim == 2 else None
-        raise InputError(
-            "wrong shape", file=name, key=key, expected="(examples,)", found=y.shape,
-            hint=hint,
-        )  # fmt: skip
+        raise wrong("wrong shape", expected="(examples,)", found=y.shape, hint=hint)
     if y.dtype.kind not in "ui":
-        raise InputError(
-            "labels are not class numbers", file=name, key=key, expected="integers",
-            found=y.dtype, hint="save y.astype(int)",
-        )  # fmt: skip
-    if len(y) and (y.min() < 0 or y.max() >= 2**31):
-        index = int(np.flatnonzero((y < 0) | (y >= 2**31))[0])
-        raise InputError(
-            "label out of range", file=name, key=f"{key}[{index}]",
-            expected="0 or more", found=y[index],
-        )  # fmt: skip
+        problem, hint = "labels are not class numbers", "save y.astype(int)"
+        raise wrong(problem, expected="integers", found=y.dtype, hint=hint)
+    out_of_range = (y < 0) | (y >= 2**31)
+    if out_of_range.any():
+        index = int(out_of_range.argmax())
+        key = f"{key}[{index}]"
+        raise wrong("label out of range", key=key, expected="0 or more", found=y[index])
     return y.astype(np.int32)
 
 
 def _check_range(name: str, key: str, y: np.ndarray, classes: int) -> None:
-    if len(y) and y.max() >= classes:
-        index = int(np.flatnonzero(y >= classes)[0])
+    if (y >= classes).any():
+        index = int((y >= classes).argmax())
         raise InputError(
             "label out of range", file=name, key=f"{key}[{index}]",
             expected=f"0 to {classes - 1}", found=y[index],

@@ -1,0 +1,137 @@
+"""Mistakes with files, folders and checkpoints."""
+
+from __future__ import annotations
+
+import os
+
+from linsey.errors.base import LinseyError
+
+
+class InputError(LinseyError):
+    """A file, a folder, an array in it or an option cannot be used.
+
+    The message is one line: where, what is wrong, what was expected, what was found,
+    and what to do. Each part is an attribute too, so that a program can word the
+    advice in its own terms.
+
+    Args:
+        problem: what is wrong, as a short clause.
+        file: the file or folder that holds it.
+        key: the option, array, field or row inside that file.
+        expected: what would have been right.
+        found: what was there; the attribute is called `actual`, since `found` is the
+            whole message in the errors of linsey.
+        hint: what the user can do, as an imperative.
+
+    Example:
+        >>> print(InputError("label out of range", file="a.npz", key="y[7]",
+        ...                  expected="0 to 9", found=12, hint="count from 0"))
+        a.npz: y[7]: label out of range: expected 0 to 9, found 12 (count from 0)
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        file: str | os.PathLike[str] | None = None,
+        key: str | None = None,
+        expected: object = None,
+        found: object = None,
+        hint: str | None = None,
+    ) -> None:
+        self.problem = problem
+        self.file = None if file is None else os.fspath(file)
+        self.key = key
+        self.expected = None if expected is None else str(expected)
+        self.actual = None if found is None else str(found)
+        self.hint = hint
+        super().__init__(" ".join(self._line().split()))
+
+    def with_hint(self, hint: str) -> InputError:
+        """Return the same error with other advice."""
+        return InputError(
+            self.problem,
+            file=self.file,
+            key=self.key,
+            expected=self.expected,
+            found=self.actual,
+            hint=hint,
+        )
+
+    def _line(self) -> str:
+        where = [part for part in (self.file, self.key) if part]
+        line = ": ".join([*where, self.problem])
+        facts = []
+        if self.expected is not None:
+            facts.append(f"expected {self.expected}")
+        if self.actual is not None:
+            facts.append(f"found {self.actual}")
+        if facts:
+            line += ": " + ", ".join(facts)
+        return f"{line} ({self.hint})" if self.hint else line
+
+
+class AlreadyExistsError(LinseyError):
+    """The file to be written exists already."""
+
+    def __init__(self, path: object) -> None:
+        super().__init__(
+            f'Trying overwrite an existing file: "{path}".',
+            "Nothing is overwritten unless that is asked for.",
+            "Pass `overwrite=True`, or write to another path.",
+        )
+
+
+class InvalidCheckpointError(LinseyError, ValueError):
+    """The folder holds a checkpoint of the step to be saved, or of a later one."""
+
+    def __init__(self, path: object, step: object) -> None:
+        super().__init__(
+            f'Trying to save an outdated checkpoint at step: "{step}" and path: '
+            f'"{path}".',
+            "The folder holds a checkpoint of this or of a later step.",
+            "Pass `overwrite=True` to replace the later ones, or use another folder.",
+        )
+
+
+class MPACheckpointingRequiredError(LinseyError):
+    """Arrays sharded over several processes are saved without a manager for them."""
+
+    def __init__(self, path: object, step: object) -> None:
+        super().__init__(
+            f'Checkpoint failed at step: "{step}" and path: "{path}": Target contains '
+            "a multiprocess array should be saved/restored with a "
+            "GlobalAsyncCheckpointManager.",
+            "No process holds the whole of such an array.",
+            "Pass `gda_manager=`, or use the Orbax checkpointer.",
+        )
+
+
+class MPARestoreTargetRequiredError(LinseyError):
+    """Arrays sharded over several processes are restored without a target."""
+
+    def __init__(self, path: object, step: object, key: object = None) -> None:
+        at = (
+            ""
+            if key is None
+            else f" This error fired when trying to restore array at {key}."
+        )
+        super().__init__(
+            f'Restore checkpoint failed at step: "{step}" and path: "{path}": '
+            "Checkpoints containing a multiprocess array need to be restored with a "
+            f"target with pre-created arrays.{at}",
+            "The sharding of each array is taken from the array in the target.",
+            "Pass a full target, or `allow_partial_mpa_restoration=True`.",
+        )
+
+
+class MPARestoreDataCorruptedError(LinseyError):
+    """An array sharded over several processes was not written to its end."""
+
+    def __init__(self, step: object, path: object) -> None:
+        super().__init__(
+            f'Restore checkpoint failed at step: "{step}" on multiprocess array at  '
+            f'"{path}": No "commit_success.txt" found on this "_gda" directory.',
+            "The save was stopped before it was complete.",
+            "Restore an earlier step.",
+        )

@@ -1,0 +1,34 @@
+import numpy as np
+
+from linsey.app.dataset import Standardizer, training_batches
+
+
+def test_batches_from_a_step_are_the_rest_of_the_batches():
+    def take(first, count):
+        batches = training_batches(10, 3, 7, first)
+        return [next(batches).tolist() for _ in range(count)]
+
+    whole = take(0, 9)
+    for first in range(9):
+        assert take(first, 9 - first) == whole[first:]
+    for epoch in range(3):
+        seen = sum(whole[3 * epoch : 3 * epoch + 3], [])
+        assert len(set(seen)) == 9
+
+
+def test_standardized_training_part_has_mean_0_and_deviation_1():
+    x = np.random.default_rng(0).normal(5, 3, (50, 4, 4, 2)).astype(np.float32)
+    x[..., 1] = 7  # a channel that does not vary
+    standardize = Standardizer.fit(x)
+    z = standardize(x)
+    np.testing.assert_allclose(z[..., 0].mean(), 0, atol=1e-6)
+    np.testing.assert_allclose(z[..., 0].std(), 1, atol=1e-6)
+    assert not z[..., 1].any()
+    again = Standardizer.from_json(standardize.to_json())
+    assert again(x).tobytes() == z.tobytes()
+
+
+def test_standardizer_does_not_overflow_on_large_integers():
+    x = np.full((4, 2), 2**62, np.int64)
+    x[0] = 0
+    assert np.isfinite(Standardizer.fit(x)(x)).all()
