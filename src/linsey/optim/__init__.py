@@ -12,6 +12,8 @@ The rules are computed by optax, states are stored as they always were, and both
 to plain optax are open: `OptimizerDef.to_optax`, `from_optax`, `to_train_state`.
 """
 
+import sys
+
 try:
     import optax as _optax  # noqa: F401
 except ModuleNotFoundError as error:
@@ -62,6 +64,10 @@ from linsey.optim.optax_bridge import (
 from linsey.optim.rmsprop import RMSProp
 from linsey.optim.sgd import GradientDescent
 from linsey.optim.weight_norm import WeightNorm
+
+# Old pickles name the files in which the classes of `base` stood before.
+for _file in ("definition", "multi", "optimizer", "replicated"):
+    sys.modules[f"{__name__}.{_file}"] = base
 
 __all__ = [
     "AdaBelief",
