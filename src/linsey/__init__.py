@@ -11,53 +11,68 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from linsey.version import __version__
 
-if TYPE_CHECKING:
-    from linsey import (
-        config,
-        configurations,
-        core,
-        errors,
-        ids,
-        linen,
-        ops,
-        serialization,
-        struct,
-        traceback_util,
-        training,
-        traverse_util,
-        typing,
-        version,
-    )
-
 _SUBMODULES = {m.name for m in pkgutil.iter_modules(__path__) if m.name[0] != "_"}
 
+# Every public submodule; a test compares the list with the files. `app` is the command.
 __all__ = [
     "__version__",
+    "compat",
     "config",
     "configurations",
     "core",
+    "cursor",
     "errors",
     "ids",
+    "io",
+    "jax_utils",
     "linen",
+    "metrics",
     "ops",
+    "optim",
     "serialization",
     "struct",
     "traceback_util",
     "training",
     "traverse_util",
+    "treex",
     "typing",
     "version",
 ]
 
+if TYPE_CHECKING:
+    from linsey import (
+        compat,
+        config,
+        configurations,
+        core,
+        cursor,
+        errors,
+        ids,
+        io,
+        jax_utils,
+        linen,
+        metrics,
+        ops,
+        optim,
+        serialization,
+        struct,
+        traceback_util,
+        training,
+        traverse_util,
+        treex,
+        typing,
+        version,
+    )
+else:
 
-def __getattr__(name: str) -> Any:
-    if name in _SUBMODULES:
-        return importlib.import_module(f"linsey.{name}")
-    raise AttributeError(f"module 'linsey' has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        if name in _SUBMODULES:
+            return importlib.import_module(f"linsey.{name}")
+        raise AttributeError(f"module 'linsey' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -43,6 +43,7 @@ class Config:
     """
 
     if TYPE_CHECKING:
+        _names: list[str]
         filter_frames: bool
         profile: bool
         use_orbax_checkpointing: bool
@@ -50,6 +51,7 @@ class Config:
         return_frozendict: bool
         fix_rng_separator: bool
 
+        # Flags with a prefix, and those that programs define.
         def __getattr__(self, name: str) -> Any: ...
 
     def __init__(self) -> None:
@@ -80,7 +82,7 @@ class Config:
     def _set(self, name: str, value: object) -> None:
         self.__dict__.update({prefix + name: value for prefix in PREFIXES})
 
-    def update(self, name_or_holder: str | Named, value: Any, /) -> None:
+    def update(self, name_or_holder: str | Named, value: object, /) -> None:
         """Sets a flag for the rest of the process.
 
         Args:
@@ -196,6 +198,17 @@ define_bool("return_frozendict", False)
 define_bool("fix_rng_separator", False)
 
 
-def __getattr__(name: str) -> Any:
-    """Lets this module stand for `config`, as `flax.config` is the object."""
-    return getattr(config, name)
+# `flax.config` is the object, so this module stands for `config`.
+if TYPE_CHECKING:
+    update = config.update
+    temp_flip_flag = config.temp_flip_flag
+    filter_frames: bool
+    profile: bool
+    use_orbax_checkpointing: bool
+    preserve_adopted_names: bool
+    return_frozendict: bool
+    fix_rng_separator: bool
+else:
+
+    def __getattr__(name: str) -> object:
+        return getattr(config, name)

@@ -16,7 +16,7 @@ are imported when one of them is asked for.
 # ruff: noqa: F403 (each file holds nothing but its errors)
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from linsey.errors.base import (
     ArgumentTypeError,
@@ -101,14 +101,16 @@ if TYPE_CHECKING:
 _LATER = ("attention", "layers", "norms", "sharding", "treex")
 
 
-def __getattr__(name: str) -> Any:
-    if name.endswith("Error"):  # else the name of a file would import all of them
-        for file in _LATER:
-            found = vars(importlib.import_module(f"{__name__}.{file}")).get(name)
-            if found is not None:
-                globals()[name] = found
-                return found
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # type checkers would take every name for an error
+
+    def __getattr__(name: str) -> object:
+        if name.endswith("Error"):  # else the name of a file would import all of them
+            for file in _LATER:
+                found = vars(importlib.import_module(f"{__name__}.{file}")).get(name)
+                if found is not None:
+                    globals()[name] = found
+                    return found
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -7,21 +7,13 @@ dtype rule is looked up.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
 
 from linsey.typing import Dtype
-
-
-class PromoteDtypeFn(Protocol):
-    """A function that brings the arrays of a layer to one dtype."""
-
-    def __call__(
-        self, *args: Any, dtype: Dtype | None = None, inexact: bool = True
-    ) -> list[Any]:
-        """Converts arrays like `promote_dtype`."""
+from linsey.typing import PromoteDtypeFn as PromoteDtypeFn
 
 
 def canonicalize_dtype(

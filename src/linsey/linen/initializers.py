@@ -5,7 +5,9 @@ everywhere in JAX.
 """
 
 from jax.nn.initializers import *  # noqa: F403
-from jax.nn.initializers import Initializer, ones, zeros
+from jax.nn.initializers import Initializer as Initializer
+from jax.nn.initializers import ones as ones
+from jax.nn.initializers import zeros as zeros
 
 
 def zeros_init() -> Initializer:
