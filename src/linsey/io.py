@@ -2,7 +2,7 @@
 
 The functions are those of the standard library, or of `tensorflow.io.gfile` in the mode
 `BackendMode.TF`, which reads and writes paths such as `gs://bucket/file`. TensorFlow is
-imported when that mode is set, not before.
+imported only when that mode is set.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-from linsey.errors import AlreadyExistsError
+from linsey.errors import AlreadyExistsError, OptionError
 
 __all__ = [
     "BackendMode",
@@ -50,17 +50,18 @@ io_mode = BackendMode.DEFAULT
 
 
 def set_mode(override: BackendMode) -> None:
-    """Chooses what reads and writes files from now on.
+    """Choose what reads and writes files from now on.
 
     Raises:
-        ValueError: there is no such mode.
-        ImportError: TensorFlow is asked for and not installed.
+        OptionError: if there is no such mode.
+        ImportError: if TensorFlow is needed and not installed.
     """
     global io_mode
     if not isinstance(override, BackendMode):
-        raise ValueError(
-            f"Unknown IO Backend Mode. Found {override!r}.\n"
-            "Write `set_mode(BackendMode.DEFAULT)` or `set_mode(BackendMode.TF)`."
+        raise OptionError(
+            f"Unknown IO Backend Mode. Found {override!r}.",
+            "A mode is one of those that `BackendMode` lists.",
+            "Write `set_mode(BackendMode.DEFAULT)` or `set_mode(BackendMode.TF)`.",
         )
     if override is BackendMode.TF:
         _gfile()
@@ -69,7 +70,7 @@ def set_mode(override: BackendMode) -> None:
 
 @contextlib.contextmanager
 def override_mode(override: BackendMode) -> Iterator[None]:
-    """Chooses what reads and writes files in a `with` block.
+    """Choose what reads and writes files in a `with` block.
 
     Example:
         >>> with override_mode(BackendMode.DEFAULT):
@@ -99,7 +100,7 @@ def _is_remote() -> bool:
 
 
 def GFile(name: Path, mode: str) -> Any:  # noqa: N802 (the name that programs use)
-    """Opens a file.
+    """Open a file.
 
     Args:
         name: its path.
@@ -114,30 +115,30 @@ def GFile(name: Path, mode: str) -> Any:  # noqa: N802 (the name that programs u
 
 
 def listdir(path: Path) -> list[str]:
-    """Lists the names in a folder."""
+    """List the names in a folder."""
     return _gfile().listdir(path) if _is_remote() else os.listdir(path)
 
 
 def isdir(path: Path) -> bool:
-    """Says whether a path is a folder."""
+    """Return whether a path is a folder."""
     return _gfile().isdir(path) if _is_remote() else os.path.isdir(path)
 
 
 def exists(path: Path) -> bool:
-    """Says whether there is a file or folder."""
+    """Return whether there is a file or folder."""
     return _gfile().exists(path) if _is_remote() else os.path.exists(path)
 
 
 def getsize(path: Path) -> int:
-    """Returns the size of a file, in bytes."""
+    """Return the size of a file, in bytes."""
     return _gfile().stat(path).length if _is_remote() else os.path.getsize(path)
 
 
 def copy(src: Path, dst: Path, overwrite: bool = False) -> None:
-    """Copies a file.
+    """Copy a file.
 
     Raises:
-        AlreadyExistsError: the destination exists, and may not be overwritten.
+        AlreadyExistsError: if the destination exists and `overwrite` is `False`.
     """
     _check_free(dst, overwrite)
     if _is_remote():
@@ -147,10 +148,10 @@ def copy(src: Path, dst: Path, overwrite: bool = False) -> None:
 
 
 def rename(src: Path, dst: Path, overwrite: bool = False) -> None:
-    """Renames a file or folder.
+    """Rename a file or folder.
 
     Raises:
-        AlreadyExistsError: the destination exists, and may not be overwritten.
+        AlreadyExistsError: if the destination exists and `overwrite` is `False`.
     """
     _check_free(dst, overwrite)
     if _is_remote():
@@ -165,12 +166,12 @@ def _check_free(path: Path, overwrite: bool) -> None:
 
 
 def glob(pattern: str) -> list[str]:
-    """Lists the paths that match a pattern."""
+    """List the paths that match a pattern."""
     return _gfile().glob(pattern) if _is_remote() else glob_module.glob(pattern)
 
 
 def makedirs(path: Path) -> None:
-    """Makes a folder, and those above it, where they do not exist."""
+    """Make a folder and its parents, where they do not exist."""
     if _is_remote():
         _gfile().makedirs(path)
     else:
@@ -178,10 +179,10 @@ def makedirs(path: Path) -> None:
 
 
 def rmtree(path: Path) -> None:
-    """Removes a folder and all that is in it."""
+    """Remove a folder and everything in it."""
     _gfile().rmtree(path) if _is_remote() else shutil.rmtree(path)
 
 
 def remove(path: Path) -> None:
-    """Removes a file."""
+    """Remove a file."""
     _gfile().remove(path) if _is_remote() else os.remove(path)
