@@ -13,61 +13,36 @@ import importlib
 import pkgutil
 from typing import TYPE_CHECKING
 
-from linsey.version import __version__
+from linsey.version import __version__ as __version__
 
 _SUBMODULES = {m.name for m in pkgutil.iter_modules(__path__) if m.name[0] != "_"}
 
-# Every public submodule; a test compares the list with the files. `app` is the command.
-__all__ = [
-    "__version__",
-    "compat",
-    "config",
-    "configurations",
-    "core",
-    "cursor",
-    "errors",
-    "ids",
-    "io",
-    "jax_utils",
-    "linen",
-    "metrics",
-    "ops",
-    "optim",
-    "serialization",
-    "struct",
-    "traceback_util",
-    "training",
-    "traverse_util",
-    "treex",
-    "typing",
-    "version",
-]
+_COMMAND = {"app"}  # what the command `linsey` is made of: users run it
 
 if TYPE_CHECKING:
-    from linsey import (
-        compat,
-        config,
-        configurations,
-        core,
-        cursor,
-        errors,
-        ids,
-        io,
-        jax_utils,
-        linen,
-        metrics,
-        ops,
-        optim,
-        serialization,
-        struct,
-        traceback_util,
-        training,
-        traverse_util,
-        treex,
-        typing,
-        version,
-    )
+    from linsey import compat as compat
+    from linsey import config as config
+    from linsey import configurations as configurations
+    from linsey import core as core
+    from linsey import cursor as cursor
+    from linsey import errors as errors
+    from linsey import ids as ids
+    from linsey import io as io
+    from linsey import jax_utils as jax_utils
+    from linsey import linen as linen
+    from linsey import metrics as metrics
+    from linsey import ops as ops
+    from linsey import optim as optim
+    from linsey import serialization as serialization
+    from linsey import struct as struct
+    from linsey import traceback_util as traceback_util
+    from linsey import training as training
+    from linsey import traverse_util as traverse_util
+    from linsey import treex as treex
+    from linsey import typing as typing
+    from linsey import version as version
 else:
+    __all__ = ["__version__", *sorted(_SUBMODULES - _COMMAND)]
 
     def __getattr__(name: str) -> object:
         if name in _SUBMODULES:

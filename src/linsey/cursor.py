@@ -300,15 +300,6 @@ class Cursor(Generic[A]):
     def __str__(self) -> str:
         return str(self._value())
 
-    def __len__(self) -> int:
-        return len(self._value())
-
-    def __bool__(self) -> bool:
-        return bool(self._value())
-
-    def __contains__(self, item: object) -> bool:
-        return item in self._value()
-
     def __round__(self, *args: int) -> Any:
         return round(self._value(), *args)
 
@@ -320,6 +311,9 @@ class Cursor(Generic[A]):
 
     __hash__ = None  # type: ignore[assignment]  # equal values, mutable contents
 
+    __len__ = _unary(len)
+    __bool__ = _unary(bool)
+    __contains__ = _binary(operator.contains)
     __neg__ = _unary(operator.neg)
     __pos__ = _unary(operator.pos)
     __abs__ = _unary(operator.abs)

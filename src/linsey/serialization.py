@@ -323,9 +323,7 @@ class _MsgpackExtType(enum.IntEnum):
 def _array_to_bytes(value: np.ndarray | np.generic | jax.Array) -> bytes:
     import msgpack
 
-    if isinstance(value, jax.Array) and jax.dtypes.issubdtype(
-        value.dtype, jax.dtypes.extended
-    ):
+    if not isinstance(value.dtype, np.dtype):  # such as that of random keys
         raise _nameless(value.dtype)
     array = np.asarray(value)
     if array.dtype.hasobject or array.dtype.fields:
