@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -44,6 +45,24 @@ def environment(read: Callable[[str], object], text: str) -> object:
         patch.setenv("SOME_FLAG", text)
         return read("SOME_FLAG")
 
+
+class Single(NamedTuple):
+    first: int
+
+
+class Node(struct.PyTreeNode):
+    weight: float
+
+
+def restore(target: object, state: object) -> object:
+    return serialization.from_state_dict({"layers": target}, {"layers": state})
+
+
+def find(wanted: int) -> object:
+    return cursor.cursor({"a": 1, "b": {"c": 1}}).find(lambda path, x: x == wanted)
+
+
+MISMATCH = (errors.StateDictMismatchError, ValueError)
 
 # What the user writes, the kind of error, and the builtin class that catches it.
 PROGRAMS: dict[str, tuple[Callable[[], object], type[errors.LinseyError], type]] = {
@@ -127,6 +146,34 @@ PROGRAMS: dict[str, tuple[Callable[[], object], type[errors.LinseyError], type]]
         errors.ArgumentTypeError,
         TypeError,
     ),
+    "a missing key": (lambda: restore({"a": 1, "b": 2}, {"a": 1}), *MISMATCH),
+    "a value for a dictionary": (lambda: restore({"a": 1}, 3), *MISMATCH),
+    "a list of another size": (lambda: restore([1, 2], {"0": 1}), *MISMATCH),
+    "a list with other items": (lambda: restore([1, 2], {"0": 1, "2": 2}), *MISMATCH),
+    "a named tuple with other fields": (
+        lambda: restore(Single(1), {"second": 1}),
+        *MISMATCH,
+    ),
+    "a node with a missing field": (lambda: restore(Node(1.0), {}), *MISMATCH),
+    "a node with an unknown field": (
+        lambda: restore(Node(1.0), {"weight": 1.0, "bias": 0.0}),
+        *MISMATCH,
+    ),
+    "bytes that end too early": (
+        lambda: serialization.from_bytes(None, serialization.to_bytes([1.0])[:-1]),
+        errors.MalformedBytesError,
+        ValueError,
+    ),
+    "a search that finds nothing": (
+        lambda: find(2),
+        errors.CursorFindError,
+        errors.FlaxError,
+    ),
+    "a search that finds two": (
+        lambda: find(1),
+        errors.CursorFindError,
+        errors.FlaxError,
+    ),
     "a node without fields": (
         struct.PyTreeNode,
         errors.UnsupportedError,
@@ -194,6 +241,8 @@ def test_what_the_messages_advise_works():
     assert list(t_identity.tree().iterate({"a": [1, 2]})) == [1, 2]
     assert unflatten_dict(flatten_dict({"a": {"b": 1}})) == {"a": {"b": 1}}
     root = cursor.cursor({"a": 1, "b": 2})
+    assert len(list(root.find_all(lambda path, x: x > 0))) == 2
+    assert serialization.from_bytes(None, serialization.to_bytes([1])) == {"0": 1}
     assert [root[key].build() for key in root.build()] == [1, 2]
     assert root["a"].set(3) == {"a": 3, "b": 2}
     serialization.register_serialization_state(Own, to_state, from_state, override=True)
