@@ -83,19 +83,16 @@ def cursor(obj: A) -> Cursor[A]:
     return Cursor(obj, None)
 
 
-def _unary(function: Callable[[Any], object]) -> Callable[[Cursor[A]], Any]:
+# Not every type checker binds a callable with a precise signature to `self`.
+def _unary(function: Callable[[Any], object]) -> Callable[..., Any]:
     return lambda self: function(self._value())
 
 
-def _binary(
-    function: Callable[[Any, Any], object],
-) -> Callable[[Cursor[A], object], Any]:
+def _binary(function: Callable[[Any, Any], object]) -> Callable[..., Any]:
     return lambda self, other: function(self._value(), _value_of(other))
 
 
-def _swapped(
-    function: Callable[[Any, Any], object],
-) -> Callable[[Cursor[A], object], Any]:
+def _swapped(function: Callable[[Any, Any], object]) -> Callable[..., Any]:
     return lambda self, other: function(_value_of(other), self._value())
 
 

@@ -104,7 +104,7 @@ class OptimizerDef:
 
     def apply_param_gradient(
         self,
-        step: jax.Array | int,
+        step: Any,
         hyper_params: Any,
         param: jax.Array,
         state: Any,
@@ -126,7 +126,7 @@ class OptimizerDef:
 
     def apply_leaves(
         self,
-        step: jax.Array | int,
+        step: Any,
         hyper_params: Any,
         params: list[jax.Array],
         states: list[Any],

@@ -131,7 +131,7 @@ class OptaxDefinition(OptimizerDef):
 
     def apply_param_gradient(  # noqa: D102
         self,
-        step: jax.Array | int,
+        step: Any,
         hyper_params: Any,
         param: jax.Array,
         state: Any,
@@ -144,7 +144,7 @@ class OptaxDefinition(OptimizerDef):
 
     def apply_leaves(  # noqa: D102
         self,
-        step: jax.Array | int,
+        step: Any,
         hyper_params: Any,
         params: list[jax.Array],
         states: list[Any],

@@ -67,6 +67,25 @@ class State(TrainState):
     batch_stats: Any
 
 
+class Sign(optim.OptimizerDef):
+    def init_param_state(self, param: jax.Array) -> tuple[()]:
+        return ()
+
+    def apply_param_gradient(
+        self,
+        step: jax.Array,
+        hyper_params: Extremes,
+        param: jax.Array,
+        state: tuple[()],
+        grad: jax.Array,
+    ) -> tuple[jax.Array, tuple[()]]:
+        return param - hyper_params.least * jnp.sign(grad), state
+
+
+class Clipped(optim.Adam):
+    pass
+
+
 def modules(key: jax.Array) -> jax.Array:
     model = Block(features=3, name="block", parent=None)
     Block(3, norm=False, name="other")
@@ -107,6 +126,8 @@ def optimizers(params: Any, grads: Any) -> optim.Optimizer:
     optimizer = optim.Adam(learning_rate=1e-3, beta1=0.8).create(params)
     optimizer = optimizer.apply_gradient(grads, learning_rate=1e-2)
     optimizer = optimizer.replace(target=params)
+    Sign(Extremes(total=0.0)).create(params).apply_gradient(grads)
+    Clipped(0.1, eps=1e-6).to_optax(learning_rate=optax.constant_schedule(0.1))
     optim.LAMB(0.1, 0.9)
     optim.Adafactor(0.1, dtype_momentum=jnp.bfloat16)
     return optimizer
@@ -126,7 +147,11 @@ def modules_of_linsey() -> None:
     linsey.linen.Dense(3)
     linsey.optim.Adam(0.1)
     linsey.treex.Linear(3)
-    linsey.cursor.cursor({})
+    c = linsey.cursor.cursor({"a": 1})
+    c["a"] += 1
+    c["b"]["c"] = 3 * c["a"]
+    assert len(c) and 3 - c["a"] < 4 and "a" in c
+    c.build()
     linsey.core.nn.dense  # noqa: B018
     linsey.config.config.update("profile", True)
     config.update("profile", False)

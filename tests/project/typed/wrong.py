@@ -33,6 +33,10 @@ class State(TrainState):
     batch_stats: Any
 
 
+class Clipped(optim.Adam):
+    pass
+
+
 def names() -> None:
     nn.Dens  # error
     nn.initializers.one  # error
@@ -71,6 +75,7 @@ def training(state: State) -> None:
 def optimizers() -> None:
     optim.Adam(learning_rate=1e-3)
     optim.Adam(learning_rat=1e-3)  # error
+    Clipped(beta="0.1")  # error
     optim.Momentum(nesterov="yes")  # error
     optim.Adan(1e-3)  # error
     optim.Adam(1e-3).create({"w": jnp.ones(3)}).targets  # error
