@@ -78,7 +78,7 @@ class _Package(ModuleType):
 
 
 class _Loader(importlib.abc.Loader):
-    """Returns the module of linsey for one of Flax."""
+    """Loads the module of linsey for one of Flax."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         if spec.name == "flax":
@@ -94,7 +94,7 @@ class _Loader(importlib.abc.Loader):
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds `flax` and what is under it in linsey."""
+    """Finds `flax` and its submodules in linsey."""
 
     def __init__(self, set_aside: dict[str, ModuleType]):
         self.set_aside = set_aside

@@ -208,7 +208,7 @@ define_bool("return_frozendict", False)
 define_bool("fix_rng_separator", False)
 
 
-# `flax.config` is the object, so this module stands for `config`.
+# `flax.config` is the object, so attributes of this module are those of `config`.
 if TYPE_CHECKING:
     update = config.update
     temp_flip_flag = config.temp_flip_flag

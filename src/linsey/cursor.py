@@ -271,7 +271,7 @@ class Cursor(Generic[A]):
             found = found[key] if is_item else getattr(found, str(key))
         return found
 
-    # -- what a cursor can stand for -------------------------------------------------
+    # -- operators: those of the value ------------------------------------------------
 
     def __iter__(self) -> Iterator[Cursor[A]]:
         value = self._value()
@@ -279,7 +279,7 @@ class Cursor(Generic[A]):
             raise UnsupportedError(
                 "__iter__ method only implemented for tuples and lists, not type "
                 f"{type(value)}",
-                "Iterating over a dictionary gives keys, which are not parts of it.",
+                "Iterating over a dictionary yields keys, which are not parts of it.",
                 "Iterate over what it holds: `for key in cursor.build(): cursor[key]`.",
             )
         return (self[index] for index in range(len(value)))

@@ -2,8 +2,7 @@
 
 `to_state_dict` turns a tree of registered types into dictionaries with string keys,
 and `from_state_dict` restores a *target* of the same structure from them: the target
-says which types to build, the state dict what they hold. A value of any other type is a
-leaf. `to_bytes` and `from_bytes` add MessagePack, in the format of Flax: either library
+determines the types, the state dict the values. A value of any other type is a leaf. `to_bytes` and `from_bytes` add MessagePack, in the format of Flax: either library
 reads the bytes of the other.
 
 Example:
@@ -167,7 +166,7 @@ def from_state_dict(target: object, state: object, name: str = ".") -> Any:
 
     Args:
         target: a tree with the structure and types wanted; it is not changed.
-        state: what `to_state_dict` gave for such a tree.
+        state: what `to_state_dict` returned for such a tree.
         name: the name of `target` in error messages.
 
     Returns:
@@ -334,7 +333,7 @@ def _array_to_bytes(value: np.ndarray | np.generic | jax.Array) -> bytes:
             "Store a list of objects, or a dictionary with one array for each field.",
         )
     if array.dtype.byteorder == ">":
-        # The name of a dtype does not tell its byte order.
+        # The name of a dtype does not include its byte order.
         array = array.astype(array.dtype.newbyteorder("<"))
     if not _is_named(array.dtype):
         raise _nameless(array.dtype)

@@ -188,7 +188,7 @@ def path_aware_map(
 class Traversal(abc.ABC):
     """Some values inside a structure, without the structure.
 
-    A subclass says how to `update` and how to `iterate`.
+    A subclass defines `update` and `iterate`.
     """
 
     @abc.abstractmethod

@@ -76,7 +76,7 @@ PRNGKey = jax.Array
 RNGSequences = dict[str, PRNGKey]
 """A random key for each stream of random numbers, by the name of the stream."""
 Dtype = DTypeLike
-"""A dtype, or what stands for one."""
+"""A dtype, or a value that NumPy converts to one."""
 Shape = Sequence[int]
 """The size of each axis."""
 PRNGFoldable = int | str
@@ -162,7 +162,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> object:
-        """Find the names that come from `linsey.core`, which stands above this file."""
+        """Find the names that come from `linsey.core`, which is one floor up."""
         if name not in ("FrozenDict", "FrozenVariableDict"):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from linsey.core.frozen_dict import FrozenDict

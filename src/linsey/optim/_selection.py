@@ -28,7 +28,7 @@ def select(traversals: Sequence[Traversal], params: object) -> list[list[int]]:
     paths = [path for path, _ in jax.tree.leaves_with_path(params)]
     matches: list[list[int]] = [[] for _ in paths]
     for i, traversal in enumerate(traversals):
-        # By path and not by structure: a traversal may give plain dictionaries where
+        # By path and not by structure: a traversal may return plain dictionaries where
         # the parameters have frozen ones.
         marked = jax.tree.leaves_with_path(traversal.update(_mark, params))
         marks = {path: mark for path, mark in marked if isinstance(mark, _Mark)}
@@ -56,7 +56,7 @@ def select(traversals: Sequence[Traversal], params: object) -> list[list[int]]:
 
 
 class _Mark:
-    """Stands for a leaf that a traversal has selected.
+    """Replaces a leaf that a traversal has selected.
 
     Filters further on see the leaf's own attributes, such as its dtype.
     """
@@ -76,7 +76,7 @@ def _mark(leaf: object) -> object:
 
 
 def masked(params: object, tree: object, selected: Sequence[int]) -> object:
-    """Return a tree without what belongs to other leaves than the selected ones."""
+    """Return a tree in which all but the selected leaves are masked."""
     treedef = jax.tree.structure(params)
     own = set(selected)
     return treedef.unflatten(

@@ -32,7 +32,7 @@ class _AdadeltaParamState:
 
 
 class Adadelta(OptaxDefinition):
-    """Gives the step the units of the parameter.
+    """Scales the gradient so that a step has the units of the parameter.
 
         sq_avg = rho * sq_avg + (1 - rho) * grad**2
         d = sqrt(acc_delta + eps) / sqrt(sq_avg + eps) * grad

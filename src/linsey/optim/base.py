@@ -59,7 +59,7 @@ class OptimizerDef:
     """Base class of optimizer definitions.
 
     A subclass calls this constructor with its hyper-parameters, a `struct.dataclass`,
-    and says how a leaf starts and how it moves.
+    and defines the first state of a leaf and its update.
 
     Args:
         hyper_params: the values that hold unless an update overrides them.
@@ -179,8 +179,8 @@ class OptimizerDef:
         """Return the hyper-parameters with some replaced.
 
         Args:
-            **overrides: new values by name; `hyper_params` is a whole set that takes
-                the place of the defaults, below the other names.
+            **overrides: new values by name; `hyper_params` is a whole set that replaces
+                the defaults before the other names are applied.
 
         Raises:
             HyperParamUnknownError: if there is no hyper-parameter of that name.
@@ -224,7 +224,7 @@ class OptimizerDef:
     def restore_state(
         self, target: T, state: OptimizerState, state_dict: object
     ) -> tuple[T, OptimizerState]:
-        """Return parameters and state from what `state_dict` gave.
+        """Return parameters and state from what `state_dict` returned.
 
         Args:
             target: parameters with the structure wanted.
@@ -435,7 +435,7 @@ class Optimizer(struct.PyTreeNode):
         """Return an optimizer like this one with the contents of a state dict.
 
         Args:
-            state: what `state_dict` gave, here or in Flax before 0.6.
+            state: what `state_dict` returned, here or in Flax before 0.6.
 
         Raises:
             OptimizerStateDictError: if the target or a parameter is missing.
@@ -631,8 +631,8 @@ class MultiOptimizer(OptimizerDef):
         """Return the list of hyper-parameters with some replaced in each.
 
         Args:
-            **overrides: new values by name; `hyper_params` is a list that takes the
-                place of the defaults.
+            **overrides: new values by name; `hyper_params` is a list that replaces
+                the defaults.
         """
         hyper_params = overrides.pop("hyper_params", self.hyper_params)
         self._check_count(hyper_params)

@@ -1,8 +1,8 @@
-"""The way from this package to optax, and back.
+"""Conversion from this package to optax, and back.
 
-`OptimizerDef.to_optax` gives the gradient transformation of a definition. Here are the
-other direction, `from_optax`, and the conversion of what is trained: an `Optimizer`, or
-a stored one, into a `TrainState` and the reverse.
+`OptimizerDef.to_optax` returns the gradient transformation of a definition. Here are
+the other direction, `from_optax`, and the conversion of trained state: of an
+`Optimizer`, or a stored one, to a `TrainState` and back.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class OptaxOptimizer(OptimizerDef):
         if not overrides:
             return opt_state
         known = dict(getattr(opt_state, "hyperparams", {}))
-        # What a schedule gives would be computed anew, whatever stands there.
+        # The value of a schedule would be computed anew, so setting it has no effect.
         for name in getattr(opt_state, "hyperparams_states", {}):
             known.pop(name, None)
         unknown = [name for name in overrides if name not in known]
@@ -131,15 +131,15 @@ def to_train_state(
     cls: type[S] = TrainState,
     **fields: object,
 ) -> S:
-    """Return the `TrainState` that goes on training where an optimizer is.
+    """Return the `TrainState` that continues the training of an optimizer.
 
-    Step, parameters and the state of each leaf are taken over.
+    It has the same step, parameters and state of each leaf.
 
     Args:
         optimizer: parameters, state and definition.
         apply_fn: usually `model.apply`.
         hyper_params: what differs from the definition's defaults, such as a learning
-            rate that was given at each update; it may be a schedule.
+            rate that was passed to each update; it may be a schedule.
         cls: the class to make, if it has further fields.
         **fields: their values, such as `batch_stats`.
 
@@ -167,10 +167,10 @@ def to_train_state(
 def from_train_state(
     state: TrainState, definition: OptimizerDef, **overrides: object
 ) -> Optimizer:
-    """Return the optimizer that goes on training where a `TrainState` is.
+    """Return the optimizer that continues the training of a `TrainState`.
 
     Args:
-        state: its `tx` is `definition.to_optax(**overrides)`, or makes a state of the
+        state: its `tx` is `definition.to_optax(**overrides)`, or has a state of the
             same structure.
         definition: the algorithm.
         **overrides: hyper-parameters that differ from the defaults there.
@@ -194,9 +194,9 @@ def restore_train_state(
     """Return a `TrainState` from the checkpoint of an optimizer, old or new.
 
     Args:
-        checkpoint: what `to_bytes(optimizer)` or `to_state_dict(optimizer)` gave,
+        checkpoint: what `to_bytes(optimizer)` or `to_state_dict(optimizer)` returned,
             here or in Flax before 0.6: `{"target": ..., "state": ...}`.
-        definition: the algorithm it was trained with; a checkpoint does not tell.
+        definition: the algorithm it was trained with, which a checkpoint does not hold.
         apply_fn: usually `model.apply`.
         target: parameters with the structure wanted. If `None`, the nested
             dictionaries of the checkpoint.

@@ -35,7 +35,7 @@ D = TypeVar("D", bound=OptimizerDef)
 Scalar = float | jax.Array
 """A hyper-parameter: a number, traced or not."""
 LearningRate = Scalar | optax.Schedule | None
-"""A learning rate, or a function of the step; `None` if each update gives its own."""
+"""A learning rate, or a function of the step; `None` if each update passes its own."""
 Columns = dict[str, Any]
 """For each field of the per-leaf state, its values for all leaves: a list or a tree."""
 
@@ -109,7 +109,7 @@ class Stage(NamedTuple):
 class OptaxDefinition(OptimizerDef):
     """Base class of the definitions whose rule optax computes.
 
-    A subclass says what the state of a leaf is, and its stages.
+    A subclass declares the state of a leaf, `param_state`, and its `stages`.
     """
 
     param_state: ClassVar[Callable[..., Any] | None] = None

@@ -1,4 +1,4 @@
-"""The step and the state of every leaf: what an optimizer remembers.
+"""The step and the state of every leaf: all that an optimizer stores beside parameters.
 
 There is one state object for each leaf, hundreds in a large model, and jax would
 flatten and rebuild each of them at every call of a compiled step. So as a pytree an
@@ -69,7 +69,7 @@ def _flatten(state: OptimizerState) -> tuple[tuple[object, ...], Structure]:
         return (state.step, *values["_leaves"]), values["_structure"]
     structure = values.get("_structure")
     if structure is not None:
-        # What stands for leaves may be trees or None, as in a specification of axes;
+        # In place of leaves there may be trees or None, as in a specification of axes;
         # the structure is the same whether or not somebody has read the tree.
         with contextlib.suppress(ValueError, TypeError):
             leaves = structure[0].flatten_up_to(state.param_states)
@@ -82,7 +82,7 @@ def _flatten_with_keys(
     state: OptimizerState,
 ) -> tuple[tuple[tuple[jax.tree_util.GetAttrKey, object], ...], Structure]:
     (step, *leaves), structure = _flatten(state)
-    # Numbers have paths, whatever the leaves are at the moment.
+    # Numbers are leaves and have paths, which values such as None have not.
     tree = structure[0].unflatten(range(len(leaves)))
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(tree)]
     keys = [jax.tree_util.GetAttrKey(f"param_states{path}") for path in paths]
