@@ -2,8 +2,9 @@
 
 `to_state_dict` turns a tree of registered types into dictionaries with string keys,
 and `from_state_dict` restores a *target* of the same structure from them: the target
-determines the types, the state dict the values. A value of any other type is a leaf. `to_bytes` and `from_bytes` add MessagePack, in the format of Flax: either library
-reads the bytes of the other.
+determines the types, the state dict the values. A value of any other type is a leaf.
+`to_bytes` and `from_bytes` add MessagePack, in the format of Flax: either library reads
+the bytes of the other.
 
 Example:
     >>> import numpy as np

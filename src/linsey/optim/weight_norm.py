@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import PyTreeDef
 
 from linsey import struct
 from linsey.optim._selection import gradients_of
@@ -19,6 +18,7 @@ __all__ = ["WeightNorm"]
 
 T = TypeVar("T")
 
+Pair = dict[str, Any]
 Scale = jax.Array | tuple[()]
 """The scale of a leaf; `()` if the leaf is updated as it is."""
 
@@ -95,17 +95,17 @@ class WeightNorm(OptimizerDef):
         return self.hyper_params.replace(inner=inner, **own)
 
     def init_state(self, params: object) -> OptimizerState:  # noqa: D102
-        leaves, treedef = jax.tree.flatten(params)
         eps = self.hyper_params.wn_eps
-        parts = [_split(as_array(leaf), eps) for leaf in leaves]
-        directions, scales = [part[0] for part in parts], [part[1] for part in parts]
-        inner = self.wrapped_optimizer.init_state(_pair(treedef, directions, scales))
-        return _state_by_leaf(treedef, inner, directions, scales)
+        parts = jax.tree.map(lambda leaf: _split(as_array(leaf), eps), params)
+        direction = jax.tree.map(lambda _, part: part[0], params, parts)
+        scale = jax.tree.map(lambda _, part: part[1], params, parts)
+        pair = {"direction": direction, "scale": scale}
+        return _state_by_leaf(params, self.wrapped_optimizer.init_state(pair), pair)
 
     def apply_gradient(  # noqa: D102
         self, hyper_params: Any, params: T, state: OptimizerState, grads: object
     ) -> tuple[T, OptimizerState]:
-        leaves, treedef = jax.tree.flatten(params)
+        treedef = jax.tree.structure(params)
         states = treedef.flatten_up_to(state.param_states)
         decay, eps = hyper_params.wn_decay, hyper_params.wn_eps
         directions = [as_array(state.direction) for state in states]
@@ -116,52 +116,42 @@ class WeightNorm(OptimizerDef):
                 gradients_of(treedef, grads), directions, scales, strict=True
             )
         ]
-        inner_states = _pair(
-            treedef,
-            [state.direction_state for state in states],
-            [state.scale_state for state in states],
+
+        def pair(directions: Iterable[object], scales: Iterable[object]) -> Pair:
+            """Return the tree that the other optimizer sees."""
+            return {
+                "direction": treedef.unflatten(directions),
+                "scale": treedef.unflatten(scales),
+            }
+
+        inner_states = pair(
+            (state.direction_state for state in states),
+            (state.scale_state for state in states),
         )
         moved, inner = self.wrapped_optimizer.apply_gradient(
             hyper_params.inner,
-            _pair(treedef, directions, scales),
+            pair(directions, scales),
             OptimizerState(state.step, inner_states),
-            _pair(treedef, [move[0] for move in moves], [move[1] for move in moves]),
+            pair((move[0] for move in moves), (move[1] for move in moves)),
         )
-        directions = treedef.flatten_up_to(moved["direction"])
-        scales = treedef.flatten_up_to(moved["scale"])
-        weights = [
-            like(_weight(direction, scale, eps), as_array(leaf))
-            for direction, scale, leaf in zip(directions, scales, leaves, strict=True)
-        ]
-        new = _state_by_leaf(treedef, inner, directions, scales)
-        return treedef.unflatten(weights), new
+        weights = jax.tree.map(
+            lambda leaf, direction, scale: like(
+                _weight(direction, scale, eps), as_array(leaf)
+            ),
+            *(params, moved["direction"], moved["scale"]),
+        )
+        return weights, _state_by_leaf(params, inner, moved)
 
 
-def _state_by_leaf(
-    treedef: PyTreeDef,
-    inner: OptimizerState,
-    directions: list[jax.Array],
-    scales: list[Scale],
-) -> OptimizerState:
+def _state_by_leaf(params: object, inner: OptimizerState, pair: Pair) -> OptimizerState:
     """Return the state, leaf by leaf, from that of the other optimizer."""
-    states = map(
-        _WeightNormParamState,
-        treedef.flatten_up_to(inner.param_states["direction"]),
-        treedef.flatten_up_to(inner.param_states["scale"]),
-        directions,
-        scales,
+    states = inner.param_states
+    by_leaf = jax.tree.map(
+        lambda _, *parts: _WeightNormParamState(*parts),
+        *(params, states["direction"], states["scale"]),
+        *(pair["direction"], pair["scale"]),
     )
-    return OptimizerState(inner.step, treedef.unflatten(states))
-
-
-def _pair(
-    treedef: PyTreeDef, directions: Iterable[object], scales: Iterable[object]
-) -> dict[str, Any]:
-    """Return the tree that the other optimizer sees."""
-    return {
-        "direction": treedef.unflatten(directions),
-        "scale": treedef.unflatten(scales),
-    }
+    return OptimizerState(inner.step, by_leaf)
 
 
 def _scale(scale: Any) -> Scale:
