@@ -34,8 +34,10 @@ from linsey.optim import lamb as lamb
 from linsey.optim import lars as lars
 from linsey.optim import momentum as momentum
 from linsey.optim import optax_bridge as optax_bridge
+from linsey.optim import optax_definition as optax_definition
 from linsey.optim import rmsprop as rmsprop
 from linsey.optim import sgd as sgd
+from linsey.optim import state as state
 from linsey.optim import weight_norm as weight_norm
 from linsey.optim.adabelief import AdaBelief as AdaBelief
 from linsey.optim.adadelta import Adadelta as Adadelta
