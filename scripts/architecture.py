@@ -1,8 +1,9 @@
 """The floors of the house, and what may import what.
 
 `FLOORS` is the one list of them: the tests check the source against it, and
-`python scripts/architecture.py --write` puts it into CONTRIBUTING.md as a table. Without
-`--write` the command prints the table, and the circles of imports if there are any.
+`python scripts/architecture.py --write` puts it into CONTRIBUTING.md as a table.
+Without `--write` the command prints the table, and the circles of imports if there are
+any.
 """
 
 from __future__ import annotations

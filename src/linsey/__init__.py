@@ -11,53 +11,46 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from linsey.version import __version__
-
-if TYPE_CHECKING:
-    from linsey import (
-        config,
-        configurations,
-        core,
-        errors,
-        ids,
-        linen,
-        ops,
-        serialization,
-        struct,
-        traceback_util,
-        training,
-        traverse_util,
-        typing,
-        version,
-    )
+from linsey.version import __version__ as __version__
 
 _SUBMODULES = {m.name for m in pkgutil.iter_modules(__path__) if m.name[0] != "_"}
 
-__all__ = [
-    "__version__",
-    "config",
-    "configurations",
-    "core",
-    "errors",
-    "ids",
-    "linen",
-    "ops",
-    "serialization",
-    "struct",
-    "traceback_util",
-    "training",
-    "traverse_util",
-    "typing",
-    "version",
-]
+_COMMAND = {"app"}  # what the command `linsey` is made of: users run it
 
+if TYPE_CHECKING:
+    from linsey import checkpoint as checkpoint
+    from linsey import compat as compat
+    from linsey import config as config
+    from linsey import configurations as configurations
+    from linsey import core as core
+    from linsey import cursor as cursor
+    from linsey import datasets as datasets
+    from linsey import errors as errors
+    from linsey import extras as extras
+    from linsey import ids as ids
+    from linsey import io as io
+    from linsey import jax_utils as jax_utils
+    from linsey import linen as linen
+    from linsey import metrics as metrics
+    from linsey import ops as ops
+    from linsey import optim as optim
+    from linsey import serialization as serialization
+    from linsey import struct as struct
+    from linsey import traceback_util as traceback_util
+    from linsey import training as training
+    from linsey import traverse_util as traverse_util
+    from linsey import treex as treex
+    from linsey import typing as typing
+    from linsey import version as version
+else:
+    __all__ = ["__version__", *sorted(_SUBMODULES - _COMMAND)]
 
-def __getattr__(name: str) -> Any:
-    if name in _SUBMODULES:
-        return importlib.import_module(f"linsey.{name}")
-    raise AttributeError(f"module 'linsey' has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        if name in _SUBMODULES:
+            return importlib.import_module(f"linsey.{name}")
+        raise AttributeError(f"module 'linsey' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -1,9 +1,9 @@
 """Programs that import Flax, run on linsey.
 
-After `install()`, `import flax` and whatever is under it on the Linen side yield
-linsey's modules, in this process and for every library in it, whether Flax is installed
-or not. It works by a finder in `sys.meta_path`, which `uninstall()` takes out again.
-Nothing is active unless asked for: `linsey run SCRIPT` asks, so may any program.
+After `install()`, `import flax` and the modules of its Linen side yield linsey's
+modules, in this process and for every library in it, whether or not Flax is installed.
+It works by a finder in `sys.meta_path`, which `uninstall()` removes again. Nothing is
+active until `install()` is called, by a program or by `linsey run SCRIPT`.
 
 Example:
     >>> import linsey.compat
@@ -24,7 +24,7 @@ import sys
 from collections.abc import Iterable
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 __all__ = ["FLAX_VERSION", "install", "is_installed", "uninstall"]
 
@@ -36,7 +36,7 @@ _OWN = frozenset({"__main__", "app", "compat", "ops", "treex"})
 
 
 def install() -> None:
-    """Makes `import flax` yield linsey; modules of Flax imported before are set aside.
+    """Make `import flax` yield linsey; modules of Flax imported before are set aside.
 
     Objects that a program already holds of the real Flax stay what they are, so call
     this before the program's own imports. A second call does nothing.
@@ -48,7 +48,7 @@ def install() -> None:
 
 
 def uninstall() -> None:
-    """Makes `import flax` find the real Flax again, if there is one."""
+    """Make `import flax` find the real Flax again, if it is installed."""
     for finder in [f for f in sys.meta_path if isinstance(f, _Finder)]:
         sys.meta_path.remove(finder)
         _take_out()
@@ -56,7 +56,7 @@ def uninstall() -> None:
 
 
 def is_installed() -> bool:
-    """Whether `import flax` yields linsey now."""
+    """Return whether `import flax` yields linsey now."""
     return any(isinstance(finder, _Finder) for finder in sys.meta_path)
 
 
@@ -78,7 +78,7 @@ class _Package(ModuleType):
 
 
 class _Loader(importlib.abc.Loader):
-    """Gives the module of linsey for one of Flax."""
+    """Loads the module of linsey for one of Flax."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         if spec.name == "flax":
@@ -94,13 +94,13 @@ class _Loader(importlib.abc.Loader):
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds `flax` and what is under it in linsey."""
+    """Finds `flax` and its submodules in linsey."""
 
     def __init__(self, set_aside: dict[str, ModuleType]):
         self.set_aside = set_aside
 
     def find_spec(
-        self, fullname: str, path: Any = None, target: Any = None
+        self, fullname: str, path: object = None, target: object = None
     ) -> ModuleSpec | None:
         if fullname == "flax":
             return ModuleSpec("flax", _Loader(), is_package=True)
@@ -113,7 +113,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         return ModuleSpec(fullname, _Loader(), is_package=package)
 
     def find_distributions(
-        self, context: Any = None
+        self, context: object = None
     ) -> Iterable[importlib.metadata.Distribution]:
         name = getattr(context, "name", None)
         return [_Distribution()] if name in (None, "flax") else []
@@ -127,7 +127,7 @@ class _Distribution(importlib.metadata.Distribution):
             return f"Metadata-Version: 2.1\nName: flax\nVersion: {FLAX_VERSION}\n"
         return None
 
-    def locate_file(self, path: Any) -> Any:
+    def locate_file(self, path: object) -> NoReturn:
         raise FileNotFoundError(path)
 
 
@@ -136,7 +136,7 @@ def _own_name(name: str) -> str:
 
 
 def _find(name: str) -> ModuleSpec | None:
-    """The spec of linsey's module for one of Flax, None if linsey has none."""
+    """Return the spec of linsey's module for one of Flax, `None` if it has none."""
     if name.split(".")[1] in _OWN:
         return None
     try:

@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
+from linsey.errors import OptionError, UsageError
+
 __all__ = ["Config", "config", "static_bool_env", "static_int_env"]
 
 PREFIXES = ("", "linsey_", "flax_")
@@ -29,7 +31,7 @@ FALSE = frozenset({"n", "no", "f", "false", "off", "0"})
 
 
 class Named(Protocol):
-    """Anything that stands for a flag by its name."""
+    """An object that refers to a flag by its name."""
 
     @property
     def name(self) -> str:
@@ -43,6 +45,7 @@ class Config:
     """
 
     if TYPE_CHECKING:
+        _names: list[str]
         filter_frames: bool
         profile: bool
         use_orbax_checkpointing: bool
@@ -50,6 +53,7 @@ class Config:
         return_frozendict: bool
         fix_rng_separator: bool
 
+        # Flags with a prefix, and those that programs define.
         def __getattr__(self, name: str) -> Any: ...
 
     def __init__(self) -> None:
@@ -69,10 +73,14 @@ class Config:
         return f"Config(\n{flags}\n)"
 
     def _define(self, name: str, value: object) -> str:
-        """Adds a flag, under the bare name, and returns that name."""
+        """Add a flag, under the bare name, and return that name."""
         name = _bare(name)
         if name in self._names:
-            raise RuntimeError(f"Config option {name} already defined")
+            raise UsageError(
+                f"Config option {name} already defined",
+                "A flag has one default and one meaning in a process.",
+                f"Read it as `config.{name}`, or choose another name.",
+            )
         self._names.append(name)
         self._set(name, value)
         return name
@@ -80,8 +88,8 @@ class Config:
     def _set(self, name: str, value: object) -> None:
         self.__dict__.update({prefix + name: value for prefix in PREFIXES})
 
-    def update(self, name_or_holder: str | Named, value: Any, /) -> None:
-        """Sets a flag for the rest of the process.
+    def update(self, name_or_holder: str | Named, value: object, /) -> None:
+        """Set a flag for the rest of the process.
 
         Args:
             name_or_holder: the name of the flag, with a prefix or without, or an
@@ -103,7 +111,7 @@ class Config:
 
     @contextmanager
     def temp_flip_flag(self, var_name: str, var_value: bool) -> Iterator[None]:
-        """Sets a flag while the context lasts, in all threads.
+        """Set a flag while the context lasts, in all threads.
 
         Args:
             var_name: the name of the flag, with a prefix or without.
@@ -125,7 +133,7 @@ def _bare(name: str) -> str:
 
 
 def static_bool_env(varname: str, default: bool) -> bool:
-    """Reads a truth value from the environment.
+    """Read a truth value from the environment.
 
     Args:
         varname: the variable; `y yes t true on 1` and `n no f false off 0` are
@@ -133,27 +141,29 @@ def static_bool_env(varname: str, default: bool) -> bool:
         default: the value if the variable is not set.
 
     Raises:
-        ValueError: if the variable holds anything else.
+        OptionError: if the variable holds anything else.
     """
     text = os.environ.get(varname)
     if text is None:
         return default
     if text.lower() not in TRUE | FALSE:
-        raise ValueError(
-            f"invalid truth value {text!r} for environment {varname!r}. Write 1 or 0."
+        raise OptionError(
+            f"invalid truth value {text!r} for environment {varname!r}",
+            "The flag is true or false.",
+            f"Write `{varname}=1` or `{varname}=0`.",
         )
     return text.lower() in TRUE
 
 
 def static_int_env(varname: str, default: int | None) -> int | None:
-    """Reads an integer from the environment.
+    """Read an integer from the environment.
 
     Args:
         varname: the variable.
         default: the value if the variable is not set.
 
     Raises:
-        ValueError: if the variable holds anything else.
+        OptionError: if the variable holds anything else.
     """
     text = os.environ.get(varname)
     if text is None:
@@ -161,20 +171,22 @@ def static_int_env(varname: str, default: int | None) -> int | None:
     try:
         return int(text)
     except ValueError:
-        raise ValueError(
-            f"invalid integer value {text!r} for environment {varname!r}."
+        raise OptionError(
+            f"invalid integer value {text!r} for environment {varname!r}.",
+            "The flag is a whole number.",
+            f"Write digits, such as `{varname}=2`.",
         ) from None
 
 
 def define_bool(name: str, default: bool) -> str:
-    """Adds a flag to `config`, set by the environment if it says so."""
+    """Add a flag to `config`; the environment overrides the default."""
     upper = _bare(name).upper()
     value = static_bool_env(f"FLAX_{upper}", default)
     return config._define(name, static_bool_env(f"LINSEY_{upper}", value))
 
 
 def define_int(name: str, default: int | None) -> str:
-    """Adds an integer option to `config`, set by the environment if it says so."""
+    """Add an integer flag to `config`; the environment overrides the default."""
     upper = _bare(name).upper()
     value = static_int_env(f"FLAX_{upper}", default)
     return config._define(name, static_int_env(f"LINSEY_{upper}", value))
@@ -196,6 +208,17 @@ define_bool("return_frozendict", False)
 define_bool("fix_rng_separator", False)
 
 
-def __getattr__(name: str) -> Any:
-    """Lets this module stand for `config`, as `flax.config` is the object."""
-    return getattr(config, name)
+# `flax.config` is the object, so attributes of this module are those of `config`.
+if TYPE_CHECKING:
+    update = config.update
+    temp_flip_flag = config.temp_flip_flag
+    filter_frames: bool
+    profile: bool
+    use_orbax_checkpointing: bool
+    preserve_adopted_names: bool
+    return_frozendict: bool
+    fix_rng_separator: bool
+else:
+
+    def __getattr__(name: str) -> object:
+        return getattr(config, name)

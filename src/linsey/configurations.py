@@ -1,6 +1,6 @@
 """The flags of `linsey.config` as objects, under the names that Flax has.
 
-A `FlagHolder` stands for a flag: it reads its present value and can be given to
+A `FlagHolder` refers to a flag: it reads the current value and can be passed to
 `config.update` in place of a name.
 
 Example:
@@ -21,6 +21,7 @@ from linsey.config import (
     static_bool_env,
     static_int_env,
 )
+from linsey.errors import ArgumentTypeError
 
 __all__ = [
     "Config",
@@ -42,7 +43,7 @@ T = TypeVar("T")
 
 
 class FlagHolder(Generic[T]):
-    """A flag by name, whose `value` is read when it is asked for.
+    """A flag by name, whose `value` is read at each access.
 
     Args:
         name: the name of the flag.
@@ -54,41 +55,43 @@ class FlagHolder(Generic[T]):
         self.__doc__ = f"The flag `{name}`. {help}"
 
     def __bool__(self) -> NoReturn:
-        raise TypeError(
+        raise ArgumentTypeError(
             "bool() not supported for instances of type 'FlagHolder' "
-            "(did you mean to use 'FlagHolder.value' instead?)"
+            "(did you mean to use 'FlagHolder.value' instead?)",
+            f"The holder of `{self.name}` is not the value of the flag.",
+            f"Write `if {self.name}.value:`.",
         )
 
     @property
     def value(self) -> T:
-        """The present value of the flag."""
+        """The current value of the flag."""
         return getattr(config, self.name)
 
 
 def bool_flag(name: str, *, default: bool, help: str) -> FlagHolder[bool]:
-    """Defines a new flag that is true or false.
+    """Define a new flag that is true or false.
 
     Args:
         name: its name; the environment variables follow from it.
-        default: its value if the environment says nothing.
+        default: its value if the environment does not set it.
         help: what it does.
 
     Raises:
-        RuntimeError: if there is a flag of this name.
+        UsageError: if there is a flag of this name.
     """
     return FlagHolder(define_bool(name, default), help)
 
 
 def int_flag(name: str, *, default: int | None, help: str) -> FlagHolder[int]:
-    """Defines a new flag that is a number.
+    """Define a new flag that is a number.
 
     Args:
         name: its name; the environment variables follow from it.
-        default: its value if the environment says nothing.
+        default: its value if the environment does not set it.
         help: what it does.
 
     Raises:
-        RuntimeError: if there is a flag of this name.
+        UsageError: if there is a flag of this name.
     """
     return FlagHolder(define_int(name, default), help)
 

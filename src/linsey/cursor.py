@@ -1,9 +1,9 @@
-"""Changes deep inside immutable trees, written as if they were mutable.
+"""Changes deep inside immutable trees, written as if the trees were mutable.
 
-A *cursor* stands at a place in a tree of dictionaries, lists, tuples, named tuples,
+A *cursor* points to a value in a tree of dictionaries, lists, tuples, named tuples,
 dataclasses and train states. Items and attributes of a cursor are cursors; setting them
-notes a change. `build` makes a new tree with the changes; the old one is left as it is,
-and parts without a change are shared.
+records a change. `build` makes a new tree with the changes; the old one is left as it
+is, and parts without a change are shared.
 
 Example:
     >>> tree = {"layers": [{"size": 3}, {"size": 4}], "name": "net"}
@@ -21,22 +21,28 @@ from __future__ import annotations
 import dataclasses
 import enum
 import operator
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-from linsey.errors import CursorFindError, TraverseTreeError
+from linsey.errors import (
+    ArgumentTypeError,
+    CursorFindError,
+    TraverseTreeError,
+    UnsupportedError,
+)
 
 __all__ = ["AccessType", "Cursor", "Indexable", "ParentKey", "cursor", "is_named_tuple"]
 
 A = TypeVar("A")
+"""The type of the whole tree, which a cursor at any depth can return."""
 
 
 @runtime_checkable
 class Indexable(Protocol):
-    """What has items."""
+    """A value with items."""
 
     def __getitem__(self, key: Any) -> Any:
-        """Returns an item."""
+        """Return an item."""
         ...
 
 
@@ -47,21 +53,25 @@ class AccessType(enum.Enum):
     ATTR = enum.auto()
 
 
-class ParentKey(NamedTuple):
-    """Where a cursor stands in the one above it."""
+Step = tuple[Hashable, AccessType]
+"""A key on a path, and how it is reached."""
 
-    parent: Cursor[Any]
+
+class ParentKey(NamedTuple, Generic[A]):
+    """The cursor above a cursor, and the key that leads from there to it."""
+
+    parent: Cursor[A]
     key: Any
     access_type: AccessType
 
 
-def is_named_tuple(obj: Any) -> bool:
-    """Tells whether a value is a named tuple."""
+def is_named_tuple(obj: object) -> bool:
+    """Return whether a value is a named tuple."""
     return isinstance(obj, tuple) and hasattr(obj, "_fields")
 
 
 def cursor(obj: A) -> Cursor[A]:
-    """Makes a cursor that stands at the root of a tree.
+    """Make a cursor that points to the root of a tree.
 
     Args:
         obj: the tree.
@@ -73,15 +83,32 @@ def cursor(obj: A) -> Cursor[A]:
     return Cursor(obj, None)
 
 
+# Not every type checker binds a callable with a precise signature to `self`.
+def _unary(function: Callable[[Any], object]) -> Callable[..., Any]:
+    return lambda self: function(self._value())
+
+
+def _binary(function: Callable[[Any, Any], object]) -> Callable[..., Any]:
+    return lambda self, other: function(self._value(), _value_of(other))
+
+
+def _swapped(function: Callable[[Any, Any], object]) -> Callable[..., Any]:
+    return lambda self, other: function(_value_of(other), self._value())
+
+
+def _value_of(other: object) -> object:
+    return other._value() if isinstance(other, Cursor) else other
+
+
 class Cursor(Generic[A]):
-    """A place in a tree, with the changes noted below it; see the module."""
+    """A value in a tree, with the changes recorded below it; see the module."""
 
-    _obj: A
-    _parent_key: ParentKey | None
-    _changes: dict[Any, Cursor[Any]]
-    _children: dict[Any, Cursor[Any]]
+    _obj: Any
+    _parent_key: ParentKey[A] | None
+    _changes: dict[Hashable, Cursor[A]]
+    _children: dict[Hashable, Cursor[A]]
 
-    def __init__(self, obj: A, parent_key: ParentKey | None) -> None:
+    def __init__(self, obj: object, parent_key: ParentKey[A] | None) -> None:
         vars(self).update(_obj=obj, _parent_key=parent_key, _changes={}, _children={})
 
     # -- access and change -----------------------------------------------------------
@@ -98,16 +125,20 @@ class Cursor(Generic[A]):
         """The value here, changes included."""
         return self.build()
 
-    def __getitem__(self, key: Any) -> Cursor[A]:
+    def __getitem__(self, key: Hashable) -> Cursor[A]:
         if key in self._changes:
             return self._changes[key]
-        obj: Any = self._obj
-        if not isinstance(obj, Indexable):
-            raise TypeError(f"Cannot index into {obj}: a {type(obj).__name__}.")
+        obj = self._obj
+        if not isinstance(self._obj, Indexable):
+            raise ArgumentTypeError(
+                f"Cannot index into {obj}, of type {type(obj).__name__}.",
+                "Only dictionaries, lists and tuples have items.",
+                "Write `cursor.name` for an attribute, `cursor.set(value)` to replace.",
+            )
         if isinstance(obj, Mapping) and key not in obj:
             raise KeyError(f"Key {key} not found in {obj}")
         if is_named_tuple(obj):
-            return getattr(self, obj._fields[key])  # pyrefly: ignore
+            return getattr(self, obj._fields[key])
         return self._child(obj[key], key, AccessType.ITEM)
 
     def __getattr__(self, name: str) -> Cursor[A]:
@@ -117,36 +148,36 @@ class Cursor(Generic[A]):
             raise AttributeError(f"Attribute {name} not found in {self._obj}")
         return self._child(getattr(self._obj, name), name, AccessType.ATTR)
 
-    def _child(self, obj: Any, key: Any, access: AccessType) -> Cursor[Any]:
-        # One cursor for each place: changes noted through any name of it are kept.
+    def _child(self, obj: object, key: Hashable, access: AccessType) -> Cursor[A]:
+        # One cursor for each key: changes recorded through any reference are kept.
         if key not in self._children:
             self._children[key] = Cursor(obj, ParentKey(self, key, access))
         return self._children[key]
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def __setitem__(self, key: Hashable, value: object) -> None:
         if is_named_tuple(self._obj):
-            self.__setattr__(self._obj._fields[key], value)  # type: ignore[attr-defined]
+            self.__setattr__(self._obj._fields[key], value)
         else:
-            self._note(key, value, AccessType.ITEM)
+            self._record(key, value, AccessType.ITEM)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        self._note(name, value, AccessType.ATTR)
+    def __setattr__(self, name: str, value: object) -> None:
+        self._record(name, value, AccessType.ATTR)
 
-    def _note(self, key: Any, value: Any, access: AccessType) -> None:
+    def _record(self, key: Hashable, value: object, access: AccessType) -> None:
         if isinstance(value, Cursor):
             value = value.build()
         self._changes[key] = Cursor(value, ParentKey(self, key, access))
         self._register()
 
     def _register(self) -> None:
-        """Tells the cursors above that something has changed here."""
+        """Tell the cursors above that something has changed here."""
         if self._parent_key is not None:
             parent, key, _ = self._parent_key
             parent._changes[key] = self
             parent._register()
 
-    def set(self, value: Any) -> Any:
-        """Sets the value here, and returns the whole tree with all changes.
+    def set(self, value: object) -> Any:
+        """Set the value here, and return the whole tree with all changes.
 
         Args:
             value: the new value.
@@ -158,21 +189,21 @@ class Cursor(Generic[A]):
         if self._parent_key is None:
             return value
         parent, key, access = self._parent_key
-        parent._note(key, value, access)
+        parent._record(key, value, access)
         return parent._root().build()
 
-    def _root(self) -> Cursor[Any]:
+    def _root(self) -> Cursor[A]:
         return self if self._parent_key is None else self._parent_key.parent._root()
 
     def build(self) -> Any:
-        """Returns a new tree, with the changes noted here and below."""
+        """Return a new tree, with the changes recorded here and below."""
         changes = {key: child.build() for key, child in self._changes.items()}
         return _replaced(self._obj, changes) if changes else self._obj
 
     # -- search ----------------------------------------------------------------------
 
-    def apply_update(self, update_fn: Callable[[str, Any], Any]) -> Cursor[A]:
-        """Notes a change wherever a function returns another value.
+    def apply_update(self, update_fn: Callable[[str, Any], object]) -> Cursor[A]:
+        """Record a change wherever a function returns another value.
 
         Args:
             update_fn: called with the path, such as "layers/0/size", and the value of
@@ -180,7 +211,7 @@ class Cursor(Generic[A]):
                 visited.
 
         Returns:
-            This cursor, with the changes noted.
+            This cursor, with the changes recorded.
 
         Example:
             >>> double = lambda path, x: 2 * x if path.endswith("size") else x
@@ -188,20 +219,18 @@ class Cursor(Generic[A]):
             {'a': {'size': 2}, 'b': 5}
         """
         for path, value in _traverse_tree((), self._obj, update_fn=update_fn):
-            place = self
-            for key, access in path[:-1]:
-                place = _step(place, key, access)
-            place._note(path[-1][0], value, path[-1][1])
+            *above, (key, access) = path
+            self._descendant(above)._record(key, value, access)
         return self
 
     def find(self, cond_fn: Callable[[str, Any], bool]) -> Cursor[A]:
-        """Returns the cursor of the only part that fulfils a condition.
+        """Return the cursor of the only part that fulfils a condition.
 
         Args:
             cond_fn: called with the path and the value of each part.
 
         Raises:
-            CursorFindError: no part fulfils it, or several do.
+            CursorFindError: if no part fulfils it, or several do.
 
         Example:
             >>> c = cursor({"a": {"size": 1}})
@@ -220,7 +249,7 @@ class Cursor(Generic[A]):
     def find_all(
         self, cond_fn: Callable[[str, Any], bool]
     ) -> Generator[Cursor[A], None, None]:
-        """Yields the cursors of all parts that fulfil a condition.
+        """Yield the cursors of all parts that fulfil a condition.
 
         Args:
             cond_fn: called with the path and the value of each part, outer ones first.
@@ -232,19 +261,26 @@ class Cursor(Generic[A]):
             [2, 3]
         """
         for path, _ in _traverse_tree((), self._obj, cond_fn=cond_fn):
-            place = self
-            for key, access in path:
-                place = _step(place, key, access)
-            yield place
+            yield self._descendant(path)
 
-    # -- what a cursor can stand for -------------------------------------------------
+    def _descendant(self, path: Iterable[Step]) -> Cursor[A]:
+        """Return the cursor at the end of a path that starts here."""
+        found = self
+        for key, access in path:
+            is_item = access is AccessType.ITEM
+            found = found[key] if is_item else getattr(found, str(key))
+        return found
+
+    # -- operators: those of the value ------------------------------------------------
 
     def __iter__(self) -> Iterator[Cursor[A]]:
         value = self._value()
         if not isinstance(value, tuple | list):
-            raise NotImplementedError(
+            raise UnsupportedError(
                 "__iter__ method only implemented for tuples and lists, not type "
-                f"{type(value)}"
+                f"{type(value)}",
+                "Iterating over a dictionary yields keys, which are not parts of it.",
+                "Iterate over what it holds: `for key in cursor.build(): cursor[key]`.",
             )
         return (self[index] for index in range(len(value)))
 
@@ -261,52 +297,60 @@ class Cursor(Generic[A]):
     def __str__(self) -> str:
         return str(self._value())
 
-    def __len__(self) -> int:
-        return len(self._value())
-
-    def __bool__(self) -> bool:
-        return bool(self._value())
-
-    def __contains__(self, item: Any) -> bool:
-        return item in self._value()
-
-    def __round__(self, *args: Any) -> Any:
+    def __round__(self, *args: int) -> Any:
         return round(self._value(), *args)
 
+    def __eq__(self, other: object) -> bool:
+        return self._value() == _value_of(other)
 
-def _unary(function: Callable[[Any], Any]) -> Any:
-    return lambda self: function(self._value())
+    def __ne__(self, other: object) -> bool:
+        return self._value() != _value_of(other)
+
+    __hash__ = None  # type: ignore[assignment]  # equal values, mutable contents
+
+    __len__ = _unary(len)
+    __bool__ = _unary(bool)
+    __contains__ = _binary(operator.contains)
+    __neg__ = _unary(operator.neg)
+    __pos__ = _unary(operator.pos)
+    __abs__ = _unary(operator.abs)
+    __invert__ = _unary(operator.invert)
+    __lt__ = _binary(operator.lt)
+    __le__ = _binary(operator.le)
+    __gt__ = _binary(operator.gt)
+    __ge__ = _binary(operator.ge)
+    __add__ = _binary(operator.add)
+    __radd__ = _swapped(operator.add)
+    __sub__ = _binary(operator.sub)
+    __rsub__ = _swapped(operator.sub)
+    __mul__ = _binary(operator.mul)
+    __rmul__ = _swapped(operator.mul)
+    __matmul__ = _binary(operator.matmul)
+    __rmatmul__ = _swapped(operator.matmul)
+    __truediv__ = _binary(operator.truediv)
+    __rtruediv__ = _swapped(operator.truediv)
+    __floordiv__ = _binary(operator.floordiv)
+    __rfloordiv__ = _swapped(operator.floordiv)
+    __mod__ = _binary(operator.mod)
+    __rmod__ = _swapped(operator.mod)
+    __pow__ = _binary(operator.pow)
+    __rpow__ = _swapped(operator.pow)
+    __lshift__ = _binary(operator.lshift)
+    __rlshift__ = _swapped(operator.lshift)
+    __rshift__ = _binary(operator.rshift)
+    __rrshift__ = _swapped(operator.rshift)
+    __and__ = _binary(operator.and_)
+    __rand__ = _swapped(operator.and_)
+    __or__ = _binary(operator.or_)
+    __ror__ = _swapped(operator.or_)
+    __xor__ = _binary(operator.xor)
+    __rxor__ = _swapped(operator.xor)
+    __divmod__ = _binary(divmod)
+    __rdivmod__ = _swapped(divmod)
 
 
-def _binary(function: Callable[[Any, Any], Any], swap: bool = False) -> Any:
-    def call(self: Cursor[Any], other: Any) -> Any:
-        other = other._value() if isinstance(other, Cursor) else other
-        a, b = self._value(), other
-        return function(b, a) if swap else function(a, b)
-
-    return call
-
-
-for _name in ("neg", "pos", "abs", "invert"):
-    setattr(Cursor, f"__{_name}__", _unary(getattr(operator, f"__{_name}__")))
-for _name in ("lt", "le", "eq", "ne", "gt", "ge"):
-    setattr(Cursor, f"__{_name}__", _binary(getattr(operator, f"__{_name}__")))
-for _name in (
-    *("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow"),
-    *("lshift", "rshift", "and", "or", "xor", "divmod"),
-):
-    _function = divmod if _name == "divmod" else getattr(operator, f"__{_name}__")
-    setattr(Cursor, f"__{_name}__", _binary(_function))
-    setattr(Cursor, f"__r{_name}__", _binary(_function, swap=True))
-Cursor.__hash__ = None  # type: ignore[assignment]  # equal values, mutable places
-
-
-def _step(place: Cursor[Any], key: Any, access: AccessType) -> Cursor[Any]:
-    return place[key] if access is AccessType.ITEM else getattr(place, key)
-
-
-def _parts(obj: Any) -> list[tuple[Any, AccessType, Any]]:
-    """The parts of a value: key, how it is reached, and value."""
+def _parts(obj: Any) -> list[tuple[Hashable, AccessType, object]]:
+    """Return the parts of a value: key, how it is reached, and value."""
     if isinstance(obj, Mapping):
         return [(key, AccessType.ITEM, value) for key, value in obj.items()]
     if is_named_tuple(obj):
@@ -320,13 +364,13 @@ def _parts(obj: Any) -> list[tuple[Any, AccessType, Any]]:
 
 
 def _traverse_tree(
-    path: tuple[tuple[Any, AccessType], ...],
-    obj: Any,
+    path: tuple[Step, ...],
+    obj: object,
     *,
-    update_fn: Callable[[str, Any], Any] | None = None,
+    update_fn: Callable[[str, Any], object] | None = None,
     cond_fn: Callable[[str, Any], bool] | None = None,
-) -> Generator[tuple[tuple[tuple[Any, AccessType], ...], Any], None, None]:
-    """Yields the places that are updated, with the new value, or that are found."""
+) -> Generator[tuple[tuple[Step, ...], object], None, None]:
+    """Yield the paths that are updated, with the new value, or that are found."""
     if (update_fn is None) == (cond_fn is None):
         raise TraverseTreeError(update_fn, cond_fn)
     for key, access, value in _parts(obj):
@@ -339,8 +383,8 @@ def _traverse_tree(
             yield from _traverse_tree(here, value, update_fn=update_fn, cond_fn=cond_fn)
 
 
-def _replaced(obj: Any, changes: dict[Any, Any]) -> Any:
-    """A copy of a value with other parts."""
+def _replaced(obj: Any, changes: Mapping[Any, object]) -> object:
+    """Return a copy of a value with other parts."""
     if isinstance(obj, dict) and type(obj) is dict:
         return {**obj, **changes}
     if isinstance(obj, Mapping):

@@ -9,13 +9,12 @@ Example:
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 __all__ = ["FlaxId", "UUIDManager", "uuid"]
 
 
 class FlaxId:
-    """An identifier that is equal to itself alone; a copy is a new one.
+    """An identifier that is equal only to itself; a copy is a new identifier.
 
     Args:
         rawid: a number that no other identifier has.
@@ -36,19 +35,19 @@ class FlaxId:
     def __copy__(self) -> FlaxId:
         return uuid()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> FlaxId:
+    def __deepcopy__(self, memo: dict[int, object]) -> FlaxId:
         return uuid()
 
 
 class UUIDManager:
-    """Gives out identifiers, to all threads."""
+    """Creates identifiers, for all threads."""
 
     def __init__(self) -> None:
         # `next` of a count is one step of the interpreter: no lock is needed.
         self._numbers = itertools.count(1)
 
     def __call__(self) -> FlaxId:
-        """Returns an identifier that was never given out before."""
+        """Return an identifier that was never returned before."""
         return FlaxId(next(self._numbers))
 
 

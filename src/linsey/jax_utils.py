@@ -1,6 +1,6 @@
 """Small tools around JAX: copies on all devices, loops over axes, prefetching.
 
-Most date from data parallelism with `jax.pmap`; programs that place arrays with
+Most were made for data parallelism with `jax.pmap`; programs that place arrays with
 `jax.sharding` rarely need them.
 """
 
@@ -10,16 +10,17 @@ import collections
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 
 from linsey.core.partial_eval import evaluate_known
-from linsey.errors import LazyInitError
+from linsey.errors import LazyInitError, ShapeError
 
 __all__ = [
     "pad_shard_unpad",
@@ -31,23 +32,28 @@ __all__ = [
     "unreplicate",
 ]
 
+T = TypeVar("T")
+C = TypeVar("C")
 
-def _over_devices(devices: Sequence[Any] | None, axis_name: str) -> NamedSharding:
-    """The sharding that gives each device one entry of the leading axis."""
+
+def _over_devices(
+    devices: Sequence[jax.Device] | None, axis_name: str
+) -> NamedSharding:
+    """Return the sharding that gives each device one entry of the leading axis."""
     chosen = jax.local_devices() if devices is None else devices
     return NamedSharding(Mesh(np.array(chosen), (axis_name,)), PartitionSpec(axis_name))
 
 
 def replicate(
-    tree: Any,
-    devices: Sequence[Any] | None = None,
+    tree: T,
+    devices: Sequence[jax.Device] | None = None,
     axis_name: str = "_device_put_sharded",
-) -> Any:
-    """Copies arrays to devices.
+) -> T:
+    """Copy arrays to devices.
 
     Args:
         tree: a tree of arrays and numbers.
-        devices: the devices; none means all of this process.
+        devices: the devices. If `None`, all devices of this process.
         axis_name: name of the mesh axis.
 
     Returns:
@@ -60,7 +66,7 @@ def replicate(
     """
     sharding = _over_devices(devices, axis_name)
 
-    def copy(x: Any) -> jax.Array:
+    def copy(x: ArrayLike) -> jax.Array:
         x = jnp.asarray(x)
         copies = jnp.broadcast_to(x, (sharding.mesh.size, *x.shape))
         return jax.device_put(copies, sharding)
@@ -68,8 +74,8 @@ def replicate(
     return jax.tree.map(copy, tree)
 
 
-def unreplicate(tree: Any) -> Any:
-    """Takes the first of the copies that `replicate` has made.
+def unreplicate(tree: T) -> T:
+    """Return the first of the copies that `replicate` has made.
 
     Example:
         >>> unreplicate({"x": jnp.array([[0, 1], [0, 1]])})["x"].tolist()
@@ -78,8 +84,8 @@ def unreplicate(tree: Any) -> Any:
     return jax.tree.map(lambda x: x[0], tree)
 
 
-def pmean(xs: Any, axis_name: str) -> Any:
-    """Averages a tree of arrays over a mapped axis, see `jax.lax.pmean`.
+def pmean(xs: T, axis_name: str) -> T:
+    """Average a tree of arrays over a mapped axis, see `jax.lax.pmean`.
 
     Example:
         >>> jax.vmap(lambda x: pmean(x, "i"), axis_name="i")(jnp.arange(3.0)).tolist()
@@ -89,9 +95,9 @@ def pmean(xs: Any, axis_name: str) -> Any:
 
 
 def partial_eval_by_shape(
-    fn: Callable[..., Any], input_spec: Sequence[Any], *args: Any, **kwargs: Any
-) -> Any:
-    """Evaluates the results of a function that do not depend on its arrays.
+    fn: Callable[..., T], input_spec: Sequence[Any], *args: object, **kwargs: object
+) -> T:
+    """Evaluate the results of a function that do not depend on its arrays.
 
     Args:
         fn: the function, called with arrays for `input_spec` and then `args`.
@@ -110,11 +116,14 @@ def partial_eval_by_shape(
         ([1.0, 1.0], (5, 2))
     """
     inputs = [_abstract(spec) for spec in input_spec]
-    run = functools.partial(_call, fn, args, kwargs)
+
+    def run(*arrays: jax.Array) -> T:
+        return fn(*arrays, *args, **kwargs)
+
     leaves, structure = jax.tree.flatten(jax.eval_shape(run, *inputs))
 
-    def leaf(index: int) -> Any:
-        def one(*arrays: Any) -> Any:
+    def leaf(index: int) -> jax.Array | jax.ShapeDtypeStruct:
+        def one(*arrays: jax.Array) -> jax.Array:
             return jax.tree.leaves(run(*arrays))[index]
 
         try:
@@ -125,10 +134,6 @@ def partial_eval_by_shape(
     return jax.tree.unflatten(structure, [leaf(i) for i in range(len(leaves))])
 
 
-def _call(fn: Any, args: Any, kwargs: Any, *inputs: Any) -> Any:
-    return fn(*inputs, *args, **kwargs)
-
-
 def _abstract(spec: Any) -> jax.ShapeDtypeStruct:
     if len(spec) == 2 and not isinstance(spec[0], int):
         return jax.ShapeDtypeStruct(tuple(spec[0]), spec[1])
@@ -136,17 +141,17 @@ def _abstract(spec: Any) -> jax.ShapeDtypeStruct:
 
 
 def prefetch_to_device(
-    iterator: Iterable[Any],
+    iterator: Iterable[T],
     size: int,
-    devices: Sequence[Any] | None = None,
+    devices: Sequence[jax.Device] | None = None,
     axis_name: str = "_device_put_sharded",
-) -> Iterator[Any]:
-    """Puts batches on devices before they are asked for.
+) -> Iterator[T]:
+    """Put batches on devices before they are needed.
 
     Args:
         iterator: trees of arrays whose leading axis is that of the devices.
         size: number of batches to hold ready; 2 is enough on most devices.
-        devices: the devices; none means all of this process.
+        devices: the devices. If `None`, all devices of this process.
         axis_name: name of the mesh axis.
 
     Yields:
@@ -160,7 +165,7 @@ def prefetch_to_device(
     """
     sharding = _over_devices(devices, axis_name)
     source = iter(iterator)
-    ready: collections.deque[Any] = collections.deque()
+    ready: collections.deque[T] = collections.deque()
 
     def fill(count: int) -> None:
         for batch in itertools.islice(source, count):
@@ -173,14 +178,14 @@ def prefetch_to_device(
 
 
 def scan_in_dim(
-    body_fn: Callable[[Any, Any], tuple[Any, Any]],
-    init: Any,
-    xs: Any,
+    body_fn: Callable[[C, Any], tuple[C, T]],
+    init: C,
+    xs: object,
     axis: int | Sequence[int] = (0,),
     unroll: int | Sequence[int] = (1,),
     keepdims: bool = False,
-) -> tuple[Any, Any]:
-    """Scans over any axes, the first one outermost, see `jax.lax.scan`.
+) -> tuple[C, T]:
+    """Scan over any axes, the first one outermost, see `jax.lax.scan`.
 
     Args:
         body_fn: maps a carry and an element to a carry and a result.
@@ -203,13 +208,13 @@ def scan_in_dim(
     steps = (unroll,) * len(axes) if isinstance(unroll, int) else tuple(unroll)
     steps += (1,) * (len(axes) - len(steps))
 
-    def to_front(x: Any) -> jax.Array:
+    def to_front(x: ArrayLike) -> jax.Array:
         return jnp.moveaxis(x, axes, range(len(axes)))
 
     def from_front(x: jax.Array) -> jax.Array:
         return jnp.moveaxis(x, range(len(axes)), axes)
 
-    def body(carry: Any, x: Any) -> tuple[Any, Any]:
+    def body(carry: C, x: object) -> tuple[C, T]:
         if not keepdims:
             return body_fn(carry, x)
         expanded = tuple(sorted(axes))
@@ -226,19 +231,19 @@ def scan_in_dim(
 
 
 def pad_shard_unpad(
-    wrapped: Callable[..., Any],
+    wrapped: Callable[..., T],
     static_argnums: Sequence[int] = (0,),
     static_argnames: Sequence[str] = (),
     static_return: bool = False,
-) -> Callable[..., Any]:
-    """Lets a function for all devices take batches of any size.
+) -> Callable[..., T]:
+    """Let a function for all devices take batches of any size.
 
     Batches are padded with zeros to a multiple of the number of devices, and get a
     leading axis for them.
 
     Args:
         wrapped: the function, for example one made by `jax.pmap`.
-        static_argnums: positions of arguments that are no batches, such as parameters.
+        static_argnums: indices of arguments that are not batches, such as parameters.
         static_argnames: names of such keyword arguments.
         static_return: whether to return the result as it is, padding included.
 
@@ -252,22 +257,28 @@ def pad_shard_unpad(
         [0.0, 2.0, 4.0]
     """
 
-    def call(*args: Any, min_device_batch: int | None = None, **kwargs: Any) -> Any:
+    def call(*args: object, min_device_batch: int | None = None, **kwargs: object) -> T:
         devices = jax.local_device_count()
         batches = [x for i, x in enumerate(args) if i not in static_argnums]
         batches += [x for k, x in kwargs.items() if k not in static_argnames]
         sizes = {np.shape(leaf)[0] for leaf in jax.tree.leaves(batches)}
-        assert len(sizes) == 1, f"Inconsistent batch-sizes: {sizes}"
+        if len(sizes) != 1:
+            raise ShapeError(
+                f"Inconsistent batch-sizes: {sizes}",
+                "All batches are split over the devices in the same way.",
+                "Pass arrays with one first axis, and name what is not a batch in "
+                "`static_argnums` or `static_argnames`.",
+            )
         (size,) = sizes
         each = max(-(-size // devices), min_device_batch or 0)
 
-        def shard(x: Any) -> Any:
+        def shard(x: Any) -> np.ndarray | jax.Array:
             x = np.asarray(x) if not isinstance(x, jax.Array) else x
             padding = [(0, devices * each - size)] + [(0, 0)] * (x.ndim - 1)
             pad = jnp.pad if isinstance(x, jax.Array) else np.pad
             return pad(x, padding).reshape(devices, each, *x.shape[1:])
 
-        def unshard(x: Any) -> Any:
+        def unshard(x: Any) -> np.ndarray:
             x = jax.device_get(x)
             return x.reshape(devices * each, *x.shape[2:])[:size]
 

@@ -1,10 +1,10 @@
 """State dicts: nested dictionaries of arrays that any tree can become, and bytes.
 
 `to_state_dict` turns a tree of registered types into dictionaries with string keys,
-and `from_state_dict` fills a *target* of the same structure from them; the target
-says which types to build, the state dict only what is in them. A leaf is whatever is
-of no registered type. `to_bytes` and `from_bytes` add MessagePack, in the format of
-Flax: either library reads the bytes of the other.
+and `from_state_dict` restores a *target* of the same structure from them: the target
+determines the types, the state dict the values. A value of any other type is a leaf.
+`to_bytes` and `from_bytes` add MessagePack, in the format of Flax: either library reads
+the bytes of the other.
 
 Example:
     >>> import numpy as np
@@ -21,14 +21,19 @@ from __future__ import annotations
 import enum
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
-from linsey.errors import MalformedBytesError, StateDictMismatchError
+from linsey.errors import (
+    ArgumentTypeError,
+    MalformedBytesError,
+    OptionError,
+    StateDictMismatchError,
+)
 
 __all__ = [
     "from_bytes",
@@ -41,8 +46,10 @@ __all__ = [
     "to_state_dict",
 ]
 
-ToState = Callable[[Any], Mapping[str, Any]]
-FromState = Callable[[Any, Any], Any]
+K = TypeVar("K")
+
+ToState = Callable[[Any], Mapping[str, object]]
+FromState = Callable[[Any, Any], object]
 
 
 class _NamedTuple:
@@ -56,7 +63,7 @@ _REGISTRY: dict[type, tuple[ToState, FromState]] = {}
 
 
 class _Path(threading.local):
-    """The path of the value that this thread restores, for messages."""
+    """The path of the value that this thread is restoring, for messages."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -75,14 +82,14 @@ def _record_path(name: str) -> Iterator[None]:
 
 
 def current_path() -> str:
-    """Returns the path of the value being restored, names joined by slashes."""
+    """Return the path of the value being restored, names joined by slashes."""
     return "/".join(_path.names)
 
 
 # ---------------------------------------------------------------- the registry
 
 
-def _registered(target: Any) -> type | None:
+def _registered(target: object) -> type | None:
     cls = target if isinstance(target, type) else type(target)
     if issubclass(cls, tuple) and hasattr(cls, "_fields"):
         return _NamedTuple
@@ -95,28 +102,30 @@ def register_serialization_state(
     ty_from_state_dict: FromState,
     override: bool = False,
 ) -> None:
-    """Makes a type known to `to_state_dict` and `from_state_dict`.
+    """Make a type known to `to_state_dict` and `from_state_dict`.
 
     Args:
-        ty: the type; subclasses are not covered by it.
-        ty_to_state_dict: takes an instance, returns a dictionary with string keys.
-        ty_from_state_dict: takes an instance and such a dictionary, returns an
+        ty: the type itself, without its subclasses.
+        ty_to_state_dict: called with an instance; returns a dictionary with string
+            keys.
+        ty_from_state_dict: called with an instance and such a dictionary; returns an
             instance with these contents.
-        override: replace what was registered before.
+        override: whether to replace what was registered before.
 
     Raises:
-        ValueError: if the type is registered and `override` is false.
+        OptionError: if the type is registered and `override` is `False`.
     """
     if ty in _REGISTRY and not override:
-        raise ValueError(
-            f'a serialization handler for "{ty.__name__}" is already registered. '
-            "Pass `override=True` to replace it."
+        raise OptionError(
+            f'a serialization handler for "{ty.__name__}" is already registered.',
+            "State dicts written with one handler are not read with another.",
+            "Pass `override=True` to replace it.",
         )
     _REGISTRY[ty] = (ty_to_state_dict, ty_from_state_dict)
 
 
-def is_serializable(target: Any) -> bool:
-    """Tells whether a type, or the type of a value, is registered.
+def is_serializable(target: object) -> bool:
+    """Return whether a type, or the type of a value, is registered.
 
     Example:
         >>> is_serializable({}), is_serializable(3)
@@ -125,8 +134,8 @@ def is_serializable(target: Any) -> bool:
     return _registered(target) is not None
 
 
-def to_state_dict(target: Any) -> Any:
-    """Returns the contents of a tree as nested dictionaries with string keys.
+def to_state_dict(target: object) -> Any:
+    """Return the contents of a tree as nested dictionaries with string keys.
 
     Args:
         target: a tree of registered types: dictionaries, lists, tuples, named
@@ -137,33 +146,35 @@ def to_state_dict(target: Any) -> Any:
         The state dict; a leaf is returned as it is.
 
     Raises:
-        ValueError: if two keys of a dictionary have the same text.
+        OptionError: if two keys of a dictionary have the same text.
     """
     ty = None if isinstance(target, type) else _registered(target)
     if ty is None:
         return target
     state = _REGISTRY[ty][0](target)
     if not all(isinstance(key, str) for key in state):
-        raise AssertionError(
+        raise OptionError(
             f"A state dict must only have string keys. The handler of {ty.__name__} "
-            f"returned {state!r:.80}."
+            f"returned {state!r:.80}.",
+            "The keys make up the paths by which values are found again.",
+            "Return `{str(key): value, ...}` from the handler.",
         )
     return state
 
 
-def from_state_dict(target: Any, state: Any, name: str = ".") -> Any:
-    """Returns a tree like `target` with the contents of a state dict.
+def from_state_dict(target: object, state: object, name: str = ".") -> Any:
+    """Return a tree like `target` with the contents of a state dict.
 
     Args:
         target: a tree with the structure and types wanted; it is not changed.
-        state: what `to_state_dict` gave for such a tree.
+        state: what `to_state_dict` returned for such a tree.
         name: the name of `target` in error messages.
 
     Returns:
         A new tree; where `target` has a leaf, what the state has there.
 
     Raises:
-        StateDictMismatchError: if the state does not fit; it tells where.
+        StateDictMismatchError: if the state does not fit; the message has the path.
     """
     ty = None if isinstance(target, type) else _registered(target)
     if ty is None:
@@ -176,8 +187,8 @@ def _mismatch(found: str, why: str) -> StateDictMismatchError:
     return StateDictMismatchError(f"{found} at path {current_path()}", why)
 
 
-def entries(target: Any, state: Any) -> Mapping[str, Any]:
-    """Checks that the state of a container is a mapping."""
+def entries(target: object, state: object) -> Mapping[str, Any]:
+    """Return the state of a container, which must be a mapping."""
     if isinstance(state, Mapping):
         return state
     raise _mismatch(
@@ -190,18 +201,20 @@ def entries(target: Any, state: Any) -> Mapping[str, Any]:
 # ---------------------------------------------------------------- built-in types
 
 
-def _dict_to_state(tree: dict[Any, Any]) -> dict[str, Any]:
+def _dict_to_state(tree: Mapping[object, object]) -> dict[str, object]:
     state = {str(key): to_state_dict(value) for key, value in tree.items()}
     if len(state) < len(tree):
-        raise ValueError(
+        raise OptionError(
             "Dict keys do not have a unique string representation: "
-            f"{set(state)} vs given: {tree}"
+            f"{set(state)} vs given: {tree}",
+            "A state dict has the texts of the keys, and two of them are equal.",
+            "Rename a key.",
         )
     return state
 
 
-def restore_dict(tree: dict[Any, Any], state: Any) -> dict[Any, Any]:
-    """Fills a dictionary from its state; what the state has beyond it is left out."""
+def restore_dict(tree: Mapping[K, object], state: object) -> dict[K, Any]:
+    """Return a dictionary with the values of its state; surplus keys are ignored."""
     state = entries(tree, state)
     missing = {str(key) for key in tree} - set(state)
     if missing:
@@ -216,11 +229,11 @@ def restore_dict(tree: dict[Any, Any], state: Any) -> dict[Any, Any]:
     }
 
 
-def _sequence_to_state(values: Any) -> dict[str, Any]:
+def _sequence_to_state(values: Iterable[object]) -> dict[str, object]:
     return {str(i): to_state_dict(value) for i, value in enumerate(values)}
 
 
-def _sequence_from_state(values: Any, state: Any) -> list[Any]:
+def _sequence_from_state(values: Sequence[object], state: object) -> list[object]:
     state = entries(values, state)
     if len(state) != len(values):
         raise _mismatch(
@@ -240,11 +253,11 @@ def _sequence_from_state(values: Any, state: Any) -> list[Any]:
     ]
 
 
-def _namedtuple_to_state(values: Any) -> dict[str, Any]:
+def _namedtuple_to_state(values: Any) -> dict[str, object]:
     return {name: to_state_dict(getattr(values, name)) for name in values._fields}
 
 
-def _namedtuple_from_state(values: Any, state: Any) -> Any:
+def _namedtuple_from_state(values: Any, state: object) -> object:
     state = entries(values, state)
     if set(state) == {"name", "fields", "values"}:
         # The layout of old checkpoints: names and values in two dictionaries.
@@ -263,14 +276,16 @@ def _namedtuple_from_state(values: Any, state: Any) -> Any:
     return type(values)(**fields)
 
 
-def _partial_to_state(partial: Any) -> dict[str, Any]:
+def _partial_to_state(partial: jax.tree_util.Partial) -> dict[str, object]:
     return {
         "args": to_state_dict(partial.args),
         "keywords": to_state_dict(partial.keywords),
     }
 
 
-def _partial_from_state(partial: Any, state: Any) -> Any:
+def _partial_from_state(
+    partial: jax.tree_util.Partial, state: object
+) -> jax.tree_util.Partial:
     state = entries(partial, state)
     return jax.tree_util.Partial(
         partial.func,
@@ -292,7 +307,7 @@ register_serialization_state(
 
 # ---------------------------------------------------------------- bytes
 
-# An array of more bytes is written in pieces: MessagePack holds 4 GiB in one value.
+# A larger array is written in pieces: MessagePack holds 4 GiB in one value.
 MAX_CHUNK_SIZE = 2**30
 CHUNKED = "__msgpack_chunked_array__"
 
@@ -305,20 +320,24 @@ class _MsgpackExtType(enum.IntEnum):
     npscalar = 3
 
 
-def _array_to_bytes(array: Any) -> bytes:
+def _array_to_bytes(value: np.ndarray | np.generic | jax.Array) -> bytes:
     import msgpack
 
-    array = np.asarray(array)
+    if not isinstance(value.dtype, np.dtype):  # such as that of random keys
+        raise _nameless(value.dtype)
+    array = np.asarray(value)
     if array.dtype.hasobject or array.dtype.fields:
-        raise ValueError(
+        raise OptionError(
             "Object and structured dtypes not supported for serialization of "
-            f"ndarrays: {array.dtype}."
+            f"ndarrays: {array.dtype}.",
+            "An array is stored as its bytes and the name of its dtype.",
+            "Store a list of objects, or a dictionary with one array for each field.",
         )
     if array.dtype.byteorder == ">":
-        # The name of a dtype does not tell its byte order.
+        # The name of a dtype does not include its byte order.
         array = array.astype(array.dtype.newbyteorder("<"))
-    if array.dtype != _dtype_from_name(array.dtype.name):
-        raise TypeError(f"Arrays of dtype {array.dtype} cannot be serialized.")
+    if not _is_named(array.dtype):
+        raise _nameless(array.dtype)
     parts = (array.shape, array.dtype.name, array.tobytes())
     return msgpack.packb(parts)  # pyrefly: ignore
 
@@ -327,21 +346,30 @@ def _array_from_bytes(data: bytes) -> np.ndarray:
     import msgpack
 
     shape, dtype, buffer = msgpack.unpackb(data, raw=True)
-    dtype = _dtype_from_name(dtype.decode())
+    dtype = np.dtype(dtype.decode())
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(buffer):
         raise ValueError(f"{len(buffer)} bytes do not hold {dtype.name}{shape}")
     return np.frombuffer(buffer, dtype=dtype).reshape(shape)
 
 
-def _dtype_from_name(name: str) -> np.dtype:
-    # jax registers bfloat16 and its like with NumPy, so that it knows their names.
+def _nameless(dtype: object) -> ArgumentTypeError:
+    return ArgumentTypeError(
+        f"Arrays of dtype {dtype} cannot be serialized.",
+        "NumPy does not find this dtype by its name, which is what is stored.",
+        "Store text as a list of strings, random keys as `jax.random.key_data(key)`.",
+    )
+
+
+def _is_named(dtype: np.dtype) -> bool:
+    """Return whether NumPy finds a dtype by its name."""
+    # jax registers bfloat16 and similar dtypes with NumPy, so it knows their names.
     try:
-        return np.dtype(name)
+        return np.dtype(dtype.name) == dtype
     except TypeError:
-        raise TypeError(f"data type {name!r} not understood") from None
+        return False
 
 
-def _pack_unknown(value: Any) -> Any:
+def _pack_unknown(value: object) -> object:
     import msgpack
 
     if isinstance(value, np.ndarray | jax.Array):
@@ -351,10 +379,14 @@ def _pack_unknown(value: Any) -> Any:
     if isinstance(value, complex):
         parts = msgpack.packb((value.real, value.imag))
         return msgpack.ExtType(_MsgpackExtType.native_complex, parts)
-    return value
+    raise ArgumentTypeError(
+        f"can not serialize {type(value).__name__!r} object: {value!r:.80}",
+        "MessagePack holds dictionaries, lists, arrays, numbers, text, bytes and None.",
+        "Write `to_bytes(tree)`, which turns registered types into dictionaries.",
+    )
 
 
-def _unpack_unknown(code: int, data: bytes) -> Any:
+def _unpack_unknown(code: int, data: bytes) -> object:
     import msgpack
 
     if code == _MsgpackExtType.ndarray:
@@ -366,7 +398,7 @@ def _unpack_unknown(code: int, data: bytes) -> Any:
     return msgpack.ExtType(code, data)
 
 
-def _chunk(array: np.ndarray) -> dict[str, Any]:
+def _chunk(array: np.ndarray) -> dict[str, object]:
     flat = np.ravel(array)
     size = max(1, MAX_CHUNK_SIZE // array.dtype.itemsize)
     pieces = [flat[i : i + size] for i in range(0, flat.size, size)]
@@ -383,8 +415,8 @@ def _unchunk(tree: dict[str, Any]) -> np.ndarray:
     return flat.reshape([shape[str(i)] for i in range(len(shape))])
 
 
-def _chunk_leaves(tree: Any, in_place: bool) -> Any:
-    """Cuts large arrays in nested dictionaries."""
+def _chunk_leaves(tree: object, in_place: bool) -> object:
+    """Split large arrays in nested dictionaries."""
     if type(tree) is dict:
         chunked = {key: _chunk_leaves(value, in_place) for key, value in tree.items()}
         if not in_place:
@@ -395,8 +427,8 @@ def _chunk_leaves(tree: Any, in_place: bool) -> Any:
     return tree
 
 
-def _unchunk_leaves(tree: Any) -> Any:
-    """Puts arrays that were cut together again."""
+def _unchunk_leaves(tree: object) -> object:
+    """Join arrays that were split."""
     if not isinstance(tree, dict):
         return tree
     if CHUNKED in tree:
@@ -406,20 +438,20 @@ def _unchunk_leaves(tree: Any) -> Any:
     return tree
 
 
-def msgpack_serialize(pytree: Any, in_place: bool = False) -> bytes:
-    """Writes nested dictionaries and lists of arrays and plain values as bytes.
+def msgpack_serialize(pytree: object, in_place: bool = False) -> bytes:
+    """Write nested dictionaries and lists of arrays and plain values as bytes.
 
     Args:
         pytree: a state dict, see `to_state_dict`; arrays of any dtype NumPy and
             `ml_dtypes` name, numbers, strings, bytes, None.
-        in_place: cut large arrays in `pytree` itself, which saves a copy of its
-            structure.
+        in_place: whether to split large arrays in `pytree` itself, which saves a copy
+            of its structure.
 
     Returns:
         The bytes, which Flax reads too.
 
     Raises:
-        TypeError: if a value is of another type.
+        ArgumentTypeError: if a value is of another type.
 
     Example:
         >>> msgpack_restore(msgpack_serialize({"a": [1, 2.5, "b", None]}))
@@ -434,7 +466,7 @@ def msgpack_serialize(pytree: Any, in_place: bool = False) -> bytes:
 
 
 def msgpack_restore(encoded_pytree: bytes) -> Any:
-    """Reads what `msgpack_serialize`, here or in Flax, has written.
+    """Read what `msgpack_serialize`, here or in Flax, has written.
 
     Args:
         encoded_pytree: the bytes.
@@ -457,8 +489,8 @@ def msgpack_restore(encoded_pytree: bytes) -> Any:
         raise MalformedBytesError(len(encoded_pytree), error) from error
 
 
-def to_bytes(target: Any) -> bytes:
-    """Writes a tree of registered types as bytes.
+def to_bytes(target: object) -> bytes:
+    """Write a tree of registered types as bytes.
 
     Args:
         target: a tree, see `to_state_dict`.
@@ -469,12 +501,12 @@ def to_bytes(target: Any) -> bytes:
     return msgpack_serialize(to_state_dict(target), in_place=True)
 
 
-def from_bytes(target: Any, encoded_bytes: bytes) -> Any:
-    """Returns a tree like `target` with the contents that `to_bytes` wrote.
+def from_bytes(target: object, encoded_bytes: bytes) -> Any:
+    """Return a tree like `target` with the contents that `to_bytes` wrote.
 
     Args:
-        target: a tree with the structure and types wanted; None gives the state
-            dict itself.
+        target: a tree with the structure and types wanted. If `None`, the state dict
+            itself is returned.
         encoded_bytes: what `to_bytes` returned.
 
     Raises:

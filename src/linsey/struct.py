@@ -5,6 +5,11 @@ A field is either *data*, a child of the pytree, or *static*, part of its struct
 dictionaries, with the field names as path keys; static fields are compared when two
 structures are, so they must have a simple `==` and `hash`.
 
+Type checkers know the method `replace` of subclasses of `PyTreeNode`. No checker lets a
+decorator add a method, so for a class under `@dataclass` they accept
+`dataclasses.replace(point, x=1)`, which does the same, but `point.replace(x=1)` only if
+the class, or a base of it, is a `PyTreeNode`.
+
 Example:
     >>> import jax
     >>> class Average(PyTreeNode):
@@ -23,31 +28,39 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Self, TypeVar, dataclass_transform, overload
+from typing import Any, Protocol, Self, TypeVar, dataclass_transform, overload
 
 import jax
 
 from linsey import serialization
-from linsey.errors import StateDictMismatchError
+from linsey.errors import StateDictMismatchError, UnsupportedError
 
 __all__ = ["PyTreeNode", "dataclass", "field"]
 
 T = TypeVar("T")
+R = TypeVar("R", bound="Replaceable")
+
+
+class Replaceable(Protocol):
+    """An object with fields that can be replaced in a copy."""
+
+    def replace(self, **updates: Any) -> Self:
+        """Return a copy with some fields given new values."""
 
 
 def field(
     pytree_node: bool = True,
     *,
-    metadata: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, object] | None = None,
     **kwargs: Any,
 ) -> Any:
-    """Declares a field of a `struct` dataclass.
+    """Declare a field of a `struct` dataclass.
 
     Args:
-        pytree_node: whether the value is a child of the pytree; if not, it is part
-            of the structure.
-        metadata: kept with the field, see `dataclasses.field`.
-        **kwargs: given to `dataclasses.field`.
+        pytree_node: whether the value is a child of the pytree. If `False`, it is
+            part of the structure.
+        metadata: stored with the field, see `dataclasses.field`.
+        **kwargs: passed to `dataclasses.field`.
     """
     return dataclasses.field(
         metadata={**(metadata or {}), "pytree_node": pytree_node}, **kwargs
@@ -62,12 +75,11 @@ def dataclass(clz: None = None, **kwargs: Any) -> Callable[[type[T]], type[T]]: 
 def dataclass(
     clz: type[T] | None = None, **kwargs: Any
 ) -> type[T] | Callable[[type[T]], type[T]]:
-    """Makes a class a frozen dataclass that is a pytree.
+    """Make a class a frozen dataclass that is a pytree.
 
     Args:
-        clz: the class; None gives a decorator with the options bound.
-        **kwargs: given to `dataclasses.dataclass`; `frozen` is true unless said
-            otherwise.
+        clz: the class. If `None`, a decorator with these options is returned.
+        **kwargs: passed to `dataclasses.dataclass`; `frozen` defaults to `True`.
 
     Returns:
         The class, with a method `replace(**updates)` and known to
@@ -103,30 +115,30 @@ def dataclass(
     return cls
 
 
-def _replace(self: T, **updates: Any) -> T:
-    """Returns a copy with some fields given new values."""
+def _replace(self: T, **updates: object) -> T:
+    """Return a copy with some fields given new values."""
     return dataclasses.replace(self, **updates)  # pyrefly: ignore
 
 
 _replace.__name__ = "replace"
 
 
-def fields_to_state(names: tuple[str, ...], node: Any) -> dict[str, Any]:
-    """Returns the state dict of some attributes of an object."""
+def fields_to_state(names: tuple[str, ...], node: object) -> dict[str, object]:
+    """Return the state dict of some attributes of an object."""
     return {name: serialization.to_state_dict(getattr(node, name)) for name in names}
 
 
-def fields_from_state(names: tuple[str, ...], node: Any, state: Any) -> Any:
-    """Returns an object with `replace` with some attributes restored."""
-    state = serialization.entries(node, state)
+def fields_from_state(names: tuple[str, ...], node: R, state: object) -> R:
+    """Return an object with some attributes restored."""
+    values = serialization.entries(node, state)
     kind = f"in state dict while restoring an instance of {type(node).__name__}"
     for name in names:
-        if name not in state:
+        if name not in values:
             raise StateDictMismatchError(
                 f"Missing field {name} {kind}, at path {serialization.current_path()}",
-                f"The state dict has {sorted(state)} there.",
+                f"The state dict has {sorted(values)} there.",
             )
-    unknown = ",".join(f'"{name}"' for name in state if name not in names)
+    unknown = ",".join(f'"{name}"' for name in values if name not in names)
     if unknown:
         raise StateDictMismatchError(
             f"Unknown field(s) {unknown} {kind} at path {serialization.current_path()}",
@@ -135,7 +147,7 @@ def fields_from_state(names: tuple[str, ...], node: Any, state: Any) -> Any:
     return node.replace(
         **{
             name: serialization.from_state_dict(
-                getattr(node, name), state[name], name=name
+                getattr(node, name), values[name], name=name
             )
             for name in names
         }
@@ -154,13 +166,15 @@ class PyTreeNode:
         super().__init_subclass__()
         dataclass(cls, **kwargs)
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        raise NotImplementedError(
-            "`PyTreeNode` has no fields of its own. Write a subclass with some."
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        raise UnsupportedError(
+            "`PyTreeNode` has no fields of its own.",
+            "A node is made of the fields that its class declares.",
+            "Write a subclass with some: `class State(PyTreeNode): step: int`.",
         )
 
-    def replace(self, **overrides: Any) -> Self:
-        """Returns a copy with some fields given new values.
+    def replace(self, **overrides: object) -> Self:
+        """Return a copy with some fields given new values.
 
         Args:
             **overrides: new values by field name.

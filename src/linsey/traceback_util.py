@@ -1,7 +1,7 @@
 """Tracebacks that show the user's own code.
 
-Between the line of a model that fails and the call of `apply` lie the frames of this
-library, several for each module. They are left out of tracebacks, unless the flag
+Between the failing line of a model and the call of `apply` are the frames of this
+library, several for each module. They are removed from tracebacks, unless the flag
 `filter_frames` is off (`LINSEY_FILTER_FRAMES=0`).
 """
 
@@ -23,7 +23,7 @@ _ROOT = str(Path(__file__).parent)
 
 
 def api_boundary(fun: F) -> F:
-    """Leaves the frames of this library out of exceptions that pass through.
+    """Remove the frames of this library from exceptions that pass through.
 
     Example:
         >>> @api_boundary
@@ -46,12 +46,12 @@ def api_boundary(fun: F) -> F:
 
 
 def hide_flax_in_tracebacks() -> None:
-    """Leaves the frames of this library out of tracebacks: the default."""
+    """Remove the frames of this library from tracebacks: the default."""
     config.update("filter_frames", True)
 
 
 def show_flax_in_tracebacks() -> None:
-    """Shows the frames of this library in tracebacks."""
+    """Show the frames of this library in tracebacks."""
     config.update("filter_frames", False)
 
 

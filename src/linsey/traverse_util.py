@@ -22,11 +22,12 @@ import abc
 import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import jax
 
 from linsey import struct
+from linsey.errors import ArgumentTypeError, MismatchError, OptionError
 
 __all__ = [
     "ModelParamTraversal",
@@ -46,8 +47,10 @@ __all__ = [
     "unflatten_dict",
 ]
 
+T = TypeVar("T")
+
 Path = tuple[Any, ...]
-Update = Callable[[Any], Any]
+Update = Callable[[Any], object]
 
 
 @struct.dataclass
@@ -60,50 +63,55 @@ empty_node = _EmptyNode()
 
 @overload
 def flatten_dict(
-    xs: Mapping[Any, Any],
+    xs: Mapping[Any, object],
     keep_empty_nodes: bool = False,
     is_leaf: Callable[[Path, Any], bool] | None = None,
     sep: None = None,
 ) -> dict[Path, Any]: ...
 @overload
 def flatten_dict(
-    xs: Mapping[Any, Any],
+    xs: Mapping[Any, object],
     keep_empty_nodes: bool = False,
     is_leaf: Callable[[Path, Any], bool] | None = None,
     *,
     sep: str,
 ) -> dict[str, Any]: ...
 def flatten_dict(
-    xs: Mapping[Any, Any],
+    xs: Mapping[Any, object],
     keep_empty_nodes: bool = False,
     is_leaf: Callable[[Path, Any], bool] | None = None,
     sep: str | None = None,
 ) -> dict[Any, Any]:
-    """Returns nested dictionaries as one dictionary with paths as keys.
+    """Return nested dictionaries as one dictionary with paths as keys.
 
     Args:
         xs: nested dictionaries, plain or frozen.
-        keep_empty_nodes: put `empty_node` where an empty dictionary is; if false,
+        keep_empty_nodes: put `empty_node` where an empty dictionary is. If `False`,
             it is left out and cannot be restored.
-        is_leaf: takes a path and the value there, a dictionary perhaps, and tells
-            whether to stop; it is asked about `xs` itself first.
-        sep: joins the keys of a path, which must be strings; None leaves tuples.
+        is_leaf: called with a path and the value there, a dictionary perhaps; returns
+            whether the value is a leaf. It is called with `xs` itself first.
+        sep: joins the keys of a path, which must be strings. If `None`, paths are
+            tuples.
 
     Returns:
         A dictionary from paths to values, in the order of the nested ones.
 
     Raises:
-        TypeError: if `xs` is no dictionary.
+        ArgumentTypeError: if `xs` is not a dictionary.
 
     Example:
         >>> flatten_dict({"a": {"b": 1, "c": {}}}, keep_empty_nodes=True)
         {('a', 'b'): 1, ('a', 'c'): _EmptyNode()}
     """
     if not isinstance(xs, Mapping):
-        raise TypeError(f"expected (frozen)dict; got {type(xs)}")
-    flat: dict[Any, Any] = {}
+        raise ArgumentTypeError(
+            f"expected (frozen)dict; got {type(xs)}",
+            "Only dictionaries have keys that make up paths.",
+            "Flatten the dictionary inside, such as `variables['params']`.",
+        )
+    flat: dict[Any, object] = {}
 
-    def visit(path: Path, value: Any) -> None:
+    def visit(path: Path, value: object) -> None:
         if not isinstance(value, Mapping) or (is_leaf and is_leaf(path, value)):
             flat[path if sep is None else sep.join(path)] = value
         elif value:
@@ -116,22 +124,26 @@ def flatten_dict(
     return flat
 
 
-def unflatten_dict(xs: Mapping[Any, Any], sep: str | None = None) -> dict[Any, Any]:
-    """Returns the nested dictionaries that `flatten_dict` flattened.
+def unflatten_dict(xs: Mapping[Any, object], sep: str | None = None) -> dict[Any, Any]:
+    """Return the nested dictionaries that `flatten_dict` flattened.
 
     Args:
         xs: a dictionary with paths as keys.
-        sep: what the keys are joined with; None if they are tuples.
+        sep: what the keys are joined with. If `None`, paths are tuples.
 
     Raises:
-        TypeError: if `xs` is no dictionary, or a path leads through a value.
+        ArgumentTypeError: if `xs` is not a dictionary, or a path leads through a value.
 
     Example:
         >>> unflatten_dict({"a/b": 1, "a/c": 2}, sep="/")
         {'a': {'b': 1, 'c': 2}}
     """
     if not isinstance(xs, Mapping):
-        raise TypeError(f"input is not a dict; it is a {type(xs)}")
+        raise ArgumentTypeError(
+            f"input is not a dict; it is a {type(xs)}",
+            "The keys of a dictionary are the paths to build.",
+            "Pass what `flatten_dict` returned.",
+        )
     nested: dict[Any, Any] = {}
     for path, value in xs.items():
         keys = path if sep is None else path.split(sep)
@@ -139,22 +151,26 @@ def unflatten_dict(xs: Mapping[Any, Any], sep: str | None = None) -> dict[Any, A
         for key in keys[:-1]:
             node = node.setdefault(key, {})
             if not isinstance(node, dict):
-                raise TypeError(f"The path {path!r} leads through the value of {key!r}")
+                raise ArgumentTypeError(
+                    f"The path {path!r} leads through the value of {key!r}",
+                    "A key holds a value or a dictionary, and cannot hold both.",
+                    "Rename one of the two paths, or remove it.",
+                )
         node[keys[-1]] = {} if isinstance(value, _EmptyNode) else value
     return nested
 
 
 def path_aware_map(
-    f: Callable[[Path, Any], Any], nested_dict: Mapping[str, Mapping[str, Any]]
+    f: Callable[[Path, Any], object], nested_dict: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Applies a function of path and value to all values of nested dictionaries.
+    """Apply a function of path and value to all values of nested dictionaries.
 
     Args:
-        f: takes the path, a tuple of keys, and the value.
+        f: called with the path, a tuple of keys, and the value.
         nested_dict: nested dictionaries, plain or frozen.
 
     Returns:
-        Nested dictionaries with the results; empty ones stay.
+        Nested dictionaries with the results; empty dictionaries stay.
 
     Example:
         >>> path_aware_map(lambda path, x: path[-1], {"a": {"b": 1}, "c": 2})
@@ -172,66 +188,74 @@ def path_aware_map(
 class Traversal(abc.ABC):
     """Some values inside a structure, without the structure.
 
-    A subclass says how to `update` and how to `iterate`.
+    A subclass defines `update` and `iterate`.
     """
 
     @abc.abstractmethod
-    def update(self, fn: Update, inputs: Any) -> Any:
-        """Returns a copy of a structure with a function applied to the values.
+    def update(self, fn: Update, inputs: T) -> T:
+        """Return a copy of a structure with a function applied to the values.
 
         Args:
-            fn: takes a value and returns the new one.
+            fn: called with a value; returns the new one.
             inputs: the structure.
         """
 
     @abc.abstractmethod
-    def iterate(self, inputs: Any) -> Iterator[Any]:
-        """Returns the values in a structure, in the order in which they are updated.
+    def iterate(self, inputs: object) -> Iterator[Any]:
+        """Return the values in a structure, in the order in which they are updated.
 
         Args:
             inputs: the structure.
         """
 
-    def set(self, values: Iterable[Any], inputs: Any) -> Any:
-        """Returns a copy of a structure with new values, taken one by one.
+    def set(self, values: Iterable[object], inputs: T) -> T:
+        """Return a copy of a structure with new values, taken one by one.
 
         Args:
-            values: as many as `iterate` gives.
+            values: as many as `iterate` returns.
             inputs: the structure.
 
         Raises:
-            ValueError: if there are too few values or too many.
+            MismatchError: if there are too few values or too many.
         """
         remaining = list(values)[::-1]
+        count = len(remaining)
 
-        def take(_: Any) -> Any:
+        def take(_: object) -> object:
             if not remaining:
-                raise ValueError("Not enough values provided")
+                raise self._wrong_count("Not enough", count)
             return remaining.pop()
 
         outputs = self.update(take, inputs)
         if remaining:
-            raise ValueError("Too many values provided")
+            raise self._wrong_count("Too many", count)
         return outputs
 
+    def _wrong_count(self, judgement: str, count: int) -> MismatchError:
+        return MismatchError(
+            f"{judgement} values provided",
+            f"There are {count}; `set` takes one for each value that it selects.",
+            "Pass as many as `list(traversal.iterate(inputs))` has.",
+        )
+
     def compose(self, other: Traversal) -> Traversal:
-        """Returns the values of `other` inside the values of this traversal."""
+        """Return the values of `other` inside the values of this traversal."""
         return TraverseCompose(self, other)
 
     def merge(self, *traversals: Traversal) -> Traversal:
-        """Returns the values of several traversals inside those of this one."""
+        """Return the values of several traversals inside those of this one."""
         return self.compose(TraverseMerge(*traversals))
 
     def each(self) -> Traversal:
-        """Returns the items of lists and tuples, the values of dictionaries."""
+        """Return the items of lists and tuples, the values of dictionaries."""
         return self.compose(TraverseEach())
 
     def tree(self) -> Traversal:
-        """Returns the leaves of pytrees."""
+        """Return the leaves of pytrees."""
         return self.compose(TraverseTree())
 
     def filter(self, fn: Callable[[Any], bool]) -> Traversal:
-        """Returns those values for which a function is true."""
+        """Return those values for which a function is true."""
         return self.compose(TraverseFilter(fn))
 
     def __getattr__(self, attr: str) -> Traversal:
@@ -240,17 +264,17 @@ class Traversal(abc.ABC):
             raise AttributeError(attr)
         return self.compose(TraverseAttr(attr))
 
-    def __getitem__(self, key: Any) -> Traversal:
+    def __getitem__(self, key: object) -> Traversal:
         return self.compose(TraverseItem(key))
 
 
 class TraverseId(Traversal):
     """The structure itself."""
 
-    def update(self, fn: Update, inputs: Any) -> Any:  # noqa: D102
+    def update(self, fn: Update, inputs: object) -> Any:  # noqa: D102
         return fn(inputs)
 
-    def iterate(self, inputs: Any) -> Iterator[Any]:  # noqa: D102
+    def iterate(self, inputs: object) -> Iterator[object]:  # noqa: D102
         yield inputs
 
 
@@ -263,12 +287,12 @@ class TraverseMerge(Traversal):
     def __init__(self, *traversals: Traversal) -> None:
         self._traversals = traversals
 
-    def update(self, fn: Update, inputs: Any) -> Any:  # noqa: D102
+    def update(self, fn: Update, inputs: T) -> T:  # noqa: D102
         for traversal in self._traversals:
             inputs = traversal.update(fn, inputs)
         return inputs
 
-    def iterate(self, inputs: Any) -> Iterator[Any]:  # noqa: D102
+    def iterate(self, inputs: object) -> Iterator[object]:  # noqa: D102
         for traversal in self._traversals:
             yield from traversal.iterate(inputs)
 
@@ -279,10 +303,10 @@ class TraverseCompose(Traversal):
     def __init__(self, x: Traversal, y: Traversal) -> None:
         self._x, self._y = x, y
 
-    def update(self, fn: Update, inputs: Any) -> Any:  # noqa: D102
+    def update(self, fn: Update, inputs: T) -> T:  # noqa: D102
         return self._x.update(lambda value: self._y.update(fn, value), inputs)
 
-    def iterate(self, inputs: Any) -> Iterator[Any]:  # noqa: D102
+    def iterate(self, inputs: object) -> Iterator[object]:  # noqa: D102
         for value in self._x.iterate(inputs):
             yield from self._y.iterate(value)
 
@@ -293,10 +317,10 @@ class TraverseFilter(Traversal):
     def __init__(self, fn: Callable[[Any], bool]) -> None:
         self._fn = fn
 
-    def update(self, fn: Update, inputs: Any) -> Any:  # noqa: D102
+    def update(self, fn: Update, inputs: object) -> Any:  # noqa: D102
         return fn(inputs) if self._fn(inputs) else inputs
 
-    def iterate(self, inputs: Any) -> Iterator[Any]:  # noqa: D102
+    def iterate(self, inputs: object) -> Iterator[object]:  # noqa: D102
         if self._fn(inputs):
             yield inputs
 
@@ -317,7 +341,7 @@ class TraverseAttr(Traversal):
         setattr(outputs, self._attr, changes[self._attr])
         return outputs
 
-    def iterate(self, inputs: Any) -> Iterator[Any]:  # noqa: D102
+    def iterate(self, inputs: Any) -> Iterator[object]:  # noqa: D102
         yield getattr(inputs, self._attr)
 
 
@@ -338,7 +362,7 @@ class TraverseItem(Traversal):
             outputs[key] = fn(inputs[key])
         return _like_tuple(inputs, outputs) if isinstance(inputs, tuple) else outputs
 
-    def iterate(self, inputs: Any) -> Iterator[Any]:  # noqa: D102
+    def iterate(self, inputs: Any) -> Iterator[object]:  # noqa: D102
         if isinstance(self._key, slice):
             yield from inputs[self._key]
         else:
@@ -356,25 +380,28 @@ class TraverseEach(Traversal):
         outputs = [fn(value) for value in inputs]
         return _like_tuple(inputs, outputs) if isinstance(inputs, tuple) else outputs
 
-    def iterate(self, inputs: Any) -> Iterator[Any]:  # noqa: D102
+    def iterate(self, inputs: Any) -> Iterator[object]:  # noqa: D102
         self._check(inputs)
         yield from inputs.values() if isinstance(inputs, Mapping) else inputs
 
-    def _check(self, inputs: Any) -> None:
+    def _check(self, inputs: object) -> None:
         if not isinstance(inputs, list | tuple | Mapping):
-            raise ValueError(
+            raise OptionError(
                 "Only the entries of a list or tuple can be traversed, or the values "
-                f"of a dictionary; found {type(inputs)}."
+                f"of a dictionary; found {type(inputs)}.",
+                "Values of other types have no entries.",
+                "Select one part before, `t_identity['layers'].each()`, or use "
+                "`.tree()` for the leaves of a pytree.",
             )
 
 
 class TraverseTree(Traversal):
     """The leaves of a pytree."""
 
-    def update(self, fn: Update, inputs: Any) -> Any:  # noqa: D102
+    def update(self, fn: Update, inputs: T) -> T:  # noqa: D102
         return jax.tree.map(fn, inputs)
 
-    def iterate(self, inputs: Any) -> Iterator[Any]:  # noqa: D102
+    def iterate(self, inputs: object) -> Iterator[object]:  # noqa: D102
         yield from jax.tree.leaves(inputs)
 
 
@@ -382,7 +409,7 @@ class ModelParamTraversal(Traversal):
     """Those values of nested dictionaries whose path a function accepts.
 
     Args:
-        filter_fn: takes a path such as `/dense/kernel` and the value there.
+        filter_fn: called with a path such as `/dense/kernel` and the value there.
 
     Example:
         >>> kernels = ModelParamTraversal(lambda path, x: "kernel" in path)
@@ -401,21 +428,23 @@ class ModelParamTraversal(Traversal):
         nested = unflatten_dict(flat)
         return nested if isinstance(inputs, dict) else type(inputs)(nested)
 
-    def iterate(self, inputs: Any) -> Iterator[Any]:  # noqa: D102
+    def iterate(self, inputs: object) -> Iterator[object]:  # noqa: D102
         for path, value in self._flat(inputs):
             if self._accepts(path, value):
                 yield value
 
-    def _accepts(self, path: Path, value: Any) -> bool:
+    def _accepts(self, path: Path, value: object) -> bool:
         if isinstance(value, _EmptyNode):
             return False
         return self._filter_fn("/" + "/".join(map(str, path)), value)
 
-    def _flat(self, inputs: Any) -> list[tuple[Path, Any]]:
+    def _flat(self, inputs: object) -> list[tuple[Path, object]]:
         if not isinstance(inputs, Mapping):
-            raise ValueError(
+            raise OptionError(
                 "Can only traverse a flax Model instance or a nested dict, not "
-                f"{type(inputs)}"
+                f"{type(inputs)}",
+                "The filter function is called with paths of keys.",
+                "Pass the parameters, such as `variables['params']`.",
             )
         return sorted(
             flatten_dict(inputs, keep_empty_nodes=True).items(),
@@ -423,11 +452,11 @@ class ModelParamTraversal(Traversal):
         )
 
 
-def _is_namedtuple(value: Any) -> bool:
+def _is_namedtuple(value: object) -> bool:
     return isinstance(value, tuple) and hasattr(value, "_fields")
 
 
-def _like_tuple(original: tuple[Any, ...], items: list[Any]) -> Any:
-    """Returns the items as a tuple of the same kind."""
-    kind = type(original)
+def _like_tuple(original: tuple[Any, ...], items: list[object]) -> Any:
+    """Return the items as a tuple of the same kind."""
+    kind: Callable[..., Any] = type(original)
     return kind(*items) if _is_namedtuple(original) else kind(items)

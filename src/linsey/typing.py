@@ -16,7 +16,7 @@ from typing import (
 )
 
 import jax
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 if TYPE_CHECKING:
     from linsey.core.frozen_dict import FrozenDict
@@ -66,18 +66,17 @@ __all__ = [
 
 T = TypeVar("T")
 K = TypeVar("K")
-TupleArg = TypeVar("TupleArg", bound=tuple)
 
 # ---------------------------------------------------------------- arrays
 
 Array = Union[jax.Array, Any]  # noqa: UP007 (a value at run time, with Any in it)
-"""A JAX array, or what becomes one in a layer."""
+"""A JAX array, or a value that a layer converts to one."""
 PRNGKey = jax.Array
 """A random key."""
 RNGSequences = dict[str, PRNGKey]
 """A random key for each stream of random numbers, by the name of the stream."""
 Dtype = DTypeLike
-"""A dtype, or what stands for one."""
+"""A dtype, or a value that NumPy converts to one."""
 Shape = Sequence[int]
 """The size of each axis."""
 PRNGFoldable = int | str
@@ -90,14 +89,14 @@ PrecisionLike = (
     | tuple[jax.lax.Precision, jax.lax.Precision]
 )
 """How exactly an accelerator multiplies, as in `jax.lax.Precision`."""
-DotGeneralT = Callable[..., Array]
-"""A function in the place of `jax.lax.dot_general`."""
-ConvGeneralDilatedT = Callable[..., Array]
-"""A function in the place of `jax.lax.conv_general_dilated`."""
-EinsumT = Callable[..., Array]
-"""A function in the place of `jax.numpy.einsum`."""
+DotGeneralT = Callable[..., jax.Array]
+"""A function with the arguments of `jax.lax.dot_general`."""
+ConvGeneralDilatedT = Callable[..., jax.Array]
+"""A function with the arguments of `jax.lax.conv_general_dilated`."""
+EinsumT = Callable[..., jax.Array]
+"""A function with the arguments of `jax.numpy.einsum`."""
 PaddingLike = str | int | Sequence[int | tuple[int, int]]
-"""The padding of a convolution by its name, or by sizes at the ends of each axis."""
+"""The padding of a convolution: its name, or the sizes at both ends of each axis."""
 LaxPadding = str | Sequence[tuple[int, int]]
 """A padding as `jax.lax` takes it."""
 Initializer = jax.nn.initializers.Initializer | Callable[..., Any]
@@ -105,17 +104,17 @@ Initializer = jax.nn.initializers.Initializer | Callable[..., Any]
 
 
 class PromoteDtypeFn(Protocol):
-    """Brings arrays to one dtype, as `linsey.linen.dtypes.promote_dtype` does."""
+    """A function like `linsey.linen.dtypes.promote_dtype`."""
 
     def __call__(
-        self, args: TupleArg, /, *, dtype: Any = None, inexact: bool = True
-    ) -> TupleArg:
-        """Returns the arrays in one dtype.
+        self, *args: ArrayLike | None, dtype: Dtype | None = None, inexact: bool = True
+    ) -> list[Any]:
+        """Return the arrays of a layer in one dtype.
 
         Args:
-            args: arrays, and None where there is none.
-            dtype: the dtype; None for the one that they promote to.
-            inexact: whether integers become floating.
+            *args: arrays and numbers; `None` is returned as it is.
+            dtype: the dtype. If `None`, the one that all arguments promote to.
+            inexact: whether integers are promoted to floating point numbers.
         """
         ...
 
@@ -127,12 +126,12 @@ class Key(Hashable, Protocol):
     """A key of a dictionary that JAX can sort."""
 
     def __lt__(self: K, value: K, /) -> bool:
-        """Tells whether this key comes first."""
+        """Return whether this key comes first."""
         ...
 
 
-def is_key_like(x: Any) -> TypeGuard[Key]:
-    """Tells whether a value can be a key: it has a hash and an order.
+def is_key_like(x: object) -> TypeGuard[Key]:
+    """Return whether a value can be a key: it has a hash and an order.
 
     Example:
         >>> is_key_like("kernel"), is_key_like({})
@@ -160,21 +159,21 @@ MutableVariableDict = dict[str, MutableCollection]
 
 if TYPE_CHECKING:
     FrozenVariableDict = FrozenDict[str, Collection]
+else:
 
+    def __getattr__(name: str) -> object:
+        """Find the names that come from `linsey.core`, which is one floor up."""
+        if name not in ("FrozenDict", "FrozenVariableDict"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from linsey.core.frozen_dict import FrozenDict
 
-def __getattr__(name: str) -> Any:
-    """Finds the names that come from `linsey.core`, which stands above this file."""
-    if name not in ("FrozenDict", "FrozenVariableDict"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from linsey.core.frozen_dict import FrozenDict
-
-    return FrozenDict if name == "FrozenDict" else FrozenDict[str, Collection]
+        return FrozenDict if name == "FrozenDict" else FrozenDict[str, Collection]
 
 
 # ---------------------------------------------------------------- axes
 
 Axis = Optional[int]  # noqa: UP045 (a value at run time, subscripted below)
-"""An axis, or None for none."""
+"""An axis, or `None` for no axis."""
 Axes = int | Sequence[int]
 """One axis or several."""
 
@@ -184,7 +183,7 @@ class In(Generic[T]):
     """An axis of the values that go into a transform, and of these alone.
 
     Args:
-        axis: the axis, or what stands for none.
+        axis: the axis; `None` if the values have no such axis.
     """
 
     axis: T
@@ -195,7 +194,7 @@ class Out(Generic[T]):
     """An axis of the values that come out of a transform, and of these alone.
 
     Args:
-        axis: the axis, or what stands for none.
+        axis: the axis; `None` if the values have no such axis.
     """
 
     axis: T
@@ -209,9 +208,9 @@ InOutScanAxis = ScanAxis | In[ScanAxis] | Out[ScanAxis]
 """A `ScanAxis` for what goes in and what comes out, or for one of them."""
 
 AxisName = str | tuple[str, ...] | None
-"""The name of an axis of a mesh, several of them, or None for none."""
+"""The name of a mesh axis, the names of several, or `None`."""
 LogicalNames = tuple[str | None, ...]
-"""A name, or None, for each axis of an array."""
+"""For each axis of an array its name, or `None`."""
 LogicalRules = Sequence[tuple[str, str | tuple[str, ...] | None]]
 """Which axes of a mesh the axes of arrays with a name are split over."""
 # No type can say yet what the leaves of a pytree are.

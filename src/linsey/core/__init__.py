@@ -6,7 +6,7 @@ modules and no layers.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
 from linsey.core import axes_scan as axes_scan
 from linsey.core import frozen_dict as frozen_dict
@@ -40,9 +40,12 @@ from linsey.core.scope import lazy_init as lazy_init
 from linsey.core.tracers import check_trace_level as check_trace_level
 from linsey.core.tracers import current_trace as current_trace
 
+if TYPE_CHECKING:
+    from linsey.core import nn as nn
+else:
 
-def __getattr__(name: str) -> Any:
-    """Finds `nn`, which stands on the rest, when it is asked for."""
-    if name == "nn":
-        return importlib.import_module("linsey.core.nn")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        """Find `nn`, which stands on the rest, when it is asked for."""
+        if name == "nn":
+            return importlib.import_module("linsey.core.nn")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

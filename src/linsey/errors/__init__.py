@@ -16,7 +16,7 @@ are imported when one of them is asked for.
 # ruff: noqa: F403 (each file holds nothing but its errors)
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from linsey.errors.base import (
     ArgumentTypeError,
@@ -64,15 +64,8 @@ from linsey.errors.modules import (
 )
 from linsey.errors.optimizers import (
     GradientStructureError,
-    HyperParamsCountError,
     HyperParamUnknownError,
-    LearningRateMissingError,
-    LossValueError,
-    MultipleOptimizersMatchError,
-    NotReplicatedError,
     OptimizerStateDictError,
-    PerLeafRuleError,
-    TraversalSelectionError,
 )
 from linsey.errors.scopes import (
     ApplyScopeInvalidVariablesStructureError,
@@ -111,14 +104,16 @@ if TYPE_CHECKING:
 _LATER = ("attention", "layers", "norms", "sharding", "treex")
 
 
-def __getattr__(name: str) -> Any:
-    if name.endswith("Error"):  # else the name of a file would import all of them
-        for file in _LATER:
-            found = vars(importlib.import_module(f"{__name__}.{file}")).get(name)
-            if found is not None:
-                globals()[name] = found
-                return found
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # type checkers would take every name for an error
+
+    def __getattr__(name: str) -> object:
+        if name.endswith("Error"):  # else the name of a file would import all of them
+            for file in _LATER:
+                found = vars(importlib.import_module(f"{__name__}.{file}")).get(name)
+                if found is not None:
+                    globals()[name] = found
+                    return found
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
@@ -146,7 +141,6 @@ __all__ = [
     "FrozenDictIsImmutableError",
     "GradientStructureError",
     "HyperParamUnknownError",
-    "HyperParamsCountError",
     "ImmutableVariableError",
     "IncorrectPostInitOverrideError",
     "InputError",
@@ -157,9 +151,7 @@ __all__ = [
     "InvalidScopeError",
     "JaxTransformError",
     "LazyInitError",
-    "LearningRateMissingError",
     "LinseyError",
-    "LossValueError",
     "MPACheckpointingRequiredError",
     "MPARestoreDataCorruptedError",
     "MPARestoreTargetRequiredError",
@@ -168,14 +160,11 @@ __all__ = [
     "MissingBatchStatsError",
     "ModifyScopeVariableError",
     "MultipleMethodsCompactError",
-    "MultipleOptimizersMatchError",
     "NameInUseError",
-    "NotReplicatedError",
     "OptimizerStateDictError",
     "OptionError",
     "PartitionNameMismatchError",
     "PartitioningUnspecifiedError",
-    "PerLeafRuleError",
     "ReservedModuleAttributeError",
     "ScopeCollectionNotFound",
     "ScopeParamNotFoundError",
@@ -190,7 +179,6 @@ __all__ = [
     "TracedFlagError",
     "TransformTargetError",
     "TransformedMethodReturnValueError",
-    "TraversalSelectionError",
     "TraverseTreeError",
     "UnboundAxisNameError",
     "UnboundModuleError",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from linsey.errors.base import LinseyError
@@ -50,7 +49,7 @@ class CursorFindError(LinseyError):
             )
         super().__init__(
             found,
-            "`find` promises exactly one.",
+            "`find` returns the only value that fulfils the condition.",
             "Change the condition, or use `find_all`.",
         )
 
@@ -58,9 +57,7 @@ class CursorFindError(LinseyError):
 class TraverseTreeError(LinseyError):
     """A tree update was given both of two functions that exclude each other."""
 
-    def __init__(
-        self, update_fn: Callable[..., Any] | None, cond_fn: Callable[..., Any] | None
-    ) -> None:
+    def __init__(self, update_fn: object, cond_fn: object) -> None:
         if update_fn is None and cond_fn is None:
             found = (
                 "Both update_fn and cond_fn are None. Exactly one of them must be None."
@@ -90,11 +87,11 @@ class StateDictMismatchError(LinseyError, ValueError):
 
 
 class MalformedBytesError(LinseyError, ValueError):
-    """Bytes are no tree that `to_bytes` wrote, or not all of it."""
+    """Bytes are not a tree that `to_bytes` wrote, or only a part of one."""
 
     def __init__(self, size: int, cause: object) -> None:
         super().__init__(
-            f"The {size} bytes given are no serialized tree: {cause}",
+            f"The {size} bytes given are not a serialized tree: {cause}",
             "They are incomplete, damaged, or of another format.",
             "Pass the whole content of a file that `to_bytes` wrote, read as bytes.",
         )

@@ -7,7 +7,7 @@ lifted transforms; each layer family has a file of its own.
 # ruff: noqa: F403 (each file lists the names that it offers)
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from linsey.core import FrozenDict as FrozenDict
 from linsey.core import broadcast as broadcast
@@ -120,17 +120,19 @@ _LATER = {
 }
 _FILES = {name: file for file in _LATER for name in (file, *_LATER[file].split())}
 
-_NOT_PUBLIC = {"Any", "TYPE_CHECKING", "importlib"}
+_NOT_PUBLIC = {"TYPE_CHECKING", "importlib"}
 
 
-def __getattr__(name: str) -> Any:
-    if name == "__all__":  # found like this, it does not list every name once more
-        return [n for n in __dir__() if n[0] != "_" and n not in _NOT_PUBLIC]
-    if name not in _FILES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{_FILES[name]}")
-    globals()[name] = module if name == _FILES[name] else getattr(module, name)
-    return globals()[name]
+if not TYPE_CHECKING:  # type checkers would take every name for one of linen
+
+    def __getattr__(name: str) -> object:
+        if name == "__all__":  # found like this, it does not list every name once more
+            return [n for n in __dir__() if n[0] != "_" and n not in _NOT_PUBLIC]
+        if name not in _FILES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = importlib.import_module(f"{__name__}.{_FILES[name]}")
+        globals()[name] = module if name == _FILES[name] else getattr(module, name)
+        return globals()[name]
 
 
 def __dir__() -> list[str]:

@@ -7,39 +7,32 @@ dtype rule is looked up.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
 
+from linsey.errors import OptionError
 from linsey.typing import Dtype
-
-
-class PromoteDtypeFn(Protocol):
-    """A function that brings the arrays of a layer to one dtype."""
-
-    def __call__(
-        self, *args: Any, dtype: Dtype | None = None, inexact: bool = True
-    ) -> list[Any]:
-        """Converts arrays like `promote_dtype`."""
+from linsey.typing import PromoteDtypeFn as PromoteDtypeFn
 
 
 def canonicalize_dtype(
     *args: Any, dtype: Dtype | None = None, inexact: bool = True
 ) -> Dtype:
-    """Chooses the dtype of a computation.
+    """Choose the dtype of a computation.
 
     Args:
-        *args: arrays, numbers or none, whose common dtype is taken if none is given.
-        dtype: the dtype to use whatever the arrays are.
+        *args: arrays, numbers or `None`, whose common dtype is the default.
+        dtype: the dtype to use. If `None`, it is inferred from the arguments.
         inexact: whether integers are promoted to floating point numbers.
 
     Returns:
         The dtype, as it was given or as a numpy dtype.
 
     Raises:
-        ValueError: `dtype` is no floating point or complex dtype, but `inexact`; or
-            there is nothing to infer it from.
+        OptionError: if `inexact` and `dtype` is neither floating point nor complex.
+        ValueError: if there is nothing to infer the dtype from.
 
     Example:
         >>> canonicalize_dtype(jnp.ones(2, jnp.int8), None)
@@ -54,10 +47,10 @@ def canonicalize_dtype(
         if inexact and not _is_inexact(dtype):
             dtype = jnp.promote_types(jnp.float32, dtype)
     elif inexact and not _is_inexact(dtype):
-        raise ValueError(
-            f"Dtype must be inexact: {dtype}\n"
-            "Layers divide, and integers cannot hold the result.\n"
-            "Use `dtype=jnp.float32`, or none to follow the inputs."
+        raise OptionError(
+            f"Dtype must be inexact: {dtype}",
+            "Layers divide, and integers cannot hold the result.",
+            "Use `dtype=jnp.float32`, or `dtype=None` to infer it from the inputs.",
         )
     return dtype
 
@@ -65,15 +58,15 @@ def canonicalize_dtype(
 def promote_dtype(
     *args: Any, dtype: Dtype | None = None, inexact: bool = True
 ) -> list[Any]:
-    """Converts arrays to the dtype that `canonicalize_dtype` chooses for them.
+    """Convert arrays to the dtype that `canonicalize_dtype` chooses for them.
 
     Args:
-        *args: arrays, numbers or none.
-        dtype: the dtype to use; none means the one all of them promote to.
+        *args: arrays, numbers or `None`.
+        dtype: the dtype to use. If `None`, the one that all of them promote to.
         inexact: whether integers are promoted to floating point numbers.
 
     Returns:
-        The arguments in order, converted; none stays none.
+        The arguments in order, converted; `None` is returned as it is.
 
     Example:
         >>> x, bias = promote_dtype(jnp.ones(2, jnp.int8), None)
@@ -89,7 +82,7 @@ def promote_dtype(
 
 
 def _agreed_dtype(args: tuple[Any, ...]) -> Any:
-    """Returns the dtype if all arguments are JAX arrays with the same strong one."""
+    """Return the dtype if all arguments are JAX arrays with the same strong one."""
     agreed = None
     for x in args:
         if x is None:

@@ -5,11 +5,13 @@ everywhere in JAX.
 """
 
 from jax.nn.initializers import *  # noqa: F403
-from jax.nn.initializers import Initializer, ones, zeros
+from jax.nn.initializers import Initializer as Initializer
+from jax.nn.initializers import ones as ones
+from jax.nn.initializers import zeros as zeros
 
 
 def zeros_init() -> Initializer:
-    """Builds the initializer of zeros.
+    """Return the initializer of zeros.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -20,7 +22,7 @@ def zeros_init() -> Initializer:
 
 
 def ones_init() -> Initializer:
-    """Builds the initializer of ones.
+    """Return the initializer of ones.
 
     Example:
         >>> import jax, jax.numpy as jnp

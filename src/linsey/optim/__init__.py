@@ -12,6 +12,8 @@ The rules are computed by optax, states are stored as they always were, and both
 to plain optax are open: `OptimizerDef.to_optax`, `from_optax`, `to_train_state`.
 """
 
+import sys as _sys
+
 from linsey.extras import missing as _missing
 
 try:
@@ -19,82 +21,46 @@ try:
 except ModuleNotFoundError as error:
     raise _missing(error, "optim", "`linsey.optim`") from error
 
-from linsey.optim import (
-    adabelief,
-    adadelta,
-    adafactor,
-    adagrad,
-    adam,
-    base,
-    dynamic_scale,
-    lamb,
-    lars,
-    momentum,
-    optax_bridge,
-    rmsprop,
-    sgd,
-    weight_norm,
-)
-from linsey.optim.adabelief import AdaBelief
-from linsey.optim.adadelta import Adadelta
-from linsey.optim.adafactor import Adafactor
-from linsey.optim.adagrad import Adagrad
-from linsey.optim.adam import Adam
-from linsey.optim.base import (
-    ModelParamTraversal,
-    MultiOptimizer,
-    Optimizer,
-    OptimizerDef,
-    OptimizerState,
-)
-from linsey.optim.dynamic_scale import DynamicScale
-from linsey.optim.lamb import LAMB
-from linsey.optim.lars import LARS
-from linsey.optim.momentum import Momentum
-from linsey.optim.optax_bridge import (
-    from_optax,
-    from_train_state,
-    restore_train_state,
-    to_train_state,
-)
-from linsey.optim.rmsprop import RMSProp
-from linsey.optim.sgd import GradientDescent
-from linsey.optim.weight_norm import WeightNorm
+from linsey.optim import adabelief as adabelief
+from linsey.optim import adadelta as adadelta
+from linsey.optim import adafactor as adafactor
+from linsey.optim import adagrad as adagrad
+from linsey.optim import adam as adam
+from linsey.optim import base as base
+from linsey.optim import dynamic_scale as dynamic_scale
+from linsey.optim import lamb as lamb
+from linsey.optim import lars as lars
+from linsey.optim import momentum as momentum
+from linsey.optim import optax_bridge as optax_bridge
+from linsey.optim import optax_definition as optax_definition
+from linsey.optim import rmsprop as rmsprop
+from linsey.optim import sgd as sgd
+from linsey.optim import state as state
+from linsey.optim import weight_norm as weight_norm
+from linsey.optim.adabelief import AdaBelief as AdaBelief
+from linsey.optim.adadelta import Adadelta as Adadelta
+from linsey.optim.adafactor import Adafactor as Adafactor
+from linsey.optim.adagrad import Adagrad as Adagrad
+from linsey.optim.adam import Adam as Adam
+from linsey.optim.base import ModelParamTraversal as ModelParamTraversal
+from linsey.optim.base import MultiOptimizer as MultiOptimizer
+from linsey.optim.base import Optimizer as Optimizer
+from linsey.optim.base import OptimizerDef as OptimizerDef
+from linsey.optim.base import OptimizerState as OptimizerState
+from linsey.optim.dynamic_scale import DynamicScale as DynamicScale
+from linsey.optim.lamb import LAMB as LAMB
+from linsey.optim.lars import LARS as LARS
+from linsey.optim.momentum import Momentum as Momentum
+from linsey.optim.optax_bridge import from_optax as from_optax
+from linsey.optim.optax_bridge import from_train_state as from_train_state
+from linsey.optim.optax_bridge import restore_train_state as restore_train_state
+from linsey.optim.optax_bridge import to_train_state as to_train_state
+from linsey.optim.rmsprop import RMSProp as RMSProp
+from linsey.optim.sgd import GradientDescent as GradientDescent
+from linsey.optim.weight_norm import WeightNorm as WeightNorm
 
-__all__ = [
-    "AdaBelief",
-    "Adadelta",
-    "Adafactor",
-    "Adagrad",
-    "Adam",
-    "DynamicScale",
-    "GradientDescent",
-    "LAMB",
-    "LARS",
-    "ModelParamTraversal",
-    "Momentum",
-    "MultiOptimizer",
-    "Optimizer",
-    "OptimizerDef",
-    "OptimizerState",
-    "RMSProp",
-    "WeightNorm",
-    "adabelief",
-    "adadelta",
-    "adafactor",
-    "adagrad",
-    "adam",
-    "base",
-    "dynamic_scale",
-    "from_optax",
-    "from_train_state",
-    "lamb",
-    "lars",
-    "momentum",
-    "optax_bridge",
-    "restore_train_state",
-    "rmsprop",
-    "sgd",
-    "to_train_state",
-    "weight_norm",
-]
+# Old pickles name the files in which the classes of `base` stood before.
+for _file in ("definition", "multi", "optimizer", "replicated"):
+    _sys.modules[f"{__name__}.{_file}"] = base
+
+__all__ = [_name for _name in globals() if not _name.startswith("_")]

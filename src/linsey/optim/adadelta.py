@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import jax
 import optax
 
 from linsey import struct
 from linsey.optim.optax_definition import (
+    LearningRate,
     OptaxDefinition,
+    Scalar,
     Stage,
-    decay_stages,
-    learning_rate_stage,
+    takes_fields_of,
 )
 
 __all__ = ["Adadelta"]
@@ -19,20 +19,20 @@ __all__ = ["Adadelta"]
 
 @struct.dataclass
 class _AdadeltaHyperParams:
-    learning_rate: Any
-    rho: Any
-    eps: Any
-    weight_decay: Any
+    learning_rate: LearningRate = None
+    rho: Scalar = 0.9
+    eps: Scalar = 1e-6
+    weight_decay: Scalar = 0.0
 
 
 @struct.dataclass
 class _AdadeltaParamState:
-    sq_avg: Any
-    acc_delta: Any
+    sq_avg: jax.Array
+    acc_delta: jax.Array
 
 
 class Adadelta(OptaxDefinition):
-    """Gives the step the units of the parameter.
+    """Scales the gradient so that a step has the units of the parameter.
 
         sq_avg = rho * sq_avg + (1 - rho) * grad**2
         d = sqrt(acc_delta + eps) / sqrt(sq_avg + eps) * grad
@@ -59,21 +59,16 @@ class Adadelta(OptaxDefinition):
 
     param_state = _AdadeltaParamState
 
-    def __init__(
-        self,
-        learning_rate: Any = None,
-        rho: Any = 0.9,
-        eps: Any = 1e-6,
-        weight_decay: Any = 0.0,
-    ) -> None:
-        super().__init__(_AdadeltaHyperParams(learning_rate, rho, eps, weight_decay))
+    @takes_fields_of(_AdadeltaHyperParams)
+    def __init__(self, hyper_params: _AdadeltaHyperParams) -> None:
+        super().__init__(hyper_params)
 
-    def stages(self, hyper_params: Any) -> list[Stage]:  # noqa: D102
+    def stages(self, hyper_params: _AdadeltaHyperParams) -> list[Stage]:  # noqa: D102
         hp = hyper_params
         adadelta = optax.scale_by_adadelta(hp.rho, hp.eps)
         fields = {"e_g": "sq_avg", "e_x": "acc_delta"}
         return [
             Stage(adadelta, optax.ScaleByAdaDeltaState, fields),
-            *decay_stages(hp.weight_decay),
-            learning_rate_stage(self, hp.learning_rate),
+            *self.decay_stages(hp.weight_decay),
+            self.learning_rate_stage(hp.learning_rate),
         ]

@@ -2,44 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from linsey import struct
 from linsey.optim.optax_definition import (
+    LearningRate,
     OptaxDefinition,
+    Scalar,
     Stage,
-    learning_rate_stage,
+    takes_fields_of,
 )
+from linsey.typing import Dtype
 
 __all__ = ["Adafactor"]
 
 
 @struct.dataclass
 class _AdafactorHyperParams:
-    learning_rate: Any
-    factored: bool = struct.field(pytree_node=False)
-    multiply_by_parameter_scale: bool = struct.field(pytree_node=False)
-    beta1: Any
-    decay_rate: Any
-    step_offset: Any
-    clipping_threshold: Any
-    weight_decay_rate: Any
-    min_dim_size_to_factor: int = struct.field(pytree_node=False)
-    epsilon1: Any
-    epsilon2: Any
+    learning_rate: LearningRate = None
+    factored: bool = struct.field(pytree_node=False, default=True)
+    multiply_by_parameter_scale: bool = struct.field(pytree_node=False, default=True)
+    beta1: Scalar | None = None
+    decay_rate: Scalar = 0.8
+    step_offset: Scalar = 0
+    clipping_threshold: Scalar | None = 1.0
+    weight_decay_rate: Scalar | None = None
+    min_dim_size_to_factor: int = struct.field(pytree_node=False, default=128)
+    epsilon1: Scalar = 1e-30
+    epsilon2: Scalar = 1e-3
+
+
+@struct.dataclass
+class _AdafactorArguments(_AdafactorHyperParams):
+    dtype_momentum: Dtype = struct.field(pytree_node=False, default=jnp.float32)
 
 
 @struct.dataclass
 class _AdafactorParamState:
-    v_row: Any
-    v_col: Any
-    v: Any
-    m: Any
+    v_row: jax.Array
+    v_col: jax.Array
+    v: jax.Array
+    m: jax.Array
 
 
 class Adafactor(OptaxDefinition):
@@ -60,14 +69,16 @@ class Adafactor(OptaxDefinition):
         factored: keep means over axes where a leaf allows it. This,
             `min_dim_size_to_factor` and `multiply_by_parameter_scale` cannot be
             overridden for one update.
-        multiply_by_parameter_scale: whether to have the fourth line.
-        beta1: the fraction of an average of u that is kept and moves the leaf; None
-            keeps none.
-        decay_rate: how fast the average gets longer.
+        multiply_by_parameter_scale: whether to multiply by the size of the leaf, the
+            fourth line.
+        beta1: the fraction of an average of u that is kept and moves the leaf. If
+            `None`, there is no such average.
+        decay_rate: exponent of the decay above, in (0, 1].
         step_offset: the step that counts as the first, when training goes on.
-        clipping_threshold: how large the root of the mean square of u may be; None
-            does not clip.
-        weight_decay_rate: not scaled by the learning rate; None is 0.
+        clipping_threshold: how large the root of the mean square of u may be. If
+            `None`, it is not clipped.
+        weight_decay_rate: not scaled by the learning rate. If `None`, there is no
+            weight decay.
         min_dim_size_to_factor: how long the second longest axis must be.
         epsilon1: added to the squares.
         epsilon2: the size that a leaf has at least.
@@ -87,40 +98,16 @@ class Adafactor(OptaxDefinition):
 
     param_state = _AdafactorParamState
 
-    def __init__(
-        self,
-        learning_rate: Any = None,
-        factored: bool = True,
-        multiply_by_parameter_scale: bool = True,
-        beta1: Any = None,
-        decay_rate: Any = 0.8,
-        step_offset: Any = 0,
-        clipping_threshold: Any = 1.0,
-        weight_decay_rate: Any = None,
-        min_dim_size_to_factor: int = 128,
-        epsilon1: Any = 1e-30,
-        epsilon2: Any = 1e-3,
-        dtype_momentum: Any = jnp.float32,
-    ) -> None:
+    @takes_fields_of(_AdafactorArguments)
+    def __init__(self, arguments: _AdafactorArguments) -> None:
+        names = [field.name for field in dataclasses.fields(_AdafactorHyperParams)]
         super().__init__(
-            _AdafactorHyperParams(
-                learning_rate,
-                factored,
-                multiply_by_parameter_scale,
-                beta1,
-                decay_rate,
-                step_offset,
-                clipping_threshold,
-                weight_decay_rate,
-                min_dim_size_to_factor,
-                epsilon1,
-                epsilon2,
-            )
+            _AdafactorHyperParams(*(getattr(arguments, name) for name in names))
         )
-        self.dtype_momentum = dtype_momentum
+        self.dtype_momentum = arguments.dtype_momentum
 
-    def init_param_state(self, param: Any) -> _AdafactorParamState:
-        """Returns zeros; of shape (1,) what a leaf of this shape does not need."""
+    def init_param_state(self, param: ArrayLike) -> _AdafactorParamState:
+        """Return zeros; of shape (1,) what a leaf of this shape does not need."""
         shape = np.shape(param)
         unused = jnp.zeros(1, jnp.float32)
         v_row = v_col = v = m = unused
@@ -135,7 +122,7 @@ class Adafactor(OptaxDefinition):
         return _AdafactorParamState(v_row, v_col, v, m)
 
     def _factored_axes(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
-        """Returns the second longest and the longest axis, if means are kept."""
+        """Return the second longest and the longest axis, if means are kept."""
         hp = self.hyper_params
         if not hp.factored or len(shape) < 2:
             return None
@@ -145,7 +132,7 @@ class Adafactor(OptaxDefinition):
     def cast(self, leaf: jax.Array) -> jax.Array:  # noqa: D102
         return leaf.astype(jnp.float32)
 
-    def stages(self, hyper_params: Any) -> list[Stage]:  # noqa: D102
+    def stages(self, hyper_params: _AdafactorHyperParams) -> list[Stage]:  # noqa: D102
         hp, own = hyper_params, self.hyper_params
         moments = optax.scale_by_factored_rms(
             factored=own.factored,
@@ -158,7 +145,7 @@ class Adafactor(OptaxDefinition):
         stages = [Stage(moments, optax.FactoredState, fields)]
         if hp.clipping_threshold is not None:
             stages.append(Stage(optax.clip_by_block_rms(hp.clipping_threshold)))
-        stages.append(learning_rate_stage(self, hp.learning_rate, flip_sign=False))
+        stages.append(self.learning_rate_stage(hp.learning_rate, flip_sign=False))
         if own.multiply_by_parameter_scale:
             stages.append(Stage(optax.scale_by_param_block_rms(hp.epsilon2)))
         if hp.beta1 is not None:

@@ -10,9 +10,11 @@ import optax
 
 from linsey import struct
 from linsey.optim.optax_definition import (
+    LearningRate,
     OptaxDefinition,
+    Scalar,
     Stage,
-    learning_rate_stage,
+    takes_fields_of,
 )
 
 __all__ = ["Adagrad"]
@@ -20,13 +22,13 @@ __all__ = ["Adagrad"]
 
 @struct.dataclass
 class _AdagradHyperParams:
-    learning_rate: Any
-    eps: Any
+    learning_rate: LearningRate = None
+    eps: Scalar = 1e-8
 
 
 @struct.dataclass
 class _AdagradParamState:
-    G: Any
+    G: jax.Array
 
 
 class Adagrad(OptaxDefinition):
@@ -57,24 +59,27 @@ class Adagrad(OptaxDefinition):
 
     param_state = _AdagradParamState
 
-    def __init__(self, learning_rate: Any = None, eps: Any = 1e-8) -> None:
-        super().__init__(_AdagradHyperParams(learning_rate, eps))
+    @takes_fields_of(_AdagradHyperParams)
+    def __init__(self, hyper_params: _AdagradHyperParams) -> None:
+        super().__init__(hyper_params)
 
-    def stages(self, hyper_params: Any) -> list[Stage]:  # noqa: D102
+    def stages(self, hyper_params: _AdagradHyperParams) -> list[Stage]:  # noqa: D102
         adagrad = scale_by_root_of_sum(hyper_params.eps)
         return [
             Stage(adagrad, optax.ScaleByRssState, {"sum_of_squares": "G"}),
-            learning_rate_stage(self, hyper_params.learning_rate),
+            self.learning_rate_stage(hyper_params.learning_rate),
         ]
 
 
-def scale_by_root_of_sum(eps: Any) -> optax.GradientTransformation:
-    """Returns the division by the root of the sum of squares, plus `eps`."""
+def scale_by_root_of_sum(eps: Scalar) -> optax.GradientTransformation:
+    """Return the division by the root of the sum of squares, plus `eps`."""
 
-    def init(params: Any) -> optax.ScaleByRssState:
+    def init(params: optax.Params) -> optax.ScaleByRssState:
         return optax.ScaleByRssState(jax.tree.map(jnp.zeros_like, params))
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(
+        updates: optax.Updates, state: Any, params: object = None
+    ) -> tuple[optax.Updates, optax.ScaleByRssState]:
         total = jax.tree.map(lambda g, s: s + g * g, updates, state.sum_of_squares)
         updates = jax.tree.map(lambda g, s: g / (jnp.sqrt(s) + eps), updates, total)
         return updates, optax.ScaleByRssState(total)

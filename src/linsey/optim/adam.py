@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import jax
 import optax
 
 from linsey import struct
 from linsey.optim.optax_definition import (
+    LearningRate,
     OptaxDefinition,
+    Scalar,
     Stage,
-    decay_stages,
-    learning_rate_stage,
+    takes_fields_of,
 )
 
 __all__ = ["Adam"]
@@ -19,17 +19,17 @@ __all__ = ["Adam"]
 
 @struct.dataclass
 class _AdamHyperParams:
-    learning_rate: Any
-    beta1: Any
-    beta2: Any
-    eps: Any
-    weight_decay: Any
+    learning_rate: LearningRate = None
+    beta1: Scalar = 0.9
+    beta2: Scalar = 0.999
+    eps: Scalar = 1e-8
+    weight_decay: Scalar = 0.0
 
 
 @struct.dataclass
 class _AdamParamState:
-    grad_ema: Any
-    grad_sq_ema: Any
+    grad_ema: jax.Array
+    grad_sq_ema: jax.Array
 
 
 class Adam(OptaxDefinition):
@@ -64,24 +64,16 @@ class Adam(OptaxDefinition):
 
     param_state = _AdamParamState
 
-    def __init__(
-        self,
-        learning_rate: Any = None,
-        beta1: Any = 0.9,
-        beta2: Any = 0.999,
-        eps: Any = 1e-8,
-        weight_decay: Any = 0.0,
-    ) -> None:
-        super().__init__(
-            _AdamHyperParams(learning_rate, beta1, beta2, eps, weight_decay)
-        )
+    @takes_fields_of(_AdamHyperParams)
+    def __init__(self, hyper_params: _AdamHyperParams) -> None:
+        super().__init__(hyper_params)
 
-    def stages(self, hyper_params: Any) -> list[Stage]:  # noqa: D102
+    def stages(self, hyper_params: _AdamHyperParams) -> list[Stage]:  # noqa: D102
         hp = hyper_params
         adam = optax.scale_by_adam(hp.beta1, hp.beta2, hp.eps)
         fields = {"mu": "grad_ema", "nu": "grad_sq_ema"}
         return [
             Stage(adam, optax.ScaleByAdamState, fields),
-            *decay_stages(hp.weight_decay),
-            learning_rate_stage(self, hp.learning_rate),
+            *self.decay_stages(hp.weight_decay),
+            self.learning_rate_stage(hp.learning_rate),
         ]

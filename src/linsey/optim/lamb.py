@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import jax
 import optax
 
 from linsey import struct
 from linsey.optim.optax_definition import (
+    LearningRate,
     OptaxDefinition,
+    Scalar,
     Stage,
-    decay_stages,
-    learning_rate_stage,
+    takes_fields_of,
 )
 
 __all__ = ["LAMB"]
@@ -19,17 +19,17 @@ __all__ = ["LAMB"]
 
 @struct.dataclass
 class _LAMBHyperParams:
-    learning_rate: Any
-    beta1: Any
-    beta2: Any
-    weight_decay: Any
-    eps: Any
+    learning_rate: LearningRate = None
+    beta1: Scalar = 0.9
+    beta2: Scalar = 0.999
+    weight_decay: Scalar = 0
+    eps: Scalar = 1e-6
 
 
 @struct.dataclass
 class _LAMBParamState:
-    grad_ema: Any
-    grad_sq_ema: Any
+    grad_ema: jax.Array
+    grad_sq_ema: jax.Array
 
 
 class LAMB(OptaxDefinition):
@@ -67,25 +67,17 @@ class LAMB(OptaxDefinition):
 
     param_state = _LAMBParamState
 
-    def __init__(
-        self,
-        learning_rate: Any = None,
-        beta1: Any = 0.9,
-        beta2: Any = 0.999,
-        weight_decay: Any = 0,
-        eps: Any = 1e-6,
-    ) -> None:
-        super().__init__(
-            _LAMBHyperParams(learning_rate, beta1, beta2, weight_decay, eps)
-        )
+    @takes_fields_of(_LAMBHyperParams)
+    def __init__(self, hyper_params: _LAMBHyperParams) -> None:
+        super().__init__(hyper_params)
 
-    def stages(self, hyper_params: Any) -> list[Stage]:  # noqa: D102
+    def stages(self, hyper_params: _LAMBHyperParams) -> list[Stage]:  # noqa: D102
         hp = hyper_params
         adam = optax.scale_by_adam(hp.beta1, hp.beta2, hp.eps)
         fields = {"mu": "grad_ema", "nu": "grad_sq_ema"}
         return [
             Stage(adam, optax.ScaleByAdamState, fields),
-            *decay_stages(hp.weight_decay),
+            *self.decay_stages(hp.weight_decay),
             Stage(optax.scale_by_trust_ratio()),
-            learning_rate_stage(self, hp.learning_rate),
+            self.learning_rate_stage(hp.learning_rate),
         ]

@@ -10,9 +10,11 @@ import optax
 
 from linsey import struct
 from linsey.optim.optax_definition import (
+    LearningRate,
     OptaxDefinition,
+    Scalar,
     Stage,
-    learning_rate_stage,
+    takes_fields_of,
 )
 
 __all__ = ["LARS"]
@@ -20,17 +22,17 @@ __all__ = ["LARS"]
 
 @struct.dataclass
 class _LARSHyperParams:
-    learning_rate: Any
-    beta: Any
-    weight_decay: Any
-    trust_coefficient: Any
-    eps: Any
-    nesterov: bool = struct.field(pytree_node=False)
+    learning_rate: LearningRate = None
+    beta: Scalar = 0.9
+    weight_decay: Scalar = 0
+    trust_coefficient: Scalar = 0.001
+    eps: Scalar = 0
+    nesterov: bool = struct.field(pytree_node=False, default=False)
 
 
 @struct.dataclass
 class _LARSParamState:
-    momentum: Any
+    momentum: jax.Array
 
 
 class LARS(OptaxDefinition):
@@ -72,37 +74,26 @@ class LARS(OptaxDefinition):
 
     param_state = _LARSParamState
 
-    def __init__(
-        self,
-        learning_rate: Any = None,
-        beta: Any = 0.9,
-        weight_decay: Any = 0,
-        trust_coefficient: Any = 0.001,
-        eps: Any = 0,
-        nesterov: bool = False,
-    ) -> None:
-        super().__init__(
-            _LARSHyperParams(
-                learning_rate, beta, weight_decay, trust_coefficient, eps, nesterov
-            )
-        )
+    @takes_fields_of(_LARSHyperParams)
+    def __init__(self, hyper_params: _LARSHyperParams) -> None:
+        super().__init__(hyper_params)
 
-    def stages(self, hyper_params: Any) -> list[Stage]:  # noqa: D102
+    def stages(self, hyper_params: _LARSHyperParams) -> list[Stage]:  # noqa: D102
         hp = hyper_params
         ratio = scale_by_layer(hp.weight_decay, hp.trust_coefficient, hp.eps)
         trace = optax.trace(hp.beta, nesterov=hp.nesterov)
         return [
             Stage(ratio),
-            learning_rate_stage(self, hp.learning_rate, flip_sign=False),
+            self.learning_rate_stage(hp.learning_rate, flip_sign=False),
             Stage(trace, optax.TraceState, {"trace": "momentum"}),
             Stage(optax.scale(-1.0)),
         ]
 
 
 def scale_by_layer(
-    weight_decay: Any, trust_coefficient: Any, eps: Any
+    weight_decay: Scalar, trust_coefficient: Scalar, eps: Scalar
 ) -> optax.GradientTransformation:
-    """Returns the addition of weight decay and the scaling by the ratio of norms."""
+    """Return the addition of weight decay and the scaling by the ratio of norms."""
 
     def scaled(g: Any, p: Any) -> jax.Array:
         g_norm, p_norm = norm(g), norm(p)
@@ -116,6 +107,6 @@ def scale_by_layer(
 
 
 def norm(x: jax.Array) -> jax.Array:
-    """Returns the 2-norm over all axes, of half precision in float32."""
+    """Return the 2-norm over all axes, of half precision in float32."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     return jnp.sqrt(jnp.sum(jnp.square(jnp.abs(x.astype(dtype)))))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import jax
 import optax
 
 from linsey import struct
 from linsey.optim.optax_definition import (
+    LearningRate,
     OptaxDefinition,
+    Scalar,
     Stage,
-    decay_stages,
-    learning_rate_stage,
+    takes_fields_of,
 )
 
 __all__ = ["Momentum"]
@@ -19,15 +19,15 @@ __all__ = ["Momentum"]
 
 @struct.dataclass
 class _MomentumHyperParams:
-    learning_rate: Any
-    beta: Any
-    weight_decay: Any
-    nesterov: bool = struct.field(pytree_node=False)
+    learning_rate: LearningRate = None
+    beta: Scalar = 0.9
+    weight_decay: Scalar = 0
+    nesterov: bool = struct.field(pytree_node=False, default=False)
 
 
 @struct.dataclass
 class _MomentumParamState:
-    momentum: Any
+    momentum: jax.Array
 
 
 class Momentum(OptaxDefinition):
@@ -60,22 +60,15 @@ class Momentum(OptaxDefinition):
 
     param_state = _MomentumParamState
 
-    def __init__(
-        self,
-        learning_rate: Any = None,
-        beta: Any = 0.9,
-        weight_decay: Any = 0,
-        nesterov: bool = False,
-    ) -> None:
-        super().__init__(
-            _MomentumHyperParams(learning_rate, beta, weight_decay, nesterov)
-        )
+    @takes_fields_of(_MomentumHyperParams)
+    def __init__(self, hyper_params: _MomentumHyperParams) -> None:
+        super().__init__(hyper_params)
 
-    def stages(self, hyper_params: Any) -> list[Stage]:  # noqa: D102
+    def stages(self, hyper_params: _MomentumHyperParams) -> list[Stage]:  # noqa: D102
         hp = hyper_params
         trace = optax.trace(hp.beta, nesterov=hp.nesterov)
         return [
-            *decay_stages(hp.weight_decay),
+            *self.decay_stages(hp.weight_decay),
             Stage(trace, optax.TraceState, {"trace": "momentum"}),
-            learning_rate_stage(self, hp.learning_rate),
+            self.learning_rate_stage(hp.learning_rate),
         ]

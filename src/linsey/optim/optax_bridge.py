@@ -1,8 +1,8 @@
-"""The way from this package to optax, and back.
+"""Conversion from this package to optax, and back.
 
-`OptimizerDef.to_optax` gives the gradient transformation of a definition. Here are the
-other direction, `from_optax`, and the conversion of what is trained: an `Optimizer`, or
-a stored one, into a `TrainState` and the reverse.
+`OptimizerDef.to_optax` returns the gradient transformation of a definition. Here are
+the other direction, `from_optax`, and the conversion of trained state: of an
+`Optimizer`, or a stored one, to a `TrainState` and back.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from linsey import serialization, struct
-from linsey.errors import HyperParamUnknownError, PerLeafRuleError
-from linsey.optim.definition import OptimizerDef
+from linsey.errors import HyperParamUnknownError
+from linsey.optim.base import Optimizer, OptimizerDef
 from linsey.optim.optax_definition import like
-from linsey.optim.optimizer import Optimizer
 from linsey.optim.state import OptimizerState
 from linsey.training.train_state import TrainState
 
@@ -50,19 +50,11 @@ class OptaxOptimizer(OptimizerDef):
         super().__init__(_NoHyperParams())
         self.tx = tx
 
-    def init_param_state(self, param: Any) -> Any:  # noqa: D102
-        raise PerLeafRuleError(self)
-
-    def apply_param_gradient(  # noqa: D102
-        self, step: Any, hyper_params: Any, param: Any, state: Any, grad: Any
-    ) -> tuple[Any, Any]:
-        raise PerLeafRuleError(self)
-
     def init_state(self, params: Any) -> OptimizerState:  # noqa: D102
         return OptimizerState(jnp.zeros((), jnp.int32), self.tx.init(params))
 
-    def update_hyper_params(self, **overrides: Any) -> dict[str, Any]:
-        """Returns the overrides, which only the state can check."""
+    def update_hyper_params(self, **overrides: object) -> dict[str, object]:
+        """Return the overrides, which only the state can check."""
         overrides.pop("hyper_params", None)
         return overrides
 
@@ -78,12 +70,12 @@ class OptaxOptimizer(OptimizerDef):
             state.step + 1, opt_state
         )
 
-    def _with(self, opt_state: Any, overrides: Mapping[str, Any]) -> Any:
-        """Returns a state of `inject_hyperparams` with other values in it."""
+    def _with(self, opt_state: Any, overrides: Mapping[str, ArrayLike]) -> Any:
+        """Return a state of `inject_hyperparams` with other values in it."""
         if not overrides:
             return opt_state
         known = dict(getattr(opt_state, "hyperparams", {}))
-        # What a schedule gives would be computed anew, whatever stands there.
+        # The value of a schedule would be computed anew, so setting it has no effect.
         for name in getattr(opt_state, "hyperparams_states", {}):
             known.pop(name, None)
         unknown = [name for name in overrides if name not in known]
@@ -95,25 +87,25 @@ class OptaxOptimizer(OptimizerDef):
         }
         return opt_state._replace(hyperparams={**opt_state.hyperparams, **new})
 
-    def to_optax(self, **overrides: Any) -> optax.GradientTransformation:
-        """Returns the gradient transformation itself; it takes no overrides."""
+    def to_optax(self, **overrides: object) -> optax.GradientTransformation:
+        """Return the gradient transformation itself; it takes no overrides."""
         if overrides.pop("hyper_params", None) is None and overrides:
             raise HyperParamUnknownError(self, overrides, [])
         return self.tx
 
     def to_optax_state(  # noqa: D102
-        self, params: Any, state: OptimizerState, **overrides: Any
+        self, params: object, state: OptimizerState, **overrides: object
     ) -> Any:
         return state.param_states
 
     def from_optax_state(  # noqa: D102
-        self, params: Any, opt_state: Any, step: Any, **overrides: Any
+        self, params: object, opt_state: Any, step: jax.Array | int, **overrides: object
     ) -> OptimizerState:
         return OptimizerState(jnp.asarray(step, jnp.int32), opt_state)
 
 
 def from_optax(tx: optax.GradientTransformation) -> OptaxOptimizer:
-    """Returns the definition of an optimizer that optax computes.
+    """Return the definition of an optimizer that optax computes.
 
     Args:
         tx: a gradient transformation. If it comes from `optax.inject_hyperparams`,
@@ -134,20 +126,20 @@ def from_optax(tx: optax.GradientTransformation) -> OptaxOptimizer:
 def to_train_state(
     optimizer: Optimizer,
     *,
-    apply_fn: Callable[..., Any] | None,
-    hyper_params: Mapping[str, Any] | None = None,
+    apply_fn: Callable[..., object] | None,
+    hyper_params: Mapping[str, object] | None = None,
     cls: type[S] = TrainState,
-    **fields: Any,
+    **fields: object,
 ) -> S:
-    """Returns the `TrainState` that goes on training where an optimizer is.
+    """Return the `TrainState` that continues the training of an optimizer.
 
-    Step, parameters and the state of each leaf are taken over.
+    It has the same step, parameters and state of each leaf.
 
     Args:
         optimizer: parameters, state and definition.
         apply_fn: usually `model.apply`.
         hyper_params: what differs from the definition's defaults, such as a learning
-            rate that was given at each update; it may be a schedule.
+            rate that was passed to each update; it may be a schedule.
         cls: the class to make, if it has further fields.
         **fields: their values, such as `batch_stats`.
 
@@ -173,12 +165,12 @@ def to_train_state(
 
 
 def from_train_state(
-    state: TrainState, definition: OptimizerDef, **overrides: Any
+    state: TrainState, definition: OptimizerDef, **overrides: object
 ) -> Optimizer:
-    """Returns the optimizer that goes on training where a `TrainState` is.
+    """Return the optimizer that continues the training of a `TrainState`.
 
     Args:
-        state: its `tx` is `definition.to_optax(**overrides)`, or makes a state of the
+        state: its `tx` is `definition.to_optax(**overrides)`, or has a state of the
             same structure.
         definition: the algorithm.
         **overrides: hyper-parameters that differ from the defaults there.
@@ -190,24 +182,24 @@ def from_train_state(
 
 
 def restore_train_state(
-    checkpoint: bytes | Mapping[str, Any],
+    checkpoint: bytes | Mapping[str, object],
     definition: OptimizerDef,
     *,
-    apply_fn: Callable[..., Any] | None,
-    target: Any = None,
-    hyper_params: Mapping[str, Any] | None = None,
+    apply_fn: Callable[..., object] | None,
+    target: object = None,
+    hyper_params: Mapping[str, object] | None = None,
     cls: type[S] = TrainState,
-    **fields: Any,
+    **fields: object,
 ) -> S:
-    """Returns a `TrainState` from the checkpoint of an optimizer, old or new.
+    """Return a `TrainState` from the checkpoint of an optimizer, old or new.
 
     Args:
-        checkpoint: what `to_bytes(optimizer)` or `to_state_dict(optimizer)` gave,
+        checkpoint: what `to_bytes(optimizer)` or `to_state_dict(optimizer)` returned,
             here or in Flax before 0.6: `{"target": ..., "state": ...}`.
-        definition: the algorithm it was trained with; a checkpoint does not tell.
+        definition: the algorithm it was trained with, which a checkpoint does not hold.
         apply_fn: usually `model.apply`.
-        target: parameters with the structure wanted; the nested dictionaries of the
-            checkpoint unless given.
+        target: parameters with the structure wanted. If `None`, the nested
+            dictionaries of the checkpoint.
         hyper_params: see `to_train_state`.
         cls: the class to make, if it has further fields.
         **fields: their values, such as `batch_stats`.

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import jax
 import optax
+from jax.typing import ArrayLike
 
 from linsey import struct
 from linsey.optim.optax_definition import (
+    LearningRate,
     OptaxDefinition,
+    Scalar,
     Stage,
-    learning_rate_stage,
+    takes_fields_of,
     zeros_like,
 )
 
@@ -19,16 +21,16 @@ __all__ = ["RMSProp"]
 
 @struct.dataclass
 class _RMSPropHyperParams:
-    learning_rate: Any
-    beta2: Any
-    eps: Any
-    centered: bool = struct.field(pytree_node=False)
+    learning_rate: LearningRate = None
+    beta2: Scalar = 0.9
+    eps: Scalar = 1e-8
+    centered: bool = struct.field(pytree_node=False, default=False)
 
 
 @struct.dataclass
 class _RMSPropParamState:
-    v: Any
-    mg: Any
+    v: jax.Array
+    mg: jax.Array | None
 
 
 class RMSProp(OptaxDefinition):
@@ -62,23 +64,18 @@ class RMSProp(OptaxDefinition):
 
     param_state = _RMSPropParamState
 
-    def __init__(
-        self,
-        learning_rate: Any = None,
-        beta2: Any = 0.9,
-        eps: Any = 1e-8,
-        centered: bool = False,
-    ) -> None:
-        super().__init__(_RMSPropHyperParams(learning_rate, beta2, eps, centered))
+    @takes_fields_of(_RMSPropHyperParams)
+    def __init__(self, hyper_params: _RMSPropHyperParams) -> None:
+        super().__init__(hyper_params)
 
-    def init_param_state(self, param: Any) -> _RMSPropParamState:
-        """Returns zeros like the leaf; `mg` is None unless centered."""
+    def init_param_state(self, param: ArrayLike) -> _RMSPropParamState:
+        """Return zeros like the leaf; `mg` is `None` unless centered."""
         centered = self.hyper_params.centered
         return _RMSPropParamState(
             zeros_like(param), zeros_like(param) if centered else None
         )
 
-    def stages(self, hyper_params: Any) -> list[Stage]:  # noqa: D102
+    def stages(self, hyper_params: _RMSPropHyperParams) -> list[Stage]:  # noqa: D102
         hp = hyper_params
         if hp.centered:
             scale = optax.scale_by_stddev(hp.beta2, hp.eps, eps_in_sqrt=False)
@@ -87,4 +84,4 @@ class RMSProp(OptaxDefinition):
         else:
             scale = optax.scale_by_rms(hp.beta2, hp.eps, eps_in_sqrt=False)
             stage = Stage(scale, optax.ScaleByRmsState, {"nu": "v"})
-        return [stage, learning_rate_stage(self, hp.learning_rate)]
+        return [stage, self.learning_rate_stage(hp.learning_rate)]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from linsey import struct
-from linsey.optim.optax_definition import OptaxDefinition, Stage, learning_rate_stage
+from linsey.optim.optax_definition import (
+    LearningRate,
+    OptaxDefinition,
+    Stage,
+    takes_fields_of,
+)
 
 __all__ = ["GradientDescent"]
 
 
 @struct.dataclass
 class _GradientDescentHyperParams:
-    learning_rate: Any
+    learning_rate: LearningRate = None
 
 
 class GradientDescent(OptaxDefinition):
@@ -30,8 +33,9 @@ class GradientDescent(OptaxDefinition):
         [0.5, 2.5]
     """
 
-    def __init__(self, learning_rate: Any = None) -> None:
-        super().__init__(_GradientDescentHyperParams(learning_rate))
+    @takes_fields_of(_GradientDescentHyperParams)
+    def __init__(self, hyper_params: _GradientDescentHyperParams) -> None:
+        super().__init__(hyper_params)
 
-    def stages(self, hyper_params: Any) -> list[Stage]:  # noqa: D102
-        return [learning_rate_stage(self, hyper_params.learning_rate)]
+    def stages(self, hyper_params: _GradientDescentHyperParams) -> list[Stage]:  # noqa: D102
+        return [self.learning_rate_stage(hyper_params.learning_rate)]

@@ -1,15 +1,16 @@
-"""The step and the state of every leaf: what an optimizer remembers.
+"""The step and the state of every leaf: all that an optimizer stores beside parameters.
 
-There is one state object for each leaf, hundreds in a large model, and jax would take
-each of them apart and build it anew at every call of a compiled step. So as a pytree an
+There is one state object for each leaf, hundreds in a large model, and jax would
+flatten and rebuild each of them at every call of a compiled step. So as a pytree an
 `OptimizerState` has the arrays of all of them as its own children, and the tree of
-state objects is built when somebody reads `param_states`.
+state objects is built when `param_states` is read.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, Self
 
@@ -34,7 +35,7 @@ class OptimizerState:
         OptimizerState(step=1, param_states={'a': (2.0, 3.0), 'b': ()})
     """
 
-    step: Any
+    step: jax.Array | int
     param_states: Any
 
     def __getattr__(self, name: str) -> Any:
@@ -47,27 +48,28 @@ class OptimizerState:
         # changed in place.
         return values["param_states"]
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type[OptimizerState], tuple[object, object]]:
         return OptimizerState, (self.step, self.param_states)
 
-    def replace(self, **updates: Any) -> Self:
-        """Returns a copy with some fields given new values."""
+    def replace(self, **updates: object) -> Self:
+        """Return a copy with some fields given new values."""
         return dataclasses.replace(self, **updates)
 
 
 # One object for all structures that are equal: jax compares them at every call, which
 # takes no time if they are the same. (The tuple, since Python asks for identity first
 # where it compares what is in tuples.)
-_structures: dict[Any, tuple[Any]] = {}
+Structure = tuple[jax.tree_util.PyTreeDef]
+_structures: dict[jax.tree_util.PyTreeDef, Structure] = {}
 
 
-def _flatten(state: OptimizerState) -> tuple[tuple[Any, ...], tuple[Any]]:
+def _flatten(state: OptimizerState) -> tuple[tuple[object, ...], Structure]:
     values = state.__dict__
     if "param_states" not in values:
         return (state.step, *values["_leaves"]), values["_structure"]
     structure = values.get("_structure")
     if structure is not None:
-        # What stands for leaves may be trees or None, as in a specification of axes;
+        # In place of leaves there may be trees or None, as in a specification of axes;
         # the structure is the same whether or not somebody has read the tree.
         with contextlib.suppress(ValueError, TypeError):
             leaves = structure[0].flatten_up_to(state.param_states)
@@ -78,9 +80,9 @@ def _flatten(state: OptimizerState) -> tuple[tuple[Any, ...], tuple[Any]]:
 
 def _flatten_with_keys(
     state: OptimizerState,
-) -> tuple[tuple[tuple[Any, Any], ...], tuple[Any]]:
+) -> tuple[tuple[tuple[jax.tree_util.GetAttrKey, object], ...], Structure]:
     (step, *leaves), structure = _flatten(state)
-    # Numbers have paths, whatever the leaves are at the moment.
+    # Numbers are leaves and have paths, which values such as None have not.
     tree = structure[0].unflatten(range(len(leaves)))
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(tree)]
     keys = [jax.tree_util.GetAttrKey(f"param_states{path}") for path in paths]
@@ -90,7 +92,7 @@ def _flatten_with_keys(
     ), structure
 
 
-def _unflatten(structure: tuple[Any], children: Any) -> OptimizerState:
+def _unflatten(structure: Structure, children: Iterable[object]) -> OptimizerState:
     state = object.__new__(OptimizerState)
     step, *leaves = children
     state.__dict__.update(step=step, _structure=structure, _leaves=leaves)

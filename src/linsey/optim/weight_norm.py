@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from linsey import struct
-from linsey.errors import PerLeafRuleError
-from linsey.optim.definition import OptimizerDef, gradients_of
-from linsey.optim.optax_definition import as_array, like
+from linsey.optim._selection import gradients_of
+from linsey.optim.base import OptimizerDef
+from linsey.optim.optax_definition import Scalar, as_array, like
 from linsey.optim.state import OptimizerState
 
 __all__ = ["WeightNorm"]
+
+T = TypeVar("T")
+
+Pair = dict[str, Any]
+Scale = jax.Array | tuple[()]
+"""The scale of a leaf; `()` if the leaf is updated as it is."""
 
 
 @struct.dataclass
 class _WeightNormHyperParams:
     inner: Any
-    wn_decay: Any
-    wn_eps: Any
+    wn_decay: Scalar
+    wn_eps: Scalar
 
 
 @struct.dataclass
 class _WeightNormParamState:
     direction_state: Any
     scale_state: Any
-    direction: Any
-    scale: Any
+    direction: jax.Array
+    scale: Scale
 
 
 class WeightNorm(OptimizerDef):
@@ -36,9 +43,9 @@ class WeightNorm(OptimizerDef):
 
         param = scale * direction / sqrt(sum(direction**2) + wn_eps)
 
-    with the sum over all axes but the last. The other optimizer moves direction and
+    with the sum over all axes but the last. The other optimizer updates direction and
     scale, by their gradients. Leaves with one value per column, such as biases, are
-    moved as they are.
+    updated as they are.
 
     Direction and scale are part of the state, and updates start from them: a new
     `target` put in by hand is forgotten at the next update.
@@ -62,23 +69,18 @@ class WeightNorm(OptimizerDef):
     """
 
     def __init__(
-        self, wrapped_optimizer: OptimizerDef, wn_decay: Any = 0, wn_eps: Any = 1e-8
+        self,
+        wrapped_optimizer: OptimizerDef,
+        wn_decay: Scalar = 0,
+        wn_eps: Scalar = 1e-8,
     ) -> None:
         super().__init__(
             _WeightNormHyperParams(wrapped_optimizer.hyper_params, wn_decay, wn_eps)
         )
         self.wrapped_optimizer = wrapped_optimizer
 
-    def init_param_state(self, param: Any) -> Any:  # noqa: D102
-        raise PerLeafRuleError(self)
-
-    def apply_param_gradient(  # noqa: D102
-        self, step: Any, hyper_params: Any, param: Any, state: Any, grad: Any
-    ) -> tuple[Any, Any]:
-        raise PerLeafRuleError(self)
-
     def update_hyper_params(self, **overrides: Any) -> Any:
-        """Returns the hyper-parameters with some replaced.
+        """Return the hyper-parameters with some replaced.
 
         Args:
             **overrides: `wn_decay` and `wn_eps` are this optimizer's; all others go
@@ -92,102 +94,97 @@ class WeightNorm(OptimizerDef):
         inner = self.wrapped_optimizer.update_hyper_params(**overrides)
         return self.hyper_params.replace(inner=inner, **own)
 
-    def init_state(self, params: Any) -> OptimizerState:  # noqa: D102
-        leaves, treedef = jax.tree.flatten(params)
+    def init_state(self, params: object) -> OptimizerState:  # noqa: D102
         eps = self.hyper_params.wn_eps
-        parts = [_split(as_array(leaf), eps) for leaf in leaves]
-        directions, scales = [d for d, _ in parts], [s for _, s in parts]
-        state = self.wrapped_optimizer.init_state(
-            _pair(treedef, directions, scales),
-        )
-        return self._joined(treedef, state, directions, scales)
+        parts = jax.tree.map(lambda leaf: _split(as_array(leaf), eps), params)
+        direction = jax.tree.map(lambda _, part: part[0], params, parts)
+        scale = jax.tree.map(lambda _, part: part[1], params, parts)
+        pair = {"direction": direction, "scale": scale}
+        return _state_by_leaf(params, self.wrapped_optimizer.init_state(pair), pair)
 
     def apply_gradient(  # noqa: D102
-        self, hyper_params: Any, params: Any, state: OptimizerState, grads: Any
-    ) -> tuple[Any, OptimizerState]:
-        leaves, treedef = jax.tree.flatten(params)
+        self, hyper_params: Any, params: T, state: OptimizerState, grads: object
+    ) -> tuple[T, OptimizerState]:
+        treedef = jax.tree.structure(params)
         states = treedef.flatten_up_to(state.param_states)
         decay, eps = hyper_params.wn_decay, hyper_params.wn_eps
-        parts = [(as_array(s.direction), _array_or_nothing(s.scale)) for s in states]
+        directions = [as_array(state.direction) for state in states]
+        scales = [_scale(state.scale) for state in states]
         moves = [
             _gradients(as_array(grad), direction, scale, decay, eps)
-            for grad, (direction, scale) in zip(
-                gradients_of(treedef, grads), parts, strict=True
+            for grad, direction, scale in zip(
+                gradients_of(treedef, grads), directions, scales, strict=True
             )
         ]
-        inner_states = _pair(
-            treedef,
-            [s.direction_state for s in states],
-            [s.scale_state for s in states],
+
+        def pair(directions: Iterable[object], scales: Iterable[object]) -> Pair:
+            """Return the tree that the other optimizer sees."""
+            return {
+                "direction": treedef.unflatten(directions),
+                "scale": treedef.unflatten(scales),
+            }
+
+        inner_states = pair(
+            (state.direction_state for state in states),
+            (state.scale_state for state in states),
         )
         moved, inner = self.wrapped_optimizer.apply_gradient(
             hyper_params.inner,
-            _pair(treedef, *zip(*parts, strict=True)) if parts else _pair(treedef),
+            pair(directions, scales),
             OptimizerState(state.step, inner_states),
-            _pair(treedef, *zip(*moves, strict=True)) if moves else _pair(treedef),
+            pair((move[0] for move in moves), (move[1] for move in moves)),
         )
-        directions = treedef.flatten_up_to(moved["direction"])
-        scales = treedef.flatten_up_to(moved["scale"])
-        weights = [
-            like(_joined_weight(direction, scale, eps), as_array(leaf))
-            for direction, scale, leaf in zip(directions, scales, leaves, strict=True)
-        ]
-        return treedef.unflatten(weights), self._joined(
-            treedef, inner, directions, scales
+        weights = jax.tree.map(
+            lambda leaf, direction, scale: like(
+                _weight(direction, scale, eps), as_array(leaf)
+            ),
+            *(params, moved["direction"], moved["scale"]),
         )
-
-    def _joined(
-        self, treedef: Any, inner: OptimizerState, directions: Any, scales: Any
-    ) -> OptimizerState:
-        """Returns the state, leaf by leaf, from that of the other optimizer."""
-        states = map(
-            _WeightNormParamState,
-            treedef.flatten_up_to(inner.param_states["direction"]),
-            treedef.flatten_up_to(inner.param_states["scale"]),
-            directions,
-            scales,
-        )
-        return OptimizerState(inner.step, treedef.unflatten(states))
+        return weights, _state_by_leaf(params, inner, moved)
 
 
-def _pair(treedef: Any, directions: Any = (), scales: Any = ()) -> dict[str, Any]:
-    return {
-        "direction": treedef.unflatten(directions),
-        "scale": treedef.unflatten(scales),
-    }
+def _state_by_leaf(params: object, inner: OptimizerState, pair: Pair) -> OptimizerState:
+    """Return the state, leaf by leaf, from that of the other optimizer."""
+    states = inner.param_states
+    by_leaf = jax.tree.map(
+        lambda _, *parts: _WeightNormParamState(*parts),
+        *(params, states["direction"], states["scale"]),
+        *(pair["direction"], pair["scale"]),
+    )
+    return OptimizerState(inner.step, by_leaf)
 
 
-def _array_or_nothing(scale: Any) -> Any:
-    """Returns the scale of a leaf; () if it is moved as it is."""
+def _scale(scale: Any) -> Scale:
+    """Return the scale of a leaf as an array, or `()` as it may have been restored."""
     return as_array(scale) if jax.tree.leaves(scale) else ()
 
 
-def _inverse_norm(direction: jax.Array, eps: Any) -> jax.Array:
-    """Returns the inverse norm of each column, shape (1, ..., 1, columns)."""
+def _inverse_norm(direction: jax.Array, eps: Scalar) -> jax.Array:
+    """Return the inverse norm of each column, shape (1, ..., 1, columns)."""
     dtype = jnp.promote_types(direction.dtype, jnp.float32)
     squares = jnp.square(direction.astype(dtype))
     axes = tuple(range(direction.ndim - 1))
     return 1 / jnp.sqrt(jnp.sum(squares, axis=axes, keepdims=True) + eps)
 
 
-def _split(weight: jax.Array, eps: Any) -> tuple[jax.Array, Any]:
-    """Returns direction and scale; the scale is () where there are no columns."""
+def _split(weight: jax.Array, eps: Scalar) -> tuple[jax.Array, Scale]:
+    """Return direction and scale; the scale is `()` where there are no columns."""
     if weight.ndim == 0 or weight.size <= weight.shape[-1]:
         return weight, ()
     inverse = _inverse_norm(weight, eps)
     return like(weight * inverse, weight), like(1 / inverse, weight)
 
 
-def _joined_weight(direction: jax.Array, scale: Any, eps: Any) -> jax.Array:
+def _weight(direction: jax.Array, scale: Scale, eps: Scalar) -> jax.Array:
     if isinstance(scale, tuple):
         return direction
     return scale * direction * _inverse_norm(direction, eps)
 
 
 def _gradients(
-    grad: jax.Array, direction: jax.Array, scale: Any, decay: Any, eps: Any
-) -> tuple[jax.Array, Any]:
-    """Returns the gradients of direction and scale from that of the weight."""
+    grad: jax.Array, direction: jax.Array, scale: Scale, decay: Scalar, eps: Scalar
+) -> tuple[jax.Array, Scale]:
+    """Return the gradients of direction and scale from that of the weight."""
     if isinstance(scale, tuple):
         return grad, ()
     inverse = _inverse_norm(direction, eps)
