@@ -21,18 +21,9 @@ from linsey.treex.treex import Filters, Treex
 from linsey.treex.types import Initializer, Inputs
 from linsey.treex.utils import as_key
 
-P = ParamSpec("P")
+_P = ParamSpec("_P")
 R = TypeVar("R")
 S = TypeVar("S")
-
-__all__ = [
-    "Module",
-    "ModuleMeta",
-    "compact_module",
-    "next_key",
-    "preserve_state",
-    "rng_key",
-]
 
 
 class ModuleMeta(TreeMeta):
@@ -67,12 +58,12 @@ class ModuleMeta(TreeMeta):
 
 
 def _recorded(
-    call: Callable[Concatenate[S, P], R],
-) -> Callable[Concatenate[S, P], R]:
+    call: Callable[Concatenate[S, _P], R],
+) -> Callable[Concatenate[S, _P], R]:
     """Let `tabulate` see the first call of a module."""
 
     @functools.wraps(call)
-    def __call__(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self: S, *args: _P.args, **kwargs: _P.kwargs) -> R:
         calls = CALLS.get()
         if calls is None or id(self) in calls.first:
             return call(self, *args, **kwargs)
@@ -274,7 +265,7 @@ def preserve_state(
     transformation: Callable[..., Any],
     *transformation_args: object,
     **transformation_kwargs: object,
-) -> Callable[[Callable[Concatenate[S, P], R]], Callable[Concatenate[S, P], R]]:
+) -> Callable[[Callable[Concatenate[S, _P], R]], Callable[Concatenate[S, _P], R]]:
     """Run a method under a transformation of JAX and keeps what it changes.
 
     The module is the first argument of what is transformed, and what comes out of it is
@@ -299,10 +290,10 @@ def preserve_state(
     """
 
     def decorate(
-        method: Callable[Concatenate[S, P], R],
-    ) -> Callable[Concatenate[S, P], R]:
+        method: Callable[Concatenate[S, _P], R],
+    ) -> Callable[Concatenate[S, _P], R]:
         @functools.wraps(method)
-        def pure(module: S, *args: P.args, **kwargs: P.kwargs) -> tuple[S, R]:
+        def pure(module: S, *args: _P.args, **kwargs: _P.kwargs) -> tuple[S, R]:
             result = method(module, *args, **kwargs)
             return module, result
 
@@ -311,7 +302,7 @@ def preserve_state(
         )
 
         @functools.wraps(method)
-        def run(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
+        def run(self: S, *args: _P.args, **kwargs: _P.kwargs) -> R:
             module, result = transformed(self, *args, **kwargs)
             take_state(self, module)
             return result

@@ -28,7 +28,10 @@ import numpy as np
 
 from linsey.treex.treeo.fields import KindMixin
 from linsey.treex.treeo.operations import Selector
-from linsey.treex.treeo.sentinels import MISSING, Hashable, Missing, Nothing
+from linsey.treex.treeo.sentinels import MISSING as MISSING
+from linsey.treex.treeo.sentinels import Hashable as Hashable
+from linsey.treex.treeo.sentinels import Missing as Missing
+from linsey.treex.treeo.sentinels import Nothing as Nothing
 
 EPSILON = 1e-7
 """What keeps logarithms and quotients finite."""
@@ -46,38 +49,6 @@ InputLike = object
 """Whatever `Inputs.from_value` takes."""
 Filter = Selector
 """A kind of fields, or a function that chooses fields."""
-
-__all__ = [
-    "EPSILON",
-    "MISSING",
-    "BatchStat",
-    "Cache",
-    "Filter",
-    "Hashable",
-    "IndexLike",
-    "Initializer",
-    "InputLike",
-    "Inputs",
-    "KeyLike",
-    "Log",
-    "LossLog",
-    "MetricLog",
-    "MetricState",
-    "Missing",
-    "ModelState",
-    "Named",
-    "Nothing",
-    "OptState",
-    "OptionalDependencyNotFound",
-    "Parameter",
-    "PathLike",
-    "Rng",
-    "ScalarLike",
-    "State",
-    "TreePart",
-    "WrappedCall",
-]
-
 
 # --- kinds ---------------------------------------------------------------------------
 

@@ -201,3 +201,19 @@ def test_static_fields_take_no_compact_children():
 
     with pytest.raises(OptionError):
         Model().init(0, X)
+
+
+def test_what_default_factories_build_belongs_to_its_owner():
+    class Owner(tx.Module):
+        inner: tx.Linear = tx.node(default_factory=lambda: tx.Linear(2))
+
+        def __call__(self, x):
+            return self.inner(x)
+
+    class Model(tx.Module):
+        @tx.compact
+        def __call__(self, x):
+            return Owner()(x)
+
+    model = Model().init(0, X)
+    assert model._subtrees == ("owner",) and model(X).shape == (5, 2)

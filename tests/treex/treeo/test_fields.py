@@ -109,3 +109,18 @@ def test_updated_metadata_belongs_to_the_copy():
     assert type(done.w) is np.ndarray and isinstance(done.n, jax.Array)
     with pytest.raises(KeyError):
         tree.update_field_metadata("unknown", node=False)
+
+
+def test_marks_of_dataclasses_are_no_fields():
+    @dataclasses.dataclass
+    class Made(tx.Tree):
+        size: dataclasses.InitVar[int]
+        _: dataclasses.KW_ONLY
+        x: Any = tx.node(1)
+
+        def __post_init__(self, size):
+            self.x = size * self.x
+
+    made = Made(3, x=2)
+    assert jax.tree.leaves(made) == [6]
+    assert not {"_", "size"} & set(made.field_metadata)

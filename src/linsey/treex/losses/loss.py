@@ -8,7 +8,6 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from linsey.errors.base import OptionError
 from linsey.errors.treex import PositionalArgumentsError
@@ -101,8 +100,18 @@ class Loss:
             raise PositionalArgumentsError(self, len(args))
         kwargs = select_labels(kwargs, self._labels_filter)
         sample_weight = kwargs.pop("sample_weight", None)
-        values = self.call(**kwargs)
-        return reduce_loss(values, sample_weight, self.weight, self._reduction)
+        values = jnp.asarray(self.call(**kwargs))
+        if sample_weight is not None:  # of the leading axes
+            factors = jnp.asarray(sample_weight)
+            missing = values.ndim - factors.ndim
+            values = values * factors.reshape(factors.shape + (1,) * max(missing, 0))
+        reduction = as_reduction(self._reduction)
+        if reduction is not Reduction.NONE:
+            total = jnp.sum(values)
+            if reduction is Reduction.SUM_OVER_BATCH_SIZE:
+                total = total / values.size
+            values = total
+        return values * self.weight
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """Return a value for each example; to be overridden."""
@@ -123,31 +132,3 @@ def select_labels(kwargs: dict[str, Any], on: tuple[str | int, ...]) -> dict[str
             for index in on:
                 kwargs[name] = kwargs[name][index]
     return kwargs
-
-
-def reduce_loss(
-    values: ArrayLike,
-    sample_weight: ArrayLike | Sequence[float] | None,
-    weight: ArrayLike,
-    reduction: Reduction | str,
-) -> jax.Array:
-    """Weight the values of the examples and make one of them.
-
-    Args:
-        values: array of any shape.
-        sample_weight: factors, of the leading axes of `values`.
-        weight: factor of the result.
-        reduction: what is done with the values.
-    """
-    values = jnp.asarray(values)
-    if sample_weight is not None:
-        factors = jnp.asarray(sample_weight)
-        missing = values.ndim - factors.ndim
-        values = values * factors.reshape(factors.shape + (1,) * max(missing, 0))
-    reduction = as_reduction(reduction)
-    if reduction is not Reduction.NONE:
-        total = jnp.sum(values)
-        if reduction is Reduction.SUM_OVER_BATCH_SIZE:
-            total = total / values.size
-        values = total
-    return values * weight

@@ -70,7 +70,32 @@ def _flat(name: str, value: object) -> list[tuple[str, object]]:
     return [pair for key, v in value.items() for pair in _flat(f"{name}/{key}", v)]
 
 
-class Losses(Metric):
+class _Averages(Metric):
+    """Keeps sums and numbers of values by name."""
+
+    totals: Values = MetricState.node()
+    counts: Values = MetricState.node()
+
+    def _start(self, names: Iterable[str]) -> None:
+        self.totals = {name: jnp.array(0.0, jnp.float32) for name in names}
+        self.counts = {name: jnp.array(0, jnp.uint32) for name in names}
+
+    def _add(self, sums: Iterable[tuple[str, jax.Array, int]]) -> None:
+        """Add sums of values with their numbers."""
+        self.totals, self.counts = dict(self.totals), dict(self.counts)
+        for name, total, count in sums:
+            self.totals[name] += total.astype(jnp.float32)
+            self.counts[name] += jnp.array(count, jnp.uint32)
+
+    def _averages(self) -> Values:
+        return {name: total / self.counts[name] for name, total in self.totals.items()}
+
+    def _sum_and_averages(self) -> tuple[jax.Array | float, Values]:
+        logs = self._averages()
+        return sum(logs.values(), start=0.0), logs
+
+
+class Losses(_Averages):
     """Running averages of losses.
 
     Args:
@@ -88,9 +113,6 @@ class Losses(Metric):
         (1.0, ['mean_squared_error_loss'])
     """
 
-    totals: Values = MetricState.node()
-    counts: Values = MetricState.node()
-
     def __init__(
         self,
         losses: object,
@@ -102,52 +124,43 @@ class Losses(Metric):
         self.losses = unique_names(
             [(loss_name(n), loss) for n, loss in named_leaves(losses)]
         )
-        self.totals, self.counts = zeros(self.losses)
+        self._start(self.losses)
 
     def update(self, **kwargs: Any) -> None:
         """Give each loss those of the arguments that its `call` names."""
-        self.totals, self.counts = dict(self.totals), dict(self.counts)
-        for name, loss in self.losses.items():
-            value = loss(**accepted(loss.call, kwargs))
-            self.totals[name] += jnp.asarray(value, jnp.float32)
-            self.counts[name] += jnp.array(1, jnp.uint32)
+        self._add(
+            (name, jnp.asarray(loss(**accepted(loss.call, kwargs))), 1)
+            for name, loss in self.losses.items()
+        )
 
     def compute(self) -> tuple[jax.Array | float, Values]:
         """Return the sum of the averages, and the averages by name."""
-        logs = averages(self.totals, self.counts)
-        return sum(logs.values(), start=0.0), logs
+        return self._sum_and_averages()
 
 
-class _Aux(Metric):
+class _Aux(_Averages):
     """Running averages of values that a model leaves behind."""
 
-    totals: Values = MetricState.node()
-    counts: Values = MetricState.node()
+    def _start_with(self, logs: object) -> None:
+        self._start(self._named(logs))
 
-    def _start(self, logs: object) -> None:
-        self.totals, self.counts = zeros(self._named(logs))
+    def _add_logs(self, logs: object) -> None:
+        named = self._named(logs)
+        for name in named.keys() - self.totals.keys():
+            raise OptionError(
+                f"Found the value {name!r}, which is not among those that the metric "
+                f"was made for: {sorted(self.totals)}.",
+                "Its average would count nothing for the batches before.",
+                "Make the metric with an example of all logs.",
+            )
+        self._add((name, jnp.sum(v), jnp.size(v)) for name, v in named.items())
 
-    def _add(self, logs: object) -> None:
-        self.totals, self.counts = dict(self.totals), dict(self.counts)
-        for name, value in self._named(logs).items():
-            if name not in self.totals:
-                raise OptionError(
-                    f"Found the value {name!r}, which is not among those that the "
-                    f"metric was made for: {sorted(self.totals)}.",
-                    "Its average would count nothing for the batches before.",
-                    "Make the metric with an example of all logs.",
-                )
-            value = jnp.asarray(value)
-            self.totals[name] += jnp.sum(value).astype(jnp.float32)
-            self.counts[name] += jnp.array(value.size, jnp.uint32)
+    def _named(self, logs: object) -> Values:
+        leaves = log_leaves(logs)
+        return unique_names((self._log_name(name), value) for name, value in leaves)
 
-    def _named(self, logs: object) -> dict[str, Any]:
-        return unique_names(
-            [(self._log_name(info), info.value) for info in log_leaves(logs)]
-        )
-
-    def _log_name(self, info: FieldInfo) -> str:
-        return info.name or "aux_metric"
+    def _log_name(self, name: str | None) -> str:
+        return name or "aux_metric"
 
 
 class AuxMetrics(_Aux):
@@ -168,15 +181,15 @@ class AuxMetrics(_Aux):
         dtype: Dtype | None = None,
     ) -> None:
         super().__init__(on=on, name=name, dtype=dtype)
-        self._start(aux_metrics)
+        self._start_with(aux_metrics)
 
     def update(self, aux_metrics: object) -> None:
         """Add values; arrays count for each of their entries."""
-        self._add(aux_metrics)
+        self._add_logs(aux_metrics)
 
     def compute(self) -> Values:
         """Return the averages by name."""
-        return averages(self.totals, self.counts)
+        return self._averages()
 
 
 class AuxLosses(_Aux):
@@ -197,52 +210,38 @@ class AuxLosses(_Aux):
         dtype: Dtype | None = None,
     ) -> None:
         super().__init__(on=on, name=name, dtype=dtype)
-        self._start(aux_losses)
+        self._start_with(aux_losses)
 
     def update(self, aux_losses: object) -> None:
         """Add values; arrays count for each of their entries."""
-        self._add(aux_losses)
+        self._add_logs(aux_losses)
 
     def compute(self) -> tuple[jax.Array | float, Values]:
         """Return the sum of the averages, and the averages by name."""
-        logs = averages(self.totals, self.counts)
-        return sum(logs.values(), start=0.0), logs
+        return self._sum_and_averages()
 
-    def _log_name(self, info: FieldInfo) -> str:
-        return loss_name(info.name or "aux")
+    def _log_name(self, name: str | None) -> str:
+        return loss_name(name or "aux")
 
 
-def log_leaves(logs: object) -> list[FieldInfo]:
-    """Return the leaves of a tree or pytree, with the names that they have there."""
+def log_leaves(logs: object) -> list[tuple[str | None, Any]]:
+    """Return the leaves of a tree or pytree with the names that they have there."""
     with add_field_info():
         leaves = jax.tree.leaves(logs, is_leaf=lambda x: isinstance(x, Named))
     found = []
     for leaf in leaves:
         name = leaf.name if isinstance(leaf, Named) else None
         for value in jax.tree.leaves(leaf.value if name else leaf):
-            info = value if isinstance(value, FieldInfo) else None
-            bare = info.value if info else value
-            own = name or (info.name if info else None)
-            found.append(FieldInfo(own, bare, type(None), None))
+            if isinstance(value, FieldInfo):
+                found.append((name or value.name, value.value))
+            else:
+                found.append((name, value))
     return found
 
 
 def loss_name(name: str) -> str:
     """Return the name with the ending that losses have."""
     return name if name.endswith("loss") else f"{name}_loss"
-
-
-def zeros(names: Iterable[str]) -> tuple[Values, Values]:
-    """Return sums and numbers of nothing, for each name."""
-    return (
-        {name: jnp.array(0.0, jnp.float32) for name in names},
-        {name: jnp.array(0, jnp.uint32) for name in names},
-    )
-
-
-def averages(totals: Values, counts: Values) -> Values:
-    """Return sums over numbers, for each name."""
-    return {name: total / counts[name] for name, total in totals.items()}
 
 
 LossLogsAndMetrics = tuple[jax.Array | float, dict[str, Any], dict[str, Any]]

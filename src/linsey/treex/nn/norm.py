@@ -24,8 +24,8 @@ class BatchNorm(LinenLayer):
 
     In training the moments are those of the batch, and the running statistics `mean`
     and `var` are updated; otherwise the running statistics are used. Whether it trains
-    is the mode of the module, `training and not frozen and initialized`, unless the call
-    says otherwise. What it computes is what `linsey.linen.BatchNorm` does.
+    is the mode of the module, `training and not frozen and initialized`, unless the
+    call says otherwise. What it computes is what `linsey.linen.BatchNorm` does.
 
     `momentum` is a leaf without kind: it belongs to no selection, and travels through
     `jax.jit` as an array. Give an optimizer `model.parameters()`, not the whole model.

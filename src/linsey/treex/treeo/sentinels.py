@@ -133,9 +133,7 @@ class ArrayLike(Protocol):
     @property
     def shape(self) -> tuple[int, ...]:
         """The size of each axis."""
-        ...
 
     @property
     def dtype(self) -> Any:
         """The type of the entries."""
-        ...
