@@ -320,7 +320,8 @@ def _is_pseudo_field(annotation: object) -> bool:
     if isinstance(annotation, str):
         return annotation.startswith(("ClassVar", "typing.ClassVar", "tp.ClassVar"))
     return (
-        annotation in (ClassVar, dataclasses.KW_ONLY)
+        annotation is ClassVar
+        or annotation is dataclasses.KW_ONLY
         or typing.get_origin(annotation) is ClassVar
         or isinstance(annotation, dataclasses.InitVar)
     )

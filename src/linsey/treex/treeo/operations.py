@@ -30,8 +30,8 @@ T = TypeVar("T")
 Selector = type | Callable[[FieldInfo], object]
 """A kind of fields, or a function that chooses leaves."""
 
-# Attributes by which modules keep book of themselves: no filter is about them.
-_OWN_BOOKS = frozenset(
+# Attributes in which modules keep their own state: no filter is about them.
+_NEVER_FILTERED = frozenset(
     (*BOOKKEEPING, "_compact_methods", "_training", "_initialized", "_frozen")
 )
 
@@ -85,7 +85,7 @@ def filter(
 
     def select(leaf: object) -> object:
         info = _info(leaf)
-        if info.name in _OWN_BOOKS or all(accept(info) for accept in accepts):
+        if info.name in _NEVER_FILTERED or all(accept(info) for accept in accepts):
             return info.value
         return NOTHING
 
@@ -182,18 +182,16 @@ def map(
 
     def change(leaf: object) -> object:
         info = _info(leaf)
-        if info.name in _OWN_BOOKS or not all(accept(info) for accept in accepts):
+        if info.name in _NEVER_FILTERED or not all(accept(info) for accept in accepts):
             return info.value
         result = f(info if field_info else info.value)
         return info.value if filters and isinstance(result, Nothing) else result
 
-    if is_leaf is None:
-        result = _over_infos(change, obj, flatten_mode)
-    elif not filters and not field_info:
+    if is_leaf is None or filters or field_info:
+        result = _over_infos(change, obj, flatten_mode, is_leaf)
+    else:  # `is_leaf` sees values as they are, and not in a `FieldInfo`
         with in_mode(flatten_mode):
             result = jax.tree.map(f, obj, is_leaf=is_leaf)
-    else:
-        result = _over_infos(change, obj, flatten_mode, is_leaf)
     return _returned(obj, result, inplace)
 
 

@@ -81,7 +81,7 @@ def to_string(
         obj: a tree, or a pytree with trees in it.
         private_fields: include attributes whose name begins with an underscore.
         static_fields: include those that are static.
-        color: dim the column of kinds, for terminals; needs rich.
+        color: dim the column of kinds, for terminals.
 
     Example:
         >>> import linsey.treex as tx
@@ -96,15 +96,11 @@ def to_string(
     """
     lines = list(_lines(obj, private_fields, static_fields))
     width = max(len(text) for text, _ in lines) + 4
+    style = "\x1b[2m{}\x1b[0m" if color else "{}"  # `dim`, as rich writes it
     return "\n".join(
-        text if kind is None else text.ljust(width) + (_dim(kind) if color else kind)
+        text if kind is None else text.ljust(width) + style.format(kind)
         for text, kind in lines
     )
-
-
-def _dim(text: str) -> str:
-    """Return the text in the style `dim`, as rich would write it."""
-    return f"\x1b[2m{text}\x1b[0m"
 
 
 def _lines(obj: object, private: bool, static: bool) -> list[tuple[str, str | None]]:

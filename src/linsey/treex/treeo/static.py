@@ -110,6 +110,7 @@ class Layout:
         nodes: names of the node fields that are set, sorted.
         statics: names of the other attributes.
         children: a function from attributes to those that are nodes.
+        static_values: a function from attributes to the others.
     """
 
     def __init__(
@@ -146,7 +147,7 @@ class Layout:
 
     @cached_property
     def unflatten(self) -> Callable[[Static, Iterable[object]], Any]:
-        """The function `(static, children) -> instance`, made at its first use."""
+        """The function `(static, children) -> instance`."""
         return _lean_unflatten(self) if _may_be_lean(self.cls) else _full_unflatten
 
 
@@ -158,6 +159,7 @@ def _getter(names: tuple[str, ...]) -> Callable[[dict[str, Any]], tuple[Any, ...
 
 
 def _first_build(static: Any, children: Iterable[object]) -> Any:
+    """Look up the function of the layout, which is made when it is first needed."""
     static.build = static.layout.unflatten
     return static.build(static, children)
 
