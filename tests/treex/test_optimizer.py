@@ -9,10 +9,10 @@ import optax
 import pytest
 
 import linsey.treex as tx
-from linsey.errors.treex import (
-    LeafCountError,
-    OptimizerParamsError,
-    OptimizerStateError,
+from linsey.errors import (
+    MismatchError,
+    OptionError,
+    UsageError,
 )
 
 X = jnp.ones((3, 2))
@@ -61,14 +61,14 @@ def test_init_makes_a_new_optimizer():
 
 def test_misuse():
     optimizer = tx.Optimizer(optax.sgd(0.1))
-    with pytest.raises(OptimizerStateError):
+    with pytest.raises(UsageError):
         optimizer.update(X, X)
     optimizer = optimizer.init([X])
-    with pytest.raises(OptimizerParamsError):
+    with pytest.raises(OptionError):
         optimizer.update([X])
-    with pytest.raises(LeafCountError, match="2 leaves.*with 1"):
+    with pytest.raises(MismatchError, match="2 leaves.*with 1"):
         optimizer.update([X, X], [X])
-    with pytest.raises(LeafCountError, match="`params`"):
+    with pytest.raises(MismatchError, match="`params`"):
         optimizer.update([X], [X, X])
     equal(optimizer.update([X], apply_updates=False), [-0.1 * X])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import subprocess
 import sys
 from types import ModuleType
@@ -97,3 +98,12 @@ def test_bases_of_modules():
 )  # fmt: skip
 def test_signatures(function, parameters):
     assert " ".join(inspect.signature(function).parameters) == parameters
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("kinds", "Parameter"), ("metrics.loss_and_logs", "LossAndLogs")],
+)
+def test_pickles_find_classes_where_they_were(path, name):
+    old = f"clinsey.treex.{path}\n{name}\n.".encode()
+    assert pickle.loads(old) is getattr(tx, name)

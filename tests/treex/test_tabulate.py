@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import pytest
 
 import linsey.treex as tx
-from linsey.errors.treex import NotInitializedError, TabulateError
+from linsey.errors import ArgumentTypeError
+from linsey.errors.treex import NotInitializedError
 
 X = jnp.ones((5, 1))
 
@@ -117,5 +118,5 @@ def test_modules_that_are_dataclasses_and_uninitialized_ones():
     assert "b:" in changed.tabulate()
     with pytest.raises(NotInitializedError):
         Made(3).tabulate(X)
-    with pytest.raises(TabulateError):
+    with pytest.raises(ArgumentTypeError):
         tx.Module().init(0).tabulate(X)

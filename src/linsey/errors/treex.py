@@ -1,9 +1,8 @@
-"""Misuse of objects that are pytrees."""
+"""Misuse of objects that are pytrees: the errors raised in several places."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 from linsey.errors.base import LinseyError, listed, named
 
@@ -33,19 +32,6 @@ class InPlaceError(LinseyError, TypeError, ValueError):
         )
 
 
-class FilterTypeError(LinseyError, TypeError):
-    """A filter is neither a kind nor a function."""
-
-    def __init__(self, found: object) -> None:
-        super().__init__(
-            f"A filter is {found!r}.",
-            "A filter is a class, which keeps the leaves of that kind, or a function "
-            "of a `FieldInfo` that says whether to keep the leaf.",
-            "For several kinds give their common base, or write "
-            "`lambda field: issubclass(field.kind, (A, B))`.",
-        )
-
-
 class TreeMismatchError(LinseyError, ValueError):
     """Trees that are to be combined differ in structure."""
 
@@ -56,86 +42,6 @@ class TreeMismatchError(LinseyError, ValueError):
             "`normal`, static values must be the same.",
             "Make one of the other by tree operations (`filter`, `jax.tree.map`), or "
             "give `ignore_static=True` to `merge` if only static values differ.",
-        )
-
-
-class CompactCountError(LinseyError, ValueError):
-    """A later run of a compact method builds more than the first one."""
-
-    def __init__(
-        self,
-        owner: object,
-        function: Callable[..., Any],
-        cls: type,
-        names: Sequence[str],
-    ) -> None:
-        super().__init__(
-            f"Out of bounds: `{function.__qualname__}` of {named(owner)} builds a "
-            f"`{cls.__name__}` that its first run did not build; it built "
-            f"{listed(names)}.",
-            "Later runs of a compact method find what the first run built by its "
-            "place in the order.",
-            "Build the same objects, in the same order, in every run: move "
-            "conditions behind the constructors.",
-        )
-
-
-class CompactNameError(LinseyError, ValueError):
-    """A compact method builds an object for a static field."""
-
-    def __init__(self, owner: object, name: str) -> None:
-        super().__init__(
-            f"A compact method of {named(owner)} built the object `{name}`, and "
-            f"`{name}` is declared static.",
-            "What compact methods build has parameters, which a static field hides.",
-            "Give the object another `name=`, or do not declare the field static.",
-        )
-
-
-class CompactRecursionError(LinseyError, RuntimeError):
-    """A compact method calls itself."""
-
-    def __init__(self, owner: object, function: Callable[..., Any]) -> None:
-        super().__init__(
-            f"`{function.__qualname__}` was called inside of itself, on the same "
-            f"{named(owner)}.",
-            "What it builds is stored by place in one run; a run inside of it has no "
-            "places of its own.",
-            "Build one object for each level, or use `jax.lax.scan`.",
-        )
-
-
-class FirstRunError(LinseyError, RuntimeError):
-    """`first_run` is read where no compact method of the object runs."""
-
-    def __init__(self, owner: object) -> None:
-        super().__init__(
-            f"`first_run` of {named(owner)} was read outside of its compact methods.",
-            "Only a compact method has a first run.",
-            "Decorate the method with `@tx.compact`, or ask `self.initializing()`.",
-        )
-
-
-class UndeclaredFieldError(LinseyError, ValueError):
-    """`get_field` is asked for a field that the class does not declare."""
-
-    def __init__(self, owner: object, name: str) -> None:
-        super().__init__(
-            f"{named(owner)} declares no field `{name}`.",
-            "`get_field` must know whether the value is a node and of which kind.",
-            f"Add to the class: `{name}: jax.Array = tx.Parameter.node()`.",
-        )
-
-
-class MissingFieldError(LinseyError, RuntimeError):
-    """`get_field` would create a field after the first run."""
-
-    def __init__(self, owner: object, name: str) -> None:
-        super().__init__(
-            f"{named(owner)} has no value for the field `{name}`.",
-            "`get_field` creates values in the first run of a compact method only, so "
-            "that the structure stays the same.",
-            f"Ask for `{name}` in every run, or set it in `__init__`.",
         )
 
 
@@ -177,107 +83,12 @@ class NoKeyError(LinseyError, RuntimeError):
         )
 
 
-class KeyTypeError(LinseyError, TypeError):
-    """Something that is no key is given as a key."""
-
-    def __init__(self, found: object) -> None:
-        super().__init__(
-            f"A random key is {found!r}.",
-            "Keys come from an integer, `jax.random.key` or `jax.random.PRNGKey`.",
-            "Write `tx.Key(42)`.",
-        )
-
-
-class TabulateError(LinseyError, TypeError):
-    """A module that cannot be called is tabulated with inputs."""
-
-    def __init__(self, module: object) -> None:
-        super().__init__(
-            f"{named(module)} was tabulated with inputs and has no `__call__`.",
-            "The inputs are passed to it to find the shapes of all outputs.",
-            "Leave `inputs` away, or define `__call__`.",
-        )
-
-
 class PositionalArgumentsError(LinseyError, TypeError):
     """A loss or a metric is called with positional arguments."""
 
     def __init__(self, obj: object, count: int) -> None:
         super().__init__(
             f"{named(obj)} was called with {count} positional arguments.",
-            "Which of them are targets and predictions cannot be seen from their "
-            "places.",
+            "Their order does not say which of them are targets and predictions.",
             "Write `(target=y, preds=y_pred)`.",
-        )
-
-
-class LossShapeError(LinseyError, ValueError):
-    """Arguments of a loss or a metric do not fit each other."""
-
-    def __init__(
-        self, what: str, target: Sequence[int], preds: Sequence[int], fix: str
-    ) -> None:
-        super().__init__(
-            f"{what}: target has the shape {tuple(target)} and preds {tuple(preds)}.",
-            "They are compared entry by entry, target by class index or by one "
-            "number per class.",
-            fix,
-        )
-
-
-class MissingAuxError(LinseyError, ValueError):
-    """A configured auxiliary value is not given."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"`{name}` was configured and is not given to `update`.",
-            "Its average would count nothing for this batch.",
-            f"Pass `{name}=...`, for example `model.loss_logs()`.",
-        )
-
-
-class OptimizerStateError(LinseyError, RuntimeError):
-    """An optimizer updates before it has a state."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "`Optimizer.update` was called before `init`.",
-            "Its state is made for the parameters that it will update.",
-            "Write `optimizer = optimizer.init(model.parameters())`.",
-        )
-
-
-class OptimizerParamsError(LinseyError, ValueError):
-    """An optimizer applies updates to nothing."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "`Optimizer.update` was called without `params`.",
-            "By default it applies the updates to them.",
-            "Pass `params`, or `apply_updates=False` to get the updates.",
-        )
-
-
-class LeafCountError(LinseyError, ValueError):
-    """An optimizer gets another number of arrays than it has states for."""
-
-    def __init__(self, what: str, expected: int, found: int) -> None:
-        super().__init__(
-            f"`{what}` has {found} leaves, and the optimizer was initialized with "
-            f"{expected}.",
-            "States belong to parameters by their order.",
-            "Pass the same selection to `init`, `jax.grad` and `update`, for example "
-            "`model.parameters()` each time.",
-        )
-
-
-class NoLinenTwinError(LinseyError, TypeError):
-    """An object has no equivalent in Linen."""
-
-    def __init__(self, obj: object, why: str = "") -> None:
-        super().__init__(
-            f"{named(obj)} cannot be written as a Linen module.",
-            why or "Its `__call__` is a program of its own, which nothing translates.",
-            "Convert its layers one by one (`layer.to_linen()`), or wrap the Linen "
-            "module in the first place, `tx.from_linen(module, variables)`.",
         )

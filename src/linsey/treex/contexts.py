@@ -9,11 +9,15 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import TypeVar
 
 import jax
 
 from linsey.errors.treex import NoKeyError
+from linsey.treex.types import Inputs
+from linsey.typing import AxisName
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass
@@ -25,11 +29,11 @@ class KeyStream:
         initializing: whether modules that have no parameters are to make them.
     """
 
-    key: Any
+    key: jax.Array
     initializing: bool
 
-    def next(self) -> Any:
-        """A key that was not given before."""
+    def next(self) -> jax.Array:
+        """Return a key that was not given before."""
         key, self.key = jax.random.split(self.key)
         return key
 
@@ -38,7 +42,7 @@ class KeyStream:
 class Calls:
     """The first call of each module, by the identity of the module."""
 
-    first: dict[int, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
+    first: dict[int, tuple[Inputs, object]] = dataclasses.field(default_factory=dict)
 
 
 KEYS: ContextVar[KeyStream | None] = ContextVar("key_stream", default=None)
@@ -46,8 +50,8 @@ CALLS: ContextVar[Calls | None] = ContextVar("recorded_calls", default=None)
 
 
 @contextmanager
-def entered(variable: ContextVar[Any], value: Any) -> Iterator[Any]:
-    """Sets a context variable for a while."""
+def entered(variable: ContextVar[T | None], value: T) -> Iterator[T]:
+    """Set a context variable for a while."""
     token = variable.set(value)
     try:
         yield value
@@ -55,14 +59,14 @@ def entered(variable: ContextVar[Any], value: Any) -> Iterator[Any]:
         variable.reset(token)
 
 
-def next_key(*, axis_name: Any = None) -> jax.Array:
-    """The next random key of `init` or `rng_key`.
+def next_key(*, axis_name: AxisName = None) -> jax.Array:
+    """Return the next random key of `init` or `rng_key`.
 
     Args:
-        axis_name: a mapped axis along which keys shall differ.
+        axis_name: a mapped axis along which keys differ.
 
     Raises:
-        NoKeyError: there is neither around.
+        NoKeyError: neither of them runs.
     """
     stream = KEYS.get()
     if stream is None:

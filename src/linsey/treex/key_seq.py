@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 
 from linsey.errors.treex import NotInitializedError
-from linsey.treex.kinds import Rng
 from linsey.treex.module import Module
-from linsey.treex.types import Initializer
+from linsey.treex.types import Initializer, Rng
 from linsey.treex.utils import as_key
+from linsey.typing import AxisName
 
 
 class KeySeq(Module):
@@ -18,7 +16,7 @@ class KeySeq(Module):
 
     Args:
         key: a seed or a key; without it, `init` gives one.
-        axis_name: a mapped axis along which keys shall differ.
+        axis_name: a mapped axis along which keys differ.
 
     Example:
         >>> import linsey.treex as tx
@@ -27,19 +25,19 @@ class KeySeq(Module):
         True
     """
 
-    key: Any = Rng.node()
+    key: jax.Array | Initializer = Rng.node()
 
     def __init__(
-        self, key: int | jax.Array | None = None, *, axis_name: Any = None
+        self, key: int | jax.Array | None = None, *, axis_name: AxisName = None
     ) -> None:
         self.key = Initializer(_identity) if key is None else as_key(key)
         self.axis_name = axis_name
 
-    def __call__(self, *, axis_name: Any = None) -> jax.Array:
-        """The next key.
+    def __call__(self, *, axis_name: AxisName = None) -> jax.Array:
+        """Return the next key.
 
         Args:
-            axis_name: a mapped axis along which keys shall differ.
+            axis_name: a mapped axis along which keys differ.
 
         Raises:
             NotInitializedError: it was given no key.

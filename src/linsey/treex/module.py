@@ -5,28 +5,25 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import jax
 
 from linsey.errors.treex import NoKeyError, NotInitializedError
 from linsey.treex.contexts import CALLS, KEYS, KeyStream, entered, next_key
-from linsey.treex.treeo import MISSING, apply, compact, copy, static
+from linsey.treex.tabulate import tabulate
+from linsey.treex.treeo import MISSING, Tree, apply, compact, copy, static
+from linsey.treex.treeo.compact import CURRENT
+from linsey.treex.treeo.flatten import take_state
 from linsey.treex.treeo.names import snake_case
-from linsey.treex.treeo.records import CURRENT
-from linsey.treex.treeo.tree import TreeMeta, take_state
+from linsey.treex.treeo.tree import TreeMeta
 from linsey.treex.treex import Filters, Treex
 from linsey.treex.types import Initializer, Inputs
 from linsey.treex.utils import as_key
 
-__all__ = [
-    "Module",
-    "ModuleMeta",
-    "compact_module",
-    "next_key",
-    "preserve_state",
-    "rng_key",
-]
+_P = ParamSpec("_P")
+R = TypeVar("R")
+S = TypeVar("S")
 
 
 class ModuleMeta(TreeMeta):
@@ -37,15 +34,18 @@ class ModuleMeta(TreeMeta):
             type.__setattr__(cls, "__call__", _recorded(namespace["__call__"]))
         super().__init__(name, bases, namespace)
 
-    def run_constructor(cls, obj: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-        """Runs `__init__`, out of reach of keys, and names the instance."""
-        with entered(KEYS, None):
+    def run_constructor(cls, obj: Any, args: tuple, kwargs: dict) -> None:
+        """Run `__init__`, out of reach of keys, and name the instance."""
+        token = KEYS.set(None)
+        try:
             obj.__init__(*args, **kwargs)
+        finally:
+            KEYS.reset(token)
         if getattr(obj, "name", None) is None:
             vars(obj)["name"] = snake_case(cls.__name__)
 
     def join(cls, obj: Any) -> None:
-        """Gives an instance that a compact method built its modes and random values."""
+        """Give an instance that a compact method built its modes and random values."""
         record = CURRENT.get()
         owner = record.owner if record else None
         if isinstance(owner, Module) and not (owner.training and not owner.frozen):
@@ -57,11 +57,13 @@ class ModuleMeta(TreeMeta):
         obj.init(stream.next(), inplace=True, _set_initialize=False)
 
 
-def _recorded(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Lets `tabulate` see the first call of a module."""
+def _recorded(
+    call: Callable[Concatenate[S, _P], R],
+) -> Callable[Concatenate[S, _P], R]:
+    """Let `tabulate` see the first call of a module."""
 
     @functools.wraps(call)
-    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self: S, *args: _P.args, **kwargs: _P.kwargs) -> R:
         calls = CALLS.get()
         if calls is None or id(self) in calls.first:
             return call(self, *args, **kwargs)
@@ -83,7 +85,7 @@ class Module(Treex, Filters, metaclass=ModuleMeta):
     function returns the module.
 
     Args:
-        name: name of the field that a compact method stores it in; by default the
+        name: name of the field that a compact method stores it in. Defaults to the
             class in snake case.
 
     Example:
@@ -102,7 +104,7 @@ class Module(Treex, Filters, metaclass=ModuleMeta):
     _training: bool = static(True)
     _initialized: bool = static(False)
     _frozen: bool = static(False)
-    name: str
+    name: str | None  # in the constructor; afterwards it is set
 
     def __init__(self, name: str | None = None) -> None:
         if name is not None:
@@ -126,13 +128,13 @@ class Module(Treex, Filters, metaclass=ModuleMeta):
     def init(
         self,
         key: int | jax.Array,
-        inputs: Any = MISSING,
+        inputs: object = MISSING,
         call_method: str = "__call__",
         *,
         inplace: bool = False,
         _set_initialize: bool = True,
     ) -> Self:
-        """Makes the parameters.
+        """Make the parameters.
 
         First every `Initializer` is replaced by its value, then `rng_init` runs on
         every module, children before parents, then the module is called.
@@ -160,7 +162,7 @@ class Module(Treex, Filters, metaclass=ModuleMeta):
         return module
 
     def initializing(self) -> bool:
-        """Whether parameters are to be made in this call.
+        """Tell whether parameters are to be made in this call.
 
         Raises:
             NotInitializedError: there are none and `init` does not run.
@@ -173,16 +175,16 @@ class Module(Treex, Filters, metaclass=ModuleMeta):
         return True
 
     def rng_init(self) -> None:
-        """Makes values that need a key and no inputs; to be overridden."""
+        """Make values that need a key and no inputs; to be overridden."""
 
     def tabulate(
         self,
-        inputs: Any = MISSING,
+        inputs: object = MISSING,
         depth: int = -1,
         signature: bool = False,
         param_types: bool = True,
     ) -> str:
-        """A table of the module and what is in it, for a terminal.
+        """Return a table of the module and what is in it, for a terminal.
 
         Args:
             inputs: arguments of a call, as of `init`; shapes of the inputs and outputs
@@ -192,16 +194,16 @@ class Module(Treex, Filters, metaclass=ModuleMeta):
             param_types: show the kinds of values.
 
         Raises:
-            TabulateError: inputs are given and the module cannot be called.
+            ArgumentTypeError: inputs are given and the module cannot be called.
             NotInitializedError: inputs are given and the module is not initialized.
         """
-        from linsey.treex.tabulate import tabulate
-
+        if inputs is not MISSING and not self.initialized:
+            raise NotInitializedError(self, "was tabulated with inputs")
         return tabulate(self, inputs, depth, signature, param_types)
 
 
-def _replace_initializers(module: Any) -> None:
-    def is_initializer(value: Any) -> bool:
+def _replace_initializers(module: Module) -> None:
+    def is_initializer(value: object) -> bool:
         return isinstance(value, Initializer)
 
     leaves, structure = jax.tree.flatten(module, is_leaf=is_initializer)
@@ -210,19 +212,19 @@ def _replace_initializers(module: Any) -> None:
         take_state(module, jax.tree.unflatten(structure, made))
 
 
-def _run_rng_init(tree: Any) -> None:
+def _run_rng_init(tree: Tree) -> None:
     if isinstance(tree, Module) and not tree.initialized:
         tree.rng_init()
 
 
-def _mark_initialized(tree: Any) -> None:
+def _mark_initialized(tree: Tree) -> None:
     if isinstance(tree, Module):
         vars(tree)["_initialized"] = True
 
 
 @contextmanager
 def rng_key(key: int | jax.Array) -> Iterator[None]:
-    """Gives keys to `next_key` and to compact methods, without initializing.
+    """Give keys to `next_key` and to compact methods, without initializing.
 
     Example:
         >>> import linsey.treex as tx
@@ -234,8 +236,8 @@ def rng_key(key: int | jax.Array) -> Iterator[None]:
         yield
 
 
-def compact_module(f: Callable[..., Any]) -> type[Module]:
-    """Makes a function that builds modules a module class, with its name.
+def compact_module(f: Callable[..., object]) -> type[Module]:
+    """Make a function that builds modules a module class, with its name.
 
     Example:
         >>> import jax.numpy as jnp, linsey.treex as tx
@@ -250,7 +252,7 @@ def compact_module(f: Callable[..., Any]) -> type[Module]:
 
     @compact
     @functools.wraps(f)
-    def __call__(self: Module, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self: Module, *args: object, **kwargs: object) -> object:
         return f(*args, **kwargs)
 
     names = {"__call__": __call__, "__module__": f.__module__, "__doc__": f.__doc__,
@@ -261,10 +263,10 @@ def compact_module(f: Callable[..., Any]) -> type[Module]:
 
 def preserve_state(
     transformation: Callable[..., Any],
-    *transformation_args: Any,
-    **transformation_kwargs: Any,
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Runs a method under a transformation of JAX and keeps what it changes.
+    *transformation_args: object,
+    **transformation_kwargs: object,
+) -> Callable[[Callable[Concatenate[S, _P], R]], Callable[Concatenate[S, _P], R]]:
+    """Run a method under a transformation of JAX and keeps what it changes.
 
     The module is the first argument of what is transformed, and what comes out of it is
     the module and the result.
@@ -287,9 +289,11 @@ def preserve_state(
         (3, 2, 4)
     """
 
-    def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(
+        method: Callable[Concatenate[S, _P], R],
+    ) -> Callable[Concatenate[S, _P], R]:
         @functools.wraps(method)
-        def pure(module: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        def pure(module: S, *args: _P.args, **kwargs: _P.kwargs) -> tuple[S, R]:
             result = method(module, *args, **kwargs)
             return module, result
 
@@ -298,7 +302,7 @@ def preserve_state(
         )
 
         @functools.wraps(method)
-        def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        def run(self: S, *args: _P.args, **kwargs: _P.kwargs) -> R:
             module, result = transformed(self, *args, **kwargs)
             take_state(self, module)
             return result

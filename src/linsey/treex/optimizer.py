@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import jax
 
-from linsey.errors.treex import (
-    LeafCountError,
-    OptimizerParamsError,
-    OptimizerStateError,
-)
-from linsey.treex.kinds import OptState
+from linsey.errors.base import MismatchError, OptionError, UsageError
 from linsey.treex.treeo import copy
 from linsey.treex.treex import Treex
+from linsey.treex.types import OptState
+
+if TYPE_CHECKING:
+    import optax
+
+
+T = TypeVar("T")
 
 
 class Optimizer(Treex):
@@ -35,8 +37,8 @@ class Optimizer(Treex):
 
     opt_state: Any = OptState.node()
 
-    def __init__(self, optimizer: Any) -> None:
-        self.optimizer = optimizer
+    def __init__(self, optimizer: optax.GradientTransformation) -> None:
+        self.optimizer: Any = optimizer
         self.opt_state = None
         self._n_params: int | None = None
         self._initialized = False
@@ -46,8 +48,8 @@ class Optimizer(Treex):
         """Whether there is a state."""
         return self._initialized
 
-    def init(self, params: Any) -> Self:
-        """An optimizer with a new state, for parameters given as any pytree."""
+    def init(self, params: object) -> Self:
+        """Return an optimizer with a new state, for parameters given as any pytree."""
         made = copy(self)
         leaves = jax.tree.leaves(params)
         made.opt_state = made.optimizer.init(leaves)
@@ -55,8 +57,8 @@ class Optimizer(Treex):
         made._initialized = True
         return made
 
-    def update(self, grads: Any, params: Any = None, apply_updates: bool = True) -> Any:
-        """Updates the state in place and returns new parameters.
+    def update(self, grads: T, params: object = None, apply_updates: bool = True) -> T:
+        """Update the state in place and return new parameters.
 
         Args:
             grads: gradients, with the leaves that `init` was given.
@@ -67,20 +69,33 @@ class Optimizer(Treex):
             A pytree of the structure of `grads`.
 
         Raises:
-            OptimizerStateError: there is no state yet.
-            OptimizerParamsError: updates are to be applied to nothing.
-            LeafCountError: the number of leaves is not that of `init`.
+            UsageError: there is no state yet.
+            OptionError: updates are to be applied to nothing.
+            MismatchError: the number of leaves is not that of `init`.
         """
         if not self._initialized:
-            raise OptimizerStateError()
+            raise UsageError(
+                "`Optimizer.update` was called before `init`.",
+                "Its state is made for the parameters that it will update.",
+                "Write `optimizer = optimizer.init(model.parameters())`.",
+            )
         if apply_updates and params is None:
-            raise OptimizerParamsError()
+            raise OptionError(
+                "`Optimizer.update` was called without `params`.",
+                "By default it applies the updates to them.",
+                "Pass `params`, or `apply_updates=False` to get the updates.",
+            )
         grad_leaves, structure = jax.tree.flatten(grads)
-        self._check_count("grads", grad_leaves)
-        leaves: Any = None
-        if params is not None:
-            leaves = jax.tree.leaves(params)
-            self._check_count("params", leaves)
+        leaves: Any = None if params is None else jax.tree.leaves(params)
+        for what, given in (("grads", grad_leaves), ("params", leaves)):
+            if given is not None and len(given) != self._n_params:
+                raise MismatchError(
+                    f"`{what}` has {len(given)} leaves, and the optimizer was "
+                    f"initialized with {self._n_params}.",
+                    "States belong to parameters by their order.",
+                    "Pass the same selection to `init`, `jax.grad` and `update`, for "
+                    "example `model.parameters()` each time.",
+                )
         updates, self.opt_state = self.optimizer.update(
             grad_leaves, self.opt_state, leaves
         )
@@ -89,7 +104,3 @@ class Optimizer(Treex):
 
             updates = optax.apply_updates(leaves, updates)
         return jax.tree.unflatten(structure, updates)
-
-    def _check_count(self, what: str, leaves: list[Any]) -> None:
-        if self._n_params is not None and len(leaves) != self._n_params:
-            raise LeafCountError(what, self._n_params, len(leaves))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
-from linsey.treex.losses.loss import Loss, Reduction
+from linsey.treex.losses.loss import Loss, On, Reduction
 
 __all__ = ["L1", "L2", "L1L2"]
 
@@ -36,15 +34,15 @@ class L1L2(Loss):
         l2: float = 0.0,
         reduction: Reduction | str | None = None,
         weight: float | None = None,
-        on: Any = None,
+        on: On = None,
         name: str | None = None,
     ) -> None:
         super().__init__(reduction=reduction, weight=weight, on=on, name=name)
         self.l1 = l1
         self.l2 = l2
 
-    def call(self, parameters: Any) -> jax.Array:
-        """The value for a pytree; give it `model.parameters()`."""
+    def call(self, parameters: object) -> jax.Array:
+        """Return the value for a pytree; give it `model.parameters()`."""
         total = jnp.array(0.0)
         for leaf in jax.tree.leaves(parameters):
             if self.l1:
@@ -62,7 +60,7 @@ class L1(L1L2):
         l: float = 0.01,  # noqa: E741
         reduction: Reduction | str | None = None,
         weight: float | None = None,
-        on: Any = None,
+        on: On = None,
         name: str | None = None,
     ) -> None:
         super().__init__(l, 0.0, reduction, weight, on, name)
@@ -76,7 +74,7 @@ class L2(L1L2):
         l: float = 0.01,  # noqa: E741
         reduction: Reduction | str | None = None,
         weight: float | None = None,
-        on: Any = None,
+        on: On = None,
         name: str | None = None,
     ) -> None:
         super().__init__(0.0, l, reduction, weight, on, name)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from linsey.errors.treex import NotInitializedError, TabulateError
+from linsey.errors.base import ArgumentTypeError, named
 from linsey.treex.contexts import CALLS, Calls, entered
-from linsey.treex.kinds import TreePart
 from linsey.treex.treeo import MISSING, FieldInfo, Tree, add_field_info, copy
+from linsey.treex.treeo.flatten import discover
 from linsey.treex.treeo.sentinels import ArrayLike
-from linsey.treex.treeo.tree import discover
-from linsey.treex.types import Initializer, Inputs
+from linsey.treex.types import Initializer, Inputs, TreePart
 
 Counts = dict[type | None, tuple[int, int]]  # by kind: entries and bytes
 _LINE = 40
@@ -27,14 +26,14 @@ class Entry:
     """A tree in the table."""
 
     path: str
-    tree: Any
+    tree: Tree
     totals: Counts
 
 
 def tabulate(
-    module: Any, inputs: Any, depth: int, signature: bool, param_types: bool
+    module: Tree, inputs: object, depth: int, signature: bool, param_types: bool
 ) -> str:
-    """Draws the table, see `Module.tabulate`."""
+    """Draw the table, see `Module.tabulate`."""
     module = copy(module)
     entries = list(_entries(module, "", depth))
     everything = _count(module)
@@ -57,7 +56,7 @@ def tabulate(
         calls = _shapes_of_calls(module, Inputs.from_value(inputs))
         columns += ["inputs", "outputs"]
         for row, entry in zip(cells, entries, strict=True):
-            given, made = calls.first.get(id(entry.tree), (None, None))
+            given, made = calls.get(id(entry.tree), (None, None))
             row[3:3] = ["" if given is None else _inputs_cell(given), _value_cell(made)]
     footer = [""] * (len(columns) - 1) + ["Total:"]
     footer += [_size(everything.get(kind)) for kind in kinds]
@@ -95,8 +94,8 @@ def _draw(
     return captured.get()
 
 
-def _entries(tree: Any, path: str, depth: int) -> Any:
-    """The tree and, down to a depth, those in it, parents first."""
+def _entries(tree: Tree, path: str, depth: int) -> Iterator[Entry]:
+    """Give the tree and, down to a depth, those in it, parents first."""
     static = discover(tree)
     ends = depth == 0
     yield Entry(path, tree, _count(tree) if ends else _count(tree, own=True))
@@ -112,7 +111,7 @@ def _entries(tree: Any, path: str, depth: int) -> Any:
                 yield from _entries(value, inner, depth - 1)
 
 
-def _key(key: Any) -> str:
+def _key(key: object) -> str:
     if isinstance(key, jax.tree_util.SequenceKey):
         return rf"\[{key.idx}]"
     if isinstance(key, jax.tree_util.DictKey):
@@ -121,8 +120,8 @@ def _key(key: Any) -> str:
     return str(key)
 
 
-def _count(tree: Any, own: bool = False) -> Counts:
-    """Entries and bytes of the leaves by kind, of all or of those it owns itself."""
+def _count(tree: Tree, own: bool = False) -> Counts:
+    """Count entries and bytes of leaves by kind, of all or of those it owns itself."""
     with add_field_info():
         leaves = jax.tree.leaves(tree, is_leaf=lambda x: type(x) is FieldInfo)
     counts: Counts = {}
@@ -155,7 +154,7 @@ def _bytes(size: float) -> str:
     raise AssertionError
 
 
-def _module_cell(tree: Any, signature: bool) -> str:
+def _module_cell(tree: Tree, signature: bool) -> str:
     cls = type(tree)
     if not signature:
         return f"{cls.__name__}()"
@@ -171,7 +170,7 @@ def _module_cell(tree: Any, signature: bool) -> str:
     return f"{cls.__name__}({text})"
 
 
-def _is_simple(value: Any) -> bool:
+def _is_simple(value: object) -> bool:
     return all(
         isinstance(leaf, int | float | str)
         or (isinstance(leaf, ArrayLike) and leaf.shape == () and not callable(leaf))
@@ -199,7 +198,7 @@ def _argument(value: Any) -> str:
     return str(value)
 
 
-def _params(tree: Any, param_types: bool) -> list[str]:
+def _params(tree: Tree, param_types: bool) -> list[str]:
     layout = discover(tree).layout
     lines: list[str] = []
     for name in layout.nodes:
@@ -210,9 +209,9 @@ def _params(tree: Any, param_types: bool) -> list[str]:
     return lines
 
 
-def _yaml(label: str, value: Any, kind: str) -> list[str]:
-    """Lines of a value, containers nested as in YAML."""
-    items: Any = None
+def _yaml(label: str, value: object, kind: str) -> list[str]:
+    """Return the lines of a value, containers nested as in YAML."""
+    items: list[str] | None = None
     if isinstance(value, Mapping):
         items = [line for k, v in value.items() for line in _yaml(str(k), v, kind)]
     elif isinstance(value, list | tuple):
@@ -222,14 +221,14 @@ def _yaml(label: str, value: Any, kind: str) -> list[str]:
     return [f"{label}:", *(f"  {line}" for line in items)] if items else [f"{label}:"]
 
 
-def _item(value: Any, kind: str) -> list[str]:
+def _item(value: object, kind: str) -> list[str]:
     if isinstance(value, Mapping | list | tuple):
         first, *rest = _yaml("-", value, kind)[1:] or ["  -"]
         return [f"-{first[1:]}", *rest]
     return [f"- {_leaf(value, kind)}"]
 
 
-def _leaf(value: Any, kind: str = "") -> str:
+def _leaf(value: object, kind: str = "") -> str:
     if isinstance(value, ArrayLike) and not isinstance(value, type):
         shape = ", ".join(map(str, value.shape))
         space = "  " if kind else " "
@@ -248,7 +247,7 @@ def _inputs_cell(inputs: Inputs) -> str:
     return "\n".join(lines)
 
 
-def _value_cell(value: Any) -> str:
+def _value_cell(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, Mapping | list | tuple):
@@ -256,35 +255,34 @@ def _value_cell(value: Any) -> str:
     return _leaf(value)
 
 
-def _shapes_of_calls(module: Any, inputs: Inputs) -> Calls:
-    """Calls the module with abstract arrays and notes all first calls."""
-    if not module.initialized:
-        raise NotInitializedError(module, "was tabulated with inputs")
+def _shapes_of_calls(module: Tree, inputs: Inputs) -> dict[int, tuple[Inputs, object]]:
+    """Call the module with abstract arrays and return the shapes of all first calls."""
     if not callable(module):
-        raise TabulateError(module)
+        raise ArgumentTypeError(
+            f"{named(module)} was tabulated with inputs and has no `__call__`.",
+            "The inputs are passed to it to find the shapes of all outputs.",
+            "Leave `inputs` away, or define `__call__`.",
+        )
     leaves, structure = jax.tree.flatten((inputs.args, inputs.kwargs))
-    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, ArrayLike)]
+    positions = [i for i, leaf in enumerate(leaves) if isinstance(leaf, ArrayLike)]
+    found: dict[int, tuple[Inputs, object]] = {}
 
-    def call(arrays: list[Any]) -> None:
+    def shape_of(x: object) -> object:
+        if isinstance(x, jax.core.Tracer):
+            return jax.ShapeDtypeStruct(x.shape, x.dtype)
+        return x
+
+    def call(arrays: list[jax.Array]) -> None:
         given = list(leaves)
-        for place, array in zip(places, arrays, strict=True):
-            given[place] = array
+        for position, array in zip(positions, arrays, strict=True):
+            given[position] = array
         args, kwargs = jax.tree.unflatten(structure, given)
         module(*args, **kwargs)
         # Traced values must not leave; their shapes may.
-        calls.first = jax.tree.map(
-            lambda x: (
-                jax.ShapeDtypeStruct(x.shape, x.dtype)
-                if isinstance(x, jax.core.Tracer)
-                else x
-            ),
-            {key: ((i.args, i.kwargs), out) for key, (i, out) in calls.first.items()},
-        )
+        for key, (inputs, outputs) in calls.first.items():
+            args, kwargs = jax.tree.map(shape_of, (inputs.args, inputs.kwargs))
+            found[key] = Inputs(*args, **kwargs), jax.tree.map(shape_of, outputs)
 
     with entered(CALLS, Calls()) as calls:
-        jax.eval_shape(call, [jnp.asarray(leaves[place]) for place in places])
-    calls.first = {
-        key: (Inputs(*args, **kwargs), out)
-        for key, ((args, kwargs), out) in calls.first.items()
-    }
-    return calls
+        jax.eval_shape(call, [jnp.asarray(leaves[position]) for position in positions])
+    return found

@@ -2,54 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
-from linsey.treex import kinds
-from linsey.treex.treeo import Extensions, Tree, apply, filter
-from linsey.treex.treeo.fields import FieldInfo
+import linsey.treex.types as kinds
+from linsey.treex.treeo import Extensions, FieldInfo, Tree, apply, filter
 
 
 class Filters:
     """Selections of leaves by kind: each takes further filters."""
 
-    def parameters(self, *filters: Any) -> Self:
-        """What is learned."""
+    def parameters(self, *filters: kinds.Filter) -> Self:
+        """Select what is learned."""
         return filter(self, kinds.Parameter, *filters)
 
-    def trainable_parameters(self, *filters: Any) -> Self:
-        """What is learned in modules that are not frozen."""
+    def trainable_parameters(self, *filters: kinds.Filter) -> Self:
+        """Select what is learned in modules that are not frozen."""
         return filter(self, kinds.Parameter, _is_trainable, *filters)
 
-    def batch_stats(self, *filters: Any) -> Self:
-        """Running averages of batch statistics."""
+    def batch_stats(self, *filters: kinds.Filter) -> Self:
+        """Select running statistics of batches."""
         return filter(self, kinds.BatchStat, *filters)
 
-    def rngs(self, *filters: Any) -> Self:
-        """Random keys."""
+    def rngs(self, *filters: kinds.Filter) -> Self:
+        """Select random keys."""
         return filter(self, kinds.Rng, *filters)
 
-    def model_states(self, *filters: Any) -> Self:
-        """State of the model: averages and caches."""
+    def model_states(self, *filters: kinds.Filter) -> Self:
+        """Select the state of the model: running statistics and caches."""
         return filter(self, kinds.ModelState, *filters)
 
-    def states(self, *filters: Any) -> Self:
-        """All state."""
+    def states(self, *filters: kinds.Filter) -> Self:
+        """Select all state."""
         return filter(self, kinds.State, *filters)
 
-    def metric_logs(self, *filters: Any) -> Self:
-        """Values to be reported."""
+    def metric_logs(self, *filters: kinds.Filter) -> Self:
+        """Select values to be reported."""
         return filter(self, kinds.MetricLog, *filters)
 
-    def loss_logs(self, *filters: Any) -> Self:
-        """Values to be added to the loss."""
+    def loss_logs(self, *filters: kinds.Filter) -> Self:
+        """Select values to be added to the loss."""
         return filter(self, kinds.LossLog, *filters)
 
-    def logs(self, *filters: Any) -> Self:
-        """All logged values."""
+    def logs(self, *filters: kinds.Filter) -> Self:
+        """Select all logged values."""
         return filter(self, kinds.Log, *filters)
 
-    def caches(self, *filters: Any) -> Self:
-        """What layers remember between calls."""
+    def caches(self, *filters: kinds.Filter) -> Self:
+        """Select what layers remember between calls."""
         return filter(self, kinds.Cache, *filters)
 
 
@@ -61,7 +60,7 @@ class Treex(Tree, Extensions):
     """A tree with all operations as methods, and two modes: training and frozen."""
 
     def train(self, mode: bool = True, inplace: bool = False) -> Self:
-        """In training mode, with everything in it.
+        """Return the object in training mode, with everything in it.
 
         Args:
             mode: whether to train.
@@ -70,11 +69,11 @@ class Treex(Tree, Extensions):
         return self._set_flag("_training", mode, inplace)
 
     def eval(self, inplace: bool = False) -> Self:
-        """In evaluation mode, with everything in it."""
+        """Return the object in evaluation mode, with everything in it."""
         return self.train(False, inplace=inplace)
 
     def freeze(self, mode: bool = True, inplace: bool = False) -> Self:
-        """Frozen: layers leave their state alone, `trainable_parameters` is empty.
+        """Freeze: layers leave their state alone, `trainable_parameters` is empty.
 
         Args:
             mode: whether to freeze.
@@ -83,11 +82,11 @@ class Treex(Tree, Extensions):
         return self._set_flag("_frozen", mode, inplace)
 
     def unfreeze(self, inplace: bool = False) -> Self:
-        """No longer frozen, with everything in it."""
+        """Return the object no longer frozen, with everything in it."""
         return self.freeze(False, inplace=inplace)
 
     def _set_flag(self, name: str, value: bool, inplace: bool) -> Self:
-        def set_flag(tree: Any) -> None:
+        def set_flag(tree: Tree) -> None:
             if name in vars(tree):
                 vars(tree)[name] = value
 

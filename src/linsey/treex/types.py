@@ -1,31 +1,37 @@
-"""Values that modules are made of, and the names that signatures use."""
+"""The kinds of fields, the values that modules are made of, names for signatures.
+
+A kind says what the leaves of a field are for::
+
+    TreePart
+      Parameter                     what gradients are taken of
+      State
+        Rng                         random keys
+        MetricState                 running values of metrics
+        ModelState
+          BatchStat                 running statistics of batches
+          Cache                     what a layer remembers between calls
+        OptState                    states of optimizers
+      Log
+        LossLog                     what is added to the loss
+        MetricLog                   what is reported
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import jax
 import numpy as np
 
-from linsey.treex.kinds import (
-    BatchStat,
-    Cache,
-    Log,
-    LossLog,
-    MetricLog,
-    MetricState,
-    ModelState,
-    OptState,
-    Parameter,
-    Rng,
-    State,
-    TreePart,
-)
-from linsey.treex.treeo.fields import FieldInfo
-from linsey.treex.treeo.sentinels import MISSING, Hashable, Missing, Nothing
+from linsey.treex.treeo.fields import KindMixin
+from linsey.treex.treeo.operations import Selector
+from linsey.treex.treeo.sentinels import MISSING as MISSING
+from linsey.treex.treeo.sentinels import Hashable as Hashable
+from linsey.treex.treeo.sentinels import Missing as Missing
+from linsey.treex.treeo.sentinels import Nothing as Nothing
 
 EPSILON = 1e-7
 """What keeps logarithms and quotients finite."""
@@ -36,44 +42,66 @@ ScalarLike = np.ndarray | jax.Array | float | int
 KeyLike = int | jax.Array
 """A random key, or the seed of one."""
 IndexLike = str | int | Iterable[str | int]
-"""A place in nested inputs by position or name, or by several from outside in."""
+"""An index or a key of nested inputs, or several that are applied in turn."""
 PathLike = str | pathlib.Path
 """The path of a file."""
-InputLike = Any
+InputLike = object
 """Whatever `Inputs.from_value` takes."""
-Filter = type | Callable[[FieldInfo], bool]
+Filter = Selector
 """A kind of fields, or a function that chooses fields."""
 
-__all__ = [
-    "EPSILON",
-    "MISSING",
-    "BatchStat",
-    "Cache",
-    "Filter",
-    "Hashable",
-    "IndexLike",
-    "Initializer",
-    "InputLike",
-    "Inputs",
-    "KeyLike",
-    "Log",
-    "LossLog",
-    "MetricLog",
-    "MetricState",
-    "Missing",
-    "ModelState",
-    "Named",
-    "Nothing",
-    "OptState",
-    "OptionalDependencyNotFound",
-    "Parameter",
-    "PathLike",
-    "Rng",
-    "ScalarLike",
-    "State",
-    "TreePart",
-    "WrappedCall",
-]
+# --- kinds ---------------------------------------------------------------------------
+
+
+class TreePart(KindMixin):
+    """Base of all kinds."""
+
+
+class Parameter(TreePart):
+    """What is learned."""
+
+
+class State(TreePart):
+    """What is not learned and changes."""
+
+
+class Rng(State):
+    """A random key."""
+
+
+class MetricState(State):
+    """The running values of a metric."""
+
+
+class ModelState(State):
+    """State of a model."""
+
+
+class BatchStat(ModelState):
+    """Running statistics of batches."""
+
+
+class Cache(ModelState):
+    """What a layer remembers between calls."""
+
+
+class OptState(State):
+    """The state of an optimizer."""
+
+
+class Log(TreePart):
+    """A value that a model leaves behind for others."""
+
+
+class LossLog(Log):
+    """A value that is added to the loss."""
+
+
+class MetricLog(Log):
+    """A value that is reported."""
+
+
+# --- values --------------------------------------------------------------------------
 
 
 class WrappedCall(Protocol):
@@ -81,8 +109,8 @@ class WrappedCall(Protocol):
 
     __wrapped__: Callable[..., Any]
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls it."""
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        """Call it."""
         ...
 
 
@@ -111,16 +139,16 @@ class Initializer:
         self.f = f
 
     def __call__(self, key: jax.Array) -> Any:
-        """The value for a key."""
+        """Return the value for a key."""
         return self.f(key)
 
     def tree_flatten(self) -> tuple[tuple[()], Callable[[jax.Array], Any]]:
-        """No children."""
+        """Return no children."""
         return (), self.f
 
     @classmethod
-    def tree_unflatten(cls, f: Callable[[jax.Array], Any], children: Any) -> Any:
-        """The same again."""
+    def tree_unflatten(cls, f: Callable[[jax.Array], Any], children: object) -> Self:
+        """Return the same again."""
         return cls(f)
 
     def __repr__(self) -> str:
@@ -146,8 +174,8 @@ class Inputs:
         self.kwargs = kwargs
 
     @classmethod
-    def from_value(cls, value: Any) -> Inputs:
-        """Tuples are positional arguments, mappings keyword ones, all else is one."""
+    def from_value(cls, value: object) -> Inputs:
+        """Take tuples as positional arguments, mappings as keyword ones, else one."""
         if isinstance(value, cls):
             return value
         if isinstance(value, tuple):
@@ -168,15 +196,15 @@ class Named(Generic[T]):
     name: str
     value: T
 
-    def tree_flatten_with_keys(self) -> tuple[Any, str]:
-        """The value as the only child."""
+    def tree_flatten_with_keys(self) -> tuple[list[tuple[object, T]], str]:
+        """Return the value as the only child."""
         return [(jax.tree_util.GetAttrKey("value"), self.value)], self.name
 
-    def tree_flatten(self) -> tuple[Any, str]:
-        """The value as the only child."""
+    def tree_flatten(self) -> tuple[tuple[T], str]:
+        """Return the value as the only child."""
         return (self.value,), self.name
 
     @classmethod
-    def tree_unflatten(cls, name: str, children: Any) -> Named[Any]:
-        """The same again."""
+    def tree_unflatten(cls, name: str, children: Iterable[T]) -> Self:
+        """Return the same again."""
         return cls(name, *children)

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
-from linsey.errors.treex import LossShapeError
-from linsey.treex.losses.loss import Loss, Reduction
+from linsey.errors.base import ShapeError
+from linsey.treex.losses.loss import Loss, On, Reduction
 from linsey.treex.types import EPSILON
 
 
 def crossentropy(
-    target: Any,
-    preds: Any,
+    target: jax.Array,
+    preds: jax.Array,
     *,
     binary: bool = False,
     from_logits: bool = True,
     label_smoothing: float | None = None,
     check_bounds: bool = True,
 ) -> jax.Array:
-    """The cross-entropy of each example.
+    """Return the cross-entropy of each example.
 
         categorical: -sum_c t_c log p_c
         binary: -mean_c (t_c log p_c + (1 - t_c) log(1 - p_c))
@@ -36,7 +34,7 @@ def crossentropy(
         check_bounds: accepted for compatibility; it changes nothing.
 
     Raises:
-        LossShapeError: the shapes do not fit.
+        ShapeError: the shapes do not fit.
 
     Example:
         >>> logits = jnp.array([[0.0, 0.0]])
@@ -44,22 +42,15 @@ def crossentropy(
         [0.6931]
     """
     classes = preds.shape[-1]
-    if target.ndim == preds.ndim - 1:
-        if target.shape != preds.shape[:-1]:
-            raise LossShapeError(
-                "The examples differ",
-                target.shape,
-                preds.shape,
-                "Give class indices of the shape `preds.shape[:-1]`.",
-            )
+    sparse = target.ndim == preds.ndim - 1
+    if sparse and target.shape != preds.shape[:-1]:
+        fix = "Give class indices of the shape `preds.shape[:-1]`."
+        raise _misfit("examples", target, preds, fix)
+    if not sparse and target.ndim != preds.ndim:
+        fix = "Give class indices (one axis less), or one number per class."
+        raise _misfit("ranks", target, preds, fix)
+    if sparse:
         target = jax.nn.one_hot(target, classes)
-    if target.ndim != preds.ndim:
-        raise LossShapeError(
-            "The ranks differ",
-            target.shape,
-            preds.shape,
-            "Give class indices (one axis less), or one number per class.",
-        )
     if label_smoothing is not None:
         target = (1.0 - label_smoothing) * target + label_smoothing / classes
     if not from_logits:
@@ -70,6 +61,16 @@ def crossentropy(
         return -jnp.mean(target * yes + (1.0 - target) * no, axis=-1)
     log = jax.nn.log_softmax(preds) if from_logits else jnp.log(preds)
     return -jnp.sum(target * log, axis=-1)
+
+
+def _misfit(what: str, target: jax.Array, preds: jax.Array, fix: str) -> ShapeError:
+    return ShapeError(
+        f"The {what} differ: target has the shape {target.shape} and preds "
+        f"{preds.shape}.",
+        "They are compared entry by entry, target by class index or by one number per "
+        "class.",
+        fix,
+    )
 
 
 class Crossentropy(Loss):
@@ -101,7 +102,7 @@ class Crossentropy(Loss):
         reduction: Reduction | str | None = None,
         check_bounds: bool = True,
         weight: float | None = None,
-        on: Any = None,
+        on: On = None,
         name: str | None = None,
     ) -> None:
         super().__init__(reduction=reduction, weight=weight, on=on, name=name)
@@ -110,8 +111,8 @@ class Crossentropy(Loss):
         self._label_smoothing = label_smoothing
         self._check_bounds = check_bounds
 
-    def call(self, target: Any, preds: Any) -> jax.Array:
-        """A value for each example."""
+    def call(self, target: jax.Array, preds: jax.Array) -> jax.Array:
+        """Return a value for each example."""
         return crossentropy(
             target,
             preds,

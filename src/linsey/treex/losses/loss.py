@@ -9,6 +9,7 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 
+from linsey.errors.base import OptionError
 from linsey.errors.treex import PositionalArgumentsError
 from linsey.treex.treeo.names import snake_case
 
@@ -27,59 +28,65 @@ class Reduction(enum.Enum):
 
     @classmethod
     def all(cls) -> tuple[Self, ...]:
-        """All of them."""
-        return (cls.NONE, cls.SUM, cls.SUM_OVER_BATCH_SIZE)  # type: ignore
+        """Return all of them."""
+        return tuple(cls)
 
     @classmethod
-    def validate(cls, key: Any) -> None:
-        """Refuses what is none of them.
+    def validate(cls, key: object) -> None:
+        """Refuse what is none of them.
 
         Raises:
-            ValueError: `key` is no reduction.
+            OptionError: `key` is no reduction.
         """
         as_reduction(key)
 
 
-def as_reduction(key: Any) -> Reduction:
-    """The reduction of a name, in any case."""
+def as_reduction(key: object) -> Reduction:
+    """Return the reduction of a name, in any case; a reduction is returned as it is."""
     if isinstance(key, Reduction):
         return key
     try:
-        return Reduction(key.lower())
-    except (AttributeError, ValueError):
+        return Reduction(key.lower() if isinstance(key, str) else key)
+    except ValueError:
         names = ", ".join(repr(r.value) for r in Reduction)
-        raise ValueError(
-            f"Invalid reduction {key!r}: write a `Reduction`, or one of {names}."
+        raise OptionError(
+            f"Invalid reduction {key!r}.",
+            "A reduction says how the values of the examples become one.",
+            f"Write a `Reduction`, or one of {names}.",
         ) from None
+
+
+On = str | int | Sequence[str | int] | None
+"""A key or an index, or several that are applied in turn."""
 
 
 class Loss:
     """Base of losses: subclasses define `call`, which gives a value per example.
 
     Args:
-        reduction: how the values become one, by default their mean.
+        reduction: how the values become one. Defaults to their mean.
         weight: factor of the result.
         on: key or index, or several in turn, that select a part of `target` and
             `preds`.
-        name: name in logs; by default the class in snake case.
+        name: name in logs. Defaults to the class in snake case.
     """
 
     def __init__(
         self,
         reduction: Reduction | str | None = None,
         weight: float | None = None,
-        on: str | int | Sequence[str | int] | None = None,
+        on: On = None,
         name: str | None = None,
     ) -> None:
         self.name = name if name is not None else snake_case(type(self).__name__)
         self.weight = jnp.asarray(1.0 if weight is None else weight, jnp.float32)
-        self._reduction: Any = (
+        self._reduction = (
             Reduction.SUM_OVER_BATCH_SIZE if reduction is None else reduction
         )
         self._labels_filter = labels_filter(on)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> jax.Array:
-        """The loss of the arguments of `call`, all given by name.
+    def __call__(self, *args: object, **kwargs: Any) -> jax.Array:
+        """Return the loss of the arguments of `call`, all given by name.
 
         Args:
             *args: none.
@@ -93,50 +100,35 @@ class Loss:
             raise PositionalArgumentsError(self, len(args))
         kwargs = select_labels(kwargs, self._labels_filter)
         sample_weight = kwargs.pop("sample_weight", None)
-        values = self.call(**kwargs)
-        return reduce_loss(values, sample_weight, self.weight, self._reduction)
+        values = jnp.asarray(self.call(**kwargs))
+        if sample_weight is not None:  # of the leading axes
+            factors = jnp.asarray(sample_weight)
+            missing = values.ndim - factors.ndim
+            values = values * factors.reshape(factors.shape + (1,) * max(missing, 0))
+        reduction = as_reduction(self._reduction)
+        if reduction is not Reduction.NONE:
+            total = jnp.sum(values)
+            if reduction is Reduction.SUM_OVER_BATCH_SIZE:
+                total = total / values.size
+            values = total
+        return values * self.weight
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
-        """A value for each example; to be overridden."""
+        """Return a value for each example; to be overridden."""
 
 
-def labels_filter(on: Any) -> tuple[str | int, ...]:
-    """Keys and indices that are applied in turn."""
+def labels_filter(on: On) -> tuple[str | int, ...]:
+    """Return keys and indices that are applied in turn."""
     if on is None:
         return ()
     return (on,) if isinstance(on, str | int) else tuple(on)
 
 
 def select_labels(kwargs: dict[str, Any], on: tuple[str | int, ...]) -> dict[str, Any]:
-    """The arguments with the selected part of `target` and `preds`."""
+    """Return the arguments with the selected part of `target` and `preds`."""
     kwargs = dict(kwargs)
     for name in ("target", "preds"):
         if kwargs.get(name) is not None:
             for index in on:
                 kwargs[name] = kwargs[name][index]
     return kwargs
-
-
-def reduce_loss(
-    values: Any, sample_weight: Any, weight: Any, reduction: Reduction | str
-) -> jax.Array:
-    """Weights the values of the examples and makes one of them.
-
-    Args:
-        values: array of any shape.
-        sample_weight: factors, of the leading axes of `values`.
-        weight: factor of the result.
-        reduction: what is done with the values.
-    """
-    values = jnp.asarray(values)
-    if sample_weight is not None:
-        factors = jnp.asarray(sample_weight)
-        missing = values.ndim - factors.ndim
-        values = values * factors.reshape(factors.shape + (1,) * max(missing, 0))
-    reduction = as_reduction(reduction)
-    if reduction is not Reduction.NONE:
-        total = jnp.sum(values)
-        if reduction is Reduction.SUM_OVER_BATCH_SIZE:
-            total = total / values.size
-        values = total
-    return values * weight

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from linsey.treex.kinds import MetricState
+from linsey.errors.base import OptionError, ShapeError
+from linsey.treex.losses.loss import On
 from linsey.treex.metrics.metric import Metric
 from linsey.treex.metrics.utils import (
     AverageMethod,
@@ -15,6 +15,8 @@ from linsey.treex.metrics.utils import (
     MDMCAverageMethod,
     select_topk,
 )
+from linsey.treex.types import MetricState
+from linsey.typing import Dtype
 
 
 class Accuracy(Metric):
@@ -27,10 +29,10 @@ class Accuracy(Metric):
         average: `micro` counts examples, `macro` takes the mean over the classes that
             occurred, `weighted` weights them by their number of examples, `none` gives
             a value for each.
-        mdmc_average: only `global`.
+        mdmc_average: must be `global`.
         ignore_index: a class whose examples do not count.
         top_k: an example is correct if its class is among the k most likely.
-        multiclass: only none.
+        multiclass: must be `None`.
         subset_accuracy: whether all labels of an example must be right.
         compute_on_step: accepted for compatibility, as the next three; no effect.
         dist_sync_on_step: no effect.
@@ -42,7 +44,7 @@ class Accuracy(Metric):
         dtype: dtype of the result.
 
     Raises:
-        ValueError: the options contradict each other.
+        OptionError: the options contradict each other.
 
     Example:
         >>> import jax.numpy as jnp, linsey.treex as tx
@@ -68,16 +70,14 @@ class Accuracy(Metric):
         subset_accuracy: bool = False,
         compute_on_step: bool = True,
         dist_sync_on_step: bool = False,
-        process_group: Any = None,
-        dist_sync_fn: Any = None,
+        process_group: object = None,
+        dist_sync_fn: object = None,
         mode: str | DataType = DataType.MULTICLASS,
-        on: Any = None,
+        on: On = None,
         name: str | None = None,
-        dtype: Any = None,
+        dtype: Dtype | None = None,
     ) -> None:
         super().__init__(on=on, name=name, dtype=dtype)
-        if average is None:
-            raise ValueError("average=None is no average: write average='none'.")
         self.threshold = threshold
         self.num_classes = num_classes
         self.average = AverageMethod.of(average)
@@ -86,51 +86,77 @@ class Accuracy(Metric):
         self.top_k = top_k
         self.subset_accuracy = subset_accuracy
         self.mode = DataType.of(mode)
-        self._check_options(multiclass)
+        self._check_options(average, multiclass)
         by_class = self.average is not AverageMethod.MICRO
         shape = (num_classes,) if by_class and num_classes else ()
         zeros = jnp.zeros(shape, dtype=jnp.uint32)
         self.tp = self.fp = self.tn = self.fn = zeros
 
-    def _check_options(self, multiclass: bool | None) -> None:
-        average, classes, ignored = self.average, self.num_classes, self.ignore_index
-        if average is AverageMethod.SAMPLES:
-            raise ValueError("average='samples' is not offered: use 'micro'.")
-        if self.mdmc_average is MDMCAverageMethod.SAMPLEWISE:
-            raise ValueError("mdmc_average='samplewise' is not offered: use 'global'.")
-        if multiclass is not None:
-            raise ValueError("`multiclass` is not offered: give `mode`.")
-        if average is not AverageMethod.MICRO and not classes:
-            raise ValueError(f"average={average.value!r} needs `num_classes`.")
-        if average is not AverageMethod.MICRO and self.subset_accuracy:
-            raise ValueError("`subset_accuracy` counts examples: average='micro'.")
-        if ignored is not None and not 0 <= ignored < (classes or ignored + 1):
-            raise ValueError(
-                f"ignore_index={ignored} is none of the {classes} classes."
+    def _check_options(
+        self, average: str | AverageMethod | None, multiclass: bool | None
+    ) -> None:
+        not_offered = {
+            "average=None": average is None,
+            "average='samples'": self.average is AverageMethod.SAMPLES,
+            "mdmc_average='samplewise'": (
+                self.mdmc_average is MDMCAverageMethod.SAMPLEWISE
+            ),
+            "multiclass": multiclass is not None,
+        }
+        for option in (name for name, given in not_offered.items() if given):
+            raise OptionError(
+                f"`{option}` is not offered.",
+                "Examples count alike, as do the entries of further axes, and what the "
+                "data is follows from `mode` alone.",
+                "Use average='micro', or 'none' for a value of each class, "
+                "mdmc_average='global', and `mode` in place of `multiclass`.",
             )
-        if self.top_k is not None and (
-            not isinstance(self.top_k, int) or self.top_k < 1
-        ):
-            raise ValueError(f"top_k={self.top_k!r} must be a positive integer.")
+        by_class = self.average is not AverageMethod.MICRO
+        classes, ignored, top_k = self.num_classes, self.ignore_index, self.top_k
+        if by_class and not classes:
+            raise OptionError(
+                f"average={self.average.value!r} needs `num_classes`.",
+                "It keeps counts for each class.",
+                "Write Accuracy(num_classes=...).",
+            )
+        if by_class and self.subset_accuracy:
+            raise OptionError(
+                f"`subset_accuracy` was given with average={self.average.value!r}.",
+                "It counts examples, which belong to no single class.",
+                "Use average='micro'.",
+            )
+        if ignored is not None and not 0 <= ignored < (classes or ignored + 1):
+            raise OptionError(
+                f"ignore_index={ignored} is none of the {classes} classes.",
+                "Classes are numbered from 0.",
+                "Pass the number of a class, or `None`.",
+            )
+        if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+            raise OptionError(
+                f"top_k={top_k!r} must be a positive integer.",
+                "An example is correct if its class is among the k most likely.",
+                "Pass top_k=1 or more, or `None`.",
+            )
 
-    def update(self, preds: Any, target: Any) -> None:
-        """Adds a batch.
+    def update(self, preds: ArrayLike, target: ArrayLike) -> None:
+        """Add a batch.
 
         Args:
             preds: logits or probabilities of shape (..., classes), or labels.
             target: labels of shape (...).
 
         Raises:
-            ValueError: shapes or dtypes do not fit.
+            ShapeError: shapes do not fit.
+            OptionError: targets are no integers, or options do not fit the data.
         """
         preds, target = jnp.asarray(preds), jnp.asarray(target)
         if jnp.issubdtype(target.dtype, jnp.floating):
-            raise ValueError(f"Targets are labels, integers; found {target.dtype}.")
-        if preds.shape[:1] != target.shape[:1]:
-            raise ValueError(
-                f"preds {preds.shape} and target {target.shape} must have one number "
-                "of examples."
+            raise OptionError(
+                f"Targets have the dtype {target.dtype}.",
+                "Targets are labels, integers.",
+                "Pass `target.astype(int)`, or `target.argmax(-1)` of one-hot targets.",
             )
+        self._check_shapes(preds, target, preds.shape[:1] == target.shape[:1])
         preds, target = _squeeze(preds), _squeeze(target)
         if self.mode in (DataType.BINARY, DataType.MULTILABEL):
             p, t = self._decisions(preds, target)
@@ -147,12 +173,20 @@ class Accuracy(Metric):
         self.tn += jnp.sum((1 - t) * (1 - p), axis=axes).astype(jnp.uint32)
         self.fn += jnp.sum(t * (1 - p), axis=axes).astype(jnp.uint32)
 
-    def _decisions(self, preds: Any, target: Any) -> tuple[Any, Any]:
-        """Yes and no for each entry, as (examples, labels)."""
-        if preds.shape != target.shape:
-            raise ValueError(
-                f"preds {preds.shape} and target {target.shape} must be of one shape."
+    def _check_shapes(self, preds: jax.Array, target: jax.Array, fit: bool) -> None:
+        if not fit:
+            raise ShapeError(
+                f"preds have the shape {preds.shape} and targets {target.shape}.",
+                "Each target is compared with one prediction.",
+                "Pass predictions of the shape of the targets, with an axis of classes "
+                "after it unless they are labels, or yes and no.",
             )
+
+    def _decisions(
+        self, preds: jax.Array, target: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Return yes and no for each entry, as (examples, labels)."""
+        self._check_shapes(preds, target, preds.shape == target.shape)
         if jnp.issubdtype(preds.dtype, jnp.floating):
             preds = preds >= self.threshold
         labels = preds.shape[-1] if preds.ndim > 1 else 1
@@ -161,30 +195,39 @@ class Accuracy(Metric):
             target.astype(jnp.int32).reshape(-1, labels),
         )
 
-    def _one_hot(self, preds: Any, target: Any) -> tuple[Any, Any]:
-        """Ones for the predicted and the true classes, as (examples, classes)."""
-        floating = jnp.issubdtype(preds.dtype, jnp.floating)
-        if floating and preds.shape == target.shape:  # probabilities of class one
-            preds, floating = (preds >= self.threshold).astype(jnp.int32), False
+    def _one_hot(
+        self, preds: jax.Array, target: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Return ones for the predicted and true classes, as (examples, classes)."""
+        scores = jnp.issubdtype(preds.dtype, jnp.floating)
+        if scores and preds.shape == target.shape:  # probabilities of class one
+            preds, scores = (preds >= self.threshold).astype(jnp.int32), False
             classes = self.num_classes or 2
-        elif floating and preds.shape[:-1] == target.shape:
+        elif scores:
+            self._check_shapes(preds, target, preds.shape[:-1] == target.shape)
             classes = preds.shape[-1]
-            if self.num_classes not in (None, classes):
-                raise ValueError(
-                    f"num_classes={self.num_classes}, but preds has {classes} classes."
-                )
-        elif preds.shape == target.shape:
-            if self.num_classes is None:
-                raise ValueError("Predicted labels need `num_classes`.")
-            classes = self.num_classes
         else:
-            raise ValueError(
-                f"preds {preds.shape} must have the shape of target {target.shape}, "
-                "with an axis of classes after it unless they are labels."
+            self._check_shapes(preds, target, preds.shape == target.shape)
+            classes = self.num_classes or 0
+        if not classes:
+            raise OptionError(
+                "Predicted labels need `num_classes`.",
+                "Labels do not tell how many classes there are.",
+                "Write Accuracy(num_classes=...), or pass logits.",
             )
-        if floating:
-            if self.top_k is not None and self.top_k >= classes:
-                raise ValueError(f"top_k={self.top_k} must be under {classes} classes.")
+        if self.num_classes not in (None, classes):
+            raise ShapeError(
+                f"num_classes={self.num_classes}, but preds has {classes} classes.",
+                "The last axis of logits and probabilities is that of the classes.",
+                f"Write Accuracy(num_classes={classes}).",
+            )
+        if scores and self.top_k is not None and self.top_k >= classes:
+            raise OptionError(
+                f"top_k={self.top_k} must be under {classes} classes.",
+                "Otherwise every example is correct.",
+                "Pass a smaller `top_k`.",
+            )
+        if scores:
             p = select_topk(preds.reshape(-1, classes), self.top_k or 1)
         else:
             p = jax.nn.one_hot(preds.reshape(-1), classes, dtype=jnp.int32)
@@ -195,7 +238,7 @@ class Accuracy(Metric):
         return p, t
 
     def compute(self) -> jax.Array:
-        """The accuracy of everything that was added, 0 if nothing was."""
+        """Return the accuracy of everything that was added, 0 if nothing was."""
         tp, fp, tn, fn = (
             x.astype(self.dtype) for x in (self.tp, self.fp, self.tn, self.fn)
         )
@@ -215,11 +258,11 @@ class Accuracy(Metric):
         return score
 
 
-def _squeeze(x: Any) -> Any:
-    """Without axes of size one, but for the first one."""
+def _squeeze(x: jax.Array) -> jax.Array:
+    """Return an array without axes of size one, but for the first one."""
     return x.reshape(x.shape[:1] + tuple(n for n in x.shape[1:] if n != 1))
 
 
-def _ratio(numerator: Any, denominator: Any) -> Any:
+def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     some = denominator > 0
     return jnp.where(some, numerator / jnp.where(some, denominator, 1), 0.0)

@@ -1,19 +1,23 @@
-"""Several metrics or losses as one metric."""
+"""Several metrics, losses and logs of a model as one metric."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
-from linsey.treex.kinds import MetricState
-from linsey.treex.losses.loss import select_labels
+from linsey.errors.base import OptionError
+from linsey.treex.losses.loss import On, select_labels
 from linsey.treex.metrics.metric import Metric, accepted
-from linsey.treex.treeo import FieldInfo, add_field_info
-from linsey.treex.types import Named
-from linsey.treex.utils import named_leaves, unique_names
+from linsey.treex.treeo import FieldInfo, add_field_info, copy
+from linsey.treex.treeo.names import named_leaves, unique_names
+from linsey.treex.types import MetricState, Named
+from linsey.typing import Dtype
+
+M = TypeVar("M", bound=Metric)
+Values = dict[str, jax.Array]
 
 
 class Metrics(Metric):
@@ -37,32 +41,61 @@ class Metrics(Metric):
     metrics: dict[str, Metric]
 
     def __init__(
-        self, metrics: Any, on: Any = None, name: str | None = None, dtype: Any = None
+        self,
+        metrics: object,
+        on: On = None,
+        name: str | None = None,
+        dtype: Dtype | None = None,
     ) -> None:
         super().__init__(on=on, name=name, dtype=dtype)
-        self.metrics = unique_names(named_leaves((), metrics))
+        self.metrics = unique_names(named_leaves(metrics))
 
     def update(self, **kwargs: Any) -> None:
-        """Gives each metric those of the arguments that its `update` names."""
+        """Give each metric those of the arguments that its `update` names."""
         for metric in self.metrics.values():
             chosen = select_labels(kwargs, metric._labels_filter)
             metric.update(**accepted(metric.update, chosen))
 
-    def compute(self) -> dict[str, Any]:
-        """The values by name; those of a metric with several have its name before."""
-        pairs: list[tuple[str, Any]] = []
+    def compute(self) -> dict[str, object]:
+        """Return the values by name, with the name of a metric before several of it."""
+        pairs: list[tuple[str, object]] = []
         for name, metric in self.metrics.items():
             pairs += _flat(name, metric.compute())
         return unique_names(pairs)
 
 
-def _flat(name: str, value: Any) -> list[tuple[str, Any]]:
+def _flat(name: str, value: object) -> list[tuple[str, object]]:
     if not isinstance(value, Mapping):
         return [(name, value)]
     return [pair for key, v in value.items() for pair in _flat(f"{name}/{key}", v)]
 
 
-class Losses(Metric):
+class _Averages(Metric):
+    """Keeps sums and numbers of values by name."""
+
+    totals: Values = MetricState.node()
+    counts: Values = MetricState.node()
+
+    def _start(self, names: Iterable[str]) -> None:
+        self.totals = {name: jnp.array(0.0, jnp.float32) for name in names}
+        self.counts = {name: jnp.array(0, jnp.uint32) for name in names}
+
+    def _add(self, sums: Iterable[tuple[str, jax.Array, int]]) -> None:
+        """Add sums of values with their numbers."""
+        self.totals, self.counts = dict(self.totals), dict(self.counts)
+        for name, total, count in sums:
+            self.totals[name] += total.astype(jnp.float32)
+            self.counts[name] += jnp.array(count, jnp.uint32)
+
+    def _averages(self) -> Values:
+        return {name: total / self.counts[name] for name, total in self.totals.items()}
+
+    def _sum_and_averages(self) -> tuple[jax.Array | float, Values]:
+        logs = self._averages()
+        return sum(logs.values(), start=0.0), logs
+
+
+class Losses(_Averages):
     """Running averages of losses.
 
     Args:
@@ -80,61 +113,54 @@ class Losses(Metric):
         (1.0, ['mean_squared_error_loss'])
     """
 
-    totals: dict[str, jax.Array] = MetricState.node()
-    counts: dict[str, jax.Array] = MetricState.node()
-
     def __init__(
-        self, losses: Any, on: Any = None, name: str | None = None, dtype: Any = None
+        self,
+        losses: object,
+        on: On = None,
+        name: str | None = None,
+        dtype: Dtype | None = None,
     ) -> None:
         super().__init__(on=on, name=name, dtype=dtype)
         self.losses = unique_names(
-            [(loss_name(n), loss) for n, loss in named_leaves((), losses)]
+            [(loss_name(n), loss) for n, loss in named_leaves(losses)]
         )
-        self.totals, self.counts = zeros(self.losses)
+        self._start(self.losses)
 
     def update(self, **kwargs: Any) -> None:
-        """Gives each loss those of the arguments that its `call` names."""
-        self.totals, self.counts = dict(self.totals), dict(self.counts)
-        for name, loss in self.losses.items():
-            value = loss(**accepted(loss.call, kwargs))
-            self.totals[name] += jnp.asarray(value, jnp.float32)
-            self.counts[name] += jnp.array(1, jnp.uint32)
-
-    def compute(self) -> tuple[Any, dict[str, Any]]:
-        """The sum of the averages, and the averages by name."""
-        logs = averages(self.totals, self.counts)
-        return sum(logs.values(), start=0.0), logs
-
-
-class _Aux(Metric):
-    """Running averages of values that a model leaves behind."""
-
-    totals: dict[str, jax.Array] = MetricState.node()
-    counts: dict[str, jax.Array] = MetricState.node()
-
-    def _start(self, logs: Any) -> None:
-        self.totals, self.counts = zeros(self._named(logs))
-
-    def _add(self, logs: Any) -> None:
-        self.totals, self.counts = dict(self.totals), dict(self.counts)
-        for name, value in self._named(logs).items():
-            if name not in self.totals:
-                raise ValueError(
-                    f"Found the value {name!r}, which was not among those that the "
-                    f"metric was made for: {sorted(self.totals)}. Make it with an "
-                    "example of all logs."
-                )
-            value = jnp.asarray(value)
-            self.totals[name] += jnp.sum(value).astype(jnp.float32)
-            self.counts[name] += jnp.array(value.size, jnp.uint32)
-
-    def _named(self, logs: Any) -> dict[str, Any]:
-        return unique_names(
-            [(self._log_name(info), info.value) for info in log_leaves(logs)]
+        """Give each loss those of the arguments that its `call` names."""
+        self._add(
+            (name, jnp.asarray(loss(**accepted(loss.call, kwargs))), 1)
+            for name, loss in self.losses.items()
         )
 
-    def _log_name(self, info: FieldInfo) -> str:
-        return info.name or "aux_metric"
+    def compute(self) -> tuple[jax.Array | float, Values]:
+        """Return the sum of the averages, and the averages by name."""
+        return self._sum_and_averages()
+
+
+class _Aux(_Averages):
+    """Running averages of values that a model leaves behind."""
+
+    def _start_with(self, logs: object) -> None:
+        self._start(self._named(logs))
+
+    def _add_logs(self, logs: object) -> None:
+        named = self._named(logs)
+        for name in named.keys() - self.totals.keys():
+            raise OptionError(
+                f"Found the value {name!r}, which is not among those that the metric "
+                f"was made for: {sorted(self.totals)}.",
+                "Its average would count nothing for the batches before.",
+                "Make the metric with an example of all logs.",
+            )
+        self._add((name, jnp.sum(v), jnp.size(v)) for name, v in named.items())
+
+    def _named(self, logs: object) -> Values:
+        leaves = log_leaves(logs)
+        return unique_names((self._log_name(name), value) for name, value in leaves)
+
+    def _log_name(self, name: str | None) -> str:
+        return name or "aux_metric"
 
 
 class AuxMetrics(_Aux):
@@ -149,21 +175,21 @@ class AuxMetrics(_Aux):
 
     def __init__(
         self,
-        aux_metrics: Any,
-        on: Any = None,
+        aux_metrics: object,
+        on: On = None,
         name: str | None = None,
-        dtype: Any = None,
+        dtype: Dtype | None = None,
     ) -> None:
         super().__init__(on=on, name=name, dtype=dtype)
-        self._start(aux_metrics)
+        self._start_with(aux_metrics)
 
-    def update(self, aux_metrics: Any) -> None:
-        """Adds values; arrays count for each of their entries."""
-        self._add(aux_metrics)
+    def update(self, aux_metrics: object) -> None:
+        """Add values; arrays count for each of their entries."""
+        self._add_logs(aux_metrics)
 
-    def compute(self) -> dict[str, Any]:
-        """The averages by name."""
-        return averages(self.totals, self.counts)
+    def compute(self) -> Values:
+        """Return the averages by name."""
+        return self._averages()
 
 
 class AuxLosses(_Aux):
@@ -178,57 +204,173 @@ class AuxLosses(_Aux):
 
     def __init__(
         self,
-        aux_losses: Any,
-        on: Any = None,
+        aux_losses: object,
+        on: On = None,
         name: str | None = None,
-        dtype: Any = None,
+        dtype: Dtype | None = None,
     ) -> None:
         super().__init__(on=on, name=name, dtype=dtype)
-        self._start(aux_losses)
+        self._start_with(aux_losses)
 
-    def update(self, aux_losses: Any) -> None:
-        """Adds values; arrays count for each of their entries."""
-        self._add(aux_losses)
+    def update(self, aux_losses: object) -> None:
+        """Add values; arrays count for each of their entries."""
+        self._add_logs(aux_losses)
 
-    def compute(self) -> tuple[Any, dict[str, Any]]:
-        """The sum of the averages, and the averages by name."""
-        logs = averages(self.totals, self.counts)
-        return sum(logs.values(), start=0.0), logs
+    def compute(self) -> tuple[jax.Array | float, Values]:
+        """Return the sum of the averages, and the averages by name."""
+        return self._sum_and_averages()
 
-    def _log_name(self, info: FieldInfo) -> str:
-        return loss_name(info.name or "aux")
+    def _log_name(self, name: str | None) -> str:
+        return loss_name(name or "aux")
 
 
-def log_leaves(logs: Any) -> list[FieldInfo]:
-    """The leaves of a tree or pytree, with the names that they have there."""
+def log_leaves(logs: object) -> list[tuple[str | None, Any]]:
+    """Return the leaves of a tree or pytree with the names that they have there."""
     with add_field_info():
         leaves = jax.tree.leaves(logs, is_leaf=lambda x: isinstance(x, Named))
     found = []
     for leaf in leaves:
         name = leaf.name if isinstance(leaf, Named) else None
         for value in jax.tree.leaves(leaf.value if name else leaf):
-            info = value if isinstance(value, FieldInfo) else None
-            bare = info.value if info else value
-            own = name or (info.name if info else None)
-            found.append(FieldInfo(own, bare, type(None), None))
+            if isinstance(value, FieldInfo):
+                found.append((name or value.name, value.value))
+            else:
+                found.append((name, value))
     return found
 
 
 def loss_name(name: str) -> str:
-    """The name with the ending that losses have."""
+    """Return the name with the ending that losses have."""
     return name if name.endswith("loss") else f"{name}_loss"
 
 
-def zeros(names: Any) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-    """Sums and numbers of nothing, for each name."""
-    return (
-        {name: jnp.array(0.0, jnp.float32) for name in names},
-        {name: jnp.array(0, jnp.uint32) for name in names},
-    )
+LossLogsAndMetrics = tuple[jax.Array | float, dict[str, Any], dict[str, Any]]
+"""The loss, the logs of losses, and the other logs."""
 
 
-def averages(
-    totals: dict[str, jax.Array], counts: dict[str, jax.Array]
-) -> dict[str, jax.Array]:
-    """Sums over numbers, for each name."""
-    return {name: total / counts[name] for name, total in totals.items()}
+class LossAndLogs(Metric):
+    """Losses, metrics and the logs of a model as one metric.
+
+    Args:
+        losses: as of `Losses`.
+        metrics: as of `Metrics`.
+        aux_losses: as of `AuxLosses`.
+        aux_metrics: as of `AuxMetrics`.
+        on: see `Metric`; it selects for the losses.
+        name: name in logs.
+        dtype: dtype of the state.
+
+    Example:
+        >>> import jax.numpy as jnp, linsey.treex as tx
+        >>> logger = tx.LossAndLogs(tx.losses.MeanSquaredError(), tx.metrics.MAE())
+        >>> x, y = jnp.ones((1, 1)), jnp.zeros((1, 1))
+        >>> loss, losses_logs, metrics_logs = logger(target=y, preds=x)
+        >>> float(loss), sorted(losses_logs), sorted(metrics_logs)
+        (1.0, ['loss', 'mean_squared_error_loss'], ['mean_absolute_error'])
+    """
+
+    losses: Losses | None
+    metrics: Metrics | None
+    aux_losses: AuxLosses | None
+    aux_metrics: AuxMetrics | None
+
+    def __init__(
+        self,
+        losses: object = None,
+        metrics: object = None,
+        aux_losses: object = None,
+        aux_metrics: object = None,
+        on: On = None,
+        name: str | None = None,
+        dtype: Dtype | None = None,
+    ) -> None:
+        super().__init__(on=on, name=name, dtype=dtype)
+        self.losses = _as(Losses, losses)
+        self.metrics = _as(Metrics, metrics)
+        self.aux_losses = _as(AuxLosses, aux_losses)
+        self.aux_metrics = _as(AuxMetrics, aux_metrics)
+
+    def update(
+        self,
+        metrics_kwargs: dict[str, Any] | None = None,
+        aux_losses: object = None,
+        aux_metrics: object = None,
+        **losses_kwargs: Any,
+    ) -> None:
+        """Add a batch.
+
+        Args:
+            metrics_kwargs: arguments of the metrics. Defaults to those of the losses.
+            aux_losses: values that the model adds to the loss.
+            aux_metrics: values that the model reports.
+            **losses_kwargs: arguments of the losses.
+
+        Raises:
+            OptionError: logs that were configured are not given.
+        """
+        given = {"aux_losses": aux_losses, "aux_metrics": aux_metrics}
+        for name, value in given.items():
+            if value is None and getattr(self, name) is not None:
+                logs = "loss_logs" if name == "aux_losses" else "metric_logs"
+                raise OptionError(
+                    f"`{name}` was configured and is not given to `update`.",
+                    "Its average would count nothing for this batch.",
+                    f"Pass `{name}=...`, for example `model.{logs}()`.",
+                )
+        if self.losses is not None:
+            self.losses.update(**losses_kwargs)
+        if self.metrics is not None:
+            self.metrics.update(
+                **(losses_kwargs if metrics_kwargs is None else metrics_kwargs)
+            )
+        if self.aux_losses is not None:
+            self.aux_losses.update(aux_losses)
+        if self.aux_metrics is not None:
+            self.aux_metrics.update(aux_metrics)
+
+    def compute(self) -> LossLogsAndMetrics:
+        """Return the loss, the logs of losses with it as `loss`, and the other logs."""
+        loss: jax.Array | float = 0.0
+        losses_logs: list[tuple[str, object]] = []
+        for losses in (self.losses, self.aux_losses):
+            if losses is not None:
+                value, logs = losses.compute()
+                loss = loss + value
+                losses_logs += logs.items()
+        metrics_logs: list[tuple[str, object]] = []
+        for metrics in (self.metrics, self.aux_metrics):
+            if metrics is not None:
+                metrics_logs += metrics.compute().items()
+        return (
+            loss,
+            unique_names([("loss", loss), *losses_logs]),
+            unique_names(metrics_logs),
+        )
+
+    def batch_loss_epoch_logs(
+        self,
+        metrics_kwargs: dict[str, Any] | None = None,
+        aux_losses: object = None,
+        aux_metrics: object = None,
+        **losses_kwargs: Any,
+    ) -> LossLogsAndMetrics:
+        """Add a batch; return the loss of the batch, and the logs of all batches.
+
+        Args:
+            metrics_kwargs: see `update`, as the following ones.
+            aux_losses: values that the model adds to the loss.
+            aux_metrics: values that the model reports.
+            **losses_kwargs: arguments of the losses.
+        """
+        losses_kwargs = select_labels(losses_kwargs, self._labels_filter)
+        batch = copy(self)
+        batch.reset()
+        for logger in (batch, self):
+            logger.update(metrics_kwargs, aux_losses, aux_metrics, **losses_kwargs)
+        batch_loss, _, _ = batch.compute()
+        _, losses_logs, metrics_logs = self.compute()
+        return batch_loss, losses_logs, metrics_logs
+
+
+def _as(cls: type[M], value: object) -> M | None:
+    return value if value is None or isinstance(value, cls) else cls(value)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import abc
 import inspect
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from linsey.errors.treex import PositionalArgumentsError
-from linsey.treex.kinds import MetricState
-from linsey.treex.losses.loss import labels_filter, select_labels
-from linsey.treex.treeo import apply, copy
+from linsey.treex.losses.loss import On, labels_filter, select_labels
+from linsey.treex.treeo import Tree, apply, copy
+from linsey.treex.treeo.flatten import discover
 from linsey.treex.treeo.names import snake_case
-from linsey.treex.treeo.tree import TreeMeta, discover
+from linsey.treex.treeo.tree import TreeMeta
 from linsey.treex.treex import Treex
+from linsey.treex.types import MetricState
+from linsey.typing import Dtype
+
+T = TypeVar("T")
 
 
 class MetricMeta(TreeMeta):
@@ -27,8 +31,8 @@ class MetricMeta(TreeMeta):
             type.__setattr__(cls, "__call__", _call_like(namespace["update"]))
         super().__init__(name, bases, namespace)
 
-    def run_constructor(cls, obj: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-        """Runs `__init__` and keeps a copy of the state that it leaves."""
+    def run_constructor(cls, obj: Any, args: tuple, kwargs: dict) -> None:
+        """Run `__init__` and keep a copy of the state that it leaves."""
         obj.__init__(*args, **kwargs)
         defaults = {
             "name": snake_case(cls.__name__),
@@ -46,9 +50,9 @@ class MetricMeta(TreeMeta):
         vars(obj)["_initial_state"] = jax.tree.map(lambda leaf: leaf, state)
 
 
-def _call_like(update: Callable[..., Any]) -> Callable[..., Any]:
-    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        """Adds a batch and returns its value alone; see `update`."""
+def _call_like(update: Callable[..., None]) -> Callable[..., Any]:
+    def __call__(self: Metric, *args: object, **kwargs: Any) -> Any:
+        """Add a batch and return its value alone; see `update`."""
         if args:
             raise PositionalArgumentsError(self, len(args))
         kwargs = select_labels(kwargs, self._labels_filter)
@@ -58,7 +62,7 @@ def _call_like(update: Callable[..., Any]) -> Callable[..., Any]:
         batch.update(**kwargs)
         return batch.compute()
 
-    __call__.__signature__ = inspect.signature(update)  # type: ignore[attr-defined]
+    vars(__call__)["__signature__"] = inspect.signature(update)
     return __call__
 
 
@@ -71,7 +75,7 @@ class Metric(Treex, metaclass=MetricMeta):
     Args:
         on: key or index, or several in turn, that select a part of `target` and
             `preds`.
-        name: name in logs; by default the class in snake case.
+        name: name in logs. Defaults to the class in snake case.
         dtype: dtype of the state.
 
     Example:
@@ -94,9 +98,9 @@ class Metric(Treex, metaclass=MetricMeta):
 
     def __init__(
         self,
-        on: str | int | Sequence[str | int] | None = None,
+        on: On = None,
         name: str | None = None,
-        dtype: Any = None,
+        dtype: Dtype | None = None,
     ) -> None:
         self.name = name if name is not None else snake_case(type(self).__name__)
         self.dtype = jnp.float32 if dtype is None else dtype
@@ -104,24 +108,24 @@ class Metric(Treex, metaclass=MetricMeta):
 
     @abc.abstractmethod
     def update(self, *args: Any, **kwargs: Any) -> None:
-        """Adds a batch to the state."""
+        """Add a batch to the state."""
 
     @abc.abstractmethod
     def compute(self) -> Any:
-        """The value of everything that was added."""
+        """Return the value of everything that was added."""
 
     def reset(self) -> None:
-        """Brings back the first state, also of metrics inside."""
+        """Bring back the first state, also of metrics inside."""
 
-        def reset(tree: Any) -> None:
+        def reset(tree: Tree) -> None:
             if isinstance(tree, Metric):
                 vars(tree).update(tree._initial_state)
 
         apply(reset, self, inplace=True)
 
 
-def accepted(function: Callable[..., Any], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments that a function names; all if it takes any."""
+def accepted(function: Callable[..., object], kwargs: dict[str, T]) -> dict[str, T]:
+    """Return the arguments that a function names; all if it takes any."""
     parameters = inspect.signature(function).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return kwargs

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import enum
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from linsey.treex.kinds import MetricState
+from linsey.errors.base import ShapeError
+from linsey.treex.losses.loss import On
 from linsey.treex.metrics.metric import Metric
+from linsey.treex.types import MetricState
+from linsey.typing import Dtype
 
 
 class Reduction(enum.Enum):
@@ -43,9 +46,9 @@ class Reduce(Metric):
     def __init__(
         self,
         reduction: Reduction | str,
-        on: Any = None,
+        on: On = None,
         name: str | None = None,
-        dtype: Any = None,
+        dtype: Dtype | None = None,
     ) -> None:
         super().__init__(on=on, name=name, dtype=dtype)
         if isinstance(reduction, str):
@@ -58,8 +61,8 @@ class Reduce(Metric):
         elif reduction is Reduction.weighted_mean:
             self.count = jnp.array(0.0, dtype=jnp.float32)  # weights may be fractions
 
-    def update(self, values: Any, sample_weight: Any = None) -> None:
-        """Adds values.
+    def update(self, values: ArrayLike, sample_weight: ArrayLike | None = None) -> None:
+        """Add values.
 
         Args:
             values: array of any shape.
@@ -67,7 +70,7 @@ class Reduce(Metric):
                 or of a shape that broadcasts to that of `values`.
 
         Raises:
-            ValueError: the weights do not fit the values.
+            ShapeError: the weights do not fit the values.
         """
         values = jnp.asarray(values)
         weights = None
@@ -82,8 +85,10 @@ class Reduce(Metric):
             added = jnp.sum(weights)
         self.count = self.count + added.astype(self.count.dtype)
 
-    def _align(self, values: Any, weights: Any) -> tuple[Any, Any]:
-        """Values and weights of one shape."""
+    def _align(
+        self, values: jax.Array, weights: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Return values and weights of one shape."""
         shape = values.shape
         if weights.shape == shape:
             return values, weights
@@ -94,13 +99,14 @@ class Reduce(Metric):
         try:
             return values, jnp.broadcast_to(weights, shape)
         except ValueError:
-            raise ValueError(
-                f"Weights of shape {weights.shape} do not fit values of shape {shape}: "
-                "give one for each entry of the leading axes."
+            raise ShapeError(
+                f"Weights of shape {weights.shape} do not fit values of shape {shape}.",
+                "Each value is multiplied by its weight.",
+                "Give one weight for each entry of the leading axes.",
             ) from None
 
     def compute(self) -> jax.Array:
-        """The sum or the mean of all values; NaN if the mean is that of nothing."""
+        """Return the sum or the mean of all values; the mean of nothing is NaN."""
         return self.total if self.count is None else self.total / self.count
 
 
@@ -116,7 +122,7 @@ class Mean(Reduce):
     """
 
     def __init__(
-        self, on: Any = None, name: str | None = None, dtype: Any = None
+        self, on: On = None, name: str | None = None, dtype: Dtype | None = None
     ) -> None:
         super().__init__(Reduction.weighted_mean, on=on, name=name, dtype=dtype)
 
@@ -125,9 +131,12 @@ class MeanAbsoluteError(Mean):
     """Accumulates the mean of |preds - target|."""
 
     def update(  # type: ignore[override]
-        self, target: Any, preds: Any, sample_weight: Any = None
+        self,
+        target: ArrayLike,
+        preds: ArrayLike,
+        sample_weight: ArrayLike | None = None,
     ) -> None:
-        """Adds a batch of targets and predictions of one shape."""
+        """Add a batch of targets and predictions of one shape."""
         super().update(jnp.abs(_error(target, preds)), sample_weight)
 
 
@@ -135,14 +144,17 @@ class MeanSquareError(Mean):
     """Accumulates the mean of (preds - target)^2."""
 
     def update(  # type: ignore[override]
-        self, target: Any, preds: Any, sample_weight: Any = None
+        self,
+        target: ArrayLike,
+        preds: ArrayLike,
+        sample_weight: ArrayLike | None = None,
     ) -> None:
-        """Adds a batch of targets and predictions of one shape."""
+        """Add a batch of targets and predictions of one shape."""
         super().update(jnp.square(_error(target, preds)), sample_weight)
 
 
-def _error(target: Any, preds: Any) -> jax.Array:
-    """Preds - target in floating point, so that neither is cut nor wraps around."""
+def _error(target: ArrayLike, preds: ArrayLike) -> jax.Array:
+    """Return preds - target in floating point: neither is cut nor wraps around."""
     target, preds = jnp.asarray(target), jnp.asarray(preds)
     dtype = jnp.promote_types(target.dtype, preds.dtype)
     if not jnp.issubdtype(dtype, jnp.inexact):

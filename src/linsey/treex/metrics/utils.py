@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import Any, Self
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,8 @@ class _Word(enum.Enum):
     """A set of words that are also accepted as text."""
 
     @classmethod
-    def of(cls, word: Any) -> Self:
-        """The member of a name, in any case; members are returned as they are.
+    def of(cls, word: object) -> Self:
+        """Return the member of a name, in any case; members are returned as they are.
 
         Raises:
             KeyError: there is no such word.
@@ -33,8 +33,8 @@ class DataType(_Word):
     MULTIDIM_MULTICLASS = "multi-dim multi-class"
 
     @classmethod
-    def of(cls, word: Any) -> Self:
-        """The member of a name or value, see `_Word.of`."""
+    def of(cls, word: object) -> Self:
+        """Return the member of a name or value, see `_Word.of`."""
         try:
             return cls(word.lower() if isinstance(word, str) else word)
         except ValueError:
@@ -58,8 +58,8 @@ class MDMCAverageMethod(_Word):
     SAMPLEWISE = "samplewise"
 
 
-def select_topk(prob_array: Any, topk: int = 1, dim: int = 1) -> jax.Array:
-    """Ones where the k largest entries along an axis are, and zeros.
+def select_topk(prob_array: jax.Array, topk: int = 1, dim: int = 1) -> jax.Array:
+    """Return ones where the k largest entries along an axis are, zeros elsewhere.
 
     Example:
         >>> select_topk(jnp.array([[0.1, 0.7, 0.2]]), topk=2).tolist()

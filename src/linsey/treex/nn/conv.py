@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY
 
 import jax
 import jax.numpy as jnp
 
 import linsey.linen as linen
 from linsey.linen.initializers import zeros
-from linsey.treex.kinds import Parameter
-from linsey.treex.nn.linear import as_window, default_kernel_init
-from linsey.treex.nn.linen_layer import LinenLayer
+from linsey.treex.nn.flax_module import LinenLayer, layer
+from linsey.treex.nn.linear import default_kernel_init
+from linsey.treex.types import Parameter
 from linsey.typing import Dtype, Initializer, PaddingLike, PrecisionLike
 
 
+@layer
 class Conv(LinenLayer):
     """Convolves channels-last inputs, see `linsey.linen.Conv`.
 
@@ -45,53 +47,37 @@ class Conv(LinenLayer):
     linen_class = linen.Conv
     linen_names = {"features_out": "features"}
 
-    kernel: jax.Array | None = Parameter.node()
-    bias: jax.Array | None = Parameter.node()
+    features_out: int
+    kernel_size: int | Sequence[int]
+    _: KW_ONLY
+    strides: None | int | Sequence[int] = None
+    padding: PaddingLike = "SAME"
+    input_dilation: None | int | Sequence[int] = None
+    kernel_dilation: None | int | Sequence[int] = None
+    feature_group_count: int = 1
+    use_bias: bool = True
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+    precision: PrecisionLike = None
+    kernel_init: Initializer = default_kernel_init
+    bias_init: Initializer = zeros
+    kernel: jax.Array | None = Parameter.node(default=None, init=False)
+    bias: jax.Array | None = Parameter.node(default=None, init=False)
 
-    def __init__(
-        self,
-        features_out: int,
-        kernel_size: int | Sequence[int],
-        *,
-        strides: None | int | Sequence[int] = None,
-        padding: PaddingLike = "SAME",
-        input_dilation: None | int | Sequence[int] = None,
-        kernel_dilation: None | int | Sequence[int] = None,
-        feature_group_count: int = 1,
-        use_bias: bool = True,
-        dtype: Dtype = jnp.float32,
-        param_dtype: Dtype = jnp.float32,
-        precision: PrecisionLike = None,
-        kernel_init: Initializer = default_kernel_init,
-        bias_init: Initializer = zeros,
-    ) -> None:
-        self.features_out = features_out
-        self.kernel_size = as_window(kernel_size)
-        self.strides = strides
-        self.padding = padding
-        self.input_dilation = input_dilation
-        self.kernel_dilation = kernel_dilation
-        self.feature_group_count = feature_group_count
-        self.use_bias = use_bias
-        self.dtype = dtype
-        self.param_dtype = param_dtype
-        self.precision = precision
-        self.kernel_init = kernel_init
-        self.bias_init = bias_init
-        self.kernel = None
-        self.bias = None
+    def __post_init__(self) -> None:
+        if isinstance(self.kernel_size, int):
+            self.kernel_size = (self.kernel_size,)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Convolves `x` of shape (*batch, *spatial, channels).
+        """Convolve `x` of shape (*batch, *spatial, channels).
 
         Raises:
             NotInitializedError: the layer has no parameters yet.
         """
-        if self.initializing():
-            self.make_variables(x)
         return self.run(x)
 
 
+@layer
 class ConvTranspose(LinenLayer):
     """Spreads every entry over a window, see `linsey.linen.ConvTranspose`.
 
@@ -119,44 +105,29 @@ class ConvTranspose(LinenLayer):
     linen_class = linen.ConvTranspose
     linen_names = {"features_out": "features"}
 
-    kernel: jax.Array | None = Parameter.node()
-    bias: jax.Array | None = Parameter.node()
+    features_out: int
+    kernel_size: int | Sequence[int]
+    _: KW_ONLY
+    strides: None | int | Sequence[int] = None
+    padding: PaddingLike = "SAME"
+    kernel_dilation: None | int | Sequence[int] = None
+    use_bias: bool = True
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+    precision: PrecisionLike = None
+    kernel_init: Initializer = default_kernel_init
+    bias_init: Initializer = zeros
+    kernel: jax.Array | None = Parameter.node(default=None, init=False)
+    bias: jax.Array | None = Parameter.node(default=None, init=False)
 
-    def __init__(
-        self,
-        features_out: int,
-        kernel_size: int | Sequence[int],
-        *,
-        strides: None | int | Sequence[int] = None,
-        padding: PaddingLike = "SAME",
-        kernel_dilation: None | int | Sequence[int] = None,
-        use_bias: bool = True,
-        dtype: Dtype = jnp.float32,
-        param_dtype: Dtype = jnp.float32,
-        precision: PrecisionLike = None,
-        kernel_init: Initializer = default_kernel_init,
-        bias_init: Initializer = zeros,
-    ) -> None:
-        self.features_out = features_out
-        self.kernel_size = as_window(kernel_size)
-        self.strides = strides
-        self.padding = padding
-        self.kernel_dilation = kernel_dilation
-        self.use_bias = use_bias
-        self.dtype = dtype
-        self.param_dtype = param_dtype
-        self.precision = precision
-        self.kernel_init = kernel_init
-        self.bias_init = bias_init
-        self.kernel = None
-        self.bias = None
+    def __post_init__(self) -> None:
+        if isinstance(self.kernel_size, int):
+            self.kernel_size = (self.kernel_size,)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Spreads `x` of shape (*batch, *spatial, channels).
+        """Spread `x` of shape (*batch, *spatial, channels).
 
         Raises:
             NotInitializedError: the layer has no parameters yet.
         """
-        if self.initializing():
-            self.make_variables(x)
         return self.run(x)

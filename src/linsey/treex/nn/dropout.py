@@ -8,9 +8,11 @@ import jax
 
 import linsey.linen as linen
 from linsey.treex.key_seq import KeySeq
-from linsey.treex.nn.linen_layer import LinenLayer
+from linsey.treex.nn.flax_module import LinenLayer, layer
+from linsey.treex.treeo import node
 
 
+@layer
 class Dropout(LinenLayer):
     """Drops entries at random in training: `y = mask * x / (1 - rate)`.
 
@@ -32,12 +34,9 @@ class Dropout(LinenLayer):
 
     linen_class = linen.Dropout
 
-    next_key: KeySeq
-
-    def __init__(self, rate: float, broadcast_dims: Sequence[int] = ()) -> None:
-        self.rate = rate
-        self.broadcast_dims = broadcast_dims
-        self.next_key = KeySeq()
+    rate: float
+    broadcast_dims: Sequence[int] = ()
+    next_key: KeySeq = node(default_factory=KeySeq, init=False)
 
     def __call__(
         self,
@@ -45,13 +44,13 @@ class Dropout(LinenLayer):
         deterministic: bool | None = None,
         rng: jax.Array | None = None,
     ) -> jax.Array:
-        """Applies dropout.
+        """Apply dropout.
 
         Args:
             x: array of any shape.
-            deterministic: whether to leave the inputs alone; none means as the
+            deterministic: whether to leave the inputs alone. Defaults to what the
                 module's mode says.
-            rng: random key for the mask; none means the next one of the layer.
+            rng: random key for the mask. Defaults to the next one of the layer.
 
         Raises:
             NotInitializedError: the layer has no key yet.

@@ -1,21 +1,179 @@
-"""Any Linen module as an object."""
+"""Linen modules as objects: each layer by a twin, any other one in a `FlaxModule`.
+
+A layer has the variables of its Linen twin as fields: the kind of a field tells the
+collection, its name the variable. The fields that are named as arguments of the twin
+are passed to it. The mathematics is the twin's.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
 
 import jax
 
+import linsey.linen as linen
+from linsey.errors.base import ArgumentTypeError, named
 from linsey.errors.treex import MissingVariableError
+from linsey.treex.contexts import next_key
 from linsey.treex.key_seq import KeySeq
-from linsey.treex.kinds import BatchStat, Cache, Log, Parameter
 from linsey.treex.module import Module
-from linsey.treex.treeo import Hashable
-from linsey.treex.utils import iter_split
+from linsey.treex.treeo import Hashable, field, node, static
+from linsey.treex.treeo.flatten import facts_of
+from linsey.treex.types import BatchStat, Cache, Log, Parameter
+from linsey.treex.utils import as_key, iter_split
+from linsey.typing import AxisName
 
+M = TypeVar("M", bound=Module)
+_COLLECTIONS = {Parameter: "params", BatchStat: "batch_stats", Cache: "cache"}
 _FIELDS = {"params": "params_", "batch_stats": "batch_stats_", "cache": "cache_"}
+
+
+# --- layers --------------------------------------------------------------------------
+
+
+@dataclass_transform(
+    eq_default=False,
+    field_specifiers=(
+        field, node, static, Parameter.node, BatchStat.node, Cache.node
+    ),
+)  # fmt: skip
+def layer(cls: type[M]) -> type[M]:
+    """Make the fields of a module class the arguments of its constructor.
+
+    Equality and hash stay those of the identity, as of all modules.
+    """
+    dataclasses.dataclass(eq=False, repr=False)(cls)
+    for name in vars(cls)["__dataclass_fields__"]:
+        # Instances have the defaults too. One that stayed on the class would be found
+        # there in place of the value of a lean instance.
+        if name in vars(cls):
+            delattr(cls, name)
+    return cls
+
+
+class LinenLayer(Module):
+    """A layer whose variables and whose call are those of a Linen layer.
+
+    Subclasses declare a field for each variable and for each argument.
+
+    Attributes:
+        linen_class: the Linen layer.
+        linen_names: its names for arguments that are called otherwise here.
+    """
+
+    linen_class: ClassVar[type[linen.Module]]
+    linen_names: ClassVar[dict[str, str]] = {}
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field]]  # by `layer`
+
+    @property
+    def module(self) -> linen.Module:
+        """The Linen twin."""
+        arguments = twin_of(type(self)).arguments.items()
+        return self.linen_class(
+            **{theirs: getattr(self, ours) for ours, theirs in arguments}
+        )
+
+    def linen_variables(self) -> dict[str, dict[str, Any]]:
+        """Return the variables of the twin: those that are set, by collection."""
+        variables: dict[str, dict[str, Any]] = {}
+        for name, collection in twin_of(type(self)).variables.items():
+            value = getattr(self, name)
+            if value is not None:
+                variables.setdefault(collection, {})[name] = value
+        return variables
+
+    def take_variables(self, variables: Mapping[str, Mapping[str, Any]]) -> None:
+        """Set the fields of the variables that are given."""
+        for name, collection in twin_of(type(self)).variables.items():
+            if name in variables.get(collection, ()):
+                setattr(self, name, variables[collection][name])
+
+    def run(
+        self,
+        *args: object,
+        axis_name: AxisName = None,
+        mutable: Sequence[str] = (),
+        rngs: dict[str, jax.Array] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Call the twin and take over the collections that it may change.
+
+        During `init` the variables are made first, with the next key.
+
+        Args:
+            *args: arguments of the call.
+            axis_name: a mapped axis along which initial parameters differ.
+            mutable: the collections that the call may change.
+            rngs: random keys of the call, by stream.
+            **kwargs: keyword arguments of the call.
+
+        Raises:
+            NotInitializedError: the layer has no variables yet.
+            MissingVariableError: `init` was given no inputs.
+        """
+        fields = twin_of(type(self)).variables
+        if fields and self.initializing():
+            key = next_key(axis_name=axis_name)
+            self.take_variables(self.module.init(key, *args, **kwargs))
+        variables = self.linen_variables()
+        missing = [
+            name
+            for name, collection in fields.items()
+            if name not in variables.get(collection, ())
+            and getattr(self, f"use_{name}", True)
+        ]
+        if missing:
+            raise MissingVariableError(self, missing)
+        outputs, updates = self.module.apply(
+            variables, *args, rngs=rngs, mutable=list(mutable), **kwargs
+        )
+        self.take_variables(updates)
+        return outputs
+
+    def to_linen(self) -> tuple[linen.Module, dict[str, Any]]:
+        """Return the Linen twin and its variables: the arrays of this layer."""
+        return self.module, self.linen_variables()
+
+
+class Twin(NamedTuple):
+    """What a class of layers shares with its Linen twin.
+
+    Attributes:
+        variables: the fields that are variables, with their collections.
+        arguments: the fields that are arguments, with the names that they have there.
+    """
+
+    variables: dict[str, str]
+    arguments: dict[str, str]
+
+
+def twin_of(cls: type[LinenLayer]) -> Twin:
+    """Return what a class shares with its twin, kept on the class that it is about."""
+    twin = cls.__dict__.get("_twin")
+    if twin is None:
+        known = {made.name for made in dataclasses.fields(cls.linen_class)}
+        known -= {"name", "parent"}
+        arguments = {
+            made.name: cls.linen_names.get(made.name, made.name)
+            for made in dataclasses.fields(cls)
+            if made.init
+        }
+        twin = Twin(
+            {
+                name: _COLLECTIONS[entry.kind]
+                for name, entry in facts_of(cls).metadata.items()
+                if entry.node and entry.kind in _COLLECTIONS
+            },
+            {ours: theirs for ours, theirs in arguments.items() if theirs in known},
+        )
+        type.__setattr__(cls, "_twin", twin)
+    return twin
+
+
+# --- any module ----------------------------------------------------------------------
 
 
 class FlaxModule(Module):
@@ -57,24 +215,21 @@ class FlaxModule(Module):
         mutable: Sequence[str] = ("batch_stats", "cache"),
         rngs: Sequence[str] = ("dropout",),
         init_rngs: Sequence[str] = ("params",),
-        variables: Mapping[str, Any] | None = None,
+        variables: Mapping[str, object] | None = None,
         method: str | None = None,
     ) -> None:
         self.module = Hashable(module)
         self.mutable = tuple(mutable)
-        self.rng_names = tuple(rngs)
+        self.rng_names = tuple(rngs)  # `rngs` is a method of all modules
         self.init_rngs = tuple(init_rngs)
         self.method = "__call__" if method is None else method
         self.next_key = KeySeq()
-        self.params_ = None
-        self.batch_stats_ = None
-        self.cache_ = None
-        self.variables_ = None
+        self.params_ = self.batch_stats_ = self.cache_ = self.variables_ = None
         if variables is not None:
             self.take_variables(variables)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the module.
+        """Call the module.
 
         Raises:
             NotInitializedError: it has not been initialized.
@@ -110,7 +265,7 @@ class FlaxModule(Module):
         return outputs
 
     def linen_variables(self) -> dict[str, Any]:
-        """The variables of the module, by collection."""
+        """Return the variables of the module, by collection."""
         known = {
             collection: getattr(self, field)
             for collection, field in _FIELDS.items()
@@ -118,8 +273,8 @@ class FlaxModule(Module):
         }
         return {**known, **(self.variables_ or {})}
 
-    def take_variables(self, variables: Mapping[str, Any]) -> None:
-        """Keeps collections, in place of those of the same name."""
+    def take_variables(self, variables: Mapping[str, object]) -> None:
+        """Keep collections, in place of those of the same name."""
         others = dict(self.variables_ or {})
         for collection, value in variables.items():
             value = _as_dict(value)
@@ -131,11 +286,11 @@ class FlaxModule(Module):
             self.variables_ = others
 
     def to_linen(self) -> tuple[Any, dict[str, Any]]:
-        """The Linen module and its variables, which are the arrays of this object."""
+        """Return the Linen module and its variables: the arrays of this object."""
         return self.module.value, self.linen_variables()
 
     def _split(self, names: Sequence[str]) -> dict[str, jax.Array]:
-        """A key for each stream; one stream gets the key as it is."""
+        """Return a key for each stream; one stream gets the key as it is."""
         if not names:
             return {}
         key = self.next_key()
@@ -144,9 +299,11 @@ class FlaxModule(Module):
 
 
 def wants_training(
-    method: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    method: Callable[..., object],
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
 ) -> bool:
-    """Whether a method has an argument `training` that the caller did not give."""
+    """Tell whether a method has an argument `training` that the caller did not give."""
     signature = inspect.signature(method)
     parameters = signature.parameters
     if "training" not in parameters or any(
@@ -156,8 +313,71 @@ def wants_training(
     return "training" not in signature.bind_partial(*args, **kwargs).arguments
 
 
-def _as_dict(value: Any) -> Any:
-    """Nested mappings as dictionaries; arrays are shared."""
+def _as_dict(value: object) -> object:
+    """Return nested mappings as dictionaries; arrays are shared."""
     if isinstance(value, Mapping):
         return {name: _as_dict(item) for name, item in value.items()}
     return value
+
+
+# --- between both faces --------------------------------------------------------------
+
+
+def from_linen(
+    module: Any,
+    variables: Mapping[str, object],
+    *,
+    key: int | jax.Array = 0,
+    **options: Any,
+) -> FlaxModule:
+    """Return an initialized object of a Linen module and its variables.
+
+    The arrays are shared, not copied. `to_linen` gives module and variables back.
+
+    Args:
+        module: any Linen module.
+        variables: its variables by collection, as `init` returns them.
+        key: where the random keys of calls come from.
+        **options: further arguments of `FlaxModule`, for example `rngs`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import linsey.linen as nn, linsey.treex as tx
+        >>> module = nn.Dense(3)
+        >>> variables = module.init(jax.random.key(0), jnp.ones((1, 2)))
+        >>> model = tx.from_linen(module, variables)
+        >>> model(jnp.ones((5, 2))).shape
+        (5, 3)
+        >>> model.to_linen()[1]["params"]["kernel"] is variables["params"]["kernel"]
+        True
+    """
+    made = FlaxModule(module, variables=variables, **options)
+    # Nothing is left to initialize but the keys: no call is needed.
+    return made.init(as_key(key))
+
+
+def to_linen(obj: object) -> tuple[Any, dict[str, Any]]:
+    """Return the Linen module of an object and its variables, whose arrays are shared.
+
+    Args:
+        obj: a `FlaxModule`, a layer, or a `Sequential` of these.
+
+    Raises:
+        ArgumentTypeError: its call is a program that nothing translates.
+
+    Example:
+        >>> import jax.numpy as jnp, linsey.treex as tx
+        >>> module, variables = tx.to_linen(tx.Linear(3).init(0, jnp.ones((1, 2))))
+        >>> type(module).__name__, sorted(variables["params"])
+        ('Dense', ['bias', 'kernel'])
+    """
+    convert: Callable[[], tuple[Any, dict[str, Any]]] | None
+    convert = getattr(obj, "to_linen", None)
+    if convert is None:
+        raise ArgumentTypeError(
+            f"{named(obj)} cannot be written as a Linen module.",
+            "Its `__call__` is a program of its own, which nothing translates.",
+            "Convert its layers one by one (`layer.to_linen()`), or wrap the Linen "
+            "module in the first place, `tx.from_linen(module, variables)`.",
+        )
+    return convert()

@@ -9,14 +9,16 @@ import jax
 import jax.numpy as jnp
 
 import linsey.linen as linen
-from linsey.errors.treex import NoLinenTwinError
+from linsey.errors.base import OptionError
 from linsey.linen.initializers import zeros
 from linsey.treex.module import Module
+from linsey.treex.nn.flax_module import layer, to_linen
 from linsey.treex.nn.linear import Linear, default_kernel_init
 from linsey.treex.treeo import compact, node, static
 from linsey.typing import Dtype, Initializer, PrecisionLike
 
 
+@layer
 class Lambda(Module):
     """A function as a module.
 
@@ -31,11 +33,8 @@ class Lambda(Module):
 
     f: Callable[..., Any] = static()
 
-    def __init__(self, f: Callable[..., Any]) -> None:
-        self.f = f
-
     def __call__(self, x: Any) -> Any:
-        """Calls the function."""
+        """Call the function."""
         return self.f(x)
 
 
@@ -57,30 +56,28 @@ class Sequential(Module):
 
     def __init__(self, *layers: Callable[..., Any]) -> None:
         self.layers = [
-            layer if isinstance(layer, Module) else Lambda(layer) for layer in layers
+            inner if isinstance(inner, Module) else Lambda(inner) for inner in layers
         ]
 
     def __call__(self, x: Any) -> Any:
-        """Passes `x` through all layers."""
-        for layer in self.layers:
-            x = layer(x)
+        """Pass `x` through all layers."""
+        for inner in self.layers:
+            x = inner(x)
         return x
 
     def to_linen(self) -> tuple[linen.Module, dict[str, Any]]:
-        """The same of Linen layers, with the arrays of these.
+        """Return the same of Linen layers, with the arrays of these.
 
         Raises:
-            NoLinenTwinError: a layer has no equivalent there.
+            ArgumentTypeError: a layer has no equivalent there.
         """
         layers: list[Any] = []
         variables: dict[str, dict[str, Any]] = {}
-        for i, layer in enumerate(self.layers):
-            if isinstance(layer, Lambda):
-                layers.append(layer.f)
+        for i, inner in enumerate(self.layers):
+            if isinstance(inner, Lambda):
+                layers.append(inner.f)
                 continue
-            if not hasattr(layer, "to_linen"):
-                raise NoLinenTwinError(layer)
-            module, own = layer.to_linen()
+            module, own = to_linen(inner)
             layers.append(module)
             for collection, values in own.items():
                 variables.setdefault(collection, {})[f"layers_{i}"] = values
@@ -88,7 +85,7 @@ class Sequential(Module):
 
 
 def sequence(*layers: Callable[..., Any]) -> Callable[[Any], Any]:
-    """One function that calls functions one after another.
+    """Return one function that calls functions one after another.
 
     Example:
         >>> sequence(abs, float)(-2)
@@ -96,13 +93,14 @@ def sequence(*layers: Callable[..., Any]) -> Callable[[Any], Any]:
     """
 
     def call(x: Any) -> Any:
-        for layer in layers:
-            x = layer(x)
+        for f in layers:
+            x = f(x)
         return x
 
     return call
 
 
+@layer
 class MLP(Module):
     """Linear layers with a nonlinearity between them.
 
@@ -116,7 +114,7 @@ class MLP(Module):
         bias_init: initializer of the biases.
 
     Raises:
-        ValueError: there are no layers.
+        OptionError: there are no layers.
 
     Example:
         >>> import jax.numpy as jnp, linsey.treex as tx
@@ -125,33 +123,27 @@ class MLP(Module):
         ((2, 8), (8, 3))
     """
 
-    def __init__(
-        self,
-        features: Sequence[int],
-        activation: Callable[[jax.Array], jax.Array] = jax.nn.relu,
-        use_bias: bool = True,
-        dtype: Dtype = jnp.float32,
-        precision: PrecisionLike = None,
-        kernel_init: Initializer = default_kernel_init,
-        bias_init: Initializer = zeros,
-    ) -> None:
-        if len(features) < 1:
-            raise ValueError(
-                "`MLP` was given no features. It needs a layer: MLP([hidden, out])."
+    features: Sequence[int]
+    activation: Callable[[jax.Array], jax.Array] = jax.nn.relu
+    use_bias: bool = True
+    dtype: Dtype = jnp.float32
+    precision: PrecisionLike = None
+    kernel_init: Initializer = default_kernel_init
+    bias_init: Initializer = zeros
+
+    def __post_init__(self) -> None:
+        if len(self.features) == 0:
+            raise OptionError(
+                "`MLP` was given no features.",
+                "It has a layer for each number of features.",
+                "Give it at least one: MLP([hidden, out]).",
             )
-        self.features = features
-        self.activation = activation
-        self.use_bias = use_bias
-        self.dtype = dtype
-        self.precision = precision
-        self.kernel_init = kernel_init
-        self.bias_init = bias_init
 
     @compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `x` of shape (..., channels) to shape (..., features[-1])."""
+        """Map `x` of shape (..., channels) to shape (..., features[-1])."""
         for i, features in enumerate(self.features):
-            layer = Linear(
+            linear = Linear(
                 features,
                 use_bias=self.use_bias,
                 dtype=self.dtype,
@@ -159,7 +151,7 @@ class MLP(Module):
                 kernel_init=self.kernel_init,
                 bias_init=self.bias_init,
             )
-            x = layer(x)
+            x = linear(x)
             if i < len(self.features) - 1:
                 x = self.activation(x)
         return x
@@ -175,5 +167,5 @@ class Flatten(Module):
     """
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Reshapes `x` of shape (batch, ...) to (batch, features)."""
+        """Reshape `x` of shape (batch, ...) to (batch, features)."""
         return x.reshape(x.shape[0], -1)

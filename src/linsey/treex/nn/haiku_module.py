@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from linsey.errors.treex import MissingVariableError
 from linsey.treex.key_seq import KeySeq
-from linsey.treex.kinds import BatchStat, Parameter
 from linsey.treex.module import Module
 from linsey.treex.nn.flax_module import wants_training
 from linsey.treex.treeo import static
+from linsey.treex.types import BatchStat, Parameter
+
+Params = Mapping[str, Mapping[str, object]]
+"""Values by module and name."""
 
 
 class HaikuModule(Module):
@@ -35,7 +38,12 @@ class HaikuModule(Module):
     next_key: KeySeq
     transform: Any = static()
 
-    def __init__(self, transform: Any, params: Any = None, states: Any = None) -> None:
+    def __init__(
+        self,
+        transform: Any,
+        params: Params | None = None,
+        states: Params | None = None,
+    ) -> None:
         import haiku
 
         self.function = _user_function(transform)
@@ -50,7 +58,7 @@ class HaikuModule(Module):
         self.state_ = None if states is None else _mutable(states)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the function with the next key.
+        """Call the function with the next key.
 
         Raises:
             NotInitializedError: it has not been initialized.
@@ -75,17 +83,17 @@ class HaikuModule(Module):
         return outputs
 
 
-def _user_function(transform: Any) -> Callable[..., Any]:
-    """The function whose arguments the calls have."""
+def _user_function(transform: Any) -> Callable[..., object]:
+    """Return the function whose arguments the calls have."""
     init = getattr(transform, "init", None)
     if init is None:
         return transform
     return getattr(init, "_original_fn", _unknown)  # where haiku keeps it
 
 
-def _unknown(*args: Any, **kwargs: Any) -> None:
-    """Stands for a function that cannot be found: it has no known arguments."""
+def _unknown(*args: object, **kwargs: object) -> None:
+    """Stand for a function that cannot be found: it has no known arguments."""
 
 
-def _mutable(tree: Any) -> dict[str, dict[str, Any]]:
+def _mutable(tree: Params) -> dict[str, dict[str, object]]:
     return {module: dict(values) for module, values in tree.items()}

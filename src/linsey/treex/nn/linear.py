@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import KW_ONLY
 
 import jax
 import jax.numpy as jnp
@@ -10,21 +10,26 @@ import jax.numpy as jnp
 import linsey.linen as linen
 from linsey.linen import linear as linen_linear
 from linsey.linen.initializers import zeros
-from linsey.treex.kinds import Parameter
-from linsey.treex.nn.linen_layer import LinenLayer
-from linsey.typing import Dtype, Initializer, PrecisionLike
+from linsey.treex.nn.flax_module import LinenLayer, layer
+from linsey.treex.types import Parameter
+from linsey.typing import Dtype, Initializer, PrecisionLike, Shape
 
 
-def default_kernel_init(key: Any, shape: Any, dtype: Any = jnp.float32) -> Any:
-    """The initial kernel of Linen; a function of this module can be pickled."""
+def default_kernel_init(
+    key: jax.Array, shape: Shape, dtype: Dtype = jnp.float32
+) -> jax.Array:
+    """Return the initial kernel of Linen; a function of this module can be pickled."""
     return linen_linear.default_kernel_init(key, shape, dtype)
 
 
-def default_embed_init(key: Any, shape: Any, dtype: Any = jnp.float32) -> Any:
-    """The initial table of Linen."""
+def default_embed_init(
+    key: jax.Array, shape: Shape, dtype: Dtype = jnp.float32
+) -> jax.Array:
+    """Return the initial table of Linen."""
     return linen_linear.default_embed_init(key, shape, dtype)
 
 
+@layer
 class Linear(LinenLayer):
     """Maps the last axis linearly: `y = x @ kernel + bias`.
 
@@ -36,7 +41,7 @@ class Linear(LinenLayer):
         kernel_init: initializer of `kernel`, of shape (channels, features_out).
         bias_init: initializer of `bias`, of shape (features_out,).
         name: name in compact methods.
-        axis_name: a mapped axis along which initial parameters shall differ.
+        axis_name: a mapped axis along which initial parameters differ.
 
     Example:
         >>> import jax.numpy as jnp, linsey.treex as tx
@@ -48,43 +53,28 @@ class Linear(LinenLayer):
     linen_class = linen.Dense
     linen_names = {"features_out": "features"}
 
-    kernel: jax.Array | None = Parameter.node()
-    bias: jax.Array | None = Parameter.node()
-
-    def __init__(
-        self,
-        features_out: int,
-        *,
-        use_bias: bool = True,
-        dtype: Dtype = jnp.float32,
-        precision: PrecisionLike = None,
-        kernel_init: Initializer = default_kernel_init,
-        bias_init: Initializer = zeros,
-        name: str | None = None,
-        axis_name: str | None = None,
-    ) -> None:
-        super().__init__(name=name)
-        self.features_out = features_out
-        self.use_bias = use_bias
-        self.dtype = dtype
-        self.precision = precision
-        self.kernel_init = kernel_init
-        self.bias_init = bias_init
-        self.axis_name = axis_name
-        self.kernel = None
-        self.bias = None
+    features_out: int
+    _: KW_ONLY
+    use_bias: bool = True
+    dtype: Dtype = jnp.float32
+    precision: PrecisionLike = None
+    kernel_init: Initializer = default_kernel_init
+    bias_init: Initializer = zeros
+    name: str | None = None
+    axis_name: str | None = None
+    kernel: jax.Array | None = Parameter.node(default=None, init=False)
+    bias: jax.Array | None = Parameter.node(default=None, init=False)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `x` of shape (..., channels) to shape (..., features_out).
+        """Map `x` of shape (..., channels) to shape (..., features_out).
 
         Raises:
             NotInitializedError: the layer has no parameters yet.
         """
-        if self.initializing():
-            self.make_variables(x, axis_name=self.axis_name)
-        return self.run(x)
+        return self.run(x, axis_name=self.axis_name)
 
 
+@layer
 class Embed(LinenLayer):
     """Looks up vectors by integers.
 
@@ -104,36 +94,19 @@ class Embed(LinenLayer):
 
     linen_class = linen.Embed
 
-    embedding: jax.Array | None = Parameter.node()
-
-    def __init__(
-        self,
-        num_embeddings: int,
-        features: int,
-        *,
-        dtype: Dtype = jnp.float32,
-        embedding_init: Initializer = default_embed_init,
-        name: str | None = None,
-    ) -> None:
-        super().__init__(name=name)
-        self.num_embeddings = num_embeddings
-        self.features = features
-        self.dtype = dtype
-        self.embedding_init = embedding_init
-        self.embedding = None
+    num_embeddings: int
+    features: int
+    _: KW_ONLY
+    dtype: Dtype = jnp.float32
+    embedding_init: Initializer = default_embed_init
+    name: str | None = None
+    embedding: jax.Array | None = Parameter.node(default=None, init=False)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Vectors of shape (*x.shape, features); out of range they are NaN.
+        """Return vectors of shape (*x.shape, features); out of range they are NaN.
 
         Raises:
-            IntegerInputError: `x` are no integers.
+            IntegerInputError: `x` has no integer dtype.
             NotInitializedError: the layer has no table yet.
         """
-        if self.initializing():
-            self.make_variables(x)
         return self.run(x)
-
-
-def as_window(size: Any) -> Any:
-    """The window of a convolution; a number means one axis."""
-    return (size,) if isinstance(size, int) else size

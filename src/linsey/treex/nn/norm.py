@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import KW_ONLY
 
 import jax
 import jax.numpy as jnp
 
 import linsey.linen as linen
 from linsey.linen.initializers import ones, zeros
-from linsey.treex.kinds import BatchStat, Parameter
-from linsey.treex.nn.linen_layer import LinenLayer
+from linsey.treex.nn.flax_module import LinenLayer, layer
 from linsey.treex.treeo import node
+from linsey.treex.types import BatchStat, Parameter
 from linsey.typing import Dtype, Initializer
 
 
+@layer
 class BatchNorm(LinenLayer):
     """Normalizes each channel by mean and variance of the batch.
 
         y = (x - mean) * scale / sqrt(var + epsilon) + bias
 
-    In training the moments are those of the batch, and the running averages `mean` and
-    `var` are updated; else the running averages take their place. Whether it trains is
-    the mode of the module, `training and not frozen and initialized`, unless the call
-    says otherwise. What it computes is what `linsey.linen.BatchNorm` does.
+    In training the moments are those of the batch, and the running statistics `mean`
+    and `var` are updated; otherwise the running statistics are used. Whether it trains
+    is the mode of the module, `training and not frozen and initialized`, unless the
+    call says otherwise. What it computes is what `linsey.linen.BatchNorm` does.
 
     `momentum` is a leaf without kind: it belongs to no selection, and travels through
     `jax.jit` as an array. Give an optimizer `model.parameters()`, not the whole model.
@@ -33,7 +34,7 @@ class BatchNorm(LinenLayer):
         axis: the axis of the channels, or several.
         momentum: fraction of the old average that is kept, in [0, 1].
         epsilon: what is added to the variance.
-        dtype: dtype of the result; parameters and averages are float32.
+        dtype: dtype of the result; parameters and statistics are float32.
         use_bias: whether to add a bias.
         use_scale: whether to multiply with a scale.
         bias_init: initializer of `bias`, of the shape of the channel axes.
@@ -57,50 +58,34 @@ class BatchNorm(LinenLayer):
 
     linen_class = linen.BatchNorm
 
-    mean: jax.Array | None = BatchStat.node()
-    var: jax.Array | None = BatchStat.node()
-    scale: jax.Array | None = Parameter.node()
-    bias: jax.Array | None = Parameter.node()
-    momentum: jax.Array = node()
+    _: KW_ONLY
+    axis: int | Sequence[int] = -1
+    momentum: float | jax.Array = node(default=0.99)
+    epsilon: float = 1e-5
+    dtype: Dtype = jnp.float32
+    use_bias: bool = True
+    use_scale: bool = True
+    bias_init: Initializer = zeros
+    scale_init: Initializer = ones
+    axis_name: str | Sequence[str] | None = None
+    axis_index_groups: Sequence[Sequence[int]] | None = None
+    mean: jax.Array | None = BatchStat.node(default=None, init=False)
+    var: jax.Array | None = BatchStat.node(default=None, init=False)
+    scale: jax.Array | None = Parameter.node(default=None, init=False)
+    bias: jax.Array | None = Parameter.node(default=None, init=False)
 
-    def __init__(
-        self,
-        *,
-        axis: int | Sequence[int] = -1,
-        momentum: float | jax.Array = 0.99,
-        epsilon: float = 1e-5,
-        dtype: Dtype = jnp.float32,
-        use_bias: bool = True,
-        use_scale: bool = True,
-        bias_init: Initializer = zeros,
-        scale_init: Initializer = ones,
-        axis_name: str | Sequence[str] | None = None,
-        axis_index_groups: Any = None,
-    ) -> None:
-        self.axis = axis
-        self.momentum = jnp.asarray(momentum)
-        self.epsilon = epsilon
-        self.dtype = dtype
-        self.use_bias = use_bias
-        self.use_scale = use_scale
-        self.bias_init = bias_init
-        self.scale_init = scale_init
-        self.axis_name = axis_name
-        self.axis_index_groups = axis_index_groups
-        self.mean = None
-        self.var = None
-        self.scale = None
-        self.bias = None
+    def __post_init__(self) -> None:
+        self.momentum = jnp.asarray(self.momentum)
 
     def __call__(
         self, x: jax.Array, use_running_average: bool | None = None
     ) -> jax.Array:
-        """Normalizes a batch.
+        """Normalize a batch.
 
         Args:
             x: inputs of any shape with the axes `axis`.
-            use_running_average: whether to normalize by the running averages and leave
-                them alone; none means as the module's mode says.
+            use_running_average: whether to normalize by the running statistics and
+                leave them alone. Defaults to what the module's mode says.
 
         Returns:
             An array of the shape of `x`.
@@ -110,8 +95,6 @@ class BatchNorm(LinenLayer):
             FeatureShapeChangedError: the input has other channels than before.
             UnboundAxisNameError: `axis_name` is not bound.
         """
-        if self.initializing():
-            self.make_variables(x, use_running_average=True)
         if use_running_average is None:
             training = self.training and not self.frozen and self.initialized
             use_running_average = not training
@@ -122,6 +105,7 @@ class BatchNorm(LinenLayer):
         )
 
 
+@layer
 class LayerNorm(LinenLayer):
     """Normalizes each example over its last axis.
 
@@ -147,39 +131,26 @@ class LayerNorm(LinenLayer):
 
     linen_class = linen.LayerNorm
 
-    scale: jax.Array | None = Parameter.node()
-    bias: jax.Array | None = Parameter.node()
-
-    def __init__(
-        self,
-        *,
-        epsilon: float = 1e-5,
-        dtype: Dtype = jnp.float32,
-        use_bias: bool = True,
-        use_scale: bool = True,
-        bias_init: Initializer = zeros,
-        scale_init: Initializer = ones,
-    ) -> None:
-        self.epsilon = epsilon
-        self.dtype = dtype
-        self.use_bias = use_bias
-        self.use_scale = use_scale
-        self.bias_init = bias_init
-        self.scale_init = scale_init
-        self.scale = None
-        self.bias = None
+    _: KW_ONLY
+    epsilon: float = 1e-5
+    dtype: Dtype = jnp.float32
+    use_bias: bool = True
+    use_scale: bool = True
+    bias_init: Initializer = zeros
+    scale_init: Initializer = ones
+    scale: jax.Array | None = Parameter.node(default=None, init=False)
+    bias: jax.Array | None = Parameter.node(default=None, init=False)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalizes `x` of shape (..., channels).
+        """Normalize `x` of shape (..., channels).
 
         Raises:
             NotInitializedError: the layer has no parameters yet.
         """
-        if self.initializing():
-            self.make_variables(x)
         return self.run(x)
 
 
+@layer
 class GroupNorm(LinenLayer):
     """Normalizes each example over groups of its channels.
 
@@ -207,34 +178,20 @@ class GroupNorm(LinenLayer):
 
     linen_class = linen.GroupNorm
 
-    scale: jax.Array | None = Parameter.node()
-    bias: jax.Array | None = Parameter.node()
-
-    def __init__(
-        self,
-        *,
-        num_groups: int | None = 32,
-        group_size: int | None = None,
-        epsilon: float = 1e-5,
-        dtype: Dtype = jnp.float32,
-        use_bias: bool = True,
-        use_scale: bool = True,
-        bias_init: Initializer = zeros,
-        scale_init: Initializer = ones,
-    ) -> None:
-        self.num_groups = num_groups
-        self.group_size = group_size
-        self.epsilon = epsilon
-        self.dtype = dtype
-        self.use_bias = use_bias
-        self.use_scale = use_scale
-        self.bias_init = bias_init
-        self.scale_init = scale_init
-        self.scale = None
-        self.bias = None
+    _: KW_ONLY
+    num_groups: int | None = 32
+    group_size: int | None = None
+    epsilon: float = 1e-5
+    dtype: Dtype = jnp.float32
+    use_bias: bool = True
+    use_scale: bool = True
+    bias_init: Initializer = zeros
+    scale_init: Initializer = ones
+    scale: jax.Array | None = Parameter.node(default=None, init=False)
+    bias: jax.Array | None = Parameter.node(default=None, init=False)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalizes `x` of shape (batch, ..., channels).
+        """Normalize `x` of shape (batch, ..., channels).
 
         Raises:
             NotInitializedError: the layer has no parameters yet.
@@ -242,6 +199,4 @@ class GroupNorm(LinenLayer):
                 given.
             GroupDivisionError: the groups do not divide the channels.
         """
-        if self.initializing():
-            self.make_variables(x)
         return self.run(x)

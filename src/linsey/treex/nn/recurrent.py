@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, InitVar
 from typing import Any
 
 import jax
@@ -12,17 +13,20 @@ import linsey.linen as linen
 from linsey.errors.treex import MissingVariableError
 from linsey.linen.initializers import orthogonal, zeros
 from linsey.treex.key_seq import KeySeq
-from linsey.treex.kinds import Cache, Parameter
 from linsey.treex.module import Module, next_key
+from linsey.treex.nn.flax_module import layer
 from linsey.treex.nn.linear import default_kernel_init
-from linsey.treex.treeo import node
-from linsey.typing import Initializer
+from linsey.treex.treeo import node, static
+from linsey.treex.types import Cache, Parameter
+from linsey.typing import Dtype, Initializer, Shape
 
 _orthogonal = orthogonal()
 
 
-def default_recurrent_init(key: Any, shape: Any, dtype: Any = jnp.float32) -> Any:
-    """An orthogonal kernel; a function of this module can be pickled."""
+def default_recurrent_init(
+    key: jax.Array, shape: Shape, dtype: Dtype = jnp.float32
+) -> jax.Array:
+    """Return an orthogonal kernel; a function of this module can be pickled."""
     return _orthogonal(key, shape, dtype)
 
 
@@ -33,10 +37,11 @@ class GRUCell(linen.GRUCell):
     def initialize_carry(  # type: ignore[override]
         rng: Any, batch_dims: Sequence[int], size: int, init_fn: Initializer = zeros
     ) -> jax.Array:
-        """The first state, of shape (*batch_dims, size)."""
+        """Return the first state, of shape (*batch_dims, size)."""
         return init_fn(rng, (*batch_dims, size), jnp.float32)
 
 
+@layer
 class GRU(Module):
     """Runs a gated recurrent unit, `linsey.linen.GRUCell`, over a sequence.
 
@@ -63,43 +68,29 @@ class GRU(Module):
         (2, 7, 4)
     """
 
-    params: Any = Parameter.node()
-    last_state: Any = Cache.node()
-    next_key: KeySeq = node()
+    units: InitVar[int]
+    _: KW_ONLY
+    gate_fn: Callable[..., Any] = jax.nn.sigmoid
+    activation_fn: Callable[..., Any] = jax.lax.tanh
+    kernel_init: Initializer = default_kernel_init
+    recurrent_kernel_init: Initializer = default_recurrent_init
+    bias_init: Initializer = zeros
+    initial_state_init: Initializer = zeros
+    return_sequences: bool = False
+    return_state: bool = False
+    go_backwards: bool = False
+    stateful: bool = False
+    time_axis: int | tuple[int] = -2
+    unroll: int = 1
+    hidden_units: int = static(init=False)
+    params: Any = Parameter.node(default=None, init=False)
+    last_state: Any = Cache.node(default=None, init=False)
+    next_key: KeySeq = node(default_factory=KeySeq, init=False)
 
-    def __init__(
-        self,
-        units: int,
-        *,
-        gate_fn: Callable[..., Any] = jax.nn.sigmoid,
-        activation_fn: Callable[..., Any] = jax.lax.tanh,
-        kernel_init: Initializer = default_kernel_init,
-        recurrent_kernel_init: Initializer = default_recurrent_init,
-        bias_init: Initializer = zeros,
-        initial_state_init: Initializer = zeros,
-        return_sequences: bool = False,
-        return_state: bool = False,
-        go_backwards: bool = False,
-        stateful: bool = False,
-        time_axis: int = -2,
-        unroll: int = 1,
-    ) -> None:
+    def __post_init__(self, units: int) -> None:
         self.hidden_units = units
-        self.gate_fn = gate_fn
-        self.activation_fn = activation_fn
-        self.kernel_init = kernel_init
-        self.recurrent_kernel_init = recurrent_kernel_init
-        self.bias_init = bias_init
-        self.initial_state_init = initial_state_init
-        self.return_sequences = return_sequences
-        self.return_state = return_state
-        self.go_backwards = go_backwards
-        self.stateful = stateful
-        self.time_axis = (time_axis,)
-        self.unroll = unroll
-        self.next_key = KeySeq()
-        self.params = None
-        self.last_state = None
+        if isinstance(self.time_axis, int):
+            self.time_axis = (self.time_axis,)
 
     @property
     def module(self) -> GRUCell:
@@ -114,7 +105,7 @@ class GRU(Module):
         )
 
     def initialize_state(self, batch_dims: int | Sequence[int]) -> jax.Array:
-        """A first state, of shape (*batch_dims, units)."""
+        """Return a first state, of shape (*batch_dims, units)."""
         if isinstance(batch_dims, int):
             batch_dims = (batch_dims,)
         return self.module.initialize_carry(
@@ -122,12 +113,12 @@ class GRU(Module):
         )
 
     def __call__(self, x: jax.Array, initial_state: jax.Array | None = None) -> Any:
-        """Runs over a sequence.
+        """Run over a sequence.
 
         Args:
             x: inputs of shape (..., time, channels), with time on `time_axis`.
-            initial_state: the first state, of shape (..., units); none means the last
-                one if the layer is stateful, else a new one.
+            initial_state: the first state, of shape (..., units). Defaults to the
+                last one if the layer is stateful, else to a new one.
 
         Returns:
             The last state; the states of all times, in the order of processing, if
@@ -136,6 +127,7 @@ class GRU(Module):
         Raises:
             NotInitializedError: the layer has no parameters yet.
         """
+        assert isinstance(self.time_axis, tuple)
         (axis,) = self.time_axis
         x = jnp.swapaxes(x, axis, 0)  # (time, ..., channels)
         initializing = self.initializing()

@@ -15,7 +15,7 @@ from linsey.treex.treeo.fields import (
     node,
     static,
 )
-from linsey.treex.treeo.mixins import (
+from linsey.treex.treeo.operations import (
     Apply,
     Copy,
     Extensions,
@@ -25,8 +25,12 @@ from linsey.treex.treeo.mixins import (
     Repr,
     ToDict,
     ToString,
+    apply,
+    copy,
+    filter,
+    map,
+    merge,
 )
-from linsey.treex.treeo.operations import apply, copy, filter, map, merge
 from linsey.treex.treeo.render import to_dict, to_string
 from linsey.treex.treeo.sentinels import (
     MISSING,

@@ -7,35 +7,124 @@ the record of the outer one.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
+from contextvars import ContextVar
 from types import NoneType
 from typing import Any, TypeVar
 
-from linsey.errors.treex import (
-    CompactNameError,
-    CompactRecursionError,
-    FirstRunError,
-    MissingFieldError,
-    UndeclaredFieldError,
-)
+from linsey.errors.base import MismatchError, OptionError, UsageError, listed, named
 from linsey.treex.treeo.fields import FieldMetadata
+from linsey.treex.treeo.flatten import set_metadata
 from linsey.treex.treeo.names import default_name, unique_name
-from linsey.treex.treeo.records import CURRENT, CompactRecord
-from linsey.treex.treeo.tree import Tree, set_metadata
+from linsey.treex.treeo.static import Storage
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
+T = TypeVar("T")
 
-_SUBTREE = FieldMetadata(True, NoneType, False)
+_SUBTREE = FieldMetadata(True, NoneType)
+
+
+@dataclasses.dataclass
+class CompactRecord:
+    """A run of a compact method.
+
+    Attributes:
+        owner: the object whose method runs.
+        functions: the methods of `owner` that run: the outermost and those inside.
+        outer: the record of the compact method around, of another object.
+        names: the fields of the subtrees of the first run; `None` in the first run.
+        subtrees: what was built so far, in the first run.
+        used: how many subtrees were given out, in a later run.
+    """
+
+    owner: Storage
+    functions: list[Callable[..., object]]
+    outer: CompactRecord | None
+    names: tuple[str, ...] | None
+    subtrees: list[Storage] = dataclasses.field(default_factory=list)
+    used: int = 0
+
+    @property
+    def replays(self) -> bool:
+        """Whether this is a later run, which builds nothing."""
+        return self.names is not None
+
+    def next_subtree(self, cls: type) -> Any:
+        """Return what the first run built here.
+
+        Raises:
+            MismatchError: it built nothing here.
+        """
+        names = self.names or ()
+        if self.used >= len(names):
+            raise MismatchError(
+                f"Out of bounds: `{self.functions[0].__qualname__}` of "
+                f"{named(self.owner)} builds a `{cls.__name__}` that its first run did "
+                f"not build; it built {listed(names)}.",
+                "Later runs of a compact method find what the first run built by the "
+                "order of construction.",
+                "Build the same objects, in the same order, in every run: move "
+                "conditions behind the constructors.",
+            )
+        name = names[self.used]
+        self.used += 1
+        return getattr(self.owner, name)
+
+    def runs(self, owner: object, function: Callable[..., object]) -> bool:
+        """Tell whether a method of an object runs here or further out."""
+        here = self.owner is owner and function in self.functions
+        return here or (self.outer is not None and self.outer.runs(owner, function))
+
+    def store(self) -> None:
+        """Make what the first run built fields of the object.
+
+        Raises:
+            OptionError: a field of that name is declared static.
+        """
+        attributes = self.owner.__dict__
+        layout = self.owner._static_part.layout
+        names: list[str] = []
+
+        def taken(name: str) -> bool:
+            of_class = getattr(type(self.owner), name, None)
+            return (
+                name in attributes
+                or isinstance(of_class, property)
+                or callable(of_class)
+            )
+
+        for subtree in self.subtrees:
+            name = unique_name(default_name(subtree), taken)
+            if name in layout.declared and not layout.metadata[name].node:
+                raise OptionError(
+                    f"A compact method of {named(self.owner)} built the object "
+                    f"`{name}`, and `{name}` is declared static.",
+                    "What compact methods build has parameters, which a static field "
+                    "hides.",
+                    "Give the object another `name=`, or do not declare the field "
+                    "static.",
+                )
+            attributes[name] = subtree
+            names.append(name)
+        methods = attributes.get("_compact_methods") or {}
+        function = self.functions[0].__qualname__
+        attributes["_compact_methods"] = {**methods, function: tuple(names)}
+        attributes["_subtrees"] = (*(attributes.get("_subtrees") or ()), *names)
+        set_metadata(self.owner, dict.fromkeys(names, _SUBTREE))
+
+
+CURRENT: ContextVar[CompactRecord | None] = ContextVar("compact_record", default=None)
 
 
 def in_compact() -> bool:
-    """Whether objects that are built here become fields of another one."""
+    """Tell whether objects that are built here become fields of another one."""
     return CURRENT.get() is not None
 
 
 def compact(f: F) -> F:
-    """Lets a method build the objects that it uses.
+    """Let a method build the objects that it uses.
 
     In its first run they are built and stored as fields; in later runs the k-th
     constructor returns the k-th object of the first run.
@@ -53,10 +142,16 @@ def compact(f: F) -> F:
     """
 
     @functools.wraps(f)
-    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def run(self: Storage, *args: object, **kwargs: object) -> object:
         outer = CURRENT.get()
         if outer is not None and outer.runs(self, f):
-            raise CompactRecursionError(self, f)
+            raise UsageError(
+                f"`{f.__qualname__}` was called inside of itself, on the same "
+                f"{named(self)}.",
+                "What it builds is stored in the order of one run; a run inside of it "
+                "has no order of its own.",
+                "Build one object for each level, or use `jax.lax.scan`.",
+            )
         if outer is not None and outer.owner is self:
             outer.functions.append(f)
             try:
@@ -71,72 +166,60 @@ def compact(f: F) -> F:
         finally:
             CURRENT.reset(token)
         if not record.replays:
-            _store(record)
+            record.store()
         return result
 
     return run  # type: ignore[return-value]
 
 
-def _store(record: CompactRecord) -> None:
-    """Makes what the first run built fields of the object."""
-    owner, attributes = record.owner, record.owner.__dict__
-    names: list[str] = []
-
-    def taken(name: str) -> bool:
-        of_class = getattr(type(owner), name, None)
-        return (
-            name in attributes or isinstance(of_class, property) or callable(of_class)
-        )
-
-    for subtree in record.subtrees:
-        name = unique_name(default_name(subtree), taken)
-        entry = owner.field_metadata.get(name)
-        layout = owner._static_part.layout
-        if entry is not None and not entry.node and name in layout.declared:
-            raise CompactNameError(owner, name)
-        attributes[name] = subtree
-        names.append(name)
-    methods = attributes.get("_compact_methods") or {}
-    function = record.functions[0].__qualname__
-    attributes["_compact_methods"] = {**methods, function: tuple(names)}
-    attributes["_subtrees"] = (*(attributes.get("_subtrees") or ()), *names)
-    set_metadata(owner, dict.fromkeys(names, _SUBTREE))
-
-
 class Compact:
     """What trees with compact methods offer."""
 
-    _subtrees: Any = None
+    _subtrees: tuple[str, ...] | None = None
 
     @property
     def first_run(self) -> bool:
         """Whether the compact method that runs does so for the first time.
 
         Raises:
-            FirstRunError: no compact method of this object runs.
+            UsageError: no compact method of this object runs.
         """
         record = CURRENT.get()
         if record is None or record.owner is not self:
-            raise FirstRunError(self)
+            raise UsageError(
+                f"`first_run` of {named(self)} was read outside of its compact "
+                "methods.",
+                "Only a compact method has a first run.",
+                "Decorate the method with `@tx.compact`, or ask `self.initializing()`.",
+            )
         return not record.replays
 
-    def get_field(self, field_name: str, initializer: Callable[[], Any]) -> Any:
-        """The value of a declared field, created if there is none.
+    def get_field(self, field_name: str, initializer: Callable[[], T]) -> T:
+        """Return the value of a declared field, created if there is none.
 
         Args:
             field_name: its name.
             initializer: makes the value, in the first run.
 
         Raises:
-            UndeclaredFieldError: the class does not declare it.
-            MissingFieldError: it has no value, and this is a later run.
+            OptionError: the class does not declare it.
+            UsageError: it has no value, and this is a later run.
         """
-        assert isinstance(self, Tree)
-        if field_name not in self.field_metadata:
-            raise UndeclaredFieldError(self, field_name)
+        assert isinstance(self, Storage)
+        if field_name not in self._static_part.layout.metadata:
+            raise OptionError(
+                f"{named(self)} declares no field `{field_name}`.",
+                "`get_field` must know whether the value is a node and of which kind.",
+                f"Add to the class: `{field_name}: jax.Array = tx.Parameter.node()`.",
+            )
         attributes = vars(self)
         if field_name not in attributes:
             if self._subtrees is not None:
-                raise MissingFieldError(self, field_name)
+                raise UsageError(
+                    f"{named(self)} has no value for the field `{field_name}`.",
+                    "`get_field` creates values in the first run of a compact method "
+                    "only, so that the structure stays the same.",
+                    f"Ask for `{field_name}` in every run, or set it in `__init__`.",
+                )
             setattr(self, field_name, initializer())
         return attributes[field_name]

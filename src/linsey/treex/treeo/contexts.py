@@ -1,8 +1,6 @@
 """How trees flatten just now: which fields are children, and whether leaves are named.
 
-Each context belongs to the thread, and the asynchronous task, that entered it. The
-generated functions look at the number `special` only: while no context is entered
-anywhere they need not ask for one.
+Each context belongs to the thread, and the asynchronous task, that entered it.
 """
 
 from __future__ import annotations
@@ -12,7 +10,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import TypeVar
+
+from linsey.errors.base import OptionError
+
+T = TypeVar("T")
 
 
 class FlattenMode(enum.Enum):
@@ -26,43 +28,56 @@ class FlattenMode(enum.Enum):
     all_fields = 3
 
 
+class Entered:
+    """How many of these contexts are entered, in all threads together.
+
+    While the number is zero, flattening need not ask for any of them.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._lock = threading.Lock()
+
+    def add(self, number: int) -> None:
+        """Count contexts that are entered or, with a negative number, left."""
+        with self._lock:
+            self.number += number
+
+
 MODE: ContextVar[FlattenMode | None] = ContextVar("flatten_mode", default=None)
 NAMED_LEAVES: ContextVar[bool] = ContextVar("add_field_info", default=False)
-
-special = 0
-_lock = threading.Lock()
+ENTERED = Entered()
 
 
 @contextmanager
-def _entered(variable: ContextVar[Any], value: Any) -> Iterator[None]:
-    global special
+def _entered(variable: ContextVar[T], value: T) -> Iterator[None]:
     token = variable.set(value)
-    with _lock:
-        special += 1
+    ENTERED.add(1)
     try:
         yield
     finally:
-        with _lock:
-            special -= 1
+        ENTERED.add(-1)
         variable.reset(token)
 
 
 def as_mode(mode: FlattenMode | str) -> FlattenMode:
-    """The mode of a name; a mode is returned as it is."""
+    """Return the mode of a name; a mode is returned as it is."""
     if isinstance(mode, FlattenMode):
         return mode
     try:
         return FlattenMode[mode]
     except KeyError:
         names = ", ".join(repr(known.name) for known in FlattenMode)
-        raise ValueError(f"Unknown flatten mode {mode!r}: write one of {names}.") from (
-            None
-        )
+        raise OptionError(
+            f"Unknown flatten mode {mode!r}.",
+            "A mode says which fields are children of a tree.",
+            f"Write one of {names}.",
+        ) from None
 
 
 @contextmanager
 def flatten_mode(mode: FlattenMode | str | None) -> Iterator[None]:
-    """Sets which fields are children; none keeps what is set.
+    """Set which fields are children; `None` keeps what is set.
 
     Example:
         >>> import jax, linsey.treex as tx
@@ -82,7 +97,7 @@ def flatten_mode(mode: FlattenMode | str | None) -> Iterator[None]:
 
 @contextmanager
 def add_field_info() -> Iterator[None]:
-    """Makes the leaves of trees `FieldInfo`s while it is entered.
+    """Make the leaves of trees `FieldInfo`s while it is entered.
 
     Example:
         >>> import jax, linsey.treex as tx
@@ -99,11 +114,11 @@ def add_field_info() -> Iterator[None]:
 
 @contextmanager
 def bare_leaves() -> Iterator[None]:
-    """Makes leaves bare again inside of `add_field_info`."""
+    """Make leaves bare again inside of `add_field_info`."""
     with _entered(NAMED_LEAVES, False):
         yield
 
 
 def current_mode() -> FlattenMode:
-    """The mode that is set, `normal` if none is."""
+    """Return the mode that is set. Defaults to `normal`."""
     return MODE.get() or FlattenMode.normal

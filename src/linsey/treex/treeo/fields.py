@@ -1,13 +1,18 @@
-"""What a field of a tree is: node or static, of which kind, hidden or not."""
+"""What a field of a tree is (node or static, of which kind) and how a class says so."""
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import sys
+import typing
 from collections.abc import Callable
 from types import NoneType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, ClassVar, NamedTuple, TypedDict, TypeVar, Unpack
 
 from linsey.treex.treeo.sentinels import OpaquePredicate
+
+F = TypeVar("F", bound=Callable[..., object])
 
 
 class FieldMetadata(NamedTuple):
@@ -15,7 +20,7 @@ class FieldMetadata(NamedTuple):
 
     Attributes:
         node: whether the value is part of the leaves; otherwise it is static.
-        kind: class that says what the value is for, `NoneType` for none.
+        kind: class that says what the value is for; `NoneType` if nothing is said.
         opaque: whether a static value is hidden from comparison, or the predicate that
             compares it.
 
@@ -34,7 +39,7 @@ class FieldMetadata(NamedTuple):
         kind: type | None = None,
         opaque: bool | OpaquePredicate | None = None,
     ) -> FieldMetadata:
-        """A copy with other values; none keeps what there is."""
+        """Return a copy with other values; `None` keeps the present one."""
         return FieldMetadata(
             self.node if node is None else node,
             self.kind if kind is None else kind,
@@ -46,7 +51,7 @@ class FieldInfo:
     """A leaf with where it was found.
 
     Attributes:
-        name: the field that owns it; none outside of trees.
+        name: the field that owns it; `None` outside of trees.
         value: the leaf.
         kind: the kind of the field.
         module: the tree that owns the field.
@@ -54,7 +59,9 @@ class FieldInfo:
 
     __slots__ = ("kind", "module", "name", "value")
 
-    def __init__(self, name: str | None, value: Any, kind: type, module: Any) -> None:
+    def __init__(
+        self, name: str | None, value: Any, kind: type, module: object
+    ) -> None:
         self.name = name
         self.value = value
         self.kind = kind
@@ -68,18 +75,42 @@ class FieldInfo:
         )
 
 
+# --- declarations --------------------------------------------------------------------
+
+
 class TreeField(dataclasses.Field):
     """A declared field. Read from an instance that never set it, it says so."""
 
     __slots__ = ()
 
-    def __get__(self, instance: Any, owner: type) -> TreeField | NoReturn:
+    def __set_name__(self, owner: type, name: str) -> None:
+        super().__set_name__(owner, name)
+        self.name = name  # `dataclass` sets it in dataclasses only
+
+    def __get__(self, instance: object, owner: type) -> TreeField:
         if instance is None:
             return self  # `dataclass` looks for it on the class
         raise AttributeError(
             f"`{type(instance).__name__}.{self.name}` was declared and never set. "
             f"Set it in `__init__`, `self.{self.name} = ...`, or declare a default."
         )
+
+
+class KindOptions(TypedDict, total=False):
+    """The options of a field of a kind, which are passed on to `field`."""
+
+    init: bool
+    repr: bool
+    hash: bool | None
+    compare: bool
+    opaque: bool | OpaquePredicate
+
+
+class FieldOptions(KindOptions, total=False):
+    """The options of `field`, which `node` and `static` pass on."""
+
+    kind: type
+    default_factory: Any
 
 
 def field(
@@ -94,7 +125,7 @@ def field(
     compare: bool = True,
     opaque: bool | OpaquePredicate = False,
 ) -> Any:
-    """Declares a field of a tree, in a plain class or in a dataclass.
+    """Declare a field of a tree, in a plain class or in a dataclass.
 
     Args:
         default: value of every instance that sets no other.
@@ -139,54 +170,37 @@ def field(
     return made
 
 
-def node(
-    default: Any = dataclasses.MISSING,
-    *,
-    kind: type = NoneType,
-    default_factory: Callable[[], Any] | None = None,
-    init: bool = True,
-    repr: bool = True,
-    hash: bool | None = None,
-    compare: bool = True,
-    opaque: bool | OpaquePredicate = False,
-) -> Any:
-    """Declares a field whose value is part of the leaves, see `field`."""
-    return field(
-        default,
-        node=True,
-        kind=kind,
-        default_factory=default_factory,
-        init=init,
-        repr=repr,
-        hash=hash,
-        compare=compare,
-        opaque=opaque,
-    )
+def _shows_options(*without: str) -> Callable[[F], F]:
+    """Show the options of `field` in the signature of a function that passes them on.
+
+    Args:
+        *without: names of parameters of `field` that the function sets itself.
+    """
+
+    def show(function: F) -> F:
+        own = inspect.signature(function)
+        named = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        known = {*without, *own.parameters}
+        options = inspect.signature(field).parameters.values()
+        passed_on = [option for option in options if option.name not in known]
+        vars(function)["__signature__"] = own.replace(parameters=[*named, *passed_on])
+        return function
+
+    return show
 
 
+@_shows_options("node")
+def node(default: object = dataclasses.MISSING, **options: Unpack[FieldOptions]) -> Any:
+    """Declare a field whose value is part of the leaves, see `field`."""
+    return field(default, node=True, **options)
+
+
+@_shows_options("node")
 def static(
-    default: Any = dataclasses.MISSING,
-    *,
-    kind: type = NoneType,
-    default_factory: Callable[[], Any] | None = None,
-    init: bool = True,
-    repr: bool = True,
-    hash: bool | None = None,
-    compare: bool = True,
-    opaque: bool | OpaquePredicate = False,
+    default: object = dataclasses.MISSING, **options: Unpack[FieldOptions]
 ) -> Any:
-    """Declares a field whose value is part of the structure, see `field`."""
-    return field(
-        default,
-        node=False,
-        kind=kind,
-        default_factory=default_factory,
-        init=init,
-        repr=repr,
-        hash=hash,
-        compare=compare,
-        opaque=opaque,
-    )
+    """Declare a field whose value is part of the structure, see `field`."""
+    return field(default, node=False, **options)
 
 
 class KindMixin:
@@ -202,59 +216,36 @@ class KindMixin:
     """
 
     @classmethod
+    @_shows_options("kind")
     def field(
         cls,
-        default: Any = dataclasses.MISSING,
+        default: object = dataclasses.MISSING,
         *,
         node: bool,
         default_factory: Any = dataclasses.MISSING,
-        init: bool = True,
-        repr: bool = True,
-        hash: bool | None = None,
-        compare: bool = True,
-        opaque: bool | OpaquePredicate = False,
+        **options: Unpack[KindOptions],
     ) -> Any:
-        """Declares a field of this kind, see `field`."""
+        """Declare a field of this kind, see `field`."""
         return field(
-            default,
-            node=node,
-            kind=cls,
-            default_factory=default_factory,
-            init=init,
-            repr=repr,
-            hash=hash,
-            compare=compare,
-            opaque=opaque,
+            default, node=node, kind=cls, default_factory=default_factory, **options
         )
 
     @classmethod
+    @_shows_options("kind", "node")
     def node(
         cls,
-        default: Any = dataclasses.MISSING,
+        default: object = dataclasses.MISSING,
         *,
         default_factory: Any = dataclasses.MISSING,
-        init: bool = True,
-        repr: bool = True,
-        hash: bool | None = None,
-        compare: bool = True,
-        opaque: bool | OpaquePredicate = False,
+        **options: Unpack[KindOptions],
     ) -> Any:
-        """Declares a field of this kind whose value is part of the leaves."""
-        return cls.field(
-            default,
-            node=True,
-            default_factory=default_factory,
-            init=init,
-            repr=repr,
-            hash=hash,
-            compare=compare,
-            opaque=opaque,
-        )
+        """Declare a field of this kind whose value is part of the leaves."""
+        return cls.field(default, node=True, default_factory=default_factory, **options)
 
     @classmethod
     def static(
         cls,
-        default: Any = dataclasses.MISSING,
+        default: object = dataclasses.MISSING,
         default_factory: Any = dataclasses.MISSING,
         init: bool = True,
         repr: bool = True,
@@ -262,7 +253,7 @@ class KindMixin:
         compare: bool = True,
         opaque: bool | OpaquePredicate = False,
     ) -> Any:
-        """Declares a field of this kind whose value is part of the structure."""
+        """Declare a field of this kind whose value is part of the structure."""
         return cls.field(
             default,
             node=False,
@@ -273,3 +264,76 @@ class KindMixin:
             compare=compare,
             opaque=opaque,
         )
+
+
+def declared_fields(cls: type) -> dict[str, dataclasses.Field]:
+    """Return the fields that a class body declares; `dataclass` takes them away."""
+    return {
+        name: value
+        for name, value in vars(cls).items()
+        if isinstance(value, dataclasses.Field) and "node" in value.metadata
+    }
+
+
+# --- annotations ---------------------------------------------------------------------
+
+
+def annotated_fields(cls: type, base: type) -> dict[str, bool]:
+    """Return for each field that a class body annotates whether it mentions `base`."""
+    annotations = {
+        name: _resolve(cls, annotation)
+        for name, annotation in _own_annotations(cls).items()
+    }
+    return {
+        name: _mentions(annotation, base)
+        for name, annotation in annotations.items()
+        if not _is_pseudo_field(annotation)
+    }
+
+
+def _own_annotations(cls: type) -> dict[str, object]:
+    """Return the annotations of a class body, unresolved ones as strings."""
+    if sys.version_info >= (3, 14):
+        import annotationlib
+
+        return annotationlib.get_annotations(
+            cls, format=annotationlib.Format.FORWARDREF
+        )
+    return cls.__dict__.get("__annotations__", {})
+
+
+def _resolve(cls: type, annotation: object) -> object:
+    """Evaluate an annotation that is text, where its names can be found."""
+    if not isinstance(annotation, str):
+        return annotation
+    module = sys.modules.get(cls.__module__)
+    names = dict(vars(module)) if module else {}
+    names.setdefault(cls.__name__, cls)
+    try:
+        return eval(annotation, names, dict(vars(cls)))
+    except Exception:  # names of a function's scope, of `TYPE_CHECKING` blocks
+        return annotation
+
+
+def _is_pseudo_field(annotation: object) -> bool:
+    """Tell whether an annotation is about the class or its constructor alone."""
+    if isinstance(annotation, str):
+        return annotation.startswith(("ClassVar", "typing.ClassVar", "tp.ClassVar"))
+    return (
+        annotation is ClassVar
+        or annotation is dataclasses.KW_ONLY
+        or typing.get_origin(annotation) is ClassVar
+        or isinstance(annotation, dataclasses.InitVar)
+    )
+
+
+def _mentions(annotation: object, base: type) -> bool:
+    """Tell whether a type, or a type in its arguments, is a subclass of `base`."""
+    origin = typing.get_origin(annotation)
+    if isinstance(annotation, type) and origin is None:
+        return issubclass(annotation, base)
+    if origin is None or origin is typing.Literal:
+        return False
+    if isinstance(origin, type) and issubclass(origin, base):
+        return True
+    return any(_mentions(part, base) for part in typing.get_args(annotation))

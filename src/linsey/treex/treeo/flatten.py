@@ -1,6 +1,6 @@
-"""Taking trees apart and putting them together, by code generated for each layout.
+"""Taking trees apart and putting them together, as JAX asks for it.
 
-A lean tree, see `storage`, is taken apart without looking at its static attributes. A
+A lean tree, see `static`, is taken apart without looking at its static attributes. A
 full one whose static attributes are the very objects that they were the last time needs
 no more than these comparisons. All else goes the long way: it looks for attributes that
 are new, and at the contexts.
@@ -8,181 +8,199 @@ are new, and at the contexts.
 
 from __future__ import annotations
 
-import inspect
-from operator import itemgetter
+import dataclasses
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from types import NoneType
 from typing import Any
 
 import jax
 from jax.tree_util import GetAttrKey
 
 from linsey.errors.treex import StaticTracerError
-from linsey.treex.treeo import contexts
-from linsey.treex.treeo.contexts import FlattenMode
-from linsey.treex.treeo.fields import FieldInfo, TreeField
-from linsey.treex.treeo.static import Closed, Layout, Static, Whole
-from linsey.treex.treeo.storage import (
+from linsey.treex.treeo.contexts import (
+    ENTERED,
+    NAMED_LEAVES,
+    FlattenMode,
+    current_mode,
+)
+from linsey.treex.treeo.fields import FieldInfo, FieldMetadata, annotated_fields
+from linsey.treex.treeo.static import (
     LEAN,
+    Forced,
+    Layout,
+    Static,
+    Storage,
     get_dict,
-    may_be_lean,
-    set_dict,
     set_static,
+    unseen,
 )
 
-_UNSEEN = object()
+Structure = Static | Forced
 
-_FLATTEN = """
-def flatten(obj, attributes, static):
-    if contexts.special == 0 and len(attributes) == {size}:
-        try:
-            {values} = static.values
-            if {same}:
-                return children(attributes), static
-        except KeyError:  # one attribute went and another came
-            pass
-    return examine(obj)
-"""
-
-_UNFLATTEN_LEAN = """
-def unflatten(static, children):
-    {names} = children
-    obj = new(cls)
-    set_dict(obj, {{{items}, "_lean": static}})
-    return obj
-"""
-
-_UNFLATTEN_FULL = """
-def unflatten(static, children):
-    attributes = static.attributes.copy()
-    {targets} = children
-    obj = new(cls)
-    set_static(obj, static)
-    set_dict(obj, attributes)
-    return obj
-"""
+# --- what is known of a class and of an instance -------------------------------------
 
 
-def prepare(layout: Layout, examine: Any) -> None:
-    """Lets the functions of a layout be written when they are first needed."""
+class ClassFacts:
+    """Fields that a class declares or annotates, and the layouts of its instances.
 
-    def flatten(obj: Any, attributes: dict[str, Any], static: Static) -> Any:
-        generate(layout, examine)
-        return layout.flatten(obj, attributes, static)
-
-    def unflatten(static: Static, children: Any) -> Any:
-        if layout.unflatten is unflatten:
-            generate(layout, examine)
-        static.build = layout.unflatten  # it was made before the function was
-        return static.build(static, children)
-
-    layout.children = _getter(layout.nodes)
-    layout.flatten, layout.unflatten = flatten, unflatten
-
-
-def _getter(names: tuple[str, ...]) -> Any:
-    """A function from attributes to those of some names, as a tuple."""
-    if len(names) > 1:
-        return itemgetter(*names)
-    return lambda attributes: tuple([attributes[name] for name in names])
-
-
-def generate(layout: Layout, examine: Any) -> None:
-    """Writes the functions of a layout."""
-    nodes, statics = layout.nodes, layout.statics
-    values = [f"v{i}" for i in range(len(statics))]
-    same = (f"attributes[{n!r}] is {v}" for n, v in zip(statics, values, strict=True))
-    source = _FLATTEN.format(
-        size=len(nodes) + len(statics),
-        values="".join(f"{value}, " for value in values) or "()",
-        same=" and ".join(same) or "True",
-    )
-    if may_be_lean(layout.cls):
-        # A static attribute that the class has too would be found there.
-        carried = [name for name in statics if _is_on_class(layout.cls, name)]
-        items = [f"{name!r}: c{i}" for i, name in enumerate(nodes)]
-        items += [f"{name!r}: static.attributes[{name!r}]" for name in carried]
-        source += _UNFLATTEN_LEAN.format(
-            names="".join(f"c{i}, " for i in range(len(nodes))) or "()",
-            items=", ".join(items) or "**{}",
-        )
-    else:
-        source += _UNFLATTEN_FULL.format(
-            targets="".join(f"attributes[{name!r}], " for name in nodes) or "()"
-        )
-    names: dict[str, Any] = {
-        "children": layout.children,
-        "cls": layout.cls,
-        "contexts": contexts,
-        "examine": examine,
-        "new": object.__new__,
-        "set_dict": set_dict,
-        "set_static": set_static,
-    }
-    exec(source, names)
-    layout.flatten, layout.unflatten = names["flatten"], names["unflatten"]
-
-
-def _is_on_class(cls: type, name: str) -> bool:
-    found = inspect.getattr_static(cls, name, None)
-    return found is not None and not isinstance(found, TreeField)
-
-
-def register(cls: type, discover: Any) -> None:
-    """Makes a class known to JAX.
-
-    Args:
-        cls: the class.
-        discover: brings the layout of an instance up to date and returns its `Static`.
+    Attributes:
+        metadata: of each declared or annotated field.
+        declared: names of fields that were declared by `field`, `node` or `static`.
+        defaults: values of fields that have one for all instances.
+        factories: functions that make the value of a field for each instance.
+        start: the static part of an instance without attributes.
     """
-    new = object.__new__
 
-    def examine(obj: Any) -> tuple[tuple[Any, ...], Any]:
-        names, children, structure = take_apart(obj, discover(obj))
-        return children, structure
+    def __init__(self, cls: type) -> None:
+        self.cls = cls
+        self.metadata: dict[str, FieldMetadata] = {}
+        self.defaults: dict[str, object] = {}
+        self.factories: dict[str, Callable[[], object]] = {}
+        declared: dict[str, dataclasses.Field] = {}
+        for base in reversed(cls.__mro__):
+            if issubclass(base, Storage):
+                for name, mentions_tree in annotated_fields(base, Storage).items():
+                    self.metadata[name] = FieldMetadata(mentions_tree, NoneType)
+                declared.update(base.__dict__.get("_own_fields", {}))
+        for name, made in declared.items():
+            self.metadata[name] = FieldMetadata(**made.metadata)
+            if made.default_factory is not dataclasses.MISSING:
+                self.factories[name] = made.default_factory
+            elif made.default is not dataclasses.MISSING:
+                self.defaults[name] = made.default
+        self.declared = frozenset(declared)
+        # As many as there are sets of attributes that instances were seen with.
+        self._layouts: dict[object, Layout] = {}
+        self.start = unseen(self.layout(self.metadata, (), self.declared))
 
-    def flatten(obj: Any) -> tuple[tuple[Any, ...], Any]:
+    def layout(
+        self,
+        metadata: Mapping[str, FieldMetadata],
+        names: tuple[str, ...],
+        declared: frozenset[str],
+    ) -> Layout:
+        """Return the one layout of instances with these attributes.
+
+        Args:
+            metadata: of each field.
+            names: of the attributes that are set, sorted.
+            declared: fields whose metadata is not a guess.
+        """
+        key = (names, frozenset(metadata.items()), declared)
+        found = self._layouts.get(key)
+        if found is None:
+            made = Layout(self.cls, dict(metadata), names, declared)
+            found = self._layouts.setdefault(key, made)
+        return found
+
+
+def facts_of(cls: type) -> ClassFacts:
+    """Return what is known of a class, computed when names can be resolved."""
+    facts = cls.__dict__.get("_facts")
+    if facts is None:
+        facts = ClassFacts(cls)
+        type.__setattr__(cls, "_facts", facts)
+    return facts
+
+
+def discover(obj: Storage) -> Static:
+    """Bring what is known of an instance up to date and return its static part.
+
+    An attribute that nobody declared is a node if it is a tree. One that was taken for
+    static, because it was something else when it was seen first, becomes a node as
+    soon as it is a tree; what was declared stays what it was declared to be.
+    """
+    attributes = obj.__dict__
+    static = obj._static_part
+    layout = static.layout
+    facts = facts_of(type(obj))
+    known, news = layout.metadata, {}
+    for name, value in attributes.items():
+        entry = known.get(name)
+        if entry is None:
+            news[name] = FieldMetadata(isinstance(value, Storage), type(value))
+        elif (
+            not entry.node
+            and isinstance(value, Storage)
+            and name not in layout.declared
+        ):
+            kind = entry.kind if name in facts.metadata else type(value)
+            news[name] = entry.update(node=True, kind=kind)
+    if news:
+        known = {**known, **news}
+    layout = facts.layout(known, tuple(sorted(attributes)), layout.declared)
+    values = layout.static_values(attributes)
+    if layout is not static.layout or any(map(operator.is_not, values, static.values)):
+        static = Static(layout, values)
+        set_static(obj, static)
+    return static
+
+
+def set_metadata(obj: Storage, entries: Mapping[str, FieldMetadata]) -> None:
+    """Declare fields of one instance."""
+    layout = obj._static_part.layout
+    declared = facts_of(type(obj)).layout(
+        {**layout.metadata, **entries}, (), layout.declared.union(entries)
+    )
+    set_static(obj, unseen(declared))
+    discover(obj)
+
+
+def take_state(obj: object, other: object) -> None:
+    """Give an instance all attributes of another one."""
+    obj.__dict__.update(other.__dict__)
+    if isinstance(obj, Storage) and isinstance(other, Storage):
+        set_static(obj, discover(other))
+        discover(obj)
+
+
+# --- what JAX calls ------------------------------------------------------------------
+
+
+def register(cls: type) -> None:
+    """Make a class known to JAX."""
+    jax.tree_util.register_pytree_with_keys(
+        cls, _flatten_with_keys, _unflatten, _flatten
+    )
+
+
+def _flatten(obj: Storage) -> tuple[tuple[Any, ...], Structure]:
+    if not ENTERED.number:
         attributes = get_dict(obj)
         static = attributes.get(LEAN)
-        if static is None:
-            static = obj._static_part
-            return static.layout.flatten(obj, attributes, static)
-        if contexts.special:
-            return examine(obj)
-        return static.children(attributes), static
-
-    def flatten_with_keys(obj: Any) -> tuple[list[Any], Any]:
-        names, children, structure = take_apart(obj, discover(obj))
-        keys = [GetAttrKey(name) for name in names]
-        return list(zip(keys, children, strict=True)), structure
-
-    def unflatten(structure: Any, children: Any) -> Any:
-        if contexts.special and contexts.NAMED_LEAVES.get():
-            children = [_unnamed(child) for child in children]
-        build = structure.build
-        if build is not None:
-            return build(structure, children)
-        if type(structure) is Whole:
-            attributes = dict(zip(structure.names, children, strict=True))
-        else:
-            attributes = dict(structure.attributes)
-        obj = new(cls)
-        set_static(obj, unseen(structure.layout))
-        set_dict(obj, attributes)
-        return obj
-
-    cls._examine = staticmethod(examine)  # type: ignore[attr-defined]
-    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+        if static is not None:
+            return static.children(attributes), static
+        static = obj._static_part
+        children = static.children_of(attributes)
+        if children is not None:
+            return children, static
+    _, children, structure = take_apart(obj)
+    return children, structure
 
 
-def unseen(layout: Layout) -> Static:
-    """A static part that no instance has, so that the next look is a long one."""
-    return Static(layout, (_UNSEEN,) * len(layout.statics))
+def _flatten_with_keys(obj: Storage) -> tuple[list[tuple[Any, Any]], Structure]:
+    names, children, structure = take_apart(obj)
+    keys = [GetAttrKey(name) for name in names]
+    return list(zip(keys, children, strict=True)), structure
 
 
-def take_apart(obj: Any, static: Static) -> tuple[tuple[str, ...], Any, Any]:
-    """Names, children and structure of an instance, as the contexts want them."""
+def _unflatten(structure: Structure, children: Iterable[object]) -> Storage:
+    if ENTERED.number and NAMED_LEAVES.get():
+        children = [_unnamed(child) for child in children]
+    return structure.build(structure, children)
+
+
+def take_apart(obj: Storage) -> tuple[tuple[str, ...], tuple[Any, ...], Structure]:
+    """Return names, children and structure of an instance, as the contexts want them.
+
+    Raises:
+        StaticTracerError: a static attribute holds a traced value.
+    """
+    static = discover(obj)
     layout, attributes = static.layout, obj.__dict__
-    mode = contexts.current_mode()
-    structure: Any
+    mode = current_mode()
+    structure: Structure
     if mode is FlattenMode.normal:
         for name, value in static.attributes.items():
             if isinstance(value, jax.core.Tracer):
@@ -190,11 +208,11 @@ def take_apart(obj: Any, static: Static) -> tuple[tuple[str, ...], Any, Any]:
         names, structure = layout.nodes, static
     elif mode is FlattenMode.all_fields:
         names = tuple(sorted(attributes))
-        structure = Whole(layout, names)
+        structure = Forced(layout, names, {})
     else:
-        names, structure = (), Closed(layout, dict(attributes))
+        names, structure = (), Forced(layout, (), dict(attributes))
     children = tuple([attributes[name] for name in names])
-    if contexts.NAMED_LEAVES.get():
+    if NAMED_LEAVES.get():
         children = tuple(
             _named(obj, name, child, layout.metadata[name].kind)
             for name, child in zip(names, children, strict=True)
@@ -202,26 +220,26 @@ def take_apart(obj: Any, static: Static) -> tuple[tuple[str, ...], Any, Any]:
     return names, children, structure
 
 
-def _is_tree(value: Any) -> bool:
-    return hasattr(type(value), "_examine")
+def _is_tree(value: object) -> bool:
+    return isinstance(value, Storage)
 
 
-def _named(obj: Any, name: str, child: Any, kind: type) -> Any:
-    """Names the leaves of a child; trees in it name their own."""
+def _named(obj: Storage, name: str, child: object, kind: type) -> object:
+    """Name the leaves of a child; trees in it name their own."""
 
-    def name_leaf(leaf: Any) -> Any:
+    def name_leaf(leaf: object) -> object:
         return leaf if _is_tree(leaf) else FieldInfo(name, leaf, kind, obj)
 
     return jax.tree.map(name_leaf, child, is_leaf=_is_tree)
 
 
-def _unnamed(child: Any) -> Any:
+def _unnamed(child: object) -> object:
     if type(child) is FieldInfo:
         return child.value
     if child is None or isinstance(child, str | int | float | jax.Array):
         return child
 
-    def bare(leaf: Any) -> Any:
+    def bare(leaf: object) -> object:
         return leaf.value if type(leaf) is FieldInfo else leaf
 
     return jax.tree.map(bare, child, is_leaf=_is_tree)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def snake_case(name: str) -> str:
-    """A class name as a field name; single capitals stay together.
+    """Return a class name as a field name; single capitals stay together.
 
     Example:
         >>> [snake_case(n) for n in ("BatchNorm", "MLP", "MyMLP", "Conv2D", "L1L2")]
@@ -21,7 +24,7 @@ def snake_case(name: str) -> str:
 
 
 def unique_name(name: str, taken: Callable[[str], bool]) -> str:
-    """The name, or if it is taken the first free one that counts up from it.
+    """Return the name or, if it is taken, the first free one that counts up from it.
 
     Example:
         >>> unique_name("linear", {"linear", "linear2"}.__contains__)
@@ -40,9 +43,33 @@ def unique_name(name: str, taken: Callable[[str], bool]) -> str:
 
 
 def default_name(obj: object) -> str:
-    """The `name` of an object, its `__name__`, or its class in snake case."""
+    """Return the `name` of an object, its `__name__`, or its class in snake case."""
     return (
         getattr(obj, "name", None)
         or getattr(obj, "__name__", None)
         or snake_case(type(obj).__name__)
     )
+
+
+def named_leaves(value: object, path: tuple[str, ...] = ()) -> list[tuple[str, Any]]:
+    """Return the objects in nested containers, named with the keys before them."""
+    if isinstance(value, list | tuple):
+        return [pair for item in value for pair in named_leaves(item, path)]
+    if isinstance(value, Mapping):
+        return [
+            pair
+            for key, item in value.items()
+            for pair in named_leaves(item, (*path, str(key)))
+        ]
+    name = getattr(value, "name", None) or snake_case(
+        getattr(value, "__name__", None) or type(value).__name__
+    )
+    return [("/".join((*path, name)), value)]
+
+
+def unique_names(pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
+    """Return a dictionary of the pairs, with later ones of a name counted up."""
+    result: dict[str, T] = {}
+    for name, value in pairs:
+        result[unique_name(name, result.__contains__)] = value
+    return result

@@ -1,32 +1,43 @@
-"""Operations on trees and other pytrees: filter, merge, map, apply, copy."""
+"""Operations on trees and other pytrees, as functions and as methods of mixins."""
 
 from __future__ import annotations
 
 import builtins
 from collections.abc import Callable
 from types import NoneType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import jax
 
-from linsey.errors.treex import FilterTypeError, InPlaceError, TreeMismatchError
-from linsey.treex.treeo import contexts
-from linsey.treex.treeo.contexts import FlattenMode
+from linsey.errors.base import ArgumentTypeError
+from linsey.errors.treex import InPlaceError, TreeMismatchError
+from linsey.treex.treeo.compact import Compact
+from linsey.treex.treeo.contexts import (
+    MODE,
+    FlattenMode,
+    add_field_info,
+    bare_leaves,
+    current_mode,
+)
+from linsey.treex.treeo.contexts import flatten_mode as in_mode
 from linsey.treex.treeo.fields import FieldInfo
+from linsey.treex.treeo.flatten import discover, take_state
+from linsey.treex.treeo.render import to_dict, to_string
 from linsey.treex.treeo.sentinels import NOTHING, Nothing
-from linsey.treex.treeo.tree import BOOKKEEPING, Tree, discover, take_state
+from linsey.treex.treeo.tree import BOOKKEEPING, Tree
 
 T = TypeVar("T")
-Filter = type | Callable[[FieldInfo], Any]
+Selector = type | Callable[[FieldInfo], object]
+"""A kind of fields, or a function that chooses leaves."""
 
-# Attributes by which modules keep book of themselves: no filter is about them.
-_OWN_BOOKS = frozenset(
+# Attributes in which modules keep their own state: no filter is about them.
+_NEVER_FILTERED = frozenset(
     (*BOOKKEEPING, "_compact_methods", "_training", "_initialized", "_frozen")
 )
 
 
 def copy(obj: T) -> T:
-    """Builds trees and containers anew, static ones too; leaves are shared.
+    """Build trees and containers anew, static ones too; leaves are shared.
 
     Example:
         >>> import linsey.treex as tx
@@ -37,27 +48,27 @@ def copy(obj: T) -> T:
         >>> b.x == a.x, b.x is a.x
         (True, False)
     """
-    with contexts.flatten_mode("all_fields"), contexts.bare_leaves():
+    with in_mode("all_fields"), bare_leaves():
         return jax.tree.map(lambda leaf: leaf, obj)
 
 
 def filter(
     obj: T,
-    *filters: Filter,
+    *filters: Selector,
     inplace: bool = False,
     flatten_mode: FlattenMode | str | None = None,
 ) -> T:
-    """Keeps the leaves that all filters accept and puts `Nothing` for the others.
+    """Keep the leaves that all filters accept and put `Nothing` for the others.
 
     Args:
         obj: a tree, or a pytree with trees in it.
         *filters: classes, which accept the leaves of that kind, and functions of a
             `FieldInfo`.
         inplace: change `obj` itself.
-        flatten_mode: which fields count; none means the mode that is set.
+        flatten_mode: which fields count. Defaults to the mode that is set.
 
     Raises:
-        FilterTypeError: a filter is neither class nor function.
+        ArgumentTypeError: a filter is neither class nor function.
         InPlaceError: `obj` has no attributes to change.
 
     Example:
@@ -72,9 +83,9 @@ def filter(
         raise InPlaceError("filter", obj)
     accepts = [_predicate(given) for given in filters]
 
-    def select(leaf: Any) -> Any:
+    def select(leaf: object) -> object:
         info = _info(leaf)
-        if info.name in _OWN_BOOKS or all(accept(info) for accept in accepts):
+        if info.name in _NEVER_FILTERED or all(accept(info) for accept in accepts):
             return info.value
         return NOTHING
 
@@ -83,21 +94,21 @@ def filter(
 
 def merge(
     obj: T,
-    other: Any,
-    *rest: Any,
+    other: object,
+    *rest: object,
     inplace: bool = False,
     flatten_mode: FlattenMode | str | None = None,
     ignore_static: bool = False,
 ) -> T:
-    """Takes for each leaf the last of the given ones that is not `Nothing`.
+    """Take for each leaf the last of the given ones that is not `Nothing`.
 
     Args:
         obj: a pytree.
         other: one of the same structure.
         *rest: more of them.
         inplace: change `obj` itself.
-        flatten_mode: which fields count; none means the mode that is set, all fields
-            if none is.
+        flatten_mode: which fields count. Defaults to the mode that is set, or to all
+            fields.
         ignore_static: in the mode `normal`, combine leaves by their order and keep the
             static values of `obj`.
 
@@ -112,12 +123,12 @@ def merge(
     """
     if inplace and not hasattr(obj, "__dict__"):
         raise InPlaceError("merge", obj)
-    mode = flatten_mode or contexts.MODE.get() or FlattenMode.all_fields
-    with contexts.flatten_mode(mode), contexts.bare_leaves():
+    mode = flatten_mode or MODE.get() or FlattenMode.all_fields
+    with in_mode(mode), bare_leaves():
         leaves, structure = jax.tree.flatten(obj, is_leaf=_is_empty)
         columns = [leaves]
         for tree in (other, *rest):
-            if ignore_static and contexts.current_mode() is FlattenMode.normal:
+            if ignore_static and current_mode() is FlattenMode.normal:
                 column = jax.tree.leaves(tree, is_leaf=_is_empty)
                 if len(column) != len(leaves):
                     raise TreeMismatchError(
@@ -135,22 +146,22 @@ def merge(
 
 
 def map(
-    f: Callable[..., Any],
+    f: Callable[..., object],
     obj: T,
-    *filters: Filter,
+    *filters: Selector,
     inplace: bool = False,
     flatten_mode: FlattenMode | str | None = None,
     is_leaf: Callable[[Any], bool] | None = None,
     field_info: bool = False,
 ) -> T:
-    """Applies a function to the leaves that all filters accept.
+    """Apply a function to the leaves that all filters accept.
 
     Args:
         f: a function of a leaf; where it returns `Nothing` the leaf stays.
         obj: a tree, or a pytree with trees in it.
         *filters: as of `filter`; the other leaves stay.
         inplace: change `obj` itself.
-        flatten_mode: which fields count; none means the mode that is set.
+        flatten_mode: which fields count. Defaults to the mode that is set.
         is_leaf: says what is not to be taken apart, as in `jax.tree.map`.
         field_info: give `f` a `FieldInfo` for each leaf.
 
@@ -169,25 +180,23 @@ def map(
         raise InPlaceError("map", obj)
     accepts = [_predicate(given) for given in filters]
 
-    def change(leaf: Any) -> Any:
+    def change(leaf: object) -> object:
         info = _info(leaf)
-        if info.name in _OWN_BOOKS or not all(accept(info) for accept in accepts):
+        if info.name in _NEVER_FILTERED or not all(accept(info) for accept in accepts):
             return info.value
         result = f(info if field_info else info.value)
         return info.value if filters and isinstance(result, Nothing) else result
 
-    if is_leaf is None:
-        result = _over_infos(change, obj, flatten_mode)
-    elif not filters and not field_info:
-        with contexts.flatten_mode(flatten_mode):
-            result = jax.tree.map(f, obj, is_leaf=is_leaf)
-    else:
+    if is_leaf is None or filters or field_info:
         result = _over_infos(change, obj, flatten_mode, is_leaf)
+    else:  # `is_leaf` sees values as they are, and not in a `FieldInfo`
+        with in_mode(flatten_mode):
+            result = jax.tree.map(f, obj, is_leaf=is_leaf)
     return _returned(obj, result, inplace)
 
 
-def apply(f: Callable[..., Any], obj: T, *rest: Any, inplace: bool = False) -> T:
-    """Calls a function with every tree, children before parents, to change it.
+def apply(f: Callable[..., object], obj: T, *rest: object, inplace: bool = False) -> T:
+    """Call a function with every tree, children before parents, to change it.
 
     Args:
         f: a function `(tree, *trees of rest)`; what it returns is ignored.
@@ -202,7 +211,7 @@ def apply(f: Callable[..., Any], obj: T, *rest: Any, inplace: bool = False) -> T
         >>> tx.apply(rename, tx.Linear(3)).name
         'x'
     """
-    with contexts.flatten_mode("normal"), contexts.bare_leaves():
+    with in_mode("normal"), bare_leaves():
         rest = tuple(copy(tree) for tree in rest)
         if not inplace:
             obj = copy(obj)
@@ -210,8 +219,8 @@ def apply(f: Callable[..., Any], obj: T, *rest: Any, inplace: bool = False) -> T
     return obj
 
 
-def _apply(f: Callable[..., Any], obj: Any, rest: tuple[Any, ...]) -> None:
-    def is_below(value: Any) -> bool:
+def _apply(f: Callable[..., object], obj: object, rest: tuple[object, ...]) -> None:
+    def is_below(value: object) -> bool:
         return isinstance(value, Tree) and value is not obj
 
     children, structure = jax.tree.flatten(obj, is_leaf=is_below)
@@ -227,53 +236,143 @@ def _apply(f: Callable[..., Any], obj: Any, rest: tuple[Any, ...]) -> None:
         discover(obj)
 
 
-def _predicate(given: Any) -> Callable[[FieldInfo], Any]:
+def _predicate(given: Selector) -> Callable[[FieldInfo], object]:
     if isinstance(given, type):
         return lambda info: issubclass(info.kind, given)
     if not callable(given):
-        raise FilterTypeError(given)
+        raise ArgumentTypeError(
+            f"A filter is {given!r}.",
+            "A filter is a class, which keeps the leaves of that kind, or a function "
+            "of a `FieldInfo` that says whether to keep the leaf.",
+            "For several kinds give their common base, or write "
+            "`lambda field: issubclass(field.kind, (A, B))`.",
+        )
     return given
 
 
-def _info(leaf: Any) -> FieldInfo:
-    if type(leaf) is FieldInfo:
-        return leaf
-    return FieldInfo(None, leaf, NoneType, None)
+def _info(leaf: object) -> FieldInfo:
+    return (
+        leaf if isinstance(leaf, FieldInfo) else FieldInfo(None, leaf, NoneType, None)
+    )
 
 
 def _over_infos(
-    f: Callable[[Any], Any],
-    obj: Any,
+    f: Callable[[Any], object],
+    obj: T,
     mode: FlattenMode | str | None,
     is_leaf: Callable[[Any], bool] | None = None,
-) -> Any:
-    """Maps over leaves that are named where a tree owns them."""
+) -> T:
+    """Map over leaves that are named where a tree owns them."""
 
-    def stops(value: Any) -> bool:
-        if type(value) is FieldInfo:
-            return True
-        return is_leaf is not None and is_leaf(value)
+    def stops(value: object) -> bool:
+        return isinstance(value, FieldInfo) or (is_leaf is not None and is_leaf(value))
 
-    with contexts.flatten_mode(mode), contexts.add_field_info():
+    with in_mode(mode), add_field_info():
         leaves, structure = jax.tree.flatten(obj, is_leaf=stops)
     changed = builtins.map(f, leaves)
-    with contexts.flatten_mode(mode), contexts.bare_leaves():
+    with in_mode(mode), bare_leaves():
         return jax.tree.unflatten(structure, changed)
 
 
-def _is_empty(value: Any) -> bool:
+def _is_empty(value: object) -> bool:
     return value is None or isinstance(value, Nothing)
 
 
-def _last(values: tuple[Any, ...]) -> Any:
+def _last(values: tuple[object, ...]) -> object:
     for value in reversed(values):
         if not isinstance(value, Nothing):
             return value
     return NOTHING
 
 
-def _returned(obj: Any, result: Any, inplace: bool) -> Any:
+def _returned(obj: T, result: T, inplace: bool) -> T:
     if not inplace:
         return result
     take_state(obj, result)
     return obj
+
+
+# --- as methods ----------------------------------------------------------------------
+
+
+class Copy:
+    """Adds `copy`."""
+
+    copy = copy
+
+
+class ToString:
+    """Adds `to_string`."""
+
+    def to_string(
+        self,
+        *,
+        private_fields: bool = False,
+        static_fields: bool = True,
+        color: bool = False,
+    ) -> str:
+        """See `linsey.treex.to_string`."""
+        return to_string(self, private_fields, static_fields, color)
+
+
+class ToDict:
+    """Adds `to_dict`."""
+
+    to_dict = to_dict
+
+
+class Repr:
+    """Shows a tree as text, without private attributes."""
+
+    def __repr__(self) -> str:
+        return to_string(self)
+
+
+class Filter:
+    """Adds `filter`."""
+
+    filter = filter
+
+
+class Merge:
+    """Adds `merge`."""
+
+    merge = merge
+
+
+class Map:
+    """Adds `map`."""
+
+    def map(
+        self,
+        f: Callable[..., object],
+        *filters: Selector,
+        inplace: bool = False,
+        flatten_mode: FlattenMode | str | None = None,
+        is_leaf: Callable[[Any], bool] | None = None,
+        field_info: bool = False,
+    ) -> Self:
+        """See `linsey.treex.map`."""
+        return map(
+            f,
+            self,
+            *filters,
+            inplace=inplace,
+            flatten_mode=flatten_mode,
+            is_leaf=is_leaf,
+            field_info=field_info,
+        )
+
+
+class Apply:
+    """Adds `apply`."""
+
+    def apply(
+        self, f: Callable[..., object], *rest: object, inplace: bool = False
+    ) -> Self:
+        """See `linsey.treex.apply`."""
+        return apply(f, self, *rest, inplace=inplace)
+
+
+class Extensions(Copy, ToString, ToDict, Repr, Filter, Merge, Map, Apply, Compact):
+    """All operations as methods."""

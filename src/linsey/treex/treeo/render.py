@@ -9,22 +9,23 @@ from typing import Any
 
 import jax
 
-from linsey.treex.treeo import contexts
+from linsey.treex.treeo.contexts import add_field_info, bare_leaves, flatten_mode
+from linsey.treex.treeo.flatten import discover
 from linsey.treex.treeo.sentinels import ArrayLike
-from linsey.treex.treeo.tree import Tree, discover
+from linsey.treex.treeo.tree import Tree
 
 _INDENT = "    "
 
 
 def to_dict(
-    obj: Any,
+    obj: object,
     *,
     private_fields: bool = False,
     static_fields: bool = True,
     type_info: bool = False,
     field_info: bool = False,
 ) -> Any:
-    """Trees as dictionaries of their attributes, sequences as lists.
+    """Return trees as dictionaries of their attributes, sequences as lists.
 
     Args:
         obj: a tree, or a pytree with trees in it.
@@ -41,16 +42,16 @@ def to_dict(
         >>> tx.to_dict(Line()), tx.to_dict(Line(), static_fields=False)
         ({'power': 3, 'slope': 2.0}, {'slope': 2.0})
     """
-    named: Any = contexts.add_field_info() if field_info else contextlib.nullcontext()
-    with contexts.flatten_mode("all_fields"), named:
+    named = add_field_info() if field_info else contextlib.nullcontext()
+    with flatten_mode("all_fields"), named:
         leaves, structure = jax.tree.flatten(obj)
-    with contexts.flatten_mode("all_fields"), contexts.bare_leaves():
+    with flatten_mode("all_fields"), bare_leaves():
         obj = jax.tree.unflatten(structure, leaves)
     return _as_dict(obj, private_fields, static_fields, type_info)
 
 
-def _as_dict(obj: Any, private: bool, static: bool, types: bool) -> Any:
-    result: Any
+def _as_dict(obj: object, private: bool, static: bool, types: bool) -> Any:
+    result: dict[Any, object]
     if isinstance(obj, Tree):
         nodes = set(discover(obj).layout.nodes)
         result = {
@@ -69,18 +70,18 @@ def _as_dict(obj: Any, private: bool, static: bool, types: bool) -> Any:
 
 
 def to_string(
-    obj: Any,
+    obj: object,
     private_fields: bool = False,
     static_fields: bool = True,
     color: bool = False,
 ) -> str:
-    """Trees as indented text, arrays by shape and dtype, kinds in a column.
+    """Return trees as indented text, arrays by shape and dtype, kinds in a column.
 
     Args:
         obj: a tree, or a pytree with trees in it.
         private_fields: include attributes whose name begins with an underscore.
         static_fields: include those that are static.
-        color: dim the column of kinds, for terminals; needs rich.
+        color: dim the column of kinds, for terminals.
 
     Example:
         >>> import linsey.treex as tx
@@ -95,31 +96,26 @@ def to_string(
     """
     lines = list(_lines(obj, private_fields, static_fields))
     width = max(len(text) for text, _ in lines) + 4
+    style = "\x1b[2m{}\x1b[0m" if color else "{}"  # `dim`, as rich writes it
     return "\n".join(
-        text if kind is None else text.ljust(width) + (_dim(kind) if color else kind)
+        text if kind is None else text.ljust(width) + style.format(kind)
         for text, kind in lines
     )
 
 
-def _dim(text: str) -> str:
-    """The text in the style `dim`, as rich would write it."""
-    return f"\x1b[2m{text}\x1b[0m"
-
-
-def _lines(obj: Any, private: bool, static: bool) -> list[tuple[str, str | None]]:
-    """The lines of an object, each with the name of its kind."""
+def _lines(obj: object, private: bool, static: bool) -> list[tuple[str, str | None]]:
+    """Return the lines of an object, each with the name of its kind."""
     if isinstance(obj, Tree):
         layout = discover(obj).layout
         entries = [
-            (f"{name}: ", value, layout.metadata[name].kind)
+            (
+                f"{name}: ",
+                value,
+                layout.metadata[name].kind if name in layout.declared else NoneType,
+            )
             for name, value in sorted(vars(obj).items())
             if (private or not name.startswith("_"))
             and (static or name in layout.nodes)
-        ]
-        declared = layout.declared
-        entries = [
-            (label, value, kind if label[:-2] in declared else NoneType)
-            for label, value, kind in entries
         ]
         return _block(f"{type(obj).__name__} {{", "}", entries, private, static)
     if isinstance(obj, Mapping):
@@ -134,7 +130,7 @@ def _lines(obj: Any, private: bool, static: bool) -> list[tuple[str, str | None]
 def _block(
     opening: str,
     closing: str,
-    entries: list[tuple[str, Any, type]],
+    entries: list[tuple[str, object, type]],
     private: bool,
     static: bool,
 ) -> list[tuple[str, str | None]]:
@@ -152,7 +148,7 @@ def _block(
     return [*lines, (closing, None)]
 
 
-def _leaf_text(value: Any) -> str:
+def _leaf_text(value: object) -> str:
     if isinstance(value, str):
         return f'"{value}"'
     if isinstance(value, ArrayLike) and not isinstance(value, type):

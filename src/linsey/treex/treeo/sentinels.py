@@ -26,12 +26,12 @@ class Nothing:
     __slots__ = ()
 
     def tree_flatten(self) -> tuple[tuple[()], None]:
-        """No children."""
+        """Return no children."""
         return (), None
 
     @classmethod
-    def tree_unflatten(cls, aux: None, children: Any) -> Nothing:
-        """The marker."""
+    def tree_unflatten(cls, aux: None, children: object) -> Nothing:
+        """Return the marker."""
         return NOTHING
 
     def __eq__(self, other: object) -> bool:
@@ -76,7 +76,7 @@ class Hashable(Generic[T]):
     def __init__(self, value: T) -> None:
         self.__dict__["value"] = value
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(
             f"`Hashable` cannot be changed: `{name}` was set. It stands for its value "
             "in the structure of compiled programs. Make a new one: Hashable(value)."
@@ -130,5 +130,10 @@ class Opaque(Generic[T]):
 class ArrayLike(Protocol):
     """What has a shape and a dtype."""
 
-    shape: tuple[int, ...]
-    dtype: Any
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The size of each axis."""
+
+    @property
+    def dtype(self) -> Any:
+        """The type of the entries."""

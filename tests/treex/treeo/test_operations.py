@@ -1,4 +1,4 @@
-"""Operations on trees: filter, merge, map, apply."""
+"""Operations on trees: copy, filter, merge, map, apply."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 
 import linsey.treex as tx
-from linsey.errors.treex import FilterTypeError, InPlaceError, TreeMismatchError
+from linsey.errors import (
+    ArgumentTypeError,
+)
+from linsey.errors.treex import (
+    InPlaceError,
+    TreeMismatchError,
+)
+from tests.treex.trees import Leaf
 
 KINDS = [tx.Parameter, tx.State, tx.Rng, tx.MetricState, tx.ModelState, tx.BatchStat,
          tx.Cache, tx.OptState, tx.Log, tx.LossLog, tx.MetricLog]  # fmt: skip
@@ -83,7 +90,7 @@ def test_filter_of_plain_pytrees(model):
 
 @pytest.mark.parametrize("bad", [(tx.State, tx.Parameter), "State", 3])
 def test_a_filter_is_a_class_or_a_function(model, bad):
-    with pytest.raises(FilterTypeError):
+    with pytest.raises(ArgumentTypeError):
         tx.filter(model, bad)
 
 
@@ -249,3 +256,11 @@ def test_every_array_of_an_initialized_tree_is_jax_after_a_compiled_identity():
     assert not any(isinstance(x, jax.Array) for x in jax.tree.leaves(tree))
     done = jax.jit(lambda t: t)(tree)
     assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(done))
+
+
+def test_copy_builds_containers_anew_and_shares_leaves():
+    tree = Leaf(np.ones(1))
+    tree.table = {"x": [tree.w]}
+    other = tree.copy()
+    assert other.w is tree.w and other.table["x"][0] is tree.w
+    assert other.table is not tree.table and other.table["x"] is not tree.table["x"]

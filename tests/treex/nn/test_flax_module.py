@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import flax.linen as flax_nn
 import flax.serialization as flax_serialization
 import jax
@@ -12,7 +14,8 @@ import pytest
 import linsey.linen as nn
 import linsey.treex as tx
 from linsey import serialization
-from linsey.errors.treex import MissingVariableError, NoLinenTwinError
+from linsey.errors import ArgumentTypeError
+from linsey.errors.treex import MissingVariableError
 
 X = jax.random.normal(jax.random.key(3), (4, 6, 2))
 
@@ -192,9 +195,9 @@ def test_batch_norm_has_a_linen_twin():
 
 
 def test_programs_have_no_linen_twin():
-    with pytest.raises(NoLinenTwinError):
+    with pytest.raises(ArgumentTypeError):
         tx.to_linen(tx.MLP([2]))
-    with pytest.raises(NoLinenTwinError):
+    with pytest.raises(ArgumentTypeError):
         tx.Sequential(tx.Flatten()).to_linen()
 
 
@@ -205,3 +208,38 @@ def test_a_checkpoint_of_linen_loads_into_an_object_and_back():
     model = tx.from_linen(NETWORK, serialization.from_bytes(target, stored))
     back = serialization.to_bytes(model.to_linen()[1])
     equal(flax_serialization.from_bytes(target, back), variables)
+
+
+# ------------------------------------------------------------------ layers
+
+
+def test_subclasses_of_layers_pass_their_arguments_to_the_twin():
+    class Small(tx.Linear):
+        def __init__(self):
+            super().__init__(3, use_bias=False)
+
+    @dataclasses.dataclass(eq=False)
+    class Scaled(tx.Linear):
+        factor: float = 2.0
+
+        def __call__(self, x):
+            return self.factor * super().__call__(x)
+
+    small = Small().init(0, X)
+    assert small.kernel.shape == (2, 3) and small.bias is None
+    scaled = Scaled(3, 4.0, use_bias=False).init(0, X)
+    np.testing.assert_array_equal(scaled(X), 4.0 * small(X))
+
+
+def test_layers_of_equal_arguments_are_different_objects_of_one_structure():
+    one, two = tx.Linear(3), tx.Linear(3)
+    assert one != two and len({one, two}) == 2
+    assert jax.tree.structure(one) == jax.tree.structure(two)
+
+
+def test_arguments_of_layers_are_changed_in_one_instance_only():
+    layer = jax.tree.map(lambda leaf: leaf, tx.Linear(3, use_bias=False))
+    assert not layer.use_bias and tx.Linear(3).use_bias
+    assert not hasattr(tx.Linear, "use_bias")
+    layer.use_bias = True
+    assert jax.tree.map(lambda leaf: leaf, layer).use_bias

@@ -1,4 +1,4 @@
-"""Modules: initialization, keys, modes, compact methods."""
+"""Modules: initialization, keys, modes."""
 
 from __future__ import annotations
 
@@ -12,64 +12,15 @@ import numpy as np
 import pytest
 
 import linsey.treex as tx
+from linsey.errors import (
+    ArgumentTypeError,
+)
 from linsey.errors.treex import (
-    CompactCountError,
-    CompactNameError,
-    CompactRecursionError,
-    FirstRunError,
-    KeyTypeError,
-    MissingFieldError,
     MissingVariableError,
     NoKeyError,
     NotInitializedError,
-    UndeclaredFieldError,
 )
-
-X = jnp.ones((5, 2))
-
-
-class Dense(tx.Module):
-    """A layer that learns its shape."""
-
-    w: Any = tx.Parameter.node()
-    calls: Any = tx.State.node()
-
-    def __init__(self, units):
-        self.units = units
-        self.calls = jnp.array(0)
-
-    def __call__(self, x):
-        if self.initializing():
-            self.w = jax.random.normal(tx.next_key(), (x.shape[-1], self.units))
-        self.calls = self.calls + 1
-        return x @ self.w
-
-
-class Two(tx.Module):
-    """Two layers, called in the reverse of their names' order."""
-
-    def __init__(self):
-        self.a, self.b = Dense(3), Dense(4)
-
-    def __call__(self, x):
-        return self.a(self.b(x))
-
-
-class Compact(tx.Module):
-    """Two layers built where they are used."""
-
-    @tx.compact
-    def __call__(self, x):
-        x = tx.Linear(4)(x)
-        return tx.Linear(3)(x)
-
-
-def stream(key, number):
-    keys = []
-    for _ in range(number):
-        out, key = jax.random.split(key)
-        keys.append(out)
-    return keys
+from tests.treex.modules import Compact, Dense, Two, X, stream
 
 
 def test_flags_and_name_of_a_new_module():
@@ -123,7 +74,7 @@ def test_typed_keys():
     typed = Compact().init(jax.random.key(42), X)
     np.testing.assert_array_equal(typed.linear.kernel,
                                   Compact().init(42, X).linear.kernel)  # fmt: skip
-    with pytest.raises(KeyTypeError):
+    with pytest.raises(ArgumentTypeError):
         Two().init("seed", X)
 
 
@@ -295,195 +246,6 @@ def test_frozen_modules_have_no_trainable_parameters():
     assert len(jax.tree.leaves(model.trainable_parameters())) == 2
 
 
-# ------------------------------------------------------------------ compact methods
-
-
-def test_compact_fields_and_their_order():
-    model = Compact().init(0, X)
-    assert model._subtrees == ("linear", "linear2")
-    assert model.field_metadata["linear"].node
-    assert model(X).shape == (5, 3)
-    assert jax.jit(lambda m: m(X))(model).shape == (5, 3)
-    assert len(jax.tree.leaves(model.parameters())) == 4
-
-
-def test_names_given_are_the_names_of_fields():
-    class Model(tx.Module):
-        head: tx.Linear
-
-        @tx.compact
-        def __call__(self, x):
-            x = tx.Linear(2, name="head")(x)
-            x = tx.Linear(2, name="dense_09")(x)
-            return tx.Linear(2, name="dense_09")(x)
-
-    assert Model().init(0, X)._subtrees == ("head", "dense_09", "dense_10")
-
-
-def test_building_more_than_the_first_run():
-    class Growing(tx.Module):
-        @tx.compact
-        def __call__(self, x, layers):
-            for _ in range(layers):
-                x = tx.Linear(2)(x)
-            return x
-
-    model = Growing().init(0, (X, 2))
-    assert model(X, 1).shape == (5, 2)
-    with pytest.raises(CompactCountError, match="Out of bounds"):
-        model(X, 3)
-
-
-def test_every_construction_in_the_run_counts():
-    class Child(tx.Module):
-        def __call__(self, x):
-            return tx.Linear(2)(x)
-
-    class Parent(tx.Module):
-        @tx.compact
-        def __call__(self, x):
-            tx.metrics.Mean()
-            return Child()(x)
-
-    assert Parent().init(0, X)._subtrees == ("mean", "child", "linear")
-
-
-def test_constructors_are_outside():
-    seen = []
-
-    class Spy(tx.Module):
-        def __init__(self):
-            seen.append(tx.in_compact())
-            self.a = tx.Linear(2)
-
-        def __call__(self, x):
-            return self.a(x)
-
-    class Parent(tx.Module):
-        @tx.compact
-        def __call__(self, x):
-            seen.append(tx.in_compact())
-            return Spy()(x)
-
-    parent = Parent().init(0, X)
-    assert seen[:2] == [True, False] and parent._subtrees == ("spy",)
-    assert parent.spy.a.kernel is not None and not tx.in_compact()
-
-
-def test_first_run():
-    seen = []
-
-    class Model(tx.Module):
-        @tx.compact
-        def __call__(self):
-            seen.append(self.first_run)
-
-    model = Model()
-    model(), model()
-    assert seen == [True, False]
-    with pytest.raises(FirstRunError):
-        _ = model.first_run
-
-
-def test_get_field():
-    class Model(tx.Treex):
-        w: Any = tx.Parameter.node()
-        late: Any = tx.Parameter.node()
-
-        @tx.compact
-        def __call__(self, later=False):
-            if later:
-                return self.get_field("late", lambda: 1)
-            return self.get_field("w", lambda: jnp.ones(2))
-
-    model = Model()
-    assert model() is model.w and model() is model.w
-    with pytest.raises(MissingFieldError):
-        model(later=True)
-    with pytest.raises(UndeclaredFieldError):
-        model.get_field("unknown", lambda: 1)
-    other = Model()
-    assert other.get_field("late", lambda: 3) == 3
-    assert jax.tree.leaves(model.filter(tx.Parameter))[0].shape == (2,)
-
-
-def test_compact_methods_that_call_super():
-    class Base(tx.Module):
-        @tx.compact
-        def __call__(self, x):
-            return tx.Linear(3, name="base")(x)
-
-    class Derived(Base):
-        @tx.compact
-        def __call__(self, x):
-            return tx.Linear(2, name="top")(super().__call__(x))
-
-    model = Derived().init(0, X)
-    assert set(model._subtrees) == {"base", "top"}
-    assert model(X).shape == (5, 2)
-
-
-def test_compact_methods_inside_of_others_and_one_after_the_other():
-    class Model(tx.Module):
-        @tx.compact
-        def encode(self, x):
-            return tx.Linear(3, name="encoder")(x)
-
-        @tx.compact
-        def decode(self, x):
-            return tx.Linear(4, name="decoder")(x)
-
-        @tx.compact
-        def __call__(self, x):
-            return tx.Linear(5, name="top")(self.encode(x))
-
-        def both(self, x):
-            return self.decode(self.encode(x))
-
-    nested = Model().init(0, X)
-    assert nested._subtrees == ("top", "encoder") and nested(X).shape == (5, 5)
-    after = Model().init(0, X, "both")
-    assert after._subtrees == ("encoder", "decoder")
-    assert after.both(X).shape == (5, 4)
-
-
-def test_recursion_is_named():
-    class Model(tx.Module):
-        @tx.compact
-        def __call__(self, x):
-            return self(x)
-
-    with pytest.raises(CompactRecursionError):
-        Model().init(0, X)
-
-
-def test_a_first_run_that_fails_leaves_nothing():
-    class Model(tx.Module):
-        @tx.compact
-        def __call__(self, x, fail):
-            tx.Linear(2)(x)
-            if fail:
-                raise KeyError
-
-    model = Model()
-    with pytest.raises(KeyError):
-        model.init(0, (X, True), inplace=True)
-    assert model._subtrees is None and not tx.in_compact()
-    assert model.init(0, (X, False))._subtrees == ("linear",)
-
-
-def test_static_fields_take_no_compact_children():
-    class Model(tx.Module):
-        linear: Any = tx.static()
-
-        @tx.compact
-        def __call__(self, x):
-            return tx.Linear(2)(x)
-
-    with pytest.raises(CompactNameError):
-        Model().init(0, X)
-
-
 def test_compact_children_have_the_modes_of_their_parent():
     model = Compact().eval().freeze().init(0, X)
     assert not model.linear.training and model.linear2.frozen
@@ -573,48 +335,3 @@ def test_a_method_can_be_compiled():
 
     counter = Counter().step().step()
     assert int(counter.n) == 2 and counter.step._cache_size() <= 2
-
-
-# ------------------------------------------------------------------ KeySeq, utilities
-
-
-def test_key_seq_splits_its_key():
-    keys = tx.KeySeq().init(42)
-    key, _ = jax.random.split(jax.random.PRNGKey(42))
-    np.testing.assert_array_equal(keys.key, key)
-    for _ in range(2):
-        out, key = jax.random.split(key)
-        np.testing.assert_array_equal(keys(), out)
-    out, key = jax.random.split(key)
-    got, keys = jax.jit(lambda k: (k(), k))(keys)
-    np.testing.assert_array_equal(got, out)
-    np.testing.assert_array_equal(keys.key, key)
-
-
-def test_key_seq_with_a_key_keeps_it():
-    for key in (7, jax.random.PRNGKey(7), np.array([0, 7], "u4")):
-        np.testing.assert_array_equal(tx.KeySeq(key).init(1).key, [0, 7])
-    assert tx.KeySeq(jax.random.key(7))().dtype == jax.random.key(7).dtype
-    with pytest.raises(RuntimeError):
-        tx.KeySeq()()
-    with pytest.raises(TypeError):
-        tx.KeySeq("key")
-
-
-def test_key_seq_along_an_axis():
-    def draw(_, **kwargs):
-        return tx.KeySeq(7, **kwargs)(axis_name=None if kwargs else "i")
-
-    for kwargs in ({}, {"axis_name": "i"}):
-        drawn = jax.vmap(lambda i, kw=kwargs: draw(i, **kw), axis_name="i")(
-            jnp.arange(2)
-        )
-        assert not jnp.all(drawn[0] == drawn[1])
-
-
-def test_keys_of_seeds():
-    np.testing.assert_array_equal(tx.Key(True), [0, 1])
-    assert tx.Key(marker := object()) is marker
-    keys = tx.iter_split(tx.Key(42), 3)
-    assert isinstance(keys, tuple)
-    np.testing.assert_array_equal(keys, jax.random.split(jax.random.PRNGKey(42), 3))
