@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from linsey.core import lift as core_lift
 from linsey.core.filters import Filter
-from linsey.core.lift.compile import Static
+from linsey.core.lift.split import Untraced
 from linsey.linen.module.stack import INTERCEPTORS
 from linsey.linen.transforms.lifting import Run, Transform, lift
 
@@ -86,7 +86,7 @@ def _run_and_count(scopes: Any, spec: Any, *args: Any, **kwargs: Any) -> Any:
     """Runs a compiled call; the counts leave it as part of the structure."""
     run, _ = spec
     y = run(scopes, *args, **kwargs)
-    return y, Static(tuple(run.counts.items()))
+    return y, Untraced(tuple(run.counts.items()))
 
 
 def _shifted(argnums: int | Iterable[int], by: int) -> tuple[int, ...]:
