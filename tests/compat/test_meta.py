@@ -80,7 +80,11 @@ def test_results_agree(name):
             names = [cls.__name__ for cls in kinds if isinstance(error, cls)]
             return names or type(error).__name__
 
-    assert run(ours) == run(theirs)
+    found, expected = run(ours), run(theirs)
+    if isinstance(expected, list):  # what catches the error of Flax catches ours
+        assert set(expected) <= set(found)
+    else:
+        assert found == expected
 
 
 def test_an_axis_added_at_the_end_is_named_at_the_end_here():

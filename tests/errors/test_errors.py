@@ -59,7 +59,6 @@ CASES = {
     "ModifyScopeVariableError": (("batch_stats", "mean", "/bn"), {}),
     "MultipleMethodsCompactError": ((), {}),
     "NameInUseError": (("submodule", "a", "Foo"), {}),
-    "PartitionNameMismatchError": ((("a", None), 0, "b"), {}),
     "PartitioningUnspecifiedError": (("box",), {}),
     "ReservedModuleAttributeError": (({"name": str},), {}),
     "ScopeCollectionNotFound": (("batch_stats", "mean", "/bn"), {}),

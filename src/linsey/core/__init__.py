@@ -1,6 +1,6 @@
 """The state core: variables, who may write them, random streams, lifted transforms.
 
-`filters` selects collections, `rng` derives keys, `scope` is where functions stand,
+`filters` selects collections, `rng` derives keys, `scope` makes functions pure,
 `lift` transforms such functions, `meta` boxes values with axis names. The core knows no
 modules and no layers.
 """
@@ -18,15 +18,10 @@ from linsey.core import spmd as spmd
 from linsey.core import tracers as tracers
 from linsey.core.axes_scan import broadcast as broadcast
 from linsey.core.frozen_dict import *  # noqa: F403
-from linsey.core.lift import custom_vjp as custom_vjp
-from linsey.core.lift import jit as jit
-from linsey.core.lift import jvp as jvp
-from linsey.core.lift import remat as remat
-from linsey.core.lift import remat_scan as remat_scan
-from linsey.core.lift import scan as scan
-from linsey.core.lift import vjp as vjp
-from linsey.core.lift import vmap as vmap
-from linsey.core.lift import while_loop as while_loop
+from linsey.core.lift.branches import *  # noqa: F403
+from linsey.core.lift.compile import *  # noqa: F403
+from linsey.core.lift.gradients import *  # noqa: F403
+from linsey.core.lift.maps import *  # noqa: F403
 from linsey.core.meta import AxisMetadata as AxisMetadata
 from linsey.core.meta import map_axis_meta as map_axis_meta
 from linsey.core.meta import unbox as unbox
@@ -45,7 +40,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> object:
-        """Find `nn`, which stands on the rest, when it is asked for."""
+        """Import `nn`, which uses the rest, when it is asked for."""
         if name == "nn":
             return importlib.import_module("linsey.core.nn")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax import lax
 
+from linsey import errors
 from linsey.core.partial_eval import evaluate_known
+
+B = TypeVar("B")
+C = TypeVar("C")
+Y = TypeVar("Y")
 
 
 class _Broadcast:
@@ -20,19 +25,20 @@ broadcast = _Broadcast()
 """The axis of a value that has none and is the same at every step."""
 
 ScanAxis = int | _Broadcast
+Leaves = dict[int, jax.Array]  # some leaves of a tree, by their number
 
 
 def scan(
-    fn: Callable[..., Any],
-    in_axes: Any,
-    out_axes: Any,
+    fn: Callable[..., tuple[B, C, Y]],
+    in_axes: object,
+    out_axes: object,
     length: int | None = None,
     reverse: bool = False,
     unroll: int = 1,
     _split_transpose: bool = False,
     check_constancy_invariants: bool = True,
-) -> Callable[..., Any]:
-    """Scans `fn` over chosen axes of its arguments.
+) -> Callable[..., tuple[B, C, Y]]:
+    """Scan `fn` over chosen axes of its arguments.
 
     Args:
         fn: called as `fn(broadcast, carry, *args) -> (broadcast, carry, ys)`.
@@ -50,17 +56,17 @@ def scan(
         A function `(broadcast, carry, *args) -> (broadcast, carry, ys)`.
 
     Raises:
-        ValueError: a broadcast result depends on the carry or on a scanned argument.
+        MismatchError: a broadcast result depends on the carry or on a scanned argument.
     """
 
-    def scanned(broadcast_in: Any, init: Any, *args: Any) -> Any:
+    def scanned(broadcast_in: B, init: C, *args: object) -> tuple[B, C, Y]:
         leaves, tree = jax.tree_util.tree_flatten(args)
         axes = enumerate(flatten_axes(in_axes, args))
         xs = {i: _move(leaves[i], ax, 0) for i, ax in axes if ax is not broadcast}
         out_tree: Any = None
         ys_axes: dict[int, Any] = {}  # of the leaves of `ys`, known after a trace
 
-        def run(carry: Any, xs: dict[int, Any]) -> Any:
+        def run(carry: C, xs: Leaves) -> tuple[tuple[B, Leaves], tuple[C, Leaves]]:
             nonlocal out_tree, ys_axes
             now = [xs.get(i, leaf) for i, leaf in enumerate(leaves)]
             step_args = jax.tree_util.tree_unflatten(tree, now)
@@ -71,7 +77,7 @@ def scan(
             stacked = {i: y for i, y in enumerate(ys) if i not in same}
             return (broadcast_out, same), (carry, stacked)
 
-        constants: dict[int, Any] = {}
+        constants: Leaves = {}
         if check_constancy_invariants:
             first = {
                 i: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for i, x in xs.items()
@@ -80,7 +86,7 @@ def scan(
             known_part = evaluate_known(lambda *step: run(*step)[0], _data_dependency)
             broadcast_in, constants = known_part(start, first)
 
-        def step(carry: Any, xs: dict[int, Any]) -> Any:
+        def step(carry: C, xs: Leaves) -> tuple[C, Leaves]:
             return run(carry, xs)[1]
 
         loop = (length, reverse, unroll, _split_transpose)
@@ -93,14 +99,14 @@ def scan(
     return scanned
 
 
-def flatten_axes(axes: Any, tree: Any) -> list[Any]:
-    """The axis of each leaf of `tree`, where `axes` is a prefix of it.
+def flatten_axes(axes: object, tree: object) -> list[Any]:
+    """Return the axis of each leaf of `tree`, where `axes` is a prefix of it.
 
     `None` and `broadcast` count as axes.
     """
-    flat: list[Any] = []
+    flat: list[object] = []
 
-    def extend(axis: Any, subtree: Any) -> None:
+    def extend(axis: object, subtree: object) -> None:
         flat.extend([axis] * len(jax.tree_util.tree_leaves(subtree)))
 
     if isinstance(axes, list):
@@ -109,13 +115,14 @@ def flatten_axes(axes: Any, tree: Any) -> list[Any]:
     return flat
 
 
-def _move(x: Any, axis: int, to: int) -> Any:
+def _move(x: jax.Array, axis: int, to: int) -> jax.Array:
     return x if axis == to else jax.numpy.moveaxis(x, axis, to)
 
 
-def _data_dependency(value: Any) -> Exception:
-    return ValueError(
+def _data_dependency(value: jax.ShapeDtypeStruct) -> Exception:
+    return errors.MismatchError(
         "broadcasted variable has a data dependency on the scan body: a value of shape"
-        f" {value.shape} that must be the same at every step is computed from the carry"
-        " or from a scanned input. Give it a scan axis, or make it a carry."
+        f" {value.shape} is computed from the carry or from a scanned input.",
+        "What is broadcast must be the same at every step.",
+        "Give it a scan axis, `variable_axes={collection: 0}`, or make it a carry.",
     )

@@ -2,16 +2,24 @@
 
 A filter, as users write it, is `True` (all), `False` (none), one name, a set or
 sequence of names, or `DenyList(filter)` (all but these). Inside the library a filter is
-normalised once, at the boundary, to a `Selection`, which knows `in`, `|`, `&` and `-`.
+normalized once, at the boundary, to a `Selection`, which knows `in`, `|`, `&` and `-`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import TypeVar
 
 from linsey import errors
+
+__all__ = [
+    "CollectionFilter", "DenyList", "Filter", "PRNGSequenceFilter", "Selection",
+    "filter_to_set", "group_collections", "in_filter", "intersect_filters",
+    "is_filter_empty", "subtract_filters", "union_filters",
+]  # fmt: skip
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,20 +38,23 @@ class DenyList:
 
 
 Filter = bool | str | Collection[str] | DenyList
+"""What selects collections: all, none, some by name, or all but some."""
 CollectionFilter = Filter
+"""A filter of collections."""
 PRNGSequenceFilter = Filter
+"""A filter of random streams."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Selection:
-    """A normalised filter: the names in `names`, or all but those if `inverted`."""
+    """A normalized filter: the names in `names`, or all but those if `inverted`."""
 
     names: frozenset[str]
     inverted: bool = False
 
     @classmethod
     def of(cls, filter_like: Filter | Selection) -> Selection:
-        """Normalises a filter; raises `InvalidFilterError` for anything else."""
+        """Normalize a filter; raise `InvalidFilterError` for anything else."""
         if isinstance(filter_like, Selection):
             return filter_like
         if isinstance(filter_like, bool):
@@ -79,7 +90,7 @@ class Selection:
         return self & ~other
 
     def public(self) -> Filter:
-        """The same filter as users write it."""
+        """Return the same filter as users write it."""
         return DenyList(set(self.names)) if self.inverted else set(self.names)
 
 
@@ -88,12 +99,14 @@ NONE = Selection(frozenset())
 
 
 def in_filter(filter_like: Filter, col: str) -> bool:
-    """Whether the filter selects collection `col`."""
+    """Return whether the filter selects collection `col`."""
     return col in Selection.of(filter_like)
 
 
 def is_filter_empty(filter_like: Filter) -> bool:
-    """Whether the filter selects nothing (`DenyList(...)` counts unless it denies all).
+    """Return whether the filter selects nothing.
+
+    A `DenyList` selects something unless it denies all.
 
     Example:
         >>> is_filter_empty([]), is_filter_empty(DenyList("params"))
@@ -103,7 +116,7 @@ def is_filter_empty(filter_like: Filter) -> bool:
 
 
 def filter_to_set(x: Filter) -> set[str]:
-    """The names of a filter that lists names; not defined for `True` and deny lists."""
+    """Return the names of a filter that lists names, not for `True` and deny lists."""
     selection = Selection.of(x)
     if selection.inverted:
         raise errors.InvalidFilterError(x)
@@ -111,14 +124,14 @@ def filter_to_set(x: Filter) -> set[str]:
 
 
 def union_filters(a: Filter, b: Filter) -> Filter:
-    """The filter that selects what `a` or `b` selects."""
+    """Return the filter that selects what `a` or `b` selects."""
     if a is True or b is True:
         return True
     return (Selection.of(a) | Selection.of(b)).public()
 
 
 def intersect_filters(a: Filter, b: Filter) -> Filter:
-    """The filter that selects what both `a` and `b` select."""
+    """Return the filter that selects what both `a` and `b` select."""
     if a is True:
         return b
     if b is True:
@@ -127,7 +140,7 @@ def intersect_filters(a: Filter, b: Filter) -> Filter:
 
 
 def subtract_filters(a: Filter, b: Filter) -> Filter:
-    """The filter that selects what `a` selects and `b` does not."""
+    """Return the filter that selects what `a` selects and `b` does not."""
     if b is True:
         return False
     if a is True:
@@ -136,15 +149,15 @@ def subtract_filters(a: Filter, b: Filter) -> Filter:
 
 
 def group_collections(
-    xs: Mapping[str, Any], col_filters: Sequence[Filter | Selection]
-) -> tuple[dict[str, Any], ...]:
-    """Sorts collections into one group per filter; the first match takes it.
+    xs: Mapping[str, T], col_filters: Sequence[Filter | Selection]
+) -> tuple[dict[str, T], ...]:
+    """Sort collections into one group per filter; the first match takes it.
 
     Example:
         >>> group_collections({"params": {}, "cache": {}}, ["params", True])
         ({'params': {}}, {'cache': {}})
     """
-    groups: tuple[dict[str, Any], ...] = tuple({} for _ in col_filters)
+    groups: tuple[dict[str, T], ...] = tuple({} for _ in col_filters)
     selections = tuple(map(Selection.of, col_filters))
     for col, tree in xs.items():
         for group, selection in zip(groups, selections, strict=True):

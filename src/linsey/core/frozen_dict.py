@@ -11,14 +11,14 @@ frozen and for plain variables: none of them changes its argument.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Hashable, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import Hashable, Iterable, Iterator, KeysView, Mapping, ValuesView
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 import jax
 
 from linsey import serialization
-from linsey.errors import FrozenDictIsImmutableError
+from linsey.errors import ArgumentTypeError, FrozenDictIsImmutableError
 
 __all__ = ["FrozenDict", "copy", "freeze", "pop", "pretty_repr", "unfreeze"]
 
@@ -63,7 +63,9 @@ class FrozenDict(Mapping[K, V]):
 
     __slots__ = ("_dict", "_hash")
 
-    def __init__(self, *args: Any, __unsafe_skip_copy__: bool = False, **kwargs: Any):
+    def __init__(
+        self, *args: Any, __unsafe_skip_copy__: bool = False, **kwargs: Any
+    ) -> None:
         if len(args) == 1 and isinstance(args[0], FrozenDict) and not kwargs:
             self._dict: dict[K, V] = args[0]._dict
         else:
@@ -105,49 +107,49 @@ class FrozenDict(Mapping[K, V]):
     def __repr__(self) -> str:
         return self.pretty_repr()
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return FrozenDict, (self.unfreeze(),)
 
     def keys(self) -> FrozenKeysView[K]:
-        """Returns the keys."""
+        """Return the keys."""
         return FrozenKeysView(self)
 
     def values(self) -> FrozenValuesView[V]:
-        """Returns the values, inner dictionaries frozen."""
+        """Return the values, inner dictionaries frozen."""
         return FrozenValuesView(self)
 
     def pretty_repr(self, num_spaces: int = 4) -> str:
-        """Returns the text of this dictionary, `num_spaces` a level."""
+        """Return the text of this dictionary, `num_spaces` a level."""
         return f"FrozenDict({pretty_repr(self._dict, num_spaces)})"
 
     def copy(
         self, add_or_replace: Mapping[K, V] = MappingProxyType({})
     ) -> FrozenDict[K, V]:
-        """Returns a new dictionary with the items of `add_or_replace` put in."""
+        """Return a new dictionary with the items of `add_or_replace` put in."""
         return _wrap({**self._dict, **_owned(dict(add_or_replace))})
 
     def pop(self, key: K) -> tuple[FrozenDict[K, V], V]:
-        """Returns this dictionary without `key`, and the value of `key`."""
+        """Return this dictionary without `key`, and the value of `key`."""
         value = self[key]
         return _wrap({k: v for k, v in self._dict.items() if k != key}), value
 
     def unfreeze(self) -> dict[K, V]:
-        """Returns a plain dictionary, all the way down, that may be changed."""
+        """Return a plain dictionary, all the way down, that may be changed."""
         return unfreeze(self._dict)
 
-    def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, Any], ...], Hashable]:
-        """Returns the children with their path keys, and the sorted keys."""
+    def tree_flatten_with_keys(self) -> tuple[tuple[tuple[object, V], ...], Hashable]:
+        """Return the children with their path keys, and the sorted keys."""
         children, keys = _flatten(self)
         paths = map(jax.tree_util.DictKey, keys)
         return tuple(zip(paths, children, strict=True)), keys
 
     @classmethod
-    def tree_unflatten(cls, keys: Any, values: Any) -> FrozenDict[Any, Any]:
-        """Builds a dictionary from sorted keys and their values."""
+    def tree_unflatten(cls, keys: Any, values: Iterable[V]) -> FrozenDict[Any, V]:
+        """Build a dictionary from sorted keys and their values."""
         return _wrap(dict(zip(keys, values, strict=True)))
 
 
-def _flatten(tree: FrozenDict[Any, Any]) -> tuple[list[Any], tuple[Any, ...]]:
+def _flatten(tree: FrozenDict[Any, V]) -> tuple[list[V], tuple[Any, ...]]:
     # Children are the plain dictionaries inside: only the outermost level of a
     # tree is flattened by Python code.
     items = tree._dict
@@ -168,14 +170,14 @@ serialization.register_serialization_state(
 
 
 def _wrap(items: dict[K, V]) -> FrozenDict[K, V]:
-    """Freezes a dictionary that nobody else will change, without a copy."""
+    """Freeze a dictionary that nobody else will change, without a copy."""
     frozen = FrozenDict.__new__(FrozenDict)
     frozen._dict, frozen._hash = items, None
     return frozen
 
 
-def _owned(tree: Any) -> Any:
-    """Copies the structure of plain dictionaries; what is frozen is shared."""
+def _owned(tree: object) -> Any:
+    """Copy the structure of plain dictionaries; what is frozen is shared."""
     if isinstance(tree, FrozenDict):
         return tree._dict
     if not isinstance(tree, dict):
@@ -183,8 +185,8 @@ def _owned(tree: Any) -> Any:
     return {key: _owned(value) for key, value in tree.items()}
 
 
-def freeze(xs: Mapping[Any, Any]) -> FrozenDict[Any, Any]:
-    """Returns a frozen copy of a nested dictionary.
+def freeze(xs: Mapping[K, V]) -> FrozenDict[K, V]:
+    """Return a frozen copy of a nested dictionary.
 
     Args:
         xs: a mapping; inner dictionaries are frozen too.
@@ -200,7 +202,7 @@ def freeze(xs: Mapping[Any, Any]) -> FrozenDict[Any, Any]:
 
 
 def unfreeze(x: FrozenDict[K, V] | dict[K, V]) -> dict[K, V]:
-    """Returns a plain copy of a nested dictionary, frozen or not.
+    """Return a plain copy of a nested dictionary, frozen or not.
 
     Args:
         x: nested dictionaries; anything else is returned as it is.
@@ -223,7 +225,7 @@ AnyDict = FrozenDict[Any, Any] | dict[Any, Any]
 
 
 def copy(x: AnyDict, add_or_replace: AnyDict = FrozenDict({})) -> AnyDict:  # noqa: B008
-    """Returns a copy with some items added or replaced, frozen if `x` is.
+    """Return a copy with some items added or replaced, frozen if `x` is.
 
     Args:
         x: a dictionary, frozen or plain; it is not changed.
@@ -233,7 +235,7 @@ def copy(x: AnyDict, add_or_replace: AnyDict = FrozenDict({})) -> AnyDict:  # no
         A dictionary of the kind of `x`.
 
     Raises:
-        TypeError: if `x` is no dictionary.
+        ArgumentTypeError: if `x` is no dictionary.
 
     Example:
         >>> copy({"a": 1, "b": 2}, {"b": 3})
@@ -244,8 +246,8 @@ def copy(x: AnyDict, add_or_replace: AnyDict = FrozenDict({})) -> AnyDict:  # no
     return {**unfreeze(_checked(x)), **unfreeze(add_or_replace)}
 
 
-def pop(x: AnyDict, key: Any) -> tuple[AnyDict, Any]:
-    """Returns a copy without `key`, and the value of `key`.
+def pop(x: AnyDict, key: object) -> tuple[AnyDict, Any]:
+    """Return a copy without `key`, and the value of `key`.
 
     Args:
         x: a dictionary, frozen or plain; it is not changed.
@@ -256,7 +258,7 @@ def pop(x: AnyDict, key: Any) -> tuple[AnyDict, Any]:
 
     Raises:
         KeyError: if there is no such key.
-        TypeError: if `x` is no dictionary.
+        ArgumentTypeError: if `x` is no dictionary.
 
     Example:
         >>> rest, params = pop({"params": 1, "batch_stats": 2}, "params")
@@ -269,14 +271,18 @@ def pop(x: AnyDict, key: Any) -> tuple[AnyDict, Any]:
     return rest, rest.pop(key)
 
 
-def _checked(x: Any) -> dict[Any, Any]:
+def _checked(x: AnyDict) -> AnyDict:
     if not isinstance(x, dict):
-        raise TypeError(f"Expected FrozenDict or dict, got {type(x)}")
+        raise ArgumentTypeError(
+            f"Expected FrozenDict or dict, got {type(x)}",
+            "Only dictionaries have items that can be replaced or taken out.",
+            "Pass a dictionary, for example `variables['params']`.",
+        )
     return x
 
 
-def pretty_repr(x: Any, num_spaces: int = 4) -> str:
-    """Returns a text of nested dictionaries with one item a line.
+def pretty_repr(x: object, num_spaces: int = 4) -> str:
+    """Return a text of nested dictionaries with one item a line.
 
     Args:
         x: nested dictionaries, frozen or plain; anything else gives its `repr`.

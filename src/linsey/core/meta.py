@@ -22,18 +22,20 @@ from __future__ import annotations
 import abc
 import functools
 from collections.abc import Callable
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeGuard, TypeVar
 
 import jax
+import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from linsey import struct
-from linsey.errors import PartitioningUnspecifiedError, PartitionNameMismatchError
+from linsey import errors, struct
 
 A = TypeVar("A")
 B = TypeVar("B")
+T = TypeVar("T")
 
 LogicalNames = tuple[str | None, ...]
+Params = dict[Any, Any]
 
 PARTITION_NAME = "partition_name"
 """The key under which a transform is told the name of the axis it adds."""
@@ -47,19 +49,19 @@ class AxisMetadata(Generic[A], metaclass=abc.ABCMeta):
 
     @abc.abstractmethod
     def unbox(self) -> A:
-        """Returns the value inside."""
+        """Return the value inside."""
 
     @abc.abstractmethod
     def replace_boxed(self, val: B) -> AxisMetadata[B]:
-        """Returns a box with the same facts around another value.
+        """Return a box with the same facts around another value.
 
         Args:
             val: the new value.
         """
 
     @abc.abstractmethod
-    def add_axis(self, index: int, params: dict[Any, Any]) -> Self:
-        """Returns a box that knows of a new axis; the value has it already.
+    def add_axis(self, index: int, params: Params) -> Self:
+        """Return a box that knows of a new axis; the value has it already.
 
         Args:
             index: where the axis was put.
@@ -67,8 +69,8 @@ class AxisMetadata(Generic[A], metaclass=abc.ABCMeta):
         """
 
     @abc.abstractmethod
-    def remove_axis(self, index: int, params: dict[Any, Any]) -> Self:
-        """Returns a box that has forgotten an axis; the value lost it already.
+    def remove_axis(self, index: int, params: Params) -> Self:
+        """Return a box that has forgotten an axis; the value lost it already.
 
         Args:
             index: where the axis was.
@@ -76,51 +78,51 @@ class AxisMetadata(Generic[A], metaclass=abc.ABCMeta):
         """
 
 
-def is_axis_metadata(val: Any) -> bool:
-    """Tells whether a value is a box."""
+def is_axis_metadata(val: object) -> TypeGuard[AxisMetadata[Any]]:
+    """Return whether a value is a box."""
     return isinstance(val, AxisMetadata)
 
 
-def map_axis_meta(fn: Callable[[AxisMetadata[Any]], Any], tree: Any) -> Any:
-    """Applies a function to the boxes of a tree and leaves the rest alone.
+def map_axis_meta(fn: Callable[[AxisMetadata[Any]], object], tree: object) -> Any:
+    """Apply a function to the boxes of a tree and leaves the rest alone.
 
     Args:
         fn: takes a box; boxes inside of boxes are left to it.
         tree: any pytree.
     """
 
-    def change(x: Any) -> Any:
+    def change(x: object) -> object:
         return fn(x) if isinstance(x, AxisMetadata) else x
 
     return jax.tree.map(change, tree, is_leaf=is_axis_metadata)
 
 
-def add_axis(tree: Any, index: int, params: dict[Any, Any]) -> Any:
-    """Tells all boxes of a tree of a new axis, see `AxisMetadata.add_axis`."""
+def add_axis(tree: T, index: int, params: Params) -> T:
+    """Tell all boxes of a tree of a new axis, see `AxisMetadata.add_axis`."""
     return map_axis_meta(lambda box: box.add_axis(index, params), tree)
 
 
-def remove_axis(tree: Any, index: int, params: dict[Any, Any]) -> Any:
-    """Tells all boxes of a tree of a lost axis, see `AxisMetadata.remove_axis`."""
+def remove_axis(tree: T, index: int, params: Params) -> T:
+    """Tell all boxes of a tree of a lost axis, see `AxisMetadata.remove_axis`."""
     return map_axis_meta(lambda box: box.remove_axis(index, params), tree)
 
 
-def unbox(tree: Any) -> Any:
-    """Takes all values of a tree out of their boxes, inner boxes too."""
+def unbox(tree: object) -> Any:
+    """Take all values of a tree out of their boxes, inner boxes too."""
     if isinstance(tree, jax.Array):
         return tree
     return map_axis_meta(lambda box: unbox(box.unbox()), tree)
 
 
-def replace_boxed(tree: Any, updates: Any) -> Any:
-    """Returns new values in the boxes that a tree has around its own.
+def replace_boxed(tree: object, updates: object) -> Any:
+    """Return new values in the boxes that a tree has around its own.
 
     Args:
         tree: a pytree with boxes.
         updates: a pytree of the same structure without boxes.
     """
 
-    def put(old: Any, new: Any) -> Any:
+    def put(old: object, new: object) -> object:
         if not isinstance(old, AxisMetadata):
             return new
         return old.replace_boxed(replace_boxed(old.unbox(), new))
@@ -128,15 +130,46 @@ def replace_boxed(tree: Any, updates: Any) -> Any:
     return jax.tree.map(put, tree, updates, is_leaf=is_axis_metadata)
 
 
+def keep_boxes(boxed: object, value: object) -> object:
+    """Put `value` in the boxes of `boxed` if it has the same structure without boxes.
+
+    A value that has boxes of its own, or another structure, is returned as it is.
+    """
+    before = jax.tree_util.tree_structure(boxed, is_axis_metadata)
+    after = jax.tree_util.tree_structure(value, is_axis_metadata)
+    return replace_boxed(boxed, value) if before == after else value
+
+
+# The types found to be plain so far: a look-up here spares the `isinstance`.
+PLAIN_TYPES: set[type] = set()
+
+
+def is_plain_array(value: object) -> bool:
+    """Return whether a value is an array or scalar, and so holds no box."""
+    kind = type(value)
+    if kind in PLAIN_TYPES:
+        return True
+    if isinstance(value, (jax.Array, np.ndarray, np.generic, float, int)):
+        PLAIN_TYPES.add(kind)
+        return True
+    return False
+
+
+def unbox_fast(value: object) -> Any:
+    """Do what `unbox` does, at the cost of one set look-up for an array."""
+    plain = type(value) in PLAIN_TYPES or is_plain_array(value)
+    return value if plain else unbox(value)
+
+
 class Partitioned(struct.PyTreeNode, AxisMetadata[A]):
     """A box with the name of the mesh axis over which each array axis is split.
 
     Args:
         value: the array.
-        names: one mesh axis name for each axis of `value`; None leaves that axis
+        names: one mesh axis name for each axis of `value`; `None` leaves that axis
             whole.
-        mesh: where to place the value when it is read; None for the mesh set with
-            `jax.set_mesh`, if any.
+        mesh: the mesh on which the value is sharded when it is read. If `None`, the
+            mesh set with `jax.set_mesh`, if any.
     """
 
     value: Any
@@ -144,7 +177,7 @@ class Partitioned(struct.PyTreeNode, AxisMetadata[A]):
     mesh: Mesh | None = struct.field(default=None, pytree_node=False)
 
     def unbox(self, apply_constraint: bool = True) -> A:
-        """Returns the value, constrained to its sharding where there is a mesh.
+        """Return the value, constrained to its sharding where there is a mesh.
 
         Args:
             apply_constraint: whether to tell the compiler the sharding.
@@ -157,11 +190,11 @@ class Partitioned(struct.PyTreeNode, AxisMetadata[A]):
         return constrain(self.value, self.get_partition_spec(), self.mesh)
 
     def replace_boxed(self, val: B) -> Partitioned[B]:
-        """Returns a box with the same names around another value."""
+        """Return a box with the same names around another value."""
         return self.replace(value=val)  # pyrefly: ignore
 
-    def add_axis(self, index: int, params: dict[Any, Any]) -> Self:
-        """Returns a box with the name in `params` put in at `index`.
+    def add_axis(self, index: int, params: Params) -> Self:
+        """Return a box with the name in `params` put in at `index`.
 
         Raises:
             PartitioningUnspecifiedError: if `params` has no `PARTITION_NAME`.
@@ -175,37 +208,44 @@ class Partitioned(struct.PyTreeNode, AxisMetadata[A]):
         names.insert(index, name)
         return self.replace(names=tuple(names))
 
-    def remove_axis(self, index: int, params: dict[Any, Any]) -> Self:
-        """Returns a box without the name at `index`, which `params` must name.
+    def remove_axis(self, index: int, params: Params) -> Self:
+        """Return a box without the name at `index`, which `params` must name.
 
         Raises:
             PartitioningUnspecifiedError: if `params` has no `PARTITION_NAME`.
-            PartitionNameMismatchError: if the axis has another name.
+            OptionError: if the axis has another name.
         """
         name = self._partition_name(params)
         names = list(self.names)
         if names.pop(index) != name:
-            raise PartitionNameMismatchError(self.names, index, name)
+            raise errors.OptionError(
+                f"The axis {index} of a variable partitioned as {self.names} is not"
+                f" named {name!r}.",
+                "A transform takes away the axis that it added when the variable was"
+                " made; the two must go by one name.",
+                "Give both the same `metadata_params={nn.PARTITION_NAME: ...}`, and"
+                " the same axis in `variable_axes`.",
+            )
         return self.replace(names=tuple(names))
 
-    def _partition_name(self, params: dict[Any, Any]) -> str | None:
+    def _partition_name(self, params: Params) -> str | None:
         if PARTITION_NAME not in params:
-            raise PartitioningUnspecifiedError(self)
+            raise errors.PartitioningUnspecifiedError(self)
         return params[PARTITION_NAME]
 
     def get_partition_spec(self) -> PartitionSpec:
-        """Returns the names as a partition specification."""
+        """Return the names as a partition specification."""
         return PartitionSpec(*self.names)
 
     def get_sharding(self, mesh: Mesh) -> jax.sharding.Sharding:
-        """Returns the sharding over a mesh that the names ask for."""
+        """Return the sharding over a mesh that the names ask for."""
         return NamedSharding(mesh, self.get_partition_spec())
 
 
 def with_partitioning(
-    fn: Callable[..., Any], names: LogicalNames, mesh: Mesh | None = None
+    fn: Callable[..., object], names: LogicalNames, mesh: Mesh | None = None
 ) -> Callable[..., Partitioned[Any]]:
-    """Wraps an initializer so that what it returns is partitioned.
+    """Wrap an initializer so that what it returns is partitioned.
 
     Args:
         fn: an initializer.
@@ -218,18 +258,18 @@ def with_partitioning(
     return box_results(fn, functools.partial(Partitioned, names=names, mesh=mesh))
 
 
-def box_results(fn: Callable[..., Any], box: Callable[[Any], A]) -> Callable[..., A]:
-    """Returns a function that puts what `fn` returns in a box."""
+def box_results(fn: Callable[..., B], box: Callable[[B], A]) -> Callable[..., A]:
+    """Return a function that puts what `fn` returns in a box."""
 
     @functools.wraps(fn)
-    def wrapper(*args: Any, **kwargs: Any) -> A:
+    def wrapper(*args: object, **kwargs: object) -> A:
         return box(fn(*args, **kwargs))
 
     return wrapper
 
 
-def get_partition_spec(tree: Any) -> Any:
-    """Returns the partition specification of each value of a tree.
+def get_partition_spec(tree: object) -> Any:
+    """Return the partition specification of each value of a tree.
 
     Args:
         tree: a pytree with boxes; arrays in it may be shapes only.
@@ -241,8 +281,8 @@ def get_partition_spec(tree: Any) -> Any:
     return jax.tree.map(_leaf_spec, tree, is_leaf=is_axis_metadata)
 
 
-def get_sharding(tree: Any, mesh: Mesh) -> Any:
-    """Returns the sharding over a mesh of each value of a tree.
+def get_sharding(tree: object, mesh: Mesh) -> Any:
+    """Return the sharding over a mesh of each value of a tree.
 
     Args:
         tree: a pytree with boxes; arrays in it may be shapes only.
@@ -255,25 +295,26 @@ def get_sharding(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(shard, get_partition_spec(tree))
 
 
-def _leaf_spec(leaf: Any) -> PartitionSpec | None:
-    if hasattr(leaf, "get_partition_spec"):
-        return leaf.get_partition_spec()
+def _leaf_spec(leaf: object) -> PartitionSpec | None:
+    spec = getattr(leaf, "get_partition_spec", None)
+    if spec is not None:
+        return spec()
     return PartitionSpec() if hasattr(leaf, "shape") else None
 
 
 def get_global_mesh() -> AbstractMesh | Mesh | None:
-    """Returns the mesh that `jax.set_mesh` has set, or None."""
+    """Return the mesh that `jax.set_mesh` has set, or None."""
     mesh = jax.sharding.get_abstract_mesh()
     return None if mesh.empty else mesh
 
 
 def global_mesh_defined() -> bool:
-    """Tells whether a mesh is set, see `get_global_mesh`."""
+    """Return whether a mesh is set, see `get_global_mesh`."""
     return get_global_mesh() is not None
 
 
-def constrain(value: Any, spec: PartitionSpec, mesh: Mesh | None) -> Any:
-    """Tells the compiler how a value is split over a mesh, that is set or given."""
+def constrain(value: T, spec: PartitionSpec, mesh: Mesh | None) -> T:
+    """Constrain a value to a sharding over the mesh that is given, or else set."""
     if mesh is None and not global_mesh_defined():
         return value
     sharding = spec if mesh is None else NamedSharding(mesh, spec)

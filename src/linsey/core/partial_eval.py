@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import jax
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from linsey import errors
 
+if TYPE_CHECKING:
+    from jax.extend.core import Jaxpr
+
+T = TypeVar("T")
+
 
 def evaluate_known(
-    fn: Callable[..., Any],
-    on_unknown: Callable[[Any], Exception] = errors.LazyInitError,
-) -> Callable[..., Any]:
-    """Evaluates `fn` for abstract arguments; its results may not depend on them.
+    fn: Callable[..., T],
+    on_unknown: Callable[[jax.ShapeDtypeStruct], Exception] = errors.LazyInitError,
+) -> Callable[..., T]:
+    """Evaluate `fn` for abstract arguments; its results may not depend on them.
 
     Args:
         fn: a function of arrays. It is traced once.
@@ -27,7 +32,7 @@ def evaluate_known(
         functions, loops and branches.
     """
 
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
+    def wrapper(*args: object, **kwargs: object) -> T:
         from jax.extend import core as jex_core  # slow to import, rarely needed
 
         leaves, tree = jax.tree_util.tree_flatten((args, kwargs))
@@ -37,7 +42,7 @@ def evaluate_known(
             if hasattr(x, "shape") and hasattr(x, "dtype")
         }
 
-        def of_arrays(arrays: dict[int, Any]) -> Any:
+        def of_arrays(arrays: dict[int, jax.Array]) -> T:
             inputs = [arrays.get(i, x) for i, x in enumerate(leaves)]
             args, kwargs = jax.tree_util.tree_unflatten(tree, inputs)
             return fn(*args, **kwargs)
@@ -54,13 +59,13 @@ def evaluate_known(
     return wrapper
 
 
-def lazy_init(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Evaluates a function of abstract arguments, see `evaluate_known`."""
+def lazy_init(fn: Callable[..., T]) -> Callable[..., T]:
+    """Evaluate a function of abstract arguments, see `evaluate_known`."""
     return evaluate_known(fn)
 
 
-def _without_unneeded(jaxpr: Any) -> Any:
-    """Drops what no result needs, effects such as debug prints included."""
+def _without_unneeded(jaxpr: Jaxpr) -> Jaxpr:
+    """Drop what no result needs, effects such as debug prints included."""
     needed = {v for v in jaxpr.outvars if _is_var(v)}
     eqns = []
     for eqn in reversed(jaxpr.eqns):
@@ -70,8 +75,10 @@ def _without_unneeded(jaxpr: Any) -> Any:
     return jaxpr.replace(eqns=eqns[::-1])
 
 
-def _first_unknown(jaxpr: Any, shapes: list[Any]) -> Any:
-    """The shape of the first result that depends on an argument."""
+def _first_unknown(
+    jaxpr: Jaxpr, shapes: list[jax.ShapeDtypeStruct]
+) -> jax.ShapeDtypeStruct:
+    """Return the shape of the first result that depends on an argument."""
     for i, shape in enumerate(shapes):
         _, is_used = dce_jaxpr(jaxpr, [k == i for k in range(len(shapes))])
         if any(is_used):
@@ -79,5 +86,5 @@ def _first_unknown(jaxpr: Any, shapes: list[Any]) -> Any:
     raise AssertionError("no single result depends on an argument")
 
 
-def _is_var(atom: Any) -> bool:
+def _is_var(atom: object) -> bool:
     return not hasattr(atom, "val")  # a literal has one

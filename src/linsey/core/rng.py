@@ -11,7 +11,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from typing import Any
+from collections.abc import Callable
+from typing import TypeGuard
 
 import jax
 import numpy as np
@@ -24,7 +25,7 @@ Suffix = tuple[PRNGFoldable, ...]
 
 
 def hash_suffix(suffix: Suffix, separate: bool) -> int:
-    """The first four bytes, big-endian, of the SHA-1 of the items of a suffix.
+    """Return the first four bytes, big-endian, of the SHA-1 of the items of a suffix.
 
     Args:
         suffix: strings (hashed as UTF-8) and non-negative integers (minimal big-endian
@@ -45,23 +46,23 @@ def hash_suffix(suffix: Suffix, separate: bool) -> int:
     return int.from_bytes(digest.digest()[:4], "big")
 
 
-def fold_in_static(rng: Any, suffix: Suffix) -> Any:
-    """Folds static items into a key; an empty suffix leaves the key as it is."""
+def fold_in_static(rng: jax.Array, suffix: Suffix) -> jax.Array:
+    """Fold static items into a key; an empty suffix leaves the key as it is."""
     if not suffix:
         return rng
     data = np.uint32(hash_suffix(suffix, config.flax_fix_rng_separator))
     if jax.dtypes.issubdtype(rng.dtype, jax.dtypes.prng_key):
         # What `fold_in` does with a single typed key; traced in a third of the time.
-        return _fold_in_primitive().bind(rng, data)
+        return _fold_in_primitive()(rng, data)
     return jax.random.fold_in(rng, data)
 
 
 @functools.cache
-def _fold_in_primitive() -> Any:
-    # Imported late: `jax.extend` brings much that nothing else here needs.
+def _fold_in_primitive() -> Callable[..., jax.Array]:
+    # `jax.extend` brings much that nothing else here needs: imported when it is used.
     from jax.extend.core.primitives import random_fold_in_p
 
-    return random_fold_in_p
+    return random_fold_in_p.bind
 
 
 @jax.tree_util.register_dataclass
@@ -69,27 +70,27 @@ def _fold_in_primitive() -> Any:
 class LazyRng:
     """A root key and the suffix that is still to be folded into it."""
 
-    rng: Any
+    rng: jax.Array
     suffix: Suffix = dataclasses.field(default=(), metadata={"static": True})
 
-    def as_jax_rng(self) -> Any:
-        """The JAX key: the suffix folded into the root key."""
+    def as_jax_rng(self) -> jax.Array:
+        """Return the JAX key: the suffix folded into the root key."""
         return fold_in_static(self.rng, self.suffix)
 
     @staticmethod
-    def create(rng: Any, *suffix: PRNGFoldable) -> LazyRng:
-        """Appends to the suffix of `rng`, a `LazyRng` or a JAX key."""
+    def create(rng: jax.Array | LazyRng, *suffix: PRNGFoldable) -> LazyRng:
+        """Append to the suffix of `rng`, a `LazyRng` or a JAX key."""
         if isinstance(rng, LazyRng):
             return LazyRng(rng.rng, rng.suffix + suffix)
         return LazyRng(rng, suffix)
 
     def clear_suffix(self) -> LazyRng:
-        """Folds the suffix in now: the same key with an empty suffix."""
+        """Fold the suffix in now; return the same key with an empty suffix."""
         return LazyRng(self.as_jax_rng(), ())
 
 
-def is_rng_key(value: Any) -> bool:
-    """Whether a value is a JAX key: typed, or a raw `uint32` array of its width.
+def is_rng_key(value: object) -> TypeGuard[jax.Array]:
+    """Return whether a value is a JAX key: typed, or a raw `uint32` array of its width.
 
     Abstract keys (`ShapeDtypeStruct`, tracers) count as well.
     """

@@ -1,7 +1,7 @@
 """Rules that map logical names of array axes to axes of a device mesh.
 
 A *rule* is a pair (logical name, mesh axis); the mesh axis may be a tuple of several,
-or none for an axis that stays whole. The rules that hold are kept in a context
+or `None` for an axis that is not split. The current rules are kept in a context
 variable, so threads and tasks have their own.
 """
 
@@ -10,21 +10,24 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from linsey.core import meta
 from linsey.errors.sharding import InconsistentRulesError, MeshNeededError
 from linsey.typing import LogicalRules as LogicalRules
 from linsey.typing import Sharding as Sharding
 
+T = TypeVar("T")
+Spec = Sharding | PartitionSpec | NamedSharding
+
 _RULES: ContextVar[LogicalRules] = ContextVar("linsey_axis_rules", default=())
 
 
 def set_logical_axis_rules(rules: LogicalRules) -> None:
-    """Sets the rules that hold from now on in this thread or task.
+    """Set the current rules of this thread or task.
 
     Example:
         >>> set_logical_axis_rules((("batch", "data"),))
@@ -36,13 +39,13 @@ def set_logical_axis_rules(rules: LogicalRules) -> None:
 
 
 def get_logical_axis_rules() -> LogicalRules:
-    """Returns the rules that hold."""
+    """Return the current rules."""
     return _RULES.get()
 
 
 @contextlib.contextmanager
 def logical_axis_rules(rules: LogicalRules) -> Iterator[None]:
-    """Sets the rules that hold in a `with` block.
+    """Use these rules in a `with` block.
 
     Example:
         >>> with logical_axis_rules((("batch", "data"),)):
@@ -61,7 +64,7 @@ def logical_axis_rules(rules: LogicalRules) -> Iterator[None]:
 def composite_rules(
     rule1: LogicalRules | None, rule2: LogicalRules | None
 ) -> LogicalRules:
-    """Puts two sets of rules together.
+    """Put two sets of rules together.
 
     Raises:
         InconsistentRulesError: they send a name to different mesh axes.
@@ -81,7 +84,7 @@ def composite_rules(
 
 
 def from_sharding_rules(sharding: Sharding, sharding_rules: LogicalRules) -> Sharding:
-    """Replaces logical names by mesh axes; names without a rule stay.
+    """Replace logical names by mesh axes; names without a rule stay.
 
     Example:
         >>> from_sharding_rules(("batch", "model", None), (("batch", "data"),))
@@ -91,8 +94,8 @@ def from_sharding_rules(sharding: Sharding, sharding_rules: LogicalRules) -> Sha
     return tuple(rules.get(name, name) for name in sharding)  # type: ignore[arg-type]
 
 
-def apply_rules(sharding: Any, sharding_rules: LogicalRules | None) -> Any:
-    """Applies rules, and those that hold, to names, a specification or a sharding.
+def apply_rules(sharding: Spec, sharding_rules: LogicalRules | None) -> Any:
+    """Apply rules, and the current ones, to names, a specification or a sharding.
 
     Example:
         >>> apply_rules(("batch", None), (("batch", "data"),))
@@ -104,8 +107,10 @@ def apply_rules(sharding: Any, sharding_rules: LogicalRules | None) -> Any:
     return map_sharding(lambda name: rules.get(name, name), sharding)
 
 
-def get_pspec(sharding: Any, sharding_rules: LogicalRules | None = None) -> Any:
-    """Returns the specification of names, like `apply_rules`; none stays none.
+def get_pspec(
+    sharding: Spec | str | None, sharding_rules: LogicalRules | None = None
+) -> Any:
+    """Return the specification of names, see `apply_rules`; `None` for `None`.
 
     Example:
         >>> get_pspec(("batch", None), (("batch", "data"),))
@@ -116,13 +121,13 @@ def get_pspec(sharding: Any, sharding_rules: LogicalRules | None = None) -> Any:
     return apply_rules(sharding, sharding_rules)
 
 
-def get_mesh(sharding: Any) -> Any:
-    """Returns the mesh of a sharding, none for names."""
+def get_mesh(sharding: object) -> Any:
+    """Return the mesh of a sharding, `None` for names."""
     return getattr(sharding, "mesh", None)
 
 
-def map_sharding(f: Callable[[Any], Any], sharding: Any) -> Any:
-    """Applies a function to each name of names, a specification or a sharding.
+def map_sharding(f: Callable[[Any], object], sharding: object) -> Any:
+    """Apply a function to each name of names, a specification or a sharding.
 
     Example:
         >>> map_sharding(str.upper, ("data", "model"))
@@ -136,15 +141,19 @@ def map_sharding(f: Callable[[Any], Any], sharding: Any) -> Any:
 
 
 def shard_value(
-    value: Any, out_sharding: Any, sharding_rules: LogicalRules | None, mesh: Any
-) -> Any:
-    """Places a value as a sharding says.
+    value: T,
+    out_sharding: Spec | None,
+    sharding_rules: LogicalRules | None,
+    mesh: Mesh | AbstractMesh | None,
+) -> T:
+    """Shard a value as a sharding says.
 
     Args:
         value: an array.
-        out_sharding: names of its axes, a specification, a sharding, or none.
+        out_sharding: names of its axes, a specification or a sharding. If `None`, the
+            value is returned as it is.
         sharding_rules: rules for the names.
-        mesh: the mesh; none means that of the sharding, or the one that is set.
+        mesh: the mesh. If `None`, that of the sharding, or the one that is set.
 
     Returns:
         The array, constrained to the sharding.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 
@@ -12,26 +11,26 @@ from linsey import errors
 
 
 @functools.cache
-def _trace_state() -> Callable[..., Any]:
+def _trace_state() -> Callable[..., object]:
     # `jax.extend` loads much that most programs never use: not before it is needed.
     from jax.extend.core import get_opaque_trace_state
 
     return get_opaque_trace_state
 
 
-def current_trace() -> Any:
-    """An opaque token of the innermost JAX trace, comparable with `==`."""
+def current_trace() -> object:
+    """Return an opaque token of the innermost JAX trace, comparable with `==`."""
     return _trace_state()(convention="flax")
 
 
-def check_trace_level(base_level: Any) -> None:
-    """Raises `JaxTransformError` unless `base_level` is the current trace."""
+def check_trace_level(base_level: object) -> None:
+    """Raise `JaxTransformError` unless `base_level` is the current trace."""
     if current_trace() != base_level:
         raise errors.JaxTransformError()
 
 
-def check_no_leak(base_level: Any, value: Any) -> None:
-    """Raises `JaxTransformError` if `value` belongs to a trace inside `base_level`.
+def check_no_leak(base_level: object, value: object) -> None:
+    """Raise `JaxTransformError` if `value` belongs to a trace inside `base_level`.
 
     Such a value (written under a plain `jax.jit` or `jax.vmap` inside a module, say) is
     dead as soon as the inner trace ends. A value that the inner trace did not touch may
@@ -45,6 +44,7 @@ def check_no_leak(base_level: Any, value: Any) -> None:
             raise errors.JaxTransformError()
 
 
-def _trace_of(tracer: jax.core.Tracer) -> Any:
+def _trace_of(tracer: jax.core.Tracer) -> object:
     # No public name gives the trace of a tracer; the token compares weak references.
-    return type(current_trace())(tracer._trace._weakref)
+    token: Callable[..., object] = type(current_trace())
+    return token(tracer._trace._weakref)

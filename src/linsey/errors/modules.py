@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from linsey.errors.base import LinseyError, listed, named
 
@@ -52,7 +51,7 @@ class SetAttributeInModuleSetupError(LinseyError):
 class SetAttributeFrozenModuleError(LinseyError):
     """An attribute is assigned outside of `setup`."""
 
-    def __init__(self, module_cls: str, attr_name: str, attr_val: Any) -> None:
+    def __init__(self, module_cls: str, attr_name: str, attr_val: object) -> None:
         super().__init__(
             f"Can't set {attr_name}={attr_val} for Module of type {module_cls}: Module "
             "instance is frozen outside of setup method.",
@@ -85,7 +84,7 @@ class MultipleMethodsCompactError(LinseyError):
 class ReservedModuleAttributeError(LinseyError):
     """A module class declares `parent` or `name` as a field of its own."""
 
-    def __init__(self, annotations: Any) -> None:
+    def __init__(self, annotations: object) -> None:
         super().__init__(
             f"properties `parent` and `name` are reserved: {annotations}",
             "Every module has these two fields already; they say where it stands.",
@@ -96,7 +95,7 @@ class ReservedModuleAttributeError(LinseyError):
 class ApplyModuleInvalidMethodError(LinseyError):
     """The `method` given to `init` or `apply` is no function of the module."""
 
-    def __init__(self, method: Any) -> None:
+    def __init__(self, method: object) -> None:
         super().__init__(
             f"Cannot call apply(): {method} is not a valid function for apply().",
             "`method` says what to run: a method of the module, its name, or a "
@@ -197,10 +196,11 @@ class DescriptorAttributeError(LinseyError):
 class UnboundModuleError(LinseyError, ValueError):
     """Something that needs variables is asked of a module that has none."""
 
-    def __init__(self, what: str, *, module: object = None) -> None:
+    def __init__(self, what: str, *, module: object = None, found: str = "") -> None:
         name = type(module).__name__
         super().__init__(
-            f"Can't use `{what}` on unbound modules: this {name} has no variables.",
+            found
+            or f"Can't use `{what}` on unbound modules: this {name} has no variables.",
             "A module holds variables only inside `init` or `apply`, or after `bind`.",
             f"Write `module.apply(variables, ...)`, or `{name}(...).bind(variables)`.",
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from linsey.errors.base import LinseyError, listed, named
@@ -48,7 +48,7 @@ class ApplyScopeInvalidVariablesTypeError(LinseyError):
 class ApplyScopeInvalidVariablesStructureError(LinseyError):
     """The variables given to `apply` hold a `params` level too many."""
 
-    def __init__(self, variables: Any) -> None:
+    def __init__(self, variables: Mapping[str, Iterable[object]]) -> None:
         keys = listed(variables["params"]) if "params" in variables else "none"
         super().__init__(
             "Expect the `variables` (first argument) passed to apply() to be a dict "
@@ -117,8 +117,8 @@ class ScopeParamShapeError(LinseyError):
         self,
         param_name: str,
         scope_path: str,
-        value_shape: Any,
-        init_shape: Any,
+        value_shape: object,
+        init_shape: object,
         *,
         module: object = None,
         why: str | None = None,
@@ -176,7 +176,7 @@ class ScopeVariableNotFoundError(LinseyError):
 class InvalidFilterError(LinseyError):
     """A collection filter is of no known form."""
 
-    def __init__(self, filter_like: Any) -> None:
+    def __init__(self, filter_like: object) -> None:
         super().__init__(
             f'Invalid Filter: "{filter_like}"',
             "A filter says which collections are meant: True (all), False (none), a "
@@ -239,7 +239,7 @@ class TraceContextError(LinseyError):
 class LazyInitError(LinseyError):
     """A value asked for by `lazy_init` depends on data that only has a shape."""
 
-    def __init__(self, partial_val: Any) -> None:
+    def __init__(self, partial_val: object) -> None:
         super().__init__(
             "Lazy init encountered a value that could not be computed with the given "
             f"inputs (shape: {partial_val}).",
@@ -252,7 +252,7 @@ class LazyInitError(LinseyError):
 class PartitioningUnspecifiedError(LinseyError):
     """A transform adds an axis to a partitioned variable and no name is given."""
 
-    def __init__(self, target: Any) -> None:
+    def __init__(self, target: object) -> None:
         super().__init__(
             'Trying to transform a Partitioned variable but "partition_name" is not '
             f"specified in metadata_params: {target}",
@@ -260,18 +260,4 @@ class PartitioningUnspecifiedError(LinseyError):
             "the transform adds too.",
             "Write `nn.vmap(..., metadata_params={nn.PARTITION_NAME: 'layers'})`; "
             "None leaves the axis unsharded.",
-        )
-
-
-class PartitionNameMismatchError(LinseyError, AssertionError):
-    """A transform takes an axis from a variable that has another name there."""
-
-    def __init__(self, names: Any, index: int, name: str | None) -> None:
-        super().__init__(
-            f"The axis {index} of a variable partitioned as {names} is not named "
-            f"{name!r}.",
-            "A transform takes away the axis that it added when the variable was "
-            "made; the two must go by one name.",
-            "Give both the same `metadata_params={nn.PARTITION_NAME: ...}`, and the "
-            "same axis in `variable_axes`.",
         )

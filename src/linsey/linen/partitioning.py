@@ -25,7 +25,7 @@ from linsey.core.scope import Scope, Variable
 from linsey.errors.sharding import AxisMetadataTypeError, AxisNamesChangedError
 from linsey.linen import spmd
 from linsey.linen.module import Module
-from linsey.linen.module.stack import RUNNING
+from linsey.linen.module.functional import RUNNING
 from linsey.linen.spmd import RulesFallback as RulesFallback
 from linsey.linen.spmd import logical_to_mesh as logical_to_mesh
 from linsey.linen.spmd import logical_to_mesh_axes as logical_to_mesh_axes
@@ -276,18 +276,15 @@ def _is_box(x: Any) -> bool:
 
 def _lift_with_axes(
     transform: Callable[..., Any],
-    options: dict[str, Any],
+    variable_axes: Mapping[Any, object],
     names: Mapping[Any, str],
     names_axis: int | None,
 ) -> Any:
-    """Lifts by a transform, and names the axis that it adds to some collections."""
-    axes, _ = split_in_out(options["variable_axes"])
+    """Lift by a transform, and name the axis that it adds to some collections."""
+    axes, _ = split_in_out(variable_axes)
     names = {col: name for col, name in names.items() if col in axes}
-    options["variable_axes"] = {
-        **options["variable_axes"],
-        **{f"{col}_axes": names_axis for col in names},
-    }
-    lifted = transform(**options)
+    of_names = {f"{col}_axes": names_axis for col in names}
+    lifted = transform(variable_axes={**variable_axes, **of_names})
     for col, name in names.items():
         if axes[col] is not None:
             lifted = _with_names(lifted, axes[col], name, f"{col}_axes")
@@ -331,9 +328,22 @@ def scan_with_axes(
     Returns:
         A class or function like `target`.
     """
-    options = dict(locals())
-    names = dict.fromkeys(options.pop("axes_collections"), options.pop("axis_name"))
-    return _lift_with_axes(scan, options, names, 0)
+    transform = functools.partial(
+        scan,
+        target,
+        variable_broadcast=variable_broadcast,
+        variable_carry=variable_carry,
+        split_rngs=split_rngs,
+        in_axes=in_axes,
+        out_axes=out_axes,
+        length=length,
+        reverse=reverse,
+        unroll=unroll,
+        data_transform=data_transform,
+        methods=methods,
+    )
+    names = dict.fromkeys(axes_collections, axis_name)
+    return _lift_with_axes(transform, variable_axes, names, 0)
 
 
 def vmap_with_axes(
@@ -365,9 +375,18 @@ def vmap_with_axes(
     Returns:
         A class or function like `target`.
     """
-    options = dict(locals())
-    names = options.pop("partitioning_axis_names")
-    return _lift_with_axes(vmap, options, names, None)
+    transform = functools.partial(
+        vmap,
+        target,
+        split_rngs=split_rngs,
+        in_axes=in_axes,
+        out_axes=out_axes,
+        axis_size=axis_size,
+        axis_name=axis_name,
+        spmd_axis_name=spmd_axis_name,
+        methods=methods,
+    )
+    return _lift_with_axes(transform, variable_axes, partitioning_axis_names, None)
 
 
 def remat(
@@ -381,4 +400,13 @@ def remat(
     methods: Any = None,
 ) -> Any:
     """Like `linsey.linen.remat`; static arguments are counted without the module."""
-    return lift(core_remat_static, prefix="Core_remat_static", **locals())
+    transform = functools.partial(
+        core_remat_static,
+        variables=variables,
+        rngs=rngs,
+        concrete=concrete,
+        prevent_cse=prevent_cse,
+        static_argnums=static_argnums,
+        policy=policy,
+    )
+    return lift(target, transform, prefix="Core_remat_static", methods=methods)

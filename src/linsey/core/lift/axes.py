@@ -6,28 +6,27 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+from jax.typing import ArrayLike
 
-from linsey.core import meta
+from linsey import errors
 from linsey.core.axes_scan import broadcast, flatten_axes
 from linsey.core.lift.split import Groups
 from linsey.typing import In, Out
 
-Axes = Mapping[Any, Any]
 
-
-def split_in_out(axes: Axes) -> tuple[dict[Any, Any], dict[Any, Any]]:
-    """The axes of the collections that go in, and of those that come out."""
+def split_in_out(axes: Mapping[Any, object]) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    """Return the axes of the collections that go in, and of those that come out."""
     bare = {col: getattr(axis, "axis", axis) for col, axis in axes.items()}
     into = {col: bare[col] for col, axis in axes.items() if not isinstance(axis, Out)}
     out = {col: bare[col] for col, axis in axes.items() if not isinstance(axis, In)}
     return into, out
 
 
-def axis_length(*parts: tuple[Any, Any]) -> int | None:
-    """The length of the mapped axes of `(axes, tree)` pairs; None if nothing is mapped.
+def axis_length(*parts: tuple[object, object]) -> int | None:
+    """Return the length of the mapped axes of `(axes, tree)` pairs, `None` without any.
 
     Raises:
-        ValueError: the lengths differ.
+        ShapeError: the lengths differ.
     """
     found: dict[int, tuple[int, ...]] = {}
     for axes, tree in parts:
@@ -36,25 +35,27 @@ def axis_length(*parts: tuple[Any, Any]) -> int | None:
             if axis is not None and axis is not broadcast:
                 found.setdefault(leaf.shape[axis], leaf.shape)
     if len(found) > 1:
-        raise ValueError(
-            f"Inconsistent batch axis sizes: {set(found)}. All mapped inputs must have"
-            f" one length; shapes with these: {sorted(found.values())}."
+        raise errors.ShapeError(
+            f"Inconsistent batch axis sizes: {set(found)}, in arrays of the shapes"
+            f" {sorted(found.values())}.",
+            "Mapped axes are walked through together, so they must have one length.",
+            "Pass inputs of one length, or give what is shared the axis `None`.",
         )
     return next(iter(found), None)
 
 
 def split_keys(groups: Groups, is_split: Sequence[bool], length: int) -> Groups:
-    """Splits the keys of the streams that are to differ along the axis."""
+    """Split the keys of the streams that are to differ along the axis."""
     return _map_keys(lambda key: jax.random.split(key, length), groups, is_split)
 
 
-def fold_keys(groups: Groups, is_split: Sequence[bool], index: Any) -> Groups:
-    """Folds a step index into the keys of the streams that are to differ."""
+def fold_keys(groups: Groups, is_split: Sequence[bool], index: ArrayLike) -> Groups:
+    """Fold a step index into the keys of the streams that are to differ."""
     return _map_keys(lambda key: jax.random.fold_in(key, index), groups, is_split)
 
 
 def _map_keys(
-    fn: Callable[[Any], Any], groups: Groups, is_split: Sequence[bool]
+    fn: Callable[[jax.Array], jax.Array], groups: Groups, is_split: Sequence[bool]
 ) -> Groups:
     return tuple(
         jax.tree_util.tree_map(fn, group) if wanted else group
@@ -62,17 +63,14 @@ def _map_keys(
     )
 
 
-def drop_axis_names(groups: Any, axes: Sequence[Any], params: Any) -> Any:
-    """Removes the mapped axis from the metadata of variables that go in."""
+def rename_axes(
+    change: Callable[..., Any],
+    groups: Groups,
+    axes: Sequence[object],
+    params: Mapping[Any, Any],
+) -> Groups:
+    """Change the metadata of variables by `meta.add_axis` or `meta.remove_axis`."""
     return tuple(
-        meta.remove_axis(group, axis, params) if isinstance(axis, int) else group
-        for group, axis in zip(groups, axes, strict=True)
-    )
-
-
-def add_axis_names(groups: Any, axes: Sequence[Any], params: Any) -> Any:
-    """Adds the mapped axis to the metadata of variables that come out."""
-    return tuple(
-        meta.add_axis(group, axis, params) if isinstance(axis, int) else group
+        change(group, axis, params) if isinstance(axis, int) else group
         for group, axis in zip(groups, axes, strict=True)
     )

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TypeVar
 
 import jax
 
 from linsey.core.filters import Filter
-from linsey.core.lift.split import Lifted
+from linsey.core.lift.split import Groups, Lifted, Plan, Untraced
 
+__all__ = ["checkpoint", "jit", "remat"]
 
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
-class Static:
-    """A value that leaves a jitted function as part of its structure, untraced."""
-
-    value: Any
+T = TypeVar("T")
 
 
 def jit(
-    fn: Callable[..., Any],
+    fn: Callable[..., T],
     variables: Filter = True,
     rngs: Filter = True,
     static_argnums: int | Iterable[int] = (),
     static_argnames: str | Iterable[str] = (),
     donate_argnums: int | Iterable[int] = (),
-    device: Any = None,
+    device: jax.Device | None = None,
     backend: str | None = None,
-) -> Callable[..., Any]:
-    """Compiles `fn(scope, *args)`; calls with an equal plan share the compiled program.
+) -> Callable[..., T]:
+    """Compile `fn(scope, *args)`; calls with an equal plan share the compiled program.
 
     Keys drawn inside come from keys drawn at the call, so they do not depend on what
     the process ran earlier.
@@ -40,9 +35,9 @@ def jit(
         fn: the function.
         variables: collections it may use.
         rngs: streams it may use.
-        static_argnums: positions of compile-time constant arguments; the scope is 0.
+        static_argnums: indices of compile-time constant arguments; the scope is 0.
         static_argnames: names of such keyword arguments.
-        donate_argnums: positions of arguments whose memory may be reused.
+        donate_argnums: indices of arguments whose memory may be reused.
         device: see `jax.jit`.
         backend: see `jax.jit`.
 
@@ -50,7 +45,7 @@ def jit(
         A function `(scope, *args, **kwargs)`.
     """
 
-    # Position 0 of `fn` is the scope; here three arguments stand in its place.
+    # Argument 0 of `fn` is the scope; here three arguments take its place.
     def shift(argnums: int | Iterable[int]) -> tuple[int, ...]:
         return tuple(i + 2 for i in _as_tuple(argnums) if i > 0)
 
@@ -62,11 +57,13 @@ def jit(
         **({} if device is None else {"device": device}),
         **({} if backend is None else {"backend": backend}),
     )
-    def compiled(plan: Any, variables: Any, rngs: Any, *args: Any, **kw: Any) -> Any:
-        y, out = plan.pure(fn)(variables, rngs, *args, **kw)
-        return (y, Static(plan.frozen_counters())), out
+    def compiled(
+        plan: Plan, variables: Groups, rngs: Groups, *args: object, **kwargs: object
+    ) -> tuple[tuple[T, Untraced], Groups]:
+        y, out = plan.pure(fn)(variables, rngs, *args, **kwargs)
+        return (y, Untraced(plan.frozen_counters())), out
 
-    def call(scopes: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(scopes: object, *args: object, **kwargs: object) -> T:
         lifted = Lifted(scopes, (variables,), (variables,), (rngs,))
         lifted.rngs = lifted.forked_rngs()
         run = functools.partial(compiled, lifted.plan.detached())
@@ -80,23 +77,23 @@ def jit(
 
 
 def remat(
-    fn: Callable[..., Any],
+    fn: Callable[..., T],
     variables: Filter = True,
     rngs: Filter = True,
     concrete: bool = False,
     prevent_cse: bool = True,
     static_argnums: int | tuple[int, ...] = (),
     policy: Callable[..., bool] | None = None,
-) -> Callable[..., Any]:
-    """Recomputes `fn(scope, *args)` in the backward pass instead of keeping its values.
+) -> Callable[..., T]:
+    """Recompute `fn(scope, *args)` in the backward pass instead of keeping its values.
 
     Args:
         fn: the function.
         variables: collections it may use.
         rngs: streams it may use.
         concrete: no longer used by JAX.
-        prevent_cse: see `jax.checkpoint`; False inside `scan`.
-        static_argnums: positions of compile-time constant arguments, not counting the
+        prevent_cse: see `jax.checkpoint`; use `False` inside `scan`.
+        static_argnums: indices of compile-time constant arguments, not counting the
             scope.
         policy: which values to keep all the same.
 
@@ -105,7 +102,7 @@ def remat(
     """
     static = tuple(i + 2 for i in _as_tuple(static_argnums))
 
-    def call(scopes: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(scopes: object, *args: object, **kwargs: object) -> T:
         lifted = Lifted(scopes, (variables,), (variables,), (rngs,))
         run = lifted.plan.pure(fn)
         recomputed = jax.checkpoint(
@@ -119,5 +116,5 @@ def remat(
 checkpoint = remat
 
 
-def _as_tuple(x: Any) -> tuple[Any, ...]:
-    return (x,) if isinstance(x, (int, str)) else tuple(x)
+def _as_tuple(x: int | Iterable[int]) -> tuple[int, ...]:
+    return (x,) if isinstance(x, int) else tuple(x)

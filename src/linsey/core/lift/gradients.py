@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import jax
 
+from linsey import errors
 from linsey.core.filters import Filter
-from linsey.core.lift.split import Lifted, Order
+from linsey.core.lift.split import Group, Groups, Lifted, Order
+from linsey.typing import Collection
+
+__all__ = ["custom_vjp", "jvp", "value_and_grad", "vjp"]
+
+T = TypeVar("T")
 
 
 def vjp(
     fn: Callable[..., Any],
-    scope: Any,
-    *primals: Any,
+    scope: object,
+    *primals: object,
     has_aux: bool = False,
-    reduce_axes: Any = (),
+    reduce_axes: object = (),
     vjp_variables: Filter = "params",
     variables: Filter = True,
     rngs: Filter = True,
 ) -> Any:
-    """`jax.vjp` of `fn(scope, *primals)`, also by its variables.
+    """Apply `jax.vjp` to `fn(scope, *primals)`, also by its variables.
 
     Args:
         fn: the function; with `has_aux` it returns `(y, aux)`.
@@ -43,7 +49,7 @@ def vjp(
     run = lifted.plan.pure(fn)
     by, others = lifted.variables
 
-    def differentiable(by: Any, *primals: Any) -> Any:
+    def differentiable(by: Group, *primals: object) -> tuple[Any, tuple[Any, Groups]]:
         y, out = run((by, others), lifted.rngs, *primals)
         y, aux = y if has_aux else (y, None)
         return y, (aux, out)
@@ -56,52 +62,55 @@ def vjp(
     return (y, by_scope, aux) if has_aux else (y, by_scope)
 
 
-def _gradients(order: Order, backward: Callable[..., Any], cotangent: Any) -> Any:
-    """The backward pass with the gradients of variables in the order of the scopes."""
+def _gradients(
+    order: Order, backward: Callable[..., Any], cotangent: object
+) -> tuple[object, ...]:
+    """Run the backward pass; order gradients of variables as the scopes are."""
     by, *inputs = backward(cotangent)
     return (order.to_scopes(by), *inputs)
 
 
 def value_and_grad(
     fn: Callable[..., Any],
-    scope: Any,
-    *primals: Any,
+    scope: object,
+    *primals: object,
     has_aux: bool = False,
-    reduce_axes: Any = (),
+    reduce_axes: object = (),
     variables: Filter = True,
     rngs: Filter = True,
 ) -> Any:
-    """Value and gradients by `primals` of a scalar function `fn(scope, *primals)`.
+    """Compute value and gradients by `primals` of a scalar `fn(scope, *primals)`.
 
     Returns:
         `(y, gradients)`, or `(y, aux, gradients)`; a tuple of one gradient for each of
         the primals.
 
     Raises:
-        ValueError: the value is no scalar.
+        ShapeError: the value is no scalar.
     """
     filters = {"vjp_variables": False, "variables": variables, "rngs": rngs}
     y, backward, *aux = vjp(fn, scope, *primals, has_aux=has_aux, **filters)
     if jax.numpy.shape(y) != ():
-        raise ValueError(
+        raise errors.ShapeError(
             "grad can only work on functions with scalar-valued outputs. out"
-            f" shape={jax.numpy.shape(y)}. Reduce the result, for example with"
-            " `jnp.mean`, or use `vjp`."
+            f" shape={jax.numpy.shape(y)}.",
+            "A gradient is the derivative of one number.",
+            "Reduce the result, for example with `jnp.mean`, or use `vjp`.",
         )
     _, *gradients = backward(jax.numpy.ones_like(y))
     return (y, *aux, tuple(gradients))
 
 
 def jvp(
-    fn: Callable[..., Any],
-    scope: Any,
-    primals: Any,
-    tangents: Any,
-    variable_tangents: Mapping[str, Any],
+    fn: Callable[..., T],
+    scope: object,
+    primals: Sequence[object],
+    tangents: Sequence[object],
+    variable_tangents: Collection,
     variables: Filter = True,
     rngs: Filter = True,
-) -> tuple[Any, Any]:
-    """`jax.jvp` of `fn(scope, *primals)`, also along tangents of its variables.
+) -> tuple[T, T]:
+    """Apply `jax.jvp` to `fn(scope, *primals)`, also along tangents of its variables.
 
     Args:
         fn: the function.
@@ -121,7 +130,7 @@ def jvp(
     by, others = lifted.variables
     given = ({col: variable_tangents[col] for col in by[0]},)
 
-    def differentiable(by: Any, args: Any) -> Any:
+    def differentiable(by: Group, args: Sequence[object]) -> tuple[T, Groups]:
         return run((by, others), lifted.rngs, *args)
 
     (y, out), (dy, _) = jax.jvp(differentiable, (by, primals), (given, tangents))
@@ -130,13 +139,13 @@ def jvp(
 
 
 def custom_vjp(
-    fn: Callable[..., Any],
-    forward_fn: Callable[..., Any],
-    backward_fn: Callable[..., Any],
+    fn: Callable[..., T],
+    forward_fn: Callable[..., tuple[T, Any]],
+    backward_fn: Callable[..., Sequence[Any]],
     grad_vars: Filter = "params",
-    nondiff_argnums: Any = (),
-) -> Callable[..., Any]:
-    """Gives `fn(scope, *args)` a backward pass of its own.
+    nondiff_argnums: int | Sequence[int] = (),
+) -> Callable[..., T]:
+    """Give `fn(scope, *args)` a backward pass of its own.
 
     Args:
         fn: the function.
@@ -145,26 +154,28 @@ def custom_vjp(
         backward_fn: called as `backward_fn(*nondiff_args, residuals, cotangent)`;
             returns the gradients `(variables, *inputs)`.
         grad_vars: collections that get gradients.
-        nondiff_argnums: positions of arguments that are not differentiated and hold no
+        nondiff_argnums: indices of arguments that are not differentiated and hold no
             arrays; the scope is 0.
 
     Returns:
         A function `(scope, *args)`.
     """
     static = (nondiff_argnums,) if isinstance(nondiff_argnums, int) else nondiff_argnums
-    # Position 0 of `fn` is the scope; two arguments stand in its place.
+    # Argument 0 of `fn` is the scope; here two arguments take its place.
     static = [i + 1 for i in static if i > 0]
 
-    def run(scope: Any, *args: Any) -> Any:
+    def run(scope: object, *args: object) -> T:
         lifted = Lifted(scope, (grad_vars, True), (grad_vars, True), (True,))
         order = lifted.plan.order
         forward = lifted.plan.pure(forward_fn)
 
-        def primal_and_residuals(variables: Any, rngs: Any, *args: Any) -> Any:
+        def primal_and_residuals(
+            variables: Groups, rngs: Groups, *args: object
+        ) -> tuple[tuple[T, Groups], object]:
             (y, residuals), out = forward(variables, rngs, *args)
             return (y, out), residuals
 
-        def backward(*args: Any) -> Any:
+        def backward(*args: Any) -> tuple[object, ...]:
             *nondiff, residuals, (cotangent, _) = args
             by, *inputs = backward_fn(*nondiff, residuals, cotangent)
             return ((order.to_roots(by), None), None, *inputs)

@@ -1,32 +1,43 @@
-"""`vmap` over functions of scopes."""
+"""Functions of scopes over axes of variables: `vmap`, `scan`, `remat_scan`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 
+from linsey import errors
+from linsey.core import axes_scan, meta
+from linsey.core.filters import Filter
 from linsey.core.lift import axes as lift_axes
-from linsey.core.lift.split import Lifted
+from linsey.core.lift.axes import rename_axes
+from linsey.core.lift.compile import remat
+from linsey.core.lift.split import Group, Groups, Lifted, update_group
+
+__all__ = ["remat_scan", "scan", "vmap"]
+
+T = TypeVar("T")
+C = TypeVar("C")
+Y = TypeVar("Y")
 
 
 def vmap(
-    fn: Callable[..., Any],
-    variable_axes: lift_axes.Axes,
+    fn: Callable[..., T],
+    variable_axes: Mapping[Any, object],
     split_rngs: Mapping[Any, bool],
-    in_axes: Any = 0,
-    out_axes: Any = 0,
+    in_axes: object = 0,
+    out_axes: object = 0,
     axis_size: int | None = None,
-    axis_name: str | None = None,
-    spmd_axis_name: str | None = None,
+    axis_name: Hashable | None = None,
+    spmd_axis_name: Hashable | None = None,
     metadata_params: Mapping[Any, Any] = {},
-) -> Callable[..., Any]:
-    """Maps `fn(scope, *args)` over an axis, with variables of its own or shared.
+) -> Callable[..., T]:
+    """Map `fn(scope, *args)` over an axis; each instance has its variables or shares.
 
     Args:
         fn: the function.
-        variable_axes: for each filter the axis of these collections; None if all
+        variable_axes: for each filter the axis of these collections; `None` if all
             instances share them.
         split_rngs: for each filter whether these streams differ between instances.
         in_axes: axes of the arguments, as in `jax.vmap`.
@@ -43,20 +54,25 @@ def vmap(
     in_list, out_list = tuple(into.values()), tuple(out.values())
     is_split = tuple(split_rngs.values())
 
-    def mapped(scopes: Any, *args: Any, **kwargs: Any) -> Any:
+    def mapped(scopes: object, *args: object, **kwargs: object) -> T:
         lifted = Lifted(scopes, tuple(into), tuple(out), tuple(split_rngs))
         size = axis_size
         if size is None:
             size = lift_axes.axis_length((in_axes, args), (in_list, lifted.variables))
         if size is None:
-            raise ValueError(
-                "axis_size should be specified manually: neither the arguments nor"
-                " the variables have a mapped axis to take it from."
+            raise errors.OptionError(
+                "axis_size should be specified manually.",
+                "No argument and no variable has a mapped axis to take it from.",
+                "Give the number of instances: `nn.vmap(..., axis_size=8)`.",
             )
         run = lifted.plan.pure(fn)
 
-        def one(variables: Any, rngs: Any, args: Any) -> Any:
-            variables = lift_axes.drop_axis_names(variables, in_list, metadata_params)
+        def one(
+            variables: Groups, rngs: Groups, args: tuple[object, ...]
+        ) -> tuple[T, Groups]:
+            variables = rename_axes(
+                meta.remove_axis, variables, in_list, metadata_params
+            )
             return run(variables, rngs, *args, **kwargs)
 
         axes_of_keys = tuple(0 if s else None for s in is_split)
@@ -64,7 +80,142 @@ def vmap(
         keys = lift_axes.split_keys(lifted.rngs, is_split, size)
         every = jax.vmap(one, *axes, axis_name, size, spmd_axis_name)
         y, variables = every(lifted.variables, keys, args)
-        lifted.merge(lift_axes.add_axis_names(variables, out_list, metadata_params))
+        lifted.merge(rename_axes(meta.add_axis, variables, out_list, metadata_params))
         return y
 
     return mapped
+
+
+def scan(
+    fn: Callable[..., tuple[C, Y]],
+    variable_axes: Mapping[Any, object] = {},
+    variable_broadcast: Filter = False,
+    variable_carry: Filter = False,
+    split_rngs: Mapping[Any, bool] = {},
+    in_axes: object = 0,
+    out_axes: object = 0,
+    length: int | None = None,
+    reverse: bool = False,
+    unroll: int = 1,
+    _split_transpose: bool = False,
+    data_transform: Callable[..., tuple[Groups, Groups]] | None = None,
+    metadata_params: Mapping[Any, Any] = {},
+    check_constancy_invariants: bool = True,
+) -> Callable[..., tuple[C, Y]]:
+    """Scan `fn(scope, carry, *args) -> (carry, y)`.
+
+    Args:
+        fn: one step.
+        variable_axes: for each filter the axis along which these collections are
+            stacked, one slice for each step.
+        variable_broadcast: collections that are the same at every step; they may be
+            created in the first, and must not depend on carry or inputs.
+        variable_carry: collections handed from step to step; they must exist before.
+        split_rngs: for each filter whether these streams differ between steps.
+        in_axes: axes of the arguments to scan over, or `broadcast`.
+        out_axes: axes along which results are stacked, or `broadcast`.
+        length: number of steps, needed if nothing is scanned over.
+        reverse: go from the last element to the first.
+        unroll: steps in one iteration of the compiled loop.
+        _split_transpose: see `jax.lax.scan`.
+        data_transform: called as `data_transform(variables, rngs)` in each step.
+        metadata_params: passed to `add_axis` and `remove_axis` of metadata boxes.
+        check_constancy_invariants: trace the step once more to compute what is
+            broadcast.
+
+    Returns:
+        A function `(scope, carry, *args, **kwargs) -> (carry, ys)`; keyword arguments
+        are the same at every step.
+    """
+    into, out = lift_axes.split_in_out(variable_axes)
+    in_list, out_list = tuple(into.values()), tuple(out.values())
+    is_split = tuple(split_rngs.values())
+    whole = (variable_broadcast, variable_carry)
+    rng_axes = tuple(0 if s else axes_scan.broadcast for s in is_split)
+
+    def scanned(
+        scopes: object, init: C, *args: object, **kwargs: object
+    ) -> tuple[C, Y]:
+        lifted = Lifted(scopes, (*whole, *into), (*whole, *out), tuple(split_rngs))
+        shared, carried, *stacked = lifted.variables
+        steps = length
+        if steps is None:
+            steps = lift_axes.axis_length((in_axes, args), (in_list, tuple(stacked)))
+        if steps is None:
+            raise errors.OptionError(
+                "scan got no values to scan over.",
+                "No argument and no variable has an axis as long as there are steps.",
+                "Give the number of steps: `nn.scan(..., length=8)`.",
+            )
+        run = lifted.plan.pure(fn)
+
+        def step(
+            shared: Group,
+            carry: tuple[Group, C],
+            stacked: Groups,
+            rngs: Groups,
+            args: tuple[object, ...],
+        ) -> tuple[Group, tuple[Group, C], tuple[Y, Groups]]:
+            written, c = carry
+            stacked = rename_axes(meta.remove_axis, stacked, in_list, metadata_params)
+            variables = (shared, update_group(carried, written), *stacked)
+            if data_transform is not None:
+                variables, rngs = data_transform(variables, rngs)
+            pair, (new, written, *y_stacked) = run(variables, rngs, c, *args, **kwargs)
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                raise errors.ArgumentTypeError(
+                    f"What is scanned must return a pair `(carry, y)`, not {pair!r}.",
+                    "The carry goes to the next step; the values `y` are stacked.",
+                    "If there is nothing to collect, write `return carry, None`.",
+                )
+            c, y = pair
+            return update_group(shared, new), (written, c), (y, tuple(y_stacked))
+
+        # The extra trace also moves the counters of the random streams, as it always
+        # has: without streams and broadcast results there is nothing it could change.
+        has_streams = any(keys for group in lifted.rngs for keys in group)
+        may_change = any(r.mutable & lifted.plan.outputs[0] for r in lifted.plan.roots)
+        has_same = axes_scan.broadcast in jax.tree_util.tree_leaves(out_axes)
+        check = check_constancy_invariants and (has_streams or may_change or has_same)
+        axes = (in_list, rng_axes, in_axes), (out_axes, out_list)
+        loop = (steps, reverse, unroll, _split_transpose, check)
+        start = (lifted.only_mutable(carried), init)
+        keys = lift_axes.split_keys(lifted.rngs, is_split, steps)
+        shared_out, (written, carry), (ys, stacked_out) = axes_scan.scan(
+            step, *axes, *loop
+        )(shared, start, tuple(stacked), keys, args)
+        stacked_out = rename_axes(meta.add_axis, stacked_out, out_list, metadata_params)
+        lifted.merge((lifted.only_mutable(shared_out), written, *stacked_out))
+        return carry, ys
+
+    return scanned
+
+
+def remat_scan(
+    body_fn: Callable[..., T],
+    lengths: Sequence[int],
+    policy: Callable[..., bool] | None = None,
+    variable_broadcast: Filter = False,
+    variable_carry: Filter = False,
+    variable_axes: Mapping[Any, object] = {True: 0},
+    split_rngs: Mapping[Any, bool] = {True: True},
+) -> Callable[..., T]:
+    """Nest scans of `body_fn(scope, x) -> x`, each step recomputed for gradients.
+
+    For `lengths = (n, m)` the body runs `n * m` times, and only `n + m` of the values
+    between are kept for the backward pass.
+    """
+    variables = (variable_axes, variable_broadcast, variable_carry)
+
+    def repeat(body: Callable[..., T], length: int) -> Callable[..., T]:
+        def step(scope: object, carry: T) -> tuple[T, tuple[()]]:
+            return body(scope, carry), ()
+
+        scanned = scan(step, *variables, split_rngs, length=length)
+        return lambda scope, carry: scanned(scope, carry)[0]
+
+    *outer, innermost = lengths
+    level = repeat(body_fn, innermost)
+    for length in reversed(outer):
+        level = repeat(remat(level, policy=policy, prevent_cse=False), length)
+    return level

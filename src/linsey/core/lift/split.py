@@ -6,7 +6,7 @@ that. `Lifted` makes it a pure function of arrays and back:
 1. `Lifted(scopes, ...)` takes the variables and keys out of the scopes, sorted into
    groups by filters, one group for each way the transform treats them;
 2. `lifted.plan.pure(fn)` is `fn` as a pure function `(variables, rngs, *args) ->
-   (result, variables)`: it runs on fresh scopes that stand at the same places;
+   (result, variables)`: it runs on fresh scopes at the same paths;
 3. `lifted.merge(variables)` writes what came out back into the scopes.
 
 A transform is then only its axis logic. Invariants: collections that no filter selects
@@ -22,17 +22,24 @@ import dataclasses
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial, reduce
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 
 from linsey.core.filters import ALL, NONE, Filter, Selection, group_collections
 from linsey.core.rng import LazyRng
-from linsey.core.scope import Scope, bind
+from linsey.core.scope import bind
+from linsey.core.state import Scope
 
-# One entry for each group; each is a tuple with one {name: tree} for each root scope.
-Groups = tuple[tuple[dict[str, Any], ...], ...]
+__all__ = ["Lifted", "Plan", "pack"]
+
+T = TypeVar("T")
+
+# Variables or keys that a transform treats alike: {name: tree} for each root scope.
+Group = tuple[dict[str, Any], ...]
+Groups = tuple[Group, ...]
 Filters = Sequence[Filter | Selection]
+Counters = dict[tuple[tuple[str, ...], str], int]
 
 
 class Lifted:
@@ -47,18 +54,18 @@ class Lifted:
     Attributes:
         variables: the variables that go in.
         rngs: the keys that go in.
-        plan: how to stand the scopes up again.
+        plan: how to make the scopes again.
     """
 
     def __init__(
-        self, scopes: Any, inputs: Filters, outputs: Filters, rngs: Filters = ()
+        self, scopes: object, inputs: Filters, outputs: Filters, rngs: Filters = ()
     ):
         flat, tree = jax.tree_util.tree_flatten(scopes)
         self.roots = roots = _outermost(flat)
         groups = tuple(map(Selection.of, outputs))
         out = reduce(operator.or_, groups, NONE)
         self.plan = Plan(
-            Order(tree, tuple(_place(scope, roots) for scope in flat), len(roots)),
+            Order(tree, tuple(_locate(scope, roots) for scope in flat), len(roots)),
             tuple(
                 Root(s.name, s.path, s.context.selection & out, tuple(s.flags.items()))
                 for s in roots
@@ -69,14 +76,16 @@ class Lifted:
         self.variables = _sort((scope.nodes() for scope in roots), inputs)
         self.rngs = _sort((scope.rngs for scope in roots), rngs)
 
-    def call(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Calls a pure function of what went in and merges what comes out."""
+    def call(
+        self, run: Callable[..., tuple[T, Groups]], /, *args: object, **kwargs: object
+    ) -> T:
+        """Call a pure function of what went in and merge what comes out."""
         y, variables = run(self.variables, self.rngs, *args, **kwargs)
         self.merge(variables)
         return y
 
     def merge(self, variables: Groups) -> None:
-        """Writes variables that came out back into the scopes they belong to."""
+        """Write variables that came out back into the scopes they belong to."""
         for group in variables:
             for scope, collections in zip(self.roots, group, strict=True):
                 for col, tree in collections.items():
@@ -84,7 +93,7 @@ class Lifted:
                         scope.put_variable(col, name, value)
 
     def forked_rngs(self) -> Groups:
-        """Keys drawn now from the streams that go in, instead of these themselves."""
+        """Return keys drawn now from the streams that go in."""
         return tuple(
             tuple(
                 {stream: LazyRng(scope.make_rng(stream)) for stream in keys}
@@ -93,56 +102,76 @@ class Lifted:
             for group in self.rngs
         )
 
+    def only_mutable(self, group: Group) -> Group:
+        """Return the part of a group of variables that the function may write."""
+        return tuple(
+            {col: tree for col, tree in collections.items() if col in root.mutable}
+            for collections, root in zip(group, self.plan.roots, strict=True)
+        )
+
+
+def update_group(group: Group, written: Group) -> Group:
+    """Put the collections that were written into a group of variables."""
+    return tuple({**old, **new} for old, new in zip(group, written, strict=True))
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Untraced:
+    """A leaf that passes a transform as part of the structure, unseen by JAX."""
+
+    value: Any
+
 
 class Root(NamedTuple):
-    """Where an outermost scope stands, and what may be written in it."""
+    """The name and the path of an outermost scope, and what may be written in it."""
 
     name: str | None
     path: tuple[str, ...]
     mutable: Selection
-    flags: tuple[tuple[str, Any], ...]
+    flags: tuple[tuple[str, object], ...]
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """The structure in which scopes were given, and where each stands in the roots.
+    """The structure in which scopes were given, and the way to each from the roots.
 
     Values that belong to roots have the same structure. If one scope holds another
     there is no value for each: then they are a list with one value for each root.
     """
 
-    tree: Any
-    places: tuple[tuple[int, tuple[str, ...]], ...]  # index of the root, way down
+    tree: jax.tree_util.PyTreeDef
+    ways: tuple[tuple[int, tuple[str, ...]], ...]  # index of the root, names below it
     size: int  # the number of roots
 
     def scopes(self, roots: Sequence[Scope]) -> Any:
-        """The scopes as they were given, over other roots."""
-        flat = [reduce(Scope._descend, way, roots[i]) for i, way in self.places]
+        """Return the scopes as they were given, over other roots."""
+        flat = [reduce(Scope._descend, names, roots[i]) for i, names in self.ways]
         return jax.tree_util.tree_unflatten(self.tree, flat)
 
     @property
     def _is_one_to_one(self) -> bool:
-        return sorted(self.places) == [(i, ()) for i in range(self.size)]
+        return sorted(self.ways) == [(i, ()) for i in range(self.size)]
 
-    def to_scopes(self, values: Sequence[Any]) -> Any:
-        """From one value for each root to the structure of the scopes."""
+    def to_scopes(self, values: Sequence[object]) -> Any:
+        """Bring one value for each root into the structure of the scopes."""
         if not self._is_one_to_one:
             return list(values)
-        in_order = [values[i] for i, _ in self.places]
+        in_order = [values[i] for i, _ in self.ways]
         return jax.tree_util.tree_unflatten(self.tree, in_order)
 
     def to_roots(self, values: Any) -> tuple[Any, ...]:
-        """The inverse of `to_scopes`."""
+        """Invert `to_scopes`."""
         if not self._is_one_to_one:
             return tuple(values)
         in_order = self.tree.flatten_up_to(values)
-        return tuple(in_order[self.places.index((i, ()))] for i in range(self.size))
+        return tuple(in_order[self.ways.index((i, ()))] for i in range(self.size))
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How to stand scopes up again over other variables: no arrays, comparable.
+    """How to make scopes again over other variables: no arrays, comparable.
 
     Two detached plans are equal if running the same function on them gives the same
     program.
@@ -151,41 +180,40 @@ class Plan:
     order: Order
     roots: tuple[Root, ...]
     outputs: tuple[Selection, ...]
-    counters: list[dict[Any, Any]] = dataclasses.field(compare=False)
-    counts: Any = None  # the counters at the start, in a detached plan
+    counters: list[Counters] = dataclasses.field(compare=False)
+    # The counters at the start, in a detached plan.
+    counts: tuple[frozenset[object], ...] | None = None
 
     def detached(self) -> Plan:
-        """The same plan with counters of its own, usable as a static argument."""
+        """Return the plan with counters of its own, usable as a static argument."""
         counters = [
-            {
-                place: n
-                for place, n in drawn.items()
-                if _starts_with(place[0], root.path)
-            }
+            {at: n for at, n in drawn.items() if _starts_with(at[0], root.path)}
             for root, drawn in zip(self.roots, self.counters, strict=True)
         ]
         plan = dataclasses.replace(self, counters=counters)
         return dataclasses.replace(plan, counts=plan.frozen_counters())
 
-    def frozen_counters(self) -> tuple[Any, ...]:
-        """The counters as they are now, as a value."""
+    def frozen_counters(self) -> tuple[frozenset[object], ...]:
+        """Return the counters as they are now, as a value."""
         return tuple(frozenset(drawn.items()) for drawn in self.counters)
 
-    def pure(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-        """`fn(scopes, *args)` as `(variables, rngs, *args) -> (result, variables)`."""
+    def pure(self, fn: Callable[..., T]) -> Callable[..., tuple[T, Groups]]:
+        """Make of `fn(scopes, *args)` `(variables, rngs, *args) -> (y, variables)`."""
 
-        def run(variables: Groups, rngs: Groups, *args: Any, **kwargs: Any) -> Any:
+        def run(
+            variables: Groups, rngs: Groups, /, *args: object, **kwargs: object
+        ) -> tuple[T, Groups]:
             with contextlib.ExitStack() as stack:
                 roots = [
                     stack.enter_context(scope.temporary())
-                    for scope in self._stand_up(variables, rngs)
+                    for scope in self._make_roots(variables, rngs)
                 ]
                 y = fn(self.order.scopes(roots), *args, **kwargs)
                 return y, _sort((root.mutable_nodes() for root in roots), self.outputs)
 
         return run
 
-    def _stand_up(
+    def _make_roots(
         self, variables: Groups, rngs: Groups, allowed: Selection = ALL
     ) -> Iterator[Scope]:
         for i, root in enumerate(self.roots):
@@ -198,14 +226,14 @@ class Plan:
 
 
 def pack(
-    fn: Callable[..., Any],
+    fn: Callable[..., tuple[T, Groups]],
     in_variable_filters: Sequence[Filter],
     out_variable_filters: Sequence[Filter],
     rng_filters: Sequence[Filter],
     name: str | None = None,
     enable_kwargs: bool = False,
-) -> Callable[..., Any]:
-    """Gives a function the variables and keys of its scopes, to lift it by hand.
+) -> Callable[..., T]:
+    """Give a function the variables and keys of its scopes, to lift it by hand.
 
     Args:
         fn: called with `(scope_fn, repack_fn, variables, rngs, *args)`, where
@@ -234,17 +262,19 @@ def pack(
         [3.0, 3.0]
     """
 
-    def packed(scopes: Any, *args: Any, **kwargs: Any) -> Any:
+    def packed(scopes: object, *args: object, **kwargs: object) -> T:
         filters = in_variable_filters, out_variable_filters, rng_filters
         lifted = Lifted(scopes, *filters)
         plan = lifted.plan
 
-        def scope_fn(variables: Any, rngs: Any, mutable_filter: Filter = True) -> Any:
+        def scope_fn(
+            variables: Groups, rngs: Groups, mutable_filter: Filter = True
+        ) -> object:
             allowed = Selection.of(mutable_filter)
-            roots = plan._stand_up(variables, rngs, allowed)
+            roots = plan._make_roots(variables, rngs, allowed)
             return plan.order.scopes(tuple(roots))
 
-        def repack_fn(scopes: Any) -> Groups:
+        def repack_fn(scopes: object) -> Groups:
             roots = _outermost(jax.tree_util.tree_leaves(scopes))
             return _sort((root.mutable_nodes() for root in roots), plan.outputs)
 
@@ -254,13 +284,13 @@ def pack(
 
 
 def _sort(of_roots: Iterable[Mapping[str, Any]], filters: Filters) -> Groups:
-    """Sorts what each root has by name into groups."""
+    """Sort what each root has by name into groups."""
     rows = [group_collections(named, filters) for named in of_roots]
     return tuple(tuple(row[i] for row in rows) for i in range(len(filters)))
 
 
 def _outermost(scopes: list[Scope]) -> list[Scope]:
-    """The scopes that no other one holds, each once."""
+    """Return the scopes that no other one holds, each once."""
     roots: list[Scope] = []
     for scope in sorted(scopes, key=lambda s: len(s.path)):
         if not any(_is_below(scope, root) for root in roots):
@@ -268,8 +298,8 @@ def _outermost(scopes: list[Scope]) -> list[Scope]:
     return roots
 
 
-def _place(scope: Scope, roots: list[Scope]) -> tuple[int, tuple[str, ...]]:
-    """The index of the root that holds a scope, and the way down from it."""
+def _locate(scope: Scope, roots: list[Scope]) -> tuple[int, tuple[str, ...]]:
+    """Return the index of the root that holds a scope, and the names below it."""
     i = next(i for i, root in enumerate(roots) if _is_below(scope, root))
     return i, scope.path[len(roots[i].path) :]
 

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from linsey.core.filters import Filter, subtract_filters
 from linsey.core.lift.split import Lifted
 
+__all__ = ["fold_rngs", "map_variables", "swap_collection"]
+
+T = TypeVar("T")
+Collections = dict[str, Any]
+
 
 def map_variables(
-    fn: Callable[..., Any],
+    fn: Callable[..., T],
     mapped_collections: Filter,
-    map_in_fn: Callable[[Any], Any] = lambda x: x,
-    map_out_fn: Callable[[Any], Any] = lambda x: x,
+    map_in_fn: Callable[[Collections], Collections] = lambda x: x,
+    map_out_fn: Callable[[Collections], Collections] = lambda x: x,
     init: bool = False,
     mutable: bool = False,
     rngs: Filter = True,
     variables: Filter = True,
-) -> Callable[..., Any]:
-    """Lets `fn(scope, *args)` see transformed variables.
+) -> Callable[..., T]:
+    """Let `fn(scope, *args)` see transformed variables.
 
     Args:
         fn: the function.
@@ -39,7 +44,7 @@ def map_variables(
     inputs = (mapped_collections, seen_as_is)
     outputs = (mapped_collections if writes else False, seen_as_is)
 
-    def mapped(scopes: Any, *args: Any, **kwargs: Any) -> Any:
+    def mapped(scopes: object, *args: object, **kwargs: object) -> T:
         lifted = Lifted(scopes, inputs, outputs, (rngs,))
         stored, others = lifted.variables
         run = lifted.plan.pure(fn)
@@ -56,12 +61,10 @@ def map_variables(
     return mapped
 
 
-def swap_collection(
-    fn: Callable[..., Any], col_a: str, col_b: str
-) -> Callable[..., Any]:
-    """Lets `fn` see collection `col_a` as `col_b` and the other way round."""
+def swap_collection(fn: Callable[..., T], col_a: str, col_b: str) -> Callable[..., T]:
+    """Let `fn` see collection `col_a` as `col_b` and the other way round."""
 
-    def swap(collections: Any) -> Any:
+    def swap(collections: Collections) -> Collections:
         names = {col_a: col_b, col_b: col_a}
         return {names.get(col, col): tree for col, tree in collections.items()}
 
@@ -69,14 +72,14 @@ def swap_collection(
 
 
 def fold_rngs(
-    fn: Callable[..., Any], variables: Filter = True, rngs: Filter = True
-) -> Callable[..., Any]:
-    """Runs `fn(scope, *args)` on keys drawn once from the streams.
+    fn: Callable[..., T], variables: Filter = True, rngs: Filter = True
+) -> Callable[..., T]:
+    """Run `fn(scope, *args)` on keys drawn once from the streams.
 
     The hash of the path is folded in at the call; inside, paths are shorter.
     """
 
-    def folded(scopes: Any, *args: Any, **kwargs: Any) -> Any:
+    def folded(scopes: object, *args: object, **kwargs: object) -> T:
         lifted = Lifted(scopes, (variables,), (variables,), (rngs,))
         lifted.rngs = lifted.forked_rngs()
         return lifted.call(lifted.plan.pure(fn), *args, **kwargs)

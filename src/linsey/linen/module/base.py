@@ -3,41 +3,46 @@
 A module instance is a description until it is bound to a scope; then its methods can
 declare and use variables. Its life:
 
-1. *constructed* (`phase.py`): inside a compact method it becomes a child of the running
-   module at once; in `setup` when it is assigned; anywhere else it stays unbound.
-2. *bound* (`adoption.py`): it gets a scope, and the modules in its fields become its
+1. *constructed*: inside a compact method it becomes a child of the running module at
+   once; in `setup` when it is assigned; anywhere else it stays unbound.
+2. *bound* (`binding.py`): it gets a scope, and the modules in its fields become its
    children.
 3. *set up*, lazily: `setup` runs at the first call or look-up that may need it.
 
-Every method is wrapped (`methods.py`), and all names of a module are taken in its frame
-(`frame.py`).
+Every method is wrapped (`methods.py`), and all names of a module are taken in a `Frame`
+(`binding.py`). Running a module is a pure function of variables (`functional.py`).
 """
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping
-from copy import deepcopy
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from linsey import errors
 from linsey.core import scope as core_scope
 from linsey.core.filters import Filter
-from linsey.core.scope import Scope, Variable, VariableDict
-from linsey.linen.module import adoption, functional
-from linsey.linen.module.fields import make_dataclass
-from linsey.linen.module.functional import CREATED, CaptureFilter
-from linsey.linen.module.methods import wrap_class
-from linsey.linen.module.phase import CONSTRUCTING, FRESH, READY, SETTING_UP, UNBOUND
-from linsey.linen.module.repr import module_repr
-from linsey.linen.module.stack import RUNNING
+from linsey.core.scope import RNGs as RNGs
+from linsey.core.state import Scope, Variable
+from linsey.linen.module import binding, functional
+from linsey.linen.module.binding import FRESH, SETTING_UP, Bound, ModuleBase, is_module
+from linsey.linen.module.functional import CREATED, RUNNING, CaptureFilter
+from linsey.linen.module.methods import compact, make_dataclass, wrap_class
+from linsey.typing import VariableDict
+
+if TYPE_CHECKING:
+    from linsey.linen import summary
 
 T = TypeVar("T")
+CallableT = TypeVar("CallableT", bound=Callable[..., object])
 
-RNGs = Any
+Method = Callable[..., Any] | str | None
 
 
 class _Unspecified:
@@ -54,21 +59,16 @@ _unspecified = _Unspecified()
 
 
 def tuple_init() -> tuple[Any, ...]:
-    """The initial value of a sown variable: an empty tuple."""
+    """Return the initial value of a sown variable: an empty tuple."""
     return ()
 
 
-def tuple_reduce(xs: tuple[Any, ...], x: Any) -> tuple[Any, ...]:
-    """Appends to a tuple: how sown values are collected unless told otherwise."""
+def tuple_reduce(xs: tuple[T, ...], x: T) -> tuple[T, ...]:
+    """Append to a tuple: how sown values are collected unless told otherwise."""
     return (*xs, x)
 
 
-@dataclass_transform(field_specifiers=(field,))
-class ModuleBase:
-    """Tells type checkers that subclasses of `Module` are dataclasses."""
-
-
-@dataclass(repr=False)
+@dataclasses.dataclass(repr=False)
 class Module(ModuleBase):
     """Base class of all modules: layers, models, anything that holds variables.
 
@@ -88,27 +88,23 @@ class Module(ModuleBase):
         {'params': {'scale': Array(2., dtype=float32, weak_type=True)}}
 
     Attributes:
-        parent: the module (or scope) this one belongs to; None for the outermost.
+        parent: the module (or scope) this one belongs to; `None` for the outermost.
         name: its name there; chosen automatically if not given.
-        scope: where its variables are; None while it is unbound.
+        scope: the scope of its variables; `None` while it is unbound.
     """
 
-    parent: Any = field(default=_unspecified, repr=False, kw_only=True)
-    name: str | None = field(default=None, kw_only=True)
+    parent: Any = dataclasses.field(default=_unspecified, repr=False, kw_only=True)
+    name: str | None = dataclasses.field(default=None, kw_only=True)
 
-    scope: ClassVar[Scope | None] = None
-    _phase: ClassVar[int] = CONSTRUCTING
-    _init_fields: ClassVar[tuple[str, ...]] = ()
-    _has_setup: ClassVar[bool] = False
     _hash_fields: ClassVar[tuple[str, ...]] = ("parent", "name")
 
     # -- class creation --------------------------------------------------------------
 
-    def __init_subclass__(cls, kw_only: bool = False, **kwargs: Any) -> None:
+    def __init_subclass__(cls, kw_only: bool = False, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         make_dataclass(cls, Module, kw_only)
         wrap_class(cls)
-        cls._has_setup = cls.setup is not Module.setup
+        cls._has_setup = cls.setup is not ModuleBase.setup
 
     # -- one instance ----------------------------------------------------------------
 
@@ -117,91 +113,61 @@ class Module(ModuleBase):
         parent = values["parent"]
         if parent is _unspecified:
             parent = values["parent"] = RUNNING.get()
-        values["_phase"] = UNBOUND
+        values["_bound"] = None
         if parent is None:
             return
         if isinstance(parent, Module):
-            if parent._phase == SETTING_UP and values["name"] is None:
+            bound, name = parent._bound, values["name"]
+            if bound is not None and bound.phase == SETTING_UP and name is None:
                 return  # named and bound when it is assigned
-            frame = parent.__dict__.get("_frame")
-            if frame is None or not frame.is_open:
+            if bound is None or not bound.frame.is_open:
                 raise errors.AssignSubModuleError(type(self).__name__)
-            if values["name"] is None:
-                values["name"] = frame.automatic_name(type(self).__name__)
-            adoption.attach(self, parent)
+            if name is None:
+                values["name"] = bound.frame.automatic_name(type(self).__name__)
+            bound.attach(parent, self)
         elif isinstance(parent, Scope):
-            adoption.bind_module(self, parent)
+            binding.bind_module(self, parent)
         else:
-            raise ValueError(
+            raise errors.OptionError(
                 f"`parent` of {type(self).__name__} must be None, a Module or a Scope,"
-                f" got {type(parent).__name__}."
+                f" got {type(parent).__name__}.",
+                "The parent is what the module finds its variables through.",
+                f"Leave it out, or write `{type(self).__name__}(..., parent=None)`.",
             )
 
-    def setup(self) -> None:
-        """Declares submodules and variables; runs when a bound module is first used.
-
-        What it assigns to `self` is visible to all methods of the bound module.
-        """
-
-    def _run_setup(self) -> None:
-        values = self.__dict__
-        values.update(_phase=SETTING_UP, _assigned=[])
-        before = values["_frame"]
-        frame = values["_frame"] = values["_setup_frame"]
-        frame.is_open = True
-        adopted = dict(frame.names)
-        try:
-            self.setup()
-        except BaseException:
-            values["_phase"] = FRESH
-            for name in values.pop("_assigned"):
-                values.pop(name, None)
-            frame.names, frame.counts = adopted, {}
-            raise
-        finally:
-            frame.is_open = False
-            values["_frame"] = before
-        values["_phase"] = READY
-
-    def _open_frame(self) -> bool:
-        """Opens a frame of names for a compact call; False inside another one."""
-        if self.scope is None:
-            raise errors.CallCompactUnboundModuleError(module=self)
-        frame = self._frame
-        if frame.is_open and frame is not self._setup_frame:
-            return False
-        self.__dict__["_frame"] = self._setup_frame.child()
-        return True
-
-    def _open(self, what: str) -> Any:
-        """The frame in which a `what` can be declared now."""
-        if self.scope is None:
+    def _open(self, what: str) -> Bound:
+        """Return the record of a module that can declare a `what` now."""
+        bound = self._bound
+        if bound is None:
             raise errors.UnboundModuleError(what, module=self)
-        frame = self._frame
-        if not frame.is_open:
+        if not bound.frame.is_open:
             raise errors.DeclarationOutsideSetupError(what, module=self)
-        return frame
+        return bound
 
     # -- attributes ------------------------------------------------------------------
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        phase = self._phase
-        if phase == SETTING_UP:
-            if name in type(self).__dataclass_fields__:
-                raise errors.SetAttributeInModuleSetupError(module=self, attr_name=name)
-            self._assigned.append(name)
-            value = adoption.adopt(self, name, value)
-        elif phase >= FRESH and not name.startswith("__"):
-            raise errors.SetAttributeFrozenModuleError(type(self).__name__, name, value)
+    def __setattr__(self, name: str, value: object) -> None:
+        bound = self._bound
+        if bound is not None:
+            if bound.phase == SETTING_UP:
+                if name in type(self).__dataclass_fields__:
+                    raise errors.SetAttributeInModuleSetupError(
+                        module=self, attr_name=name
+                    )
+                bound.assigned.append(name)
+                value = bound.adopt(self, name, value)
+            elif not name.startswith("__"):
+                cls = type(self).__name__
+                raise errors.SetAttributeFrozenModuleError(cls, name, value)
         object.__setattr__(self, name, value)
 
     def __getattr__(self, name: str) -> Any:
         # Only called for names that are not there: `setup` may have yet to make them.
-        values = self.__dict__
-        if values.get("_phase") == FRESH and not name.startswith("__"):
-            self._run_setup()
-            if name in values:
-                return values[name]
+        bound = self._bound
+        if bound is not None and bound.phase == FRESH and not name.startswith("__"):
+            bound.set_up(self)
+            if name in self.__dict__:
+                return self.__dict__[name]
         raise AttributeError(
             f'"{type(self).__name__}" object has no attribute "{name}". If "{name}" is'
             " defined in '.setup()', remember these fields are only accessible from"
@@ -209,60 +175,94 @@ class Module(ModuleBase):
         )
 
     def __dir__(self) -> list[str]:
-        if self.__dict__.get("_phase") == FRESH:
-            self._run_setup()
+        if self._bound is not None and self._bound.phase == FRESH:
+            self._bound.set_up(self)
         return list(object.__dir__(self))
 
     def __hash__(self) -> int:
-        if self.scope is not None:
-            raise TypeError("Can't call __hash__ on modules that hold variables.")
+        if self._bound is not None:
+            raise errors.ArgumentTypeError(
+                "Can't call __hash__ on modules that hold variables.",
+                "Their hash would have to be that of the arrays, which have none.",
+                "Use the unbound module as a key: `module.unbind()[0]`.",
+            )
         return hash(tuple(getattr(self, name) for name in type(self)._hash_fields))
 
     def __repr__(self) -> str:
-        return module_repr(self)
+        """Show the fields and, if it is bound, the submodules it has so far."""
+        if "_bound" not in self.__dict__:
+            return object.__repr__(self)
+        names = {} if self._bound is None else self._bound.frame.names
+        children = {
+            name: repr(child) for name, child in names.items() if is_module(child)
+        }
+        attributes = {
+            f.name: _value_repr(getattr(self, f.name, None))
+            for f in dataclasses.fields(self)
+            if f.repr and f.name not in ("parent", "name", *children)
+        }
+        lines = []
+        for title, texts in (("# attributes", attributes), ("# children", children)):
+            if texts:
+                lines += [title, *(f"{name} = {text}" for name, text in texts.items())]
+        body = "".join(f"\n{line}".replace("\n", "\n    ") for line in lines)
+        cls = type(self).__name__
+        return f"{cls}({body}\n)" if lines else f"{cls}()"
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         # The description; what ties it to a context stays behind.
-        state = adoption.copy_deep(self).__dict__ if self.scope else self.__dict__
-        return {name: value for name, value in state.items() if name != "scope"}
+        source = self if self._bound is None else binding.copy_deep(self)
+        return {k: value for k, value in source.__dict__.items() if k != "_bound"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state, _bound=None)
+        self.__dict__.pop("_phase", None)  # older pickles have it instead of `_bound`
 
     def __copy__(self) -> Self:
-        copy = object.__new__(type(self))
-        copy.__dict__.update(self.__dict__)
-        return copy
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        if self._bound is not None:
+            twin.__dict__["_bound"] = copy.copy(self._bound)
+        return twin
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        copy = memo[id(self)] = object.__new__(type(self))
-        copy.__dict__.update(deepcopy(self.__dict__, memo))
-        return copy
+        twin = memo[id(self)] = object.__new__(type(self))
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return twin
 
     # -- copies ----------------------------------------------------------------------
 
     def clone(
         self,
         *,
-        parent: Any = None,
-        _deep_clone: Any = False,
+        parent: object = None,
+        _deep_clone: object = False,
         _reset_names: bool = False,
-        **updates: Any,
+        **updates: object,
     ) -> Self:
-        """A new module with the same fields, except for `updates`.
+        """Make a new module with the same fields, except for `updates`.
 
         Args:
-            parent: parent of the copy; by default it is unbound.
+            parent: parent of the copy. If `None`, the copy is unbound.
             _deep_clone: unbind the modules in the fields too; else they are shared.
             _reset_names: forget their names.
             **updates: new values of fields.
         """
-        source = adoption.copy_deep(self, _reset_names) if _deep_clone else self
+        source = binding.copy_deep(self, _reset_names) if _deep_clone else self
         values = source.__dict__
-        fields = {n: values[n] for n in type(self)._init_fields if n in values}
-        return type(self)(**{**fields, "name": self.name, "parent": parent, **updates})
+        names = type(self)._init_fields
+        fields: dict[str, Any] = {n: values[n] for n in names if n in values}
+        fields |= {"name": self.name, "parent": parent, **updates}
+        return type(self)(**fields)
 
     def copy(
-        self, *, parent: Any = _unspecified, name: str | None = None, **updates: Any
+        self,
+        *,
+        parent: object = _unspecified,
+        name: str | None = None,
+        **updates: object,
     ) -> Self:
-        """A new module with the same fields that may be used beside this one.
+        """Make a new module with the same fields that may be used beside this one.
 
         It has variables of its own, and so have the modules in its fields. Inside a
         compact method it becomes a child of the running module.
@@ -278,11 +278,11 @@ class Module(ModuleBase):
         col: str,
         name: str,
         init_fn: Callable[..., T] | None = None,
-        *init_args: Any,
+        *init_args: object,
         unbox: bool = True,
-        **init_kwargs: Any,
+        **init_kwargs: object,
     ) -> Variable[T]:
-        """Declares a variable of collection `col` and returns a reference to it.
+        """Declare a variable of collection `col` and return a reference to it.
 
         Args:
             col: the collection.
@@ -300,18 +300,19 @@ class Module(ModuleBase):
             NameInUseError: the name is taken in this module.
             ScopeVariableNotFoundError: it does not exist and cannot be created.
         """
-        self._open("variable").claim_variable(name, col, self)
-        return self.scope._variable(col, name, init_fn, init_args, init_kwargs, unbox)  # type: ignore[union-attr]
+        bound = self._open("variable")
+        bound.frame.claim_variable(name, col, self)
+        return bound.scope._variable(col, name, init_fn, init_args, init_kwargs, unbox)
 
     def param(
         self,
         name: str,
         init_fn: Callable[..., T],
-        *init_args: Any,
+        *init_args: object,
         unbox: bool = True,
-        **init_kwargs: Any,
+        **init_kwargs: object,
     ) -> T:
-        """Declares a parameter and returns its value.
+        """Declare a parameter and return its value.
 
         Args:
             name: name of the parameter in this module.
@@ -329,49 +330,56 @@ class Module(ModuleBase):
             ScopeParamNotFoundError: it does not exist and cannot be created.
             ScopeParamShapeError: its shape is not the one `init_fn` would give.
         """
-        self._open("param").claim_variable(name, "params", self)
-        return self.scope._param(name, init_fn, init_args, init_kwargs, unbox)  # type: ignore[union-attr]
+        bound = self._open("param")
+        bound.frame.claim_variable(name, "params", self)
+        return bound.scope._param(name, init_fn, init_args, init_kwargs, unbox)
 
     def has_variable(self, col: str, name: str) -> bool:
-        """Whether a variable of this module exists."""
-        return self._bound("has_variable").has_variable(col, name)
+        """Return whether a variable of this module exists."""
+        return self._bound_for("has_variable").scope.has_variable(col, name)
 
-    def get_variable(self, col: str, name: str, default: Any = None) -> Any:
-        """The value of a variable of this module, `default` if it does not exist."""
-        return self._bound("get_variable").get_variable(col, name, default)
+    def get_variable(self, col: str, name: str, default: object = None) -> Any:
+        """Return the value of a variable, `default` if it does not exist."""
+        return self._bound_for("get_variable").scope.get_variable(col, name, default)
 
-    def put_variable(self, col: str, name: str, value: Any) -> None:
-        """Writes a variable of this module; its collection must be mutable."""
-        self._bound("put_variable").put_variable(col, name, value)
+    def put_variable(self, col: str, name: str, value: object) -> None:
+        """Write a variable of this module; its collection must be mutable."""
+        self._bound_for("put_variable").scope.put_variable(col, name, value)
 
     def is_mutable_collection(self, col: str) -> bool:
-        """Whether collection `col` may be written."""
-        return self._bound("is_mutable_collection").is_mutable_collection(col)
+        """Return whether collection `col` may be written."""
+        return self._bound_for("is_mutable_collection").scope.is_mutable_collection(col)
 
     def has_rng(self, name: str) -> bool:
-        """Whether there is a random stream `name`."""
-        return self._bound("has_rng").has_rng(name)
+        """Return whether there is a random stream `name`."""
+        return self._bound_for("has_rng").scope.has_rng(name)
 
     def make_rng(self, name: str = "params") -> jax.Array:
-        """The next key of a random stream, different at every call and in every module.
+        """Return the next key of a random stream: another one at every call.
 
-        A stream that was not given falls back to `params`.
+        It is different in every module too. A stream that was not given falls back to
+        `params`.
         """
-        return self._bound("make_rng").make_rng(name)
+        return self._bound_for("make_rng").scope.make_rng(name)
 
     def is_initializing(self) -> bool:
-        """Whether this runs under `init`."""
-        return self._bound("is_initializing").get_flag("initializing", False)
+        """Return whether this runs under `init`."""
+        return self._bound_for("is_initializing").scope.get_flag("initializing", False)
+
+    def _bound_for(self, what: str, found: str = "") -> Bound:
+        if self._bound is None:
+            raise errors.UnboundModuleError(what, module=self, found=found)
+        return self._bound
 
     def sow(
         self,
         col: str,
         name: str,
-        value: Any,
-        reduce_fn: Callable[[Any, Any], Any] = tuple_reduce,
-        init_fn: Callable[[], Any] = tuple_init,
+        value: object,
+        reduce_fn: Callable[[Any, Any], object] = tuple_reduce,
+        init_fn: Callable[[], object] = tuple_init,
     ) -> bool:
-        """Stores a value in a collection, without passing it through return values.
+        """Store a value in a collection, without passing it through return values.
 
         Args:
             col: the collection; if it is not mutable nothing happens.
@@ -383,35 +391,39 @@ class Module(ModuleBase):
         Returns:
             Whether the value was stored.
         """
-        scope = self._bound("sow")
+        bound = self._bound_for("sow")
+        scope = bound.scope
         if not scope.is_mutable_collection(col):
             return False
         if scope.has_variable(col, name):
             stored = scope.get_variable(col, name)
         else:
-            self._frame.claim_variable(name, col, self)
+            bound.frame.claim_variable(name, col, self)
             stored = init_fn()
         scope.put_variable(col, name, reduce_fn(stored, value))
         return True
 
     def perturb(self, name: str, value: T, collection: str = "perturbations") -> T:
-        """Adds a zero variable to a value, so that its gradient can be read off.
+        """Add a zero variable to a value, so that its gradient can be read off.
 
         The gradient of a loss by the variable `name` of `collection` is the gradient by
         `value`. Without the collection this is the identity.
         """
-        scope = self._bound("perturb")
+        bound = self._bound_for("perturb")
+        scope = bound.scope
         exists = scope.has_variable(collection, name)
         if not exists and scope.is_mutable_collection(collection):
-            self._frame.claim_variable(name, collection, self)
+            bound.frame.claim_variable(name, collection, self)
             zeros = jax.tree_util.tree_map(jnp.zeros_like, value)
             scope.put_variable(collection, name, zeros)
         elif collection not in scope.root._nodes:
             return value
         elif not exists:
-            raise ValueError(
+            raise errors.MismatchError(
                 f"Perturbation collection {collection} present, but missing"
-                f" perturbation variable {name}"
+                f" perturbation variable {name}",
+                "The collection comes from a model that perturbs other values.",
+                f"Pass what `init` returns: `variables['{collection}']`.",
             )
         perturbation = scope.get_variable(collection, name)
         return jax.tree_util.tree_map(jnp.add, value, perturbation)
@@ -419,32 +431,25 @@ class Module(ModuleBase):
     @property
     def variables(self) -> VariableDict:
         """The variables of this module: `{collection: tree}`."""
-        if self.scope is None:
-            raise ValueError("Can't access variables on unbound modules")
-        return self.scope.variables()
+        found = "Can't access variables on unbound modules"
+        return self._bound_for("variables", found).scope.variables()
 
     @property
     def path(self) -> tuple[str, ...]:
         """The names from the outermost module to this one."""
-        if self.scope is None:
-            raise ValueError("Can't access module paths on unbound modules.")
-        return self.scope.path
-
-    def _bound(self, what: str) -> Scope:
-        if self.scope is None:
-            raise errors.UnboundModuleError(what, module=self)
-        return self.scope
+        found = "Can't access module paths on unbound modules."
+        return self._bound_for("path", found).scope.path
 
     # -- running it ------------------------------------------------------------------
 
     def bind(
         self,
         variables: VariableDict,
-        *args: Any,
+        *args: object,
         rngs: RNGs | None = None,
         mutable: Filter = False,
     ) -> Self:
-        """A module bound to variables, for interactive use.
+        """Return a module bound to variables, for interactive use.
 
         Unlike `apply`, state lives on in the bound module; prefer `apply` in programs.
         """
@@ -455,43 +460,44 @@ class Module(ModuleBase):
         return functional.bound_copy(self, scope)
 
     def unbind(self) -> tuple[Self, VariableDict]:
-        """The unbound module and its variables: the inverse of `bind`.
+        """Return the unbound module and its variables: the inverse of `bind`.
 
         Raises:
             CallUnbindOnUnboundModuleError: the module is not bound.
         """
-        if self.scope is None:
+        if self._bound is None:
             raise errors.CallUnbindOnUnboundModuleError(module=self)
-        module = adoption.copy_deep(self)
+        module = binding.copy_deep(self)
         module.__dict__["name"] = None
         return module, self.variables
 
     def apply(
         self,
         variables: VariableDict,
-        *args: Any,
+        *args: object,
         rngs: RNGs | None = None,
-        method: Callable[..., Any] | str | None = None,
+        method: Method = None,
         mutable: Filter = False,
         capture_intermediates: CaptureFilter = False,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> Any:
-        """Calls a method of the module with these variables.
+        """Call a method of the module with these variables.
 
         Args:
             variables: `{collection: tree}`.
             *args: arguments of the method.
             rngs: `{stream: key}`, or one key for the stream `params`.
-            method: a method, its name, or any function of the module; `__call__` by
-                default.
+            method: a method, its name, or any function of the module. If `None`,
+                `__call__`.
             mutable: the collections that may be written.
-            capture_intermediates: store what methods return in `intermediates`: True
-                for all `__call__`s, or a function `(module, method_name) -> bool`.
+            capture_intermediates: store what methods return in `intermediates`:
+                `True` for all `__call__`s, or a function `(module, method_name) ->
+                bool`.
             **kwargs: keyword arguments of the method.
 
         Returns:
-            The result of the method; with `mutable` not False, the pair of it and the
-            collections that may be written.
+            The result of the method; unless `mutable` is `False`, the pair of it and
+            the collections that may be written.
         """
         fn = functional.function_of(self, method)
         run = functional.apply(fn, self, mutable, capture_intermediates)
@@ -500,13 +506,13 @@ class Module(ModuleBase):
     def init_with_output(
         self,
         rngs: RNGs,
-        *args: Any,
-        method: Callable[..., Any] | str | None = None,
+        *args: object,
+        method: Method = None,
         mutable: Filter = CREATED,
         capture_intermediates: CaptureFilter = False,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> tuple[Any, VariableDict]:
-        """Creates the variables of the module by calling a method, see `init`.
+        """Create the variables of the module by calling a method, see `init`.
 
         Returns:
             The result of the method and the variables.
@@ -518,19 +524,19 @@ class Module(ModuleBase):
     def init(
         self,
         rngs: RNGs,
-        *args: Any,
-        method: Callable[..., Any] | str | None = None,
+        *args: object,
+        method: Method = None,
         mutable: Filter = CREATED,
         capture_intermediates: CaptureFilter = False,
         **kwargs: Any,
     ) -> VariableDict:
-        """Creates the variables of the module by calling a method.
+        """Create the variables of the module by calling a method.
 
         Args:
             rngs: one key (the stream `params`) or `{stream: key}`.
             *args: arguments of the method; they decide the shapes.
-            method: a method, its name, or any function of the module; `__call__` by
-                default.
+            method: a method, its name, or any function of the module. If `None`,
+                `__call__`.
             mutable: the collections to create.
             capture_intermediates: see `apply`.
             **kwargs: keyword arguments of the method.
@@ -547,12 +553,12 @@ class Module(ModuleBase):
     def lazy_init(
         self,
         rngs: RNGs,
-        *args: Any,
-        method: Callable[..., Any] | None = None,
+        *args: object,
+        method: Method = None,
         mutable: Filter = CREATED,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> VariableDict:
-        """Like `init`, for abstract arguments: nothing but the variables is computed.
+        """Act like `init` for abstract arguments: only the variables are computed.
 
         Args:
             rngs: one key or `{stream: key}`.
@@ -567,37 +573,70 @@ class Module(ModuleBase):
         fn = functional.scope_function(functional.function_of(self, method), self)
         return core_scope.lazy_init(fn, mutable)(rngs, *args, **kwargs)
 
-    def tabulate(
-        self,
-        rngs: RNGs,
-        *args: Any,
-        depth: int | None = None,
-        show_repeated: bool = False,
-        mutable: Filter = CREATED,
-        console_kwargs: Mapping[str, Any] | None = None,
-        table_kwargs: Mapping[str, Any] = {},
-        column_kwargs: Mapping[str, Any] = {},
-        compute_flops: bool = False,
-        compute_vjp_flops: bool = False,
-        **kwargs: Any,
-    ) -> str:
-        """A table of the submodules: shapes, sizes, and if asked, operations."""
-        from linsey.linen import summary
+    if TYPE_CHECKING:
+        # `linsey.linen.summary`, which stands on modules, gives them two methods.
+        tabulate = summary.tabulate_method
+        module_paths = summary.module_paths_method
 
-        rows = (depth, show_repeated, mutable)
-        looks = (console_kwargs, table_kwargs, column_kwargs)
-        flops = (compute_flops, compute_vjp_flops)
-        return summary.tabulate(self, rngs, *rows, *looks, *flops)(*args, **kwargs)
 
-    def module_paths(
-        self,
-        rngs: RNGs,
-        *args: Any,
-        show_repeated: bool = False,
-        mutable: Filter = CREATED,
-        **kwargs: Any,
-    ) -> dict[str, Module]:
-        """The submodules that a call uses, by their path joined with `/`."""
-        from linsey.linen import summary
+def _value_repr(value: object) -> str:
+    if isinstance(value, np.dtype):
+        return str(value)
+    name = getattr(value, "__name__", None) if callable(value) else None
+    return repr(value) if name is None else name
 
-        return summary.module_paths(self, rngs, show_repeated, mutable, args, kwargs)
+
+def compact_name_scope(fun: CallableT) -> CallableT:
+    """Make a compact method of which a class can have several.
+
+    What it declares lives in a child scope named after the method.
+
+    Example:
+        >>> import jax, linsey.linen as nn
+        >>> class Pair(nn.Module):
+        ...     @nn.compact_name_scope
+        ...     def up(self, x):
+        ...         return nn.Dense(4)(x)
+        ...
+        ...     @nn.compact_name_scope
+        ...     def down(self, x):
+        ...         return nn.Dense(2)(x)
+        ...
+        ...     def __call__(self, x):
+        ...         return self.down(self.up(x))
+        >>> sorted(Pair().init(jax.random.key(0), jax.numpy.ones((1, 3)))["params"])
+        ['down', 'up']
+    """
+
+    @functools.wraps(fun)
+    def method(self: Module, *args: object, **kwargs: object) -> object:
+        bound, name = self._bound, fun.__name__
+        if bound is None:
+            raise errors.CallCompactUnboundModuleError(module=self)
+        inner = bound.frame.names.get(name)
+        if not isinstance(inner, CompactNameScope):
+            inner = CompactNameScope(fun, lambda: self, parent=None, name=name)
+            bound.attach(self, inner)
+            # Known in later calls too, which open frames of their own.
+            bound.setup_frame.names.setdefault(name, inner)
+        return inner(*args, **kwargs)
+
+    method.compact_name_scope = True  # type: ignore[attr-defined]
+    return method  # type: ignore[return-value]
+
+
+class CompactNameScope(Module):
+    """The module that stands for one method marked with `compact_name_scope`.
+
+    Attributes:
+        fn: the method.
+        module_fn: gives the module the method belongs to.
+    """
+
+    fn: Callable[..., Any]
+    module_fn: Callable[[], Module]
+
+    @compact
+    def __call__(self, *args: object, **kwargs: object) -> Any:
+        """Call the method; what it declares belongs to this module."""
+        return self.fn(self.module_fn(), *args, **kwargs)

@@ -1,59 +1,132 @@
-"""Running modules as pure functions: `apply`, `init` and what they are made of."""
+"""Running modules: `apply` and `init` as pure functions, and what sees them run.
+
+`RUNNING`, the module whose method runs now, is the one piece of global state, safe for
+threads and async: modules constructed without a parent become its children.
+`INTERCEPTORS` wrap every method call; they are the only hook, and
+`capture_intermediates` and `tabulate` are uses of it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any, TypeVar
 
 from linsey import errors
 from linsey.core import scope as core_scope
 from linsey.core.filters import DenyList, Filter, union_filters
-from linsey.core.scope import Scope
-from linsey.linen.module import adoption
-from linsey.linen.module.phase import CONSTRUCTING
-from linsey.linen.module.stack import intercept_methods
+from linsey.core.state import Scope
+from linsey.linen.module import binding
+from linsey.linen.module.binding import M, ModuleBase, is_module
 from linsey.traceback_util import api_boundary
+from linsey.typing import VariableDict
 
 __all__ = ["apply", "init", "init_with_output"]
 
+T = TypeVar("T")
 CaptureFilter = bool | Callable[[Any, str], bool]
 
 # What `init` creates.
 CREATED = DenyList("intermediates")
 
+# -- what sees a module run ----------------------------------------------------------
 
-def bound_copy(module: Any, scope: Scope) -> Any:
-    """A copy of `module` that is the root module of `scope`."""
-    copy = adoption.copy_deep(module) if module.scope else adoption.copy_unbound(module)
+RUNNING: ContextVar[Any] = ContextVar("linsey_running_module", default=None)
+
+Args = tuple[Any, ...]
+NextGetter = Callable[..., Any]
+Interceptor = Callable[[NextGetter, Args, Mapping[str, Any], "InterceptorContext"], Any]
+
+INTERCEPTORS: ContextVar[tuple[Interceptor, ...]] = ContextVar(
+    "linsey_interceptors", default=()
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class InterceptorContext:
+    """What an interceptor is told about the call.
+
+    Attributes:
+        module: the module whose method is called.
+        method_name: the name of the method.
+        orig_method: the method itself; calling it skips the other interceptors.
+    """
+
+    module: Any
+    method_name: str
+    orig_method: Callable[..., Any]
+
+
+@contextlib.contextmanager
+def intercept_methods(interceptor: Interceptor) -> Iterator[None]:
+    """Run every module method through `interceptor` inside the `with` block.
+
+    The interceptor is called as `interceptor(next_fun, args, kwargs, context)`; it
+    returns the result of the call, usually `next_fun(*args, **kwargs)` or a function of
+    it. Of several interceptors the last one added is the outermost.
+    """
+    token = INTERCEPTORS.set((*INTERCEPTORS.get(), interceptor))
+    try:
+        yield
+    finally:
+        INTERCEPTORS.reset(token)
+
+
+def run_interceptors(
+    method: Callable[..., T], name: str, module: Any, /, *args: object, **kwargs: object
+) -> T:
+    """Call `method` of `module` through the interceptors, the last one first."""
+    run: NextGetter = functools.partial(method, module)
+    context = InterceptorContext(module, name, run)
+    for interceptor in INTERCEPTORS.get():
+        run = _step(interceptor, run, context)
+    return run(*args, **kwargs)
+
+
+def _step(
+    interceptor: Interceptor, run: NextGetter, context: InterceptorContext
+) -> NextGetter:
+    return lambda *args, **kwargs: interceptor(run, args, kwargs, context)
+
+
+# -- pure functions ------------------------------------------------------------------
+
+
+def bound_copy(module: M, scope: Scope) -> M:
+    """Make a copy of `module` that is the root module of `scope`."""
+    is_bound = module._bound is not None
+    copy = binding.copy_deep(module) if is_bound else binding.copy_unbound(module)
     copy.__dict__["parent"] = scope
-    adoption.bind_module(copy, scope)
+    binding.bind_module(copy, scope)
     return copy
 
 
-def scope_function(fn: Callable[..., Any], module: Any) -> Callable[..., Any]:
-    """Turns a function of a module into one of a scope."""
+def scope_function(fn: Callable[..., T], module: ModuleBase) -> Callable[..., T]:
+    """Turn a function of a module into one of a scope."""
 
-    def run(scope: Scope, *args: Any, **kwargs: Any) -> Any:
+    def run(scope: Scope, *args: object, **kwargs: object) -> T:
         return fn(bound_copy(module, scope), *args, **kwargs)
 
     return run
 
 
 def apply(
-    fn: Callable[..., Any],
-    module: Any,
+    fn: Callable[..., object],
+    module: ModuleBase,
     mutable: Filter = False,
     capture_intermediates: CaptureFilter = False,
 ) -> Callable[..., Any]:
-    """Makes a function of a bound module a pure function of variables.
+    """Make a function of a bound module a pure function of variables.
 
     Args:
         fn: called as `fn(bound_module, *args, **kwargs)`.
         module: the module that is bound.
         mutable: the collections that may be written.
-        capture_intermediates: store what methods return in `intermediates`: True for
+        capture_intermediates: store what methods return in `intermediates`: `True` for
             all `__call__`s, or a function `(module, method_name) -> bool`.
 
     Returns:
@@ -63,12 +136,12 @@ def apply(
 
 
 def init_with_output(
-    fn: Callable[..., Any],
-    module: Any,
+    fn: Callable[..., T],
+    module: ModuleBase,
     mutable: Filter = CREATED,
     capture_intermediates: CaptureFilter = False,
-) -> Callable[..., tuple[Any, Any]]:
-    """Makes a function of a bound module one that creates the variables.
+) -> Callable[..., tuple[T, VariableDict]]:
+    """Make a function of a bound module one that creates the variables.
 
     Returns:
         A function `(rngs, *args, **kwargs)` that returns `(result, variables)`.
@@ -77,19 +150,23 @@ def init_with_output(
 
 
 def init(
-    fn: Callable[..., Any],
-    module: Any,
+    fn: Callable[..., object],
+    module: ModuleBase,
     mutable: Filter = CREATED,
     capture_intermediates: CaptureFilter = False,
-) -> Callable[..., Any]:
-    """Like `init_with_output`, but returns the variables only."""
+) -> Callable[..., VariableDict]:
+    """Act like `init_with_output`, but return the variables only."""
     run = init_with_output(fn, module, mutable, capture_intermediates)
     return lambda rngs, *args, **kwargs: run(rngs, *args, **kwargs)[1]
 
 
 def _purely(
-    core: Any, fn: Any, module: Any, mutable: Filter, capture: CaptureFilter
-) -> Callable[..., Any]:
+    core: Callable[..., Callable[..., T]],
+    fn: Callable[..., object],
+    module: ModuleBase,
+    mutable: Filter,
+    capture: CaptureFilter,
+) -> Callable[..., T]:
     run = scope_function(fn, module)
     if capture is not False:
         mutable = union_filters(mutable, "intermediates")
@@ -97,7 +174,7 @@ def _purely(
     return api_boundary(core(run, mutable=mutable))
 
 
-def _is_call(module: Any, method_name: str) -> bool:
+def _is_call(module: ModuleBase, method_name: str) -> bool:
     return method_name == "__call__"
 
 
@@ -107,28 +184,30 @@ class _Capture:
 
     which: Callable[[Any, str], bool]
 
-    def __call__(self, next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    def __call__(
+        self, next_fun: NextGetter, args: Args, kwargs: Mapping[str, Any], context: Any
+    ) -> Any:
         y = next_fun(*args, **kwargs)
         if self.which(context.module, context.method_name):
             context.module.sow("intermediates", context.method_name, y)
         return y
 
 
-def check_instance(module: Any) -> None:
-    """Refuses what is no module, or one whose constructor did not end."""
-    if not hasattr(type(module), "_init_fields"):
+def check_instance(module: object) -> None:
+    """Refuse what is no module, or one whose constructor did not end."""
+    if not is_module(module):
         raise errors.InvalidInstanceModuleError()
-    if module._phase == CONSTRUCTING:
+    if "_bound" not in module.__dict__:
         raise errors.IncorrectPostInitOverrideError(module=module)
 
 
-def function_of(module: Any, method: Any) -> Callable[..., Any]:
-    """The function of a module that `method` names.
+def function_of(module: ModuleBase, method: object) -> Callable[..., Any]:
+    """Return the function of a module that `method` names.
 
     Args:
         module: the module that will be the first argument.
-        method: None for `__call__`, the name of a method, a method of the class or of
-            an instance, or any function of a module.
+        method: the name of a method, a method of the class or of an instance, or any
+            function of a module. If `None`, `__call__`.
 
     Raises:
         ApplyModuleInvalidMethodError: it is no function of at least one argument.
@@ -139,19 +218,21 @@ def function_of(module: Any, method: Any) -> Callable[..., Any]:
     if isinstance(method, str):
         found = getattr(module, method)
         if not callable(found):
-            raise TypeError(
+            raise errors.ArgumentTypeError(
                 f"'{type(module).__name__}.{method}' must be a callable, got"
-                f" {type(found)}."
+                f" {type(found)}.",
+                "`method` says what to run.",
+                "Pass the name of a method, for example `method='__call__'`.",
             )
         method = found
-    if inspect.ismethod(method) and hasattr(type(method.__self__), "_init_fields"):
+    if inspect.ismethod(method) and is_module(method.__self__):
         return method.__func__
     if not callable(method) or not _takes_an_argument(method):
         raise errors.ApplyModuleInvalidMethodError(method)
     return method
 
 
-def _takes_an_argument(fn: Callable[..., Any]) -> bool:
+def _takes_an_argument(fn: Callable[..., object]) -> bool:
     try:
         return len(inspect.signature(fn).parameters) > 0
     except ValueError:  # no signature to be had, as for some built-in functions

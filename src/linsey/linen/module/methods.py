@@ -1,8 +1,8 @@
-"""What happens around every method of a module.
+"""What a class of modules becomes when it is defined, and what surrounds its methods.
 
-When a module class is created, its methods are wrapped once. The wrapper runs `setup`
-if that is still due, opens a frame of names if the method is compact, makes the module
-the running one, and puts the call under a profiler name.
+The class is made a dataclass, and each of its methods is wrapped once. The wrapper runs
+`setup` if that is still due, opens a frame of names if the method is compact, makes the
+module the running one, and puts the call under a profiler name.
 
 Wrappers of classes that are defined in `__main__` or in a function are pickled by value
 (by cloudpickle), with the globals they use: these must be modules, classes or functions
@@ -11,19 +11,22 @@ of linsey, which are pickled by name, and not objects such as context variables.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
 
 from linsey import errors
 from linsey.config import config
-from linsey.linen.module import stack
-from linsey.linen.module.phase import FRESH
-from linsey.linen.module.stack import run_interceptors
+from linsey.linen.module import functional
+from linsey.linen.module.binding import FRESH, ModuleBase
+from linsey.linen.module.functional import run_interceptors
 
-CallableT = TypeVar("CallableT", bound=Callable[..., Any])
+T = TypeVar("T")
+CallableT = TypeVar("CallableT", bound=Callable[..., object])
 
 # Methods with a meaning of their own for Python: they run while attributes are looked
 # up or instances built, so nothing may be done around them.
@@ -35,8 +38,45 @@ _UNTOUCHED = frozenset(
 )
 
 
+def make_dataclass(cls: type[Any], base: type[ModuleBase], kw_only: bool) -> None:
+    """Make a class a dataclass and note facts about its fields.
+
+    Args:
+        cls: the new class.
+        base: the class of all modules, whose hash is kept.
+        kw_only: its fields are keyword arguments only.
+
+    Raises:
+        ReservedModuleAttributeError: it annotates `parent`.
+    """
+    annotations = cls.__dict__.get("__annotations__", {})
+    if "parent" in annotations:
+        reserved = {k: v for k, v in annotations.items() if k in ("parent", "name")}
+        raise errors.ReservedModuleAttributeError(reserved)
+    if "name" in annotations:
+        # Many programs repeat the field `name`. It stays what it is in every module;
+        # a default has no effect, or two instances would have one name.
+        del annotations["name"]
+        if "name" in cls.__dict__:
+            del cls.name
+    overridden = any(name in cls.__dict__ for name in cls.__dataclass_fields__)
+    if not annotations and len(cls.__bases__) == 1 and not overridden:
+        return  # the constructor and the facts of the base are right for it
+    if cls.__dict__.get("__hash__") is None:
+        # `dataclass` with `eq` would remove the inherited hash.
+        cls.__hash__ = base.__hash__  # type: ignore[method-assign]
+    dataclasses.dataclass(repr=False, kw_only=kw_only)(cls)
+    fields = dataclasses.fields(cls)
+    cls._init_fields = tuple(
+        f.name for f in fields if f.init and f.name not in ("parent", "name")
+    )
+    cls._hash_fields = tuple(
+        f.name for f in fields if f.compare and f.hash is not False
+    )
+
+
 def compact(fun: CallableT) -> CallableT:
-    """Lets a method declare parameters, variables and submodules where they are used.
+    """Let a method declare parameters, variables and submodules where they are used.
 
     Names are counted from the outermost compact call of a module to its end: a second
     compact method called inside goes on counting, one called beside it starts anew.
@@ -55,7 +95,7 @@ def compact(fun: CallableT) -> CallableT:
 
 
 def nowrap(fun: CallableT) -> CallableT:
-    """Leaves a method of a module alone: it is called as any Python method.
+    """Leave a method of a module alone: it is called as any Python method.
 
     For helpers that must not be intercepted, lifted or take part in naming, e.g. a
     method that constructs submodules for its caller.
@@ -65,7 +105,7 @@ def nowrap(fun: CallableT) -> CallableT:
 
 
 def wrap_class(cls: type) -> None:
-    """Wraps the methods and descriptors that `cls` itself defines."""
+    """Wrap the methods and descriptors that `cls` itself defines."""
     untouched = _UNTOUCHED.union(cls.__dict__.get("__annotations__", ()))
     for name, value in list(cls.__dict__.items()):
         if name in untouched or isinstance(value, (type, staticmethod, classmethod)):
@@ -78,8 +118,8 @@ def wrap_class(cls: type) -> None:
             setattr(cls, name, kind(value, name))
 
 
-def wrap_method_once(fun: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps a method, unless it is wrapped already or marked with `nowrap`."""
+def wrap_method_once(fun: Callable[..., T]) -> Callable[..., T]:
+    """Wrap a method, unless it is wrapped already or marked with `nowrap`."""
     if hasattr(fun, "method_handler_wrapped") or hasattr(fun, "nowrap"):
         return fun
     wrap = _wrap_setup if getattr(fun, "__name__", "") == "setup" else _wrap
@@ -88,7 +128,7 @@ def wrap_method_once(fun: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def _wrap(fun: Callable[..., Any]) -> Callable[..., Any]:
+def _wrap(fun: Callable[..., T]) -> Callable[..., T]:
     name = getattr(fun, "__name__", "unnamed_function")
     suffix = "" if name == "__call__" else "." + name
     is_compact = hasattr(fun, "compact")
@@ -96,42 +136,48 @@ def _wrap(fun: Callable[..., Any]) -> Callable[..., Any]:
     named_scope = jax.named_scope
 
     @functools.wraps(fun)
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        phase = getattr(self, "_phase", None)
-        if phase is None:  # borrowed by a class that is no module
-            return fun(self, *args, **kwargs)
-        if phase == FRESH:
-            self._run_setup()
-        opened = is_compact and self._open_frame()
-        token = stack.RUNNING.set(self)
+    def method(self: ModuleBase, *args: object, **kwargs: object) -> T:
         try:
-            run = intercepted if stack.INTERCEPTORS.get() else fun
+            bound = self._bound
+        except AttributeError:  # borrowed by a class that is no module
+            return fun(self, *args, **kwargs)
+        if bound is None:
+            if is_compact:
+                raise errors.CallCompactUnboundModuleError(module=self)
+            opened = None
+        else:
+            if bound.phase == FRESH:
+                bound.set_up(self)
+            opened = bound if is_compact and bound.open_frame() else None
+        token = functional.RUNNING.set(self)
+        try:
+            run = intercepted if functional.INTERCEPTORS.get() else fun
             if not config.flax_profile:
                 return run(self, *args, **kwargs)
             with named_scope((self.name or type(self).__name__) + suffix):
                 return run(self, *args, **kwargs)
         finally:
-            stack.RUNNING.reset(token)
-            if opened:
-                self._frame.is_open = False
+            functional.RUNNING.reset(token)
+            if opened is not None:
+                opened.frame.is_open = False
 
     return method
 
 
-def _wrap_setup(fun: Callable[..., Any]) -> Callable[..., Any]:
-    """`setup` makes the module the running one; `Module._run_setup` does the rest."""
+def _wrap_setup(fun: Callable[..., T]) -> Callable[..., T]:
+    """Make the module the running one in `setup`; `Bound.set_up` does the rest."""
 
     @functools.wraps(fun)
-    def setup(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.scope is None:
+    def setup(self: ModuleBase, *args: object, **kwargs: object) -> T:
+        if self._bound is None:
             raise errors.CallSetupUnboundModuleError(module=self)
-        token = stack.RUNNING.set(self)
+        token = functional.RUNNING.set(self)
         try:
-            if stack.INTERCEPTORS.get():
+            if functional.INTERCEPTORS.get():
                 return run_interceptors(fun, "setup", self, *args, **kwargs)
             return fun(self, *args, **kwargs)
         finally:
-            stack.RUNNING.reset(token)
+            functional.RUNNING.reset(token)
 
     return setup
 
@@ -144,12 +190,13 @@ class DescriptorWrapper:
         self.name = name
         self.__doc__ = getattr(wrapped, "__doc__", None)
 
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+    def __get__(self, instance: ModuleBase | None, owner: type | None = None) -> Any:
         if instance is None:
             value = self.wrapped.__get__(instance, owner)
             return self if value is self.wrapped else value
-        if instance.__dict__.get("_phase") == FRESH:
-            instance._run_setup()
+        bound = instance._bound
+        if bound is not None and bound.phase == FRESH:
+            bound.set_up(instance)
         try:
             return self.wrapped.__get__(instance, owner)
         except AttributeError as error:
@@ -169,8 +216,58 @@ class DescriptorWrapper:
 
 
 class _DataDescriptorWrapper(DescriptorWrapper):
-    def __set__(self, instance: Any, value: Any) -> None:
+    def __set__(self, instance: ModuleBase, value: object) -> None:
         self.wrapped.__set__(instance, value)
 
-    def __delete__(self, instance: Any) -> None:
+    def __delete__(self, instance: ModuleBase) -> None:
         self.wrapped.__delete__(instance)
+
+
+def merge_param(name: str, a: T | None, b: T | None) -> T:
+    """Take a setting from exactly one of two places: the constructor or the call.
+
+    Args:
+        name: name of the setting, for the error message.
+        a: the value from the constructor, `None` if it was not given there.
+        b: the value from the call, `None` if it was not given there.
+
+    Raises:
+        OptionError: both are given, or neither.
+
+    Example:
+        >>> merge_param("deterministic", None, True)
+        True
+    """
+    if a is not None and b is not None:
+        raise errors.OptionError(
+            f'Parameter "{name}" was passed to the constructor and at call time.'
+            " Should be passed just once.",
+            "Two values could contradict each other.",
+            f"Leave `{name}` out of the constructor, or out of the call.",
+        )
+    if a is not None:
+        return a
+    if b is not None:
+        return b
+    raise errors.OptionError(
+        f'Parameter "{name}" must be passed to the constructor or at call time.',
+        "It has no default.",
+        f"Write `module(..., {name}=...)`, or `{name}=` in the constructor.",
+    )
+
+
+def enable_named_call() -> None:
+    """Put module methods under profiler names from now on (the default)."""
+    config.update("flax_profile", True)
+
+
+def disable_named_call() -> None:
+    """Put module methods under no profiler names from now on."""
+    config.update("flax_profile", False)
+
+
+@contextlib.contextmanager
+def override_named_call(enable: bool = True) -> Iterator[None]:
+    """Switch profiler names on or off inside a `with` block."""
+    with config.temp_flip_flag("profile", enable):
+        yield

@@ -7,6 +7,7 @@ from typing import Any
 
 from linsey.core.filters import Filter
 from linsey.linen.module import Module
+from linsey.linen.module.base import RNGs
 from linsey.linen.module.functional import CREATED
 from linsey.linen.summary.calls import Call, Path, first_calls, record_calls
 from linsey.linen.summary.flops import forward_flops, vjp_flops
@@ -19,6 +20,7 @@ from linsey.linen.summary.represent import (
     represent_size,
 )
 from linsey.traverse_util import flatten_dict, unflatten_dict
+from linsey.typing import Collection, VariableDict
 
 __all__ = ["module_paths", "tabulate"]
 
@@ -28,7 +30,7 @@ Counts = dict[str, Callable[[Call], int | None]]
 
 def tabulate(
     module: Module,
-    rngs: Any,
+    rngs: RNGs,
     depth: int | None = None,
     show_repeated: bool = False,
     mutable: Filter = CREATED,
@@ -37,9 +39,9 @@ def tabulate(
     column_kwargs: Mapping[str, Any] = {},
     compute_flops: bool = False,
     compute_vjp_flops: bool = False,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> Callable[..., str]:
-    """A function that draws a table of the modules that a model calls.
+    """Return a function that draws a table of the modules that a model calls.
 
     The model is traced, never run: arguments may be `jax.ShapeDtypeStruct`s. Rows are
     in the order of the calls, collections in alphabetical order. Where rich is not
@@ -84,7 +86,7 @@ def tabulate(
         Total Parameters: 27 (108 B)
     """
 
-    def draw(*args: Any, **call_kwargs: Any) -> str:
+    def draw(*args: object, **call_kwargs: object) -> str:
         calls, variables = record_calls(
             module, rngs, mutable, args, {**call_kwargs, **kwargs}
         )
@@ -108,13 +110,13 @@ def tabulate(
 
 def module_paths(
     module: Module,
-    rngs: Any,
+    rngs: RNGs,
     show_repeated: bool,
     mutable: Filter,
-    args: tuple[Any, ...],
+    args: tuple[object, ...],
     kwargs: Mapping[str, Any],
 ) -> dict[str, Module]:
-    """Unbound copies of the modules that a call uses, by their path joined with `/`.
+    """Return unbound copies of the modules that a call uses, by path joined with `/`.
 
     Args:
         module: the model, under the path `""`.
@@ -130,7 +132,12 @@ def module_paths(
 
 
 def _table(
-    title: str, calls: Calls, shown: Calls, variables: Any, counts: Counts, style: Style
+    title: str,
+    calls: Calls,
+    shown: Calls,
+    variables: VariableDict,
+    counts: Counts,
+    style: Style,
 ) -> Table:
     collections = sorted(variables)
     own = [_by_module(variables[col], calls) for col in collections]
@@ -163,8 +170,8 @@ def _text(count: int | None) -> str:
     return "" if count is None else str(count)
 
 
-def _by_module(collection: Any, calls: Calls) -> dict[Path, Any]:
-    """The variables of each module called, without those of modules called inside."""
+def _by_module(collection: Collection, calls: Calls) -> dict[Path, Any]:
+    """Return the variables of each module, without those of modules called inside."""
     found: dict[Path, Any] = {call.path: {} for call in calls}
     for names, value in flatten_dict(collection).items():
         for i in reversed(range(len(names))):
@@ -172,3 +179,41 @@ def _by_module(collection: Any, calls: Calls) -> dict[Path, Any]:
                 found[names[:i]][names[i:]] = value
                 break
     return {path: unflatten_dict(flat) for path, flat in found.items()}
+
+
+def tabulate_method(
+    self: Module,
+    rngs: RNGs,
+    *args: object,
+    depth: int | None = None,
+    show_repeated: bool = False,
+    mutable: Filter = CREATED,
+    console_kwargs: Mapping[str, Any] | None = None,
+    table_kwargs: Mapping[str, Any] = {},
+    column_kwargs: Mapping[str, Any] = {},
+    compute_flops: bool = False,
+    compute_vjp_flops: bool = False,
+    **kwargs: object,
+) -> str:
+    """Return a table of the submodules: shapes, sizes, and if asked, operations."""
+    rows = (depth, show_repeated, mutable)
+    looks = (console_kwargs, table_kwargs, column_kwargs)
+    flops = (compute_flops, compute_vjp_flops)
+    return tabulate(self, rngs, *rows, *looks, *flops)(*args, **kwargs)
+
+
+def module_paths_method(
+    self: Module,
+    rngs: RNGs,
+    *args: object,
+    show_repeated: bool = False,
+    mutable: Filter = CREATED,
+    **kwargs: object,
+) -> dict[str, Module]:
+    """Return the submodules that a call uses, by their path joined with `/`."""
+    return module_paths(self, rngs, show_repeated, mutable, args, kwargs)
+
+
+# `Module` declares these two; it stands below this package.
+Module.tabulate = tabulate_method
+Module.module_paths = module_paths_method

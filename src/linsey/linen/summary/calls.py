@@ -7,16 +7,20 @@ kept, so nothing of the trace outlives it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, TypeGuard
+from collections.abc import Callable, Mapping
+from typing import Any, TypeGuard, TypeVar
 
 import jax
 import numpy as np
 
 from linsey.core.filters import Filter
-from linsey.linen.module import intercept_methods
+from linsey.linen.module import InterceptorContext, Module, intercept_methods
+from linsey.linen.module.base import RNGs
+from linsey.typing import VariableDict
 
+T = TypeVar("T")
 Path = tuple[str, ...]
+Arrays = list[jax.ShapeDtypeStruct]  # or arrays: what has a shape and a dtype
 _ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
 
 
@@ -35,43 +39,43 @@ class Call:
     """
 
     path: Path
-    module: Any
+    module: Module
     method: str
-    args: tuple[Any, ...]
+    args: tuple[object, ...]
     kwargs: dict[str, Any]
-    outputs: Any
-    variables: Any
+    outputs: object
+    variables: VariableDict
 
 
-def is_array(value: Any) -> TypeGuard[Any]:
-    """Whether a value has a shape and a dtype; Python numbers have not."""
+def is_array(value: object) -> TypeGuard[jax.ShapeDtypeStruct]:
+    """Return whether a value has a shape and a dtype; Python numbers have not."""
     return isinstance(value, _ARRAYS)
 
 
-def abstract(tree: Any) -> Any:
-    """Replaces the arrays of a tree by `jax.ShapeDtypeStruct`s."""
+def abstract(tree: T) -> T:
+    """Replace the arrays of a tree by `jax.ShapeDtypeStruct`s."""
     return with_arrays(tree, jax.eval_shape(lambda arrays: arrays, arrays_of(tree)))
 
 
-def arrays_of(tree: Any) -> list[Any]:
-    """The leaves that are arrays: the part of a tree that can be traced."""
+def arrays_of(tree: object) -> Arrays:
+    """Return the leaves that are arrays: the part of a tree that can be traced."""
     return [leaf for leaf in jax.tree.leaves(tree) if is_array(leaf)]
 
 
-def with_arrays(tree: Any, arrays: list[Any]) -> Any:
-    """The tree with other arrays in the places of its own."""
+def with_arrays(tree: T, arrays: Arrays) -> T:
+    """Return the tree with other arrays in place of its own."""
     others = iter(arrays)
     return jax.tree.map(lambda leaf: next(others) if is_array(leaf) else leaf, tree)
 
 
 def record_calls(
-    module: Any,
-    rngs: Any,
+    module: Module,
+    rngs: RNGs,
     mutable: Filter,
-    args: tuple[Any, ...],
+    args: tuple[object, ...],
     kwargs: Mapping[str, Any],
-) -> tuple[list[Call], Any]:
-    """Traces `module.init` and notes the method calls in the order they begin.
+) -> tuple[list[Call], VariableDict]:
+    """Trace `module.init` and note the method calls in the order they begin.
 
     Args:
         module: the outermost module.
@@ -85,21 +89,26 @@ def record_calls(
     """
     calls: list[Call | None] = []
 
-    def record(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    def record(
+        next_fun: Callable[..., T],
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
+        context: InterceptorContext,
+    ) -> T:
         if context.method_name == "setup":
             return next_fun(*args, **kwargs)
-        place = len(calls)
+        index = len(calls)
         calls.append(None)
         inputs = abstract((args, dict(kwargs)))
         outputs = next_fun(*args, **kwargs)
         path, (module, variables) = context.module.path, context.module.unbind()
         found = abstract((outputs, variables))
-        calls[place] = Call(path, module, context.method_name, *inputs, *found)
+        calls[index] = Call(path, module, context.method_name, *inputs, *found)
         return outputs
 
     inputs = (rngs, args, dict(kwargs))
 
-    def init(arrays: list[Any]) -> Any:
+    def init(arrays: Arrays) -> VariableDict:
         rngs, args, kwargs = with_arrays(inputs, arrays)
         with intercept_methods(record):
             return module.init(rngs, *args, mutable=mutable, **kwargs)
@@ -109,7 +118,7 @@ def record_calls(
 
 
 def first_calls(calls: list[Call]) -> list[Call]:
-    """The first call at each path."""
+    """Return the first call at each path."""
     found: dict[Path, Call] = {}
     for call in calls:
         found.setdefault(call.path, call)

@@ -13,12 +13,14 @@ import jax
 import numpy as np
 
 from linsey.core.filters import Filter
-from linsey.linen.summary.calls import Call, arrays_of, with_arrays
+from linsey.linen.module.base import RNGs
+from linsey.linen.summary.calls import Arrays, Call, arrays_of, with_arrays
 from linsey.ops.compiled import by_definition
+from linsey.typing import VariableDict
 
 
-def forward_flops(call: Call, rngs: Any, mutable: Filter) -> int | None:
-    """Operations of the call itself; None where it cannot be repeated alone."""
+def forward_flops(call: Call, rngs: RNGs, mutable: Filter) -> int | None:
+    """Estimate the operations of a call; `None` where it cannot be repeated alone."""
     run, arrays = _as_function(call, rngs, mutable)
     try:
         return _lowered_flops(run, arrays)
@@ -28,16 +30,16 @@ def forward_flops(call: Call, rngs: Any, mutable: Filter) -> int | None:
         return None
 
 
-def vjp_flops(call: Call, rngs: Any, mutable: Filter) -> int | None:
-    """Operations of the call and of its derivative in reverse mode.
+def vjp_flops(call: Call, rngs: RNGs, mutable: Filter) -> int | None:
+    """Estimate the operations of a call and of its derivative in reverse mode.
 
     The derivative is by the variables and the inputs, of the outputs and of the
-    variables after the call. It is 0 for calls that cannot be differentiated, None
+    variables after the call. It is 0 for calls that cannot be differentiated, `None`
     where the call cannot be repeated alone.
     """
     run, arrays = _as_function(call, rngs, mutable)
 
-    def run_and_derive(*arrays: Any) -> Any:
+    def run_and_derive(*arrays: object) -> list[jax.Array]:
         *primals, keys = arrays
         y, pull = jax.vjp(lambda *primals: run(*primals, keys), *primals)
         cotangents = jax.tree.map(_cotangent, y)
@@ -54,19 +56,21 @@ def vjp_flops(call: Call, rngs: Any, mutable: Filter) -> int | None:
 _NONE = jax.dtypes.float0
 
 
-def _is_inexact(x: Any) -> bool:
+def _is_inexact(x: jax.Array | jax.ShapeDtypeStruct) -> bool:
     return jax.numpy.issubdtype(x.dtype, jax.numpy.inexact)
 
 
-def _cotangent(x: Any) -> Any:
+def _cotangent(x: jax.Array) -> jax.Array | np.ndarray:
     return x if _is_inexact(x) else np.zeros(x.shape, _NONE)
 
 
-def _as_function(call: Call, rngs: Any, mutable: Filter) -> tuple[Any, Any]:
-    """The call as a function of arrays only, and its abstract arrays."""
+def _as_function(
+    call: Call, rngs: RNGs, mutable: Filter
+) -> tuple[Callable[..., Arrays], tuple[object, Arrays, Arrays]]:
+    """Make the call a function of arrays only; return it and its abstract arrays."""
     inputs = (call.args, call.kwargs)
 
-    def run(variables: Any, arrays: list[Any], keys: list[Any]) -> Any:
+    def run(variables: VariableDict, arrays: Arrays, keys: Arrays) -> Arrays:
         args, kwargs = with_arrays(inputs, arrays)
         apply = functools.partial(call.module.apply, method=call.method)
         streams = with_arrays(rngs, keys)
@@ -76,7 +80,7 @@ def _as_function(call: Call, rngs: Any, mutable: Filter) -> tuple[Any, Any]:
     return run, (call.variables, arrays_of(inputs), arrays_of(rngs))
 
 
-def _lowered_flops(fn: Callable[..., Any], arrays: Any) -> int:
+def _lowered_flops(fn: Callable[..., object], arrays: tuple[object, ...]) -> int:
     with by_definition():
         cost: Any = jax.jit(fn).lower(*arrays).cost_analysis()
     if isinstance(cost, list):  # one entry per device on some backends

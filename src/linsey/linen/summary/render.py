@@ -31,7 +31,7 @@ class Table:
 
 
 def find_style() -> Style:
-    """The marks of rich, or none where it is not installed."""
+    """Return the marks of rich; without it, marks that change nothing."""
     try:
         from rich.markup import escape
     except ImportError:
@@ -45,7 +45,7 @@ def render_rich(
     table_kwargs: Mapping[str, Any],
     column_kwargs: Mapping[str, Any],
 ) -> str:
-    """Draws a table whose texts are marked up for rich."""
+    """Draw a table whose texts are marked up for rich."""
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -68,7 +68,7 @@ def render_rich(
 
 
 def render_plain(table: Table) -> str:
-    """Draws a table with plain characters."""
+    """Draw a table with plain characters."""
     rows = (table.header, *table.rows, table.footer)
     cells = [[cell.split("\n") for cell in row] for row in rows]
     columns = zip(*cells, strict=True)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -44,8 +43,8 @@ class Style:
 PLAIN = Style(dim=str, bold=str, literal=str)
 
 
-def represent(value: Any, style: Style) -> str:
-    """The text of a value; empty containers give no text.
+def represent(value: object, style: Style) -> str:
+    """Return the text of a value; empty containers give no text.
 
     Args:
         value: a tree with abstract arrays.
@@ -57,15 +56,15 @@ def represent(value: Any, style: Style) -> str:
 
 
 def represent_inputs(call: Call, style: Style) -> str:
-    """The text of the arguments of a call, without needless nesting."""
+    """Return the text of the arguments of a call, without needless nesting."""
     args, kwargs = call.args, call.kwargs
     if not kwargs:
         return represent(args[0] if len(args) == 1 else args, style)
     return represent((*args, kwargs) if args else kwargs, style)
 
 
-def represent_size(tree: Any, style: Style) -> str:
-    """How many numbers a tree holds and how many bytes these take, if any."""
+def represent_size(tree: object, style: Style) -> str:
+    """Say how many numbers a tree holds and how many bytes these take, if any."""
     arrays = arrays_of(tree)
     count = sum(x.size * x.dtype.itemsize for x in arrays)
     size = sum(x.size for x in arrays)
@@ -79,8 +78,8 @@ def _bytes(count: int) -> str:
     return f"{count:,} B"
 
 
-def _simplified(value: Any) -> Any:
-    """A container as a dict or a list; anything else as it is."""
+def _simplified(value: object) -> object:
+    """Return a container as a dict or a list; anything else as it is."""
     if isinstance(value, Mapping):
         try:
             return {key: value[key] for key in sorted(value)}
@@ -96,7 +95,7 @@ def _simplified(value: Any) -> Any:
     return jax.tree.leaves(value, is_leaf=lambda x: x is not value)
 
 
-def _lines(value: Any, style: Style) -> list[str]:
+def _lines(value: object, style: Style) -> list[str]:
     value = _simplified(value)
     if not isinstance(value, (dict, list)):
         return [_leaf(value, style)]
@@ -119,7 +118,7 @@ def _lines(value: Any, style: Style) -> list[str]:
     return lines
 
 
-def _leaf(value: Any, style: Style) -> str:
+def _leaf(value: object, style: Style) -> str:
     if is_array(value):
         shape = ",".join(map(str, value.shape))
         return style.dim(style.literal(str(value.dtype))) + f"[{shape}]"
@@ -136,5 +135,5 @@ def _leaf(value: Any, style: Style) -> str:
     return style.literal(" ".join(str(value).split()))
 
 
-def _axis(name: Any) -> str:
+def _axis(name: object) -> str:
     return f"({', '.join(map(str, name))})" if isinstance(name, tuple) else str(name)

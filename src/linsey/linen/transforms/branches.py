@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+from jax.typing import ArrayLike
 
 from linsey.core import lift as core_lift
 from linsey.core.filters import Filter
@@ -13,17 +15,19 @@ from linsey.linen.transforms.lifting import call_direct, call_lifted, function_o
 
 __all__ = ["cond", "switch", "while_loop"]
 
+T = TypeVar("T")
+
 
 def cond(
-    pred: Any,
-    true_fun: Callable[..., Any],
-    false_fun: Callable[..., Any],
-    mdl: Any,
-    *operands: Any,
+    pred: ArrayLike,
+    true_fun: Callable[..., T],
+    false_fun: Callable[..., T],
+    mdl: object,
+    *operands: object,
     variables: Filter = True,
     rngs: Filter = True,
-) -> Any:
-    """A lifted `jax.lax.cond`: one of two functions of a module, by a traced condition.
+) -> T:
+    """Lift `jax.lax.cond`: run one of two functions of a module by a traced condition.
 
     Both functions must write the same variables. Parameters that only one of them uses
     must be created beforehand, e.g. by running both if `mdl.is_initializing()`.
@@ -46,33 +50,33 @@ def cond(
 
 
 def switch(
-    index: Any,
-    branches: Sequence[Callable[..., Any]],
-    mdl: Any,
-    *operands: Any,
+    index: ArrayLike,
+    branches: Sequence[Callable[..., T]],
+    mdl: object,
+    *operands: object,
     variables: Filter = True,
     rngs: Filter = True,
-) -> Any:
-    """A lifted `jax.lax.switch`: `branches[index](mdl, *operands)`, see `cond`."""
-    options = {"variables": variables, "rngs": rngs}
+) -> T:
+    """Lift `jax.lax.switch`: run `branches[index](mdl, *operands)`, see `cond`."""
 
-    def transform(*runs: Any) -> Any:
-        return functools.partial(core_lift.switch, index, runs, **options)
+    def transform(*runs: Callable[..., T]) -> Callable[..., T]:
+        switch = core_lift.switch
+        return functools.partial(switch, index, runs, variables=variables, rngs=rngs)
 
     fns = map(function_of_module, branches)
     return call_lifted(transform, fns, mdl, operands, {})
 
 
 def while_loop(
-    cond_fn: Callable[[Any, Any], Any],
-    body_fn: Callable[[Any, Any], Any],
-    mdl: Any,
-    init: Any,
+    cond_fn: Callable[[Any, T], ArrayLike],
+    body_fn: Callable[[Any, T], T],
+    mdl: object,
+    init: T,
     carry_variables: Filter = False,
     broadcast_variables: Filter = True,
     split_rngs: Mapping[Any, bool] = FrozenDict(),
-) -> Any:
-    """A lifted `jax.lax.while_loop`.
+) -> T:
+    """Lift `jax.lax.while_loop`.
 
     Args:
         cond_fn: called as `cond_fn(mdl, carry)`; goes on while it is true.

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterable
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
+
+import jax
 
 from linsey.core import lift as core_lift
 from linsey.core.filters import Filter
-from linsey.core.lift.compile import Static
-from linsey.linen.module.stack import INTERCEPTORS
-from linsey.linen.transforms.lifting import Run, Transform, lift
+from linsey.core.lift.split import Untraced
+from linsey.core.state import Scope
+from linsey.linen.module.functional import INTERCEPTORS
+from linsey.linen.transforms.lifting import Methods, Run, lift
 
 __all__ = ["checkpoint", "jit", "remat"]
 
@@ -24,11 +27,11 @@ def jit(
     static_argnums: int | Iterable[int] = (),
     static_argnames: str | Iterable[str] = (),
     donate_argnums: int | Iterable[int] = (),
-    device: Any = None,
+    device: jax.Device | None = None,
     backend: str | None = None,
-    methods: Any = None,
+    methods: Methods = None,
 ) -> Target:
-    """A lifted `jax.jit`: equal modules share one compiled program.
+    """Lift `jax.jit`: equal modules share one compiled program.
 
     Modules are equal if their class and fields are; fields must have a hash. Random
     keys drawn inside do not depend on what the process compiled before.
@@ -43,50 +46,66 @@ def jit(
         target: a module class, or a function of a module.
         variables: collections that may be used inside.
         rngs: streams that may be used inside.
-        static_argnums: positions of compile-time constant arguments; the module is 0.
+        static_argnums: indices of compile-time constant arguments; the module is 0.
         static_argnames: names of such keyword arguments.
-        donate_argnums: positions of arguments whose memory may be reused.
+        donate_argnums: indices of arguments whose memory may be reused.
         device: see `jax.jit`.
         backend: see `jax.jit`.
-        methods: the methods of a class to lift, `__call__` by default.
+        methods: the methods of a class to lift. If `None`, `__call__`.
 
     Returns:
         A class or function like `target`.
     """
-    return lift(_jit, prefix="Jit", bind=operator.call, **locals())
-
-
-def _jit(static_argnums: Any, donate_argnums: Any, **options: Any) -> Transform:
-    """`core.lift.jit`, where all equal runs share one program."""
-    # The run stands between the scopes and the arguments.
-    program = core_lift.jit(
-        _run_and_count,
-        static_argnums=(1, *_shifted(static_argnums, 1)),
-        donate_argnums=_shifted(donate_argnums, 1),
-        **options,
+    transform = _Jit(
+        variables=variables,
+        rngs=rngs,
+        static_argnums=static_argnums,
+        static_argnames=static_argnames,
+        donate_argnums=donate_argnums,
+        device=device,
+        backend=backend,
     )
-
-    def transform(run: Run) -> Callable[..., Any]:
-        def call(scopes: Any, *args: Any, **kwargs: Any) -> Any:
-            hash(run.modules)  # the error for a field without a hash names it
-            # Interceptors run while a program is traced: others need another program.
-            # A method has the hash that its object may lack: by identity.
-            interceptors = INTERCEPTORS.get()
-            keys = tuple(i if type(i).__hash__ else i.__call__ for i in interceptors)
-            y, counts = program(scopes, (run, keys), *args, **kwargs)
-            run.counts.update(counts.value)
-            return y
-
-        return call
-
-    return transform
+    return lift(target, transform, prefix="Jit", methods=methods)
 
 
-def _run_and_count(scopes: Any, spec: Any, *args: Any, **kwargs: Any) -> Any:
-    """Runs a compiled call; the counts leave it as part of the structure."""
+class _Jit:
+    """`core.lift.jit`, where all equal runs of a function share one program."""
+
+    def __init__(self, **options: Any):
+        self.options = options
+        self.programs: dict[Callable[..., Any], Callable[..., Any]] = {}
+
+    def __call__(self, run: Run, **of_method: Any) -> Callable[..., Any]:
+        if run.fn not in self.programs:
+            options = {**self.options, **of_method}
+            # The run is an argument between the scopes and the others.
+            static = (1, *_shifted(options.pop("static_argnums"), 1))
+            donate = _shifted(options.pop("donate_argnums"), 1)
+            indices = {"static_argnums": static, "donate_argnums": donate}
+            self.programs[run.fn] = core_lift.jit(_run_and_count, **indices, **options)
+        return functools.partial(_call_program, self.programs[run.fn], run)
+
+
+def _call_program(
+    program: Callable[..., Any], run: Run, scopes: object, *args: object, **kw: object
+) -> Any:
+    hash(run.modules)  # the error for a field without a hash names it
+    # Interceptors run while a program is traced: others need another program.
+    # A method has the hash that its object may lack: by identity.
+    interceptors = INTERCEPTORS.get()
+    keys = tuple(i if type(i).__hash__ else i.__call__ for i in interceptors)
+    y, counts = program(scopes, (run, keys), *args, **kw)
+    run.counts.update(counts.value)
+    return y
+
+
+def _run_and_count(
+    scopes: Sequence[Scope], spec: tuple[Run, object], *args: object, **kw: object
+) -> tuple[Any, Untraced]:
+    """Run a compiled call; the counts leave it as part of the structure."""
     run, _ = spec
-    y = run(scopes, *args, **kwargs)
-    return y, Static(tuple(run.counts.items()))
+    y = run(scopes, *args, **kw)
+    return y, Untraced(tuple(run.counts.items()))
 
 
 def _shifted(argnums: int | Iterable[int], by: int) -> tuple[int, ...]:
@@ -102,9 +121,9 @@ def remat(
     prevent_cse: bool = True,
     static_argnums: int | tuple[int, ...] = (),
     policy: Callable[..., bool] | None = None,
-    methods: Any = None,
+    methods: Methods = None,
 ) -> Target:
-    """A lifted `jax.checkpoint`: computes a module again in the backward pass.
+    """Lift `jax.checkpoint`: compute a module again in the backward pass.
 
     Values inside are not kept for the gradient; variables are written once.
 
@@ -113,19 +132,30 @@ def remat(
         variables: collections that may be used inside.
         rngs: streams that may be used inside.
         concrete: no longer used by JAX.
-        prevent_cse: see `jax.checkpoint`; False is faster inside `scan`.
-        static_argnums: positions of compile-time constant arguments; the module is 0.
+        prevent_cse: see `jax.checkpoint`; `False` is faster inside `scan`.
+        static_argnums: indices of compile-time constant arguments; the module is 0.
         policy: which values to keep all the same.
-        methods: the methods of a class to lift, `__call__` by default.
+        methods: the methods of a class to lift. If `None`, `__call__`.
 
     Returns:
         A class or function like `target`.
     """
-    return lift(_remat, prefix="Checkpoint", **locals())
+    transform = functools.partial(
+        _remat,
+        variables=variables,
+        rngs=rngs,
+        concrete=concrete,
+        prevent_cse=prevent_cse,
+        static_argnums=static_argnums,
+        policy=policy,
+    )
+    return lift(target, transform, prefix="Checkpoint", methods=methods)
 
 
-def _remat(fn: Callable[..., Any], static_argnums: Any, **options: Any) -> Any:
-    """`core.lift.remat`, where positions do not count the scope."""
+def _remat(
+    fn: Callable[..., Any], static_argnums: int | tuple[int, ...], **options: Any
+) -> Callable[..., Any]:
+    """Apply `core.lift.remat`, whose indices do not count the scope."""
     return core_lift.remat(fn, static_argnums=_shifted(static_argnums, -1), **options)
 
 

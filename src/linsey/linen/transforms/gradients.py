@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import jax
 
@@ -12,22 +12,25 @@ from linsey.core import lift as core_lift
 from linsey.core.filters import Filter
 from linsey.linen.module.base import Module
 from linsey.linen.transforms.lifting import call_direct, call_lifted, function_of_module
+from linsey.typing import Collection
+
+T = TypeVar("T")
 
 __all__ = ["custom_vjp", "grad", "jvp", "value_and_grad", "vjp"]
 
 
 def vjp(
     fn: Callable[..., Any],
-    mdl: Any,
-    *primals: Any,
+    mdl: object,
+    *primals: object,
     has_aux: bool = False,
-    reduce_axes: Any = (),
+    reduce_axes: object = (),
     vjp_variables: Filter = "params",
     variables: Filter = True,
     rngs: Filter = True,
     multi_scope: bool = False,
 ) -> Any:
-    """A lifted `jax.vjp`: derivatives by the inputs and the variables of a module.
+    """Lift `jax.vjp`: differentiate by the inputs and the variables of a module.
 
     Args:
         fn: called as `fn(mdl, *primals)`; with `has_aux` it returns `(y, aux)`.
@@ -55,26 +58,26 @@ def vjp(
     return (y, backward, *aux)
 
 
-def _as_list(backward: Callable[..., Any], cotangent: Any) -> Any:
+def _as_list(backward: Callable[..., Any], cotangent: object) -> tuple[Any, ...]:
     (own, *shared), *inputs = backward(cotangent)
     return ([*shared, own], *inputs)
 
 
-def _as_one(backward: Callable[..., Any], cotangent: Any) -> Any:
+def _as_one(backward: Callable[..., Any], cotangent: object) -> tuple[Any, ...]:
     by, *inputs = _as_list(backward, cotangent)
     return (by[0] if len(by) == 1 else by, *inputs)
 
 
 def value_and_grad(
     fn: Callable[..., Any],
-    mdl: Any,
-    *primals: Any,
+    mdl: object,
+    *primals: object,
     has_aux: bool = False,
-    reduce_axes: Any = (),
+    reduce_axes: object = (),
     variables: Filter = True,
     rngs: Filter = True,
 ) -> Any:
-    """Value and gradients by the inputs of a scalar function of a module.
+    """Compute value and gradients by the inputs of a scalar function of a module.
 
     Gradients by variables are not computed; for these see `vjp`.
 
@@ -92,7 +95,7 @@ def value_and_grad(
         of the primals.
 
     Raises:
-        ValueError: the value is no scalar.
+        ShapeError: the value is no scalar.
     """
     filters = {"variables": variables, "rngs": rngs}
     y, *aux, gradients = call_direct(
@@ -103,14 +106,14 @@ def value_and_grad(
 
 def grad(
     fn: Callable[..., Any],
-    mdl: Any,
-    *primals: Any,
+    mdl: object,
+    *primals: object,
     has_aux: bool = False,
-    reduce_axes: Any = (),
+    reduce_axes: object = (),
     variables: Filter = True,
     rngs: Filter = True,
 ) -> Any:
-    """Gradients by the inputs of a scalar function, see `value_and_grad`.
+    """Compute gradients by the inputs of a scalar function, see `value_and_grad`.
 
     Returns:
         The gradients, a tuple of one for each of the primals, or `(gradients, aux)`.
@@ -122,15 +125,15 @@ def grad(
 
 
 def jvp(
-    fn: Callable[..., Any],
-    mdl: Any,
-    primals: Any,
-    tangents: Any,
-    variable_tangents: Mapping[str, Any],
+    fn: Callable[..., T],
+    mdl: object,
+    primals: Sequence[object],
+    tangents: Sequence[object],
+    variable_tangents: Collection,
     variables: Filter = True,
     rngs: Filter = True,
-) -> Any:
-    """A lifted `jax.jvp`: the derivative of a module along directions.
+) -> tuple[T, T]:
+    """Lift `jax.jvp`: differentiate a module along directions.
 
     Args:
         fn: called as `fn(mdl, *primals)`.
@@ -149,13 +152,13 @@ def jvp(
 
 
 def custom_vjp(
-    fn: Callable[..., Any],
-    forward_fn: Callable[..., Any],
-    backward_fn: Callable[..., Any],
+    fn: Callable[..., T],
+    forward_fn: Callable[..., tuple[T, Any]],
+    backward_fn: Callable[..., Sequence[Any]],
     grad_vars: Filter = "params",
-    nondiff_argnums: Any = (),
-) -> Callable[..., Any]:
-    """Gives a function of a module a backward pass of its own.
+    nondiff_argnums: int | Sequence[int] = (),
+) -> Callable[..., T]:
+    """Give a function of a module a backward pass of its own.
 
     Args:
         fn: the function, called as `fn(mdl, *args)`.
@@ -164,19 +167,21 @@ def custom_vjp(
         backward_fn: called as `backward_fn(*nondiff_args, residuals, cotangent)`;
             returns the gradients `(variables, *inputs)`.
         grad_vars: collections that get gradients.
-        nondiff_argnums: positions of arguments that are not differentiated and hold no
+        nondiff_argnums: indices of arguments that are not differentiated and hold no
             arrays; the module is 0.
 
     Returns:
         A function `(mdl, *args)`.
     """
 
-    def transform(fn: Any, forward_fn: Any) -> Any:
+    def transform(
+        fn: Callable[..., T], forward_fn: Callable[..., tuple[T, Any]]
+    ) -> Callable[..., T]:
         return core_lift.custom_vjp(
             fn, forward_fn, backward, grad_vars, nondiff_argnums
         )
 
-    def backward(*args: Any) -> Any:
+    def backward(*args: Any) -> tuple[object, ...]:
         by, *inputs = backward_fn(*args)
         # A list is of a module and those it holds, see `vjp`.
         *shared, own = by if isinstance(by, list) else [by]
@@ -185,7 +190,7 @@ def custom_vjp(
     fns = [function_of_module(fn), function_of_module(forward_fn)]
 
     @functools.wraps(fns[0])
-    def lifted(mdl: Any, *args: Any, **kwargs: Any) -> Any:
+    def lifted(mdl: object, *args: object, **kwargs: object) -> T:
         return call_lifted(transform, fns, mdl, args, kwargs)
 
     return lifted

@@ -13,16 +13,22 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard, TypeVar, cast
 
 from linsey import errors
+from linsey.core.state import Scope
 from linsey.linen.module.base import Module
 from linsey.linen.module.methods import wrap_method_once
 from linsey.linen.transforms import detach
-from linsey.linen.transforms.detach import Restorer, Table, Untraced, map_leaves
+from linsey.linen.transforms.detach import Detacher, Restorer, Untraced, map_leaves
+
+T = TypeVar("T")
+Target = TypeVar("Target")
 
 # A transform of `core.lift` with its options filled in: functions of scopes to one.
 Transform = Callable[..., Callable[..., Any]]
+# The methods of a class to lift; in a mapping each has options of its own.
+Methods = str | Iterable[str] | Mapping[str, Mapping[str, object]] | None
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -36,11 +42,11 @@ class Run:
     """
 
     fn: Callable[..., Any]
-    modules: Any
+    modules: object
     counts: dict[str, int] = dataclasses.field(compare=False)
 
-    def __call__(self, scopes: Any, *args: Any, **kwargs: Any) -> Any:
-        """Runs the function on modules restored over these scopes."""
+    def __call__(self, scopes: Sequence[Scope], *args: object, **kwargs: object) -> Any:
+        """Run the function on modules restored over these scopes."""
         restore = Restorer(scopes).restore_leaf
         modules, args, kwargs = map_leaves(restore, (self.modules, args, kwargs))
         y = self.fn(modules, *args, **kwargs)
@@ -54,12 +60,12 @@ class Run:
 def call_lifted(
     transform: Transform,
     fns: Iterable[Callable[..., Any]],
-    module: Any,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
+    module: object,
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
     cls: type | None = None,
 ) -> Any:
-    """Calls transformed functions of a module.
+    """Call transformed functions of a module.
 
     Args:
         transform: called as `transform(*scope_fns)(scopes, *args, **kwargs)`.
@@ -67,25 +73,30 @@ def call_lifted(
         module: the bound module, or a tree of modules.
         args: arguments; they may hold further modules and variables.
         kwargs: keyword arguments.
-        cls: the class the module has inside, if not its own.
+        cls: the class that the module has inside. If `None`, its own.
     """
-    if isinstance(module, Module) and module.scope is None:
+    if isinstance(module, Module) and module._bound is None:
         raise errors.CallCompactUnboundModuleError(module=module)
-    table, counts = Table(), {}
-    modules, args, kwargs = map_leaves(table.detach_leaf, (module, args, kwargs))
+    detacher, counts = Detacher(), {}
+    modules, args, kwargs = map_leaves(detacher.detach_leaf, (module, args, kwargs))
     if cls is not None:
         modules = Untraced(dataclasses.replace(modules.value, cls=cls))
     runs = [Run(fn, modules, counts) for fn in fns]
-    y = transform(*runs)(table.scopes, *args, **kwargs)
-    if counts:  # automatic names outside go on where they ended inside
-        module._frame.counts.update(counts)
+    y = transform(*runs)(detacher.scopes, *args, **kwargs)
+    if counts and isinstance(module, Module) and module._bound is not None:
+        # Automatic names outside go on where they ended inside.
+        module._bound.frame.counts.update(counts)
     return y
 
 
 def call_direct(
-    core: Callable[..., Any], fns: Sequence[Any], module: Any, args: Any, **options: Any
+    core: Callable[..., Any],
+    fns: Iterable[Callable[..., Any]],
+    module: object,
+    args: Sequence[object],
+    **options: object,
 ) -> Any:
-    """Calls `core(*scope_fns, scopes, *args, **options)`.
+    """Call `core(*scope_fns, scopes, *args, **options)`.
 
     The functions take a module first; of bound methods the functions are taken.
     """
@@ -96,28 +107,29 @@ def call_direct(
     return call_lifted(transform, map(function_of_module, fns), module, args, {})
 
 
-def function_of_module(fn: Any) -> Callable[..., Any]:
-    """A function whose first argument is a module; of bound methods the function."""
-    is_bound = inspect.ismethod(fn) and isinstance(fn.__self__, Module)
-    return _as_method(fn.__func__ if is_bound else fn)
+def function_of_module(fn: Callable[..., T]) -> Callable[..., T]:
+    """Return a function whose first argument is a module: that of a bound method."""
+    if inspect.ismethod(fn) and isinstance(fn.__self__, Module):
+        return _as_method(fn.__func__)
+    return _as_method(fn)
 
 
-def _as_method(fn: Any) -> Callable[..., Any]:
+def _as_method(fn: object) -> Callable[..., Any]:
     if not callable(fn) or isinstance(fn, Module) or _is_module_class(fn):
         raise errors.TransformTargetError(fn)
     return wrap_method_once(fn)
 
 
-def _is_module_class(target: Any) -> bool:
+def _is_module_class(target: object) -> TypeGuard[type[Module]]:
     return inspect.isclass(target) and issubclass(target, Module)
 
 
-def lift_function(transform: Transform, fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Lifts a method, or a function whose first argument is a module."""
+def lift_function(transform: Transform, fn: object) -> Callable[..., Any]:
+    """Lift a method, or a function whose first argument is a module."""
     method = _as_method(fn)
 
     @functools.wraps(method)
-    def lifted(module: Any, *args: Any, **kwargs: Any) -> Any:
+    def lifted(module: object, *args: object, **kwargs: object) -> Any:
         return call_lifted(transform, [method], module, args, kwargs)
 
     return lifted
@@ -126,7 +138,7 @@ def lift_function(transform: Transform, fn: Callable[..., Any]) -> Callable[...,
 def lift_class(
     transforms: Mapping[str, Transform], cls: type[Module], prefix: str
 ) -> type[Module]:
-    """A subclass of `cls` whose methods in `transforms` are lifted.
+    """Make a subclass of `cls` whose methods in `transforms` are lifted.
 
     Args:
         transforms: the transform for each method.
@@ -134,9 +146,9 @@ def lift_class(
         prefix: goes before the name of the class.
     """
 
-    def lift_method(transform: Transform, fn: Callable[..., Any]) -> Any:
+    def lift_method(transform: Transform, fn: Callable[..., Any]) -> object:
         @functools.wraps(fn)
-        def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        def method(self: Module, *args: object, **kwargs: object) -> Any:
             # Inside, the module is of the original class, so that methods that call
             # each other are not lifted twice. A subclass by the user stays what it is.
             inner = cls if type(self) is lifted else None
@@ -153,35 +165,28 @@ def lift_class(
 
 
 def lift(
-    core_transform: Callable[..., Any],
-    target: Any,
-    prefix: str,
-    methods: Any = None,
-    bind: Callable[..., Transform] = functools.partial,
-    **options: Any,
-) -> Any:
-    """Lifts a module class, or a function of a module.
+    target: Target, transform: Transform, prefix: str, methods: Methods = None
+) -> Target:
+    """Lift a module class, or a function of a module.
 
     Args:
-        core_transform: a transform of `core.lift`.
         target: a module class, or a function whose first argument is a module.
+        transform: a transform of `core.lift` with its options filled in.
         prefix: goes before the name of the class.
-        methods: for a class the methods to lift, `__call__` by default; a mapping
-            gives options for each.
-        bind: called as `bind(core_transform, **options)`, once for each method.
-        **options: options of the transform.
+        methods: for a class the methods to lift; a mapping gives options for each. If
+            `None`, `__call__`.
 
     Raises:
         TransformTargetError: the target is something else.
     """
     if not _is_module_class(target):
-        return lift_function(bind(core_transform, **options), target)
+        return cast(Target, lift_function(transform, target))
     if methods is None or isinstance(methods, str):
         methods = ("__call__" if methods is None else methods,)
     if not isinstance(methods, Mapping):
         methods = dict.fromkeys(methods, {})
     transforms = {
-        name: bind(core_transform, **{**options, **extra})
-        for name, extra in methods.items()
+        name: functools.partial(transform, **options)
+        for name, options in methods.items()
     }
-    return lift_class(transforms, target, prefix)
+    return cast(Target, lift_class(transforms, target, prefix))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from linsey.core import lift as core_lift
 from linsey.core.filters import Filter
 from linsey.core.frozen_dict import FrozenDict
-from linsey.linen.transforms.lifting import lift
+from linsey.linen.transforms.lifting import Methods, lift
 
 __all__ = ["remat_scan", "scan", "vmap"]
 
@@ -17,17 +18,17 @@ Target = TypeVar("Target")
 
 def vmap(
     target: Target,
-    variable_axes: Mapping[Any, Any] = FrozenDict(),
+    variable_axes: Mapping[Any, object] = FrozenDict(),
     split_rngs: Mapping[Any, bool] = FrozenDict(),
-    in_axes: Any = 0,
-    out_axes: Any = 0,
+    in_axes: object = 0,
+    out_axes: object = 0,
     axis_size: int | None = None,
-    axis_name: str | None = None,
-    spmd_axis_name: str | None = None,
+    axis_name: Hashable | None = None,
+    spmd_axis_name: Hashable | None = None,
     metadata_params: Mapping[Any, Any] = {},
-    methods: Any = None,
+    methods: Methods = None,
 ) -> Target:
-    """A lifted `jax.vmap`: many instances of a module side by side.
+    """Lift `jax.vmap`: run many instances of a module side by side.
 
     Example:
         An ensemble of four layers, each with parameters of its own:
@@ -42,7 +43,7 @@ def vmap(
 
     Args:
         target: a module class, or a function of a module.
-        variable_axes: for each filter the axis of these collections; None if the
+        variable_axes: for each filter the axis of these collections; `None` if the
             instances share them. Collections that are not named cannot be used.
         split_rngs: for each filter whether these streams differ between instances.
             Streams that are not named cannot be used.
@@ -52,32 +53,43 @@ def vmap(
         axis_name: name of the axis, e.g. for `BatchNorm(axis_name=...)`.
         spmd_axis_name: see `jax.vmap`.
         metadata_params: for metadata boxes, e.g. `{nn.PARTITION_NAME: "layers"}`.
-        methods: the methods of a class to lift, `__call__` by default.
+        methods: the methods of a class to lift. If `None`, `__call__`.
 
     Returns:
         A class or function like `target`.
     """
-    return lift(core_lift.vmap, prefix="Vmap", **locals())
+    transform = functools.partial(
+        core_lift.vmap,
+        variable_axes=variable_axes,
+        split_rngs=split_rngs,
+        in_axes=in_axes,
+        out_axes=out_axes,
+        axis_size=axis_size,
+        axis_name=axis_name,
+        spmd_axis_name=spmd_axis_name,
+        metadata_params=metadata_params,
+    )
+    return lift(target, transform, prefix="Vmap", methods=methods)
 
 
 def scan(
     target: Target,
-    variable_axes: Mapping[Any, Any] = FrozenDict(),
+    variable_axes: Mapping[Any, object] = FrozenDict(),
     variable_broadcast: Filter = False,
     variable_carry: Filter = False,
     split_rngs: Mapping[Any, bool] = FrozenDict(),
-    in_axes: Any = 0,
-    out_axes: Any = 0,
+    in_axes: object = 0,
+    out_axes: object = 0,
     length: int | None = None,
     reverse: bool = False,
     unroll: int = 1,
     data_transform: Callable[..., Any] | None = None,
     metadata_params: Mapping[Any, Any] = {},
-    methods: Any = None,
+    methods: Methods = None,
     _split_transpose: bool = False,
     check_constancy_invariants: bool = True,
 ) -> Target:
-    """A lifted `jax.lax.scan`: a module applied again and again.
+    """Lift `jax.lax.scan`: apply a module again and again.
 
     The module is called as `module(carry, *xs) -> (carry, y)`.
 
@@ -111,14 +123,30 @@ def scan(
         unroll: steps in one iteration of the compiled loop.
         data_transform: called as `data_transform(variables, rngs)` in each step.
         metadata_params: for metadata boxes, e.g. `{nn.PARTITION_NAME: "layers"}`.
-        methods: the methods of a class to lift, `__call__` by default.
+        methods: the methods of a class to lift. If `None`, `__call__`.
         _split_transpose: see `jax.lax.scan`.
         check_constancy_invariants: trace once more to compute what is broadcast.
 
     Returns:
         A class or function like `target`.
     """
-    return lift(core_lift.scan, prefix="Scan", **locals())
+    transform = functools.partial(
+        core_lift.scan,
+        variable_axes=variable_axes,
+        variable_broadcast=variable_broadcast,
+        variable_carry=variable_carry,
+        split_rngs=split_rngs,
+        in_axes=in_axes,
+        out_axes=out_axes,
+        length=length,
+        reverse=reverse,
+        unroll=unroll,
+        _split_transpose=_split_transpose,
+        data_transform=data_transform,
+        metadata_params=metadata_params,
+        check_constancy_invariants=check_constancy_invariants,
+    )
+    return lift(target, transform, prefix="Scan", methods=methods)
 
 
 def remat_scan(
@@ -127,10 +155,10 @@ def remat_scan(
     policy: Callable[..., bool] | None = None,
     variable_broadcast: Filter = False,
     variable_carry: Filter = False,
-    variable_axes: Mapping[Any, Any] = FrozenDict({True: 0}),
+    variable_axes: Mapping[Any, object] = FrozenDict({True: 0}),
     split_rngs: Mapping[Any, bool] = FrozenDict({True: True}),
 ) -> Target:
-    """Nested `scan`s with `remat`: deep stacks in little memory.
+    """Nest `scan`s with `remat`: deep stacks in little memory.
 
     For `lengths=(n, m)` the module `x -> x` is applied `n * m` times, and the backward
     pass keeps `n + m` of the values between.
@@ -147,4 +175,13 @@ def remat_scan(
     Returns:
         A class or function like `target`.
     """
-    return lift(core_lift.remat_scan, prefix="Remat_scan", **locals())
+    transform = functools.partial(
+        core_lift.remat_scan,
+        lengths=lengths or (),
+        policy=policy,
+        variable_broadcast=variable_broadcast,
+        variable_carry=variable_carry,
+        variable_axes=variable_axes,
+        split_rngs=split_rngs,
+    )
+    return lift(target, transform, prefix="Remat_scan")

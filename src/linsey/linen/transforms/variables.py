@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -10,7 +11,8 @@ from linsey.core import meta
 from linsey.core.filters import Filter
 from linsey.core.frozen_dict import FrozenDict
 from linsey.core.lift.axes import split_in_out
-from linsey.linen.transforms.lifting import lift
+from linsey.core.lift.variables import Collections
+from linsey.linen.transforms.lifting import Methods, lift
 
 __all__ = ["add_metadata_axis", "fold_rngs", "map_variables", "named_call"]
 
@@ -26,9 +28,9 @@ def map_variables(
     mutable: bool = False,
     rngs: Filter = True,
     variables: Filter = True,
-    methods: Any = None,
+    methods: Methods = None,
 ) -> Target:
-    """Lets a module see transformed variables, e.g. tied or normalised weights.
+    """Let a module see transformed variables, e.g. tied or normalized weights.
 
     Args:
         target: a module class, or a function of a module.
@@ -39,34 +41,42 @@ def map_variables(
         mutable: whether it may write them.
         rngs: streams it may use.
         variables: the other collections it may use.
-        methods: the methods of a class to lift, `__call__` by default.
+        methods: the methods of a class to lift. If `None`, `__call__`.
 
     Returns:
         A class or function like `target`.
     """
-    options = dict(locals())
-    options["map_in_fn"] = options.pop("trans_in_fn")
-    options["map_out_fn"] = options.pop("trans_out_fn")
-    return lift(core_lift.map_variables, prefix="Map_variables", **options)
+    transform = functools.partial(
+        core_lift.map_variables,
+        mapped_collections=mapped_collections,
+        map_in_fn=trans_in_fn,
+        map_out_fn=trans_out_fn,
+        init=init,
+        mutable=mutable,
+        rngs=rngs,
+        variables=variables,
+    )
+    return lift(target, transform, prefix="Map_variables", methods=methods)
 
 
 def fold_rngs(target: Target, variables: Filter = True, rngs: Filter = True) -> Target:
-    """Runs a module on keys drawn once, at the call, from its streams."""
-    return lift(core_lift.fold_rngs, prefix="Fold_rngs", **locals())
+    """Run a module on keys drawn once, at the call, from its streams."""
+    transform = functools.partial(core_lift.fold_rngs, variables=variables, rngs=rngs)
+    return lift(target, transform, prefix="Fold_rngs")
 
 
 def add_metadata_axis(
     target: Target,
-    variable_axes: Mapping[Any, Any] = FrozenDict(),
+    variable_axes: Mapping[Any, object] = FrozenDict(),
     metadata_params: Mapping[Any, Any] = {},
 ) -> Target:
-    """Adds an axis to the metadata of variables, as `vmap` and `scan` do.
+    """Add an axis to the metadata of variables, as `vmap` and `scan` do.
 
     The arrays are left as they are: for transforms that add the axis by other means.
 
     Args:
         target: a module class, or a function of a module.
-        variable_axes: for each filter the position of the new axis.
+        variable_axes: for each filter the index of the new axis.
         metadata_params: passed to `add_axis` of the metadata boxes.
 
     Returns:
@@ -74,25 +84,30 @@ def add_metadata_axis(
     """
     into, out = split_in_out(variable_axes)
 
-    def add(collections: Any) -> Any:
+    def add(collections: Collections) -> Collections:
         return _change(collections, meta.add_axis, out, metadata_params)
 
-    def remove(collections: Any) -> Any:
+    def remove(collections: Collections) -> Collections:
         return _change(collections, meta.remove_axis, into, metadata_params)
 
     return map_variables(target, True, remove, add, init=True, mutable=True)
 
 
-def _change(collections: Any, change: Any, axes: Any, params: Any) -> Any:
+def _change(
+    collections: Collections,
+    change: Callable[..., object],
+    axes: Mapping[Any, object],
+    params: Mapping[Any, Any],
+) -> Collections:
     changed = dict(collections)
     for cols, axis in axes.items():
         for col in changed:
             if core_lift.in_filter(cols, col) and axis is not None:
-                changed[col] = change(changed[col], axis, params)
+                changed[col] = change(changed[col], axis, dict(params))
     return changed
 
 
 def named_call(class_fn: Target, force: bool = True) -> Target:
-    """Returns its target: every method of a module has a profiler name already."""
+    """Return its target: every method of a module has a profiler name already."""
     del force
     return class_fn

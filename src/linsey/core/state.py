@@ -1,38 +1,101 @@
-"""`Scope`: where a function stands in the variables, and what it may do there."""
+"""The state of one `init`, `apply` or `bind`, and the scopes that point into it.
+
+`Context` is what the whole run shares, `Scope` a light pointer (context, path) into its
+variables, `Variable` a reference to one of them. The words and invariants are those of
+`linsey.core.scope`, which makes functions of scopes pure.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
 import numpy as np
 
 from linsey import errors
 from linsey.config import config
-from linsey.core import tracers
+from linsey.core import meta, tracers
 from linsey.core.filters import Filter, Selection
 from linsey.core.frozen_dict import freeze
-from linsey.core.rng import LazyRng
-from linsey.core.scope.context import Context
-from linsey.core.scope.variable import PLAIN_TYPES, Variable, is_plain_array, unbox_fast
+from linsey.core.meta import PLAIN_TYPES, is_plain_array, unbox_fast
+from linsey.core.rng import LazyRng, PRNGKey
+from linsey.typing import Collection, MutableCollection, VariableDict
 
 T = TypeVar("T")
-PRNGKey = Any
-VariableDict = Mapping[str, Mapping[str, Any]]
-Flags = Mapping[str, Any]
-Initializer = Callable[..., Any]
-Args = tuple[Any, ...]
-Kwargs = dict[str, Any]
+Flags = Mapping[str, object]
+Args = tuple[object, ...]
+Kwargs = Mapping[str, object]
+Init = Callable[..., T]
 
 _MISSING = object()
 
 
+class Context:
+    """What all scopes of one `init`, `apply` or `bind` share."""
+
+    __slots__ = (
+        "mutable", "selection", "is_mutable", "rngs", "flags", "trace", "is_valid",
+        "memo", "bound",
+    )  # fmt: skip
+
+    def __init__(
+        self, mutable: Filter | Selection, rngs: Mapping[str, LazyRng], flags: Flags
+    ):
+        self.mutable = mutable
+        self.selection = Selection.of(mutable)
+        # Whether a collection may be written. Asked for each variable, so remembered.
+        self.is_mutable: Callable[[str], bool] = functools.cache(
+            self.selection.__contains__
+        )
+        self.rngs = rngs
+        self.flags = flags
+        self.trace = tracers.current_trace()
+        self.is_valid = True
+        # The bound module made from each module met so far, by the id of that module
+        # (kept alive beside it): the same object met twice is one bound module.
+        self.memo: dict[int, tuple[object, Any]] = {}
+        # Every module bound here, where the end of the context is known.
+        self.bound: list[object] | None = None
+
+
+class Variable(Generic[T]):
+    """A reference to one variable of a scope: read and write it through `value`."""
+
+    __slots__ = ("scope", "collection", "name", "unbox")
+
+    def __init__(self, scope: Scope, collection: str, name: str, unbox: bool = True):
+        self.scope = scope
+        self.collection = collection
+        self.name = name
+        self.unbox = unbox
+
+    @property
+    def value(self) -> T:
+        """The value now; axis metadata boxes are removed if `unbox` is set."""
+        value = self.scope.get_variable(self.collection, self.name)
+        return unbox_fast(value) if self.unbox else value
+
+    @value.setter
+    def value(self, value: T) -> None:
+        boxed: object = value
+        if self.unbox:
+            current = self.scope.get_variable(self.collection, self.name)
+            if current is not None and not is_plain_array(current):
+                boxed = meta.keep_boxes(current, value)
+        self.scope.put_variable(self.collection, self.name, boxed)
+
+    def is_mutable(self) -> bool:
+        """Return whether the collection of this variable may be written."""
+        return self.scope.is_mutable_collection(self.collection)
+
+
 class Scope:
-    """A cursor over the variables of a context.
+    """A pointer into the variables of a context.
 
     A root scope holds the variables; a child finds its part of each collection through
     its parent, once, and remembers it.
@@ -42,7 +105,7 @@ class Scope:
         rngs: a JAX key or `LazyRng` for each stream.
         name: name of this scope in its parent.
         mutable: which collections may be written.
-        parent: the scope above, None for a root.
+        parent: the scope above; `None` for a root.
         path: names from the root of the model to this scope.
         flags: settings readable from every scope below, e.g. `initializing`.
     """
@@ -71,11 +134,12 @@ class Scope:
         self.reservations: dict[str, set[str | None]] = {}
         # How often each stream was drawn from at each path; all scopes below share it.
         self.rng_counters: dict[tuple[tuple[str, ...], str], int] = {}
-        self._nodes: Any = variables  # {collection: this scope's part of it}
+        # This scope's part of each collection.
+        self._nodes: dict[str, Collection] = variables  # type: ignore[assignment]
         self._suffix: tuple[str, ...] = ()  # path from the root of this context
 
     def _descend(self, name: str) -> Scope:
-        """The child scope `name`, without any check."""
+        """Return the child scope `name`, without any check."""
         child = object.__new__(Scope)
         child.context = self.context
         child.parent = self
@@ -130,11 +194,11 @@ class Scope:
             raise errors.InvalidScopeError(self.path_text)
 
     def has_flag(self, key: str) -> bool:
-        """Whether a flag is set at all."""
+        """Return whether a flag is set at all."""
         return key in self.context.flags
 
-    def get_flag(self, key: str, default: Any = _MISSING) -> Any:
-        """The value of a flag."""
+    def get_flag(self, key: str, default: object = _MISSING) -> Any:
+        """Return the value of a flag."""
         value = self.context.flags.get(key, default)
         if value is _MISSING:
             raise ValueError(f"Flag {key!r} is not set and no default was given.")
@@ -142,7 +206,7 @@ class Scope:
 
     @contextlib.contextmanager
     def temporary(self) -> Iterator[Scope]:
-        """Uses this scope in a `with` block; it is invalid afterwards."""
+        """Use this scope in a `with` block; it is invalid afterwards."""
         self.context.bound = []
         try:
             yield self
@@ -150,7 +214,7 @@ class Scope:
             self.invalidate()
 
     def invalidate(self) -> None:
-        """Ends this context: later use of any of its scopes is an error."""
+        """End this context: later use of any of its scopes is an error."""
         context = self.context
         context.is_valid = False
         # Break the parent-child cycles of bound modules, so that they and any tracer
@@ -163,29 +227,35 @@ class Scope:
     # -- names and children ----------------------------------------------------------
 
     def name_reserved(self, name: str, col: str | None = None) -> bool:
-        """Whether `name` is taken: by a child, or by a variable of collection `col`."""
+        """Return whether a child, or a variable of collection `col`, is named so."""
         taken = self.reservations.get(name)
         return bool(taken) and (None in taken or col is None or col in taken)
 
     def reserve(self, name: str, col: str | None = None) -> None:
-        """Takes a name for a child (`col=None`) or for a variable of `col`."""
+        """Take a name for a child (`col=None`) or for a variable of `col`."""
         if not isinstance(name, str):
-            raise TypeError(
-                f"The type of scope {name!r} should be string but it is {type(name)}"
+            raise errors.ArgumentTypeError(
+                f"The type of scope {name!r} should be string but it is {type(name)}",
+                "Names are the keys under which variables are stored.",
+                f'Write `scope.push("{name}")`.',
             )
         if self.name_reserved(name, col):
-            raise ValueError(f'Duplicate use of scope name: "{name}"')
+            raise errors.OptionError(
+                f'Duplicate use of scope name: "{name}"',
+                f"A child or a variable of {self.path_text} has this name already.",
+                "Give one of them another name, or call one child twice to share it.",
+            )
         self.reservations.setdefault(name, set()).add(col)
 
     def default_name(self, prefix: str) -> str:
-        """The first free name `prefix0`, `prefix1`, ..."""
+        """Return the first free name `prefix0`, `prefix1`, ..."""
         names = (f"{prefix}{i}" for i in itertools.count())
         return next(name for name in names if name not in self.reservations)
 
     def push(
         self, name: str | None = None, prefix: str = "", reuse: bool = False
     ) -> Scope:
-        """Makes a child scope; its name is reserved unless `reuse`."""
+        """Make a child scope; its name is reserved unless `reuse`."""
         self._check_valid()
         if name is None:
             name = self.default_name(prefix)
@@ -195,13 +265,13 @@ class Scope:
 
     def child(
         self,
-        fn: Callable[..., Any],
+        fn: Callable[..., T],
         name: str | None = None,
         prefix: str | None = None,
         named_call: bool = True,
-        **partial_kwargs: Any,
-    ) -> Callable[..., Any]:
-        """Turns a function of a scope into one that runs in a child of this scope.
+        **partial_kwargs: object,
+    ) -> Callable[..., T]:
+        """Turn a function of a scope into one that runs in a child of this scope.
 
         Calling the result twice shares the child's variables.
         """
@@ -210,14 +280,14 @@ class Scope:
         scope = self.push(name, prefix)
         named = jax.named_scope if named_call else contextlib.nullcontext
 
-        def call(*args: Any, **kwargs: Any) -> Any:
+        def call(*args: object, **kwargs: object) -> T:
             with named(scope.path[-1]):
                 return fn(scope.rewound(), *args, **{**partial_kwargs, **kwargs})
 
         return call
 
     def rewound(self, rewind_rngs: bool = False) -> Scope:
-        """A cursor to the same place on which no name is reserved yet."""
+        """Return a scope of the same path in which no name is reserved yet."""
         self._check_valid()
         scope = copy.copy(self)
         scope.reservations = {}
@@ -227,64 +297,64 @@ class Scope:
 
     # -- variables -------------------------------------------------------------------
 
-    def _node(self, col: str) -> Mapping[str, Any] | None:
-        """This scope's part of a collection, None where there is none."""
+    def _node(self, col: str) -> Collection | None:
+        """Return this scope's part of a collection, `None` where there is none."""
         node = self._nodes.get(col)
         if node is None and self.parent is not None:
             above = self.parent._node(col)
             if above is not None:
-                node = above.get(self.name)  # type: ignore[arg-type]
+                node = above.get(self.path[-1])
                 if isinstance(node, Mapping):
                     self._nodes[col] = node
                 elif node is not None:
                     raise errors.ScopeVariableNotFoundError("*", col, self.path_text)
         return node
 
-    def _mutable_collection(self, col: str) -> dict[str, Any]:
+    def _mutable_collection(self, col: str) -> MutableCollection:
         node = self._node(col)
         if node is None:
             node = self._nodes[col] = {}
             if self.parent is not None:
-                self.parent._mutable_collection(col)[self.name] = node  # type: ignore[index]
+                self.parent._mutable_collection(col)[self.path[-1]] = node
         return node  # type: ignore[return-value]
 
     def is_mutable_collection(self, col: str) -> bool:
-        """Whether collection `col` may be written here."""
+        """Return whether collection `col` may be written here."""
         return self.context.is_mutable(col)
 
     def is_collection_empty(self, col: str) -> bool:
-        """Whether the context has no variable at all in collection `col`."""
+        """Return whether the context has no variable at all in collection `col`."""
         return not self.root._nodes.get(col)
 
-    def nodes(self) -> dict[str, Any]:
-        """This scope's part of every collection that it has, as it is stored."""
+    def nodes(self) -> dict[str, Collection]:
+        """Return this scope's part of every collection that it has, as stored."""
         found = {col: self._node(col) for col in self.root._nodes}
         return {col: node for col, node in found.items() if node is not None}
 
-    def mutable_nodes(self) -> dict[str, Any]:
-        """This scope's part of the collections that may be written."""
+    def mutable_nodes(self) -> dict[str, Collection]:
+        """Return this scope's part of the collections that may be written."""
         nodes = self.nodes()
         collections = filter(self.context.is_mutable, self.root._nodes)
         return {col: nodes.get(col, {}) for col in collections}
 
     def mutable_variables(self) -> VariableDict:
-        """The collections that may be written, as they are now."""
+        """Return the collections that may be written, as they are now."""
         return _as_returned(self.mutable_nodes())
 
     def variables(self) -> VariableDict:
-        """This scope's part of every collection that it has."""
+        """Return this scope's part of every collection that it has."""
         return _as_returned(self.nodes())
 
     def has_variable(self, col: str, name: str) -> bool:
-        """Whether variable `name` of collection `col` exists here."""
+        """Return whether variable `name` of collection `col` exists here."""
         return name in (self._node(col) or ())
 
-    def get_variable(self, col: str, name: str, default: Any = None) -> Any:
-        """The value of a variable, `default` where it does not exist."""
+    def get_variable(self, col: str, name: str, default: object = None) -> Any:
+        """Return the value of a variable, `default` where it does not exist."""
         return (self._node(col) or {}).get(name, default)
 
-    def put_variable(self, col: str, name: str, value: Any) -> None:
-        """Writes a variable; `ModifyScopeVariableError` if `col` is immutable."""
+    def put_variable(self, col: str, name: str, value: object) -> None:
+        """Write a variable; `ModifyScopeVariableError` if `col` is immutable."""
         self._check_valid()
         if not self.context.is_mutable(col):
             raise errors.ModifyScopeVariableError(col, name, self.path_text)
@@ -295,12 +365,12 @@ class Scope:
         self,
         col: str,
         name: str,
-        init_fn: Callable[..., T] | None = None,
-        *init_args: Any,
+        init_fn: Init[T] | None = None,
+        *init_args: object,
         unbox: bool = True,
-        **init_kwargs: Any,
+        **init_kwargs: object,
     ) -> Variable[T]:
-        """Declares a variable: creates it if it is missing, and refers to it."""
+        """Declare a variable: create it if it is missing, and refer to it."""
         self.reserve(name, col)
         return self._variable(col, name, init_fn, init_args, init_kwargs, unbox)
 
@@ -308,11 +378,11 @@ class Scope:
         self,
         col: str,
         name: str,
-        init_fn: Initializer | None,
+        init_fn: Init[T] | None,
         args: Args,
         kwargs: Kwargs,
         unbox: bool,
-    ) -> Variable[Any]:
+    ) -> Variable[T]:
         if not self.has_variable(col, name):
             if init_fn is None or not self.context.is_mutable(col):
                 if self.is_collection_empty(col):
@@ -324,12 +394,12 @@ class Scope:
     def param(
         self,
         name: str,
-        init_fn: Callable[..., T],
-        *init_args: Any,
+        init_fn: Init[T],
+        *init_args: object,
         unbox: bool = True,
-        **init_kwargs: Any,
+        **init_kwargs: object,
     ) -> T:
-        """Declares a parameter: reads it, or creates it as `init_fn(key, *init_args)`.
+        """Declare a parameter: read it, or create it as `init_fn(key, *init_args)`.
 
         An existing value must have the shape that `init_fn` would give it.
         """
@@ -337,8 +407,8 @@ class Scope:
         return self._param(name, init_fn, init_args, init_kwargs, unbox)
 
     def _param(
-        self, name: str, init_fn: Initializer, args: Args, kwargs: Kwargs, unbox: bool
-    ) -> Any:
+        self, name: str, init_fn: Init[T], args: Args, kwargs: Kwargs, unbox: bool
+    ) -> T:
         node = self._nodes.get("params")
         if node is None:
             node = self._node("params")
@@ -364,9 +434,14 @@ class Scope:
         return unbox_fast(value) if unbox else value
 
     def _check_param_shape(
-        self, name: str, value: Any, init_fn: Initializer, args: Args, kwargs: Kwargs
+        self,
+        name: str,
+        value: object,
+        init_fn: Init[object],
+        args: Args,
+        kwargs: Kwargs,
     ) -> None:
-        """Compares the shapes of a stored parameter with those `init_fn` gives."""
+        """Compare the shapes of a stored parameter with those `init_fn` gives."""
         expected = jax.eval_shape(lambda: init_fn(jax.random.key(0), *args, **kwargs))
         # Boxes are looked into, not unboxed, which may add sharding constraints.
         # Only the shape must agree: values may be stored in another dtype.
@@ -377,15 +452,15 @@ class Scope:
     # -- random keys -----------------------------------------------------------------
 
     def has_rng(self, name: str) -> bool:
-        """Whether there is a stream `name`."""
+        """Return whether there is a stream `name`."""
         return name in self.context.rngs
 
     def make_rng(self, name: str = "params") -> PRNGKey:
-        """The next key of a stream; unknown streams fall back to `params`."""
+        """Return the next key of a stream; unknown streams fall back to `params`."""
         return self._next_key(name).as_jax_rng()
 
     def _next_key(self, name: str) -> LazyRng:
-        """Counts a draw from a stream; computing the key is left to the caller."""
+        """Count a draw from a stream; computing the key is left to the caller."""
         rngs = self.context.rngs
         if name not in rngs:
             if "params" not in rngs:
@@ -396,8 +471,8 @@ class Scope:
                 )
             name = "params"
         self._check_valid()
-        place = (self.path, name)
-        self.rng_counters[place] = count = self.rng_counters.get(place, 0) + 1
+        drawn = (self.path, name)
+        self.rng_counters[drawn] = count = self.rng_counters.get(drawn, 0) + 1
         key = rngs[name]
         return LazyRng(key.rng, (*key.suffix, *self._suffix, count))
 
@@ -407,16 +482,16 @@ class Scope:
 _KEYLESS = (jax.nn.initializers.zeros, jax.nn.initializers.ones)
 
 
-def _shapes(tree: Any) -> list[tuple[int, ...]]:
+def _shapes(tree: object) -> list[tuple[int, ...]]:
     return [np.shape(leaf) for leaf in jax.tree_util.tree_leaves(tree)]
 
 
-def _as_returned(variables: dict[str, Any]) -> VariableDict:
+def _as_returned(variables: dict[str, Collection]) -> VariableDict:
     return freeze(variables) if config.flax_return_frozendict else variables
 
 
-def _put(target: dict[str, Any], name: str, value: Any) -> None:
-    """Writes a value; a mapping is merged into the dict already there."""
+def _put(target: MutableCollection, name: str, value: object) -> None:
+    """Write a value; a mapping is merged into the dict already there."""
     current = target.get(name)
     if isinstance(current, dict) and isinstance(value, Mapping):
         for key, item in value.items():

@@ -94,6 +94,25 @@ def test_pickles_of_a_module_are_the_module(module, protocol):
     assert_same_model(module, again)
 
 
+def test_the_state_in_pickles_of_older_versions_is_a_module():
+    state = {"parent": None, "name": None, "width": 4, "activation": cube, "_phase": 1}
+    again = object.__new__(MLP)
+    again.__setstate__(state)
+    assert vars(again) == vars(MLP(4))
+    assert_same_model(MLP(4), again)
+
+
+def test_a_copy_of_a_bound_module_is_set_up_by_itself():
+    model = coder()
+    variables = model.init(KEY, X)
+    bound = model.bind(variables, mutable=["batch_stats"])
+    y = copy.copy(bound)(X)
+    np.testing.assert_array_equal(
+        y, model.apply(variables, X, mutable=["batch_stats"])[0]
+    )
+    assert "last" not in vars(bound)
+
+
 @pytest.mark.parametrize("module", MODULES, ids=lambda m: type(m).__name__)
 def test_cloudpickles_of_a_module_are_the_module(module):
     again = cloudpickle.loads(cloudpickle.dumps(module))

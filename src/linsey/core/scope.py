@@ -1,28 +1,52 @@
-"""Functions of a scope as pure functions of variables: `apply`, `init`, `bind`."""
+"""Functions of a scope as pure functions of variables: `apply`, `init`, `bind`.
+
+Words:
+
+- *variables*: `{collection: tree}`. A *collection* is a named kind of state (`params`,
+  `batch_stats`, `cache`, ...); inside it, nested dicts follow the module tree.
+- *stream*: a named sequence of random keys.
+- `Context`: one `init`, `apply` or `bind`: who may write what, the keys, the flags.
+- `Scope`: a context and a path: what a function is given to find its variables.
+
+Invariants: immutable collections are never copied; mutable ones are copied once, at the
+boundary, structure only; what `apply` returns shares nothing writable with its input.
+"""
+
+# ruff: noqa: F403 (each file lists the names that it offers)
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeGuard, TypeVar
 
 from linsey import errors
+from linsey.core.filters import *
 from linsey.core.filters import Filter, Selection
 from linsey.core.frozen_dict import FrozenDict, unfreeze
-from linsey.core.rng import LazyRng, is_rng_key
-from linsey.core.scope.cursor import Flags, PRNGKey, Scope, VariableDict
+from linsey.core.partial_eval import evaluate_known
+from linsey.core.rng import LazyRng, PRNGKey, is_rng_key
+from linsey.core.state import Context as Context
+from linsey.core.state import Flags, Scope
+from linsey.core.state import Variable as Variable
+from linsey.typing import Array as Array
+from linsey.typing import Collection as Collection
+from linsey.typing import MutableCollection as MutableCollection
+from linsey.typing import MutableVariableDict as MutableVariableDict
+from linsey.typing import VariableDict
 
-__all__ = ["RNGSequences", "apply", "bind", "copy_structure", "init", "lazy_init"]
-
-RNGSequences = dict[str, PRNGKey]
+T = TypeVar("T")
+FrozenVariableDict = FrozenDict
+RNGSequences = Mapping[str, PRNGKey | LazyRng]
+RNGs = PRNGKey | RNGSequences
 
 
 def bind(
     variables: VariableDict,
-    rngs: Mapping[str, PRNGKey] | None = None,
+    rngs: RNGSequences | None = None,
     mutable: Filter | Selection = False,
     flags: Flags | None = None,
 ) -> Scope:
-    """A root scope over `variables`.
+    """Make a root scope over `variables`.
 
     Collections that may be written are copied, structure only; the others are used as
     they are.
@@ -47,9 +71,9 @@ def bind(
 
 
 def apply(
-    fn: Callable[..., Any], mutable: Filter = False, flags: Flags | None = None
+    fn: Callable[..., object], mutable: Filter = False, flags: Flags | None = None
 ) -> Callable[..., Any]:
-    """Makes a function of a scope a pure function of variables.
+    """Make a function of a scope a pure function of variables.
 
     Args:
         fn: called as `fn(scope, *args, **kwargs)`.
@@ -63,10 +87,10 @@ def apply(
 
     def wrapper(
         variables: VariableDict,
-        *args: Any,
-        rngs: PRNGKey | RNGSequences | None = None,
-        **kwargs: Any,
-    ) -> Any:
+        *args: object,
+        rngs: RNGs | None = None,
+        **kwargs: object,
+    ) -> object:
         if rngs is not None and not isinstance(rngs, Mapping):
             if not is_rng_key(rngs):
                 raise errors.InvalidRngError(
@@ -87,9 +111,9 @@ def apply(
 
 
 def init(
-    fn: Callable[..., Any], mutable: Filter = True, flags: Flags | None = None
-) -> Callable[..., Any]:
-    """Makes a function of a scope one that creates its variables.
+    fn: Callable[..., T], mutable: Filter = True, flags: Flags | None = None
+) -> Callable[..., tuple[T, VariableDict]]:
+    """Make a function of a scope one that creates its variables.
 
     Returns:
         A function `(rngs, *args, **kwargs)` that returns `(result, variables)`; a
@@ -97,7 +121,7 @@ def init(
     """
     flags = {**(flags or {}), "initializing": True}
 
-    def wrapper(rngs: PRNGKey | RNGSequences, *args: Any, **kwargs: Any) -> Any:
+    def wrapper(rngs: RNGs, *args: object, **kwargs: object) -> tuple[T, VariableDict]:
         if not is_rng_key(rngs) and not _are_rngs(rngs):
             raise errors.InvalidRngError(
                 "The first argument of `init` must be a JAX key or a mapping of stream"
@@ -110,16 +134,15 @@ def init(
 
 
 def lazy_init(
-    fn: Callable[..., Any], mutable: Filter = True, flags: Flags | None = None
-) -> Callable[..., Any]:
-    """Like `init`, but arguments may be `ShapeDtypeStruct`s: no forward computation.
+    fn: Callable[..., object], mutable: Filter = True, flags: Flags | None = None
+) -> Callable[..., VariableDict]:
+    """Act like `init` for `ShapeDtypeStruct`s too, without forward computation.
 
     Raises:
         LazyInitError: the initial value of a variable depends on an abstract argument.
     """
-    from linsey.core.partial_eval import evaluate_known
 
-    def wrapper(rngs: PRNGKey | RNGSequences, *args: Any, **kwargs: Any) -> Any:
+    def wrapper(rngs: RNGs, *args: object, **kwargs: object) -> VariableDict:
         initialise = init(fn, mutable=mutable, flags=flags)
         create = evaluate_known(lambda *a, **k: initialise(rngs, *a, **k)[1])
         return create(*args, **kwargs)
@@ -127,8 +150,8 @@ def lazy_init(
     return wrapper
 
 
-def copy_structure(tree: Any) -> Any:
-    """Copies nested mappings to dicts; the leaves stay the same objects."""
+def copy_structure(tree: T) -> T | dict[Any, Any]:
+    """Copy nested mappings to dicts; the leaves stay the same objects."""
     if isinstance(tree, FrozenDict):
         return unfreeze(tree)
     if isinstance(tree, Mapping):
@@ -136,17 +159,17 @@ def copy_structure(tree: Any) -> Any:
     return tree
 
 
-def _are_rngs(rngs: Any) -> bool:
+def _are_rngs(rngs: object) -> TypeGuard[RNGSequences]:
     return _maps_names(rngs, lambda key: isinstance(key, LazyRng) or is_rng_key(key))
 
 
-def _maps_names(mapping: Any, is_right: Callable[[Any], bool]) -> bool:
+def _maps_names(mapping: object, is_right: Callable[[object], bool]) -> bool:
     return isinstance(mapping, Mapping) and all(
         isinstance(name, str) and is_right(value) for name, value in mapping.items()
     )
 
 
-def _describe(value: Any) -> str:
+def _describe(value: object) -> str:
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{k!r}: {_describe(v)}" for k, v in value.items()) + "}"
     if hasattr(value, "shape") and hasattr(value, "dtype"):

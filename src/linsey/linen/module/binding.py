@@ -1,0 +1,329 @@
+"""Binding: how the description of a module becomes one that holds variables.
+
+A module object is only a description; what runs is a *bound copy* of it, made once per
+context (`Context.memo`): the same object met twice is the same copy, and that is the
+rule by which modules share parameters. A module is unbound, with `_bound` `None`, or
+has a `Bound` record: its scope, its phase, and the names taken in it.
+
+Binding makes the modules in the fields of a module its children, and so does assigning
+one in `setup`. A child is named after the attribute that holds it first; inside lists,
+tuples, dicts and struct dataclasses the index or key is joined with `_`: `layers_0`,
+`blocks_encoder_1`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping
+from types import BuiltinFunctionType, FunctionType
+from typing import Any, ClassVar, TypeGuard, TypeVar, dataclass_transform
+
+from linsey import errors
+from linsey.config import config
+from linsey.core.frozen_dict import FrozenDict
+from linsey.core.state import Scope
+
+# The phases of a bound module: `setup` has not run, runs, or succeeded. If it fails,
+# the module is fresh again; a class without `setup` begins as ready.
+FRESH, SETTING_UP, READY = range(3)
+
+# Types of values that hold no module: looked up first, since almost all fields are of
+# these. Grows with the types met.
+_LEAF_TYPES: set[type] = {
+    int, float, bool, str, bytes, complex, type(None), type, FunctionType,
+    BuiltinFunctionType,
+}  # fmt: skip
+
+
+@dataclass_transform(field_specifiers=(dataclasses.field,))
+class ModuleBase:
+    """What binding knows of a module; subclasses of `Module` are dataclasses."""
+
+    name: str | None
+    parent: Any  # a module, a scope or `None`
+
+    _bound: ClassVar[Bound | None] = None
+    _init_fields: ClassVar[tuple[str, ...]] = ()
+    _has_setup: ClassVar[bool] = False
+
+    @property
+    def scope(self) -> Scope | None:
+        """The scope of its variables; `None` while the module is unbound."""
+        bound = self._bound
+        return None if bound is None else bound.scope
+
+    def setup(self) -> None:
+        """Declare submodules and variables; runs when a bound module is first used.
+
+        What it assigns to `self` is visible to all methods of the bound module.
+        """
+
+
+M = TypeVar("M", bound=ModuleBase)
+Names = dict[str, ModuleBase | tuple[str, ...]]
+
+
+def is_module(value: object) -> TypeGuard[ModuleBase]:
+    """Return whether a value is a module, bound or not."""
+    return isinstance(value, ModuleBase)
+
+
+class Frame:
+    """The names taken during `setup` or during one outermost call of a module.
+
+    Submodules, parameters and variables share one namespace; only variables of
+    different collections may have the same name.
+
+    Attributes:
+        names: the submodule that holds each name, or the collections of the variables
+            that do.
+        counts: how many submodules of each class were named automatically.
+        is_open: whether names can be taken: in `setup` and in compact methods.
+    """
+
+    __slots__ = ("names", "counts", "is_open")
+
+    def __init__(self, names: Names | None = None, is_open: bool = True):
+        self.names: Names = {} if names is None else names
+        self.counts: dict[str, int] = {}
+        self.is_open = is_open
+
+    def child(self) -> Frame:
+        """Make a frame for a call: what `setup` named stays taken."""
+        return Frame(dict(self.names))
+
+    def automatic_name(self, prefix: str) -> str:
+        """Return the next of `prefix_0`, `prefix_1`, ..."""
+        count = self.counts.get(prefix, 0)
+        self.counts[prefix] = count + 1
+        return f"{prefix}_{count}"
+
+    def claim(self, name: str, child: ModuleBase, owner: ModuleBase) -> None:
+        """Take a name for a submodule of `owner`."""
+        if name in self.names:
+            raise errors.NameInUseError("submodule", name, type(owner).__name__)
+        self.names[name] = child
+
+    def claim_variable(self, name: str, col: str, owner: ModuleBase) -> None:
+        """Take a name for a variable of collection `col` of `owner`."""
+        holder = self.names.get(name)
+        if holder is None:
+            self.names[name] = (col,)
+        elif type(holder) is tuple and col not in holder:
+            self.names[name] = (*holder, col)
+        else:
+            kind = "param" if col == "params" else "variable"
+            raise errors.NameInUseError(kind, name, type(owner).__name__)
+
+
+class Bound:
+    """What a bound module has and an unbound one has not.
+
+    Attributes:
+        scope: the scope of its variables.
+        phase: `FRESH`, `SETTING_UP` or `READY`.
+        frame: the names taken in the call that runs, or in the last one.
+        setup_frame: the names that its fields and `setup` took: taken in every call.
+        assigned: the attributes that `setup` assigned.
+    """
+
+    __slots__ = ("scope", "phase", "frame", "setup_frame", "assigned")
+
+    def __init__(self, scope: Scope, phase: int):
+        self.scope = scope
+        self.phase = phase
+        self.frame = self.setup_frame = Frame(is_open=False)
+        self.assigned: list[str] = []
+
+    def open_frame(self) -> bool:
+        """Open a frame of names for a compact call; `False` inside another one."""
+        if self.frame.is_open and self.frame is not self.setup_frame:
+            return False
+        self.frame = self.setup_frame.child()
+        return True
+
+    def set_up(self, owner: ModuleBase) -> None:
+        """Run `setup` of the module; if it fails, take back what it assigned."""
+        before, frame = self.frame, self.setup_frame
+        self.phase, self.frame = SETTING_UP, frame
+        frame.is_open = True
+        adopted = dict(frame.names)
+        try:
+            owner.setup()
+        except BaseException:
+            self.phase = FRESH
+            for name in self.assigned:
+                owner.__dict__.pop(name, None)
+            self.assigned = []
+            frame.names, frame.counts = adopted, {}
+            raise
+        finally:
+            frame.is_open = False
+            self.frame = before
+        self.phase = READY
+
+    def adopt(self, owner: ModuleBase, name: str, value: object) -> Any:
+        """Bind the modules in `value` as children of `owner`; freeze containers."""
+
+        def bind(module: ModuleBase, name: str) -> ModuleBase:
+            if module._bound is not None:
+                return module  # belongs to another module: shared, not adopted
+            child, keeps_name = module, False
+            if module.parent is None:  # else made in a `setup`, and held by nothing
+                memo = self.scope.context.memo
+                if id(module) in memo:
+                    return memo[id(module)][1]
+                child = copy_unbound(module)
+                memo[id(module)] = (module, child)
+                # The flag, or the class, lets it keep a name that it was given.
+                flag = config.flax_preserve_adopted_names
+                keeps = getattr(type(owner), "preserve_adopted_names", flag)
+                keeps_name = child.name is not None and keeps
+            if not keeps_name:
+                child.__dict__["name"] = name
+            self.attach(owner, child)
+            return child
+
+        return map_modules(bind, value, name)
+
+    def attach(self, owner: ModuleBase, child: ModuleBase) -> None:
+        """Take the name of `child` in `owner`, and bind it there."""
+        name = child.__dict__["name"]
+        self.frame.claim(name, child, owner)
+        child.__dict__["parent"] = owner
+        bind_module(child, self.scope._descend(name))
+
+
+def bind_module(module: ModuleBase, scope: Scope) -> None:
+    """Bind a module to a scope, in place, and the modules in its fields below it."""
+    context = scope.context
+    if not context.is_valid:
+        raise errors.InvalidScopeError(scope.path_text)
+    bound = Bound(scope, FRESH if type(module)._has_setup else READY)
+    values = module.__dict__
+    values["_bound"] = bound
+    if context.bound is not None:
+        context.bound.append(module)
+    for name in type(module)._init_fields:
+        value = values.get(name)
+        if type(value) not in _LEAF_TYPES:
+            values[name] = bound.adopt(module, name, value)
+
+
+def map_modules(
+    fn: Callable[[Any, str], object],
+    value: object,
+    path: str,
+    kinds: type | tuple[type, ...] = ModuleBase,
+) -> Any:
+    """Replace the modules in nested containers; lists and dicts come back immutable.
+
+    Args:
+        fn: called as `fn(module, path)`.
+        value: a module, a container of values, or anything else (returned as it is).
+        path: name of the value; indices and keys are joined to it with `_`.
+        kinds: the types of what is replaced.
+    """
+    kind = type(value)
+    if kind in _LEAF_TYPES:
+        return value
+    if isinstance(value, kinds):
+        return fn(value, path)
+
+    def inside(key: object, item: object) -> Any:
+        return map_modules(fn, item, f"{path}_{key}", kinds)
+
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return kind(*map(inside, value._fields, value))
+    if isinstance(value, (list, tuple)):
+        return tuple(map(inside, itertools.count(), value))
+    if isinstance(value, Mapping):
+        return FrozenDict({key: inside(key, item) for key, item in value.items()})
+    if hasattr(kind, "_flax_dataclass"):
+        node: Any = value
+        fields = dataclasses.fields(node)
+        names = [f.name for f in fields if f.metadata.get("pytree_node", True)]
+        return node.replace(**{n: inside(n, getattr(node, n)) for n in names})
+    _LEAF_TYPES.add(kind)
+    return value
+
+
+def modules_in(value: object) -> list[ModuleBase]:
+    """Return all modules in nested containers."""
+    found: list[ModuleBase] = []
+    map_modules(lambda module, path: found.append(module), value, "")
+    return found
+
+
+def copy_unbound(module: M) -> M:
+    """Make a shallow copy that is unbound and lacks what `setup` assigned.
+
+    The constructor is not run again.
+    """
+    if "_bound" not in module.__dict__:
+        raise errors.IncorrectPostInitOverrideError(module=module)
+    copy = object.__new__(type(module))
+    values = copy.__dict__
+    values.update(module.__dict__)
+    if module._bound is not None:
+        for name in module._bound.assigned:
+            values.pop(name, None)
+    values["parent"] = values["_bound"] = None
+    return copy
+
+
+def copy_deep(module: M, reset_names: bool = False) -> M:
+    """Copy like `copy_unbound`, and unbind the bound modules in its fields too.
+
+    Modules that were shared still are.
+
+    Args:
+        module: the module.
+        reset_names: forget the names of all these modules.
+    """
+    memo: dict[int, ModuleBase] = {}
+
+    def unbound(module: ModuleBase, path: str) -> Any:
+        if module._bound is None and path:
+            return module
+        if id(module) not in memo:
+            copy = memo[id(module)] = copy_unbound(module)
+            values = copy.__dict__
+            if reset_names:
+                values["name"] = None
+            for name in type(module)._init_fields:
+                value = values.get(name)
+                if modules_in(value):
+                    values[name] = map_modules(unbound, value, name)
+        return memo[id(module)]
+
+    return unbound(module, "")
+
+
+def share_scope(module: ModuleBase, other: ModuleBase, /) -> None:
+    """Make `other` and `module` use one scope.
+
+    If `other` is a child of `module`, it moves up into the scope of `module`: its
+    variables get no level of their own. Otherwise `module` moves to the scope of
+    `other`.
+
+    Raises:
+        CallShareScopeOnUnboundModuleError: one of them is not bound.
+    """
+    if module.scope is None or other.scope is None:
+        raise errors.CallShareScopeOnUnboundModuleError()
+    outer, path = module.scope.path, other.scope.path
+    is_inside = len(path) > len(outer) and path[: len(outer)] == outer
+    moved, scope = (other, module.scope) if is_inside else (module, other.scope)
+    _move(moved, scope)
+
+
+def _move(module: ModuleBase, scope: Scope) -> None:
+    bound = module._bound
+    if bound is None:
+        return
+    bound.scope = scope
+    for name, child in bound.frame.names.items():
+        if is_module(child):
+            _move(child, scope._descend(name))
