@@ -36,9 +36,6 @@ from linsey.linen.module.functional import CREATED, RUNNING, CaptureFilter
 from linsey.linen.module.methods import compact, make_dataclass, wrap_class
 from linsey.typing import VariableDict
 
-if TYPE_CHECKING:
-    from linsey.linen import summary
-
 T = TypeVar("T")
 CallableT = TypeVar("CallableT", bound=Callable[..., object])
 
@@ -575,8 +572,8 @@ class Module(ModuleBase):
 
     if TYPE_CHECKING:
         # `linsey.linen.summary`, which stands on modules, gives them two methods.
-        tabulate = summary.tabulate_method
-        module_paths = summary.module_paths_method
+        tabulate: ClassVar[Callable[..., str]]
+        module_paths: ClassVar[Callable[..., dict[str, Module]]]
 
 
 def _value_repr(value: object) -> str:
