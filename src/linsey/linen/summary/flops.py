@@ -14,7 +14,7 @@ import numpy as np
 
 from linsey.core.filters import Filter
 from linsey.linen.summary.calls import Call, arrays_of, with_arrays
-from linsey.ops.compiled import by_definition
+from linsey.ops.cpu.dispatch import by_definition
 
 
 def forward_flops(call: Call, rngs: Any, mutable: Filter) -> int | None:

@@ -19,15 +19,15 @@ import pytest
 from jax import lax
 
 from linsey import linen as nn
-from linsey.errors.layers import OperandShapeError
-from linsey.ops import channel_sums, compiled
-from linsey.ops import conv_cpu_compiled as convs
+from linsey.errors import ShapeError
 from linsey.ops.batch_norm import Rule, batch_norm, train_batch_norm
 from linsey.ops.conv import conv
+from linsey.ops.cpu import channel_kernels, dispatch
+from linsey.ops.cpu import conv_kernels as convs
 from linsey.ops.standardize import Plan
 from linsey.ops.standardize_channels import standardize_channels
 
-pytestmark = pytest.mark.skipif(not compiled.usable(), reason="needs numba and Linux")
+pytestmark = pytest.mark.skipif(not dispatch.kernels_usable(), reason="needs numba and Linux")
 
 
 def normal(seed, *shape, loc=0.0):
@@ -51,15 +51,20 @@ def assert_near(found, expected, tolerance=2e-5):
 @pytest.fixture
 def small(monkeypatch):
     """Lets kernels compute arrays of any size."""
-    monkeypatch.setattr(convs, "LARGE_WORK", 0)
-    monkeypatch.setattr(compiled, "LARGE_SUMS", 0)
-    monkeypatch.setattr(channel_sums, "LARGE_OUTPUT", 0)
+    for threshold in "LARGE_CONVOLUTION", "LARGE_SUMS", "LARGE_COMBINATION":
+        monkeypatch.setattr(dispatch, threshold, 0)
     jax.clear_caches()
     yield
     jax.clear_caches()
 
 
 # --- convolutions -----------------------------------------------------------------
+
+
+def takes(x, kernel, dtype, window):
+    """Whether a kernel computes a convolution of operands of these shapes."""
+    y = window.output_shape(x[1:3])
+    return dispatch.takes_convolution(dtype, x, kernel, y, window.groups)
 
 
 def definition(x, kernel, window):
@@ -82,13 +87,13 @@ def problems(draw):
     window = convs.Window(
         size=pair(1, 4),
         strides=pair(1, 3),
-        margins=(pair(-1, 3), pair(-1, 3)),
-        holes=pair(1, 3),
-        dilation=pair(1, 2),
+        padding=(pair(-1, 3), pair(-1, 3)),
+        lhs_dilation=pair(1, 3),
+        rhs_dilation=pair(1, 2),
         groups=draw(st.sampled_from([1, 1, 2, 3])),
     )
     image = pair(3, 17)
-    hypothesis.assume(min(window.positions(image)) > 0)
+    hypothesis.assume(min(window.output_shape(image)) > 0)
     channels = draw(st.integers(1, 5))
     features = draw(st.sampled_from([16, 32, 48])) * window.groups
     x = (draw(st.integers(1, 3)), *image, channels * window.groups)
@@ -104,7 +109,7 @@ def problems(draw):
 def test_convolutions_of_all_windows(small, problem):
     x_shape, kernel_shape, window = problem
     x, kernel = normal(0, *x_shape), normal(1, *kernel_shape)
-    assert convs.takes(x_shape, kernel_shape, x.dtype, window)
+    assert takes(x_shape, kernel_shape, x.dtype, window)
 
     def both(function):
         def run(x, kernel):
@@ -202,18 +207,18 @@ def test_what_kernels_leave_to_xla(case):
     if case == "ten features":
         kernel = (3, 3, 32, 10)
     if case == "no positions":
-        window = SAME._replace(margins=((-40, 0), (0, 0)))
+        window = SAME._replace(padding=((-40, 0), (0, 0)))
     if case == "small work":
         x = (1, 4, 4, 32)
-    assert not convs.takes(x, kernel, dtype, window)
-    assert convs.takes((64, 32, 32, 32), (3, 3, 32, 32), jnp.float32, SAME)
+    assert not takes(x, kernel, dtype, window)
+    assert takes((64, 32, 32, 32), (3, 3, 32, 32), jnp.float32, SAME)
 
 
 def test_kernels_that_do_not_fit_are_refused(small):
     x, kernel = jnp.ones((2, 8, 8, 16)), jnp.ones((3, 3, 15, 32))
-    with pytest.raises(OperandShapeError, match=re.escape("(3, 3, 16, 'features')")):
+    with pytest.raises(ShapeError, match=re.escape("(3, 3, 16, 'features')")):
         convs.convolve(x, kernel, SAME)
-    with pytest.raises(OperandShapeError, match=re.escape("(2, 8, 8, 'features')")):
+    with pytest.raises(ShapeError, match=re.escape("(2, 8, 8, 'features')")):
         convs._bind_gradient(x, jnp.ones((2, 8, 7, 32)), window=SAME)
     reference = jax.eval_shape(lambda k: conv(x, k), jnp.ones((3, 3, 16, 32)))
     assert reference.shape == (2, 8, 8, 32)
@@ -230,8 +235,8 @@ def test_features_that_do_not_fill_vectors(small):
     # 50 features in 3 groups: none is whole, though 50 // 3 is 16.
     groups = SAME._replace(groups=3)
     kernel = normal(1, 3, 3, 2, 50)
-    assert not convs.takes(x.shape, kernel.shape, x.dtype, groups)
-    with pytest.raises(OperandShapeError):
+    assert not takes(x.shape, kernel.shape, x.dtype, groups)
+    with pytest.raises(ShapeError):
         convs.convolve(x, kernel, groups)
     with pytest.raises((TypeError, ValueError), match="equal division"):
         conv(x, kernel, feature_group_count=3)
@@ -240,12 +245,12 @@ def test_features_that_do_not_fill_vectors(small):
 def test_values_of_other_channels_are_refused():
     x = jnp.ones((200, 64))
     for call in (
-        lambda: channel_sums.channel_moments(x, jnp.ones(32)),
-        lambda: channel_sums.channel_products(x[1:], x, x[0]),
-        lambda: channel_sums.channel_spread(x[0], x[0, :1], x, x[0]),
-        lambda: channel_sums.standardized_tangent(x[1:], *[x[0]] * 2, x, *[x[0]] * 3),
+        lambda: channel_kernels.channel_moments(x, jnp.ones(32)),
+        lambda: channel_kernels.channel_products(x[1:], x, x[0]),
+        lambda: channel_kernels.channel_spread(x[0], x[0, :1], x, x[0]),
+        lambda: channel_kernels.standardized_tangent(x[1:], *[x[0]] * 2, x, *[x[0]] * 3),
     ):
-        with pytest.raises(OperandShapeError, match="of its last axis"):
+        with pytest.raises(ShapeError, match="of its last axis"):
             call()
 
 
@@ -257,8 +262,8 @@ def test_values_of_other_channels_are_refused():
 def test_sums_against_float64(rows, channels):
     x = normal(0, rows, channels, loc=1000.0)
     a, origin = normal(1, rows, channels), x[0]
-    moments = jax.jit(channel_sums.channel_moments)(x, origin)
-    products = jax.jit(channel_sums.channel_products)(a, x, origin)
+    moments = jax.jit(channel_kernels.channel_moments)(x, origin)
+    products = jax.jit(channel_kernels.channel_products)(a, x, origin)
     wide, shifted = np.float64(a), np.float64(x) - np.float64(origin)
     exact = [shifted.sum(0), (shifted**2).sum(0), wide.sum(0), (wide * shifted).sum(0)]
     sizes = [abs(shifted), shifted**2, abs(wide), abs(wide * shifted)]
@@ -269,7 +274,7 @@ def test_sums_against_float64(rows, channels):
 
 def test_a_channel_that_is_not_finite_spoils_no_other():
     x = normal(0, 200, 64).at[7, 3].set(jnp.nan).at[9, 5].set(jnp.inf)
-    for sums in channel_sums.channel_moments(x, jnp.zeros(64)):
+    for sums in channel_kernels.channel_moments(x, jnp.zeros(64)):
         bad = np.flatnonzero(~np.isfinite(sums))
         assert bad.tolist() == [3, 5]
 
@@ -279,7 +284,7 @@ def in_training(switched_on, function, *arguments):
     jax.clear_caches()
     with pytest.MonkeyPatch.context() as patch:
         if not switched_on:
-            patch.setattr(compiled, "usable", lambda: False)
+            patch.setattr(dispatch, "kernels_usable", lambda: False)
         results = jax.jit(function)(*arguments)
     jax.clear_caches()
     return results
@@ -405,7 +410,7 @@ def test_operations_are_counted_where_kernels_are_used(small):
     variables = layer.init(jax.random.key(0), x)
     assert kernels_in(layer.apply, variables, x)
     table = nn.tabulate(layer, jax.random.key(0), compute_flops=True)(x)
-    with compiled.by_definition():
+    with dispatch.by_definition():
         cost = jax.jit(layer.apply).lower(variables, x).cost_analysis()
         assert not kernels_in(layer.apply, variables, x)
     assert f"{int(cost['flops'])}" in table.replace(",", "")
@@ -418,7 +423,7 @@ def test_many_calls_at_once(small):
     @jax.jit
     def run(x, kernel):
         y = [convs.convolve(x * i, kernel, SAME) for i in range(4)]
-        sums = [channel_sums.channel_moments(v, v[0, 0, 0]) for v in y]
+        sums = [channel_kernels.channel_moments(v, v[0, 0, 0]) for v in y]
         return sum(y), sums
 
     expected = jax.block_until_ready(run(x, kernel))
@@ -441,7 +446,7 @@ def test_many_calls_at_once(small):
 PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np
 from linsey import linen as nn
-from linsey.errors.layers import OperandShapeError
+from linsey.errors import ShapeError
 x = jnp.asarray(np.random.default_rng(0).standard_normal((8, 16, 16, 32)), jnp.float32)
 model = nn.Sequential([nn.Conv(32, (3, 3)), nn.BatchNorm(False)])
 variables = model.init(jax.random.key(0), x)
@@ -486,8 +491,8 @@ features = binding.get_host_cpu_features()
 less = type(features)({n: on and "avx512" not in n for n, on in features.items()})
 binding.get_host_cpu_features = lambda: less
 import jax, jax.numpy as jnp, numpy as np
-from linsey.ops import channel_sums, conv_cpu_compiled as convs
-from linsey.ops.compiled import vectors
+from linsey.ops.cpu import channel_kernels, conv_kernels as convs
+from linsey.ops.cpu.codegen import vectors
 random = lambda *s: jax.random.normal(jax.random.key(0), s)
 x, kernel = random(2, 9, 13, 5), random(3, 3, 5, 24)
 window = convs.Window((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), (1, 1), 1)
@@ -496,8 +501,8 @@ print(vectors.ROWS, jnp.abs(convs.convolve(x, kernel, window) - y).max() < 1e-5)
 dk, = convs._gradient_definition(x, y, window=window)
 print(jnp.abs(convs._bind_gradient(x, y, window=window)[0] - dk).max() < 1e-3)
 for found, exact in zip(
-    channel_sums.channel_products(y, 2 * y, y[0, 0, 0]),
-    channel_sums._products(y, 2 * y, y[0, 0, 0]),
+    channel_kernels.channel_products(y, 2 * y, y[0, 0, 0]),
+    channel_kernels._products(y, 2 * y, y[0, 0, 0]),
 ):
     print(jnp.abs(found - exact).max() < 1e-2)
 """
@@ -520,10 +525,10 @@ def test_kernels_that_do_not_compile_leave_the_work_to_xla(small, monkeypatch):
     def fail(name):
         raise RuntimeError("no compiler here")
 
-    compiled.load.cache_clear()
-    monkeypatch.setattr(compiled.importlib, "import_module", fail)
+    dispatch._load.cache_clear()
+    monkeypatch.setattr(dispatch.importlib, "import_module", fail)
     x = normal(0, 64, 64)
-    with pytest.warns(compiled.KernelsUnavailableWarning, match="no compiler here"):
-        found = jax.jit(channel_sums.channel_moments)(x, x[0])
-    compiled.load.cache_clear()
-    assert_near(found, channel_sums._moments(x, x[0]))
+    with pytest.warns(dispatch.KernelsUnavailableWarning, match="no compiler here"):
+        found = jax.jit(channel_kernels.channel_moments)(x, x[0])
+    dispatch._load.cache_clear()
+    assert_near(found, channel_kernels._moments(x, x[0]))
