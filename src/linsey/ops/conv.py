@@ -124,7 +124,7 @@ def conv(
     steps, holes, dilation = geometry
     if conv_general_dilated is lax.conv_general_dilated:
         if on_cpu():
-            conv_general_dilated, margins = convolve, tuple(margins)
+            conv_general_dilated = convolve
     y = conv_general_dilated(
         x,
         kernel,

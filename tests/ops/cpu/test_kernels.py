@@ -27,7 +27,9 @@ from linsey.ops.cpu import conv_kernels as convs
 from linsey.ops.standardize import Plan
 from linsey.ops.standardize_channels import standardize_channels
 
-pytestmark = pytest.mark.skipif(not dispatch.kernels_usable(), reason="needs numba and Linux")
+pytestmark = pytest.mark.skipif(
+    not dispatch.kernels_usable(), reason="needs numba and Linux"
+)
 
 
 def normal(seed, *shape, loc=0.0):
@@ -248,7 +250,9 @@ def test_values_of_other_channels_are_refused():
         lambda: channel_kernels.channel_moments(x, jnp.ones(32)),
         lambda: channel_kernels.channel_products(x[1:], x, x[0]),
         lambda: channel_kernels.channel_spread(x[0], x[0, :1], x, x[0]),
-        lambda: channel_kernels.standardized_tangent(x[1:], *[x[0]] * 2, x, *[x[0]] * 3),
+        lambda: channel_kernels.standardized_tangent(
+            x[1:], *[x[0]] * 2, x, *[x[0]] * 3
+        ),
     ):
         with pytest.raises(ShapeError, match="of its last axis"):
             call()

@@ -1,4 +1,4 @@
-"""What depends on the processor: which operations a CPU computes in another way, and how.
+"""What depends on the processor: what a CPU computes in another way than XLA, and how.
 
 `dispatch` decides where that is. `primitive` makes an operation of a definition in
 `jax.lax` and a kernel; `conv_kernels` and `channel_kernels` are such operations, whose

@@ -34,10 +34,11 @@ def _channels(
     shape, channels = arrays[0].shape, arrays[0].shape[-1:]
     found = [operand.shape for operand in (*arrays, *per_channel)]
     if found != [shape] * len(arrays) + [channels] * len(per_channel):
+        shapes = ", ".join(map(str, found))
         raise ShapeError(
-            f"`sums per channel` got arrays of the shapes {', '.join(map(str, found))}.",
-            f"They have to be {len(arrays)} of one shape, and {len(per_channel)} of its "
-            "last axis: a kernel reads memory by these shapes.",
+            f"`sums per channel` got arrays of the shapes {shapes}.",
+            f"They have to be {len(arrays)} of one shape, and {len(per_channel)} of "
+            "its last axis: a kernel reads memory by these shapes.",
             "Reshape or broadcast the arrays before the call.",
         )
     return channels
@@ -317,8 +318,8 @@ def standardized_tangent(
              + (slope - multiplier rstd^2 dsquare) (x - mean)
 
     The function is linear in its first three arguments. Its transpose is the same
-    function of the cotangents, with those of `offset` and `slope` times `count` and
-    those of `dmean` and `dsquare` divided by it.
+    function of the cotangents `dy`, `dmean / count` and `dsquare / count`, whose last
+    two results times `count` are the cotangents of `offset` and `slope`.
 
     Args:
         dx: Tangent of `x`.

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -39,7 +39,7 @@ def convolve(
     x: Array,
     kernel: Array,
     strides: tuple[int, ...],
-    padding: Padding,
+    padding: Sequence[tuple[int, int]],
     *,
     lhs_dilation: tuple[int, ...],
     rhs_dilation: tuple[int, ...],
@@ -63,7 +63,7 @@ def convolve(
     Returns:
         Outputs of shape (batch, *spatial, features).
     """
-    window, groups = kernel.shape[:-2], feature_group_count
+    window, groups, padding = kernel.shape[:-2], feature_group_count, tuple(padding)
     xla = partial(
         lax.conv_general_dilated,
         window_strides=strides,

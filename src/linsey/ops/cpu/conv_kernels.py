@@ -8,7 +8,6 @@ of any order are these two.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ from jax.interpreters import ad
 from linsey.errors.base import ShapeError
 from linsey.ops.cpu.conv_xla import Padding, output_spatial_shape
 from linsey.ops.cpu.dispatch import Shape, fills_vectors, takes_convolution
-from linsey.ops.cpu.primitive import Cotangents, Linear, call_kernel, define
+from linsey.ops.cpu.primitive import Linear, call_kernel, define
 
 BAND = 2**16  # floats of the input that a thread copies, so that they stay in its cache
 
@@ -244,7 +243,7 @@ def _plan(x: Shape, y: Shape, window: Window, gradient: bool) -> Sequence[int]:
 
 
 def _transpose(
-    cotangents: Cotangents, x: Linear, kernel: Linear, *, window: Window
+    cotangents: Sequence[Array], x: Linear, kernel: Array, *, window: Window
 ) -> list[Array | None]:
     dy = cotangents[0]
     if isinstance(x, ad.UndefinedPrimal):
@@ -253,7 +252,7 @@ def _transpose(
 
 
 def _transpose_gradient(
-    cotangents: Cotangents, x: Linear, dy: Linear, *, window: Window
+    cotangents: Sequence[Array], x: Linear, dy: Array, *, window: Window
 ) -> list[Array | None]:
     dkernel = cotangents[0]
     if isinstance(x, ad.UndefinedPrimal):

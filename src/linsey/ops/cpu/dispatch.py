@@ -169,7 +169,7 @@ def calls_kernel(context: mlir.LoweringRuleContext, module: str) -> bool:
     """
     parameters = context.module_context.lowering_parameters
     return (
-        all(operand.dtype == jnp.float32 for operand in context.avals_in)
+        all(getattr(a, "dtype", None) == jnp.float32 for a in context.avals_in)
         and kernels_usable()
         and not (parameters.for_export or _definitions.get())
         and _load(module)
@@ -221,7 +221,8 @@ class KernelsUnavailableWarning(UserWarning):
 
     def __init__(self, reason: str) -> None:
         super().__init__(
-            f"linsey's kernels for CPUs cannot be used, XLA computes instead: {reason} "
-            "Install the versions that `pip install 'linsey[cpu]'` chooses, or set "
+            "linsey's kernels for CPUs cannot be used, XLA computes instead: "
+            f"{reason.rstrip('.')}. Install the versions that "
+            "`pip install 'linsey[cpu]'` chooses, or set "
             f"{SWITCH}=0 to do without kernels."
         )

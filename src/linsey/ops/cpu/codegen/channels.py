@@ -12,8 +12,6 @@ loop stays inside rows of channels that the arrays have.
 # ruff: noqa: D103 - what numba compiles is short and of one kind
 from __future__ import annotations
 
-from functools import cache
-
 from linsey.ops.cpu.codegen import vectors, xla
 from linsey.ops.cpu.codegen.xla import DOUBLE, FLOAT, INPUT, OUTPUT, OWN, PIECES, PLAN
 
@@ -54,26 +52,15 @@ def _function(job, first):
 
 
 @xla.compiled
-def _fits_moments(job, frame):
+def _moments_shapes(job):
     rows, channels = job[ROWS], job[CHANNELS]
-    return (
-        _is_valid(job)
-        and xla.has_rows(frame, 0, rows, channels)
-        and xla.has_shape(frame, 1, (channels,))
-        and xla.has_shape(frame, 2, (2, channels))
-    )
+    return (rows, channels), (1, channels), (2, channels)
 
 
 @xla.compiled
-def _fits_products(job, frame):
+def _products_shapes(job):
     rows, channels = job[ROWS], job[CHANNELS]
-    return (
-        _is_valid(job)
-        and xla.has_rows(frame, 0, rows, channels)
-        and xla.has_shape(frame, 1, (channels,))
-        and xla.has_rows(frame, 2, rows, channels)
-        and xla.has_shape(frame, 3, (2, channels))
-    )
+    return (rows, channels), (1, channels), (rows, channels), (2, channels)
 
 
 @xla.compiled
@@ -140,18 +127,9 @@ def _finish_sums(job):
 
 
 @xla.compiled
-def _fits_combination(job, frame):
-    rows, channels = job[ROWS], job[CHANNELS]
-    if not _is_valid(job):
-        return False
-    for index in range(2, 6):
-        if not xla.has_shape(frame, index, (channels,)):
-            return False
-    return (
-        xla.has_rows(frame, 0, rows, channels)
-        and xla.has_rows(frame, 1, rows, channels)
-        and xla.has_rows(frame, 6, rows, channels)
-    )
+def _combination_shapes(job):
+    array, per_channel = (job[ROWS], job[CHANNELS]), (1, job[CHANNELS])
+    return (array, array, per_channel, per_channel, per_channel, per_channel, array)
 
 
 @xla.compiled
@@ -165,9 +143,7 @@ def _combine(job, piece, worker):
     """Combine some rows of two arrays, a block of channels after the other."""
     channels = job[CHANNELS]
     # Vectors that are written past the cache have to be aligned.
-    past_cache = (
-        job[ROWS] * channels >= LARGE and job[OUTPUT] % vectors.ALIGNMENT == 0
-    )
+    past_cache = job[ROWS] * channels >= LARGE and job[OUTPUT] % vectors.ALIGNMENT == 0
     function = _function(job, vectors.STREAM if past_cache else vectors.COMBINE)
     first = piece * job[STEP]
     count = min(job[STEP], job[ROWS] - first)
@@ -198,9 +174,9 @@ KERNELS = (
     xla.Kernel(
         "linsey_channel_moments",
         inputs=2,
-        outputs=1,
         plan=3,
-        fits=_fits_moments,
+        is_valid=_is_valid,
+        shapes=_moments_shapes,
         start=_start_sums,
         work=_add_moments,
         finish=_finish_sums,
@@ -208,9 +184,9 @@ KERNELS = (
     xla.Kernel(
         "linsey_channel_products",
         inputs=3,
-        outputs=1,
         plan=3,
-        fits=_fits_products,
+        is_valid=_is_valid,
+        shapes=_products_shapes,
         start=_start_sums,
         work=_add_products,
         finish=_finish_sums,
@@ -218,9 +194,9 @@ KERNELS = (
     xla.Kernel(
         "linsey_channel_combine",
         inputs=6,
-        outputs=1,
         plan=3,
-        fits=_fits_combination,
+        is_valid=_is_valid,
+        shapes=_combination_shapes,
         start=_start_combination,
         work=_combine,
         finish=_finish_combination,

@@ -9,7 +9,7 @@ arrays as they lie. No patches are built.
 A plan is valid if its numbers are positive (padding excepted) and less than 2**30, if
 the groups divide channels and features, if the features of a group fill half a vector,
 if a band has no more rows than the output and a tile not more than there are, and if a
-band has less than 2**36 floats. The padding and the strides are free: the copy reads
+band has at most 2**31 floats. The padding and the strides are free: the copy reads
 no entry outside of the input, and all other addresses are inside bands, the kernel and
 the output.
 """
@@ -37,7 +37,7 @@ PLAN_WORDS = 20
 BANDS, SCRATCH, PACKED = OWN, OWN + 1, OWN + 2
 SUMS, SUMS_SIZE, SLOTS, PARTS = PACKED, OWN + 3, OWN + 4, OWN + 5
 LARGE_SUMS = 2**18  # floats that stay in the cache
-LARGEST_NUMBER, LARGEST_BAND = 2**30, 2.0**36
+LARGEST_NUMBER, LARGEST_BAND = 2**30, 2.0**31
 
 _table = xla.symbol(vectors.TABLE)
 _call_tile = xla.caller(vectors.TILE_WORDS)
@@ -59,24 +59,23 @@ def _is_valid(job):
 
 
 @xla.compiled
-def _fits(job, frame, kernel, output):
-    """Compare the shapes of the three arrays, of which two have these numbers."""
-    image = (job[BATCH], job[HEIGHT], job[WIDTH], job[CHANNELS])
+def _shapes(job):
+    """Return the shapes of the input, the kernel and the output."""
     inner = job[CHANNELS] // job[GROUPS]
-    weights = (job[WINDOW_ROWS], job[WINDOW_COLUMNS], inner, job[FEATURES])
-    outputs = (job[BATCH], job[OUT_ROWS], job[OUT_COLUMNS], job[FEATURES])
     return (
-        xla.has_shape(frame, 0, image)
-        and xla.has_shape(frame, kernel, weights)
-        and xla.has_shape(frame, output, outputs)
+        (job[BATCH], job[HEIGHT], job[WIDTH], job[CHANNELS]),
+        (job[WINDOW_ROWS], job[WINDOW_COLUMNS], inner, job[FEATURES]),
+        (job[BATCH], job[OUT_ROWS], job[OUT_COLUMNS], job[FEATURES]),
     )
 
 
 @xla.compiled
 def _tile(job, along_rows):
-    """Address of the function for the tiles of a job."""
+    """Return the address of the function for the tiles of a job."""
     narrow = _lanes(job) != LANES
-    index = vectors.TILES + (along_rows * 2 + narrow) * vectors.ROWS + job[TILE_ROWS] - 1
+    index = (
+        vectors.TILES + (along_rows * 2 + narrow) * vectors.ROWS + job[TILE_ROWS] - 1
+    )
     return xla.words(_table(), index + 1)[index]
 
 
@@ -87,7 +86,7 @@ def _lanes(job):
 
 @xla.compiled
 def _spans(job):
-    """How many columns of the window are taken apart, and how many floats of each."""
+    """Return how many columns of the window are taken apart, and the floats of each."""
     if job[GROUPS] == 1 and job[DILATION_COLUMNS] == 1:
         return 1, job[WINDOW_COLUMNS] * job[CHANNELS]
     return job[WINDOW_COLUMNS], job[CHANNELS] // job[GROUPS]
@@ -95,7 +94,7 @@ def _spans(job):
 
 @xla.compiled
 def _band_shape(job):
-    """Shape of the copied part of the input."""
+    """Return the shape of the copied part of the input."""
     reach = (job[WINDOW_ROWS] - 1) * job[DILATION_ROWS] + 1
     width = (job[WINDOW_COLUMNS] - 1) * job[DILATION_COLUMNS] + 1
     return (
@@ -107,21 +106,21 @@ def _band_shape(job):
 
 @xla.compiled
 def _allocate_bands(job):
-    """Gets memory for the band of each thread."""
+    """Allocate memory for the band of each thread."""
     job[BANDS] = (job[OUT_ROWS] + job[BAND] - 1) // job[BAND]
     job[SCRATCH] = xla.allocate(job[THREADS] * _band_size(job))
 
 
 @xla.compiled
 def _band_size(job):
-    """Bytes of a band, and of some floats after it that the last tile reads in vain."""
+    """Return the bytes of a band, and of floats after it that the last tile reads."""
     rows, columns, channels = _band_shape(job)
     return (rows * columns * channels + vectors.ROWS) * FLOAT
 
 
 @xla.compiled
 def _copy_band(job, worker, example, first):
-    """Copies the input that a band of output rows needs; returns its address."""
+    """Copy the input that a band of output rows needs; return its address."""
     rows, columns, channels = _band_shape(job)
     address = job[SCRATCH] + worker * _band_size(job)
     band = xla.floats(address, (rows, columns, channels))
@@ -151,11 +150,9 @@ def _copy_band(job, worker, example, first):
 
 
 @xla.compiled
-def _fits_output(job, frame):
+def _is_valid_output(job):
     # The last tile of a row begins so that it ends with the row.
-    return (
-        _is_valid(job) and job[TILE_ROWS] <= job[OUT_COLUMNS] and _fits(job, frame, 1, 2)
-    )
+    return _is_valid(job) and job[TILE_ROWS] <= job[OUT_COLUMNS]
 
 
 @xla.compiled
@@ -236,7 +233,7 @@ def _finish_output(job):
 
 @xla.compiled
 def _sums_shape(job):
-    """Blocks of features, rows and columns of the window, tiled floats, lanes."""
+    """Return the shape of the sums: blocks of features, window, tiled floats, lanes."""
     spans, span = _spans(job)
     tiles = (span + job[TILE_ROWS] - 1) // job[TILE_ROWS]
     lanes = _lanes(job)
@@ -245,13 +242,14 @@ def _sums_shape(job):
 
 
 @xla.compiled
-def _fits_gradient(job, frame):
-    return _is_valid(job) and _fits(job, frame, 2, 1)
+def _gradient_shapes(job):
+    image, kernel, output = _shapes(job)
+    return image, output, kernel
 
 
 @xla.compiled
 def _start_gradient(job):
-    """Divides the batch into slots, and the features into parts if there are many."""
+    """Divide the batch into slots, and the features into parts if there are many."""
     _allocate_bands(job)
     blocks, rows, spans, span, lanes = _sums_shape(job)
     job[SUMS_SIZE] = blocks * rows * spans * span * lanes
@@ -267,7 +265,7 @@ def _start_gradient(job):
 
 @xla.compiled
 def _add_gradient(job, index, worker):
-    """Adds up what some bands of the batch contribute to some features."""
+    """Add up what some bands of the batch contribute to some features."""
     slot, part = index // job[PARTS], index % job[PARTS]
     blocks = job[FEATURES] // _lanes(job)
     first_block = part * blocks // job[PARTS]
@@ -331,7 +329,9 @@ def _add_band(job, sums, source, example, first, rows, block):
 def _finish_gradient(job):
     blocks, window_rows, spans, padded, lanes = _sums_shape(job)
     span = _spans(job)[1]
-    sums = xla.floats(job[SUMS], (job[SLOTS], blocks, window_rows, spans, padded, lanes))
+    sums = xla.floats(
+        job[SUMS], (job[SLOTS], blocks, window_rows, spans, padded, lanes)
+    )
     kernel = xla.floats(job[OUTPUT], (window_rows, spans, span, blocks, lanes))
     for block in range(blocks):
         for i in range(window_rows):
@@ -357,9 +357,9 @@ KERNELS = (
     xla.Kernel(
         "linsey_convolution",
         inputs=2,
-        outputs=1,
         plan=PLAN_WORDS,
-        fits=_fits_output,
+        is_valid=_is_valid_output,
+        shapes=_shapes,
         start=_start_output,
         work=_compute_output,
         finish=_finish_output,
@@ -367,9 +367,9 @@ KERNELS = (
     xla.Kernel(
         "linsey_kernel_gradient",
         inputs=2,
-        outputs=1,
         plan=PLAN_WORDS,
-        fits=_fits_gradient,
+        is_valid=_is_valid,
+        shapes=_gradient_shapes,
         start=_start_gradient,
         work=_add_gradient,
         finish=_finish_gradient,

@@ -17,6 +17,7 @@ There is a function for each number of rows and of lanes; `TABLE` holds their ad
 from __future__ import annotations
 
 from collections.abc import Callable
+
 from llvmlite import binding, ir
 
 # The entries of a tile, and what they are multiplied with, must fit into the vector
@@ -37,6 +38,7 @@ MOMENTS, PRODUCTS, COMBINE, STREAM = range(
 TILE_WORDS, SUM_WORDS, COMBINE_WORDS = 11, 6, 9
 
 _WORD, _FLOAT, _INDEX = ir.IntType(64), ir.FloatType(), ir.IntType(32)
+Value = ir.Constant | ir.NamedValue
 
 
 def compile_loops() -> binding.ExecutionEngine:
@@ -89,14 +91,14 @@ class _Writer:
         self.none = ir.Constant(self.vector, ir.Undefined)
         self.first = ir.Constant(ir.VectorType(_INDEX, lanes), None)
 
-    def number(self, value: int) -> ir.Value:
+    def number(self, value: int) -> Value:
         return ir.Constant(_WORD, value)
 
-    def load(self, address: ir.Value) -> ir.Value:
+    def load(self, address: Value) -> Value:
         pointer = self.builder.inttoptr(address, self.vector.as_pointer())
         return self.builder.load(pointer, align=4)
 
-    def store(self, value: ir.Value, address: ir.Value, stream: bool = False) -> None:
+    def store(self, value: Value, address: Value, stream: bool = False) -> None:
         """Store a vector; past the cache if asked to, at a multiple of its size."""
         pointer = self.builder.inttoptr(address, self.vector.as_pointer())
         stored = self.builder.store(value, pointer, align=ALIGNMENT if stream else 4)
@@ -104,20 +106,23 @@ class _Writer:
             hint = self.function.module.add_metadata([ir.Constant(_INDEX, 1)])
             stored.set_metadata("nontemporal", hint)
 
-    def repeat(self, address: ir.Value) -> ir.Value:
+    def repeat(self, address: Value) -> Value:
         """Load a float into all lanes."""
         entry = self.builder.load(self.builder.inttoptr(address, _FLOAT.as_pointer()))
         entry = self.builder.insert_element(self.none, entry, ir.Constant(_INDEX, 0))
         return self.builder.shuffle_vector(entry, self.none, self.first)
 
-    def add_product(self, total: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
+    def add_product(self, total: Value, a: Value, b: Value) -> Value:
         """Add a product, with one rounding where the processor can."""
         product = self.builder.fmul(a, b, flags=["contract"])
         return self.builder.fadd(total, product, flags=["contract"])
 
     def loop(
-        self, count: ir.Value, values: list[ir.Value], body: Callable[..., list[ir.Value]]
-    ) -> list[ir.Value]:
+        self,
+        count: Value,
+        values: list[Value],
+        body: Callable[..., list[Value]],
+    ) -> list[Value]:
         """Repeat `values = body(*values)`, at least once; return the last ones."""
         block = self.function.append_basic_block()
         after = self.function.append_basic_block()
@@ -162,10 +167,10 @@ def _write_tile(
     adds = w.builder.icmp_signed("!=", more, w.number(0))
     sums = [w.builder.select(adds, w.load(target), w.zero) for target in targets]
 
-    def outer(a: ir.Value, b: ir.Value, *sums: ir.Value) -> list[ir.Value]:
+    def outer(a: Value, b: Value, *sums: Value) -> list[Value]:
         fourths = [add(a, mul(row, w.number(m))) for m in range(0, rows, 4)]
 
-        def inner(b: ir.Value, *values: ir.Value) -> list[ir.Value]:
+        def inner(b: Value, *values: Value) -> list[Value]:
             fourths, sums = values[:-rows], values[-rows:]
             factors = w.load(b)
             sums = [
@@ -193,7 +198,7 @@ def _write_sums(module: ir.Module, lanes: int, products: bool) -> ir.Function:
     x, row, shift, a, count, result = w.function.args
     shift = w.load(shift)
 
-    def body(x: ir.Value, a: ir.Value, first: ir.Value, second: ir.Value) -> list[ir.Value]:
+    def body(x: Value, a: Value, first: Value, second: Value) -> list[Value]:
         value = w.builder.fsub(w.load(x), shift)
         factor = w.load(a) if products else value
         first = w.builder.fadd(first, factor)
@@ -214,7 +219,7 @@ def _write_combine(module: ir.Module, lanes: int, stream: bool) -> ir.Function:
     y, a, x, row, shift, multiplier, first, second, count = w.function.args
     shift, multiplier, first, second = map(w.load, (shift, multiplier, first, second))
 
-    def body(y: ir.Value, a: ir.Value, x: ir.Value) -> list[ir.Value]:
+    def body(y: Value, a: Value, x: Value) -> list[Value]:
         value = w.add_product(first, w.load(a), multiplier)
         shifted = w.builder.fsub(w.load(x), shift)
         w.store(w.add_product(value, shifted, second), y, stream)

@@ -6,7 +6,7 @@ the threads share:
 
     words 0 to 7    the next piece, how many are done, and so on
     words 8 to 15   addresses of the inputs
-    words 16 to 19  addresses of the outputs
+    word 16         address of the output
     words 20 to 25  for the kernel itself
     words 26 to 31  the arguments of a call into XLA
     words 32 to 63  the plan: numbers known when the program was compiled
@@ -23,12 +23,13 @@ caller; each check refuses what the ones before it let through.
    compares them with the installed header. Otherwise XLA computes instead.
 2. `_answer_version`, when XLA registers a handler: the library that is running has one
    of these versions too. Otherwise the registration fails, and XLA computes instead.
-3. `_find_problem`, at each call: the frame has as many inputs, outputs and numbers of
-   the plan as the kernel declares, the plan is the only attribute and an array of
-   int64, and every array is of float32.
-4. `fits` of the kernel, at each call: the shape of every array is the one that the plan
-   implies, and the plan is one that the loops can follow (`channels.py` and
-   `convolution.py` say what that is). All addresses are computed from the plan alone.
+   (Programs are lowered after jax has started its backend; before, it only notes them.)
+3. `_find_problem`, at each call: the frame has as many inputs and numbers of the plan
+   as the kernel declares and one output, the plan is the only attribute and an array
+   of int64, and every array is of float32.
+4. `is_valid` of the kernel and `_have_shapes`, at each call: the plan is one that the
+   loops can follow (`channels.py` and `convolution.py` say what that is), and every
+   array has the shape that it implies. All addresses are computed from the plan.
 5. `start` of the kernel: memory for intermediate results could be allocated.
 
 Where one of the last three fails, the call ends with an error of XLA before an array is
@@ -48,7 +49,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from types import FunctionType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jaxlib
@@ -104,7 +105,8 @@ _HANDLER = _word(types.CPointer(_word))
 _TASK = _word(_word)
 
 # Functions that only compiled ones call need no way in from Python.
-compiled = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+_OPTIONS: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+compiled = njit(error_model="numpy", **_OPTIONS)
 
 allocate = types.ExternalFunction("malloc", _word(_word))
 free = types.ExternalFunction("free", types.void(_word))
@@ -132,21 +134,33 @@ def check_interface() -> None:
 
 # --- instructions that numba does not have -------------------------------------------
 
-Values = Sequence[ir.Value]
-Emit = Callable[[object, ir.IRBuilder, Signature, Values], ir.Value]
+
+def _instruction(
+    signature: Signature, emit: Callable[[ir.IRBuilder, Sequence[ir.Value]], ir.Value]
+) -> Callable[..., Any]:
+    """Make a function of at most two arguments that `emit` writes for LLVM."""
+
+    def generate(
+        context: object,
+        builder: ir.IRBuilder,
+        signature: Signature,
+        values: Sequence[ir.Value],
+    ) -> ir.Value:
+        return emit(builder, values)
+
+    typings = (
+        lambda context: (signature, generate),
+        lambda context, first: (signature, generate),
+        lambda context, first, second: (signature, generate),
+    )
+    return intrinsic(typings[len(signature.args)])
 
 
-def _pointer(target: types.Type, element: ir.Type) -> Callable[..., object]:
-    @intrinsic
-    def pointer(context: object, address: types.Type) -> tuple[Signature, Emit]:
-        def emit(
-            context: object, builder: ir.IRBuilder, signature: Signature, values: Values
-        ) -> ir.Value:
-            return builder.inttoptr(values[0], element.as_pointer())
-
-        return types.CPointer(target)(_word), emit
-
-    return pointer
+def _pointer(target: types.Type, element: ir.Type) -> Callable[..., Any]:
+    return _instruction(
+        types.CPointer(target)(_word),
+        lambda builder, values: builder.inttoptr(values[0], element.as_pointer()),
+    )
 
 
 _word_pointer = _pointer(_word, _WORD)
@@ -158,56 +172,34 @@ _double_pointer = _pointer(types.float64, ir.DoubleType())
 def symbol(name: str) -> Callable[[], int]:
     """Make a function that returns the address of a symbol of the process."""
 
-    @intrinsic
-    def address(context: object) -> tuple[Signature, Emit]:
-        def emit(
-            context: object, builder: ir.IRBuilder, signature: Signature, values: Values
-        ) -> ir.Value:
-            found = builder.module.globals.get(name)
-            if found is None:
-                found = ir.GlobalVariable(builder.module, _WORD, name)
-            return builder.ptrtoint(found, _WORD)
+    def emit(builder: ir.IRBuilder, values: Sequence[ir.Value]) -> ir.Value:
+        found = builder.module.globals.get(name)
+        if found is None:
+            found = ir.GlobalVariable(builder.module, _WORD, name)
+        return builder.ptrtoint(found, _WORD)
 
-        return _word(), emit
-
-    return address
+    return _instruction(_word(), emit)
 
 
 def caller(count: int) -> Callable[[int, tuple[int, ...]], int]:
     """Make a function that calls a function of `count` words by its address."""
     kind = ir.FunctionType(_WORD, [_WORD] * count).as_pointer()
 
-    @intrinsic
-    def call(
-        context: object, function: types.Type, arguments: types.Type
-    ) -> tuple[Signature, Emit]:
-        def emit(
-            context: object, builder: ir.IRBuilder, signature: Signature, values: Values
-        ) -> ir.Value:
-            function, words = values
-            words = [builder.extract_value(words, i) for i in range(count)]
-            return builder.call(builder.inttoptr(function, kind), words)
+    def emit(builder: ir.IRBuilder, values: Sequence[ir.Value]) -> ir.Value:
+        function, words = values
+        words = [builder.extract_value(words, i) for i in range(count)]
+        return builder.call(builder.inttoptr(function, kind), words)
 
-        return _word(_word, types.UniTuple(_word, count)), emit
-
-    return call
+    return _instruction(_word(_word, types.UniTuple(_word, count)), emit)
 
 
-@intrinsic
-def _add_atomically(
-    context: object, address: types.Type, value: types.Type
-) -> tuple[Signature, Emit]:
+def _emit_addition(builder: ir.IRBuilder, values: Sequence[ir.Value]) -> ir.Value:
     """Add to a word in memory, and return what it was."""
-
-    def emit(
-        context: object, builder: ir.IRBuilder, signature: Signature, values: Values
-    ) -> ir.Value:
-        pointer = builder.inttoptr(values[0], _WORD.as_pointer())
-        return builder.atomic_rmw("add", pointer, values[1], "seq_cst")
-
-    return _word(_word, _word), emit
+    pointer = builder.inttoptr(values[0], _WORD.as_pointer())
+    return builder.atomic_rmw("add", pointer, values[1], "seq_cst")
 
 
+_add_atomically = _instruction(_word(_word, _word), _emit_addition)
 _call = caller(1)
 
 
@@ -241,43 +233,6 @@ def use_huge_pages(address, size):
         _advise(first, last - first, ADVISE_HUGE)
 
 
-@compiled
-def _buffer(frame, index):
-    """Return the structure of an array: the inputs come first, then the outputs."""
-    inputs = frame[FRAME_INPUT_COUNT]
-    if index < inputs:
-        return words(words(frame[FRAME_INPUTS], inputs)[index], BUFFER_WORDS)
-    outputs = words(frame[FRAME_OUTPUTS], frame[FRAME_OUTPUT_COUNT])
-    return words(outputs[index - inputs], BUFFER_WORDS)
-
-
-@compiled
-def has_shape(frame, index, shape):
-    """Return whether an array of the frame has a shape, given as a tuple."""
-    buffer = _buffer(frame, index)
-    if buffer[BUFFER_RANK] != len(shape):
-        return False
-    found = words(buffer[BUFFER_SHAPE], len(shape))
-    for axis in range(len(shape)):
-        if found[axis] != shape[axis]:
-            return False
-    return True
-
-
-@compiled
-def has_rows(frame, index, rows, columns):
-    """Return whether an array has a last axis of `columns`, and `rows` before it."""
-    buffer = _buffer(frame, index)
-    rank = buffer[BUFFER_RANK]
-    if rank < 1:
-        return False
-    found = words(buffer[BUFFER_SHAPE], rank)
-    count = 1
-    for axis in range(rank - 1):
-        count *= found[axis]
-    return count == rows and found[rank - 1] == columns
-
-
 # --- handlers and tasks ---------------------------------------------------------------
 
 
@@ -286,11 +241,12 @@ class Kernel(NamedTuple):
 
     Attributes:
         target: The name.
-        inputs: Number of arrays that it reads.
-        outputs: Number of arrays that it writes.
+        inputs: Number of arrays that it reads; it writes one.
         plan: Number of words of the plan.
-        fits: `fits(job, frame)` returns whether the plan is a valid one and the arrays
-            have the shapes that it implies.
+        is_valid: `is_valid(job)` returns whether the loops can follow the plan.
+        shapes: `shapes(job)` returns the shape of each input, and of the output, that a
+            valid plan implies. All have the same length: the first number is the
+            product of all axes before the others.
         start: `start(job)` prepares, and returns the number of pieces; 0 if there is no
             memory.
         work: `work(job, piece, worker)` does one piece. The `worker` is the number of
@@ -300,17 +256,21 @@ class Kernel(NamedTuple):
 
     target: str
     inputs: int
-    outputs: int
     plan: int
-    fits: Callable[..., bool]
+    is_valid: Callable[..., bool]
+    shapes: Callable[..., tuple[tuple[int, ...], ...]]
     start: Callable[..., int]
     work: Callable[..., None]
     finish: Callable[..., None]
 
 
+def _unset(*arguments: object) -> Any:
+    raise NotImplementedError
+
+
 # In the templates `_handle` and `_run`, these stand for what `_install` puts there.
-_inputs, _outputs, _plan_words = 0, 0, 0
-_fits = _start = _work = _finish = _task = None
+_inputs, _plan_words = 0, 0
+_is_valid = _shapes = _start = _work = _finish = _task = _unset
 
 
 def _handle(pointer):
@@ -318,14 +278,14 @@ def _handle(pointer):
     frame = carray(pointer, FRAME_WORDS)
     if frame[FRAME_EXTENSION] != 0:
         return _answer_version(frame)
-    problem = _find_problem(frame, _inputs, _outputs, _plan_words)
+    problem = _find_problem(frame, _inputs, _plan_words)
     if problem != _FINE:
         return _create_error(frame, problem)
     address = _open_job(frame)
     if address == 0:
         return _create_error(frame, _MEMORY)
     job = words(address, JOB)
-    if not _fits(job, frame):
+    if not (_is_valid(job) and _have_shapes(frame, _shapes(job))):
         free(address)
         return _create_error(frame, _PLAN)
     pieces = _start(job)
@@ -359,11 +319,11 @@ def _answer_version(frame):
 
 
 @compiled
-def _find_problem(frame, inputs, outputs, plan_words):
+def _find_problem(frame, inputs, plan_words):
     """Compare what can be compared without knowing what the kernel computes."""
     if (
         frame[FRAME_INPUT_COUNT] != inputs
-        or frame[FRAME_OUTPUT_COUNT] != outputs
+        or frame[FRAME_OUTPUT_COUNT] != 1
         or frame[FRAME_ATTRIBUTE_COUNT] != 1
     ):
         return _COUNTS
@@ -374,10 +334,39 @@ def _find_problem(frame, inputs, outputs, plan_words):
         return _DTYPES
     if plan[ARRAY_SIZE] != plan_words:
         return _COUNTS
-    for index in range(inputs + outputs):
+    for index in range(inputs + 1):
         if _buffer(frame, index)[BUFFER_DTYPE] & _LOW_HALF != DTYPE_FLOAT32:
             return _DTYPES
     return _FINE
+
+
+@compiled
+def _buffer(frame, index):
+    """Return the structure of an input, or of the output, which comes last."""
+    inputs = frame[FRAME_INPUT_COUNT]
+    first, index = (
+        (frame[FRAME_INPUTS], index) if index < inputs else (frame[FRAME_OUTPUTS], 0)
+    )
+    return words(words(first, index + 1)[index], BUFFER_WORDS)
+
+
+@compiled
+def _have_shapes(frame, shapes):
+    """Return whether all arrays have the shapes that the plan implies."""
+    for index in range(len(shapes)):
+        buffer, shape = _buffer(frame, index), shapes[index]
+        rank, last = buffer[BUFFER_RANK], len(shape) - 1
+        if rank < last:
+            return False
+        found, count = words(buffer[BUFFER_SHAPE], rank), 1
+        for axis in range(rank - last):
+            count *= found[axis]
+        if count != shape[0]:
+            return False
+        for axis in range(last):
+            if found[rank - last + axis] != shape[axis + 1]:
+                return False
+    return True
 
 
 @compiled
@@ -392,8 +381,7 @@ def _open_job(frame):
     inputs = frame[FRAME_INPUT_COUNT]
     for index in range(inputs):
         job[INPUT + index] = _buffer(frame, index)[BUFFER_DATA]
-    for index in range(frame[FRAME_OUTPUT_COUNT]):
-        job[OUTPUT + index] = _buffer(frame, inputs + index)[BUFFER_DATA]
+    job[OUTPUT] = _buffer(frame, inputs)[BUFFER_DATA]
     plan = words(words(frame[FRAME_ATTRIBUTES], 1)[0], ARRAY_WORDS)
     numbers = words(plan[ARRAY_DATA], plan[ARRAY_SIZE])
     for i in range(plan[ARRAY_SIZE]):
@@ -476,9 +464,9 @@ def _install(kernel: Kernel) -> None:
         _HANDLER,
         kernel,
         _inputs=kernel.inputs,
-        _outputs=kernel.outputs,
         _plan_words=kernel.plan,
-        _fits=kernel.fits,
+        _is_valid=kernel.is_valid,
+        _shapes=kernel.shapes,
         _start=kernel.start,
         _finish=kernel.finish,
         _task=symbol(name),
