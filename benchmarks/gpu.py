@@ -68,6 +68,7 @@ class Report:
         except Exception:  # a part that fails must not take the others with it
             record["errors"].append({"task": name, "error": traceback.format_exc()})
         record["seconds"] = round(self.elapsed() - begin, 1)
+        record["peak_bytes"] = peak_of_process()
         self.write(finished=False)
 
     def tries(self, task: str, work: Callable[[], Any]) -> Any:
@@ -104,6 +105,13 @@ class Report:
         partial = self.path.with_name(self.path.name + ".partial")
         partial.write_text(json.dumps(record, indent=1) + "\n")
         partial.replace(self.path)
+
+
+def peak_of_process() -> int | None:
+    """Bytes that jax has had in use at most since the process began, on a GPU."""
+    import jax
+
+    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
 def device_facts() -> dict[str, Any]:
@@ -498,6 +506,10 @@ def main() -> int:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if arguments.platform == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"
+    elif "cpu" not in os.environ.get(
+        "JAX_PLATFORMS", "cpu"
+    ):  # results are compared with those of a CPU
+        os.environ["JAX_PLATFORMS"] += ",cpu"
     import jax
 
     # The shares are of nine tenths: what has begun when the time is over is finished.

@@ -88,7 +88,7 @@ class _Writer:
         self.builder = ir.IRBuilder(self.function.append_basic_block())
         self.vector = ir.VectorType(_FLOAT, lanes)
         self.zero = ir.Constant(self.vector, None)
-        self.none = ir.Constant(self.vector, ir.Undefined)
+        self.undefined = ir.Constant(self.vector, ir.Undefined)
         self.first = ir.Constant(ir.VectorType(_INDEX, lanes), None)
 
     def number(self, value: int) -> Value:
@@ -109,8 +109,10 @@ class _Writer:
     def repeat(self, address: Value) -> Value:
         """Load a float into all lanes."""
         entry = self.builder.load(self.builder.inttoptr(address, _FLOAT.as_pointer()))
-        entry = self.builder.insert_element(self.none, entry, ir.Constant(_INDEX, 0))
-        return self.builder.shuffle_vector(entry, self.none, self.first)
+        entry = self.builder.insert_element(
+            self.undefined, entry, ir.Constant(_INDEX, 0)
+        )
+        return self.builder.shuffle_vector(entry, self.undefined, self.first)
 
     def add_product(self, total: Value, a: Value, b: Value) -> Value:
         """Add a product, with one rounding where the processor can."""

@@ -37,7 +37,7 @@ read or written.
 
 **What numba keeps on disk** is found by the name of a function, which here ends in
 `VERSION`, a digest of the source of this package: code that was compiled from another
-source is never loaded.
+source is never loaded. Its files stay until somebody deletes them.
 """
 
 from __future__ import annotations
