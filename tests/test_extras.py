@@ -33,7 +33,14 @@ def fresh():
 def test_hint_names_the_packages_of_the_extra(extra):
     pip, install, *packages = shlex.split(extras.install_hint(extra))
     assert (pip, install) == ("pip", "install")
-    assert {package.lower() for package in packages} == EXTRAS[extra]
+    names = {re.match(r"[\w.-]+", package)[0].lower() for package in packages}
+    assert names == EXTRAS[extra]
+
+
+def test_hint_says_an_upper_bound(monkeypatch):
+    requirement = "jaxlib<0.13,>=0.10; (sys_platform == 'linux') and extra == 'cpu'"
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: [requirement])
+    assert extras.install_hint("cpu") == "pip install 'jaxlib<0.13,>=0.10'"
 
 
 @pytest.mark.parametrize("missing", [None, "package"])

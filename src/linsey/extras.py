@@ -10,13 +10,14 @@ from __future__ import annotations
 import functools
 import importlib
 import re
+import shlex
 from types import ModuleType
 
 from linsey.errors import LinseyError
 
 __all__ = ["MissingPackageError", "install_hint", "missing", "require"]
 
-_REQUIREMENT = re.compile(r"""(?P<name>[\w.-]+).*\bextra == ['"](?P<extra>[\w-]+)""")
+_REQUIREMENT = re.compile(r"""(?P<package>[^\s;]+).*\bextra == ['"](?P<extra>[\w-]+)""")
 
 
 class MissingPackageError(LinseyError, ModuleNotFoundError):
@@ -45,10 +46,14 @@ def install_hint(extra: str) -> str:
     except metadata.PackageNotFoundError:
         requirements = []
     matches = filter(None, map(_REQUIREMENT.match, requirements))
-    packages = sorted(match["name"] for match in matches if match["extra"] == extra)
+    packages = sorted(match["package"] for match in matches if match["extra"] == extra)
     if not packages:
         return f"pip install '.[{extra}]'"
-    return " ".join(["pip install", *packages])
+    # A lower bound is met by what pip takes anyhow, an upper one has to be said.
+    return shlex.join(
+        ["pip", "install"]
+        + [p if "<" in p else re.split(r"[>=]", p)[0] for p in packages]
+    )
 
 
 def missing(

@@ -41,7 +41,6 @@ CASES = {
     "MeshNeededError": (("P('data',)",), ValueError),
     "NoAxisRuleError": ((("batch", "embed"),), ValueError),
     "NotAMatrixError": (("Conv_0/kernel", (3, 3, 4)), ValueError),
-    "OperandShapeError": (("convolve", "of one shape", (2, 3), (2, 4)), ValueError),
     "PerAxisError": (("strides", (2,), 2), ValueError),
     "SequentialLayersError": (("Empty Sequential module None.",), ValueError),
     "UnsharedGroupsError": ((2,), NotImplementedError),

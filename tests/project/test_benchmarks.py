@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,69 @@ def test_a_missing_rival_is_named_and_left_out(capsys):
 )
 def test_times_carry_the_unit_that_suits_them(seconds, words):
     assert harness.in_words(seconds) == words
+
+
+def run_gpu(path, *options):
+    # What is compiled here is not timed: the sooner it is, the better.
+    flags = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    command = [sys.executable, "-m", "benchmarks.gpu", *options, "--output", str(path)]
+    return subprocess.run(
+        command, cwd=ROOT, env=os.environ | flags, capture_output=True, text=True
+    )
+
+
+def test_the_program_for_a_gpu_runs_on_a_cpu(tmp_path):
+    path = tmp_path / "folder" / "gpu.json"
+    done = run_gpu(path, "--platform", "cpu", "--small")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"written to {path}\n" and "resnet step" in done.stderr
+    assert [file.name for file in path.parent.iterdir()] == ["gpu.json"]
+    record = json.loads(path.read_text())
+    assert record["finished"] and record["machine"]["platform"] == "cpu"
+    parts = record["parts"]
+    assert list(parts) == "correctness norm resnet transformer tracing init".split()
+    assert all(part["rows"] and not part["errors"] for part in parts.values())
+    assert all(row["right"] for row in parts["correctness"]["rows"])
+    for name in "norm", "resnet", "transformer":
+        assert any(row["rival"] == "linsey" for row in parts[name]["rows"])
+        assert all(row["memory"]["temp"] > 0 for row in parts[name]["rows"])
+
+
+def test_what_there_was_no_time_for_is_named_and_the_rest_is_kept(tmp_path):
+    from benchmarks.gpu import Report
+
+    path = tmp_path / "gpu.json"
+    report = Report(path, seconds=1000)
+
+    def measured(report):
+        assert report.tries("first", lambda: 1) == 1
+        report.add({"task": "first"})
+
+    def broken(report):
+        assert report.tries("absent", lambda: __import__("no_such_package")) is None
+        assert report.tries("wrong", lambda: 1 / 0) is None
+        raise RuntimeError("the part itself")
+
+    def late(report):
+        report.deadline = report.start
+        assert report.tries("last", lambda: 1) is None
+
+    for name, part in {"norm": measured, "resnet": broken, "init": late}.items():
+        report.run(name, part)
+        assert name in json.loads(path.read_text())["parts"]  # as it goes along
+    record = json.loads(path.read_text())
+    parts = record["parts"]
+    assert not record["finished"] and parts["norm"]["rows"] == [{"task": "first"}]
+    assert parts["resnet"]["skipped"] == ["absent: No module named 'no_such_package'"]
+    errors = [error["error"] for error in parts["resnet"]["errors"]]
+    assert errors[0] == "ZeroDivisionError: division by zero"
+    assert "RuntimeError: the part itself" in errors[1]
+    assert parts["init"]["skipped"] == ["last: the time for this part is spent"]
+
+
+def test_without_a_gpu_it_says_how_to_run(tmp_path):
+    done = run_gpu(tmp_path / "gpu.json", "--minutes", "0")
+    assert done.returncode == 2 and "--platform cpu --small" in done.stderr
 
 
 @pytest.mark.slow

@@ -118,17 +118,6 @@ class PerAxisError(LinseyError, ValueError):
         )
 
 
-class OperandShapeError(LinseyError, ValueError):
-    """The arrays of an operation that a kernel computes do not fit each other."""
-
-    def __init__(self, operation: str, rule: str, *shapes: Sequence[int]) -> None:
-        super().__init__(
-            f"`{operation}` got arrays of the shapes {', '.join(map(str, shapes))}.",
-            f"They have to be {rule}: a kernel reads memory by these shapes.",
-            "Reshape or broadcast the arrays before the call.",
-        )
-
-
 class MaskShapeError(LinseyError, ValueError):
     """A mask does not fit the kernel it is for."""
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from linsey.ops.broadcast import canonical_axes, expand_rank, other_axes
-from linsey.ops.compiled import takes_channels
+from linsey.ops.cpu.dispatch import takes_channels
 from linsey.ops.ema import ema
 from linsey.ops.ghost import join_examples, shard_groups, split_examples
 from linsey.ops.moments import Moments

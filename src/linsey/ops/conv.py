@@ -24,7 +24,8 @@ from linsey.errors.layers import (
     InvalidPaddingError,
     PerAxisError,
 )
-from linsey.ops.conv_cpu import convolve, may_help
+from linsey.ops.cpu.conv import convolve
+from linsey.ops.cpu.dispatch import on_cpu
 from linsey.ops.dot import add_bias
 
 Pairs = Sequence[tuple[int, int]]
@@ -92,7 +93,7 @@ def conv(
         precision: see `jax.lax.Precision`.
         conv_general_dilated: what computes it, called like the function of `jax.lax`;
             the padding it gets is always explicit. On a CPU the default is replaced by
-            something faster where there is (`linsey.ops.conv_cpu`); another function,
+            something faster where there is (`linsey.ops.cpu.conv`); another function,
             such as a `partial` of the default, never.
 
     Returns:
@@ -122,8 +123,8 @@ def conv(
     x, margins = _pad(x, padding, window, geometry)
     steps, holes, dilation = geometry
     if conv_general_dilated is lax.conv_general_dilated:
-        if may_help():
-            conv_general_dilated, margins = convolve, tuple(margins)
+        if on_cpu():
+            conv_general_dilated = convolve
     y = conv_general_dilated(
         x,
         kernel,

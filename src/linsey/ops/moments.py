@@ -40,7 +40,7 @@ from linsey.ops.broadcast import (
     canonical_axes,
     expand_rank,
 )
-from linsey.ops.compiled import takes_channels
+from linsey.ops.cpu.dispatch import takes_channels
 from linsey.ops.merge import merge_moments, squared_abs
 from linsey.ops.named_axes import (
     Groups,
@@ -190,7 +190,7 @@ def _plain_moments(
 
 def _channel_moments(x: Array) -> tuple[Array, Array]:
     """Takes moments of the last axis' channels by a kernel."""
-    from linsey.ops.channel_sums import channel_moments
+    from linsey.ops.cpu.channel_kernels import channel_moments
 
     axes = tuple(range(x.ndim - 1))
     sample = _sample(x, axes)
@@ -303,7 +303,7 @@ def _tangents(
     by_channel = centred and takes_channels(x, axes) and x.dtype == dx.dtype == dtype
     x, dx = (lax.convert_element_type(v, dtype) for v in (x, dx))
     if weights is None and by_channel:
-        from linsey.ops.channel_sums import channel_products
+        from linsey.ops.cpu.channel_kernels import channel_products
 
         first, second = channel_products(dx, x, mean)
         return _from_sums(reduction, x.shape, [second, first], None, mean)

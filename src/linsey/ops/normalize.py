@@ -19,7 +19,7 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
 from linsey.ops.broadcast import canonical_axes, other_axes
-from linsey.ops.compiled import takes_channels
+from linsey.ops.cpu.dispatch import takes_channels
 
 
 class Layout(NamedTuple):
@@ -193,7 +193,7 @@ def _tangent(
     if dscale is not None:
         slope = _sum(slope, lax.mul(inverse, dscale))
     if by_channel and mean is not None and dtype == jnp.float32:
-        from linsey.ops.channel_sums import channel_spread
+        from linsey.ops.cpu.channel_kernels import channel_spread
 
         zero = lax.full_like(mean, 0)
         first, second = (zero if v is None else v for v in (offset, slope))

@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from linsey.ops.cpu.dispatch import on_cpu
+
 LARGEST_WINDOW = 32
 
 
@@ -47,7 +49,7 @@ def selects(dtype: Any, windows: Windows) -> bool:
     return (
         math.prod(windows.sizes) <= LARGEST_WINDOW
         and jnp.issubdtype(dtype, jnp.floating)
-        and jax.default_backend() == "cpu"
+        and on_cpu()
     )
 
 

@@ -13,7 +13,7 @@ import jax
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
-from linsey.ops.channel_sums import channel_spread, standardized_tangent
+from linsey.ops.cpu.channel_kernels import channel_spread, standardized_tangent
 from linsey.ops.normalize import Layout, scale_and_shift
 from linsey.ops.standardize import Plan, plan_moments
 

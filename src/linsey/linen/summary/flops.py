@@ -15,7 +15,7 @@ import numpy as np
 from linsey.core.filters import Filter
 from linsey.linen.module.base import RNGs
 from linsey.linen.summary.calls import Arrays, Call, arrays_of, with_arrays
-from linsey.ops.compiled import by_definition
+from linsey.ops.cpu.dispatch import by_definition
 from linsey.typing import VariableDict
 
 

@@ -2,89 +2,99 @@
 
 For a band of rows of the output, the rows of the input that it depends on are copied to
 memory that stays in the cache, with the zeros around and between their entries. There
-one row of the kernel meets `window width * channels` neighbouring floats for each
-position, so that output and both gradients are matrix products of parts of the arrays
-as they lie. No patches are built.
+one row of the kernel meets `window width * channels` neighbouring floats for each entry
+of the output, so that output and both gradients are matrix products of parts of the
+arrays as they lie. No patches are built.
+
+A plan is valid if its numbers are positive (padding excepted) and less than 2**30, if
+the groups divide channels and features, if the features of a group fill half a vector,
+if a band has no more rows than the output and a tile not more than there are, and if a
+band has at most 2**31 floats. The padding and the strides are free: the copy reads
+no entry outside of the input, and all other addresses are inside bands, the kernel and
+the output.
 """
 
 # ruff: noqa: D103 - what numba compiles is short and of one kind
 from __future__ import annotations
 
-from functools import cache
+from linsey.ops.cpu.codegen import vectors, xla
+from linsey.ops.cpu.codegen.vectors import LANES
+from linsey.ops.cpu.codegen.xla import FLOAT, INPUT, OUTPUT, OWN, PLAN, THREADS
 
-from linsey.ops.compiled.vectors import LANES, ROWS, TABLE, TILE_WORDS, TILES
-from linsey.ops.compiled.xla import (
-    HANDLER,
-    INPUT,
-    OUTPUT,
-    OWN,
-    PIECES,
-    PLAN,
-    TASK,
-    THREADS,
-    add_task,
-    allocate,
-    caller,
-    compiled,
-    entry,
-    floats,
-    free,
-    join,
-    leave,
-    load_loops,
-    next_piece,
-    open_job,
-    register,
-    share,
-    symbol,
-    task_symbol,
-    use_huge_pages,
-    words,
-)
-
-# The plan of both kernels: words of a job, in the order of `conv_cpu_compiled`.
+# The plan of both kernels: words of a job, in the order of `conv_kernels`.
 BATCH, HEIGHT, WIDTH, CHANNELS = range(PLAN, PLAN + 4)
 OUT_ROWS, OUT_COLUMNS, FEATURES = range(PLAN + 4, PLAN + 7)
 WINDOW_ROWS, WINDOW_COLUMNS = range(PLAN + 7, PLAN + 9)
 STRIDE_ROWS, STRIDE_COLUMNS = range(PLAN + 9, PLAN + 11)
 TOP, LEFT = range(PLAN + 11, PLAN + 13)
-HOLE_ROWS, HOLE_COLUMNS = range(PLAN + 13, PLAN + 15)
+# Distances between the entries of the input, and of the window.
+INPUT_ROWS, INPUT_COLUMNS = range(PLAN + 13, PLAN + 15)
 DILATION_ROWS, DILATION_COLUMNS = range(PLAN + 15, PLAN + 17)
 GROUPS, BAND, TILE_ROWS = range(PLAN + 17, PLAN + 20)
+PLAN_WORDS = 20
 
 # Words for the kernels themselves.
 BANDS, SCRATCH, PACKED = OWN, OWN + 1, OWN + 2
 SUMS, SUMS_SIZE, SLOTS, PARTS = PACKED, OWN + 3, OWN + 4, OWN + 5
-FLOAT = 4  # bytes
 LARGE_SUMS = 2**18  # floats that stay in the cache
+LARGEST_NUMBER, LARGEST_BAND = 2**30, 2.0**31
 
-_table, _call_tile = symbol(TABLE), caller(TILE_WORDS)
+_table = xla.symbol(vectors.TABLE)
+_call_tile = xla.caller(vectors.TILE_WORDS)
 
 
-@compiled
+@xla.compiled
+def _is_valid(job):
+    for i in range(PLAN, PLAN + PLAN_WORDS):
+        smallest = -LARGEST_NUMBER if i == TOP or i == LEFT else 1
+        if job[i] < smallest or job[i] > LARGEST_NUMBER:
+            return False
+    channels, features, groups = job[CHANNELS], job[FEATURES], job[GROUPS]
+    if channels % groups != 0 or features % (groups * (LANES // 2)) != 0:
+        return False
+    if job[BAND] > job[OUT_ROWS] or job[TILE_ROWS] > vectors.ROWS:
+        return False
+    rows, columns, _ = _band_shape(job)
+    return float(rows) * float(columns) * float(channels) <= LARGEST_BAND
+
+
+@xla.compiled
+def _shapes(job):
+    """Return the shapes of the input, the kernel and the output."""
+    inner = job[CHANNELS] // job[GROUPS]
+    return (
+        (job[BATCH], job[HEIGHT], job[WIDTH], job[CHANNELS]),
+        (job[WINDOW_ROWS], job[WINDOW_COLUMNS], inner, job[FEATURES]),
+        (job[BATCH], job[OUT_ROWS], job[OUT_COLUMNS], job[FEATURES]),
+    )
+
+
+@xla.compiled
 def _tile(job, along_rows):
-    """Address of the function for the tiles of a job."""
+    """Return the address of the function for the tiles of a job."""
     narrow = _lanes(job) != LANES
-    index = TILES + (along_rows * 2 + narrow) * ROWS + job[TILE_ROWS] - 1
-    return words(_table(), index + 1)[index]
+    index = (
+        vectors.TILES + (along_rows * 2 + narrow) * vectors.ROWS + job[TILE_ROWS] - 1
+    )
+    return xla.words(_table(), index + 1)[index]
 
 
-@compiled
+@xla.compiled
 def _lanes(job):
     return LANES if job[FEATURES] // job[GROUPS] % LANES == 0 else LANES // 2
 
 
-@compiled
+@xla.compiled
 def _spans(job):
-    """How many columns of the window are taken apart, and how many floats of each."""
+    """Return how many columns of the window are taken apart, and the floats of each."""
     if job[GROUPS] == 1 and job[DILATION_COLUMNS] == 1:
         return 1, job[WINDOW_COLUMNS] * job[CHANNELS]
     return job[WINDOW_COLUMNS], job[CHANNELS] // job[GROUPS]
 
 
-@compiled
+@xla.compiled
 def _band_shape(job):
-    """Shape of the copied part of the input."""
+    """Return the shape of the copied part of the input."""
     reach = (job[WINDOW_ROWS] - 1) * job[DILATION_ROWS] + 1
     width = (job[WINDOW_COLUMNS] - 1) * job[DILATION_COLUMNS] + 1
     return (
@@ -94,40 +104,40 @@ def _band_shape(job):
     )
 
 
-@compiled
+@xla.compiled
 def _allocate_bands(job):
-    """Gets memory for the band of each thread."""
+    """Allocate memory for the band of each thread."""
     job[BANDS] = (job[OUT_ROWS] + job[BAND] - 1) // job[BAND]
-    job[SCRATCH] = allocate(job[THREADS] * _band_size(job))
+    job[SCRATCH] = xla.allocate(job[THREADS] * _band_size(job))
 
 
-@compiled
+@xla.compiled
 def _band_size(job):
-    """Bytes of a band, and of some floats after it that the last tile reads in vain."""
+    """Return the bytes of a band, and of floats after it that the last tile reads."""
     rows, columns, channels = _band_shape(job)
-    return (rows * columns * channels + ROWS) * FLOAT
+    return (rows * columns * channels + vectors.ROWS) * FLOAT
 
 
-@compiled
+@xla.compiled
 def _copy_band(job, worker, example, first):
-    """Copies the input that a band of output rows needs; returns its address."""
+    """Copy the input that a band of output rows needs; return its address."""
     rows, columns, channels = _band_shape(job)
     address = job[SCRATCH] + worker * _band_size(job)
-    band = floats(address, (rows, columns, channels))
-    x = floats(job[INPUT], (job[BATCH], job[HEIGHT], job[WIDTH], channels))[example]
-    hole, hole_columns = job[HOLE_ROWS], job[HOLE_COLUMNS]
+    band = xla.floats(address, (rows, columns, channels))
+    x = xla.floats(job[INPUT], (job[BATCH], job[HEIGHT], job[WIDTH], channels))[example]
+    step, column_step = job[INPUT_ROWS], job[INPUT_COLUMNS]
     for i in range(rows):
         row = first * job[STRIDE_ROWS] + i - job[TOP]
-        inside = row >= 0 and row % hole == 0 and row // hole < job[HEIGHT]
+        inside = row >= 0 and row % step == 0 and row // step < job[HEIGHT]
         for j in range(columns):
             column = j - job[LEFT]
             if (
                 inside
                 and column >= 0
-                and column % hole_columns == 0
-                and column // hole_columns < job[WIDTH]
+                and column % column_step == 0
+                and column // column_step < job[WIDTH]
             ):
-                source = x[row // hole, column // hole_columns]
+                source = x[row // step, column // column_step]
                 for c in range(channels):
                     band[i, j, c] = source[c]
             else:
@@ -139,18 +149,27 @@ def _copy_band(job, worker, example, first):
 # --- output -----------------------------------------------------------------------
 
 
-@compiled
+@xla.compiled
+def _is_valid_output(job):
+    # The last tile of a row begins so that it ends with the row.
+    return _is_valid(job) and job[TILE_ROWS] <= job[OUT_COLUMNS]
+
+
+@xla.compiled
 def _start_output(job):
     _allocate_bands(job)
     outputs = job[BATCH] * job[OUT_ROWS] * job[OUT_COLUMNS] * job[FEATURES]
-    use_huge_pages(job[OUTPUT], outputs * FLOAT)
+    xla.use_huge_pages(job[OUTPUT], outputs * FLOAT)
     # The kernel, a block for each `lanes` features.
     lanes, features = _lanes(job), job[FEATURES]
     inner = job[CHANNELS] // job[GROUPS]
     depth = job[WINDOW_ROWS] * job[WINDOW_COLUMNS] * inner
-    job[PACKED] = allocate(depth * features * FLOAT)
-    packed = floats(job[PACKED], (features // lanes, depth, lanes))
-    kernel = floats(job[INPUT + 1], (depth, features // lanes, lanes))
+    job[PACKED] = xla.allocate(depth * features * FLOAT)
+    if job[PACKED] == 0 or job[SCRATCH] == 0:
+        _finish_output(job)
+        return 0
+    packed = xla.floats(job[PACKED], (features // lanes, depth, lanes))
+    kernel = xla.floats(job[INPUT + 1], (depth, features // lanes, lanes))
     for block in range(features // lanes):
         for k in range(depth):
             for n in range(lanes):
@@ -158,7 +177,7 @@ def _start_output(job):
     return job[BATCH] * job[BANDS]
 
 
-@compiled
+@xla.compiled
 def _compute_output(job, index, worker):
     example, band = index // job[BANDS], index % job[BANDS]
     first = band * job[BAND]
@@ -203,18 +222,18 @@ def _compute_output(job, index, worker):
                     _call_tile(tile, tile_arguments)
 
 
-@compiled
+@xla.compiled
 def _finish_output(job):
-    free(job[PACKED])
-    free(job[SCRATCH])
+    xla.free(job[PACKED])
+    xla.free(job[SCRATCH])
 
 
 # --- gradient of the kernel ---------------------------------------------------------
 
 
-@compiled
+@xla.compiled
 def _sums_shape(job):
-    """Blocks of features, rows and columns of the window, tiled floats, lanes."""
+    """Return the shape of the sums: blocks of features, window, tiled floats, lanes."""
     spans, span = _spans(job)
     tiles = (span + job[TILE_ROWS] - 1) // job[TILE_ROWS]
     lanes = _lanes(job)
@@ -222,28 +241,37 @@ def _sums_shape(job):
     return blocks, job[WINDOW_ROWS], spans, tiles * job[TILE_ROWS], lanes
 
 
-@compiled
+@xla.compiled
+def _gradient_shapes(job):
+    image, kernel, output = _shapes(job)
+    return image, output, kernel
+
+
+@xla.compiled
 def _start_gradient(job):
-    """Divides the batch into slots, and the features into parts if there are many."""
+    """Divide the batch into slots, and the features into parts if there are many."""
     _allocate_bands(job)
     blocks, rows, spans, span, lanes = _sums_shape(job)
     job[SUMS_SIZE] = blocks * rows * spans * span * lanes
     job[PARTS] = blocks if job[SUMS_SIZE] >= LARGE_SUMS else 1
     slots = max(2 * job[THREADS] // job[PARTS], 1)
     job[SLOTS] = min(job[BATCH] * job[BANDS], slots)
-    job[SUMS] = allocate(job[SLOTS] * job[SUMS_SIZE] * FLOAT)
+    job[SUMS] = xla.allocate(job[SLOTS] * job[SUMS_SIZE] * FLOAT)
+    if job[SUMS] == 0 or job[SCRATCH] == 0:
+        _free_gradient(job)
+        return 0
     return job[SLOTS] * job[PARTS]
 
 
-@compiled
+@xla.compiled
 def _add_gradient(job, index, worker):
-    """Adds up what some bands of the batch contribute to some features."""
+    """Add up what some bands of the batch contribute to some features."""
     slot, part = index // job[PARTS], index % job[PARTS]
     blocks = job[FEATURES] // _lanes(job)
     first_block = part * blocks // job[PARTS]
     last_block = (part + 1) * blocks // job[PARTS]
     sums = job[SUMS] + slot * job[SUMS_SIZE] * FLOAT
-    values = floats(sums, job[SUMS_SIZE])
+    values = xla.floats(sums, job[SUMS_SIZE])
     block_size = job[SUMS_SIZE] // blocks
     for i in range(first_block * block_size, last_block * block_size):
         values[i] = 0
@@ -256,7 +284,7 @@ def _add_gradient(job, index, worker):
             _add_band(job, sums, source, example, first, rows, block)
 
 
-@compiled
+@xla.compiled
 def _add_band(job, sums, source, example, first, rows, block):
     _, width, channels = _band_shape(job)
     columns, features = job[OUT_COLUMNS], job[FEATURES]
@@ -297,12 +325,14 @@ def _add_band(job, sums, source, example, first, rows, block):
                 _call_tile(tile, tile_arguments)
 
 
-@compiled
+@xla.compiled
 def _finish_gradient(job):
     blocks, window_rows, spans, padded, lanes = _sums_shape(job)
     span = _spans(job)[1]
-    sums = floats(job[SUMS], (job[SLOTS], blocks, window_rows, spans, padded, lanes))
-    kernel = floats(job[OUTPUT], (window_rows, spans, span, blocks, lanes))
+    sums = xla.floats(
+        job[SUMS], (job[SLOTS], blocks, window_rows, spans, padded, lanes)
+    )
+    kernel = xla.floats(job[OUTPUT], (window_rows, spans, span, blocks, lanes))
     for block in range(blocks):
         for i in range(window_rows):
             for tap in range(spans):
@@ -312,58 +342,36 @@ def _finish_gradient(job):
                         for slot in range(1, job[SLOTS]):
                             total += sums[slot, block, i, tap, m, n]
                         kernel[i, tap, m, block, n] = total
-    free(job[SUMS])
-    free(job[SCRATCH])
+    _free_gradient(job)
+
+
+@xla.compiled
+def _free_gradient(job):
+    xla.free(job[SUMS])
+    xla.free(job[SCRATCH])
 
 
 # --- what XLA calls -------------------------------------------------------------------
 
-OUTPUT_TARGET, GRADIENT_TARGET = "linsey_convolution", "linsey_kernel_gradient"
-_output_task = symbol(task_symbol(OUTPUT_TARGET))
-_gradient_task = symbol(task_symbol(GRADIENT_TARGET))
-
-
-@cache
-def load() -> None:
-    """Compiles both kernels and makes them known to XLA."""
-    load_loops()
-
-    @entry(TASK)
-    def compute_output(address):
-        job, worker, piece = join(address)
-        while piece < job[PIECES]:
-            _compute_output(job, piece, worker)
-            piece = next_piece(address)
-        return leave(address)
-
-    @entry(TASK)
-    def add_gradient(address):
-        job, worker, piece = join(address)
-        while piece < job[PIECES]:
-            _add_gradient(job, piece, worker)
-            piece = next_piece(address)
-        return leave(address)
-
-    add_task(OUTPUT_TARGET, compute_output)
-    add_task(GRADIENT_TARGET, add_gradient)
-
-    @entry(HANDLER)
-    def handle_output(frame):
-        address, job = open_job(frame, 2, 1)
-        if address == 0:
-            return 0
-        share(frame, address, _start_output(job), _output_task())
-        _finish_output(job)
-        return leave(address)
-
-    @entry(HANDLER)
-    def handle_gradient(frame):
-        address, job = open_job(frame, 2, 1)
-        if address == 0:
-            return 0
-        share(frame, address, _start_gradient(job), _gradient_task())
-        _finish_gradient(job)
-        return leave(address)
-
-    register(OUTPUT_TARGET, handle_output)
-    register(GRADIENT_TARGET, handle_gradient)
+KERNELS = (
+    xla.Kernel(
+        "linsey_convolution",
+        inputs=2,
+        plan=PLAN_WORDS,
+        is_valid=_is_valid_output,
+        shapes=_shapes,
+        start=_start_output,
+        work=_compute_output,
+        finish=_finish_output,
+    ),
+    xla.Kernel(
+        "linsey_kernel_gradient",
+        inputs=2,
+        plan=PLAN_WORDS,
+        is_valid=_is_valid,
+        shapes=_gradient_shapes,
+        start=_start_gradient,
+        work=_add_gradient,
+        finish=_finish_gradient,
+    ),
+)

@@ -6,10 +6,10 @@ and by strides in bytes, as 64-bit words; a row of floats is one vector, of as m
 *lanes*.
 
     tile      c[m, :] = sum over k2 < depth2, k < depth of a[m, k2, k] * b[k2, k, :]
-    moments   sums of x[k, :] - origin and of its square
-    products  sums of a[k, :] and of a[k, :] * (x[k, :] - origin)
-    combine   y[k, :] = a[k, :] * gain + (x[k, :] - origin) * second + first, also past
-              the cache, for arrays that it cannot hold
+    moments   sums of x[k, :] - shift and of its square
+    products  sums of a[k, :] and of a[k, :] * (x[k, :] - shift)
+    combine   y[k, :] = a[k, :] * multiplier + (x[k, :] - shift) * second + first, also
+              past the cache, for arrays that it cannot hold
 
 There is a function for each number of rows and of lanes; `TABLE` holds their addresses.
 """
@@ -17,7 +17,6 @@ There is a function for each number of rows and of lanes; `TABLE` holds their ad
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from llvmlite import binding, ir
 
@@ -39,10 +38,11 @@ MOMENTS, PRODUCTS, COMBINE, STREAM = range(
 TILE_WORDS, SUM_WORDS, COMBINE_WORDS = 11, 6, 9
 
 _WORD, _FLOAT, _INDEX = ir.IntType(64), ir.FloatType(), ir.IntType(32)
+Value = ir.Constant | ir.NamedValue
 
 
-def compile_loops() -> Any:
-    """Compiles all functions and makes the table of their addresses a symbol.
+def compile_loops() -> binding.ExecutionEngine:
+    """Compile all functions and make the table of their addresses a symbol.
 
     Returns:
         What owns the compiled code and has to be kept.
@@ -80,7 +80,7 @@ def compile_loops() -> Any:
 
 
 class _Writer:
-    """Writes a function of words that returns nothing of use."""
+    """Write a function of words that returns nothing of use."""
 
     def __init__(self, module: ir.Module, name: str, words: int, lanes: int) -> None:
         kind = ir.FunctionType(_WORD, [_WORD] * words)
@@ -88,39 +88,44 @@ class _Writer:
         self.builder = ir.IRBuilder(self.function.append_basic_block())
         self.vector = ir.VectorType(_FLOAT, lanes)
         self.zero = ir.Constant(self.vector, None)
-        self.none = ir.Constant(self.vector, ir.Undefined)
+        self.undefined = ir.Constant(self.vector, ir.Undefined)
         self.first = ir.Constant(ir.VectorType(_INDEX, lanes), None)
 
-    def number(self, value: int) -> Any:
+    def number(self, value: int) -> Value:
         return ir.Constant(_WORD, value)
 
-    def load(self, address: Any) -> Any:
+    def load(self, address: Value) -> Value:
         pointer = self.builder.inttoptr(address, self.vector.as_pointer())
         return self.builder.load(pointer, align=4)
 
-    def store(self, value: Any, address: Any, stream: bool = False) -> None:
-        """Stores a vector; past the cache if so wished, at a multiple of its size."""
+    def store(self, value: Value, address: Value, stream: bool = False) -> None:
+        """Store a vector; past the cache if asked to, at a multiple of its size."""
         pointer = self.builder.inttoptr(address, self.vector.as_pointer())
         stored = self.builder.store(value, pointer, align=ALIGNMENT if stream else 4)
         if stream:
             hint = self.function.module.add_metadata([ir.Constant(_INDEX, 1)])
             stored.set_metadata("nontemporal", hint)
 
-    def repeat(self, address: Any) -> Any:
-        """Loads a float into all lanes."""
+    def repeat(self, address: Value) -> Value:
+        """Load a float into all lanes."""
         entry = self.builder.load(self.builder.inttoptr(address, _FLOAT.as_pointer()))
-        entry = self.builder.insert_element(self.none, entry, ir.Constant(_INDEX, 0))
-        return self.builder.shuffle_vector(entry, self.none, self.first)
+        entry = self.builder.insert_element(
+            self.undefined, entry, ir.Constant(_INDEX, 0)
+        )
+        return self.builder.shuffle_vector(entry, self.undefined, self.first)
 
-    def add_product(self, total: Any, a: Any, b: Any) -> Any:
-        """Adds a product, with one rounding where the processor can."""
+    def add_product(self, total: Value, a: Value, b: Value) -> Value:
+        """Add a product, with one rounding where the processor can."""
         product = self.builder.fmul(a, b, flags=["contract"])
         return self.builder.fadd(total, product, flags=["contract"])
 
     def loop(
-        self, count: Any, values: list[Any], body: Callable[..., list[Any]]
-    ) -> list[Any]:
-        """Repeats `values = body(*values)`, once at least; returns the last ones."""
+        self,
+        count: Value,
+        values: list[Value],
+        body: Callable[..., list[Value]],
+    ) -> list[Value]:
+        """Repeat `values = body(*values)`, at least once; return the last ones."""
         block = self.function.append_basic_block()
         after = self.function.append_basic_block()
         values = [count, *values]
@@ -145,8 +150,10 @@ class _Writer:
         return self.function
 
 
-def _write_tile(module: ir.Module, rows: int, lanes: int, along_rows: bool) -> Any:
-    """Writes `tile(c, c_row, a, stride, a2, b, b1, b2, depth, depth2, more)`.
+def _write_tile(
+    module: ir.Module, rows: int, lanes: int, along_rows: bool
+) -> ir.Function:
+    """Write `tile(c, c_row, a, stride, a2, b, b1, b2, depth, depth2, more)`.
 
     `a` lies in memory along `m` or along `k`, and `stride` is that of the other axis;
     `more` says whether to add to what `c` holds.
@@ -158,14 +165,14 @@ def _write_tile(module: ir.Module, rows: int, lanes: int, along_rows: bool) -> A
     row, step = (w.number(4), stride) if along_rows else (stride, w.number(4))
     # The address of every fourth row changes; the others are near, at fixed distances.
     near = [mul(row, w.number(m)) for m in range(4)]
-    places = [add(c, mul(c_row, w.number(m))) for m in range(rows)]
+    targets = [add(c, mul(c_row, w.number(m))) for m in range(rows)]
     adds = w.builder.icmp_signed("!=", more, w.number(0))
-    sums = [w.builder.select(adds, w.load(place), w.zero) for place in places]
+    sums = [w.builder.select(adds, w.load(target), w.zero) for target in targets]
 
-    def outer(a: Any, b: Any, *sums: Any) -> list[Any]:
+    def outer(a: Value, b: Value, *sums: Value) -> list[Value]:
         fourths = [add(a, mul(row, w.number(m))) for m in range(0, rows, 4)]
 
-        def inner(b: Any, *values: Any) -> list[Any]:
+        def inner(b: Value, *values: Value) -> list[Value]:
             fourths, sums = values[:-rows], values[-rows:]
             factors = w.load(b)
             sums = [
@@ -180,21 +187,21 @@ def _write_tile(module: ir.Module, rows: int, lanes: int, along_rows: bool) -> A
         return [add(a, a2), add(b, b2), *values[-rows:]]
 
     _, _, *sums = w.loop(depth2, [a, b, *sums], outer)
-    for total, place in zip(sums, places, strict=True):
-        w.store(total, place)
+    for total, target in zip(sums, targets, strict=True):
+        w.store(total, target)
     return w.finish()
 
 
-def _write_sums(module: ir.Module, lanes: int, products: bool) -> Any:
-    """Writes `sums(x, row, origin, a, count, result)`; moments have no use for `a`."""
+def _write_sums(module: ir.Module, lanes: int, products: bool) -> ir.Function:
+    """Write `sums(x, row, shift, a, count, result)`; moments have no use for `a`."""
     name = f"{'products' if products else 'moments'}_{lanes}"
     w = _Writer(module, name, SUM_WORDS, lanes)
     add = w.builder.add
-    x, row, origin, a, count, result = w.function.args
-    origin = w.load(origin)
+    x, row, shift, a, count, result = w.function.args
+    shift = w.load(shift)
 
-    def body(x: Any, a: Any, first: Any, second: Any) -> list[Any]:
-        value = w.builder.fsub(w.load(x), origin)
+    def body(x: Value, a: Value, first: Value, second: Value) -> list[Value]:
+        value = w.builder.fsub(w.load(x), shift)
         factor = w.load(a) if products else value
         first = w.builder.fadd(first, factor)
         return [add(x, row), add(a, row), first, w.add_product(second, factor, value)]
@@ -205,18 +212,18 @@ def _write_sums(module: ir.Module, lanes: int, products: bool) -> Any:
     return w.finish()
 
 
-def _write_combine(module: ir.Module, lanes: int, stream: bool) -> Any:
-    """Writes `combine(y, a, x, row, origin, gain, first, second, count)`."""
+def _write_combine(module: ir.Module, lanes: int, stream: bool) -> ir.Function:
+    """Write `combine(y, a, x, row, shift, multiplier, first, second, count)`."""
     w = _Writer(
         module, f"{'stream' if stream else 'combine'}_{lanes}", COMBINE_WORDS, lanes
     )
     add = w.builder.add
-    y, a, x, row, origin, gain, first, second, count = w.function.args
-    origin, gain, first, second = map(w.load, (origin, gain, first, second))
+    y, a, x, row, shift, multiplier, first, second, count = w.function.args
+    shift, multiplier, first, second = map(w.load, (shift, multiplier, first, second))
 
-    def body(y: Any, a: Any, x: Any) -> list[Any]:
-        value = w.add_product(first, w.load(a), gain)
-        shifted = w.builder.fsub(w.load(x), origin)
+    def body(y: Value, a: Value, x: Value) -> list[Value]:
+        value = w.add_product(first, w.load(a), multiplier)
+        shifted = w.builder.fsub(w.load(x), shift)
         w.store(w.add_product(value, shifted, second), y, stream)
         return [add(y, row), add(a, row), add(x, row)]
 

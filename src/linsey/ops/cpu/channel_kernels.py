@@ -1,0 +1,349 @@
+"""Two sums for each channel of large arrays on a CPU, in one reading of them.
+
+XLA reads an array once for each sum. What batch normalization needs, forward and
+backward, are always two of them; here each pair is one operation. Channels are the last
+axis, and the sums are over all others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from jax import Array, lax
+from jax.core import ShapedArray
+from jax.interpreters import ad
+
+from linsey.errors.base import ShapeError
+from linsey.ops.cpu.dispatch import Shape, channel_lanes, takes_combination
+from linsey.ops.cpu.primitive import Cotangents, Linear, call_kernel, define
+
+
+def _sum(values: Array) -> Array:
+    return lax.reduce_sum(values, tuple(range(values.ndim - 1)))
+
+
+def _spread(values: Array, shape: Shape) -> Array:
+    return lax.broadcast_in_dim(values, shape, (len(shape) - 1,))
+
+
+def _channels(
+    arrays: Sequence[ShapedArray], per_channel: Sequence[ShapedArray]
+) -> Shape:
+    """Check that arrays fit each other; return the shape of a value per channel."""
+    shape, channels = arrays[0].shape, arrays[0].shape[-1:]
+    found = [operand.shape for operand in (*arrays, *per_channel)]
+    if found != [shape] * len(arrays) + [channels] * len(per_channel):
+        shapes = ", ".join(map(str, found))
+        raise ShapeError(
+            f"`sums per channel` got arrays of the shapes {shapes}.",
+            f"They have to be {len(arrays)} of one shape, and {len(per_channel)} of "
+            "its last axis: a kernel reads memory by these shapes.",
+            "Reshape or broadcast the arrays before the call.",
+        )
+    return channels
+
+
+def _call(target: str, result: Shape, x: Array, *others: Array) -> Array:
+    """Call a kernel for arrays of the shape of `x`, which has `channel_lanes`."""
+    lanes = channel_lanes(x.shape)
+    assert lanes is not None
+    plan = (math.prod(x.shape[:-1]), x.shape[-1], lanes)
+    return call_kernel(target, result, (x, *others), plan)
+
+
+def _kept(results: Sequence[Array], operands: Sequence[Linear]) -> list[Array | None]:
+    """Keep the cotangents of operands that a transposition left open."""
+    return [
+        result if ad.is_undefined_primal(operand) else None
+        for result, operand in zip(results, operands, strict=True)
+    ]
+
+
+# --- moments ------------------------------------------------------------------------
+
+
+def _moments(x: Array, shift: Array) -> list[Array]:
+    shifted = lax.sub(x, _spread(shift, x.shape))
+    return [_sum(shifted), _sum(lax.mul(shifted, shifted))]
+
+
+def _moments_kernel(x: Array, shift: Array) -> list[Array]:
+    if channel_lanes(x.shape) is None:
+        return _moments(x, shift)
+    return [*_call("linsey_channel_moments", (2, x.shape[-1]), x, shift)]
+
+
+def _refuse_transposition(*_: object) -> list[None]:
+    raise NotImplementedError("sums of squares are not linear")
+
+
+_bind_moments = define(
+    "channel_moments",
+    _moments,
+    _moments_kernel,
+    "channels",
+    lambda x, shift: [_channels([x], [shift])] * 2,
+    _refuse_transposition,
+)
+
+
+def channel_moments(x: Array, shift: Array) -> tuple[Array, Array]:
+    """Return the sums of `x - shift` and of its square.
+
+    Args:
+        x: Array of shape (..., channels), float32.
+        shift: Array of shape (channels,).
+
+    Returns:
+        Two arrays of shape (channels,).
+
+    Raises:
+        ShapeError: The arrays do not fit each other.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x = jnp.array([[1.0], [4.0]])
+        >>> first, second = channel_moments(x, jnp.ones(1))
+        >>> first.item(), second.item()
+        (3.0, 9.0)
+    """
+    first, second = _bind_moments(x, shift)
+    return first, second
+
+
+# --- products, and their transpose --------------------------------------------------
+
+
+def _products(a: Array, x: Array, shift: Array) -> list[Array]:
+    shifted = lax.sub(x, _spread(shift, x.shape))
+    return [_sum(a), _sum(lax.mul(a, shifted))]
+
+
+def _products_kernel(a: Array, x: Array, shift: Array) -> list[Array]:
+    if channel_lanes(x.shape) is None:
+        return _products(a, x, shift)
+    return [*_call("linsey_channel_products", (2, x.shape[-1]), x, shift, a)]
+
+
+def _transpose_products(
+    cotangents: Cotangents, a: Linear, x: Array, shift: Array
+) -> list[Array | None]:
+    first, second = map(ad.instantiate_zeros, cotangents)
+    return [channel_spread(first, second, x, shift), None, None]
+
+
+def _spreads(first: Array, second: Array, x: Array, shift: Array) -> list[Array]:
+    # `x - shift` as a sum, for a reason given in `moments`.
+    shifted = lax.add(x, _spread(lax.neg(shift), x.shape))
+    scaled = lax.mul(shifted, _spread(second, x.shape))
+    return [lax.add(scaled, _spread(first, x.shape))]
+
+
+def _transpose_spreads(
+    cotangents: Cotangents, first: Linear, second: Linear, x: Array, shift: Array
+) -> list[Array | None]:
+    sums = channel_products(ad.instantiate_zeros(cotangents[0]), x, shift)
+    return [*_kept(sums, (first, second)), None, None]
+
+
+def _spread_shapes(
+    first: ShapedArray, second: ShapedArray, x: ShapedArray, shift: ShapedArray
+) -> list[Shape]:
+    _channels([x], [first, second, shift])
+    return [x.shape]
+
+
+_bind_products = define(
+    "channel_products",
+    _products,
+    _products_kernel,
+    "channels",
+    lambda a, x, shift: [_channels([a, x], [shift])] * 2,
+    _transpose_products,
+    multilinear=(0,),
+)
+_bind_spread = define(
+    "channel_spread",
+    _spreads,
+    _spreads,  # XLA merges it with what uses it
+    "channels",
+    _spread_shapes,
+    _transpose_spreads,
+)
+
+
+def channel_products(a: Array, x: Array, shift: Array) -> tuple[Array, Array]:
+    """Return the sums of `a` and of `a * (x - shift)`; linear in `a`.
+
+    Args:
+        a: Array of shape (..., channels), float32.
+        x: Array of that shape.
+        shift: Array of shape (channels,).
+
+    Returns:
+        Two arrays of shape (channels,).
+
+    Raises:
+        ShapeError: The arrays do not fit each other.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> a, x = jnp.array([[1.0], [2.0]]), jnp.array([[3.0], [5.0]])
+        >>> first, second = channel_products(a, x, jnp.ones(1))
+        >>> first.item(), second.item()
+        (3.0, 10.0)
+    """
+    first, second = _bind_products(a, x, shift)
+    return first, second
+
+
+def channel_spread(first: Array, second: Array, x: Array, shift: Array) -> Array:
+    """Compute `first + second * (x - shift)`, the transpose of `channel_products`.
+
+    Args:
+        first: Array of shape (channels,).
+        second: Array of shape (channels,).
+        x: Array of shape (..., channels), float32.
+        shift: Array of shape (channels,).
+
+    Returns:
+        An array of the shape of `x`.
+
+    Raises:
+        ShapeError: The arrays do not fit each other.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> one, x = jnp.ones(1), jnp.array([[3.0], [5.0]])
+        >>> channel_spread(one, 2 * one, x, one).ravel().tolist()
+        [5.0, 9.0]
+    """
+    return _bind_spread(first, second, x, shift)[0]
+
+
+# --- the tangent of standardized values ----------------------------------------------
+
+
+def _tangent(
+    products: Callable[..., list[Array]], combine: Callable[..., Array]
+) -> Callable[..., list[Array]]:
+    def tangent(
+        dx: Array,
+        offset: Array,
+        slope: Array,
+        x: Array,
+        mean: Array,
+        rstd: Array,
+        multiplier: Array,
+    ) -> list[Array]:
+        count = lax.full_like(mean, math.prod(x.shape[:-1]))
+        dmean, dsquare = (lax.div(total, count) for total in products(dx, x, mean))
+        first = lax.sub(offset, lax.mul(multiplier, dmean))
+        dslope = lax.mul(lax.mul(multiplier, lax.mul(rstd, rstd)), dsquare)
+        dy = combine(dx, x, mean, multiplier, first, lax.sub(slope, dslope))
+        return [dy, dmean, dsquare]
+
+    return tangent
+
+
+def _combine(
+    a: Array, x: Array, shift: Array, multiplier: Array, first: Array, second: Array
+) -> Array:
+    (y,) = _spreads(first, second, x, shift)
+    return lax.add(y, lax.mul(a, _spread(multiplier, x.shape)))
+
+
+def _combine_kernel(a: Array, *others: Array) -> Array:
+    if not takes_combination(a.shape):
+        return _combine(a, *others)
+    return _call("linsey_channel_combine", a.shape, a, *others)
+
+
+def _tangent_shapes(
+    dx: ShapedArray,
+    offset: ShapedArray,
+    slope: ShapedArray,
+    x: ShapedArray,
+    *per_channel: ShapedArray,
+) -> list[Shape]:
+    channels = _channels([dx, x], [offset, slope, *per_channel])
+    return [x.shape, channels, channels]
+
+
+def _transpose_tangent(
+    cotangents: Cotangents,
+    dx: Linear,
+    offset: Linear,
+    slope: Linear,
+    x: Array,
+    mean: Array,
+    rstd: Array,
+    multiplier: Array,
+) -> list[Array | None]:
+    dy, dmean, dsquare = map(ad.instantiate_zeros, cotangents)
+    count = lax.full_like(mean, math.prod(x.shape[:-1]))
+    results = _bind_tangent(
+        dy, lax.div(dmean, count), lax.div(dsquare, count), x, mean, rstd, multiplier
+    )
+    results = results[0], lax.mul(results[1], count), lax.mul(results[2], count)
+    return [*_kept(results, (dx, offset, slope)), None, None, None, None]
+
+
+_bind_tangent = define(
+    "standardized_tangent",
+    _tangent(_products, _combine),
+    _tangent(_products_kernel, _combine_kernel),
+    "channels",
+    _tangent_shapes,
+    _transpose_tangent,
+)
+
+
+def standardized_tangent(
+    dx: Array,
+    offset: Array,
+    slope: Array,
+    x: Array,
+    mean: Array,
+    rstd: Array,
+    multiplier: Array,
+) -> tuple[Array, Array, Array]:
+    """Map a tangent of `x` to that of `(x - mean) * multiplier`.
+
+    The moments are those of `x`, and follow it:
+
+        dmean = sum(dx) / count,    dsquare = sum(dx (x - mean)) / count
+        dy = multiplier (dx - dmean) + offset
+             + (slope - multiplier rstd^2 dsquare) (x - mean)
+
+    The function is linear in its first three arguments. Its transpose is the same
+    function of the cotangents `dy`, `dmean / count` and `dsquare / count`, whose last
+    two results times `count` are the cotangents of `offset` and `slope`.
+
+    Args:
+        dx: Tangent of `x`.
+        offset: What is added to the tangent of the result, of shape (channels,).
+        slope: What is added to it times `x - mean`, of shape (channels,).
+        x: Array of shape (..., channels), float32.
+        mean: Mean of each channel.
+        rstd: Reciprocal standard deviation of each channel.
+        multiplier: `rstd` times the scale.
+
+    Returns:
+        `dy` of the shape of `x`, and `dmean` and `dsquare`; the tangent of the variance
+        is twice the latter.
+
+    Raises:
+        ShapeError: The arrays do not fit each other.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x, dx = jnp.array([[[1.0], [3.0]], [[1.0], [0.0]]])
+        >>> zero, one = jnp.zeros(1), jnp.ones(1)
+        >>> results = standardized_tangent(dx, zero, zero, x, 2 * one, one, one)
+        >>> [value.ravel().tolist() for value in results]
+        [[0.0, 0.0], [0.5], [-0.5]]
+    """
+    dy, dmean, dsquare = _bind_tangent(dx, offset, slope, x, mean, rstd, multiplier)
+    return dy, dmean, dsquare

@@ -1,0 +1,497 @@
+"""How XLA calls a kernel that numba compiled, and how the kernel uses XLA's threads.
+
+XLA calls a *handler* with the address of a call frame, a structure of
+`xla/ffi/api/c_api.h`. From it the handler makes a *job*, an array of 64-bit words that
+the threads share:
+
+    words 0 to 7    the next piece, how many are done, and so on
+    words 8 to 15   addresses of the inputs
+    word 16         address of the output
+    words 20 to 25  for the kernel itself
+    words 26 to 31  the arguments of a call into XLA
+    words 32 to 63  the plan: numbers known when the program was compiled
+
+A handler divides its work into pieces, which threads take one by one. The thread that
+XLA calls in takes pieces too and waits only for those that others have begun: it
+returns even where no other thread is free.
+
+**What keeps a kernel inside the memory that it was given.** Nothing below trusts its
+caller; each check refuses what the ones before it let through.
+
+1. `check_interface`, before anything is compiled: the header that jaxlib ships has one
+   of the `VERSIONS` whose structures were compared with the offsets below. A test
+   compares them with the installed header. Otherwise XLA computes instead.
+2. `_answer_version`, when XLA registers a handler: the library that is running has one
+   of these versions too. Otherwise the registration fails, and XLA computes instead.
+   (Programs are lowered after jax has started its backend; before, it only notes them.)
+3. `_find_problem`, at each call: the frame has as many inputs and numbers of the plan
+   as the kernel declares and one output, the plan is the only attribute and an array
+   of int64, and every array is of float32.
+4. `is_valid` of the kernel and `_have_shapes`, at each call: the plan is one that the
+   loops can follow (`channels.py` and `convolution.py` say what that is), and every
+   array has the shape that it implies. All addresses are computed from the plan.
+5. `start` of the kernel: memory for intermediate results could be allocated.
+
+Where one of the last three fails, the call ends with an error of XLA before an array is
+read or written.
+
+**What numba keeps on disk** is found by the name of a function, which here ends in
+`VERSION`, a digest of the source of this package: code that was compiled from another
+source is never loaded. Its files stay until somebody deletes them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from types import FunctionType
+from typing import Any, NamedTuple
+
+import jax
+import jaxlib
+import numpy as np
+from llvmlite import binding, ir
+from numba import carray, cfunc, njit, types
+from numba.core.ccallback import CFunc
+from numba.core.typing import Signature
+from numba.extending import intrinsic
+
+from linsey.errors.base import UnsupportedError
+from linsey.extras import install_hint
+from linsey.ops.cpu.codegen.vectors import compile_loops
+
+VERSIONS = ((0, 3), (0, 4), (0, 5))  # of the interface: jaxlib 0.10.0 to 0.12.0.1
+VERSION = hashlib.sha256(
+    b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+).hexdigest()[:16]
+
+NEXT, DONE, HOLDERS, PIECES, WORKERS, THREADS = range(6)
+INPUT, OUTPUT, OWN, CALL, PLAN, JOB = 8, 16, 20, 26, 32, 64
+
+HUGE_PAGE, ADVISE_HUGE = 1 << 21, 14
+FLOAT, DOUBLE = 4, 8  # bytes
+
+# Offsets, in words, of what is used of the structures in c_api.h.
+FRAME_EXTENSION, FRAME_API, FRAME_CONTEXT, FRAME_WORDS = 1, 2, 3, 21
+FRAME_INPUT_COUNT, FRAME_INPUTS, FRAME_OUTPUT_COUNT, FRAME_OUTPUTS = 7, 9, 12, 14
+FRAME_ATTRIBUTE_COUNT, FRAME_ATTRIBUTE_TYPES, FRAME_ATTRIBUTES = 17, 18, 20
+BUFFER_DTYPE, BUFFER_DATA, BUFFER_RANK, BUFFER_SHAPE, BUFFER_WORDS = 2, 3, 4, 5, 6
+ARRAY_DTYPE, ARRAY_SIZE, ARRAY_DATA, ARRAY_WORDS = 0, 1, 2, 3
+EXTENSION_METADATA, METADATA_VERSION = 3, 3
+API_VERSION, API_CREATE_ERROR, API_SCHEDULE, API_THREADS = 4, 6, 17, 18
+ARRAY_ATTRIBUTE, DTYPE_FLOAT32, DTYPE_INT64, INVALID_ARGUMENT = 1, 11, 5, 3
+
+# The versions as XLA writes them: two numbers of 32 bits in one word.
+_VERSION_WORDS = tuple(major | minor << 32 for major, minor in VERSIONS)
+_LOW_HALF = (1 << 32) - 1
+
+# What `_find_problem` and a kernel can find.
+_FINE, _COUNTS, _DTYPES, _PLAN, _MEMORY = range(5)
+_MESSAGES = np.zeros((5, 128), np.uint8)
+for _problem, _message in (
+    (_COUNTS, b"linsey kernel: another number of arrays or of attributes is needed"),
+    (_DTYPES, b"linsey kernel: arrays have to be of float32 and the plan of int64"),
+    (_PLAN, b"linsey kernel: the arrays do not have the shapes that the plan implies"),
+    (_MEMORY, b"linsey kernel: no memory is left for intermediate results"),
+):
+    _MESSAGES[_problem, : len(_message)] = bytearray(_message)
+
+_WORD = ir.IntType(64)
+_word = types.int64
+_HANDLER = _word(types.CPointer(_word))
+_TASK = _word(_word)
+
+# Functions that only compiled ones call need no way in from Python.
+_OPTIONS: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+compiled = njit(error_model="numpy", **_OPTIONS)
+
+allocate = types.ExternalFunction("malloc", _word(_word))
+free = types.ExternalFunction("free", types.void(_word))
+_advise = types.ExternalFunction("madvise", types.int32(_word, _word, types.int32))
+_yield = types.ExternalFunction("sched_yield", types.int32())
+
+
+def check_interface() -> None:
+    """Refuse a jaxlib whose interface is not one that the offsets were checked for.
+
+    Raises:
+        UnsupportedError: The header that jaxlib ships has another version.
+    """
+    header = Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h").read_text()
+    parts = re.findall(r"#define XLA_FFI_API_(?:MAJOR|MINOR) (\d+)", header)
+    if tuple(map(int, parts)) not in VERSIONS:
+        raise UnsupportedError(
+            f"jaxlib {jaxlib.__version__} has version {'.'.join(parts)} of XLA's "
+            "interface for custom calls.",
+            "The kernels read the structures of this interface by offsets that were "
+            f"checked for {', '.join(f'{a}.{b}' for a, b in VERSIONS)} only.",
+            f"Write `{install_hint('cpu')}`, which chooses a jaxlib that has one.",
+        )
+
+
+# --- instructions that numba does not have -------------------------------------------
+
+
+def _instruction(
+    signature: Signature, emit: Callable[[ir.IRBuilder, Sequence[ir.Value]], ir.Value]
+) -> Callable[..., Any]:
+    """Make a function of at most two arguments that `emit` writes for LLVM."""
+
+    def generate(
+        context: object,
+        builder: ir.IRBuilder,
+        signature: Signature,
+        values: Sequence[ir.Value],
+    ) -> ir.Value:
+        return emit(builder, values)
+
+    typings = (
+        lambda context: (signature, generate),
+        lambda context, first: (signature, generate),
+        lambda context, first, second: (signature, generate),
+    )
+    return intrinsic(typings[len(signature.args)])
+
+
+def _pointer(target: types.Type, element: ir.Type) -> Callable[..., Any]:
+    return _instruction(
+        types.CPointer(target)(_word),
+        lambda builder, values: builder.inttoptr(values[0], element.as_pointer()),
+    )
+
+
+_word_pointer = _pointer(_word, _WORD)
+_half_pointer = _pointer(types.int32, ir.IntType(32))
+_float_pointer = _pointer(types.float32, ir.FloatType())
+_double_pointer = _pointer(types.float64, ir.DoubleType())
+
+
+def symbol(name: str) -> Callable[[], int]:
+    """Make a function that returns the address of a symbol of the process."""
+
+    def emit(builder: ir.IRBuilder, values: Sequence[ir.Value]) -> ir.Value:
+        found = builder.module.globals.get(name)
+        if found is None:
+            found = ir.GlobalVariable(builder.module, _WORD, name)
+        return builder.ptrtoint(found, _WORD)
+
+    return _instruction(_word(), emit)
+
+
+def caller(count: int) -> Callable[[int, tuple[int, ...]], int]:
+    """Make a function that calls a function of `count` words by its address."""
+    kind = ir.FunctionType(_WORD, [_WORD] * count).as_pointer()
+
+    def emit(builder: ir.IRBuilder, values: Sequence[ir.Value]) -> ir.Value:
+        function, words = values
+        words = [builder.extract_value(words, i) for i in range(count)]
+        return builder.call(builder.inttoptr(function, kind), words)
+
+    return _instruction(_word(_word, types.UniTuple(_word, count)), emit)
+
+
+def _emit_addition(builder: ir.IRBuilder, values: Sequence[ir.Value]) -> ir.Value:
+    """Add to a word in memory, and return what it was."""
+    pointer = builder.inttoptr(values[0], _WORD.as_pointer())
+    return builder.atomic_rmw("add", pointer, values[1], "seq_cst")
+
+
+_add_atomically = _instruction(_word(_word, _word), _emit_addition)
+_call = caller(1)
+
+
+# --- what kernels are written with ----------------------------------------------------
+
+
+@compiled
+def words(address, count):
+    """Return the words at an address, as an array."""
+    return carray(_word_pointer(address), count)
+
+
+@compiled
+def floats(address, shape):
+    """Return the floats at an address, as an array."""
+    return carray(_float_pointer(address), shape)
+
+
+@compiled
+def doubles(address, shape):
+    """Return the floats of 64 bits at an address, as an array."""
+    return carray(_double_pointer(address), shape)
+
+
+@compiled
+def use_huge_pages(address, size):
+    """Ask for pages of 2 MiB before memory is first written: one fault, not 512."""
+    first = (address + HUGE_PAGE - 1) // HUGE_PAGE * HUGE_PAGE
+    last = (address + size) // HUGE_PAGE * HUGE_PAGE
+    if last > first:
+        _advise(first, last - first, ADVISE_HUGE)
+
+
+# --- handlers and tasks ---------------------------------------------------------------
+
+
+class Kernel(NamedTuple):
+    """What XLA calls by one name: functions of a job, compiled by `compiled`.
+
+    Attributes:
+        target: The name.
+        inputs: Number of arrays that it reads; it writes one.
+        plan: Number of words of the plan.
+        is_valid: `is_valid(job)` returns whether the loops can follow the plan.
+        shapes: `shapes(job)` returns the shape of each input, and of the output, that a
+            valid plan implies. All have the same length: the first number is the
+            product of all axes before the others.
+        start: `start(job)` prepares, and returns the number of pieces; 0 if there is no
+            memory.
+        work: `work(job, piece, worker)` does one piece. The `worker` is the number of
+            the thread, less than the number of threads.
+        finish: `finish(job)` puts the results of the pieces together.
+    """
+
+    target: str
+    inputs: int
+    plan: int
+    is_valid: Callable[..., bool]
+    shapes: Callable[..., tuple[tuple[int, ...], ...]]
+    start: Callable[..., int]
+    work: Callable[..., None]
+    finish: Callable[..., None]
+
+
+def _unset(*arguments: object) -> Any:
+    raise NotImplementedError
+
+
+# In the templates `_handle` and `_run`, these stand for what `_install` puts there.
+_inputs, _plan_words = 0, 0
+_is_valid = _shapes = _start = _work = _finish = _task = _unset
+
+
+def _handle(pointer):
+    """Do what XLA asks for in a call frame; return an error of XLA, or 0."""
+    frame = carray(pointer, FRAME_WORDS)
+    if frame[FRAME_EXTENSION] != 0:
+        return _answer_version(frame)
+    problem = _find_problem(frame, _inputs, _plan_words)
+    if problem != _FINE:
+        return _create_error(frame, problem)
+    address = _open_job(frame)
+    if address == 0:
+        return _create_error(frame, _MEMORY)
+    job = words(address, JOB)
+    if not (_is_valid(job) and _have_shapes(frame, _shapes(job))):
+        free(address)
+        return _create_error(frame, _PLAN)
+    pieces = _start(job)
+    if pieces == 0:
+        free(address)
+        return _create_error(frame, _MEMORY)
+    _share(frame, address, pieces, _task())
+    _finish(job)
+    return _leave(address)
+
+
+def _run(address):
+    """Take pieces of a job until there are none."""
+    job, worker = words(address, JOB), _add_atomically(address + 8 * WORKERS, 1)
+    piece = _add_atomically(address + 8 * NEXT, 1)
+    while piece < job[PIECES]:
+        _work(job, piece, worker)
+        _add_atomically(address + 8 * DONE, 1)
+        piece = _add_atomically(address + 8 * NEXT, 1)
+    return _leave(address)
+
+
+@compiled
+def _answer_version(frame):
+    """Tell XLA that this is a handler for its version, if that is a checked one."""
+    metadata = words(frame[FRAME_EXTENSION], EXTENSION_METADATA + 1)[EXTENSION_METADATA]
+    version = words(frame[FRAME_API], API_VERSION + 1)[API_VERSION]
+    answer = words(metadata, METADATA_VERSION + 1)
+    answer[METADATA_VERSION] = version if version in _VERSION_WORDS else -1
+    return 0
+
+
+@compiled
+def _find_problem(frame, inputs, plan_words):
+    """Compare what can be compared without knowing what the kernel computes."""
+    if (
+        frame[FRAME_INPUT_COUNT] != inputs
+        or frame[FRAME_OUTPUT_COUNT] != 1
+        or frame[FRAME_ATTRIBUTE_COUNT] != 1
+    ):
+        return _COUNTS
+    if carray(_half_pointer(frame[FRAME_ATTRIBUTE_TYPES]), 1)[0] != ARRAY_ATTRIBUTE:
+        return _COUNTS
+    plan = words(words(frame[FRAME_ATTRIBUTES], 1)[0], ARRAY_WORDS)
+    if plan[ARRAY_DTYPE] & _LOW_HALF != DTYPE_INT64:
+        return _DTYPES
+    if plan[ARRAY_SIZE] != plan_words:
+        return _COUNTS
+    for index in range(inputs + 1):
+        if _buffer(frame, index)[BUFFER_DTYPE] & _LOW_HALF != DTYPE_FLOAT32:
+            return _DTYPES
+    return _FINE
+
+
+@compiled
+def _buffer(frame, index):
+    """Return the structure of an input, or of the output, which comes last."""
+    inputs = frame[FRAME_INPUT_COUNT]
+    first, index = (
+        (frame[FRAME_INPUTS], index) if index < inputs else (frame[FRAME_OUTPUTS], 0)
+    )
+    return words(words(first, index + 1)[index], BUFFER_WORDS)
+
+
+@compiled
+def _have_shapes(frame, shapes):
+    """Return whether all arrays have the shapes that the plan implies."""
+    for index in range(len(shapes)):
+        buffer, shape = _buffer(frame, index), shapes[index]
+        rank, last = buffer[BUFFER_RANK], len(shape) - 1
+        if rank < last:
+            return False
+        found, count = words(buffer[BUFFER_SHAPE], rank), 1
+        for axis in range(rank - last):
+            count *= found[axis]
+        if count != shape[0]:
+            return False
+        for axis in range(last):
+            if found[rank - last + axis] != shape[axis + 1]:
+                return False
+    return True
+
+
+@compiled
+def _open_job(frame):
+    """Make a job of a call frame; return its address, or 0 if there is no memory."""
+    address = allocate(8 * JOB)
+    if address == 0:
+        return address
+    job = words(address, JOB)
+    for i in range(JOB):
+        job[i] = 0
+    inputs = frame[FRAME_INPUT_COUNT]
+    for index in range(inputs):
+        job[INPUT + index] = _buffer(frame, index)[BUFFER_DATA]
+    job[OUTPUT] = _buffer(frame, inputs)[BUFFER_DATA]
+    plan = words(words(frame[FRAME_ATTRIBUTES], 1)[0], ARRAY_WORDS)
+    numbers = words(plan[ARRAY_DATA], plan[ARRAY_SIZE])
+    for i in range(plan[ARRAY_SIZE]):
+        job[PLAN + i] = numbers[i]
+    _ask(frame, address + 8 * CALL, API_THREADS, address + 8 * THREADS, 0)
+    job[THREADS] = max(job[THREADS], 1)
+    return address
+
+
+@compiled
+def _share(frame, address, pieces, task):
+    """Do all pieces of a job with the help of XLA's threads, which run the task."""
+    job = words(address, JOB)
+    helpers = max(min(job[THREADS], pieces) - 1, 0)
+    job[PIECES], job[HOLDERS] = pieces, 2 + helpers
+    for _ in range(helpers):
+        _ask(frame, address + 8 * CALL, API_SCHEDULE, task, address)
+    _call(task, (address,))
+    while _add_atomically(address + 8 * DONE, 0) < pieces:
+        _yield()
+
+
+@compiled
+def _leave(address):
+    """Free a job that nobody else holds."""
+    if _add_atomically(address + 8 * HOLDERS, -1) == 1:
+        free(address)
+    return 0
+
+
+@compiled
+def _ask(frame, address, function, first, second):
+    """Call a function of XLA with two fields, which are written to an address."""
+    question = words(address, 5)
+    question[0] = 40 if second else 32  # size in bytes
+    question[1] = 0
+    question[2] = frame[FRAME_CONTEXT]
+    question[3] = first
+    question[4] = second
+    _call(words(frame[FRAME_API], function + 1)[function], (address,))
+
+
+@compiled
+def _create_error(frame, problem):
+    """Return the address of an error, which XLA owns and raises."""
+    address = allocate(32)
+    arguments = words(address, 4)
+    arguments[0], arguments[1] = 32, 0
+    arguments[2] = _MESSAGES[problem].ctypes.data
+    arguments[3] = INVALID_ARGUMENT
+    create = words(frame[FRAME_API], API_CREATE_ERROR + 1)[API_CREATE_ERROR]
+    error = _call(create, (address,))
+    free(address)
+    return error
+
+
+def load(kernels: Sequence[Kernel]) -> None:
+    """Compile kernels, and make them targets of custom calls on a CPU.
+
+    Raises:
+        UnsupportedError: The interface of the installed jaxlib is not known.
+    """
+    _load_loops()
+    for kernel in kernels:
+        _install(kernel)
+
+
+@cache
+def _load_loops() -> None:
+    check_interface()
+    _ALIVE.append(compile_loops())
+
+
+def _install(kernel: Kernel) -> None:
+    name = f"{kernel.target}_task"
+    task = _compile(_run, _TASK, kernel, _work=kernel.work)
+    binding.add_symbol(name, task.address)
+    handler = _compile(
+        _handle,
+        _HANDLER,
+        kernel,
+        _inputs=kernel.inputs,
+        _plan_words=kernel.plan,
+        _is_valid=kernel.is_valid,
+        _shapes=kernel.shapes,
+        _start=kernel.start,
+        _finish=kernel.finish,
+        _task=symbol(name),
+    )
+    capsule_type = ctypes.PYFUNCTYPE(
+        ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p
+    )
+    new_capsule = capsule_type(("PyCapsule_New", ctypes.pythonapi))
+    capsule = new_capsule(handler.address, None, None)
+    jax.ffi.register_ffi_target(kernel.target, capsule, platform="cpu")
+
+
+def _compile(
+    template: FunctionType, signature: Signature, kernel: Kernel, **names: object
+) -> CFunc:
+    """Compile a function with other values of global names; on disk where it may."""
+    function = FunctionType(template.__code__, {**template.__globals__, **names})
+    function.__qualname__ = f"{kernel.target}{template.__name__}_{VERSION}"
+    try:
+        result = cfunc(signature, cache=True)(function)
+    except RuntimeError:  # numba found no folder that it may write to
+        result = cfunc(signature)(function)
+    _ALIVE.append(result)
+    return result
+
+
+_ALIVE: list[object] = []  # what XLA holds addresses of

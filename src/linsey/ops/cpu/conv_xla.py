@@ -1,0 +1,244 @@
+"""Convolutions without groups on a CPU, written so that XLA takes its faster kernels.
+
+What was measured on two cores of an AMD EPYC with jaxlib 0.10, in float32
+(`benchmarks/step.py`):
+
+- XLA puts the axes of a convolution in the order that its kernels want, but not in the
+  bodies of loops and branches; there a gradient takes 50 times as long. Here all three
+  convolutions, forward and for both gradients, have that order from the start.
+- Two axes without padding take up to 5 times as long as with one row of zeros.
+- For small kernels it uses a library that computes in one thread, unless the output has
+  more rows than the input: then Eigen computes in all, almost twice as fast.
+- The rows that such an output has in addition are cut off. XLA keeps them in memory as
+  long as anything reads the rest; so these convolutions are made of parts of the batch,
+  one after the other.
+- The gradient of a kernel is computed in one thread. Four parts of the batch at once
+  take all; but where arrays are large, parts one after the other keep their transposed
+  copies small.
+
+What is left to XLA: one thread takes 1.6 times as long for the gradient of a kernel as
+oneDNN does. Products of patches, or of shifted inputs, are no faster: building them
+costs what they gain.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache, partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
+
+from linsey.ops.cpu.dispatch import is_whole, threads
+from linsey.typing import PrecisionLike as Precision
+
+SMALL_KERNEL = 2**17  # entries; the library uses all threads for larger ones
+LARGE_WORK = 2**25  # multiplications; less is not worth a loop
+LARGE_ARRAY = 2**21  # entries; the transpose of a larger one is made in parts
+LOOP = 8  # parts of a batch, if it is a multiple
+
+
+Padding = tuple[tuple[int, int], ...]  # zeros before and after, for each axis
+
+
+class Lowering(NamedTuple):
+    """How a convolution is written for XLA; hashable, for it is static."""
+
+    strides: tuple[int, ...]
+    padding: Padding
+    rhs_dilation: tuple[int, ...]
+    precision: Precision
+    rows: int = 0  # rows of output to add and to cut off
+    rows_for_kernel: int = 0  # the same for the gradient of the kernel
+    pads_input: bool = False  # whether the gradient of the input is to have more rows
+    parts: int = 1  # of the batch, one after the other
+    parts_for_kernel: int = 1  # of the batch, all at once, for the kernel's gradient
+    kernel_in_loop: bool = False  # whether that takes `parts`, one after the other
+
+
+def output_spatial_shape(
+    spatial: tuple[int, ...],
+    window: tuple[int, ...],
+    strides: tuple[int, ...],
+    padding: Padding,
+    lhs_dilation: tuple[int, ...],
+    rhs_dilation: tuple[int, ...],
+) -> tuple[int, ...]:
+    """Return the spatial shape of the output of a convolution.
+
+    Example:
+        >>> output_spatial_shape((8, 9), (3, 3), (2, 2), ((1, 1),) * 2, (1, 1), (1, 1))
+        (4, 5)
+    """
+    return tuple(
+        ((n - 1) * lhs + low + high - (size - 1) * rhs) // stride + 1
+        for n, size, stride, (low, high), lhs, rhs in zip(
+            spatial, window, strides, padding, lhs_dilation, rhs_dilation, strict=True
+        )
+    )
+
+
+def convolve_by_xla(
+    x: Array,
+    kernel: Array,
+    strides: tuple[int, ...],
+    padding: Padding,
+    rhs_dilation: tuple[int, ...],
+    precision: Precision = None,
+) -> Array:
+    """Compute `jax.lax.conv_general_dilated` of channels-last arrays without groups.
+
+    Args:
+        x: Inputs of shape (batch, *spatial, channels).
+        kernel: Weights of shape (*window, channels, features).
+        strides: Distances between windows.
+        padding: (low, high) pairs of zeros.
+        rhs_dilation: Distances between the entries of the window.
+        precision: See `jax.lax.Precision`.
+
+    Returns:
+        Outputs of shape (batch, *spatial, features).
+    """
+    lowering = Lowering(strides, padding, rhs_dilation, precision)
+    whole = is_whole()  # parts of a batch that is sharded lie on other devices
+    return _convolve(
+        x, kernel, _choose(lowering, x.shape, kernel.shape, x.dtype, whole)
+    )
+
+
+@cache
+def _choose(
+    lowering: Lowering,
+    x: tuple[int, ...],
+    kernel: tuple[int, ...],
+    dtype: np.dtype,
+    whole: bool,
+) -> Lowering:
+    """Choose rows and parts for the shapes of the operands."""
+    *window, channels, features = kernel
+    padding, ones = lowering.padding, (1,) * len(window)
+    simple = len(window) == 2 and dtype == jnp.float32
+    simple = simple and lowering.strides == lowering.rhs_dilation == ones
+    if not simple or min(map(min, padding)) < 0:
+        return lowering
+    outputs = output_spatial_shape(x[1:-1], tuple(window), ones, padding, ones, ones)
+    work = x[0] * math.prod(outputs) * math.prod(kernel)
+    if work < LARGE_WORK:
+        return lowering
+    bare = int(not any(map(any, padding)))
+    growth = window[0] - sum(padding[0])  # rows that make the output larger than `x`
+    grows = threads() > 1 and math.prod(kernel) < SMALL_KERNEL
+    grows = grows and 0 < growth <= outputs[0] // 4
+    largest = x[0] * max(math.prod(x[1:]), math.prod(outputs) * features)
+    return lowering._replace(
+        rows=growth if grows and channels > 2 else bare,
+        rows_for_kernel=bare,
+        pads_input=grows and features > 2,
+        parts=math.gcd(x[0], LOOP) if whole else 1,
+        parts_for_kernel=math.gcd(x[0], 2 * threads()) if whole else 1,
+        kernel_in_loop=whole and x[0] % 2 == 0 and largest >= LARGE_ARRAY,
+    )
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+@partial(jax.jit, static_argnums=2)
+def _convolve(x: Array, kernel: Array, lowering: Lowering) -> Array:
+    def convolve_part(part: Array) -> Array:
+        y = _xla(part, kernel, lowering, lowering.rows, "NSC", "SIO", "NSC")
+        return _cut(y, lowering.rows, 1)
+
+    if not lowering.rows or lowering.parts == 1:
+        return convolve_part(x)
+    size = x.shape[0] // lowering.parts
+    result = jax.eval_shape(convolve_part, x).shape[1:]
+
+    def step(index: Array, y: Array) -> Array:
+        part = lax.dynamic_slice_in_dim(x, index * size, size)
+        return lax.dynamic_update_slice_in_dim(y, convolve_part(part), index * size, 0)
+
+    return lax.fori_loop(
+        0, lowering.parts, step, lax.empty((x.shape[0], *result), x.dtype)
+    )
+
+
+def _convolve_jvp(
+    lowering: Lowering,
+    primals: tuple[Array, Array],
+    tangents: tuple[Array | SymbolicZero, Array | SymbolicZero],
+) -> tuple[Array, Array]:
+    (x, kernel), (dx, dkernel) = primals, tangents
+    terms = []
+    if not isinstance(dx, SymbolicZero):
+        terms.append(_linear_in_input(dx, kernel, lowering))
+    if not isinstance(dkernel, SymbolicZero):
+        terms.append(_linear_in_kernel(x, dkernel, lowering))
+    y = _convolve(x, kernel, lowering)
+    return y, lax.add(*terms) if len(terms) == 2 else terms[0]
+
+
+_convolve.defjvp(_convolve_jvp, symbolic_zeros=True)
+
+
+@partial(jax.jit, static_argnums=2)
+def _linear_in_input(x: Array, kernel: Array, lowering: Lowering) -> Array:
+    """The convolution of which the transpose by `x` has axes in the best order.
+
+    Padding of `x` beforehand makes that transpose larger than what it gets.
+    """
+    if lowering.pads_input:
+        pads = ((0, 0, 0), (*lowering.padding[0], 0), (0, 0, 0), (0, 0, 0))
+        x = lax.pad(x, np.zeros((), x.dtype), pads)
+        lowering = lowering._replace(padding=((0, 0), *lowering.padding[1:]))
+    *window, channels, features = range(kernel.ndim)
+    kernel = lax.transpose(kernel, (*window, features, channels))
+    return _xla(x, kernel, lowering, 0, "NSC", "SOI", "NSC")
+
+
+@partial(jax.checkpoint, prevent_cse=False, static_argnums=2)
+def _linear_in_kernel(x: Array, kernel: Array, lowering: Lowering) -> Array:
+    """The convolution of which the transpose by `kernel` has axes in the best order.
+
+    A checkpoint, to keep `x` and not its transpose.
+    """
+    *spatial, last = range(1, x.ndim)
+    swap = (last - 1, *range(last - 1), last)
+    rows = lowering.rows_for_kernel
+    kernel = lax.transpose(kernel, swap)  # (channels, *window, features)
+
+    def convolve_part(part: Array) -> Array:
+        part = lax.transpose(part, (last, *spatial, 0))  # (channels, *spatial, batch)
+        y = _xla(part, kernel, lowering, rows, "CSN", "ISO", "SNC")
+        return lax.transpose(_cut(y, rows, 0), swap)  # (batch, *spatial, features)
+
+    if lowering.kernel_in_loop:
+        x = lax.reshape(x, (lowering.parts, x.shape[0] // lowering.parts, *x.shape[1:]))
+        y = lax.map(jax.checkpoint(convolve_part, prevent_cse=False), x)
+        return lax.reshape(y, (x.shape[0] * x.shape[1], *y.shape[2:]))
+    size = x.shape[0] // lowering.parts_for_kernel
+    starts = range(0, x.shape[0], size) if size else (0,)
+    parts = [lax.slice_in_dim(x, start, start + size) for start in starts]
+    return lax.concatenate([convolve_part(part) for part in parts], 0)
+
+
+def _xla(x: Array, kernel: Array, lowering: Lowering, rows: int, *order: str) -> Array:
+    """Convolve arrays with axes in an order: S stands for all spatial ones."""
+    (top, bottom), *sides = lowering.padding
+    names = "0123456789"[: len(lowering.strides)]
+    inputs, weights, outputs = (spec.replace("S", names) for spec in order)
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        lowering.strides,
+        [(top, bottom + rows), *sides],
+        rhs_dilation=lowering.rhs_dilation,
+        dimension_numbers=(inputs, weights, outputs),
+        precision=lowering.precision,
+    )
+
+
+def _cut(y: Array, rows: int, axis: int) -> Array:
+    return lax.slice_in_dim(y, 0, y.shape[axis] - rows, axis=axis) if rows else y

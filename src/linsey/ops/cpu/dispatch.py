@@ -1,0 +1,227 @@
+"""Which processor computes, and what it computes in another way than XLA would.
+
+Every choice that depends on the processor is made here, from what is known while a
+program is traced or lowered:
+
+- `on_cpu`: whether a CPU computes. Convolutions and pooling are then written so that
+  XLA is fast there.
+- `is_whole`: whether arrays are on one device. A kernel, and a loop over parts of the
+  batch, would not see the rest.
+- `kernels_usable`: both, and kernels are installed and not switched off.
+- `takes_channels`, `takes_combination`, `takes_convolution`: whether the kernel for
+  these arrays exists and is worth a call.
+- `calls_kernel`: whether the program that is being lowered may call kernels, and
+  whether they could be compiled.
+
+The kernels are compiled by numba, on Linux where it is installed (the extra `cpu`).
+They compute large enough arrays of float32 on a single device. Everywhere else, and in
+programs that are exported, XLA computes the same from definitions in `jax.lax`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+from jax.interpreters import mlir
+
+from linsey.extras import install_hint
+from linsey.typing import Dtype
+
+SWITCH = "LINSEY_KERNELS"  # environment variable; 0 leaves everything to XLA
+# Below these, what a kernel saves is less than what calling it costs.
+LARGE_SUMS = 2**16  # entries
+LARGE_COMBINATION = 2**20  # entries; more is new memory, which pages make expensive
+LARGE_CONVOLUTION = 2**21  # multiplications
+
+Shape = tuple[int, ...]
+
+
+# --- the processor ------------------------------------------------------------------
+
+
+def on_cpu() -> bool:
+    """Return whether computations run on a CPU."""
+    return jax.default_backend() == "cpu"
+
+
+def is_whole() -> bool:
+    """Return whether the arrays that are traced now lie on one device, without mesh."""
+    return jax.device_count() == 1 and jax.sharding.get_abstract_mesh().empty
+
+
+@cache
+def threads() -> int:
+    """Return the number of threads of XLA: `NPROC`, or the number of cores."""
+    cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
+    return int(os.environ.get("NPROC", 0)) or len(cores)
+
+
+# --- kernels ------------------------------------------------------------------------
+
+
+def kernels_usable() -> bool:
+    """Return whether kernels can be used in what is traced now."""
+    return _installed() and on_cpu() and is_whole()
+
+
+@cache
+def _installed() -> bool:
+    on_linux = sys.platform == "linux"  # whose system calls the kernels make
+    found = importlib.util.find_spec("numba") is not None
+    return on_linux and found and os.environ.get(SWITCH, "1") != "0"
+
+
+def takes_channels(x: jax.Array, axes: Shape) -> bool:
+    """Return whether a kernel should sum an array over axes, for each channel.
+
+    Example:
+        >>> takes_channels(jnp.ones((8, 3)), (0,))  # too small
+        False
+    """
+    return (
+        x.dtype == jnp.float32
+        and axes == tuple(range(x.ndim - 1))
+        and has_static_shape(x)
+        and math.prod(x.shape) >= LARGE_SUMS
+        and kernels_usable()
+        and channel_lanes(x.shape) is not None
+    )
+
+
+def takes_combination(shape: Shape) -> bool:
+    """Return whether a kernel should write a combination of arrays of this shape."""
+    large = math.prod(shape) >= LARGE_COMBINATION
+    return large and channel_lanes(shape) is not None
+
+
+def takes_convolution(
+    dtype: Dtype, x: Shape, kernel: Shape, y: Shape, groups: int
+) -> bool:
+    """Return whether a kernel should compute a convolution of two axes.
+
+    Args:
+        dtype: Dtype of both operands.
+        x: Shape of the inputs, (batch, rows, columns, channels).
+        kernel: Shape of the weights, (rows, columns, channels // groups, features).
+        y: Rows and columns of the output.
+        groups: Number of groups of channels that do not mix.
+
+    Example:
+        >>> shapes = (1, 8, 8, 1), (3, 3, 1, 16), (8, 8)
+        >>> takes_convolution(jnp.float32, *shapes, groups=1)  # too small
+        False
+    """
+    return (
+        dtype == jnp.float32
+        and min(*x, *kernel, *y) > 0
+        and x[0] * math.prod(y) * math.prod(kernel) >= LARGE_CONVOLUTION
+        and kernels_usable()
+        and fills_vectors(kernel[-1], groups)
+    )
+
+
+def has_static_shape(x: jax.Array) -> bool:
+    """Return whether no size is symbolic, as it may be in exported programs."""
+    return all(isinstance(size, int) for size in x.shape)
+
+
+def channel_lanes(shape: Shape) -> int | None:
+    """Return the index of the number of channels that a kernel sums at once.
+
+    It is `None` if no number divides the channels, or if the array is empty.
+    """
+    return _lanes_of(shape[-1]) if all(shape) else None
+
+
+@cache
+def _lanes_of(channels: int) -> int | None:
+    from linsey.ops.cpu.codegen.vectors import SUM_LANES
+
+    fitting = (i for i, lanes in enumerate(SUM_LANES) if channels % lanes == 0)
+    return next(fitting, None)
+
+
+@cache
+def fills_vectors(features: int, groups: int) -> bool:
+    """Return whether the features of each group fill vectors, as kernels need."""
+    from linsey.ops.cpu.codegen.vectors import LANES
+
+    return features % (groups * (LANES // 2)) == 0
+
+
+def calls_kernel(context: mlir.LoweringRuleContext, module: str) -> bool:
+    """Return whether an operation that is being lowered calls its kernel.
+
+    Args:
+        context: What jax calls a lowering rule with.
+        module: Name of the module in `codegen` that has the kernel.
+    """
+    parameters = context.module_context.lowering_parameters
+    return (
+        all(getattr(a, "dtype", None) == jnp.float32 for a in context.avals_in)
+        and kernels_usable()
+        and not (parameters.for_export or _definitions.get())
+        and _load(module)
+    )
+
+
+@contextmanager
+def by_definition() -> Iterator[None]:
+    """Compile what is compiled meanwhile without kernels, as for export.
+
+    XLA counts no operations of a kernel; of the definitions it does.
+
+    Example:
+        >>> with by_definition():
+        ...     text = jax.jit(jnp.sin).lower(1.0).as_text()
+    """
+    token = _definitions.set(True)
+    try:
+        yield
+    finally:
+        _definitions.reset(token)
+
+
+_definitions: ContextVar[bool] = ContextVar("definitions", default=False)
+
+
+@cache
+def _load(module: str) -> bool:
+    """Compile the kernels of a module; return whether that went well."""
+    try:
+        from linsey.ops.cpu.codegen import xla
+
+        codegen = importlib.import_module(f"linsey.ops.cpu.codegen.{module}")
+        xla.load(codegen.KERNELS)
+    except Exception as error:  # whatever numba, LLVM or XLA raise
+        _warn(f"{type(error).__name__}: {error}")
+        return False
+    return True
+
+
+@cache
+def _warn(reason: str) -> None:
+    """Warn once of a reason, which all modules of kernels may have."""
+    warnings.warn(KernelsUnavailableWarning(reason), stacklevel=3)
+
+
+class KernelsUnavailableWarning(UserWarning):
+    """The kernels cannot be used: results are right, and slower."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            "linsey's kernels for CPUs cannot be used, XLA computes instead: "
+            f"{reason.rstrip('.')}. Install the versions that the kernels know, "
+            f"`{install_hint('cpu')}`, or set {SWITCH}=0 to do without kernels."
+        )

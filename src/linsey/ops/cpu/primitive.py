@@ -1,0 +1,139 @@
+"""Operations that have a definition in `jax.lax` and a kernel of our own on a CPU.
+
+The definition says what is computed: from it come the derivatives, batching by `vmap`,
+and the program for every other device. The kernel computes the same in less time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial, reduce
+
+import jax
+import numpy as np
+from jax import Array, lax
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from linsey.ops.cpu.dispatch import Shape, calls_kernel
+
+Function = Callable[..., Sequence[Array]]
+Linear = Array | ad.UndefinedPrimal  # an operand that a transposition may leave open
+Cotangents = Sequence[Array | ad.Zero]
+
+
+def define(
+    name: str,
+    definition: Function,
+    kernel: Function,
+    module: str,
+    shapes: Callable[..., Sequence[Shape]],
+    transpose: Callable[..., Sequence[Array | None]],
+    multilinear: Sequence[int] = (),
+    static: Sequence[str] = (),
+) -> Function:
+    """Make an operation of a definition and a kernel.
+
+    Args:
+        name: Name of the operation.
+        definition: Function of arrays and keyword arguments to a list of arrays.
+        kernel: The same function for a single CPU, if all operands are of float32.
+        module: Module of `linsey.ops.cpu.codegen` that has the kernel.
+        shapes: Function of the same arguments to the shapes of the results, which have
+            the dtype of the first argument. It refuses operands that do not fit.
+        transpose: Rule for the arguments in which the function is linear, as
+            `jax.interpreters.ad` expects it.
+        multilinear: The arguments in each of which the function is linear if the
+            others are fixed: derivatives by these are the operation itself.
+        static: Names of the keyword arguments, which are hashable.
+
+    Returns:
+        The operation, with the arguments of the definition.
+
+    Example:
+        >>> def twice(x):
+        ...     return [x + x]
+        >>> operation = define(
+        ...     "twice", twice, twice, "channels", lambda x: [x.shape],
+        ...     lambda cotangents, x: [2 * cotangents[0]], multilinear=[0],
+        ... )
+        >>> jax.grad(lambda x: operation(x)[0])(1.0).item()
+        2.0
+    """
+    primitive = Primitive(name)
+    primitive.multiple_results = True
+
+    def abstract(*operands: ShapedArray, **options: Hashable) -> list[ShapedArray]:
+        dtype = operands[0].dtype
+        return [ShapedArray(shape, dtype) for shape in shapes(*operands, **options)]
+
+    def differentiate(
+        primals: Sequence[Array], tangents: Cotangents, **options: Hashable
+    ) -> tuple[Sequence[Array], list[Array]]:
+        results = primitive.bind(*primals, **options)
+        terms = []
+        for index, tangent in enumerate(tangents):
+            if isinstance(tangent, ad.Zero):
+                continue
+
+            def changed(value: Array, index: int = index) -> Sequence[Array]:
+                operands = (*primals[:index], value, *primals[index + 1 :])
+                evaluate = primitive.bind if index in multilinear else definition
+                return evaluate(*operands, **options)
+
+            if index in multilinear:
+                terms.append(changed(tangent))
+            else:
+                terms.append(jax.jvp(changed, [primals[index]], [tangent])[1])
+        return results, [reduce(lax.add, column) for column in zip(*terms, strict=True)]
+
+    def batch(
+        operands: Sequence[Array], axes: Sequence[int | None], **options: Hashable
+    ) -> tuple[Sequence[Array], list[int]]:
+        results = jax.vmap(partial(definition, **options), axes)(*operands)
+        return results, [0] * len(results)
+
+    by_xla = mlir.lower_fun(definition, multiple_results=True)
+    by_kernel = mlir.lower_fun(kernel, multiple_results=True)
+
+    def lower(
+        context: mlir.LoweringRuleContext, *operands: mlir.Value, **options: Hashable
+    ) -> Sequence[mlir.Value]:
+        rule = by_kernel if calls_kernel(context, module) else by_xla
+        return rule(context, *operands, **options)
+
+    operation = primitive.bind
+    primitive.def_impl(jax.jit(operation, static_argnames=static))
+    primitive.def_abstract_eval(abstract)
+    ad.primitive_jvps[primitive] = differentiate
+    ad.primitive_transposes[primitive] = transpose
+    batching.primitive_batchers[primitive] = batch
+    mlir.register_lowering(primitive, by_xla)
+    mlir.register_lowering(primitive, lower, platform="cpu")
+    return operation
+
+
+def call_kernel(
+    target: str, result: Shape, operands: Sequence[Array], plan: Sequence[int]
+) -> Array:
+    """Call a kernel of `linsey.ops.cpu.codegen`, whose operands are of float32.
+
+    Args:
+        target: Name of the kernel.
+        result: Shape of the result.
+        operands: Arrays.
+        plan: Numbers for the kernel.
+
+    Returns:
+        The result, of float32.
+
+    Example:
+        >>> x, shift = jax.numpy.ones((4, 64)), jax.numpy.zeros(64)
+        >>> name, plan = "linsey_channel_moments", (4, 64, 0)
+        >>> call = lambda *operands: call_kernel(name, (2, 64), operands, plan)
+        >>> jax.eval_shape(call, x, shift).shape
+        (2, 64)
+    """
+    call = jax.ffi.ffi_call(target, jax.ShapeDtypeStruct(result, np.float32))
+    return call(*operands, plan=np.array(plan, np.int64))
