@@ -22,10 +22,10 @@ from linsey import linen as nn
 from linsey.errors.layers import OperandShapeError
 from linsey.ops import channel_sums, compiled
 from linsey.ops import conv_cpu_compiled as convs
-from linsey.ops.batch_norm import Rule, batch_norm, train_batch_norm
+from linsey.ops.batch_norm import UpdateRule, batch_norm, train_batch_norm
 from linsey.ops.conv import conv
-from linsey.ops.standardize import Plan
-from linsey.ops.standardize_channels import standardize_channels
+from linsey.ops.moments import NormSpec
+from linsey.ops.normalize import standardize_channels
 
 pytestmark = pytest.mark.skipif(not compiled.usable(), reason="needs numba and Linux")
 
@@ -288,12 +288,12 @@ def in_training(switched_on, function, *arguments):
 X = normal(3, 4, 5, 6, 32, loc=3.0)
 SCALE, BIAS = normal(4, 32), normal(5, 32)
 RUNNING = (jnp.zeros(32), jnp.ones(32))
-PLAN = Plan((0, 1, 2), (3,))
+SPEC = NormSpec((0, 1, 2), (3,))
 
 
 def train(x, scale, bias, epsilon=1e-5):
     return train_batch_norm(
-        PLAN, Rule(), x, None, scale, bias, RUNNING, epsilon, (0.9, 0.1)
+        SPEC, UpdateRule(), x, None, scale, bias, epsilon, RUNNING, (0.9, 0.1)
     )
 
 
@@ -353,7 +353,15 @@ def test_training_reads_for_two_sums_at_once(small):
 def test_half_precision_is_left_to_xla(small):
     def total(x, dtype):
         y, (mean, var) = train_batch_norm(
-            PLAN._replace(dtype=dtype), Rule(), x, None, None, None, RUNNING, 0, (0, 1)
+            SPEC._replace(dtype=dtype),
+            UpdateRule(),
+            x,
+            None,
+            None,
+            None,
+            0,
+            RUNNING,
+            (0, 1),
         )
         return jnp.sum(y.astype(jnp.float32) ** 3) + jnp.sum(mean * var)
 
@@ -383,14 +391,14 @@ def test_exported_programs_have_no_kernels(small):
     def model(x, kernel):
         y = conv(x, kernel)
         return train_batch_norm(
-            Plan((0, 1, 2), (3,)),
-            Rule(),
+            SPEC,
+            UpdateRule(),
             y,
             None,
             None,
             None,
-            RUNNING,
             1e-5,
+            RUNNING,
             (0.9, 0.1),
         )[0]
 

@@ -31,7 +31,9 @@ from linsey.errors.base import (
 from linsey.errors.misuse import (
     FeatureShapeChangedError,
     FrozenDictIsImmutableError,
+    HalfPrecisionStatisticsError,
     MissingBatchStatsError,
+    NonFiniteBatchError,
     SingleValuePerChannelError,
     TracedFlagError,
     UnboundAxisNameError,
@@ -101,11 +103,10 @@ from linsey.errors.trees import (
 if TYPE_CHECKING:
     from linsey.errors.attention import *
     from linsey.errors.layers import *
-    from linsey.errors.norms import *
     from linsey.errors.sharding import *
     from linsey.errors.treex import *
 
-_LATER = ("attention", "layers", "norms", "sharding", "treex")
+_LATER = ("attention", "layers", "sharding", "treex")
 
 
 def __getattr__(name: str) -> Any:
@@ -142,6 +143,7 @@ __all__ = [
     "FlaxError",
     "FrozenDictIsImmutableError",
     "GradientStructureError",
+    "HalfPrecisionStatisticsError",
     "HyperParamUnknownError",
     "HyperParamsCountError",
     "ImmutableVariableError",
@@ -166,6 +168,7 @@ __all__ = [
     "MultipleMethodsCompactError",
     "MultipleOptimizersMatchError",
     "NameInUseError",
+    "NonFiniteBatchError",
     "NotReplicatedError",
     "OptimizerStateDictError",
     "OptionError",

@@ -28,7 +28,7 @@ __all__ = ["SpectralNorm", "WeightNorm"]
 
 
 class SpectralNorm(Module):
-    """Divides the weights of a layer by their largest singular value.
+    """Divide the weights of a layer by their largest singular value.
 
         W' = W / sigma(W)
 
@@ -40,7 +40,7 @@ class SpectralNorm(Module):
         layer_instance: the layer, submodules included.
         n_steps: number of power iterations at each call.
         epsilon: what is added to squared lengths.
-        dtype: dtype of the weights that the layer sees; none means that of the
+        dtype: dtype of the weights that the layer sees. If `None`, that of the
             parameters.
         param_dtype: dtype of what is kept.
         error_on_non_matrix: whether to refuse parameters with more than two axes.
@@ -76,7 +76,7 @@ class SpectralNorm(Module):
 
     @compact
     def __call__(self, *args: Any, update_stats: bool, **kwargs: Any) -> Any:
-        """Calls the layer with normalized weights.
+        """Call the layer with normalized weights.
 
         Args:
             *args: arguments of the layer.
@@ -119,7 +119,7 @@ class SpectralNorm(Module):
 
 
 class WeightNorm(Module):
-    """Separates the weights of a layer into direction and length.
+    """Separate the weights of a layer into direction and length.
 
         W' = scale * W / sqrt(sum(W^2) + epsilon)
 
@@ -128,14 +128,14 @@ class WeightNorm(Module):
     Attributes:
         layer_instance: the layer, submodules included.
         epsilon: what is added to squared lengths.
-        dtype: dtype of the weights that the layer sees; none means that of the
+        dtype: dtype of the weights that the layer sees. If `None`, that of the
             parameters.
         param_dtype: dtype of the scales.
         use_scale: whether there are scales; without them the lengths are 1.
         scale_init: initializer of the scales.
-        feature_axes: the axes that are not summed over; none means no axis.
+        feature_axes: the axes that are not summed over. If `None`, there are none.
         variable_filter: parameters are normalized if their path, such as
-            `Dense_0/kernel`, contains one of these texts; none means all.
+            `Dense_0/kernel`, contains one of these texts. If `None`, all are.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -161,7 +161,7 @@ class WeightNorm(Module):
 
     @compact
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the layer with normalized weights.
+        """Call the layer with normalized weights.
 
         Args:
             *args: arguments of the layer.
@@ -201,7 +201,7 @@ class WeightNorm(Module):
 def _call_with(
     layer: Module, change: Callable[..., Any], args: tuple, kwargs: dict, mutable: bool
 ) -> Any:
-    """Calls a layer that sees each of its parameters changed.
+    """Call a layer that sees each of its parameters changed.
 
     Args:
         layer: the layer.
