@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from linsey.errors.base import LinseyError, listed, named
 from linsey.errors.scopes import ScopeCollectionNotFound, ScopeParamShapeError
@@ -96,9 +95,9 @@ class UnboundAxisNameError(LinseyError, NameError):
 
     def __init__(
         self,
-        axis_name: Any,
+        axis_name: object,
         *,
-        bound: Iterable[Any] = (),
+        bound: Iterable[object] = (),
         scope_path: str | None = None,
         module: object = None,
     ) -> None:
@@ -142,8 +141,8 @@ class FeatureShapeChangedError(ScopeParamShapeError):
         self,
         scope_path: str,
         *,
-        expected: Any,
-        found: Any,
+        expected: object,
+        found: object,
         input_shape: Sequence[int] | None = None,
         axis: int | Sequence[int] = -1,
         name: str = "mean",

@@ -284,7 +284,7 @@ def _choose(
     if limits is None:
         return mean, lax.rsqrt(var + epsilon)
     sigma, running_sigma = (lax.sqrt(v + epsilon) for v in (var, running[1]))
-    return renormalize(mean, sigma, running[0], running_sigma, *limits)
+    return renormalize(mean, sigma, running[0], running_sigma, limits)
 
 
 def _follow(
@@ -428,8 +428,7 @@ def renormalize(
     sigma: Array,
     running_mean: Array,
     running_sigma: Array,
-    r_max: ArrayLike,
-    d_max: ArrayLike,
+    limits: Scalars,
 ) -> Pair:
     """Move the moments of a batch so that normalizing by them renormalizes.
 
@@ -438,26 +437,25 @@ def renormalize(
         sigma: standard deviations of the batch.
         running_mean: running averages of the means.
         running_sigma: those of the standard deviations.
-        r_max: bound of the change of scale, at least 1.
-        d_max: bound of the change of offset, at least 0.
+        limits: `r_max`, bound of the change of scale, at least 1, and `d_max`, bound of
+            the change of offset, at least 0.
 
     Returns:
         The mean to subtract, and the reciprocal deviation to multiply with.
 
     Example:
         >>> one, two = jnp.ones(1), jnp.full(1, 2.0)
-        >>> mean, rstd = renormalize(two, two, one, one, 4.0, 8.0)
+        >>> mean, rstd = renormalize(two, two, one, one, (4.0, 8.0))
         >>> mean.tolist(), rstd.tolist()  # those of the running statistics
         ([1.0], [1.0])
-        >>> mean, rstd = renormalize(two, two, one, one, 1.0, 0.0)
+        >>> mean, rstd = renormalize(two, two, one, one, (1.0, 0.0))
         >>> mean.tolist(), rstd.tolist()  # those of the batch
         ([2.0], [0.5])
 
     References:
         Ioffe 2017, https://arxiv.org/abs/1702.03275
     """
-    r_max = jnp.asarray(r_max, sigma.dtype)
-    d_max = jnp.asarray(d_max, sigma.dtype)
+    r_max, d_max = (jnp.asarray(limit, sigma.dtype) for limit in limits)
     r = lax.stop_gradient(jnp.clip(sigma / running_sigma, 1 / r_max, r_max))
     d = (mean - running_mean) / running_sigma
     d = lax.stop_gradient(jnp.clip(d, -d_max, d_max))

@@ -373,7 +373,9 @@ def _tangents(
         dw = broadcast_all(lax.convert_element_type(dweights, var.dtype), x.shape)
         excess = lax.sub(_square_abs(x), broadcast_kept(var, x.shape, axes))
         first = lax.add(first, lax.mul(lax.convert_element_type(dw, dtype), x))
-        second = lax.add(second, lax.mul(dw, lax.mul(excess, _full(excess, 0.5))))
+        second = lax.add(
+            second, lax.mul(dw, lax.mul(excess, lax.full_like(excess, 0.5)))
+        )
     sums = [lax.reduce_sum(second, axes), *dcount]
     if spec.centred:
         sums.append(lax.reduce_sum(first, axes))
@@ -382,7 +384,7 @@ def _tangents(
     divisor = _nonzero(count[0]) if count else _count(spec, x.shape)
     dmean = _divide(sums.pop(), divisor) if spec.centred else _zeros(mean)
     dvar, *dcount = sums
-    return dmean, _divide(lax.mul(dvar, _full(dvar, 2)), divisor), *dcount
+    return dmean, _divide(lax.mul(dvar, lax.full_like(dvar, 2)), divisor), *dcount
 
 
 # --- weights --------------------------------------------------------------------------
@@ -452,10 +454,7 @@ def _divide(values: Array, divisor: Array | float) -> Array:
 
 
 def _nonzero(count: Array) -> Array:
-    return lax.select(lax.gt(count, _zeros(count)), count, _full(count, 1))
-
-
-_full = lax.full_like
+    return lax.select(lax.gt(count, _zeros(count)), count, lax.full_like(count, 1))
 
 
 def _zeros(values: Array) -> Array:

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.tree_util import DictKey
+from jax.typing import ArrayLike
 
 from linsey.errors.layers import NotAMatrixError
 from linsey.linen.dtypes import canonicalize_dtype
@@ -25,6 +27,8 @@ from linsey.ops.spectral import spectral_norm
 from linsey.typing import Axes, Dtype, Initializer
 
 __all__ = ["SpectralNorm", "WeightNorm"]
+
+T = TypeVar("T")
 
 
 class SpectralNorm(Module):
@@ -94,7 +98,7 @@ class SpectralNorm(Module):
         return _call_with(self.layer_instance, normalize, args, kwargs, mutable=True)
 
     @nowrap
-    def _normalize(self, path: str, value: Any, update_stats: bool) -> Array:
+    def _normalize(self, path: str, value: ArrayLike, update_stats: bool) -> Array:
         value = jnp.asarray(value)
         if value.ndim <= 1:
             return value
@@ -177,7 +181,7 @@ class WeightNorm(Module):
         return _call_with(layer, self._normalize, args, kwargs, mutable=False)
 
     @nowrap
-    def _normalize(self, path: str, value: Any) -> Array:
+    def _normalize(self, path: str, value: ArrayLike) -> Array:
         value = jnp.asarray(value)
         chosen = self.variable_filter or ""  # which is in every path
         texts = [chosen] if isinstance(chosen, str) else chosen
@@ -199,7 +203,7 @@ class WeightNorm(Module):
 
 
 def _call_with(
-    layer: Module, change: Callable[..., Any], args: tuple, kwargs: dict, mutable: bool
+    layer: Module, change: Callable[..., T], args: tuple, kwargs: dict, mutable: bool
 ) -> Any:
     """Call a layer that sees each of its parameters changed.
 
@@ -215,7 +219,7 @@ def _call_with(
         What the layer returns.
     """
 
-    def change_one(path: tuple[Any, ...], value: Any) -> Any:
+    def change_one(path: tuple[DictKey, ...], value: ArrayLike) -> T:
         # The first key is the collection.
         names = [str(layer.name), *(str(key.key) for key in path[1:])]
         return change("/".join(names), value)
