@@ -199,33 +199,32 @@ class BatchNorm(Module):
         channels = layer_axes(self, self.axis, x.shape)
         shape = tuple(x.shape[axis] for axis in channels)
         statistics = RunningStatistics(self, x.shape, channels, domain, trains)
-        affine, late = _choose_affine(self, shape, scale, bias)
-        dtype = self.dtype if late is None else jnp.promote_types(x.dtype, jnp.float32)
-        spec = NormSpec(other_axes(channels, x.ndim), channels, dtype)
+        affine, afterwards = _choose_affine(self, shape, scale, bias)
+        spec = NormSpec(other_axes(channels, x.ndim), channels, self.dtype)
+        if afterwards is not None:
+            spec = spec._replace(dtype=jnp.promote_types(x.dtype, jnp.float32))
         if mask is not None:
             mask = expand_rank(mask, x.shape)
-        activation = _find_activation(self)
+        activation, epsilon = _find_activation(self), self.epsilon
 
         if evaluate:
-            y = evaluate_batch_norm(spec, x, *affine, self.epsilon, statistics.read())
+            y = evaluate_batch_norm(spec, x, *affine, epsilon, statistics.read())
         elif not trains:
-            y, _ = standardize_jit(spec, x, mask, *affine, self.epsilon)
+            y, _ = standardize_jit(spec, x, mask, *affine, epsilon)
         elif self.save_memory:
-            _check_recomputable(self, mask is not None, late is not None)
-            moments, running = train_moments(
-                *statistics.rule(spec, x), x, self.epsilon, *statistics.state()
-            )
+            _check_recomputable(self, mask is not None, afterwards is not None)
+            (spec, rule), state = statistics.rule(spec, x), statistics.state()
+            moments, running = train_moments(spec, rule, x, epsilon, *state)
             statistics.update(*running)
             # A deferred value acts as an array.
             return Deferred((spec, activation), (x, *moments, *affine))  # type: ignore
         else:
-            y, running = train_batch_norm(
-                *statistics.rule(spec, x), x, mask, *affine, self.epsilon,
-                *statistics.state(),
-            )  # fmt: skip
+            (spec, rule), state = statistics.rule(spec, x), statistics.state()
+            inputs = x, mask, *affine, epsilon
+            y, running = train_batch_norm(spec, rule, *inputs, *state)
             statistics.update(*running)
-        if late is not None:
-            y = _scale_and_shift(y, late, channels, self.dtype)
+        if afterwards is not None:
+            y = _scale_and_shift(y, afterwards, channels, self.dtype)
         return y if activation is None else activation(y)
 
 
@@ -301,12 +300,12 @@ def _find_activation(layer: BatchNorm) -> Activation | None:
     return getattr(jax.nn, layer.activation)
 
 
-def _check_recomputable(layer: BatchNorm, is_masked: bool, is_late: bool) -> None:
+def _check_recomputable(layer: BatchNorm, is_masked: bool, is_local: bool) -> None:
     """Refuse to defer what one multiplication and addition does not give again."""
     reasons = {
         "a `mask`": is_masked,
         "`group_size`": layer.group_size is not None,
-        "a scale or bias that differs between examples": is_late,
+        "a scale or bias that differs between examples": is_local,
     }
     for what, holds in reasons.items():
         if holds:
