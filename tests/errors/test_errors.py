@@ -77,6 +77,8 @@ CASES = {
     "TraverseTreeError": ((None, None), {}),
     "UnboundModuleError": (("variables",), {"module": MLP()}),
     "GradientStructureError": (("there is no gradient of ['b'].",), {}),
+    "HalfPrecisionStatisticsError": (("/bn", "bfloat16"), {}),
+    "NonFiniteBatchError": (("/bn", 2), {}),
     "HyperParamUnknownError": (("Adam", ["rho"], ["beta1", "beta2"]), {}),
     "OptimizerStateDictError": (("found", "why"), {}),
     "DeclarationOutsideSetupError": (("param",), {"module": MLP()}),
@@ -128,13 +130,13 @@ def test_errors_of_layers_are_imported_when_they_are_asked_for():
     program = (
         "import sys, linsey.errors\n"
         "before = set(sys.modules)\n"
-        "from linsey.errors import norms, AttentionMaskError\n"
+        "from linsey.errors import sharding, AttentionMaskError\n"
         "print(*sorted(n for n in set(sys.modules) - before if 'linsey' in n))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )
-    assert done.stdout.split() == ["linsey.errors.attention", "linsey.errors.norms"]
+    assert done.stdout.split() == ["linsey.errors.attention", "linsey.errors.sharding"]
 
 
 @pytest.mark.parametrize("name", CASES)

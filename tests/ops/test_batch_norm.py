@@ -8,9 +8,15 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from linsey.ops.batch_norm import Rule, batch_norm, train_batch_norm
-from linsey.ops.normalize import normalize
-from linsey.ops.standardize import Plan
+from linsey.ops import batch_norm, ema, normalize, renorm_schedule
+from linsey.ops.batch_norm import (
+    UpdateRule,
+    join_examples,
+    shard_groups,
+    split_examples,
+    train_batch_norm,
+)
+from linsey.ops.moments import NormSpec
 
 KINDS = ("none", "mask", "float")
 
@@ -160,8 +166,60 @@ def test_weights_of_zero_leave_the_running_moments_alone():
     running = jnp.full(3, 2.0), jnp.full(3, 4.0)
     x = values(4, 3).astype(jnp.float32)
     y, updated = train_batch_norm(
-        Plan((0,), (1,)), Rule(), x, jnp.zeros((4, 1)), None, None, running, 0.0,
-        (0.9, 0.1),
+        NormSpec((0,), (1,)), UpdateRule(), x, jnp.zeros((4, 1)), None, None, 0.0,
+        running, (0.9, 0.1),
     )  # fmt: skip
     np.testing.assert_array_equal(updated, running)
     np.testing.assert_allclose(y, (x - 2) / 2, rtol=1e-6)
+
+
+# Ghost batches.
+
+
+@pytest.mark.parametrize(("batch", "size"), [(8, 2), (7, 3), (9, 8), (3, 5), (5, 1)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_examples_are_split_evenly_and_joined_again(batch, size, masked):
+    x = values(batch, 2, 3)
+    mask = jnp.asarray(np.arange(batch) % 3 != 0)[:, None, None] if masked else None
+    parts, weights, order = split_examples(x, mask, size)
+    np.testing.assert_array_equal(join_examples(parts, order), x)
+    groups = -(-batch // size)
+    kept = np.ones(parts.shape[:2]) if weights is None else np.array(weights[..., 0, 0])
+    sizes = kept.sum(1)
+    assert parts.shape[0] == groups
+    if masked:
+        assert sizes.sum() == np.sum(np.arange(batch) % 3 != 0)
+    else:
+        assert sizes.sum() == batch
+        assert sizes.max() - sizes.min() <= 1
+        assert sizes.max() <= size
+
+
+def test_shards_are_grouped_by_neighbours():
+    assert shard_groups(8, 4, 16) == ((0, 1, 2, 3), (4, 5, 6, 7))
+    assert shard_groups(8, 4, 15) == ((0, 1), (2, 3), (4, 5), (6, 7))
+    assert shard_groups(8, 4, 7) is None
+    assert shard_groups(6, 1, 5) == ((0, 1, 2), (3, 4, 5))
+
+
+# Averages, and bounds that widen.
+
+
+def test_an_average_moves_where_it_is_valid():
+    old, new = values(3), values(3, seed=1).at[1].set(jnp.nan)
+    found = ema(old, new, 0.75, jnp.isfinite(new))
+    expected = jnp.where(jnp.isnan(new), old, 0.75 * old + 0.25 * new)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_the_complement_of_a_momentum_near_one_keeps_its_digits():
+    momentum = jnp.float32(1 - 1e-6)
+    moved = ema(jnp.zeros(1), jnp.ones(1), momentum, complement=1e-6)
+    np.testing.assert_allclose(moved, 1e-6, rtol=1e-6)
+
+
+def test_bounds_of_renormalization_widen_linearly():
+    limits = renorm_schedule(warmup=2, r_steps=6, d_steps=4, r_max=3.0, d_max=5.0)
+    r_max, d_max = limits(jnp.array([0, 2, 3, 4, 6, 9]))
+    np.testing.assert_allclose(r_max, [1, 1, 1.5, 2, 3, 3])
+    np.testing.assert_allclose(d_max, [0, 0, 2.5, 5, 5, 5])

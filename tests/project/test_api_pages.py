@@ -24,8 +24,7 @@ PAGES = sorted((Path(__file__).parents[2] / "docs" / "api").glob("*.md"))
 OPEN = set(
     """
     linsey linsey.core linsey.core.nn linsey.errors linsey.linen
-    linsey.linen.experimental linsey.metrics linsey.ops linsey.optim linsey.training
-    linsey.treex
+    linsey.linen.experimental linsey.metrics linsey.optim linsey.training linsey.treex
     """.split()
 )
 # What the command `linsey` is made of: users run it, they do not import it.

@@ -39,7 +39,9 @@ from linsey.errors.files import (
 from linsey.errors.misuse import (
     FeatureShapeChangedError,
     FrozenDictIsImmutableError,
+    HalfPrecisionStatisticsError,
     MissingBatchStatsError,
+    NonFiniteBatchError,
     SingleValuePerChannelError,
     TracedFlagError,
     UnboundAxisNameError,
@@ -96,11 +98,10 @@ from linsey.errors.trees import (
 if TYPE_CHECKING:
     from linsey.errors.attention import *
     from linsey.errors.layers import *
-    from linsey.errors.norms import *
     from linsey.errors.sharding import *
     from linsey.errors.treex import *
 
-_LATER = ("attention", "layers", "norms", "sharding", "treex")
+_LATER = ("attention", "layers", "sharding", "treex")
 
 
 if not TYPE_CHECKING:  # type checkers would take every name for an error
@@ -139,6 +140,7 @@ __all__ = [
     "FlaxError",
     "FrozenDictIsImmutableError",
     "GradientStructureError",
+    "HalfPrecisionStatisticsError",
     "HyperParamUnknownError",
     "ImmutableVariableError",
     "IncorrectPostInitOverrideError",
@@ -160,6 +162,7 @@ __all__ = [
     "ModifyScopeVariableError",
     "MultipleMethodsCompactError",
     "NameInUseError",
+    "NonFiniteBatchError",
     "OptimizerStateDictError",
     "OptionError",
     "PartitioningUnspecifiedError",

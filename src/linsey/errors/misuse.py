@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from linsey.errors.base import LinseyError, listed, named
 from linsey.errors.scopes import ScopeCollectionNotFound, ScopeParamShapeError
@@ -58,14 +57,47 @@ class SingleValuePerChannelError(LinseyError, ValueError):
         )
 
 
+class HalfPrecisionStatisticsError(LinseyError, TypeError):
+    """Running statistics of half precision are to be updated."""
+
+    def __init__(
+        self, scope_path: str, dtype: object, *, module: object = "BatchNorm"
+    ) -> None:
+        super().__init__(
+            f'{named(module)} at "{scope_path}" was called in training with running '
+            f"statistics of dtype {dtype}.",
+            "A step moves them by a hundredth of the difference, which half precision "
+            "rounds away: they would stand still.",
+            "Keep `batch_stats` in float32, also where parameters are cast: "
+            "`{**variables, 'params': cast(variables['params'])}`. For computation in "
+            "half precision build the layer with `dtype=jnp.bfloat16`.",
+        )
+
+
+class NonFiniteBatchError(LinseyError, FloatingPointError):
+    """A batch whose statistics are not finite reaches a layer that refuses it."""
+
+    def __init__(
+        self, scope_path: str, channels: int, *, module: object = "BatchNorm"
+    ) -> None:
+        super().__init__(
+            f'{named(module)} at "{scope_path}" was called in training with a batch '
+            f"whose mean or variance is not finite in {channels} channels.",
+            "It would spoil the running statistics; the layer was built with "
+            "`nonfinite='error'`.",
+            "Look for NaN or infinite inputs, or a diverged step before; `nonfinite="
+            "'skip'` passes over such batches.",
+        )
+
+
 class UnboundAxisNameError(LinseyError, NameError):
     """A named axis is used that no transform around the call has bound."""
 
     def __init__(
         self,
-        axis_name: Any,
+        axis_name: object,
         *,
-        bound: Iterable[Any] = (),
+        bound: Iterable[object] = (),
         scope_path: str | None = None,
         module: object = None,
     ) -> None:
@@ -109,8 +141,8 @@ class FeatureShapeChangedError(ScopeParamShapeError):
         self,
         scope_path: str,
         *,
-        expected: Any,
-        found: Any,
+        expected: object,
+        found: object,
         input_shape: Sequence[int] | None = None,
         axis: int | Sequence[int] = -1,
         name: str = "mean",

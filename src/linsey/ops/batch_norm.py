@@ -4,62 +4,81 @@
     y = (x - mean) * scale / sqrt(var + epsilon) + bias
     running = momentum * running + (1 - momentum) * (mean, var)
 
-The running averages pass over a batch that has nothing to say: an empty one, one that
-is masked altogether, and, unless told otherwise, channels whose moments are not finite.
+The running statistics ignore a batch without values: an empty one, one that is masked
+altogether, and, unless told otherwise, channels whose moments are not finite.
+
+*Ghost batches* are groups of examples that are normalized apart, whatever devices hold
+them. *Batch renormalization* makes outputs in training nearly those of evaluation:
+
+    y = (x - mean) / sigma * r + d
+    r = clip(sigma / running sigma, 1 / r_max, r_max)
+    d = clip((mean - running mean) / running sigma, -d_max, d_max)
+
+`r` and `d` count as constants in derivatives. With `r_max = 1` and `d_max = 0` this is
+batch normalization; without bounds, normalization by the running statistics.
 """
+
+# ruff: noqa: F722 (the strings of jaxtyping are shapes)
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
+from jax.typing import ArrayLike
 
-from linsey.ops.broadcast import canonical_axes, expand_rank, other_axes
-from linsey.ops.cpu.dispatch import takes_channels
-from linsey.ops.ema import ema
-from linsey.ops.ghost import join_examples, shard_groups, split_examples
-from linsey.ops.moments import Moments
-from linsey.ops.named_axes import as_groups, as_names, shard_count, sum_shards
-from linsey.ops.normalize import result_dtype
-from linsey.ops.renorm import renormalize
-from linsey.ops.standardize import (
-    Plan,
-    apply_inverse,
-    apply_moments,
-    plan_moments,
-    standardize,
+from linsey.ops.axes import (
+    AxisNames,
+    Groups,
+    as_groups,
+    as_names,
+    canonical_axes,
+    expand_rank,
+    other_axes,
+    shard_count,
+    sum_shards,
 )
+from linsey.ops.moments import Moments, NormSpec, take_moments
+from linsey.ops.normalize import apply_moments, standardize, standardize_jit
+from linsey.typing import Dtype
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Inexact, Num, Real
+
+Pair = tuple[Array, Array]
+Scalars = tuple[ArrayLike, ArrayLike]
 
 
 def batch_norm(
-    x: Any,
-    scale: Any = None,
-    bias: Any = None,
-    weights: Any = None,
+    x: Num[ArrayLike, "*shape"],
+    scale: Num[ArrayLike, "*channels"] | None = None,
+    bias: Num[ArrayLike, "*channels"] | None = None,
+    weights: Real[ArrayLike, "*#shape"] | Bool[ArrayLike, "*#shape"] | None = None,
     *,
     axis: int | Iterable[int] = -1,
-    epsilon: Any = 1e-5,
-    dtype: Any = None,
-    axis_name: Any = None,
+    epsilon: Real[ArrayLike, ""] = 1e-5,
+    dtype: Dtype | None = None,
+    axis_name: AxisNames | None = None,
     axis_index_groups: Iterable[Sequence[int]] | None = None,
-) -> tuple[Array, Moments]:
-    """Normalizes a batch by its own moments, as in training.
+) -> tuple[Inexact[Array, "*shape"], Moments]:
+    """Normalize a batch by its own moments, as in training.
 
-    In evaluation use `normalize` with averages kept by `ema`.
+    In evaluation use `normalize` with running statistics kept by `ema`.
 
     Args:
         x: array of any shape.
-        scale: factors, of the shape of the axes `axis`, or none.
-        bias: offsets of that shape, or none.
+        scale: factors, of the shape of the axes `axis`. If `None`, there are none.
+        bias: offsets of that shape. If `None`, there are none.
         weights: mask or weights >= 0, of a shape that broadcasts to that of `x`.
         axis: the axes of the channels, which are normalized one by one.
         epsilon: what is added to the variance.
-        dtype: dtype of the result; none means the one that `x`, `scale` and `bias`
+        dtype: dtype of the result. If `None`, the one that `x`, `scale` and `bias`
             promote to. Moments are taken in float32 at least.
         axis_name: name or names of mapped axes that belong to the batch.
         axis_index_groups: groups of indices of that axis; each is a batch of its own.
@@ -68,7 +87,7 @@ def batch_norm(
         The normalized batch, and its moments per channel.
 
     Raises:
-        ValueError: `weights` does not broadcast to the shape of `x`.
+        ShapeError: `x` has no such axis, or `weights` does not broadcast to it.
         NameError: an `axis_name` is not bound.
 
     Example:
@@ -82,27 +101,63 @@ def batch_norm(
     """
     x = jnp.asarray(x)
     channels = canonical_axes(axis, x.ndim)
-    plan = Plan(
+    spec = NormSpec(
         other_axes(channels, x.ndim),
         channels,
         dtype,
         as_names(axis_name),
         as_groups(axis_index_groups),
     )
-    if weights is not None:
-        weights = expand_rank(weights, x.shape)
+    expanded = None if weights is None else expand_rank(weights, x.shape)
     scale, bias = (None if v is None else jnp.asarray(v) for v in (scale, bias))
-    return standardize(plan, x, weights, scale, bias, epsilon)
+    return standardize_jit(spec, x, expanded, scale, bias, epsilon)
 
 
-class Rule(NamedTuple):
-    """How running averages follow a batch, and what counts as one; hashable.
+def ema(
+    average: Num[ArrayLike, "*shape"],
+    value: Num[ArrayLike, "*shape"],
+    momentum: Real[ArrayLike, ""],
+    valid: Bool[ArrayLike, "*#shape"] = True,
+    *,
+    complement: Real[ArrayLike, ""] | None = None,
+) -> Inexact[Array, "*shape"]:
+    """Move an average towards a value: `momentum average + (1 - momentum) value`.
+
+    Args:
+        average: the old average, of any shape.
+        value: the new value, of that shape.
+        momentum: fraction of the old average that is kept, in [0, 1].
+        valid: where to move; elsewhere the old average is kept.
+        complement: `1 - momentum`, where it is known to more digits than `momentum`
+            can give: traced in float32, 1 - 0.999 is off by 1e-5 of itself. If `None`,
+            it is computed.
+
+    Returns:
+        The new average.
+
+    Example:
+        >>> old, new = jnp.array([1.0, 1.0]), jnp.array([2.0, jnp.nan])
+        >>> ema(old, new, 0.5, jnp.isfinite(new)).tolist()
+        [1.5, 1.0]
+    """
+    average, value = jnp.asarray(average), jnp.asarray(value)
+    if complement is None:
+        complement = 1 - momentum
+    moved = average * momentum + value * complement
+    return moved if valid is True else jnp.where(valid, moved, average)
+
+
+# --- training and evaluation with running statistics ----------------------------------
+
+
+class UpdateRule(NamedTuple):
+    """How running statistics follow a batch, and what counts as one; hashable.
 
     Attributes:
-        group_size: number of examples, the first axis, that are normalized together;
-            none means all.
-        unbiased: whether the average is of the unbiased variance.
-        propagate: whether moments that are not finite enter the averages.
+        group_size: number of examples, the first axis, that are normalized together. If
+            `None`, all are.
+        unbiased: whether the running variance is the unbiased one.
+        propagate: whether moments that are not finite enter the running statistics.
     """
 
     group_size: int | None = None
@@ -112,31 +167,31 @@ class Rule(NamedTuple):
 
 @partial(jax.jit, static_argnums=(0, 1))
 def train_batch_norm(
-    plan: Plan,
-    rule: Rule,
+    spec: NormSpec,
+    rule: UpdateRule,
     x: Array,
     weights: Array | None,
     scale: Array | None,
     bias: Array | None,
-    running: tuple[Array, Array],
-    epsilon: Any,
-    decay: tuple[Any, Any],
-    limits: tuple[Any, Any] | None = None,
-) -> tuple[Array, tuple[Array, Array]]:
-    """Normalizes a batch and moves the running mean and variance towards its own.
+    epsilon: ArrayLike,
+    running: Pair,
+    decay: Scalars,
+    limits: Scalars | None = None,
+) -> tuple[Array, Pair]:
+    """Normalize a batch and move the running mean and variance towards its own.
 
     Args:
-        plan: over which axes, with which channels, to which dtype.
-        rule: how the running moments follow.
+        spec: over which axes, with which channels, to which dtype.
+        rule: how the running statistics follow.
         x: array of any shape.
-        weights: mask or weights of the rank of `x`, or none. Where all of them are
-            zero, the running moments are used in place of those of the batch.
-        scale: factors per channel, or none.
-        bias: offsets per channel, or none.
-        running: running mean and variance.
+        weights: mask or weights of the rank of `x`, or `None`. Where all of them are
+            zero, the running statistics are used in place of those of the batch.
+        scale: factors per channel, or `None`.
+        bias: offsets per channel, or `None`.
         epsilon: what is added to the variance.
+        running: running mean and variance.
         decay: `momentum` and `1 - momentum`.
-        limits: `r_max` and `d_max` of batch renormalization, or none.
+        limits: `r_max` and `d_max` of batch renormalization, or `None`.
 
     Returns:
         The normalized batch, and the new running mean and variance.
@@ -144,78 +199,84 @@ def train_batch_norm(
     Example:
         >>> running = jnp.zeros(1), jnp.ones(1)
         >>> y, running = train_batch_norm(
-        ...     Plan((0,), (1,)), Rule(), jnp.array([[1.0], [5.0]]), None, None, None,
-        ...     running, 0.0, (0.5, 0.5),
+        ...     NormSpec((0,), (1,)), UpdateRule(), jnp.array([[1.0], [5.0]]), None,
+        ...     None, None, 0.0, running, (0.5, 0.5),
         ... )
         >>> y.ravel().tolist(), [value.item() for value in running]
         ([-1.0, 1.0], [1.5, 2.5])
     """
-    if rule.group_size is None and limits is None and weights is None:
-        if _by_channels(plan, x, scale, bias):
-            from linsey.ops.standardize_channels import standardize_channels
-
-            y, mean, var = standardize_channels(x, scale, bias, epsilon)
-            count = lax.full((), math.prod(x.shape[:-1]), var.dtype)
-            return y, _follow(plan, rule, running, Moments(mean, var, count), decay)
-    whole, places = plan, None
+    whole, order = spec, None
     if rule.group_size is not None:
-        plan, x, weights, places = _split(plan, x, weights, rule.group_size)
-    moments = plan_moments(plan, x, weights)
-    updated = _follow(whole, rule, running, moments, decay)
-    mean, inverse = _choose(weights, moments, running, epsilon, limits)
-    y = apply_inverse(plan, x, weights, mean, inverse, scale, bias)
-    return y if rule.group_size is None else join_examples(y, places), updated
-
-
-def _by_channels(plan: Plan, x: Array, scale: Any, bias: Any) -> bool:
-    """Says whether `standardize_channels` computes what a plan asks for, and faster."""
-    return (
-        plan.centred
-        and not plan.names
-        and plan.features == (x.ndim - 1,)
-        and takes_channels(x, plan.axes)
-        and result_dtype(x, scale, bias, plan.dtype) == jnp.float32
-        and all(v is None or v.dtype == jnp.float32 for v in (scale, bias))
-    )
+        spec, x, weights, order = _split(spec, x, weights, rule.group_size)
+    if weights is None and limits is None:
+        y, moments = standardize(spec, x, None, scale, bias, epsilon)
+    else:
+        moments = take_moments(spec, x, weights)
+        mean, rstd = _choose(weights, moments, running, epsilon, limits)
+        y = apply_moments(spec, x, weights, mean, rstd, scale, bias)
+    if rule.group_size is not None:
+        y = join_examples(y, order)
+    return y, _follow(whole, rule, running, moments, decay)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def train_moments(
-    plan: Plan,
-    rule: Rule,
+    spec: NormSpec,
+    rule: UpdateRule,
     x: Array,
-    running: tuple[Array, Array],
-    epsilon: Any,
-    decay: tuple[Any, Any],
-    limits: tuple[Any, Any] | None = None,
-) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """Does what `train_batch_norm` does but for the last step, to normalize.
+    epsilon: ArrayLike,
+    running: Pair,
+    decay: Scalars,
+    limits: Scalars | None = None,
+) -> tuple[Pair, Pair]:
+    """Do what `train_batch_norm` does but for the last step, to normalize.
 
     Returns:
-        Mean and inverse deviation to normalize by, and the new running mean and
-        variance.
+        Mean and reciprocal standard deviation to normalize by, and the new running mean
+        and variance.
 
     Example:
-        >>> (mean, inverse), _ = train_moments(
-        ...     Plan((0,), (1,)), Rule(), jnp.array([[1.0], [5.0]]),
-        ...     (jnp.zeros(1), jnp.ones(1)), 0.0, (0.5, 0.5),
+        >>> (mean, rstd), _ = train_moments(
+        ...     NormSpec((0,), (1,)), UpdateRule(), jnp.array([[1.0], [5.0]]), 0.0,
+        ...     (jnp.zeros(1), jnp.ones(1)), (0.5, 0.5),
         ... )
-        >>> mean.item(), inverse.item()
+        >>> mean.item(), rstd.item()
         (3.0, 0.5)
     """
-    moments = plan_moments(plan, x, None)
-    updated = _follow(plan, rule, running, moments, decay)
+    moments = take_moments(spec, x, None)
+    updated = _follow(spec, rule, running, moments, decay)
     return _choose(None, moments, running, epsilon, limits), updated
+
+
+@partial(jax.jit, static_argnums=0)
+def evaluate_batch_norm(
+    spec: NormSpec,
+    x: Array,
+    scale: Array | None,
+    bias: Array | None,
+    epsilon: ArrayLike,
+    running: Pair,
+) -> Array:
+    """Normalize a batch by running statistics; the arguments are as in training.
+
+    Example:
+        >>> spec, running = NormSpec((0,), (1,)), (jnp.ones(1), jnp.full(1, 4.0))
+        >>> x = jnp.array([[1.0], [5.0]])
+        >>> evaluate_batch_norm(spec, x, None, None, 0.0, running).tolist()
+        [[0.0], [2.0]]
+    """
+    mean, var = running
+    return apply_moments(spec, x, None, mean, lax.rsqrt(var + epsilon), scale, bias)
 
 
 def _choose(
     weights: Array | None,
     moments: Moments,
-    running: tuple[Array, Array],
-    epsilon: Any,
-    limits: tuple[Any, Any] | None,
-) -> tuple[Array, Array]:
-    """Chooses the mean and the inverse deviation that a batch is normalized by."""
+    running: Pair,
+    epsilon: ArrayLike,
+    limits: Scalars | None,
+) -> Pair:
+    """Choose the mean and the reciprocal deviation that a batch is normalized by."""
     mean, var, count = moments
     if weights is not None:
         mean = jnp.where(count > 0, mean, running[0])
@@ -223,23 +284,19 @@ def _choose(
     if limits is None:
         return mean, lax.rsqrt(var + epsilon)
     sigma, running_sigma = (lax.sqrt(v + epsilon) for v in (var, running[1]))
-    return renormalize(mean, sigma, running[0], running_sigma, *limits)
+    return renormalize(mean, sigma, running[0], running_sigma, limits)
 
 
 def _follow(
-    plan: Plan,
-    rule: Rule,
-    running: tuple[Array, Array],
-    moments: Moments,
-    decay: tuple[Any, Any],
-) -> tuple[Array, Array]:
-    """Moves running moments towards those of a batch, unless they are not valid."""
+    spec: NormSpec, rule: UpdateRule, running: Pair, moments: Moments, decay: Scalars
+) -> Pair:
+    """Move running statistics towards the moments of a batch where they are valid."""
     mean, var, count = moments
     if rule.unbiased:
         degrees = jnp.where(count > 1, count - 1, 1)
         var = jnp.where(count > 1, var * count / degrees, var)
     if rule.group_size is not None:
-        mean, var, count = _average_groups(plan, mean, var, count)
+        mean, var, count = _average_groups(spec, mean, var, count)
     valid = count > 0
     if not rule.propagate:
         valid = jnp.isfinite(mean) & jnp.isfinite(var) & valid
@@ -249,24 +306,108 @@ def _follow(
     )
 
 
+# --- ghost batches --------------------------------------------------------------------
+
+
 def _split(
-    plan: Plan, x: Array, weights: Array | None, size: int
-) -> tuple[Plan, Array, Array | None, Any]:
-    """Divides a batch into groups along a new first axis, or shards into groups."""
-    shards, groups = shard_count(plan.names), None
+    spec: NormSpec, x: Array, weights: Array | None, size: int
+) -> tuple[NormSpec, Array, Array | None, np.ndarray | None]:
+    """Divide a batch into groups along a new first axis, or shards into groups."""
+    shards, groups = shard_count(spec.names), None
     if shards > 1:
         groups = shard_groups(shards, x.shape[0], size)
-    names = () if groups is None else plan.names
-    x, weights, places = split_examples(x, weights, size)
-    axes, features = (tuple(a + 1 for a in axes) for axes in (plan.axes, plan.features))
-    plan = plan._replace(axes=axes, features=features, names=names, groups=groups)
-    return plan, x, weights, places
+    names = () if groups is None else spec.names
+    x, weights, order = split_examples(x, weights, size)
+    axes, features = (tuple(a + 1 for a in axes) for axes in (spec.axes, spec.features))
+    spec = spec._replace(axes=axes, features=features, names=names, groups=groups)
+    return spec, x, weights, order
+
+
+def split_examples(
+    x: Array, weights: Array | None, size: int
+) -> tuple[Array, Array | None, np.ndarray | None]:
+    """Divide the first axis into groups of at most some size.
+
+    A batch of `n` examples has `ceil(n / size)` groups of neighbours, as equal as can
+    be: their sizes differ by one at most. Neighbours, because those lie on one device
+    where the batch is sharded.
+
+    Args:
+        x: array of shape (batch, ...).
+        weights: mask or weights of the rank of `x`, or `None`.
+        size: the largest size of a group, at least 1.
+
+    Returns:
+        An array of shape (groups, largest group, ...); its weights, which are zero
+        where a group has no such example; and the indices of the examples in it, `None`
+        if they are in order.
+
+    Example:
+        >>> parts, weights, order = split_examples(jnp.arange(5)[:, None], None, 2)
+        >>> parts[..., 0].tolist(), weights[..., 0].astype(int).tolist()
+        ([[0, 1], [2, 3], [4, 4]], [[1, 1], [1, 1], [1, 0]])
+        >>> join_examples(parts, order)[:, 0].tolist()
+        [0, 1, 2, 3, 4]
+    """
+    batch = x.shape[0]
+    groups = max(math.ceil(batch / size), 1)
+    largest = math.ceil(batch / groups)
+    if groups * largest == batch:
+        if weights is not None:
+            sizes = (1, 1) if weights.shape[0] == 1 else (groups, largest)
+            weights = lax.reshape(weights, (*sizes, *weights.shape[1:]))
+        return lax.reshape(x, (groups, largest, *x.shape[1:])), weights, None
+    full = batch - groups * (largest - 1)
+    sizes = np.where(np.arange(groups) < full, largest, largest - 1)
+    starts = np.cumsum(sizes) - sizes
+    filled = np.arange(largest) < sizes[:, None]  # (groups, largest)
+    rows = np.minimum(starts[:, None] + np.arange(largest), batch - 1)
+    counted = jnp.asarray(filled.reshape(*filled.shape, *[1] * (x.ndim - 1)))
+    if weights is not None:
+        at_rows = np.zeros_like(rows) if weights.shape[0] == 1 else rows
+        taken = weights[at_rows]
+        is_mask = weights.dtype == bool
+        counted = counted & taken if is_mask else jnp.where(counted, taken, 0)
+    return x[rows], counted, np.flatnonzero(filled)
+
+
+def join_examples(y: Array, order: np.ndarray | None) -> Array:
+    """Undo `split_examples`."""
+    flat = lax.reshape(y, (y.shape[0] * y.shape[1], *y.shape[2:]))
+    return flat if order is None else flat[order]
+
+
+def shard_groups(shards: int, examples: int, size: int) -> Groups | None:
+    """Group neighbouring shards, so that a group holds at most `size` examples.
+
+    Args:
+        shards: number of entries of the named axis.
+        examples: number of examples that each holds.
+        size: the largest size of a group.
+
+    Returns:
+        Equally many indices for each group, or `None` if every shard stands alone.
+
+    Example:
+        >>> shard_groups(4, 8, 16), shard_groups(4, 8, 15)
+        (((0, 1), (2, 3)), None)
+    """
+    fitting = [
+        count
+        for count in range(1, shards + 1)
+        if shards % count == 0 and count * examples <= size
+    ]
+    span = max(fitting, default=1)
+    if span == 1:
+        return None
+    indices = np.arange(shards).reshape(-1, span)
+    return tuple(tuple(map(int, group)) for group in indices)
 
 
 def _average_groups(
-    plan: Plan, mean: Array, var: Array, count: Array
+    spec: NormSpec, mean: Array, var: Array, count: Array
 ) -> tuple[Array, Array, Array]:
-    """Averages the moments of groups, and of those that other shards hold.
+    """Average the moments of groups, and of those that other shards hold.
 
     Not the moments of the whole batch: in evaluation the variance has to be what the
     groups were divided by in training.
@@ -274,26 +415,84 @@ def _average_groups(
     count = jnp.broadcast_to(count, mean.shape)
     mean, var = (jnp.where(count > 0, count * v, 0) for v in (mean, var))
     sums = jnp.sum(jnp.stack([mean, var, count]), axis=1)
-    mean, var, total = sum_shards(lax.stop_gradient(sums), plan.names)
+    mean, var, total = sum_shards(lax.stop_gradient(sums), spec.names)
     divisor = jnp.where(total > 0, total, 1)
     return mean / divisor, var / divisor, total
 
 
-@partial(jax.jit, static_argnums=0)
-def evaluate_batch_norm(
-    plan: Plan,
-    x: Array,
-    scale: Array | None,
-    bias: Array | None,
-    running: tuple[Array, Array],
-    epsilon: Any,
-) -> Array:
-    """Normalizes a batch by running moments; the arguments are as in training.
+# --- batch renormalization ------------------------------------------------------------
+
+
+def renormalize(
+    mean: Array,
+    sigma: Array,
+    running_mean: Array,
+    running_sigma: Array,
+    limits: Scalars,
+) -> Pair:
+    """Move the moments of a batch so that normalizing by them renormalizes.
+
+    Args:
+        mean: means of the batch.
+        sigma: standard deviations of the batch.
+        running_mean: running averages of the means.
+        running_sigma: those of the standard deviations.
+        limits: `r_max`, bound of the change of scale, at least 1, and `d_max`, bound of
+            the change of offset, at least 0.
+
+    Returns:
+        The mean to subtract, and the reciprocal deviation to multiply with.
 
     Example:
-        >>> running = jnp.ones(1), jnp.full(1, 4.0)
-        >>> x = jnp.array([[1.0], [5.0]])
-        >>> evaluate_batch_norm(Plan((0,), (1,)), x, None, None, running, 0.0).tolist()
-        [[0.0], [2.0]]
+        >>> one, two = jnp.ones(1), jnp.full(1, 2.0)
+        >>> mean, rstd = renormalize(two, two, one, one, (4.0, 8.0))
+        >>> mean.tolist(), rstd.tolist()  # those of the running statistics
+        ([1.0], [1.0])
+        >>> mean, rstd = renormalize(two, two, one, one, (1.0, 0.0))
+        >>> mean.tolist(), rstd.tolist()  # those of the batch
+        ([2.0], [0.5])
+
+    References:
+        Ioffe 2017, https://arxiv.org/abs/1702.03275
     """
-    return apply_moments(plan, x, None, *running, scale, bias, epsilon)
+    r_max, d_max = (jnp.asarray(limit, sigma.dtype) for limit in limits)
+    r = lax.stop_gradient(jnp.clip(sigma / running_sigma, 1 / r_max, r_max))
+    d = (mean - running_mean) / running_sigma
+    d = lax.stop_gradient(jnp.clip(d, -d_max, d_max))
+    return mean - d * sigma / r, r / sigma
+
+
+def renorm_schedule(
+    warmup: int = 5_000,
+    r_steps: int = 40_000,
+    d_steps: int = 25_000,
+    r_max: float = 3.0,
+    d_max: float = 5.0,
+) -> Callable[
+    [Real[ArrayLike, "*shape"]], tuple[Float[Array, "*shape"], Float[Array, "*shape"]]
+]:
+    """Widen the bounds of batch renormalization step by step, as in the paper.
+
+    Args:
+        warmup: number of updates of plain batch normalization.
+        r_steps: the update at which `r_max` is reached, linearly from 1.
+        d_steps: the update at which `d_max` is reached, linearly from 0.
+        r_max: the final bound of the scale.
+        d_max: the final bound of the offset.
+
+    Returns:
+        A function from the number of updates so far to `(r_max, d_max)`.
+
+    Example:
+        >>> limits = renorm_schedule(warmup=10, r_steps=30, d_steps=20)
+        >>> [tuple(map(float, limits(step))) for step in (0, 20, 99)]
+        [(1.0, 0.0), (2.0, 5.0), (3.0, 5.0)]
+    """
+
+    def limits(updates: ArrayLike) -> tuple[Array, Array]:
+        since = jnp.asarray(updates, jnp.float32) - warmup
+        r_part = jnp.clip(since / max(r_steps - warmup, 1), 0, 1)
+        d_part = jnp.clip(since / max(d_steps - warmup, 1), 0, 1)
+        return 1 + (r_max - 1) * r_part, d_max * d_part
+
+    return limits

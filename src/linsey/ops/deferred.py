@@ -20,32 +20,36 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
-from linsey.ops.normalize import Layout, scale_and_shift
+from linsey.ops.moments import NormSpec
+from linsey.ops.normalize import result_dtype, scale_and_shift
 
-Recipe = tuple[Layout, Callable[[Array], Array] | None]
+Recipe = tuple[NormSpec, Callable[[Array], Array] | None]
+Operands = tuple[Array, Array, Array, Array | None, Array | None]
+Others = tuple[Any, ...]  # arrays, trees of them, `None`
 
 
 @jax.tree_util.register_pytree_node_class
 class Deferred:
-    """An array `activation((x - mean) * inverse * scale + bias)` not yet computed.
+    """An array `activation((x - mean) * rstd * scale + bias)` not yet computed.
 
     Args:
-        recipe: the layout of the operands, and the activation or none.
-        operands: `x`, `mean`, `inverse`, and `scale` and `bias` or none.
+        recipe: which axes the operands belong to, and the activation or `None`.
+        operands: `x`, `mean`, the reciprocal standard deviation `rstd`, and `scale` and
+            `bias`, which may be `None`.
 
     Example:
-        >>> layout = Layout((1,), (1,), jnp.dtype("float32"))
-        >>> x, one = jnp.array([[3.0, -5.0]]), jnp.ones(2)
-        >>> z = Deferred((layout, jax.nn.relu), (x, one, one, None, None))
+        >>> spec, x, one = NormSpec((0,), (1,)), jnp.array([[3.0, -5.0]]), jnp.ones(2)
+        >>> z = Deferred((spec, jax.nn.relu), (x, one, one, None, None))
         >>> z.shape, (z + 1).tolist()
         ((1, 2), [[3.0, 1.0]])
         >>> z.feed(jnp.matmul, jnp.ones((2, 1))).tolist()
         [[2.0]]
     """
 
-    def __init__(self, recipe: Recipe, operands: tuple[Any, ...]) -> None:
+    def __init__(self, recipe: Recipe, operands: Operands) -> None:
         self.recipe, self.operands = recipe, operands
 
     @property
@@ -59,23 +63,24 @@ class Deferred:
         return self.operands[0].ndim
 
     @property
-    def dtype(self) -> Any:
+    def dtype(self) -> np.dtype:
         """Dtype of the array."""
-        return self.recipe[0].dtype
+        x, _, _, scale, bias = self.operands
+        return result_dtype(x, scale, bias, self.recipe[0].dtype)
 
     @property
     def array(self) -> Array:
         """The array, computed here."""
         return _activate(self.recipe, self.operands)
 
-    def feed(self, consumer: Callable[..., Array], *others: Any) -> Array:
-        """Computes `consumer(array, *others)`, and the array again for its gradient.
+    def feed(self, consumer: Callable[..., Array], *others: object) -> Array:
+        """Compute `consumer(array, *others)`, and the array again for its gradient.
 
         Reverse mode only: there is no forward-mode derivative.
 
         Args:
             consumer: a function of arrays, without state.
-            others: arrays, or none.
+            others: its other arguments: arrays, trees of them or `None`.
 
         Returns:
             What the consumer returns: one array.
@@ -85,7 +90,7 @@ class Deferred:
     def __jax_array__(self) -> Array:
         return self.array
 
-    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+    def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
         return self.array.__array__(*args, **kwargs)
 
     def __getitem__(self, index: Any) -> Array:
@@ -96,14 +101,14 @@ class Deferred:
             raise AttributeError(name)
         return getattr(self.array, name)
 
-    def tree_flatten(self) -> tuple[tuple[Any, ...], Recipe]:
-        """Operands, and the recipe, which is static."""
+    def tree_flatten(self) -> tuple[Operands, Recipe]:
+        """Return the operands, and the recipe, which is static."""
         return self.operands, self.recipe
 
     @classmethod
-    def tree_unflatten(cls, recipe: Recipe, operands: Any) -> Deferred:
-        """Undoes `tree_flatten`."""
-        return cls(recipe, tuple(operands))
+    def tree_unflatten(cls, recipe: Recipe, operands: Operands) -> Deferred:
+        """Undo `tree_flatten`."""
+        return cls(recipe, operands)
 
 
 def _add_operator(name: str) -> None:
@@ -116,9 +121,9 @@ for _name in ("add", "sub", "mul", "truediv", "pow", "matmul"):
     _add_operator(_name)
 
 
-def _activate(recipe: Recipe, operands: tuple[Any, ...]) -> Array:
-    layout, activation = recipe
-    y = scale_and_shift(layout, *operands)
+def _activate(recipe: Recipe, operands: Operands) -> Array:
+    spec, activation = recipe
+    y = scale_and_shift(spec, *operands)
     return y if activation is None else activation(y)
 
 
@@ -126,8 +131,8 @@ def _activate(recipe: Recipe, operands: tuple[Any, ...]) -> Array:
 def _feed(
     consumer: Callable[..., Array],
     recipe: Recipe,
-    operands: tuple[Any, ...],
-    others: tuple[Any, ...],
+    operands: Operands,
+    others: Others,
 ) -> Array:
     return consumer(_activate(recipe, operands), *others)
 
@@ -135,18 +140,20 @@ def _feed(
 def _feed_forward(
     consumer: Callable[..., Array],
     recipe: Recipe,
-    operands: tuple[Any, ...],
-    others: tuple[Any, ...],
-) -> tuple[Array, Any]:
+    operands: Operands,
+    others: Others,
+) -> tuple[Array, tuple[Operands, Others]]:
     return _feed(consumer, recipe, operands, others), (operands, others)
 
 
 def _feed_backward(
-    consumer: Callable[..., Array], recipe: Recipe, kept: Any, cotangent: Array
-) -> tuple[Any, Any]:
-    operands, others = kept
-    x, mean, *rest = operands
-    operands = x, _after(mean, cotangent), *rest
+    consumer: Callable[..., Array],
+    recipe: Recipe,
+    kept: tuple[Operands, Others],
+    cotangent: Array,
+) -> tuple[Operands, Others]:
+    (x, mean, rstd, scale, bias), others = kept
+    operands = x, _after(mean, cotangent), rstd, scale, bias
     z, pull = jax.vjp(lambda operands: _activate(recipe, operands), operands)
     given = jax.vjp(lambda others: consumer(z, *others), others)[1](cotangent)[0]
     # The gradient of the consumer's input comes last, when `z` is needed no more.
@@ -161,7 +168,7 @@ _feed.defvjp(_feed_forward, _feed_backward)
 
 
 def _after(values: Array, other: Array) -> Array:
-    """Returns `values`, in a way that makes them depend on `other` for XLA.
+    """Return `values`, in a way that makes them depend on `other` for XLA.
 
     It adds `min(|other[0]|, 0)`, which is zero and which XLA does not know to be.
     """

@@ -7,13 +7,15 @@
 over any axes, over named axes, and with weights `w`; a mask is a weight of 0 and 1.
 
 - They are accurate at any offset. `E[x^2] - E[x]^2` loses `2 log10(|mean| / std)`
-  digits; here values are shifted by some of their own, the *anchor*, before they are
-  squared, so that nothing large cancels.
+  digits; here a value that lies among the others, the *shift*, is subtracted before
+  anything is squared, so that nothing large cancels.
 - They read the array once: sum and sum of squares of the shifted values come from one
-  pass. With weights, where a value picked beforehand could be an absent one, and along
-  the first axis alone, the anchor is the mean as a first pass gives it.
+  pass. With weights, where a value picked beforehand could be masked, and along the
+  first axis alone, the shift is the mean as a first pass gives it.
 - They are kept in float32 at least.
-- An entry of weight zero is absent: it may be NaN or infinite.
+- An entry of weight zero is *masked*. It is selected away before anything is
+  multiplied, because `0 * nan` is not 0: it may hold anything and reaches no sum and no
+  derivative.
 - Shards are combined by one collective, a gather of their moments. A sum would have
   to be relative to a value all shards know, which is a second collective.
 
@@ -21,37 +23,40 @@ Derivatives are those of the formula, in forward and reverse mode and any nestin
 them; they keep the array and values per channel, nothing else of its size.
 """
 
+# ruff: noqa: F722 (the strings of jaxtyping are shapes)
+
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
+from jax.typing import ArrayLike
 
-from linsey.ops.broadcast import (
-    broadcast_all,
-    broadcast_kept,
-    canonical_axes,
-    expand_rank,
-)
-from linsey.ops.cpu.dispatch import takes_channels
-from linsey.ops.merge import merge_moments, squared_abs
-from linsey.ops.named_axes import (
+from linsey.ops.axes import (
+    AxisNames,
     Groups,
     Names,
     as_groups,
     as_names,
+    broadcast_all,
+    broadcast_kept,
+    canonical_axes,
+    expand_rank,
     gather_shards,
     shard_count,
     sum_shards,
 )
-from linsey.ops.weights import present, total_weight, weigh
+from linsey.ops.cpu.dispatch import takes_channels
+from linsey.typing import Dtype
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Inexact, Num, Real
 
 
 class Moments(NamedTuple):
@@ -60,48 +65,54 @@ class Moments(NamedTuple):
     Attributes:
         mean: their mean.
         var: their biased variance, or mean square, real.
-        count: their number, or the sum of their weights; a scalar if there are none.
+        count: their number, or the sum of their weights; a scalar without weights.
     """
 
-    mean: Array
-    var: Array
-    count: Array
+    mean: Inexact[Array, "*channels"]
+    var: Float[Array, "*channels"]
+    count: Float[Array, "*#channels"]
 
 
-class Reduction(NamedTuple):
-    """What moments are taken over; hashable, for it is static under `jax.jit`.
+class NormSpec(NamedTuple):
+    """Over which axes moments are taken, and how an array is normalized by them.
+
+    Hashable, because it is static under `jax.jit` and in derivative rules.
 
     Attributes:
-        axes: the axes reduced, ascending.
-        names: names of the mapped axes reduced.
-        groups: indices of the shards that are combined; none means all.
+        axes: the axes that moments are taken over, ascending.
+        features: the axes of scale and bias, ascending.
+        dtype: dtype of the result. If `None`, the one that the arrays promote to.
+            Moments are in float32 at least.
+        names: names of the mapped axes that moments are taken over as well.
+        groups: indices of the shards that are combined. If `None`, all are.
         centred: whether the mean is subtracted; if not, `var` is the mean square.
-        dtype: the dtype of the mean; the count and the variance are real.
     """
 
     axes: tuple[int, ...]
+    features: tuple[int, ...] = ()
+    dtype: Dtype | None = None
     names: Names = ()
     groups: Groups | None = None
     centred: bool = True
-    dtype: Any = np.dtype("float32")
 
 
 def moments(
-    x: Any,
+    x: Num[ArrayLike, "*shape"],
     axes: int | Sequence[int] | None = None,
-    weights: Any = None,
+    weights: Real[ArrayLike, "*#shape"] | Bool[ArrayLike, "*#shape"] | None = None,
     *,
-    axis_name: Any = None,
+    axis_name: AxisNames | None = None,
     axis_index_groups: Iterable[Sequence[int]] | None = None,
     centred: bool = True,
 ) -> Moments:
-    """Takes count, mean and biased variance over axes of an array.
+    """Take count, mean and biased variance over axes of an array.
 
     Args:
         x: array of any shape and dtype.
-        axes: the axes to reduce; negative ones count from the end, none means all.
+        axes: the axes to reduce; negative ones count from the end. If `None`, all are
+            reduced.
         weights: mask or weights >= 0, of a shape that broadcasts to that of `x`.
-            Entries of weight zero are absent and may hold anything.
+            Entries of weight zero are masked and may hold anything.
         axis_name: name or names of mapped axes to reduce as well.
         axis_index_groups: groups of indices of that axis, of one size; each group is
             reduced alone.
@@ -113,7 +124,7 @@ def moments(
         nothing is counted, mean and variance are zero.
 
     Raises:
-        ValueError: `weights` does not broadcast to the shape of `x`.
+        ShapeError: `x` has no such axis, or `weights` does not broadcast to it.
         NameError: an `axis_name` is not bound.
 
     Example:
@@ -129,50 +140,110 @@ def moments(
         https://doi.org/10.1080/00031305.1983.10483115
     """
     x = jnp.asarray(x)
-    reduction = Reduction(
+    spec = NormSpec(
         canonical_axes(range(x.ndim) if axes is None else axes, x.ndim),
-        as_names(axis_name),
-        as_groups(axis_index_groups),
-        centred,
-        jnp.promote_types(x.dtype, jnp.float32),
+        names=as_names(axis_name),
+        groups=as_groups(axis_index_groups),
+        centred=centred,
     )
-    if weights is not None:
-        weights = expand_rank(weights, x.shape)
-    return reduce_moments(reduction, x, weights)
+    expanded = None if weights is None else expand_rank(weights, x.shape)
+    return take_moments(spec, x, expanded)
 
 
-def reduce_moments(reduction: Reduction, x: Array, weights: Array | None) -> Moments:
-    """Takes moments as `moments` does, of arguments that are in order already.
+def merge_moments(
+    mean: Inexact[Array, "*parts"],
+    var: Float[Array, "*parts"],
+    count: Real[Array, "*#parts"] | None = None,
+    axis: int = 0,
+) -> tuple[
+    Inexact[Array, "*whole"], Float[Array, "*whole"], Real[Array, "*whole"] | None
+]:
+    """Merge the moments of parts, which lie along one axis.
+
+    The variance of the whole is the mean of the variances of its parts plus the
+    variance of their means. Both terms are sums of squares of small numbers, so that
+    nothing is lost however far the values lie from zero.
 
     Args:
-        reduction: what to reduce.
+        mean: means of the parts.
+        var: biased variances of the parts, or mean squares with means of zero.
+        count: number of values, or sum of weights, of each part. If `None`, all parts
+            count the same. A part that counts nothing may hold anything.
+        axis: the axis of the parts.
+
+    Returns:
+        Mean, variance and count of the whole; the count is `None` if it was not given.
+
+    Example:
+        >>> mean, var, count = merge_moments(
+        ...     jnp.array([1.0, 4.0]), jnp.array([0.0, 0.0]), jnp.array([1.0, 2.0])
+        ... )
+        >>> print(mean, var, count)
+        3.0 2.0 3.0
+
+    References:
+        Chan, Golub, LeVeque 1983, https://doi.org/10.1080/00031305.1983.10483115
+    """
+    total = None if count is None else jnp.sum(count, axis, keepdims=True)
+
+    def average(values: Array) -> Array:
+        if count is None or total is None:
+            return jnp.mean(values, axis, keepdims=True)
+        weighted = jnp.where(count > 0, count * values, 0)
+        return jnp.sum(weighted, axis, keepdims=True) / jnp.where(total > 0, total, 1)
+
+    whole = average(mean)
+    spread = average(var + _square_abs(mean - whole))
+    return (
+        jnp.squeeze(whole, axis),
+        jnp.squeeze(spread, axis),
+        None if total is None else jnp.squeeze(total, axis),
+    )
+
+
+def take_moments(spec: NormSpec, x: Array, weights: Array | None) -> Moments:
+    """Take the moments that an array is normalized by.
+
+    Args:
+        spec: over which axes.
         x: array.
         weights: mask or weights of the rank of `x`, each axis of its size or 1.
 
     Returns:
-        The moments.
+        The moments, as `moments` gives them.
+
+    Example:
+        >>> take_moments(NormSpec((0,)), jnp.arange(3.0), None).mean.tolist()
+        1.0
     """
     if weights is not None:
-        return Moments(*_moments(reduction, x, weights))
-    mean, var = _moments(reduction, x, None)
-    return Moments(mean, var, lax.full((), _count(reduction, x.shape), var.dtype))
+        return Moments(*_moments(spec, x, weights))
+    mean, var = _moments(spec, x, None)
+    return Moments(mean, var, lax.full((), _count(spec, x.shape), var.dtype))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _moments(
-    reduction: Reduction, x: Array, weights: Array | None
-) -> tuple[Array, ...]:
-    """Takes mean and variance, and the count if there are weights."""
-    axes, names, groups, centred, dtype = reduction
-    by_channel = centred and takes_channels(x, axes) and x.dtype == dtype
-    x = lax.convert_element_type(x, dtype)
+def _moments(spec: NormSpec, x: Array, weights: Array | None) -> tuple[Array, ...]:
+    """Take mean and variance, and the count if there are weights."""
+    by_kernel = _sums_by_kernel(spec, x)
+    x = lax.convert_element_type(x, _dtype(spec, x))
     if weights is not None:
-        local = _weighted_moments(x, weights, axes, centred)
-    elif by_channel:
+        local = _weighted_moments(x, weights, spec.axes, spec.centred)
+    elif by_kernel:
         local = _channel_moments(x)
     else:
-        local = _plain_moments(x, axes, centred)
-    return _merge_shards(local, names, groups) if names else local
+        local = _plain_moments(x, spec.axes, spec.centred)
+    return _merge_shards(local, spec.names, spec.groups) if spec.names else local
+
+
+def _dtype(spec: NormSpec, x: Array) -> jnp.dtype:
+    given = x.dtype if spec.dtype is None else spec.dtype
+    return jnp.promote_types(given, jnp.float32)
+
+
+def _sums_by_kernel(spec: NormSpec, x: Array) -> bool:
+    """Return whether a kernel for a CPU takes the two sums of moments at once."""
+    return spec.centred and _dtype(spec, x) == x.dtype and takes_channels(x, spec.axes)
 
 
 def _plain_moments(
@@ -183,49 +254,62 @@ def _plain_moments(
         return _divide(lax.reduce_sum(values, axes), max(count, 1))
 
     if not centred:
-        var = average(squared_abs(x))
+        var = average(_square_abs(x))
         return lax.full_like(var, 0, x.dtype), var
-    return _shifted_moments(x, average(_sample(x, axes)), average, axes)
+    return _shifted_moments(x, _sample_mean(x, axes), average, axes)
 
 
 def _channel_moments(x: Array) -> tuple[Array, Array]:
-    """Takes moments of the last axis' channels by a kernel."""
+    """Take moments of the channels of the last axis by a kernel for a CPU."""
     from linsey.ops.cpu.channel_kernels import channel_moments
 
-    axes = tuple(range(x.ndim - 1))
-    sample = _sample(x, axes)
-    count, few = (math.prod(values.shape[:-1]) for values in (x, sample))
-    anchor = _divide(lax.reduce_sum(sample, axes), few)
-    first, second = channel_moments(x, anchor)
-    return _from_anchor(anchor, _divide(first, count), _divide(second, count))
+    shift = _sample_mean(x, tuple(range(x.ndim - 1)))
+    count = math.prod(x.shape[:-1])
+    return _unshift(shift, *(_divide(v, count) for v in channel_moments(x, shift)))
+
+
+def _weighted_moments(
+    x: Array, weights: Array, axes: tuple[int, ...], centred: bool
+) -> tuple[Array, Array, Array]:
+    count = _sum_weights(weights, x.shape, axes, jnp.finfo(x.dtype).dtype)
+    divisor = _nonzero(count)
+
+    def average(values: Array) -> Array:
+        return _divide(lax.reduce_sum(_apply_weights(weights, values), axes), divisor)
+
+    if not centred:
+        var = average(_square_abs(x))
+        return lax.full_like(var, 0, x.dtype), var, count
+    return *_shifted_moments(x, average(x), average, axes), count
 
 
 def _shifted_moments(
     x: Array,
-    anchor: Array,
+    shift: Array,
     average: Callable[[Array], Array],
     axes: tuple[int, ...],
 ) -> tuple[Array, Array]:
-    """Takes mean and variance relative to a value in the midst of those of `x`."""
-    rest = average(_shift(x, anchor, axes))
-    # Minus the anchor as a sum, for XLA on CPU stores a difference that two reductions
-    # share: one more array to write and to read.
-    other = lax.add(x, broadcast_kept(lax.neg(anchor), x.shape, axes))
-    return _from_anchor(anchor, rest, average(squared_abs(other)))
+    """Take mean and variance relative to a value in the midst of those of `x`."""
+    first = average(_subtract(x, shift, axes))
+    # Minus the shift as a sum, because XLA on CPU stores a difference that two
+    # reductions share: one more array to write and to read.
+    shifted = lax.add(x, broadcast_kept(lax.neg(shift), x.shape, axes))
+    return _unshift(shift, first, average(_square_abs(shifted)))
 
 
-def _from_anchor(anchor: Array, rest: Array, square: Array) -> tuple[Array, Array]:
-    """Mean and variance, of mean and mean square of values without the anchor."""
-    var = lax.sub(square, squared_abs(rest))
-    return lax.add(anchor, rest), lax.max(var, lax.full_like(var, 0))
+def _unshift(shift: Array, first: Array, second: Array) -> tuple[Array, Array]:
+    """Compute mean and variance from mean and mean square of shifted values."""
+    var = lax.sub(second, _square_abs(first))
+    return lax.add(shift, first), lax.max(var, lax.full_like(var, 0))
 
 
-def _sample(x: Array, axes: tuple[int, ...]) -> Array:
-    """Picks values whose mean lies among those of `x`.
+def _sample_mean(x: Array, axes: tuple[int, ...]) -> Array:
+    """Average a few values, to get one that lies among those of `x`.
 
-    All entries along the first axis to reduce, the middle one along the others. If it
-    is the only one, the middle one too, unless it is the first of all: that is the
-    batch, and a slice of it would have to be sent to all devices where it is sharded.
+    They are all entries along the first axis to reduce, and the middle one along the
+    others. If there are no others, the middle one along that axis too, unless it is the
+    first axis of all: that is the batch, and a slice of it would have to be sent to all
+    devices where it is sharded.
     """
     sharding = jax.typeof(x).sharding.spec
     starts, limits = [0] * x.ndim, list(x.shape)
@@ -233,28 +317,15 @@ def _sample(x: Array, axes: tuple[int, ...]) -> Array:
         if x.shape[axis] and sharding[axis] is None:
             starts[axis] = x.shape[axis] // 2
             limits[axis] = starts[axis] + 1
-    return lax.slice(x, starts, limits) if limits != list(x.shape) else x
-
-
-def _weighted_moments(
-    x: Array, weights: Array, axes: tuple[int, ...], centred: bool
-) -> tuple[Array, Array, Array]:
-    count = total_weight(weights, x.shape, axes, jnp.finfo(x.dtype).dtype)
-    divisor = _nonzero(count)
-
-    def average(values: Array) -> Array:
-        return _divide(lax.reduce_sum(weigh(weights, values), axes), divisor)
-
-    if not centred:
-        var = average(squared_abs(x))
-        return lax.full_like(var, 0, x.dtype), var, count
-    return *_shifted_moments(x, average(x), average, axes), count
+    sample = lax.slice(x, starts, limits) if limits != list(x.shape) else x
+    count = math.prod(sample.shape[axis] for axis in axes)
+    return _divide(lax.reduce_sum(sample, axes), max(count, 1))
 
 
 def _merge_shards(
     local: tuple[Array, ...], names: Names, groups: Groups | None
 ) -> tuple[Array, ...]:
-    """Combines moments of shards, which travel as one real array."""
+    """Combine moments of shards, which travel as one real array."""
     mean, var, *count = local
     is_complex = jnp.iscomplexobj(mean)
     parts = [var, *count, mean.real, *([mean.imag] if is_complex else [])]
@@ -265,17 +336,22 @@ def _merge_shards(
     return (*merged[:2], *([] if merged[2] is None else [merged[2]]))
 
 
+# --- derivatives ----------------------------------------------------------------------
+
+
 def _moments_jvp(
-    reduction: Reduction, primals: tuple[Any, ...], tangents: tuple[Any, ...]
+    spec: NormSpec,
+    primals: tuple[Array, Array | None],
+    tangents: tuple[Array | SymbolicZero, Array | SymbolicZero | None],
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     x, weights = primals
     dx, dweights = (None if isinstance(t, SymbolicZero) else t for t in tangents)
-    out = _moments(reduction, x, weights)
+    out = _moments(spec, x, weights)
     if dx is None and dweights is None:
         return out, tuple(map(_zeros, out))
     if dx is None:
         dx = _zeros(x)
-    return out, _tangents(reduction, x, weights, out, dx, dweights)
+    return out, _tangents(spec, x, weights, out, dx, dweights)
 
 
 _moments.defjvp(_moments_jvp, symbolic_zeros=True)
@@ -283,14 +359,14 @@ _moments.defjvp(_moments_jvp, symbolic_zeros=True)
 
 @partial(jax.checkpoint, prevent_cse=False, static_argnums=0)
 def _tangents(
-    reduction: Reduction,
+    spec: NormSpec,
     x: Array,
     weights: Array | None,
     out: tuple[Array, ...],
     dx: Array,
     dweights: Array | None,
 ) -> tuple[Array, ...]:
-    """Maps tangents of values and weights to those of the moments, linearly.
+    """Map tangents of values and weights to those of the moments, linearly.
 
         dmean = sum(w dx + dw (x - mean)) / count
         dvar = 2 sum(w Re[conj(x - mean) dx] + dw (|x - mean|^2 - var) / 2) / count
@@ -298,65 +374,107 @@ def _tangents(
     A checkpoint, so that reverse mode keeps `x` itself and computes `x - mean` again,
     which is free inside the kernels that use it.
     """
-    axes, _, _, centred, dtype = reduction
+    axes, dtype = spec.axes, _dtype(spec, x)
     mean, var, *count = out
-    by_channel = centred and takes_channels(x, axes) and x.dtype == dx.dtype == dtype
+    by_kernel = weights is None and dx.dtype == dtype and _sums_by_kernel(spec, x)
     x, dx = (lax.convert_element_type(v, dtype) for v in (x, dx))
-    if weights is None and by_channel:
+    if by_kernel:
         from linsey.ops.cpu.channel_kernels import channel_products
 
         first, second = channel_products(dx, x, mean)
-        return _from_sums(reduction, x.shape, [second, first], None, mean)
-    if centred:
-        x = _shift(x, mean, axes)
+        return _from_sums(spec, x, [second, first], None, mean)
+    if spec.centred:
+        x = _subtract(x, mean, axes)
     if weights is not None:
         # Before it is a factor: reverse mode multiplies `x` with cotangents of zero.
-        x = weigh(present(weights), x)
-    first, second = weigh(weights, dx), weigh(weights, _real_product(x, dx))
+        x = _apply_weights(is_counted(weights), x)
+    first = _apply_weights(weights, dx)
+    second = _apply_weights(weights, _real_product(x, dx))
     dcount = list(map(_zeros, count))
     if weights is not None and dweights is not None:
-        dweights = weigh(present(weights), dweights)
-        dcount = [total_weight(dweights, x.shape, axes, var.dtype)]
+        dweights = _apply_weights(is_counted(weights), dweights)
+        dcount = [_sum_weights(dweights, x.shape, axes, var.dtype)]
         dw = broadcast_all(lax.convert_element_type(dweights, var.dtype), x.shape)
-        excess = lax.sub(squared_abs(x), broadcast_kept(var, x.shape, axes))
+        excess = lax.sub(_square_abs(x), broadcast_kept(var, x.shape, axes))
         first = lax.add(first, lax.mul(lax.convert_element_type(dw, dtype), x))
-        second = lax.add(second, lax.mul(dw, lax.mul(excess, _full(excess, 0.5))))
+        second = lax.add(
+            second, lax.mul(dw, lax.mul(excess, lax.full_like(excess, 0.5)))
+        )
     sums = [lax.reduce_sum(second, axes), *dcount]
-    if centred:
+    if spec.centred:
         sums.append(lax.reduce_sum(first, axes))
-    return _from_sums(reduction, x.shape, sums, count[0] if count else None, mean)
+    return _from_sums(spec, x, sums, count[0] if count else None, mean)
 
 
 def _from_sums(
-    reduction: Reduction,
-    shape: tuple[int, ...],
-    sums: list[Array],
-    count: Array | None,
-    mean: Array,
+    spec: NormSpec, x: Array, sums: list[Array], count: Array | None, mean: Array
 ) -> tuple[Array, ...]:
-    """Makes tangents of moments of sums: the second, of the count, the first."""
-    if reduction.names:
-        sums = sum_shards(sums, reduction.names, reduction.groups)
-    divisor = _count(reduction, shape) if count is None else _nonzero(count)
-    dmean = _divide(sums.pop(), divisor) if reduction.centred else _zeros(mean)
+    """Make tangents of moments of sums: the second, that of the count, the first."""
+    if spec.names:
+        sums = sum_shards(sums, spec.names, spec.groups)
+    divisor = _count(spec, x.shape) if count is None else _nonzero(count)
+    dmean = _divide(sums.pop(), divisor) if spec.centred else _zeros(mean)
     dvar, *dcount = sums
-    return dmean, _divide(lax.mul(dvar, _full(dvar, 2)), divisor), *dcount
+    return dmean, _divide(lax.mul(dvar, lax.full_like(dvar, 2)), divisor), *dcount
 
 
-def _shift(x: Array, origin: Array, axes: tuple[int, ...]) -> Array:
-    return lax.sub(x, broadcast_kept(origin, x.shape, axes))
+# --- weights --------------------------------------------------------------------------
+
+
+def _apply_weights(weights: Array | None, values: Array) -> Array:
+    """Multiply values by weights of their rank: `w x`, and 0 where `w` is 0."""
+    if weights is None:
+        return values
+    counted = broadcast_all(is_counted(weights), values.shape)
+    values = lax.select(counted, values, lax.full_like(values, 0))
+    if weights.dtype == bool:
+        return values
+    weights = lax.convert_element_type(weights, values.dtype)
+    return lax.mul(values, broadcast_all(weights, values.shape))
+
+
+def is_counted(weights: Array) -> Array:
+    """Return the mask of weights: where they are not zero."""
+    if weights.dtype == bool:
+        return weights
+    return lax.ne(weights, lax.full_like(weights, 0))
+
+
+def _sum_weights(
+    weights: Array, shape: tuple[int, ...], axes: tuple[int, ...], dtype: jnp.dtype
+) -> Array:
+    """Add weights over axes of an array of some shape, whose rank they have."""
+    repeats = math.prod(shape[a] for a in axes if weights.shape[a] == 1)
+    total = lax.reduce_sum(lax.convert_element_type(weights, dtype), axes)
+    total = lax.mul(total, lax.full_like(total, repeats))
+    kept = [size for axis, size in enumerate(shape) if axis not in axes]
+    return broadcast_all(total, tuple(kept))
+
+
+# --- arithmetic without promotion -----------------------------------------------------
+
+
+def _square_abs(x: Array) -> Array:
+    """Compute `|x|^2`, real also for complex `x`."""
+    if jnp.iscomplexobj(x):
+        return lax.add(lax.square(lax.real(x)), lax.square(lax.imag(x)))
+    return lax.mul(x, x)
 
 
 def _real_product(x: Array, dx: Array) -> Array:
-    """Computes `Re[conj(x) dx]`."""
+    """Compute `Re[conj(x) dx]`."""
     if jnp.iscomplexobj(x):
         return lax.real(lax.mul(lax.conj(x), dx))
     return lax.mul(x, dx)
 
 
-def _count(reduction: Reduction, shape: tuple[int, ...]) -> int:
-    local = math.prod(shape[axis] for axis in reduction.axes)
-    return local * shard_count(reduction.names, reduction.groups)
+def _subtract(x: Array, values: Array, axes: tuple[int, ...]) -> Array:
+    return lax.sub(x, broadcast_kept(values, x.shape, axes))
+
+
+def _count(spec: NormSpec, shape: tuple[int, ...]) -> int:
+    local = math.prod(shape[axis] for axis in spec.axes)
+    return local * shard_count(spec.names, spec.groups)
 
 
 def _divide(values: Array, divisor: Array | float) -> Array:
@@ -367,10 +485,7 @@ def _divide(values: Array, divisor: Array | float) -> Array:
 
 
 def _nonzero(count: Array) -> Array:
-    return lax.select(lax.gt(count, _zeros(count)), count, _full(count, 1))
-
-
-_full = lax.full_like
+    return lax.select(lax.gt(count, _zeros(count)), count, lax.full_like(count, 1))
 
 
 def _zeros(values: Array) -> Array:

@@ -1,74 +1,81 @@
-"""Values brought to given mean and variance, then scaled and shifted.
+"""Normalization: values brought to mean 0 and variance 1, then scaled and shifted.
 
     y = (x - mean) * scale / sqrt(var + epsilon) + bias
 
 Mean and variance are *per channel*: they have the shape of the axes that were kept
 when they were taken. Scale and bias are per feature. For batch normalization these are
 the same axes, for layer normalization they have none in common.
+
+`normalize` is given the moments, `standardize` takes those of the array itself: batch,
+layer, group and instance normalization are this with different axes. It is `moments`
+followed by `normalize`, each of which has derivative rules of its own, except where a
+kernel for a CPU computes both at once.
 """
+
+# ruff: noqa: F722 (the strings of jaxtyping are shapes)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from functools import partial, reduce
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
+from jax.typing import ArrayLike
 
-from linsey.ops.broadcast import canonical_axes, other_axes
+from linsey.ops.axes import (
+    broadcast_all,
+    broadcast_kept,
+    canonical_axes,
+    other_axes,
+)
 from linsey.ops.cpu.dispatch import takes_channels
+from linsey.ops.moments import Moments, NormSpec, is_counted, take_moments
+from linsey.typing import Dtype
 
+if TYPE_CHECKING:
+    from jaxtyping import Inexact, Num, Real
 
-class Layout(NamedTuple):
-    """Which axes of an array values belong to; hashable, for it is static.
-
-    Attributes:
-        kept: the axes of mean and variance, ascending.
-        features: the axes of scale and bias, ascending.
-        dtype: the dtype of the result.
-    """
-
-    kept: tuple[int, ...]
-    features: tuple[int, ...]
-    dtype: Any
-
-    @property
-    def joint(self) -> tuple[int, ...]:
-        """The axes of either."""
-        return tuple(sorted({*self.kept, *self.features}))
+Tangent = Array | SymbolicZero | None
 
 
 def normalize(
-    x: Any,
-    mean: Any,
-    var: Any,
-    scale: Any = None,
-    bias: Any = None,
+    x: Num[ArrayLike, "*shape"],
+    mean: Num[ArrayLike, "*channels"],
+    var: Real[ArrayLike, "*channels"],
+    scale: Num[ArrayLike, "*features"] | None = None,
+    bias: Num[ArrayLike, "*features"] | None = None,
     *,
     axis: int | Iterable[int] = -1,
     feature_axis: int | Iterable[int] | None = None,
-    epsilon: Any = 1e-5,
-    dtype: Any = None,
-) -> Array:
-    """Normalizes values by given moments: `(x - mean) scale / sqrt(var + eps) + bias`.
+    epsilon: Real[ArrayLike, ""] = 1e-5,
+    dtype: Dtype | None = None,
+) -> Inexact[Array, "*shape"]:
+    """Normalize values by given moments: `(x - mean) scale / sqrt(var + eps) + bias`.
 
     Args:
         x: array of any shape.
         mean: means, of the shape of the axes `axis` of `x`.
         var: variances, of the same shape.
-        scale: factors, of the shape of the axes `feature_axis`, or none.
-        bias: offsets of that shape, or none.
+        scale: factors, of the shape of the axes `feature_axis`. If `None`, there are
+            none.
+        bias: offsets of that shape. If `None`, there are none.
         axis: the axes that mean and variance belong to.
-        feature_axis: the axes that scale and bias belong to; none means `axis`.
+        feature_axis: the axes that scale and bias belong to. If `None`, they are those
+            of `axis`.
         epsilon: what is added to the variance.
-        dtype: dtype of the result; none means the one that `x`, `scale` and `bias`
+        dtype: dtype of the result. If `None`, the one that `x`, `scale` and `bias`
             promote to. The computation is in float32 at least.
 
     Returns:
         An array of the shape of `x`.
+
+    Raises:
+        ShapeError: `x` has no such axis.
 
     Example:
         >>> x = jnp.array([[1.0, 10.0], [3.0, 30.0]])
@@ -79,14 +86,14 @@ def normalize(
     kept = canonical_axes(axis, x.ndim)
     features = kept if feature_axis is None else canonical_axes(feature_axis, x.ndim)
     scale, bias = (None if v is None else jnp.asarray(v) for v in (scale, bias))
-    layout = Layout(kept, features, result_dtype(x, scale, bias, dtype))
-    return scale_and_shift(layout, x, mean, lax.rsqrt(var + epsilon), scale, bias)
+    spec = NormSpec(other_axes(kept, x.ndim), features, dtype)
+    return scale_and_shift(spec, x, mean, lax.rsqrt(var + epsilon), scale, bias)
 
 
 def result_dtype(
-    x: Array, scale: Array | None, bias: Array | None, dtype: Any = None
-) -> Any:
-    """Chooses the dtype of a normalized array: the one given, or the promoted one.
+    x: Array, scale: Array | None, bias: Array | None, dtype: Dtype | None = None
+) -> jnp.dtype:
+    """Choose the dtype of a normalized array: the one given, or the promoted one.
 
     Example:
         >>> x = jnp.ones(3, jnp.bfloat16)
@@ -95,128 +102,286 @@ def result_dtype(
     """
     if dtype is not None:
         return jnp.dtype(dtype)
-    dtype = jnp.result_type(*(v for v in (x, scale, bias) if v is not None))
-    if not jnp.issubdtype(dtype, jnp.inexact):
-        dtype = jnp.promote_types(dtype, jnp.float32)
-    return dtype
+    promoted = jnp.result_type(*(v for v in (x, scale, bias) if v is not None))
+    if not jnp.issubdtype(promoted, jnp.inexact):
+        promoted = jnp.promote_types(promoted, jnp.float32)
+    return promoted
+
+
+# --- by the moments of the array itself -----------------------------------------------
+
+
+def standardize(
+    spec: NormSpec,
+    x: Array,
+    weights: Array | None,
+    scale: Array | None,
+    bias: Array | None,
+    epsilon: ArrayLike,
+) -> tuple[Array, Moments]:
+    """Normalize an array by its own moments.
+
+    Args:
+        spec: over which axes, with which features, to which dtype.
+        x: array of any shape.
+        weights: mask or weights of the rank of `x`, or `None`. Masked values are
+            normalized too, but those that are not finite, or so large that their square
+            is not, give the bias, so that they cannot spoil what is computed next.
+        scale: factors, of the shape of the axes `spec.features`, or `None`.
+        bias: offsets of that shape, or `None`.
+        epsilon: what is added to the variance.
+
+    Returns:
+        The normalized array, and its moments.
+
+    Example:
+        >>> spec = NormSpec(axes=(1,), features=(1,))
+        >>> x = jnp.array([[1.0, 3.0], [10.0, 30.0]])
+        >>> y, moments = standardize(spec, x, None, None, None, 0.0)
+        >>> y.tolist(), moments.mean.tolist()
+        ([[-1.0, 1.0], [-1.0, 1.0]], [2.0, 20.0])
+    """
+    if weights is None and _is_one_operation(spec, x, scale, bias):
+        y, mean, var = standardize_channels(x, scale, bias, epsilon)
+        count = lax.full((), math.prod(x.shape[:-1]), var.dtype)
+        return y, Moments(mean, var, count)
+    moments = take_moments(spec, x, weights)
+    rstd = lax.rsqrt(moments.var + epsilon)
+    return apply_moments(spec, x, weights, moments.mean, rstd, scale, bias), moments
+
+
+# Traced once for each shape, however many layers of that shape a model has.
+standardize_jit = jax.jit(standardize, static_argnums=0)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def standardize_groups(
+    spec: NormSpec,
+    num_groups: int,
+    x: Array,
+    weights: Array | None,
+    scale: Array | None,
+    bias: Array | None,
+    epsilon: ArrayLike,
+) -> Array:
+    """Normalize an array whose last axis is split into groups of features.
+
+    Args:
+        spec: the axes of `x`, the last one among those reduced.
+        num_groups: number of groups, which divides the number of features.
+        x: array of shape (..., features).
+        weights: mask or weights of the rank of `x`, or `None`.
+        scale: factors of shape (features,), or `None`.
+        bias: offsets of that shape, or `None`.
+        epsilon: what is added to the variance.
+
+    Returns:
+        An array of the shape of `x`.
+
+    Example:
+        >>> spec = NormSpec(axes=(1,), features=(1,))
+        >>> x = jnp.array([[1.0, 3.0, 10.0, 30.0]])
+        >>> standardize_groups(spec, 2, x, None, None, None, 0.0).tolist()
+        [[-1.0, 1.0, -1.0, 1.0]]
+    """
+    last = x.ndim - 1
+    spec = spec._replace(axes=(*spec.axes[:-1], last + 1), features=(last, last + 1))
+    split = partial(_split_last, num_groups=num_groups)
+    weights, scale, bias = jax.tree.map(split, (weights, scale, bias))
+    y, _ = standardize(spec, split(x), weights, scale, bias, epsilon)
+    return lax.reshape(y, x.shape)
+
+
+def _split_last(values: Array, num_groups: int) -> Array:
+    *rest, size = values.shape
+    split = (num_groups, size // num_groups) if size > 1 else (1, 1)
+    return lax.reshape(values, (*rest, *split))
+
+
+def apply_moments(
+    spec: NormSpec,
+    x: Array,
+    weights: Array | None,
+    mean: Array,
+    rstd: Array,
+    scale: Array | None,
+    bias: Array | None,
+) -> Array:
+    """Normalize an array by given means and reciprocal standard deviations.
+
+    Example:
+        >>> x, one, two = jnp.array([3.0, 5.0]), jnp.ones(()), jnp.full((), 2.0)
+        >>> apply_moments(NormSpec((0,)), x, None, one, two, None, None).tolist()
+        [4.0, 8.0]
+    """
+    if weights is not None:
+        dtype = result_dtype(x, scale, bias, spec.dtype)
+        x = _replace_masked(x, weights, mean, rstd, spec.axes, dtype)
+    return scale_and_shift(spec, x, mean if spec.centred else None, rstd, scale, bias)
+
+
+def _replace_masked(
+    x: Array,
+    weights: Array,
+    mean: Array,
+    rstd: Array,
+    axes: tuple[int, ...],
+    dtype: jnp.dtype,
+) -> Array:
+    """Put the mean where a masked value is not finite once normalized and squared."""
+    mean, rstd = (broadcast_kept(v, x.shape, axes) for v in (mean, rstd))
+    size = lax.abs(x - mean) * rstd
+    small = size <= jnp.sqrt(jnp.finfo(dtype).max.astype(size.dtype))
+    kept = lax.bitwise_or(broadcast_all(is_counted(weights), x.shape), small)
+    # Where shardings are explicit, both cases must have that of `x`.
+    mean = lax.convert_element_type(
+        lax.add(lax.full_like(size, 0, mean.dtype), mean), x.dtype
+    )
+    return lax.select(kept, x, mean)
+
+
+# --- the formula ----------------------------------------------------------------------
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def scale_and_shift(
-    layout: Layout,
+    spec: NormSpec,
     x: Array,
     mean: Array | None,
-    inverse: Array,
+    rstd: Array,
     scale: Array | None,
     bias: Array | None,
 ) -> Array:
-    """Computes `(x - mean) * inverse * scale + bias` in float32 at least.
+    """Compute `(x - mean) * rstd * scale + bias` in float32 at least.
 
     Args:
-        layout: which axes of `x` the other arguments belong to.
+        spec: which axes of `x` the other arguments belong to.
         x: array.
-        mean: means, or none for zero.
-        inverse: inverse standard deviations, of the shape of the axes `layout.kept`.
-        scale: factors, of the shape of the axes `layout.features`, or none.
-        bias: offsets of that shape, or none.
+        mean: means. If `None`, they are zero.
+        rstd: reciprocal standard deviations, of the shape of the axes not in
+            `spec.axes`.
+        scale: factors, of the shape of the axes `spec.features`, or `None`.
+        bias: offsets of that shape, or `None`.
 
     Returns:
-        An array of the shape of `x` and the dtype `layout.dtype`.
+        An array of the shape of `x` and of the dtype `result_dtype`.
 
     Example:
-        >>> layout = Layout((0,), (0,), jnp.dtype("float32"))
-        >>> one, two = jnp.ones(3), jnp.full(3, 2.0)
-        >>> scale_and_shift(layout, jnp.full(3, 5.0), one, two, two, one).tolist()
+        >>> spec, one, two = NormSpec((), (0,)), jnp.ones(3), jnp.full(3, 2.0)
+        >>> scale_and_shift(spec, jnp.full(3, 5.0), one, two, two, one).tolist()
         [17.0, 17.0, 17.0]
     """
-    dtype = _working_dtype(x, mean, inverse, scale, bias)
-    x, mean, inverse, scale, bias = (
-        _convert(value, dtype) for value in (x, mean, inverse, scale, bias)
-    )
-    joint, shape = layout.joint, x.shape
+    result = result_dtype(x, scale, bias, spec.dtype)
+    dtype = _working_dtype(x, mean, rstd, scale, bias)
+    x, rstd = (lax.convert_element_type(v, dtype) for v in (x, rstd))
+    mean, scale, bias = (_convert(v, dtype) for v in (mean, scale, bias))
+    kept, joint, shape = *_kept_and_joint(spec, x), x.shape
     if mean is not None:
-        x = lax.sub(x, _spread(mean, layout.kept, shape))
-    gain = _spread(inverse, layout.kept, shape, joint)
+        x = lax.sub(x, _spread(mean, kept, shape))
+    factor = _spread(rstd, kept, shape, joint)
     if scale is not None:
-        gain = lax.mul(gain, _spread(scale, layout.features, shape, joint))
-    y = lax.mul(x, _spread(gain, joint, shape))
+        factor = lax.mul(factor, _spread(scale, spec.features, shape, joint))
+    y = lax.mul(x, _spread(factor, joint, shape))
     if bias is not None:
-        y = lax.add(y, _spread(bias, layout.features, shape))
-    return lax.convert_element_type(y, layout.dtype)
+        y = lax.add(y, _spread(bias, spec.features, shape))
+    return lax.convert_element_type(y, result)
 
 
 def _scale_and_shift_jvp(
-    layout: Layout, primals: tuple[Any, ...], tangents: tuple[Any, ...]
+    spec: NormSpec,
+    primals: tuple[Array, Array | None, Array, Array | None, Array | None],
+    tangents: tuple[Tangent, ...],
 ) -> tuple[Array, Array]:
-    y = scale_and_shift(layout, *primals)
-    tangents = tuple(None if isinstance(t, SymbolicZero) else t for t in tangents)
-    if all(t is None for t in tangents):
+    y = scale_and_shift(spec, *primals)
+    given = tuple(None if isinstance(t, SymbolicZero) else t for t in tangents)
+    if all(t is None for t in given):
         return y, lax.full_like(y, 0)
-    return y, _tangent(layout, primals[:-1], tangents)
+    return y, _tangent(spec, y.dtype, primals[:-1], given)
 
 
 scale_and_shift.defjvp(_scale_and_shift_jvp, symbolic_zeros=True)
 
 
-@partial(jax.checkpoint, prevent_cse=False, static_argnums=0)
+@partial(jax.checkpoint, prevent_cse=False, static_argnums=(0, 1))
 def _tangent(
-    layout: Layout, primals: tuple[Any, ...], tangents: tuple[Any, ...]
+    spec: NormSpec,
+    result: jnp.dtype,
+    primals: tuple[Array, Array | None, Array, Array | None],
+    tangents: tuple[Array | None, ...],
 ) -> Array:
-    """Maps tangents of the arguments to that of the result, linearly.
+    """Map tangents of the arguments to that of the result, linearly.
 
-        dy = dx gain + offset + (x - mean) slope,    gain = inverse scale,
-        offset = dbias - gain dmean,    slope = dinverse scale + inverse dscale
+        dy = dx factor + offset + (x - mean) slope,    factor = rstd scale,
+        offset = dbias - factor dmean,    slope = drstd scale + rstd dscale
 
     In reverse mode `offset` and `slope` become the two sums that all the gradients
     share, over `ct` and over `ct (x - mean)`; differentiated term by term, the formula
     needs twice as many. A checkpoint, so that `x` is kept and not `x - mean`.
     """
     dtype = _working_dtype(*primals)
-    joint, shape = layout.joint, primals[0].shape
-    others = other_axes(joint, len(shape))
-    by_channel = layout.kept == joint and takes_channels(primals[0], others)
-    x, dx = (_convert(v, dtype) for v in (primals[0], tangents[0]))
-    mean, inverse, dmean, dinverse = (
-        _spread(_convert(v, dtype), layout.kept, shape, joint)
-        for v in (*primals[1:3], *tangents[1:3])
+    kept, joint, shape = *_kept_and_joint(spec, primals[0]), primals[0].shape
+    x, dx = lax.convert_element_type(primals[0], dtype), _convert(tangents[0], dtype)
+    per_channel = partial(_align, dtype=dtype, axes=kept, shape=shape, onto=joint)
+    per_feature = partial(per_channel, axes=spec.features)
+    rstd = per_channel(primals[2])
+    mean, dmean, drstd = (
+        None if v is None else per_channel(v) for v in (primals[1], *tangents[1:3])
     )
     scale, dscale, dbias = (
-        _spread(_convert(v, dtype), layout.features, shape, joint)
-        for v in (primals[3], *tangents[3:])
+        None if v is None else per_feature(v) for v in (primals[3], *tangents[3:])
     )
-    gain = inverse if scale is None else lax.mul(inverse, scale)
-    offset, slope = dbias, dinverse
+    factor = rstd if scale is None else lax.mul(rstd, scale)
+    offset, slope = dbias, drstd
     if dmean is not None:
-        offset = _sum(offset, lax.neg(lax.mul(gain, dmean)))
-    if dinverse is not None and scale is not None:
-        slope = lax.mul(dinverse, scale)
+        offset = _sum(offset, lax.neg(lax.mul(factor, dmean)))
+    if drstd is not None and scale is not None:
+        slope = lax.mul(drstd, scale)
     if dscale is not None:
-        slope = _sum(slope, lax.mul(inverse, dscale))
-    if by_channel and mean is not None and dtype == jnp.float32:
+        slope = _sum(slope, lax.mul(rstd, dscale))
+    terms = []
+    if dtype == jnp.float32 and mean is not None and _is_per_channel(spec, primals[0]):
         from linsey.ops.cpu.channel_kernels import channel_spread
 
         zero = lax.full_like(mean, 0)
         first, second = (zero if v is None else v for v in (offset, slope))
-        dy, slope = channel_spread(first, second, x, mean), None
-    else:
-        dy = _spread(offset, joint, shape)
+        terms, slope = [channel_spread(first, second, x, mean)], None
+    elif offset is not None:
+        terms = [_spread(offset, joint, shape)]
     if dx is not None:
-        dy = _sum(dy, lax.mul(dx, _spread(gain, joint, shape)))
+        terms.append(lax.mul(dx, _spread(factor, joint, shape)))
     if slope is not None:
         # `x - mean` as a sum, for a reason given in `moments`.
         if mean is not None:
             x = lax.add(x, _spread(lax.neg(mean), joint, shape))
-        dy = _sum(dy, lax.mul(x, _spread(slope, joint, shape)))
-    return lax.convert_element_type(dy, layout.dtype)
+        terms.append(lax.mul(x, _spread(slope, joint, shape)))
+    return lax.convert_element_type(reduce(lax.add, terms), result)
 
 
-def _working_dtype(*values: Array | None) -> Any:
+def _kept_and_joint(
+    spec: NormSpec, x: Array
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """List the axes of mean and variance, and these with those of scale and bias."""
+    kept = other_axes(spec.axes, x.ndim)
+    return kept, tuple(sorted({*kept, *spec.features}))
+
+
+def _working_dtype(*values: Array | None) -> jnp.dtype:
     dtypes = (value.dtype for value in values if value is not None)
-    return reduce(jnp.promote_types, dtypes, jnp.float32)
+    return reduce(jnp.promote_types, dtypes, jnp.dtype("float32"))
 
 
-def _convert(value: Any, dtype: Any) -> Any:
+def _convert(value: Array | None, dtype: jnp.dtype) -> Array | None:
     return None if value is None else lax.convert_element_type(value, dtype)
+
+
+def _align(
+    values: Array,
+    dtype: jnp.dtype,
+    axes: tuple[int, ...],
+    shape: tuple[int, ...],
+    onto: tuple[int, ...],
+) -> Array:
+    return _spread(lax.convert_element_type(values, dtype), axes, shape, onto)
 
 
 def _sum(a: Array | None, b: Array) -> Array:
@@ -224,15 +389,95 @@ def _sum(a: Array | None, b: Array) -> Array:
 
 
 def _spread(
-    values: Any,
+    values: Array,
     axes: tuple[int, ...],
     shape: tuple[int, ...],
     onto: tuple[int, ...] | None = None,
-) -> Any:
-    """Repeats values along the axes `onto` of `shape` (all of them) not in `axes`."""
+) -> Array:
+    """Repeat values along the axes `onto` of `shape` (all of them) not in `axes`."""
     if onto is None:
         onto = tuple(range(len(shape)))
-    if values is None or axes == onto:
+    if axes == onto:
         return values
-    places = [onto.index(axis) for axis in axes]
-    return lax.broadcast_in_dim(values, [shape[axis] for axis in onto], places)
+    axes_in_onto = [onto.index(axis) for axis in axes]
+    return lax.broadcast_in_dim(values, [shape[axis] for axis in onto], axes_in_onto)
+
+
+# --- on a CPU: moments and formula as one operation -----------------------------------
+
+
+def _is_per_channel(spec: NormSpec, x: Array) -> bool:
+    """Return whether kernels for a CPU serve the channels of the last axis."""
+    last = x.ndim - 1
+    return spec.features in ((), (last,)) and takes_channels(x, spec.axes)
+
+
+def _is_one_operation(
+    spec: NormSpec, x: Array, scale: Array | None, bias: Array | None
+) -> bool:
+    """Return whether `standardize_channels` computes what `standardize` has to."""
+    return (
+        spec.centred
+        and not spec.names
+        and result_dtype(x, scale, bias, spec.dtype) == jnp.float32
+        and all(v is None or v.dtype == jnp.float32 for v in (scale, bias))
+        and _is_per_channel(spec, x)
+    )
+
+
+@jax.custom_jvp
+def standardize_channels(
+    x: Array, scale: Array | None, bias: Array | None, epsilon: ArrayLike
+) -> tuple[Array, Array, Array]:
+    """Normalize the channels of an array by their own moments, with kernels for a CPU.
+
+    The gradients of moments and of normalized values are two operations, which read and
+    write large arrays one after the other. Here they are one.
+
+    Args:
+        x: array of shape (..., channels), float32.
+        scale: factors of shape (channels,), or `None`.
+        bias: offsets of that shape, or `None`.
+        epsilon: what is added to the variance.
+
+    Returns:
+        The normalized array, and mean and variance of each channel.
+
+    Example:
+        >>> x, bias = jnp.array([[1.0], [5.0]]), jnp.ones(1)
+        >>> y, mean, var = standardize_channels(x, None, bias, 0.0)
+        >>> y.ravel().tolist(), mean.item(), var.item()
+        ([0.0, 2.0], 3.0, 4.0)
+    """
+    spec = NormSpec(tuple(range(x.ndim - 1)), (x.ndim - 1,), x.dtype)
+    mean, var, _ = take_moments(spec, x, None)
+    y = scale_and_shift(spec, x, mean, lax.rsqrt(var + epsilon), scale, bias)
+    return y, mean, var
+
+
+def _standardize_channels_jvp(
+    primals: tuple[Array, Array | None, Array | None, ArrayLike],
+    tangents: tuple[Tangent, ...],
+) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array]]:
+    from linsey.ops.cpu.channel_kernels import channel_spread, standardized_tangent
+
+    x, scale, _, epsilon = primals
+    dx, dscale, dbias, depsilon = (
+        None if isinstance(t, SymbolicZero) else t for t in tangents
+    )
+    y, mean, var = standardize_channels(*primals)
+    rstd = lax.rsqrt(var + epsilon)
+    factor = rstd if scale is None else lax.mul(rstd, scale)
+    zero = lax.full_like(mean, 0)
+    slope = zero if dscale is None else lax.mul(rstd, dscale)
+    if depsilon is not None:
+        slope = slope - depsilon / 2 * factor * rstd * rstd
+    offset = zero if dbias is None else dbias
+    if dx is None:
+        dy = channel_spread(offset, slope, x, mean)
+        return (y, mean, var), (dy, zero, zero)
+    dy, dmean, dsquare = standardized_tangent(dx, offset, slope, x, mean, rstd, factor)
+    return (y, mean, var), (dy, dmean, lax.add(dsquare, dsquare))
+
+
+standardize_channels.defjvp(_standardize_channels_jvp, symbolic_zeros=True)

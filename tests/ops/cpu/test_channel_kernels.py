@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from linsey.errors import ShapeError
-from linsey.ops.batch_norm import Rule, batch_norm, train_batch_norm
+from linsey.ops.batch_norm import UpdateRule, batch_norm, train_batch_norm
 from linsey.ops.cpu import channel_kernels, dispatch
-from linsey.ops.standardize import Plan
-from linsey.ops.standardize_channels import standardize_channels
+from linsey.ops.moments import NormSpec
+from linsey.ops.normalize import standardize_channels
 from tests.ops.cpu.kernels import (
     assert_near,
     kernels_in,
@@ -83,12 +83,12 @@ def in_training(switched_on, function, *arguments):
 X = normal(3, 4, 5, 6, 32, loc=3.0)
 SCALE, BIAS = normal(4, 32), normal(5, 32)
 RUNNING = (jnp.zeros(32), jnp.ones(32))
-PLAN = Plan((0, 1, 2), (3,))
+SPEC = NormSpec((0, 1, 2), (3,))
 
 
 def train(x, scale, bias, epsilon=1e-5):
     return train_batch_norm(
-        PLAN, Rule(), x, None, scale, bias, RUNNING, epsilon, (0.9, 0.1)
+        SPEC, UpdateRule(), x, None, scale, bias, epsilon, RUNNING, (0.9, 0.1)
     )
 
 
@@ -148,7 +148,15 @@ def test_training_reads_for_two_sums_at_once(small):
 def test_half_precision_is_left_to_xla(small):
     def total(x, dtype):
         y, (mean, var) = train_batch_norm(
-            PLAN._replace(dtype=dtype), Rule(), x, None, None, None, RUNNING, 0, (0, 1)
+            SPEC._replace(dtype=dtype),
+            UpdateRule(),
+            x,
+            None,
+            None,
+            None,
+            0,
+            RUNNING,
+            (0, 1),
         )
         return jnp.sum(y.astype(jnp.float32) ** 3) + jnp.sum(mean * var)
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from linsey import linen as nn
-from linsey.ops.batch_norm import Rule, train_batch_norm
+from linsey.ops.batch_norm import UpdateRule, train_batch_norm
 from linsey.ops.conv import conv
 from linsey.ops.cpu import channel_kernels, dispatch
 from linsey.ops.cpu import conv_kernels as convs
-from linsey.ops.standardize import Plan
+from linsey.ops.moments import NormSpec
 from tests.ops.cpu.kernels import (
     SAME,
     assert_near,
@@ -35,14 +35,14 @@ def test_exported_programs_have_no_kernels(small):
     def model(x, kernel):
         y = conv(x, kernel)
         return train_batch_norm(
-            Plan((0, 1, 2), (3,)),
-            Rule(),
+            NormSpec((0, 1, 2), (3,)),
+            UpdateRule(),
             y,
             None,
             None,
             None,
-            (jnp.zeros(32), jnp.ones(32)),
             1e-5,
+            (jnp.zeros(32), jnp.ones(32)),
             (0.9, 0.1),
         )[0]
 

@@ -10,11 +10,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.nn.initializers import lecun_normal, variance_scaling, zeros
 
-from linsey import struct
+from linsey import ops, struct
 from linsey.core.scope import Scope
-from linsey.ops import conv as conv_ops
-from linsey.ops import conv_transpose as conv_transpose_ops
-from linsey.ops import dot, embed
 
 __all__ = ["Embedding", "conv", "conv_transpose", "dense", "dense_general", "embedding"]
 
@@ -50,7 +47,7 @@ def dense(
     kernel = scope.param("kernel", kernel_init, (inputs.shape[-1], features))
     offset = scope.param("bias", bias_init, (features,)) if bias else None
     operands = _cast(dtype, inputs, kernel, offset)
-    return dot.dense(*operands, precision=precision)
+    return ops.dense(*operands, precision=precision)
 
 
 def dense_general(
@@ -101,7 +98,7 @@ def dense_general(
     kernel = declare("kernel", kernel_init, contracted, features)
     offset = declare("bias", bias_init, features) if bias else None
     operands = _cast(dtype, inputs, kernel, offset)
-    return dot.dense_general(
+    return ops.dense_general(
         *operands, axes=axes, batch_axes=batch_dims, precision=precision
     )
 
@@ -127,7 +124,7 @@ def conv(
     kernel = scope.param("kernel", kernel_init, (*kernel_size, channels, features))
     offset = scope.param("bias", bias_init, (features,)) if bias else None
     operands = _cast(dtype, inputs, kernel, offset)
-    return conv_ops.conv(
+    return ops.conv(
         *operands,
         strides=strides,
         padding=padding,
@@ -157,7 +154,7 @@ def conv_transpose(
     kernel = scope.param("kernel", kernel_init, shape)
     offset = scope.param("bias", bias_init, (features,)) if bias else None
     operands = _cast(dtype, inputs, kernel, offset)
-    return conv_transpose_ops.conv_transpose(
+    return ops.conv_transpose(
         *operands,
         strides=strides,
         padding=padding,
@@ -194,7 +191,7 @@ class Embedding:
 
     def attend(self, query: Array) -> Array:
         """Scores queries of shape (..., features) against rows: (..., rows)."""
-        return embed.attend(query, jnp.asarray(self.table))
+        return ops.attend(query, jnp.asarray(self.table))
 
 
 def embedding(

@@ -10,10 +10,10 @@ from jax import Array
 from jax.nn.initializers import ones, zeros
 
 from linsey.core.scope import Scope
-from linsey.ops.batch_norm import Rule, evaluate_batch_norm, train_batch_norm
-from linsey.ops.broadcast import canonical_axes, other_axes
-from linsey.ops.named_axes import as_groups, as_names
-from linsey.ops.standardize import Plan, standardize, standardize_groups
+from linsey.ops.axes import as_groups, as_names, canonical_axes, other_axes
+from linsey.ops.batch_norm import UpdateRule, evaluate_batch_norm, train_batch_norm
+from linsey.ops.moments import NormSpec
+from linsey.ops.normalize import standardize_groups, standardize_jit
 
 __all__ = ["batch_norm", "group_norm", "layer_norm"]
 
@@ -39,7 +39,7 @@ def layer_norm(
     """Normalizes each example by mean and variance of its last axis."""
     last, shape = (x.ndim - 1,), x.shape[-1:]
     affine = _affine(scope, shape, shape, scale and scale_init, bias and bias_init)
-    return standardize(Plan(last, last, dtype), x, None, *affine, epsilon)[0]
+    return standardize_jit(NormSpec(last, last, dtype), x, None, *affine, epsilon)[0]
 
 
 def group_norm(
@@ -73,8 +73,8 @@ def group_norm(
     affine = _affine(
         scope, stored, (channels,), scale and scale_init, bias and bias_init
     )
-    plan = Plan((*range(1, last), last), (last,), dtype)
-    return standardize_groups(plan, groups, x, None, *affine, epsilon)
+    spec = NormSpec((*range(1, last), last), (last,), dtype)
+    return standardize_groups(spec, groups, x, None, *affine, epsilon)
 
 
 def batch_norm(
@@ -115,7 +115,7 @@ def batch_norm(
         An array of the shape of `x`.
     """
     channels = canonical_axes(axis, x.ndim)
-    plan = Plan(other_axes(channels, x.ndim), channels, dtype)
+    spec = NormSpec(other_axes(channels, x.ndim), channels, dtype)
     shape = tuple(x.shape[i] for i in channels)
     initializing = not scope.has_variable(kind, "mean")
     mean = scope.variable(kind, "mean", jnp.zeros, shape)
@@ -123,12 +123,12 @@ def batch_norm(
     running = mean.value, var.value
     affine = _affine(scope, shape, shape, scale and scale_init, bias and bias_init)
     if use_running_average:
-        return evaluate_batch_norm(plan, x, *affine, running, epsilon)
+        return evaluate_batch_norm(spec, x, *affine, epsilon, running)
     if initializing:
-        return standardize(plan, x, None, *affine, epsilon)[0]
-    plan = plan._replace(names=as_names(axis_name), groups=as_groups(axis_index_groups))
-    rule, decay = Rule(propagate=True), (momentum, 1 - momentum)
+        return standardize_jit(spec, x, None, *affine, epsilon)[0]
+    spec = spec._replace(names=as_names(axis_name), groups=as_groups(axis_index_groups))
+    rule, decay = UpdateRule(propagate=True), (momentum, 1 - momentum)
     y, (mean.value, var.value) = train_batch_norm(
-        plan, rule, x, None, *affine, running, epsilon, decay
+        spec, rule, x, None, *affine, epsilon, running, decay
     )
     return y

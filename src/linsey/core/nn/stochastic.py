@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from jax import Array
 
+from linsey import ops
 from linsey.core.scope import Scope
-from linsey.ops import dropout as ops
 
 
 def dropout(

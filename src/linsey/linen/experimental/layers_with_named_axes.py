@@ -25,7 +25,8 @@ from linsey.linen.partitioning import (
     with_sharding_constraint as with_sharding_constraint,
 )
 from linsey.ops.dot import dense
-from linsey.ops.standardize import Plan, standardize
+from linsey.ops.moments import NormSpec
+from linsey.ops.normalize import standardize_jit
 from linsey.typing import Axes as Axes
 from linsey.typing import DotGeneralT as DotGeneralT
 from linsey.typing import Dtype as Dtype
@@ -198,5 +199,5 @@ class LayerNorm(Module):
         shape, last, axes = x.shape[-1:], (x.ndim - 1,), ("embed",)
         scale = _declare(self, "scale", shape, axes) if self.use_scale else None
         bias = _declare(self, "bias", shape, axes) if self.use_bias else None
-        plan = Plan(last, last, self.dtype)
-        return standardize(plan, x, None, scale, bias, self.epsilon)[0]
+        spec = NormSpec(last, last, self.dtype)
+        return standardize_jit(spec, x, None, scale, bias, self.epsilon)[0]

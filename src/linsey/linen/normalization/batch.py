@@ -1,51 +1,69 @@
-"""Batch normalization, with the running averages that evaluation needs."""
+"""Batch normalization, with the running statistics that evaluation needs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.typing import ArrayLike
 
-from linsey.errors import TracedFlagError
+from linsey.errors import OptionError, TracedFlagError
+from linsey.errors.base import named
 from linsey.linen.initializers import ones, zeros
-from linsey.linen.module import Module, compact, merge_param, nowrap
-from linsey.linen.normalization import averages, common, options
-from linsey.linen.normalization.averages import RunningAverages
-from linsey.ops import batch_norm
-from linsey.ops.broadcast import expand_rank, other_axes
+from linsey.linen.module import Module, compact, merge_param
+from linsey.linen.normalization.common import (
+    Affine,
+    as_array,
+    check_option,
+    is_traced,
+    layer_axes,
+    path_text,
+    scale_and_bias,
+)
+from linsey.linen.normalization.statistics import RunningStatistics
+from linsey.ops.axes import expand_rank, other_axes
+from linsey.ops.batch_norm import (
+    evaluate_batch_norm,
+    train_batch_norm,
+    train_moments,
+)
 from linsey.ops.deferred import Deferred
-from linsey.ops.named_axes import as_groups
-from linsey.ops.normalize import Layout, result_dtype
-from linsey.ops.standardize import Plan, standardize
+from linsey.ops.moments import NormSpec
+from linsey.ops.normalize import result_dtype, standardize_jit
 from linsey.typing import Dtype, Initializer
 
-Renorm = tuple[float, float] | Callable[[Array], tuple[Any, Any]]
+ACTIVATIONS = ("relu", "leaky_relu", "silu", "gelu")
+FROZEN = (False, True, "statistics", "affine")
+
+Activation = Callable[[Array], Array]
+Bounds = tuple[ArrayLike, ArrayLike]
 
 
 class BatchNorm(Module):
-    """Normalizes each channel by mean and variance of the batch.
+    """Normalize each channel by mean and variance of the batch.
 
         y = (x - mean) * scale / sqrt(var + epsilon) + bias
 
-    In training the moments are those of the batch, and running averages of them are
-    kept in the collection `batch_stats`, which must be mutable. In evaluation
-    (`use_running_average=True`) the running averages take their place. While
+    In training mean and variance are those of the batch, and running averages of them,
+    the *running statistics*, are kept in the collection `batch_stats`, which must be
+    mutable. In evaluation (`use_running_average=True`) these take their place. While
     initialising, the batch is used, nothing is updated and no named axis is needed.
 
     Moments are accurate at any offset and kept in float32 at least. A batch without
     values (empty, or masked altogether) and channels whose moments are not finite leave
-    the running averages alone.
+    the running statistics alone.
 
     Attributes:
-        use_running_average: whether to normalize by the running averages; given here
-            or at the call.
+        use_running_average: whether to normalize by the running statistics; given
+            here or at the call.
         axis: the axis of the channels, or several; moments are taken over the others.
-        momentum: fraction of the old average that is kept, in [0, 1]; none means the
-            plain average of all batches so far, which counts updates.
+        momentum: fraction of the old average that is kept, in [0, 1]. If `None`, the
+            running statistics are the plain average of all batches so far, which counts
+            updates.
         epsilon: what is added to the variance.
-        dtype: dtype of the result; none means that of inputs and parameters.
+        dtype: dtype of the result. If `None`, that of inputs and parameters.
         param_dtype: dtype of the parameters.
         use_bias: whether to add a bias.
         use_scale: whether to multiply with a scale.
@@ -53,7 +71,7 @@ class BatchNorm(Module):
         scale_init: initializer of `scale`, of that shape.
         axis_name: name or names of mapped axes (`jax.vmap`, `jax.pmap`,
             `jax.shard_map`) that belong to the batch. Under `jax.jit` with a sharded
-            batch none is needed.
+            batch no name is needed.
         axis_index_groups: groups of indices of that axis; each is a batch of its own.
         use_fast_variance: accepted for compatibility; it is fast and accurate.
         force_float32_reductions: accepted for compatibility; moments are always in
@@ -61,25 +79,25 @@ class BatchNorm(Module):
         unbiased_variance: whether the running variance is that of `n - 1` degrees of
             freedom, as in PyTorch; the batch is divided by the biased one.
         group_size: number of examples, counted by the first axis, that are normalized
-            together, whatever devices hold them; none means all that `axis_name`
-            combines. What remains is spread over the groups. Averages are those over
-            the groups.
+            together, whatever devices hold them. If `None`, all that `axis_name`
+            combines. What remains is spread over the groups. Running statistics are
+            averages over the groups.
         renorm: bounds `(r_max, d_max)` of batch renormalization, or a function from the
-            number of updates to them, as `linsey.ops.renorm.renorm_schedule` makes one.
-        num_domains: number of domains with averages of their own, along a new first
+            number of updates to them, such as `linsey.ops.renorm_schedule` makes.
+        num_domains: number of domains with statistics of their own, along a new first
             axis of `mean` and `var`; the call says which one. All share scale and bias.
         frozen: whether training leaves the layer alone: `True`, or only its
             `"statistics"`, which then also normalize in training, or only its
             `"affine"` parameters, which then have no gradient.
-        nonfinite: what a batch does to the averages of channels where its moments are
-            not finite: `"skip"` leaves them alone, `"propagate"` spoils them, `"error"`
-            raises `NonFiniteBatchError`.
+        nonfinite: what a batch does to the statistics of channels where its moments
+            are not finite: `"skip"` leaves them alone, `"propagate"` spoils them,
+            `"error"` raises `NonFiniteBatchError`.
         count_updates: whether to count updates in the collection `batch_counts`. Then,
             with `momentum=None` and with a function as `renorm` it must be mutable too.
         activation: `"relu"`, `"leaky_relu"`, `"silu"`, `"gelu"` or a function that is
             applied to the result.
         save_memory: whether to keep only the input for the backward pass, and not what
-            comes out as well. A training call then returns a `linsey.ops.deferred`
+            comes out as well. A training call then returns a `linsey.ops.Deferred`
             value: `Conv` and `Dense` compute it again when their gradient is due, and
             to everything else it is an array. Reverse mode only.
 
@@ -103,7 +121,8 @@ class BatchNorm(Module):
 
     Differs from Flax in that masked and unevenly masked shards are weighted by what
     they count, that the variance does not lose digits at a large mean, that a bad batch
-    does not spoil the averages, and in errors for misuse that passes there in silence.
+    does not spoil the statistics, and in errors for misuse that passes there in
+    silence.
     """
 
     use_running_average: bool | None = None
@@ -117,17 +136,17 @@ class BatchNorm(Module):
     bias_init: Initializer = zeros
     scale_init: Initializer = ones
     axis_name: str | Sequence[str] | None = None
-    axis_index_groups: Any = None
+    axis_index_groups: Iterable[Sequence[int]] | None = None
     use_fast_variance: bool = True
     force_float32_reductions: bool = True
     unbiased_variance: bool = False
     group_size: int | None = None
-    renorm: Renorm | None = None
+    renorm: Bounds | Callable[[Array], Bounds] | None = None
     num_domains: int | None = None
     frozen: bool | str = False
     nonfinite: str = "skip"
     count_updates: bool = False
-    activation: str | Callable[[Array], Array] | None = None
+    activation: str | Activation | None = None
     save_memory: bool = False
 
     @compact
@@ -137,15 +156,15 @@ class BatchNorm(Module):
         use_running_average: bool | None = None,
         *,
         mask: Array | None = None,
-        domain: Any = None,
+        domain: ArrayLike | None = None,
         scale: Array | None = None,
         bias: Array | None = None,
     ) -> Array:
-        """Normalizes a batch.
+        """Normalize a batch.
 
         Args:
             x: inputs of any shape with the axes `axis`.
-            use_running_average: whether to normalize by the running averages.
+            use_running_average: whether to normalize by the running statistics.
             mask: where inputs count for the moments, of a shape that broadcasts to that
                 of `x`; numbers are weights. What is masked may hold anything.
             domain: index of the domain that the batch comes from, traced or not; given
@@ -161,87 +180,138 @@ class BatchNorm(Module):
             ValueError: `use_running_average` was given here and to the constructor, or
                 at neither place.
             TracedFlagError: it is a traced value.
-            MissingBatchStatsError: there are no running averages to train.
+            MissingBatchStatsError: there are no running statistics to update.
             SingleValuePerChannelError: a batch to train on has one value per channel,
                 inside of `jax.jit`, `jax.grad` or another transform.
-            HalfPrecisionStatisticsError: running averages to train are of half
+            HalfPrecisionStatisticsError: running statistics to update are of half
                 precision.
             FeatureShapeChangedError: the input has other channels than they have.
             UnboundAxisNameError: an `axis_name` is not bound.
-            NormOptionError: an option has no such value, or excludes another.
-            DomainError: `domain` is missing, superfluous or out of range.
-            ExternalAffineError: `scale` or `bias` is given and also a parameter.
+            OptionError: an option has no such value, or excludes another; `domain` is
+                missing, superfluous or out of range; `scale` or `bias` is given and
+                also a parameter.
+            ShapeError: `mask` does not broadcast to the shape of `x`.
             NonFiniteBatchError: the batch is not finite and `nonfinite` is `error`.
         """
-        evaluate = merge_param(
-            "use_running_average", self.use_running_average, use_running_average
-        )
-        if common.is_traced(evaluate):
-            path = common.path_text(self)
-            raise TracedFlagError("use_running_average", scope_path=path, module=self)
-        x = common.as_array(x)
-        channels = common.layer_axes(self, self.axis, x.shape)
+        evaluate = _uses_running_average(self, use_running_average)
+        trains = not evaluate and not self.is_initializing()
+        x = as_array(x)
+        channels = layer_axes(self, self.axis, x.shape)
         shape = tuple(x.shape[axis] for axis in channels)
-        initializing = self.is_initializing()
-        evaluate = evaluate or options.is_frozen(self, "statistics")
-        counts = self.count_updates or self.momentum is None or callable(self.renorm)
-        counted = counts and (initializing or not evaluate)
-        if not (evaluate or initializing):
-            averages.check_trainable(self, counted)
-        domain = averages.check_domain(self, domain)
-        kept = RunningAverages(self, shape, domain, counted)
-        running = kept.read()
-        averages.check_shape(self, running[0], shape, x.shape)
-        plan = Plan(other_axes(channels, x.ndim), channels, self.dtype)
-        affine, late = common.scale_and_bias(self, shape), None
-        if options.is_frozen(self, "affine"):
-            affine = lax.stop_gradient(affine)
-        if scale is not None or bias is not None:
-            affine, late = options.join_affine(self, affine, (scale, bias), shape)
-        if late is not None:
-            plan = plan._replace(dtype=jnp.promote_types(x.dtype, jnp.float32))
+        statistics = RunningStatistics(self, x.shape, channels, domain, trains)
+        affine, afterwards = _choose_affine(self, shape, scale, bias)
+        spec = NormSpec(other_axes(channels, x.ndim), channels, self.dtype)
+        if afterwards is not None:
+            spec = spec._replace(dtype=jnp.promote_types(x.dtype, jnp.float32))
         if mask is not None:
             mask = expand_rank(mask, x.shape)
+        activation, epsilon = _find_activation(self), self.epsilon
 
-        activation = options.find_activation(self)
         if evaluate:
-            y = batch_norm.evaluate_batch_norm(plan, x, *affine, running, self.epsilon)
-        elif initializing:
-            y, _ = standardize(plan, x, mask, *affine, self.epsilon)
+            y = evaluate_batch_norm(spec, x, *affine, epsilon, statistics.read())
+        elif not trains:
+            y, _ = standardize_jit(spec, x, mask, *affine, epsilon)
         elif self.save_memory:
-            options.check_recomputable(self, mask is not None, late is not None)
-            moments = self._train(batch_norm.train_moments, plan, kept, x)
-            layout = Layout(channels, channels, result_dtype(x, *affine, self.dtype))
+            _check_recomputable(self, mask is not None, afterwards is not None)
+            (spec, rule), state = statistics.rule(spec, x), statistics.state()
+            moments, running = train_moments(spec, rule, x, epsilon, *state)
+            statistics.update(*running)
             # A deferred value acts as an array.
-            return Deferred((layout, activation), (x, *moments, *affine))  # type: ignore
+            return Deferred((spec, activation), (x, *moments, *affine))  # type: ignore
         else:
-            y = self._train(batch_norm.train_batch_norm, plan, kept, x, mask, *affine)
-        if late is not None:
-            y = options.apply_affine(y, late, channels, self.dtype)
+            (spec, rule), state = statistics.rule(spec, x), statistics.state()
+            inputs = x, mask, *affine, epsilon
+            y, running = train_batch_norm(spec, rule, *inputs, *state)
+            statistics.update(*running)
+        if afterwards is not None:
+            y = _scale_and_shift(y, afterwards, channels, self.dtype)
         return y if activation is None else activation(y)
 
-    @nowrap
-    def _train(
-        self, train: Callable, plan: Plan, kept: RunningAverages, x: Array, *others: Any
-    ) -> Any:
-        """Uses the moments of the batch, and moves the averages towards them."""
-        rule = options.update_rule(self, plan.features)
-        if self.axis_name is not None:
-            groups = as_groups(self.axis_index_groups)
-            plan = plan._replace(names=common.bound_names(self), groups=groups)
-        running = kept.read()
-        averages.check_batch(self, running[0], x, plan)
-        momentum = self.momentum
-        if momentum is None:
-            count = kept.count().astype(running[0].dtype)
-            decay = count / (count + 1), 1 / (count + 1)
-        else:
-            decay = momentum, 1 - momentum
-        limits = self.renorm(kept.count()) if callable(self.renorm) else self.renorm
-        result, updated = train(
-            plan, rule, x, *others, running, self.epsilon, decay, limits
+
+def _uses_running_average(layer: BatchNorm, given: bool | None) -> bool:
+    """Return whether a call normalizes by the running statistics."""
+    flag = merge_param("use_running_average", layer.use_running_average, given)
+    if is_traced(flag):
+        raise TracedFlagError(
+            "use_running_average", scope_path=path_text(layer), module=layer
         )
-        if self.nonfinite == "error":
-            options.check_finite(self, updated)
-        kept.write(*updated)
-        return result
+    return flag or _is_frozen(layer, "statistics")
+
+
+def _is_frozen(layer: BatchNorm, part: str) -> bool:
+    if layer.frozen is False:
+        return False
+    check_option("frozen", layer.frozen, FROZEN)
+    return layer.frozen in (True, part)
+
+
+def _choose_affine(
+    layer: BatchNorm, shape: tuple[int, ...], scale: Array | None, bias: Array | None
+) -> tuple[Affine, Affine | None]:
+    """Choose scale and bias: parameters, or the arguments of the call.
+
+    Returns:
+        Scale and bias per channel; and a pair to apply afterwards instead, if one of
+        them has another shape, which broadcasts to that of the inputs.
+    """
+    own = scale_and_bias(layer, shape)
+    if _is_frozen(layer, "affine"):
+        own = lax.stop_gradient(own)
+    if scale is None and bias is None:
+        return own, None
+    chosen: list[Array | None] = []
+    for name, mine, given in zip(("scale", "bias"), own, (scale, bias), strict=True):
+        if mine is not None and given is not None:
+            raise OptionError(
+                f'{named(layer)} at "{path_text(layer)}" was called with `{name}` and '
+                f"has a parameter `{name}` of its own.",
+                "Only one of them can be applied.",
+                f"Build the layer with `use_{name}=False`, or leave the argument out.",
+            )
+        chosen.append(mine if given is None else jnp.asarray(given))
+    affine = chosen[0], chosen[1]
+    if all(value is None or value.shape == shape for value in affine):
+        return affine, None
+    return (None, None), affine
+
+
+def _scale_and_shift(
+    y: Array, affine: Affine, channels: tuple[int, ...], dtype: Dtype | None
+) -> Array:
+    """Scale and shift by values per channel, or of a shape that broadcasts to `y`."""
+    dtype = result_dtype(y, *affine, dtype)
+    shape = tuple(y.shape[axis] for axis in channels)
+    aligned = [size if axis in channels else 1 for axis, size in enumerate(y.shape)]
+    scale, bias = (
+        value.reshape(aligned) if value is not None and value.shape == shape else value
+        for value in affine
+    )
+    if scale is not None:
+        y = y * scale
+    if bias is not None:
+        y = y + bias
+    return y.astype(dtype)
+
+
+def _find_activation(layer: BatchNorm) -> Activation | None:
+    if layer.activation is None or callable(layer.activation):
+        return layer.activation
+    check_option("activation", layer.activation, ACTIVATIONS)
+    return getattr(jax.nn, layer.activation)
+
+
+def _check_recomputable(layer: BatchNorm, is_masked: bool, is_local: bool) -> None:
+    """Refuse to defer what one multiplication and addition does not give again."""
+    reasons = {
+        "a `mask`": is_masked,
+        "`group_size`": layer.group_size is not None,
+        "a scale or bias that differs between examples": is_local,
+    }
+    for what, holds in reasons.items():
+        if holds:
+            raise OptionError(
+                f"`save_memory` is set together with {what}.",
+                "The backward pass computes the output again from the input and four "
+                "values per channel, which do not determine it then.",
+                "Leave one of them out, or put `nn.remat` around the block.",
+            )

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.typing import ArrayLike
 
-from linsey.errors import UnboundAxisNameError
+from linsey.errors import OptionError, UnboundAxisNameError
 from linsey.errors.layers import AxisOutOfRangeError
-from linsey.ops.broadcast import canonical_axes
-from linsey.ops.named_axes import Names, as_names
+from linsey.linen.module import Module
+from linsey.ops.axes import Names, as_names, canonical_axes
 
 Affine = tuple[Array | None, Array | None]
 
 
-def as_array(x: Any) -> Array:
-    """Converts what is no JAX array yet."""
+def as_array(x: ArrayLike) -> Array:
+    """Convert what is not a JAX array yet."""
     return x if isinstance(x, Array) else jnp.asarray(x)
 
 
 def layer_axes(
-    module: Any, axes: int | Iterable[int], shape: tuple[int, ...]
+    layer: Module, axes: int | Iterable[int], shape: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """Counts axes from the front, each once, in ascending order.
+    """Count axes from the front, each once, in ascending order.
 
     Raises:
         AxisOutOfRangeError: the input of the layer has no such axis.
@@ -34,36 +34,36 @@ def layer_axes(
     listed = (axes,) if isinstance(axes, int) else tuple(axes)
     for axis in listed:
         if not -rank <= axis < rank:
-            raise AxisOutOfRangeError(type(module).__name__, axis, shape)
+            raise AxisOutOfRangeError(type(layer).__name__, axis, shape)
     return canonical_axes(listed, rank)
 
 
-def scale_and_bias(module: Any, shape: tuple[int, ...]) -> Affine:
-    """Declares the parameters of a normalization layer.
+def scale_and_bias(layer: Module, shape: tuple[int, ...]) -> Affine:
+    """Declare the parameters of a normalization layer.
 
     Args:
-        module: the layer, with the fields `use_scale`, `scale_init`, `param_dtype`, and
-            `use_bias` and `bias_init` if it knows a bias.
+        layer: the layer, with the fields `use_scale`, `scale_init`, `param_dtype`, and
+            `use_bias` and `bias_init` if it has a bias.
         shape: shape of the parameters.
 
     Returns:
-        Scale and bias, none where there is none.
+        Scale and bias, each `None` where the layer has none.
     """
     scale = bias = None
-    if module.use_scale:
-        scale = module.param("scale", module.scale_init, shape, module.param_dtype)
-    if getattr(module, "use_bias", False):
-        bias = module.param("bias", module.bias_init, shape, module.param_dtype)
+    if layer.use_scale:
+        scale = layer.param("scale", layer.scale_init, shape, layer.param_dtype)
+    if getattr(layer, "use_bias", False):
+        bias = layer.param("bias", layer.bias_init, shape, layer.param_dtype)
     return scale, bias
 
 
-def bound_names(module: Any) -> Names:
-    """Lists the mapped axes that a layer takes its moments over.
+def bound_names(layer: Module) -> Names:
+    """List the mapped axes that a layer takes its moments over.
 
     Raises:
         UnboundAxisNameError: a name is bound by no transform around the call.
     """
-    names = as_names(module.axis_name)
+    names = as_names(layer.axis_name)
     for name in names:
         try:
             lax.axis_size(name)
@@ -73,16 +73,30 @@ def bound_names(module: Any) -> Names:
 
             bound = tuple(get_axis_env().axis_names())
             raise UnboundAxisNameError(
-                name, bound=bound, scope_path=path_text(module), module=module
+                name, bound=bound, scope_path=path_text(layer), module=layer
             ) from None
     return names
 
 
-def path_text(module: Any) -> str:
-    """Writes where a module stands, for messages."""
-    return "/" + "/".join(module.path)
+def check_option(option: str, value: object, known: tuple[object, ...]) -> None:
+    """Refuse a value of an option that is not among those it can have.
+
+    Raises:
+        OptionError: it is not.
+    """
+    if value not in known:
+        raise OptionError(
+            f"`{option}` is {value!r}.",
+            "It has no such value.",
+            f"Give one of {', '.join(map(repr, known))}.",
+        )
+
+
+def path_text(layer: Module) -> str:
+    """Write where a module stands, for messages."""
+    return "/" + "/".join(layer.path)
 
 
 def is_traced(value: object) -> bool:
-    """Says whether a value is unknown while Python runs."""
+    """Return whether a value is unknown while Python runs."""
     return isinstance(value, jax.core.Tracer)

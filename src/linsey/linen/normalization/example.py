@@ -1,23 +1,28 @@
 """Normalization of each example by moments of its own values.
 
 `LayerNorm` and `RMSNorm` take them over all features, `GroupNorm` over groups of
-channels, `InstanceNorm` over the positions of each channel.
+channels, `InstanceNorm` over the spatial shape of each channel.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import jax.numpy as jnp
 from jax import Array
 
-from linsey.errors import norms
+from linsey.errors import OptionError
 from linsey.linen.initializers import ones, zeros
 from linsey.linen.module import Module, compact
-from linsey.linen.normalization import common
-from linsey.ops.broadcast import expand_rank, other_axes
-from linsey.ops.named_axes import as_groups
-from linsey.ops.standardize import Plan, standardize, standardize_groups
+from linsey.linen.normalization.common import (
+    as_array,
+    bound_names,
+    layer_axes,
+    scale_and_bias,
+)
+from linsey.ops.axes import as_groups, expand_rank, other_axes
+from linsey.ops.moments import NormSpec
+from linsey.ops.normalize import standardize_groups, standardize_jit
 from linsey.typing import Axes, Dtype, Initializer
 
 __all__ = ["GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm"]
@@ -36,13 +41,13 @@ class _Affine(Module):
 
 
 class LayerNorm(_Affine):
-    """Normalizes each example by mean and variance of its features.
+    """Normalize each example by mean and variance of its features.
 
         y = (x - mean) * scale / sqrt(var + epsilon) + bias
 
     Attributes:
         epsilon: what is added to the variance.
-        dtype: dtype of the result; none means that of inputs and parameters.
+        dtype: dtype of the result. If `None`, that of inputs and parameters.
         param_dtype: dtype of the parameters.
         use_bias: whether to add a bias.
         use_scale: whether to multiply with a scale.
@@ -74,13 +79,13 @@ class LayerNorm(_Affine):
     reduction_axes: Axes = -1
     feature_axes: Axes = -1
     axis_name: str | None = None
-    axis_index_groups: Any = None
+    axis_index_groups: Iterable[Sequence[int]] | None = None
     use_fast_variance: bool = True
     force_float32_reductions: bool = True
 
     @compact
     def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
-        """Normalizes inputs.
+        """Normalize inputs.
 
         Args:
             x: inputs of any shape with the axes named above.
@@ -94,20 +99,20 @@ class LayerNorm(_Affine):
             AxisOutOfRangeError: the input has no such axis.
             UnboundAxisNameError: an `axis_name` is not bound.
         """
-        x = common.as_array(x)
-        features = common.layer_axes(self, self.feature_axes, x.shape)
-        reduced = common.layer_axes(self, self.reduction_axes, x.shape)
+        x = as_array(x)
+        features = layer_axes(self, self.feature_axes, x.shape)
+        reduced = layer_axes(self, self.reduction_axes, x.shape)
         return _normalize(self, x, mask, reduced, features)
 
 
 class RMSNorm(Module):
-    """Scales each example by the root of the mean square of its features.
+    """Scale each example by the root of the mean square of its features.
 
         y = x * scale / sqrt(mean(|x|^2) + epsilon)
 
     Attributes:
         epsilon: what is added to the mean square.
-        dtype: dtype of the result; none means that of inputs and parameters.
+        dtype: dtype of the result. If `None`, that of inputs and parameters.
         param_dtype: dtype of the parameters.
         use_scale: whether to multiply with a scale.
         scale_init: initializer of `scale`, of the shape of the feature axes.
@@ -140,13 +145,13 @@ class RMSNorm(Module):
     reduction_axes: Axes = -1
     feature_axes: Axes = -1
     axis_name: str | None = None
-    axis_index_groups: Any = None
+    axis_index_groups: Iterable[Sequence[int]] | None = None
     use_fast_variance: bool = True
     force_float32_reductions: bool = True
 
     @compact
     def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
-        """Scales inputs.
+        """Scale inputs.
 
         Args:
             x: inputs of any shape with the axes named above.
@@ -160,34 +165,34 @@ class RMSNorm(Module):
             AxisOutOfRangeError: the input has no such axis.
             UnboundAxisNameError: an `axis_name` is not bound.
         """
-        x = common.as_array(x)
-        features = common.layer_axes(self, self.feature_axes, x.shape)
-        reduced = common.layer_axes(self, self.reduction_axes, x.shape)
+        x = as_array(x)
+        features = layer_axes(self, self.feature_axes, x.shape)
+        reduced = layer_axes(self, self.reduction_axes, x.shape)
         return _normalize(self, x, mask, reduced, features, centred=False)
 
 
 class GroupNorm(Module):
-    """Normalizes groups of channels of each example.
+    """Normalize groups of channels of each example.
 
         y = (x - mean) * scale / sqrt(var + epsilon) + bias
 
-    Mean and variance are those of neighbouring channels, over all positions. One group
-    is layer normalization over all axes but the batch; as many groups as channels are
-    instance normalization.
+    Mean and variance are those of neighbouring channels, over the whole spatial shape.
+    One group is layer normalization over all axes but the batch; as many groups as
+    channels are instance normalization.
 
     Attributes:
-        num_groups: number of groups, which divides the number of channels; none if
+        num_groups: number of groups, which divides the number of channels; `None` if
             `group_size` is given.
         group_size: number of channels of a group.
         epsilon: what is added to the variance.
-        dtype: dtype of the result; none means that of inputs and parameters.
+        dtype: dtype of the result. If `None`, that of inputs and parameters.
         param_dtype: dtype of the parameters.
         use_bias: whether to add a bias.
         use_scale: whether to multiply with a scale.
         bias_init: initializer of `bias`, of shape (channels,).
         scale_init: initializer of `scale`, of shape (channels,).
         reduction_axes: the axes that mean and variance are taken over, the last one
-            among them; none means all but the first.
+            among them. If `None`, all but the first.
         axis_name: name or names of mapped axes to take mean and variance over as well.
         axis_index_groups: groups of indices of that axis, each taken alone.
         use_fast_variance: accepted for compatibility; it is fast and accurate.
@@ -217,13 +222,13 @@ class GroupNorm(Module):
     scale_init: Initializer = ones
     reduction_axes: Axes | None = None
     axis_name: str | None = None
-    axis_index_groups: Any = None
+    axis_index_groups: Iterable[Sequence[int]] | None = None
     use_fast_variance: bool = True
     force_float32_reductions: bool = True
 
     @compact
     def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
-        """Normalizes inputs.
+        """Normalize inputs.
 
         Args:
             x: inputs of shape (batch, ..., channels).
@@ -234,40 +239,66 @@ class GroupNorm(Module):
             An array of the shape of `x`.
 
         Raises:
-            GroupChoiceError: not exactly one of `num_groups` and `group_size` is given.
-            GroupDivisionError: the groups do not divide the channels.
-            GroupAxisError: the last axis is not reduced.
+            OptionError: not exactly one of `num_groups` and `group_size` is given, the
+                groups do not divide the channels, or the last axis is not reduced.
             UnboundAxisNameError: an `axis_name` is not bound.
         """
-        x = common.as_array(x)
+        x = as_array(x)
         axes = self.reduction_axes
         if axes is None:
             axes = (*range(1, x.ndim - 1), -1)
-        reduced = common.layer_axes(self, axes, x.shape)
+        reduced = layer_axes(self, axes, x.shape)
         last = x.ndim - 1
         if last not in reduced:
-            raise norms.GroupAxisError(axes, x.shape)
-        num_groups = self._count_groups(x.shape[last])
+            raise OptionError(
+                "The reduction axes must include the final dimension as this is "
+                f"assumed to be the feature axis. Found {axes} for an input of shape "
+                f"{x.shape}.",
+                "Moments are taken over the features of a group.",
+                "Add -1 to `reduction_axes`, or move the features to the last axis.",
+            )
+        num_groups = _count_groups(self.num_groups, self.group_size, x.shape[last])
         return _normalize(self, x, mask, reduced, (last,), num_groups=num_groups)
 
-    def _count_groups(self, channels: int) -> int:
-        count, size = self.num_groups, self.group_size
-        divisor = count if size is None else size
-        if divisor is None or (count is not None and size is not None):
-            raise norms.GroupChoiceError(count, size)
-        if divisor <= 0 or channels % divisor:
-            raise norms.GroupDivisionError(channels, num_groups=count, group_size=size)
-        return divisor if size is None else channels // divisor
+
+def _count_groups(count: int | None, size: int | None, channels: int) -> int:
+    divisor = count if size is None else size
+    if divisor is None or (count is not None and size is not None):
+        raise OptionError(
+            "Either `num_groups` or `group_size` should be specified. Found "
+            f"num_groups={count} and group_size={size}.",
+            "Each of them determines the other; `num_groups` is 32 by default.",
+            "If `group_size` is to be specified, pass `num_groups=None`: "
+            "`GroupNorm(num_groups=None, group_size=16)`.",
+        )
+    if divisor <= 0 or channels % divisor:
+        if size is None:
+            found = (
+                f"Number of groups ({count}) does not divide the number of channels "
+                f"({channels})."
+            )
+        else:
+            found = (
+                f"Number of channels ({channels}) is not multiple of the group size "
+                f"({size})."
+            )
+        sizes = [n for n in range(1, channels + 1) if channels % n == 0]
+        raise OptionError(
+            found,
+            "All groups must have one size, at least 1.",
+            f"Choose one of {', '.join(map(str, sizes))}.",
+        )
+    return divisor if size is None else channels // divisor
 
 
 class InstanceNorm(_Affine):
-    """Normalizes each channel of each example by its mean and variance.
+    """Normalize each channel of each example by its mean and variance.
 
         y = (x - mean) * scale / sqrt(var + epsilon) + bias
 
     Attributes:
         epsilon: what is added to the variance.
-        dtype: dtype of the result; none means that of inputs and parameters.
+        dtype: dtype of the result. If `None`, that of inputs and parameters.
         param_dtype: dtype of the parameters.
         use_bias: whether to add a bias.
         use_scale: whether to multiply with a scale.
@@ -296,13 +327,13 @@ class InstanceNorm(_Affine):
 
     feature_axes: Axes = -1
     axis_name: str | None = None
-    axis_index_groups: Any = None
+    axis_index_groups: Iterable[Sequence[int]] | None = None
     use_fast_variance: bool = True
     force_float32_reductions: bool = True
 
     @compact
     def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
-        """Normalizes inputs.
+        """Normalize inputs.
 
         Args:
             x: inputs of shape (batch, ...) with the axes named above.
@@ -314,33 +345,40 @@ class InstanceNorm(_Affine):
 
         Raises:
             AxisOutOfRangeError: the input has no such axis.
-            InstanceAxisError: the first axis is among the axes of the channels.
+            OptionError: the first axis is among the axes of the channels.
             UnboundAxisNameError: an `axis_name` is not bound.
         """
-        x = common.as_array(x)
-        channels = common.layer_axes(self, self.feature_axes, x.shape)
+        x = as_array(x)
+        channels = layer_axes(self, self.feature_axes, x.shape)
         if 0 in channels:
-            raise norms.InstanceAxisError(self.feature_axes, x.shape)
-        positions = other_axes((0, *channels), x.ndim)
-        return _normalize(self, x, mask, positions, channels)
+            raise OptionError(
+                "The channel axes cannot include the leading dimension as this is "
+                f"assumed to be the batch axis. Found {self.feature_axes} for an input "
+                f"of shape {x.shape}.",
+                "Each example is normalized alone, and the leading axis counts "
+                "examples.",
+                "Give `feature_axes` other than 0; pass a single example as `x[None]`.",
+            )
+        spatial = other_axes((0, *channels), x.ndim)
+        return _normalize(self, x, mask, spatial, channels)
 
 
 def _normalize(
-    layer: Any,
+    layer: Module,
     x: Array,
-    mask: Any,
+    mask: Array | None,
     reduced: tuple[int, ...],
     features: tuple[int, ...],
     *,
     centred: bool = True,
     num_groups: int | None = None,
 ) -> Array:
-    """Normalizes inputs by their own moments, as all layers without averages do.
+    """Normalize inputs by their own moments, as all layers without statistics do.
 
     Args:
         layer: the layer, whose fields say the rest.
         x: the inputs.
-        mask: where they count, none for everywhere.
+        mask: where they count. If `None`, everywhere.
         reduced: the axes that moments are taken over.
         features: the axes of scale and bias.
         centred: whether the mean is subtracted.
@@ -349,11 +387,11 @@ def _normalize(
     Returns:
         An array of the shape of `x`.
     """
-    names, groups = common.bound_names(layer), as_groups(layer.axis_index_groups)
-    plan = Plan(reduced, features, layer.dtype, names, groups, centred)
-    affine = common.scale_and_bias(layer, tuple(x.shape[axis] for axis in features))
+    names, groups = bound_names(layer), as_groups(layer.axis_index_groups)
+    spec = NormSpec(reduced, features, layer.dtype, names, groups, centred)
+    affine = scale_and_bias(layer, tuple(x.shape[axis] for axis in features))
     if mask is not None:
         mask = expand_rank(mask, x.shape)
     if num_groups is None:
-        return standardize(plan, x, mask, *affine, layer.epsilon)[0]
-    return standardize_groups(plan, num_groups, x, mask, *affine, layer.epsilon)
+        return standardize_jit(spec, x, mask, *affine, layer.epsilon)[0]
+    return standardize_groups(spec, num_groups, x, mask, *affine, layer.epsilon)

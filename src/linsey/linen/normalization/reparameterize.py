@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.tree_util import DictKey
+from jax.typing import ArrayLike
 
 from linsey.errors.layers import NotAMatrixError
 from linsey.linen.dtypes import canonicalize_dtype
@@ -26,9 +28,11 @@ from linsey.typing import Axes, Dtype, Initializer
 
 __all__ = ["SpectralNorm", "WeightNorm"]
 
+T = TypeVar("T")
+
 
 class SpectralNorm(Module):
-    """Divides the weights of a layer by their largest singular value.
+    """Divide the weights of a layer by their largest singular value.
 
         W' = W / sigma(W)
 
@@ -40,7 +44,7 @@ class SpectralNorm(Module):
         layer_instance: the layer, submodules included.
         n_steps: number of power iterations at each call.
         epsilon: what is added to squared lengths.
-        dtype: dtype of the weights that the layer sees; none means that of the
+        dtype: dtype of the weights that the layer sees. If `None`, that of the
             parameters.
         param_dtype: dtype of what is kept.
         error_on_non_matrix: whether to refuse parameters with more than two axes.
@@ -76,7 +80,7 @@ class SpectralNorm(Module):
 
     @compact
     def __call__(self, *args: Any, update_stats: bool, **kwargs: Any) -> Any:
-        """Calls the layer with normalized weights.
+        """Call the layer with normalized weights.
 
         Args:
             *args: arguments of the layer.
@@ -94,7 +98,7 @@ class SpectralNorm(Module):
         return _call_with(self.layer_instance, normalize, args, kwargs, mutable=True)
 
     @nowrap
-    def _normalize(self, path: str, value: Any, update_stats: bool) -> Array:
+    def _normalize(self, path: str, value: ArrayLike, update_stats: bool) -> Array:
         value = jnp.asarray(value)
         if value.ndim <= 1:
             return value
@@ -119,7 +123,7 @@ class SpectralNorm(Module):
 
 
 class WeightNorm(Module):
-    """Separates the weights of a layer into direction and length.
+    """Separate the weights of a layer into direction and length.
 
         W' = scale * W / sqrt(sum(W^2) + epsilon)
 
@@ -128,14 +132,14 @@ class WeightNorm(Module):
     Attributes:
         layer_instance: the layer, submodules included.
         epsilon: what is added to squared lengths.
-        dtype: dtype of the weights that the layer sees; none means that of the
+        dtype: dtype of the weights that the layer sees. If `None`, that of the
             parameters.
         param_dtype: dtype of the scales.
         use_scale: whether there are scales; without them the lengths are 1.
         scale_init: initializer of the scales.
-        feature_axes: the axes that are not summed over; none means no axis.
+        feature_axes: the axes that are not summed over. If `None`, there are none.
         variable_filter: parameters are normalized if their path, such as
-            `Dense_0/kernel`, contains one of these texts; none means all.
+            `Dense_0/kernel`, contains one of these texts. If `None`, all are.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -161,7 +165,7 @@ class WeightNorm(Module):
 
     @compact
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the layer with normalized weights.
+        """Call the layer with normalized weights.
 
         Args:
             *args: arguments of the layer.
@@ -177,7 +181,7 @@ class WeightNorm(Module):
         return _call_with(layer, self._normalize, args, kwargs, mutable=False)
 
     @nowrap
-    def _normalize(self, path: str, value: Any) -> Array:
+    def _normalize(self, path: str, value: ArrayLike) -> Array:
         value = jnp.asarray(value)
         chosen = self.variable_filter or ""  # which is in every path
         texts = [chosen] if isinstance(chosen, str) else chosen
@@ -199,9 +203,9 @@ class WeightNorm(Module):
 
 
 def _call_with(
-    layer: Module, change: Callable[..., Any], args: tuple, kwargs: dict, mutable: bool
+    layer: Module, change: Callable[..., T], args: tuple, kwargs: dict, mutable: bool
 ) -> Any:
-    """Calls a layer that sees each of its parameters changed.
+    """Call a layer that sees each of its parameters changed.
 
     Args:
         layer: the layer.
@@ -215,7 +219,7 @@ def _call_with(
         What the layer returns.
     """
 
-    def change_one(path: tuple[Any, ...], value: Any) -> Any:
+    def change_one(path: tuple[DictKey, ...], value: ArrayLike) -> T:
         # The first key is the collection.
         names = [str(layer.name), *(str(key.key) for key in path[1:])]
         return change("/".join(names), value)

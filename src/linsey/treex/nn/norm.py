@@ -195,8 +195,7 @@ class GroupNorm(LinenLayer):
 
         Raises:
             NotInitializedError: the layer has no parameters yet.
-            GroupChoiceError: both or neither of `num_groups` and `group_size` are
-                given.
-            GroupDivisionError: the groups do not divide the channels.
+            OptionError: both or neither of `num_groups` and `group_size` are given, or
+                the groups do not divide the channels.
         """
         return self.run(x)

@@ -1,0 +1,258 @@
+"""The running statistics of `BatchNorm`: where they are kept, and how they follow.
+
+They are variables of the layer. Which batches and options they refuse is checked here;
+the arithmetic by which they follow a batch is in `linsey.ops.batch_norm`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from linsey import errors
+from linsey.errors.base import named
+from linsey.errors.misuse import HalfPrecisionStatisticsError, NonFiniteBatchError
+from linsey.linen.module import Variable
+from linsey.linen.normalization.common import (
+    bound_names,
+    check_option,
+    is_traced,
+    path_text,
+)
+from linsey.ops.axes import as_groups, shard_count
+from linsey.ops.batch_norm import UpdateRule
+from linsey.ops.moments import NormSpec
+
+if TYPE_CHECKING:
+    from linsey.linen.normalization.batch import BatchNorm
+
+STATS = "batch_stats"
+COUNTS = "batch_counts"
+NONFINITE = ("skip", "propagate", "error")
+
+Pair = tuple[Array, Array]
+Scalars = tuple[ArrayLike, ArrayLike]
+
+
+class RunningStatistics:
+    """Mean and variance of one domain, and the number of their updates if it is kept.
+
+    Args:
+        layer: the layer whose variables they are.
+        input_shape: shape of the inputs.
+        channels: the axes of the channels.
+        domain: index of the domain, or `None` if there is only one.
+        trains: whether the call updates them.
+
+    Raises:
+        MissingBatchStatsError: the variables do not hold what the call has to update.
+        OptionError: `domain` is missing, superfluous or out of range.
+        FeatureShapeChangedError: the input has other channels than they have.
+    """
+
+    def __init__(
+        self,
+        layer: BatchNorm,
+        input_shape: tuple[int, ...],
+        channels: tuple[int, ...],
+        domain: ArrayLike | None,
+        trains: bool,
+    ) -> None:
+        self.layer = layer
+        counts = layer.count_updates or layer.momentum is None or callable(layer.renorm)
+        counts = counts and (trains or layer.is_initializing())
+        if trains:
+            self._check_given(counts)
+        self.domain = self._find_domain(domain)
+        shape = tuple(input_shape[axis] for axis in channels)
+        rows = () if self.domain is None else (layer.num_domains,)
+        whole = (*rows, *shape)
+        self.mean = layer.variable(STATS, "mean", jnp.zeros, whole, jnp.float32)
+        self.var = layer.variable(STATS, "var", jnp.ones, whole, jnp.float32)
+        self.updates = None
+        if counts:
+            self.updates = layer.variable(COUNTS, "updates", jnp.zeros, rows, jnp.int32)
+        self._check_shape(shape, input_shape)
+
+    # --- reading ----------------------------------------------------------------------
+
+    def read(self) -> Pair:
+        """Return mean and variance."""
+        return self._get(self.mean), self._get(self.var)
+
+    def state(self) -> tuple[Pair, Scalars, Scalars | None]:
+        """Return what an update needs: `running`, `decay` and `limits`."""
+        running = self.read()
+        momentum, renorm = self.layer.momentum, self.layer.renorm
+        if momentum is None:
+            count = self._count().astype(running[0].dtype)
+            decay: Scalars = count / (count + 1), 1 / (count + 1)
+        else:
+            decay = momentum, 1 - momentum
+        return running, decay, renorm(self._count()) if callable(renorm) else renorm
+
+    def _count(self) -> Array:
+        assert self.updates is not None
+        return self._get(self.updates)
+
+    def _get(self, kept: Variable) -> Array:
+        if self.domain is None:
+            return kept.value
+        return lax.dynamic_index_in_dim(kept.value, self.domain, keepdims=False)
+
+    # --- updating ---------------------------------------------------------------------
+
+    def rule(self, spec: NormSpec, x: Array) -> tuple[NormSpec, UpdateRule]:
+        """Say over which axes a batch is reduced, and how the statistics follow it.
+
+        Raises:
+            OptionError: an option has no such value, or excludes another.
+            UnboundAxisNameError: an `axis_name` is not bound.
+            SingleValuePerChannelError: there is one value per channel, and the call is
+                part of a program that is compiled or differentiated.
+            HalfPrecisionStatisticsError: the statistics are of half precision.
+        """
+        layer = self.layer
+        check_option("nonfinite", layer.nonfinite, NONFINITE)
+        if layer.group_size is not None:
+            self._check_group_size(layer.group_size, spec.features)
+        if layer.axis_name is not None:
+            groups = as_groups(layer.axis_index_groups)
+            spec = spec._replace(names=bound_names(layer), groups=groups)
+        self._check_batch(spec, x)
+        return spec, UpdateRule(
+            layer.group_size, layer.unbiased_variance, layer.nonfinite != "skip"
+        )
+
+    def update(self, mean: Array, var: Array) -> None:
+        """Replace mean and variance, and count one more update.
+
+        Raises:
+            NonFiniteBatchError: they are not finite, and the layer refuses that.
+        """
+        if self.layer.nonfinite == "error":
+            self._check_finite(mean, var)
+        self._put(self.mean, mean)
+        self._put(self.var, var)
+        if self.updates is not None:
+            self._put(self.updates, self._count() + 1)
+
+    def _put(self, kept: Variable, value: Array) -> None:
+        if self.domain is not None:
+            value = lax.dynamic_update_index_in_dim(kept.value, value, self.domain, 0)
+        kept.value = value
+
+    # --- checks -----------------------------------------------------------------------
+
+    def _check_given(self, counts: bool) -> None:
+        """Refuse to update statistics that would start anew at each call."""
+        layer = self.layer
+        needed = [(STATS, "mean"), *([(COUNTS, "updates")] if counts else [])]
+        missing = [name for name in needed if not layer.has_variable(*name)]
+        if not missing:
+            return
+        # Parameters that are created with them tell an initialisation by `apply`.
+        creates = layer.is_mutable_collection("params") and not (
+            layer.has_variable("params", "scale")
+            or layer.has_variable("params", "bias")
+        )
+        if not creates:
+            collection, name = missing[0]
+            raise errors.MissingBatchStatsError(
+                path_text(layer), module=layer, col_name=collection, var_name=name
+            )
+
+    def _find_domain(self, domain: ArrayLike | None) -> Array | None:
+        count = self.layer.num_domains
+        if count is None and domain is None:
+            return None
+        is_known = not isinstance(domain, int | np.integer) or domain in range(
+            count or 0
+        )
+        if is_known and count is not None and domain is not None:
+            index = jnp.asarray(domain)
+            if not index.shape and jnp.issubdtype(index.dtype, jnp.integer):
+                return index
+        if count is None:
+            why = "It keeps one pair of running statistics, with no domain to choose."
+            fix = "Build it with `num_domains=`, or leave `domain` out."
+        else:
+            why = f"It keeps running statistics for each of {count} domains."
+            fix = f"Pass `domain=`, a whole number from 0 to {count - 1}, to the call."
+        raise errors.OptionError(
+            f'{named(self.layer)} at "{path_text(self.layer)}" was called with '
+            f"domain={domain}.",
+            why,
+            fix,
+        )
+
+    def _check_shape(
+        self, shape: tuple[int, ...], input_shape: tuple[int, ...]
+    ) -> None:
+        kept = self.mean.value.shape[0 if self.domain is None else 1 :]
+        if kept != shape:
+            raise errors.FeatureShapeChangedError(
+                path_text(self.layer),
+                expected=_number(kept),
+                found=_number(shape),
+                input_shape=input_shape,
+                axis=self.layer.axis,
+                module=self.layer,
+            )
+
+    def _check_batch(self, spec: NormSpec, x: Array) -> None:
+        values = math.prod(x.shape[axis] for axis in spec.axes)
+        # Outside of any transform it is a look at shapes, as guides take with one row.
+        if values == 1 and is_traced(x) and shard_count(spec.names, spec.groups) == 1:
+            raise errors.SingleValuePerChannelError(
+                path_text(self.layer), x.shape, axes=spec.axes, module=self.layer
+            )
+        dtype = self.mean.value.dtype
+        if dtype.itemsize < 4:
+            raise HalfPrecisionStatisticsError(
+                path_text(self.layer), dtype, module=self.layer
+            )
+
+    def _check_group_size(self, size: int, channels: tuple[int, ...]) -> None:
+        if size < 1:
+            raise errors.OptionError(
+                f"`group_size` is {size}.",
+                "It is the number of examples that are normalized together.",
+                "Give a number of examples, for example 32.",
+            )
+        if 0 in channels:
+            raise errors.OptionError(
+                "`group_size` is set, and the first axis is one of the channels.",
+                "Groups are made of examples, which the first axis has to count.",
+                "Move the examples to the first axis, or leave `group_size` out.",
+            )
+        if self.layer.axis_index_groups is not None:
+            raise errors.OptionError(
+                "Both `group_size` and `axis_index_groups` are set.",
+                "Each says which examples are normalized together.",
+                "Give one of them.",
+            )
+
+    def _check_finite(self, *updated: Array) -> None:
+        """Raise at once, or, where values are traced, when the program runs."""
+        path, name = path_text(self.layer), type(self.layer).__name__
+
+        def check(*updated: ArrayLike) -> None:
+            finite = np.all([np.isfinite(value) for value in updated], axis=0)
+            if not finite.all():
+                raise NonFiniteBatchError(path, int((~finite).sum()), module=name)
+
+        if any(map(is_traced, updated)):
+            jax.debug.callback(check, *updated)
+        else:
+            check(*updated)
+
+
+def _number(shape: tuple[int, ...]) -> int | tuple[int, ...]:
+    return shape[0] if len(shape) == 1 else shape
