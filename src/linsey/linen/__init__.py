@@ -95,7 +95,7 @@ if TYPE_CHECKING:
     from linsey.linen.recurrent import RNNCellBase as RNNCellBase
     from linsey.linen.recurrent.gated import *
     from linsey.linen.recurrent.lstm import *
-    from linsey.ops.attention_masks import *
+    from linsey.ops.attention import *
 
 # What many programs never use is imported when it is asked for: each class of modules
 # costs about a millisecond.

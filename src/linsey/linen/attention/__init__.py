@@ -2,7 +2,7 @@
 
 `dot_product` turns queries, keys and values into averages, `multi_head` is the layer
 with its projections and its cache for decoding. Masks are made by
-`linsey.ops.attention_masks`.
+`linsey.ops.attention`.
 """
 
 # ruff: noqa: F403 (each file lists the names that it offers)
@@ -17,7 +17,7 @@ from linsey.linen.module import Module as Module
 from linsey.linen.module import compact as compact
 from linsey.linen.module import merge_param as merge_param
 from linsey.linen.normalization import LayerNorm as LayerNorm
-from linsey.ops.attention_masks import *
+from linsey.ops.attention import *
 from linsey.typing import Array as Array
 from linsey.typing import DotGeneralT as DotGeneralT
 from linsey.typing import Dtype as Dtype

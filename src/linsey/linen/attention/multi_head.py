@@ -18,7 +18,7 @@ from linsey.linen.initializers import zeros
 from linsey.linen.linear import DenseGeneral, default_kernel_init
 from linsey.linen.module import Module, compact, merge_param, nowrap
 from linsey.linen.normalization import LayerNorm
-from linsey.ops.attention_masks import combine_masks
+from linsey.ops.attention import combine_masks
 from linsey.typing import DotGeneralT, Dtype, Initializer, PrecisionLike, PRNGKey
 
 __all__ = ["MultiHeadAttention", "MultiHeadDotProductAttention", "SelfAttention"]

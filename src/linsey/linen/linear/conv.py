@@ -15,8 +15,7 @@ from linsey.linen.dtypes import PromoteDtypeFn, promote_dtype
 from linsey.linen.initializers import zeros
 from linsey.linen.linear.dense import as_tuple, default_kernel_init, kernel_and_bias
 from linsey.linen.module import Module, compact, nowrap
-from linsey.ops.conv import conv, conv_local, conv_positions
-from linsey.ops.conv_transpose import conv_transpose
+from linsey.ops.conv import conv, conv_local, conv_output_shape, conv_transpose
 from linsey.ops.deferred import Deferred
 from linsey.typing import (
     ConvGeneralDilatedT,
@@ -178,7 +177,7 @@ class ConvLocal(_Conv):
             "input_dilation": self.input_dilation,
             "kernel_dilation": self.kernel_dilation,
         }
-        positions = conv_positions(shape[-len(window) - 1 : -1], window, **geometry)
+        positions = conv_output_shape(shape[-len(window) - 1 : -1], window, **geometry)
         shape = (*positions, math.prod(window) * channels, features)
         bias_shape = (*positions, features)
         kernel, bias = masked_kernel_and_bias("ConvLocal", self, shape, bias_shape)

@@ -9,7 +9,7 @@ from linsey.errors.layers import IntegerInputError
 from linsey.linen.dtypes import PromoteDtypeFn, promote_dtype
 from linsey.linen.initializers import variance_scaling
 from linsey.linen.module import Module
-from linsey.ops.embed import attend, lookup
+from linsey.ops.dot import attend, lookup
 from linsey.typing import Dtype, Initializer
 
 default_embed_init: Initializer = variance_scaling(1.0, "fan_in", "normal", out_axis=0)
