@@ -99,13 +99,11 @@ from linsey.errors.trees import (
 )
 
 if TYPE_CHECKING:
-    from linsey.errors.attention import *
     from linsey.errors.layers import *
     from linsey.errors.norms import *
-    from linsey.errors.sharding import *
     from linsey.errors.treex import *
 
-_LATER = ("attention", "layers", "norms", "sharding", "treex")
+_LATER = ("layers", "norms", "treex")
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,9 @@ from typing import Any, Protocol
 
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.typing import ArrayLike
 
+from linsey.errors.base import OptionError
 from linsey.typing import Dtype
 
 
@@ -19,27 +21,27 @@ class PromoteDtypeFn(Protocol):
     """A function that brings the arrays of a layer to one dtype."""
 
     def __call__(
-        self, *args: Any, dtype: Dtype | None = None, inexact: bool = True
+        self, *args: ArrayLike | None, dtype: Dtype | None = None, inexact: bool = True
     ) -> list[Any]:
-        """Converts arrays like `promote_dtype`."""
+        """Convert arrays like `promote_dtype`."""
 
 
 def canonicalize_dtype(
-    *args: Any, dtype: Dtype | None = None, inexact: bool = True
+    *args: ArrayLike | None, dtype: Dtype | None = None, inexact: bool = True
 ) -> Dtype:
-    """Chooses the dtype of a computation.
+    """Choose the dtype of a computation.
 
     Args:
-        *args: arrays, numbers or none, whose common dtype is taken if none is given.
-        dtype: the dtype to use whatever the arrays are.
+        *args: arrays, numbers or `None`; their common dtype is the default.
+        dtype: the dtype to use, whatever the arrays are.
         inexact: whether integers are promoted to floating point numbers.
 
     Returns:
         The dtype, as it was given or as a numpy dtype.
 
     Raises:
-        ValueError: `dtype` is no floating point or complex dtype, but `inexact`; or
-            there is nothing to infer it from.
+        OptionError: `dtype` is no floating point or complex dtype, but `inexact`.
+        ValueError: there is nothing to infer the dtype from.
 
     Example:
         >>> canonicalize_dtype(jnp.ones(2, jnp.int8), None)
@@ -54,26 +56,26 @@ def canonicalize_dtype(
         if inexact and not _is_inexact(dtype):
             dtype = jnp.promote_types(jnp.float32, dtype)
     elif inexact and not _is_inexact(dtype):
-        raise ValueError(
-            f"Dtype must be inexact: {dtype}\n"
-            "Layers divide, and integers cannot hold the result.\n"
-            "Use `dtype=jnp.float32`, or none to follow the inputs."
+        raise OptionError(
+            f"Dtype must be inexact: {dtype}",
+            "Layers divide, and integers cannot hold the result.",
+            "Use `dtype=jnp.float32`, or `dtype=None` to follow the inputs.",
         )
     return dtype
 
 
 def promote_dtype(
-    *args: Any, dtype: Dtype | None = None, inexact: bool = True
+    *args: ArrayLike | None, dtype: Dtype | None = None, inexact: bool = True
 ) -> list[Any]:
-    """Converts arrays to the dtype that `canonicalize_dtype` chooses for them.
+    """Convert arrays to the dtype that `canonicalize_dtype` chooses for them.
 
     Args:
-        *args: arrays, numbers or none.
-        dtype: the dtype to use; none means the one all of them promote to.
+        *args: arrays, numbers or `None`.
+        dtype: the dtype to use. If `None`, it is the one that all of them promote to.
         inexact: whether integers are promoted to floating point numbers.
 
     Returns:
-        The arguments in order, converted; none stays none.
+        The arguments in order, converted; `None` stays as it is.
 
     Example:
         >>> x, bias = promote_dtype(jnp.ones(2, jnp.int8), None)
@@ -88,8 +90,8 @@ def promote_dtype(
     return [None if x is None else _convert(x, dtype) for x in args]
 
 
-def _agreed_dtype(args: tuple[Any, ...]) -> Any:
-    """Returns the dtype if all arguments are JAX arrays with the same strong one."""
+def _agreed_dtype(args: tuple[ArrayLike | None, ...]) -> Dtype | None:
+    """Return the dtype if all arguments are JAX arrays with the same strong one."""
     agreed = None
     for x in args:
         if x is None:
@@ -104,12 +106,12 @@ def _agreed_dtype(args: tuple[Any, ...]) -> Any:
     return agreed
 
 
-def _convert(x: Any, dtype: Dtype) -> Array:
+def _convert(x: ArrayLike, dtype: Dtype) -> Array:
     if isinstance(x, Array):
         return lax.convert_element_type(x, dtype)
     return jnp.asarray(x, dtype)
 
 
 @lru_cache
-def _is_inexact(dtype: Any) -> bool:
+def _is_inexact(dtype: Dtype) -> bool:
     return jnp.issubdtype(dtype, jnp.inexact)

@@ -9,7 +9,7 @@ from jax.nn.initializers import Initializer, ones, zeros
 
 
 def zeros_init() -> Initializer:
-    """Builds the initializer of zeros.
+    """Return the initializer of zeros.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -20,7 +20,7 @@ def zeros_init() -> Initializer:
 
 
 def ones_init() -> Initializer:
-    """Builds the initializer of ones.
+    """Return the initializer of ones.
 
     Example:
         >>> import jax, jax.numpy as jnp

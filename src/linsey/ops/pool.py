@@ -74,7 +74,7 @@ def pool(
         Reduced windows, of shape (*batch, *output spatial shape, features).
 
     Raises:
-        ArgumentTypeError: the window shape is no sequence.
+        ArgumentTypeError: the window shape or the strides are no sequence.
         ShapeError: the input has fewer axes than the window.
         OptionError: there is not one stride for each spatial axis.
         InvalidPaddingError: the padding has none of these forms.
@@ -188,7 +188,9 @@ def _windows(
     if batch < 0:
         raise misfit(ShapeError, "does not fit the input")
     steps = (1,) * rank if strides is None else strides
-    if not isinstance(steps, Sequence) or len(steps) != rank:
+    if not isinstance(steps, Sequence):
+        raise misfit(ArgumentTypeError, f"has strides {steps}")
+    if len(steps) != rank:
         raise misfit(OptionError, f"has strides {steps}")
     ones = (1,) * batch
     window = (*ones, *window_shape, 1)
