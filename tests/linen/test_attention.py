@@ -311,7 +311,7 @@ def test_the_layer_takes_any_batch_axes(shape):
 
 
 def decoded(layer, x, **call):
-    """Outputs and caches of decoding one position after the other."""
+    """Outputs and caches of decoding one element after the other."""
     variables = layer.init(KEYS, x)
     steps = [variables["cache"]]
     for i in range(x.shape[-2]):

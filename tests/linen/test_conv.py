@@ -184,7 +184,7 @@ def test_conv_local_pads_like_flax(padding):
     ids=lambda fields: " ".join(fields),
 )
 @pytest.mark.parametrize("shape", [(5, 4, 2), (2, 3, 5, 4, 2)])
-def test_conv_local_has_a_kernel_for_each_position(shape, fields):
+def test_conv_local_has_a_kernel_for_each_output(shape, fields):
     inputs = normal(*shape)
     assert_same_layer("ConvLocal", 3, (3, 3), inputs=inputs, grad=False, **fields)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY
 from typing import Any, TypeVar
 
@@ -17,9 +17,12 @@ T = TypeVar("T")
 
 
 def field(
-    *, metadata: Any = None, kw_only: Any = dataclasses.MISSING, **kwargs: Any
+    *,
+    metadata: Mapping[object, object] | None = None,
+    kw_only: Any = dataclasses.MISSING,
+    **kwargs: Any,
 ) -> Any:
-    """Declares a field, see `dataclasses.field`.
+    """Declare a field, see `dataclasses.field`.
 
     Args:
         metadata: a mapping that the field carries.
@@ -31,13 +34,13 @@ def field(
 
 def dataclass(
     cls: type[T] | None = None,
-    extra_fields: Iterable[tuple[str, Any, Any]] | None = None,
+    extra_fields: Iterable[tuple[str, object, object]] | None = None,
     **kwargs: Any,
 ) -> Any:
-    """Makes a class a dataclass, see `dataclasses.dataclass`.
+    """Make a class a dataclass, see `dataclasses.dataclass`.
 
     Args:
-        cls: the class; none to use the result as a decorator with arguments.
+        cls: the class. If `None`, the result is a decorator.
         extra_fields: further fields: name, type and default, or a field.
         **kwargs: as for `dataclasses.dataclass`.
 

@@ -40,7 +40,7 @@ class RulesFallback(enum.Enum):
 
 
 class _Mark(enum.Enum):
-    """Stands for the mesh axis of an array axis for which no rule has been found."""
+    """In place of the mesh axis of an array axis for which no rule has been found."""
 
     UNASSIGNED = enum.auto()
 

@@ -138,9 +138,7 @@ def in_qdq(
     compute_dtype: Dtype, q_dtype: Dtype, inp: Array, scale: Array, amax_history: Array
 ) -> Array:
     """Round values; the gradients of scale and history are their next values."""
-    return quantize_dequantize_update(inp, q_dtype, scale, amax_history, compute_dtype)[
-        0
-    ]
+    return in_qdq_fwd(compute_dtype, q_dtype, inp, scale, amax_history)[0]
 
 
 def in_qdq_fwd(
@@ -194,8 +192,7 @@ def in_q(
     compute_dtype: Dtype, q_dtype: Dtype, inp: Array, scale: Array, amax_history: Array
 ) -> tuple[Array, Array]:
     """Round values to 8 bits and leave them so; return the scale too."""
-    new_scale, _ = update_fp8_meta(inp, q_dtype, scale, amax_history)
-    return quantize(inp, q_dtype, new_scale, compute_dtype), new_scale
+    return in_q_fwd(compute_dtype, q_dtype, inp, scale, amax_history)[0]
 
 
 def in_q_fwd(
@@ -348,20 +345,10 @@ def quantized_dot_fwd(
     preferred_element_type: Dtype | None,
 ) -> tuple[Array, DotResiduals]:
     """The forward rule of `quantized_dot`."""
-    out = quantized_dot(
-        lhs,
-        q_lhs,
-        lhs_scale,
-        rhs,
-        q_rhs,
-        rhs_scale,
-        out_grad_scale,
-        out_grad_amax_history,
-        dimension_numbers,
-        preferred_element_type,
-    )
     left, right = (lhs, q_lhs, lhs_scale), (rhs, q_rhs, rhs_scale)
-    return out, (left, right, out_grad_scale, out_grad_amax_history)
+    state = out_grad_scale, out_grad_amax_history
+    static = dimension_numbers, preferred_element_type
+    return quantized_dot(*left, *right, *state, *static), (left, right, *state)
 
 
 def quantized_dot_bwd(
@@ -406,7 +393,7 @@ def fp8_scaled_dot_general(
         rhs: right operand.
         dimension_numbers: see `jax.lax.dot_general`.
         precision: has no effect.
-        preferred_element_type: dtype of the result. If `None`, it is that of the operands.
+        preferred_element_type: dtype of the result. Defaults to that of the operands.
         lhs_scale: scale of the left operand, of shape (1,).
         rhs_scale: scale of the right operand.
         grad_scale: scale of the gradient of the result.
@@ -418,21 +405,11 @@ def fp8_scaled_dot_general(
     Returns:
         The product.
     """
-    dtype = jnp.promote_types(lhs.dtype, rhs.dtype)
-    dtype = preferred_element_type or dtype
+    dtype = preferred_element_type or jnp.promote_types(lhs.dtype, rhs.dtype)
     args = (quantize_compute_type, E4M3)
     q_lhs, new_lhs_scale = in_q(*args, lhs, lhs_scale, lhs_amax_history)
     q_rhs, new_rhs_scale = in_q(*args, rhs, rhs_scale, rhs_amax_history)
-    out = quantized_dot(
-        lhs,
-        q_lhs,
-        new_lhs_scale,
-        rhs,
-        q_rhs,
-        new_rhs_scale,
-        grad_scale,
-        grad_amax_history,
-        dimension_numbers,
-        dtype,
-    )
+    left, right = (lhs, q_lhs, new_lhs_scale), (rhs, q_rhs, new_rhs_scale)
+    state = grad_scale, grad_amax_history
+    out = quantized_dot(*left, *right, *state, dimension_numbers, dtype)
     return out_dq(dtype, new_lhs_scale, new_rhs_scale, out)
