@@ -106,8 +106,8 @@ def weighted_values(
 
 
 def mask_scores(
-    scores: Float[Array, "*#shape"], mask: Shaped[Array, "*#shape"]
-) -> Float[Array, "*#shape"]:
+    scores: Float[Array, "*scores"], mask: Shaped[Array | np.ndarray, "*mask"]
+) -> Float[Array, "*shape"]:
     """Give masked scores the lowest finite value.
 
     Where a query has no key left, all its keys get the same weight.
@@ -214,9 +214,9 @@ def drop_weights(
     return weights * factors
 
 
-def _broadcast(x: Array, shape: tuple[int, ...]) -> Array:
+def _broadcast(x: Array | np.ndarray, shape: tuple[int, ...]) -> Array:
     if x.shape == shape:
-        return x
+        return x if isinstance(x, Array) else jnp.asarray(x)
     axes = range(len(shape) - x.ndim, len(shape))
     return lax.broadcast_in_dim(x, shape, tuple(axes))
 

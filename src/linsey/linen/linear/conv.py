@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TypedDict
 
 import jax.numpy as jnp
 import numpy as np
@@ -148,15 +147,6 @@ class Conv(_Conv):
         )
 
 
-class _Geometry(TypedDict):
-    """The options of a convolution that decide the shape of its output."""
-
-    strides: int | Sequence[int] | None
-    padding: PaddingLike
-    input_dilation: int | Sequence[int] | None
-    kernel_dilation: int | Sequence[int] | None
-
-
 class ConvLocal(_Conv):
     """Convolve channels-last inputs with a kernel of its own for each output.
 
@@ -197,19 +187,28 @@ class ConvLocal(_Conv):
         window, features = as_tuple(self.kernel_size), self.features
         shape = np.shape(inputs)
         channels = input_channels("ConvLocal", shape, len(window))
-        geometry: _Geometry = {
-            "strides": self.strides,
-            "padding": self.padding,
-            "input_dilation": self.input_dilation,
-            "kernel_dilation": self.kernel_dilation,
-        }
-        spatial = conv_output_shape(shape[-len(window) - 1 : -1], window, **geometry)
+        spatial = conv_output_shape(
+            shape[-len(window) - 1 : -1],
+            window,
+            strides=self.strides,
+            padding=self.padding,
+            input_dilation=self.input_dilation,
+            kernel_dilation=self.kernel_dilation,
+        )
         shape = (*spatial, math.prod(window) * channels, features)
         bias_shape = (*spatial, features)
         kernel, bias = masked_kernel_and_bias("ConvLocal", self, shape, bias_shape)
         x, kernel, bias = self.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
         return conv_local(
-            x, kernel, bias, window=window, precision=self.precision, **geometry
+            x,
+            kernel,
+            bias,
+            window=window,
+            strides=self.strides,
+            padding=self.padding,
+            input_dilation=self.input_dilation,
+            kernel_dilation=self.kernel_dilation,
+            precision=self.precision,
         )
 
 
