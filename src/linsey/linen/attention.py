@@ -18,19 +18,13 @@ from jax import Array as Array
 from jax import lax
 
 from linsey.errors.base import OptionError, ShapeError
-from linsey.linen.dtypes import promote_dtype as promote_dtype
-from linsey.linen.initializers import zeros as zeros
-from linsey.linen.linear import DenseGeneral as DenseGeneral
-from linsey.linen.linear import default_kernel_init as default_kernel_init
-from linsey.linen.module import Module as Module
-from linsey.linen.module import compact as compact
-from linsey.linen.module import merge_param as merge_param
-from linsey.linen.module import nowrap
-from linsey.linen.normalization import LayerNorm as LayerNorm
+from linsey.linen.dtypes import promote_dtype
+from linsey.linen.initializers import zeros
+from linsey.linen.linear import DenseGeneral, default_kernel_init
+from linsey.linen.module import Module, compact, merge_param, nowrap
+from linsey.linen.normalization import LayerNorm
 from linsey.ops import attention as ops
-from linsey.ops.attention import combine_masks as combine_masks
-from linsey.ops.attention import make_attention_mask as make_attention_mask
-from linsey.ops.attention import make_causal_mask as make_causal_mask
+from linsey.ops.attention import combine_masks, make_attention_mask, make_causal_mask
 from linsey.typing import Axes, EinsumT
 from linsey.typing import DotGeneralT as DotGeneralT
 from linsey.typing import Dtype as Dtype

@@ -153,9 +153,7 @@ def lookup(
         table,
         lax.expand_dims(indices, (indices.ndim,)),
         lax.GatherDimensionNumbers(
-            offset_dims=(indices.ndim,),
-            collapsed_slice_dims=(0,),
-            start_index_map=(0,),
+            offset_dims=(indices.ndim,), collapsed_slice_dims=(0,), start_index_map=(0,)
         ),
         slice_sizes=(1, features),
         mode=lax.GatherScatterMode.FILL_OR_DROP,

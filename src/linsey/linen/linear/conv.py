@@ -13,11 +13,7 @@ from linsey.errors.base import OptionError, ShapeError, UnsupportedError
 from linsey.errors.layers import InputRankError
 from linsey.linen.dtypes import PromoteDtypeFn, promote_dtype
 from linsey.linen.initializers import zeros
-from linsey.linen.linear.dense import (
-    as_tuple,
-    default_kernel_init,
-    kernel_and_bias,
-)
+from linsey.linen.linear.dense import as_tuple, default_kernel_init, kernel_and_bias
 from linsey.linen.module import Module, compact, nowrap
 from linsey.ops.conv import conv, conv_local, conv_output_shape, conv_transpose
 from linsey.ops.deferred import Deferred

@@ -13,11 +13,7 @@ from jax import Array, lax
 
 from linsey.core import meta
 from linsey.errors.base import OptionError
-from linsey.errors.layers import (
-    AxisOutOfRangeError,
-    InputRankError,
-    IntegerInputError,
-)
+from linsey.errors.layers import AxisOutOfRangeError, InputRankError, IntegerInputError
 from linsey.linen.dtypes import PromoteDtypeFn, promote_dtype
 from linsey.linen.initializers import lecun_normal, variance_scaling, zeros
 from linsey.linen.module import Module, compact, merge_param, nowrap
@@ -85,11 +81,7 @@ class Dense(Module):
 
     @nowrap
     def _map(
-        self,
-        inputs: Array,
-        kernel: Array,
-        bias: Array | None,
-        dot_general: DotGeneralT,
+        self, inputs: Array, kernel: Array, bias: Array | None, dot_general: DotGeneralT
     ) -> Array:
         x, kernel, bias = self.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
         return dot.dense(

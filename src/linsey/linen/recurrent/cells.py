@@ -380,10 +380,7 @@ class _MemoryCell(RNNCellBase):
 
 
 def _remember(
-    c: Array,
-    gates: Iterable[Array],
-    gate_fn: Activation,
-    activation_fn: Activation,
+    c: Array, gates: Iterable[Array], gate_fn: Activation, activation_fn: Activation
 ) -> tuple[Pair, Array]:
     """Take a step from the memory and what the four gates see."""
     i, f, g, o = gates
