@@ -7,6 +7,7 @@ and a cache for decoding. Masks come from `linsey.ops.attention`.
 from __future__ import annotations
 
 import inspect
+import sys
 import warnings
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -43,6 +44,10 @@ __all__ = [
     "make_attention_mask",
     "make_causal_mask",
 ]
+
+# Pickles of modules name the files of their classes; these were files once.
+for _old in ("dot_product", "multi_head"):
+    sys.modules[f"{__name__}.{_old}"] = sys.modules[__name__]
 
 
 def dot_product_attention_weights(

@@ -6,6 +6,8 @@ arrays are brought to one dtype, and a function of `linsey.ops` computes the for
 
 # ruff: noqa: F403 (each file lists the names that it offers)
 
+import sys
+
 from jax import Array as Array
 
 from linsey.linen import initializers as initializers
@@ -27,3 +29,7 @@ from linsey.typing import PaddingLike as PaddingLike
 from linsey.typing import PrecisionLike as PrecisionLike
 from linsey.typing import PRNGKey as PRNGKey
 from linsey.typing import Shape as Shape
+
+# Pickles of modules name the files of their classes; these were files once.
+for _old in ("einsum", "embed"):
+    sys.modules[f"{__name__}.{_old}"] = sys.modules[f"{__name__}.dense"]

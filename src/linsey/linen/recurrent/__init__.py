@@ -7,6 +7,8 @@ directions.
 
 # ruff: noqa: F403 (each file lists the names that it offers)
 
+import sys
+
 from jax import Array as Array
 
 from linsey.core.frozen_dict import FrozenDict as FrozenDict
@@ -31,3 +33,8 @@ from linsey.typing import Initializer as Initializer
 from linsey.typing import InOutScanAxis as InOutScanAxis
 from linsey.typing import PrecisionLike as PrecisionLike
 from linsey.typing import PRNGKey as PRNGKey
+
+# Pickles of modules name the files of their classes; these were files once.
+for _old in ("base", "bidirectional", "gated", "lstm"):
+    _new = "rnn" if _old == "bidirectional" else "cells"
+    sys.modules[f"{__name__}.{_old}"] = sys.modules[f"{__name__}.{_new}"]
