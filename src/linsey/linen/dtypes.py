@@ -59,7 +59,7 @@ def canonicalize_dtype(
         raise OptionError(
             f"Dtype must be inexact: {dtype}",
             "Layers divide, and integers cannot hold the result.",
-            "Use `dtype=jnp.float32`, or `dtype=None` to follow the inputs.",
+            "Use `dtype=jnp.float32`, or `dtype=None` to infer it from the inputs.",
         )
     return dtype
 

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 def field(
     *,
-    metadata: Mapping[object, object] | None = None,
+    metadata: Mapping[Any, Any] | None = None,
     kw_only: Any = dataclasses.MISSING,
     **kwargs: Any,
 ) -> Any:

@@ -45,12 +45,13 @@ from linsey.core.scope import Scope
 from linsey.errors.base import OptionError, UnsupportedError
 from linsey.errors.layers import IntegerInputError
 from linsey.ops import attention as attention_ops
-from linsey.ops import conv as conv_ops
 from linsey.ops import dot
-from linsey.ops import dropout as dropout_ops
 from linsey.ops.attention import make_padding_mask as make_padding_mask
 from linsey.ops.batch_norm import Rule, evaluate_batch_norm, train_batch_norm
 from linsey.ops.broadcast import canonical_axes, other_axes
+from linsey.ops.conv import conv as conv_arrays
+from linsey.ops.conv import conv_transpose as conv_transpose_arrays
+from linsey.ops.dropout import dropout as drop_entries
 from linsey.ops.named_axes import as_groups, as_names
 from linsey.ops.pool import avg_pool as avg_pool
 from linsey.ops.pool import max_pool as max_pool
@@ -185,7 +186,7 @@ def conv(
     kernel = scope.param("kernel", kernel_init, (*kernel_size, channels, features))
     offset = scope.param("bias", bias_init, (features,)) if bias else None
     operands = _cast(dtype, inputs, kernel, offset)
-    return conv_ops.conv(
+    return conv_arrays(
         *operands,
         strides=strides,
         padding=padding,
@@ -215,7 +216,7 @@ def conv_transpose(
     kernel = scope.param("kernel", kernel_init, shape)
     offset = scope.param("bias", bias_init, (features,)) if bias else None
     operands = _cast(dtype, inputs, kernel, offset)
-    return conv_ops.conv_transpose(
+    return conv_transpose_arrays(
         *operands,
         strides=strides,
         padding=padding,
@@ -602,7 +603,7 @@ def dropout(
     if rate == 0.0 or deterministic:
         return inputs
     key = scope.make_rng("dropout") if rng is None else rng
-    return dropout_ops.dropout(inputs, key, rate)
+    return drop_entries(inputs, key, rate)
 
 
 def _as_tuple(value: int | Sequence[int]) -> tuple[int, ...]:
