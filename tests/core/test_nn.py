@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import flax.core
 import flax.core.nn
 import jax
@@ -224,6 +226,18 @@ def test_a_query_that_sees_no_key_gets_the_mean_of_all():
     )({})
     for row in y[0]:
         assert_close(query[0].mean(0), row)
+
+
+@pytest.mark.parametrize(
+    "family", ["attention", "linear", "normalization", "stochastic"]
+)
+def test_the_files_of_flax_are_import_paths_here_too(family):
+    theirs = importlib.import_module(f"flax.core.nn.{family}")
+    ours = importlib.import_module(f"linsey.core.nn.{family}")
+    assert getattr(linsey.core.nn, family) is ours
+    for name, value in vars(theirs).items():
+        if getattr(value, "__module__", None) == theirs.__name__ and name[0] != "_":
+            assert hasattr(ours, name) or name == "CacheEntry", name
 
 
 def test_what_cannot_be_is_refused():

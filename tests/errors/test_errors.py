@@ -130,13 +130,13 @@ def test_errors_of_layers_are_imported_when_they_are_asked_for():
     program = (
         "import sys, linsey.errors\n"
         "before = set(sys.modules)\n"
-        "from linsey.errors import sharding, AttentionMaskError\n"
+        "from linsey.errors import treex, InputRankError\n"
         "print(*sorted(n for n in set(sys.modules) - before if 'linsey' in n))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )
-    assert done.stdout.split() == ["linsey.errors.attention", "linsey.errors.sharding"]
+    assert done.stdout.split() == ["linsey.errors.layers", "linsey.errors.treex"]
 
 
 @pytest.mark.parametrize("name", CASES)

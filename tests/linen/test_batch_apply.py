@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import linsey.linen as nn
-from linsey.errors.layers import BatchApplyError
+from linsey.errors.base import ShapeError
 from tests.linen.differential import assert_same_bits, normal
 
 LIBRARIES = (flax.linen, nn)
@@ -77,7 +77,7 @@ def test_arguments_without_enough_axes_are_refused(argument):
     for lib in LIBRARIES:
         with pytest.raises(ValueError, match="at least one input with ndim >= 2"):
             lib.BatchApply(lambda x: x)(argument)
-    with pytest.raises(BatchApplyError):
+    with pytest.raises(ShapeError):
         nn.BatchApply(lambda x: x)(argument)
 
 

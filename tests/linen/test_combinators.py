@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 import linsey.linen as nn
-from linsey.errors.layers import SequentialLayersError
+from linsey.errors.base import OptionError
 from tests.linen.differential import KEYS, assert_close, assert_same_bits, normal
 
 LIBRARIES = (flax.linen, nn)
@@ -96,7 +96,7 @@ def test_a_first_layer_may_take_nothing():
 
 def test_layers_must_be_a_sequence():
     for layers in (nn.Dense(2), (layer for layer in ())):
-        with pytest.raises(SequentialLayersError, match="must be a sequence") as error:
+        with pytest.raises(OptionError, match="must be a sequence") as error:
             nn.Sequential(layers)
         assert isinstance(error.value, ValueError)
 

@@ -11,12 +11,8 @@ import numpy as np
 import pytest
 
 import linsey.linen as nn
-from linsey.errors.layers import (
-    AxisOutOfRangeError,
-    BatchDimsError,
-    EinsumEquationError,
-    InputRankError,
-)
+from linsey.errors.base import OptionError
+from linsey.errors.layers import AxisOutOfRangeError, InputRankError
 from tests.linen.differential import (
     KEYS,
     assert_close,
@@ -262,7 +258,7 @@ def test_dense_general_refuses_batch_axes_that_do_not_lead(batch_dims):
         4,
         batch_dims=batch_dims,
         inputs=normal(2, 3, 4),
-        error=BatchDimsError,
+        error=OptionError,
         match="consecutive leading",
     )
 
@@ -333,13 +329,13 @@ def test_einsum_refuses_equations_it_cannot_read(equation, match):
         (5, 6),
         equation,
         inputs=normal(3, 4, 5),
-        error=EinsumEquationError,
+        error=OptionError,
         match=match,
     )
 
 
 def test_einsum_refuses_a_kernel_of_another_rank():
-    with pytest.raises(EinsumEquationError, match="names 3 axes of the kernel"):
+    with pytest.raises(OptionError, match="names 3 axes of the kernel"):
         nn.Einsum((5, 6), "abc,cde->abde").init(KEYS, normal(3, 4, 5))
 
 

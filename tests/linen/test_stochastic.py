@@ -11,7 +11,8 @@ import pytest
 
 import linsey.errors
 import linsey.linen as nn
-from linsey.errors.layers import AxisOutOfRangeError, DropoutRateError
+from linsey.errors.base import OptionError
+from linsey.errors.layers import AxisOutOfRangeError
 from tests.linen.differential import (
     KEYS,
     assert_same_layer,
@@ -125,7 +126,7 @@ def test_dropout_refuses_integers():
 
 @pytest.mark.parametrize("rate", [-0.1, 1.5, float("nan")])
 def test_a_rate_that_is_no_probability_is_refused(rate):
-    with pytest.raises(DropoutRateError, match="in \\[0, 1\\]"):
+    with pytest.raises(OptionError, match="in \\[0, 1\\]"):
         nn.Dropout(rate, deterministic=False).apply({}, normal(3), rngs=KEYS)
 
 

@@ -9,8 +9,13 @@ import hypothesis.strategies as st
 import jax.numpy as jnp
 import numpy as np
 
-from linsey.ops.conv import canonicalize_padding, conv, conv_local, conv_positions
-from linsey.ops.conv_transpose import conv_transpose
+from linsey.ops.conv import (
+    canonicalize_padding,
+    conv,
+    conv_local,
+    conv_output_shape,
+    conv_transpose,
+)
 
 
 def normal(seed, *shape):
@@ -21,33 +26,34 @@ def as_float32(*arrays):
     return [jnp.asarray(array, jnp.float32) for array in arrays]
 
 
-def loops(x, kernel, *, strides, pads, holes, dilation, groups=1):
+def loops(x, kernel, *, strides, pads, input_dilation, dilation, groups=1):
     """The convolution as its definition says, one output entry after the other.
 
     `kernel` maps a position to the weights used there, (*window, channels, features).
     """
     window = kernel(None).shape[:-2]
-    shape = [(n - 1) * h + 1 for n, h in zip(x.shape[1:-1], holes, strict=True)]
+    spread = input_dilation
+    shape = [(n - 1) * h + 1 for n, h in zip(x.shape[1:-1], spread, strict=True)]
     dilated = np.zeros((x.shape[0], *shape, x.shape[-1]))
-    dilated[(slice(None), *(slice(None, None, h) for h in holes))] = x
+    dilated[(slice(None), *(slice(None, None, h) for h in spread))] = x
     padded = np.pad(dilated, [(0, 0), *pads, (0, 0)])
-    positions = [
+    output_shape = [
         (n - (w - 1) * d - 1) // s + 1
         for n, w, d, s in zip(
             padded.shape[1:-1], window, dilation, strides, strict=True
         )
     ]
     features = kernel(None).shape[-1]
-    y = np.zeros((x.shape[0], *positions, features))
+    y = np.zeros((x.shape[0], *output_shape, features))
     split = np.split(np.arange(x.shape[-1]), groups)
-    for position in itertools.product(*map(range, positions)):
+    for position in itertools.product(*map(range, output_shape)):
         weights = kernel(position)
         for offset in itertools.product(*map(range, window)):
-            place = tuple(
+            index = tuple(
                 p * s + o * d
                 for p, s, o, d in zip(position, strides, offset, dilation, strict=True)
             )
-            entries = padded[(slice(None), *place)]  # (batch, channels)
+            entries = padded[(slice(None), *index)]  # (batch, channels)
             outputs = [
                 entries[:, channels] @ weights[offset][:, group]
                 for channels, group in zip(
@@ -77,7 +83,7 @@ def explicit(case):
     return {
         "strides": case["strides"],
         "pads": case["padding"],
-        "holes": case["input_dilation"],
+        "input_dilation": case["input_dilation"],
         "dilation": case["kernel_dilation"],
     }
 
@@ -97,9 +103,9 @@ def test_conv_equals_its_definition(case, groups):
 @hypothesis.settings(max_examples=8)
 def test_conv_local_equals_its_definition(case):
     spatial, window = case.pop("spatial"), case.pop("window")
-    positions = conv_positions(spatial, window, **case)
+    shape = conv_output_shape(spatial, window, **case)
     x = normal(0, 1, *spatial, 2)
-    kernel = normal(1, *positions, 2 * int(np.prod(window)), 3)
+    kernel = normal(1, *shape, 2 * int(np.prod(window)), 3)
     found = conv_local(*as_float32(x, kernel), window=window, **case)
 
     def weights(position):
@@ -110,7 +116,7 @@ def test_conv_local_equals_its_definition(case):
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
 
 
-def test_copied_margins_are_those_of_numpy():
+def test_copied_padding_is_that_of_numpy():
     x, kernel = normal(0, 1, 5, 2), normal(1, 4, 2, 3)
     for padding, mode in (("CIRCULAR", "wrap"), ("REFLECT", "reflect")):
         padded = np.pad(x, ((0, 0), (3, 3), (0, 0)), mode=mode)

@@ -15,7 +15,7 @@ from linsey.ops.pool import avg_pool, max_pool, min_pool
 
 
 def windows(x, window, strides, pads, fill):
-    """Cuts out the windows: (batch, *positions, features, *window)."""
+    """Cut out the windows: (batch, *output shape, features, *window)."""
     x = np.pad(x, [(0, 0), *pads, (0, 0)], constant_values=fill)
     rank = len(window)
     cut = np.lib.stride_tricks.sliding_window_view(x, window, tuple(range(1, rank + 1)))

@@ -27,6 +27,8 @@ OPEN = set(
     linsey.linen.experimental linsey.metrics linsey.optim linsey.training linsey.treex
     """.split()
 )
+# Packages that are one file: what it imports for itself is not offered.
+ONE_FILE = {"linsey.core.nn"}
 # What the command `linsey` is made of: users run it, they do not import it.
 COMMAND = {"linsey.__main__", "linsey.app"}
 
@@ -50,7 +52,7 @@ def public_names(module: types.ModuleType) -> list[str]:
     if hasattr(module, "__all__"):
         names = [name for name in module.__all__ if not name.startswith("_")]
     else:
-        is_package = hasattr(module, "__path__")
+        is_package = hasattr(module, "__path__") and module.__name__ not in ONE_FILE
         names = [
             name
             for name, value in vars(module).items()

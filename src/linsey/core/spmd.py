@@ -16,7 +16,7 @@ import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from linsey.core import meta
-from linsey.errors.sharding import InconsistentRulesError, MeshNeededError
+from linsey.errors.base import MismatchError, OptionError
 from linsey.typing import LogicalRules as LogicalRules
 from linsey.typing import Sharding as Sharding
 
@@ -67,7 +67,7 @@ def composite_rules(
     """Put two sets of rules together.
 
     Raises:
-        InconsistentRulesError: they send a name to different mesh axes.
+        MismatchError: they send a name to different mesh axes.
 
     Example:
         >>> composite_rules((("batch", "data"),), (("embed", None),))
@@ -78,7 +78,12 @@ def composite_rules(
     rules = dict(rule1)
     for name, axis in rule2:
         if name in rules and rules[name] != axis:
-            raise InconsistentRulesError(name, rules[name], axis)
+            raise MismatchError(
+                f"Inconsistent logical axis annotations for {name}: {rules[name]} vs "
+                f"{axis}",
+                "Put together, each name has one mesh axis.",
+                f"Remove '{name}' from one of the two sets of rules.",
+            )
         rules[name] = axis
     return tuple(rules.items())
 
@@ -159,7 +164,7 @@ def shard_value(
         The array, constrained to the sharding.
 
     Raises:
-        MeshNeededError: there are names but no mesh.
+        OptionError: there are names but no mesh.
     """
     if out_sharding is None:
         return value
@@ -167,6 +172,11 @@ def shard_value(
     if not isinstance(sharding, NamedSharding):
         mesh = mesh or meta.get_global_mesh()
         if mesh is None:
-            raise MeshNeededError(sharding)
+            raise OptionError(
+                "An auto mesh context or metadata is required if creating a variable "
+                f"with annotation out_sharding={sharding}.",
+                "Names of mesh axes mean nothing without the mesh.",
+                "Run the code under `with jax.set_mesh(mesh):`, or pass the mesh.",
+            )
         sharding = NamedSharding(mesh, sharding)
     return jax.lax.with_sharding_constraint(value, sharding)

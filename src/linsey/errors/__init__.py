@@ -96,12 +96,10 @@ from linsey.errors.trees import (
 )
 
 if TYPE_CHECKING:
-    from linsey.errors.attention import *
     from linsey.errors.layers import *
-    from linsey.errors.sharding import *
     from linsey.errors.treex import *
 
-_LATER = ("attention", "layers", "sharding", "treex")
+_LATER = ("layers", "treex")
 
 
 if not TYPE_CHECKING:  # type checkers would take every name for an error

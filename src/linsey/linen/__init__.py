@@ -37,8 +37,6 @@ from linsey.linen.initializers import ones as ones
 from linsey.linen.initializers import ones_init as ones_init
 from linsey.linen.initializers import zeros as zeros
 from linsey.linen.initializers import zeros_init as zeros_init
-from linsey.linen.linear import Einsum as Einsum
-from linsey.linen.linear import Embed as Embed
 from linsey.linen.linear.conv import *
 from linsey.linen.linear.dense import *
 from linsey.linen.module import Module as Module
@@ -82,8 +80,7 @@ if TYPE_CHECKING:
     from linsey.linen import kw_only_dataclasses as kw_only_dataclasses
     from linsey.linen import partitioning as partitioning
     from linsey.linen import recurrent as recurrent
-    from linsey.linen.attention.dot_product import *
-    from linsey.linen.attention.multi_head import *
+    from linsey.linen.attention import *
     from linsey.linen.batch_apply import BatchApply as BatchApply
     from linsey.linen.fp8_ops import Fp8DirectDotGeneralOp as Fp8DirectDotGeneralOp
     from linsey.linen.fp8_ops import Fp8DotGeneral as Fp8DotGeneral
@@ -93,9 +90,7 @@ if TYPE_CHECKING:
     from linsey.linen.recurrent import RNN as RNN
     from linsey.linen.recurrent import Bidirectional as Bidirectional
     from linsey.linen.recurrent import RNNCellBase as RNNCellBase
-    from linsey.linen.recurrent.gated import *
-    from linsey.linen.recurrent.lstm import *
-    from linsey.ops.attention_masks import *
+    from linsey.linen.recurrent.cells import *
 
 # What many programs never use is imported when it is asked for: each class of modules
 # costs about a millisecond.

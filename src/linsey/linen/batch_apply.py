@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from linsey.errors.layers import BatchApplyError
+from linsey.errors.base import ShapeError
 
 
 class BatchApply:
-    """Merges leading axes, calls a function, and splits the leading axis again.
+    """Merge leading axes, call a function, and split the leading axis again.
 
     Arrays among the arguments with fewer axes are passed as they are.
 
@@ -37,8 +38,8 @@ class BatchApply:
         self._f = f
         self.num_dims = num_dims
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the function with merged arguments.
+    def __call__(self, *args: object, **kwargs: object) -> Any:
+        """Call the function with merged arguments.
 
         Args:
             *args: trees of arrays.
@@ -48,11 +49,16 @@ class BatchApply:
             What the function returns, with the leading axis of each array split.
 
         Raises:
-            BatchApplyError: no argument has enough axes.
+            ShapeError: no argument has enough axes.
         """
         leaf = arbitrary_mergeable_leaf(self.num_dims, args, kwargs)
         if leaf is None:
-            raise BatchApplyError(self.num_dims)
+            raise ShapeError(
+                f"BatchApply requires at least one input with ndim >= {self.num_dims}.",
+                f"The first {self.num_dims} axes are merged into one before the call.",
+                "Call the function itself, or give `num_dims` the number of batch "
+                "axes.",
+            )
         merged_args, merged_kwargs = jax.tree.map(
             lambda x: merge_leading_dims(x, self.num_dims), (args, kwargs)
         )
@@ -61,8 +67,8 @@ class BatchApply:
         return jax.tree.map(lambda x: split_leading_dim(x, leading), outputs)
 
 
-def ndim_at_least(x: Any, num_dims: int) -> bool:
-    """Says whether an array, or a number, has at least so many axes.
+def ndim_at_least(x: ArrayLike, num_dims: int) -> bool:
+    """Say whether an array, or a number, has at least so many axes.
 
     Example:
         >>> ndim_at_least(jnp.ones((2, 3)), 2), ndim_at_least(1.0, 1)
@@ -72,9 +78,9 @@ def ndim_at_least(x: Any, num_dims: int) -> bool:
 
 
 def arbitrary_mergeable_leaf(
-    min_num_dims: int, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    """Finds an array with at least so many axes among arguments.
+    min_num_dims: int, args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> ArrayLike | None:
+    """Find an array with at least so many axes among arguments.
 
     Example:
         >>> arbitrary_mergeable_leaf(2, (1.0, jnp.ones((2, 3))), {}).shape
@@ -84,8 +90,8 @@ def arbitrary_mergeable_leaf(
     return next((x for x in leaves if ndim_at_least(x, min_num_dims)), None)
 
 
-def merge_leading_dims(x: Any, num_dims: int) -> jax.Array:
-    """Merges the leading axes of an array; one with fewer is left as it is.
+def merge_leading_dims(x: ArrayLike, num_dims: int) -> jax.Array:
+    """Merge the leading axes of an array; one with fewer is left as it is.
 
     Example:
         >>> merge_leading_dims(jnp.ones((2, 3, 4)), 2).shape
@@ -97,8 +103,8 @@ def merge_leading_dims(x: Any, num_dims: int) -> jax.Array:
     return x.reshape(math.prod(x.shape[:num_dims]), *x.shape[num_dims:])
 
 
-def split_leading_dim(x: Any, to_dim: tuple[int, ...]) -> jax.Array:
-    """Splits the leading axis of an array into several.
+def split_leading_dim(x: jax.Array, to_dim: tuple[int, ...]) -> jax.Array:
+    """Split the leading axis of an array into several.
 
     Example:
         >>> split_leading_dim(jnp.ones((6, 4)), (2, 3)).shape

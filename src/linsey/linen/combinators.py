@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from linsey.errors.layers import SequentialLayersError
+from linsey.errors.base import OptionError
 from linsey.linen.module import Module, compact
 
 
 class Sequential(Module):
-    """Calls layers one after the other, each with what the one before returned.
+    """Call layers one after the other, each with what the one before returned.
 
     A tuple becomes the positional arguments of the next layer, a dict its keyword
     arguments, and anything else its only argument. Layers are modules, functions, or
@@ -33,18 +33,18 @@ class Sequential(Module):
     def __post_init__(self) -> None:
         if not isinstance(self.layers, Sequence):
             found = type(self.layers).__name__
-            raise SequentialLayersError(f"'layers' must be a sequence, got '{found}'.")
+            raise _no_layers(f"'layers' must be a sequence, got '{found}'.")
         super().__post_init__()
 
     @compact
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the first layer with the arguments and returns what the last returns.
+        """Call the first layer with the arguments, and return what the last returns.
 
         Raises:
-            SequentialLayersError: there are no layers.
+            OptionError: there are no layers.
         """
         if not self.layers:
-            raise SequentialLayersError(f"Empty Sequential module {self.name}.")
+            raise _no_layers(f"Empty Sequential module {self.name}.")
         outputs = self.layers[0](*args, **kwargs)
         for layer in self.layers[1:]:
             if isinstance(outputs, tuple):
@@ -54,3 +54,11 @@ class Sequential(Module):
             else:
                 outputs = layer(outputs)
         return outputs
+
+
+def _no_layers(found: str) -> OptionError:
+    return OptionError(
+        found,
+        "Its layers are called one after the other, the first with the input.",
+        "Write `Sequential([Dense(32), relu, Dense(10)])`.",
+    )

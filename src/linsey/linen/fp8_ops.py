@@ -12,13 +12,13 @@ from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from linsey.linen.initializers import ones, zeros
 from linsey.linen.module import Module, nowrap
 from linsey.ops import fp8
 from linsey.ops.fp8 import *  # noqa: F403
-from linsey.typing import Dtype
+from linsey.typing import DotGeneralT, Dtype, PrecisionLike
 
 OVERWRITE_WITH_GRADIENT = "_overwrite_with_gradient"
 
@@ -33,11 +33,11 @@ class Fp8DotGeneralBase(Module):
     """
 
     amax_history_length: int = 1024
-    e4m3_dtype: Any = jnp.float8_e4m3fn
-    e5m2_dtype: Any = jnp.float8_e5m2
+    e4m3_dtype: Dtype = jnp.float8_e4m3fn
+    e5m2_dtype: Dtype = jnp.float8_e5m2
 
     def setup(self) -> None:
-        """Declares histories and scales."""
+        """Declare histories and scales."""
         kinds = {"amax_history": (zeros, self.amax_history_length), "scale": (ones, 1)}
         for kind, (init, size) in kinds.items():
             for of in ("input", "kernel", "output_grad"):
@@ -46,14 +46,14 @@ class Fp8DotGeneralBase(Module):
 
     @nowrap
     def _state(self, of: str) -> tuple[Array, Array]:
-        """Scale and history of the `input`, of the `kernel` or of the `output_grad`."""
+        """Return scale and history of `input`, `kernel` or `output_grad`."""
         names = f"{of}_scale", f"{of}_amax_history"
         scale, history = (getattr(self, name).value for name in names)
         return scale, history
 
     @nowrap
-    def _dot_general(self) -> Any:
-        """A product with this state, called like `jax.lax.dot_general`."""
+    def _dot_general(self) -> DotGeneralT:
+        """Return a product with this state, called like `jax.lax.dot_general`."""
         state = {}
         for side, of in (("lhs", "input"), ("rhs", "kernel"), ("grad", "output_grad")):
             state[f"{side}_scale"], state[f"{side}_amax_history"] = self._state(of)
@@ -87,7 +87,7 @@ class Fp8DotGeneralOp(Fp8DotGeneralBase):
             warnings.warn(message, DeprecationWarning, stacklevel=3)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Array:
-        """Multiplies like `jax.lax.dot_general`."""
+        """Multiply like `jax.lax.dot_general`."""
         x, kernel, dimension_numbers = args[:3]
         kernel = jnp.asarray(kernel)
         dtype = kernel.dtype
@@ -116,7 +116,7 @@ class Fp8DirectDotGeneralOp(Fp8DotGeneralBase):
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Array:
-        """Multiplies like `jax.lax.dot_general`."""
+        """Multiply like `jax.lax.dot_general`."""
         x, kernel, dimension_numbers = args[:3]
         kernel = jnp.asarray(kernel)
         x = jnp.asarray(x, kernel.dtype)
@@ -135,8 +135,8 @@ class NANOOFp8DotGeneralOp(Fp8DotGeneralOp):
         e5m2_dtype: dtype of the gradients.
     """
 
-    e4m3_dtype: Any = jnp.float8_e4m3fnuz
-    e5m2_dtype: Any = jnp.float8_e5m2fnuz
+    e4m3_dtype: Dtype = jnp.float8_e4m3fnuz
+    e5m2_dtype: Dtype = jnp.float8_e5m2fnuz
 
 
 class Fp8Einsum(Fp8DotGeneralBase):
@@ -161,10 +161,10 @@ class Fp8Einsum(Fp8DotGeneralBase):
         eqn: str,
         lhs: Array,
         rhs: Array,
-        precision: lax.Precision | None = None,
+        precision: PrecisionLike = None,
         preferred_element_type: Dtype | None = None,
     ) -> Array:
-        """Contracts two operands.
+        """Contract two operands.
 
         Args:
             eqn: the equation, see `jax.numpy.einsum`.

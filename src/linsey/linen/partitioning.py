@@ -8,10 +8,11 @@ with `with_logical_partitioning`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import jax
+from jax import Array as Array
 from jax.sharding import PartitionSpec
 
 from linsey import struct
@@ -22,7 +23,8 @@ from linsey.core.frozen_dict import unfreeze as unfreeze
 from linsey.core.lift import remat as core_remat_static
 from linsey.core.lift.axes import split_in_out
 from linsey.core.scope import Scope, Variable
-from linsey.errors.sharding import AxisMetadataTypeError, AxisNamesChangedError
+from linsey.errors.base import MismatchError, OptionError
+from linsey.errors.layers import AxisMetadataTypeError
 from linsey.linen import spmd
 from linsey.linen.module import Module
 from linsey.linen.module.functional import RUNNING
@@ -33,7 +35,6 @@ from linsey.linen.transforms import map_variables, scan, vmap
 from linsey.linen.transforms.lifting import lift
 from linsey.traverse_util import flatten_dict as flatten_dict
 from linsey.traverse_util import unflatten_dict as unflatten_dict
-from linsey.typing import Array as Array
 from linsey.typing import ArrayPytree as ArrayPytree
 from linsey.typing import In, Out
 from linsey.typing import InOutAxis as InOutAxis
@@ -42,6 +43,10 @@ from linsey.typing import LogicalPartitionSpec as LogicalPartitionSpec
 from linsey.typing import LogicalPartitionSpecPytree as LogicalPartitionSpecPytree
 from linsey.typing import LogicalRules as LogicalRules
 from linsey.typing import PartitionSpecPytree as PartitionSpecPytree
+
+T = TypeVar("T")
+Target = TypeVar("Target")
+Methods = str | Iterable[str] | Mapping[str, Mapping[str, object]] | None
 
 ScanIn = In
 ScanOut = Out
@@ -63,17 +68,17 @@ class AxisMetadata:
         ('embed', 'mlp')
     """
 
-    names: LogicalPartitionSpec = struct.field(pytree_node=False)
+    names: tuple[str | None, ...] = struct.field(pytree_node=False)
 
 
-class PartitionedVariable(Variable[Any]):
+class PartitionedVariable(Variable[T]):
     """A reference to a variable whose value is constrained to a sharding.
 
     Args:
         scope: the scope that holds the variable.
         collection: its collection.
         name: its name.
-        axes: a logical name for each axis, or none.
+        axes: a logical name for each axis. If `None`, the value is not constrained.
         fallback: what to do with names without a rule.
     """
 
@@ -92,43 +97,44 @@ class PartitionedVariable(Variable[Any]):
         self.fallback = fallback
 
     @property
-    def value(self) -> Any:
+    def value(self) -> T:
         """The value now, constrained."""
         return self._constrained(self.scope.get_variable(self.collection, self.name))
 
     @value.setter
-    def value(self, value: Any) -> None:
+    def value(self, value: T) -> None:
         value = self._constrained(value)
         self.scope.put_variable(self.collection, self.name, value)
 
-    def _constrained(self, value: Any) -> Any:
+    def _constrained(self, value: T) -> T:
         names = None if self.axes is None else PartitionSpec(*self.axes)
         return with_sharding_constraint(value, names, fallback=self.fallback)
 
 
 def param_with_axes(
     name: str,
-    init_fn: Callable[..., Any],
-    *init_args: Any,
+    init_fn: Callable[..., T],
+    *init_args: object,
     axes: tuple[str, ...] | None = None,
     module: Module | None = None,
     **init_kwargs: Any,
-) -> Any:
-    """Declares a parameter whose axes have names.
+) -> T:
+    """Declare a parameter whose axes have names.
 
     Args:
         name: name of the parameter.
         init_fn: makes the initial value, called as `init_fn(key, *init_args)`.
         *init_args: arguments of `init_fn`.
-        axes: a logical name for each axis; none for a plain parameter.
-        module: the module; none means the one that runs.
+        axes: a logical name for each axis. If `None`, the parameter is a plain one.
+        module: the module. Defaults to the one that runs.
         **init_kwargs: keyword arguments of `init_fn`.
 
     Returns:
         The value, constrained to its sharding where there are rules and a mesh.
 
     Raises:
-        AxisNamesChangedError: other names are stored.
+        MismatchError: other names are stored.
+        OptionError: no module runs, and none is given.
 
     Example:
         >>> import jax.numpy as jnp
@@ -143,7 +149,7 @@ def param_with_axes(
         ('embed',)
     """
     module = _running(module)
-    value: Any = module.param(name, init_fn, *init_args, **init_kwargs)
+    value = module.param(name, init_fn, *init_args, **init_kwargs)
     if axes is None:
         return value
     _store_names(module, "params", name, axes)
@@ -153,22 +159,22 @@ def param_with_axes(
 def variable_with_axes(
     collection: str,
     name: str,
-    init_fn: Callable[..., Any],
-    *init_args: Any,
+    init_fn: Callable[..., T],
+    *init_args: object,
     axes: tuple[str, ...] | None = None,
     module: Module | None = None,
     fallback: RulesFallback = RulesFallback.AXIS_IS_UNSHARDED,
     **init_kwargs: Any,
-) -> PartitionedVariable:
-    """Declares a variable whose axes have names.
+) -> PartitionedVariable[T]:
+    """Declare a variable whose axes have names.
 
     Args:
         collection: the collection.
         name: name of the variable.
         init_fn: makes the initial value, called as `init_fn(*init_args)`.
         *init_args: arguments of `init_fn`.
-        axes: a logical name for each axis, or none.
-        module: the module; none means the one that runs.
+        axes: a logical name for each axis. If `None`, the value is not constrained.
+        module: the module. Defaults to the one that runs.
         fallback: what to do with names without a rule.
         **init_kwargs: keyword arguments of `init_fn`.
 
@@ -176,23 +182,30 @@ def variable_with_axes(
         A reference to the variable, whose value is constrained to its sharding.
 
     Raises:
-        AxisNamesChangedError: other names are stored.
+        MismatchError: other names are stored.
+        OptionError: no module runs, and none is given.
     """
     module = _running(module)
     module.variable(collection, name, init_fn, *init_args, **init_kwargs)
     if axes is not None:
         _store_names(module, collection, name, axes)
-    scope: Any = module.scope
+    scope = module.scope
+    assert scope is not None  # or the declaration above would have failed
     return PartitionedVariable(scope, collection, name, axes, fallback)
 
 
 def _running(module: Module | None) -> Module:
     module = RUNNING.get() if module is None else module
-    assert module is not None, "Axis names are declared inside a module's method."
+    if module is None:
+        raise OptionError(
+            "Axis names are declared inside a module's method: no module runs.",
+            "The names are stored beside the variable, in the scope of a module.",
+            "Call it in `setup` or a compact method, or pass `module=`.",
+        )
     return module
 
 
-def _store_names(module: Module, col: str, name: str, axes: Sequence[Any]) -> None:
+def _store_names(module: Module, col: str, name: str, axes: tuple[str, ...]) -> None:
     module.sow(
         f"{col}_axes",
         f"{name}_axes",
@@ -202,18 +215,23 @@ def _store_names(module: Module, col: str, name: str, axes: Sequence[Any]) -> No
     )
 
 
-def _same_names(stored: Any, declared: AxisMetadata) -> AxisMetadata:
+def _same_names(stored: object, declared: AxisMetadata) -> AxisMetadata:
     if stored == ():
         return declared
     if not isinstance(stored, AxisMetadata):
         raise AxisMetadataTypeError(stored)
     if stored != declared:
-        raise AxisNamesChangedError(stored, declared)
+        raise MismatchError(
+            "If axis names are sown twice, expected them to match. Got "
+            f"{stored} and {declared}.",
+            "The names belong to the variable, which is the same.",
+            "Declare the same `axes` at each place, or initialise the variables anew.",
+        )
     return declared
 
 
 def get_axis_names(axes_metadata: Any) -> FrozenDict[str, Any]:
-    """Takes the axis names out of a collection such as `params_axes`.
+    """Take the axis names out of a collection such as `params_axes`.
 
     Args:
         axes_metadata: the collection.
@@ -231,7 +249,7 @@ def get_axis_names(axes_metadata: Any) -> FrozenDict[str, Any]:
         })
     """
 
-    def names(box: Any) -> PartitionSpec:
+    def names(box: object) -> PartitionSpec:
         if not isinstance(box, AxisMetadata):
             raise AxisMetadataTypeError(box)
         return PartitionSpec(*box.names)
@@ -241,19 +259,19 @@ def get_axis_names(axes_metadata: Any) -> FrozenDict[str, Any]:
     return freeze(unflatten_dict(specs, sep="/"))
 
 
-def _with_names(target: Any, axis: int, name: Any, collection: str) -> Any:
-    """Names the axis that a transform adds to the variables of a collection."""
+def _with_names(target: Target, axis: int, name: str, collection: str) -> Target:
+    """Name the axis that a transform adds to the variables of a collection."""
 
-    def insert(names: list[Any]) -> None:
+    def insert(names: list[str | None]) -> None:
         # Counted from the end of the array that has the axis: -1 is the last.
         names.insert(axis if axis >= 0 else len(names) + 1 + axis, name)
 
-    def remove(names: list[Any]) -> None:
+    def remove(names: list[str | None]) -> None:
         del names[axis]
 
-    def change(edit: Callable[[list[Any]], None]) -> Callable[[Any], Any]:
-        def changed(box: Any) -> Any:
-            if not _is_box(box):
+    def change(edit: Callable[[list[str | None]], None]) -> Callable[[T], T]:
+        def changed(box: object) -> object:
+            if not isinstance(box, AxisMetadata):
                 return box
             names = list(box.names)
             edit(names)
@@ -270,16 +288,16 @@ def _with_names(target: Any, axis: int, name: Any, collection: str) -> Any:
     )
 
 
-def _is_box(x: Any) -> bool:
+def _is_box(x: object) -> bool:
     return isinstance(x, AxisMetadata)
 
 
 def _lift_with_axes(
-    transform: Callable[..., Any],
-    variable_axes: Mapping[Any, object],
-    names: Mapping[Any, str],
+    transform: Callable[..., Target],
+    variable_axes: Mapping[Any, InOutAxis] | Mapping[Any, InOutScanAxis],
+    names: Mapping[str, str],
     names_axis: int | None,
-) -> Any:
+) -> Target:
     """Lift by a transform, and name the axis that it adds to some collections."""
     axes, _ = split_in_out(variable_axes)
     names = {col: name for col, name in names.items() if col in axes}
@@ -292,22 +310,22 @@ def _lift_with_axes(
 
 
 def scan_with_axes(
-    target: Any,
+    target: Target,
     variable_axes: Mapping[Any, InOutScanAxis] = {},
     variable_broadcast: Filter = False,
     variable_carry: Filter = False,
     split_rngs: Mapping[Any, bool] = {},
-    in_axes: Any = 0,
-    out_axes: Any = 0,
+    in_axes: object = 0,
+    out_axes: object = 0,
     length: int | None = None,
     reverse: bool = False,
     unroll: int = 1,
     axis_name: str = "layers",
     axes_collections: tuple[str, ...] = ("params",),
-    data_transform: Callable[..., Any] | None = None,
-    methods: Any = None,
-) -> Any:
-    """A lifted scan that names the axis it adds; for the rest see `scan`.
+    data_transform: Callable[..., object] | None = None,
+    methods: Methods = None,
+) -> Target:
+    """Lift a scan and name the axis it adds; for the rest see `scan`.
 
     Args:
         target: a module class, or a function of a module.
@@ -318,7 +336,7 @@ def scan_with_axes(
         in_axes: axes of the arguments after the carry.
         out_axes: axes of the results after the carry.
         length: number of steps.
-        reverse: go from the last element to the first.
+        reverse: whether to go from the last element to the first.
         unroll: steps in one iteration of the compiled loop.
         axis_name: the logical name of the axis that is added.
         axes_collections: the collections whose axes have names.
@@ -347,18 +365,18 @@ def scan_with_axes(
 
 
 def vmap_with_axes(
-    target: Any,
+    target: Target,
     variable_axes: Mapping[Any, InOutAxis],
     split_rngs: Mapping[Any, bool] = {},
-    in_axes: Any = 0,
-    out_axes: Any = 0,
+    in_axes: object = 0,
+    out_axes: object = 0,
     axis_size: int | None = None,
     axis_name: str | None = None,
-    partitioning_axis_names: Mapping[Any, str] = {},
+    partitioning_axis_names: Mapping[str, str] = {},
     spmd_axis_name: str | None = None,
-    methods: Any = None,
-) -> Any:
-    """A lifted vmap that names the axis it adds; for the rest see `vmap`.
+    methods: Methods = None,
+) -> Target:
+    """Lift a vmap and name the axis it adds; for the rest see `vmap`.
 
     Args:
         target: a module class, or a function of a module.
@@ -390,16 +408,16 @@ def vmap_with_axes(
 
 
 def remat(
-    target: Any,
+    target: Target,
     variables: Filter = True,
     rngs: Filter = True,
     concrete: bool = False,
     prevent_cse: bool = True,
     static_argnums: int | tuple[int, ...] = (),
     policy: Callable[..., bool] | None = None,
-    methods: Any = None,
-) -> Any:
-    """Like `linsey.linen.remat`; static arguments are counted without the module."""
+    methods: Methods = None,
+) -> Target:
+    """Lift like `linen.remat`; static arguments are counted without the module."""
     transform = functools.partial(
         core_remat_static,
         variables=variables,

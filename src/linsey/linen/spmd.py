@@ -11,9 +11,10 @@ import enum
 import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+from jax import Array as Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from linsey import struct
@@ -21,9 +22,9 @@ from linsey.core import meta
 from linsey.core.spmd import get_logical_axis_rules as get_logical_axis_rules
 from linsey.core.spmd import logical_axis_rules as logical_axis_rules
 from linsey.core.spmd import set_logical_axis_rules as set_logical_axis_rules
-from linsey.errors import sharding as errors
-from linsey.typing import Array as Array
+from linsey.errors.base import OptionError
 from linsey.typing import ArrayPytree as ArrayPytree
+from linsey.typing import AxisName
 from linsey.typing import LogicalNames as LogicalNames
 from linsey.typing import LogicalPartitionSpec as LogicalPartitionSpec
 from linsey.typing import LogicalPartitionSpecPytree as LogicalPartitionSpecPytree
@@ -38,25 +39,31 @@ class RulesFallback(enum.Enum):
     NO_CONSTRAINT = "no_constraint"
 
 
-# Marks an axis that no rule has been found for.
-_UNASSIGNED = object()
+class _Mark(enum.Enum):
+    """In place of the mesh axis of an array axis for which no rule has been found."""
+
+    UNASSIGNED = enum.auto()
+
+
+T = TypeVar("T")
+MeshAxes = Sequence[AxisName | _Mark]
 
 
 def logical_to_mesh_axes(
     array_dim_names: Sequence[str | None] | None, rules: LogicalRules | None = None
 ) -> PartitionSpec | None:
-    """Maps the logical names of an array's axes to mesh axes.
+    """Map the logical names of an array's axes to mesh axes.
 
     Args:
-        array_dim_names: a logical name, or none, for each axis; or none.
-        rules: the rules; none means those that hold.
+        array_dim_names: a logical name, or `None`, for each axis. If `None`, so is the
+            result.
+        rules: the rules. Defaults to the current ones.
 
     Returns:
-        A specification with a mesh axis or none for each axis; none for none.
+        A specification with a mesh axis, or `None`, for each axis.
 
     Raises:
-        DuplicateAxisNamesError: a name is used for two axes.
-        AxisRulesError: the rules are no sequence of pairs.
+        OptionError: a name is used for two axes, or the rules are no sequence of pairs.
 
     Example:
         >>> rules = (("batch", "data"), ("heads", "model"), ("mlp", "model"))
@@ -65,53 +72,62 @@ def logical_to_mesh_axes(
         >>> logical_to_mesh_axes(("mlp", "heads"), rules)
         P(None, 'model')
     """
-    axes = _assign(array_dim_names, rules)
-    return None if axes is None else _specification(axes)
-
-
-def _assign(
-    names: Sequence[Any] | None, rules: LogicalRules | None
-) -> list[Any] | None:
-    """Finds a mesh axis for each axis, or marks it as unassigned."""
-    if names is None:
+    if array_dim_names is None:
         return None
+    return _specification(_assign(array_dim_names, rules))
+
+
+def _assign(names: Sequence[AxisName], rules: LogicalRules | None) -> MeshAxes:
+    """Find a mesh axis for each axis, or mark it as unassigned."""
     if rules is None:
         rules = get_logical_axis_rules()
     counts = Counter(name for name in names if name is not None)
     duplicates = [name for name, count in counts.items() if count > 1]
     if duplicates:
-        raise errors.DuplicateAxisNamesError(names, duplicates)
+        raise OptionError(
+            f"Unsupported: Dimensions {tuple(duplicates)} occur more than once in "
+            f"array names: found {tuple(names)}.",
+            "An axis of the mesh can split one axis of an array only.",
+            "Give the axes different names, for example ('embed', 'embed_out').",
+        )
     if not isinstance(rules, tuple | list):
-        raise errors.AxisRulesError(rules)
+        raise OptionError(
+            f"Unknown axis rule specification type. Found {rules!r}.",
+            "Rules are tried in order, so they are a sequence of pairs (logical name, "
+            "mesh axis).",
+            "Write for example `(('batch', 'data'), ('embed', None))`.",
+        )
     # What is no single name, such as a tuple of mesh axes, is kept.
-    axes: list[Any] = [_UNASSIGNED if isinstance(n, str) else n for n in names]
+    axes: list[AxisName | _Mark] = [
+        _Mark.UNASSIGNED if isinstance(name, str) else name for name in names
+    ]
     used = {name for axis in axes for name in _names(axis)}
     for name, mesh_axes in rules:
-        position = list(names).index(name) if name in names else None
-        if position is None or axes[position] is not _UNASSIGNED:
+        index = list(names).index(name) if name in names else None
+        if index is None or axes[index] is not _Mark.UNASSIGNED:
             continue
         if used.isdisjoint(_names(mesh_axes)):
-            axes[position] = mesh_axes
+            axes[index] = mesh_axes
             used.update(_names(mesh_axes))
     return axes
 
 
-def _names(mesh_axes: Any) -> tuple[Any, ...]:
-    if mesh_axes is None or mesh_axes is _UNASSIGNED:
+def _names(mesh_axes: AxisName | _Mark) -> tuple[str, ...]:
+    if mesh_axes is None or isinstance(mesh_axes, _Mark):
         return ()
     return (mesh_axes,) if isinstance(mesh_axes, str) else tuple(mesh_axes)
 
 
-def _specification(axes: list[Any]) -> PartitionSpec:
-    return PartitionSpec(*(None if axis is _UNASSIGNED else axis for axis in axes))
+def _specification(axes: MeshAxes) -> PartitionSpec:
+    return PartitionSpec(*(None if isinstance(a, _Mark) else a for a in axes))
 
 
-def logical_to_mesh(tree: Any, rules: LogicalRules | None = None) -> Any:
-    """Maps the logical names in a tree of specifications to mesh axes.
+def logical_to_mesh(tree: T, rules: LogicalRules | None = None) -> T:
+    """Map the logical names in a tree of specifications to mesh axes.
 
     Args:
         tree: a tree of `PartitionSpec` of logical names.
-        rules: the rules; none means those that hold.
+        rules: the rules. Defaults to the current ones.
 
     Returns:
         A tree of specifications of mesh axes.
@@ -125,14 +141,14 @@ def logical_to_mesh(tree: Any, rules: LogicalRules | None = None) -> Any:
 
 
 def logical_to_mesh_sharding(
-    tree: Any, mesh: Mesh, rules: LogicalRules | None = None
+    tree: object, mesh: Mesh, rules: LogicalRules | None = None
 ) -> Any:
-    """Maps the logical names in a tree of specifications to shardings over a mesh.
+    """Map the logical names in a tree of specifications to shardings over a mesh.
 
     Args:
         tree: a tree of `PartitionSpec` of logical names.
         mesh: the mesh.
-        rules: the rules; none means those that hold.
+        rules: the rules. Defaults to the current ones.
 
     Returns:
         A tree of `NamedSharding`.
@@ -147,21 +163,21 @@ def logical_to_mesh_sharding(
     return jax.tree.map(shard, logical_to_mesh(tree, rules))
 
 
-def _is_logical(x: Any) -> bool:
-    """Whether a value names the axes of one array, rather than being a tree of such."""
+def _is_logical(x: object) -> bool:
+    """Return whether a value names the axes of one array, and is no tree of such."""
     if x is None or isinstance(x, PartitionSpec):
         return True
     return isinstance(x, tuple) and all(e is None or isinstance(e, str) for e in x)
 
 
 def with_logical_constraint(
-    x: ArrayPytree,
-    logical_axis_resources: LogicalPartitionSpecPytree,
+    x: T,
+    logical_axis_resources: object,
     rules: LogicalRules | None = None,
     mesh: Mesh | None = None,
     fallback: RulesFallback = RulesFallback.AXIS_IS_UNSHARDED,
-) -> Any:
-    """Tells the compiler how values are split, by the logical names of their axes.
+) -> T:
+    """Tell the compiler how values are split, by the logical names of their axes.
 
     Without rules, or without a mesh, values are returned as they are.
 
@@ -169,15 +185,15 @@ def with_logical_constraint(
         x: an array, or a tree of arrays.
         logical_axis_resources: logical names of its axes; or a tree of such, whose
             structure is a prefix of that of `x`.
-        rules: the rules; none means those that hold.
-        mesh: the mesh; none means the one that `jax.set_mesh` has set, if any.
+        rules: the rules. Defaults to the current ones.
+        mesh: the mesh. Defaults to the one that `jax.set_mesh` has set, if any.
         fallback: what to do with names without a rule.
 
     Returns:
         The values.
 
     Raises:
-        NoAxisRuleError: a name has no rule, and the fallback is to raise an error.
+        OptionError: a name has no rule, and the fallback is to raise an error.
 
     Example:
         >>> import jax.numpy as jnp
@@ -192,13 +208,19 @@ def with_logical_constraint(
     if not rules or logical_axis_resources is None:
         return x
 
-    def constrain(names: Any, x: Any) -> Any:
-        axes = _assign(names, rules)
-        if axes is None:
+    def constrain(names: Sequence[AxisName] | None, x: Array) -> Array:
+        if names is None:
             return x
-        if _UNASSIGNED in axes:
+        axes = _assign(names, rules)
+        if _Mark.UNASSIGNED in axes:
             if fallback is RulesFallback.RAISE_ERROR:
-                raise errors.NoAxisRuleError(names)
+                raise OptionError(
+                    f"Axis names {tuple(names)} did not match a rule",
+                    "With `RulesFallback.RAISE_ERROR` each name needs one; a mesh axis "
+                    "splits one axis of an array only, so a rule may be used up.",
+                    "Add a rule `(name, mesh_axis)`, or `(name, None)` for an axis "
+                    "that stays whole.",
+                )
             if fallback is RulesFallback.NO_CONSTRAINT:
                 return x
         return meta.constrain(x, _specification(axes), mesh)
@@ -212,8 +234,8 @@ class LogicallyPartitioned(meta.Partitioned[Any]):
     Args:
         value: the array.
         names: one logical name, or None, for each axis of `value`.
-        mesh: the mesh; None for the one that is set.
-        rules: the rules; None for those that hold.
+        mesh: the mesh. Defaults to the one that is set.
+        rules: the rules. Defaults to the current ones.
 
     Example:
         >>> import jax.numpy as jnp
@@ -236,7 +258,7 @@ def with_logical_partitioning(
     mesh: Mesh | None = None,
     rules: LogicalRules | None = None,
 ) -> Callable[..., LogicallyPartitioned]:
-    """Wraps an initializer so that the axes of what it returns have logical names.
+    """Wrap an initializer so that the axes of what it returns have logical names.
 
     Args:
         fn: an initializer.

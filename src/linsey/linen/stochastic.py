@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import Array
 
-from linsey.errors.layers import DropoutRateError
+from linsey.errors.base import OptionError
 from linsey.linen.module import Module, compact, merge_param
 from linsey.ops.dropout import dropout
 from linsey.typing import PRNGKey
 
 
 class Dropout(Module):
-    """Drops entries at random in training: `y = mask * x / (1 - rate)`.
+    """Drop entries at random in training: `y = mask * x / (1 - rate)`.
 
     The mask is drawn from the stream `rng_collection`; give a key for it to `apply`,
     or pass `rng` at the call. In evaluation the inputs are returned as they are.
@@ -52,12 +52,12 @@ class Dropout(Module):
         deterministic: bool | None = None,
         rng: PRNGKey | None = None,
     ) -> Array:
-        """Applies dropout.
+        """Apply dropout.
 
         Args:
             inputs: array of any shape.
             deterministic: whether to leave the inputs alone.
-            rng: random key for the mask; none means the next one of the stream.
+            rng: random key for the mask. Defaults to the next one of the stream.
 
         Returns:
             An array like `inputs`.
@@ -65,7 +65,7 @@ class Dropout(Module):
         Raises:
             ValueError: `deterministic` was given here and to the constructor, or at
                 neither place.
-            DropoutRateError: `rate` is not in [0, 1].
+            OptionError: `rate` is not in [0, 1].
         """
         deterministic = merge_param("deterministic", self.deterministic, deterministic)
         if self.rate == 0.0 or deterministic:
@@ -73,6 +73,10 @@ class Dropout(Module):
         if self.rate == 1.0:
             return jnp.zeros_like(inputs)
         if not 0.0 < self.rate < 1.0:
-            raise DropoutRateError(self.rate)
+            raise OptionError(
+                f"`Dropout` has rate={self.rate}.",
+                "It is the probability to drop an entry, in [0, 1].",
+                "To keep 90 % of the entries write `Dropout(rate=0.1)`.",
+            )
         key = self.make_rng(self.rng_collection) if rng is None else rng
         return dropout(inputs, key, self.rate, self.broadcast_dims)

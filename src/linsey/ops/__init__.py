@@ -6,22 +6,18 @@ have the layout of the layers: examples first, channels last.
 
 from linsey.ops.attention import (
     attention_scores,
+    combine_masks,
+    make_attention_mask,
+    make_causal_mask,
     mask_scores,
     softmax,
     weighted_values,
 )
-from linsey.ops.attention_masks import (
-    combine_masks,
-    make_attention_mask,
-    make_causal_mask,
-)
 from linsey.ops.batch_norm import batch_norm, ema, renorm_schedule
-from linsey.ops.conv import conv
-from linsey.ops.conv_transpose import conv_transpose
+from linsey.ops.conv import conv, conv_transpose
 from linsey.ops.deferred import Deferred
-from linsey.ops.dot import dense, dense_general
+from linsey.ops.dot import attend, dense, dense_general, lookup
 from linsey.ops.dropout import dropout
-from linsey.ops.embed import attend, lookup
 from linsey.ops.fp8 import dequantize, fp8_scaled_dot_general, quantize
 from linsey.ops.moments import Moments, merge_moments, moments
 from linsey.ops.normalize import normalize

@@ -1,30 +1,41 @@
-"""Attention: averages of values, weighted by how well queries match keys.
+"""Attention: averages of values, weighted by how well queries match keys, and masks.
 
 Queries, keys and values have the axes (*batch, length, heads, depth), scores and
-weights (*batch, heads, queries, keys). Shapes are static, so each function traces to
-the equations of its formula and no others.
+weights (*batch, heads, queries, keys). A mask says which queries may look at which
+keys, and broadcasts to the scores. Shapes are static, so each function traces to the
+equations of its formula and no others.
 """
+
+# ruff: noqa: F722 (the strings of jaxtyping are shapes)
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax, random
 
-from linsey.errors.attention import AttentionMaskError
+from linsey.errors.base import OptionError, ShapeError
+from linsey.typing import Dtype, PrecisionLike, PRNGKey
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Inexact, Shaped
+
+# -- the products --------------------------------------------------------------------
 
 
 def attention_scores(
-    query: Array,
-    key: Array,
+    query: Inexact[Array, "*batch queries heads depth"],
+    key: Inexact[Array, "*batch keys heads depth"],
     *,
-    precision: Any = None,
+    precision: PrecisionLike = None,
     dot_general: Callable[..., Array] = lax.dot_general,
-) -> Array:
-    """Compares queries with keys: `s[..., h, q, k] = sum_d query[...] key[...]`.
+) -> Inexact[Array, "*batch heads queries keys"]:
+    """Compare queries with keys: `s[..., h, q, k] = sum_d query[...] key[...]`.
 
     Args:
         query: array of shape (*batch, queries, heads, depth).
@@ -52,13 +63,13 @@ def attention_scores(
 
 
 def weighted_values(
-    weights: Array,
-    value: Array,
+    weights: Inexact[Array, "*weights_batch heads queries keys"],
+    value: Inexact[Array, "*batch keys heads value_depth"],
     *,
-    precision: Any = None,
+    precision: PrecisionLike = None,
     dot_general: Callable[..., Array] = lax.dot_general,
-) -> Array:
-    """Averages values: `y[..., q, h] = sum_k weights[..., h, q, k] value[..., k, h]`.
+) -> Inexact[Array, "*weights_batch queries heads value_depth"]:
+    """Average values: `y[..., q, h] = sum_k weights[..., h, q, k] value[..., k, h]`.
 
     Args:
         weights: array of shape (*batch, heads, queries, keys), or with one batch axis
@@ -94,8 +105,10 @@ def weighted_values(
     return lax.transpose(y, (*batch, rank - 1, rank - 3, rank - 2))
 
 
-def mask_scores(scores: Array, mask: Array) -> Array:
-    """Gives scores that are masked the lowest finite value.
+def mask_scores(
+    scores: Float[Array, "*scores"], mask: Shaped[Array | np.ndarray, "*mask"]
+) -> Float[Array, "*shape"]:
+    """Give masked scores the lowest finite value.
 
     Where a query has no key left, all its keys get the same weight.
 
@@ -108,7 +121,7 @@ def mask_scores(scores: Array, mask: Array) -> Array:
         Scores, of the shape that both broadcast to.
 
     Raises:
-        AttentionMaskError: the shapes do not broadcast.
+        ShapeError: the shapes do not broadcast.
 
     Example:
         >>> mask_scores(jnp.ones((1, 1, 2)), jnp.array([True, False])).tolist()
@@ -120,14 +133,20 @@ def mask_scores(scores: Array, mask: Array) -> Array:
         try:
             shape = np.broadcast_shapes(mask.shape, scores.shape)
         except ValueError:
-            raise AttentionMaskError(mask.shape, scores.shape) from None
+            raise ShapeError(
+                "Incompatible shapes for broadcasting: the mask has shape "
+                f"{mask.shape}, the attention weights {scores.shape}.",
+                "The axes of the weights are (..., heads, queries, keys).",
+                "Make it with `make_attention_mask` or `make_causal_mask`, which give "
+                "the shape (batch, 1, queries, keys).",
+            ) from None
         mask, scores = _broadcast(mask, shape), _broadcast(scores, shape)
     lowest = jnp.finfo(scores.dtype).min
     return lax.select(mask, scores, lax.full(scores.shape, lowest, scores.dtype))
 
 
-def softmax(scores: Array) -> Array:
-    """Turns scores into weights over the last axis: `exp(s) / sum(exp(s))`.
+def softmax(scores: Float[Array, "*rows keys"]) -> Float[Array, "*rows keys"]:
+    """Turn scores into weights over the last axis: `exp(s) / sum(exp(s))`.
 
     The largest score is subtracted first, so that nothing overflows; sums of half
     precision are taken in float32.
@@ -154,9 +173,15 @@ def softmax(scores: Array) -> Array:
 
 
 def drop_weights(
-    weights: Array, key: Array, rate: float, dtype: Any, *, broadcast: bool, batch: int
-) -> Array:
-    """Drops attention weights at random and scales the others by `1 / (1 - rate)`.
+    weights: Inexact[Array, "*leading queries keys"],
+    key: PRNGKey,
+    rate: float,
+    dtype: Dtype,
+    *,
+    broadcast: bool,
+    batch: int,
+) -> Inexact[Array, "*leading queries keys"]:
+    """Drop attention weights at random and scale the others by `1 / (1 - rate)`.
 
     Args:
         weights: array of shape (*batch, heads, queries, keys).
@@ -189,8 +214,213 @@ def drop_weights(
     return weights * factors
 
 
-def _broadcast(x: Array, shape: tuple[int, ...]) -> Array:
+def _broadcast(x: Array | np.ndarray, shape: tuple[int, ...]) -> Array:
     if x.shape == shape:
-        return x
+        return x if isinstance(x, Array) else jnp.asarray(x)
     axes = range(len(shape) - x.ndim, len(shape))
     return lax.broadcast_in_dim(x, shape, tuple(axes))
+
+
+# -- masks ---------------------------------------------------------------------------
+
+
+def make_attention_mask(
+    query_input: Shaped[Array | np.ndarray, "*#batch queries"],
+    key_input: Shaped[Array | np.ndarray, "*#batch keys"],
+    pairwise_fn: Callable[[Array, Array], Array] = jnp.multiply,
+    extra_batch_dims: int = 0,
+    dtype: Dtype = jnp.float32,
+) -> Shaped[Array, "*mask queries keys"]:
+    """Make a mask from facts about each query and each key.
+
+        mask[..., 0, q, k] = pairwise_fn(query_input[..., q], key_input[..., k])
+
+    Args:
+        query_input: array of shape (*batch, queries), for example which are valid.
+        key_input: array of shape (*batch, keys).
+        pairwise_fn: combines both, broadcasting.
+        extra_batch_dims: number of axes of size 1 to put in front.
+        dtype: dtype of the mask.
+
+    Returns:
+        A mask of shape (*extra, *batch, 1, queries, keys); the axis of size 1 is that
+        of the heads.
+
+    Example:
+        >>> valid = jnp.array([[1, 1, 0]])
+        >>> make_attention_mask(valid, valid, dtype=jnp.int32)[0, 0].tolist()
+        [[1, 1, 0], [1, 1, 0], [0, 0, 0]]
+    """
+    query_input, key_input = jnp.asarray(query_input), jnp.asarray(key_input)
+    queries = lax.expand_dims(query_input, (query_input.ndim,))
+    keys = lax.expand_dims(key_input, (key_input.ndim - 1,))
+    mask = jnp.asarray(pairwise_fn(queries, keys))
+    heads = mask.ndim - 2 + extra_batch_dims
+    return lax.convert_element_type(
+        lax.expand_dims(mask, (*range(extra_batch_dims), heads)), dtype
+    )
+
+
+def make_causal_mask(
+    x: Shaped[Array | np.ndarray, "*batch length"],
+    extra_batch_dims: int = 0,
+    dtype: Dtype = jnp.float32,
+) -> Shaped[Array, "*mask length length"]:
+    """Make the mask in which each element sees itself and those before it.
+
+    Args:
+        x: array of shape (*batch, length); only its shape matters.
+        extra_batch_dims: number of axes of size 1 to put in front.
+        dtype: dtype of the mask.
+
+    Returns:
+        A mask of shape (*extra, *batch, 1, length, length).
+
+    Example:
+        >>> make_causal_mask(jnp.ones((1, 3)), dtype=jnp.int32)[0, 0].tolist()
+        [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+    """
+    shape = np.shape(x)
+    indices = lax.broadcasted_iota(np.dtype("int32"), shape, len(shape) - 1)
+    return make_attention_mask(
+        indices, indices, jnp.greater_equal, extra_batch_dims, dtype
+    )
+
+
+def combine_masks(
+    *masks: Shaped[Array | np.ndarray, "*#mask"] | None, dtype: Dtype = jnp.float32
+) -> Shaped[Array, "*#mask"] | None:
+    """Combine masks: what is kept is not zero in any of them.
+
+    Args:
+        *masks: masks of one rank whose shapes broadcast; those that are `None` are
+            left out.
+        dtype: dtype of the result.
+
+    Returns:
+        A mask, or `None` if there is nothing to combine.
+
+    Raises:
+        ShapeError: the masks have different ranks.
+
+    Example:
+        >>> causal = make_causal_mask(jnp.ones((1, 2)))
+        >>> valid = make_attention_mask(jnp.ones((1, 2)), jnp.array([[0, 1]]))
+        >>> combine_masks(causal, None, valid, dtype=jnp.int32)[0, 0].tolist()
+        [[0, 0], [0, 1]]
+    """
+    given = [jnp.asarray(mask) for mask in masks if mask is not None]
+    if not given:
+        return None
+    ranks = tuple(mask.ndim for mask in given)
+    if len(set(ranks)) > 1:
+        raise ShapeError(
+            f"masks must have same rank: {ranks}",
+            "It is unknown which axes of the smaller one are missing.",
+            "Add axes of size 1, for example `mask[:, None]` for the heads.",
+        )
+    return lax.convert_element_type(reduce(jnp.logical_and, given), dtype)
+
+
+# -- heads, and attention over any axes ----------------------------------------------
+
+
+def divide_heads(features: int, num_heads: int) -> tuple[int, int]:
+    """Return the number of heads, and of features of each.
+
+    Raises:
+        OptionError: the features cannot be divided among the heads.
+
+    Example:
+        >>> divide_heads(8, 2)
+        (2, 4)
+    """
+    if features % num_heads:
+        rounded = -(-features // num_heads) * num_heads
+        raise OptionError(
+            f"Memory dimension ({features}) must be divisible by number of heads "
+            f"({num_heads}).",
+            "Each head works on `qkv_features // num_heads` features.",
+            f"Write for example `qkv_features={rounded}`; without it the width of "
+            "`inputs_q` is taken.",
+        )
+    return num_heads, features // num_heads
+
+
+def make_padding_mask(
+    padding_mask_query: Shaped[Array | np.ndarray, "*queries"],
+    padding_mask_key: Shaped[Array | np.ndarray, "*keys"],
+    query_shape: Sequence[int],
+    key_shape: Sequence[int],
+    attention_axis: int | Sequence[int] | None = None,
+    segmentation_mask: bool = False,
+) -> Shaped[Array, "*mask"]:
+    """Make a mask from which elements are valid, or from the segments they are in.
+
+    Args:
+        padding_mask_query: what is known of the queries, of shape (batch, *axes).
+        padding_mask_key: the same of the keys.
+        query_shape: shape of the queries, (batch, *axes, heads, depth).
+        key_shape: shape of the keys.
+        attention_axis: the axes to attend over. If `None`, they are all between batch
+            and heads.
+        segmentation_mask: whether both must be equal, rather than not zero.
+
+    Returns:
+        A mask of shape (*batch, 1, *query axes, *key axes).
+
+    Raises:
+        OptionError: an axis is the batch axis, or one of the last two.
+
+    Example:
+        >>> valid = jnp.array([[1.0, 0.0]])
+        >>> make_padding_mask(valid, valid, (1, 2, 1, 4), (1, 2, 1, 4)).tolist()
+        [[[[1.0, 0.0], [0.0, 0.0]]]]
+    """
+    axes = attended_axes(attention_axis, len(query_shape))
+    given = (padding_mask_query, query_shape), (padding_mask_key, key_shape)
+    queries, keys = (
+        merge_axes(jnp.reshape(x, shape[:-2]), axes, 0) for x, shape in given
+    )
+    compare = jnp.equal if segmentation_mask else jnp.multiply
+    mask = make_attention_mask(queries, keys, compare)
+    sizes = [shape[i] for _, shape in given for i in axes]
+    return mask.reshape(*mask.shape[:-2], *sizes)
+
+
+def attended_axes(axis: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
+    """Return the axes to attend over, of arrays of shape (batch, *axes, heads, depth).
+
+    Raises:
+        OptionError: an axis is the batch axis, or one of the last two.
+
+    Example:
+        >>> attended_axes(None, 5), attended_axes(2, 5)
+        ((1, 2), (2,))
+    """
+    if axis is None:
+        return tuple(range(1, rank - 2))
+    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    if not all(1 <= i < rank - 2 for i in axes):
+        raise OptionError(
+            "Attention axis must be between the batch axis and the last-two axes. "
+            f"Found {axes} for arrays with {rank} axes.",
+            "The first axis is that of the batch, the last two are heads and depth.",
+            f"Choose among the axes 1 to {rank - 3}, or leave it out for all of them.",
+        )
+    return axes
+
+
+def merge_axes(
+    x: Shaped[Array, "*shape"], axes: Sequence[int], tail: int
+) -> Shaped[Array, "*merged"]:
+    """Merge axes into one, before the last `tail`: (*batch, length, *last).
+
+    Example:
+        >>> merge_axes(jnp.ones((2, 3, 4, 5, 6)), (1, 3), 1).shape
+        (2, 4, 15, 6)
+    """
+    end = x.ndim - tail
+    start = end - len(axes)
+    x = jnp.moveaxis(x, axes, range(start, end))
+    return x.reshape(*x.shape[:start], math.prod(x.shape[start:end]), *x.shape[end:])

@@ -1,43 +1,290 @@
-"""Convolutions over channels-last arrays, with every padding a layer may ask for.
+"""Convolutions over channels-last arrays, with every padding that a layer may ask for.
 
-Inputs are `(*batch, *spatial, channels)` with any number of batch axes, none
-included; kernels are `(*window, channels, features)`. The *extent* of a window is its
-size with the holes of dilation. *Margins* are what surrounds the input: either zeros,
-which the convolution adds itself, or entries of the input, which are copied first.
+Inputs have the shape (*batch, *spatial, channels), where batch axes may be missing;
+kernels have the shape (*window, channels, features). The *extent* of a window is its
+size after kernel dilation. Padding is either zeros, which the convolution of `lax` adds
+itself, or entries of the input, which are copied first.
 """
+
+# ruff: noqa: F722 (the strings of jaxtyping are shapes)
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from linsey.errors.layers import (
-    CausalPaddingError,
-    DilatedPaddingError,
-    InputRankError,
-    InvalidPaddingError,
-    PerAxisError,
-)
+from linsey.errors.base import OptionError
+from linsey.errors.layers import InputRankError, InvalidPaddingError
 from linsey.ops.cpu.conv import convolve
 from linsey.ops.cpu.dispatch import on_cpu
 from linsey.ops.dot import add_bias
+from linsey.typing import Dtype, PaddingLike, PrecisionLike
 
+if TYPE_CHECKING:
+    from jaxtyping import Num
+
+PerAxis = int | Sequence[int] | None
 Pairs = Sequence[tuple[int, int]]
 
 _INT = (int, np.integer)
 _COPIED = {"CIRCULAR": "wrap", "REFLECT": "reflect"}
 _ZEROS = ("SAME", "VALID", "SAME_LOWER")
 PADDINGS = (*_ZEROS, "CIRCULAR", "REFLECT", "CAUSAL")
+TRANSPOSED_PADDINGS = (*_ZEROS, "CIRCULAR")
 
 
-def canonicalize_padding(padding: Any, rank: int) -> str | list[tuple[int, int]]:
-    """Writes a padding as a name or as one (low, high) pair for each spatial axis.
+class Geometry(NamedTuple):
+    """How a window moves over its input: one number for each spatial axis."""
+
+    strides: tuple[int, ...]
+    input_dilation: tuple[int, ...]
+    kernel_dilation: tuple[int, ...]
+
+
+def conv(
+    x: Num[Array, "*inputs channels"],
+    kernel: Num[Array, "*window channels_of_group features"],
+    bias: Num[Array, " features"] | None = None,
+    *,
+    strides: PerAxis = None,
+    padding: PaddingLike = "SAME",
+    input_dilation: PerAxis = None,
+    kernel_dilation: PerAxis = None,
+    feature_group_count: int = 1,
+    precision: PrecisionLike = None,
+    conv_general_dilated: Callable[..., Array] = lax.conv_general_dilated,
+) -> Num[Array, "*outputs features"]:
+    """Convolve `y[p, f] = sum_wc x[s p + d w - low, c] kernel[w, c, f] + bias[f]`.
+
+    Args:
+        x: inputs of shape (*batch, *spatial, channels).
+        kernel: weights of shape (*window, channels // groups, features).
+        bias: offsets of shape (features,). If `None`, nothing is added.
+        strides: distance `s` between windows. Defaults to 1.
+        padding: 'SAME', 'VALID', 'SAME_LOWER', 'CIRCULAR' (the input repeats),
+            'REFLECT' (it is mirrored), 'CAUSAL' (zeros before, one axis only), a
+            number, or numbers and (low, high) pairs.
+        input_dilation: distance between the entries of `x`. Defaults to 1.
+        kernel_dilation: distance `d` between the entries of the window. Defaults to 1.
+        feature_group_count: number of groups of channels that do not mix.
+        precision: see `jax.lax.Precision`.
+        conv_general_dilated: what computes it, called like the function of `jax.lax`;
+            the padding it gets is always explicit. On a CPU the default is replaced by
+            something faster where there is (`linsey.ops.cpu.conv`); another function,
+            such as a `partial` of the default, never is.
+
+    Returns:
+        Outputs of shape (*batch, *output spatial shape, features).
+
+    Raises:
+        InputRankError: `x` has no axis for each of the window and one for channels.
+        InvalidPaddingError: the padding has none of these forms.
+        OptionError: a sequence has another length than the window; the padding is
+            causal over several axes, or has a name while the input is dilated.
+
+    Example:
+        >>> x = jnp.arange(4.0).reshape(1, 4, 1)
+        >>> kernel = jnp.ones((2, 1, 1))
+        >>> conv(x, kernel, padding="VALID").ravel().tolist()
+        [1.0, 3.0, 5.0]
+        >>> conv(x, kernel, padding="CIRCULAR").ravel().tolist()
+        [1.0, 3.0, 5.0, 3.0]
+    """
+    window = kernel.shape[:-2]
+    rank = len(window)
+    geometry = _geometry(rank, strides, input_dilation, kernel_dilation)
+    x, batch_shape = merge_batch_axes(x, rank)  # (batch, *spatial, channels)
+    x, pads = _pad(x, padding, window, geometry)
+    if conv_general_dilated is lax.conv_general_dilated:
+        if on_cpu():
+            conv_general_dilated, pads = convolve, tuple(pads)
+    y = conv_general_dilated(
+        x,
+        kernel,
+        geometry.strides,
+        pads,
+        lhs_dilation=geometry.input_dilation,
+        rhs_dilation=geometry.kernel_dilation,
+        dimension_numbers=channels_last(rank),
+        feature_group_count=feature_group_count,
+        precision=precision,
+    )  # (batch, *output spatial shape, features)
+    if bias is not None:
+        y = add_bias(y, bias)
+    return split_batch_axes(y, batch_shape)
+
+
+def conv_local(
+    x: Num[Array, "*inputs channels"],
+    kernel: Num[Array, "*spatial channels_of_window features"],
+    bias: Num[Array, "*spatial features"] | None = None,
+    *,
+    window: Sequence[int],
+    strides: PerAxis = None,
+    padding: PaddingLike = "SAME",
+    input_dilation: PerAxis = None,
+    kernel_dilation: PerAxis = None,
+    precision: PrecisionLike = None,
+) -> Num[Array, "*outputs features"]:
+    """Convolve with a kernel of its own for each entry of the output's spatial shape.
+
+    Args:
+        x: inputs of shape (*batch, *spatial, channels).
+        kernel: weights of shape
+            (*output spatial shape, channels * prod(window), features).
+        bias: offsets of shape (*output spatial shape, features). If `None`, nothing is
+            added.
+        window: size of the window, for each spatial axis.
+        strides: as in `conv`, like the arguments that follow.
+        padding: see `conv`.
+        input_dilation: see `conv`.
+        kernel_dilation: see `conv`.
+        precision: see `jax.lax.Precision`.
+
+    Returns:
+        Outputs of shape (*batch, *output spatial shape, features).
+
+    Raises:
+        InputRankError: `x` has no axis for each of the window and one for channels.
+        InvalidPaddingError: the padding has none of the forms that `conv` takes.
+        OptionError: as for `conv`.
+
+    Example:
+        >>> x = jnp.ones((1, 3, 1))
+        >>> kernel = jnp.array([1.0, 2.0, 3.0]).reshape(3, 1, 1)
+        >>> conv_local(x, kernel, window=(1,)).ravel().tolist()
+        [1.0, 2.0, 3.0]
+    """
+    rank = len(window)
+    geometry = _geometry(rank, strides, input_dilation, kernel_dilation)
+    x, batch_shape = merge_batch_axes(x, rank)  # (batch, *spatial, channels)
+    x, pads = _pad(x, padding, tuple(window), geometry)
+    y = lax.conv_general_dilated_local(
+        x,
+        kernel,
+        geometry.strides,
+        pads,
+        window,
+        lhs_dilation=geometry.input_dilation,
+        rhs_dilation=geometry.kernel_dilation,
+        dimension_numbers=channels_last(rank),
+        precision=precision,
+    )  # (batch, *output spatial shape, features)
+    if bias is not None:
+        y = add_bias(y, bias)
+    return split_batch_axes(y, batch_shape)
+
+
+def conv_transpose(
+    x: Num[Array, "*inputs channels"],
+    kernel: Num[Array, "*window rows columns"],
+    bias: Num[Array, " features"] | None = None,
+    *,
+    strides: PerAxis = None,
+    padding: PaddingLike = "SAME",
+    kernel_dilation: PerAxis = None,
+    transpose_kernel: bool = False,
+    precision: PrecisionLike = None,
+    preferred_element_type: Dtype | None = None,
+) -> Num[Array, "*outputs features"]:
+    """Spread each entry over a window: `y[s p + w, f] += x[p, c] kernel[w, c, f]`.
+
+    This is the gradient of a convolution, used as a layer.
+
+    Args:
+        x: inputs of shape (*batch, *spatial, channels).
+        kernel: weights of shape (*window, channels, features); with
+            `transpose_kernel`, (*window, features, channels) and mirrored, as the
+            convolution has it whose gradient this is.
+        bias: offsets of shape (features,). If `None`, nothing is added.
+        strides: distance between windows in the output. Defaults to 1.
+        padding: 'SAME', 'VALID', 'SAME_LOWER', 'CIRCULAR' (the output wraps around),
+            a number, or numbers and (low, high) pairs.
+        kernel_dilation: distance between the entries of the window. Defaults to 1.
+        transpose_kernel: whether the kernel is that of the convolution in the other
+            direction.
+        precision: see `jax.lax.Precision`.
+        preferred_element_type: dtype in which products are summed and returned.
+
+    Returns:
+        Outputs of shape (*batch, *output spatial shape, features).
+
+    Raises:
+        InputRankError: `x` has no axis for each of the window and one for channels.
+        InvalidPaddingError: the padding has none of these forms.
+        OptionError: a sequence has another length than the window.
+
+    Example:
+        >>> x = jnp.array([1.0, 2.0]).reshape(1, 2, 1)
+        >>> kernel = jnp.ones((2, 1, 1))
+        >>> conv_transpose(x, kernel, strides=2).ravel().tolist()
+        [1.0, 1.0, 2.0, 2.0]
+    """
+    rank = kernel.ndim - 2
+    steps = per_axis(strides, rank)
+    x, batch_shape = merge_batch_axes(x, rank, "ConvTranspose")
+    pads = canonicalize_padding(padding, rank)
+    if isinstance(pads, str) and pads.upper() not in TRANSPOSED_PADDINGS:
+        raise InvalidPaddingError(padding, rank, TRANSPOSED_PADDINGS)
+    circular = isinstance(pads, str) and pads.upper() == "CIRCULAR"
+    y = lax.conv_transpose(
+        x,
+        kernel,
+        steps,
+        "VALID" if circular else pads,
+        rhs_dilation=per_axis(kernel_dilation, rank, "kernel_dilation"),
+        dimension_numbers=channels_last(rank),
+        transpose_kernel=transpose_kernel,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+    )  # (batch, *output spatial shape, features)
+    if circular:
+        periods = [n * s for n, s in zip(x.shape[1:-1], steps, strict=True)]
+        y = _wrap(y, periods, surplus_first=not transpose_kernel)
+    if bias is not None:
+        y = add_bias(y, bias)
+    return split_batch_axes(y, batch_shape)
+
+
+def conv_output_shape(
+    spatial: Sequence[int],
+    window: Sequence[int],
+    *,
+    strides: PerAxis = None,
+    padding: PaddingLike = "SAME",
+    input_dilation: PerAxis = None,
+    kernel_dilation: PerAxis = None,
+) -> tuple[int, ...]:
+    """Return the spatial shape of the output of `conv`, given that of the input.
+
+    Example:
+        >>> conv_output_shape((8, 8), (3, 3), strides=2, padding="VALID")
+        (3, 3)
+    """
+    spatial, window = tuple(spatial), tuple(window)
+    geometry = _geometry(len(window), strides, input_dilation, kernel_dilation)
+    mode, pads = _resolve_padding(padding, spatial, window, geometry)
+    shape = []
+    for size, width, pair, stride, spread, dilation in zip(
+        spatial, window, pads, *geometry, strict=True
+    ):
+        copied, zeros = (sum(pair), 0) if mode else (0, sum(pair))
+        padded = (size + copied - 1) * spread + 1 + zeros
+        room = padded - (width - 1) * dilation - 1
+        shape.append(max(room // stride + 1, 0))
+    return tuple(shape)
+
+
+def canonicalize_padding(
+    padding: PaddingLike, rank: int
+) -> str | list[tuple[int, int]]:
+    """Write a padding as a name or as one (low, high) pair for each spatial axis.
 
     Args:
         padding: a name, a number, or a sequence of numbers and pairs.
@@ -47,7 +294,7 @@ def canonicalize_padding(padding: Any, rank: int) -> str | list[tuple[int, int]]
         The name as it was given, or a list of `rank` pairs.
 
     Raises:
-        InvalidPaddingError: the padding is none of these forms.
+        InvalidPaddingError: the padding has none of these forms.
 
     Example:
         >>> canonicalize_padding((1, (0, 2)), 2)
@@ -64,185 +311,11 @@ def canonicalize_padding(padding: Any, rank: int) -> str | list[tuple[int, int]]
     raise InvalidPaddingError(padding, rank, PADDINGS)
 
 
-def conv(
-    x: Array,
-    kernel: Array,
-    bias: Array | None = None,
-    *,
-    strides: int | Sequence[int] | None = None,
-    padding: Any = "SAME",
-    input_dilation: int | Sequence[int] | None = None,
-    kernel_dilation: int | Sequence[int] | None = None,
-    feature_group_count: int = 1,
-    precision: Any = None,
-    conv_general_dilated: Callable[..., Array] = lax.conv_general_dilated,
-) -> Array:
-    """Convolves: `y[p, f] = sum_wc x[s p + d w - low, c] kernel[w, c, f] + bias[f]`.
-
-    Args:
-        x: inputs of shape (*batch, *spatial, channels).
-        kernel: weights of shape (*window, channels // groups, features).
-        bias: offsets of shape (features,), or none.
-        strides: distance `s` between windows; none means 1.
-        padding: 'SAME', 'VALID', 'SAME_LOWER', 'CIRCULAR' (the input repeats),
-            'REFLECT' (it is mirrored), 'CAUSAL' (zeros before, one axis only), a
-            number, or numbers and (low, high) pairs.
-        input_dilation: distance between the entries of `x`; none means 1.
-        kernel_dilation: distance `d` between the entries of the window.
-        feature_group_count: number of groups of channels that do not mix.
-        precision: see `jax.lax.Precision`.
-        conv_general_dilated: what computes it, called like the function of `jax.lax`;
-            the padding it gets is always explicit. On a CPU the default is replaced by
-            something faster where there is (`linsey.ops.cpu.conv`); another function,
-            such as a `partial` of the default, never.
-
-    Returns:
-        Outputs of shape (*batch, *positions, features).
+def per_axis(value: PerAxis, rank: int, name: str = "strides") -> tuple[int, ...]:
+    """Repeat a number for each spatial axis. If `None`, the number is 1.
 
     Raises:
-        InputRankError: `x` has no axis for each of the window and one for channels.
-        InvalidPaddingError: the padding is none of these forms.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> x = jnp.arange(4.0).reshape(1, 4, 1)
-        >>> kernel = jnp.ones((2, 1, 1))
-        >>> conv(x, kernel, padding="VALID").ravel().tolist()
-        [1.0, 3.0, 5.0]
-        >>> conv(x, kernel, padding="CIRCULAR").ravel().tolist()
-        [1.0, 3.0, 5.0, 3.0]
-    """
-    window = kernel.shape[:-2]
-    rank = len(window)
-    geometry = (
-        per_axis(strides, rank),
-        per_axis(input_dilation, rank, "input_dilation"),
-        per_axis(kernel_dilation, rank, "kernel_dilation"),
-    )
-    x, batch_shape = merge_batch_axes(x, rank)  # (batch, *spatial, channels)
-    x, margins = _pad(x, padding, window, geometry)
-    steps, holes, dilation = geometry
-    if conv_general_dilated is lax.conv_general_dilated:
-        if on_cpu():
-            conv_general_dilated = convolve
-    y = conv_general_dilated(
-        x,
-        kernel,
-        steps,
-        margins,
-        lhs_dilation=holes,
-        rhs_dilation=dilation,
-        dimension_numbers=channels_last(rank),
-        feature_group_count=feature_group_count,
-        precision=precision,
-    )  # (batch, *positions, features)
-    if bias is not None:
-        y = add_bias(y, bias)
-    return split_batch_axes(y, batch_shape)
-
-
-def conv_local(
-    x: Array,
-    kernel: Array,
-    bias: Array | None = None,
-    *,
-    window: Sequence[int],
-    strides: int | Sequence[int] | None = None,
-    padding: Any = "SAME",
-    input_dilation: int | Sequence[int] | None = None,
-    kernel_dilation: int | Sequence[int] | None = None,
-    precision: Any = None,
-) -> Array:
-    """Convolves with a kernel of its own at every position.
-
-    Args:
-        x: inputs of shape (*batch, *spatial, channels).
-        kernel: weights of shape (*positions, channels * prod(window), features).
-        bias: offsets of shape (*positions, features), or none.
-        window: size of the window, for each spatial axis.
-        strides: as in `conv`, like the arguments that follow.
-        padding: see `conv`.
-        input_dilation: see `conv`.
-        kernel_dilation: see `conv`.
-        precision: see `jax.lax.Precision`.
-
-    Returns:
-        Outputs of shape (*batch, *positions, features).
-
-    Raises:
-        InputRankError: `x` has no axis for each of the window and one for channels.
-        InvalidPaddingError: the padding is none of the forms that `conv` takes.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> x = jnp.ones((1, 3, 1))
-        >>> kernel = jnp.array([1.0, 2.0, 3.0]).reshape(3, 1, 1)
-        >>> conv_local(x, kernel, window=(1,)).ravel().tolist()
-        [1.0, 2.0, 3.0]
-    """
-    rank = len(window)
-    geometry = (
-        per_axis(strides, rank),
-        per_axis(input_dilation, rank, "input_dilation"),
-        per_axis(kernel_dilation, rank, "kernel_dilation"),
-    )
-    x, batch_shape = merge_batch_axes(x, rank)  # (batch, *spatial, channels)
-    x, margins = _pad(x, padding, tuple(window), geometry)
-    steps, holes, dilation = geometry
-    y = lax.conv_general_dilated_local(
-        x,
-        kernel,
-        steps,
-        margins,
-        window,
-        lhs_dilation=holes,
-        rhs_dilation=dilation,
-        dimension_numbers=channels_last(rank),
-        precision=precision,
-    )  # (batch, *positions, features)
-    if bias is not None:
-        y = add_bias(y, bias)
-    return split_batch_axes(y, batch_shape)
-
-
-def conv_positions(
-    spatial: Sequence[int],
-    window: Sequence[int],
-    *,
-    strides: int | Sequence[int] | None = None,
-    padding: Any = "SAME",
-    input_dilation: int | Sequence[int] | None = None,
-    kernel_dilation: int | Sequence[int] | None = None,
-) -> tuple[int, ...]:
-    """Counts the positions of the window on each spatial axis; see `conv`.
-
-    Example:
-        >>> conv_positions((8, 8), (3, 3), strides=2, padding="VALID")
-        (3, 3)
-    """
-    rank = len(window)
-    steps = per_axis(strides, rank)
-    holes = per_axis(input_dilation, rank, "input_dilation")
-    dilation = per_axis(kernel_dilation, rank, "kernel_dilation")
-    mode, margins = _margins(
-        padding, tuple(spatial), tuple(window), (steps, holes, dilation)
-    )
-    positions = []
-    for axis, (low, high) in enumerate(margins):
-        size = spatial[axis] + (low + high if mode else 0)
-        size = (size - 1) * holes[axis] + 1 + (0 if mode else low + high)
-        room = size - (window[axis] - 1) * dilation[axis] - 1
-        positions.append(max(room // steps[axis] + 1, 0))
-    return tuple(positions)
-
-
-def per_axis(
-    value: int | Sequence[int] | None, rank: int, name: str = "strides"
-) -> tuple[int, ...]:
-    """Repeats a number for each spatial axis; none means 1.
-
-    Raises:
-        PerAxisError: a sequence has not `rank` entries.
+        OptionError: a sequence has not `rank` entries.
 
     Example:
         >>> per_axis(2, 3), per_axis(None, 1), per_axis([1, 2], 2)
@@ -253,17 +326,22 @@ def per_axis(
     if isinstance(value, _INT):
         return (value,) * rank
     if len(value) != rank:
-        raise PerAxisError(name, value, rank)
+        raise OptionError(
+            f"`{name}` is {value} for a window with {rank} spatial axes.",
+            "Each spatial axis needs one entry.",
+            f"Write `{name}={(2,) * rank}`, or `{name}=2` for all axes.",
+        )
     return tuple(value)
 
 
 def merge_batch_axes(
     x: Array, rank: int, layer: str = "Conv"
 ) -> tuple[Array, tuple[int, ...] | None]:
-    """Makes all axes before `rank` spatial ones and the channels a single batch axis.
+    """Merge all axes before `rank` spatial ones and the channels into one batch axis.
 
     Returns:
-        The array, and the batch axes for `split_batch_axes`: none if it had just one.
+        The array, and the batch shape for `split_batch_axes`, which is `None` if there
+        is just one batch axis.
     """
     batch = x.ndim - rank - 1
     if batch == 1:
@@ -276,7 +354,7 @@ def merge_batch_axes(
 
 
 def split_batch_axes(y: Array, batch_shape: tuple[int, ...] | None) -> Array:
-    """Undoes `merge_batch_axes`."""
+    """Undo `merge_batch_axes`."""
     if batch_shape is None:
         return y
     return lax.reshape(y, (*batch_shape, *y.shape[1:]))
@@ -284,51 +362,91 @@ def split_batch_axes(y: Array, batch_shape: tuple[int, ...] | None) -> Array:
 
 @lru_cache
 def channels_last(rank: int) -> lax.ConvDimensionNumbers:
-    """Says which axes are which for `(batch, *spatial, channels)`, as lax wants it."""
+    """Return which axes are which in (batch, *spatial, channels), as lax wants it."""
     spatial = tuple(range(rank))
     outer = (0, rank + 1, *(axis + 1 for axis in spatial))
     return lax.ConvDimensionNumbers(outer, (rank + 1, rank, *spatial), outer)
 
 
-Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+def _geometry(
+    rank: int, strides: PerAxis, input_dilation: PerAxis, kernel_dilation: PerAxis
+) -> Geometry:
+    return Geometry(
+        per_axis(strides, rank),
+        per_axis(input_dilation, rank, "input_dilation"),
+        per_axis(kernel_dilation, rank, "kernel_dilation"),
+    )
 
 
 def _pad(
-    x: Array, padding: Any, window: tuple[int, ...], geometry: Geometry
+    x: Array, padding: PaddingLike, window: tuple[int, ...], geometry: Geometry
 ) -> tuple[Array, Pairs]:
-    """Copies margins that come from the input; leaves zeros to the convolution."""
-    mode, margins = _margins(padding, x.shape[1:-1], window, geometry)
+    """Copy padding that comes from the input; leave zeros to the convolution."""
+    mode, pads = _resolve_padding(padding, x.shape[1:-1], window, geometry)
     if mode is None:
-        return x, margins
-    x = jnp.pad(x, ((0, 0), *margins, (0, 0)), mode=mode)
-    return x, ((0, 0),) * len(margins)
+        return x, pads
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)), mode=mode)
+    return x, ((0, 0),) * len(pads)
 
 
-def _margins(
-    padding: Any, spatial: tuple[int, ...], window: tuple[int, ...], geometry: Geometry
+def _resolve_padding(
+    padding: PaddingLike,
+    spatial: tuple[int, ...],
+    window: tuple[int, ...],
+    geometry: Geometry,
 ) -> tuple[str | None, Pairs]:
-    """Sizes the margins: how entries are copied if they are, and (low, high) pairs."""
+    """Return the mode of `jnp.pad` if entries are copied, and (low, high) pairs."""
     pairs = canonicalize_padding(padding, len(window))
     if isinstance(pairs, str):
-        return _named_margins(pairs.upper(), spatial, window, geometry)
+        return _resolve_name(pairs.upper(), spatial, window, geometry)
     return None, pairs
 
 
 @lru_cache(maxsize=4096)
-def _named_margins(
+def _resolve_name(
     padding: str, spatial: tuple[int, ...], window: tuple[int, ...], geometry: Geometry
 ) -> tuple[str | None, Pairs]:
-    strides, holes, dilation = geometry
-    extents = [(w - 1) * d + 1 for w, d in zip(window, dilation, strict=True)]
+    strides, input_dilation, kernel_dilation = geometry
+    rank = len(window)
+    extents = [(w - 1) * d + 1 for w, d in zip(window, kernel_dilation, strict=True)]
     if padding in _COPIED:
         return _COPIED[padding], tuple(((e - 1) // 2, e // 2) for e in extents)
     if padding == "CAUSAL":
-        if len(window) != 1:
-            raise CausalPaddingError(len(window))
-        return None, ((holes[0] * (extents[0] - 1), 0),)
+        if rank != 1:
+            raise OptionError(
+                "Causal padding is only implemented for 1D convolutions: found a "
+                f"kernel with {rank} spatial axes.",
+                "With several axes it is not known which of them is time.",
+                "Pad that axis alone, for example `padding=[(2, 0), (1, 1)]`.",
+            )
+        return None, ((input_dilation[0] * (extents[0] - 1), 0),)
     if padding not in _ZEROS:
-        raise InvalidPaddingError(padding, len(window), PADDINGS)
-    if any(hole != 1 for hole in holes):
-        raise DilatedPaddingError(padding, holes)
+        raise InvalidPaddingError(padding, rank, PADDINGS)
+    if any(spread != 1 for spread in input_dilation):
+        raise OptionError(
+            f"Padding '{padding}' was given with input_dilation {input_dilation}.",
+            "String padding is not implemented for transposed convolution using this "
+            "layer: its size could be meant before or after dilation.",
+            f"Write the numbers, `padding={[(1, 1)] * rank}`, or use `ConvTranspose`.",
+        )
     pairs = lax.padtype_to_pads(spatial, extents, strides, padding)
     return None, tuple((int(low), int(high)) for low, high in pairs)
+
+
+def _wrap(y: Array, periods: Sequence[int], *, surplus_first: bool) -> Array:
+    """Add up what lies whole periods apart, so that the output is one period.
+
+    The window is centred on its entry. When it cannot be, because the surplus of the
+    output over the period is odd, the longer side is the first if `surplus_first`.
+    """
+    pads, folded, copies = [(0, 0, 0)], [y.shape[0]], []
+    for axis, period in enumerate(periods, start=1):
+        size = y.shape[axis]
+        missing = (period - size) % (2 * period)
+        shift = ((missing + surplus_first) // 2) % period
+        pads.append((shift, -(size + shift) % period, 0))
+        copies.append(len(folded))
+        folded += [(size + shift + period - 1) // period, period]
+    pads.append((0, 0, 0))
+    y = lax.pad(y, jnp.zeros((), y.dtype), pads)
+    return lax.reshape(y, (*folded, y.shape[-1])).sum(axis=tuple(copies))

@@ -1,20 +1,32 @@
-"""Linear maps: matrix products over chosen axes, and the bias added to them.
+"""Linear maps: products over chosen axes, their biases, and look-up in a table.
 
 A *kernel* has its contracted axes first and its feature axes last; batch axes, where
-every entry has a kernel of its own, come before both. Shapes are static, so each
-function traces to the equations of its formula and no others.
+every entry has a kernel of its own, come before both. A *table* has a row of features
+for each integer. Shapes are static, so each function traces to the equations of its
+formula and no others.
 """
+
+# ruff: noqa: F722 (the strings of jaxtyping are shapes)
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
+import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
+from linsey.typing import PrecisionLike
 
-def add_bias(y: Array, bias: Array) -> Array:
-    """Adds a bias to the last axes of an array: `y[..., f] + bias[f]`.
+if TYPE_CHECKING:
+    from jaxtyping import Integer, Num, Shaped
+
+
+def add_bias(
+    y: Num[Array, "*shape"], bias: Num[Array, "*last"]
+) -> Num[Array, "*shape"]:
+    """Add a bias to the last axes of an array: `y[..., f] + bias[f]`.
 
     Args:
         y: array of shape (..., *bias.shape).
@@ -24,7 +36,6 @@ def add_bias(y: Array, bias: Array) -> Array:
         An array of the shape of `y`, and of its dtype if `bias` has the same.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> add_bias(jnp.zeros((2, 3)), jnp.array([1.0, 2.0, 3.0])).tolist()
         [[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]
     """
@@ -37,19 +48,19 @@ def add_bias(y: Array, bias: Array) -> Array:
 
 
 def dense(
-    x: Array,
-    kernel: Array,
-    bias: Array | None = None,
+    x: Num[Array, "*batch channels"],
+    kernel: Num[Array, "channels features"],
+    bias: Num[Array, " features"] | None = None,
     *,
-    precision: Any = None,
+    precision: PrecisionLike = None,
     dot_general: Callable[..., Array] = lax.dot_general,
-) -> Array:
-    """Maps the last axis: `y[..., f] = sum_c x[..., c] kernel[c, f] + bias[f]`.
+) -> Num[Array, "*batch features"]:
+    """Map the last axis linearly: `y[..., f] = sum_c x[..., c] kernel[c, f] + bias[f]`.
 
     Args:
         x: inputs of shape (..., channels).
         kernel: weights of shape (channels, features), of the dtype of `x`.
-        bias: offsets of shape (features,), or none.
+        bias: offsets of shape (features,). If `None`, nothing is added.
         precision: see `jax.lax.Precision`.
         dot_general: what computes the product, called like `jax.lax.dot_general`.
 
@@ -57,7 +68,6 @@ def dense(
         Outputs of shape (..., features).
 
     Example:
-        >>> import jax.numpy as jnp
         >>> dense(jnp.ones((1, 3)), jnp.ones((3, 2)), jnp.array([0.0, 1.0])).tolist()
         [[3.0, 4.0]]
     """
@@ -67,22 +77,22 @@ def dense(
 
 
 def dense_general(
-    x: Array,
-    kernel: Array,
-    bias: Array | None = None,
+    x: Num[Array, "*inputs"],
+    kernel: Num[Array, "*kernel"],
+    bias: Num[Array, "*bias"] | None = None,
     *,
     axes: Sequence[int],
     batch_axes: Sequence[int] = (),
-    precision: Any = None,
+    precision: PrecisionLike = None,
     dot_general: Callable[..., Array] = lax.dot_general,
-) -> Array:
-    """Maps several axes linearly, with a kernel for each entry of the batch axes.
+) -> Num[Array, "*outputs"]:
+    """Map several axes linearly, with a kernel for each entry of the batch axes.
 
     Args:
         x: inputs, of any rank.
         kernel: weights of shape (*batch, *contracted, *features), where `batch` and
             `contracted` are the sizes of `x` on `batch_axes` and `axes`.
-        bias: offsets of shape (*batch, *features), or none.
+        bias: offsets of shape (*batch, *features). If `None`, nothing is added.
         axes: the axes of `x` that are contracted, ascending, not negative.
         batch_axes: the leading axes of `x` that have kernels of their own.
         precision: see `jax.lax.Precision`.
@@ -92,7 +102,6 @@ def dense_general(
         Outputs of shape (*batch, *remaining axes of x, *features).
 
     Example:
-        >>> import jax.numpy as jnp
         >>> x, kernel = jnp.ones((2, 3, 4)), jnp.ones((2, 4, 5))
         >>> dense_general(x, kernel, axes=(2,), batch_axes=(0,)).shape
         (2, 3, 5)
@@ -111,3 +120,65 @@ def dense_general(
         between = (1,) * (y.ndim - len(shape))
         bias = lax.reshape(bias, shape[:batch] + between + shape[batch:])
     return add_bias(y, bias)
+
+
+def lookup(
+    table: Shaped[Array, "rows features"], indices: Integer[Array, "*indices"]
+) -> Shaped[Array, "*indices features"]:
+    """Take rows of a table: `y[..., f] = table[indices[...], f]`.
+
+    A negative index counts from the end. An index out of range gives NaN (or the
+    extreme value of an integer dtype), never a wrong row.
+
+    Args:
+        table: array of shape (rows, features).
+        indices: integers in [-rows, rows), of any shape.
+
+    Returns:
+        Rows, of shape (*indices.shape, features).
+
+    Example:
+        >>> table = jnp.array([[0.0], [10.0], [20.0]])
+        >>> lookup(table, jnp.array([2, -3, 3])).tolist()
+        [[20.0], [0.0], [nan]]
+    """
+    rows, features = table.shape
+    if jnp.issubdtype(indices.dtype, jnp.signedinteger):
+        if rows > jnp.iinfo(indices.dtype).max:
+            indices = lax.convert_element_type(indices, jnp.int32)
+        from_end = lax.add(indices, np.asarray(rows, indices.dtype))
+        negative = lax.lt(indices, np.asarray(0, indices.dtype))
+        indices = lax.select(negative, from_end, indices)
+    return lax.gather(
+        table,
+        lax.expand_dims(indices, (indices.ndim,)),
+        lax.GatherDimensionNumbers(
+            offset_dims=(indices.ndim,), collapsed_slice_dims=(0,), start_index_map=(0,)
+        ),
+        slice_sizes=(1, features),
+        mode=lax.GatherScatterMode.FILL_OR_DROP,
+    )
+
+
+def attend(
+    query: Num[Array, "*batch features"],
+    table: Num[Array, "rows features"],
+    *,
+    precision: PrecisionLike = None,
+) -> Num[Array, "*batch rows"]:
+    """Score queries against rows: `y[..., r] = sum_f query[..., f] table[r, f]`.
+
+    Args:
+        query: array of shape (..., features).
+        table: array of shape (rows, features), of the same dtype.
+        precision: see `jax.lax.Precision`.
+
+    Returns:
+        Inner products, of shape (..., rows).
+
+    Example:
+        >>> attend(jnp.array([1.0, 2.0]), jnp.eye(2)).tolist()
+        [1.0, 2.0]
+    """
+    over_features = (((query.ndim - 1,), (1,)), ((), ()))
+    return lax.dot_general(query, table, over_features, precision=precision)

@@ -1,18 +1,28 @@
 """Dropout: entries are zeroed at random and the rest scaled to keep the mean."""
 
+# ruff: noqa: F722 (the strings of jaxtyping are shapes)
+
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from jax import Array, lax, random
 
 from linsey.errors.layers import AxisOutOfRangeError
+from linsey.typing import PRNGKey
+
+if TYPE_CHECKING:
+    from jaxtyping import Inexact
 
 
 def dropout(
-    x: Array, key: Array, rate: float, broadcast_dims: Sequence[int] = ()
-) -> Array:
-    """Drops entries at random: `y = mask * x / (1 - rate)`, `mask ~ B(1 - rate)`.
+    x: Inexact[Array, "*shape"],
+    key: PRNGKey,
+    rate: float,
+    broadcast_dims: Sequence[int] = (),
+) -> Inexact[Array, "*shape"]:
+    """Drop entries at random: `y = mask * x / (1 - rate)`, `mask ~ B(1 - rate)`.
 
     Args:
         x: inputs of any shape, of an inexact dtype.

@@ -1,7 +1,7 @@
 """Products in 8-bit floating point, with scales that follow the values.
 
 A value is divided by a *scale* before it is rounded to 8 bits, so that the largest one
-seen lately (its *history of amax*) just fits. Scale and history are state; their new
+seen recently (its *history of amax*) just fits. Scale and history are state; their new
 values leave through the gradient: the "gradient" of a scale *is* its next value, to be
 stored in place of it (*overwrite with gradient*).
 
@@ -12,19 +12,22 @@ References:
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.lax import DotDimensionNumbers
+from jax.typing import ArrayLike
+
+from linsey.typing import Dtype, PrecisionLike
 
 E4M3 = jnp.float8_e4m3fn
 E5M2 = jnp.float8_e5m2
 
 
-def get_fp8_max(fp8_dtype: Any, out_dtype: Any) -> Array:
-    """Returns the largest number of an 8-bit dtype, in another dtype.
+def get_fp8_max(fp8_dtype: Dtype, out_dtype: Dtype) -> Array:
+    """Return the largest number of an 8-bit dtype, in another dtype.
 
     Example:
         >>> get_fp8_max(E4M3, jnp.float32).item()
@@ -33,8 +36,8 @@ def get_fp8_max(fp8_dtype: Any, out_dtype: Any) -> Array:
     return jnp.finfo(fp8_dtype).max.astype(out_dtype)
 
 
-def quantize(x: Array, q_dtype: Any, scale: Array, compute_dtype: Any) -> Array:
-    """Divides by a scale and rounds to 8 bits; what is too large becomes the largest.
+def quantize(x: Array, q_dtype: Dtype, scale: Array, compute_dtype: Dtype) -> Array:
+    """Divide by a scale and round to 8 bits; what is too large becomes the largest.
 
     Example:
         >>> quantize(jnp.array([1.0, 900.0]), E4M3, jnp.ones(1), jnp.float32).tolist()
@@ -45,8 +48,8 @@ def quantize(x: Array, q_dtype: Any, scale: Array, compute_dtype: Any) -> Array:
     return jnp.clip(scaled, -largest, largest).astype(q_dtype)
 
 
-def dequantize(x: Array, dq_dtype: Any, scale: Array) -> Array:
-    """Multiplies with a scale again, in a wider dtype.
+def dequantize(x: Array, dq_dtype: Dtype, scale: Array) -> Array:
+    """Multiply with a scale again, in a wider dtype.
 
     Example:
         >>> dequantize(jnp.ones(2, E4M3), jnp.float32, jnp.full(1, 3.0)).tolist()
@@ -55,8 +58,8 @@ def dequantize(x: Array, dq_dtype: Any, scale: Array) -> Array:
     return x.astype(dq_dtype) * jnp.broadcast_to(jnp.asarray(scale, dq_dtype), x.shape)
 
 
-def qdq(x: Array, q_dtype: Any, scale: Array, compute_dtype: Any) -> Array:
-    """Rounds values to those that 8 bits can hold, `dequantize(quantize(x))`.
+def qdq(x: Array, q_dtype: Dtype, scale: Array, compute_dtype: Dtype) -> Array:
+    """Round values to those that 8 bits can hold, `dequantize(quantize(x))`.
 
     Example:
         >>> qdq(jnp.array([17.3]), E4M3, jnp.ones(1), jnp.float32).tolist()
@@ -65,8 +68,10 @@ def qdq(x: Array, q_dtype: Any, scale: Array, compute_dtype: Any) -> Array:
     return dequantize(quantize(x, q_dtype, scale, compute_dtype), x.dtype, scale)
 
 
-def compute_scale(amax: Array, scale: Array, fp8_max: Any, margin: int = 0) -> Array:
-    """Chooses the scale with which the largest value just fits.
+def compute_scale(
+    amax: Array, scale: Array, fp8_max: ArrayLike, margin: int = 0
+) -> Array:
+    """Choose the scale with which the largest value just fits.
 
     Args:
         amax: the largest absolute value.
@@ -87,7 +92,7 @@ def compute_scale(amax: Array, scale: Array, fp8_max: Any, margin: int = 0) -> A
 
 
 def compute_amax_history(x: Array, amax_history: Array) -> Array:
-    """Puts the largest absolute value in front of a history, and drops the oldest.
+    """Put the largest absolute value in front of a history, and drop the oldest.
 
     Example:
         >>> compute_amax_history(jnp.array([-3.0, 1.0]), jnp.array([5.0, 2.0])).tolist()
@@ -98,9 +103,9 @@ def compute_amax_history(x: Array, amax_history: Array) -> Array:
 
 
 def update_fp8_meta(
-    x: Array, q_dtype: Any, scale: Array, amax_history: Array
+    x: Array, q_dtype: Dtype, scale: Array, amax_history: Array
 ) -> tuple[Array, Array]:
-    """Gives the scale to use now, from the history, and the history with these values.
+    """Return the scale to use now, and the history with these values.
 
     Args:
         x: the values.
@@ -118,9 +123,9 @@ def update_fp8_meta(
 
 
 def quantize_dequantize_update(
-    x: Array, q_dtype: Any, scale: Array, amax_history: Array, compute_dtype: Any
+    x: Array, q_dtype: Dtype, scale: Array, amax_history: Array, compute_dtype: Dtype
 ) -> tuple[Array, Array, Array]:
-    """Rounds values with the scale to use now; gives it and the history too."""
+    """Round values with the scale to use now; return it and the history too."""
     new_scale, new_history = update_fp8_meta(x, q_dtype, scale, amax_history)
     return qdq(x, q_dtype, new_scale, compute_dtype), new_scale, new_history
 
@@ -130,25 +135,25 @@ def quantize_dequantize_update(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def in_qdq(
-    compute_dtype: Any, q_dtype: Any, inp: Array, scale: Array, amax_history: Array
+    compute_dtype: Dtype, q_dtype: Dtype, inp: Array, scale: Array, amax_history: Array
 ) -> Array:
-    """Rounds values; the gradients of scale and history are their next values."""
-    return quantize_dequantize_update(inp, q_dtype, scale, amax_history, compute_dtype)[
-        0
-    ]
+    """Round values; the gradients of scale and history are their next values."""
+    return in_qdq_fwd(compute_dtype, q_dtype, inp, scale, amax_history)[0]
 
 
 def in_qdq_fwd(
-    compute_dtype: Any, q_dtype: Any, inp: Array, scale: Array, amax_history: Array
-) -> tuple[Array, Any]:
+    compute_dtype: Dtype, q_dtype: Dtype, inp: Array, scale: Array, amax_history: Array
+) -> tuple[Array, tuple[Array, Array]]:
     """The forward rule of `in_qdq`."""
-    rounded, *state = quantize_dequantize_update(
+    rounded, new_scale, new_history = quantize_dequantize_update(
         inp, q_dtype, scale, amax_history, compute_dtype
     )
-    return rounded, tuple(state)
+    return rounded, (new_scale, new_history)
 
 
-def in_qdq_bwd(compute_dtype: Any, q_dtype: Any, res: Any, g: Array) -> Any:
+def in_qdq_bwd(
+    compute_dtype: Dtype, q_dtype: Dtype, res: tuple[Array, Array], g: Array
+) -> tuple[Array, Array, Array]:
     """The backward rule of `in_qdq`."""
     return (g, *res)
 
@@ -158,20 +163,22 @@ in_qdq.defvjp(in_qdq_fwd, in_qdq_bwd)
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def out_qdq(
-    compute_dtype: Any, q_dtype: Any, out: Array, scale: Array, amax_history: Array
+    compute_dtype: Dtype, q_dtype: Dtype, out: Array, scale: Array, amax_history: Array
 ) -> Array:
-    """Leaves values alone and rounds their gradients."""
+    """Leave values alone and round their gradients."""
     return out
 
 
 def out_qdq_fwd(
-    compute_dtype: Any, q_dtype: Any, out: Array, scale: Array, amax_history: Array
-) -> tuple[Array, Any]:
+    compute_dtype: Dtype, q_dtype: Dtype, out: Array, scale: Array, amax_history: Array
+) -> tuple[Array, tuple[Array, Array]]:
     """The forward rule of `out_qdq`."""
     return out, (scale, amax_history)
 
 
-def out_qdq_bwd(compute_dtype: Any, q_dtype: Any, res: Any, g: Array) -> Any:
+def out_qdq_bwd(
+    compute_dtype: Dtype, q_dtype: Dtype, res: tuple[Array, Array], g: Array
+) -> tuple[Array, Array, Array]:
     """The backward rule of `out_qdq`."""
     scale, amax_history = res
     return quantize_dequantize_update(g, q_dtype, scale, amax_history, compute_dtype)
@@ -182,23 +189,24 @@ out_qdq.defvjp(out_qdq_fwd, out_qdq_bwd)
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def in_q(
-    compute_dtype: Any, q_dtype: Any, inp: Array, scale: Array, amax_history: Array
+    compute_dtype: Dtype, q_dtype: Dtype, inp: Array, scale: Array, amax_history: Array
 ) -> tuple[Array, Array]:
-    """Rounds values to 8 bits and stays there; gives the scale too."""
-    new_scale, _ = update_fp8_meta(inp, q_dtype, scale, amax_history)
-    return quantize(inp, q_dtype, new_scale, compute_dtype), new_scale
+    """Round values to 8 bits and leave them so; return the scale too."""
+    return in_q_fwd(compute_dtype, q_dtype, inp, scale, amax_history)[0]
 
 
 def in_q_fwd(
-    compute_dtype: Any, q_dtype: Any, inp: Array, scale: Array, amax_history: Array
-) -> tuple[Any, Any]:
+    compute_dtype: Dtype, q_dtype: Dtype, inp: Array, scale: Array, amax_history: Array
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     """The forward rule of `in_q`."""
     new_scale, new_history = update_fp8_meta(inp, q_dtype, scale, amax_history)
     rounded = quantize(inp, q_dtype, new_scale, compute_dtype)
     return (rounded, new_scale), (new_scale, new_history)
 
 
-def in_q_bwd(compute_dtype: Any, q_dtype: Any, res: Any, _: Any) -> Any:
+def in_q_bwd(
+    compute_dtype: Dtype, q_dtype: Dtype, res: tuple[Array, Array], _: object
+) -> tuple[None, Array, Array]:
     """The backward rule of `in_q`: the product gives the gradient of the values."""
     return (None, *res)
 
@@ -207,19 +215,19 @@ in_q.defvjp(in_q_fwd, in_q_bwd)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def out_dq(dq_type: Any, lhs_scale: Array, rhs_scale: Array, out: Array) -> Array:
-    """Multiplies a product of 8-bit values with both scales."""
+def out_dq(dq_type: Dtype, lhs_scale: Array, rhs_scale: Array, out: Array) -> Array:
+    """Multiply a product of 8-bit values with both scales."""
     return dequantize(out, dq_type, lhs_scale * rhs_scale)
 
 
 def out_dq_fwd(
-    dq_type: Any, lhs_scale: Array, rhs_scale: Array, out: Array
+    dq_type: Dtype, lhs_scale: Array, rhs_scale: Array, out: Array
 ) -> tuple[Array, None]:
     """The forward rule of `out_dq`."""
     return dequantize(out, dq_type, lhs_scale * rhs_scale), None
 
 
-def out_dq_bwd(dq_type: Any, _: None, g: Array) -> Any:
+def out_dq_bwd(dq_type: Dtype, _: None, g: Array) -> tuple[None, None, Array]:
     """The backward rule of `out_dq`: `quantized_dot` takes the scales into account."""
     return None, None, g
 
@@ -234,9 +242,9 @@ out_dq.defvjp(out_dq_fwd, out_dq_bwd)
 def dot_general_with_precision(
     lhs: Array,
     rhs: Array,
-    dimension_numbers: Any,
-    precision: Any = None,
-    preferred_element_type: Any = None,
+    dimension_numbers: DotDimensionNumbers,
+    precision: PrecisionLike = None,
+    preferred_element_type: Dtype | None = None,
 ) -> Array:
     """A product whose forward pass may accumulate fast and whose gradient may not."""
     return lax.dot_general(lhs, rhs, dimension_numbers, precision=lax.Precision.DEFAULT)
@@ -244,11 +252,11 @@ def dot_general_with_precision(
 
 @dot_general_with_precision.defjvp
 def dot_general_with_precision_jvp(
-    dimension_numbers: Any,
-    precision: Any,
-    preferred_element_type: Any,
-    primals: Any,
-    tangents: Any,
+    dimension_numbers: DotDimensionNumbers,
+    precision: PrecisionLike,
+    preferred_element_type: Dtype | None,
+    primals: tuple[Array, Array],
+    tangents: tuple[Array, Array],
 ) -> tuple[Array, Array]:
     """The derivative of `dot_general_with_precision`, in the highest precision."""
     (lhs, rhs), (lhs_dot, rhs_dot) = primals, tangents
@@ -262,7 +270,11 @@ def dot_general_with_precision_jvp(
 
 
 def _transpose(
-    g: Array, like: Array, other: Array, dimension_numbers: Any, of_lhs: bool
+    g: Array,
+    like: Array,
+    other: Array,
+    dimension_numbers: DotDimensionNumbers,
+    of_lhs: bool,
 ) -> Array:
     """The gradient of a product by one operand, from that of its output."""
     dtype = g.dtype if g.dtype.itemsize > 1 else np.float32
@@ -285,8 +297,8 @@ def quantized_dot(
     rhs_scale: Array,
     out_grad_scale: Array,
     out_grad_amax_history: Array,
-    dimension_numbers: Any,
-    preferred_element_type: Any = None,
+    dimension_numbers: DotDimensionNumbers,
+    preferred_element_type: Dtype | None = None,
 ) -> Array:
     """A product of 8-bit values, whose gradient is computed from 8-bit values too.
 
@@ -314,6 +326,12 @@ def quantized_dot(
     )
 
 
+# Both operands, each with its rounded values and its scale; then scale and history of
+# the gradient.
+Operand = tuple[Array, Array, Array]
+DotResiduals = tuple[Operand, Operand, Array, Array]
+
+
 def quantized_dot_fwd(
     lhs: Array,
     q_lhs: Array,
@@ -323,29 +341,22 @@ def quantized_dot_fwd(
     rhs_scale: Array,
     out_grad_scale: Array,
     out_grad_amax_history: Array,
-    dimension_numbers: Any,
-    preferred_element_type: Any,
-) -> tuple[Array, Any]:
+    dimension_numbers: DotDimensionNumbers,
+    preferred_element_type: Dtype | None,
+) -> tuple[Array, DotResiduals]:
     """The forward rule of `quantized_dot`."""
-    out = quantized_dot(
-        lhs,
-        q_lhs,
-        lhs_scale,
-        rhs,
-        q_rhs,
-        rhs_scale,
-        out_grad_scale,
-        out_grad_amax_history,
-        dimension_numbers,
-        preferred_element_type,
-    )
     left, right = (lhs, q_lhs, lhs_scale), (rhs, q_rhs, rhs_scale)
-    return out, (left, right, out_grad_scale, out_grad_amax_history)
+    state = out_grad_scale, out_grad_amax_history
+    static = dimension_numbers, preferred_element_type
+    return quantized_dot(*left, *right, *state, *static), (left, right, *state)
 
 
 def quantized_dot_bwd(
-    dimension_numbers: Any, preferred_element_type: Any, res: Any, g: Array
-) -> Any:
+    dimension_numbers: DotDimensionNumbers,
+    preferred_element_type: Dtype | None,
+    res: DotResiduals,
+    g: Array,
+) -> tuple[Array | None, ...]:
     """The backward rule of `quantized_dot`."""
     (lhs, q_lhs, lhs_scale), (rhs, q_rhs, rhs_scale), scale, history = res
     new_scale, new_history = update_fp8_meta(g, E5M2, scale, history)
@@ -363,9 +374,9 @@ quantized_dot.defvjp(quantized_dot_fwd, quantized_dot_bwd)
 def fp8_scaled_dot_general(
     lhs: Array,
     rhs: Array,
-    dimension_numbers: Any,
-    precision: Any = None,
-    preferred_element_type: Any = None,
+    dimension_numbers: DotDimensionNumbers,
+    precision: PrecisionLike = None,
+    preferred_element_type: Dtype | None = None,
     *,
     lhs_scale: Array,
     rhs_scale: Array,
@@ -373,7 +384,7 @@ def fp8_scaled_dot_general(
     lhs_amax_history: Array,
     rhs_amax_history: Array,
     grad_amax_history: Array,
-    quantize_compute_type: Any = jnp.float32,
+    quantize_compute_type: Dtype = jnp.float32,
 ) -> Array:
     """A product in 8 bits, forward and backward, called like `jax.lax.dot_general`.
 
@@ -382,7 +393,7 @@ def fp8_scaled_dot_general(
         rhs: right operand.
         dimension_numbers: see `jax.lax.dot_general`.
         precision: has no effect.
-        preferred_element_type: dtype of the result; none means that of the operands.
+        preferred_element_type: dtype of the result. Defaults to that of the operands.
         lhs_scale: scale of the left operand, of shape (1,).
         rhs_scale: scale of the right operand.
         grad_scale: scale of the gradient of the result.
@@ -394,21 +405,11 @@ def fp8_scaled_dot_general(
     Returns:
         The product.
     """
-    dtype = jnp.promote_types(lhs.dtype, rhs.dtype)
-    dtype = preferred_element_type or dtype
+    dtype = preferred_element_type or jnp.promote_types(lhs.dtype, rhs.dtype)
     args = (quantize_compute_type, E4M3)
     q_lhs, new_lhs_scale = in_q(*args, lhs, lhs_scale, lhs_amax_history)
     q_rhs, new_rhs_scale = in_q(*args, rhs, rhs_scale, rhs_amax_history)
-    out = quantized_dot(
-        lhs,
-        q_lhs,
-        new_lhs_scale,
-        rhs,
-        q_rhs,
-        new_rhs_scale,
-        grad_scale,
-        grad_amax_history,
-        dimension_numbers,
-        dtype,
-    )
+    left, right = (lhs, q_lhs, new_lhs_scale), (rhs, q_rhs, new_rhs_scale)
+    state = grad_scale, grad_amax_history
+    out = quantized_dot(*left, *right, *state, dimension_numbers, dtype)
     return out_dq(dtype, new_lhs_scale, new_rhs_scale, out)

@@ -1,21 +1,31 @@
 """Sequences of different lengths, padded at the end to one length."""
 
+# ruff: noqa: F722 (the strings of jaxtyping are shapes)
+
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+if TYPE_CHECKING:
+    from jaxtyping import Integer, Shaped
+
 
 def flip_sequences(
-    inputs: Array, seq_lengths: Array | None, num_batch_dims: int, time_major: bool
-) -> Array:
-    """Reverses sequences in time; what is padded stays at the end.
+    inputs: Shaped[Array, "*shape"],
+    seq_lengths: Integer[Array | np.ndarray, "*batch"] | None,
+    num_batch_dims: int,
+    time_major: bool,
+) -> Shaped[Array, "*shape"]:
+    """Reverse sequences in time; the padding stays at the end.
 
     Args:
         inputs: array of shape (*batch, time, ...), or (time, *batch, ...).
-        seq_lengths: length of each sequence, of shape (*batch,) and at most `time`;
-            none means that all are whole.
+        seq_lengths: length of each sequence, of shape (*batch,) and at most `time`.
+            If `None`, there is no padding.
         num_batch_dims: number of batch axes.
         time_major: whether time is the first axis.
 
@@ -31,10 +41,10 @@ def flip_sequences(
     if seq_lengths is None:
         return lax.rev(inputs, (time,))
     length = inputs.shape[time]
-    # Position i takes from n - 1 - i; the padding, where that is negative, comes last.
+    # Index i takes from n - 1 - i; the padding, where that is negative, comes last.
     steps = np.arange(length - 1, -1, -1, dtype=np.int32)
     steps = np.expand_dims(steps, [i for i in range(num_batch_dims + 1) if i != time])
     lengths = jnp.expand_dims(jnp.asarray(seq_lengths), time)
-    positions = (lengths + steps) % length
+    indices = (lengths + steps) % length
     rest = range(num_batch_dims + 1, inputs.ndim)
-    return jnp.take_along_axis(inputs, jnp.expand_dims(positions, rest), axis=time)
+    return jnp.take_along_axis(inputs, jnp.expand_dims(indices, rest), axis=time)

@@ -1,15 +1,25 @@
 """The largest singular value of a matrix, by power iteration."""
 
+# ruff: noqa: F722 (the strings of jaxtyping are shapes)
+
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jax import Array, lax
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
 
 def spectral_norm(
-    matrix: Array, u: Array, n_steps: int, epsilon: float
-) -> tuple[Array, Array]:
-    """Estimates the largest singular value of a matrix.
+    matrix: Float[Array, "rows columns"],
+    u: Float[Array, "1 columns"],
+    n_steps: int,
+    epsilon: float,
+) -> tuple[Float[Array, ""], Float[Array, "1 columns"]]:
+    """Estimate the largest singular value of a matrix.
 
         v = W u / |W u|        u = v W / |v W|        sigma = v W u
 
@@ -46,6 +56,6 @@ def spectral_norm(
 
 
 def _unit(x: Array, epsilon: float) -> Array:
-    """Scales a row, of shape (1, size), to length 1."""
+    """Scale a row, of shape (1, size), to length 1."""
     square = lax.expand_dims(lax.reduce_sum(lax.mul(x, x), (0, 1)), (0, 1))
     return lax.mul(x, lax.rsqrt(lax.add(square, np.asarray(epsilon, square.dtype))))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -276,3 +278,29 @@ def _of(cls, interceptor):
         return interceptor(next_fun, args, kwargs, context)
 
     return restricted
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("linen.attention.dot_product", "dot_product_attention"),
+        ("linen.attention.multi_head", "MultiHeadDotProductAttention"),
+        ("linen.linear.einsum", "Einsum"),
+        ("linen.linear.embed", "Embed"),
+        ("linen.recurrent.bidirectional", "Bidirectional"),
+        ("linen.recurrent.gated", "GRUCell"),
+        ("linen.recurrent.lstm", "LSTMCell"),
+    ],
+)
+def test_pickles_that_name_the_files_of_older_versions_can_be_read(file, name):
+    """In a process that has imported nothing, as the one that reads them may be."""
+    program = f"import pickle; print(pickle.loads({pickled(file, name)!r}).__name__)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == name
+
+
+def pickled(file, name):
+    """What `pickle.dumps` wrote for a class or function of that file."""
+    return f"clinsey.{file}\n{name}\n.".encode()

@@ -11,7 +11,7 @@ from linsey.typing import Dtype
 
 
 class PReLU(Module):
-    """Rectifies with a slope that is learned: `y = x` if `x >= 0`, else `a x`.
+    """Rectify with a slope that is learned: `y = x` if `x >= 0`, else `a x`.
 
     Attributes:
         param_dtype: dtype of the slope.
@@ -36,7 +36,7 @@ class PReLU(Module):
 
     @compact
     def __call__(self, inputs: Array) -> Array:
-        """Rectifies an array of any shape."""
+        """Rectify an array of any shape."""
         init = constant(self.negative_slope_init)
         slope = self.param("negative_slope", init, (), self.param_dtype)
         slope = lax.convert_element_type(slope, inputs.dtype)

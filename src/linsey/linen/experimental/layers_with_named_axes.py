@@ -5,8 +5,7 @@ See `linsey.linen.partitioning` for the names, and for how they are mapped to a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
@@ -37,14 +36,15 @@ from linsey.typing import Shape
 Activation = Callable[..., Array]
 
 
-def _declare(module: Any, name: str, shape: Shape, axes: Sequence[str]) -> Array:
-    """Declares a parameter of a layer, with names of its axes if there are any."""
-    init, dtype = getattr(module, f"{name}_init"), module.param_dtype
-    return param_with_axes(name, init, shape, dtype, axes=tuple(axes) or None)
+def _declare(
+    name: str, init: Initializer, shape: Shape, dtype: Dtype, axes: tuple[str, ...]
+) -> Array:
+    """Declare a parameter of a layer, with names of its axes if there are any."""
+    return param_with_axes(name, init, shape, dtype, axes=axes or None)
 
 
 class Dense(Module):
-    """Maps the last axis linearly: `y = x @ kernel + bias`.
+    """Map the last axis linearly: `y = x @ kernel + bias`.
 
     Attributes:
         features: number of output features.
@@ -75,24 +75,27 @@ class Dense(Module):
     bias_init: Initializer = zeros
     kernel_axes: tuple[str, ...] = ()
     dot_general: DotGeneralT | None = None
-    dot_general_cls: Any = None
+    dot_general_cls: Callable[[], DotGeneralT] | None = None
 
     @compact
     def __call__(self, inputs: Array) -> Array:
-        """Maps `inputs` of shape (..., channels) to shape (..., features)."""
+        """Map `inputs` of shape (..., channels) to shape (..., features)."""
         shape = np.shape(inputs)
         if not shape:
             raise InputRankError("Dense", shape, "channels")
         shape, axes = (shape[-1], self.features), self.kernel_axes
-        kernel = _declare(self, "kernel", shape, axes)
-        bias = _declare(self, "bias", shape[1:], axes[-1:]) if self.use_bias else None
+        dtype = self.param_dtype
+        kernel = _declare("kernel", self.kernel_init, shape, dtype, axes)
+        bias = None
+        if self.use_bias:
+            bias = _declare("bias", self.bias_init, shape[1:], dtype, axes[-1:])
         x, kernel, bias = promote_dtype(inputs, kernel, bias, dtype=self.dtype)
         dot_general = choose_dot_general(self.dot_general, self.dot_general_cls)
         return dense(x, kernel, bias, precision=self.precision, dot_general=dot_general)
 
 
 class Embed(Module):
-    """Looks rows up in a table, `y = embedding[x]`; the axes are `vocab`, `embed`.
+    """Look rows up in a table, `y = embedding[x]`; the axes are `vocab`, `embed`.
 
     Attributes:
         num_embeddings: number of rows.
@@ -100,7 +103,7 @@ class Embed(Module):
         cast_input_dtype: integer dtype to convert inputs to, if any.
         dtype: dtype of the rows that are returned.
         param_dtype: dtype of the table.
-        attend_dtype: dtype of the table in `attend`; none means `dtype`.
+        attend_dtype: dtype of the table in `attend`. Defaults to `dtype`.
         embedding_init: initializer of `embedding`, (num_embeddings, features).
         one_hot: whether to look up by a product with one-hot rows.
 
@@ -122,12 +125,17 @@ class Embed(Module):
     one_hot: bool = False
 
     def setup(self) -> None:
-        """Declares the table."""
-        shape = self.num_embeddings, self.features
-        self.embedding = _declare(self, "embedding", shape, ("vocab", "embed"))
+        """Declare the table."""
+        self.embedding = _declare(
+            "embedding",
+            self.embedding_init,
+            (self.num_embeddings, self.features),
+            self.param_dtype,
+            ("vocab", "embed"),
+        )
 
     def __call__(self, inputs: Array) -> Array:
-        """Looks up the rows of integers.
+        """Look up the rows of integers.
 
         Args:
             inputs: integers in [0, num_embeddings), of any shape.
@@ -154,13 +162,13 @@ class Embed(Module):
         return y
 
     def attend(self, query: Array) -> Array:
-        """Scores queries of shape (..., features) against rows: (..., rows)."""
+        """Score queries of shape (..., features) against rows: (..., rows)."""
         dtype = self.dtype if self.attend_dtype is None else self.attend_dtype
         return jnp.dot(query, jnp.asarray(self.embedding, dtype).T)
 
 
 class LayerNorm(Module):
-    """Normalizes each example; the axis of scale and bias is `embed`.
+    """Normalize each example; the axis of scale and bias is `embed`.
 
         y = (x - mean) * scale / sqrt(var + epsilon) + bias
 
@@ -185,7 +193,7 @@ class LayerNorm(Module):
     """
 
     epsilon: float = 1e-6
-    dtype: Any = jnp.float32
+    dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
     use_bias: bool = True
     use_scale: bool = True
@@ -194,10 +202,13 @@ class LayerNorm(Module):
 
     @compact
     def __call__(self, x: Array) -> Array:
-        """Normalizes inputs of shape (..., features)."""
+        """Normalize inputs of shape (..., features)."""
         x = jnp.asarray(x)
-        shape, last, axes = x.shape[-1:], (x.ndim - 1,), ("embed",)
-        scale = _declare(self, "scale", shape, axes) if self.use_scale else None
-        bias = _declare(self, "bias", shape, axes) if self.use_bias else None
+        shape, last, scale, bias = x.shape[-1:], (x.ndim - 1,), None, None
+        options = shape, self.param_dtype, ("embed",)
+        if self.use_scale:
+            scale = _declare("scale", self.scale_init, *options)
+        if self.use_bias:
+            bias = _declare("bias", self.bias_init, *options)
         spec = NormSpec(last, last, self.dtype)
         return standardize_jit(spec, x, None, scale, bias, self.epsilon)[0]

@@ -1,22 +1,21 @@
-"""Convolutional layers: a kernel for all positions, one for each, or transposed."""
+"""Convolutional layers: with shared kernels, with local kernels, and transposed."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from linsey.errors import layers as errors
+from linsey.errors.base import OptionError, ShapeError, UnsupportedError
+from linsey.errors.layers import InputRankError
 from linsey.linen.dtypes import PromoteDtypeFn, promote_dtype
 from linsey.linen.initializers import zeros
 from linsey.linen.linear.dense import as_tuple, default_kernel_init, kernel_and_bias
 from linsey.linen.module import Module, compact, nowrap
-from linsey.ops.conv import conv, conv_local, conv_positions
-from linsey.ops.conv_transpose import conv_transpose
+from linsey.ops.conv import conv, conv_local, conv_output_shape, conv_transpose
 from linsey.ops.deferred import Deferred
 from linsey.typing import (
     ConvGeneralDilatedT,
@@ -49,11 +48,11 @@ class _Conv(Module):
     bias_init: Initializer = zeros
     promote_dtype: PromoteDtypeFn = promote_dtype
     conv_general_dilated: ConvGeneralDilatedT | None = None
-    conv_general_dilated_cls: Any = None
+    conv_general_dilated_cls: Callable[[], ConvGeneralDilatedT] | None = None
 
 
 class Conv(_Conv):
-    """Convolves channels-last inputs with one kernel for all positions.
+    """Convolve channels-last inputs with a kernel that is shared by the whole output.
 
     `y[p, f] = sum_{w, c} x[s p + d w - low, c] kernel[w, c, f] + bias[f]`, with stride
     `s`, kernel dilation `d` and the padding `low` before the input.
@@ -70,7 +69,7 @@ class Conv(_Conv):
         feature_group_count: number of groups of channels that do not mix.
         use_bias: whether to add a bias.
         mask: array of the shape of the kernel that is multiplied with it.
-        dtype: dtype of the computation; none means that of inputs and parameters.
+        dtype: dtype of the computation. If `None`, inputs and parameters decide.
         param_dtype: dtype of the parameters.
         precision: see `jax.lax.Precision`.
         kernel_init: initializer of `kernel`, of shape
@@ -94,24 +93,30 @@ class Conv(_Conv):
 
     @compact
     def __call__(self, inputs: Array) -> Array:
-        """Convolves `inputs` of shape (*batch, *spatial, channels).
+        """Convolve `inputs` of shape (*batch, *spatial, channels).
 
         Returns:
-            Outputs of shape (*batch, *positions, features). There may be any number of
-            batch axes, also none.
+            Outputs of shape (*batch, *output spatial shape, features). There may
+            be any number of batch axes, or no batch axis.
 
         Raises:
             InputRankError: `inputs` has fewer axes than the window needs.
-            FeatureGroupError: the groups do not divide the features.
-            MaskShapeError: `mask` has not the shape of the kernel.
+            OptionError: the groups do not divide the features.
+            ShapeError: `mask` has not the shape of the kernel.
         """
         window, features = as_tuple(self.kernel_size), self.features
         channels = input_channels("Conv", np.shape(inputs), len(window))
         groups = self.feature_group_count
-        if groups != 1:
-            for which, count in (("input", channels), ("output", features)):
-                if count % groups:
-                    raise errors.FeatureGroupError("Conv", which, count, groups)
+        for which, count in (("input", channels), ("output", features)):
+            if groups != 1 and count % groups:
+                raise OptionError(
+                    f"`Conv` has feature_group_count={groups} and {count} {which} "
+                    "features.",
+                    f"{count} is not a multiple of {groups}: the groups would differ "
+                    "in size.",
+                    "Choose a `feature_group_count` that divides both the input "
+                    "features and `features`.",
+                )
         shape = (*window, channels // groups, features)
         kernel, bias = masked_kernel_and_bias("Conv", self, shape, (features,))
         if isinstance(inputs, Deferred):
@@ -139,12 +144,12 @@ class Conv(_Conv):
 
 
 class ConvLocal(_Conv):
-    """Convolves channels-last inputs with a kernel of its own at every position.
+    """Convolve channels-last inputs with a kernel of its own for each output.
 
     Also known as a locally connected layer. `feature_group_count` must be 1; the other
     attributes are those of `Conv`, with these parameters: `kernel` of shape
-    (*positions, channels * prod(kernel_size), features) and `bias` of shape
-    (*positions, features).
+    (*output spatial shape, channels * prod(kernel_size), features) and `bias` of shape
+    (*output spatial shape, features).
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -157,39 +162,54 @@ class ConvLocal(_Conv):
 
     @compact
     def __call__(self, inputs: Array) -> Array:
-        """Convolves `inputs` of shape (*batch, *spatial, channels).
+        """Convolve `inputs` of shape (*batch, *spatial, channels).
 
         Returns:
-            Outputs of shape (*batch, *positions, features).
+            Outputs of shape (*batch, *output spatial shape, features).
 
         Raises:
             InputRankError: `inputs` has fewer axes than the window needs.
-            UnsharedGroupsError: `feature_group_count` is not 1.
-            MaskShapeError: `mask` has not the shape of the kernel.
+            UnsupportedError: `feature_group_count` is not 1.
+            ShapeError: `mask` has not the shape of the kernel.
         """
         if self.feature_group_count != 1:
-            raise errors.UnsharedGroupsError(self.feature_group_count)
+            raise UnsupportedError(
+                "`ConvLocal` was given `feature_group_count` "
+                f"{self.feature_group_count}.",
+                "`lax.conv_general_dilated_local` does not support "
+                "`feature_group_count != 1`.",
+                "Use one group, or `Conv`, which uses one kernel everywhere.",
+            )
         window, features = as_tuple(self.kernel_size), self.features
         shape = np.shape(inputs)
         channels = input_channels("ConvLocal", shape, len(window))
-        geometry: dict[str, Any] = {
-            "strides": self.strides,
-            "padding": self.padding,
-            "input_dilation": self.input_dilation,
-            "kernel_dilation": self.kernel_dilation,
-        }
-        positions = conv_positions(shape[-len(window) - 1 : -1], window, **geometry)
-        shape = (*positions, math.prod(window) * channels, features)
-        bias_shape = (*positions, features)
+        spatial = conv_output_shape(
+            shape[-len(window) - 1 : -1],
+            window,
+            strides=self.strides,
+            padding=self.padding,
+            input_dilation=self.input_dilation,
+            kernel_dilation=self.kernel_dilation,
+        )
+        shape = (*spatial, math.prod(window) * channels, features)
+        bias_shape = (*spatial, features)
         kernel, bias = masked_kernel_and_bias("ConvLocal", self, shape, bias_shape)
         x, kernel, bias = self.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
         return conv_local(
-            x, kernel, bias, window=window, precision=self.precision, **geometry
+            x,
+            kernel,
+            bias,
+            window=window,
+            strides=self.strides,
+            padding=self.padding,
+            input_dilation=self.input_dilation,
+            kernel_dilation=self.kernel_dilation,
+            precision=self.precision,
         )
 
 
 class ConvTranspose(Module):
-    """Spreads every entry over a window: `y[s p + w, f] += x[p, c] kernel[w, c, f]`.
+    """Spread every entry over a window: `y[s p + w, f] += x[p, c] kernel[w, c, f]`.
 
     Attributes:
         features: number of output features.
@@ -200,7 +220,7 @@ class ConvTranspose(Module):
         kernel_dilation: distance between the entries of the window.
         use_bias: whether to add a bias.
         mask: array of the shape of the kernel that is multiplied with it.
-        dtype: dtype of the computation; none means that of inputs and parameters.
+        dtype: dtype of the computation. If `None`, inputs and parameters decide.
         param_dtype: dtype of the parameters.
         precision: see `jax.lax.Precision`.
         kernel_init: initializer of `kernel`, of shape
@@ -240,15 +260,15 @@ class ConvTranspose(Module):
 
     @compact
     def __call__(self, inputs: Array) -> Array:
-        """Spreads `inputs` of shape (*batch, *spatial, channels).
+        """Spread `inputs` of shape (*batch, *spatial, channels).
 
         Returns:
-            Outputs of shape (*batch, *positions, features). There may be any number of
-            batch axes, also none.
+            Outputs of shape (*batch, *output spatial shape, features). There may
+            be any number of batch axes, or no batch axis.
 
         Raises:
             InputRankError: `inputs` has fewer axes than the window needs.
-            MaskShapeError: `mask` has not the shape of the kernel.
+            ShapeError: `mask` has not the shape of the kernel.
         """
         window, features = as_tuple(self.kernel_size), self.features
         channels = input_channels("ConvTranspose", np.shape(inputs), len(window))
@@ -271,20 +291,27 @@ class ConvTranspose(Module):
 
 
 def input_channels(layer: str, shape: Sequence[int], rank: int) -> int:
-    """Returns the number of channels, after checking that every axis is there."""
+    """Return the number of channels, after checking that every axis is there."""
     if len(shape) <= rank:
         axes = ", ".join(["spatial"] * rank + ["channels"])
-        raise errors.InputRankError(layer, shape, axes)
+        raise InputRankError(layer, shape, axes)
     return shape[-1]
 
 
 def masked_kernel_and_bias(
-    name: str, layer: Any, kernel_shape: Shape, bias_shape: Shape
+    name: str, layer: _Conv | ConvTranspose, kernel_shape: Shape, bias_shape: Shape
 ) -> tuple[Array, Array | None]:
-    """Returns the parameters of a layer, the kernel multiplied with its mask."""
+    """Return the parameters of a layer, the kernel multiplied with its mask."""
     kernel, bias = kernel_and_bias(layer, kernel_shape, bias_shape)
     if layer.mask is None:
         return kernel, bias
     if jnp.shape(layer.mask) != kernel.shape:
-        raise errors.MaskShapeError(name, jnp.shape(layer.mask), kernel.shape)
+        shape = tuple(kernel.shape)
+        raise ShapeError(
+            "Mask needs to have the same shape as weights. "
+            f"Shapes are: {jnp.shape(layer.mask)}, {shape} in `{name}`.",
+            "The mask is multiplied with the kernel, entry by entry.",
+            f"Pass a mask of shape {shape}, for example "
+            f"`jnp.broadcast_to(mask, {shape})`.",
+        )
     return kernel * layer.mask, bias

@@ -1,37 +1,39 @@
-"""Dense layers: a linear map of the last axis, or of chosen axes."""
+"""Dense layers: linear maps of chosen axes, by an einsum equation, and of integers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import Protocol
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
 from linsey.core import meta
-from linsey.errors import layers as errors
+from linsey.errors.base import OptionError
+from linsey.errors.layers import AxisOutOfRangeError, InputRankError, IntegerInputError
 from linsey.linen.dtypes import PromoteDtypeFn, promote_dtype
-from linsey.linen.initializers import lecun_normal, zeros
-from linsey.linen.module import Module, compact, nowrap
+from linsey.linen.initializers import lecun_normal, variance_scaling, zeros
+from linsey.linen.module import Module, compact, merge_param, nowrap
+from linsey.ops import dot
 from linsey.ops.deferred import Deferred
-from linsey.ops.dot import dense, dense_general
 from linsey.typing import DotGeneralT, Dtype, Initializer, PrecisionLike, Shape
 
-__all__ = ["Dense", "DenseGeneral"]
+__all__ = ["Dense", "DenseGeneral", "Einsum", "Embed"]
 
 default_kernel_init: Initializer = lecun_normal()
+default_embed_init: Initializer = variance_scaling(1.0, "fan_in", "normal", out_axis=0)
 
 
 class Dense(Module):
-    """Maps the last axis linearly: `y = x @ kernel + bias`.
+    """Map the last axis linearly: `y = x @ kernel + bias`.
 
     Attributes:
         features: number of output features.
         use_bias: whether to add a bias.
-        dtype: dtype of the computation; none means that of inputs and parameters.
+        dtype: dtype of the computation. If `None`, inputs and parameters decide.
         param_dtype: dtype of the parameters.
         precision: see `jax.lax.Precision`.
         kernel_init: initializer of `kernel`, of shape (channels, features).
@@ -57,18 +59,18 @@ class Dense(Module):
     bias_init: Initializer = zeros
     promote_dtype: PromoteDtypeFn = promote_dtype
     dot_general: DotGeneralT | None = None
-    dot_general_cls: Any = None
+    dot_general_cls: Callable[[], DotGeneralT] | None = None
 
     @compact
     def __call__(self, inputs: Array) -> Array:
-        """Maps `inputs` of shape (..., channels) to shape (..., features).
+        """Map `inputs` of shape (..., channels) to shape (..., features).
 
         Raises:
             InputRankError: `inputs` is a scalar.
         """
         shape = np.shape(inputs)
         if not shape:
-            raise errors.InputRankError("Dense", shape, "channels")
+            raise InputRankError("Dense", shape, "channels")
         features = self.features
         kernel, bias = kernel_and_bias(self, (shape[-1], features), (features,))
         dot_general = choose_dot_general(self.dot_general, self.dot_general_cls)
@@ -79,21 +81,23 @@ class Dense(Module):
 
     @nowrap
     def _map(
-        self, inputs: Array, kernel: Array, bias: Array | None, dot_general: Any
+        self, inputs: Array, kernel: Array, bias: Array | None, dot_general: DotGeneralT
     ) -> Array:
         x, kernel, bias = self.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
-        return dense(x, kernel, bias, precision=self.precision, dot_general=dot_general)
+        return dot.dense(
+            x, kernel, bias, precision=self.precision, dot_general=dot_general
+        )
 
 
 class DenseGeneral(Module):
-    """Maps chosen axes linearly to one or several feature axes.
+    """Map chosen axes linearly to one or several feature axes.
 
     Attributes:
         features: number of output features, or one for each feature axis.
         axis: the axes that are contracted; negative ones count from the end.
         batch_dims: leading axes; each entry of them has a kernel of its own.
         use_bias: whether to add a bias.
-        dtype: dtype of the computation; none means that of inputs and parameters.
+        dtype: dtype of the computation. If `None`, inputs and parameters decide.
         param_dtype: dtype of the parameters.
         kernel_init: initializer of `kernel`. It is called with the shape
             (batch * contracted, features) and the result is reshaped, so that the
@@ -126,20 +130,27 @@ class DenseGeneral(Module):
     precision: PrecisionLike = None
     promote_dtype: PromoteDtypeFn = promote_dtype
     dot_general: DotGeneralT | None = None
-    dot_general_cls: Any = None
+    dot_general_cls: Callable[[], DotGeneralT] | None = None
 
     @compact
     def __call__(self, inputs: Array) -> Array:
-        """Maps `inputs` of any rank to shape (*batch, *remaining axes, *features).
+        """Map `inputs` of any rank to shape (*batch, *remaining axes, *features).
 
         Raises:
-            BatchDimsError: `batch_dims` are not the leading axes.
+            OptionError: `batch_dims` are not the leading axes.
             AxisOutOfRangeError: `inputs` has no such axis.
         """
         shape = np.shape(inputs)
         batch_axes = tuple(sorted(self.batch_dims))
         if batch_axes != tuple(range(len(batch_axes))):
-            raise errors.BatchDimsError(self.batch_dims)
+            raise OptionError(
+                f"batch_dims {tuple(self.batch_dims)} must be consecutive leading "
+                "dimensions starting from 0.",
+                "Each entry of a batch axis has a kernel of its own, and the result "
+                "puts these axes first.",
+                f"Write `batch_dims={tuple(range(len(batch_axes)))}` and move those "
+                "axes of the input to the front with `jnp.moveaxis`.",
+            )
         axes = sorted(_axis(axis, shape) for axis in as_tuple(self.axis))
         batch = tuple(shape[axis] for axis in batch_axes)
         contracted = tuple(shape[axis] for axis in axes)
@@ -149,7 +160,7 @@ class DenseGeneral(Module):
         if self.use_bias:
             bias = self._param("bias", self.bias_init, batch + features)
         x, kernel, bias = self.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
-        return dense_general(
+        return dot.dense_general(
             x,
             kernel,
             bias,
@@ -161,10 +172,10 @@ class DenseGeneral(Module):
 
     @nowrap
     def _param(self, name: str, init: Initializer, *sides: tuple[int, ...]) -> Array:
-        """Initializes with each side flat, which fan-in initializers understand."""
+        """Initialize with each side flat, which fan-in initializers understand."""
         flat, shape = tuple(map(math.prod, sides)), sum(sides, ())
 
-        def init_and_reshape(key: Array, shape: Shape, dtype: Dtype) -> Any:
+        def init_and_reshape(key: Array, shape: Shape, dtype: Dtype) -> Array:
             value = init(key, flat, dtype)
             reshaped = jnp.reshape(meta.unbox(value), shape)
             return meta.replace_boxed(value, reshaped)
@@ -172,10 +183,170 @@ class DenseGeneral(Module):
         return self.param(name, init_and_reshape, shape, self.param_dtype)
 
 
+class Einsum(Module):
+    """Contract inputs with a kernel: `y = einsum(equation, x, kernel) + bias`.
+
+    The bias has one axis for each axis of the kernel that appears in the output.
+
+    Attributes:
+        shape: shape of `kernel`.
+        einsum_str: the equation 'input,kernel->output'; given here or at the call.
+        use_bias: whether to add a bias.
+        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        param_dtype: dtype of the parameters.
+        precision: see `jax.lax.Precision`.
+        kernel_init: initializer of `kernel`.
+        bias_init: initializer of `bias`.
+        promote_dtype: brings `(inputs, kernel, bias)` to one dtype.
+        preferred_element_type: dtype in which products are summed and returned.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import linsey.linen as nn
+        >>> layer = nn.Einsum((5, 6, 7), "abc,cde->abde")
+        >>> variables = layer.init(jax.random.key(0), jnp.ones((3, 4, 5)))
+        >>> jax.tree.map(jnp.shape, variables)
+        {'params': {'bias': (6, 7), 'kernel': (5, 6, 7)}}
+    """
+
+    shape: Sequence[int]
+    einsum_str: str | None = None
+    use_bias: bool = True
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+    precision: PrecisionLike = None
+    kernel_init: Initializer = default_kernel_init
+    bias_init: Initializer = zeros
+    promote_dtype: PromoteDtypeFn = promote_dtype
+    preferred_element_type: Dtype | None = None
+
+    @compact
+    def __call__(self, inputs: Array, einsum_str: str | None = None) -> Array:
+        """Contract `inputs` with the kernel.
+
+        Args:
+            inputs: the left operand.
+            einsum_str: the equation, unless it was given to the constructor.
+
+        Returns:
+            The array that the equation describes, plus the bias.
+
+        Raises:
+            ValueError: the equation was given here and to the constructor, or at
+                neither place.
+            OptionError: it has no '->', or not two operands.
+        """
+        equation = merge_param("einsum_str", self.einsum_str, einsum_str)
+        equation = equation.replace(" ", "")
+        shape = tuple(self.shape)
+        bias_axes = _bias_axes(equation, len(shape), np.ndim(inputs))
+        bias_shape = tuple(shape[axis] for axis in bias_axes if axis is not None)
+        kernel, bias = kernel_and_bias(self, shape, bias_shape)
+        x, kernel, bias = self.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
+        y = jnp.einsum(
+            equation,
+            x,
+            kernel,
+            precision=self.precision,
+            preferred_element_type=self.preferred_element_type,
+        )
+        if bias is None:
+            return y
+        broadcast = [1 if axis is None else shape[axis] for axis in bias_axes]
+        return dot.add_bias(y, lax.reshape(bias, broadcast))
+
+
+class Embed(Module):
+    """Look up a vector for each integer: `y[...] = embedding[x[...]]`.
+
+    A negative integer counts from the end of the table; one out of range gives NaN. A
+    table of a single row is given out whatever the integers are.
+
+    Attributes:
+        num_embeddings: number of rows of the table.
+        features: length of a vector.
+        dtype: dtype of the vectors. Defaults to that of the table.
+        param_dtype: dtype of the table.
+        embedding_init: initializer of `embedding`, of shape
+            (num_embeddings, features).
+        promote_dtype: brings the table, or `(query, embedding)`, to one dtype.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import linsey.linen as nn
+        >>> layer = nn.Embed(num_embeddings=5, features=3)
+        >>> y, variables = layer.init_with_output(jax.random.key(0), jnp.arange(2))
+        >>> y.shape, variables["params"]["embedding"].shape
+        ((2, 3), (5, 3))
+        >>> layer.apply(variables, y, method="attend").shape
+        (2, 5)
+    """
+
+    num_embeddings: int
+    features: int
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+    embedding_init: Initializer = default_embed_init
+    promote_dtype: PromoteDtypeFn = promote_dtype
+
+    def setup(self) -> None:
+        """Create the table."""
+        self.embedding = self.param(
+            "embedding",
+            self.embedding_init,
+            (self.num_embeddings, self.features),
+            self.param_dtype,
+        )
+
+    def __call__(self, inputs: Array) -> Array:
+        """Look up `inputs`, integers of any shape.
+
+        Returns:
+            Vectors, of shape (*inputs.shape, features).
+
+        Raises:
+            IntegerInputError: `inputs` are no integers.
+        """
+        dtype = getattr(inputs, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.integer):
+            found = type(inputs).__name__ if dtype is None else dtype
+            raise IntegerInputError(self.num_embeddings, found)
+        # The table rather than the result: Flax rounds there, and so do gradients.
+        (table,) = self.promote_dtype(self.embedding, dtype=self.dtype, inexact=False)
+        if self.num_embeddings == 1:
+            row = lax.reshape(table, (self.features,))
+            return lax.broadcast(row, inputs.shape)
+        return dot.lookup(table, jnp.asarray(inputs))
+
+    def attend(self, query: Array) -> Array:
+        """Score `query`, of shape (..., features), against every row of the table.
+
+        Often used to turn vectors into logits with the table that made them.
+
+        Returns:
+            Inner products, of shape (..., num_embeddings).
+        """
+        query, table = self.promote_dtype(query, self.embedding, dtype=self.dtype)
+        return dot.attend(query, table)
+
+
+class HasKernel(Protocol):
+    """A layer with a kernel, and with a bias if it uses one."""
+
+    use_bias: bool
+    param_dtype: Dtype
+    kernel_init: Initializer
+    bias_init: Initializer
+
+    def param(self, name: str, init_fn: Initializer, *init_args: object) -> Array:
+        """Declare a parameter."""
+        ...
+
+
 def kernel_and_bias(
-    layer: Any, kernel_shape: Shape, bias_shape: Shape
+    layer: HasKernel, kernel_shape: Shape, bias_shape: Shape
 ) -> tuple[Array, Array | None]:
-    """Returns the parameters of a linear layer; no bias where it uses none."""
+    """Return the parameters of a linear layer; the bias may be `None`."""
     dtype = layer.param_dtype
     kernel = layer.param("kernel", layer.kernel_init, kernel_shape, dtype)
     if not layer.use_bias:
@@ -184,21 +355,66 @@ def kernel_and_bias(
 
 
 def choose_dot_general(
-    dot_general: DotGeneralT | None, dot_general_cls: Any
+    dot_general: DotGeneralT | None, dot_general_cls: Callable[[], DotGeneralT] | None
 ) -> DotGeneralT:
-    """Returns what a layer multiplies with: built by the class, given, or lax's."""
+    """Return what a layer multiplies with: built by the class, given, or lax's."""
     if dot_general_cls is not None:
         return dot_general_cls()
     return lax.dot_general if dot_general is None else dot_general
 
 
 def as_tuple(value: int | Sequence[int]) -> tuple[int, ...]:
-    """Lists one number or several."""
+    """List one number or several."""
     return tuple(value) if isinstance(value, Sequence) else (value,)
 
 
 def _axis(axis: int, shape: Sequence[int]) -> int:
     rank = len(shape)
     if not -rank <= axis < rank:
-        raise errors.AxisOutOfRangeError("DenseGeneral", axis, shape)
+        raise AxisOutOfRangeError("DenseGeneral", axis, shape)
     return axis % rank
+
+
+@lru_cache
+def _bias_axes(
+    equation: str, kernel_rank: int, input_rank: int
+) -> tuple[int | None, ...]:
+    """Find for each axis of the output the axis of the kernel it comes from."""
+
+    def misread(problem: str) -> OptionError:
+        return OptionError(
+            f"`einsum_str` equation {problem}: found '{equation}'.",
+            "The left operand is the input and the right one is the kernel.",
+            "Write it as 'input,kernel->output', for example 'abc,cde->abde'.",
+        )
+
+    if "->" not in equation:
+        raise misread('must be explicit and include "->"')
+    if (commas := equation.count(",")) != 1:
+        raise misread(
+            "must have exactly two operands and therefore, exactly one comma "
+            f"character, instead of {commas}"
+        )
+    operands, output = equation.split("->")
+    left, right = operands.split(",")
+    covered = kernel_rank - _letters(right)
+    if covered < 0 or (covered and "..." not in right):
+        raise misread(
+            f"names {_letters(right)} axes of the kernel, which has {kernel_rank}"
+        )
+    kernel = _labels(right, covered)
+    covered = max(covered, input_rank - _letters(left))
+    return tuple(
+        kernel.index(label) if label in kernel else None
+        for label in _labels(output, covered)
+    )
+
+
+def _letters(term: str) -> int:
+    return len(term.replace("...", ""))
+
+
+def _labels(term: str, covered: int) -> list[str | int]:
+    """Name the axes of a term; those of its ellipsis count from the last one."""
+    before, dots, after = term.partition("...")
+    return [*before, *(range(-covered, 0) if dots else ()), *after]

@@ -7,7 +7,6 @@ the arithmetic by which they follow a batch is in `linsey.ops.batch_norm`.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ from jax.typing import ArrayLike
 from linsey import errors
 from linsey.errors.base import named
 from linsey.errors.misuse import HalfPrecisionStatisticsError, NonFiniteBatchError
-from linsey.linen.module import Variable
+from linsey.linen.module import Module, Variable
 from linsey.linen.normalization.common import (
     bound_names,
     check_option,
@@ -28,9 +27,6 @@ from linsey.linen.normalization.common import (
 from linsey.ops.axes import as_groups, shard_count
 from linsey.ops.batch_norm import UpdateRule
 from linsey.ops.moments import NormSpec
-
-if TYPE_CHECKING:
-    from linsey.linen.normalization.batch import BatchNorm
 
 STATS = "batch_stats"
 COUNTS = "batch_counts"
@@ -44,7 +40,7 @@ class RunningStatistics:
     """Mean and variance of one domain, and the number of their updates if it is kept.
 
     Args:
-        layer: the layer whose variables they are.
+        layer: the `BatchNorm` whose variables they are.
         input_shape: shape of the inputs.
         channels: the axes of the channels.
         domain: index of the domain, or `None` if there is only one.
@@ -58,7 +54,7 @@ class RunningStatistics:
 
     def __init__(
         self,
-        layer: BatchNorm,
+        layer: Module,
         input_shape: tuple[int, ...],
         channels: tuple[int, ...],
         domain: ArrayLike | None,

@@ -1,25 +1,28 @@
-"""A layer that scans a recurrent cell over time."""
+"""Layers that scan a sequence with a cell, in one direction or in both."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array, lax
 
+from linsey.core.filters import Filter
 from linsey.core.frozen_dict import FrozenDict
 from linsey.errors.layers import InputRankError
 from linsey.linen.module import Module, nowrap
-from linsey.linen.recurrent.base import Carry, Output, RNNCellBase
+from linsey.linen.recurrent.cells import Carry, Output, RNNCellBase
 from linsey.linen.transforms import scan
 from linsey.ops.sequences import flip_sequences
-from linsey.typing import Array, InOutScanAxis, PRNGKey
+from linsey.typing import InOutScanAxis, PRNGKey
 
 
 class RNN(Module):
-    """Scans a recurrent cell over the time axis of its inputs.
+    """Scan a recurrent cell over the time axis of its inputs.
 
         carry_t, y_t = cell(carry_{t-1}, x_t)
 
@@ -64,13 +67,13 @@ class RNN(Module):
     keep_order: bool = False
     unroll: int = 1
     variable_axes: Mapping[Any, InOutScanAxis] = FrozenDict()
-    variable_broadcast: Any = "params"
-    variable_carry: Any = False
+    variable_broadcast: Filter = "params"
+    variable_carry: Filter = False
     split_rngs: Mapping[Any, bool] = FrozenDict({"params": False})
 
     def __call__(
         self,
-        inputs: jax.Array,
+        inputs: Array,
         *,
         initial_carry: Carry | None = None,
         init_key: PRNGKey | None = None,
@@ -80,11 +83,11 @@ class RNN(Module):
         reverse: bool | None = None,
         keep_order: bool | None = None,
     ) -> Output | tuple[Carry, Output]:
-        """Scans the cell over the inputs.
+        """Scan the cell over the inputs.
 
         Args:
             inputs: array of shape (*batch, time, *features), or with time first.
-            initial_carry: the first carry; none means what the cell makes.
+            initial_carry: the first carry. Defaults to what the cell makes.
             init_key: random key for the first carry.
             seq_lengths: number of elements of each sequence that are not padding, of
                 shape (*batch,). They decide which carry is returned and where
@@ -129,23 +132,26 @@ class RNN(Module):
 
     @nowrap
     def _scan(
-        self, carry: Carry, inputs: jax.Array, lengths: jax.Array | None, time: int
+        self, carry: Carry, inputs: Array, lengths: Array | None, time: int
     ) -> tuple[Carry, Output]:
-        """Scans the cell; with lengths, the carry returned is that after the last."""
-        options: dict[str, Any] = {
-            "variable_axes": self.variable_axes,
-            "variable_broadcast": self.variable_broadcast,
-            "variable_carry": self.variable_carry,
-            "split_rngs": self.split_rngs,
-            "out_axes": time,
-            "unroll": self.unroll,
-        }
+        """Scan the cell; with lengths, the carry returned is that after the last."""
+        lift = partial(
+            scan,
+            variable_axes=self.variable_axes,
+            variable_broadcast=self.variable_broadcast,
+            variable_carry=self.variable_carry,
+            split_rngs=self.split_rngs,
+            out_axes=time,
+            unroll=self.unroll,
+        )
         if lengths is None:
-            return scan(_step, in_axes=time, **options)(self.cell, carry, inputs)
+            return lift(_step, in_axes=time)(self.cell, carry, inputs)
 
         # The carry at the last element is kept beside the one that goes on, which the
         # outputs of the padding need; keeping all carries would take more memory.
-        def step(cell: Any, carries: Any, x: Any, i: Any) -> Any:
+        def step(
+            cell: Any, carries: tuple[Carry, Carry], x: Array, i: Array
+        ) -> tuple[tuple[Carry, Carry], Output]:
             carry, last = carries
             carry, y = cell(carry, x)
             going = i < lengths
@@ -157,15 +163,124 @@ class RNN(Module):
             return (carry, jax.tree.map(keep, carry, last)), y
 
         steps = jnp.arange(inputs.shape[time])
-        (_, carry), outputs = scan(step, in_axes=(time, 0), **options)(
+        (_, carry), outputs = lift(step, in_axes=(time, 0))(
             self.cell, (carry, carry), inputs, steps
         )
         return carry, outputs
 
 
-def _step(cell: Any, carry: Carry, x: jax.Array) -> tuple[Carry, Output]:
+def _step(cell: Any, carry: Carry, x: Array) -> tuple[Carry, Output]:
     return cell(carry, x)
 
 
 def _given(value: bool | None, default: bool) -> bool:
     return default if value is None else value
+
+
+class RNNBase(Protocol):
+    """What is called like `RNN`."""
+
+    def __call__(
+        self,
+        inputs: Array,
+        *,
+        initial_carry: Carry | None = None,
+        init_key: PRNGKey | None = None,
+        seq_lengths: Array | None = None,
+        return_carry: bool | None = None,
+        time_major: bool | None = None,
+        reverse: bool | None = None,
+        keep_order: bool | None = None,
+    ) -> Output | tuple[Carry, Output]:
+        """Go through the inputs, see `RNN`."""
+
+
+def _concatenate(a: Array, b: Array) -> Array:
+    """Join the features of two outputs."""
+    return lax.concatenate([a, b], a.ndim - 1)
+
+
+class Bidirectional(Module):
+    """Go through inputs in both directions and joins the outputs.
+
+    Attributes:
+        forward_rnn: the layer that goes forward.
+        backward_rnn: the layer that goes backward.
+        merge_fn: joins the outputs of both. Defaults to the concatenation of features.
+        time_major: whether time is the first axis.
+        return_carry: whether to return the last carries with the outputs.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import linsey.linen as nn
+        >>> layer = nn.Bidirectional(nn.RNN(nn.GRUCell(4)), nn.RNN(nn.GRUCell(4)))
+        >>> y, variables = layer.init_with_output(
+        ...     jax.random.key(0), jnp.ones((2, 5, 3))
+        ... )
+        >>> y.shape, sorted(variables["params"])
+        ((2, 5, 8), ['backward_rnn', 'forward_rnn'])
+
+    References:
+        Schuster, Paliwal 1997, https://doi.org/10.1109/78.650093
+    """
+
+    forward_rnn: RNNBase
+    backward_rnn: RNNBase
+    merge_fn: Callable[[Array, Array], Array] = _concatenate
+    time_major: bool = False
+    return_carry: bool = False
+
+    def __call__(
+        self,
+        inputs: Array,
+        *,
+        initial_carry: tuple[Carry, Carry] | None = None,
+        init_key: PRNGKey | None = None,
+        seq_lengths: Array | None = None,
+        return_carry: bool | None = None,
+        time_major: bool | None = None,
+        reverse: bool | None = None,
+        keep_order: bool | None = None,
+    ) -> Output | tuple[Carry, Output]:
+        """Go through the inputs in both directions.
+
+        Args:
+            inputs: array of shape (*batch, time, *features), or with time first.
+            initial_carry: the first carries, forward and backward.
+            init_key: random key for the first carries.
+            seq_lengths: number of elements of each sequence that are not padding.
+            return_carry: whether to return the last carries with the outputs.
+            time_major: whether time is the first axis.
+            reverse: accepted so that the call is that of `RNN`; it changes nothing.
+            keep_order: likewise; outputs are in the order of the inputs.
+
+        Returns:
+            The joined outputs; with `return_carry` the pair of carries and the outputs.
+        """
+        if time_major is None:
+            time_major = self.time_major
+        if return_carry is None:
+            return_carry = self.return_carry
+        keys = None if init_key is None else jax.random.split(init_key)
+        carries = (None, None) if initial_carry is None else initial_carry
+
+        def run(rnn: RNNBase, which: int, **direction: bool) -> tuple[Carry, Output]:
+            carry, outputs = rnn(
+                inputs,
+                initial_carry=carries[which],
+                init_key=None if keys is None else keys[which],
+                seq_lengths=seq_lengths,
+                return_carry=True,
+                time_major=time_major,
+                **direction,
+            )
+            return carry, outputs
+
+        forward_carry, forward = run(self.forward_rnn, 0, reverse=False)
+        backward_carry, backward = run(
+            self.backward_rnn, 1, reverse=True, keep_order=True
+        )
+        outputs = jax.tree.map(self.merge_fn, forward, backward)
+        if return_carry:
+            return (forward_carry, backward_carry), outputs
+        return outputs
