@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -241,11 +241,18 @@ class Evaluation:
         """The fraction of right answers."""
         return self.correct / self.count
 
-    def class_accuracies(self) -> list[float | None]:
-        """Return the fraction of right answers in each class that has examples."""
-        totals = self.confusion.sum(axis=1)
-        right = self.confusion.diagonal()
-        return [float(r / n) if n else None for r, n in zip(right, totals, strict=True)]
+    def numbers(self) -> dict[str, float]:
+        """Return what is recorded of it."""
+        return {"loss": self.loss, "accuracy": self.accuracy}
+
+    def by_class(self, names: Iterable[str]) -> Iterator[tuple[str, str, np.ndarray]]:
+        """Yield the name of each class, its accuracy, and what was predicted for it.
+
+        The accuracy is text, empty for a class without examples.
+        """
+        for index, (name, counts) in enumerate(zip(names, self.confusion, strict=True)):
+            count = counts.sum()
+            yield name, f"{counts[index] / count:.4f}" if count else "", counts
 
 
 def evaluate(
@@ -254,7 +261,7 @@ def evaluate(
     standardize: Standardizer,
     devices: Devices,
     stop: StopRequest | None = None,
-) -> Evaluation | None:
+) -> Evaluation:
     """Evaluate on the test part.
 
     Args:
@@ -262,10 +269,13 @@ def evaluate(
         dataset: its test part is used.
         standardize: as in training.
         devices: each batch is split over them.
-        stop: read before each batch.
+        stop: checked before each batch.
 
     Returns:
-        The evaluation, or `None` if it was stopped.
+        The evaluation.
+
+    Raises:
+        Stopped: a signal arrived.
     """
     # Every batch has one shape, so one program serves all; rows beyond the end are
     # zeros whose results are dropped (nothing mixes rows in evaluation).
@@ -274,8 +284,8 @@ def evaluate(
     confusion = np.zeros((classes, classes), np.int64)
     losses = []
     for start in range(0, len(dataset.y_test), size):
-        if stop:
-            return None
+        if stop is not None:
+            stop.check()
         x = standardize(dataset.x_test[start : start + size])
         y = dataset.y_test[start : start + size]
         loss, predicted = eval_step(

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 from linsey.app.config import EvalConfig, validate
 from linsey.app.options import parse
-from linsey.app.terminal import EXIT_CODE, StopRequest, show
+from linsey.app.terminal import EXIT_CODE, Stopped, StopRequest, show_table
 from linsey.errors import InputError
 
 if TYPE_CHECKING:
     from linsey.app.checkpoint_choice import TrainedModel
     from linsey.app.dataset import Dataset
-    from linsey.app.steps import Evaluation
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -37,12 +36,19 @@ def main(arguments: Sequence[str]) -> int:
     checkpoint = choose(config)
     model = load_model(checkpoint, devices)
     dataset = _test_data(model, config.data)
-    with StopRequest() as stop:
-        result = evaluate(model.state, dataset, model.standardize, devices, stop)
-    if result is None:
-        print(f"stopped by {stop.signal_name}")
+    try:
+        with StopRequest() as stop:
+            result = evaluate(model.state, dataset, model.standardize, devices, stop)
+    except Stopped as signal_name:
+        print(f"stopped by {signal_name}")
         return EXIT_CODE
-    _print(result, dataset)
+    rows = [
+        (name, accuracy, str(counts[index]), str(counts.sum()))
+        for index, (name, accuracy, counts) in enumerate(
+            result.by_class(dataset.class_names)
+        )
+    ]
+    show_table(("class", "accuracy", "right", "examples"), rows)
     print(
         f"test accuracy {result.accuracy:.4f} ({result.correct} of {result.count}), "
         f"loss {result.loss:.4f}, step {checkpoint.step} of {checkpoint.folder}"
@@ -69,17 +75,3 @@ def _test_data(model: TrainedModel, other: str | None) -> Dataset:
             expected=", ".join(model.class_names), found=", ".join(dataset.class_names),
         )  # fmt: skip
     return dataclasses.replace(dataset, class_names=model.class_names)
-
-
-def _print(result: Evaluation, dataset: Dataset) -> None:
-    from rich.table import Table
-
-    table = Table("class", "accuracy", "right", "examples")
-    shares = result.class_accuracies()
-    for index, (name, share) in enumerate(
-        zip(dataset.class_names, shares, strict=True)
-    ):
-        counts = result.confusion[index]
-        shown = "" if share is None else f"{share:.4f}"
-        table.add_row(name, shown, str(counts[index]), str(counts.sum()))
-    show(table)
