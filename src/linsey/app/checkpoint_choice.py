@@ -13,12 +13,8 @@ from linsey.app.devices import Devices
 from linsey.app.models import make_model
 from linsey.app.run_folder import CHECKPOINTS, newest_checkpoint
 from linsey.app.steps import TrainState, create_state
-from linsey.checkpoint import (
-    CheckpointStore,
-    VerifiedCheckpoint,
-    manifest,
-    open_checkpoint,
-)
+from linsey.checkpoint import CheckpointStore, manifest
+from linsey.checkpoint.step import VerifiedCheckpoint, open_checkpoint
 from linsey.errors import InputError
 
 

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from linsey.app.config import TrainConfig, resolve
+from linsey.app.config import TrainConfig, resolve, validate
 from linsey.checkpoint import durable
 from linsey.errors import InputError
 
@@ -53,12 +53,12 @@ def parse(
         The options.
 
     Raises:
-        InputError: an option is unknown, or its value is not of its type.
+        InputError: an option is unknown, or its value not of its type or range.
     """
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
+            config = tyro.cli(
                 kind,
                 prog=f"linsey {name}",
                 args=list(arguments),
@@ -68,7 +68,10 @@ def parse(
     except SystemExit as end:
         if not end.code:
             raise
-    raise InputError(_in_a_line(complaint.getvalue()), hint=f"linsey {name} --help")
+        sentence = _in_a_line(complaint.getvalue())
+        raise InputError(sentence, hint=f"linsey {name} --help") from None
+    validate(config)
+    return config
 
 
 def parse_train(arguments: Sequence[str]) -> TrainConfig:
@@ -99,8 +102,17 @@ def parse_train(arguments: Sequence[str]) -> TrainConfig:
         )
     base = TrainConfig(**{**saved, **from_file})
     config = resolve(parse(TrainConfig, "train", arguments, base))
-    if saved:
-        _require_same_run(config, TrainConfig(**saved))
+    kept = TrainConfig(**saved).identity if saved else {}
+    for name, value in kept.items():
+        if config.identity[name] != value:
+            raise InputError(
+                "a resumed run keeps its options",
+                file=config.out,
+                key="--" + name.replace("_", "-"),
+                expected=value,
+                found=config.identity[name],
+                hint="start another run with another --out",
+            )
     return config
 
 
@@ -114,19 +126,6 @@ def _in_a_line(complaint: str) -> str:
         near = re.search(r"--[\w-]+", complaint.partition("Perhaps you meant")[2])
         sentence += f"; did you mean {near[0]}?" if near else ""
     return sentence
-
-
-def _require_same_run(config: TrainConfig, saved: TrainConfig) -> None:
-    for name, value in saved.identity.items():
-        if config.identity[name] != value:
-            raise InputError(
-                "a resumed run keeps its options",
-                file=config.out,
-                key="--" + name.replace("_", "-"),
-                expected=value,
-                found=config.identity[name],
-                hint="start another run with another --out",
-            )
 
 
 # -- TOML files ----------------------------------------------------------------------

@@ -143,11 +143,9 @@ def lock(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.read(descriptor, 200).decode(errors="replace").strip()
-            raise InputError(
-                f"in use by {holder or 'another process'}",
-                file=folder,
-                hint="wait for it to end, or choose another --out",
-            ) from None
+            problem = f"in use by {holder or 'another process'}"
+            hint = "wait for it to end, or choose another --out"
+            raise InputError(problem, file=folder, hint=hint) from None
         os.ftruncate(descriptor, 0)
         holder = f"process {os.getpid()} on {socket.gethostname()}"
         os.write(descriptor, holder.encode())

@@ -152,12 +152,9 @@ def train_step(
     key = jax.random.fold_in(jax.random.wrap_key_data(state.noise), state.step)
 
     def loss_fn(params: optax.Params) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        variables = {"params": params, "batch_stats": state.batch_stats}
         logits, updates = state.apply_fn(
-            {"params": params, "batch_stats": state.batch_stats},
-            x,
-            True,
-            rngs={"dropout": key},
-            mutable=["batch_stats"],
+            variables, x, True, rngs={"dropout": key}, mutable=["batch_stats"]
         )
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
         return loss, (logits, updates.get("batch_stats", {}))
@@ -170,14 +167,10 @@ def train_step(
         lambda new, old: jnp.where(is_finite, new, old), proposed, state
     )
     skipped = 1 - is_finite.astype(jnp.int32)
-    metrics = {
-        "loss": loss,
-        "correct": jnp.sum(logits.argmax(-1) == y),
-        "skipped": skipped,
-    }
-    return committed.replace(
-        step=state.step + 1, skipped=state.skipped + skipped
-    ), metrics
+    counters = {"step": state.step + 1, "skipped": state.skipped + skipped}
+    correct = jnp.sum(logits.argmax(-1) == y)
+    metrics = {"loss": loss, "correct": correct, "skipped": skipped}
+    return committed.replace(**counters), metrics
 
 
 def _all_finite(tree: object) -> jax.Array:

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from linsey import serialization
+from linsey.app import steps
 from linsey.app.config import TrainConfig
 from linsey.app.dataset import Dataset, Standardizer, training_batches
 from linsey.app.devices import Devices, describe_environment
@@ -23,13 +24,6 @@ from linsey.app.metrics_log import MetricsLog
 from linsey.app.models import make_model, summarize, summary_text, total_size
 from linsey.app.report import Outcome, Scores, write_report
 from linsey.app.run_folder import RunFolder, claim, newest_checkpoint
-from linsey.app.steps import (
-    Evaluation,
-    create_state,
-    evaluate,
-    make_schedule,
-    train_step,
-)
 from linsey.app.terminal import Progress, Stopped, StopRequest, progress, warn
 from linsey.checkpoint import CheckpointStore, VerifiedCheckpoint, durable
 from linsey.errors import InputError
@@ -80,7 +74,9 @@ class Trainer:
         self.steps_per_epoch = check_batches(config, dataset, self.devices)
         self.total = config.epochs * self.steps_per_epoch
         self.model = make_model(config, dataset.shape, len(dataset.class_names))
-        state = create_state(config, self.model, dataset.shape, self.steps_per_epoch)
+        state = steps.create_state(
+            config, self.model, dataset.shape, self.steps_per_epoch
+        )
         self.state = self.devices.replicate(state)
         self.standardize = Standardizer.fit(dataset.x_train)
         self.step = 0
@@ -145,9 +141,10 @@ class Trainer:
             self._save()
             raise
 
-    def evaluate(self, stop: StopRequest | None = None) -> Evaluation:
+    def evaluate(self, stop: StopRequest | None = None) -> steps.Evaluation:
         """Evaluate the state as it is."""
-        return evaluate(self.state, self.dataset, self.standardize, self.devices, stop)
+        data, devices = self.dataset, self.devices
+        return steps.evaluate(self.state, data, self.standardize, devices, stop)
 
     def _is_due(self, every: int) -> bool:
         interval = every or self.steps_per_epoch
@@ -156,13 +153,15 @@ class Trainer:
     def _train(self, batch: np.ndarray) -> None:
         x = self.standardize(self.dataset.x_train[batch])
         y = self.dataset.y_train[batch]
-        self.state, metrics = train_step(self.state, *self.devices.put_batch(x, y))
+        self.state, metrics = steps.train_step(
+            self.state, *self.devices.put_batch(x, y)
+        )
         self._window.metrics.append(metrics)
         self.step += 1
 
     def _log_training(self, log: MetricsLog, shown: Progress) -> None:
         summary = self._window.summary(self.config.batch_size)
-        schedule = make_schedule(self.config, self.steps_per_epoch)
+        schedule = steps.make_schedule(self.config, self.steps_per_epoch)
         rate = np.asarray(schedule(self.step - 1)).item()
         epoch = self.step / self.steps_per_epoch
         log.write("train", self.step, epoch=epoch, learning_rate=rate, **summary)

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from linsey.errors import ShapeError
 from linsey.extras import require
+from linsey.traverse_util import flatten_dict
 
 __all__ = ["SummaryWriter"]
 
@@ -159,17 +160,9 @@ class SummaryWriter:
         Args:
             hparams: their names and values; nested ones are joined with `.`.
         """
-        flat = {}
-
-        def collect(prefix: str, values: Mapping[str, object]) -> None:
-            for key, value in values.items():
-                if isinstance(value, Mapping):
-                    collect(f"{prefix}{key}.", value)
-                elif isinstance(value, bool | int | float | str):
-                    flat[f"{prefix}{key}"] = value
-                else:
-                    flat[f"{prefix}{key}"] = str(value)
-
-        collect("", hparams)
+        flat: dict[str, bool | int | float | str] = {}
+        for path, value in flatten_dict(hparams).items():
+            is_plain = isinstance(value, bool | int | float | str)
+            flat[".".join(map(str, path))] = value if is_plain else str(value)
         self._writer.add_hparams(flat, {})
         self._done()

@@ -94,9 +94,8 @@ class DynamicScale(struct.PyTreeNode):
                 aux = (value[0] / self.scale, value[1])
             else:
                 aux = value / self.scale
-            grad = jax.tree.map(
-                lambda g: jnp.asarray(g, jnp.float32) / self.scale, grad
-            )
+            scale = self.scale
+            grad = jax.tree.map(lambda g: jnp.asarray(g, jnp.float32) / scale, grad)
             if axis_name is not None:
                 grad = lax.pmean(grad, axis_name)
             finite = jnp.array(True)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from linsey.app.config import EvalConfig, validate
+from linsey.app.config import EvalConfig
 from linsey.app.options import parse
 from linsey.app.terminal import EXIT_CODE, Stopped, StopRequest, show_table
 from linsey.errors import InputError
@@ -26,7 +26,6 @@ def main(arguments: Sequence[str]) -> int:
         0, or 75 if a signal stopped it.
     """
     config = parse(EvalConfig, "eval", arguments)
-    validate(config)
 
     from linsey.app.checkpoint_choice import choose, load_model
     from linsey.app.devices import Devices
