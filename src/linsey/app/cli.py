@@ -74,7 +74,6 @@ def _load(name: str) -> Callable[[Sequence[str]], int]:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("linsey"):
             raise
-        raise InputError(
-            f"the command needs `{error.name}`", hint=install_hint("train")
-        ) from error
+        problem = f"the command needs `{error.name}`"
+        raise InputError(problem, hint=install_hint("train")) from error
     return module.main

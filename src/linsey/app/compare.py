@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from linsey.app import metrics_log, report
 from linsey.app.config import TrainConfig
@@ -34,8 +34,7 @@ _MAX_ROWS = 16
 Histories = dict[tuple[float, str], list[Record]]
 
 
-@dataclasses.dataclass(frozen=True)
-class ResultTable:
+class ResultTable(NamedTuple):
     """Cells with headers."""
 
     title: str
@@ -68,21 +67,17 @@ def compare(
             records = metrics_log.read(RunFolder(run).metrics)
             histories[variant.lr, variant.norm] = records
         tables = [accuracy_table(histories), milestone_table(histories)]
+        setting = "Same data in the same order, same optimizer and schedule."
+        options = report.table(("option", "value"), config.identity.items())
         content = report.page(
             f"{config.model} with and without normalization on {dataset.name}",
-            report.paragraph(
-                "Same data in the same order, same optimizer and schedule."
-            ),
+            report.paragraph(setting),
             report.section("Curves", draw(folder.curves, histories)),
             *[
-                report.section(
-                    table.title.capitalize(), report.table(table.headers, table.rows)
-                )
-                for table in tables
+                report.section(t.title.capitalize(), report.table(t.headers, t.rows))
+                for t in tables
             ],
-            report.section(
-                "Options", report.table(("option", "value"), config.identity.items())
-            ),
+            report.section("Options", options),
         )
         durable.write_file(folder.report, content)
     return tables

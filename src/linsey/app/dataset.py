@@ -13,6 +13,7 @@ from linsey import datasets
 from linsey.app.config import DataOptions
 from linsey.errors import InputError
 
+Pair = tuple[np.ndarray, np.ndarray]  # examples and labels
 _MANY_CLASSES = 1000
 
 
@@ -112,8 +113,8 @@ class Standardizer:
 
 def make_dataset(
     name: str,
-    train: tuple[np.ndarray, np.ndarray],
-    test: tuple[np.ndarray, np.ndarray] | None,
+    train: Pair,
+    test: Pair | None,
     options: DataOptions,
     keys: Sequence[str] = ("x", "y"),
     class_names: Sequence[str] | None = None,
@@ -150,9 +151,8 @@ def make_dataset(
         raise wrong("only one class", key=keys[1])
     _check_range(name, keys[1], y_train, classes)
     if test is None:
-        x_train, y_train, x_test, y_test = datasets.split(
-            x_train, y_train, options.test_fraction, options.split_seed
-        )
+        how = options.test_fraction, options.split_seed
+        x_train, y_train, x_test, y_test = datasets.split(x_train, y_train, *how)
     else:
         x_test, y_test = _checked_pair(name, test, keys[2:])
         _check_range(name, keys[3], y_test, classes)
@@ -167,9 +167,7 @@ def make_dataset(
     return Dataset(name, x_train, y_train, x_test, y_test, names)
 
 
-def _checked_pair(
-    name: str, pair: tuple[np.ndarray, np.ndarray], keys: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
+def _checked_pair(name: str, pair: Pair, keys: Sequence[str]) -> Pair:
     """Check examples and labels; returns them with a channel axis, and as int32."""
     (x, y), (key, y_key) = pair, keys
     wrong = functools.partial(InputError, file=name, key=key)

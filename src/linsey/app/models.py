@@ -15,7 +15,7 @@ import jax
 from jax import numpy as jnp
 
 from linsey import linen as nn
-from linsey.app.config import ModelOptions, Norm
+from linsey.app.config import ModelOptions, Norm, Shape
 from linsey.checkpoint import flatten
 from linsey.errors import InputError
 from linsey.linen.summary.calls import is_array, record_calls
@@ -39,14 +39,11 @@ class Classifier(nn.Module):
     """What all classifiers have: their options, and a linear layer at the end."""
 
     classes: int
-    norm: Norm = "batch"
-    width: int = 32
-    depth: int = 2
-    dropout: float = 0.2
+    options: ModelOptions
 
     def logits(self, x: jax.Array, train: bool) -> jax.Array:
         """Drop some of the last hidden units and classify: (batch, classes)."""
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = nn.Dropout(self.options.dropout, deterministic=not train)(x)
         return nn.Dense(self.classes)(x)
 
 
@@ -56,10 +53,11 @@ class MLP(Classifier):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Compute logits."""
+        norm, units = self.options.norm, 4 * self.options.width
         x = x.reshape(x.shape[0], -1)  # (batch, features)
-        for _ in range(self.depth):
-            x = nn.Dense(4 * self.width, use_bias=self.norm == "none")(x)
-            x = nn.relu(normalize(x, self.norm, train))  # (batch, units)
+        for _ in range(self.options.depth):
+            x = nn.Dense(units, use_bias=norm == "none")(x)
+            x = nn.relu(normalize(x, norm, train))  # (batch, units)
         return self.logits(x, train)
 
 
@@ -69,17 +67,17 @@ class CNN(Classifier):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Compute logits."""
-        use_bias = self.norm == "none"  # elsewhere the norm has one
-        features = self.width
-        for stage in range(self.depth):
-            features = self.width * 2**stage
+        norm, features = self.options.norm, self.options.width
+        use_bias = norm == "none"  # elsewhere the norm has one
+        for stage in range(self.options.depth):
+            features = self.options.width * 2**stage
             for _ in range(2):
                 x = nn.Conv(features, (3, 3), use_bias=use_bias)(x)
-                x = nn.relu(normalize(x, self.norm, train))
+                x = nn.relu(normalize(x, norm, train))
             x = nn.max_pool(x, (2, 2), strides=(2, 2))
         x = x.reshape(x.shape[0], -1)  # (batch, height * width * features)
         x = nn.Dense(2 * features, use_bias=use_bias)(x)
-        x = nn.relu(normalize(x, self.norm, train))  # (batch, 2 * features)
+        x = nn.relu(normalize(x, norm, train))  # (batch, 2 * features)
         return self.logits(x, train)
 
 
@@ -111,22 +109,20 @@ class ResNet(Classifier):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Compute logits."""
-        x = nn.Conv(self.width, (3, 3), use_bias=self.norm == "none")(x)
-        x = nn.relu(normalize(x, self.norm, train))
-        for stage in range(self.depth):
+        norm, width = self.options.norm, self.options.width
+        x = nn.Conv(width, (3, 3), use_bias=norm == "none")(x)
+        x = nn.relu(normalize(x, norm, train))
+        for stage in range(self.options.depth):
             for block in range(2):
                 strides = 2 if stage > 0 and block == 0 else 1
-                features = self.width * 2**stage
-                x = ResidualBlock(features, self.norm, strides)(x, train)
+                x = ResidualBlock(width * 2**stage, norm, strides)(x, train)
         return self.logits(jnp.mean(x, axis=(1, 2)), train)
 
 
 _MODELS: dict[str, type[Classifier]] = {"mlp": MLP, "cnn": CNN, "resnet": ResNet}
 
 
-def make_model(
-    options: ModelOptions, shape: tuple[int, ...], classes: int
-) -> Classifier:
+def make_model(options: ModelOptions, shape: Shape, classes: int) -> Classifier:
     """Make the chosen model for examples of a shape.
 
     Args:
@@ -140,30 +136,18 @@ def make_model(
     Raises:
         InputError: the model cannot take such examples.
     """
-    if options.model != "mlp":
-        _require_image(options, shape)
-    return _MODELS[options.model](
-        classes=classes,
-        norm=options.norm,
-        width=options.width,
-        depth=options.depth,
-        dropout=options.dropout,
-    )
-
-
-def _require_image(options: ModelOptions, shape: tuple[int, ...]) -> None:
-    if len(shape) != 3:
+    if options.model != "mlp" and len(shape) != 3:
         raise InputError(
             f"a {options.model} needs images", key="--model", found=f"examples {shape}",
             expected="examples (height, width, channels)", hint="use --model mlp",
         )  # fmt: skip
-    largest = int(math.log2(min(shape[:2])))
-    if options.model == "cnn" and options.depth > largest:
-        raise InputError(
-            "more stages than the image can be halved", key="--depth",
-            expected=f"at most {largest} for images of {shape[0]} x {shape[1]}",
-            found=options.depth,
-        )  # fmt: skip
+    if options.model == "cnn":
+        largest = int(math.log2(min(shape[:2])))
+        expected = f"at most {largest} for images of {shape[0]} x {shape[1]}"
+        if (depth := options.depth) > largest:
+            problem = "more stages than the image can be halved"
+            raise InputError(problem, key="--depth", expected=expected, found=depth)
+    return _MODELS[options.model](classes, options)
 
 
 # -- the table of layers -------------------------------------------------------------
@@ -186,9 +170,7 @@ class LayerRow:
     sizes: Counter[str] = dataclasses.field(default_factory=Counter)
 
 
-def summarize(
-    model: nn.Module, shape: tuple[int, ...], batch_size: int
-) -> list[LayerRow]:
+def summarize(model: nn.Module, shape: Shape, batch_size: int) -> list[LayerRow]:
     """List the modules in the order in which they are called.
 
     Nothing is computed: shapes are inferred.
@@ -241,7 +223,7 @@ def summary_text(rows: list[LayerRow]) -> str:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = []
     for cells in table:
-        left = [f"{c:<{w}}" for c, w in zip(cells[:3], widths, strict=False)]
-        right = [f"{c:>{w}}" for c, w in zip(cells[3:], widths[3:], strict=True)]
-        lines.append("  ".join(left + right).rstrip())
+        columns = zip(cells, "<<<>>", widths, strict=True)  # numbers to the right
+        aligned = [f"{cell:{align}{width}}" for cell, align, width in columns]
+        lines.append("  ".join(aligned).rstrip())
     return "\n".join(lines)

@@ -124,10 +124,9 @@ def load_image_folder(root: Path, options: DataOptions) -> Dataset:
         (_read_all(files, is_grey, options.image_size), np.asarray(labels, np.int32))
         for files, labels in parts
     ]
-    return make_dataset(
-        str(root), arrays[0], arrays[1] if has_parts else None, options,
-        ("train", "train", "test", "test"), names,
-    )  # fmt: skip
+    test = arrays[1] if has_parts else None
+    keys = ("train", "train", "test", "test")
+    return make_dataset(str(root), arrays[0], test, options, keys, names)
 
 
 def _subfolders(folder: Path) -> list[Path]:

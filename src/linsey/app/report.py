@@ -108,21 +108,19 @@ def write_report(
         outcome: how it ended.
     """
     records = metrics_log.read(folder.metrics)
+    headers = ("step", "epoch", "test loss", "test accuracy")
     names, scores = dataset.class_names, outcome.scores
     classes = [
         (name, accuracy, *counts.tolist())
         for name, accuracy, counts in outcome.final.by_class(names)
     ]
-    progress = [
-        (
-            record["step"],
-            f"{record['epoch']:.2f}",
-            "not finite" if record["loss"] is None else f"{record['loss']:.4f}",
-            f"{record['accuracy']:.4f}",
-        )
-        for record in records
-        if record["kind"] == "eval"
-    ]
+    progress = []
+    for record in records:
+        if record["kind"] == "eval":
+            step, epoch, loss = (record[key] for key in ("step", "epoch", "loss"))
+            shown = "not finite" if loss is None else f"{loss:.4f}"
+            accuracy = f"{record['accuracy']:.4f}"
+            progress.append((step, f"{epoch:.2f}", shown, accuracy))
     facts = {**config.identity, **describe_environment()}
     content = page(
         f"{config.model} with {config.norm} normalization on {dataset.name}",
@@ -140,10 +138,7 @@ def write_report(
         ),
         section("Model", table(models.HEADERS, models.summary_cells(layers))),
         section("Options and environment", table(("option", "value"), facts.items())),
-        section(
-            "Progress",
-            table(("step", "epoch", "test loss", "test accuracy"), progress),
-        ),
+        section("Progress", table(headers, progress)),
     )
     durable.write_file(folder.report, content)
 

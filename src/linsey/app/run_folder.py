@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import socket
 import time
@@ -104,22 +105,18 @@ def refuse_occupied(path: Path, resume: bool) -> None:
     Raises:
         InputError: it does; nothing was changed.
     """
-    if (path / CONFIG_FILE).exists():
-        if not resume:
-            raise InputError(
-                "holds a run already", file=path, key="--out",
-                hint="--resume continues it; nothing was changed",
-            )  # fmt: skip
-        return
+    wrong = functools.partial(InputError, file=path, key="--out")
     if path.exists() and not path.is_dir():
-        raise InputError("not a folder", file=path, key="--out")
+        raise wrong("not a folder")
+    names = {entry.name for entry in path.iterdir()} if path.exists() else set()
+    if CONFIG_FILE in names:
+        if not resume:
+            hint = "--resume continues it; nothing was changed"
+            raise wrong("holds a run already", hint=hint)
     # What a kill leaves before the options are saved may stay.
-    ours = (LOCK, durable.TEMPORARY + CONFIG_FILE)
-    if path.exists() and any(entry.name not in ours for entry in path.iterdir()):
-        raise InputError(
-            "the folder is not empty and holds no run", file=path, key="--out",
-            hint="choose another folder; nothing was changed",
-        )  # fmt: skip
+    elif names - {LOCK, durable.TEMPORARY + CONFIG_FILE}:
+        hint = "choose another folder; nothing was changed"
+        raise wrong("the folder is not empty and holds no run", hint=hint)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from jax import numpy as jnp
 
 from linsey import linen as nn
 from linsey import struct
-from linsey.app.config import OptimizerOptions
+from linsey.app.config import OptimizerOptions, Shape
 from linsey.app.dataset import Dataset, Standardizer
 from linsey.app.devices import Devices
 from linsey.app.terminal import StopRequest
@@ -57,12 +57,11 @@ def make_schedule(options: OptimizerOptions, steps_per_epoch: int) -> optax.Sche
     total = options.epochs * steps_per_epoch
     warmup = min(round(options.warmup_epochs * steps_per_epoch), total - 1)
     remaining = total - warmup
+    drops = {remaining // 2: 0.1, 3 * remaining // 4: 0.1}
     body = {
         "constant": lambda: optax.constant_schedule(options.lr),
         "cosine": lambda: optax.cosine_decay_schedule(options.lr, remaining),
-        "step": lambda: optax.piecewise_constant_schedule(
-            options.lr, {remaining // 2: 0.1, 3 * remaining // 4: 0.1}
-        ),
+        "step": lambda: optax.piecewise_constant_schedule(options.lr, drops),
     }[options.schedule]()
     if warmup == 0:
         return body
@@ -86,10 +85,8 @@ def make_optimizer(
     decay = options.weight_decay
     parts: list[optax.GradientTransformation]
     if options.optimizer == "sgd":
-        parts = [
-            optax.add_decayed_weights(decay, mask=_is_kernel),
-            optax.sgd(schedule, options.momentum, nesterov=True),
-        ]
+        sgd = optax.sgd(schedule, options.momentum, nesterov=True)
+        parts = [optax.add_decayed_weights(decay, mask=_is_kernel), sgd]
     elif options.optimizer == "adam":
         parts = [optax.adam(schedule)]
     else:
@@ -104,10 +101,7 @@ def _is_kernel(params: optax.Params) -> optax.Params:
 
 
 def create_state(
-    options: OptimizerOptions,
-    model: nn.Module,
-    shape: tuple[int, ...],
-    steps_per_epoch: int,
+    options: OptimizerOptions, model: nn.Module, shape: Shape, steps_per_epoch: int
 ) -> TrainState:
     """Initialize a model and its optimizer.
 
@@ -174,12 +168,9 @@ def train_step(
 
 
 def _all_finite(tree: object) -> jax.Array:
-    checks = [
-        jnp.isfinite(leaf).all()
-        for leaf in jax.tree.leaves(tree)
-        if jnp.issubdtype(leaf.dtype, jnp.inexact)
-    ]
-    return jnp.stack(checks).all()
+    leaves = jax.tree.leaves(tree)
+    inexact = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in inexact]).all()
 
 
 # -- evaluation ----------------------------------------------------------------------
@@ -281,9 +272,8 @@ def evaluate(
             stop.check()
         x = standardize(dataset.x_test[start : start + size])
         y = dataset.y_test[start : start + size]
-        loss, predicted = eval_step(
-            state, *devices.put_batch(_padded(x, size), _padded(y, size))
-        )
+        batch = devices.put_batch(_padded(x, size), _padded(y, size))
+        loss, predicted = eval_step(state, *batch)
         losses.append(np.asarray(loss, np.float64)[: len(y)])
         np.add.at(confusion, (y, np.asarray(predicted)[: len(y)]), 1)
     return Evaluation(float(np.concatenate(losses).mean()), confusion)

@@ -50,8 +50,7 @@ class Progress:
         if self.bar is None:
             print(text, flush=True)
         else:
-            console = self.bar.console
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
 from pathlib import Path
 
@@ -73,10 +74,9 @@ class Trainer:
         self.devices = Devices()
         self.steps_per_epoch = check_batches(config, dataset, self.devices)
         self.total = config.epochs * self.steps_per_epoch
-        self.model = make_model(config, dataset.shape, len(dataset.class_names))
-        state = steps.create_state(
-            config, self.model, dataset.shape, self.steps_per_epoch
-        )
+        shape, classes = dataset.shape, len(dataset.class_names)
+        self.model = make_model(config, shape, classes)
+        state = steps.create_state(config, self.model, shape, self.steps_per_epoch)
         self.state = self.devices.replicate(state)
         self.standardize = Standardizer.fit(dataset.x_train)
         self.step = 0
@@ -93,15 +93,13 @@ class Trainer:
         """
         metadata = checkpoint.metadata
         if metadata["config_sha256"] != self.config.digest:
-            raise InputError(
-                "checkpoint of another model", file=checkpoint.folder,
-                hint="its options are not those in config.toml of this run",
-            )  # fmt: skip
+            problem = "checkpoint of another model"
+            hint = "its options are not those in config.toml of this run"
+            raise InputError(problem, file=checkpoint.folder, hint=hint)
         if metadata["data"]["sha256"] != self._data_digest:
-            raise InputError(
-                "the data are not those the run began with", file=self.dataset.name,
-                key="--data", hint="start another run with another --out",
-            )  # fmt: skip
+            problem = "the data are not those the run began with"
+            hint = "start another run with another --out"
+            raise InputError(problem, file=self.dataset.name, key="--data", hint=hint)
         restored = checkpoint.restore(serialization.to_state_dict(self.state))
         state = serialization.from_state_dict(self.state, restored)
         self.state = self.devices.replicate(state)
@@ -152,10 +150,8 @@ class Trainer:
 
     def _train(self, batch: np.ndarray) -> None:
         x = self.standardize(self.dataset.x_train[batch])
-        y = self.dataset.y_train[batch]
-        self.state, metrics = steps.train_step(
-            self.state, *self.devices.put_batch(x, y)
-        )
+        shards = self.devices.put_batch(x, self.dataset.y_train[batch])
+        self.state, metrics = steps.train_step(self.state, *shards)
         self._window.metrics.append(metrics)
         self.step += 1
 
@@ -212,16 +208,12 @@ def check_batches(config: TrainConfig, dataset: Dataset, devices: Devices) -> in
         InputError: they do not.
     """
     size, examples = config.batch_size, len(dataset.x_train)
+    wrong = functools.partial(InputError, key="--batch-size", found=size)
     if size % devices.count:
-        raise InputError(
-            "does not divide over the devices", key="--batch-size",
-            expected=f"a multiple of {devices.count}", found=size,
-        )  # fmt: skip
+        expected = f"a multiple of {devices.count}"
+        raise wrong("does not divide over the devices", expected=expected)
     if size > examples:
-        raise InputError(
-            "larger than the training data", key="--batch-size",
-            expected=f"at most {examples}", found=size,
-        )  # fmt: skip
+        raise wrong("larger than the training data", expected=f"at most {examples}")
     return examples // size
 
 

@@ -108,12 +108,12 @@ def write_checkpoint(folder: Path, step: int, tree: Nested, metadata: Nested) ->
     Raises:
         OSError: there is a folder of that name, or the disk refused.
     """
-    orbax, host_tree = _orbax(), _to_host(tree)
+    orbax, stored = _orbax(), _storable(tree)
     with durable.replacing(folder) as temporary:
         temporary.mkdir()
         with orbax.PyTreeCheckpointer() as checkpointer:
-            checkpointer.save(temporary.resolve() / STATE, _storable(host_tree))
-        specs = {k: vars(ArraySpec.of(v)) for k, v in flatten(host_tree).items()}
+            checkpointer.save(temporary.resolve() / STATE, stored)
+        specs = {k: vars(ArraySpec.of(np.asarray(v))) for k, v in flatten(tree).items()}
         header = {"step": step, "metadata": metadata, "arrays": specs}
         manifest.write_manifest(temporary, header)
 
@@ -133,10 +133,8 @@ def open_checkpoint(folder: Path) -> VerifiedCheckpoint:
     if not folder.is_dir():
         raise InputError("no such checkpoint", file=folder)
     record = manifest.verify_manifest(folder)
-    arrays = {
-        name: ArraySpec(tuple(spec["shape"]), spec["dtype"])
-        for name, spec in record["arrays"].items()
-    }
+    specs = record["arrays"].items()
+    arrays = {k: ArraySpec(tuple(spec["shape"]), spec["dtype"]) for k, spec in specs}
     if any(len(spec.shape) > MAX_RANK for spec in arrays.values()):
         raise InputError(f"an array of more than {MAX_RANK} axes", file=folder)
     return VerifiedCheckpoint(folder, record["step"], record["metadata"], arrays)
@@ -162,19 +160,12 @@ def _orbax() -> Any:
     return require("orbax.checkpoint", "train", "A checkpoint")
 
 
-def _to_host(tree: Nested) -> dict[str, Any]:
+def _storable(tree: Nested) -> dict[str, Any]:
+    """The arrays on the host, without empty ones: Orbax refuses those."""
     return {
-        key: _to_host(value) if isinstance(value, dict) else np.asarray(value)
+        key: _storable(value) if isinstance(value, dict) else np.asarray(value)
         for key, value in tree.items()
-    }
-
-
-def _storable(tree: dict[str, Any]) -> dict[str, Any]:
-    # Orbax refuses arrays without elements; their shape is in the manifest.
-    return {
-        key: _storable(value) if isinstance(value, dict) else value
-        for key, value in tree.items()
-        if isinstance(value, dict) or value.size
+        if isinstance(value, dict) or np.asarray(value).size
     }
 
 

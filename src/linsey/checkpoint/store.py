@@ -10,16 +10,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from linsey.checkpoint import durable
-from linsey.checkpoint.step import (
-    Nested,
-    VerifiedCheckpoint,
-    open_checkpoint,
-    write_checkpoint,
-)
+from linsey.checkpoint.step import VerifiedCheckpoint, open_checkpoint, write_checkpoint
 from linsey.errors import InputError
 
 _STEP = re.compile(r"step_(\d{8,})")
@@ -63,7 +58,9 @@ class CheckpointStore:
         if self.folder.is_dir():
             durable.sweep(self.folder)
 
-    def save(self, step: int, tree: Nested, metadata: Nested) -> None:
+    def save(
+        self, step: int, tree: Mapping[str, object], metadata: Mapping[str, object]
+    ) -> None:
         """Save a step; when this returns it is complete and on the disk.
 
         Args:

@@ -12,8 +12,6 @@ from linsey.errors import ShapeError
 from linsey.extras import require
 from linsey.traverse_util import flatten_dict
 
-__all__ = ["SummaryWriter"]
-
 
 class SummaryWriter:
     """Write summaries into a folder.
@@ -32,13 +30,10 @@ class SummaryWriter:
         tensorboard = require("tensorboardX", "tensorboard", "`SummaryWriter`")
         self._writer = tensorboard.SummaryWriter(os.fspath(log_dir))
         self._auto_flush = auto_flush
-        self._closed = False
 
     def close(self) -> None:
         """Write what is left and close the file; twice does no harm."""
-        if not self._closed:
-            self._writer.close()
-            self._closed = True
+        self._writer.close()
 
     def flush(self) -> None:
         """Write what is left."""

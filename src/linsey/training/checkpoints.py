@@ -94,8 +94,8 @@ def natural_sort(file_list: Iterable[str], signed: bool = True) -> list[str]:
     number = SIGNED_FLOAT_RE if signed else UNSIGNED_FLOAT_RE
 
     def key(name: str) -> list[float | str]:
-        parts = number.split(name)
-        return [float(p) if i % 2 else p for i, p in enumerate(parts)]
+        parts = enumerate(number.split(name))
+        return [float(part) if i % 2 else part for i, part in parts]
 
     return sorted(file_list, key=key)
 
@@ -207,9 +207,8 @@ def save_checkpoint(
     if orbax_checkpointer or (has_orbax and config.use_orbax_checkpointing):
         writer = orbax_checkpointer or _orbax().PyTreeCheckpointer()
         save_args = orbax_utils.save_args_from_target(target)
-        write = functools.partial(
-            writer.save, _absolute(path), target, save_args=save_args
-        )
+        absolute = _absolute(path)
+        write = functools.partial(writer.save, absolute, target, save_args=save_args)
     else:
         # Copies the arrays to the host, before a thread writes.
         write = functools.partial(_write_bytes, path, to_bytes(target), prefix)
@@ -261,17 +260,8 @@ def save_checkpoint_multiprocess(
         The path of the checkpoint.
     """
     del gda_manager
-    return save_checkpoint(
-        ckpt_dir,
-        target,
-        step,
-        prefix,
-        keep,
-        overwrite,
-        keep_every_n_steps,
-        async_manager,
-        orbax_checkpointer,
-    )
+    options = prefix, keep, overwrite, keep_every_n_steps, async_manager
+    return save_checkpoint(ckpt_dir, target, step, *options, orbax_checkpointer)
 
 
 def _write_bytes(path: str, content: bytes, prefix: str) -> None:

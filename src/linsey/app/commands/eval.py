@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -41,11 +42,10 @@ def main(arguments: Sequence[str]) -> int:
     except Stopped as signal_name:
         print(f"stopped by {signal_name}")
         return EXIT_CODE
+    classes = enumerate(result.by_class(dataset.class_names))
     rows = [
         (name, accuracy, str(counts[index]), str(counts.sum()))
-        for index, (name, accuracy, counts) in enumerate(
-            result.by_class(dataset.class_names)
-        )
+        for index, (name, accuracy, counts) in classes
     ]
     show_table(("class", "accuracy", "right", "examples"), rows)
     print(
@@ -62,15 +62,13 @@ def _test_data(model: TrainedModel, other: str | None) -> Dataset:
     if other is not None:
         options = dataclasses.replace(options, data=other, test_fraction=1.0)
     dataset = load(options)
-    if dataset.shape != model.shape:
-        raise InputError(
-            "examples of another shape than the model was trained on",
-            file=dataset.name, expected=model.shape, found=dataset.shape,
-        )  # fmt: skip
+    wrong = functools.partial(InputError, file=dataset.name)
+    if (found := dataset.shape) != model.shape:
+        problem = "examples of another shape than the model was trained on"
+        raise wrong(problem, expected=model.shape, found=found)
     numbers = tuple(map(str, range(len(model.class_names))))
     if dataset.class_names not in (model.class_names, numbers):
-        raise InputError(
-            "other classes than the model was trained on", file=dataset.name,
-            expected=", ".join(model.class_names), found=", ".join(dataset.class_names),
-        )  # fmt: skip
+        expected, found = map(", ".join, (model.class_names, dataset.class_names))
+        problem = "other classes than the model was trained on"
+        raise wrong(problem, expected=expected, found=found)
     return dataclasses.replace(dataset, class_names=model.class_names)
