@@ -5,7 +5,7 @@ import signal
 import numpy as np
 import pytest
 
-from linsey.app import metrics_log, trainer
+from linsey.app import metrics_log, steps
 from linsey.app.compare import _thinned, accuracy_table, milestone_table, variants
 from linsey.app.config import TrainConfig
 from tests.app.runs import SMALL, evaluations
@@ -14,7 +14,7 @@ from tests.app.runs import SMALL, evaluations
 def test_comparison_stopped_and_resumed(linsey, blobs, tmp_path, monkeypatch):
     """Stopped in its second run, it goes on there and ends with tables and a page."""
     calls = 0
-    train_step = trainer.train_step
+    train_step = steps.train_step
 
     def interrupted(state, *batch):
         nonlocal calls
@@ -23,7 +23,7 @@ def test_comparison_stopped_and_resumed(linsey, blobs, tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGTERM)
         return train_step(state, *batch)
 
-    monkeypatch.setattr(trainer, "train_step", interrupted)
+    monkeypatch.setattr(steps, "train_step", interrupted)
     options = ("train", "--data", blobs, *SMALL, "--eval-every", 3, "--out", "c")
     first = linsey(*options, "--compare", "--compare-factors", 1)
     assert first.code == 75

@@ -3,15 +3,20 @@ import signal
 import subprocess
 import sys
 
-from linsey.app.terminal import LiveProgress, PlainProgress, StopRequest, progress
+import pytest
+
+from linsey.app.terminal import Progress, Stopped, StopRequest, progress
 
 SECOND = """
 import os, signal, time
-from linsey.app.terminal import StopRequest
+from linsey.app.terminal import Stopped, StopRequest
 with StopRequest() as stop:
     os.kill(os.getpid(), signal.SIGINT)
-    assert stop and stop.signal_name == "SIGINT"
-    print("flagged", flush=True)
+    try:
+        stop.check()
+    except Stopped as signal_name:
+        assert str(signal_name) == "SIGINT"
+        print("flagged", flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(60)
 """
@@ -19,7 +24,7 @@ with StopRequest() as stop:
 
 def test_lines_where_there_is_no_terminal(capsys):
     with progress("title", 0, 10, plain=False) as shown:
-        assert isinstance(shown, PlainProgress)
+        assert shown == Progress()
         shown.advance(5, 0.5)
         shown.say("a line [with brackets]")
     assert capsys.readouterr().out == "a line [with brackets]\n"
@@ -28,9 +33,9 @@ def test_lines_where_there_is_no_terminal(capsys):
 def test_a_bar_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     with progress("title", 0, 10, plain=True) as shown:
-        assert isinstance(shown, PlainProgress)
+        assert shown == Progress()
     with progress("title", 2, 10, plain=False) as shown:
-        assert isinstance(shown, LiveProgress)
+        assert shown.bar is not None
         shown.advance(5, None)
         shown.advance(10, 0.25)
         shown.say("a line [with brackets]")
@@ -43,9 +48,10 @@ def test_a_bar_on_a_terminal(capsys, monkeypatch):
 def test_first_signal_is_a_flag_and_handlers_come_back():
     before = signal.getsignal(signal.SIGTERM)
     with StopRequest() as stop:
-        assert not stop
+        stop.check()
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop
+        with pytest.raises(Stopped, match="SIGTERM"):
+            stop.check()
     assert signal.getsignal(signal.SIGTERM) is before
 
 

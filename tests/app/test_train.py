@@ -7,7 +7,7 @@ import signal
 import numpy as np
 import pytest
 
-from linsey.app import trainer
+from linsey.app import steps
 from linsey.app.run_folder import CHECKPOINTS
 from linsey.checkpoint import CheckpointStore
 from tests.app.runs import (
@@ -107,14 +107,14 @@ def test_signal_saves_and_resume_is_bit_identical(
     linsey, reference, tmp_path, monkeypatch, number
 ):
     """The signal arrives inside step 3, between two checkpoints."""
-    train_step = trainer.train_step
+    train_step = steps.train_step
 
     def interrupted(state, *batch):
         if int(state.step) == 2:
             os.kill(os.getpid(), number)
         return train_step(state, *batch)
 
-    monkeypatch.setattr(trainer, "train_step", interrupted)
+    monkeypatch.setattr(steps, "train_step", interrupted)
     run = tmp_path / "run"
     data = ("--data", reference / "blobs.npz")
     result = linsey("train", *data, *SMALL, "--out", run)
@@ -130,14 +130,14 @@ def test_signal_saves_and_resume_is_bit_identical(
 def test_signal_during_evaluation_is_evaluated_after_resume(
     linsey, reference, tmp_path, monkeypatch
 ):
-    evaluate = trainer.evaluate
+    evaluate = steps.evaluate
 
     def interrupted(state, *rest):
         if int(state.step) == 4:
             os.kill(os.getpid(), signal.SIGTERM)
         return evaluate(state, *rest)
 
-    monkeypatch.setattr(trainer, "evaluate", interrupted)
+    monkeypatch.setattr(steps, "evaluate", interrupted)
     run = tmp_path / "run"
     data = ("--data", reference / "blobs.npz")
     assert linsey("train", *data, *SMALL, "--out", run).code == 75
@@ -241,7 +241,7 @@ def test_step_that_is_not_finite_is_skipped_whole_and_reported(
     linsey, blobs, tmp_path, monkeypatch
 ):
     """One poisoned batch: nothing of it arrives, and the run says so."""
-    train_step, seen = trainer.train_step, []
+    train_step, seen = steps.train_step, []
 
     def poisoned(state, x, y):
         if int(state.step) == 5:
@@ -251,7 +251,7 @@ def test_step_that_is_not_finite_is_skipped_whole_and_reported(
             assert (state.params["Dense_0"]["kernel"] == seen[0]).all()
         return train_step(state, x, y)
 
-    monkeypatch.setattr(trainer, "train_step", poisoned)
+    monkeypatch.setattr(steps, "train_step", poisoned)
     result = linsey("train", "--data", blobs, *SMALL, "--out", "run")
     assert result.code == 0
     assert "1 of 8 steps were skipped as a whole" in result.err

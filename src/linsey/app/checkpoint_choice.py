@@ -7,18 +7,14 @@ import dataclasses
 import jax
 
 from linsey import serialization
-from linsey.app.config import InspectConfig, TrainConfig
+from linsey.app.config import InspectConfig, Shape, TrainConfig
 from linsey.app.dataset import Standardizer
 from linsey.app.devices import Devices
 from linsey.app.models import make_model
 from linsey.app.run_folder import CHECKPOINTS, newest_checkpoint
 from linsey.app.steps import TrainState, create_state
-from linsey.checkpoint import (
-    CheckpointStore,
-    VerifiedCheckpoint,
-    manifest,
-    open_checkpoint,
-)
+from linsey.checkpoint import CheckpointStore, manifest
+from linsey.checkpoint.step import VerifiedCheckpoint, open_checkpoint
 from linsey.errors import InputError
 
 
@@ -39,9 +35,8 @@ def choose(config: InspectConfig) -> VerifiedCheckpoint:
         raise InputError("no such folder", file=path)
     if (path / manifest.NAME).exists():
         if config.best or config.step is not None:
-            raise InputError(
-                "one step already; --step and --best need a run", file=path
-            )
+            problem = "one step already; --step and --best need a run"
+            raise InputError(problem, file=path)
         return open_checkpoint(path)
     folder = path / CHECKPOINTS
     store = CheckpointStore(folder if folder.is_dir() else path)
@@ -70,7 +65,7 @@ class TrainedModel:
     config: TrainConfig
     state: TrainState
     standardize: Standardizer
-    shape: tuple[int, ...]
+    shape: Shape
     class_names: tuple[str, ...]
 
 
@@ -91,10 +86,8 @@ def load_model(checkpoint: VerifiedCheckpoint, devices: Devices) -> TrainedModel
     try:
         config = TrainConfig(**checkpoint.metadata["config"])
     except (KeyError, TypeError) as error:
-        raise InputError(
-            f"not a checkpoint of this version of linsey train: {error}",
-            file=checkpoint.folder,
-        ) from error
+        problem = f"not a checkpoint of this version of linsey train: {error}"
+        raise InputError(problem, file=checkpoint.folder) from error
     data = checkpoint.metadata["data"]
     shape, names = tuple(data["shape"]), tuple(data["class_names"])
     model = make_model(config, shape, len(names))

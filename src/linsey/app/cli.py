@@ -36,7 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):
-        print(_overview())
+        print("usage: linsey COMMAND [OPTIONS]\n")
+        for name, text in _COMMANDS.items():
+            print(f"  {name:<9} {text}")
+        print("\nlinsey COMMAND --help lists the options of a command.")
         return 0 if given else 2
     if given[0] == "--version":
         from importlib.metadata import version
@@ -71,15 +74,6 @@ def _load(name: str) -> Callable[[Sequence[str]], int]:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("linsey"):
             raise
-        raise InputError(
-            f"the command needs `{error.name}`", hint=install_hint("train")
-        ) from error
+        problem = f"the command needs `{error.name}`"
+        raise InputError(problem, hint=install_hint("train")) from error
     return module.main
-
-
-def _overview() -> str:
-    lines = [f"  {name:<9} {text}" for name, text in _COMMANDS.items()]
-    return "\n".join(
-        ["usage: linsey COMMAND [OPTIONS]", "", *lines, "",
-         "linsey COMMAND --help lists the options of a command."]
-    )  # fmt: skip

@@ -12,7 +12,9 @@ References:
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from linsey.app import metrics_log, report
 from linsey.app.config import TrainConfig
@@ -23,14 +25,16 @@ from linsey.app.terminal import StopRequest
 from linsey.app.trainer import train_run
 from linsey.checkpoint import durable
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 MILESTONES = (0.5, 0.8, 0.9, 0.95, 0.98)
 _MAX_ROWS = 16
 
 Histories = dict[tuple[float, str], list[Record]]
 
 
-@dataclasses.dataclass(frozen=True)
-class ResultTable:
+class ResultTable(NamedTuple):
     """Cells with headers."""
 
     title: str
@@ -40,7 +44,7 @@ class ResultTable:
 
 def compare(
     config: TrainConfig, dataset: Dataset, path: Path, stop: StopRequest
-) -> list[ResultTable] | None:
+) -> list[ResultTable]:
     """Train every variant and write the comparison.
 
     Args:
@@ -50,18 +54,32 @@ def compare(
         stop: asks to save and end.
 
     Returns:
-        Accuracy against steps, and steps against accuracy; None if stopped.
+        Accuracy against steps, and steps against accuracy.
+
+    Raises:
+        Stopped: a signal arrived before the end.
     """
     with claim(path, config) as folder:
         histories: Histories = {}
         for variant in variants(config, len(dataset.y_train)):
-            name = f"{variant.norm}-lr{variant.lr:g}"
-            if train_run(variant, dataset, path / name, stop) is None:
-                return None
-            records = metrics_log.read(RunFolder(path / name).metrics)
+            run = path / f"{variant.norm}-lr{variant.lr:g}"
+            train_run(variant, dataset, run, stop)
+            records = metrics_log.read(RunFolder(run).metrics)
             histories[variant.lr, variant.norm] = records
         tables = [accuracy_table(histories), milestone_table(histories)]
-        _write(folder, config, dataset, histories, tables)
+        setting = "Same data in the same order, same optimizer and schedule."
+        options = report.table(("option", "value"), config.identity.items())
+        content = report.page(
+            f"{config.model} with and without normalization on {dataset.name}",
+            report.paragraph(setting),
+            report.section("Curves", draw(folder.curves, histories)),
+            *[
+                report.section(t.title.capitalize(), report.table(t.headers, t.rows))
+                for t in tables
+            ],
+            report.section("Options", options),
+        )
+        durable.write_file(folder.report, content)
     return tables
 
 
@@ -89,16 +107,16 @@ def variants(config: TrainConfig, examples: int) -> list[TrainConfig]:
 
 def accuracy_table(histories: Histories) -> ResultTable:
     """Tabulate the test accuracy of each run against steps."""
-    accuracies = {
-        name: dict(zip(*report.curve(records, "eval", "accuracy"), strict=True))
-        for name, records in histories.items()
-    }
-    steps = sorted(set.union(*(set(each) for each in accuracies.values())))
+    accuracies = [
+        dict(zip(*report.curve(records, "eval", "accuracy"), strict=True))
+        for records in histories.values()
+    ]
+    steps = sorted(set().union(*accuracies))
     rows = [
-        [str(step), *(_shown(each.get(step)) for each in accuracies.values())]
+        [str(step), *(f"{of[step]:.4f}" if step in of else "" for of in accuracies)]
         for step in _thinned(steps)
     ]
-    headers = ["step", *map(_label, accuracies)]
+    headers = ["step", *map(_label, histories)]
     return ResultTable("test accuracy after steps", headers, rows)
 
 
@@ -116,48 +134,26 @@ def milestone_table(histories: Histories) -> ResultTable:
     return ResultTable("steps until a test accuracy is reached", headers, rows)
 
 
-def _write(
-    folder: RunFolder,
-    config: TrainConfig,
-    dataset: Dataset,
-    histories: Histories,
-    tables: list[ResultTable],
-) -> None:
-    groups: dict[str, dict[str, list[Record]]] = {}
-    for (lr, norm), records in histories.items():
-        groups.setdefault(f"learning rate {lr:g}", {})[f"norm {norm}"] = records
-    drawing = report.drawn(
-        folder.curves,
-        "test accuracy against steps",
-        lambda path: report.draw_comparison(path, groups),
-    )
-    parts = [
-        part
-        for table in tables
-        for part in (
-            report.heading(table.title.capitalize()),
-            report.table(table.headers, table.rows),
-        )
-    ]
-    content = report.page(
-        f"{config.model} with and without normalization on {dataset.name}",
-        report.paragraph("Same data in the same order, same optimizer and schedule."),
-        report.heading("Curves"),
-        drawing,
-        *parts,
-        report.heading("Options"),
-        report.table(("option", "value"), config.identity.items()),
-    )
-    durable.write_file(folder.report, content)
+def draw(path: Path, histories: Histories) -> str:
+    """Draw test accuracy against steps, one plot for each learning rate."""
+    rates = list(dict.fromkeys(lr for lr, _ in histories))
+
+    def draw_rates(panels: Sequence[Axes]) -> None:
+        for axes, rate in zip(panels, rates, strict=True):
+            for (lr, norm), records in histories.items():
+                if lr == rate:
+                    points = report.curve(records, "eval", "accuracy")
+                    axes.plot(*points, label=f"norm {norm}", marker=".")
+            title = f"learning rate {rate:g}"
+            axes.set(title=title, xlabel="step", ylabel="test accuracy", ylim=(0, 1.02))
+            axes.legend(loc="lower right")
+
+    return report.drawn(path, "test accuracy against steps", len(rates), draw_rates)
 
 
 def _label(name: tuple[float, str]) -> str:
     lr, norm = name
     return f"{norm}, lr {lr:g}"
-
-
-def _shown(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
 
 
 def _thinned(steps: list[int]) -> list[int]:

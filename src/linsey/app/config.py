@@ -19,6 +19,7 @@ from typing import Literal
 from linsey.errors import InputError
 
 Model = Literal["mlp", "cnn", "resnet"]
+Shape = tuple[int, ...]  # of one example, channels last
 Norm = Literal["batch", "none", "layer", "group"]
 OptimizerName = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["cosine", "constant", "step"]
@@ -158,7 +159,7 @@ class EvalConfig(InspectConfig):
 class SummaryConfig(ModelOptions):
     """Show the layers of a model with shapes and sizes."""
 
-    shape: tuple[int, ...] = (8, 8, 1)
+    shape: Shape = (8, 8, 1)
     """Shape of one example, channels last."""
     classes: int = 10
     """Number of classes."""
@@ -167,15 +168,14 @@ class SummaryConfig(ModelOptions):
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-    """Make the path of the data independent of the current folder, then validate."""
-    if config.data != "digits":
-        path = Path(config.data).expanduser().resolve()
-        config = dataclasses.replace(config, data=str(path))
-    validate(config)
-    return config
+    """Make the path of the data independent of the current folder."""
+    if config.data == "digits":
+        return config
+    path = Path(config.data).expanduser().resolve()
+    return dataclasses.replace(config, data=str(path))
 
 
-def validate(config: TrainConfig | SummaryConfig | InspectConfig) -> None:
+def validate(config: object) -> None:
     """Refuse options that are out of their range.
 
     Raises:
@@ -195,19 +195,14 @@ def _all_positive(values: tuple[float, ...]) -> bool:
     return bool(values) and all(0 < value < math.inf for value in values)
 
 
+_AT_LEAST_1 = "image_size width depth epochs batch_size keep log_every threads"
+_AT_LEAST_0 = (
+    "split_seed warmup_epochs weight_decay clip_norm eval_every checkpoint_every step"
+)
 # Whether a value is in the range, the range in words, and the options that have it.
 _RANGES: tuple[tuple[Callable[..., bool], str, str], ...] = (
-    (
-        lambda value: 1 <= value < math.inf,
-        "at least 1",
-        "image_size width depth epochs batch_size keep log_every threads",
-    ),
-    (
-        lambda value: 0 <= value < math.inf,
-        "at least 0",
-        "split_seed warmup_epochs weight_decay clip_norm eval_every checkpoint_every "
-        "step",
-    ),
+    (lambda value: 1 <= value < math.inf, "at least 1", _AT_LEAST_1),
+    (lambda value: 0 <= value < math.inf, "at least 0", _AT_LEAST_0),
     (lambda value: value >= 2, "at least 2", "classes"),
     (lambda value: 0 < value < math.inf, "a positive number", "lr"),
     (lambda value: 0 < value < 1, "a number between 0 and 1", "test_fraction"),

@@ -13,6 +13,7 @@ from linsey import datasets
 from linsey.app.config import DataOptions
 from linsey.errors import InputError
 
+Pair = tuple[np.ndarray, np.ndarray]  # examples and labels
 _MANY_CLASSES = 1000
 
 
@@ -112,8 +113,8 @@ class Standardizer:
 
 def make_dataset(
     name: str,
-    train: tuple[np.ndarray, np.ndarray],
-    test: tuple[np.ndarray, np.ndarray] | None,
+    train: Pair,
+    test: Pair | None,
     options: DataOptions,
     keys: Sequence[str] = ("x", "y"),
     class_names: Sequence[str] | None = None,
@@ -134,62 +135,41 @@ def make_dataset(
     Raises:
         InputError: the first thing wrong, with array and index.
     """
+    wrong = functools.partial(InputError, file=name)
     x_train, y_train = _checked_pair(name, train, keys[:2])
     if len(y_train) == 0:
-        raise InputError("no examples", file=name, key=keys[0])
-    classes = (
-        options.classes or len(class_names or ()) or _count(name, keys[1], y_train)
-    )
+        raise wrong("no examples", key=keys[0])
+    classes = options.classes or len(class_names or ()) or int(y_train.max()) + 1
+    is_counted = not (options.classes or class_names)
+    if is_counted and classes > max(_MANY_CLASSES, len(y_train)):
+        raise wrong(
+            "more classes than examples", key=f"{keys[1]}[{int(y_train.argmax())}]",
+            expected="class numbers from 0", found=y_train.max(),
+            hint="give --classes if this is meant",
+        )  # fmt: skip
     if classes < 2:
-        raise InputError("only one class", file=name, key=keys[1])
+        raise wrong("only one class", key=keys[1])
     _check_range(name, keys[1], y_train, classes)
     if test is None:
-        x_train, y_train, x_test, y_test = datasets.split(
-            x_train, y_train, options.test_fraction, options.split_seed
-        )
+        how = options.test_fraction, options.split_seed
+        x_train, y_train, x_test, y_test = datasets.split(x_train, y_train, *how)
     else:
         x_test, y_test = _checked_pair(name, test, keys[2:])
         _check_range(name, keys[3], y_test, classes)
     if len(x_test) == 0:
-        raise InputError(
-            "no examples to test on", file=name,
-            found=f"{len(x_train)} to train on", hint="raise --test-fraction",
-        )  # fmt: skip
-    if x_train.shape[1:] != x_test.shape[1:]:
-        raise InputError(
-            "examples of another shape", file=name, key=keys[2],
-            expected=x_train.shape[1:], found=x_test.shape[1:],
-        )  # fmt: skip
+        found, hint = f"{len(x_train)} to train on", "raise --test-fraction"
+        raise wrong("no examples to test on", found=found, hint=hint)
+    shape, found = x_train.shape[1:], x_test.shape[1:]
+    if found != shape:
+        problem = "examples of another shape"
+        raise wrong(problem, key=keys[2], expected=shape, found=found)
     names = tuple(class_names or map(str, range(classes)))
     return Dataset(name, x_train, y_train, x_test, y_test, names)
 
 
-def _count(name: str, key: str, y: np.ndarray) -> int:
-    """The number of classes, if the labels look like class numbers."""
-    classes = int(y.max()) + 1
-    if classes > max(_MANY_CLASSES, len(y)):
-        raise InputError(
-            "more classes than examples", file=name, key=f"{key}[{int(y.argmax())}]",
-            expected="class numbers from 0", found=y.max(),
-            hint="give --classes if this is meant",
-        )  # fmt: skip
-    return classes
-
-
-def _checked_pair(
-    name: str, pair: tuple[np.ndarray, np.ndarray], keys: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    x, y = _checked_examples(name, keys[0], pair[0]), pair[1]
-    y = _checked_labels(name, keys[1], y)
-    if len(x) != len(y):
-        raise InputError(
-            "as many labels as examples are needed", file=name, key=keys[1],
-            expected=f"{len(x)} labels", found=len(y),
-        )  # fmt: skip
-    return x, y
-
-
-def _checked_examples(name: str, key: str, x: np.ndarray) -> np.ndarray:
+def _checked_pair(name: str, pair: Pair, keys: Sequence[str]) -> Pair:
+    """Check examples and labels; returns them with a channel axis, and as int32."""
+    (x, y), (key, y_key) = pair, keys
     wrong = functools.partial(InputError, file=name, key=key)
     if x.dtype.kind not in "buif":
         raise wrong("not numbers", expected="real numbers", found=x.dtype)
@@ -204,11 +184,7 @@ def _checked_examples(name: str, key: str, x: np.ndarray) -> np.ndarray:
     if x.dtype.kind == "f" and not np.isfinite(x).all():
         first = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
         raise wrong("not a finite number", key=f"{key}{list(first)}", found=x[first])
-    return x
-
-
-def _checked_labels(name: str, key: str, y: np.ndarray) -> np.ndarray:
-    wrong = functools.partial(InputError, file=name, key=key)
+    wrong = functools.partial(InputError, file=name, key=y_key)
     if y.ndim != 1:
         hint = "save y.argmax(-1)" if y.ndim == 2 else None
         raise wrong("wrong shape", expected="(examples,)", found=y.shape, hint=hint)
@@ -218,9 +194,12 @@ def _checked_labels(name: str, key: str, y: np.ndarray) -> np.ndarray:
     out_of_range = (y < 0) | (y >= 2**31)
     if out_of_range.any():
         index = int(out_of_range.argmax())
-        key = f"{key}[{index}]"
+        key = f"{y_key}[{index}]"
         raise wrong("label out of range", key=key, expected="0 or more", found=y[index])
-    return y.astype(np.int32)
+    if len(x) != len(y):
+        problem, expected = "as many labels as examples are needed", f"{len(x)} labels"
+        raise wrong(problem, expected=expected, found=len(y))
+    return x, y.astype(np.int32)
 
 
 def _check_range(name: str, key: str, y: np.ndarray, classes: int) -> None:

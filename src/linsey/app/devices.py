@@ -40,10 +40,8 @@ class Devices:
         The arrays are what this process contributes to the batch: with several
         processes each would pass its own rows, and nothing after this line changes.
         """
-        return tuple(
-            jax.make_array_from_process_local_data(self.batch, array)
-            for array in arrays
-        )
+        put = jax.make_array_from_process_local_data
+        return tuple(put(self.batch, array) for array in arrays)
 
     def replicate(self, tree: Tree) -> Tree:
         """Copy arrays to every device."""

@@ -29,7 +29,10 @@ class MetricsLog:
         self._writer = None if tensorboard is None else SummaryWriter(tensorboard)
         self.path = path
         self._file = open(path, "a+b")
-        self._end_torn_line()
+        if self._file.tell() > 0:
+            self._file.seek(-1, 2)
+            if self._file.read(1) != b"\n":
+                self._file.write(b"\n")  # ends a line that a kill cut short
 
     def write(self, kind: str, step: int, **values: object) -> None:
         """Append a record.
@@ -53,13 +56,6 @@ class MetricsLog:
         self._file.close()
         if self._writer is not None:
             self._writer.close()
-
-    def _end_torn_line(self) -> None:
-        if self._file.tell() == 0:
-            return
-        self._file.seek(-1, 2)
-        if self._file.read(1) != b"\n":
-            self._file.write(b"\n")
 
 
 def read(path: Path) -> list[Record]:

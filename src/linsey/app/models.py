@@ -9,86 +9,76 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from typing import cast
+from collections import Counter
 
 import jax
 from jax import numpy as jnp
 
 from linsey import linen as nn
-from linsey.app.config import ModelOptions, Norm
+from linsey.app.config import ModelOptions, Norm, Shape
 from linsey.checkpoint import flatten
 from linsey.errors import InputError
+from linsey.linen.summary.calls import is_array, record_calls
 
-Layer = Callable[[jax.Array], jax.Array]
 # Statistics average over about ten steps: the runs here are short.
 BATCH_NORM_MOMENTUM = 0.9
 
 
-def _normalization(norm: Norm, train: bool) -> Callable[[int], Layer]:
-    """Make the chosen normalization for a number of features."""
-    makers: dict[str, Callable[[int], Layer]] = {
-        "batch": lambda features: nn.BatchNorm(
-            use_running_average=not train, momentum=BATCH_NORM_MOMENTUM
-        ),
-        "layer": lambda features: nn.LayerNorm(),
-        "group": lambda features: nn.GroupNorm(num_groups=math.gcd(8, features)),
-        "none": lambda features: lambda x: x,
-    }
-    return makers[norm]
+def normalize(x: jax.Array, norm: Norm, train: bool) -> jax.Array:
+    """Apply the chosen normalization."""
+    if norm == "batch":
+        return nn.BatchNorm(not train, momentum=BATCH_NORM_MOMENTUM)(x)
+    if norm == "layer":
+        return nn.LayerNorm()(x)
+    if norm == "group":
+        return nn.GroupNorm(num_groups=math.gcd(8, x.shape[-1]))(x)
+    return x
 
 
-class MLP(nn.Module):
+class Classifier(nn.Module):
+    """What all classifiers have: their options, and a linear layer at the end."""
+
+    classes: int
+    options: ModelOptions
+
+    def logits(self, x: jax.Array, train: bool) -> jax.Array:
+        """Drop some of the last hidden units and classify: (batch, classes)."""
+        x = nn.Dropout(self.options.dropout, deterministic=not train)(x)
+        return nn.Dense(self.classes)(x)
+
+
+class MLP(Classifier):
     """Dense layers: dense, normalize, relu, and a linear classifier at the end."""
 
-    classes: int
-    norm: Norm = "batch"
-    width: int = 32
-    depth: int = 2
-    dropout: float = 0.2
-
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Compute logits."""
-        norm = _normalization(self.norm, train)
-        units = 4 * self.width
+        norm, units = self.options.norm, 4 * self.options.width
         x = x.reshape(x.shape[0], -1)  # (batch, features)
-        for _ in range(self.depth):
-            x = nn.Dense(units, use_bias=self.norm == "none")(x)
-            x = norm(units)(x)
-            x = nn.relu(x)  # (batch, units)
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(self.classes)(x)  # (batch, classes)
+        for _ in range(self.options.depth):
+            x = nn.Dense(units, use_bias=norm == "none")(x)
+            x = nn.relu(normalize(x, norm, train))  # (batch, units)
+        return self.logits(x, train)
 
 
-class CNN(nn.Module):
+class CNN(Classifier):
     """Pairs of convolutions, each pair halving the image, then a hidden layer."""
 
-    classes: int
-    norm: Norm = "batch"
-    width: int = 32
-    depth: int = 2
-    dropout: float = 0.2
-
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Compute logits."""
-        norm = _normalization(self.norm, train)
-        use_bias = self.norm == "none"  # elsewhere the norm has one
-        features = self.width
-        for stage in range(self.depth):
-            features = self.width * 2**stage
+        norm, features = self.options.norm, self.options.width
+        use_bias = norm == "none"  # elsewhere the norm has one
+        for stage in range(self.options.depth):
+            features = self.options.width * 2**stage
             for _ in range(2):
                 x = nn.Conv(features, (3, 3), use_bias=use_bias)(x)
-                x = norm(features)(x)
-                x = nn.relu(x)  # (batch, height, width, features)
+                x = nn.relu(normalize(x, norm, train))
             x = nn.max_pool(x, (2, 2), strides=(2, 2))
         x = x.reshape(x.shape[0], -1)  # (batch, height * width * features)
         x = nn.Dense(2 * features, use_bias=use_bias)(x)
-        x = norm(2 * features)(x)
-        x = nn.relu(x)  # (batch, 2 * features)
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(self.classes)(x)  # (batch, classes)
+        x = nn.relu(normalize(x, norm, train))  # (batch, 2 * features)
+        return self.logits(x, train)
 
 
 class ResidualBlock(nn.Module):
@@ -101,51 +91,38 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Compute the features of the next stage."""
-        norm = _normalization(self.norm, train)
         use_bias = self.norm == "none"
         strides = (self.strides, self.strides)
         y = nn.Conv(self.features, (3, 3), strides, use_bias=use_bias)(x)
-        y = norm(self.features)(y)
-        y = nn.relu(y)
+        y = nn.relu(normalize(y, self.norm, train))
         y = nn.Conv(self.features, (3, 3), use_bias=use_bias)(y)
-        y = norm(self.features)(y)
+        y = normalize(y, self.norm, train)
         if x.shape != y.shape:
             x = nn.Conv(self.features, (1, 1), strides, use_bias=use_bias)(x)
-            x = norm(self.features)(x)
+            x = normalize(x, self.norm, train)
         return nn.relu(x + y)  # (batch, height, width, features)
 
 
-class ResNet(nn.Module):
+class ResNet(Classifier):
     """A stem and stages of two residual blocks, averaged over the image."""
-
-    classes: int
-    norm: Norm = "batch"
-    width: int = 32
-    depth: int = 2
-    dropout: float = 0.2
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Compute logits."""
-        x = nn.Conv(self.width, (3, 3), use_bias=self.norm == "none")(x)
-        x = _normalization(self.norm, train)(self.width)(x)
-        x = nn.relu(x)
-        for stage in range(self.depth):
+        norm, width = self.options.norm, self.options.width
+        x = nn.Conv(width, (3, 3), use_bias=norm == "none")(x)
+        x = nn.relu(normalize(x, norm, train))
+        for stage in range(self.options.depth):
             for block in range(2):
                 strides = 2 if stage > 0 and block == 0 else 1
-                features = self.width * 2**stage
-                x = ResidualBlock(features, self.norm, strides)(x, train)
-        x = jnp.mean(x, axis=(1, 2))  # (batch, features)
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(self.classes)(x)  # (batch, classes)
+                x = ResidualBlock(width * 2**stage, norm, strides)(x, train)
+        return self.logits(jnp.mean(x, axis=(1, 2)), train)
 
 
-_MODELS: dict[str, type[nn.Module]] = {"mlp": MLP, "cnn": CNN, "resnet": ResNet}
+_MODELS: dict[str, type[Classifier]] = {"mlp": MLP, "cnn": CNN, "resnet": ResNet}
 
 
-def make_model(
-    options: ModelOptions, shape: tuple[int, ...], classes: int
-) -> nn.Module:
+def make_model(options: ModelOptions, shape: Shape, classes: int) -> Classifier:
     """Make the chosen model for examples of a shape.
 
     Args:
@@ -159,31 +136,18 @@ def make_model(
     Raises:
         InputError: the model cannot take such examples.
     """
-    if options.model != "mlp":
-        _require_image(options, shape)
-    make = cast(Callable[..., nn.Module], _MODELS[options.model])
-    return make(
-        classes=classes,
-        norm=options.norm,
-        width=options.width,
-        depth=options.depth,
-        dropout=options.dropout,
-    )
-
-
-def _require_image(options: ModelOptions, shape: tuple[int, ...]) -> None:
-    if len(shape) != 3:
+    if options.model != "mlp" and len(shape) != 3:
         raise InputError(
             f"a {options.model} needs images", key="--model", found=f"examples {shape}",
             expected="examples (height, width, channels)", hint="use --model mlp",
         )  # fmt: skip
-    largest = int(math.log2(min(shape[:2])))
-    if options.model == "cnn" and options.depth > largest:
-        raise InputError(
-            "more stages than the image can be halved", key="--depth",
-            expected=f"at most {largest} for images of {shape[0]} x {shape[1]}",
-            found=options.depth,
-        )  # fmt: skip
+    if options.model == "cnn":
+        largest = int(math.log2(min(shape[:2])))
+        expected = f"at most {largest} for images of {shape[0]} x {shape[1]}"
+        if (depth := options.depth) > largest:
+            problem = "more stages than the image can be halved"
+            raise InputError(problem, key="--depth", expected=expected, found=depth)
+    return _MODELS[options.model](classes, options)
 
 
 # -- the table of layers -------------------------------------------------------------
@@ -203,12 +167,10 @@ class LayerRow:
     path: tuple[str, ...]
     kind: str
     output: str
-    sizes: dict[str, int]
+    sizes: Counter[str] = dataclasses.field(default_factory=Counter)
 
 
-def summarize(
-    model: nn.Module, shape: tuple[int, ...], batch_size: int
-) -> list[LayerRow]:
+def summarize(model: nn.Module, shape: Shape, batch_size: int) -> list[LayerRow]:
     """List the modules in the order in which they are called.
 
     Nothing is computed: shapes are inferred.
@@ -221,39 +183,23 @@ def summarize(
     Returns:
         One row per module, the model first.
     """
-    rows: list[LayerRow] = []
-
-    def record(
-        call: Callable[..., jax.Array],
-        args: tuple[object, ...],
-        kwargs: Mapping[str, object],
-        context: nn.module.InterceptorContext,
-    ) -> jax.Array:
-        if context.method_name != "__call__":
-            return call(*args, **kwargs)
-        row = LayerRow(context.module.path, type(context.module).__name__, "", {})
-        rows.append(row)
-        output = call(*args, **kwargs)
-        row.output = f"{output.dtype} {output.shape}"
-        return output
-
-    def initialize(key: jax.Array, x: jax.Array) -> Mapping[str, object]:
-        with nn.intercept_methods(record):
-            return model.init(key, x, False)
-
     batch = jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32)
-    variables = jax.eval_shape(initialize, jax.random.key(0), batch)
+    calls, variables = record_calls(model, jax.random.key(0), True, (batch, False), {})
+    rows = []
+    for call in calls:
+        if call.method == "__call__" and is_array(call.outputs):
+            output = f"{call.outputs.dtype} {call.outputs.shape}"
+            rows.append(LayerRow(call.path, type(call.module).__name__, output))
     for name, array in flatten(variables).items():
         collection, *path, _ = name.split("/")
         row = next(row for row in rows if row.path == tuple(path))
-        size = math.prod(array.shape)
-        row.sizes[collection] = row.sizes.get(collection, 0) + size
+        row.sizes[collection] += math.prod(array.shape)
     return rows
 
 
 def total_size(rows: list[LayerRow], collection: str) -> int:
     """Count the values of a collection in the whole model."""
-    return sum(row.sizes.get(collection, 0) for row in rows)
+    return sum(row.sizes[collection] for row in rows)
 
 
 def summary_cells(rows: list[LayerRow]) -> list[list[str]]:
@@ -261,7 +207,7 @@ def summary_cells(rows: list[LayerRow]) -> list[list[str]]:
     cells = []
     for row in rows:
         name = "  " * len(row.path) + (row.path[-1] if row.path else "(model)")
-        sizes = [row.sizes.get(key, 0) for key in ("params", "batch_stats")]
+        sizes = [row.sizes[key] for key in ("params", "batch_stats")]
         shown = [f"{size:,}" if size else "" for size in sizes]
         cells.append([name, row.kind, row.output, *shown])
     totals = [f"{total_size(rows, key):,}" for key in ("params", "batch_stats")]
@@ -277,7 +223,7 @@ def summary_text(rows: list[LayerRow]) -> str:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = []
     for cells in table:
-        left = [f"{c:<{w}}" for c, w in zip(cells[:3], widths, strict=False)]
-        right = [f"{c:>{w}}" for c, w in zip(cells[3:], widths[3:], strict=True)]
-        lines.append("  ".join(left + right).rstrip())
+        columns = zip(cells, "<<<>>", widths, strict=True)  # numbers to the right
+        aligned = [f"{cell:{align}{width}}" for cell, align, width in columns]
+        lines.append("  ".join(aligned).rstrip())
     return "\n".join(lines)

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from linsey.app.config import TrainConfig, resolve
+from linsey.app.config import TrainConfig, resolve, validate
 from linsey.checkpoint import durable
 from linsey.errors import InputError
 
@@ -53,12 +53,12 @@ def parse(
         The options.
 
     Raises:
-        InputError: an option is unknown, or its value is not of its type.
+        InputError: an option is unknown, or its value not of its type or range.
     """
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
+            config = tyro.cli(
                 kind,
                 prog=f"linsey {name}",
                 args=list(arguments),
@@ -68,7 +68,10 @@ def parse(
     except SystemExit as end:
         if not end.code:
             raise
-    raise InputError(_in_a_line(complaint.getvalue()), hint=f"linsey {name} --help")
+        sentence = _in_a_line(complaint.getvalue())
+        raise InputError(sentence, hint=f"linsey {name} --help") from None
+    validate(config)
+    return config
 
 
 def parse_train(arguments: Sequence[str]) -> TrainConfig:
@@ -87,20 +90,24 @@ def parse_train(arguments: Sequence[str]) -> TrainConfig:
     saved: dict[str, Any] = {}
     if given.resume:
         if given.out is None:
-            raise InputError(
-                "which run?", key="--resume", hint="name its folder with --out"
-            )
+            hint = "name its folder with --out"
+            raise InputError("which run?", key="--resume", hint=hint)
         saved_path = given.out / CONFIG_FILE
         saved = load_options(saved_path) if saved_path.exists() else {}
     from_file = load_options(given.config) if given.config else {}
     if from_file.keys() & {"out", "resume", "config"}:
-        raise InputError(
-            "`out`, `resume` and `config` belong on the command line", file=given.config
-        )
+        problem = "`out`, `resume` and `config` belong on the command line"
+        raise InputError(problem, file=given.config)
     base = TrainConfig(**{**saved, **from_file})
     config = resolve(parse(TrainConfig, "train", arguments, base))
-    if saved:
-        _require_same_run(config, TrainConfig(**saved))
+    kept = TrainConfig(**saved).identity if saved else {}
+    for name, value in kept.items():
+        if (found := config.identity[name]) != value:
+            raise InputError(
+                "a resumed run keeps its options", file=config.out,
+                key="--" + name.replace("_", "-"), expected=value, found=found,
+                hint="start another run with another --out",
+            )  # fmt: skip
     return config
 
 
@@ -114,19 +121,6 @@ def _in_a_line(complaint: str) -> str:
         near = re.search(r"--[\w-]+", complaint.partition("Perhaps you meant")[2])
         sentence += f"; did you mean {near[0]}?" if near else ""
     return sentence
-
-
-def _require_same_run(config: TrainConfig, saved: TrainConfig) -> None:
-    for name, value in saved.identity.items():
-        if config.identity[name] != value:
-            raise InputError(
-                "a resumed run keeps its options",
-                file=config.out,
-                key="--" + name.replace("_", "-"),
-                expected=value,
-                found=config.identity[name],
-                hint="start another run with another --out",
-            )
 
 
 # -- TOML files ----------------------------------------------------------------------
@@ -172,7 +166,10 @@ def save_config(path: Path, config: TrainConfig) -> None:
     lines = ["# Options of this run: linsey train --config FILE repeats it."]
     for name, value in dataclasses.asdict(config).items():
         if value is not None and name not in _NOT_SAVED:
-            lines.append(f"{name} = {_toml(value)}")
+            # JSON strings, lists, numbers and booleans are TOML, with one exception:
+            # TOML wants the delete character escaped.
+            text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+            lines.append(f"{name} = {text}")
     durable.write_file(path, ("\n".join(lines) + "\n").encode())
 
 
@@ -197,16 +194,8 @@ def _convert(value: object, hint: Any) -> object:
         if isinstance(value, list):
             return tuple(_convert(item, args[0]) for item in value)
         raise TypeError("a list")
-    if hint is Path and isinstance(value, str):
-        return Path(value)
-    if hint is float and type(value) is int:
-        return float(value)
+    if (hint, type(value)) in ((Path, str), (float, int)):
+        return hint(value)
     if type(value) is hint:
         return value
     raise TypeError(f"a value of type {hint.__name__}")
-
-
-def _toml(value: object) -> str:
-    # JSON strings, lists, numbers and booleans are TOML, with one exception: TOML
-    # wants the delete character escaped.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

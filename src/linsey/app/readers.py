@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,11 +18,12 @@ from linsey.app.dataset import Dataset, make_dataset
 from linsey.errors import InputError
 from linsey.extras import require
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 _WHOLE = ("x", "y")
 _PARTS = ("x_train", "y_train", "x_test", "y_test")
-_SUFFIXES = frozenset(
-    (".png .jpg .jpeg .bmp .gif .webp .ppm .pgm .pbm .tif .tiff").split()
-)
+_SUFFIXES = ".png .jpg .jpeg .bmp .gif .webp .ppm .pgm .pbm .tif .tiff".split()
 _COLOR_FREE = ("1", "L", "LA", "I", "I;16", "F")
 
 
@@ -43,11 +47,8 @@ def load(options: DataOptions) -> Dataset:
     if not path.exists():
         raise InputError("no such file or folder", file=path, key="--data")
     if path.suffix != ".npz":
-        raise InputError(
-            "data of an unknown kind",
-            file=path,
-            expected="`digits`, FILE.npz, or a folder of class folders of images",
-        )
+        kinds = "`digits`, FILE.npz, or a folder of class folders of images"
+        raise InputError("data of an unknown kind", file=path, expected=kinds)
     return load_npz(path, options)
 
 
@@ -73,11 +74,9 @@ def load_npz(path: Path, options: DataOptions) -> Dataset:
             keys = _PARTS if set(_PARTS) <= set(found) else _WHOLE
             if not set(keys) <= set(found):
                 raise InputError(
-                    "arrays are missing",
-                    file=path,
+                    "arrays are missing", file=path, found=", ".join(found) or "none",
                     expected="x, y or x_train, y_train, x_test, y_test",
-                    found=", ".join(found) or "none",
-                )
+                )  # fmt: skip
             arrays = [_array_of(path, archive, key) for key in keys]
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise InputError(f"not a readable npz file: {error}", file=path) from error
@@ -113,32 +112,26 @@ def load_image_folder(root: Path, options: DataOptions) -> Dataset:
     """
     has_parts = (root / "train").is_dir() and (root / "test").is_dir()
     folders = [root / "train", root / "test"] if has_parts else [root]
-    names = _class_names(folders[0])
+    names = [path.name for path in _subfolders(folders[0])]
+    if len(names) < 2:
+        raise InputError(
+            "no classes", file=folders[0], found=f"{len(names)} folders",
+            expected="a folder of images for each class",
+        )  # fmt: skip
     parts = [_labelled_files(folder, names) for folder in folders]
-    is_grey = _are_grey(path for files, _ in parts for path in files)
+    is_grey = all(_is_grey(path) for files, _ in parts for path in files)
     arrays = [
         (_read_all(files, is_grey, options.image_size), np.asarray(labels, np.int32))
         for files, labels in parts
     ]
-    return make_dataset(
-        str(root), arrays[0], arrays[1] if has_parts else None, options,
-        ("train", "train", "test", "test"), names,
-    )  # fmt: skip
+    test = arrays[1] if has_parts else None
+    keys = ("train", "train", "test", "test")
+    return make_dataset(str(root), arrays[0], test, options, keys, names)
 
 
 def _subfolders(folder: Path) -> list[Path]:
     paths = sorted(folder.iterdir())
     return [path for path in paths if path.is_dir() and not path.name.startswith(".")]
-
-
-def _class_names(folder: Path) -> list[str]:
-    names = [path.name for path in _subfolders(folder)]
-    if len(names) < 2:
-        raise InputError(
-            "no classes", file=folder, expected="a folder of images for each class",
-            found=f"{len(names)} folders",
-        )  # fmt: skip
-    return names
 
 
 def _labelled_files(folder: Path, names: list[str]) -> tuple[list[Path], list[int]]:
@@ -154,31 +147,31 @@ def _labelled_files(folder: Path, names: list[str]) -> tuple[list[Path], list[in
     return files, labels
 
 
-def _are_grey(files: Iterable[Path]) -> bool:
-    Image = require("PIL.Image", "train", "A folder of images")
-    for path in files:
-        try:
-            with Image.open(path) as image:
-                if image.mode not in _COLOR_FREE:
-                    return False
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise _unreadable(path, error) from error
-    return True
+def _pillow() -> ModuleType:
+    return require("PIL.Image", "train", "A folder of images")
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image]:
+    pillow = _pillow()
+    try:
+        with pillow.open(path) as image:
+            yield image
+    except (OSError, ValueError, pillow.DecompressionBombError) as error:
+        kind = type(error).__name__
+        raise InputError("not a readable image", file=path, found=kind) from error
+
+
+def _is_grey(path: Path) -> bool:
+    with _opened(path) as image:
+        return image.mode in _COLOR_FREE
 
 
 def _read_all(files: list[Path], is_grey: bool, size: int) -> np.ndarray:
-    Image = require("PIL.Image", "train", "A folder of images")
+    mode, bilinear = "L" if is_grey else "RGB", _pillow().Resampling.BILINEAR
     images = np.empty((len(files), size, size, 1 if is_grey else 3), np.uint8)
     for index, path in enumerate(files):
-        try:
-            with Image.open(path) as image:
-                image = image.convert("L" if is_grey else "RGB")
-                resized = image.resize((size, size), Image.Resampling.BILINEAR)
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise _unreadable(path, error) from error
+        with _opened(path) as image:
+            resized = image.convert(mode).resize((size, size), bilinear)
         images[index] = np.asarray(resized).reshape(images.shape[1:])
     return images
-
-
-def _unreadable(path: Path, error: Exception) -> InputError:
-    return InputError("not a readable image", file=path, found=type(error).__name__)

@@ -10,11 +10,9 @@ import base64
 import dataclasses
 import html
 import importlib.util
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from linsey.app import metrics_log, models
 from linsey.app.config import TrainConfig
@@ -27,7 +25,7 @@ from linsey.checkpoint import durable
 from linsey.extras import install_hint
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem;
@@ -42,6 +40,23 @@ div.wide { overflow-x: auto; } .big { font-size: 1.3rem; font-weight: 600; }
 """
 
 
+@dataclasses.dataclass
+class Scores:
+    """The test accuracies that a run remembers; saved with each checkpoint.
+
+    Attributes:
+        evaluated_at: the last step that was evaluated.
+        accuracy: test accuracy at that step.
+        best_step: the step with the best test accuracy, the first of equals.
+        best_accuracy: its test accuracy.
+    """
+
+    evaluated_at: int = -1
+    accuracy: float = -1.0
+    best_step: int = -1
+    best_accuracy: float = -1.0
+
+
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """The end of a run.
@@ -49,15 +64,13 @@ class Outcome:
     Attributes:
         step: the last step.
         final: evaluation of the last step.
-        best_step: the step with the best test accuracy.
-        best_accuracy: its test accuracy.
+        scores: the accuracies along the way.
         skipped: steps that were not committed because something was not finite.
     """
 
     step: int
     final: Evaluation
-    best_step: int
-    best_accuracy: float
+    scores: Scores
     skipped: int
 
     def headline(self) -> str:
@@ -95,65 +108,47 @@ def write_report(
         outcome: how it ended.
     """
     records = metrics_log.read(folder.metrics)
-    drawing = drawn(
-        folder.curves,
-        "loss and accuracy against steps",
-        lambda path: draw_run(path, records),
-    )
+    headers = ("step", "epoch", "test loss", "test accuracy")
+    names, scores = dataset.class_names, outcome.scores
+    classes = [
+        (name, accuracy, *counts.tolist())
+        for name, accuracy, counts in outcome.final.by_class(names)
+    ]
+    progress = []
+    for record in records:
+        if record["kind"] == "eval":
+            step, epoch, loss = (record[key] for key in ("step", "epoch", "loss"))
+            shown = "not finite" if loss is None else f"{loss:.4f}"
+            accuracy = f"{record['accuracy']:.4f}"
+            progress.append((step, f"{epoch:.2f}", shown, accuracy))
     facts = {**config.identity, **describe_environment()}
     content = page(
         f"{config.model} with {config.norm} normalization on {dataset.name}",
         paragraph(outcome.headline(), "big"),
         paragraph(
-            f"Best test accuracy along the way: {outcome.best_accuracy:.4f} at step "
-            f"{outcome.best_step}. It was chosen on the test part, so it flatters."
+            f"Best test accuracy along the way: {scores.best_accuracy:.4f} at step "
+            f"{scores.best_step}. It was chosen on the test part, so it flatters."
         ),
-        *[paragraph(warning) for warning in outcome.warnings()],
-        heading("Curves"),
-        drawing,
-        heading("Classes"),
-        paragraph("Rows are true classes, columns predicted ones."),
-        _confusion(dataset, outcome.final),
-        heading("Model"),
-        table(models.HEADERS, models.summary_cells(layers)),
-        heading("Options and environment"),
-        table(("option", "value"), facts.items()),
-        heading("Progress"),
-        _history(records),
+        *map(paragraph, outcome.warnings()),
+        section("Curves", draw_run(folder.curves, records)),
+        section(
+            "Classes",
+            paragraph("Rows are true classes, columns predicted ones."),
+            table(("class", "accuracy", *names), classes),
+        ),
+        section("Model", table(models.HEADERS, models.summary_cells(layers))),
+        section("Options and environment", table(("option", "value"), facts.items())),
+        section("Progress", table(headers, progress)),
     )
     durable.write_file(folder.report, content)
 
 
-def _confusion(dataset: Dataset, result: Evaluation) -> str:
-    rows = []
-    shares = result.class_accuracies()
-    for name, counts, share in zip(
-        dataset.class_names, result.confusion, shares, strict=True
-    ):
-        rows.append([name, "" if share is None else f"{share:.4f}", *counts.tolist()])
-    return table(("class", "accuracy", *dataset.class_names), rows)
-
-
-def _history(records: list[Record]) -> str:
-    rows = [
-        (record["step"], f"{record['epoch']:.2f}", _number(record["loss"]),
-         f"{record['accuracy']:.4f}")
-        for record in records
-        if record["kind"] == "eval"
-    ]  # fmt: skip
-    return table(("step", "epoch", "test loss", "test accuracy"), rows)
-
-
-def _number(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.4f}"
-
-
 # -- curves --------------------------------------------------------------------------
 
-Curve = tuple[list[int], list[float]]
 
-
-def curve(records: Sequence[Record], kind: str, key: str) -> Curve:
+def curve(
+    records: Sequence[Record], kind: str, key: str
+) -> tuple[list[int], list[float]]:
     """Return steps and values of one metric, without the values that are missing.
 
     Args:
@@ -164,79 +159,51 @@ def curve(records: Sequence[Record], kind: str, key: str) -> Curve:
     Returns:
         Steps and values.
     """
-    points = [
-        (record["step"], record[key])
-        for record in records
-        if record["kind"] == kind and record.get(key) is not None
-    ]
-    return [step for step, _ in points], [value for _, value in points]
+    found = [r for r in records if r["kind"] == kind and r.get(key) is not None]
+    return [record["step"] for record in found], [record[key] for record in found]
 
 
-def drawn(path: Path, description: str, draw: Callable[[Path], None]) -> str:
+def draw_run(path: Path, records: Sequence[Record]) -> str:
+    """Draw loss and accuracy of one run; returns the image for a page."""
+
+    def draw(panels: Sequence[Axes]) -> None:
+        for axes, key in zip(panels, ("loss", "accuracy"), strict=True):
+            axes.plot(*curve(records, "train", key), label="training", alpha=0.7)
+            axes.plot(*curve(records, "eval", key), label="test", marker=".")
+            axes.set(xlabel="step", ylabel=key)
+            axes.legend()
+        panels[0].set_yscale("log")
+
+    return drawn(path, "loss and accuracy against steps", 2, draw)
+
+
+def drawn(
+    path: Path, description: str, panels: int, draw: Callable[[Sequence[Axes]], None]
+) -> str:
     """Draw curves where matplotlib is installed.
 
     Args:
         path: the PNG file.
         description: what it shows.
-        draw: writes the file.
+        panels: number of plots, side by side.
+        draw: draws into them.
 
     Returns:
         The image for a page, or how to get it.
     """
     if importlib.util.find_spec("matplotlib") is None:
         return paragraph(f"no curves: {install_hint('plot')} draws them")
-    draw(path)
-    return image(path, description)
-
-
-def draw_run(path: Path, records: Sequence[Record]) -> None:
-    """Draw loss and accuracy of one run.
-
-    Args:
-        path: the PNG file.
-        records: the history of the run.
-    """
-    figure, (left, right) = _figure(2)
-    for axes, key in ((left, "loss"), (right, "accuracy")):
-        axes.plot(*curve(records, "train", key), label="training", alpha=0.7)
-        axes.plot(*curve(records, "eval", key), label="test", marker=".")
-        axes.set(xlabel="step", ylabel=key)
-        axes.legend()
-    left.set_yscale("log")
-    _save(figure, path)
-
-
-def draw_comparison(
-    path: Path, groups: Mapping[str, Mapping[str, Sequence[Record]]]
-) -> None:
-    """Draw test accuracy against steps, one panel for each learning rate.
-
-    Args:
-        path: the PNG file.
-        groups: panel title, then label of the run, then its history.
-    """
-    figure, panels = _figure(len(groups))
-    for axes, (title, runs) in zip(panels, groups.items(), strict=True):
-        for label, records in runs.items():
-            axes.plot(*curve(records, "eval", "accuracy"), label=label, marker=".")
-        axes.set(title=title, xlabel="step", ylabel="test accuracy", ylim=(0, 1.02))
-        axes.legend(loc="lower right")
-    _save(figure, path)
-
-
-def _figure(panels: int) -> tuple[Figure, np.ndarray]:
     # Not pyplot: it looks for a display and keeps every figure.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5 * panels, 4), layout="constrained")
-    axes = figure.subplots(1, panels, squeeze=False)[0]
-    for each in axes:
-        each.grid(alpha=0.3)
-    return figure, axes
-
-
-def _save(figure: Figure, path: Path) -> None:
+    row = figure.subplots(1, panels, squeeze=False)[0]
+    for axes in row:
+        axes.grid(alpha=0.3)
+    draw(row)
     figure.savefig(path, format="png", dpi=120)
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f'<img alt="{description}" src="data:image/png;base64,{data}">'
 
 
 # -- pages ---------------------------------------------------------------------------
@@ -262,9 +229,9 @@ def page(title: str, *parts: str) -> bytes:
     ).encode()
 
 
-def heading(text: str) -> str:
-    """Make a section heading."""
-    return f"<h2>{html.escape(text)}</h2>"
+def section(title: str, *parts: str) -> str:
+    """Make a section of a page."""
+    return "\n".join((f"<h2>{html.escape(title)}</h2>", *parts))
 
 
 def paragraph(text: str, style: str = "") -> str:
@@ -281,13 +248,6 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
         f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{body}</tbody></table></div>"
     )
-
-
-def image(path: Path, description: str) -> str:
-    """Put a PNG file into the page."""
-    data = base64.b64encode(path.read_bytes()).decode()
-    text = html.escape(description, quote=True)
-    return f'<img alt="{text}" src="data:image/png;base64,{data}">'
 
 
 def _cell(value: object) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import socket
 import time
@@ -104,22 +105,18 @@ def refuse_occupied(path: Path, resume: bool) -> None:
     Raises:
         InputError: it does; nothing was changed.
     """
-    if (path / CONFIG_FILE).exists():
-        if not resume:
-            raise InputError(
-                "holds a run already", file=path, key="--out",
-                hint="--resume continues it; nothing was changed",
-            )  # fmt: skip
-        return
+    wrong = functools.partial(InputError, file=path, key="--out")
     if path.exists() and not path.is_dir():
-        raise InputError("not a folder", file=path, key="--out")
+        raise wrong("not a folder")
+    names = {entry.name for entry in path.iterdir()} if path.exists() else set()
+    if CONFIG_FILE in names:
+        if not resume:
+            hint = "--resume continues it; nothing was changed"
+            raise wrong("holds a run already", hint=hint)
     # What a kill leaves before the options are saved may stay.
-    ours = (LOCK, durable.TEMPORARY + CONFIG_FILE)
-    if path.exists() and any(entry.name not in ours for entry in path.iterdir()):
-        raise InputError(
-            "the folder is not empty and holds no run", file=path, key="--out",
-            hint="choose another folder; nothing was changed",
-        )  # fmt: skip
+    elif names - {LOCK, durable.TEMPORARY + CONFIG_FILE}:
+        hint = "choose another folder; nothing was changed"
+        raise wrong("the folder is not empty and holds no run", hint=hint)
 
 
 @contextlib.contextmanager
@@ -143,11 +140,9 @@ def lock(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.read(descriptor, 200).decode(errors="replace").strip()
-            raise InputError(
-                f"in use by {holder or 'another process'}",
-                file=folder,
-                hint="wait for it to end, or choose another --out",
-            ) from None
+            problem = f"in use by {holder or 'another process'}"
+            hint = "wait for it to end, or choose another --out"
+            raise InputError(problem, file=folder, hint=hint) from None
         os.ftruncate(descriptor, 0)
         holder = f"process {os.getpid()} on {socket.gethostname()}"
         os.write(descriptor, holder.encode())

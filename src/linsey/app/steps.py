@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from jax import numpy as jnp
 
 from linsey import linen as nn
 from linsey import struct
-from linsey.app.config import OptimizerOptions
+from linsey.app.config import OptimizerOptions, Shape
 from linsey.app.dataset import Dataset, Standardizer
 from linsey.app.devices import Devices
 from linsey.app.terminal import StopRequest
@@ -57,12 +57,11 @@ def make_schedule(options: OptimizerOptions, steps_per_epoch: int) -> optax.Sche
     total = options.epochs * steps_per_epoch
     warmup = min(round(options.warmup_epochs * steps_per_epoch), total - 1)
     remaining = total - warmup
+    drops = {remaining // 2: 0.1, 3 * remaining // 4: 0.1}
     body = {
         "constant": lambda: optax.constant_schedule(options.lr),
         "cosine": lambda: optax.cosine_decay_schedule(options.lr, remaining),
-        "step": lambda: optax.piecewise_constant_schedule(
-            options.lr, {remaining // 2: 0.1, 3 * remaining // 4: 0.1}
-        ),
+        "step": lambda: optax.piecewise_constant_schedule(options.lr, drops),
     }[options.schedule]()
     if warmup == 0:
         return body
@@ -86,10 +85,8 @@ def make_optimizer(
     decay = options.weight_decay
     parts: list[optax.GradientTransformation]
     if options.optimizer == "sgd":
-        parts = [
-            optax.add_decayed_weights(decay, mask=_is_kernel),
-            optax.sgd(schedule, options.momentum, nesterov=True),
-        ]
+        sgd = optax.sgd(schedule, options.momentum, nesterov=True)
+        parts = [optax.add_decayed_weights(decay, mask=_is_kernel), sgd]
     elif options.optimizer == "adam":
         parts = [optax.adam(schedule)]
     else:
@@ -104,10 +101,7 @@ def _is_kernel(params: optax.Params) -> optax.Params:
 
 
 def create_state(
-    options: OptimizerOptions,
-    model: nn.Module,
-    shape: tuple[int, ...],
-    steps_per_epoch: int,
+    options: OptimizerOptions, model: nn.Module, shape: Shape, steps_per_epoch: int
 ) -> TrainState:
     """Initialize a model and its optimizer.
 
@@ -152,12 +146,9 @@ def train_step(
     key = jax.random.fold_in(jax.random.wrap_key_data(state.noise), state.step)
 
     def loss_fn(params: optax.Params) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        variables = {"params": params, "batch_stats": state.batch_stats}
         logits, updates = state.apply_fn(
-            {"params": params, "batch_stats": state.batch_stats},
-            x,
-            True,
-            rngs={"dropout": key},
-            mutable=["batch_stats"],
+            variables, x, True, rngs={"dropout": key}, mutable=["batch_stats"]
         )
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
         return loss, (logits, updates.get("batch_stats", {}))
@@ -170,23 +161,16 @@ def train_step(
         lambda new, old: jnp.where(is_finite, new, old), proposed, state
     )
     skipped = 1 - is_finite.astype(jnp.int32)
-    metrics = {
-        "loss": loss,
-        "correct": jnp.sum(logits.argmax(-1) == y),
-        "skipped": skipped,
-    }
-    return committed.replace(
-        step=state.step + 1, skipped=state.skipped + skipped
-    ), metrics
+    counters = {"step": state.step + 1, "skipped": state.skipped + skipped}
+    correct = jnp.sum(logits.argmax(-1) == y)
+    metrics = {"loss": loss, "correct": correct, "skipped": skipped}
+    return committed.replace(**counters), metrics
 
 
 def _all_finite(tree: object) -> jax.Array:
-    checks = [
-        jnp.isfinite(leaf).all()
-        for leaf in jax.tree.leaves(tree)
-        if jnp.issubdtype(leaf.dtype, jnp.inexact)
-    ]
-    return jnp.stack(checks).all()
+    leaves = jax.tree.leaves(tree)
+    inexact = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in inexact]).all()
 
 
 # -- evaluation ----------------------------------------------------------------------
@@ -241,11 +225,18 @@ class Evaluation:
         """The fraction of right answers."""
         return self.correct / self.count
 
-    def class_accuracies(self) -> list[float | None]:
-        """Return the fraction of right answers in each class that has examples."""
-        totals = self.confusion.sum(axis=1)
-        right = self.confusion.diagonal()
-        return [float(r / n) if n else None for r, n in zip(right, totals, strict=True)]
+    def numbers(self) -> dict[str, float]:
+        """Return what is recorded of it."""
+        return {"loss": self.loss, "accuracy": self.accuracy}
+
+    def by_class(self, names: Iterable[str]) -> Iterator[tuple[str, str, np.ndarray]]:
+        """Yield the name of each class, its accuracy, and what was predicted for it.
+
+        The accuracy is text, empty for a class without examples.
+        """
+        for index, (name, counts) in enumerate(zip(names, self.confusion, strict=True)):
+            count = counts.sum()
+            yield name, f"{counts[index] / count:.4f}" if count else "", counts
 
 
 def evaluate(
@@ -254,7 +245,7 @@ def evaluate(
     standardize: Standardizer,
     devices: Devices,
     stop: StopRequest | None = None,
-) -> Evaluation | None:
+) -> Evaluation:
     """Evaluate on the test part.
 
     Args:
@@ -262,10 +253,13 @@ def evaluate(
         dataset: its test part is used.
         standardize: as in training.
         devices: each batch is split over them.
-        stop: read before each batch.
+        stop: checked before each batch.
 
     Returns:
-        The evaluation, or `None` if it was stopped.
+        The evaluation.
+
+    Raises:
+        Stopped: a signal arrived.
     """
     # Every batch has one shape, so one program serves all; rows beyond the end are
     # zeros whose results are dropped (nothing mixes rows in evaluation).
@@ -274,13 +268,12 @@ def evaluate(
     confusion = np.zeros((classes, classes), np.int64)
     losses = []
     for start in range(0, len(dataset.y_test), size):
-        if stop:
-            return None
+        if stop is not None:
+            stop.check()
         x = standardize(dataset.x_test[start : start + size])
         y = dataset.y_test[start : start + size]
-        loss, predicted = eval_step(
-            state, *devices.put_batch(_padded(x, size), _padded(y, size))
-        )
+        batch = devices.put_batch(_padded(x, size), _padded(y, size))
+        loss, predicted = eval_step(state, *batch)
         losses.append(np.asarray(loss, np.float64)[: len(y)])
         np.add.at(confusion, (y, np.asarray(predicted)[: len(y)]), 1)
     return Evaluation(float(np.concatenate(losses).mean()), confusion)

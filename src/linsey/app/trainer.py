@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
 from pathlib import Path
 
@@ -16,63 +17,41 @@ import jax
 import numpy as np
 
 from linsey import serialization
+from linsey.app import steps
 from linsey.app.config import TrainConfig
 from linsey.app.dataset import Dataset, Standardizer, training_batches
 from linsey.app.devices import Devices, describe_environment
 from linsey.app.metrics_log import MetricsLog
-from linsey.app.models import LayerRow, make_model, summarize, summary_text, total_size
-from linsey.app.report import Outcome, write_report
+from linsey.app.models import make_model, summarize, summary_text, total_size
+from linsey.app.report import Outcome, Scores, write_report
 from linsey.app.run_folder import RunFolder, claim, newest_checkpoint
-from linsey.app.steps import (
-    Evaluation,
-    create_state,
-    evaluate,
-    make_schedule,
-    train_step,
-)
-from linsey.app.terminal import Progress, StopRequest, progress, warn
+from linsey.app.terminal import Progress, Stopped, StopRequest, progress, warn
 from linsey.checkpoint import CheckpointStore, VerifiedCheckpoint, durable
 from linsey.errors import InputError
 
 
-@dataclasses.dataclass
-class Scores:
-    """The test accuracies that a run remembers; saved with each checkpoint.
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """The training steps since the last record of them.
 
     Attributes:
-        evaluated_at: the last step that was evaluated.
-        accuracy: test accuracy at that step.
-        best_step: the step with the best test accuracy, the first of equals.
-        best_accuracy: its test accuracy.
+        metrics: those of each step, which may still be computed.
+        start: when the window was opened, in seconds.
     """
 
-    evaluated_at: int = -1
-    accuracy: float = -1.0
-    best_step: int = -1
-    best_accuracy: float = -1.0
-
-
-class Window:
-    """The training steps since the last record of them."""
-
-    def __init__(self) -> None:
-        self._metrics: list[dict[str, jax.Array]] = []
-        self._start = time.perf_counter()
-
-    def add(self, metrics: dict[str, jax.Array]) -> None:
-        """Take the metrics of a step, which may still be computed."""
-        self._metrics.append(metrics)
+    metrics: list[dict[str, jax.Array]] = dataclasses.field(default_factory=list)
+    start: float = dataclasses.field(default_factory=time.perf_counter)
 
     def summary(self, batch_size: int) -> dict[str, float | None]:
         """Wait for the steps and return their means; the loss of those committed."""
-        steps = [{k: v.item() for k, v in each.items()} for each in self._metrics]
+        steps = [{k: v.item() for k, v in each.items()} for each in self.metrics]
         losses = [each["loss"] for each in steps if not each["skipped"]]
         examples = len(steps) * batch_size
         return {
             "loss": float(np.mean(losses)) if losses else None,
             "accuracy": sum(each["correct"] for each in steps) / examples,
             "skipped": len(steps) - len(losses),
-            "examples_per_second": examples / (time.perf_counter() - self._start),
+            "examples_per_second": examples / (time.perf_counter() - self.start),
         }
 
 
@@ -95,8 +74,9 @@ class Trainer:
         self.devices = Devices()
         self.steps_per_epoch = check_batches(config, dataset, self.devices)
         self.total = config.epochs * self.steps_per_epoch
-        self.model = make_model(config, dataset.shape, len(dataset.class_names))
-        state = create_state(config, self.model, dataset.shape, self.steps_per_epoch)
+        shape, classes = dataset.shape, len(dataset.class_names)
+        self.model = make_model(config, shape, classes)
+        state = steps.create_state(config, self.model, shape, self.steps_per_epoch)
         self.state = self.devices.replicate(state)
         self.standardize = Standardizer.fit(dataset.x_train)
         self.step = 0
@@ -113,15 +93,13 @@ class Trainer:
         """
         metadata = checkpoint.metadata
         if metadata["config_sha256"] != self.config.digest:
-            raise InputError(
-                "checkpoint of another model", file=checkpoint.folder,
-                hint="its options are not those in config.toml of this run",
-            )  # fmt: skip
+            problem = "checkpoint of another model"
+            hint = "its options are not those in config.toml of this run"
+            raise InputError(problem, file=checkpoint.folder, hint=hint)
         if metadata["data"]["sha256"] != self._data_digest:
-            raise InputError(
-                "the data are not those the run began with", file=self.dataset.name,
-                key="--data", hint="start another run with another --out",
-            )  # fmt: skip
+            problem = "the data are not those the run began with"
+            hint = "start another run with another --out"
+            raise InputError(problem, file=self.dataset.name, key="--data", hint=hint)
         restored = checkpoint.restore(serialization.to_state_dict(self.state))
         state = serialization.from_state_dict(self.state, restored)
         self.state = self.devices.replicate(state)
@@ -129,73 +107,66 @@ class Trainer:
         self.scores = Scores(**metadata["cursor"])
         self.step = self._saved_at = checkpoint.step
 
-    def run(self, log: MetricsLog, shown: Progress, stop: StopRequest) -> bool:
+    def run(self, log: MetricsLog, shown: Progress, stop: StopRequest) -> None:
         """Train to the end, or until asked to stop; save in both cases.
 
         Args:
             log: takes a record of every evaluation and of the training loss.
             shown: takes what a person should see.
-            stop: read between any two steps.
+            stop: checked between any two steps.
 
-        Returns:
-            Whether the end was reached.
+        Raises:
+            Stopped: a signal arrived before the end.
         """
         examples, seed = len(self.dataset.x_train), self.config.seed
         batches = training_batches(examples, self.config.batch_size, seed, self.step)
-        while True:
-            if self._is_due(self.config.eval_every):
-                self._evaluate(log, shown, stop)
-            if stop:
-                self._save()
-                return False
-            is_best = self.scores.best_step == self.step
-            if is_best or self._is_due(self.config.checkpoint_every):
-                self._save()
-            if self.step == self.total:
-                return True
-            self._train(next(batches))
-            if self.step % self.config.log_every == 0 or self.step == self.total:
-                self._log_training(log, shown)
+        try:
+            while True:
+                # A run resumed at a step that was evaluated does not do it again.
+                is_new = self.scores.evaluated_at != self.step
+                if is_new and self._is_due(self.config.eval_every):
+                    self._evaluate(log, shown, stop)
+                stop.check()
+                is_best = self.scores.best_step == self.step
+                if is_best or self._is_due(self.config.checkpoint_every):
+                    self._save()
+                if self.step == self.total:
+                    return
+                self._train(next(batches))
+                if self.step % self.config.log_every == 0 or self.step == self.total:
+                    self._log_training(log, shown)
+        except Stopped:
+            self._save()
+            raise
 
-    def evaluate(self, stop: StopRequest | None = None) -> Evaluation | None:
-        """Evaluate the state as it is; return `None` if stopped."""
-        return evaluate(self.state, self.dataset, self.standardize, self.devices, stop)
+    def evaluate(self, stop: StopRequest | None = None) -> steps.Evaluation:
+        """Evaluate the state as it is."""
+        data, devices = self.dataset, self.devices
+        return steps.evaluate(self.state, data, self.standardize, devices, stop)
 
     def _is_due(self, every: int) -> bool:
-        return self.step % (every or self.steps_per_epoch) == 0 or (
-            self.step == self.total
-        )
+        interval = every or self.steps_per_epoch
+        return self.step % interval == 0 or self.step == self.total
 
     def _train(self, batch: np.ndarray) -> None:
         x = self.standardize(self.dataset.x_train[batch])
-        y = self.dataset.y_train[batch]
-        self.state, metrics = train_step(self.state, *self.devices.put_batch(x, y))
-        self._window.add(metrics)
+        shards = self.devices.put_batch(x, self.dataset.y_train[batch])
+        self.state, metrics = steps.train_step(self.state, *shards)
+        self._window.metrics.append(metrics)
         self.step += 1
 
     def _log_training(self, log: MetricsLog, shown: Progress) -> None:
         summary = self._window.summary(self.config.batch_size)
-        schedule = make_schedule(self.config, self.steps_per_epoch)
-        log.write(
-            "train",
-            self.step,
-            epoch=self.step / self.steps_per_epoch,
-            learning_rate=np.asarray(schedule(self.step - 1)).item(),
-            **summary,
-        )
+        schedule = steps.make_schedule(self.config, self.steps_per_epoch)
+        rate = np.asarray(schedule(self.step - 1)).item()
+        epoch = self.step / self.steps_per_epoch
+        log.write("train", self.step, epoch=epoch, learning_rate=rate, **summary)
         shown.advance(self.step, summary["loss"])
         self._window = Window()
 
     def _evaluate(self, log: MetricsLog, shown: Progress, stop: StopRequest) -> None:
-        if self.scores.evaluated_at == self.step:
-            return  # resumed from a checkpoint that was evaluated
-        result = self.evaluate(stop)
-        if result is None:
-            return
-        epoch = self.step / self.steps_per_epoch
-        log.write(
-            "eval", self.step, epoch=epoch, loss=result.loss, accuracy=result.accuracy
-        )
+        result, epoch = self.evaluate(stop), self.step / self.steps_per_epoch
+        log.write("eval", self.step, epoch=epoch, **result.numbers())
         shown.say(
             f"step {self.step:>6}/{self.total}  epoch {epoch:6.2f}  "
             f"test loss {result.loss:.4f}  test accuracy {result.accuracy:.4f}"
@@ -237,16 +208,12 @@ def check_batches(config: TrainConfig, dataset: Dataset, devices: Devices) -> in
         InputError: they do not.
     """
     size, examples = config.batch_size, len(dataset.x_train)
+    wrong = functools.partial(InputError, key="--batch-size", found=size)
     if size % devices.count:
-        raise InputError(
-            "does not divide over the devices", key="--batch-size",
-            expected=f"a multiple of {devices.count}", found=size,
-        )  # fmt: skip
+        expected = f"a multiple of {devices.count}"
+        raise wrong("does not divide over the devices", expected=expected)
     if size > examples:
-        raise InputError(
-            "larger than the training data", key="--batch-size",
-            expected=f"at most {examples}", found=size,
-        )  # fmt: skip
+        raise wrong("larger than the training data", expected=f"at most {examples}")
     return examples // size
 
 
@@ -255,7 +222,7 @@ def check_batches(config: TrainConfig, dataset: Dataset, devices: Devices) -> in
 
 def train_run(
     config: TrainConfig, dataset: Dataset, path: Path, stop: StopRequest
-) -> Outcome | None:
+) -> Outcome:
     """Train, or go on training, and write everything into a folder.
 
     Args:
@@ -265,76 +232,54 @@ def train_run(
         stop: asks the run to save and end.
 
     Returns:
-        The outcome, or `None` if it was stopped.
+        The outcome.
 
     Raises:
         InputError: options, data, folder or checkpoint do not fit.
+        Stopped: a signal arrived before the end.
     """
     # Whatever can be wrong with model and data shows before the folder is touched.
     trainer = Trainer(config, dataset, RunFolder(path).checkpoints)
     layers = summarize(trainer.model, dataset.shape, config.batch_size)
     with claim(path, config) as folder:
-        checkpoint = _newest(config, folder)
-        if checkpoint is not None:
-            trainer.restore(checkpoint)
-            _warn_of_changes(checkpoint)
-        _introduce(config, dataset, folder, layers)
+        kind = "resume" if _resume(trainer) else "start"
+        durable.write_file(folder.summary, (summary_text(layers) + "\n").encode())
+        here = describe_environment()
+        title = f"{config.model}, norm {config.norm}, lr {config.lr:g}"
+        print(
+            f"{title}: {total_size(layers, 'params'):,} parameters and "
+            f"{total_size(layers, 'batch_stats'):,} statistics (see {folder.summary})\n"
+            f"{dataset.name}: {len(dataset.y_train)} examples to train on, "
+            f"{len(dataset.y_test)} to test on, {len(dataset.class_names)} classes; "
+            f"{here['devices']} x {here['device']}, {here['threads']} threads",
+            flush=True,
+        )
         tensorboard = folder.tensorboard if config.tensorboard else None
         with contextlib.closing(MetricsLog(folder.metrics, tensorboard)) as log:
-            kind = "start" if checkpoint is None else "resume"
-            log.write(kind, trainer.step, **describe_environment())
-            title = f"{config.model}, norm {config.norm}, lr {config.lr:g}"
+            log.write(kind, trainer.step, **here)
             with progress(title, trainer.step, trainer.total, config.plain) as shown:
-                if not trainer.run(log, shown, stop):
-                    return None
-            outcome = _outcome(trainer)
-            final = {"loss": outcome.final.loss, "accuracy": outcome.final.accuracy}
-            log.write("final", trainer.step, **final, skipped=outcome.skipped)
+                trainer.run(log, shown, stop)
+            final, skipped = trainer.evaluate(), int(trainer.state.skipped)
+            log.write("final", trainer.step, **final.numbers(), skipped=skipped)
+        outcome = Outcome(trainer.step, final, trainer.scores, skipped)
         write_report(folder, config, dataset, layers, outcome)
     return outcome
 
 
-def _introduce(
-    config: TrainConfig, dataset: Dataset, folder: RunFolder, layers: list[LayerRow]
-) -> None:
-    """Say what is about to run, and where."""
-    durable.write_file(folder.summary, (summary_text(layers) + "\n").encode())
-    here = describe_environment()
-    print(
-        f"{config.model}, norm {config.norm}, lr {config.lr:g}: "
-        f"{total_size(layers, 'params'):,} parameters and "
-        f"{total_size(layers, 'batch_stats'):,} statistics (see {folder.summary})\n"
-        f"{dataset.name}: {len(dataset.y_train)} examples to train on, "
-        f"{len(dataset.y_test)} to test on, {len(dataset.class_names)} classes; "
-        f"{here['devices']} x {here['device']}, {here['threads']} threads",
-        flush=True,
-    )
-
-
-def _newest(config: TrainConfig, folder: RunFolder) -> VerifiedCheckpoint | None:
-    if config.fallback:
-        for reason in folder.checkpoints.discard_damaged():
+def _resume(trainer: Trainer) -> bool:
+    """Go to the newest checkpoint of the run; return whether there is one."""
+    if trainer.config.fallback:
+        for reason in trainer.store.discard_damaged():
             warn(f"put aside: {reason}")
-    return newest_checkpoint(folder.checkpoints)
-
-
-def _warn_of_changes(checkpoint: VerifiedCheckpoint) -> None:
-    before, now = checkpoint.metadata["environment"], describe_environment()
-    for name, value in before.items():
-        if now.get(name) != value:
+    checkpoint = newest_checkpoint(trainer.store)
+    if checkpoint is None:
+        return False
+    trainer.restore(checkpoint)
+    now = describe_environment()
+    for name, before in checkpoint.metadata["environment"].items():
+        if now.get(name) != before:
             warn(
-                f"{name} changed from {value} to {now.get(name)} since the checkpoint "
+                f"{name} changed from {before} to {now.get(name)} since the checkpoint "
                 "was written: the run goes on, but its bits may differ"
             )
-
-
-def _outcome(trainer: Trainer) -> Outcome:
-    final = trainer.evaluate()
-    assert final is not None  # nothing could stop it
-    return Outcome(
-        trainer.step,
-        final,
-        trainer.scores.best_step,
-        trainer.scores.best_accuracy,
-        int(trainer.state.skipped),
-    )
+    return True

@@ -8,6 +8,7 @@ fsync the folder. Only then is the write reported as done.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -91,11 +92,8 @@ def write_file(path: Path, content: bytes) -> None:
 
 def unused(path: Path) -> Path:
     """Return a path, numbered if something has that name already."""
-    candidate, number = path, 1
-    while candidate.exists():
-        number += 1
-        candidate = path.with_name(f"{path.name}-{number}")
-    return candidate
+    numbered = (path.with_name(f"{path.name}-{n}") for n in itertools.count(2))
+    return next(p for p in itertools.chain([path], numbered) if not p.exists())
 
 
 def remove_folder(folder: Path) -> None:

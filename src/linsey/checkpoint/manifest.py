@@ -63,12 +63,9 @@ def verify_manifest(folder: Path) -> dict[str, Any]:
             raise InputError("a file of the manifest is missing", file=folder / name)
         found = _fingerprint(folder / name, expected["bytes"])
         if found != expected:
-            raise InputError(
-                "the file is not the one that was written",
-                file=folder / name,
-                expected=_described(expected),
-                found=_described(found),
-            )
+            problem = "the file is not the one that was written"
+            stated = {"expected": _described(expected), "found": _described(found)}
+            raise InputError(problem, file=folder / name, **stated)
     return record
 
 
@@ -81,14 +78,10 @@ def _read(path: Path) -> dict[str, Any]:
     if not separator or tail != _hash(body) + _END:
         raise InputError("the manifest does not match its own hash", file=path)
     record = json.loads(body + b"\n}")
-    if record["format"] != FORMAT:
-        raise InputError(
-            "written in another format",
-            file=path,
-            expected=FORMAT,
-            found=record["format"],
-            hint="use the version of linsey that wrote it",
-        )
+    if (found := record["format"]) != FORMAT:
+        problem = "written in another format"
+        hint = "use the version of linsey that wrote it"
+        raise InputError(problem, file=path, expected=FORMAT, found=found, hint=hint)
     return record
 
 
@@ -118,10 +111,8 @@ def _fingerprint(path: Path, expected_bytes: int | None = None) -> Fingerprint:
     if expected_bytes is not None and size != expected_bytes:
         return {"bytes": size, "sha256": "not computed"}
     with open(path, "rb") as file:
-        return {
-            "bytes": size,
-            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
-        }
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": size, "sha256": sha256}
 
 
 def _described(fingerprint: Fingerprint) -> str:

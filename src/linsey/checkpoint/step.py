@@ -20,6 +20,7 @@ from linsey.checkpoint import durable, manifest
 from linsey.errors import InputError
 from linsey.extras import require
 
+Nested = Mapping[str, object]
 STATE = "state"
 MAX_RANK = 32
 
@@ -61,7 +62,7 @@ class VerifiedCheckpoint:
     metadata: dict[str, Any]
     arrays: dict[str, ArraySpec]
 
-    def restore(self, template: Mapping[str, object]) -> dict[str, Any]:
+    def restore(self, template: Nested) -> dict[str, Any]:
         """Read the arrays, if they are exactly those of the template.
 
         Args:
@@ -75,11 +76,9 @@ class VerifiedCheckpoint:
         """
         expected = {k: ArraySpec.of(v) for k, v in flatten(template).items()}
         if differences := list(_differences(expected, self.arrays)):
-            raise InputError(
-                "checkpoint of another model: " + "; ".join(differences),
-                file=self.folder,
-                hint="use the options the checkpoint was written with",
-            )
+            problem = "checkpoint of another model: " + "; ".join(differences)
+            hint = "use the options the checkpoint was written with"
+            raise InputError(problem, file=self.folder, hint=hint)
         return _shaped_like(template, flatten(self.read()))
 
     def read(self) -> dict[str, Any]:
@@ -92,19 +91,12 @@ class VerifiedCheckpoint:
             try:
                 return checkpointer.restore(self.folder.resolve() / STATE)
             except Exception as error:
-                raise InputError(
-                    f"verified, but Orbax cannot read it: {error}",
-                    file=self.folder,
-                    hint="install the orbax-checkpoint version that wrote it",
-                ) from error
+                problem = f"verified, but Orbax cannot read it: {error}"
+                hint = "install the orbax-checkpoint version that wrote it"
+                raise InputError(problem, file=self.folder, hint=hint) from error
 
 
-def write_checkpoint(
-    folder: Path,
-    step: int,
-    tree: Mapping[str, object],
-    metadata: Mapping[str, object],
-) -> None:
+def write_checkpoint(folder: Path, step: int, tree: Nested, metadata: Nested) -> None:
     """Write a checkpoint: when this returns it is on the disk, complete.
 
     Args:
@@ -116,17 +108,13 @@ def write_checkpoint(
     Raises:
         OSError: there is a folder of that name, or the disk refused.
     """
-    orbax = _orbax()
-    host_tree = _to_host(tree)
+    orbax, stored = _orbax(), _storable(tree)
     with durable.replacing(folder) as temporary:
         temporary.mkdir()
         with orbax.PyTreeCheckpointer() as checkpointer:
-            checkpointer.save(temporary.resolve() / STATE, _storable(host_tree))
-        arrays = {
-            name: dataclasses.asdict(ArraySpec.of(array))
-            for name, array in flatten(host_tree).items()
-        }
-        header = {"step": step, "metadata": metadata, "arrays": arrays}
+            checkpointer.save(temporary.resolve() / STATE, stored)
+        specs = {k: vars(ArraySpec.of(np.asarray(v))) for k, v in flatten(tree).items()}
+        header = {"step": step, "metadata": metadata, "arrays": specs}
         manifest.write_manifest(temporary, header)
 
 
@@ -145,16 +133,14 @@ def open_checkpoint(folder: Path) -> VerifiedCheckpoint:
     if not folder.is_dir():
         raise InputError("no such checkpoint", file=folder)
     record = manifest.verify_manifest(folder)
-    arrays = {
-        name: ArraySpec(tuple(spec["shape"]), spec["dtype"])
-        for name, spec in record["arrays"].items()
-    }
+    specs = record["arrays"].items()
+    arrays = {k: ArraySpec(tuple(spec["shape"]), spec["dtype"]) for k, spec in specs}
     if any(len(spec.shape) > MAX_RANK for spec in arrays.values()):
         raise InputError(f"an array of more than {MAX_RANK} axes", file=folder)
     return VerifiedCheckpoint(folder, record["step"], record["metadata"], arrays)
 
 
-def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Nested, prefix: str = "") -> dict[str, Any]:
     """Name each leaf of nested dictionaries by its path.
 
     Example:
@@ -174,19 +160,12 @@ def _orbax() -> Any:
     return require("orbax.checkpoint", "train", "A checkpoint")
 
 
-def _to_host(tree: Mapping[str, object]) -> dict[str, Any]:
+def _storable(tree: Nested) -> dict[str, Any]:
+    """The arrays on the host, without empty ones: Orbax refuses those."""
     return {
-        key: _to_host(value) if isinstance(value, dict) else np.asarray(value)
+        key: _storable(value) if isinstance(value, dict) else np.asarray(value)
         for key, value in tree.items()
-    }
-
-
-def _storable(tree: dict[str, Any]) -> dict[str, Any]:
-    # Orbax refuses arrays without elements; their shape is in the manifest.
-    return {
-        key: _storable(value) if isinstance(value, dict) else value
-        for key, value in tree.items()
-        if isinstance(value, dict) or value.size
+        if isinstance(value, dict) or np.asarray(value).size
     }
 
 

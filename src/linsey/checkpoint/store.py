@@ -10,15 +10,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from linsey.checkpoint import durable
-from linsey.checkpoint.step import (
-    VerifiedCheckpoint,
-    open_checkpoint,
-    write_checkpoint,
-)
+from linsey.checkpoint.step import VerifiedCheckpoint, open_checkpoint, write_checkpoint
 from linsey.errors import InputError
 
 _STEP = re.compile(r"step_(\d{8,})")
@@ -85,11 +81,9 @@ class CheckpointStore:
             InputError: there is no such step, or its bytes changed.
         """
         if step not in self.steps():
+            steps = f"one of {self.steps()}"
             raise InputError(
-                "no such step",
-                file=self.folder,
-                expected=f"one of {self.steps()}",
-                found=step,
+                "no such step", file=self.folder, expected=steps, found=step
             )
         return open_checkpoint(self.path(step))
 
@@ -106,16 +100,13 @@ class CheckpointStore:
             return self.open(steps[-1])
         except InputError as error:
             intact = self.newest_intact()
-            hint = (
-                "no older step is intact"
-                if intact is None
-                else f"step {intact} is intact: `discard_damaged` goes back to it"
-            )
+            hint = f"step {intact} is intact: `discard_damaged` goes back to it"
+            hint = "no older step is intact" if intact is None else hint
             raise error.with_hint(hint) from error
 
     def newest_intact(self) -> int | None:
         """Return the newest step that verifies; `None` if there is none."""
-        return self._last_intact(self.steps())
+        return next(filter(self._is_intact, reversed(self.steps())), None)
 
     def discard_damaged(self) -> list[InputError]:
         """Put aside damaged steps that are newer than the newest intact one.
@@ -146,15 +137,13 @@ class CheckpointStore:
         steps = self.steps()
         doomed = [step for step in steps if step not in keep]
         kept = [step for step in steps if step in keep]
-        if doomed and self._last_intact(kept) is not None:
+        if doomed and any(map(self._is_intact, reversed(kept))):
             for step in doomed:
                 durable.remove_folder(self.path(step))
 
-    def _last_intact(self, steps: Sequence[int]) -> int | None:
-        for step in reversed(steps):
-            try:
-                self.open(step)
-            except InputError:
-                continue
-            return step
-        return None
+    def _is_intact(self, step: int) -> bool:
+        try:
+            self.open(step)
+        except InputError:
+            return False
+        return True

@@ -10,8 +10,7 @@ from jax.typing import ArrayLike
 
 from linsey.errors import ShapeError
 from linsey.extras import require
-
-__all__ = ["SummaryWriter"]
+from linsey.traverse_util import flatten_dict
 
 
 class SummaryWriter:
@@ -31,13 +30,10 @@ class SummaryWriter:
         tensorboard = require("tensorboardX", "tensorboard", "`SummaryWriter`")
         self._writer = tensorboard.SummaryWriter(os.fspath(log_dir))
         self._auto_flush = auto_flush
-        self._closed = False
 
     def close(self) -> None:
         """Write what is left and close the file; twice does no harm."""
-        if not self._closed:
-            self._writer.close()
-            self._closed = True
+        self._writer.close()
 
     def flush(self) -> None:
         """Write what is left."""
@@ -159,17 +155,9 @@ class SummaryWriter:
         Args:
             hparams: their names and values; nested ones are joined with `.`.
         """
-        flat = {}
-
-        def collect(prefix: str, values: Mapping[str, object]) -> None:
-            for key, value in values.items():
-                if isinstance(value, Mapping):
-                    collect(f"{prefix}{key}.", value)
-                elif isinstance(value, bool | int | float | str):
-                    flat[f"{prefix}{key}"] = value
-                else:
-                    flat[f"{prefix}{key}"] = str(value)
-
-        collect("", hparams)
+        flat: dict[str, bool | int | float | str] = {}
+        for path, value in flatten_dict(hparams).items():
+            is_plain = isinstance(value, bool | int | float | str)
+            flat[".".join(map(str, path))] = value if is_plain else str(value)
         self._writer.add_hparams(flat, {})
         self._done()

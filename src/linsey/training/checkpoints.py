@@ -21,12 +21,15 @@ Example:
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import importlib.util
+import itertools
 import math
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
@@ -42,18 +45,6 @@ from linsey.training import orbax_utils
 
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp
-
-__all__ = [
-    "AsyncManager",
-    "available_steps",
-    "convert_pre_linen",
-    "latest_checkpoint",
-    "natural_sort",
-    "restore_checkpoint",
-    "safe_normpath",
-    "save_checkpoint",
-    "save_checkpoint_multiprocess",
-]
 
 SIGNED_FLOAT_RE = re.compile(r"([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)")
 UNSIGNED_FLOAT_RE = re.compile(r"[-+]?((?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)")
@@ -103,8 +94,8 @@ def natural_sort(file_list: Iterable[str], signed: bool = True) -> list[str]:
     number = SIGNED_FLOAT_RE if signed else UNSIGNED_FLOAT_RE
 
     def key(name: str) -> list[float | str]:
-        parts = number.split(name)
-        return [float(p) if i % 2 else p for i, p in enumerate(parts)]
+        parts = enumerate(number.split(name))
+        return [float(part) if i % 2 else part for i, part in parts]
 
     return sorted(file_list, key=key)
 
@@ -122,7 +113,7 @@ def safe_normpath(path: str) -> str:
 
 
 def _checkpoint_path(ckpt_dir: Path, step: float, prefix: str) -> str:
-    return os.path.join(os.fspath(ckpt_dir), f"{prefix}{step}")
+    return safe_normpath(os.path.join(os.fspath(ckpt_dir), f"{prefix}{step}"))
 
 
 def _all_checkpoints(ckpt_dir: Path, prefix: str) -> list[str]:
@@ -205,15 +196,22 @@ def save_checkpoint(
     """
     if async_manager is not None:
         async_manager.wait_previous_save()
-    path = safe_normpath(_checkpoint_path(ckpt_dir, step, prefix))
-    newer = _newer(path, _all_checkpoints(ckpt_dir, prefix))
+    path = _checkpoint_path(ckpt_dir, step, prefix)
+    existing = _all_checkpoints(ckpt_dir, prefix)
+    order = natural_sort({*existing, path})
+    newer = [p for p in order[order.index(path) :] if p in existing]  # or the same step
     if newer and not overwrite:
         raise InvalidCheckpointError(path, step)
     io.makedirs(os.path.dirname(path))
-    if orbax_checkpointer is not None or _uses_orbax():
-        write = _orbax_writer(path, target, orbax_checkpointer)
+    has_orbax = importlib.util.find_spec("orbax") is not None
+    if orbax_checkpointer or (has_orbax and config.use_orbax_checkpointing):
+        writer = orbax_checkpointer or _orbax().PyTreeCheckpointer()
+        save_args = orbax_utils.save_args_from_target(target)
+        absolute = _absolute(path)
+        write = functools.partial(writer.save, absolute, target, save_args=save_args)
     else:
-        write = _bytes_writer(path, target, prefix)
+        # Copies the arrays to the host, before a thread writes.
+        write = functools.partial(_write_bytes, path, to_bytes(target), prefix)
 
     def save() -> None:
         if path in newer:
@@ -262,47 +260,20 @@ def save_checkpoint_multiprocess(
         The path of the checkpoint.
     """
     del gda_manager
-    return save_checkpoint(
-        ckpt_dir,
-        target,
-        step,
-        prefix,
-        keep,
-        overwrite,
-        keep_every_n_steps,
-        async_manager,
-        orbax_checkpointer,
-    )
+    options = prefix, keep, overwrite, keep_every_n_steps, async_manager
+    return save_checkpoint(ckpt_dir, target, step, *options, orbax_checkpointer)
 
 
-def _uses_orbax() -> bool:
-    installed = importlib.util.find_spec("orbax") is not None
-    return installed and config.use_orbax_checkpointing
-
-
-def _orbax_writer(
-    path: str, target: object, checkpointer: ocp.Checkpointer | None
-) -> Callable[[], None]:
-    writer = checkpointer or _orbax().PyTreeCheckpointer()
-    save_args = orbax_utils.save_args_from_target(target)
-    return lambda: writer.save(_absolute(path), target, save_args=save_args)
-
-
-def _bytes_writer(path: str, target: object, prefix: str) -> Callable[[], None]:
-    content = to_bytes(target)  # copies the arrays to the host, before a thread writes
-
-    def write() -> None:
-        if jax.process_index():
-            return
-        if io.io_mode is io.BackendMode.DEFAULT:
-            durable.write_file(pathlib.Path(path), content)
-            return
-        partial = os.path.join(os.path.dirname(path), f"{prefix}tmp")
-        with io.GFile(partial, "wb") as file:
-            file.write(content)
-        io.rename(partial, path, overwrite=True)
-
-    return write
+def _write_bytes(path: str, content: bytes, prefix: str) -> None:
+    if jax.process_index():
+        return
+    if io.io_mode is io.BackendMode.DEFAULT:
+        durable.write_file(pathlib.Path(path), content)
+        return
+    partial = os.path.join(os.path.dirname(path), f"{prefix}tmp")
+    with io.GFile(partial, "wb") as file:
+        file.write(content)
+    io.rename(partial, path, overwrite=True)
 
 
 def _orbax() -> Any:
@@ -311,12 +282,6 @@ def _orbax() -> Any:
 
 def _absolute(path: str) -> str:
     return path if "://" in path else os.path.abspath(path)
-
-
-def _newer(path: str, paths: list[str]) -> list[str]:
-    """List the checkpoints of the step of a path and of later ones."""
-    order = natural_sort({*paths, path})
-    return [p for p in order[order.index(path) :] if p in paths]
 
 
 def _prune(ckpt_dir: Path, prefix: str, keep: int, every: int | None) -> None:
@@ -376,7 +341,7 @@ def restore_checkpoint(
     del parallel, gda_manager, allow_partial_mpa_restoration
     folder = safe_normpath(os.fspath(ckpt_dir))
     if step is not None:
-        path = safe_normpath(_checkpoint_path(folder, step, prefix))
+        path = _checkpoint_path(folder, step, prefix)
         if not io.exists(path):
             raise OptionError(
                 f"Matching checkpoint not found: {path}",
@@ -393,7 +358,14 @@ def restore_checkpoint(
     else:
         path = folder
     if io.isdir(path):
-        return _read_orbax(path, target, orbax_checkpointer, orbax_transforms)
+        reader = orbax_checkpointer or _orbax().PyTreeCheckpointer()
+        if target is None:
+            return reader.restore(_absolute(path))
+        args = orbax_utils.restore_args_from_target(target)
+        transforms = orbax_transforms or {}
+        return reader.restore(
+            _absolute(path), item=target, restore_args=args, transforms=transforms
+        )
     with io.GFile(path, "rb") as file:
         state = msgpack_restore(file.read())
     return state if target is None else from_state_dict(target, state)
@@ -403,23 +375,6 @@ def _is_orbax(path: str) -> bool:
     """Tell whether a folder is itself a checkpoint."""
     marks = ("checkpoint", "manifest.ocdbt", "_METADATA", "_CHECKPOINT_METADATA")
     return any(io.exists(os.path.join(path, mark)) for mark in marks)
-
-
-def _read_orbax(
-    path: str,
-    target: object,
-    checkpointer: ocp.Checkpointer | None,
-    transforms: dict[str, object] | None,
-) -> Any:
-    reader = checkpointer or _orbax().PyTreeCheckpointer()
-    if target is None:
-        return reader.restore(_absolute(path))
-    return reader.restore(
-        _absolute(path),
-        item=target,
-        restore_args=orbax_utils.restore_args_from_target(target),
-        transforms=orbax_utils.maybe_construct_transformations(target, transforms),
-    )
 
 
 # -- older layouts -------------------------------------------------------------------
@@ -445,14 +400,10 @@ def convert_pre_linen(params: Params) -> Params | Mapping[str, object]:
         return freeze(convert_pre_linen(params.unfreeze()))
     if not isinstance(params, dict):
         return params
-    counts: dict[str, int] = {}
+    numbers: dict[str, Iterator[int]] = defaultdict(itertools.count)
     renamed = {}
     for name in natural_sort(params):
         match = MODULE_NUM_RE.match(name)
-        new = name
-        if match is not None:
-            number = counts.get(match[1], 0)
-            counts[match[1]] = number + 1
-            new = f"{match[1]}_{number}"
+        new = f"{match[1]}_{next(numbers[match[1]])}" if match else name
         renamed[new] = convert_pre_linen(params[name])
     return renamed

@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-__all__ = ["get_metrics", "onehot", "shard", "shard_prng_key", "stack_forest"]
-
 Tree = TypeVar("Tree")
 
 

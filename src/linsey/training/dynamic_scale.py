@@ -11,8 +11,6 @@ from jax import lax
 
 from linsey import struct
 
-__all__ = ["DynamicScale", "DynamicScaleResult"]
-
 
 class DynamicScaleResult(NamedTuple):
     """What a function made by `DynamicScale.value_and_grad` returns."""
@@ -82,21 +80,15 @@ class DynamicScale(struct.PyTreeNode):
 
         def scaled(*args: object) -> object:
             value = fun(*args)
-            if has_aux:
-                return self.scale * value[0], value[1]
-            return self.scale * value
+            return (self.scale * value[0], value[1]) if has_aux else self.scale * value
 
         differentiated = jax.value_and_grad(scaled, argnums, has_aux)
 
         def value_and_grad(*args: object) -> DynamicScaleResult:
             value, grad = differentiated(*args)
-            if has_aux:
-                aux = (value[0] / self.scale, value[1])
-            else:
-                aux = value / self.scale
-            grad = jax.tree.map(
-                lambda g: jnp.asarray(g, jnp.float32) / self.scale, grad
-            )
+            scale = self.scale
+            aux = (value[0] / scale, value[1]) if has_aux else value / scale
+            grad = jax.tree.map(lambda g: jnp.asarray(g, jnp.float32) / scale, grad)
             if axis_name is not None:
                 grad = lax.pmean(grad, axis_name)
             finite = jnp.array(True)

@@ -38,7 +38,7 @@ class EarlyStopping(struct.PyTreeNode):
     def reset(self) -> EarlyStopping:
         """Forget what was seen."""
         return self.replace(
-            best_metric=float("inf"),
+            best_metric=math.inf,
             patience_count=0,
             should_stop=False,
             has_improved=False,

@@ -38,12 +38,7 @@ def create_constant_learning_rate_schedule(
         >>> float(rate(5)), float(rate(20))
         (0.25, 0.5)
     """
-
-    def rate(step: Number) -> float:
-        del step
-        return base_learning_rate
-
-    return _with_warmup(rate, steps_per_epoch, warmup_length)
+    return _with_warmup(lambda step: base_learning_rate, steps_per_epoch, warmup_length)
 
 
 def create_stepped_learning_rate_schedule(

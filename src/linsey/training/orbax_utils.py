@@ -11,13 +11,6 @@ from jax.sharding import Mesh, NamedSharding
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp
 
-__all__ = [
-    "is_multi_device_array",
-    "maybe_construct_transformations",
-    "restore_args_from_target",
-    "save_args_from_target",
-]
-
 Transforms = TypeVar("Transforms")
 
 

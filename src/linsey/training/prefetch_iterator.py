@@ -70,7 +70,9 @@ class PrefetchIterator(Generic[Element]):
                 with self._changed:
                     self._ready.append(element)
                     self._changed.notify_all()
-                    self._changed.wait_for(self._may_go_on)
+                    self._changed.wait_for(
+                        lambda: self._is_closed or len(self._ready) < self._size
+                    )
                     if self._is_closed:
                         return
         except BaseException as error:
@@ -79,6 +81,3 @@ class PrefetchIterator(Generic[Element]):
             with self._changed:
                 self._has_ended = True
                 self._changed.notify_all()
-
-    def _may_go_on(self) -> bool:
-        return self._is_closed or len(self._ready) < self._size

@@ -66,19 +66,16 @@ class TrainState(struct.PyTreeNode):
         """
         import optax
 
-        params = _optimized(self.params)
-        updates, opt_state = self.tx.update(
-            _optimized(grads) if params is not self.params else grads,
-            self.opt_state,
-            params,
-        )
+        whole, params = self.params, _optimized(self.params)
+        optimized_grads = grads if params is whole else _optimized(grads)
+        updates, opt_state = self.tx.update(optimized_grads, self.opt_state, params)
         new_params = optax.apply_updates(params, updates)
-        if params is not self.params:
+        if params is not whole:
             overwritten = grads[OVERWRITE_WITH_GRADIENT]
-            new_params = _like(
-                self.params,
-                {"params": new_params, OVERWRITE_WITH_GRADIENT: overwritten},
-            )
+            new = {"params": new_params, OVERWRITE_WITH_GRADIENT: overwritten}
+            # A mapping of the same kind, so that the structure of the state stays.
+            is_frozen = isinstance(whole, FrozenDict)
+            new_params = whole.copy(new) if is_frozen else {**whole, **new}
         return self.replace(
             step=self.step + 1, params=new_params, opt_state=opt_state, **kwargs
         )
@@ -115,10 +112,3 @@ def _optimized(params: Any) -> Any:
     if isinstance(params, Mapping) and OVERWRITE_WITH_GRADIENT in params:
         return params["params"]
     return params
-
-
-def _like(
-    old: Mapping[str, object], changes: dict[str, object]
-) -> Mapping[str, object]:
-    """Return a mapping of the same kind, so that the structure of the state stays."""
-    return old.copy(changes) if isinstance(old, FrozenDict) else {**old, **changes}

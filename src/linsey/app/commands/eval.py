@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from linsey.app.config import EvalConfig, validate
+from linsey.app.config import EvalConfig
 from linsey.app.options import parse
-from linsey.app.terminal import EXIT_CODE, StopRequest, show
+from linsey.app.terminal import EXIT_CODE, Stopped, StopRequest, show_table
 from linsey.errors import InputError
 
 if TYPE_CHECKING:
     from linsey.app.checkpoint_choice import TrainedModel
     from linsey.app.dataset import Dataset
-    from linsey.app.steps import Evaluation
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -27,7 +27,6 @@ def main(arguments: Sequence[str]) -> int:
         0, or 75 if a signal stopped it.
     """
     config = parse(EvalConfig, "eval", arguments)
-    validate(config)
 
     from linsey.app.checkpoint_choice import choose, load_model
     from linsey.app.devices import Devices
@@ -37,12 +36,18 @@ def main(arguments: Sequence[str]) -> int:
     checkpoint = choose(config)
     model = load_model(checkpoint, devices)
     dataset = _test_data(model, config.data)
-    with StopRequest() as stop:
-        result = evaluate(model.state, dataset, model.standardize, devices, stop)
-    if result is None:
-        print(f"stopped by {stop.signal_name}")
+    try:
+        with StopRequest() as stop:
+            result = evaluate(model.state, dataset, model.standardize, devices, stop)
+    except Stopped as signal_name:
+        print(f"stopped by {signal_name}")
         return EXIT_CODE
-    _print(result, dataset)
+    classes = enumerate(result.by_class(dataset.class_names))
+    rows = [
+        (name, accuracy, str(counts[index]), str(counts.sum()))
+        for index, (name, accuracy, counts) in classes
+    ]
+    show_table(("class", "accuracy", "right", "examples"), rows)
     print(
         f"test accuracy {result.accuracy:.4f} ({result.correct} of {result.count}), "
         f"loss {result.loss:.4f}, step {checkpoint.step} of {checkpoint.folder}"
@@ -57,29 +62,13 @@ def _test_data(model: TrainedModel, other: str | None) -> Dataset:
     if other is not None:
         options = dataclasses.replace(options, data=other, test_fraction=1.0)
     dataset = load(options)
-    if dataset.shape != model.shape:
-        raise InputError(
-            "examples of another shape than the model was trained on",
-            file=dataset.name, expected=model.shape, found=dataset.shape,
-        )  # fmt: skip
+    wrong = functools.partial(InputError, file=dataset.name)
+    if (found := dataset.shape) != model.shape:
+        problem = "examples of another shape than the model was trained on"
+        raise wrong(problem, expected=model.shape, found=found)
     numbers = tuple(map(str, range(len(model.class_names))))
     if dataset.class_names not in (model.class_names, numbers):
-        raise InputError(
-            "other classes than the model was trained on", file=dataset.name,
-            expected=", ".join(model.class_names), found=", ".join(dataset.class_names),
-        )  # fmt: skip
+        expected, found = map(", ".join, (model.class_names, dataset.class_names))
+        problem = "other classes than the model was trained on"
+        raise wrong(problem, expected=expected, found=found)
     return dataclasses.replace(dataset, class_names=model.class_names)
-
-
-def _print(result: Evaluation, dataset: Dataset) -> None:
-    from rich.table import Table
-
-    table = Table("class", "accuracy", "right", "examples")
-    shares = result.class_accuracies()
-    for index, (name, share) in enumerate(
-        zip(dataset.class_names, shares, strict=True)
-    ):
-        counts = result.confusion[index]
-        shown = "" if share is None else f"{share:.4f}"
-        table.add_row(name, shown, str(counts[index]), str(counts.sum()))
-    show(table)

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from linsey.app.config import InspectConfig, validate
+from linsey.app.config import InspectConfig
 from linsey.app.options import parse
 from linsey.app.terminal import show
 from linsey.checkpoint import flatten
 
 if TYPE_CHECKING:
     from rich.tree import Tree
-
-    from linsey.checkpoint import VerifiedCheckpoint
 
 _TITLES = {
     "params": "params: what is learned",
@@ -34,33 +32,19 @@ def main(arguments: Sequence[str]) -> int:
         0.
     """
     config = parse(InspectConfig, "inspect", arguments)
-    validate(config)
 
     from linsey.app.checkpoint_choice import choose
 
     checkpoint = choose(config)
     print(f"{checkpoint.folder}: step {checkpoint.step}, every byte verified")
-    for line in _facts(checkpoint):
-        print(line)
+    for title in ("config", "environment", "cursor"):
+        values = checkpoint.metadata.get(title, {})
+        print(f"{title}:", ", ".join(f"{key} {value}" for key, value in values.items()))
     tree = checkpoint.read()
-    for name in sorted(tree, key=_rank):
+    known = [name for name in _TITLES if name in tree]
+    for name in (*known, *sorted(tree.keys() - _TITLES.keys())):
         show(_drawn(name, tree[name]))
     return 0
-
-
-def _facts(checkpoint: VerifiedCheckpoint) -> list[str]:
-    metadata = checkpoint.metadata
-    lines = []
-    for title in ("config", "environment", "cursor"):
-        values = metadata.get(title, {})
-        text = ", ".join(f"{key} {value}" for key, value in values.items())
-        lines.append(f"{title}: {text}")
-    return lines
-
-
-def _rank(name: str) -> tuple[int, str]:
-    known = list(_TITLES)
-    return (known.index(name) if name in known else len(known), name)
 
 
 def _drawn(name: str, collection: Any) -> Tree:

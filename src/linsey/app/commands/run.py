@@ -80,8 +80,7 @@ def _module(arguments: Sequence[str]) -> Callable[[], Any]:
 
 
 def _without_our_frames(traceback: TracebackType | None) -> TracebackType | None:
-    while traceback and traceback.tb_frame.f_code.co_filename in (
-        __file__, runpy.__file__, "<frozen runpy>",
-    ):  # fmt: skip
+    ours = (__file__, runpy.__file__, "<frozen runpy>")
+    while traceback and traceback.tb_frame.f_code.co_filename in ours:
         traceback = traceback.tb_next
     return traceback

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from linsey.app.config import SummaryConfig, validate
+from linsey.app.config import SummaryConfig
 from linsey.app.options import parse
 
 
@@ -18,7 +18,6 @@ def main(arguments: Sequence[str]) -> int:
         0.
     """
     config = parse(SummaryConfig, "summary", arguments)
-    validate(config)
 
     from linsey.app.models import make_model, summarize, summary_text
 

@@ -5,17 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from linsey.app.config import TrainConfig
 from linsey.app.options import parse_train
 from linsey.app.run_folder import RunFolder, default_out, refuse_occupied
-from linsey.app.terminal import EXIT_CODE, StopRequest, show, warn
+from linsey.app.terminal import EXIT_CODE, Stopped, StopRequest, show_table, warn
 from linsey.errors import InputError
-
-if TYPE_CHECKING:
-    from linsey.app.dataset import Dataset
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -32,17 +26,38 @@ def main(arguments: Sequence[str]) -> int:
     refuse_occupied(path, config.resume)
     set_threads(config.threads)
 
+    from linsey.app.compare import compare
     from linsey.app.readers import load
+    from linsey.app.trainer import train_run
 
+    folder = RunFolder(path)
+    paths = {"report": folder.report, "curves": folder.curves}
     dataset = load(config)
-    with StopRequest() as stop:
-        train = _compare if config.compare else _train
-        is_done = train(config, dataset, path, stop)
-    if is_done:
-        return 0
-    print(f"stopped by {stop.signal_name} after saving; to continue:")
-    print(f"  linsey train --resume --out {path}")
-    return EXIT_CODE
+    try:
+        with StopRequest() as stop:
+            if config.compare:
+                for table in compare(config, dataset, path, stop):
+                    show_table(table.headers, table.rows, table.title)
+                paths["runs"] = path
+            else:
+                outcome = train_run(config, dataset, path, stop)
+                for warning in outcome.warnings():
+                    warn(warning)
+                best = outcome.scores.best_step
+                accuracy = outcome.scores.best_accuracy
+                print(f"\n{outcome.headline()}")
+                print(f"best test accuracy {accuracy:.4f} at step {best}")
+                paths["metrics"] = folder.metrics
+                paths["checkpoint"] = folder.checkpoints.path(outcome.step)
+                paths["best"] = folder.checkpoints.path(best)
+    except Stopped as signal_name:
+        print(f"stopped by {signal_name} after saving; to continue:")
+        print(f"  linsey train --resume --out {path}")
+        return EXIT_CODE
+    for name, written in paths.items():
+        if written.exists():
+            print(f"{name:<11}{written}")
+    return 0
 
 
 def set_threads(threads: int | None) -> None:
@@ -56,52 +71,3 @@ def set_threads(threads: int | None) -> None:
     if "jax" in sys.modules:
         raise InputError("too late: jax is imported already", key="--threads")
     os.environ["NPROC"] = str(threads)
-
-
-def _train(
-    config: TrainConfig, dataset: Dataset, path: Path, stop: StopRequest
-) -> bool:
-    from linsey.app.trainer import train_run
-
-    outcome = train_run(config, dataset, path, stop)
-    if outcome is None:
-        return False
-    folder = RunFolder(path)
-    for warning in outcome.warnings():
-        warn(warning)
-    print(f"\n{outcome.headline()}")
-    print(f"best test accuracy {outcome.best_accuracy:.4f} at step {outcome.best_step}")
-    _print_paths(
-        report=folder.report,
-        curves=folder.curves,
-        metrics=folder.metrics,
-        checkpoint=folder.checkpoints.path(outcome.step),
-        best=folder.checkpoints.path(outcome.best_step),
-    )
-    return True
-
-
-def _compare(
-    config: TrainConfig, dataset: Dataset, path: Path, stop: StopRequest
-) -> bool:
-    from rich.table import Table
-
-    from linsey.app.compare import compare
-
-    tables = compare(config, dataset, path, stop)
-    if tables is None:
-        return False
-    for table in tables:
-        drawn = Table(*table.headers, title=table.title)
-        for row in table.rows:
-            drawn.add_row(*row)
-        show(drawn)
-    folder = RunFolder(path)
-    _print_paths(report=folder.report, curves=folder.curves, runs=path)
-    return True
-
-
-def _print_paths(**paths: Path) -> None:
-    for name, path in paths.items():
-        if path.exists():
-            print(f"{name:<11}{path}")
