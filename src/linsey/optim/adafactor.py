@@ -11,13 +11,8 @@ import optax
 from jax.typing import ArrayLike
 
 from linsey import struct
-from linsey.optim.optax_definition import (
-    LearningRate,
-    OptaxDefinition,
-    Scalar,
-    Stage,
-    takes_fields_of,
-)
+from linsey.optim.base import LearningRate, Scalar
+from linsey.optim.optax_definition import OptaxDefinition, Stage, takes_fields_of
 from linsey.typing import Dtype
 
 __all__ = ["Adafactor"]

@@ -51,6 +51,11 @@ __all__ = [
 
 T = TypeVar("T")
 
+Scalar = float | jax.Array
+"""A hyper-parameter: a number, traced or not."""
+LearningRate = Scalar | optax.Schedule | None
+"""A learning rate, or a function of the step; `None` if each update passes its own."""
+
 FROZEN = "frozen"
 """The label, in optax, of the leaves that no traversal selects."""
 

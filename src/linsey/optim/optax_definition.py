@@ -23,7 +23,7 @@ from jax.typing import ArrayLike
 
 from linsey.errors import OptionError
 from linsey.errors.base import named
-from linsey.optim.base import OptimizerDef
+from linsey.optim.base import LearningRate, OptimizerDef, Scalar
 from linsey.optim.state import OptimizerState
 
 __all__ = ["OptaxDefinition", "Stage", "takes_fields_of"]
@@ -32,10 +32,6 @@ P = ParamSpec("P")
 H = TypeVar("H")
 D = TypeVar("D", bound=OptimizerDef)
 
-Scalar = float | jax.Array
-"""A hyper-parameter: a number, traced or not."""
-LearningRate = Scalar | optax.Schedule | None
-"""A learning rate, or a function of the step; `None` if each update passes its own."""
 Columns = dict[str, Any]
 """For each field of the per-leaf state, its values for all leaves: a list or a tree."""
 
@@ -62,9 +58,7 @@ def takes_fields_of(
         Params(learning_rate=0.5)
     """
 
-    def decorate(
-        init: Callable[[D, H], None],
-    ) -> Callable[Concatenate[D, P], None]:
+    def decorate(init: Callable[[D, H], None]) -> Callable[Concatenate[D, P], None]:
         @functools.wraps(init)
         def construct(self: D, *args: P.args, **kwargs: P.kwargs) -> None:
             init(self, hyper_params(*args, **kwargs))

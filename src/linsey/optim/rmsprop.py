@@ -7,10 +7,9 @@ import optax
 from jax.typing import ArrayLike
 
 from linsey import struct
+from linsey.optim.base import LearningRate, Scalar
 from linsey.optim.optax_definition import (
-    LearningRate,
     OptaxDefinition,
-    Scalar,
     Stage,
     takes_fields_of,
     zeros_like,

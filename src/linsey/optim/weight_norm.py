@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from linsey import struct
 from linsey.optim._selection import gradients_of
-from linsey.optim.base import OptimizerDef
-from linsey.optim.optax_definition import Scalar, as_array, like
+from linsey.optim.base import OptimizerDef, Scalar
+from linsey.optim.optax_definition import as_array, like
 from linsey.optim.state import OptimizerState
 
 __all__ = ["WeightNorm"]
