@@ -21,8 +21,7 @@ from __future__ import annotations
 import enum
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -70,15 +69,6 @@ class _Path(threading.local):
 
 
 _path = _Path()
-
-
-@contextmanager
-def _record_path(name: str) -> Iterator[None]:
-    _path.names.append(name)
-    try:
-        yield
-    finally:
-        _path.names.pop()
 
 
 def current_path() -> str:
@@ -179,8 +169,11 @@ def from_state_dict(target: object, state: object, name: str = ".") -> Any:
     ty = None if isinstance(target, type) else _registered(target)
     if ty is None:
         return state
-    with _record_path(name):
+    _path.names.append(name)
+    try:
         return _REGISTRY[ty][1](target, state)
+    finally:
+        _path.names.pop()
 
 
 def _mismatch(found: str, why: str) -> StateDictMismatchError:
@@ -230,7 +223,7 @@ def restore_dict(tree: Mapping[K, object], state: object) -> dict[K, Any]:
 
 
 def _sequence_to_state(values: Iterable[object]) -> dict[str, object]:
-    return {str(i): to_state_dict(value) for i, value in enumerate(values)}
+    return _dict_to_state(dict(enumerate(values)))
 
 
 def _sequence_from_state(values: Sequence[object], state: object) -> list[object]:
@@ -247,14 +240,11 @@ def _sequence_from_state(values: Sequence[object], state: object) -> list[object
             f"The state dict of a sequence lacks the items {missing}",
             f"The state dict has {sorted(state)} there.",
         )
-    return [
-        from_state_dict(value, state[str(i)], name=str(i))
-        for i, value in enumerate(values)
-    ]
+    return [*restore_dict(dict(enumerate(values)), state).values()]
 
 
 def _namedtuple_to_state(values: Any) -> dict[str, object]:
-    return {name: to_state_dict(getattr(values, name)) for name in values._fields}
+    return _dict_to_state(values._asdict())
 
 
 def _namedtuple_from_state(values: Any, state: object) -> object:
@@ -269,18 +259,11 @@ def _namedtuple_from_state(values: Any, state: object) -> object:
             f"{set(state)} and {set(values._fields)}",
             f"A {type(values).__name__} is restored field by field.",
         )
-    fields = {
-        name: from_state_dict(getattr(values, name), value, name=name)
-        for name, value in state.items()
-    }
-    return type(values)(**fields)
+    return type(values)(**restore_dict(values._asdict(), state))
 
 
 def _partial_to_state(partial: jax.tree_util.Partial) -> dict[str, object]:
-    return {
-        "args": to_state_dict(partial.args),
-        "keywords": to_state_dict(partial.keywords),
-    }
+    return _dict_to_state({"args": partial.args, "keywords": partial.keywords})
 
 
 def _partial_from_state(

@@ -4,16 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Generic,
-    Optional,
-    Protocol,
-    TypeGuard,
-    TypeVar,
-    Union,
-)
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeGuard, TypeVar
 
 import jax
 from jax.typing import ArrayLike, DTypeLike
@@ -69,7 +60,7 @@ K = TypeVar("K")
 
 # ---------------------------------------------------------------- arrays
 
-Array = Union[jax.Array, Any]  # noqa: UP007 (a value at run time, with Any in it)
+Array = jax.Array | Any
 """A JAX array, or a value that a layer converts to one."""
 PRNGKey = jax.Array
 """A random key."""
@@ -172,7 +163,7 @@ else:
 
 # ---------------------------------------------------------------- axes
 
-Axis = Optional[int]  # noqa: UP045 (a value at run time, subscripted below)
+Axis = int | None
 """An axis, or `None` for no axis."""
 Axes = int | Sequence[int]
 """One axis or several."""
