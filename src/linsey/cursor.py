@@ -24,12 +24,7 @@ import operator
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-from linsey.errors import (
-    ArgumentTypeError,
-    CursorFindError,
-    TraverseTreeError,
-    UnsupportedError,
-)
+from linsey import errors
 
 __all__ = ["AccessType", "Cursor", "Indexable", "ParentKey", "cursor", "is_named_tuple"]
 
@@ -130,7 +125,7 @@ class Cursor(Generic[A]):
             return self._changes[key]
         obj = self._obj
         if not isinstance(self._obj, Indexable):
-            raise ArgumentTypeError(
+            raise errors.ArgumentTypeError(
                 f"Cannot index into {obj}, of type {type(obj).__name__}.",
                 "Only dictionaries, lists and tuples have items.",
                 "Write `cursor.name` for an attribute, `cursor.set(value)` to replace.",
@@ -240,10 +235,10 @@ class Cursor(Generic[A]):
         found = self.find_all(cond_fn)
         first = next(found, None)
         if first is None:
-            raise CursorFindError()
+            raise errors.CursorFindError()
         second = next(found, None)
         if second is not None:
-            raise CursorFindError(first, second)
+            raise errors.CursorFindError(first, second)
         return first
 
     def find_all(
@@ -276,7 +271,7 @@ class Cursor(Generic[A]):
     def __iter__(self) -> Iterator[Cursor[A]]:
         value = self.build()
         if not isinstance(value, tuple | list):
-            raise UnsupportedError(
+            raise errors.UnsupportedError(
                 "__iter__ method only implemented for tuples and lists, not type "
                 f"{type(value)}",
                 "Iterating over a dictionary yields keys, which are not parts of it.",
@@ -358,7 +353,7 @@ def _traverse_tree(
 ) -> Generator[tuple[tuple[Step, ...], object], None, None]:
     """Yield the paths that are updated, with the new value, or that are found."""
     if (update_fn is None) == (cond_fn is None):
-        raise TraverseTreeError(update_fn, cond_fn)
+        raise errors.TraverseTreeError(update_fn, cond_fn)
     for key, access, value in _parts(obj):
         here = (*path, (key, access))
         text = "/".join(str(key) for key, _ in here)
