@@ -27,6 +27,7 @@ from typing import Any, TypeVar, overload
 import jax
 
 from linsey import struct
+from linsey.cursor import is_named_tuple
 from linsey.errors import ArgumentTypeError, MismatchError, OptionError
 
 __all__ = [
@@ -177,12 +178,9 @@ def path_aware_map(
         {'a': {'b': 'b'}, 'c': 'c'}
     """
     flat = flatten_dict(nested_dict, keep_empty_nodes=True)
-    return unflatten_dict(
-        {
-            path: value if isinstance(value, _EmptyNode) else f(path, value)
-            for path, value in flat.items()
-        }
-    )
+    for path, value in flat.items():
+        flat[path] = value if isinstance(value, _EmptyNode) else f(path, value)
+    return unflatten_dict(flat)
 
 
 class Traversal(abc.ABC):
@@ -333,7 +331,7 @@ class TraverseAttr(Traversal):
 
     def update(self, fn: Update, inputs: Any) -> Any:  # noqa: D102
         changes = {self._attr: fn(getattr(inputs, self._attr))}
-        if _is_namedtuple(inputs):
+        if is_named_tuple(inputs):
             return inputs._replace(**changes)
         if dataclasses.is_dataclass(inputs):
             return dataclasses.replace(inputs, **changes)  # pyrefly: ignore
@@ -446,17 +444,11 @@ class ModelParamTraversal(Traversal):
                 "The filter function is called with paths of keys.",
                 "Pass the parameters, such as `variables['params']`.",
             )
-        return sorted(
-            flatten_dict(inputs, keep_empty_nodes=True).items(),
-            key=lambda item: item[0],
-        )
-
-
-def _is_namedtuple(value: object) -> bool:
-    return isinstance(value, tuple) and hasattr(value, "_fields")
+        flat = flatten_dict(inputs, keep_empty_nodes=True)
+        return sorted(flat.items(), key=lambda item: item[0])
 
 
 def _like_tuple(original: tuple[Any, ...], items: list[object]) -> Any:
     """Return the items as a tuple of the same kind."""
     kind: Callable[..., Any] = type(original)
-    return kind(*items) if _is_namedtuple(original) else kind(items)
+    return kind(*items) if is_named_tuple(original) else kind(items)

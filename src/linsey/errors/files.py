@@ -111,11 +111,8 @@ class MPARestoreTargetRequiredError(LinseyError):
     """Arrays sharded over several processes are restored without a target."""
 
     def __init__(self, path: object, step: object, key: object = None) -> None:
-        at = (
-            ""
-            if key is None
-            else f" This error fired when trying to restore array at {key}."
-        )
+        array = f" This error fired when trying to restore array at {key}."
+        at = "" if key is None else array
         super().__init__(
             f'Restore checkpoint failed at step: "{step}" and path: "{path}": '
             "Checkpoints containing a multiprocess array need to be restored with a "
