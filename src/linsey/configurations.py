@@ -13,24 +13,12 @@ from __future__ import annotations
 
 from typing import Generic, NoReturn, TypeVar
 
-from linsey.config import FLAGS, Config, config, define, static_bool_env, static_int_env
+from linsey.config import FLAGS, define
+from linsey.config import Config as Config
+from linsey.config import config as config
+from linsey.config import static_bool_env as static_bool_env
+from linsey.config import static_int_env as static_int_env
 from linsey.errors import ArgumentTypeError
-
-__all__ = [
-    "Config",
-    "FlagHolder",
-    "bool_flag",
-    "config",
-    "flax_filter_frames",
-    "flax_fix_rng",
-    "flax_preserve_adopted_names",
-    "flax_profile",
-    "flax_return_frozendict",
-    "flax_use_orbax_checkpointing",
-    "int_flag",
-    "static_bool_env",
-    "static_int_env",
-]
 
 T = TypeVar("T")
 

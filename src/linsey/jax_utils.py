@@ -22,16 +22,6 @@ from jax.typing import ArrayLike
 from linsey.core.partial_eval import evaluate_known
 from linsey.errors import LazyInitError, ShapeError
 
-__all__ = [
-    "pad_shard_unpad",
-    "partial_eval_by_shape",
-    "pmean",
-    "prefetch_to_device",
-    "replicate",
-    "scan_in_dim",
-    "unreplicate",
-]
-
 T = TypeVar("T")
 C = TypeVar("C")
 

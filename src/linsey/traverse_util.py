@@ -27,26 +27,7 @@ from typing import Any, TypeVar, overload
 import jax
 
 from linsey import struct
-from linsey.cursor import is_named_tuple
 from linsey.errors import ArgumentTypeError, MismatchError, OptionError
-
-__all__ = [
-    "ModelParamTraversal",
-    "Traversal",
-    "TraverseAttr",
-    "TraverseCompose",
-    "TraverseEach",
-    "TraverseFilter",
-    "TraverseId",
-    "TraverseItem",
-    "TraverseMerge",
-    "TraverseTree",
-    "empty_node",
-    "flatten_dict",
-    "path_aware_map",
-    "t_identity",
-    "unflatten_dict",
-]
 
 T = TypeVar("T")
 
@@ -331,7 +312,7 @@ class TraverseAttr(Traversal):
 
     def update(self, fn: Update, inputs: Any) -> Any:  # noqa: D102
         changes = {self._attr: fn(getattr(inputs, self._attr))}
-        if is_named_tuple(inputs):
+        if _is_namedtuple(inputs):
             return inputs._replace(**changes)
         if dataclasses.is_dataclass(inputs):
             return dataclasses.replace(inputs, **changes)  # pyrefly: ignore
@@ -448,7 +429,11 @@ class ModelParamTraversal(Traversal):
         return sorted(flat.items(), key=lambda item: item[0])
 
 
+def _is_namedtuple(value: object) -> bool:
+    return isinstance(value, tuple) and hasattr(value, "_fields")
+
+
 def _like_tuple(original: tuple[Any, ...], items: list[object]) -> Any:
     """Return the items as a tuple of the same kind."""
     kind: Callable[..., Any] = type(original)
-    return kind(*items) if is_named_tuple(original) else kind(items)
+    return kind(*items) if _is_namedtuple(original) else kind(items)

@@ -49,25 +49,16 @@ class InputError(LinseyError):
 
     def with_hint(self, hint: str) -> InputError:
         """Return the same error with other advice."""
-        return InputError(
-            self.problem,
-            file=self.file,
-            key=self.key,
-            expected=self.expected,
-            found=self.actual,
-            hint=hint,
-        )
+        rest = {"file": self.file, "key": self.key, "expected": self.expected}
+        return InputError(self.problem, found=self.actual, hint=hint, **rest)
 
     def _line(self) -> str:
         where = [part for part in (self.file, self.key) if part]
         line = ": ".join([*where, self.problem])
-        facts = []
-        if self.expected is not None:
-            facts.append(f"expected {self.expected}")
-        if self.actual is not None:
-            facts.append(f"found {self.actual}")
-        if facts:
-            line += ": " + ", ".join(facts)
+        facts = {"expected": self.expected, "found": self.actual}
+        told = [f"{word} {fact}" for word, fact in facts.items() if fact is not None]
+        if told:
+            line += ": " + ", ".join(told)
         return f"{line} ({self.hint})" if self.hint else line
 
 

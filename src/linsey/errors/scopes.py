@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from linsey.errors.base import LinseyError, listed, named
-
-Names = Iterable[str] | None
-"""The names that there are; `None` if they are not known."""
+from linsey.errors.base import LinseyError, Names, listed, named
 
 
 class InvalidRngError(LinseyError, ValueError):

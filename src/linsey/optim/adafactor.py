@@ -96,9 +96,8 @@ class Adafactor(OptaxDefinition):
     @takes_fields_of(_AdafactorArguments)
     def __init__(self, arguments: _AdafactorArguments) -> None:
         names = [field.name for field in dataclasses.fields(_AdafactorHyperParams)]
-        super().__init__(
-            _AdafactorHyperParams(*(getattr(arguments, name) for name in names))
-        )
+        values = [getattr(arguments, name) for name in names]
+        super().__init__(_AdafactorHyperParams(*values))
         self.dtype_momentum = arguments.dtype_momentum
 
     def init_param_state(self, param: ArrayLike) -> _AdafactorParamState:

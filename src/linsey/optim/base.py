@@ -28,17 +28,9 @@ from linsey import errors, serialization, struct
 from linsey.errors.base import named
 from linsey.jax_utils import replicate, unreplicate
 from linsey.optim._selection import gradients_at, gradients_of, masked, select
-from linsey.optim.state import OptimizerState
-from linsey.traverse_util import ModelParamTraversal, Traversal
-
-__all__ = [
-    "ModelParamTraversal",
-    "MultiOptimizer",
-    "Optimizer",
-    "OptimizerDef",
-    "OptimizerState",
-    "ReplicatedOptimizer",
-]
+from linsey.optim.state import OptimizerState as OptimizerState
+from linsey.traverse_util import ModelParamTraversal as ModelParamTraversal
+from linsey.traverse_util import Traversal
 
 T = TypeVar("T")
 
