@@ -33,16 +33,15 @@ if TYPE_CHECKING:
     from linsey.errors.sharding import *
     from linsey.errors.treex import *
 
-__all__ = sorted(
-    name
-    for name, value in globals().items()
-    if isinstance(value, type) and issubclass(value, LinseyError)
-)
-
 _LATER = ("attention", "layers", "norms", "sharding", "treex")
 
 
 if not TYPE_CHECKING:  # type checkers would take every name for an error
+    __all__ = sorted(
+        name
+        for name, value in globals().items()
+        if isinstance(value, type) and issubclass(value, LinseyError)
+    )
 
     def __getattr__(name: str) -> object:
         if name.endswith("Error"):  # else the name of a file would import all of them

@@ -39,6 +39,9 @@ Scalar = float | jax.Array
 LearningRate = Scalar | optax.Schedule | None
 """A learning rate, or a function of the step; `None` if each update passes its own."""
 
+LossFn = Callable[[Any], object]
+"""A function of the parameters that returns a loss, or a pair of it and a value."""
+
 FROZEN = "frozen"
 """The label, in optax, of the leaves that no traversal selects."""
 
@@ -204,10 +207,7 @@ class OptimizerDef:
             target: the parameters.
             state: their state.
         """
-        return {
-            "target": serialization.to_state_dict(target),
-            "state": serialization.to_state_dict(state),
-        }
+        return serialization.to_state_dict({"target": target, "state": state})
 
     def restore_state(
         self, target: T, state: OptimizerState, state_dict: object
@@ -341,7 +341,7 @@ class Optimizer(struct.PyTreeNode):
         target, state = update(hyper_params, self.target, self.state, grads)
         return self.replace(state=state, target=target)
 
-    def compute_gradient(self, loss_fn: Callable[[Any], object]) -> tuple[Any, ...]:
+    def compute_gradient(self, loss_fn: LossFn) -> tuple[Any, ...]:
         """Return loss and gradient at `target`. Deprecated: use `jax.value_and_grad`.
 
         Args:
@@ -360,7 +360,7 @@ class Optimizer(struct.PyTreeNode):
     compute_gradients = compute_gradient
 
     def optimize(
-        self, loss_fn: Callable[[Any], object], **hyper_param_overrides: Any
+        self, loss_fn: LossFn, **hyper_param_overrides: Any
     ) -> tuple[Any, ...]:
         """Return the optimizer after an update, and the loss before it. Deprecated.
 
@@ -435,9 +435,7 @@ def _deprecated(method: str, instead: str) -> None:
     warnings.warn(text, DeprecationWarning, stacklevel=3)
 
 
-def _loss_and_gradient(
-    loss_fn: Callable[[Any], object], target: object
-) -> tuple[Any, ...]:
+def _loss_and_gradient(loss_fn: LossFn, target: object) -> tuple[Any, ...]:
     """Return the loss, the auxiliary value if there is one, and the gradient."""
     has_aux = False
 

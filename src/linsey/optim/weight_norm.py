@@ -124,7 +124,9 @@ class WeightNorm(OptimizerDef):
         )
 
         def weight(leaf: ArrayLike, direction: jax.Array, scale: Scale) -> jax.Array:
-            return like(_weight(direction, scale, eps), as_array(leaf))
+            if not isinstance(scale, tuple):
+                direction = scale * direction * _inverse_norm(direction, eps)
+            return like(direction, as_array(leaf))
 
         weights = jax.tree.map(weight, params, moved["direction"], moved["scale"])
         return weights, _state_by_leaf(params, inner, moved)
@@ -133,12 +135,9 @@ class WeightNorm(OptimizerDef):
 def _state_by_leaf(params: object, inner: OptimizerState, pair: Pair) -> OptimizerState:
     """Return the state, leaf by leaf, from that of the other optimizer."""
     states = inner.param_states
-    by_leaf = jax.tree.map(
-        lambda _, *parts: _WeightNormParamState(*parts),
-        *(params, states["direction"], states["scale"]),
-        *(pair["direction"], pair["scale"]),
-    )
-    return OptimizerState(inner.step, by_leaf)
+    parts = (states["direction"], states["scale"], pair["direction"], pair["scale"])
+    leaves = jax.tree.map(lambda _, *own: _WeightNormParamState(*own), params, *parts)
+    return OptimizerState(inner.step, leaves)
 
 
 def _scale(scale: Any) -> Scale:
@@ -160,12 +159,6 @@ def _split(weight: jax.Array, eps: Scalar) -> tuple[jax.Array, Scale]:
         return weight, ()
     inverse = _inverse_norm(weight, eps)
     return like(weight * inverse, weight), like(1 / inverse, weight)
-
-
-def _weight(direction: jax.Array, scale: Scale, eps: Scalar) -> jax.Array:
-    if isinstance(scale, tuple):
-        return direction
-    return scale * direction * _inverse_norm(direction, eps)
 
 
 def _gradients(
