@@ -17,13 +17,15 @@ Example:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from linsey.errors import OptionError, UsageError
 
 __all__ = ["Config", "config", "static_bool_env", "static_int_env"]
+
+T = TypeVar("T")
 
 PREFIXES = ("", "linsey_", "flax_")
 TRUE = frozenset({"y", "yes", "t", "true", "on", "1"})
@@ -99,13 +101,12 @@ class Config:
         Raises:
             LookupError: if there is no such flag.
         """
-        name = (
-            name_or_holder if isinstance(name_or_holder, str) else name_or_holder.name
-        )
+        holder = name_or_holder
+        name = holder if isinstance(holder, str) else holder.name
         if _bare(name) not in self._names:
+            known = ", ".join(self._names)
             raise LookupError(
-                f"Unrecognized config option: {name}. There are: "
-                f"{', '.join(self._names)}."
+                f"Unrecognized config option: {name}. There are: {known}."
             )
         self._set(_bare(name), value)
 
@@ -178,34 +179,36 @@ def static_int_env(varname: str, default: int | None) -> int | None:
         ) from None
 
 
-def define_bool(name: str, default: bool) -> str:
-    """Add a flag to `config`; the environment overrides the default."""
-    upper = _bare(name).upper()
-    value = static_bool_env(f"FLAX_{upper}", default)
-    return config._define(name, static_bool_env(f"LINSEY_{upper}", value))
+def define(name: str, default: T, from_environment: Callable[[str, T], T]) -> str:
+    """Add a flag to `config`; the environment overrides the default.
 
+    Args:
+        name: its name, with a prefix or without.
+        default: its value if no variable of the environment sets it.
+        from_environment: `static_bool_env` or `static_int_env`.
 
-def define_int(name: str, default: int | None) -> str:
-    """Add an integer flag to `config`; the environment overrides the default."""
+    Returns:
+        The name without a prefix.
+    """
     upper = _bare(name).upper()
-    value = static_int_env(f"FLAX_{upper}", default)
-    return config._define(name, static_int_env(f"LINSEY_{upper}", value))
+    value = from_environment(f"FLAX_{upper}", default)
+    return config._define(name, from_environment(f"LINSEY_{upper}", value))
 
 
 config = Config()
 
-# Leave the frames of this library out of tracebacks.
-define_bool("filter_frames", True)
-# Run the methods of modules under `jax.named_scope`.
-define_bool("profile", True)
-# Save and restore with Orbax in `training.checkpoints`.
-define_bool("use_orbax_checkpointing", True)
-# Keep the name that a module had before its parent adopted it.
-define_bool("preserve_adopted_names", False)
-# Return `FrozenDict` from `init` and `apply`.
-define_bool("return_frozendict", False)
-# Put a zero byte before each item that random keys are derived from.
-define_bool("fix_rng_separator", False)
+FLAGS = {
+    "filter_frames": (True, "Leave the frames of this library out of tracebacks."),
+    "profile": (True, "Run the methods of modules under `jax.named_scope`."),
+    "use_orbax_checkpointing": (True, "Save and restore with Orbax."),
+    "preserve_adopted_names": (False, "Keep the names that modules had when adopted."),
+    "return_frozendict": (False, "Return `FrozenDict` from `init` and `apply`."),
+    "fix_rng_separator": (False, "Put a zero byte before each item of a random path."),
+}
+"""The flags of the library: the default, and what the flag does."""
+
+for _name, (_default, _) in FLAGS.items():
+    define(_name, _default, static_bool_env)
 
 
 # `flax.config` is the object, so attributes of this module are those of `config`.

@@ -13,31 +13,12 @@ from __future__ import annotations
 
 from typing import Generic, NoReturn, TypeVar
 
-from linsey.config import (
-    Config,
-    config,
-    define_bool,
-    define_int,
-    static_bool_env,
-    static_int_env,
-)
+from linsey.config import FLAGS, define
+from linsey.config import Config as Config
+from linsey.config import config as config
+from linsey.config import static_bool_env as static_bool_env
+from linsey.config import static_int_env as static_int_env
 from linsey.errors import ArgumentTypeError
-
-__all__ = [
-    "Config",
-    "FlagHolder",
-    "bool_flag",
-    "config",
-    "flax_filter_frames",
-    "flax_fix_rng",
-    "flax_preserve_adopted_names",
-    "flax_profile",
-    "flax_return_frozendict",
-    "flax_use_orbax_checkpointing",
-    "int_flag",
-    "static_bool_env",
-    "static_int_env",
-]
 
 T = TypeVar("T")
 
@@ -79,7 +60,7 @@ def bool_flag(name: str, *, default: bool, help: str) -> FlagHolder[bool]:
     Raises:
         UsageError: if there is a flag of this name.
     """
-    return FlagHolder(define_bool(name, default), help)
+    return FlagHolder(define(name, default, static_bool_env), help)
 
 
 def int_flag(name: str, *, default: int | None, help: str) -> FlagHolder[int]:
@@ -93,24 +74,18 @@ def int_flag(name: str, *, default: int | None, help: str) -> FlagHolder[int]:
     Raises:
         UsageError: if there is a flag of this name.
     """
-    return FlagHolder(define_int(name, default), help)
+    return FlagHolder(define(name, default, static_int_env), help)
 
 
-flax_filter_frames: FlagHolder[bool] = FlagHolder(
-    "flax_filter_frames", "Leave the frames of this library out of tracebacks."
-)
-flax_profile: FlagHolder[bool] = FlagHolder(
-    "flax_profile", "Run the methods of modules under `jax.named_scope`."
-)
-flax_use_orbax_checkpointing: FlagHolder[bool] = FlagHolder(
-    "flax_use_orbax_checkpointing", "Save and restore with Orbax."
-)
-flax_preserve_adopted_names: FlagHolder[bool] = FlagHolder(
-    "flax_preserve_adopted_names", "Keep the names that modules had when adopted."
-)
-flax_return_frozendict: FlagHolder[bool] = FlagHolder(
-    "flax_return_frozendict", "Return `FrozenDict` from `init` and `apply`."
-)
-flax_fix_rng: FlagHolder[bool] = FlagHolder(
-    "flax_fix_rng_separator", "Put a zero byte before each item of a random path."
-)
+def _holder(name: str) -> FlagHolder[bool]:
+    """Return the holder of a flag of the library."""
+    _, help = FLAGS[name]
+    return FlagHolder(f"flax_{name}", help)
+
+
+flax_filter_frames = _holder("filter_frames")
+flax_profile = _holder("profile")
+flax_use_orbax_checkpointing = _holder("use_orbax_checkpointing")
+flax_preserve_adopted_names = _holder("preserve_adopted_names")
+flax_return_frozendict = _holder("return_frozendict")
+flax_fix_rng = _holder("fix_rng_separator")

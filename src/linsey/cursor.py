@@ -24,12 +24,7 @@ import operator
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-from linsey.errors import (
-    ArgumentTypeError,
-    CursorFindError,
-    TraverseTreeError,
-    UnsupportedError,
-)
+from linsey import errors
 
 __all__ = ["AccessType", "Cursor", "Indexable", "ParentKey", "cursor", "is_named_tuple"]
 
@@ -85,19 +80,23 @@ def cursor(obj: A) -> Cursor[A]:
 
 # Not every type checker binds a callable with a precise signature to `self`.
 def _unary(function: Callable[[Any], object]) -> Callable[..., Any]:
-    return lambda self: function(self._value())
+    return lambda self: function(self.build())
 
 
 def _binary(function: Callable[[Any, Any], object]) -> Callable[..., Any]:
-    return lambda self, other: function(self._value(), _value_of(other))
+    return lambda self, other: function(self.build(), _value_of(other))
 
 
-def _swapped(function: Callable[[Any, Any], object]) -> Callable[..., Any]:
-    return lambda self, other: function(_value_of(other), self._value())
+def _both_ways(
+    function: Callable[[Any, Any], object],
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return an operator with the cursor on its left, and on its right."""
+    swapped = lambda self, other: function(_value_of(other), self.build())  # noqa: E731
+    return _binary(function), swapped
 
 
 def _value_of(other: object) -> object:
-    return other._value() if isinstance(other, Cursor) else other
+    return other.build() if isinstance(other, Cursor) else other
 
 
 class Cursor(Generic[A]):
@@ -121,16 +120,12 @@ class Cursor(Generic[A]):
         parent, key, _ = self._parent_key
         return f"{parent._path}/{key}" if parent._path else str(key)
 
-    def _value(self) -> Any:
-        """The value here, changes included."""
-        return self.build()
-
     def __getitem__(self, key: Hashable) -> Cursor[A]:
         if key in self._changes:
             return self._changes[key]
         obj = self._obj
         if not isinstance(self._obj, Indexable):
-            raise ArgumentTypeError(
+            raise errors.ArgumentTypeError(
                 f"Cannot index into {obj}, of type {type(obj).__name__}.",
                 "Only dictionaries, lists and tuples have items.",
                 "Write `cursor.name` for an attribute, `cursor.set(value)` to replace.",
@@ -240,10 +235,10 @@ class Cursor(Generic[A]):
         found = self.find_all(cond_fn)
         first = next(found, None)
         if first is None:
-            raise CursorFindError()
+            raise errors.CursorFindError()
         second = next(found, None)
         if second is not None:
-            raise CursorFindError(first, second)
+            raise errors.CursorFindError(first, second)
         return first
 
     def find_all(
@@ -274,9 +269,9 @@ class Cursor(Generic[A]):
     # -- operators: those of the value ------------------------------------------------
 
     def __iter__(self) -> Iterator[Cursor[A]]:
-        value = self._value()
+        value = self.build()
         if not isinstance(value, tuple | list):
-            raise UnsupportedError(
+            raise errors.UnsupportedError(
                 "__iter__ method only implemented for tuples and lists, not type "
                 f"{type(value)}",
                 "Iterating over a dictionary yields keys, which are not parts of it.",
@@ -295,16 +290,16 @@ class Cursor(Generic[A]):
         return f"Cursor(\n  _obj={obj},\n  _changes={changes}\n)"
 
     def __str__(self) -> str:
-        return str(self._value())
+        return str(self.build())
 
     def __round__(self, *args: int) -> Any:
-        return round(self._value(), *args)
+        return round(self.build(), *args)
 
     def __eq__(self, other: object) -> bool:
-        return self._value() == _value_of(other)
+        return self.build() == _value_of(other)
 
     def __ne__(self, other: object) -> bool:
-        return self._value() != _value_of(other)
+        return self.build() != _value_of(other)
 
     __hash__ = None  # type: ignore[assignment]  # equal values, mutable contents
 
@@ -319,34 +314,20 @@ class Cursor(Generic[A]):
     __le__ = _binary(operator.le)
     __gt__ = _binary(operator.gt)
     __ge__ = _binary(operator.ge)
-    __add__ = _binary(operator.add)
-    __radd__ = _swapped(operator.add)
-    __sub__ = _binary(operator.sub)
-    __rsub__ = _swapped(operator.sub)
-    __mul__ = _binary(operator.mul)
-    __rmul__ = _swapped(operator.mul)
-    __matmul__ = _binary(operator.matmul)
-    __rmatmul__ = _swapped(operator.matmul)
-    __truediv__ = _binary(operator.truediv)
-    __rtruediv__ = _swapped(operator.truediv)
-    __floordiv__ = _binary(operator.floordiv)
-    __rfloordiv__ = _swapped(operator.floordiv)
-    __mod__ = _binary(operator.mod)
-    __rmod__ = _swapped(operator.mod)
-    __pow__ = _binary(operator.pow)
-    __rpow__ = _swapped(operator.pow)
-    __lshift__ = _binary(operator.lshift)
-    __rlshift__ = _swapped(operator.lshift)
-    __rshift__ = _binary(operator.rshift)
-    __rrshift__ = _swapped(operator.rshift)
-    __and__ = _binary(operator.and_)
-    __rand__ = _swapped(operator.and_)
-    __or__ = _binary(operator.or_)
-    __ror__ = _swapped(operator.or_)
-    __xor__ = _binary(operator.xor)
-    __rxor__ = _swapped(operator.xor)
-    __divmod__ = _binary(divmod)
-    __rdivmod__ = _swapped(divmod)
+    __add__, __radd__ = _both_ways(operator.add)
+    __sub__, __rsub__ = _both_ways(operator.sub)
+    __mul__, __rmul__ = _both_ways(operator.mul)
+    __matmul__, __rmatmul__ = _both_ways(operator.matmul)
+    __truediv__, __rtruediv__ = _both_ways(operator.truediv)
+    __floordiv__, __rfloordiv__ = _both_ways(operator.floordiv)
+    __mod__, __rmod__ = _both_ways(operator.mod)
+    __pow__, __rpow__ = _both_ways(operator.pow)
+    __lshift__, __rlshift__ = _both_ways(operator.lshift)
+    __rshift__, __rrshift__ = _both_ways(operator.rshift)
+    __and__, __rand__ = _both_ways(operator.and_)
+    __or__, __ror__ = _both_ways(operator.or_)
+    __xor__, __rxor__ = _both_ways(operator.xor)
+    __divmod__, __rdivmod__ = _both_ways(divmod)
 
 
 def _parts(obj: Any) -> list[tuple[Hashable, AccessType, object]]:
@@ -372,7 +353,7 @@ def _traverse_tree(
 ) -> Generator[tuple[tuple[Step, ...], object], None, None]:
     """Yield the paths that are updated, with the new value, or that are found."""
     if (update_fn is None) == (cond_fn is None):
-        raise TraverseTreeError(update_fn, cond_fn)
+        raise errors.TraverseTreeError(update_fn, cond_fn)
     for key, access, value in _parts(obj):
         here = (*path, (key, access))
         text = "/".join(str(key) for key, _ in here)

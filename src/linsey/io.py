@@ -19,24 +19,6 @@ from typing import IO, Any
 from linsey.errors import AlreadyExistsError, OptionError
 from linsey.extras import MissingPackageError
 
-__all__ = [
-    "BackendMode",
-    "GFile",
-    "copy",
-    "exists",
-    "getsize",
-    "glob",
-    "io_mode",
-    "isdir",
-    "listdir",
-    "makedirs",
-    "override_mode",
-    "remove",
-    "rename",
-    "rmtree",
-    "set_mode",
-]
-
 Path = str | os.PathLike[str]
 
 

@@ -22,16 +22,6 @@ from jax.typing import ArrayLike
 from linsey.core.partial_eval import evaluate_known
 from linsey.errors import LazyInitError, ShapeError
 
-__all__ = [
-    "pad_shard_unpad",
-    "partial_eval_by_shape",
-    "pmean",
-    "prefetch_to_device",
-    "replicate",
-    "scan_in_dim",
-    "unreplicate",
-]
-
 T = TypeVar("T")
 C = TypeVar("C")
 
@@ -217,11 +207,10 @@ def scan_in_dim(
     def body(carry: C, x: object) -> tuple[C, T]:
         if not keepdims:
             return body_fn(carry, x)
-        expanded = tuple(sorted(axes))
-        carry, y = body_fn(
-            carry, jax.tree.map(lambda x: jnp.expand_dims(x, expanded), x)
-        )
-        return carry, jax.tree.map(lambda y: jnp.squeeze(y, expanded), y)
+        kept = tuple(sorted(axes))
+        x = jax.tree.map(lambda x: jnp.expand_dims(x, kept), x)
+        carry, y = body_fn(carry, x)
+        return carry, jax.tree.map(lambda y: jnp.squeeze(y, kept), y)
 
     nested = body
     for count in reversed(steps):
@@ -282,16 +271,14 @@ def pad_shard_unpad(
             x = jax.device_get(x)
             return x.reshape(devices * each, *x.shape[2:])[:size]
 
-        y = wrapped(
-            *(
-                x if i in static_argnums else jax.tree.map(shard, x)
-                for i, x in enumerate(args)
-            ),
-            **{
-                k: x if k in static_argnames else jax.tree.map(shard, x)
-                for k, x in kwargs.items()
-            },
+        args = tuple(
+            x if i in static_argnums else jax.tree.map(shard, x)
+            for i, x in enumerate(args)
         )
+        for name, x in kwargs.items():
+            if name not in static_argnames:
+                kwargs[name] = jax.tree.map(shard, x)
+        y = wrapped(*args, **kwargs)
         return y if static_return else jax.tree.map(unshard, y)
 
     return call

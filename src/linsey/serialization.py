@@ -21,19 +21,13 @@ from __future__ import annotations
 import enum
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
-from linsey.errors import (
-    ArgumentTypeError,
-    MalformedBytesError,
-    OptionError,
-    StateDictMismatchError,
-)
+from linsey import errors
 
 __all__ = [
     "from_bytes",
@@ -72,15 +66,6 @@ class _Path(threading.local):
 _path = _Path()
 
 
-@contextmanager
-def _record_path(name: str) -> Iterator[None]:
-    _path.names.append(name)
-    try:
-        yield
-    finally:
-        _path.names.pop()
-
-
 def current_path() -> str:
     """Return the path of the value being restored, names joined by slashes."""
     return "/".join(_path.names)
@@ -116,7 +101,7 @@ def register_serialization_state(
         OptionError: if the type is registered and `override` is `False`.
     """
     if ty in _REGISTRY and not override:
-        raise OptionError(
+        raise errors.OptionError(
             f'a serialization handler for "{ty.__name__}" is already registered.',
             "State dicts written with one handler are not read with another.",
             "Pass `override=True` to replace it.",
@@ -153,7 +138,7 @@ def to_state_dict(target: object) -> Any:
         return target
     state = _REGISTRY[ty][0](target)
     if not all(isinstance(key, str) for key in state):
-        raise OptionError(
+        raise errors.OptionError(
             f"A state dict must only have string keys. The handler of {ty.__name__} "
             f"returned {state!r:.80}.",
             "The keys make up the paths by which values are found again.",
@@ -179,12 +164,15 @@ def from_state_dict(target: object, state: object, name: str = ".") -> Any:
     ty = None if isinstance(target, type) else _registered(target)
     if ty is None:
         return state
-    with _record_path(name):
+    _path.names.append(name)
+    try:
         return _REGISTRY[ty][1](target, state)
+    finally:
+        _path.names.pop()
 
 
-def _mismatch(found: str, why: str) -> StateDictMismatchError:
-    return StateDictMismatchError(f"{found} at path {current_path()}", why)
+def _mismatch(found: str, why: str) -> errors.StateDictMismatchError:
+    return errors.StateDictMismatchError(f"{found} at path {current_path()}", why)
 
 
 def entries(target: object, state: object) -> Mapping[str, Any]:
@@ -204,7 +192,7 @@ def entries(target: object, state: object) -> Mapping[str, Any]:
 def _dict_to_state(tree: Mapping[object, object]) -> dict[str, object]:
     state = {str(key): to_state_dict(value) for key, value in tree.items()}
     if len(state) < len(tree):
-        raise OptionError(
+        raise errors.OptionError(
             "Dict keys do not have a unique string representation: "
             f"{set(state)} vs given: {tree}",
             "A state dict has the texts of the keys, and two of them are equal.",
@@ -230,7 +218,7 @@ def restore_dict(tree: Mapping[K, object], state: object) -> dict[K, Any]:
 
 
 def _sequence_to_state(values: Iterable[object]) -> dict[str, object]:
-    return {str(i): to_state_dict(value) for i, value in enumerate(values)}
+    return _dict_to_state(dict(enumerate(values)))
 
 
 def _sequence_from_state(values: Sequence[object], state: object) -> list[object]:
@@ -247,14 +235,11 @@ def _sequence_from_state(values: Sequence[object], state: object) -> list[object
             f"The state dict of a sequence lacks the items {missing}",
             f"The state dict has {sorted(state)} there.",
         )
-    return [
-        from_state_dict(value, state[str(i)], name=str(i))
-        for i, value in enumerate(values)
-    ]
+    return [*restore_dict(dict(enumerate(values)), state).values()]
 
 
 def _namedtuple_to_state(values: Any) -> dict[str, object]:
-    return {name: to_state_dict(getattr(values, name)) for name in values._fields}
+    return _dict_to_state(values._asdict())
 
 
 def _namedtuple_from_state(values: Any, state: object) -> object:
@@ -269,18 +254,11 @@ def _namedtuple_from_state(values: Any, state: object) -> object:
             f"{set(state)} and {set(values._fields)}",
             f"A {type(values).__name__} is restored field by field.",
         )
-    fields = {
-        name: from_state_dict(getattr(values, name), value, name=name)
-        for name, value in state.items()
-    }
-    return type(values)(**fields)
+    return type(values)(**restore_dict(values._asdict(), state))
 
 
 def _partial_to_state(partial: jax.tree_util.Partial) -> dict[str, object]:
-    return {
-        "args": to_state_dict(partial.args),
-        "keywords": to_state_dict(partial.keywords),
-    }
+    return _dict_to_state({"args": partial.args, "keywords": partial.keywords})
 
 
 def _partial_from_state(
@@ -327,7 +305,7 @@ def _array_to_bytes(value: np.ndarray | np.generic | jax.Array) -> bytes:
         raise _nameless(value.dtype)
     array = np.asarray(value)
     if array.dtype.hasobject or array.dtype.fields:
-        raise OptionError(
+        raise errors.OptionError(
             "Object and structured dtypes not supported for serialization of "
             f"ndarrays: {array.dtype}.",
             "An array is stored as its bytes and the name of its dtype.",
@@ -352,8 +330,8 @@ def _array_from_bytes(data: bytes) -> np.ndarray:
     return np.frombuffer(buffer, dtype=dtype).reshape(shape)
 
 
-def _nameless(dtype: object) -> ArgumentTypeError:
-    return ArgumentTypeError(
+def _nameless(dtype: object) -> errors.ArgumentTypeError:
+    return errors.ArgumentTypeError(
         f"Arrays of dtype {dtype} cannot be serialized.",
         "NumPy does not find this dtype by its name, which is what is stored.",
         "Store text as a list of strings, random keys as `jax.random.key_data(key)`.",
@@ -379,7 +357,7 @@ def _pack_unknown(value: object) -> object:
     if isinstance(value, complex):
         parts = msgpack.packb((value.real, value.imag))
         return msgpack.ExtType(_MsgpackExtType.native_complex, parts)
-    raise ArgumentTypeError(
+    raise errors.ArgumentTypeError(
         f"can not serialize {type(value).__name__!r} object: {value!r:.80}",
         "MessagePack holds dictionaries, lists, arrays, numbers, text, bytes and None.",
         "Write `to_bytes(tree)`, which turns registered types into dictionaries.",
@@ -486,7 +464,7 @@ def msgpack_restore(encoded_pytree: bytes) -> Any:
         )
         return _unchunk_leaves(tree)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise MalformedBytesError(len(encoded_pytree), error) from error
+        raise errors.MalformedBytesError(len(encoded_pytree), error) from error
 
 
 def to_bytes(target: object) -> bytes:

@@ -144,14 +144,8 @@ def fields_from_state(names: tuple[str, ...], node: R, state: object) -> R:
             f"Unknown field(s) {unknown} {kind} at path {serialization.current_path()}",
             f"The class has the data fields {list(names)}.",
         )
-    return node.replace(
-        **{
-            name: serialization.from_state_dict(
-                getattr(node, name), values[name], name=name
-            )
-            for name in names
-        }
-    )
+    fields = {name: getattr(node, name) for name in names}
+    return node.replace(**serialization.restore_dict(fields, values))
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field, dataclasses.field))

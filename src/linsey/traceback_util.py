@@ -62,8 +62,6 @@ def _without_own_frames(traceback: TracebackType | None) -> TracebackType | None
             kept.append(traceback)
         traceback = traceback.tb_next
     filtered = None
-    for frame in reversed(kept):
-        filtered = TracebackType(
-            filtered, frame.tb_frame, frame.tb_lasti, frame.tb_lineno
-        )
+    for tb in reversed(kept):
+        filtered = TracebackType(filtered, tb.tb_frame, tb.tb_lasti, tb.tb_lineno)
     return filtered

@@ -29,24 +29,6 @@ import jax
 from linsey import struct
 from linsey.errors import ArgumentTypeError, MismatchError, OptionError
 
-__all__ = [
-    "ModelParamTraversal",
-    "Traversal",
-    "TraverseAttr",
-    "TraverseCompose",
-    "TraverseEach",
-    "TraverseFilter",
-    "TraverseId",
-    "TraverseItem",
-    "TraverseMerge",
-    "TraverseTree",
-    "empty_node",
-    "flatten_dict",
-    "path_aware_map",
-    "t_identity",
-    "unflatten_dict",
-]
-
 T = TypeVar("T")
 
 Path = tuple[Any, ...]
@@ -177,12 +159,9 @@ def path_aware_map(
         {'a': {'b': 'b'}, 'c': 'c'}
     """
     flat = flatten_dict(nested_dict, keep_empty_nodes=True)
-    return unflatten_dict(
-        {
-            path: value if isinstance(value, _EmptyNode) else f(path, value)
-            for path, value in flat.items()
-        }
-    )
+    for path, value in flat.items():
+        flat[path] = value if isinstance(value, _EmptyNode) else f(path, value)
+    return unflatten_dict(flat)
 
 
 class Traversal(abc.ABC):
@@ -446,10 +425,8 @@ class ModelParamTraversal(Traversal):
                 "The filter function is called with paths of keys.",
                 "Pass the parameters, such as `variables['params']`.",
             )
-        return sorted(
-            flatten_dict(inputs, keep_empty_nodes=True).items(),
-            key=lambda item: item[0],
-        )
+        flat = flatten_dict(inputs, keep_empty_nodes=True)
+        return sorted(flat.items(), key=lambda item: item[0])
 
 
 def _is_namedtuple(value: object) -> bool:

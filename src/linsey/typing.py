@@ -4,72 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Generic,
-    Optional,
-    Protocol,
-    TypeGuard,
-    TypeVar,
-    Union,
-)
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeGuard, TypeVar
 
 import jax
+from jax.lax import Precision
 from jax.typing import ArrayLike, DTypeLike
 
 if TYPE_CHECKING:
-    from linsey.core.frozen_dict import FrozenDict
-
-__all__ = [
-    "Array",
-    "ArrayPytree",
-    "Axes",
-    "Axis",
-    "AxisName",
-    "Collection",
-    "ConvGeneralDilatedT",
-    "DotGeneralT",
-    "Dtype",
-    "EinsumT",
-    "FrozenDict",
-    "FrozenVariableDict",
-    "In",
-    "InOutAxis",
-    "InOutScanAxis",
-    "Initializer",
-    "Key",
-    "LaxPadding",
-    "Leaf",
-    "LogicalNames",
-    "LogicalPartitionSpec",
-    "LogicalPartitionSpecPytree",
-    "LogicalRules",
-    "MutableCollection",
-    "MutableVariableDict",
-    "Out",
-    "PRNGFoldable",
-    "PRNGKey",
-    "PaddingLike",
-    "PartitionSpecPytree",
-    "Path",
-    "PathParts",
-    "PrecisionLike",
-    "PromoteDtypeFn",
-    "RNGSequences",
-    "ScanAxis",
-    "Shape",
-    "Sharding",
-    "VariableDict",
-    "is_key_like",
-]
+    from linsey.core.frozen_dict import FrozenDict as FrozenDict
 
 T = TypeVar("T")
 K = TypeVar("K")
 
+_HELPERS = {*globals()}
+"""What stands above: none of it is a name that this module offers."""
+
 # ---------------------------------------------------------------- arrays
 
-Array = Union[jax.Array, Any]  # noqa: UP007 (a value at run time, with Any in it)
+Array = jax.Array | Any
 """A JAX array, or a value that a layer converts to one."""
 PRNGKey = jax.Array
 """A random key."""
@@ -81,13 +33,7 @@ Shape = Sequence[int]
 """The size of each axis."""
 PRNGFoldable = int | str
 """What can be folded into a random key."""
-PrecisionLike = (
-    None
-    | str
-    | jax.lax.Precision
-    | tuple[str, str]
-    | tuple[jax.lax.Precision, jax.lax.Precision]
-)
+PrecisionLike = None | str | Precision | tuple[str, str] | tuple[Precision, Precision]
 """How exactly an accelerator multiplies, as in `jax.lax.Precision`."""
 DotGeneralT = Callable[..., jax.Array]
 """A function with the arguments of `jax.lax.dot_general`."""
@@ -172,7 +118,7 @@ else:
 
 # ---------------------------------------------------------------- axes
 
-Axis = Optional[int]  # noqa: UP045 (a value at run time, subscripted below)
+Axis = int | None
 """An axis, or `None` for no axis."""
 Axes = int | Sequence[int]
 """One axis or several."""
@@ -222,3 +168,10 @@ PartitionSpecPytree = Any
 """A pytree of `jax.sharding.PartitionSpec`."""
 Sharding = tuple[AxisName, ...]
 """The names of the mesh axes that each axis of an array is split over."""
+
+if not TYPE_CHECKING:  # type checkers find the names by the same rule
+    __all__ = sorted(
+        name
+        for name in {*globals(), "FrozenDict", "FrozenVariableDict"} - _HELPERS
+        if not name.startswith("_")
+    )

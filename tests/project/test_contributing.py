@@ -11,9 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 ROWS = re.findall(r"^\| .+ \| `(src/[\w/]+\.py)`, `(\w+)` \|$", PAGE, re.MULTILINE)
-FILES = re.findall(
-    r"`((?:src|tests|docs|benchmarks|scripts)/[\w/]+(?:\.\w+|/))`", PAGE
-)
+FILES = re.findall(r"`((?:src|tests|docs|benchmarks|scripts)/[\w/]+(?:\.\w+|/))`", PAGE)
 
 
 def test_five_things_are_located():

@@ -1,4 +1,7 @@
-"""Every mistake linsey can name, one class for each.
+"""The mistakes that linsey can name: Flax's classes, a few of its own, and kinds.
+
+A *kind* (`ShapeError`, `OptionError`, ...) is raised with a text of its own, which stands
+beside the check. Other classes make their text from what they are given.
 
 A message has three parts, one a line: *found* (what was met, with path and
 shapes), *why* (why it cannot work) and *fix* (the line to write instead). They
@@ -9,91 +12,22 @@ Positional arguments of the constructors are those of Flax; keywords that follow
 them only make a message richer. Every error can be pickled and copied, whatever
 its arguments were: what travels is the finished text.
 
-The errors of single layers, of names of axes and of objects are here too. Their files
-are imported when one of them is asked for.
+The errors of layers and of objects are here too. Their files are imported when one of
+them is asked for.
 """
 
-# ruff: noqa: F403 (each file holds nothing but its errors)
+# ruff: noqa: F403, F405 (a file offers its errors; `__all__` leaves out the rest)
 
 import importlib
 from typing import TYPE_CHECKING
 
-from linsey.errors.base import (
-    ArgumentTypeError,
-    FlaxError,
-    LinseyError,
-    MismatchError,
-    OptionError,
-    ShapeError,
-    UnsupportedError,
-    UsageError,
-)
-from linsey.errors.files import (
-    AlreadyExistsError,
-    InputError,
-    InvalidCheckpointError,
-    MPACheckpointingRequiredError,
-    MPARestoreDataCorruptedError,
-    MPARestoreTargetRequiredError,
-)
-from linsey.errors.misuse import (
-    FeatureShapeChangedError,
-    FrozenDictIsImmutableError,
-    HalfPrecisionStatisticsError,
-    MissingBatchStatsError,
-    NonFiniteBatchError,
-    SingleValuePerChannelError,
-    TracedFlagError,
-    UnboundAxisNameError,
-)
-from linsey.errors.modules import (
-    ApplyModuleInvalidMethodError,
-    AssignSubModuleError,
-    CallCompactUnboundModuleError,
-    CallSetupUnboundModuleError,
-    CallShareScopeOnUnboundModuleError,
-    CallUnbindOnUnboundModuleError,
-    DeclarationOutsideSetupError,
-    DescriptorAttributeError,
-    IncorrectPostInitOverrideError,
-    InvalidInstanceModuleError,
-    MultipleMethodsCompactError,
-    NameInUseError,
-    ReservedModuleAttributeError,
-    SetAttributeFrozenModuleError,
-    SetAttributeInModuleSetupError,
-    UnboundModuleError,
-)
-from linsey.errors.optimizers import (
-    GradientStructureError,
-    HyperParamUnknownError,
-    OptimizerStateDictError,
-)
-from linsey.errors.scopes import (
-    ApplyScopeInvalidVariablesStructureError,
-    ApplyScopeInvalidVariablesTypeError,
-    ImmutableVariableError,
-    InvalidFilterError,
-    InvalidRngError,
-    InvalidScopeError,
-    JaxTransformError,
-    LazyInitError,
-    ModifyScopeVariableError,
-    PartitioningUnspecifiedError,
-    ScopeCollectionNotFound,
-    ScopeParamNotFoundError,
-    ScopeParamShapeError,
-    ScopeVariableNotFoundError,
-    TraceContextError,
-)
-from linsey.errors.trees import (
-    CursorFindError,
-    MalformedBytesError,
-    StateDictMismatchError,
-    TransformedMethodReturnValueError,
-    TransformTargetError,
-    TraverseTreeError,
-)
+from linsey.errors.base import *
+from linsey.errors.files import *
+from linsey.errors.misuse import *
+from linsey.errors.modules import *
+from linsey.errors.optimizers import *
+from linsey.errors.scopes import *
+from linsey.errors.trees import *
 
 if TYPE_CHECKING:
     from linsey.errors.layers import *
@@ -103,6 +37,11 @@ _LATER = ("layers", "treex")
 
 
 if not TYPE_CHECKING:  # type checkers would take every name for an error
+    __all__ = sorted(
+        name
+        for name, value in globals().items()
+        if isinstance(value, type) and issubclass(value, LinseyError)
+    )
 
     def __getattr__(name: str) -> object:
         if name.endswith("Error"):  # else the name of a file would import all of them
@@ -118,69 +57,3 @@ def __dir__() -> list[str]:
     files = [importlib.import_module(f"{__name__}.{file}") for file in _LATER]
     later = {name for file in files for name in vars(file) if name.endswith("Error")}
     return sorted({*globals(), *later})
-
-
-__all__ = [
-    "AlreadyExistsError",
-    "ApplyModuleInvalidMethodError",
-    "ApplyScopeInvalidVariablesStructureError",
-    "ApplyScopeInvalidVariablesTypeError",
-    "ArgumentTypeError",
-    "AssignSubModuleError",
-    "CallCompactUnboundModuleError",
-    "CallSetupUnboundModuleError",
-    "CallShareScopeOnUnboundModuleError",
-    "CallUnbindOnUnboundModuleError",
-    "CursorFindError",
-    "DeclarationOutsideSetupError",
-    "DescriptorAttributeError",
-    "FeatureShapeChangedError",
-    "FlaxError",
-    "FrozenDictIsImmutableError",
-    "GradientStructureError",
-    "HalfPrecisionStatisticsError",
-    "HyperParamUnknownError",
-    "ImmutableVariableError",
-    "IncorrectPostInitOverrideError",
-    "InputError",
-    "InvalidCheckpointError",
-    "InvalidFilterError",
-    "InvalidInstanceModuleError",
-    "InvalidRngError",
-    "InvalidScopeError",
-    "JaxTransformError",
-    "LazyInitError",
-    "LinseyError",
-    "MPACheckpointingRequiredError",
-    "MPARestoreDataCorruptedError",
-    "MPARestoreTargetRequiredError",
-    "MalformedBytesError",
-    "MismatchError",
-    "MissingBatchStatsError",
-    "ModifyScopeVariableError",
-    "MultipleMethodsCompactError",
-    "NameInUseError",
-    "NonFiniteBatchError",
-    "OptimizerStateDictError",
-    "OptionError",
-    "PartitioningUnspecifiedError",
-    "ReservedModuleAttributeError",
-    "ScopeCollectionNotFound",
-    "ScopeParamNotFoundError",
-    "ScopeParamShapeError",
-    "ScopeVariableNotFoundError",
-    "SetAttributeFrozenModuleError",
-    "SetAttributeInModuleSetupError",
-    "ShapeError",
-    "SingleValuePerChannelError",
-    "StateDictMismatchError",
-    "TraceContextError",
-    "TracedFlagError",
-    "TransformTargetError",
-    "TransformedMethodReturnValueError",
-    "TraverseTreeError",
-    "UnboundAxisNameError",
-    "UnboundModuleError",
-    "UnsupportedError",
-    "UsageError",
-]

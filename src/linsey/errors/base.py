@@ -84,6 +84,9 @@ class UnsupportedError(LinseyError, NotImplementedError):
 
 # --- words of messages ---------------------------------------------------------------
 
+Names = Iterable[str] | None
+"""The names that there are; `None` if they are not known."""
+
 
 def named(module: object) -> str:
     """Names a module given as class, instance or text in a message."""

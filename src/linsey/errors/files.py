@@ -49,25 +49,16 @@ class InputError(LinseyError):
 
     def with_hint(self, hint: str) -> InputError:
         """Return the same error with other advice."""
-        return InputError(
-            self.problem,
-            file=self.file,
-            key=self.key,
-            expected=self.expected,
-            found=self.actual,
-            hint=hint,
-        )
+        rest = {"file": self.file, "key": self.key, "expected": self.expected}
+        return InputError(self.problem, found=self.actual, hint=hint, **rest)
 
     def _line(self) -> str:
         where = [part for part in (self.file, self.key) if part]
         line = ": ".join([*where, self.problem])
-        facts = []
-        if self.expected is not None:
-            facts.append(f"expected {self.expected}")
-        if self.actual is not None:
-            facts.append(f"found {self.actual}")
-        if facts:
-            line += ": " + ", ".join(facts)
+        facts = {"expected": self.expected, "found": self.actual}
+        told = [f"{word} {fact}" for word, fact in facts.items() if fact is not None]
+        if told:
+            line += ": " + ", ".join(told)
         return f"{line} ({self.hint})" if self.hint else line
 
 
@@ -111,11 +102,8 @@ class MPARestoreTargetRequiredError(LinseyError):
     """Arrays sharded over several processes are restored without a target."""
 
     def __init__(self, path: object, step: object, key: object = None) -> None:
-        at = (
-            ""
-            if key is None
-            else f" This error fired when trying to restore array at {key}."
-        )
+        array = f" This error fired when trying to restore array at {key}."
+        at = "" if key is None else array
         super().__init__(
             f'Restore checkpoint failed at step: "{step}" and path: "{path}": '
             "Checkpoints containing a multiprocess array need to be restored with a "

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from linsey.errors.base import LinseyError, listed, named
+from linsey.errors.base import LinseyError, Names, listed, named
 
 
 class NameInUseError(LinseyError):
@@ -65,9 +63,7 @@ class SetAttributeFrozenModuleError(LinseyError):
 class MultipleMethodsCompactError(LinseyError):
     """More than one method of a class is compact."""
 
-    def __init__(
-        self, *, module: object = None, methods: Iterable[str] | None = None
-    ) -> None:
+    def __init__(self, *, module: object = None, methods: Names = None) -> None:
         which = ""
         if methods is not None:
             owner = "It" if module is None else named(module)

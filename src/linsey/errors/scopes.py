@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
 
-from linsey.errors.base import LinseyError, listed, named
+from linsey.errors.base import LinseyError, Names, listed, named
 
 
 class InvalidRngError(LinseyError, ValueError):
@@ -16,7 +15,7 @@ class InvalidRngError(LinseyError, ValueError):
         msg: str,
         *,
         stream: str | None = None,
-        available: Sequence[str] | None = None,
+        available: Names = None,
         fix: str = "",
     ) -> None:
         why = fix and "A random stream begins with a JAX key, and nothing else is one."
@@ -65,11 +64,7 @@ class ScopeParamNotFoundError(LinseyError):
     """A parameter is read that the variables do not have."""
 
     def __init__(
-        self,
-        param_name: str,
-        scope_path: str,
-        *,
-        available: Iterable[str] | None = None,
+        self, param_name: str, scope_path: str, *, available: Names = None
     ) -> None:
         there = "" if available is None else f" It holds: {listed(available)}."
         super().__init__(
@@ -138,30 +133,22 @@ class ScopeParamShapeError(LinseyError):
         )
 
 
-def _param_shape_fix(value_shape: Any, init_shape: Any) -> str:
-    fix = "Re-run `init` with this input"
-    is_kernel = (
-        isinstance(value_shape, tuple)
-        and isinstance(init_shape, tuple)
-        and len(value_shape) == len(init_shape) >= 2
-        and value_shape[-1] == init_shape[-1]
-        and value_shape[-2] != init_shape[-2]
-    )
-    if not is_kernel:
-        return f"{fix}, or build the module as it was when it was initialised."
-    return f"{fix}, or pass inputs whose last axis is {value_shape[-2]}."
+def _param_shape_fix(value_shape: object, init_shape: object) -> str:
+    match value_shape, init_shape:
+        case (*front, found, width), (*other_front, needed, other_width) if (
+            len(front) == len(other_front) and width == other_width and found != needed
+        ):
+            instead = f"pass inputs whose last axis is {found}."
+        case _:
+            instead = "build the module as it was when it was initialised."
+    return f"Re-run `init` with this input, or {instead}"
 
 
 class ScopeVariableNotFoundError(LinseyError):
     """A variable is read that its collection does not have."""
 
     def __init__(
-        self,
-        name: str,
-        col: str,
-        scope_path: str,
-        *,
-        available: Iterable[str] | None = None,
+        self, name: str, col: str, scope_path: str, *, available: Names = None
     ) -> None:
         there = "" if available is None else f" It holds: {listed(available)}."
         super().__init__(
@@ -214,9 +201,6 @@ class ModifyScopeVariableError(LinseyError):
 
 class ImmutableVariableError(LinseyError):
     """A value of a frozen container or variable is written."""
-
-    def __init__(self, message: str, why: str = "", fix: str = "") -> None:
-        super().__init__(message, why, fix)
 
 
 class JaxTransformError(LinseyError):

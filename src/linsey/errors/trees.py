@@ -58,17 +58,10 @@ class TraverseTreeError(LinseyError):
     """A tree update was given both of two functions that exclude each other."""
 
     def __init__(self, update_fn: object, cond_fn: object) -> None:
-        if update_fn is None and cond_fn is None:
-            found = (
-                "Both update_fn and cond_fn are None. Exactly one of them must be None."
-            )
-        else:
-            found = (
-                "Both update_fn and cond_fn are not None. Exactly one of them must be "
-                "not None."
-            )
+        both = "None" if update_fn is None and cond_fn is None else "not None"
         super().__init__(
-            found,
+            f"Both update_fn and cond_fn are {both}. Exactly one of them must be "
+            f"{both}.",
             "`update_fn` says the new value of a node, `cond_fn` which nodes to keep.",
             "Pass one of them.",
         )

@@ -6,13 +6,8 @@ import jax
 import optax
 
 from linsey import struct
-from linsey.optim.optax_definition import (
-    LearningRate,
-    OptaxDefinition,
-    Scalar,
-    Stage,
-    takes_fields_of,
-)
+from linsey.optim.base import LearningRate, Scalar
+from linsey.optim.optax_definition import OptaxDefinition, Stage, takes_fields_of
 
 __all__ = ["AdaBelief"]
 

@@ -6,13 +6,8 @@ import jax
 import optax
 
 from linsey import struct
-from linsey.optim.optax_definition import (
-    LearningRate,
-    OptaxDefinition,
-    Scalar,
-    Stage,
-    takes_fields_of,
-)
+from linsey.optim.base import LearningRate, Scalar
+from linsey.optim.optax_definition import OptaxDefinition, Stage, takes_fields_of
 
 __all__ = ["Adadelta"]
 
@@ -64,11 +59,10 @@ class Adadelta(OptaxDefinition):
         super().__init__(hyper_params)
 
     def stages(self, hyper_params: _AdadeltaHyperParams) -> list[Stage]:  # noqa: D102
-        hp = hyper_params
-        adadelta = optax.scale_by_adadelta(hp.rho, hp.eps)
+        adadelta = optax.scale_by_adadelta(hyper_params.rho, hyper_params.eps)
         fields = {"e_g": "sq_avg", "e_x": "acc_delta"}
         return [
             Stage(adadelta, optax.ScaleByAdaDeltaState, fields),
-            *self.decay_stages(hp.weight_decay),
-            self.learning_rate_stage(hp.learning_rate),
+            *self.decay_stages(hyper_params.weight_decay),
+            self.learning_rate_stage(hyper_params.learning_rate),
         ]

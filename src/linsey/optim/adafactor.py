@@ -11,13 +11,8 @@ import optax
 from jax.typing import ArrayLike
 
 from linsey import struct
-from linsey.optim.optax_definition import (
-    LearningRate,
-    OptaxDefinition,
-    Scalar,
-    Stage,
-    takes_fields_of,
-)
+from linsey.optim.base import LearningRate, Scalar
+from linsey.optim.optax_definition import OptaxDefinition, Stage, takes_fields_of
 from linsey.typing import Dtype
 
 __all__ = ["Adafactor"]
@@ -101,9 +96,8 @@ class Adafactor(OptaxDefinition):
     @takes_fields_of(_AdafactorArguments)
     def __init__(self, arguments: _AdafactorArguments) -> None:
         names = [field.name for field in dataclasses.fields(_AdafactorHyperParams)]
-        super().__init__(
-            _AdafactorHyperParams(*(getattr(arguments, name) for name in names))
-        )
+        values = [getattr(arguments, name) for name in names]
+        super().__init__(_AdafactorHyperParams(*values))
         self.dtype_momentum = arguments.dtype_momentum
 
     def init_param_state(self, param: ArrayLike) -> _AdafactorParamState:

@@ -24,32 +24,23 @@ import numpy as np
 import optax
 from jax import lax
 
-from linsey import serialization, struct
-from linsey.errors import (
-    ArgumentTypeError,
-    HyperParamUnknownError,
-    MismatchError,
-    OptimizerStateDictError,
-    OptionError,
-    StateDictMismatchError,
-    UnsupportedError,
-)
+from linsey import errors, serialization, struct
 from linsey.errors.base import named
 from linsey.jax_utils import replicate, unreplicate
 from linsey.optim._selection import gradients_at, gradients_of, masked, select
-from linsey.optim.state import OptimizerState
-from linsey.traverse_util import ModelParamTraversal, Traversal
-
-__all__ = [
-    "ModelParamTraversal",
-    "MultiOptimizer",
-    "Optimizer",
-    "OptimizerDef",
-    "OptimizerState",
-    "ReplicatedOptimizer",
-]
+from linsey.optim.state import OptimizerState as OptimizerState
+from linsey.traverse_util import ModelParamTraversal as ModelParamTraversal
+from linsey.traverse_util import Traversal
 
 T = TypeVar("T")
+
+Scalar = float | jax.Array
+"""A hyper-parameter: a number, traced or not."""
+LearningRate = Scalar | optax.Schedule | None
+"""A learning rate, or a function of the step; `None` if each update passes its own."""
+
+LossFn = Callable[[Any], object]
+"""A function of the parameters that returns a loss, or a pair of it and a value."""
 
 FROZEN = "frozen"
 """The label, in optax, of the leaves that no traversal selects."""
@@ -194,7 +185,7 @@ class OptimizerDef:
             known = [field.name for field in dataclasses.fields(hyper_params)]
             unknown = [name for name in changes if name not in known]
             if unknown:
-                raise HyperParamUnknownError(self, unknown, known)
+                raise errors.HyperParamUnknownError(self, unknown, known)
         return hyper_params.replace(**changes) if changes else hyper_params
 
     def create(self, target: object, focus: Traversal | None = None) -> Optimizer:
@@ -216,10 +207,7 @@ class OptimizerDef:
             target: the parameters.
             state: their state.
         """
-        return {
-            "target": serialization.to_state_dict(target),
-            "state": serialization.to_state_dict(state),
-        }
+        return serialization.to_state_dict({"target": target, "state": state})
 
     def restore_state(
         self, target: T, state: OptimizerState, state_dict: object
@@ -238,14 +226,14 @@ class OptimizerDef:
         found = state_dict if isinstance(state_dict, Mapping) else {}
         for part in ("target", "state"):
             if part not in found:
-                raise OptimizerStateDictError(
+                raise errors.OptimizerStateDictError(
                     f"The state dict of an optimizer has no {part!r}.",
                     f"It has {list(found)}; expected 'target' and 'state'.",
                 )
         try:
             target = serialization.from_state_dict(target, found["target"])
-        except StateDictMismatchError as error:
-            raise OptimizerStateDictError(error.found, error.why) from error
+        except errors.StateDictMismatchError as error:
+            raise errors.OptimizerStateDictError(error.found, error.why) from error
         return target, serialization.from_state_dict(state, found["state"])
 
     # ------------------------------------------------------------------ optax
@@ -294,8 +282,8 @@ class OptimizerDef:
         return opt_state
 
 
-def _no_rule_for_a_leaf(definition: OptimizerDef) -> UnsupportedError:
-    return UnsupportedError(
+def _no_rule_for_a_leaf(definition: OptimizerDef) -> errors.UnsupportedError:
+    return errors.UnsupportedError(
         f"{named(definition)} has no rule for a single leaf.",
         "A focus and a `MultiOptimizer` give each leaf a state of its own; this "
         "optimizer keeps one for a whole tree.",
@@ -349,12 +337,11 @@ class Optimizer(struct.PyTreeNode):
         """
         definition = self.optimizer_def
         hyper_params = definition.update_hyper_params(**hyper_param_overrides)
-        target, state = definition.apply_gradient(
-            hyper_params, self.target, self.state, grads
-        )
+        update = definition.apply_gradient
+        target, state = update(hyper_params, self.target, self.state, grads)
         return self.replace(state=state, target=target)
 
-    def compute_gradient(self, loss_fn: Callable[[Any], object]) -> tuple[Any, ...]:
+    def compute_gradient(self, loss_fn: LossFn) -> tuple[Any, ...]:
         """Return loss and gradient at `target`. Deprecated: use `jax.value_and_grad`.
 
         Args:
@@ -367,17 +354,13 @@ class Optimizer(struct.PyTreeNode):
         Raises:
             ArgumentTypeError: if the function returns anything else.
         """
-        warnings.warn(
-            "compute_gradient is deprecated: use jax.grad or jax.value_and_grad.",
-            DeprecationWarning,
-            stacklevel=2,
-        )
+        _deprecated("compute_gradient", "jax.grad or jax.value_and_grad")
         return _loss_and_gradient(loss_fn, self.target)
 
     compute_gradients = compute_gradient
 
     def optimize(
-        self, loss_fn: Callable[[Any], object], **hyper_param_overrides: Any
+        self, loss_fn: LossFn, **hyper_param_overrides: Any
     ) -> tuple[Any, ...]:
         """Return the optimizer after an update, and the loss before it. Deprecated.
 
@@ -389,11 +372,7 @@ class Optimizer(struct.PyTreeNode):
             `(optimizer, loss)`, or `(optimizer, loss, aux)` if the function returns
             a pair.
         """
-        warnings.warn(
-            "optimize is deprecated: use jax.value_and_grad and apply_gradient.",
-            DeprecationWarning,
-            stacklevel=2,
-        )
+        _deprecated("optimize", "jax.value_and_grad and apply_gradient")
         *values, grads = _loss_and_gradient(loss_fn, self.target)
         return self.apply_gradient(grads, **hyper_param_overrides), *values
 
@@ -418,7 +397,7 @@ class Optimizer(struct.PyTreeNode):
         """
         definition = self.optimizer_def
         if not isinstance(definition, ReplicatedOptimizer):
-            raise OptionError(
+            raise errors.OptionError(
                 f"Cannot unreplicate {named(definition)}: it is not replicated.",
                 "Only what `replicate` returned has a copy for each device.",
                 "Use the optimizer as it is.",
@@ -441,9 +420,8 @@ class Optimizer(struct.PyTreeNode):
             OptimizerStateDictError: if the target or a parameter is missing.
             StateDictMismatchError: if the state has missing or unknown fields.
         """
-        target, restored = self.optimizer_def.restore_state(
-            self.target, self.state, state
-        )
+        restore = self.optimizer_def.restore_state
+        target, restored = restore(self.target, self.state, state)
         return self.replace(state=restored, target=target)
 
 
@@ -452,21 +430,24 @@ serialization.register_serialization_state(
 )
 
 
-def _loss_and_gradient(
-    loss_fn: Callable[[Any], object], target: object
-) -> tuple[Any, ...]:
+def _deprecated(method: str, instead: str) -> None:
+    text = f"{method} is deprecated: use {instead}."
+    warnings.warn(text, DeprecationWarning, stacklevel=3)
+
+
+def _loss_and_gradient(loss_fn: LossFn, target: object) -> tuple[Any, ...]:
     """Return the loss, the auxiliary value if there is one, and the gradient."""
     has_aux = False
 
     def pair(target: object) -> tuple[object, object]:
         nonlocal has_aux
         value = loss_fn(target)
-        has_aux = isinstance(value, tuple) and len(value) == 2
         if isinstance(value, tuple) and len(value) == 2:
+            has_aux = True
             return value
         if not isinstance(value, jax.Array | np.ndarray | np.generic):
             size = f" of {len(value)}" if isinstance(value, tuple) else ""
-            raise ArgumentTypeError(
+            raise errors.ArgumentTypeError(
                 f"The loss function returned a {type(value).__name__}{size}.",
                 "It must return a scalar array, or a pair of one and anything else.",
                 "Write `return loss` or `return loss, aux`.",
@@ -576,7 +557,7 @@ class MultiOptimizer(OptimizerDef):
         self, *traversals_and_optimizers: tuple[Traversal, OptimizerDef]
     ) -> None:
         if not traversals_and_optimizers:
-            raise OptionError(
+            raise errors.OptionError(
                 "A `MultiOptimizer` was given no optimizer.",
                 "It has no rule of its own.",
                 "Give pairs: `MultiOptimizer((traversal, Adam(1e-3)), ...)`.",
@@ -609,19 +590,13 @@ class MultiOptimizer(OptimizerDef):
         leaves, treedef = jax.tree.flatten(params)
         states = treedef.flatten_up_to(state.param_states)
         selected = select(self.traversals, params)
-        for numbers, own_grads, sub, values in zip(
-            selected,
-            gradients_at(selected, params, grads),
-            self.sub_optimizers,
-            hyper_params,
-            strict=True,
-        ):
-            moved, new = sub.apply_gradient(
-                values,
-                tuple(leaves[leaf] for leaf in numbers),
-                OptimizerState(state.step, tuple(states[leaf] for leaf in numbers)),
-                own_grads,
-            )
+        own_grads = gradients_at(selected, params, grads)
+        parts = zip(selected, own_grads, self.sub_optimizers, hyper_params, strict=True)
+        for numbers, grads, sub, values in parts:
+            own = tuple(leaves[leaf] for leaf in numbers)
+            own_states = tuple(states[leaf] for leaf in numbers)
+            own_state = OptimizerState(state.step, own_states)
+            moved, new = sub.apply_gradient(values, own, own_state, grads)
             for i, leaf in enumerate(numbers):
                 leaves[leaf], states[leaf] = moved[i], new.param_states[i]
         states = treedef.unflatten(states)
@@ -642,11 +617,10 @@ class MultiOptimizer(OptimizerDef):
         ]
 
     def _check_count(self, hyper_params: Sequence[object]) -> None:
-        expected = len(self.sub_optimizers)
-        if len(hyper_params) != expected:
-            raise MismatchError(
-                f"`hyper_params` has {len(hyper_params)} entries for {expected} "
-                "optimizers.",
+        found, expected = len(hyper_params), len(self.sub_optimizers)
+        if found != expected:
+            raise errors.MismatchError(
+                f"`hyper_params` has {found} entries for {expected} optimizers.",
                 "A `MultiOptimizer` takes one set for each of its optimizers, in their "
                 "order.",
                 "Start from the list it has: `hyper_params = "

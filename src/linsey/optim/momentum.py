@@ -6,13 +6,8 @@ import jax
 import optax
 
 from linsey import struct
-from linsey.optim.optax_definition import (
-    LearningRate,
-    OptaxDefinition,
-    Scalar,
-    Stage,
-    takes_fields_of,
-)
+from linsey.optim.base import LearningRate, Scalar
+from linsey.optim.optax_definition import OptaxDefinition, Stage, takes_fields_of
 
 __all__ = ["Momentum"]
 
@@ -65,10 +60,9 @@ class Momentum(OptaxDefinition):
         super().__init__(hyper_params)
 
     def stages(self, hyper_params: _MomentumHyperParams) -> list[Stage]:  # noqa: D102
-        hp = hyper_params
-        trace = optax.trace(hp.beta, nesterov=hp.nesterov)
+        trace = optax.trace(hyper_params.beta, nesterov=hyper_params.nesterov)
         return [
-            *self.decay_stages(hp.weight_decay),
+            *self.decay_stages(hyper_params.weight_decay),
             Stage(trace, optax.TraceState, {"trace": "momentum"}),
-            self.learning_rate_stage(hp.learning_rate),
+            self.learning_rate_stage(hyper_params.learning_rate),
         ]

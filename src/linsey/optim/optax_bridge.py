@@ -22,14 +22,6 @@ from linsey.optim.optax_definition import like
 from linsey.optim.state import OptimizerState
 from linsey.training.train_state import TrainState
 
-__all__ = [
-    "OptaxOptimizer",
-    "from_optax",
-    "from_train_state",
-    "restore_train_state",
-    "to_train_state",
-]
-
 S = TypeVar("S", bound=TrainState)
 
 
@@ -66,9 +58,8 @@ class OptaxOptimizer(OptimizerDef):
         defaults = {name: state.param_states.hyperparams[name] for name in hyper_params}
         opt_state = self._with(opt_state, defaults)
         opt_state = jax.tree.map(like, opt_state, state.param_states)
-        return optax.apply_updates(params, updates), OptimizerState(
-            state.step + 1, opt_state
-        )
+        params = optax.apply_updates(params, updates)
+        return params, OptimizerState(state.step + 1, opt_state)
 
     def _with(self, opt_state: Any, overrides: Mapping[str, ArrayLike]) -> Any:
         """Return a state of `inject_hyperparams` with other values in it."""
@@ -81,11 +72,10 @@ class OptaxOptimizer(OptimizerDef):
         unknown = [name for name in overrides if name not in known]
         if unknown:
             raise HyperParamUnknownError(self, unknown, known)
-        new = {
-            name: jnp.asarray(value, known[name].dtype)
-            for name, value in overrides.items()
-        }
-        return opt_state._replace(hyperparams={**opt_state.hyperparams, **new})
+        new = dict(opt_state.hyperparams)
+        for name, value in overrides.items():
+            new[name] = jnp.asarray(value, known[name].dtype)
+        return opt_state._replace(hyperparams=new)
 
     def to_optax(self, **overrides: object) -> optax.GradientTransformation:
         """Return the gradient transformation itself; it takes no overrides."""

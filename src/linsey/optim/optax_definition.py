@@ -23,7 +23,7 @@ from jax.typing import ArrayLike
 
 from linsey.errors import OptionError
 from linsey.errors.base import named
-from linsey.optim.base import OptimizerDef
+from linsey.optim.base import LearningRate, OptimizerDef, Scalar
 from linsey.optim.state import OptimizerState
 
 __all__ = ["OptaxDefinition", "Stage", "takes_fields_of"]
@@ -32,10 +32,6 @@ P = ParamSpec("P")
 H = TypeVar("H")
 D = TypeVar("D", bound=OptimizerDef)
 
-Scalar = float | jax.Array
-"""A hyper-parameter: a number, traced or not."""
-LearningRate = Scalar | optax.Schedule | None
-"""A learning rate, or a function of the step; `None` if each update passes its own."""
 Columns = dict[str, Any]
 """For each field of the per-leaf state, its values for all leaves: a list or a tree."""
 
@@ -62,9 +58,7 @@ def takes_fields_of(
         Params(learning_rate=0.5)
     """
 
-    def decorate(
-        init: Callable[[D, H], None],
-    ) -> Callable[Concatenate[D, P], None]:
+    def decorate(init: Callable[[D, H], None]) -> Callable[Concatenate[D, P], None]:
         @functools.wraps(init)
         def construct(self: D, *args: P.args, **kwargs: P.kwargs) -> None:
             init(self, hyper_params(*args, **kwargs))
@@ -137,9 +131,8 @@ class OptaxDefinition(OptimizerDef):
         state: Any,
         grad: jax.Array,
     ) -> tuple[jax.Array, Any]:
-        params, states = self._apply_stages(
-            step, hyper_params, [param], [state], [grad]
-        )
+        apply = self._apply_stages
+        params, states = apply(step, hyper_params, [param], [state], [grad])
         return params[0], states[0]
 
     def apply_leaves(  # noqa: D102
@@ -162,7 +155,7 @@ class OptaxDefinition(OptimizerDef):
         step: jax.Array | int,
         hyper_params: object,
         params: Iterable[ArrayLike],
-        states: Iterable[object],
+        states: list[Any],
         grads: Iterable[ArrayLike],
     ) -> tuple[list[jax.Array], list[Any]]:
         stages = self.stages(hyper_params)
@@ -226,10 +219,8 @@ class OptaxDefinition(OptimizerDef):
         columns = self._columns([self.init_param_state(leaf) for leaf in leaves])
         stages = self.stages(self.update_hyper_params(**overrides))
         for stage, state in zip(stages, opt_state, strict=True):
-            trees = stage.unpack(state)
-            columns.update(
-                {name: treedef.flatten_up_to(tree) for name, tree in trees.items()}
-            )
+            for name, tree in stage.unpack(state).items():
+                columns[name] = treedef.flatten_up_to(tree)
         states = treedef.unflatten(self._rows(columns, len(leaves)))
         return OptimizerState(jnp.asarray(step, jnp.int32), states)
 
@@ -238,9 +229,8 @@ class OptaxDefinition(OptimizerDef):
     def _fields(self) -> tuple[str, ...]:
         return tuple(getattr(self.param_state, "__dataclass_fields__", ()))
 
-    def _columns(self, states: Iterable[object]) -> Columns:
+    def _columns(self, states: list[Any]) -> Columns:
         """Return the states of the leaves, field by field."""
-        states = list(states)
         fields = self._fields()
         return {name: [getattr(state, name) for state in states] for name in fields}
 

@@ -7,10 +7,9 @@ import optax
 from jax.typing import ArrayLike
 
 from linsey import struct
+from linsey.optim.base import LearningRate, Scalar
 from linsey.optim.optax_definition import (
-    LearningRate,
     OptaxDefinition,
-    Scalar,
     Stage,
     takes_fields_of,
     zeros_like,
@@ -70,10 +69,8 @@ class RMSProp(OptaxDefinition):
 
     def init_param_state(self, param: ArrayLike) -> _RMSPropParamState:
         """Return zeros like the leaf; `mg` is `None` unless centered."""
-        centered = self.hyper_params.centered
-        return _RMSPropParamState(
-            zeros_like(param), zeros_like(param) if centered else None
-        )
+        mg = zeros_like(param) if self.hyper_params.centered else None
+        return _RMSPropParamState(zeros_like(param), mg)
 
     def stages(self, hyper_params: _RMSPropHyperParams) -> list[Stage]:  # noqa: D102
         hp = hyper_params

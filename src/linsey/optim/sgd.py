@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from linsey import struct
-from linsey.optim.optax_definition import (
-    LearningRate,
-    OptaxDefinition,
-    Stage,
-    takes_fields_of,
-)
+from linsey.optim.base import LearningRate
+from linsey.optim.optax_definition import OptaxDefinition, Stage, takes_fields_of
 
 __all__ = ["GradientDescent"]
 

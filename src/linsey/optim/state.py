@@ -86,10 +86,8 @@ def _flatten_with_keys(
     tree = structure[0].unflatten(range(len(leaves)))
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(tree)]
     keys = [jax.tree_util.GetAttrKey(f"param_states{path}") for path in paths]
-    return (
-        (jax.tree_util.GetAttrKey("step"), step),
-        *zip(keys, leaves, strict=True),
-    ), structure
+    named_leaves = zip(keys, leaves, strict=True)
+    return ((jax.tree_util.GetAttrKey("step"), step), *named_leaves), structure
 
 
 def _unflatten(structure: Structure, children: Iterable[object]) -> OptimizerState:

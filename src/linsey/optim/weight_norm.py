@@ -7,11 +7,12 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from linsey import struct
 from linsey.optim._selection import gradients_of
-from linsey.optim.base import OptimizerDef
-from linsey.optim.optax_definition import Scalar, as_array, like
+from linsey.optim.base import OptimizerDef, Scalar
+from linsey.optim.optax_definition import as_array, like
 from linsey.optim.state import OptimizerState
 
 __all__ = ["WeightNorm"]
@@ -74,9 +75,8 @@ class WeightNorm(OptimizerDef):
         wn_decay: Scalar = 0,
         wn_eps: Scalar = 1e-8,
     ) -> None:
-        super().__init__(
-            _WeightNormHyperParams(wrapped_optimizer.hyper_params, wn_decay, wn_eps)
-        )
+        inner = wrapped_optimizer.hyper_params
+        super().__init__(_WeightNormHyperParams(inner, wn_decay, wn_eps))
         self.wrapped_optimizer = wrapped_optimizer
 
     def update_hyper_params(self, **overrides: Any) -> Any:
@@ -86,11 +86,8 @@ class WeightNorm(OptimizerDef):
             **overrides: `wn_decay` and `wn_eps` are this optimizer's; all others go
                 to the one inside.
         """
-        own = {
-            name: overrides.pop(name)
-            for name in ("wn_decay", "wn_eps")
-            if name in overrides
-        }
+        own_names = {"wn_decay", "wn_eps"} & overrides.keys()
+        own = {name: overrides.pop(name) for name in own_names}
         inner = self.wrapped_optimizer.update_hyper_params(**overrides)
         return self.hyper_params.replace(inner=inner, **own)
 
@@ -108,50 +105,39 @@ class WeightNorm(OptimizerDef):
         treedef = jax.tree.structure(params)
         states = treedef.flatten_up_to(state.param_states)
         decay, eps = hyper_params.wn_decay, hyper_params.wn_eps
-        directions = [as_array(state.direction) for state in states]
-        scales = [_scale(state.scale) for state in states]
-        moves = [
-            _gradients(as_array(grad), direction, scale, decay, eps)
-            for grad, direction, scale in zip(
-                gradients_of(treedef, grads), directions, scales, strict=True
-            )
-        ]
 
-        def pair(directions: Iterable[object], scales: Iterable[object]) -> Pair:
+        def pair(parts: Iterable[tuple[object, object]]) -> Pair:
             """Return the tree that the other optimizer sees."""
-            return {
-                "direction": treedef.unflatten(directions),
-                "scale": treedef.unflatten(scales),
-            }
+            directions, scales = zip(*parts, strict=True) if states else ((), ())
+            direction, scale = treedef.unflatten(directions), treedef.unflatten(scales)
+            return {"direction": direction, "scale": scale}
 
-        inner_states = pair(
-            (state.direction_state for state in states),
-            (state.scale_state for state in states),
-        )
+        old = [(as_array(state.direction), _scale(state.scale)) for state in states]
+        moves = [
+            _gradients(as_array(grad), *parts, decay, eps)
+            for grad, parts in zip(gradients_of(treedef, grads), old, strict=True)
+        ]
+        inner_states = pair((s.direction_state, s.scale_state) for s in states)
+        inner = OptimizerState(state.step, inner_states)
         moved, inner = self.wrapped_optimizer.apply_gradient(
-            hyper_params.inner,
-            pair(directions, scales),
-            OptimizerState(state.step, inner_states),
-            pair((move[0] for move in moves), (move[1] for move in moves)),
+            hyper_params.inner, pair(old), inner, pair(moves)
         )
-        weights = jax.tree.map(
-            lambda leaf, direction, scale: like(
-                _weight(direction, scale, eps), as_array(leaf)
-            ),
-            *(params, moved["direction"], moved["scale"]),
-        )
+
+        def weight(leaf: ArrayLike, direction: jax.Array, scale: Scale) -> jax.Array:
+            if not isinstance(scale, tuple):
+                direction = scale * direction * _inverse_norm(direction, eps)
+            return like(direction, as_array(leaf))
+
+        weights = jax.tree.map(weight, params, moved["direction"], moved["scale"])
         return weights, _state_by_leaf(params, inner, moved)
 
 
 def _state_by_leaf(params: object, inner: OptimizerState, pair: Pair) -> OptimizerState:
     """Return the state, leaf by leaf, from that of the other optimizer."""
     states = inner.param_states
-    by_leaf = jax.tree.map(
-        lambda _, *parts: _WeightNormParamState(*parts),
-        *(params, states["direction"], states["scale"]),
-        *(pair["direction"], pair["scale"]),
-    )
-    return OptimizerState(inner.step, by_leaf)
+    parts = (states["direction"], states["scale"], pair["direction"], pair["scale"])
+    leaves = jax.tree.map(lambda _, *own: _WeightNormParamState(*own), params, *parts)
+    return OptimizerState(inner.step, leaves)
 
 
 def _scale(scale: Any) -> Scale:
@@ -173,12 +159,6 @@ def _split(weight: jax.Array, eps: Scalar) -> tuple[jax.Array, Scale]:
         return weight, ()
     inverse = _inverse_norm(weight, eps)
     return like(weight * inverse, weight), like(1 / inverse, weight)
-
-
-def _weight(direction: jax.Array, scale: Scale, eps: Scalar) -> jax.Array:
-    if isinstance(scale, tuple):
-        return direction
-    return scale * direction * _inverse_norm(direction, eps)
 
 
 def _gradients(
