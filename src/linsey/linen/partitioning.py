@@ -400,13 +400,4 @@ def remat(
     methods: Any = None,
 ) -> Any:
     """Like `linsey.linen.remat`; static arguments are counted without the module."""
-    transform = functools.partial(
-        core_remat_static,
-        variables=variables,
-        rngs=rngs,
-        concrete=concrete,
-        prevent_cse=prevent_cse,
-        static_argnums=static_argnums,
-        policy=policy,
-    )
-    return lift(target, transform, prefix="Core_remat_static", methods=methods)
+    return lift(core_remat_static, "Core_remat_static", **locals())

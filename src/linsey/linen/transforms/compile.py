@@ -56,34 +56,23 @@ def jit(
     Returns:
         A class or function like `target`.
     """
-    transform = _Jit(
-        variables=variables,
-        rngs=rngs,
-        static_argnums=static_argnums,
-        static_argnames=static_argnames,
-        donate_argnums=donate_argnums,
-        device=device,
-        backend=backend,
-    )
-    return lift(target, transform, prefix="Jit", methods=methods)
+    return lift(functools.partial(_jit, {}), "Jit", **locals())
 
 
-class _Jit:
-    """`core.lift.jit`, where all equal runs of a function share one program."""
-
-    def __init__(self, **options: Any):
-        self.options = options
-        self.programs: dict[Callable[..., Any], Callable[..., Any]] = {}
-
-    def __call__(self, run: Run, **of_method: Any) -> Callable[..., Any]:
-        if run.fn not in self.programs:
-            options = {**self.options, **of_method}
-            # The run is an argument between the scopes and the others.
-            static = (1, *_shifted(options.pop("static_argnums"), 1))
-            donate = _shifted(options.pop("donate_argnums"), 1)
-            indices = {"static_argnums": static, "donate_argnums": donate}
-            self.programs[run.fn] = core_lift.jit(_run_and_count, **indices, **options)
-        return functools.partial(_call_program, self.programs[run.fn], run)
+def _jit(
+    programs: dict[object, Callable[..., Any]],
+    run: Run,
+    static_argnums: int | Iterable[int],
+    donate_argnums: int | Iterable[int],
+    **options: Any,
+) -> Callable[..., Any]:
+    """Apply `core.lift.jit`: all equal runs of a function share one of the programs."""
+    if run.fn not in programs:
+        # The run is an argument between the scopes and the others.
+        options["static_argnums"] = (1, *_shifted(static_argnums, 1))
+        options["donate_argnums"] = _shifted(donate_argnums, 1)
+        programs[run.fn] = core_lift.jit(_run_and_count, **options)
+    return functools.partial(_call_program, programs[run.fn], run)
 
 
 def _call_program(
@@ -140,16 +129,7 @@ def remat(
     Returns:
         A class or function like `target`.
     """
-    transform = functools.partial(
-        _remat,
-        variables=variables,
-        rngs=rngs,
-        concrete=concrete,
-        prevent_cse=prevent_cse,
-        static_argnums=static_argnums,
-        policy=policy,
-    )
-    return lift(target, transform, prefix="Checkpoint", methods=methods)
+    return lift(_remat, "Checkpoint", **locals())
 
 
 def _remat(

@@ -165,20 +165,30 @@ def lift_class(
 
 
 def lift(
-    target: Target, transform: Transform, prefix: str, methods: Methods = None
+    core: Transform,
+    prefix: str,
+    /,
+    target: Target,
+    methods: Methods = None,
+    **options: object,
 ) -> Target:
     """Lift a module class, or a function of a module.
 
+    A transform whose options are those of the core calls it with `**locals()`: that is
+    all of its arguments by their names.
+
     Args:
-        target: a module class, or a function whose first argument is a module.
-        transform: a transform of `core.lift` with its options filled in.
+        core: the transform of `core.lift`.
         prefix: goes before the name of the class.
+        target: a module class, or a function whose first argument is a module.
         methods: for a class the methods to lift; a mapping gives options for each. If
             `None`, `__call__`.
+        **options: the options of the transform.
 
     Raises:
         TransformTargetError: the target is something else.
     """
+    transform = functools.partial(core, **options)
     if not _is_module_class(target):
         return cast(Target, lift_function(transform, target))
     if methods is None or isinstance(methods, str):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -58,18 +57,7 @@ def vmap(
     Returns:
         A class or function like `target`.
     """
-    transform = functools.partial(
-        core_lift.vmap,
-        variable_axes=variable_axes,
-        split_rngs=split_rngs,
-        in_axes=in_axes,
-        out_axes=out_axes,
-        axis_size=axis_size,
-        axis_name=axis_name,
-        spmd_axis_name=spmd_axis_name,
-        metadata_params=metadata_params,
-    )
-    return lift(target, transform, prefix="Vmap", methods=methods)
+    return lift(core_lift.vmap, "Vmap", **locals())
 
 
 def scan(
@@ -130,23 +118,7 @@ def scan(
     Returns:
         A class or function like `target`.
     """
-    transform = functools.partial(
-        core_lift.scan,
-        variable_axes=variable_axes,
-        variable_broadcast=variable_broadcast,
-        variable_carry=variable_carry,
-        split_rngs=split_rngs,
-        in_axes=in_axes,
-        out_axes=out_axes,
-        length=length,
-        reverse=reverse,
-        unroll=unroll,
-        _split_transpose=_split_transpose,
-        data_transform=data_transform,
-        metadata_params=metadata_params,
-        check_constancy_invariants=check_constancy_invariants,
-    )
-    return lift(target, transform, prefix="Scan", methods=methods)
+    return lift(core_lift.scan, "Scan", **locals())
 
 
 def remat_scan(
@@ -175,13 +147,5 @@ def remat_scan(
     Returns:
         A class or function like `target`.
     """
-    transform = functools.partial(
-        core_lift.remat_scan,
-        lengths=lengths or (),
-        policy=policy,
-        variable_broadcast=variable_broadcast,
-        variable_carry=variable_carry,
-        variable_axes=variable_axes,
-        split_rngs=split_rngs,
-    )
-    return lift(target, transform, prefix="Remat_scan")
+    lengths = lengths or ()
+    return lift(core_lift.remat_scan, "Remat_scan", **locals())

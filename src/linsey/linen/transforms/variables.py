@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -46,8 +45,11 @@ def map_variables(
     Returns:
         A class or function like `target`.
     """
-    transform = functools.partial(
+    return lift(
         core_lift.map_variables,
+        "Map_variables",
+        target,
+        methods,
         mapped_collections=mapped_collections,
         map_in_fn=trans_in_fn,
         map_out_fn=trans_out_fn,
@@ -56,13 +58,11 @@ def map_variables(
         rngs=rngs,
         variables=variables,
     )
-    return lift(target, transform, prefix="Map_variables", methods=methods)
 
 
 def fold_rngs(target: Target, variables: Filter = True, rngs: Filter = True) -> Target:
     """Run a module on keys drawn once, at the call, from its streams."""
-    transform = functools.partial(core_lift.fold_rngs, variables=variables, rngs=rngs)
-    return lift(target, transform, prefix="Fold_rngs")
+    return lift(core_lift.fold_rngs, "Fold_rngs", **locals())
 
 
 def add_metadata_axis(
