@@ -7,6 +7,7 @@ with `with_logical_partitioning`.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,7 +22,7 @@ from linsey.core.frozen_dict import freeze as freeze
 from linsey.core.frozen_dict import unfreeze as unfreeze
 from linsey.core.lift import remat as core_remat_static
 from linsey.core.lift.axes import split_in_out
-from linsey.core.scope import Scope, Variable
+from linsey.core.scope import Variable
 from linsey.errors.sharding import AxisMetadataTypeError, AxisNamesChangedError
 from linsey.linen import spmd
 from linsey.linen.module import Module
@@ -66,6 +67,7 @@ class AxisMetadata:
     names: LogicalPartitionSpec = struct.field(pytree_node=False)
 
 
+@dataclasses.dataclass(slots=True, eq=False, repr=False)
 class PartitionedVariable(Variable[Any]):
     """A reference to a variable whose value is constrained to a sharding.
 
@@ -77,19 +79,9 @@ class PartitionedVariable(Variable[Any]):
         fallback: what to do with names without a rule.
     """
 
-    __slots__ = ("axes", "fallback")
-
-    def __init__(
-        self,
-        scope: Scope,
-        collection: str,
-        name: str,
-        axes: tuple[str, ...] | None = None,
-        fallback: RulesFallback = RulesFallback.AXIS_IS_UNSHARDED,
-    ) -> None:
-        super().__init__(scope, collection, name)
-        self.axes = axes
-        self.fallback = fallback
+    unbox: bool = dataclasses.field(default=True, init=False)
+    axes: tuple[str, ...] | None = None
+    fallback: RulesFallback = RulesFallback.AXIS_IS_UNSHARDED
 
     @property
     def value(self) -> Any:

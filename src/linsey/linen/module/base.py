@@ -299,7 +299,9 @@ class Module(ModuleBase):
         """
         bound = self._open("variable")
         bound.frame.claim_variable(name, col, self)
-        return bound.scope._variable(col, name, init_fn, init_args, init_kwargs, unbox)
+        scope = bound.scope
+        scope._create_missing(col, name, init_fn, init_args, init_kwargs)
+        return Variable(scope, col, name, unbox=unbox)
 
     def param(
         self,

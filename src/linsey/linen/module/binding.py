@@ -69,6 +69,7 @@ def is_module(value: object) -> TypeGuard[ModuleBase]:
     return isinstance(value, ModuleBase)
 
 
+@dataclasses.dataclass(slots=True, eq=False, repr=False)
 class Frame:
     """The names taken during `setup` or during one outermost call of a module.
 
@@ -82,12 +83,9 @@ class Frame:
         is_open: whether names can be taken: in `setup` and in compact methods.
     """
 
-    __slots__ = ("names", "counts", "is_open")
-
-    def __init__(self, names: Names | None = None, is_open: bool = True):
-        self.names: Names = {} if names is None else names
-        self.counts: dict[str, int] = {}
-        self.is_open = is_open
+    names: Names = dataclasses.field(default_factory=dict)
+    is_open: bool = True
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def child(self) -> Frame:
         """Make a frame for a call: what `setup` named stays taken."""
