@@ -1,8 +1,6 @@
 """Lifted transforms: JAX transforms of functions that use scopes.
 
-All stand on one mechanism, `split.Lifted`; each adds only its axis logic. `axes` holds
-what they share about axes; `compile`, `maps`, `branches`, `gradients` and `variables`
-hold the transforms.
+All stand on one mechanism, `split.Lifted`; each adds only its axis logic.
 """
 
 # ruff: noqa: F403 (each file lists the names that it offers)

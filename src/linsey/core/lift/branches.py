@@ -10,7 +10,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from linsey.core.filters import Filter
-from linsey.core.lift import axes as lift_axes
+from linsey.core.lift.maps import fold_keys
 from linsey.core.lift.split import Group, Groups, Lifted, update_group
 
 __all__ = ["cond", "switch", "while_loop"]
@@ -84,7 +84,7 @@ def while_loop(
 
     def inputs(state: State[T]) -> tuple[Groups, Groups, T]:
         i, written, carry = state
-        rngs = lift_axes.fold_keys(lifted.rngs, is_split, i)
+        rngs = fold_keys(lifted.rngs, is_split, i)
         return (update_group(carried, written), shared), rngs, carry
 
     def cond(state: State[T]) -> ArrayLike:

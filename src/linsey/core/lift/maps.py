@@ -6,14 +6,15 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
+from jax.typing import ArrayLike
 
 from linsey import errors
 from linsey.core import axes_scan, meta
+from linsey.core.axes_scan import broadcast, flatten_axes
 from linsey.core.filters import Filter
-from linsey.core.lift import axes as lift_axes
-from linsey.core.lift.axes import rename_axes
 from linsey.core.lift.compile import remat
 from linsey.core.lift.split import Group, Groups, Lifted, update_group
+from linsey.typing import In, Out
 
 __all__ = ["remat_scan", "scan", "vmap"]
 
@@ -50,7 +51,7 @@ def vmap(
     Returns:
         A function `(scope, *args, **kwargs)`; keyword arguments are not mapped.
     """
-    into, out = lift_axes.split_in_out(variable_axes)
+    into, out = split_in_out(variable_axes)
     in_list, out_list = tuple(into.values()), tuple(out.values())
     is_split = tuple(split_rngs.values())
 
@@ -58,7 +59,7 @@ def vmap(
         lifted = Lifted(scopes, tuple(into), tuple(out), tuple(split_rngs))
         size = axis_size
         if size is None:
-            size = lift_axes.axis_length((in_axes, args), (in_list, lifted.variables))
+            size = axis_length((in_axes, args), (in_list, lifted.variables))
         if size is None:
             raise errors.OptionError(
                 "axis_size should be specified manually.",
@@ -77,7 +78,7 @@ def vmap(
 
         axes_of_keys = tuple(0 if s else None for s in is_split)
         axes = (in_list, axes_of_keys, in_axes), (out_axes, out_list)
-        keys = lift_axes.split_keys(lifted.rngs, is_split, size)
+        keys = split_keys(lifted.rngs, is_split, size)
         every = jax.vmap(one, *axes, axis_name, size, spmd_axis_name)
         y, variables = every(lifted.variables, keys, args)
         lifted.merge(rename_axes(meta.add_axis, variables, out_list, metadata_params))
@@ -127,7 +128,7 @@ def scan(
         A function `(scope, carry, *args, **kwargs) -> (carry, ys)`; keyword arguments
         are the same at every step.
     """
-    into, out = lift_axes.split_in_out(variable_axes)
+    into, out = split_in_out(variable_axes)
     in_list, out_list = tuple(into.values()), tuple(out.values())
     is_split = tuple(split_rngs.values())
     whole = (variable_broadcast, variable_carry)
@@ -140,7 +141,7 @@ def scan(
         shared, carried, *stacked = lifted.variables
         steps = length
         if steps is None:
-            steps = lift_axes.axis_length((in_axes, args), (in_list, tuple(stacked)))
+            steps = axis_length((in_axes, args), (in_list, tuple(stacked)))
         if steps is None:
             raise errors.OptionError(
                 "scan got no values to scan over.",
@@ -180,7 +181,7 @@ def scan(
         axes = (in_list, rng_axes, in_axes), (out_axes, out_list)
         loop = (steps, reverse, unroll, _split_transpose, check)
         start = (lifted.only_mutable(carried), init)
-        keys = lift_axes.split_keys(lifted.rngs, is_split, steps)
+        keys = split_keys(lifted.rngs, is_split, steps)
         shared_out, (written, carry), (ys, stacked_out) = axes_scan.scan(
             step, *axes, *loop
         )(shared, start, tuple(stacked), keys, args)
@@ -219,3 +220,65 @@ def remat_scan(
     for length in reversed(outer):
         level = repeat(remat(level, policy=policy, prevent_cse=False), length)
     return level
+
+
+def split_in_out(axes: Mapping[Any, object]) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    """Return the axes of the collections that go in, and of those that come out."""
+    bare = {col: getattr(axis, "axis", axis) for col, axis in axes.items()}
+    into = {col: bare[col] for col, axis in axes.items() if not isinstance(axis, Out)}
+    out = {col: bare[col] for col, axis in axes.items() if not isinstance(axis, In)}
+    return into, out
+
+
+def axis_length(*parts: tuple[object, object]) -> int | None:
+    """Return the length of the mapped axes of `(axes, tree)` pairs, `None` without any.
+
+    Raises:
+        ShapeError: the lengths differ.
+    """
+    found: dict[int, tuple[int, ...]] = {}
+    for axes, tree in parts:
+        leaves = jax.tree_util.tree_leaves(tree)
+        for axis, leaf in zip(flatten_axes(axes, tree), leaves, strict=True):
+            if axis is not None and axis is not broadcast:
+                found.setdefault(leaf.shape[axis], leaf.shape)
+    if len(found) > 1:
+        raise errors.ShapeError(
+            f"Inconsistent batch axis sizes: {set(found)}, in arrays of the shapes"
+            f" {sorted(found.values())}.",
+            "Mapped axes are walked through together, so they must have one length.",
+            "Pass inputs of one length, or give what is shared the axis `None`.",
+        )
+    return next(iter(found), None)
+
+
+def split_keys(groups: Groups, is_split: Sequence[bool], length: int) -> Groups:
+    """Split the keys of the streams that are to differ along the axis."""
+    return _map_keys(lambda key: jax.random.split(key, length), groups, is_split)
+
+
+def fold_keys(groups: Groups, is_split: Sequence[bool], index: ArrayLike) -> Groups:
+    """Fold a step index into the keys of the streams that are to differ."""
+    return _map_keys(lambda key: jax.random.fold_in(key, index), groups, is_split)
+
+
+def _map_keys(
+    fn: Callable[[jax.Array], jax.Array], groups: Groups, is_split: Sequence[bool]
+) -> Groups:
+    return tuple(
+        jax.tree_util.tree_map(fn, group) if wanted else group
+        for group, wanted in zip(groups, is_split, strict=True)
+    )
+
+
+def rename_axes(
+    change: Callable[..., Any],
+    groups: Groups,
+    axes: Sequence[object],
+    params: Mapping[Any, Any],
+) -> Groups:
+    """Change the metadata of variables by `meta.add_axis` or `meta.remove_axis`."""
+    return tuple(
+        change(group, axis, params) if isinstance(axis, int) else group
+        for group, axis in zip(groups, axes, strict=True)
+    )

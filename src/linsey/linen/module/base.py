@@ -34,7 +34,7 @@ from linsey.linen.module import binding, functional
 from linsey.linen.module.binding import FRESH, SETTING_UP, Bound, ModuleBase, is_module
 from linsey.linen.module.functional import CREATED, RUNNING, CaptureFilter
 from linsey.linen.module.methods import compact, make_dataclass, wrap_class
-from linsey.typing import VariableDict
+from linsey.typing import VariableDict, with_signature_of
 
 T = TypeVar("T")
 CallableT = TypeVar("CallableT", bound=Callable[..., object])
@@ -520,15 +520,8 @@ class Module(ModuleBase):
         run = functional.init_with_output(fn, self, mutable, capture_intermediates)
         return run(rngs, *args, **kwargs)
 
-    def init(
-        self,
-        rngs: RNGs,
-        *args: object,
-        method: Method = None,
-        mutable: Filter = CREATED,
-        capture_intermediates: CaptureFilter = False,
-        **kwargs: Any,
-    ) -> VariableDict:
+    @with_signature_of(init_with_output)
+    def init(self, *args: Any, **kwargs: Any) -> VariableDict:
         """Create the variables of the module by calling a method.
 
         Args:
@@ -544,10 +537,7 @@ class Module(ModuleBase):
             The variables, `{collection: tree}`.
         """
         functional.check_instance(self)
-        kwargs.update(method=method, mutable=mutable)
-        return self.init_with_output(
-            rngs, *args, capture_intermediates=capture_intermediates, **kwargs
-        )[1]
+        return self.init_with_output(*args, **kwargs)[1]
 
     def lazy_init(
         self,

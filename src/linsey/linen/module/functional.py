@@ -23,7 +23,7 @@ from linsey.core.state import Scope
 from linsey.linen.module import binding
 from linsey.linen.module.binding import M, ModuleBase, is_module
 from linsey.traceback_util import api_boundary
-from linsey.typing import VariableDict
+from linsey.typing import VariableDict, with_signature_of
 
 __all__ = ["apply", "init", "init_with_output"]
 
@@ -149,14 +149,10 @@ def init_with_output(
     return _purely(core_scope.init, fn, module, mutable, capture_intermediates)
 
 
-def init(
-    fn: Callable[..., object],
-    module: ModuleBase,
-    mutable: Filter = CREATED,
-    capture_intermediates: CaptureFilter = False,
-) -> Callable[..., VariableDict]:
+@with_signature_of(init_with_output)
+def init(*args: Any, **kwargs: Any) -> Callable[..., VariableDict]:
     """Act like `init_with_output`, but return the variables only."""
-    run = init_with_output(fn, module, mutable, capture_intermediates)
+    run = init_with_output(*args, **kwargs)
     return lambda rngs, *args, **kwargs: run(rngs, *args, **kwargs)[1]
 
 

@@ -12,7 +12,7 @@ from linsey.core import lift as core_lift
 from linsey.core.filters import Filter
 from linsey.linen.module.base import Module
 from linsey.linen.transforms.lifting import call_direct, call_lifted, function_of_module
-from linsey.typing import Collection
+from linsey.typing import Collection, with_signature_of
 
 T = TypeVar("T")
 
@@ -104,23 +104,14 @@ def value_and_grad(
     return ((y, *aux), gradients) if has_aux else (y, gradients)
 
 
-def grad(
-    fn: Callable[..., Any],
-    mdl: object,
-    *primals: object,
-    has_aux: bool = False,
-    reduce_axes: object = (),
-    variables: Filter = True,
-    rngs: Filter = True,
-) -> Any:
+@with_signature_of(value_and_grad)
+def grad(*args: Any, has_aux: bool = False, **options: Any) -> Any:
     """Compute gradients by the inputs of a scalar function, see `value_and_grad`.
 
     Returns:
         The gradients, a tuple of one for each of the primals, or `(gradients, aux)`.
     """
-    value, gradients = value_and_grad(
-        fn, mdl, *primals, has_aux=has_aux, variables=variables, rngs=rngs
-    )
+    value, gradients = value_and_grad(*args, has_aux=has_aux, **options)
     return (gradients, value[1]) if has_aux else gradients
 
 
