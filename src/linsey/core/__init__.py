@@ -25,13 +25,7 @@ from linsey.core.lift.maps import *  # noqa: F403
 from linsey.core.meta import AxisMetadata as AxisMetadata
 from linsey.core.meta import map_axis_meta as map_axis_meta
 from linsey.core.meta import unbox as unbox
-from linsey.core.scope import Array as Array
-from linsey.core.scope import DenyList as DenyList
-from linsey.core.scope import Scope as Scope
-from linsey.core.scope import apply as apply
-from linsey.core.scope import bind as bind
-from linsey.core.scope import init as init
-from linsey.core.scope import lazy_init as lazy_init
+from linsey.core.scope import *  # noqa: F403
 from linsey.core.tracers import check_trace_level as check_trace_level
 from linsey.core.tracers import current_trace as current_trace
 

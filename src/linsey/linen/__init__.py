@@ -43,16 +43,10 @@ from linsey.linen.linear.conv import *
 from linsey.linen.linear.dense import *
 from linsey.linen.module import Module as Module
 from linsey.linen.module import Variable as Variable
-from linsey.linen.module import compact as compact
 from linsey.linen.module import compact_name_scope as compact_name_scope
-from linsey.linen.module import disable_named_call as disable_named_call
-from linsey.linen.module import enable_named_call as enable_named_call
-from linsey.linen.module import intercept_methods as intercept_methods
-from linsey.linen.module import merge_param as merge_param
-from linsey.linen.module import nowrap as nowrap
-from linsey.linen.module import override_named_call as override_named_call
 from linsey.linen.module import share_scope as share_scope
 from linsey.linen.module.functional import *
+from linsey.linen.module.methods import *
 from linsey.linen.normalization import BatchNorm as BatchNorm
 from linsey.linen.normalization.example import *
 from linsey.linen.normalization.reparameterize import *

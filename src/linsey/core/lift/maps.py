@@ -21,6 +21,9 @@ __all__ = ["remat_scan", "scan", "vmap"]
 T = TypeVar("T")
 C = TypeVar("C")
 Y = TypeVar("Y")
+Params = Mapping[Any, Any]
+Args = tuple[object, ...]
+Carry = tuple[Group, C]  # the variables handed from step to step, and the carry
 
 
 def vmap(
@@ -68,13 +71,9 @@ def vmap(
             )
         run = lifted.plan.pure(fn)
 
-        def one(
-            variables: Groups, rngs: Groups, args: tuple[object, ...]
-        ) -> tuple[T, Groups]:
-            variables = rename_axes(
-                meta.remove_axis, variables, in_list, metadata_params
-            )
-            return run(variables, rngs, *args, **kwargs)
+        def one(variables: Groups, rngs: Groups, args: Args) -> tuple[T, Groups]:
+            unnamed = rename_axes(meta.remove_axis, variables, in_list, metadata_params)
+            return run(unnamed, rngs, *args, **kwargs)
 
         axes_of_keys = tuple(0 if s else None for s in is_split)
         axes = (in_list, axes_of_keys, in_axes), (out_axes, out_list)
@@ -134,9 +133,7 @@ def scan(
     whole = (variable_broadcast, variable_carry)
     rng_axes = tuple(0 if s else axes_scan.broadcast for s in is_split)
 
-    def scanned(
-        scopes: object, init: C, *args: object, **kwargs: object
-    ) -> tuple[C, Y]:
+    def scanned(scopes: object, init: C, *args: object, **kw: object) -> tuple[C, Y]:
         lifted = Lifted(scopes, (*whole, *into), (*whole, *out), tuple(split_rngs))
         shared, carried, *stacked = lifted.variables
         steps = length
@@ -151,18 +148,14 @@ def scan(
         run = lifted.plan.pure(fn)
 
         def step(
-            shared: Group,
-            carry: tuple[Group, C],
-            stacked: Groups,
-            rngs: Groups,
-            args: tuple[object, ...],
-        ) -> tuple[Group, tuple[Group, C], tuple[Y, Groups]]:
+            shared: Group, carry: Carry[C], stacked: Groups, rngs: Groups, args: Args
+        ) -> tuple[Group, Carry[C], tuple[Y, Groups]]:
             written, c = carry
             stacked = rename_axes(meta.remove_axis, stacked, in_list, metadata_params)
             variables = (shared, update_group(carried, written), *stacked)
             if data_transform is not None:
                 variables, rngs = data_transform(variables, rngs)
-            pair, (new, written, *y_stacked) = run(variables, rngs, c, *args, **kwargs)
+            pair, (new, written, *y_stacked) = run(variables, rngs, c, *args, **kw)
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
                 raise errors.ArgumentTypeError(
                     f"What is scanned must return a pair `(carry, y)`, not {pair!r}.",
@@ -182,9 +175,9 @@ def scan(
         loop = (steps, reverse, unroll, _split_transpose, check)
         start = (lifted.only_mutable(carried), init)
         keys = split_keys(lifted.rngs, is_split, steps)
-        shared_out, (written, carry), (ys, stacked_out) = axes_scan.scan(
-            step, *axes, *loop
-        )(shared, start, tuple(stacked), keys, args)
+        run_all = axes_scan.scan(step, *axes, *loop)
+        result = run_all(shared, start, tuple(stacked), keys, args)
+        shared_out, (written, carry), (ys, stacked_out) = result
         stacked_out = rename_axes(meta.add_axis, stacked_out, out_list, metadata_params)
         lifted.merge((lifted.only_mutable(shared_out), written, *stacked_out))
         return carry, ys
@@ -272,10 +265,7 @@ def _map_keys(
 
 
 def rename_axes(
-    change: Callable[..., Any],
-    groups: Groups,
-    axes: Sequence[object],
-    params: Mapping[Any, Any],
+    change: Callable[..., Any], groups: Groups, axes: Sequence[object], params: Params
 ) -> Groups:
     """Change the metadata of variables by `meta.add_axis` or `meta.remove_axis`."""
     return tuple(

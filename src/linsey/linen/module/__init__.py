@@ -21,11 +21,5 @@ from linsey.linen.module.binding import ModuleBase as ModuleBase
 from linsey.linen.module.binding import share_scope as share_scope
 from linsey.linen.module.functional import *
 from linsey.linen.module.functional import InterceptorContext as InterceptorContext
-from linsey.linen.module.functional import intercept_methods as intercept_methods
-from linsey.linen.module.methods import compact as compact
-from linsey.linen.module.methods import disable_named_call as disable_named_call
-from linsey.linen.module.methods import enable_named_call as enable_named_call
-from linsey.linen.module.methods import merge_param as merge_param
-from linsey.linen.module.methods import nowrap as nowrap
-from linsey.linen.module.methods import override_named_call as override_named_call
+from linsey.linen.module.methods import *
 from linsey.linen.module.methods import wrap_method_once as wrap_method_once

@@ -25,7 +25,7 @@ from linsey.linen.module.binding import M, ModuleBase, is_module
 from linsey.traceback_util import api_boundary
 from linsey.typing import VariableDict, with_signature_of
 
-__all__ = ["apply", "init", "init_with_output"]
+__all__ = ["apply", "init", "init_with_output", "intercept_methods"]
 
 T = TypeVar("T")
 CaptureFilter = bool | Callable[[Any, str], bool]

@@ -25,6 +25,15 @@ from linsey.linen.module import functional
 from linsey.linen.module.binding import FRESH, ModuleBase
 from linsey.linen.module.functional import run_interceptors
 
+__all__ = [
+    "compact",
+    "disable_named_call",
+    "enable_named_call",
+    "merge_param",
+    "nowrap",
+    "override_named_call",
+]
+
 T = TypeVar("T")
 CallableT = TypeVar("CallableT", bound=Callable[..., object])
 

@@ -60,17 +60,13 @@ def jit(
 
 
 def _jit(
-    programs: dict[object, Callable[..., Any]],
-    run: Run,
-    static_argnums: int | Iterable[int],
-    donate_argnums: int | Iterable[int],
-    **options: Any,
+    programs: dict[object, Callable[..., Any]], run: Run, **options: Any
 ) -> Callable[..., Any]:
     """Apply `core.lift.jit`: all equal runs of a function share one of the programs."""
     if run.fn not in programs:
         # The run is an argument between the scopes and the others.
-        options["static_argnums"] = (1, *_shifted(static_argnums, 1))
-        options["donate_argnums"] = _shifted(donate_argnums, 1)
+        options["static_argnums"] = (1, *_shifted(options["static_argnums"], 1))
+        options["donate_argnums"] = _shifted(options["donate_argnums"], 1)
         programs[run.fn] = core_lift.jit(_run_and_count, **options)
     return functools.partial(_call_program, programs[run.fn], run)
 

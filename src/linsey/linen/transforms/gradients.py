@@ -165,19 +165,14 @@ def custom_vjp(
         A function `(mdl, *args)`.
     """
 
-    def transform(
-        fn: Callable[..., T], forward_fn: Callable[..., tuple[T, Any]]
-    ) -> Callable[..., T]:
-        return core_lift.custom_vjp(
-            fn, forward_fn, backward, grad_vars, nondiff_argnums
-        )
-
     def backward(*args: Any) -> tuple[object, ...]:
         by, *inputs = backward_fn(*args)
         # A list is of a module and those it holds, see `vjp`.
         *shared, own = by if isinstance(by, list) else [by]
         return ([own, *shared], *inputs)
 
+    options = {"grad_vars": grad_vars, "nondiff_argnums": nondiff_argnums}
+    transform = functools.partial(core_lift.custom_vjp, backward_fn=backward, **options)
     fns = [function_of_module(fn), function_of_module(forward_fn)]
 
     @functools.wraps(fns[0])

@@ -30,7 +30,6 @@ from linsey.linen.module.binding import FRESH, READY, SETTING_UP, Bound, map_mod
 from linsey.linen.module.methods import wrap_method_once
 
 T = TypeVar("T")
-Target = TypeVar("Target")
 
 # A transform of `core.lift` with its options filled in: functions of scopes to one.
 Transform = Callable[..., Callable[..., Any]]
@@ -322,13 +321,8 @@ def lift_class(
 
 
 def lift(
-    core: Transform,
-    prefix: str,
-    /,
-    target: Target,
-    methods: Methods = None,
-    **options: object,
-) -> Target:
+    core: Transform, prefix: str, target: T, methods: Methods = None, **options: Any
+) -> T:
     """Lift a module class, or a function of a module.
 
     A transform whose options are those of the core calls it with `**locals()`: that is
@@ -347,7 +341,7 @@ def lift(
     """
     transform = functools.partial(core, **options)
     if not _is_module_class(target):
-        return cast(Target, lift_function(transform, target))
+        return cast(T, lift_function(transform, target))
     if methods is None or isinstance(methods, str):
         methods = ("__call__" if methods is None else methods,)
     if not isinstance(methods, Mapping):
@@ -356,4 +350,4 @@ def lift(
         name: functools.partial(transform, **options)
         for name, options in methods.items()
     }
-    return cast(Target, lift_class(transforms, target, prefix))
+    return cast(T, lift_class(transforms, target, prefix))

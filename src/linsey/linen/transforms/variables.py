@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -84,27 +85,19 @@ def add_metadata_axis(
     """
     into, out = split_in_out(variable_axes)
 
-    def add(collections: Collections) -> Collections:
-        return _change(collections, meta.add_axis, out, metadata_params)
+    def change(
+        fn: Callable[..., object], axes: Mapping[Any, object], collections: Collections
+    ) -> Collections:
+        changed = dict(collections)
+        for cols, axis in axes.items():
+            for col in changed:
+                if core_lift.in_filter(cols, col) and axis is not None:
+                    changed[col] = fn(changed[col], axis, dict(metadata_params))
+        return changed
 
-    def remove(collections: Collections) -> Collections:
-        return _change(collections, meta.remove_axis, into, metadata_params)
-
+    add = functools.partial(change, meta.add_axis, out)
+    remove = functools.partial(change, meta.remove_axis, into)
     return map_variables(target, True, remove, add, init=True, mutable=True)
-
-
-def _change(
-    collections: Collections,
-    change: Callable[..., object],
-    axes: Mapping[Any, object],
-    params: Mapping[Any, Any],
-) -> Collections:
-    changed = dict(collections)
-    for cols, axis in axes.items():
-        for col in changed:
-            if core_lift.in_filter(cols, col) and axis is not None:
-                changed[col] = change(changed[col], axis, dict(params))
-    return changed
 
 
 def named_call(class_fn: Target, force: bool = True) -> Target:
