@@ -18,10 +18,9 @@ from linsey.core import spmd as spmd
 from linsey.core import tracers as tracers
 from linsey.core.axes_scan import broadcast as broadcast
 from linsey.core.frozen_dict import *  # noqa: F403
-from linsey.core.lift.branches import *  # noqa: F403
 from linsey.core.lift.compile import *  # noqa: F403
+from linsey.core.lift.control import *  # noqa: F403
 from linsey.core.lift.gradients import *  # noqa: F403
-from linsey.core.lift.maps import *  # noqa: F403
 from linsey.core.meta import AxisMetadata as AxisMetadata
 from linsey.core.meta import map_axis_meta as map_axis_meta
 from linsey.core.meta import unbox as unbox

@@ -87,10 +87,7 @@ def apply(
     """
 
     def wrapper(
-        variables: VariableDict,
-        *args: object,
-        rngs: RNGs | None = None,
-        **kwargs: object,
+        variables: VariableDict, *args: Any, rngs: RNGs | None = None, **kwargs: object
     ) -> object:
         if rngs is not None and not isinstance(rngs, Mapping):
             if not is_rng_key(rngs):

@@ -21,7 +21,7 @@ from linsey.core.frozen_dict import FrozenDict
 from linsey.core.frozen_dict import freeze as freeze
 from linsey.core.frozen_dict import unfreeze as unfreeze
 from linsey.core.lift import remat as core_remat_static
-from linsey.core.lift.maps import split_in_out
+from linsey.core.lift.control import split_in_out
 from linsey.core.scope import Variable
 from linsey.errors.sharding import AxisMetadataTypeError, AxisNamesChangedError
 from linsey.linen import spmd

@@ -19,7 +19,7 @@ import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -253,11 +253,7 @@ class Module(ModuleBase):
         return type(self)(**fields)
 
     def copy(
-        self,
-        *,
-        parent: object = _unspecified,
-        name: str | None = None,
-        **updates: object,
+        self, *, parent: Any = _unspecified, name: str | None = None, **updates: object
     ) -> Self:
         """Make a new module with the same fields that may be used beside this one.
 
@@ -562,10 +558,9 @@ class Module(ModuleBase):
         fn = functional.scope_function(functional.function_of(self, method), self)
         return core_scope.lazy_init(fn, mutable)(rngs, *args, **kwargs)
 
-    if TYPE_CHECKING:
-        # `linsey.linen.summary`, which stands on modules, gives them two methods.
-        tabulate: ClassVar[Callable[..., str]]
-        module_paths: ClassVar[Callable[..., dict[str, Module]]]
+    # `linsey.linen.summary`, which stands on modules, gives them two methods.
+    tabulate: ClassVar[Callable[..., str]]
+    module_paths: ClassVar[Callable[..., dict[str, Module]]]
 
 
 def _value_repr(value: object) -> str:

@@ -263,14 +263,10 @@ def call_direct(
     return call_lifted(transform, map(function_of_module, fns), module, args, {})
 
 
-def function_of_module(fn: Callable[..., T]) -> Callable[..., T]:
+def function_of_module(fn: object) -> Callable[..., Any]:
     """Return a function whose first argument is a module: that of a bound method."""
     if inspect.ismethod(fn) and isinstance(fn.__self__, Module):
-        return _as_method(fn.__func__)
-    return _as_method(fn)
-
-
-def _as_method(fn: object) -> Callable[..., Any]:
+        fn = fn.__func__
     if not callable(fn) or isinstance(fn, Module) or _is_module_class(fn):
         raise errors.TransformTargetError(fn)
     return wrap_method_once(fn)
@@ -282,7 +278,7 @@ def _is_module_class(target: object) -> TypeGuard[type[Module]]:
 
 def lift_function(transform: Transform, fn: object) -> Callable[..., Any]:
     """Lift a method, or a function whose first argument is a module."""
-    method = _as_method(fn)
+    method = function_of_module(fn)
 
     @functools.wraps(method)
     def lifted(module: object, *args: object, **kwargs: object) -> Any:

@@ -10,7 +10,7 @@ from linsey.core import lift as core_lift
 from linsey.core import meta
 from linsey.core.filters import Filter
 from linsey.core.frozen_dict import FrozenDict
-from linsey.core.lift.maps import split_in_out
+from linsey.core.lift.control import split_in_out
 from linsey.core.lift.variables import Collections
 from linsey.linen.transforms.lifting import Methods, lift
 
