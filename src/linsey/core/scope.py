@@ -25,13 +25,9 @@ from linsey.core.filters import DenyList, Filter, Selection
 from linsey.core.frozen_dict import FrozenDict, unfreeze
 from linsey.core.partial_eval import evaluate_known
 from linsey.core.rng import LazyRng, PRNGKey, is_rng_key
-from linsey.core.state import Context as Context
 from linsey.core.state import Flags, Scope
 from linsey.core.state import Variable as Variable
 from linsey.typing import Array, VariableDict
-from linsey.typing import Collection as Collection
-from linsey.typing import MutableCollection as MutableCollection
-from linsey.typing import MutableVariableDict as MutableVariableDict
 
 __all__ = ["Array", "DenyList", "Scope", "apply", "bind", "init", "lazy_init"]
 

@@ -62,10 +62,9 @@ from linsey.linen.spmd import with_logical_constraint as with_logical_constraint
 from linsey.linen.spmd import with_logical_partitioning as with_logical_partitioning
 from linsey.linen.stochastic import Dropout as Dropout
 from linsey.linen.summary import tabulate as tabulate
-from linsey.linen.transforms.compile import *
 from linsey.linen.transforms.control import *
+from linsey.linen.transforms.execution import *
 from linsey.linen.transforms.gradients import *
-from linsey.linen.transforms.variables import *
 
 if TYPE_CHECKING:
     from linsey.linen import attention as attention

@@ -14,7 +14,7 @@ from linsey import errors
 from linsey.core import axes_scan, meta
 from linsey.core.axes_scan import broadcast, flatten_axes
 from linsey.core.filters import Filter
-from linsey.core.lift.compile import remat
+from linsey.core.lift.execution import remat
 from linsey.core.lift.split import Group, Groups, Lifted, update_group
 from linsey.typing import In, Out
 
@@ -63,9 +63,8 @@ def vmap(
 
     def mapped(scopes: object, *args: object, **kwargs: object) -> T:
         lifted = Lifted(scopes, tuple(into), tuple(out), tuple(split_rngs))
-        size = axis_size
-        if size is None:
-            size = axis_length((in_axes, args), (in_list, lifted.variables))
+        parts = (in_axes, args), (in_list, lifted.variables)
+        size = axis_length(*parts) if axis_size is None else axis_size
         if size is None:
             raise errors.OptionError(
                 "axis_size should be specified manually.",
@@ -80,7 +79,7 @@ def vmap(
 
         axes_of_keys = tuple(0 if s else None for s in is_split)
         axes = (in_list, axes_of_keys, in_axes), (out_axes, out_list)
-        keys = split_keys(lifted.rngs, is_split, size)
+        keys = map_keys(partial(jax.random.split, num=size), lifted.rngs, is_split)
         every = jax.vmap(one, *axes, axis_name, size, spmd_axis_name)
         y, variables = every(lifted.variables, keys, args)
         lifted.merge(rename_axes(meta.add_axis, variables, out_list, metadata_params))
@@ -139,9 +138,8 @@ def scan(
     def scanned(scopes: object, init: C, *args: object, **kw: object) -> tuple[C, Y]:
         lifted = Lifted(scopes, (*whole, *into), (*whole, *out), tuple(split_rngs))
         shared, carried, *stacked = lifted.variables
-        steps = length
-        if steps is None:
-            steps = axis_length((in_axes, args), (in_list, tuple(stacked)))
+        parts = (in_axes, args), (in_list, tuple(stacked))
+        steps = axis_length(*parts) if length is None else length
         if steps is None:
             raise errors.OptionError(
                 "scan got no values to scan over.",
@@ -177,7 +175,7 @@ def scan(
         axes = (in_list, rng_axes, in_axes), (out_axes, out_list)
         loop = (steps, reverse, unroll, _split_transpose, check)
         start = (lifted.only_mutable(carried), init)
-        keys = split_keys(lifted.rngs, is_split, steps)
+        keys = map_keys(partial(jax.random.split, num=steps), lifted.rngs, is_split)
         run_all = axes_scan.scan(step, *axes, *loop)
         result = run_all(shared, start, tuple(stacked), keys, args)
         shared_out, (written, carry), (ys, stacked_out) = result
@@ -283,7 +281,7 @@ def while_loop(
 
     def inputs(state: State[T]) -> tuple[Groups, Groups, T]:
         i, written, carry = state
-        rngs = fold_keys(lifted.rngs, is_split, i)
+        rngs = map_keys(partial(jax.random.fold_in, data=i), lifted.rngs, is_split)
         return (update_group(carried, written), shared), rngs, carry
 
     def cond(state: State[T]) -> ArrayLike:
@@ -329,19 +327,10 @@ def axis_length(*parts: tuple[object, object]) -> int | None:
     return next(iter(found), None)
 
 
-def split_keys(groups: Groups, is_split: Sequence[bool], length: int) -> Groups:
-    """Split the keys of the streams that are to differ along the axis."""
-    return _map_keys(lambda key: jax.random.split(key, length), groups, is_split)
-
-
-def fold_keys(groups: Groups, is_split: Sequence[bool], index: ArrayLike) -> Groups:
-    """Fold a step index into the keys of the streams that are to differ."""
-    return _map_keys(lambda key: jax.random.fold_in(key, index), groups, is_split)
-
-
-def _map_keys(
+def map_keys(
     fn: Callable[[jax.Array], jax.Array], groups: Groups, is_split: Sequence[bool]
 ) -> Groups:
+    """Change the keys of the streams that are to differ between steps or instances."""
     return tuple(
         jax.tree_util.tree_map(fn, group) if wanted else group
         for group, wanted in zip(groups, is_split, strict=True)

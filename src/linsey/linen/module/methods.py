@@ -25,14 +25,8 @@ from linsey.linen.module import functional
 from linsey.linen.module.binding import FRESH, ModuleBase
 from linsey.linen.module.functional import run_interceptors
 
-__all__ = [
-    "compact",
-    "disable_named_call",
-    "enable_named_call",
-    "merge_param",
-    "nowrap",
-    "override_named_call",
-]
+__all__ = ["compact", "merge_param", "nowrap"]
+__all__ += ["disable_named_call", "enable_named_call", "override_named_call"]
 
 T = TypeVar("T")
 CallableT = TypeVar("CallableT", bound=Callable[..., object])

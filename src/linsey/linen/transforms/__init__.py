@@ -7,9 +7,8 @@ transform does to variables is in `linsey.core.lift`.
 
 # ruff: noqa: F403 (each file lists the names that it offers)
 
-from linsey.linen.transforms.compile import *
 from linsey.linen.transforms.control import *
+from linsey.linen.transforms.execution import *
 from linsey.linen.transforms.gradients import *
 from linsey.linen.transforms.lifting import lift_class as lift_class
 from linsey.linen.transforms.lifting import lift_function as lift_function
-from linsey.linen.transforms.variables import *

@@ -12,7 +12,7 @@ from linsey.core import lift as core_lift
 from linsey.core.filters import Filter
 from linsey.core.frozen_dict import FrozenDict
 from linsey.linen.transforms import lifting
-from linsey.linen.transforms.lifting import Methods, lift
+from linsey.linen.transforms.lifting import Methods, call_direct, call_lifted, lift
 
 __all__ = ["cond", "remat_scan", "scan", "switch", "vmap", "while_loop"]
 
@@ -184,9 +184,7 @@ def cond(
     """
     choose = functools.partial(core_lift.cond, pred)
     fns = (true_fun, false_fun)
-    return lifting.call_direct(
-        choose, fns, mdl, operands, variables=variables, rngs=rngs
-    )
+    return call_direct(choose, fns, mdl, operands, variables=variables, rngs=rngs)
 
 
 def switch(
@@ -204,7 +202,7 @@ def switch(
         return functools.partial(switch, index, runs, variables=variables, rngs=rngs)
 
     fns = map(lifting.function_of_module, branches)
-    return lifting.call_lifted(transform, fns, mdl, operands, {})
+    return call_lifted(transform, fns, mdl, operands, {})
 
 
 def while_loop(
@@ -230,7 +228,7 @@ def while_loop(
     Returns:
         The last carry.
     """
-    return lifting.call_direct(
+    return call_direct(
         core_lift.while_loop,
         (cond_fn, body_fn),
         mdl,

@@ -11,7 +11,7 @@ import jax
 from linsey.core import lift as core_lift
 from linsey.core.filters import Filter
 from linsey.linen.module.base import Module
-from linsey.linen.transforms.lifting import call_direct, call_lifted, function_of_module
+from linsey.linen.transforms.lifting import call_direct, lift_functions
 from linsey.typing import Collection, with_signature_of
 
 T = TypeVar("T")
@@ -173,10 +173,4 @@ def custom_vjp(
 
     options = {"grad_vars": grad_vars, "nondiff_argnums": nondiff_argnums}
     transform = functools.partial(core_lift.custom_vjp, backward_fn=backward, **options)
-    fns = [function_of_module(fn), function_of_module(forward_fn)]
-
-    @functools.wraps(fns[0])
-    def lifted(mdl: object, *args: object, **kwargs: object) -> T:
-        return call_lifted(transform, fns, mdl, args, kwargs)
-
-    return lifted
+    return lift_functions(transform, [fn, forward_fn])

@@ -31,6 +31,8 @@ from linsey.linen.module.methods import wrap_method_once
 
 T = TypeVar("T")
 
+Function = Callable[..., object]
+Args = Sequence[object]
 # A transform of `core.lift` with its options filled in: functions of scopes to one.
 Transform = Callable[..., Callable[..., Any]]
 # The methods of a class to lift; in a mapping each has options of its own.
@@ -215,9 +217,9 @@ class Run:
 
 def call_lifted(
     transform: Transform,
-    fns: Iterable[Callable[..., Any]],
+    fns: Iterable[Function],
     module: object,
-    args: Sequence[object],
+    args: Args,
     kwargs: Mapping[str, object],
     cls: type | None = None,
 ) -> Any:
@@ -246,11 +248,7 @@ def call_lifted(
 
 
 def call_direct(
-    core: Callable[..., Any],
-    fns: Iterable[Callable[..., Any]],
-    module: object,
-    args: Sequence[object],
-    **options: object,
+    core: Function, fns: Iterable[Function], module: object, args: Args, **options: Any
 ) -> Any:
     """Call `core(*scope_fns, scopes, *args, **options)`.
 
@@ -278,11 +276,16 @@ def _is_module_class(target: object) -> TypeGuard[type[Module]]:
 
 def lift_function(transform: Transform, fn: object) -> Callable[..., Any]:
     """Lift a method, or a function whose first argument is a module."""
-    method = function_of_module(fn)
+    return lift_functions(transform, [fn])
 
-    @functools.wraps(method)
+
+def lift_functions(transform: Transform, fns: Iterable[object]) -> Callable[..., Any]:
+    """Lift several functions of a module to one, which is named after the first."""
+    methods = list(map(function_of_module, fns))
+
+    @functools.wraps(methods[0])
     def lifted(module: object, *args: object, **kwargs: object) -> Any:
-        return call_lifted(transform, [method], module, args, kwargs)
+        return call_lifted(transform, methods, module, args, kwargs)
 
     return lifted
 
