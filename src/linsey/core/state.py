@@ -24,8 +24,8 @@ from linsey.core import meta, tracers
 from linsey.core.filters import Filter, Selection
 from linsey.core.frozen_dict import freeze
 from linsey.core.meta import PLAIN_TYPES, is_plain_array, unbox_fast
-from linsey.core.rng import LazyRng, PRNGKey
-from linsey.typing import Collection, MutableCollection, VariableDict
+from linsey.core.rng import LazyRng
+from linsey.typing import Collection, MutableCollection, PRNGKey, VariableDict
 
 T = TypeVar("T")
 Flags = Mapping[str, object]

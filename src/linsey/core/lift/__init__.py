@@ -10,7 +10,5 @@ from linsey.core.lift.control import *
 from linsey.core.lift.execution import *
 from linsey.core.lift.gradients import *
 from linsey.core.lift.split import *
-from linsey.core.rng import LazyRng as LazyRng
-from linsey.core.state import Scope as Scope
 from linsey.typing import In as In
 from linsey.typing import Out as Out

@@ -12,7 +12,6 @@ from jax.typing import ArrayLike
 
 from linsey import errors
 from linsey.core import axes_scan, meta
-from linsey.core.axes_scan import broadcast, flatten_axes
 from linsey.core.filters import Filter
 from linsey.core.lift.execution import remat
 from linsey.core.lift.split import Group, Groups, Lifted, update_group
@@ -314,8 +313,8 @@ def axis_length(*parts: tuple[object, object]) -> int | None:
     found: dict[int, tuple[int, ...]] = {}
     for axes, tree in parts:
         leaves = jax.tree_util.tree_leaves(tree)
-        for axis, leaf in zip(flatten_axes(axes, tree), leaves, strict=True):
-            if axis is not None and axis is not broadcast:
+        for axis, leaf in zip(axes_scan.flatten_axes(axes, tree), leaves, strict=True):
+            if axis is not None and axis is not axes_scan.broadcast:
                 found.setdefault(leaf.shape[axis], leaf.shape)
     if len(found) > 1:
         raise errors.ShapeError(

@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, ClassVar, Self, TypeVar
 
 import jax
@@ -35,6 +35,9 @@ from linsey.linen.module.binding import FRESH, SETTING_UP, Bound, ModuleBase, is
 from linsey.linen.module.functional import CREATED, RUNNING, CaptureFilter
 from linsey.linen.module.methods import compact, make_dataclass, wrap_class
 from linsey.typing import VariableDict, with_signature_of
+
+__all__ = ["CompactNameScope", "Module", "compact_name_scope", "tuple_init"]
+__all__ += ["tuple_reduce"]
 
 T = TypeVar("T")
 CallableT = TypeVar("CallableT", bound=Callable[..., object])
@@ -449,8 +452,6 @@ class Module(ModuleBase):
         Unlike `apply`, state lives on in the bound module; prefer `apply` in programs.
         """
         functional.check_instance(self)
-        if rngs is not None and not isinstance(rngs, Mapping):
-            rngs = {"params": rngs}
         scope = core_scope.bind(variables, rngs=rngs, mutable=mutable)
         return functional.bound_copy(self, scope)
 

@@ -132,7 +132,8 @@ def apply(
     Returns:
         A function `(variables, *args, rngs=None, **kwargs)` as `Module.apply`.
     """
-    return _purely(core_scope.apply, fn, module, mutable, capture_intermediates)
+    run, mutable = _capturing(fn, module, mutable, capture_intermediates)
+    return api_boundary(core_scope.apply(run, mutable))
 
 
 def init_with_output(
@@ -146,7 +147,8 @@ def init_with_output(
     Returns:
         A function `(rngs, *args, **kwargs)` that returns `(result, variables)`.
     """
-    return _purely(core_scope.init, fn, module, mutable, capture_intermediates)
+    run, mutable = _capturing(fn, module, mutable, capture_intermediates)
+    return api_boundary(core_scope.init(run, mutable))
 
 
 @with_signature_of(init_with_output)
@@ -156,18 +158,15 @@ def init(*args: Any, **kwargs: Any) -> Callable[..., VariableDict]:
     return lambda rngs, *args, **kwargs: run(rngs, *args, **kwargs)[1]
 
 
-def _purely(
-    core: Callable[..., Callable[..., T]],
-    fn: Callable[..., object],
-    module: ModuleBase,
-    mutable: Filter,
-    capture: CaptureFilter,
-) -> Callable[..., T]:
+def _capturing(
+    fn: Callable[..., T], module: ModuleBase, mutable: Filter, capture: CaptureFilter
+) -> tuple[Callable[..., T], Filter]:
+    """Return the function of a scope, and what it may write; store what it captures."""
     run = scope_function(fn, module)
-    if capture is not False:
-        mutable = union_filters(mutable, "intermediates")
-        run = intercept_methods(_Capture(_is_call if capture is True else capture))(run)
-    return api_boundary(core(run, mutable=mutable))
+    if capture is False:
+        return run, mutable
+    interceptor = _Capture(_is_call if capture is True else capture)
+    return intercept_methods(interceptor)(run), union_filters(mutable, "intermediates")
 
 
 def _is_call(module: ModuleBase, method_name: str) -> bool:

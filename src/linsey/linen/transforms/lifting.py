@@ -159,7 +159,7 @@ class Restorer:
         for name, value in detached.attributes:
             module.__dict__[name] = map_modules(restore_attribute, value, "", kinds)
         if detached.counts is not None:
-            bound.frame = bound.setup_frame.child()
+            bound.open_frame()
             bound.frame.counts.update(detached.counts)
         return module
 
