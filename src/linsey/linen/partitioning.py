@@ -31,7 +31,7 @@ from linsey.linen.spmd import RulesFallback as RulesFallback
 from linsey.linen.spmd import logical_to_mesh as logical_to_mesh
 from linsey.linen.spmd import logical_to_mesh_axes as logical_to_mesh_axes
 from linsey.linen.transforms import map_variables, scan, vmap
-from linsey.linen.transforms.lifting import lift
+from linsey.linen.transforms.lifting import lifted
 from linsey.traverse_util import flatten_dict as flatten_dict
 from linsey.traverse_util import unflatten_dict as unflatten_dict
 from linsey.typing import Array as Array
@@ -381,6 +381,7 @@ def vmap_with_axes(
     return _lift_with_axes(transform, variable_axes, partitioning_axis_names, None)
 
 
+@lifted(core_remat_static, "Core_remat_static")
 def remat(
     target: Any,
     variables: Filter = True,
@@ -392,4 +393,4 @@ def remat(
     methods: Any = None,
 ) -> Any:
     """Like `linsey.linen.remat`; static arguments are counted without the module."""
-    return lift(core_remat_static, "Core_remat_static", **locals())
+    return target

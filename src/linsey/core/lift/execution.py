@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import jax
 
 from linsey.core.filters import Filter, subtract_filters
-from linsey.core.lift.split import Groups, Lifted, Plan, Untraced, shift_argnums
+from linsey.core.lift.split import Groups, Lifted, Plan, Untraced, shifted
 
 __all__ = ["checkpoint", "jit", "remat"]
 __all__ += ["fold_rngs", "map_variables", "swap_collection"]
@@ -50,9 +50,9 @@ def jit(
     # Argument 0 of `fn` is the scope; here three arguments take its place.
     @functools.partial(
         jax.jit,
-        static_argnums=(0, *shift_argnums(static_argnums, 2)),
+        static_argnums=(0, *shifted(static_argnums, 2)),
         static_argnames=static_argnames,
-        donate_argnums=shift_argnums(donate_argnums, 2),
+        donate_argnums=shifted(donate_argnums, 2),
         **({} if device is None else {"device": device}),
         **({} if backend is None else {"backend": backend}),
     )
@@ -99,7 +99,7 @@ def remat(
     Returns:
         A function `(scope, *args, **kwargs)`.
     """
-    static = shift_argnums(static_argnums, 2, first=0)
+    static = shifted(static_argnums, 2, first=0)
 
     def call(scopes: object, *args: object, **kwargs: object) -> T:
         lifted = Lifted(scopes, (variables,), (variables,), (rngs,))

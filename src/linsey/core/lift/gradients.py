@@ -9,7 +9,7 @@ import jax
 
 from linsey import errors
 from linsey.core.filters import Filter
-from linsey.core.lift.split import Group, Groups, Lifted, Order, shift_argnums
+from linsey.core.lift.split import Group, Groups, Lifted, Order, shifted
 from linsey.typing import Collection
 
 __all__ = ["custom_vjp", "jvp", "value_and_grad", "vjp"]
@@ -161,7 +161,7 @@ def custom_vjp(
         A function `(scope, *args)`.
     """
     # Argument 0 of `fn` is the scope; here two arguments take its place.
-    static = shift_argnums(nondiff_argnums, 1)
+    static = shifted(nondiff_argnums, 1)
 
     def run(scope: object, *args: object) -> T:
         lifted = Lifted(scope, (grad_vars, True), (grad_vars, True), (True,))

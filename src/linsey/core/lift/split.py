@@ -283,9 +283,7 @@ def pack(
     return packed
 
 
-def shift_argnums(
-    argnums: int | Iterable[int], by: int, first: int = 1
-) -> tuple[int, ...]:
+def shifted(argnums: int | Iterable[int], by: int, first: int = 1) -> tuple[int, ...]:
     """Shift indices of arguments; drop those below `first`, as that of the scope."""
     argnums = (argnums,) if isinstance(argnums, int) else argnums
     return tuple(i + by for i in argnums if i >= first)

@@ -147,18 +147,14 @@ class Module(ModuleBase):
     # -- attributes ------------------------------------------------------------------
 
     def __setattr__(self, name: str, value: object) -> None:
-        bound = self._bound
-        if bound is not None:
-            if bound.phase == SETTING_UP:
-                if name in type(self).__dataclass_fields__:
-                    raise errors.SetAttributeInModuleSetupError(
-                        module=self, attr_name=name
-                    )
-                bound.assigned.append(name)
-                value = bound.adopt(self, name, value)
-            elif not name.startswith("__"):
-                cls = type(self).__name__
-                raise errors.SetAttributeFrozenModuleError(cls, name, value)
+        bound, cls = self._bound, type(self)
+        if bound is not None and bound.phase == SETTING_UP:
+            if name in cls.__dataclass_fields__:
+                raise errors.SetAttributeInModuleSetupError(module=self, attr_name=name)
+            bound.assigned.append(name)
+            value = bound.adopt(self, name, value)
+        elif bound is not None and not name.startswith("__"):
+            raise errors.SetAttributeFrozenModuleError(cls.__name__, name, value)
         object.__setattr__(self, name, value)
 
     def __getattr__(self, name: str) -> Any:

@@ -12,7 +12,7 @@ from linsey.core import lift as core_lift
 from linsey.core.filters import Filter
 from linsey.core.frozen_dict import FrozenDict
 from linsey.linen.transforms import lifting
-from linsey.linen.transforms.lifting import Methods, call_direct, call_lifted, lift
+from linsey.linen.transforms.lifting import Methods, call_direct, call_lifted, lifted
 
 __all__ = ["cond", "remat_scan", "scan", "switch", "vmap", "while_loop"]
 
@@ -20,6 +20,7 @@ T = TypeVar("T")
 Target = TypeVar("Target")
 
 
+@lifted(core_lift.vmap, "Vmap")
 def vmap(
     target: Target,
     variable_axes: Mapping[Any, object] = FrozenDict(),
@@ -62,9 +63,10 @@ def vmap(
     Returns:
         A class or function like `target`.
     """
-    return lift(core_lift.vmap, "Vmap", **locals())
+    return target
 
 
+@lifted(core_lift.scan, "Scan")
 def scan(
     target: Target,
     variable_axes: Mapping[Any, object] = FrozenDict(),
@@ -123,9 +125,10 @@ def scan(
     Returns:
         A class or function like `target`.
     """
-    return lift(core_lift.scan, "Scan", **locals())
+    return target
 
 
+@lifted(core_lift.remat_scan, "Remat_scan")
 def remat_scan(
     target: Target,
     lengths: Sequence[int] | None = (),
@@ -152,8 +155,7 @@ def remat_scan(
     Returns:
         A class or function like `target`.
     """
-    lengths = lengths or ()
-    return lift(core_lift.remat_scan, "Remat_scan", **locals())
+    return target
 
 
 def cond(
@@ -228,12 +230,9 @@ def while_loop(
     Returns:
         The last carry.
     """
-    return call_direct(
-        core_lift.while_loop,
-        (cond_fn, body_fn),
-        mdl,
-        (init,),
-        carry_variables=carry_variables,
-        broadcast_variables=broadcast_variables,
-        split_rngs=split_rngs,
-    )
+
+    def loop(check: Any, step: Callable[..., T], scopes: object, init: T) -> T:
+        filters = carry_variables, broadcast_variables, split_rngs
+        return core_lift.while_loop(check, step, scopes, init, *filters)
+
+    return call_direct(loop, (cond_fn, body_fn), mdl, (init,))

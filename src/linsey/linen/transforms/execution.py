@@ -14,10 +14,10 @@ from linsey.core.filters import Filter
 from linsey.core.frozen_dict import FrozenDict
 from linsey.core.lift.control import split_in_out
 from linsey.core.lift.execution import Collections
-from linsey.core.lift.split import Untraced, shift_argnums
+from linsey.core.lift.split import Untraced, shifted
 from linsey.core.state import Scope
 from linsey.linen.module.functional import INTERCEPTORS
-from linsey.linen.transforms.lifting import Methods, Run, lift
+from linsey.linen.transforms.lifting import Methods, Run, lifted
 
 __all__ = ["checkpoint", "jit", "remat"]
 __all__ += ["add_metadata_axis", "fold_rngs", "map_variables", "named_call"]
@@ -25,6 +25,19 @@ __all__ += ["add_metadata_axis", "fold_rngs", "map_variables", "named_call"]
 Target = TypeVar("Target")
 
 
+def _jit(
+    programs: dict[object, Callable[..., Any]], run: Run, **options: Any
+) -> Callable[..., Any]:
+    """Apply `core.lift.jit`: all equal runs of a function share one of the programs."""
+    if run.fn not in programs:
+        # The run is an argument between the scopes and the others.
+        options["static_argnums"] = (1, *shifted(options["static_argnums"], 1))
+        options["donate_argnums"] = shifted(options["donate_argnums"], 1)
+        programs[run.fn] = core_lift.jit(_run_and_count, **options)
+    return functools.partial(_call_program, programs[run.fn], run)
+
+
+@lifted(_jit, "Jit", has_store=True)
 def jit(
     target: Target,
     variables: Filter = True,
@@ -61,19 +74,7 @@ def jit(
     Returns:
         A class or function like `target`.
     """
-    return lift(functools.partial(_jit, {}), "Jit", **locals())
-
-
-def _jit(
-    programs: dict[object, Callable[..., Any]], run: Run, **options: Any
-) -> Callable[..., Any]:
-    """Apply `core.lift.jit`: all equal runs of a function share one of the programs."""
-    if run.fn not in programs:
-        # The run is an argument between the scopes and the others.
-        options["static_argnums"] = (1, *shift_argnums(options["static_argnums"], 1))
-        options["donate_argnums"] = shift_argnums(options["donate_argnums"], 1)
-        programs[run.fn] = core_lift.jit(_run_and_count, **options)
-    return functools.partial(_call_program, programs[run.fn], run)
+    return target
 
 
 def _call_program(
@@ -98,6 +99,13 @@ def _run_and_count(
     return y, Untraced(tuple(run.counts.items()))
 
 
+def _remat(fn: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """Apply `core.lift.remat`, whose indices do not count the scope."""
+    options["static_argnums"] = shifted(options["static_argnums"], -1)
+    return core_lift.remat(fn, **options)
+
+
+@lifted(_remat, "Checkpoint")
 def remat(
     target: Target,
     variables: Filter = True,
@@ -125,21 +133,19 @@ def remat(
     Returns:
         A class or function like `target`.
     """
-    return lift(_remat, "Checkpoint", **locals())
-
-
-def _remat(
-    fn: Callable[..., Any], static_argnums: int | tuple[int, ...], **options: Any
-) -> Callable[..., Any]:
-    """Apply `core.lift.remat`, whose indices do not count the scope."""
-    return core_lift.remat(
-        fn, static_argnums=shift_argnums(static_argnums, -1), **options
-    )
+    return target
 
 
 checkpoint = remat
 
 
+def _map_variables(fn: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    options["map_in_fn"] = options.pop("trans_in_fn")
+    options["map_out_fn"] = options.pop("trans_out_fn")
+    return core_lift.map_variables(fn, **options)
+
+
+@lifted(_map_variables, "Map_variables")
 def map_variables(
     target: Target,
     mapped_collections: Filter = True,
@@ -167,24 +173,13 @@ def map_variables(
     Returns:
         A class or function like `target`.
     """
-    return lift(
-        core_lift.map_variables,
-        "Map_variables",
-        target,
-        methods,
-        mapped_collections=mapped_collections,
-        map_in_fn=trans_in_fn,
-        map_out_fn=trans_out_fn,
-        init=init,
-        mutable=mutable,
-        rngs=rngs,
-        variables=variables,
-    )
+    return target
 
 
+@lifted(core_lift.fold_rngs, "Fold_rngs")
 def fold_rngs(target: Target, variables: Filter = True, rngs: Filter = True) -> Target:
     """Run a module on keys drawn once, at the call, from its streams."""
-    return lift(core_lift.fold_rngs, "Fold_rngs", **locals())
+    return target
 
 
 def add_metadata_axis(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -49,9 +48,8 @@ def vjp(
         gradients `(variables, *inputs)`.
     """
     filters = {"vjp_variables": vjp_variables, "variables": variables, "rngs": rngs}
-    y, backward, *aux = call_direct(
-        core_lift.vjp, [fn], mdl, primals, has_aux=has_aux, **filters
-    )
+    result = call_direct(core_lift.vjp, [fn], mdl, primals, has_aux=has_aux, **filters)
+    y, backward, *aux = result
     if isinstance(mdl, Module):
         order = _as_list if multi_scope else _as_one
         backward = jax.tree_util.Partial(order, backward)
@@ -97,10 +95,9 @@ def value_and_grad(
     Raises:
         ShapeError: the value is no scalar.
     """
-    filters = {"variables": variables, "rngs": rngs}
-    y, *aux, gradients = call_direct(
-        core_lift.value_and_grad, [fn], mdl, primals, has_aux=has_aux, **filters
-    )
+    options = {"has_aux": has_aux, "variables": variables, "rngs": rngs}
+    result = call_direct(core_lift.value_and_grad, [fn], mdl, primals, **options)
+    y, *aux, gradients = result
     return ((y, *aux), gradients) if has_aux else (y, gradients)
 
 
@@ -171,6 +168,7 @@ def custom_vjp(
         *shared, own = by if isinstance(by, list) else [by]
         return ([own, *shared], *inputs)
 
-    options = {"grad_vars": grad_vars, "nondiff_argnums": nondiff_argnums}
-    transform = functools.partial(core_lift.custom_vjp, backward_fn=backward, **options)
+    def transform(run: Callable[..., T], forward: Any) -> Callable[..., T]:
+        return core_lift.custom_vjp(run, forward, backward, grad_vars, nondiff_argnums)
+
     return lift_functions(transform, [fn, forward_fn])

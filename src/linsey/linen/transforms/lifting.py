@@ -18,7 +18,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeGuard, TypeVar, cast
+from typing import Any, ParamSpec, TypeGuard, TypeVar, cast
 
 import jax
 
@@ -29,6 +29,7 @@ from linsey.linen.module.base import Module
 from linsey.linen.module.binding import FRESH, READY, SETTING_UP, Bound, map_modules
 from linsey.linen.module.methods import wrap_method_once
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 Function = Callable[..., object]
@@ -319,34 +320,48 @@ def lift_class(
     return lifted
 
 
-def lift(
-    core: Transform, prefix: str, target: T, methods: Methods = None, **options: Any
-) -> T:
-    """Lift a module class, or a function of a module.
+def lifted(
+    core: Transform, prefix: str, has_store: bool = False
+) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Make a transform of modules of a declaration that only returns its `target`.
 
-    A transform whose options are those of the core calls it with `**locals()`: that is
-    all of its arguments by their names.
+    The signature and the documentation are those of the declaration. Its arguments are
+    the options of `core`, save for `target`, a module class or a function whose first
+    argument is a module, and for `methods`, the methods of a class to lift; a mapping
+    gives options for each. If `None`, `__call__`.
 
     Args:
         core: the transform of `core.lift`.
         prefix: goes before the name of the class.
-        target: a module class, or a function whose first argument is a module.
-        methods: for a class the methods to lift; a mapping gives options for each. If
-            `None`, `__call__`.
-        **options: the options of the transform.
+        has_store: give `core` a dictionary first, another one for each target.
 
     Raises:
         TransformTargetError: the target is something else.
     """
-    transform = functools.partial(core, **options)
-    if not _is_module_class(target):
-        return cast(T, lift_function(transform, target))
-    if methods is None or isinstance(methods, str):
-        methods = ("__call__" if methods is None else methods,)
-    if not isinstance(methods, Mapping):
-        methods = dict.fromkeys(methods, {})
-    transforms = {
-        name: functools.partial(transform, **options)
-        for name, options in methods.items()
-    }
-    return cast(T, lift_class(transforms, target, prefix))
+
+    def decorate(declaration: Callable[P, T]) -> Callable[P, T]:
+        signature = inspect.signature(declaration)
+
+        @functools.wraps(declaration)
+        def transform_of_modules(*args: P.args, **kwargs: P.kwargs) -> T:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            options = bound.arguments
+            target, methods = options.pop("target"), options.pop("methods", None)
+            store = ({},) if has_store else ()
+            transform = functools.partial(core, *store, **options)
+            if not _is_module_class(target):
+                return cast(T, lift_function(transform, target))
+            if methods is None or isinstance(methods, str):
+                methods = ("__call__" if methods is None else methods,)
+            if not isinstance(methods, Mapping):
+                methods = dict.fromkeys(methods, {})
+            transforms = {
+                name: functools.partial(transform, **of_method)
+                for name, of_method in methods.items()
+            }
+            return cast(T, lift_class(transforms, target, prefix))
+
+        return transform_of_modules
+
+    return decorate
