@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeGuard, TypeVar
 
 import jax
 from jax.lax import Precision
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 K = TypeVar("K")
+P = ParamSpec("P")
 
 _HELPERS = {*globals()}
 """What stands above: none of it is a name that this module offers."""
@@ -168,6 +170,33 @@ PartitionSpecPytree = Any
 """A pytree of `jax.sharding.PartitionSpec`."""
 Sharding = tuple[AxisName, ...]
 """The names of the mesh axes that each axis of an array is split over."""
+
+
+def with_signature_of(
+    model: Callable[P, object],
+) -> Callable[[Callable[..., T]], Callable[P, T]]:
+    """Declare that a function takes the arguments of another one and hands them on.
+
+    Readers, the documentation and type checkers see the parameters of `model`.
+
+    Example:
+        >>> def scaled(x: float, factor: float = 2.0) -> float:
+        ...     return factor * x
+        >>> @with_signature_of(scaled)
+        ... def negated(*args, **kwargs) -> float:
+        ...     return -scaled(*args, **kwargs)
+        >>> negated(3.0), inspect.signature(negated)
+        (-6.0, <Signature (x: 'float', factor: 'float' = 2.0) -> 'float'>)
+    """
+
+    def declare(fn: Callable[..., T]) -> Callable[P, T]:
+        returned = inspect.signature(fn).return_annotation
+        signature = inspect.signature(model).replace(return_annotation=returned)
+        vars(fn)["__signature__"] = signature
+        return fn
+
+    return declare
+
 
 if not TYPE_CHECKING:  # type checkers find the names by the same rule
     __all__ = sorted(

@@ -18,20 +18,15 @@ from linsey.core import spmd as spmd
 from linsey.core import tracers as tracers
 from linsey.core.axes_scan import broadcast as broadcast
 from linsey.core.frozen_dict import *  # noqa: F403
-from linsey.core.lift.branches import *  # noqa: F403
-from linsey.core.lift.compile import *  # noqa: F403
+from linsey.core.lift.control import *  # noqa: F403
+from linsey.core.lift.execution import checkpoint as checkpoint
+from linsey.core.lift.execution import jit as jit
+from linsey.core.lift.execution import remat as remat
 from linsey.core.lift.gradients import *  # noqa: F403
-from linsey.core.lift.maps import *  # noqa: F403
 from linsey.core.meta import AxisMetadata as AxisMetadata
 from linsey.core.meta import map_axis_meta as map_axis_meta
 from linsey.core.meta import unbox as unbox
-from linsey.core.scope import Array as Array
-from linsey.core.scope import DenyList as DenyList
-from linsey.core.scope import Scope as Scope
-from linsey.core.scope import apply as apply
-from linsey.core.scope import bind as bind
-from linsey.core.scope import init as init
-from linsey.core.scope import lazy_init as lazy_init
+from linsey.core.scope import *  # noqa: F403
 from linsey.core.tracers import check_trace_level as check_trace_level
 from linsey.core.tracers import current_trace as current_trace
 

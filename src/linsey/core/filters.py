@@ -13,11 +13,9 @@ from typing import TypeVar
 
 from linsey import errors
 
-__all__ = [
-    "CollectionFilter", "DenyList", "Filter", "PRNGSequenceFilter", "Selection",
-    "filter_to_set", "group_collections", "in_filter", "intersect_filters",
-    "is_filter_empty", "subtract_filters", "union_filters",
-]  # fmt: skip
+__all__ = ["CollectionFilter", "DenyList", "Filter", "PRNGSequenceFilter", "Selection"]
+__all__ += ["filter_to_set", "group_collections", "in_filter", "is_filter_empty"]
+__all__ += ["intersect_filters", "subtract_filters", "union_filters"]
 
 T = TypeVar("T")
 

@@ -140,8 +140,7 @@ class FrozenDict(Mapping[K, V]):
     def tree_flatten_with_keys(self) -> tuple[tuple[tuple[object, V], ...], Hashable]:
         """Return the children with their path keys, and the sorted keys."""
         children, keys = _flatten(self)
-        paths = map(jax.tree_util.DictKey, keys)
-        return tuple(zip(paths, children, strict=True)), keys
+        return tuple(zip(map(jax.tree_util.DictKey, keys), children, strict=True)), keys
 
     @classmethod
     def tree_unflatten(cls, keys: Any, values: Iterable[V]) -> FrozenDict[Any, V]:

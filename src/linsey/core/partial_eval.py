@@ -66,11 +66,12 @@ def lazy_init(fn: Callable[..., T]) -> Callable[..., T]:
 
 def _without_unneeded(jaxpr: Jaxpr) -> Jaxpr:
     """Drop what no result needs, effects such as debug prints included."""
-    needed = {v for v in jaxpr.outvars if _is_var(v)}
+    # Only literals have a `val`; they are not computed.
+    needed = {v for v in jaxpr.outvars if not hasattr(v, "val")}
     eqns = []
     for eqn in reversed(jaxpr.eqns):
         if needed.intersection(eqn.outvars):
-            needed.update(v for v in eqn.invars if _is_var(v))
+            needed.update(v for v in eqn.invars if not hasattr(v, "val"))
             eqns.append(eqn)
     return jaxpr.replace(eqns=eqns[::-1])
 
@@ -84,7 +85,3 @@ def _first_unknown(
         if any(is_used):
             return shape
     raise AssertionError("no single result depends on an argument")
-
-
-def _is_var(atom: object) -> bool:
-    return not hasattr(atom, "val")  # a literal has one

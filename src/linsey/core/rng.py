@@ -18,9 +18,8 @@ import jax
 import numpy as np
 
 from linsey.config import config
+from linsey.typing import PRNGFoldable
 
-PRNGKey = jax.Array
-PRNGFoldable = int | str
 Suffix = tuple[PRNGFoldable, ...]
 
 

@@ -17,22 +17,19 @@ boundary, structure only; what `apply` returns shares nothing writable with its 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeVar, cast
 
 from linsey import errors
 from linsey.core.filters import *
-from linsey.core.filters import Filter, Selection
-from linsey.core.frozen_dict import FrozenDict, unfreeze
+from linsey.core.filters import DenyList, Filter, Selection
+from linsey.core.frozen_dict import FrozenDict
 from linsey.core.partial_eval import evaluate_known
-from linsey.core.rng import LazyRng, PRNGKey, is_rng_key
-from linsey.core.state import Context as Context
+from linsey.core.rng import LazyRng, is_rng_key
 from linsey.core.state import Flags, Scope
 from linsey.core.state import Variable as Variable
-from linsey.typing import Array as Array
-from linsey.typing import Collection as Collection
-from linsey.typing import MutableCollection as MutableCollection
-from linsey.typing import MutableVariableDict as MutableVariableDict
-from linsey.typing import VariableDict
+from linsey.typing import Array, PRNGKey, VariableDict
+
+__all__ = ["Array", "DenyList", "Scope", "apply", "bind", "init", "lazy_init"]
 
 T = TypeVar("T")
 FrozenVariableDict = FrozenDict
@@ -42,7 +39,7 @@ RNGs = PRNGKey | RNGSequences
 
 def bind(
     variables: VariableDict,
-    rngs: RNGSequences | None = None,
+    rngs: RNGs | None = None,
     mutable: Filter | Selection = False,
     flags: Flags | None = None,
 ) -> Scope:
@@ -53,21 +50,17 @@ def bind(
 
     Raises:
         ApplyScopeInvalidVariablesTypeError: `variables` is no `{collection: tree}`.
-        InvalidRngError: a value of `rngs` is no JAX key.
+        InvalidRngError: `rngs` is no JAX key and no mapping to keys.
     """
     if not _maps_names(variables, lambda tree: isinstance(tree, Mapping)):
         raise errors.ApplyScopeInvalidVariablesTypeError()
-    if rngs is not None and not _are_rngs(rngs):
-        raise errors.InvalidRngError(
-            f"`rngs` must map stream names to JAX keys, got {_describe(rngs)}.",
-            fix='Pass for example `rngs={"dropout": jax.random.key(0)}`.',
-        )
+    streams = None if rngs is None else _as_streams(rngs)
     selection = Selection.of(mutable)
     owned = {
         col: copy_structure(tree) if col in selection else tree
         for col, tree in variables.items()
     }
-    return Scope(owned, rngs=rngs, mutable=mutable, flags=flags)
+    return Scope(owned, rngs=streams, mutable=mutable, flags=flags)
 
 
 def apply(
@@ -86,19 +79,8 @@ def apply(
     """
 
     def wrapper(
-        variables: VariableDict,
-        *args: object,
-        rngs: RNGs | None = None,
-        **kwargs: object,
+        variables: VariableDict, *args: Any, rngs: RNGs | None = None, **kwargs: object
     ) -> object:
-        if rngs is not None and not isinstance(rngs, Mapping):
-            if not is_rng_key(rngs):
-                raise errors.InvalidRngError(
-                    "`rngs` must be a JAX key or a mapping of stream names to keys, got"
-                    f" {_describe(rngs)}.",
-                    fix="Pass for example `rngs=jax.random.key(0)`.",
-                )
-            rngs = {"params": rngs}
         match variables:
             case {"params": {"params": _, **others}} if not others:
                 raise errors.ApplyScopeInvalidVariablesStructureError(variables)
@@ -122,12 +104,7 @@ def init(
     flags = {**(flags or {}), "initializing": True}
 
     def wrapper(rngs: RNGs, *args: object, **kwargs: object) -> tuple[T, VariableDict]:
-        if not is_rng_key(rngs) and not _are_rngs(rngs):
-            raise errors.InvalidRngError(
-                "The first argument of `init` must be a JAX key or a mapping of stream"
-                f" names to keys, got {_describe(rngs)}.",
-                fix="Pass for example `jax.random.key(0)`.",
-            )
+        rngs = _as_streams(rngs, "The first argument of `init`")
         return apply(fn, mutable=mutable, flags=flags)({}, *args, rngs=rngs, **kwargs)
 
     return wrapper
@@ -152,15 +129,22 @@ def lazy_init(
 
 def copy_structure(tree: T) -> T | dict[Any, Any]:
     """Copy nested mappings to dicts; the leaves stay the same objects."""
-    if isinstance(tree, FrozenDict):
-        return unfreeze(tree)
     if isinstance(tree, Mapping):
         return {key: copy_structure(value) for key, value in tree.items()}
     return tree
 
 
-def _are_rngs(rngs: object) -> TypeGuard[RNGSequences]:
-    return _maps_names(rngs, lambda key: isinstance(key, LazyRng) or is_rng_key(key))
+def _as_streams(rngs: object, what: str = "`rngs`") -> RNGSequences:
+    """Return a key for each stream; a single key is that of `params`."""
+    if is_rng_key(rngs):
+        return {"params": rngs}
+    if _maps_names(rngs, lambda key: isinstance(key, LazyRng) or is_rng_key(key)):
+        return cast(RNGSequences, rngs)
+    raise errors.InvalidRngError(
+        f"{what} must be a JAX key or a mapping of stream names to keys, got"
+        f" {_describe(rngs)}.",
+        fix='Pass for example `{"dropout": jax.random.key(0)}`.',
+    )
 
 
 def _maps_names(mapping: object, is_right: Callable[[object], bool]) -> bool:

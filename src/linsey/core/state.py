@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,8 +24,8 @@ from linsey.core import meta, tracers
 from linsey.core.filters import Filter, Selection
 from linsey.core.frozen_dict import freeze
 from linsey.core.meta import PLAIN_TYPES, is_plain_array, unbox_fast
-from linsey.core.rng import LazyRng, PRNGKey
-from linsey.typing import Collection, MutableCollection, VariableDict
+from linsey.core.rng import LazyRng
+from linsey.typing import Collection, MutableCollection, PRNGKey, VariableDict
 
 T = TypeVar("T")
 Flags = Mapping[str, object]
@@ -35,44 +36,47 @@ Init = Callable[..., T]
 _MISSING = object()
 
 
+@dataclasses.dataclass(slots=True, eq=False, repr=False)
 class Context:
-    """What all scopes of one `init`, `apply` or `bind` share."""
+    """What all scopes of one `init`, `apply` or `bind` share.
 
-    __slots__ = (
-        "mutable", "selection", "is_mutable", "rngs", "flags", "trace", "is_valid",
-        "memo", "bound",
-    )  # fmt: skip
+    Attributes:
+        mutable: which collections may be written, as the user said it.
+        rngs: the root key of each stream.
+        flags: settings readable from every scope.
+        selection: `mutable`, normalized.
+        is_mutable: whether a collection may be written. Asked for each variable, so
+            its answers are remembered.
+        trace: the JAX trace it began in.
+        is_valid: whether it has not ended.
+        memo: the bound module made from each module met so far, by the id of that
+            module, which is kept beside it: the same object met twice is bound once.
+        bound: every module bound here, where the end of the context is known.
+    """
 
-    def __init__(
-        self, mutable: Filter | Selection, rngs: Mapping[str, LazyRng], flags: Flags
-    ):
-        self.mutable = mutable
-        self.selection = Selection.of(mutable)
-        # Whether a collection may be written. Asked for each variable, so remembered.
-        self.is_mutable: Callable[[str], bool] = functools.cache(
-            self.selection.__contains__
-        )
-        self.rngs = rngs
-        self.flags = flags
-        self.trace = tracers.current_trace()
-        self.is_valid = True
-        # The bound module made from each module met so far, by the id of that module
-        # (kept alive beside it): the same object met twice is one bound module.
-        self.memo: dict[int, tuple[object, Any]] = {}
-        # Every module bound here, where the end of the context is known.
-        self.bound: list[object] | None = None
+    mutable: Filter | Selection
+    rngs: Mapping[str, LazyRng]
+    flags: Flags
+    selection: Selection = dataclasses.field(init=False)
+    is_mutable: Callable[[str], bool] = dataclasses.field(init=False)
+    trace: object = dataclasses.field(default_factory=tracers.current_trace)
+    is_valid: bool = True
+    memo: dict[int, tuple[object, Any]] = dataclasses.field(default_factory=dict)
+    bound: list[object] | None = None
+
+    def __post_init__(self) -> None:
+        self.selection = Selection.of(self.mutable)
+        self.is_mutable = functools.cache(self.selection.__contains__)
 
 
+@dataclasses.dataclass(slots=True, eq=False, repr=False)
 class Variable(Generic[T]):
     """A reference to one variable of a scope: read and write it through `value`."""
 
-    __slots__ = ("scope", "collection", "name", "unbox")
-
-    def __init__(self, scope: Scope, collection: str, name: str, unbox: bool = True):
-        self.scope = scope
-        self.collection = collection
-        self.name = name
-        self.unbox = unbox
+    scope: Scope
+    collection: str
+    name: str
+    unbox: bool = True
 
     @property
     def value(self) -> T:
@@ -156,10 +160,7 @@ class Scope:
     @property
     def root(self) -> Scope:
         """The root scope of this context."""
-        scope = self
-        while scope.parent is not None:
-            scope = scope.parent
-        return scope
+        return self if self.parent is None else self.parent.root
 
     @property
     def path_text(self) -> str:
@@ -372,24 +373,19 @@ class Scope:
     ) -> Variable[T]:
         """Declare a variable: create it if it is missing, and refer to it."""
         self.reserve(name, col)
-        return self._variable(col, name, init_fn, init_args, init_kwargs, unbox)
+        self._create_missing(col, name, init_fn, init_args, init_kwargs)
+        return Variable(self, col, name, unbox=unbox)
 
-    def _variable(
-        self,
-        col: str,
-        name: str,
-        init_fn: Init[T] | None,
-        args: Args,
-        kwargs: Kwargs,
-        unbox: bool,
-    ) -> Variable[T]:
+    def _create_missing(
+        self, col: str, name: str, init_fn: Init[T] | None, args: Args, kwargs: Kwargs
+    ) -> None:
+        """Create a variable if it is missing."""
         if not self.has_variable(col, name):
             if init_fn is None or not self.context.is_mutable(col):
                 if self.is_collection_empty(col):
                     raise errors.ScopeCollectionNotFound(col, name, self.path_text)
                 raise errors.ScopeVariableNotFoundError(name, col, self.path_text)
             self.put_variable(col, name, init_fn(*args, **kwargs))
-        return Variable(self, col, name, unbox=unbox)
 
     def param(
         self,
@@ -434,12 +430,7 @@ class Scope:
         return unbox_fast(value) if unbox else value
 
     def _check_param_shape(
-        self,
-        name: str,
-        value: object,
-        init_fn: Init[object],
-        args: Args,
-        kwargs: Kwargs,
+        self, name: str, value: T, init_fn: Init[T], args: Args, kwargs: Kwargs
     ) -> None:
         """Compare the shapes of a stored parameter with those `init_fn` gives."""
         expected = jax.eval_shape(lambda: init_fn(jax.random.key(0), *args, **kwargs))

@@ -39,12 +39,8 @@ def check_no_leak(base_level: object, value: object) -> None:
     now = current_trace()
     if now == base_level:
         return
+    token: Callable[..., object] = type(now)
     for leaf in jax.tree_util.tree_leaves(value):
-        if isinstance(leaf, jax.core.Tracer) and now == _trace_of(leaf):
+        # No public name gives the trace of a tracer. Tokens compare weak references.
+        if isinstance(leaf, jax.core.Tracer) and now == token(leaf._trace._weakref):
             raise errors.JaxTransformError()
-
-
-def _trace_of(tracer: jax.core.Tracer) -> object:
-    # No public name gives the trace of a tracer; the token compares weak references.
-    token: Callable[..., object] = type(current_trace())
-    return token(tracer._trace._weakref)

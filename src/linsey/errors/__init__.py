@@ -1,7 +1,7 @@
 """The mistakes that linsey can name: Flax's classes, a few of its own, and kinds.
 
-A *kind* (`ShapeError`, `OptionError`, ...) is raised with a text of its own, which stands
-beside the check. Other classes make their text from what they are given.
+A *kind* (`ShapeError`, `OptionError`, ...) is raised with a text of its own, which
+stands beside the check. Other classes make their text from what they are given.
 
 A message has three parts, one a line: *found* (what was met, with path and
 shapes), *why* (why it cannot work) and *fix* (the line to write instead). They

@@ -41,16 +41,10 @@ from linsey.linen.linear.conv import *
 from linsey.linen.linear.dense import *
 from linsey.linen.module import Module as Module
 from linsey.linen.module import Variable as Variable
-from linsey.linen.module import compact as compact
 from linsey.linen.module import compact_name_scope as compact_name_scope
-from linsey.linen.module import disable_named_call as disable_named_call
-from linsey.linen.module import enable_named_call as enable_named_call
-from linsey.linen.module import intercept_methods as intercept_methods
-from linsey.linen.module import merge_param as merge_param
-from linsey.linen.module import nowrap as nowrap
-from linsey.linen.module import override_named_call as override_named_call
 from linsey.linen.module import share_scope as share_scope
 from linsey.linen.module.functional import *
+from linsey.linen.module.methods import *
 from linsey.linen.normalization import BatchNorm as BatchNorm
 from linsey.linen.normalization.example import *
 from linsey.linen.normalization.reparameterize import *
@@ -66,11 +60,9 @@ from linsey.linen.spmd import with_logical_constraint as with_logical_constraint
 from linsey.linen.spmd import with_logical_partitioning as with_logical_partitioning
 from linsey.linen.stochastic import Dropout as Dropout
 from linsey.linen.summary import tabulate as tabulate
-from linsey.linen.transforms.branches import *
-from linsey.linen.transforms.compile import *
+from linsey.linen.transforms.control import *
+from linsey.linen.transforms.execution import *
 from linsey.linen.transforms.gradients import *
-from linsey.linen.transforms.maps import *
-from linsey.linen.transforms.variables import *
 
 if TYPE_CHECKING:
     from linsey.linen import attention as attention

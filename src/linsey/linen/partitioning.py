@@ -7,6 +7,7 @@ with `with_logical_partitioning`.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
@@ -21,8 +22,8 @@ from linsey.core.frozen_dict import FrozenDict
 from linsey.core.frozen_dict import freeze as freeze
 from linsey.core.frozen_dict import unfreeze as unfreeze
 from linsey.core.lift import remat as core_remat_static
-from linsey.core.lift.axes import split_in_out
-from linsey.core.scope import Scope, Variable
+from linsey.core.lift.control import split_in_out
+from linsey.core.scope import Variable
 from linsey.errors.base import MismatchError, OptionError
 from linsey.errors.layers import AxisMetadataTypeError
 from linsey.linen import spmd
@@ -32,7 +33,7 @@ from linsey.linen.spmd import RulesFallback as RulesFallback
 from linsey.linen.spmd import logical_to_mesh as logical_to_mesh
 from linsey.linen.spmd import logical_to_mesh_axes as logical_to_mesh_axes
 from linsey.linen.transforms import map_variables, scan, vmap
-from linsey.linen.transforms.lifting import lift
+from linsey.linen.transforms.lifting import lifted
 from linsey.traverse_util import flatten_dict as flatten_dict
 from linsey.traverse_util import unflatten_dict as unflatten_dict
 from linsey.typing import ArrayPytree as ArrayPytree
@@ -71,6 +72,7 @@ class AxisMetadata:
     names: tuple[str | None, ...] = struct.field(pytree_node=False)
 
 
+@dataclasses.dataclass(slots=True, eq=False, repr=False)
 class PartitionedVariable(Variable[T]):
     """A reference to a variable whose value is constrained to a sharding.
 
@@ -82,19 +84,9 @@ class PartitionedVariable(Variable[T]):
         fallback: what to do with names without a rule.
     """
 
-    __slots__ = ("axes", "fallback")
-
-    def __init__(
-        self,
-        scope: Scope,
-        collection: str,
-        name: str,
-        axes: tuple[str, ...] | None = None,
-        fallback: RulesFallback = RulesFallback.AXIS_IS_UNSHARDED,
-    ) -> None:
-        super().__init__(scope, collection, name)
-        self.axes = axes
-        self.fallback = fallback
+    unbox: bool = dataclasses.field(default=True, init=False)
+    axes: tuple[str, ...] | None = None
+    fallback: RulesFallback = RulesFallback.AXIS_IS_UNSHARDED
 
     @property
     def value(self) -> T:
@@ -407,6 +399,7 @@ def vmap_with_axes(
     return _lift_with_axes(transform, variable_axes, partitioning_axis_names, None)
 
 
+@lifted(core_remat_static, "Core_remat_static")
 def remat(
     target: Target,
     variables: Filter = True,
@@ -418,13 +411,4 @@ def remat(
     methods: Methods = None,
 ) -> Target:
     """Lift like `linen.remat`; static arguments are counted without the module."""
-    transform = functools.partial(
-        core_remat_static,
-        variables=variables,
-        rngs=rngs,
-        concrete=concrete,
-        prevent_cse=prevent_cse,
-        static_argnums=static_argnums,
-        policy=policy,
-    )
-    return lift(target, transform, prefix="Core_remat_static", methods=methods)
+    return target

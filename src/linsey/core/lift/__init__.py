@@ -1,20 +1,14 @@
 """Lifted transforms: JAX transforms of functions that use scopes.
 
-All stand on one mechanism, `split.Lifted`; each adds only its axis logic. `axes` holds
-what they share about axes; `compile`, `maps`, `branches`, `gradients` and `variables`
-hold the transforms.
+All stand on one mechanism, `split.Lifted`; each adds only its axis logic.
 """
 
 # ruff: noqa: F403 (each file lists the names that it offers)
 
 from linsey.core.filters import *
-from linsey.core.lift.branches import *
-from linsey.core.lift.compile import *
+from linsey.core.lift.control import *
+from linsey.core.lift.execution import *
 from linsey.core.lift.gradients import *
-from linsey.core.lift.maps import *
 from linsey.core.lift.split import *
-from linsey.core.lift.variables import *
-from linsey.core.rng import LazyRng as LazyRng
-from linsey.core.state import Scope as Scope
 from linsey.typing import In as In
 from linsey.typing import Out as Out

@@ -9,7 +9,7 @@ import jax
 
 from linsey import errors
 from linsey.core.filters import Filter
-from linsey.core.lift.split import Group, Groups, Lifted, Order
+from linsey.core.lift.split import Group, Groups, Lifted, Order, shifted
 from linsey.typing import Collection
 
 __all__ = ["custom_vjp", "jvp", "value_and_grad", "vjp"]
@@ -160,9 +160,8 @@ def custom_vjp(
     Returns:
         A function `(scope, *args)`.
     """
-    static = (nondiff_argnums,) if isinstance(nondiff_argnums, int) else nondiff_argnums
     # Argument 0 of `fn` is the scope; here two arguments take its place.
-    static = [i + 1 for i in static if i > 0]
+    static = shifted(nondiff_argnums, 1)
 
     def run(scope: object, *args: object) -> T:
         lifted = Lifted(scope, (grad_vars, True), (grad_vars, True), (True,))

@@ -283,6 +283,12 @@ def pack(
     return packed
 
 
+def shifted(argnums: int | Iterable[int], by: int, first: int = 1) -> tuple[int, ...]:
+    """Shift indices of arguments; drop those below `first`, as that of the scope."""
+    argnums = (argnums,) if isinstance(argnums, int) else argnums
+    return tuple(i + by for i in argnums if i >= first)
+
+
 def _sort(of_roots: Iterable[Mapping[str, Any]], filters: Filters) -> Groups:
     """Sort what each root has by name into groups."""
     rows = [group_collections(named, filters) for named in of_roots]

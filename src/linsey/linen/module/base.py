@@ -18,8 +18,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from collections.abc import Callable
+from typing import Any, ClassVar, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,10 @@ from linsey.linen.module import binding, functional
 from linsey.linen.module.binding import FRESH, SETTING_UP, Bound, ModuleBase, is_module
 from linsey.linen.module.functional import CREATED, RUNNING, CaptureFilter
 from linsey.linen.module.methods import compact, make_dataclass, wrap_class
-from linsey.typing import VariableDict
+from linsey.typing import VariableDict, with_signature_of
+
+__all__ = ["CompactNameScope", "Module", "compact_name_scope", "tuple_init"]
+__all__ += ["tuple_reduce"]
 
 T = TypeVar("T")
 CallableT = TypeVar("CallableT", bound=Callable[..., object])
@@ -144,18 +147,14 @@ class Module(ModuleBase):
     # -- attributes ------------------------------------------------------------------
 
     def __setattr__(self, name: str, value: object) -> None:
-        bound = self._bound
-        if bound is not None:
-            if bound.phase == SETTING_UP:
-                if name in type(self).__dataclass_fields__:
-                    raise errors.SetAttributeInModuleSetupError(
-                        module=self, attr_name=name
-                    )
-                bound.assigned.append(name)
-                value = bound.adopt(self, name, value)
-            elif not name.startswith("__"):
-                cls = type(self).__name__
-                raise errors.SetAttributeFrozenModuleError(cls, name, value)
+        bound, cls = self._bound, type(self)
+        if bound is not None and bound.phase == SETTING_UP:
+            if name in cls.__dataclass_fields__:
+                raise errors.SetAttributeInModuleSetupError(module=self, attr_name=name)
+            bound.assigned.append(name)
+            value = bound.adopt(self, name, value)
+        elif bound is not None and not name.startswith("__"):
+            raise errors.SetAttributeFrozenModuleError(cls.__name__, name, value)
         object.__setattr__(self, name, value)
 
     def __getattr__(self, name: str) -> Any:
@@ -253,11 +252,7 @@ class Module(ModuleBase):
         return type(self)(**fields)
 
     def copy(
-        self,
-        *,
-        parent: object = _unspecified,
-        name: str | None = None,
-        **updates: object,
+        self, *, parent: Any = _unspecified, name: str | None = None, **updates: object
     ) -> Self:
         """Make a new module with the same fields that may be used beside this one.
 
@@ -299,7 +294,9 @@ class Module(ModuleBase):
         """
         bound = self._open("variable")
         bound.frame.claim_variable(name, col, self)
-        return bound.scope._variable(col, name, init_fn, init_args, init_kwargs, unbox)
+        scope = bound.scope
+        scope._create_missing(col, name, init_fn, init_args, init_kwargs)
+        return Variable(scope, col, name, unbox=unbox)
 
     def param(
         self,
@@ -451,8 +448,6 @@ class Module(ModuleBase):
         Unlike `apply`, state lives on in the bound module; prefer `apply` in programs.
         """
         functional.check_instance(self)
-        if rngs is not None and not isinstance(rngs, Mapping):
-            rngs = {"params": rngs}
         scope = core_scope.bind(variables, rngs=rngs, mutable=mutable)
         return functional.bound_copy(self, scope)
 
@@ -518,15 +513,8 @@ class Module(ModuleBase):
         run = functional.init_with_output(fn, self, mutable, capture_intermediates)
         return run(rngs, *args, **kwargs)
 
-    def init(
-        self,
-        rngs: RNGs,
-        *args: object,
-        method: Method = None,
-        mutable: Filter = CREATED,
-        capture_intermediates: CaptureFilter = False,
-        **kwargs: Any,
-    ) -> VariableDict:
+    @with_signature_of(init_with_output)
+    def init(self, *args: Any, **kwargs: Any) -> VariableDict:
         """Create the variables of the module by calling a method.
 
         Args:
@@ -542,10 +530,7 @@ class Module(ModuleBase):
             The variables, `{collection: tree}`.
         """
         functional.check_instance(self)
-        kwargs.update(method=method, mutable=mutable)
-        return self.init_with_output(
-            rngs, *args, capture_intermediates=capture_intermediates, **kwargs
-        )[1]
+        return self.init_with_output(*args, **kwargs)[1]
 
     def lazy_init(
         self,
@@ -570,10 +555,9 @@ class Module(ModuleBase):
         fn = functional.scope_function(functional.function_of(self, method), self)
         return core_scope.lazy_init(fn, mutable)(rngs, *args, **kwargs)
 
-    if TYPE_CHECKING:
-        # `linsey.linen.summary`, which stands on modules, gives them two methods.
-        tabulate: ClassVar[Callable[..., str]]
-        module_paths: ClassVar[Callable[..., dict[str, Module]]]
+    # `linsey.linen.summary`, which stands on modules, gives them two methods.
+    tabulate: ClassVar[Callable[..., str]]
+    module_paths: ClassVar[Callable[..., dict[str, Module]]]
 
 
 def _value_repr(value: object) -> str:

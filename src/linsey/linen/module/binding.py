@@ -62,6 +62,7 @@ class ModuleBase:
 
 M = TypeVar("M", bound=ModuleBase)
 Names = dict[str, ModuleBase | tuple[str, ...]]
+Visit = Callable[[Any, str], object]  # of a module and the name of what holds it
 
 
 def is_module(value: object) -> TypeGuard[ModuleBase]:
@@ -69,6 +70,7 @@ def is_module(value: object) -> TypeGuard[ModuleBase]:
     return isinstance(value, ModuleBase)
 
 
+@dataclasses.dataclass(slots=True, eq=False, repr=False)
 class Frame:
     """The names taken during `setup` or during one outermost call of a module.
 
@@ -82,16 +84,9 @@ class Frame:
         is_open: whether names can be taken: in `setup` and in compact methods.
     """
 
-    __slots__ = ("names", "counts", "is_open")
-
-    def __init__(self, names: Names | None = None, is_open: bool = True):
-        self.names: Names = {} if names is None else names
-        self.counts: dict[str, int] = {}
-        self.is_open = is_open
-
-    def child(self) -> Frame:
-        """Make a frame for a call: what `setup` named stays taken."""
-        return Frame(dict(self.names))
+    names: Names = dataclasses.field(default_factory=dict)
+    is_open: bool = True
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def automatic_name(self, prefix: str) -> str:
         """Return the next of `prefix_0`, `prefix_1`, ..."""
@@ -140,7 +135,9 @@ class Bound:
         """Open a frame of names for a compact call; `False` inside another one."""
         if self.frame.is_open and self.frame is not self.setup_frame:
             return False
-        self.frame = self.setup_frame.child()
+        self.frame = Frame(
+            dict(self.setup_frame.names)
+        )  # what `setup` named stays taken
         return True
 
     def set_up(self, owner: ModuleBase) -> None:
@@ -212,10 +209,7 @@ def bind_module(module: ModuleBase, scope: Scope) -> None:
 
 
 def map_modules(
-    fn: Callable[[Any, str], object],
-    value: object,
-    path: str,
-    kinds: type | tuple[type, ...] = ModuleBase,
+    fn: Visit, value: object, path: str, kinds: type | tuple[type, ...] = ModuleBase
 ) -> Any:
     """Replace the modules in nested containers; lists and dicts come back immutable.
 

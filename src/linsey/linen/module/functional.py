@@ -23,9 +23,9 @@ from linsey.core.state import Scope
 from linsey.linen.module import binding
 from linsey.linen.module.binding import M, ModuleBase, is_module
 from linsey.traceback_util import api_boundary
-from linsey.typing import VariableDict
+from linsey.typing import VariableDict, with_signature_of
 
-__all__ = ["apply", "init", "init_with_output"]
+__all__ = ["apply", "init", "init_with_output", "intercept_methods"]
 
 T = TypeVar("T")
 CaptureFilter = bool | Callable[[Any, str], bool]
@@ -132,7 +132,8 @@ def apply(
     Returns:
         A function `(variables, *args, rngs=None, **kwargs)` as `Module.apply`.
     """
-    return _purely(core_scope.apply, fn, module, mutable, capture_intermediates)
+    run, mutable = _capturing(fn, module, mutable, capture_intermediates)
+    return api_boundary(core_scope.apply(run, mutable))
 
 
 def init_with_output(
@@ -146,32 +147,26 @@ def init_with_output(
     Returns:
         A function `(rngs, *args, **kwargs)` that returns `(result, variables)`.
     """
-    return _purely(core_scope.init, fn, module, mutable, capture_intermediates)
+    run, mutable = _capturing(fn, module, mutable, capture_intermediates)
+    return api_boundary(core_scope.init(run, mutable))
 
 
-def init(
-    fn: Callable[..., object],
-    module: ModuleBase,
-    mutable: Filter = CREATED,
-    capture_intermediates: CaptureFilter = False,
-) -> Callable[..., VariableDict]:
+@with_signature_of(init_with_output)
+def init(*args: Any, **kwargs: Any) -> Callable[..., VariableDict]:
     """Act like `init_with_output`, but return the variables only."""
-    run = init_with_output(fn, module, mutable, capture_intermediates)
+    run = init_with_output(*args, **kwargs)
     return lambda rngs, *args, **kwargs: run(rngs, *args, **kwargs)[1]
 
 
-def _purely(
-    core: Callable[..., Callable[..., T]],
-    fn: Callable[..., object],
-    module: ModuleBase,
-    mutable: Filter,
-    capture: CaptureFilter,
-) -> Callable[..., T]:
+def _capturing(
+    fn: Callable[..., T], module: ModuleBase, mutable: Filter, capture: CaptureFilter
+) -> tuple[Callable[..., T], Filter]:
+    """Return the function of a scope, and what it may write; store what it captures."""
     run = scope_function(fn, module)
-    if capture is not False:
-        mutable = union_filters(mutable, "intermediates")
-        run = intercept_methods(_Capture(_is_call if capture is True else capture))(run)
-    return api_boundary(core(run, mutable=mutable))
+    if capture is False:
+        return run, mutable
+    interceptor = _Capture(_is_call if capture is True else capture)
+    return intercept_methods(interceptor)(run), union_filters(mutable, "intermediates")
 
 
 def _is_call(module: ModuleBase, method_name: str) -> bool:

@@ -25,6 +25,9 @@ from linsey.linen.module import functional
 from linsey.linen.module.binding import FRESH, ModuleBase
 from linsey.linen.module.functional import run_interceptors
 
+__all__ = ["compact", "merge_param", "nowrap"]
+__all__ += ["disable_named_call", "enable_named_call", "override_named_call"]
+
 T = TypeVar("T")
 CallableT = TypeVar("CallableT", bound=Callable[..., object])
 
@@ -122,8 +125,7 @@ def wrap_method_once(fun: Callable[..., T]) -> Callable[..., T]:
     """Wrap a method, unless it is wrapped already or marked with `nowrap`."""
     if hasattr(fun, "method_handler_wrapped") or hasattr(fun, "nowrap"):
         return fun
-    wrap = _wrap_setup if getattr(fun, "__name__", "") == "setup" else _wrap
-    wrapped = wrap(fun)
+    wrapped = _wrap(fun)
     wrapped.method_handler_wrapped = True  # type: ignore[attr-defined]
     return wrapped
 
@@ -131,9 +133,10 @@ def wrap_method_once(fun: Callable[..., T]) -> Callable[..., T]:
 def _wrap(fun: Callable[..., T]) -> Callable[..., T]:
     name = getattr(fun, "__name__", "unnamed_function")
     suffix = "" if name == "__call__" else "." + name
-    is_compact = hasattr(fun, "compact")
+    is_setup = name == "setup"
+    is_compact = hasattr(fun, "compact") and not is_setup
     intercepted = functools.partial(run_interceptors, fun, name)
-    named_scope = jax.named_scope
+    named_scope = contextlib.nullcontext if is_setup else jax.named_scope
 
     @functools.wraps(fun)
     def method(self: ModuleBase, *args: object, **kwargs: object) -> T:
@@ -142,11 +145,13 @@ def _wrap(fun: Callable[..., T]) -> Callable[..., T]:
         except AttributeError:  # borrowed by a class that is no module
             return fun(self, *args, **kwargs)
         if bound is None:
+            if is_setup:
+                raise errors.CallSetupUnboundModuleError(module=self)
             if is_compact:
                 raise errors.CallCompactUnboundModuleError(module=self)
             opened = None
         else:
-            if bound.phase == FRESH:
+            if bound.phase == FRESH and not is_setup:
                 bound.set_up(self)
             opened = bound if is_compact and bound.open_frame() else None
         token = functional.RUNNING.set(self)
@@ -162,24 +167,6 @@ def _wrap(fun: Callable[..., T]) -> Callable[..., T]:
                 opened.frame.is_open = False
 
     return method
-
-
-def _wrap_setup(fun: Callable[..., T]) -> Callable[..., T]:
-    """Make the module the running one in `setup`; `Bound.set_up` does the rest."""
-
-    @functools.wraps(fun)
-    def setup(self: ModuleBase, *args: object, **kwargs: object) -> T:
-        if self._bound is None:
-            raise errors.CallSetupUnboundModuleError(module=self)
-        token = functional.RUNNING.set(self)
-        try:
-            if functional.INTERCEPTORS.get():
-                return run_interceptors(fun, "setup", self, *args, **kwargs)
-            return fun(self, *args, **kwargs)
-        finally:
-            functional.RUNNING.reset(token)
-
-    return setup
 
 
 class DescriptorWrapper:
@@ -238,22 +225,21 @@ def merge_param(name: str, a: T | None, b: T | None) -> T:
         >>> merge_param("deterministic", None, True)
         True
     """
-    if a is not None and b is not None:
+    given = [value for value in (a, b) if value is not None]
+    if len(given) == 2:
         raise errors.OptionError(
             f'Parameter "{name}" was passed to the constructor and at call time.'
             " Should be passed just once.",
             "Two values could contradict each other.",
             f"Leave `{name}` out of the constructor, or out of the call.",
         )
-    if a is not None:
-        return a
-    if b is not None:
-        return b
-    raise errors.OptionError(
-        f'Parameter "{name}" must be passed to the constructor or at call time.',
-        "It has no default.",
-        f"Write `module(..., {name}=...)`, or `{name}=` in the constructor.",
-    )
+    if not given:
+        raise errors.OptionError(
+            f'Parameter "{name}" must be passed to the constructor or at call time.',
+            "It has no default.",
+            f"Write `module(..., {name}=...)`, or `{name}=` in the constructor.",
+        )
+    return given[0]
 
 
 def enable_named_call() -> None:

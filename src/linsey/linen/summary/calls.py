@@ -20,6 +20,7 @@ from linsey.typing import VariableDict
 
 T = TypeVar("T")
 Path = tuple[str, ...]
+Args = tuple[object, ...]
 Arrays = list[jax.ShapeDtypeStruct]  # or arrays: what has a shape and a dtype
 _ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
 
@@ -41,7 +42,7 @@ class Call:
     path: Path
     module: Module
     method: str
-    args: tuple[object, ...]
+    args: Args
     kwargs: dict[str, Any]
     outputs: object
     variables: VariableDict
@@ -69,11 +70,7 @@ def with_arrays(tree: T, arrays: Arrays) -> T:
 
 
 def record_calls(
-    module: Module,
-    rngs: RNGs,
-    mutable: Filter,
-    args: tuple[object, ...],
-    kwargs: Mapping[str, Any],
+    module: Module, rngs: RNGs, mutable: Filter, args: Args, kwargs: Mapping[str, Any]
 ) -> tuple[list[Call], VariableDict]:
     """Trace `module.init` and note the method calls in the order they begin.
 
@@ -91,7 +88,7 @@ def record_calls(
 
     def record(
         next_fun: Callable[..., T],
-        args: tuple[object, ...],
+        args: Args,
         kwargs: Mapping[str, object],
         context: InterceptorContext,
     ) -> T:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -11,8 +10,8 @@ import jax
 from linsey.core import lift as core_lift
 from linsey.core.filters import Filter
 from linsey.linen.module.base import Module
-from linsey.linen.transforms.lifting import call_direct, call_lifted, function_of_module
-from linsey.typing import Collection
+from linsey.linen.transforms.lifting import call_direct, lift_functions
+from linsey.typing import Collection, with_signature_of
 
 T = TypeVar("T")
 
@@ -49,9 +48,8 @@ def vjp(
         gradients `(variables, *inputs)`.
     """
     filters = {"vjp_variables": vjp_variables, "variables": variables, "rngs": rngs}
-    y, backward, *aux = call_direct(
-        core_lift.vjp, [fn], mdl, primals, has_aux=has_aux, **filters
-    )
+    result = call_direct(core_lift.vjp, [fn], mdl, primals, has_aux=has_aux, **filters)
+    y, backward, *aux = result
     if isinstance(mdl, Module):
         order = _as_list if multi_scope else _as_one
         backward = jax.tree_util.Partial(order, backward)
@@ -97,30 +95,20 @@ def value_and_grad(
     Raises:
         ShapeError: the value is no scalar.
     """
-    filters = {"variables": variables, "rngs": rngs}
-    y, *aux, gradients = call_direct(
-        core_lift.value_and_grad, [fn], mdl, primals, has_aux=has_aux, **filters
-    )
+    options = {"has_aux": has_aux, "variables": variables, "rngs": rngs}
+    result = call_direct(core_lift.value_and_grad, [fn], mdl, primals, **options)
+    y, *aux, gradients = result
     return ((y, *aux), gradients) if has_aux else (y, gradients)
 
 
-def grad(
-    fn: Callable[..., Any],
-    mdl: object,
-    *primals: object,
-    has_aux: bool = False,
-    reduce_axes: object = (),
-    variables: Filter = True,
-    rngs: Filter = True,
-) -> Any:
+@with_signature_of(value_and_grad)
+def grad(*args: Any, has_aux: bool = False, **options: Any) -> Any:
     """Compute gradients by the inputs of a scalar function, see `value_and_grad`.
 
     Returns:
         The gradients, a tuple of one for each of the primals, or `(gradients, aux)`.
     """
-    value, gradients = value_and_grad(
-        fn, mdl, *primals, has_aux=has_aux, variables=variables, rngs=rngs
-    )
+    value, gradients = value_and_grad(*args, has_aux=has_aux, **options)
     return (gradients, value[1]) if has_aux else gradients
 
 
@@ -174,23 +162,13 @@ def custom_vjp(
         A function `(mdl, *args)`.
     """
 
-    def transform(
-        fn: Callable[..., T], forward_fn: Callable[..., tuple[T, Any]]
-    ) -> Callable[..., T]:
-        return core_lift.custom_vjp(
-            fn, forward_fn, backward, grad_vars, nondiff_argnums
-        )
-
     def backward(*args: Any) -> tuple[object, ...]:
         by, *inputs = backward_fn(*args)
         # A list is of a module and those it holds, see `vjp`.
         *shared, own = by if isinstance(by, list) else [by]
         return ([own, *shared], *inputs)
 
-    fns = [function_of_module(fn), function_of_module(forward_fn)]
+    def transform(run: Callable[..., T], forward: Any) -> Callable[..., T]:
+        return core_lift.custom_vjp(run, forward, backward, grad_vars, nondiff_argnums)
 
-    @functools.wraps(fns[0])
-    def lifted(mdl: object, *args: object, **kwargs: object) -> T:
-        return call_lifted(transform, fns, mdl, args, kwargs)
-
-    return lifted
+    return lift_functions(transform, [fn, forward_fn])

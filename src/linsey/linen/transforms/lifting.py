@@ -1,5 +1,10 @@
 """From transforms of functions of scopes to transforms of modules.
 
+A lifted function runs on other scopes than its caller's, so the modules it uses must be
+bound anew inside. `Detacher` turns bound modules into descriptions that hold no scope
+and no array, comparable by structure (a compiled function can be reused for an equal
+one); `Restorer` makes bound modules from them over the scopes inside.
+
 `call_lifted` is the one bridge: it detaches the modules that a call uses, hands their
 scopes to a transform of `core.lift`, and restores the modules inside (`Run`). On it
 stand lifting of a class (a subclass whose listed methods are lifted), of a function or
@@ -13,22 +18,174 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeGuard, TypeVar, cast
+from typing import Any, ParamSpec, TypeGuard, TypeVar, cast
+
+import jax
 
 from linsey import errors
-from linsey.core.state import Scope
+from linsey.core.lift.split import Untraced
+from linsey.core.state import Scope, Variable
 from linsey.linen.module.base import Module
+from linsey.linen.module.binding import FRESH, READY, SETTING_UP, Bound, map_modules
 from linsey.linen.module.methods import wrap_method_once
-from linsey.linen.transforms import detach
-from linsey.linen.transforms.detach import Detacher, Restorer, Untraced, map_leaves
 
+P = ParamSpec("P")
 T = TypeVar("T")
-Target = TypeVar("Target")
 
+Function = Callable[..., object]
+Args = Sequence[object]
 # A transform of `core.lift` with its options filled in: functions of scopes to one.
 Transform = Callable[..., Callable[..., Any]]
 # The methods of a class to lift; in a mapping each has options of its own.
 Methods = str | Iterable[str] | Mapping[str, Mapping[str, object]] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Detached:
+    """A bound module without its scope; one met before is only its number.
+
+    Attributes:
+        index: its number among what was detached.
+        cls: its class.
+        parent: the number of its parent; `None` if that was not detached.
+        attributes: name, fields and what was set on the unbound module, with the
+            modules in them detached.
+        is_ready: whether `setup` need not run.
+        counts: how many submodules of each class its open frame has named; `None` if
+            the frame is closed. Names themselves are free again inside: there the
+            module declares its variables anew.
+    """
+
+    index: int
+    cls: type = object
+    parent: int | None = None
+    attributes: tuple[tuple[str, object], ...] = ()
+    is_ready: bool = False
+    counts: tuple[tuple[str, int], ...] | None = None
+
+    def __hash__(self) -> int:
+        for name, attribute in self.attributes:
+            try:
+                hash(attribute)
+            except TypeError as error:
+                raise errors.ArgumentTypeError(
+                    f"Field `{name}` of {self.cls.__name__} holds a"
+                    f" {type(attribute).__name__}, which has no hash.",
+                    "Compiled programs are found again by the fields of their modules.",
+                    "Pass arrays as arguments of the call, and use tuples, strings and"
+                    " numbers for fields.",
+                ) from error
+        return hash((self.index, self.cls, self.attributes))
+
+
+class Detacher:
+    """Detaches bound modules and variables, and remembers which it met.
+
+    Attributes:
+        scopes: the scope of each detached module and variable, by its number.
+    """
+
+    def __init__(self) -> None:
+        self.scopes: list[Scope] = []
+        # By its id the number of a module, and the module, so that no id comes twice.
+        self._met: dict[int, tuple[int, Module]] = {}
+
+    def detach(self, module: Module) -> Module | Detached:
+        """Return the description of a bound module; an unbound one as it is."""
+        bound = module._bound
+        if bound is None:
+            return module
+        if id(module) in self._met:
+            return Detached(self._met[id(module)][0])
+        index = self._number(bound.scope)
+        self._met[id(module)] = (index, module)
+        parent, _ = self._met.get(id(module.parent), (None, None))
+        is_ready = bound.phase == SETTING_UP  # it has what `setup` assigned so far
+        hidden = {"parent", "_bound", *(() if is_ready else bound.assigned)}
+        attributes = tuple(
+            (name, map_modules(lambda m, _: self.detach(m), value, ""))
+            for name, value in module.__dict__.items()
+            if name not in hidden
+        )
+        counts = open_counts(module)
+        return Detached(index, type(module), parent, attributes, is_ready, counts)
+
+    def detach_leaf(self, leaf: object) -> object:
+        """Detach a leaf of the arguments if it is a module or a variable."""
+        if isinstance(leaf, Module):
+            return Untraced(self.detach(leaf))
+        if isinstance(leaf, Variable):
+            index = self._number(leaf.scope)
+            return Untraced((index, leaf.collection, leaf.name, leaf.unbox))
+        return leaf
+
+    def _number(self, scope: Scope) -> int:
+        self.scopes.append(scope)
+        return len(self.scopes) - 1
+
+
+class Restorer:
+    """Makes bound modules from detached ones.
+
+    Args:
+        scopes: the scope for each number.
+    """
+
+    def __init__(self, scopes: Sequence[Scope]):
+        self.scopes = scopes
+        self._made: dict[int | None, Module] = {}
+
+    def restore(self, detached: Any) -> Any:
+        """Return the module bound to its new scope; the same again for the same one."""
+        if not isinstance(detached, Detached):
+            return detached
+        if detached.index in self._made:
+            return self._made[detached.index]
+        scope = self.scopes[detached.index]
+        module = self._made[detached.index] = object.__new__(detached.cls)
+        needs_setup = detached.cls._has_setup and not detached.is_ready
+        bound = Bound(scope, FRESH if needs_setup else READY)
+        parent = self._made.get(detached.parent, scope)
+        module.__dict__.update(parent=parent, _bound=bound)
+        if scope.context.bound is not None:
+            scope.context.bound.append(module)
+
+        def restore_attribute(detached: Any, path: str) -> Module:
+            attribute = self.restore(detached)
+            if attribute.__dict__.get("parent") is module:
+                bound.frame.names[attribute.name] = attribute
+            return attribute
+
+        kinds = (Detached, Module)
+        for name, value in detached.attributes:
+            module.__dict__[name] = map_modules(restore_attribute, value, "", kinds)
+        if detached.counts is not None:
+            bound.open_frame()
+            bound.frame.counts.update(detached.counts)
+        return module
+
+    def restore_leaf(self, leaf: object) -> object:
+        """Undo `Detacher.detach_leaf`."""
+        if not isinstance(leaf, Untraced):
+            return leaf
+        if isinstance(leaf.value, tuple):
+            index, *variable = leaf.value
+            return Variable(self.scopes[index], *variable)
+        return self.restore(leaf.value)
+
+
+def open_counts(module: Module) -> tuple[tuple[str, int], ...] | None:
+    """Return the counts of the open frame of a module, `None` if it is closed."""
+    bound = module._bound
+    if bound is None or not bound.frame.is_open:
+        return None
+    return tuple(bound.frame.counts.items())
+
+
+def map_leaves(fn: Callable[[Any], object], tree: object) -> Any:
+    """Map a function over a tree with modules and variables as leaves."""
+    kinds = (Module, Variable, Untraced)
+    return jax.tree_util.tree_map(fn, tree, is_leaf=lambda x: isinstance(x, kinds))
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -50,18 +207,20 @@ class Run:
         restore = Restorer(scopes).restore_leaf
         modules, args, kwargs = map_leaves(restore, (self.modules, args, kwargs))
         y = self.fn(modules, *args, **kwargs)
-        detach.check_returned(y, getattr(self.fn, "__name__", "unnamed_function"))
+        if any(isinstance(x, (Module, Variable)) for x in jax.tree_util.tree_leaves(y)):
+            name = getattr(self.fn, "__name__", "unnamed_function")
+            raise errors.TransformedMethodReturnValueError(name)
         if isinstance(modules, Module):
             self.counts.clear()
-            self.counts.update(detach.open_counts(modules) or ())
+            self.counts.update(open_counts(modules) or ())
         return y
 
 
 def call_lifted(
     transform: Transform,
-    fns: Iterable[Callable[..., Any]],
+    fns: Iterable[Function],
     module: object,
-    args: Sequence[object],
+    args: Args,
     kwargs: Mapping[str, object],
     cls: type | None = None,
 ) -> Any:
@@ -90,11 +249,7 @@ def call_lifted(
 
 
 def call_direct(
-    core: Callable[..., Any],
-    fns: Iterable[Callable[..., Any]],
-    module: object,
-    args: Sequence[object],
-    **options: object,
+    core: Function, fns: Iterable[Function], module: object, args: Args, **options: Any
 ) -> Any:
     """Call `core(*scope_fns, scopes, *args, **options)`.
 
@@ -107,14 +262,10 @@ def call_direct(
     return call_lifted(transform, map(function_of_module, fns), module, args, {})
 
 
-def function_of_module(fn: Callable[..., T]) -> Callable[..., T]:
+def function_of_module(fn: object) -> Callable[..., Any]:
     """Return a function whose first argument is a module: that of a bound method."""
     if inspect.ismethod(fn) and isinstance(fn.__self__, Module):
-        return _as_method(fn.__func__)
-    return _as_method(fn)
-
-
-def _as_method(fn: object) -> Callable[..., Any]:
+        fn = fn.__func__
     if not callable(fn) or isinstance(fn, Module) or _is_module_class(fn):
         raise errors.TransformTargetError(fn)
     return wrap_method_once(fn)
@@ -126,11 +277,16 @@ def _is_module_class(target: object) -> TypeGuard[type[Module]]:
 
 def lift_function(transform: Transform, fn: object) -> Callable[..., Any]:
     """Lift a method, or a function whose first argument is a module."""
-    method = _as_method(fn)
+    return lift_functions(transform, [fn])
 
-    @functools.wraps(method)
+
+def lift_functions(transform: Transform, fns: Iterable[object]) -> Callable[..., Any]:
+    """Lift several functions of a module to one, which is named after the first."""
+    methods = list(map(function_of_module, fns))
+
+    @functools.wraps(methods[0])
     def lifted(module: object, *args: object, **kwargs: object) -> Any:
-        return call_lifted(transform, [method], module, args, kwargs)
+        return call_lifted(transform, methods, module, args, kwargs)
 
     return lifted
 
@@ -164,29 +320,48 @@ def lift_class(
     return lifted
 
 
-def lift(
-    target: Target, transform: Transform, prefix: str, methods: Methods = None
-) -> Target:
-    """Lift a module class, or a function of a module.
+def lifted(
+    core: Transform, prefix: str, has_store: bool = False
+) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Make a transform of modules of a declaration that only returns its `target`.
+
+    The signature and the documentation are those of the declaration. Its arguments are
+    the options of `core`, save for `target`, a module class or a function whose first
+    argument is a module, and for `methods`, the methods of a class to lift; a mapping
+    gives options for each. If `None`, `__call__`.
 
     Args:
-        target: a module class, or a function whose first argument is a module.
-        transform: a transform of `core.lift` with its options filled in.
+        core: the transform of `core.lift`.
         prefix: goes before the name of the class.
-        methods: for a class the methods to lift; a mapping gives options for each. If
-            `None`, `__call__`.
+        has_store: give `core` a dictionary first, another one for each target.
 
     Raises:
         TransformTargetError: the target is something else.
     """
-    if not _is_module_class(target):
-        return cast(Target, lift_function(transform, target))
-    if methods is None or isinstance(methods, str):
-        methods = ("__call__" if methods is None else methods,)
-    if not isinstance(methods, Mapping):
-        methods = dict.fromkeys(methods, {})
-    transforms = {
-        name: functools.partial(transform, **options)
-        for name, options in methods.items()
-    }
-    return cast(Target, lift_class(transforms, target, prefix))
+
+    def decorate(declaration: Callable[P, T]) -> Callable[P, T]:
+        signature = inspect.signature(declaration)
+
+        @functools.wraps(declaration)
+        def transform_of_modules(*args: P.args, **kwargs: P.kwargs) -> T:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            options = bound.arguments
+            target, methods = options.pop("target"), options.pop("methods", None)
+            store = ({},) if has_store else ()
+            transform = functools.partial(core, *store, **options)
+            if not _is_module_class(target):
+                return cast(T, lift_function(transform, target))
+            if methods is None or isinstance(methods, str):
+                methods = ("__call__" if methods is None else methods,)
+            if not isinstance(methods, Mapping):
+                methods = dict.fromkeys(methods, {})
+            transforms = {
+                name: functools.partial(transform, **of_method)
+                for name, of_method in methods.items()
+            }
+            return cast(T, lift_class(transforms, target, prefix))
+
+        return transform_of_modules
+
+    return decorate

@@ -1,4 +1,4 @@
-"""`vmap`, `scan` and `remat_scan` of modules."""
+"""Control flow of modules: maps, loops and branches."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from jax.typing import ArrayLike
+
 from linsey.core import lift as core_lift
 from linsey.core.filters import Filter
 from linsey.core.frozen_dict import FrozenDict
-from linsey.linen.transforms.lifting import Methods, lift
+from linsey.linen.transforms import lifting
+from linsey.linen.transforms.lifting import Methods, call_direct, call_lifted, lifted
 
-__all__ = ["remat_scan", "scan", "vmap"]
+__all__ = ["cond", "remat_scan", "scan", "switch", "vmap", "while_loop"]
 
+T = TypeVar("T")
 Target = TypeVar("Target")
 
 
+@lifted(core_lift.vmap, "Vmap")
 def vmap(
     target: Target,
     variable_axes: Mapping[Any, object] = FrozenDict(),
@@ -58,20 +63,10 @@ def vmap(
     Returns:
         A class or function like `target`.
     """
-    transform = functools.partial(
-        core_lift.vmap,
-        variable_axes=variable_axes,
-        split_rngs=split_rngs,
-        in_axes=in_axes,
-        out_axes=out_axes,
-        axis_size=axis_size,
-        axis_name=axis_name,
-        spmd_axis_name=spmd_axis_name,
-        metadata_params=metadata_params,
-    )
-    return lift(target, transform, prefix="Vmap", methods=methods)
+    return target
 
 
+@lifted(core_lift.scan, "Scan")
 def scan(
     target: Target,
     variable_axes: Mapping[Any, object] = FrozenDict(),
@@ -130,25 +125,10 @@ def scan(
     Returns:
         A class or function like `target`.
     """
-    transform = functools.partial(
-        core_lift.scan,
-        variable_axes=variable_axes,
-        variable_broadcast=variable_broadcast,
-        variable_carry=variable_carry,
-        split_rngs=split_rngs,
-        in_axes=in_axes,
-        out_axes=out_axes,
-        length=length,
-        reverse=reverse,
-        unroll=unroll,
-        _split_transpose=_split_transpose,
-        data_transform=data_transform,
-        metadata_params=metadata_params,
-        check_constancy_invariants=check_constancy_invariants,
-    )
-    return lift(target, transform, prefix="Scan", methods=methods)
+    return target
 
 
+@lifted(core_lift.remat_scan, "Remat_scan")
 def remat_scan(
     target: Target,
     lengths: Sequence[int] | None = (),
@@ -175,13 +155,84 @@ def remat_scan(
     Returns:
         A class or function like `target`.
     """
-    transform = functools.partial(
-        core_lift.remat_scan,
-        lengths=lengths or (),
-        policy=policy,
-        variable_broadcast=variable_broadcast,
-        variable_carry=variable_carry,
-        variable_axes=variable_axes,
-        split_rngs=split_rngs,
-    )
-    return lift(target, transform, prefix="Remat_scan")
+    return target
+
+
+def cond(
+    pred: ArrayLike,
+    true_fun: Callable[..., T],
+    false_fun: Callable[..., T],
+    mdl: object,
+    *operands: object,
+    variables: Filter = True,
+    rngs: Filter = True,
+) -> T:
+    """Lift `jax.lax.cond`: run one of two functions of a module by a traced condition.
+
+    Both functions must write the same variables. Parameters that only one of them uses
+    must be created beforehand, e.g. by running both if `mdl.is_initializing()`.
+
+    Args:
+        pred: the condition, a scalar.
+        true_fun: called as `true_fun(mdl, *operands)`.
+        false_fun: called as `false_fun(mdl, *operands)`.
+        mdl: a module, or a tree of modules.
+        *operands: arguments of the functions.
+        variables: collections they may use.
+        rngs: streams they may use.
+
+    Returns:
+        The result of the function that was chosen.
+    """
+    choose = functools.partial(core_lift.cond, pred)
+    fns = (true_fun, false_fun)
+    return call_direct(choose, fns, mdl, operands, variables=variables, rngs=rngs)
+
+
+def switch(
+    index: ArrayLike,
+    branches: Sequence[Callable[..., T]],
+    mdl: object,
+    *operands: object,
+    variables: Filter = True,
+    rngs: Filter = True,
+) -> T:
+    """Lift `jax.lax.switch`: run `branches[index](mdl, *operands)`, see `cond`."""
+
+    def transform(*runs: Callable[..., T]) -> Callable[..., T]:
+        switch = core_lift.switch
+        return functools.partial(switch, index, runs, variables=variables, rngs=rngs)
+
+    fns = map(lifting.function_of_module, branches)
+    return call_lifted(transform, fns, mdl, operands, {})
+
+
+def while_loop(
+    cond_fn: Callable[[Any, T], ArrayLike],
+    body_fn: Callable[[Any, T], T],
+    mdl: object,
+    init: T,
+    carry_variables: Filter = False,
+    broadcast_variables: Filter = True,
+    split_rngs: Mapping[Any, bool] = FrozenDict(),
+) -> T:
+    """Lift `jax.lax.while_loop`.
+
+    Args:
+        cond_fn: called as `cond_fn(mdl, carry)`; goes on while it is true.
+        body_fn: called as `body_fn(mdl, carry) -> carry`.
+        mdl: a module, or a tree of modules.
+        init: the first carry.
+        carry_variables: collections the step may write; they must exist before.
+        broadcast_variables: collections that are only read.
+        split_rngs: for each filter whether these streams differ between steps.
+
+    Returns:
+        The last carry.
+    """
+
+    def loop(check: Any, step: Callable[..., T], scopes: object, init: T) -> T:
+        filters = carry_variables, broadcast_variables, split_rngs
+        return core_lift.while_loop(check, step, scopes, init, *filters)
+
+    return call_direct(loop, (cond_fn, body_fn), mdl, (init,))

@@ -1,25 +1,31 @@
-"""Functions of scopes over axes of variables: `vmap`, `scan`, `remat_scan`."""
+"""Control flow of functions of scopes: maps, loops and branches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
+from jax import lax
+from jax.typing import ArrayLike
 
 from linsey import errors
 from linsey.core import axes_scan, meta
 from linsey.core.filters import Filter
-from linsey.core.lift import axes as lift_axes
-from linsey.core.lift.axes import rename_axes
-from linsey.core.lift.compile import remat
+from linsey.core.lift.execution import remat
 from linsey.core.lift.split import Group, Groups, Lifted, update_group
+from linsey.typing import In, Out
 
-__all__ = ["remat_scan", "scan", "vmap"]
+__all__ = ["cond", "remat_scan", "scan", "switch", "vmap", "while_loop"]
 
 T = TypeVar("T")
 C = TypeVar("C")
 Y = TypeVar("Y")
+Params = Mapping[Any, Any]
+Args = tuple[object, ...]
+State = tuple[ArrayLike, Group, T]  # the step, the variables written, the carry
+Carry = tuple[Group, C]  # the variables handed from step to step, and the carry
 
 
 def vmap(
@@ -50,15 +56,14 @@ def vmap(
     Returns:
         A function `(scope, *args, **kwargs)`; keyword arguments are not mapped.
     """
-    into, out = lift_axes.split_in_out(variable_axes)
+    into, out = split_in_out(variable_axes)
     in_list, out_list = tuple(into.values()), tuple(out.values())
     is_split = tuple(split_rngs.values())
 
     def mapped(scopes: object, *args: object, **kwargs: object) -> T:
         lifted = Lifted(scopes, tuple(into), tuple(out), tuple(split_rngs))
-        size = axis_size
-        if size is None:
-            size = lift_axes.axis_length((in_axes, args), (in_list, lifted.variables))
+        parts = (in_axes, args), (in_list, lifted.variables)
+        size = axis_length(*parts) if axis_size is None else axis_size
         if size is None:
             raise errors.OptionError(
                 "axis_size should be specified manually.",
@@ -67,17 +72,13 @@ def vmap(
             )
         run = lifted.plan.pure(fn)
 
-        def one(
-            variables: Groups, rngs: Groups, args: tuple[object, ...]
-        ) -> tuple[T, Groups]:
-            variables = rename_axes(
-                meta.remove_axis, variables, in_list, metadata_params
-            )
-            return run(variables, rngs, *args, **kwargs)
+        def one(variables: Groups, rngs: Groups, args: Args) -> tuple[T, Groups]:
+            unnamed = rename_axes(meta.remove_axis, variables, in_list, metadata_params)
+            return run(unnamed, rngs, *args, **kwargs)
 
         axes_of_keys = tuple(0 if s else None for s in is_split)
         axes = (in_list, axes_of_keys, in_axes), (out_axes, out_list)
-        keys = lift_axes.split_keys(lifted.rngs, is_split, size)
+        keys = map_keys(partial(jax.random.split, num=size), lifted.rngs, is_split)
         every = jax.vmap(one, *axes, axis_name, size, spmd_axis_name)
         y, variables = every(lifted.variables, keys, args)
         lifted.merge(rename_axes(meta.add_axis, variables, out_list, metadata_params))
@@ -127,20 +128,17 @@ def scan(
         A function `(scope, carry, *args, **kwargs) -> (carry, ys)`; keyword arguments
         are the same at every step.
     """
-    into, out = lift_axes.split_in_out(variable_axes)
+    into, out = split_in_out(variable_axes)
     in_list, out_list = tuple(into.values()), tuple(out.values())
     is_split = tuple(split_rngs.values())
     whole = (variable_broadcast, variable_carry)
     rng_axes = tuple(0 if s else axes_scan.broadcast for s in is_split)
 
-    def scanned(
-        scopes: object, init: C, *args: object, **kwargs: object
-    ) -> tuple[C, Y]:
+    def scanned(scopes: object, init: C, *args: object, **kw: object) -> tuple[C, Y]:
         lifted = Lifted(scopes, (*whole, *into), (*whole, *out), tuple(split_rngs))
         shared, carried, *stacked = lifted.variables
-        steps = length
-        if steps is None:
-            steps = lift_axes.axis_length((in_axes, args), (in_list, tuple(stacked)))
+        parts = (in_axes, args), (in_list, tuple(stacked))
+        steps = axis_length(*parts) if length is None else length
         if steps is None:
             raise errors.OptionError(
                 "scan got no values to scan over.",
@@ -150,18 +148,14 @@ def scan(
         run = lifted.plan.pure(fn)
 
         def step(
-            shared: Group,
-            carry: tuple[Group, C],
-            stacked: Groups,
-            rngs: Groups,
-            args: tuple[object, ...],
-        ) -> tuple[Group, tuple[Group, C], tuple[Y, Groups]]:
+            shared: Group, carry: Carry[C], stacked: Groups, rngs: Groups, args: Args
+        ) -> tuple[Group, Carry[C], tuple[Y, Groups]]:
             written, c = carry
             stacked = rename_axes(meta.remove_axis, stacked, in_list, metadata_params)
             variables = (shared, update_group(carried, written), *stacked)
             if data_transform is not None:
                 variables, rngs = data_transform(variables, rngs)
-            pair, (new, written, *y_stacked) = run(variables, rngs, c, *args, **kwargs)
+            pair, (new, written, *y_stacked) = run(variables, rngs, c, *args, **kw)
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
                 raise errors.ArgumentTypeError(
                     f"What is scanned must return a pair `(carry, y)`, not {pair!r}.",
@@ -180,10 +174,10 @@ def scan(
         axes = (in_list, rng_axes, in_axes), (out_axes, out_list)
         loop = (steps, reverse, unroll, _split_transpose, check)
         start = (lifted.only_mutable(carried), init)
-        keys = lift_axes.split_keys(lifted.rngs, is_split, steps)
-        shared_out, (written, carry), (ys, stacked_out) = axes_scan.scan(
-            step, *axes, *loop
-        )(shared, start, tuple(stacked), keys, args)
+        keys = map_keys(partial(jax.random.split, num=steps), lifted.rngs, is_split)
+        run_all = axes_scan.scan(step, *axes, *loop)
+        result = run_all(shared, start, tuple(stacked), keys, args)
+        shared_out, (written, carry), (ys, stacked_out) = result
         stacked_out = rename_axes(meta.add_axis, stacked_out, out_list, metadata_params)
         lifted.merge((lifted.only_mutable(shared_out), written, *stacked_out))
         return carry, ys
@@ -219,3 +213,134 @@ def remat_scan(
     for length in reversed(outer):
         level = repeat(remat(level, policy=policy, prevent_cse=False), length)
     return level
+
+
+def cond(
+    pred: ArrayLike,
+    true_fun: Callable[..., T],
+    false_fun: Callable[..., T],
+    scope: object,
+    *operands: object,
+    variables: Filter = True,
+    rngs: Filter = True,
+) -> T:
+    """Run `true_fun(scope, *operands)` or `false_fun` by a traced condition.
+
+    Both must write the same variables; to create some, run both functions under `init`.
+    """
+    lifted = Lifted(scope, (variables,), (variables,), (rngs,))
+    branches = map(lifted.plan.pure, (true_fun, false_fun))
+    return lifted.call(partial(lax.cond, pred, *branches), *operands)
+
+
+def switch(
+    index: ArrayLike,
+    branches: Sequence[Callable[..., T]],
+    scope: object,
+    *operands: object,
+    variables: Filter = True,
+    rngs: Filter = True,
+) -> T:
+    """Run `branches[index](scope, *operands)`, see `cond`."""
+    lifted = Lifted(scope, (variables,), (variables,), (rngs,))
+    pure = [lifted.plan.pure(fn) for fn in branches]
+    return lifted.call(partial(lax.switch, index, pure), *operands)
+
+
+def while_loop(
+    cond_fn: Callable[..., ArrayLike],
+    body_fn: Callable[..., T],
+    scope: object,
+    init: T,
+    carry_variables: Filter = False,
+    broadcast_variables: Filter = True,
+    split_rngs: Mapping[Any, bool] = {},
+) -> T:
+    """Run `body_fn(scope, carry)` while `cond_fn(scope, carry)` is true.
+
+    Args:
+        cond_fn: the condition; it may read but not write variables.
+        body_fn: the step.
+        scope: scopes of the variables.
+        init: the first carry.
+        carry_variables: collections the step may write; they must exist before.
+        broadcast_variables: collections that are only read.
+        split_rngs: for each filter whether these streams differ between steps.
+
+    Returns:
+        The last carry.
+    """
+    filters = (carry_variables, broadcast_variables)
+    is_split = tuple(split_rngs.values())
+    lifted = Lifted(scope, filters, (carry_variables,), tuple(split_rngs))
+    read_only = Lifted(scope, filters, (), tuple(split_rngs))
+    condition = read_only.plan.pure(cond_fn)
+    step = lifted.plan.pure(body_fn)
+    carried, shared = lifted.variables
+
+    def inputs(state: State[T]) -> tuple[Groups, Groups, T]:
+        i, written, carry = state
+        rngs = map_keys(partial(jax.random.fold_in, data=i), lifted.rngs, is_split)
+        return (update_group(carried, written), shared), rngs, carry
+
+    def cond(state: State[T]) -> ArrayLike:
+        return condition(*inputs(state))[0]
+
+    def body(state: State[T]) -> State[T]:
+        carry, (written,) = step(*inputs(state))
+        return state[0] + 1, written, carry
+
+    start: State[T] = (0, lifted.only_mutable(carried), init)
+    _, written, carry = lax.while_loop(cond, body, start)
+    lifted.merge((written,))
+    return carry
+
+
+def split_in_out(axes: Mapping[Any, object]) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    """Return the axes of the collections that go in, and of those that come out."""
+    bare = {col: getattr(axis, "axis", axis) for col, axis in axes.items()}
+    into = {col: bare[col] for col, axis in axes.items() if not isinstance(axis, Out)}
+    out = {col: bare[col] for col, axis in axes.items() if not isinstance(axis, In)}
+    return into, out
+
+
+def axis_length(*parts: tuple[object, object]) -> int | None:
+    """Return the length of the mapped axes of `(axes, tree)` pairs, `None` without any.
+
+    Raises:
+        ShapeError: the lengths differ.
+    """
+    found: dict[int, tuple[int, ...]] = {}
+    for axes, tree in parts:
+        leaves = jax.tree_util.tree_leaves(tree)
+        for axis, leaf in zip(axes_scan.flatten_axes(axes, tree), leaves, strict=True):
+            if axis is not None and axis is not axes_scan.broadcast:
+                found.setdefault(leaf.shape[axis], leaf.shape)
+    if len(found) > 1:
+        raise errors.ShapeError(
+            f"Inconsistent batch axis sizes: {set(found)}, in arrays of the shapes"
+            f" {sorted(found.values())}.",
+            "Mapped axes are walked through together, so they must have one length.",
+            "Pass inputs of one length, or give what is shared the axis `None`.",
+        )
+    return next(iter(found), None)
+
+
+def map_keys(
+    fn: Callable[[jax.Array], jax.Array], groups: Groups, is_split: Sequence[bool]
+) -> Groups:
+    """Change the keys of the streams that are to differ between steps or instances."""
+    return tuple(
+        jax.tree_util.tree_map(fn, group) if wanted else group
+        for group, wanted in zip(groups, is_split, strict=True)
+    )
+
+
+def rename_axes(
+    change: Callable[..., Any], groups: Groups, axes: Sequence[object], params: Params
+) -> Groups:
+    """Change the metadata of variables by `meta.add_axis` or `meta.remove_axis`."""
+    return tuple(
+        change(group, axis, params) if isinstance(axis, int) else group
+        for group, axis in zip(groups, axes, strict=True)
+    )

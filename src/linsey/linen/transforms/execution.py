@@ -1,0 +1,222 @@
+"""How modules run: compiled, recomputed, on other variables and keys."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import jax
+
+from linsey.core import lift as core_lift
+from linsey.core import meta
+from linsey.core.filters import Filter
+from linsey.core.frozen_dict import FrozenDict
+from linsey.core.lift.control import split_in_out
+from linsey.core.lift.execution import Collections
+from linsey.core.lift.split import Untraced, shifted
+from linsey.core.state import Scope
+from linsey.linen.module.functional import INTERCEPTORS
+from linsey.linen.transforms.lifting import Methods, Run, lifted
+
+__all__ = ["checkpoint", "jit", "remat"]
+__all__ += ["add_metadata_axis", "fold_rngs", "map_variables", "named_call"]
+
+Target = TypeVar("Target")
+
+
+def _jit(
+    programs: dict[object, Callable[..., Any]], run: Run, **options: Any
+) -> Callable[..., Any]:
+    """Apply `core.lift.jit`: all equal runs of a function share one of the programs."""
+    if run.fn not in programs:
+        # The run is an argument between the scopes and the others.
+        options["static_argnums"] = (1, *shifted(options["static_argnums"], 1))
+        options["donate_argnums"] = shifted(options["donate_argnums"], 1)
+        programs[run.fn] = core_lift.jit(_run_and_count, **options)
+    return functools.partial(_call_program, programs[run.fn], run)
+
+
+@lifted(_jit, "Jit", has_store=True)
+def jit(
+    target: Target,
+    variables: Filter = True,
+    rngs: Filter = True,
+    static_argnums: int | Iterable[int] = (),
+    static_argnames: str | Iterable[str] = (),
+    donate_argnums: int | Iterable[int] = (),
+    device: jax.Device | None = None,
+    backend: str | None = None,
+    methods: Methods = None,
+) -> Target:
+    """Lift `jax.jit`: equal modules share one compiled program.
+
+    Modules are equal if their class and fields are; fields must have a hash. Random
+    keys drawn inside do not depend on what the process compiled before.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, linsey.linen as nn
+        >>> variables = nn.jit(nn.Dense)(2).init(jax.random.key(0), jnp.ones((1, 3)))
+        >>> sorted(variables["params"])
+        ['bias', 'kernel']
+
+    Args:
+        target: a module class, or a function of a module.
+        variables: collections that may be used inside.
+        rngs: streams that may be used inside.
+        static_argnums: indices of compile-time constant arguments; the module is 0.
+        static_argnames: names of such keyword arguments.
+        donate_argnums: indices of arguments whose memory may be reused.
+        device: see `jax.jit`.
+        backend: see `jax.jit`.
+        methods: the methods of a class to lift. If `None`, `__call__`.
+
+    Returns:
+        A class or function like `target`.
+    """
+    return target
+
+
+def _call_program(
+    program: Callable[..., Any], run: Run, scopes: object, *args: object, **kw: object
+) -> Any:
+    hash(run.modules)  # the error for a field without a hash names it
+    # Interceptors run while a program is traced: others need another program.
+    # A method has the hash that its object may lack: by identity.
+    interceptors = INTERCEPTORS.get()
+    keys = tuple(i if type(i).__hash__ else i.__call__ for i in interceptors)
+    y, counts = program(scopes, (run, keys), *args, **kw)
+    run.counts.update(counts.value)
+    return y
+
+
+def _run_and_count(
+    scopes: Sequence[Scope], spec: tuple[Run, object], *args: object, **kw: object
+) -> tuple[Any, Untraced]:
+    """Run a compiled call; the counts leave it as part of the structure."""
+    run, _ = spec
+    y = run(scopes, *args, **kw)
+    return y, Untraced(tuple(run.counts.items()))
+
+
+def _remat(fn: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """Apply `core.lift.remat`, whose indices do not count the scope."""
+    options["static_argnums"] = shifted(options["static_argnums"], -1)
+    return core_lift.remat(fn, **options)
+
+
+@lifted(_remat, "Checkpoint")
+def remat(
+    target: Target,
+    variables: Filter = True,
+    rngs: Filter = True,
+    concrete: bool = False,
+    prevent_cse: bool = True,
+    static_argnums: int | tuple[int, ...] = (),
+    policy: Callable[..., bool] | None = None,
+    methods: Methods = None,
+) -> Target:
+    """Lift `jax.checkpoint`: compute a module again in the backward pass.
+
+    Values inside are not kept for the gradient; variables are written once.
+
+    Args:
+        target: a module class, or a function of a module.
+        variables: collections that may be used inside.
+        rngs: streams that may be used inside.
+        concrete: no longer used by JAX.
+        prevent_cse: see `jax.checkpoint`; `False` is faster inside `scan`.
+        static_argnums: indices of compile-time constant arguments; the module is 0.
+        policy: which values to keep all the same.
+        methods: the methods of a class to lift. If `None`, `__call__`.
+
+    Returns:
+        A class or function like `target`.
+    """
+    return target
+
+
+checkpoint = remat
+
+
+def _map_variables(fn: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    options["map_in_fn"] = options.pop("trans_in_fn")
+    options["map_out_fn"] = options.pop("trans_out_fn")
+    return core_lift.map_variables(fn, **options)
+
+
+@lifted(_map_variables, "Map_variables")
+def map_variables(
+    target: Target,
+    mapped_collections: Filter = True,
+    trans_in_fn: Callable[[Any], Any] = lambda x: x,
+    trans_out_fn: Callable[[Any], Any] = lambda x: x,
+    init: bool = False,
+    mutable: bool = False,
+    rngs: Filter = True,
+    variables: Filter = True,
+    methods: Methods = None,
+) -> Target:
+    """Let a module see transformed variables, e.g. tied or normalized weights.
+
+    Args:
+        target: a module class, or a function of a module.
+        mapped_collections: the collections that are transformed.
+        trans_in_fn: maps `{collection: tree}` as stored to what the module sees.
+        trans_out_fn: the inverse, for what the module creates or writes.
+        init: whether the module may create these variables.
+        mutable: whether it may write them.
+        rngs: streams it may use.
+        variables: the other collections it may use.
+        methods: the methods of a class to lift. If `None`, `__call__`.
+
+    Returns:
+        A class or function like `target`.
+    """
+    return target
+
+
+@lifted(core_lift.fold_rngs, "Fold_rngs")
+def fold_rngs(target: Target, variables: Filter = True, rngs: Filter = True) -> Target:
+    """Run a module on keys drawn once, at the call, from its streams."""
+    return target
+
+
+def add_metadata_axis(
+    target: Target,
+    variable_axes: Mapping[Any, object] = FrozenDict(),
+    metadata_params: Mapping[Any, Any] = {},
+) -> Target:
+    """Add an axis to the metadata of variables, as `vmap` and `scan` do.
+
+    The arrays are left as they are: for transforms that add the axis by other means.
+
+    Args:
+        target: a module class, or a function of a module.
+        variable_axes: for each filter the index of the new axis.
+        metadata_params: passed to `add_axis` of the metadata boxes.
+
+    Returns:
+        A class or function like `target`.
+    """
+    into, out = split_in_out(variable_axes)
+
+    def change(
+        fn: Callable[..., object], axes: Mapping[Any, object], collections: Collections
+    ) -> Collections:
+        changed = dict(collections)
+        for cols, axis in axes.items():
+            for col in changed:
+                if core_lift.in_filter(cols, col) and axis is not None:
+                    changed[col] = fn(changed[col], axis, dict(metadata_params))
+        return changed
+
+    add = functools.partial(change, meta.add_axis, out)
+    remove = functools.partial(change, meta.remove_axis, into)
+    return map_variables(target, True, remove, add, init=True, mutable=True)
+
+
+def named_call(class_fn: Target, force: bool = True) -> Target:
+    """Return its target: every method of a module has a profiler name already."""
+    del force
+    return class_fn
