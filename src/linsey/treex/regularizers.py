@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from linsey.treex.losses.loss import Loss, On, Reduction
+from linsey.treex.losses import Loss, On, Reduction
 
 __all__ = ["L1", "L2", "L1L2"]
 

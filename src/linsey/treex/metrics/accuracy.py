@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from linsey.errors.base import OptionError, ShapeError
-from linsey.treex.losses.loss import On
+from linsey.treex.losses import On
 from linsey.treex.metrics.metric import Metric
 from linsey.treex.metrics.utils import (
     AverageMethod,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from linsey.errors.base import OptionError
-from linsey.treex.losses.loss import On, select_labels
+from linsey.treex.losses import On, select_labels
 from linsey.treex.metrics.metric import Metric, accepted
 from linsey.treex.treeo import FieldInfo, add_field_info, copy
 from linsey.treex.treeo.names import named_leaves, unique_names

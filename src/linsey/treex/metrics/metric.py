@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from linsey.errors.treex import PositionalArgumentsError
-from linsey.treex.losses.loss import On, labels_filter, select_labels
+from linsey.treex.losses import On, labels_filter, select_labels
 from linsey.treex.treeo import Tree, apply, copy
 from linsey.treex.treeo.flatten import discover
 from linsey.treex.treeo.names import snake_case

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from linsey.errors.base import ShapeError
-from linsey.treex.losses.loss import On
+from linsey.treex.losses import On
 from linsey.treex.metrics.metric import Metric
 from linsey.treex.types import MetricState
 from linsey.typing import Dtype
