@@ -21,6 +21,15 @@ from linsey.treex.treex import Filters, Treex
 from linsey.treex.types import Initializer, Inputs
 from linsey.treex.utils import as_key
 
+__all__ = [
+    "Module",
+    "ModuleMeta",
+    "compact_module",
+    "next_key",
+    "preserve_state",
+    "rng_key",
+]
+
 _P = ParamSpec("_P")
 R = TypeVar("R")
 S = TypeVar("S")
@@ -57,9 +66,7 @@ class ModuleMeta(TreeMeta):
         obj.init(stream.next(), inplace=True, _set_initialize=False)
 
 
-def _recorded(
-    call: Callable[Concatenate[S, _P], R],
-) -> Callable[Concatenate[S, _P], R]:
+def _recorded(call: Callable[Concatenate[S, _P], R]) -> Callable[Concatenate[S, _P], R]:
     """Let `tabulate` see the first call of a module."""
 
     @functools.wraps(call)

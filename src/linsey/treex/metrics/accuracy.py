@@ -18,6 +18,8 @@ from linsey.treex.metrics.utils import (
 from linsey.treex.types import MetricState
 from linsey.typing import Dtype
 
+__all__ = ["Accuracy"]
+
 
 class Accuracy(Metric):
     """Accumulates the accuracy of classifications.

@@ -16,6 +16,8 @@ from linsey.treex.treeo.names import named_leaves, unique_names
 from linsey.treex.types import MetricState, Named
 from linsey.typing import Dtype
 
+__all__ = ["AuxLosses", "AuxMetrics", "LossAndLogs", "Losses", "Metrics"]
+
 M = TypeVar("M", bound=Metric)
 Values = dict[str, jax.Array]
 

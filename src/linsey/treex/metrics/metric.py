@@ -97,10 +97,7 @@ class Metric(Treex, metaclass=MetricMeta):
     _initial_state: Any = MetricState.node()
 
     def __init__(
-        self,
-        on: On = None,
-        name: str | None = None,
-        dtype: Dtype | None = None,
+        self, on: On = None, name: str | None = None, dtype: Dtype | None = None
     ) -> None:
         self.name = name if name is not None else snake_case(type(self).__name__)
         self.dtype = jnp.float32 if dtype is None else dtype

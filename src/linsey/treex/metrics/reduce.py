@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,16 @@ from linsey.treex.losses import On
 from linsey.treex.metrics.metric import Metric
 from linsey.treex.types import MetricState
 from linsey.typing import Dtype
+
+__all__ = [
+    "MAE",
+    "MSE",
+    "Mean",
+    "MeanAbsoluteError",
+    "MeanSquareError",
+    "Reduce",
+    "Reduction",
+]
 
 
 class Reduction(enum.Enum):
@@ -127,39 +139,36 @@ class Mean(Reduce):
         super().__init__(Reduction.weighted_mean, on=on, name=name, dtype=dtype)
 
 
-class MeanAbsoluteError(Mean):
+class _MeanError(Mean):
+    """Accumulates the mean of a function of preds - target."""
+
+    _function: ClassVar[Callable[[jax.Array], jax.Array]]
+
+    def update(  # type: ignore[override]
+        self,
+        target: ArrayLike,
+        preds: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+    ) -> None:
+        """Add a batch of targets and predictions of one shape."""
+        target, preds = jnp.asarray(target), jnp.asarray(preds)
+        dtype = jnp.promote_types(target.dtype, preds.dtype)
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            dtype = jnp.float32  # integers would be cut or wrap around
+        error = preds.astype(dtype) - target.astype(dtype)
+        super().update(self._function(error), sample_weight)
+
+
+class MeanAbsoluteError(_MeanError):
     """Accumulates the mean of |preds - target|."""
 
-    def update(  # type: ignore[override]
-        self,
-        target: ArrayLike,
-        preds: ArrayLike,
-        sample_weight: ArrayLike | None = None,
-    ) -> None:
-        """Add a batch of targets and predictions of one shape."""
-        super().update(jnp.abs(_error(target, preds)), sample_weight)
+    _function = staticmethod(jnp.abs)
 
 
-class MeanSquareError(Mean):
+class MeanSquareError(_MeanError):
     """Accumulates the mean of (preds - target)^2."""
 
-    def update(  # type: ignore[override]
-        self,
-        target: ArrayLike,
-        preds: ArrayLike,
-        sample_weight: ArrayLike | None = None,
-    ) -> None:
-        """Add a batch of targets and predictions of one shape."""
-        super().update(jnp.square(_error(target, preds)), sample_weight)
-
-
-def _error(target: ArrayLike, preds: ArrayLike) -> jax.Array:
-    """Return preds - target in floating point: neither is cut nor wraps around."""
-    target, preds = jnp.asarray(target), jnp.asarray(preds)
-    dtype = jnp.promote_types(target.dtype, preds.dtype)
-    if not jnp.issubdtype(dtype, jnp.inexact):
-        dtype = jnp.float32
-    return preds.astype(dtype) - target.astype(dtype)
+    _function = staticmethod(jnp.square)
 
 
 MAE = MeanAbsoluteError

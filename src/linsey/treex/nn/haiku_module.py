@@ -39,10 +39,7 @@ class HaikuModule(Module):
     transform: Any = static()
 
     def __init__(
-        self,
-        transform: Any,
-        params: Params | None = None,
-        states: Params | None = None,
+        self, transform: Any, params: Params | None = None, states: Params | None = None
     ) -> None:
         import haiku
 

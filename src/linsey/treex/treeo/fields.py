@@ -12,6 +12,8 @@ from typing import Any, ClassVar, NamedTuple, TypedDict, TypeVar, Unpack
 
 from linsey.treex.treeo.sentinels import OpaquePredicate
 
+__all__ = ["FieldInfo", "FieldMetadata", "KindMixin", "field", "node", "static"]
+
 F = TypeVar("F", bound=Callable[..., object])
 
 

@@ -7,6 +7,17 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import jax
 
+__all__ = [
+    "MISSING",
+    "NOTHING",
+    "ArrayLike",
+    "Hashable",
+    "Missing",
+    "Nothing",
+    "Opaque",
+    "OpaquePredicate",
+]
+
 T = TypeVar("T")
 OpaquePredicate = Callable[["Opaque[Any]", Any], bool]
 

@@ -13,17 +13,19 @@ import jax
 
 from linsey import serialization
 from linsey.treex.treeo.compact import CURRENT
-from linsey.treex.treeo.contexts import flatten_mode
 from linsey.treex.treeo.fields import FieldMetadata, declared_fields
 from linsey.treex.treeo.flatten import (
     discover,
     facts_of,
+    flatten_mode,
     register,
     set_metadata,
     take_apart,
 )
 from linsey.treex.treeo.sentinels import OpaquePredicate
 from linsey.treex.treeo.static import Storage, set_static
+
+__all__ = ["Tree", "TreeMeta"]
 
 BOOKKEEPING = (
     "_field_metadata",
