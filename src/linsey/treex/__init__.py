@@ -27,12 +27,17 @@ from linsey.treex import utils as utils
 from linsey.treex.key_seq import KeySeq
 from linsey.treex.losses import Loss
 from linsey.treex.metrics import LossAndLogs, Metric
-from linsey.treex.module import *  # noqa: F403 (what it lists)
-from linsey.treex.nn import *  # noqa: F403 (what it lists)
+from linsey.treex.module import *  # noqa: F403 (what it lists, as the others)
+from linsey.treex.nn import *  # noqa: F403
 from linsey.treex.nn.flax_module import from_linen as from_linen
 from linsey.treex.nn.flax_module import to_linen as to_linen
 from linsey.treex.optimizer import Optimizer
-from linsey.treex.treeo import *  # noqa: F403 (what it lists)
+from linsey.treex.treeo.compact import *  # noqa: F403
+from linsey.treex.treeo.fields import *  # noqa: F403
+from linsey.treex.treeo.flatten import *  # noqa: F403
+from linsey.treex.treeo.operations import *  # noqa: F403
+from linsey.treex.treeo.sentinels import *  # noqa: F403
+from linsey.treex.treeo.tree import *  # noqa: F403
 from linsey.treex.treex import Filters, Treex
 from linsey.treex.types import (
     BatchStat,
@@ -83,7 +88,6 @@ __all__ = [
     "nn",
     "regularizers",
 ]
-
 __all__ += module.__all__
 __all__ += treeo.__all__
 __all__ += nn.__all__

@@ -20,6 +20,8 @@ from linsey.treex.treeo.flatten import set_metadata
 from linsey.treex.treeo.names import default_name, unique_name
 from linsey.treex.treeo.static import Storage
 
+__all__ = ["Compact", "compact", "in_compact"]
+
 F = TypeVar("F", bound=Callable[..., object])
 T = TypeVar("T")
 
