@@ -16,7 +16,7 @@ import enum
 import operator
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from types import NoneType
 from typing import Any, TypeVar
@@ -124,8 +124,7 @@ def flatten_mode(mode: FlattenMode | str | None) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def add_field_info() -> Iterator[None]:
+def add_field_info() -> AbstractContextManager[None]:
     """Make the leaves of trees `FieldInfo`s while it is entered.
 
     Example:
@@ -137,15 +136,12 @@ def add_field_info() -> Iterator[None]:
         >>> leaf.name, leaf.value, leaf.kind.__name__
         ('slope', 2.0, 'Parameter')
     """
-    with _entered(NAMED_LEAVES, True):
-        yield
+    return _entered(NAMED_LEAVES, True)
 
 
-@contextmanager
-def bare_leaves() -> Iterator[None]:
+def bare_leaves() -> AbstractContextManager[None]:
     """Make leaves bare again inside of `add_field_info`."""
-    with _entered(NAMED_LEAVES, False):
-        yield
+    return _entered(NAMED_LEAVES, False)
 
 
 def current_mode() -> FlattenMode:

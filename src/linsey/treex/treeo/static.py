@@ -16,6 +16,7 @@ a compiled call over 200 layers takes 1.16 times as long (process CPU time).
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import operator
 from collections.abc import Callable, Iterable
@@ -271,6 +272,7 @@ def unseen(layout: Layout) -> Static:
     return Static(layout, (_UNSEEN,) * len(layout.statics))
 
 
+@dataclasses.dataclass(slots=True, eq=False, repr=False)
 class Forced:
     """The structure of a tree all or none of whose attributes are children.
 
@@ -280,14 +282,9 @@ class Forced:
         attributes: the others.
     """
 
-    __slots__ = ("attributes", "layout", "names")
-
-    def __init__(
-        self, layout: Layout, names: tuple[str, ...], attributes: dict[str, Any]
-    ) -> None:
-        self.layout = layout
-        self.names = names
-        self.attributes = attributes
+    layout: Layout
+    names: tuple[str, ...]
+    attributes: dict[str, Any]
 
     def __eq__(self, other: object) -> bool:
         return (

@@ -12,16 +12,10 @@ from typing import Any, Self
 import jax
 
 from linsey import serialization
+from linsey.treex.treeo import flatten
 from linsey.treex.treeo.compact import CURRENT
 from linsey.treex.treeo.fields import FieldMetadata, declared_fields
-from linsey.treex.treeo.flatten import (
-    discover,
-    facts_of,
-    flatten_mode,
-    register,
-    set_metadata,
-    take_apart,
-)
+from linsey.treex.treeo.flatten import discover, facts_of, set_metadata
 from linsey.treex.treeo.sentinels import OpaquePredicate
 from linsey.treex.treeo.static import Storage, set_static
 
@@ -60,7 +54,7 @@ class TreeMeta(abc.ABCMeta):
     def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict) -> None:
         super().__init__(name, bases, namespace)
         cls._own_fields = declared_fields(cls)
-        register(cls)
+        flatten.register(cls)
         serialization.register_serialization_state(cls, _to_state, _from_state)
 
     @property
@@ -150,14 +144,14 @@ class Tree(Storage, metaclass=TreeMeta):
             KeyError: there is no such field.
         """
         entry = self.field_metadata[field].update(node, kind, opaque)
-        with flatten_mode("all_fields"):
+        with flatten.flatten_mode("all_fields"):
             copy = jax.tree.map(lambda leaf: leaf, self)
         set_metadata(copy, {field: entry})
         return copy
 
     def tree_flatten(self) -> tuple[tuple[dict[str, Any]], dict[str, Any]]:
         """Return the node fields as one dictionary, and the other attributes."""
-        names, children, _ = take_apart(self)
+        names, children, _ = flatten.take_apart(self)
         nodes = dict(zip(names, children, strict=True))
         rest = {k: v for k, v in self.__dict__.items() if k not in nodes}
         return (nodes,), rest
