@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import pickle
 
 import jax
 import jax.numpy as jnp
@@ -155,12 +154,3 @@ def test_shapes_of_crossentropy():
         jnp.array([1]), jnp.array([[1.0, 0.0]]), from_logits=False
     )
     assert jnp.isfinite(probabilities).all()
-
-
-@pytest.mark.parametrize(
-    ("file", "name"),
-    [("loss", "Loss"), ("regression", "Huber"), ("crossentropy", "Crossentropy")],
-)
-def test_pickles_find_classes_in_the_files_that_they_were_in(file, name):
-    old = f"clinsey.treex.losses.{file}\n{name}\n.".encode()
-    assert pickle.loads(old) is getattr(losses, name)

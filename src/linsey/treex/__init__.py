@@ -14,12 +14,9 @@ import sys
 from linsey.linen import initializers as initializers
 from linsey.treex import contexts as contexts
 from linsey.treex import key_seq as key_seq
-from linsey.treex import losses as losses
-from linsey.treex import metrics as metrics
+from linsey.treex import losses, metrics, nn, regularizers
 from linsey.treex import module as module
-from linsey.treex import nn as nn
 from linsey.treex import optimizer as optimizer
-from linsey.treex import regularizers as regularizers
 from linsey.treex import treeo as treeo
 from linsey.treex import treex as treex
 from linsey.treex import types as types

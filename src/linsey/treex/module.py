@@ -45,11 +45,8 @@ class ModuleMeta(TreeMeta):
 
     def run_constructor(cls, obj: Any, args: tuple, kwargs: dict) -> None:
         """Run `__init__`, out of reach of keys, and name the instance."""
-        token = KEYS.set(None)
-        try:
+        with entered(KEYS, None):
             obj.__init__(*args, **kwargs)
-        finally:
-            KEYS.reset(token)
         if getattr(obj, "name", None) is None:
             vars(obj)["name"] = snake_case(cls.__name__)
 

@@ -143,9 +143,6 @@ class Losses(_Averages):
 class _Aux(_Averages):
     """Running averages of values that a model leaves behind."""
 
-    def _start_with(self, logs: object) -> None:
-        self._start(self._named(logs))
-
     def _add_logs(self, logs: object) -> None:
         named = self._named(logs)
         for name in named.keys() - self.totals.keys():
@@ -158,8 +155,7 @@ class _Aux(_Averages):
         self._add((name, jnp.sum(v), jnp.size(v)) for name, v in named.items())
 
     def _named(self, logs: object) -> Values:
-        leaves = log_leaves(logs)
-        return unique_names((self._log_name(name), value) for name, value in leaves)
+        return unique_names((self._log_name(name), v) for name, v in log_leaves(logs))
 
     def _log_name(self, name: str | None) -> str:
         return name or "aux_metric"
@@ -183,7 +179,7 @@ class AuxMetrics(_Aux):
         dtype: Dtype | None = None,
     ) -> None:
         super().__init__(on=on, name=name, dtype=dtype)
-        self._start_with(aux_metrics)
+        self._start(self._named(aux_metrics))
 
     def update(self, aux_metrics: object) -> None:
         """Add values; arrays count for each of their entries."""
@@ -212,7 +208,7 @@ class AuxLosses(_Aux):
         dtype: Dtype | None = None,
     ) -> None:
         super().__init__(on=on, name=name, dtype=dtype)
-        self._start_with(aux_losses)
+        self._start(self._named(aux_losses))
 
     def update(self, aux_losses: object) -> None:
         """Add values; arrays count for each of their entries."""

@@ -23,7 +23,7 @@ from linsey.treex.module import Module
 from linsey.treex.treeo import Hashable, field, node, static
 from linsey.treex.treeo.flatten import facts_of
 from linsey.treex.types import BatchStat, Cache, Log, Parameter
-from linsey.treex.utils import as_key, iter_split
+from linsey.treex.utils import iter_split
 from linsey.typing import AxisName
 
 M = TypeVar("M", bound=Module)
@@ -351,9 +351,8 @@ def from_linen(
         >>> model.to_linen()[1]["params"]["kernel"] is variables["params"]["kernel"]
         True
     """
-    made = FlaxModule(module, variables=variables, **options)
     # Nothing is left to initialize but the keys: no call is needed.
-    return made.init(as_key(key))
+    return FlaxModule(module, variables=variables, **options).init(key)
 
 
 def to_linen(obj: object) -> tuple[Any, dict[str, Any]]:
@@ -371,7 +370,6 @@ def to_linen(obj: object) -> tuple[Any, dict[str, Any]]:
         >>> type(module).__name__, sorted(variables["params"])
         ('Dense', ['bias', 'kernel'])
     """
-    convert: Callable[[], tuple[Any, dict[str, Any]]] | None
     convert = getattr(obj, "to_linen", None)
     if convert is None:
         raise ArgumentTypeError(

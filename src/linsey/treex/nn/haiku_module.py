@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from linsey.errors.treex import MissingVariableError
@@ -43,7 +43,10 @@ class HaikuModule(Module):
     ) -> None:
         import haiku
 
-        self.function = _user_function(transform)
+        init = getattr(transform, "init", None)  # haiku keeps the function there
+        self.function = (
+            transform if init is None else getattr(init, "_original_fn", _unknown)
+        )
         if isinstance(transform, haiku.TransformedWithState):
             self.transform = transform
         elif isinstance(transform, haiku.Transformed):
@@ -78,14 +81,6 @@ class HaikuModule(Module):
         if training and not initializing:
             self.state_ = _mutable(state)
         return outputs
-
-
-def _user_function(transform: Any) -> Callable[..., object]:
-    """Return the function whose arguments the calls have."""
-    init = getattr(transform, "init", None)
-    if init is None:
-        return transform
-    return getattr(init, "_original_fn", _unknown)  # where haiku keeps it
 
 
 def _unknown(*args: object, **kwargs: object) -> None:
