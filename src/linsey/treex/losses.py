@@ -133,11 +133,10 @@ class Loss:
             missing = values.ndim - factors.ndim
             values = values * factors.reshape(factors.shape + (1,) * max(missing, 0))
         reduction = as_reduction(self._reduction)
-        if reduction is not Reduction.NONE:
-            total = jnp.sum(values)
-            if reduction is Reduction.SUM_OVER_BATCH_SIZE:
-                total = total / values.size
-            values = total
+        if reduction is Reduction.SUM:
+            values = jnp.sum(values)
+        elif reduction is Reduction.SUM_OVER_BATCH_SIZE:
+            values = jnp.sum(values) / values.size
         return values * self.weight
 
     def call(self, *args: Any, **kwargs: Any) -> Any:

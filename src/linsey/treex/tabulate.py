@@ -27,11 +27,8 @@ def tabulate(
     module = copy(module)
     entries = list(_entries(module, "", depth))
     everything = _count(module)
-    kinds = [
-        kind
-        for kind in dict.fromkeys(k for _, _, totals in entries for k in totals)
-        if kind is not None
-    ]
+    found = dict.fromkeys(kind for _, _, totals in entries for kind in totals)
+    kinds = [kind for kind in found if kind is not None]
     cells = [
         [
             path or "*",
@@ -51,9 +48,8 @@ def tabulate(
     footer = [""] * (len(columns) - 1) + ["Total:"]
     footer += [_size(everything.get(kind)) for kind in kinds]
     columns += [kind.__name__.lstrip("_") for kind in kinds]
-    number, size = (
-        sum(pair) for pair in zip((0, 0), *everything.values(), strict=True)
-    )
+    number = sum(number for number, _ in everything.values())
+    size = sum(size for _, size in everything.values())
     caption = f"Total Parameters: [bold]{number:,}[/]  [dim]{_bytes(size)}[/]"
     return _draw(type(module).__name__, columns, cells, footer, caption)
 
@@ -68,7 +64,6 @@ def _draw(
     table = Table(
         title=f"[bold]{title} Summary[/]",
         caption=f"\n{caption}",
-        show_header=True,
         show_lines=True,
         show_footer=True,
         title_justify="left",
@@ -244,7 +239,7 @@ def _shapes_of_calls(module: Tree, inputs: Inputs) -> dict[int, tuple[Inputs, ob
             "Leave `inputs` away, or define `__call__`.",
         )
     leaves, structure = jax.tree.flatten((inputs.args, inputs.kwargs))
-    positions = [i for i, leaf in enumerate(leaves) if isinstance(leaf, ArrayLike)]
+    arrays = {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, ArrayLike)}
     found: dict[int, tuple[Inputs, object]] = {}
 
     def shape_of(x: object) -> object:
@@ -252,10 +247,8 @@ def _shapes_of_calls(module: Tree, inputs: Inputs) -> dict[int, tuple[Inputs, ob
             return jax.ShapeDtypeStruct(x.shape, x.dtype)
         return x
 
-    def call(arrays: list[jax.Array]) -> None:
-        given = list(leaves)
-        for position, array in zip(positions, arrays, strict=True):
-            given[position] = array
+    def call(arrays: dict[int, jax.Array]) -> None:
+        given = [arrays.get(i, leaf) for i, leaf in enumerate(leaves)]
         args, kwargs = jax.tree.unflatten(structure, given)
         module(*args, **kwargs)
         # Traced values must not leave; their shapes may.
@@ -265,5 +258,5 @@ def _shapes_of_calls(module: Tree, inputs: Inputs) -> dict[int, tuple[Inputs, ob
 
     calls = Calls()
     with entered(CALLS, calls):
-        jax.eval_shape(call, [jnp.asarray(leaves[position]) for position in positions])
+        jax.eval_shape(call, jax.tree.map(jnp.asarray, arrays))
     return found

@@ -123,9 +123,8 @@ class Losses(_Averages):
         dtype: Dtype | None = None,
     ) -> None:
         super().__init__(on=on, name=name, dtype=dtype)
-        self.losses = unique_names(
-            [(loss_name(n), loss) for n, loss in named_leaves(losses)]
-        )
+        named = [(loss_name(name), loss) for name, loss in named_leaves(losses)]
+        self.losses = unique_names(named)
         self._start(self.losses)
 
     def update(self, **kwargs: Any) -> None:
@@ -318,9 +317,8 @@ class LossAndLogs(Metric):
         if self.losses is not None:
             self.losses.update(**losses_kwargs)
         if self.metrics is not None:
-            self.metrics.update(
-                **(losses_kwargs if metrics_kwargs is None else metrics_kwargs)
-            )
+            kwargs = losses_kwargs if metrics_kwargs is None else metrics_kwargs
+            self.metrics.update(**kwargs)
         if self.aux_losses is not None:
             self.aux_losses.update(aux_losses)
         if self.aux_metrics is not None:
@@ -339,11 +337,8 @@ class LossAndLogs(Metric):
         for metrics in (self.metrics, self.aux_metrics):
             if metrics is not None:
                 metrics_logs += metrics.compute().items()
-        return (
-            loss,
-            unique_names([("loss", loss), *losses_logs]),
-            unique_names(metrics_logs),
-        )
+        losses_logs = [("loss", loss), *losses_logs]
+        return loss, unique_names(losses_logs), unique_names(metrics_logs)
 
     def batch_loss_epoch_logs(
         self,

@@ -156,19 +156,14 @@ def twin_of(cls: type[LinenLayer]) -> Twin:
     if twin is None:
         known = {made.name for made in dataclasses.fields(cls.linen_class)}
         known -= {"name", "parent"}
-        arguments = {
-            made.name: cls.linen_names.get(made.name, made.name)
-            for made in dataclasses.fields(cls)
-            if made.init
+        ours = [made.name for made in dataclasses.fields(cls) if made.init]
+        arguments = {name: cls.linen_names.get(name, name) for name in ours}
+        variables = {
+            name: _COLLECTIONS[entry.kind]
+            for name, entry in facts_of(cls).metadata.items()
+            if entry.node and entry.kind in _COLLECTIONS
         }
-        twin = Twin(
-            {
-                name: _COLLECTIONS[entry.kind]
-                for name, entry in facts_of(cls).metadata.items()
-                if entry.node and entry.kind in _COLLECTIONS
-            },
-            {ours: theirs for ours, theirs in arguments.items() if theirs in known},
-        )
+        twin = Twin(variables, {k: v for k, v in arguments.items() if v in known})
         type.__setattr__(cls, "_twin", twin)
     return twin
 
@@ -245,32 +240,22 @@ class FlaxModule(Module):
         if self.params_ is None and self.variables_ is None:
             if not initializing:
                 raise MissingVariableError(self, ["params_"])
-            outputs, variables = module.init_with_output(
-                self._split((*self.rng_names, *self.init_rngs)),
-                *args,
-                method=method,
-                **kwargs,
-            )
-            self.take_variables(variables)
+            rngs = self._split((*self.rng_names, *self.init_rngs))
+            outputs, new = module.init_with_output(rngs, *args, method=method, **kwargs)
+            self.take_variables(new)
             return outputs
+        variables, rngs = self.linen_variables(), self._split(self.rng_names)
+        mutable = list(self.mutable) if training else []
         outputs, updates = module.apply(
-            self.linen_variables(),
-            *args,
-            rngs=self._split(self.rng_names),
-            method=method,
-            mutable=list(self.mutable) if training else [],
-            **kwargs,
+            variables, *args, rngs=rngs, method=method, mutable=mutable, **kwargs
         )
         self.take_variables(updates)
         return outputs
 
     def linen_variables(self) -> dict[str, Any]:
         """Return the variables of the module, by collection."""
-        known = {
-            collection: getattr(self, field)
-            for collection, field in _FIELDS.items()
-            if getattr(self, field) is not None
-        }
+        known = {name: getattr(self, field) for name, field in _FIELDS.items()}
+        known = {name: value for name, value in known.items() if value is not None}
         return {**known, **(self.variables_ or {})}
 
     def take_variables(self, variables: Mapping[str, object]) -> None:
@@ -299,9 +284,7 @@ class FlaxModule(Module):
 
 
 def wants_training(
-    method: Callable[..., object],
-    args: tuple[object, ...],
-    kwargs: Mapping[str, object],
+    method: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]
 ) -> bool:
     """Tell whether a method has an argument `training` that the caller did not give."""
     signature = inspect.signature(method)

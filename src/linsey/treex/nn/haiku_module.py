@@ -44,9 +44,7 @@ class HaikuModule(Module):
         import haiku
 
         init = getattr(transform, "init", None)  # haiku keeps the function there
-        self.function = (
-            transform if init is None else getattr(init, "_original_fn", _unknown)
-        )
+        self.function = getattr(init, "_original_fn", _unknown) if init else transform
         if isinstance(transform, haiku.TransformedWithState):
             self.transform = transform
         elif isinstance(transform, haiku.Transformed):

@@ -114,7 +114,23 @@ class Embed(LinenLayer):
 
 
 @layer
-class Conv(LinenLayer):
+class _Convolution(LinenLayer):
+    """What both convolutions have: a kernel with a size for each spatial axis."""
+
+    linen_names = {"features_out": "features"}
+
+    features_out: int
+    kernel_size: int | Sequence[int]
+    kernel: jax.Array | None = Parameter.node(default=None, init=False)
+    bias: jax.Array | None = Parameter.node(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.kernel_size, int):
+            self.kernel_size = (self.kernel_size,)
+
+
+@layer
+class Conv(_Convolution):
     """Convolves channels-last inputs, see `linsey.linen.Conv`.
 
     Args:
@@ -142,10 +158,7 @@ class Conv(LinenLayer):
     """
 
     linen_class = linen.Conv
-    linen_names = {"features_out": "features"}
 
-    features_out: int
-    kernel_size: int | Sequence[int]
     _: KW_ONLY
     strides: None | int | Sequence[int] = None
     padding: PaddingLike = "SAME"
@@ -158,12 +171,6 @@ class Conv(LinenLayer):
     precision: PrecisionLike = None
     kernel_init: Initializer = default_kernel_init
     bias_init: Initializer = zeros
-    kernel: jax.Array | None = Parameter.node(default=None, init=False)
-    bias: jax.Array | None = Parameter.node(default=None, init=False)
-
-    def __post_init__(self) -> None:
-        if isinstance(self.kernel_size, int):
-            self.kernel_size = (self.kernel_size,)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Convolve `x` of shape (*batch, *spatial, channels).
@@ -175,7 +182,7 @@ class Conv(LinenLayer):
 
 
 @layer
-class ConvTranspose(LinenLayer):
+class ConvTranspose(_Convolution):
     """Spreads every entry over a window, see `linsey.linen.ConvTranspose`.
 
     Args:
@@ -200,10 +207,7 @@ class ConvTranspose(LinenLayer):
     """
 
     linen_class = linen.ConvTranspose
-    linen_names = {"features_out": "features"}
 
-    features_out: int
-    kernel_size: int | Sequence[int]
     _: KW_ONLY
     strides: None | int | Sequence[int] = None
     padding: PaddingLike = "SAME"
@@ -214,12 +218,6 @@ class ConvTranspose(LinenLayer):
     precision: PrecisionLike = None
     kernel_init: Initializer = default_kernel_init
     bias_init: Initializer = zeros
-    kernel: jax.Array | None = Parameter.node(default=None, init=False)
-    bias: jax.Array | None = Parameter.node(default=None, init=False)
-
-    def __post_init__(self) -> None:
-        if isinstance(self.kernel_size, int):
-            self.kernel_size = (self.kernel_size,)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Spread `x` of shape (*batch, *spatial, channels).

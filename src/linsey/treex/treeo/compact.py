@@ -91,11 +91,8 @@ class CompactRecord:
 
         def taken(name: str) -> bool:
             of_class = getattr(type(self.owner), name, None)
-            return (
-                name in attributes
-                or isinstance(of_class, property)
-                or callable(of_class)
-            )
+            is_method = isinstance(of_class, property) or callable(of_class)
+            return name in attributes or is_method
 
         for subtree in self.subtrees:
             name = unique_name(default_name(subtree), taken)

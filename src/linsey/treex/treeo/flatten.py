@@ -89,21 +89,6 @@ def _entered(variable: ContextVar[T], value: T) -> Iterator[None]:
         variable.reset(token)
 
 
-def as_mode(mode: FlattenMode | str) -> FlattenMode:
-    """Return the mode of a name; a mode is returned as it is."""
-    if isinstance(mode, FlattenMode):
-        return mode
-    try:
-        return FlattenMode[mode]
-    except KeyError:
-        names = ", ".join(repr(known.name) for known in FlattenMode)
-        raise OptionError(
-            f"Unknown flatten mode {mode!r}.",
-            "A mode says which fields are children of a tree.",
-            f"Write one of {names}.",
-        ) from None
-
-
 @contextmanager
 def flatten_mode(mode: FlattenMode | str | None) -> Iterator[None]:
     """Set which fields are children; `None` keeps what is set.
@@ -120,7 +105,16 @@ def flatten_mode(mode: FlattenMode | str | None) -> Iterator[None]:
     if mode is None:
         yield
         return
-    with _entered(MODE, as_mode(mode)):
+    if not isinstance(mode, FlattenMode):
+        if mode not in FlattenMode.__members__:
+            names = ", ".join(map(repr, FlattenMode.__members__))
+            raise OptionError(
+                f"Unknown flatten mode {mode!r}.",
+                "A mode says which fields are children of a tree.",
+                f"Write one of {names}.",
+            )
+        mode = FlattenMode[mode]
+    with _entered(MODE, mode):
         yield
 
 
@@ -226,21 +220,17 @@ def discover(obj: Storage) -> Static:
     static = obj._static_part
     layout = static.layout
     facts = facts_of(type(obj))
-    known, news = layout.metadata, {}
+    known, declared, news = layout.metadata, layout.declared, {}
     for name, value in attributes.items():
         entry = known.get(name)
         if entry is None:
             news[name] = FieldMetadata(isinstance(value, Storage), type(value))
-        elif (
-            not entry.node
-            and isinstance(value, Storage)
-            and name not in layout.declared
-        ):
+        elif not entry.node and isinstance(value, Storage) and name not in declared:
             kind = entry.kind if name in facts.metadata else type(value)
             news[name] = entry.update(node=True, kind=kind)
     if news:
         known = {**known, **news}
-    layout = facts.layout(known, tuple(sorted(attributes)), layout.declared)
+    layout = facts.layout(known, tuple(sorted(attributes)), declared)
     values = layout.static_values(attributes)
     if layout is not static.layout or any(map(operator.is_not, values, static.values)):
         static = Static(layout, values)

@@ -142,9 +142,8 @@ def merge(
             if ignore_static and flatten.current_mode() is FlattenMode.normal:
                 column = jax.tree.leaves(tree, is_leaf=_is_empty)
                 if len(column) != len(leaves):
-                    raise TreeMismatchError(
-                        "merge", f"{len(leaves)} and {len(column)} leaves."
-                    )
+                    numbers = f"{len(leaves)} and {len(column)} leaves."
+                    raise TreeMismatchError("merge", numbers)
             else:
                 try:
                     column = structure.flatten_up_to(tree)

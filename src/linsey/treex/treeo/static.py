@@ -92,10 +92,8 @@ def fill(obj: Storage) -> dict[str, Any]:
 
 def _may_be_lean(cls: type) -> bool:
     """Tell whether a class leaves access to attributes as it is here."""
-    return all(
-        getattr(cls, name) is getattr(Storage, name)
-        for name in ("__getattr__", "__setattr__", "__delattr__")
-    ) and (cls.__getattribute__ is object.__getattribute__)
+    names = ("__getattribute__", "__getattr__", "__setattr__", "__delattr__")
+    return all(getattr(cls, name) is getattr(Storage, name) for name in names)
 
 
 # --- what is known of an instance ----------------------------------------------------
@@ -251,13 +249,9 @@ class Static:
             return NotImplemented
         if not self.layout.matches(other.layout):
             return False
-        attributes = other.attributes
-        return all(
-            same_value(value, attributes[name], opaque)
-            for name, value, opaque in zip(
-                self.layout.statics, self.values, self.layout.opaque, strict=True
-            )
-        )
+        theirs, layout = other.attributes, self.layout
+        fields = zip(layout.statics, self.values, layout.opaque, strict=True)
+        return all(same_value(v, theirs[name], opaque) for name, v, opaque in fields)
 
     def __hash__(self) -> int:
         return hash((self.layout.cls, self.layout.nodes))
@@ -326,11 +320,8 @@ def same_value(a: Any, b: Any, opaque: bool | OpaquePredicate = False) -> bool:
         return Opaque(a, predicate) == Opaque(b, predicate)
     try:
         if isinstance(a, ArrayLike) and isinstance(b, ArrayLike):
-            return (
-                a.shape == b.shape
-                and a.dtype == b.dtype
-                and bool(np.all(np.asarray(a) == np.asarray(b)))
-            )
+            alike = a.shape == b.shape and a.dtype == b.dtype
+            return alike and bool(np.all(np.asarray(a) == np.asarray(b)))
         if type(a) is type(b):
             if isinstance(a, dict):
                 return a.keys() == b.keys() and all(same_value(a[k], b[k]) for k in a)

@@ -117,9 +117,8 @@ class Tree(Storage, metaclass=TreeMeta):
     @property
     def field_metadata(self) -> Mapping[str, FieldMetadata]:
         """What is known of each field; attributes set since are not in it yet."""
-        return MappingProxyType(
-            {**_BOOKKEEPING_METADATA, **self._static_part.layout.metadata}
-        )
+        metadata = self._static_part.layout.metadata
+        return MappingProxyType({**_BOOKKEEPING_METADATA, **metadata})
 
     def check_metadata_updates(self) -> None:
         """Look for attributes that are new, as every flattening does."""
