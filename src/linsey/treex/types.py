@@ -111,7 +111,6 @@ class WrappedCall(Protocol):
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         """Call it."""
-        ...
 
 
 class OptionalDependencyNotFound(Exception):

@@ -94,12 +94,11 @@ class Accuracy(Metric):
     def _check_options(
         self, average: str | AverageMethod | None, multiclass: bool | None
     ) -> None:
+        samplewise = self.mdmc_average is MDMCAverageMethod.SAMPLEWISE
         not_offered = {
             "average=None": average is None,
             "average='samples'": self.average is AverageMethod.SAMPLES,
-            "mdmc_average='samplewise'": (
-                self.mdmc_average is MDMCAverageMethod.SAMPLEWISE
-            ),
+            "mdmc_average='samplewise'": samplewise,
             "multiclass": multiclass is not None,
         }
         for option in (name for name, given in not_offered.items() if given):

@@ -60,10 +60,8 @@ class Metrics(Metric):
 
     def compute(self) -> dict[str, object]:
         """Return the values by name, with the name of a metric before several of it."""
-        pairs: list[tuple[str, object]] = []
-        for name, metric in self.metrics.items():
-            pairs += _flat(name, metric.compute())
-        return unique_names(pairs)
+        found = [_flat(name, metric.compute()) for name, metric in self.metrics.items()]
+        return unique_names(pair for pairs in found for pair in pairs)
 
 
 def _flat(name: str, value: object) -> list[tuple[str, object]]:

@@ -119,12 +119,8 @@ class LinenLayer(Module):
             key = next_key(axis_name=axis_name)
             self.take_variables(self.module.init(key, *args, **kwargs))
         variables = self.linen_variables()
-        missing = [
-            name
-            for name, collection in fields.items()
-            if name not in variables.get(collection, ())
-            and getattr(self, f"use_{name}", True)
-        ]
+        unset = [name for name in fields if getattr(self, name) is None]
+        missing = [name for name in unset if getattr(self, f"use_{name}", True)]
         if missing:
             raise MissingVariableError(self, missing)
         outputs, updates = self.module.apply(

@@ -107,11 +107,10 @@ def flatten_mode(mode: FlattenMode | str | None) -> Iterator[None]:
         return
     if not isinstance(mode, FlattenMode):
         if mode not in FlattenMode.__members__:
-            names = ", ".join(map(repr, FlattenMode.__members__))
             raise OptionError(
                 f"Unknown flatten mode {mode!r}.",
                 "A mode says which fields are children of a tree.",
-                f"Write one of {names}.",
+                f"Write one of {', '.join(map(repr, FlattenMode.__members__))}.",
             )
         mode = FlattenMode[mode]
     with _entered(MODE, mode):

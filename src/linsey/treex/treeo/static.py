@@ -196,9 +196,7 @@ def _lean_unflatten(layout: Layout) -> Callable[[Static, Iterable[object]], Any]
         names="".join(f"c{i}, " for i in range(len(layout.nodes))) or "()",
         items=", ".join(items) or "**{}",
     )
-    names: dict[str, Any] = {
-        "cls": layout.cls, "new": object.__new__, "set_dict": set_dict
-    }  # fmt: skip
+    names: dict[str, Any] = dict(cls=layout.cls, new=object.__new__, set_dict=set_dict)
     exec(source, names)
     return names["unflatten"]
 
