@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 import pickle
 import subprocess
 import sys
@@ -102,8 +103,17 @@ def test_signatures(function, parameters):
 
 @pytest.mark.parametrize(
     ("path", "name"),
-    [("kinds", "Parameter"), ("metrics.loss_and_logs", "LossAndLogs")],
+    [
+        ("kinds", "Parameter"),
+        ("metrics.loss_and_logs", "LossAndLogs"),
+        ("metrics.reduce", "metrics.Mean"),
+        ("nn.conv", "Conv"),
+        ("treeo.contexts", "FlattenMode"),
+        ("losses.loss", "Loss"),
+        ("losses.regression", "losses.Huber"),
+        ("losses.crossentropy", "losses.Crossentropy"),
+    ],
 )
 def test_pickles_find_classes_where_they_were(path, name):
-    old = f"clinsey.treex.{path}\n{name}\n.".encode()
-    assert pickle.loads(old) is getattr(tx, name)
+    old = f"clinsey.treex.{path}\n{name.rpartition('.')[2]}\n.".encode()
+    assert pickle.loads(old) is operator.attrgetter(name)(tx)

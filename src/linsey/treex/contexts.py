@@ -50,7 +50,7 @@ CALLS: ContextVar[Calls | None] = ContextVar("recorded_calls", default=None)
 
 
 @contextmanager
-def entered(variable: ContextVar[T | None], value: T) -> Iterator[T]:
+def entered(variable: ContextVar[T], value: T) -> Iterator[T]:
     """Set a context variable for a while."""
     token = variable.set(value)
     try:

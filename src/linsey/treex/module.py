@@ -21,6 +21,15 @@ from linsey.treex.treex import Filters, Treex
 from linsey.treex.types import Initializer, Inputs
 from linsey.treex.utils import as_key
 
+__all__ = [
+    "Module",
+    "ModuleMeta",
+    "compact_module",
+    "next_key",
+    "preserve_state",
+    "rng_key",
+]
+
 _P = ParamSpec("_P")
 R = TypeVar("R")
 S = TypeVar("S")
@@ -36,11 +45,8 @@ class ModuleMeta(TreeMeta):
 
     def run_constructor(cls, obj: Any, args: tuple, kwargs: dict) -> None:
         """Run `__init__`, out of reach of keys, and name the instance."""
-        token = KEYS.set(None)
-        try:
+        with entered(KEYS, None):
             obj.__init__(*args, **kwargs)
-        finally:
-            KEYS.reset(token)
         if getattr(obj, "name", None) is None:
             vars(obj)["name"] = snake_case(cls.__name__)
 
@@ -57,9 +63,7 @@ class ModuleMeta(TreeMeta):
         obj.init(stream.next(), inplace=True, _set_initialize=False)
 
 
-def _recorded(
-    call: Callable[Concatenate[S, _P], R],
-) -> Callable[Concatenate[S, _P], R]:
+def _recorded(call: Callable[Concatenate[S, _P], R]) -> Callable[Concatenate[S, _P], R]:
     """Let `tabulate` see the first call of a module."""
 
     @functools.wraps(call)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 
-from linsey.treex.losses.loss import Loss, On, Reduction
+from linsey.treex.losses import Loss, On, Reduction
 
 __all__ = ["L1", "L2", "L1L2"]
 
@@ -52,29 +54,30 @@ class L1L2(Loss):
         return total
 
 
-class L1(L1L2):
+class _OneTerm(L1L2):
+    """One of both terms, with its factor."""
+
+    _of_squares: ClassVar[bool]
+
+    def __init__(
+        self,
+        l: float = 0.01,  # noqa: E741
+        reduction: Reduction | str | None = None,
+        weight: float | None = None,
+        on: On = None,
+        name: str | None = None,
+    ) -> None:
+        l1, l2 = (0.0, l) if self._of_squares else (l, 0.0)
+        super().__init__(l1, l2, reduction, weight, on, name)
+
+
+class L1(_OneTerm):
     """l sum |w| over all leaves of `parameters`, see `L1L2`."""
 
-    def __init__(
-        self,
-        l: float = 0.01,  # noqa: E741
-        reduction: Reduction | str | None = None,
-        weight: float | None = None,
-        on: On = None,
-        name: str | None = None,
-    ) -> None:
-        super().__init__(l, 0.0, reduction, weight, on, name)
+    _of_squares = False
 
 
-class L2(L1L2):
+class L2(_OneTerm):
     """l sum w^2 over all leaves of `parameters`, see `L1L2`."""
 
-    def __init__(
-        self,
-        l: float = 0.01,  # noqa: E741
-        reduction: Reduction | str | None = None,
-        weight: float | None = None,
-        on: On = None,
-        name: str | None = None,
-    ) -> None:
-        super().__init__(0.0, l, reduction, weight, on, name)
+    _of_squares = True

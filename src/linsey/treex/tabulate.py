@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,15 +20,6 @@ Counts = dict[type | None, tuple[int, int]]  # by kind: entries and bytes
 _LINE = 40
 
 
-@dataclasses.dataclass
-class Entry:
-    """A tree in the table."""
-
-    path: str
-    tree: Tree
-    totals: Counts
-
-
 def tabulate(
     module: Tree, inputs: object, depth: int, signature: bool, param_types: bool
 ) -> str:
@@ -37,33 +27,29 @@ def tabulate(
     module = copy(module)
     entries = list(_entries(module, "", depth))
     everything = _count(module)
-    kinds = [
-        kind
-        for kind in dict.fromkeys(k for entry in entries for k in entry.totals)
-        if kind is not None
-    ]
+    found = dict.fromkeys(kind for _, _, totals in entries for kind in totals)
+    kinds = [kind for kind in found if kind is not None]
     cells = [
         [
-            entry.path or "*",
-            _module_cell(entry.tree, signature),
-            "\n".join(_params(entry.tree, param_types)),
-            *(_size(entry.totals.get(kind)) for kind in kinds),
+            path or "*",
+            _module_cell(tree, signature),
+            "\n".join(_params(tree, param_types)),
+            *(_size(totals.get(kind)) for kind in kinds),
         ]
-        for entry in entries
+        for path, tree, totals in entries
     ]
     columns = ["path", "module", "params"]
     if inputs is not MISSING:
         calls = _shapes_of_calls(module, Inputs.from_value(inputs))
         columns += ["inputs", "outputs"]
-        for row, entry in zip(cells, entries, strict=True):
-            given, made = calls.get(id(entry.tree), (None, None))
+        for row, (_, tree, _) in zip(cells, entries, strict=True):
+            given, made = calls.get(id(tree), (None, None))
             row[3:3] = ["" if given is None else _inputs_cell(given), _value_cell(made)]
     footer = [""] * (len(columns) - 1) + ["Total:"]
     footer += [_size(everything.get(kind)) for kind in kinds]
     columns += [kind.__name__.lstrip("_") for kind in kinds]
-    number, size = (
-        sum(pair) for pair in zip((0, 0), *everything.values(), strict=True)
-    )
+    number = sum(number for number, _ in everything.values())
+    size = sum(size for _, size in everything.values())
     caption = f"Total Parameters: [bold]{number:,}[/]  [dim]{_bytes(size)}[/]"
     return _draw(type(module).__name__, columns, cells, footer, caption)
 
@@ -78,7 +64,6 @@ def _draw(
     table = Table(
         title=f"[bold]{title} Summary[/]",
         caption=f"\n{caption}",
-        show_header=True,
         show_lines=True,
         show_footer=True,
         title_justify="left",
@@ -94,14 +79,10 @@ def _draw(
     return captured.get()
 
 
-def _entries(tree: Tree, path: str, depth: int) -> Iterator[Entry]:
-    """Give the tree and, down to a depth, those in it, parents first."""
-    static = discover(tree)
-    ends = depth == 0
-    yield Entry(path, tree, _count(tree) if ends else _count(tree, own=True))
-    if ends:
-        return
-    for name in static.layout.nodes:
+def _entries(tree: Tree, path: str, depth: int) -> Iterator[tuple[str, Tree, Counts]]:
+    """Give the tree and, down to a depth, those in it, with paths and own counts."""
+    yield path, tree, _count(tree, own=depth != 0)
+    for name in discover(tree).layout.nodes if depth else ():
         found = jax.tree_util.tree_flatten_with_path(
             getattr(tree, name), is_leaf=lambda value: isinstance(value, Tree)
         )[0]
@@ -125,9 +106,8 @@ def _count(tree: Tree, own: bool = False) -> Counts:
     with add_field_info():
         leaves = jax.tree.leaves(tree, is_leaf=lambda x: type(x) is FieldInfo)
     counts: Counts = {}
-    for leaf in leaves:
-        info = leaf if type(leaf) is FieldInfo else None
-        if info is None or (own and info.module is not tree):
+    for info in leaves:
+        if type(info) is not FieldInfo or (own and info.module is not tree):
             continue
         kind = info.kind if issubclass(info.kind, TreePart) else None
         number, size = counts.get(kind, (0, 0))
@@ -147,11 +127,11 @@ def _size(pair: tuple[int, int] | None) -> str:
 def _bytes(size: float) -> str:
     if size <= 1000:
         return f"{size}B"
-    for unit in ("KB", "MB", "GB"):
+    for unit in ("KB", "MB"):
         size /= 1000
-        if size < 1000 or unit == "GB":
+        if size < 1000:
             return f"{size:,.1f}{unit}"
-    raise AssertionError
+    return f"{size / 1000:,.1f}GB"
 
 
 def _module_cell(tree: Tree, signature: bool) -> str:
@@ -205,30 +185,32 @@ def _params(tree: Tree, param_types: bool) -> list[str]:
         kind = layout.metadata[name].kind
         if issubclass(kind, TreePart):
             label = kind.__name__ if param_types else ""
-            lines += _yaml(name, getattr(tree, name), label)
+            lines += _labelled(name, getattr(tree, name), label)
     return lines
 
 
-def _yaml(label: str, value: object, kind: str) -> list[str]:
+def _yaml(value: object, kind: str = "") -> list[str]:
     """Return the lines of a value, containers nested as in YAML."""
-    items: list[str] | None = None
     if isinstance(value, Mapping):
-        items = [line for k, v in value.items() for line in _yaml(str(k), v, kind)]
-    elif isinstance(value, list | tuple):
-        items = [line for v in value for line in _item(v, kind)]
-    if items is None:
-        return [f"{label}: {_leaf(value, kind)}"]
-    return [f"{label}:", *(f"  {line}" for line in items)] if items else [f"{label}:"]
+        return [line for k, v in value.items() for line in _labelled(str(k), v, kind)]
+    if isinstance(value, list | tuple):
+        return [line for v in value for line in _item(v, kind)]
+    return [_leaf(value, kind)]
 
 
-def _item(value: object, kind: str) -> list[str]:
+def _labelled(label: str, value: object, kind: str = "") -> list[str]:
+    lines = _yaml(value, kind)
     if isinstance(value, Mapping | list | tuple):
-        first, *rest = _yaml("-", value, kind)[1:] or ["  -"]
-        return [f"-{first[1:]}", *rest]
-    return [f"- {_leaf(value, kind)}"]
+        return [f"{label}:", *(f"  {line}" for line in lines)]
+    return [f"{label}: {lines[0]}"]
 
 
-def _leaf(value: object, kind: str = "") -> str:
+def _item(value: object, kind: str = "") -> list[str]:
+    first, *rest = _yaml(value, kind) or ["-"]
+    return [f"- {first}", *(f"  {line}" for line in rest)]
+
+
+def _leaf(value: object, kind: str) -> str:
     if isinstance(value, ArrayLike) and not isinstance(value, type):
         shape = ", ".join(map(str, value.shape))
         space = "  " if kind else " "
@@ -241,18 +223,11 @@ def _leaf(value: object, kind: str = "") -> str:
 def _inputs_cell(inputs: Inputs) -> str:
     if len(inputs.args) == 1 and not inputs.kwargs:
         return _value_cell(inputs.args[0])
-    lines = [line for value in inputs.args for line in _item(value, "")]
-    for name, value in inputs.kwargs.items():
-        lines += _yaml(name, value, "")
-    return "\n".join(lines)
+    return "\n".join(_yaml(inputs.args) + _yaml(inputs.kwargs))
 
 
 def _value_cell(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, Mapping | list | tuple):
-        return "\n".join(line[2:] for line in _yaml("", value, "")[1:])
-    return _leaf(value)
+    return "" if value is None else "\n".join(_yaml(value))
 
 
 def _shapes_of_calls(module: Tree, inputs: Inputs) -> dict[int, tuple[Inputs, object]]:
@@ -264,7 +239,7 @@ def _shapes_of_calls(module: Tree, inputs: Inputs) -> dict[int, tuple[Inputs, ob
             "Leave `inputs` away, or define `__call__`.",
         )
     leaves, structure = jax.tree.flatten((inputs.args, inputs.kwargs))
-    positions = [i for i, leaf in enumerate(leaves) if isinstance(leaf, ArrayLike)]
+    arrays = {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, ArrayLike)}
     found: dict[int, tuple[Inputs, object]] = {}
 
     def shape_of(x: object) -> object:
@@ -272,10 +247,8 @@ def _shapes_of_calls(module: Tree, inputs: Inputs) -> dict[int, tuple[Inputs, ob
             return jax.ShapeDtypeStruct(x.shape, x.dtype)
         return x
 
-    def call(arrays: list[jax.Array]) -> None:
-        given = list(leaves)
-        for position, array in zip(positions, arrays, strict=True):
-            given[position] = array
+    def call(arrays: dict[int, jax.Array]) -> None:
+        given = [arrays.get(i, leaf) for i, leaf in enumerate(leaves)]
         args, kwargs = jax.tree.unflatten(structure, given)
         module(*args, **kwargs)
         # Traced values must not leave; their shapes may.
@@ -283,6 +256,7 @@ def _shapes_of_calls(module: Tree, inputs: Inputs) -> dict[int, tuple[Inputs, ob
             args, kwargs = jax.tree.map(shape_of, (inputs.args, inputs.kwargs))
             found[key] = Inputs(*args, **kwargs), jax.tree.map(shape_of, outputs)
 
-    with entered(CALLS, Calls()) as calls:
-        jax.eval_shape(call, [jnp.asarray(leaves[position]) for position in positions])
+    calls = Calls()
+    with entered(CALLS, calls):
+        jax.eval_shape(call, jax.tree.map(jnp.asarray, arrays))
     return found

@@ -21,7 +21,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -111,14 +111,14 @@ class WrappedCall(Protocol):
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         """Call it."""
-        ...
 
 
 class OptionalDependencyNotFound(Exception):
     """A package that a part of the library needs is not installed."""
 
 
-@jax.tree_util.register_pytree_node_class
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(eq=False, repr=False)
 class Initializer:
     """Stands for a value that `init` will make: `f(key)`.
 
@@ -135,21 +135,11 @@ class Initializer:
         ()
     """
 
-    def __init__(self, f: Callable[[jax.Array], Any]) -> None:
-        self.f = f
+    f: Callable[[jax.Array], Any] = dataclasses.field(metadata={"static": True})
 
     def __call__(self, key: jax.Array) -> Any:
         """Return the value for a key."""
         return self.f(key)
-
-    def tree_flatten(self) -> tuple[tuple[()], Callable[[jax.Array], Any]]:
-        """Return no children."""
-        return (), self.f
-
-    @classmethod
-    def tree_unflatten(cls, f: Callable[[jax.Array], Any], children: object) -> Self:
-        """Return the same again."""
-        return cls(f)
 
     def __repr__(self) -> str:
         return "Initializer"
@@ -188,23 +178,10 @@ class Inputs:
         return f"Inputs(args={self.args}, kwargs={self.kwargs})"
 
 
-@jax.tree_util.register_pytree_with_keys_class
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class Named(Generic[T]):
     """A value with a name, which becomes part of the structure."""
 
-    name: str
+    name: str = dataclasses.field(metadata={"static": True})
     value: T
-
-    def tree_flatten_with_keys(self) -> tuple[list[tuple[object, T]], str]:
-        """Return the value as the only child."""
-        return [(jax.tree_util.GetAttrKey("value"), self.value)], self.name
-
-    def tree_flatten(self) -> tuple[tuple[T], str]:
-        """Return the value as the only child."""
-        return (self.value,), self.name
-
-    @classmethod
-    def tree_unflatten(cls, name: str, children: Iterable[T]) -> Self:
-        """Return the same again."""
-        return cls(name, *children)

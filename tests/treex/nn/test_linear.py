@@ -1,4 +1,4 @@
-"""Linear maps and look-up tables."""
+"""Linear maps, convolutions, and look-up tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import linsey.treex as tx
 from linsey.errors import (
     LinseyError,
 )
-from tests.treex.nn.agreement import agree, few, inits, kernels, normal
+from tests.treex.nn.agreement import agree, equal, few, inits, kernels, normal
 
 
 @few
@@ -48,3 +48,49 @@ def test_a_linear_layer_of_one_vector_and_of_the_wrong_one():
     assert layer(normal(2)).shape == (3,)
     with pytest.raises((TypeError, ValueError, LinseyError)):
         layer(normal(4, 5))
+
+
+@few
+@given(
+    size=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    strides=st.sampled_from([None, 1, 2, (2, 1)]),
+    padding=st.sampled_from(["SAME", "VALID", "CIRCULAR", [(1, 0), (0, 1)]]),
+    groups=st.sampled_from([1, 2]),
+    use_bias=st.booleans(),
+    batch=st.sampled_from([(), (2,), (2, 1)]),
+)
+def test_conv(size, strides, padding, groups, use_bias, batch):
+    given_ = dict(kernel_size=size, strides=strides, padding=padding,
+                  feature_group_count=groups, use_bias=use_bias)  # fmt: skip
+    linen = nn.Conv(4, **given_, dtype=jnp.float32)
+    agree(tx.Conv(4, **given_), linen, normal(*batch, 5, 4, 2))
+
+
+@few
+@given(
+    size=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    strides=st.sampled_from([None, (2, 2), (2, 1)]),
+    padding=st.sampled_from(["SAME", "VALID", "CIRCULAR"]),
+    use_bias=st.booleans(),
+)
+def test_conv_transpose(size, strides, padding, use_bias):
+    given_ = dict(kernel_size=size, strides=strides, padding=padding,
+                  use_bias=use_bias)  # fmt: skip
+    linen = nn.ConvTranspose(3, **given_, dtype=jnp.float32)
+    agree(tx.ConvTranspose(3, **given_), linen, normal(2, 5, 4, 2))
+
+
+@pytest.mark.parametrize("layer", [tx.Conv, tx.ConvTranspose])
+def test_a_number_is_the_window_of_one_axis(layer):
+    x = normal(1, 6, 2)
+    done = layer(3, 3).init(42, x)
+    equal(done.kernel, layer(3, [3]).init(42, x).kernel)
+    assert done.kernel.shape == (3, 2, 3)
+
+
+@pytest.mark.parametrize("layer", [tx.Conv, tx.ConvTranspose])
+def test_parameters_have_their_own_dtype(layer):
+    x = normal(1, 6, 2)
+    done = layer(3, 3, dtype=jnp.bfloat16).init(42, x)
+    assert (done.kernel.dtype, done(x).dtype) == (jnp.float32, jnp.bfloat16)
+    assert layer(3, 3, param_dtype=jnp.float16).init(42, x).kernel.dtype == jnp.float16

@@ -1,4 +1,4 @@
-"""Operations on trees: copy, filter, merge, map, apply."""
+"""Operations on trees: copy, filter, merge, map, apply, as dictionaries and text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from linsey.errors.treex import (
     InPlaceError,
     TreeMismatchError,
 )
-from tests.treex.trees import Leaf
+from tests.treex.trees import Annotated, Leaf, Pair
 
 KINDS = [tx.Parameter, tx.State, tx.Rng, tx.MetricState, tx.ModelState, tx.BatchStat,
          tx.Cache, tx.OptState, tx.Log, tx.LossLog, tx.MetricLog]  # fmt: skip
@@ -264,3 +264,41 @@ def test_copy_builds_containers_anew_and_shares_leaves():
     other = tree.copy()
     assert other.w is tree.w and other.table["x"][0] is tree.w
     assert other.table is not tree.table and other.table["x"] is not tree.table["x"]
+
+
+def test_to_dict():
+    pair = Pair()
+    assert pair.to_dict(static_fields=False) == {
+        "a": {"n": 2, "w": 1.0},
+        "more": [{"n": 6, "w": 5.0}],
+    }
+    assert pair.to_dict()["b"] == {"n": 2, "name": "leaf", "w": 1.0}
+    assert Leaf((1, 2)).to_dict()["w"] == [1, 2]
+    typed = pair.to_dict(type_info=True)
+    assert typed["__type__"] is Pair and typed["more"][-1] is list
+    assert typed["more"][0]["__type__"] is Leaf
+    named = pair.to_dict(field_info=True)["b"]["w"]
+    assert (named.name, named.value, named.kind) == ("w", 1.0, tx.Parameter)
+    assert "_training" in tx.Module().to_dict(private_fields=True)
+    assert "_training" not in tx.Module().to_dict()
+
+
+def test_to_string():
+    tree = Leaf(jnp.ones(3), [np.ones(2), (), "x"])
+    assert tx.to_string(tree) == "\n".join(
+        [
+            "Leaf {",
+            "    n: list [                            State",
+            "        numpy.ndarray((2,), float64),",
+            "        tuple [],",
+            '        "x",',
+            "    ],",
+            '    name: "leaf",',
+            "    w: jaxlib.ArrayImpl((3,), float32),    Parameter",
+            "}",
+        ]
+    ).replace("list [                            ", "list [" + " " * 30)
+    assert repr(tree) == tx.to_string(tree)
+    assert "\x1b[2mState" in tree.to_string(color=True)
+    assert tx.to_string(Annotated()) == "Annotated {}"
+    assert repr(Annotated()).startswith("<")  # a bare tree has no such repr

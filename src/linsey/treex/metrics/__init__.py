@@ -2,42 +2,15 @@
 
 import sys
 
-from linsey.treex.metrics import collections
+from linsey.treex.metrics import collections, metric
 from linsey.treex.metrics.accuracy import Accuracy
-from linsey.treex.metrics.collections import (
-    AuxLosses,
-    AuxMetrics,
-    LossAndLogs,
-    Losses,
-    Metrics,
-)
-from linsey.treex.metrics.metric import Metric
-from linsey.treex.metrics.reduce import (
-    MAE,
-    MSE,
-    Mean,
-    MeanAbsoluteError,
-    MeanSquareError,
-    Reduce,
-    Reduction,
-)
+from linsey.treex.metrics.collections import *  # noqa: F403 (what it lists, as the other)
+from linsey.treex.metrics.metric import *  # noqa: F403
 
-__all__ = [
-    "MAE",
-    "MSE",
-    "Accuracy",
-    "AuxLosses",
-    "AuxMetrics",
-    "LossAndLogs",
-    "Losses",
-    "Mean",
-    "MeanAbsoluteError",
-    "MeanSquareError",
-    "Metric",
-    "Metrics",
-    "Reduce",
-    "Reduction",
-]
+__all__ = ["Accuracy"]
+__all__ += collections.__all__
+__all__ += metric.__all__
 
-# `LossAndLogs` was in a file of its own; pickles name it.
+# Some classes were in files of their own; pickles name them.
+sys.modules[f"{__name__}.reduce"] = metric
 sys.modules[f"{__name__}.loss_and_logs"] = collections

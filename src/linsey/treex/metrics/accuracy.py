@@ -7,16 +7,15 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from linsey.errors.base import OptionError, ShapeError
-from linsey.treex.losses.loss import On
+from linsey.treex.losses import On
+from linsey.treex.metrics import utils
 from linsey.treex.metrics.metric import Metric
-from linsey.treex.metrics.utils import (
-    AverageMethod,
-    DataType,
-    MDMCAverageMethod,
-    select_topk,
-)
+from linsey.treex.metrics.utils import AverageMethod, DataType, MDMCAverageMethod
 from linsey.treex.types import MetricState
 from linsey.typing import Dtype
+
+Pair = tuple[jax.Array, jax.Array]
+"""Predictions and targets."""
 
 
 class Accuracy(Metric):
@@ -95,12 +94,11 @@ class Accuracy(Metric):
     def _check_options(
         self, average: str | AverageMethod | None, multiclass: bool | None
     ) -> None:
+        samplewise = self.mdmc_average is MDMCAverageMethod.SAMPLEWISE
         not_offered = {
             "average=None": average is None,
             "average='samples'": self.average is AverageMethod.SAMPLES,
-            "mdmc_average='samplewise'": (
-                self.mdmc_average is MDMCAverageMethod.SAMPLEWISE
-            ),
+            "mdmc_average='samplewise'": samplewise,
             "multiclass": multiclass is not None,
         }
         for option in (name for name, given in not_offered.items() if given):
@@ -182,22 +180,16 @@ class Accuracy(Metric):
                 "after it unless they are labels, or yes and no.",
             )
 
-    def _decisions(
-        self, preds: jax.Array, target: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def _decisions(self, preds: jax.Array, target: jax.Array) -> Pair:
         """Return yes and no for each entry, as (examples, labels)."""
         self._check_shapes(preds, target, preds.shape == target.shape)
         if jnp.issubdtype(preds.dtype, jnp.floating):
             preds = preds >= self.threshold
         labels = preds.shape[-1] if preds.ndim > 1 else 1
-        return (
-            preds.astype(jnp.int32).reshape(-1, labels),
-            target.astype(jnp.int32).reshape(-1, labels),
-        )
+        preds, target = preds.astype(jnp.int32), target.astype(jnp.int32)
+        return preds.reshape(-1, labels), target.reshape(-1, labels)
 
-    def _one_hot(
-        self, preds: jax.Array, target: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def _one_hot(self, preds: jax.Array, target: jax.Array) -> Pair:
         """Return ones for the predicted and true classes, as (examples, classes)."""
         scores = jnp.issubdtype(preds.dtype, jnp.floating)
         if scores and preds.shape == target.shape:  # probabilities of class one
@@ -228,7 +220,7 @@ class Accuracy(Metric):
                 "Pass a smaller `top_k`.",
             )
         if scores:
-            p = select_topk(preds.reshape(-1, classes), self.top_k or 1)
+            p = utils.select_topk(preds.reshape(-1, classes), self.top_k or 1)
         else:
             p = jax.nn.one_hot(preds.reshape(-1), classes, dtype=jnp.int32)
         t = jax.nn.one_hot(target.reshape(-1), classes, dtype=jnp.int32)
@@ -239,9 +231,8 @@ class Accuracy(Metric):
 
     def compute(self) -> jax.Array:
         """Return the accuracy of everything that was added, 0 if nothing was."""
-        tp, fp, tn, fn = (
-            x.astype(self.dtype) for x in (self.tp, self.fp, self.tn, self.fn)
-        )
+        counts = (self.tp, self.fp, self.tn, self.fn)
+        tp, fp, tn, fn = (count.astype(self.dtype) for count in counts)
         if self.mode in (DataType.BINARY, DataType.MULTILABEL):
             score, present = _ratio(tp + tn, tp + tn + fp + fn), tp + tn + fp + fn > 0
         else:

@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from linsey.errors.base import OptionError
-from linsey.treex.losses.loss import On, select_labels
+from linsey.treex.losses import On, select_labels
 from linsey.treex.metrics.metric import Metric, accepted
 from linsey.treex.treeo import FieldInfo, add_field_info, copy
 from linsey.treex.treeo.names import named_leaves, unique_names
 from linsey.treex.types import MetricState, Named
 from linsey.typing import Dtype
+
+__all__ = ["AuxLosses", "AuxMetrics", "LossAndLogs", "Losses", "Metrics"]
 
 M = TypeVar("M", bound=Metric)
 Values = dict[str, jax.Array]
@@ -58,10 +60,8 @@ class Metrics(Metric):
 
     def compute(self) -> dict[str, object]:
         """Return the values by name, with the name of a metric before several of it."""
-        pairs: list[tuple[str, object]] = []
-        for name, metric in self.metrics.items():
-            pairs += _flat(name, metric.compute())
-        return unique_names(pairs)
+        found = [_flat(name, metric.compute()) for name, metric in self.metrics.items()]
+        return unique_names(pair for pairs in found for pair in pairs)
 
 
 def _flat(name: str, value: object) -> list[tuple[str, object]]:
@@ -121,9 +121,8 @@ class Losses(_Averages):
         dtype: Dtype | None = None,
     ) -> None:
         super().__init__(on=on, name=name, dtype=dtype)
-        self.losses = unique_names(
-            [(loss_name(n), loss) for n, loss in named_leaves(losses)]
-        )
+        named = [(loss_name(name), loss) for name, loss in named_leaves(losses)]
+        self.losses = unique_names(named)
         self._start(self.losses)
 
     def update(self, **kwargs: Any) -> None:
@@ -141,9 +140,6 @@ class Losses(_Averages):
 class _Aux(_Averages):
     """Running averages of values that a model leaves behind."""
 
-    def _start_with(self, logs: object) -> None:
-        self._start(self._named(logs))
-
     def _add_logs(self, logs: object) -> None:
         named = self._named(logs)
         for name in named.keys() - self.totals.keys():
@@ -156,8 +152,7 @@ class _Aux(_Averages):
         self._add((name, jnp.sum(v), jnp.size(v)) for name, v in named.items())
 
     def _named(self, logs: object) -> Values:
-        leaves = log_leaves(logs)
-        return unique_names((self._log_name(name), value) for name, value in leaves)
+        return unique_names((self._log_name(name), v) for name, v in log_leaves(logs))
 
     def _log_name(self, name: str | None) -> str:
         return name or "aux_metric"
@@ -181,7 +176,7 @@ class AuxMetrics(_Aux):
         dtype: Dtype | None = None,
     ) -> None:
         super().__init__(on=on, name=name, dtype=dtype)
-        self._start_with(aux_metrics)
+        self._start(self._named(aux_metrics))
 
     def update(self, aux_metrics: object) -> None:
         """Add values; arrays count for each of their entries."""
@@ -210,7 +205,7 @@ class AuxLosses(_Aux):
         dtype: Dtype | None = None,
     ) -> None:
         super().__init__(on=on, name=name, dtype=dtype)
-        self._start_with(aux_losses)
+        self._start(self._named(aux_losses))
 
     def update(self, aux_losses: object) -> None:
         """Add values; arrays count for each of their entries."""
@@ -320,9 +315,8 @@ class LossAndLogs(Metric):
         if self.losses is not None:
             self.losses.update(**losses_kwargs)
         if self.metrics is not None:
-            self.metrics.update(
-                **(losses_kwargs if metrics_kwargs is None else metrics_kwargs)
-            )
+            kwargs = losses_kwargs if metrics_kwargs is None else metrics_kwargs
+            self.metrics.update(**kwargs)
         if self.aux_losses is not None:
             self.aux_losses.update(aux_losses)
         if self.aux_metrics is not None:
@@ -341,11 +335,8 @@ class LossAndLogs(Metric):
         for metrics in (self.metrics, self.aux_metrics):
             if metrics is not None:
                 metrics_logs += metrics.compute().items()
-        return (
-            loss,
-            unique_names([("loss", loss), *losses_logs]),
-            unique_names(metrics_logs),
-        )
+        losses_logs = [("loss", loss), *losses_logs]
+        return loss, unique_names(losses_logs), unique_names(metrics_logs)
 
     def batch_loss_epoch_logs(
         self,

@@ -23,7 +23,7 @@ from linsey.treex.module import Module
 from linsey.treex.treeo import Hashable, field, node, static
 from linsey.treex.treeo.flatten import facts_of
 from linsey.treex.types import BatchStat, Cache, Log, Parameter
-from linsey.treex.utils import as_key, iter_split
+from linsey.treex.utils import iter_split
 from linsey.typing import AxisName
 
 M = TypeVar("M", bound=Module)
@@ -119,12 +119,8 @@ class LinenLayer(Module):
             key = next_key(axis_name=axis_name)
             self.take_variables(self.module.init(key, *args, **kwargs))
         variables = self.linen_variables()
-        missing = [
-            name
-            for name, collection in fields.items()
-            if name not in variables.get(collection, ())
-            and getattr(self, f"use_{name}", True)
-        ]
+        unset = [name for name in fields if getattr(self, name) is None]
+        missing = [name for name in unset if getattr(self, f"use_{name}", True)]
         if missing:
             raise MissingVariableError(self, missing)
         outputs, updates = self.module.apply(
@@ -156,19 +152,14 @@ def twin_of(cls: type[LinenLayer]) -> Twin:
     if twin is None:
         known = {made.name for made in dataclasses.fields(cls.linen_class)}
         known -= {"name", "parent"}
-        arguments = {
-            made.name: cls.linen_names.get(made.name, made.name)
-            for made in dataclasses.fields(cls)
-            if made.init
+        ours = [made.name for made in dataclasses.fields(cls) if made.init]
+        arguments = {name: cls.linen_names.get(name, name) for name in ours}
+        variables = {
+            name: _COLLECTIONS[entry.kind]
+            for name, entry in facts_of(cls).metadata.items()
+            if entry.node and entry.kind in _COLLECTIONS
         }
-        twin = Twin(
-            {
-                name: _COLLECTIONS[entry.kind]
-                for name, entry in facts_of(cls).metadata.items()
-                if entry.node and entry.kind in _COLLECTIONS
-            },
-            {ours: theirs for ours, theirs in arguments.items() if theirs in known},
-        )
+        twin = Twin(variables, {k: v for k, v in arguments.items() if v in known})
         type.__setattr__(cls, "_twin", twin)
     return twin
 
@@ -245,32 +236,22 @@ class FlaxModule(Module):
         if self.params_ is None and self.variables_ is None:
             if not initializing:
                 raise MissingVariableError(self, ["params_"])
-            outputs, variables = module.init_with_output(
-                self._split((*self.rng_names, *self.init_rngs)),
-                *args,
-                method=method,
-                **kwargs,
-            )
-            self.take_variables(variables)
+            rngs = self._split((*self.rng_names, *self.init_rngs))
+            outputs, new = module.init_with_output(rngs, *args, method=method, **kwargs)
+            self.take_variables(new)
             return outputs
+        variables, rngs = self.linen_variables(), self._split(self.rng_names)
+        mutable = list(self.mutable) if training else []
         outputs, updates = module.apply(
-            self.linen_variables(),
-            *args,
-            rngs=self._split(self.rng_names),
-            method=method,
-            mutable=list(self.mutable) if training else [],
-            **kwargs,
+            variables, *args, rngs=rngs, method=method, mutable=mutable, **kwargs
         )
         self.take_variables(updates)
         return outputs
 
     def linen_variables(self) -> dict[str, Any]:
         """Return the variables of the module, by collection."""
-        known = {
-            collection: getattr(self, field)
-            for collection, field in _FIELDS.items()
-            if getattr(self, field) is not None
-        }
+        known = {name: getattr(self, field) for name, field in _FIELDS.items()}
+        known = {name: value for name, value in known.items() if value is not None}
         return {**known, **(self.variables_ or {})}
 
     def take_variables(self, variables: Mapping[str, object]) -> None:
@@ -299,9 +280,7 @@ class FlaxModule(Module):
 
 
 def wants_training(
-    method: Callable[..., object],
-    args: tuple[object, ...],
-    kwargs: Mapping[str, object],
+    method: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]
 ) -> bool:
     """Tell whether a method has an argument `training` that the caller did not give."""
     signature = inspect.signature(method)
@@ -351,9 +330,8 @@ def from_linen(
         >>> model.to_linen()[1]["params"]["kernel"] is variables["params"]["kernel"]
         True
     """
-    made = FlaxModule(module, variables=variables, **options)
     # Nothing is left to initialize but the keys: no call is needed.
-    return made.init(as_key(key))
+    return FlaxModule(module, variables=variables, **options).init(key)
 
 
 def to_linen(obj: object) -> tuple[Any, dict[str, Any]]:
@@ -371,7 +349,6 @@ def to_linen(obj: object) -> tuple[Any, dict[str, Any]]:
         >>> type(module).__name__, sorted(variables["params"])
         ('Dense', ['bias', 'kernel'])
     """
-    convert: Callable[[], tuple[Any, dict[str, Any]]] | None
     convert = getattr(obj, "to_linen", None)
     if convert is None:
         raise ArgumentTypeError(

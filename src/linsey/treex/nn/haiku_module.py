@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from linsey.errors.treex import MissingVariableError
@@ -39,14 +39,12 @@ class HaikuModule(Module):
     transform: Any = static()
 
     def __init__(
-        self,
-        transform: Any,
-        params: Params | None = None,
-        states: Params | None = None,
+        self, transform: Any, params: Params | None = None, states: Params | None = None
     ) -> None:
         import haiku
 
-        self.function = _user_function(transform)
+        init = getattr(transform, "init", None)  # haiku keeps the function there
+        self.function = getattr(init, "_original_fn", _unknown) if init else transform
         if isinstance(transform, haiku.TransformedWithState):
             self.transform = transform
         elif isinstance(transform, haiku.Transformed):
@@ -81,14 +79,6 @@ class HaikuModule(Module):
         if training and not initializing:
             self.state_ = _mutable(state)
         return outputs
-
-
-def _user_function(transform: Any) -> Callable[..., object]:
-    """Return the function whose arguments the calls have."""
-    init = getattr(transform, "init", None)
-    if init is None:
-        return transform
-    return getattr(init, "_original_fn", _unknown)  # where haiku keeps it
 
 
 def _unknown(*args: object, **kwargs: object) -> None:

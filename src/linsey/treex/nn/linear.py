@@ -1,7 +1,8 @@
-"""Linear maps and look-up tables."""
+"""Linear maps, convolutions, and look-up tables."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY
 
 import jax
@@ -12,7 +13,7 @@ from linsey.linen import linear as linen_linear
 from linsey.linen.initializers import zeros
 from linsey.treex.nn.flax_module import LinenLayer, layer
 from linsey.treex.types import Parameter
-from linsey.typing import Dtype, Initializer, PrecisionLike, Shape
+from linsey.typing import Dtype, Initializer, PaddingLike, PrecisionLike, Shape
 
 
 def default_kernel_init(
@@ -108,5 +109,120 @@ class Embed(LinenLayer):
         Raises:
             IntegerInputError: `x` has no integer dtype.
             NotInitializedError: the layer has no table yet.
+        """
+        return self.run(x)
+
+
+@layer
+class _Convolution(LinenLayer):
+    """What both convolutions have: a kernel with a size for each spatial axis."""
+
+    linen_names = {"features_out": "features"}
+
+    features_out: int
+    kernel_size: int | Sequence[int]
+    kernel: jax.Array | None = Parameter.node(default=None, init=False)
+    bias: jax.Array | None = Parameter.node(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.kernel_size, int):
+            self.kernel_size = (self.kernel_size,)
+
+
+@layer
+class Conv(_Convolution):
+    """Convolves channels-last inputs, see `linsey.linen.Conv`.
+
+    Args:
+        features_out: number of output features.
+        kernel_size: size of the window for each spatial axis; a number means one axis.
+        strides: distance between windows.
+        padding: 'SAME', 'VALID', 'CIRCULAR', 'CAUSAL' (one axis only), or a pair of
+            numbers for each axis.
+        input_dilation: distance between the entries of the input.
+        kernel_dilation: distance between the entries of the window.
+        feature_group_count: number of groups of channels that do not mix.
+        use_bias: whether to add a bias.
+        dtype: dtype of the computation.
+        param_dtype: dtype of the parameters.
+        precision: see `jax.lax.Precision`.
+        kernel_init: initializer of `kernel`, of shape
+            (*kernel_size, channels // groups, features_out).
+        bias_init: initializer of `bias`, of shape (features_out,).
+
+    Example:
+        >>> import jax.numpy as jnp, linsey.treex as tx
+        >>> x = jnp.ones((1, 8, 8, 3))
+        >>> tx.Conv(4, (3, 3), strides=2).init(42, x)(x).shape
+        (1, 4, 4, 4)
+    """
+
+    linen_class = linen.Conv
+
+    _: KW_ONLY
+    strides: None | int | Sequence[int] = None
+    padding: PaddingLike = "SAME"
+    input_dilation: None | int | Sequence[int] = None
+    kernel_dilation: None | int | Sequence[int] = None
+    feature_group_count: int = 1
+    use_bias: bool = True
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+    precision: PrecisionLike = None
+    kernel_init: Initializer = default_kernel_init
+    bias_init: Initializer = zeros
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Convolve `x` of shape (*batch, *spatial, channels).
+
+        Raises:
+            NotInitializedError: the layer has no parameters yet.
+        """
+        return self.run(x)
+
+
+@layer
+class ConvTranspose(_Convolution):
+    """Spreads every entry over a window, see `linsey.linen.ConvTranspose`.
+
+    Args:
+        features_out: number of output features.
+        kernel_size: size of the window for each spatial axis; a number means one axis.
+        strides: distance between windows in the output.
+        padding: 'SAME', 'VALID', 'CIRCULAR', or a pair of numbers for each axis.
+        kernel_dilation: distance between the entries of the window.
+        use_bias: whether to add a bias.
+        dtype: dtype of the computation.
+        param_dtype: dtype of the parameters.
+        precision: see `jax.lax.Precision`.
+        kernel_init: initializer of `kernel`, of shape
+            (*kernel_size, channels, features_out).
+        bias_init: initializer of `bias`, of shape (features_out,).
+
+    Example:
+        >>> import jax.numpy as jnp, linsey.treex as tx
+        >>> x = jnp.ones((1, 8, 8, 3))
+        >>> tx.ConvTranspose(4, (3, 3), strides=(2, 2)).init(42, x)(x).shape
+        (1, 16, 16, 4)
+    """
+
+    linen_class = linen.ConvTranspose
+
+    _: KW_ONLY
+    strides: None | int | Sequence[int] = None
+    padding: PaddingLike = "SAME"
+    kernel_dilation: None | int | Sequence[int] = None
+    use_bias: bool = True
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+    precision: PrecisionLike = None
+    kernel_init: Initializer = default_kernel_init
+    bias_init: Initializer = zeros
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Spread `x` of shape (*batch, *spatial, channels).
+
+        Raises:
+            NotInitializedError: the layer has no parameters yet.
         """
         return self.run(x)

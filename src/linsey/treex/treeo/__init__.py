@@ -5,82 +5,22 @@ leaves are the tree's, or *static*, part of the structure. The *kind* of a field
 class that says what it is for; operations select leaves by it.
 """
 
-from linsey.treex.treeo.compact import Compact, compact, in_compact
-from linsey.treex.treeo.contexts import FlattenMode, add_field_info, flatten_mode
-from linsey.treex.treeo.fields import (
-    FieldInfo,
-    FieldMetadata,
-    KindMixin,
-    field,
-    node,
-    static,
-)
-from linsey.treex.treeo.operations import (
-    Apply,
-    Copy,
-    Extensions,
-    Filter,
-    Map,
-    Merge,
-    Repr,
-    ToDict,
-    ToString,
-    apply,
-    copy,
-    filter,
-    map,
-    merge,
-)
-from linsey.treex.treeo.render import to_dict, to_string
-from linsey.treex.treeo.sentinels import (
-    MISSING,
-    NOTHING,
-    ArrayLike,
-    Hashable,
-    Missing,
-    Nothing,
-    Opaque,
-    OpaquePredicate,
-)
-from linsey.treex.treeo.tree import Tree, TreeMeta
+import sys
 
-__all__ = [
-    "MISSING",
-    "NOTHING",
-    "Apply",
-    "ArrayLike",
-    "Compact",
-    "Copy",
-    "Extensions",
-    "FieldInfo",
-    "FieldMetadata",
-    "Filter",
-    "FlattenMode",
-    "Hashable",
-    "KindMixin",
-    "Map",
-    "Merge",
-    "Missing",
-    "Nothing",
-    "Opaque",
-    "OpaquePredicate",
-    "Repr",
-    "ToDict",
-    "ToString",
-    "Tree",
-    "TreeMeta",
-    "add_field_info",
-    "apply",
-    "compact",
-    "copy",
-    "field",
-    "filter",
-    "flatten_mode",
-    "in_compact",
-    "map",
-    "merge",
-    "node",
-    "static",
-    "to_dict",
-    "to_string",
-]
+from linsey.treex.treeo import fields, flatten, operations, sentinels, tree
+from linsey.treex.treeo.compact import Compact, compact, in_compact
+from linsey.treex.treeo.fields import *  # noqa: F403 (what it lists, as the others)
+from linsey.treex.treeo.flatten import *  # noqa: F403
+from linsey.treex.treeo.operations import *  # noqa: F403
+from linsey.treex.treeo.sentinels import *  # noqa: F403
+from linsey.treex.treeo.tree import *  # noqa: F403
+
+__all__ = ["Compact", "compact", "in_compact"]
+__all__ += fields.__all__
+__all__ += flatten.__all__
+__all__ += operations.__all__
+__all__ += sentinels.__all__
+__all__ += tree.__all__
+
+# The flatten modes were in a file of their own; pickles name it.
+sys.modules[f"{__name__}.contexts"] = flatten

@@ -20,6 +20,8 @@ from linsey.treex.treeo.flatten import set_metadata
 from linsey.treex.treeo.names import default_name, unique_name
 from linsey.treex.treeo.static import Storage
 
+__all__ = ["Compact", "compact", "in_compact"]
+
 F = TypeVar("F", bound=Callable[..., object])
 T = TypeVar("T")
 
@@ -89,11 +91,8 @@ class CompactRecord:
 
         def taken(name: str) -> bool:
             of_class = getattr(type(self.owner), name, None)
-            return (
-                name in attributes
-                or isinstance(of_class, property)
-                or callable(of_class)
-            )
+            is_method = isinstance(of_class, property) or callable(of_class)
+            return name in attributes or is_method
 
         for subtree in self.subtrees:
             name = unique_name(default_name(subtree), taken)

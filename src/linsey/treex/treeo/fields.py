@@ -12,6 +12,8 @@ from typing import Any, ClassVar, NamedTuple, TypedDict, TypeVar, Unpack
 
 from linsey.treex.treeo.sentinels import OpaquePredicate
 
+__all__ = ["FieldInfo", "FieldMetadata", "KindMixin", "field", "node", "static"]
+
 F = TypeVar("F", bound=Callable[..., object])
 
 
@@ -47,6 +49,7 @@ class FieldMetadata(NamedTuple):
         )
 
 
+@dataclasses.dataclass(slots=True, eq=False, repr=False)
 class FieldInfo:
     """A leaf with where it was found.
 
@@ -57,15 +60,10 @@ class FieldInfo:
         module: the tree that owns the field.
     """
 
-    __slots__ = ("kind", "module", "name", "value")
-
-    def __init__(
-        self, name: str | None, value: Any, kind: type, module: object
-    ) -> None:
-        self.name = name
-        self.value = value
-        self.kind = kind
-        self.module = module
+    name: str | None
+    value: Any
+    kind: type
+    module: object
 
     def __repr__(self) -> str:
         owner = None if self.module is None else type(self.module).__name__
@@ -280,13 +278,10 @@ def declared_fields(cls: type) -> dict[str, dataclasses.Field]:
 
 def annotated_fields(cls: type, base: type) -> dict[str, bool]:
     """Return for each field that a class body annotates whether it mentions `base`."""
-    annotations = {
-        name: _resolve(cls, annotation)
-        for name, annotation in _own_annotations(cls).items()
-    }
+    found = {name: _resolve(cls, made) for name, made in _own_annotations(cls).items()}
     return {
         name: _mentions(annotation, base)
-        for name, annotation in annotations.items()
+        for name, annotation in found.items()
         if not _is_pseudo_field(annotation)
     }
 

@@ -1,5 +1,8 @@
 """Taking trees apart and putting them together, as JAX asks for it.
 
+Contexts set which fields are children, and whether leaves are named. Each belongs to
+the thread, and the asynchronous task, that entered it.
+
 A lean tree, see `static`, is taken apart without looking at its static attributes. A
 full one whose static attributes are the very objects that they were the last time needs
 no more than these comparisons. All else goes the long way: it looks for attributes that
@@ -9,21 +12,20 @@ are new, and at the contexts.
 from __future__ import annotations
 
 import dataclasses
+import enum
 import operator
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from types import NoneType
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax.tree_util import GetAttrKey
 
+from linsey.errors.base import OptionError
 from linsey.errors.treex import StaticTracerError
-from linsey.treex.treeo.contexts import (
-    ENTERED,
-    NAMED_LEAVES,
-    FlattenMode,
-    current_mode,
-)
 from linsey.treex.treeo.fields import FieldInfo, FieldMetadata, annotated_fields
 from linsey.treex.treeo.static import (
     LEAN,
@@ -36,7 +38,109 @@ from linsey.treex.treeo.static import (
     unseen,
 )
 
+__all__ = ["FlattenMode", "add_field_info", "flatten_mode"]
+
+T = TypeVar("T")
 Structure = Static | Forced
+
+# --- contexts ------------------------------------------------------------------------
+
+
+class FlattenMode(enum.Enum):
+    """Which fields are children of a tree.
+
+    `normal`: those declared nodes. `all_fields`: every attribute. `no_fields`: none.
+    """
+
+    no_fields = 1
+    normal = 2
+    all_fields = 3
+
+
+class Entered:
+    """How many of these contexts are entered, in all threads together.
+
+    While the number is zero, flattening need not ask for any of them.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._lock = threading.Lock()
+
+    def add(self, number: int) -> None:
+        """Count contexts that are entered or, with a negative number, left."""
+        with self._lock:
+            self.number += number
+
+
+MODE: ContextVar[FlattenMode | None] = ContextVar("flatten_mode", default=None)
+NAMED_LEAVES: ContextVar[bool] = ContextVar("add_field_info", default=False)
+ENTERED = Entered()
+
+
+@contextmanager
+def _entered(variable: ContextVar[T], value: T) -> Iterator[None]:
+    token = variable.set(value)
+    ENTERED.add(1)
+    try:
+        yield
+    finally:
+        ENTERED.add(-1)
+        variable.reset(token)
+
+
+@contextmanager
+def flatten_mode(mode: FlattenMode | str | None) -> Iterator[None]:
+    """Set which fields are children; `None` keeps what is set.
+
+    Example:
+        >>> import jax, linsey.treex as tx
+        >>> class Line(tx.Tree):
+        ...     slope: float = tx.node(2.0)
+        ...     power: int = tx.static(3)
+        >>> with tx.flatten_mode("all_fields"):
+        ...     jax.tree.leaves(Line())
+        [3, 2.0]
+    """
+    if mode is None:
+        yield
+        return
+    if not isinstance(mode, FlattenMode):
+        if mode not in FlattenMode.__members__:
+            raise OptionError(
+                f"Unknown flatten mode {mode!r}.",
+                "A mode says which fields are children of a tree.",
+                f"Write one of {', '.join(map(repr, FlattenMode.__members__))}.",
+            )
+        mode = FlattenMode[mode]
+    with _entered(MODE, mode):
+        yield
+
+
+def add_field_info() -> AbstractContextManager[None]:
+    """Make the leaves of trees `FieldInfo`s while it is entered.
+
+    Example:
+        >>> import jax, linsey.treex as tx
+        >>> class Line(tx.Tree):
+        ...     slope: float = tx.Parameter.node(2.0)
+        >>> with tx.add_field_info():
+        ...     [leaf] = jax.tree.leaves(Line())
+        >>> leaf.name, leaf.value, leaf.kind.__name__
+        ('slope', 2.0, 'Parameter')
+    """
+    return _entered(NAMED_LEAVES, True)
+
+
+def bare_leaves() -> AbstractContextManager[None]:
+    """Make leaves bare again inside of `add_field_info`."""
+    return _entered(NAMED_LEAVES, False)
+
+
+def current_mode() -> FlattenMode:
+    """Return the mode that is set. Defaults to `normal`."""
+    return MODE.get() or FlattenMode.normal
+
 
 # --- what is known of a class and of an instance -------------------------------------
 
@@ -115,21 +219,17 @@ def discover(obj: Storage) -> Static:
     static = obj._static_part
     layout = static.layout
     facts = facts_of(type(obj))
-    known, news = layout.metadata, {}
+    known, declared, news = layout.metadata, layout.declared, {}
     for name, value in attributes.items():
         entry = known.get(name)
         if entry is None:
             news[name] = FieldMetadata(isinstance(value, Storage), type(value))
-        elif (
-            not entry.node
-            and isinstance(value, Storage)
-            and name not in layout.declared
-        ):
+        elif not entry.node and isinstance(value, Storage) and name not in declared:
             kind = entry.kind if name in facts.metadata else type(value)
             news[name] = entry.update(node=True, kind=kind)
     if news:
         known = {**known, **news}
-    layout = facts.layout(known, tuple(sorted(attributes)), layout.declared)
+    layout = facts.layout(known, tuple(sorted(attributes)), declared)
     values = layout.static_values(attributes)
     if layout is not static.layout or any(map(operator.is_not, values, static.values)):
         static = Static(layout, values)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from types import NoneType
 from typing import Any, Self, TypeVar
 
@@ -11,22 +11,34 @@ import jax
 
 from linsey.errors.base import ArgumentTypeError
 from linsey.errors.treex import InPlaceError, TreeMismatchError
+from linsey.treex.treeo import flatten
 from linsey.treex.treeo.compact import Compact
-from linsey.treex.treeo.contexts import (
-    MODE,
-    FlattenMode,
-    add_field_info,
-    bare_leaves,
-    current_mode,
-)
-from linsey.treex.treeo.contexts import flatten_mode as in_mode
 from linsey.treex.treeo.fields import FieldInfo
-from linsey.treex.treeo.flatten import discover, take_state
-from linsey.treex.treeo.render import to_dict, to_string
-from linsey.treex.treeo.sentinels import NOTHING, Nothing
+from linsey.treex.treeo.flatten import FlattenMode, discover, take_state
+from linsey.treex.treeo.sentinels import NOTHING, ArrayLike, Nothing
 from linsey.treex.treeo.tree import BOOKKEEPING, Tree
 
+__all__ = [
+    "Apply",
+    "Copy",
+    "Extensions",
+    "Filter",
+    "Map",
+    "Merge",
+    "Repr",
+    "ToDict",
+    "ToString",
+    "apply",
+    "copy",
+    "filter",
+    "map",
+    "merge",
+    "to_dict",
+    "to_string",
+]
+
 T = TypeVar("T")
+_INDENT = "    "
 Selector = type | Callable[[FieldInfo], object]
 """A kind of fields, or a function that chooses leaves."""
 
@@ -48,7 +60,7 @@ def copy(obj: T) -> T:
         >>> b.x == a.x, b.x is a.x
         (True, False)
     """
-    with in_mode("all_fields"), bare_leaves():
+    with flatten.flatten_mode("all_fields"), flatten.bare_leaves():
         return jax.tree.map(lambda leaf: leaf, obj)
 
 
@@ -83,8 +95,7 @@ def filter(
         raise InPlaceError("filter", obj)
     accepts = [_predicate(given) for given in filters]
 
-    def select(leaf: object) -> object:
-        info = _info(leaf)
+    def select(info: FieldInfo) -> object:
         if info.name in _NEVER_FILTERED or all(accept(info) for accept in accepts):
             return info.value
         return NOTHING
@@ -123,24 +134,26 @@ def merge(
     """
     if inplace and not hasattr(obj, "__dict__"):
         raise InPlaceError("merge", obj)
-    mode = flatten_mode or MODE.get() or FlattenMode.all_fields
-    with in_mode(mode), bare_leaves():
+    mode = flatten_mode or flatten.MODE.get() or FlattenMode.all_fields
+    with flatten.flatten_mode(mode), flatten.bare_leaves():
         leaves, structure = jax.tree.flatten(obj, is_leaf=_is_empty)
         columns = [leaves]
         for tree in (other, *rest):
-            if ignore_static and current_mode() is FlattenMode.normal:
+            if ignore_static and flatten.current_mode() is FlattenMode.normal:
                 column = jax.tree.leaves(tree, is_leaf=_is_empty)
                 if len(column) != len(leaves):
-                    raise TreeMismatchError(
-                        "merge", f"{len(leaves)} and {len(column)} leaves."
-                    )
+                    numbers = f"{len(leaves)} and {len(column)} leaves."
+                    raise TreeMismatchError("merge", numbers)
             else:
                 try:
                     column = structure.flatten_up_to(tree)
                 except ValueError as error:
                     raise TreeMismatchError("merge", error) from None
             columns.append(column)
-        merged = [_last(row) for row in zip(*columns, strict=True)]
+        merged = [
+            next((v for v in reversed(row) if not isinstance(v, Nothing)), NOTHING)
+            for row in zip(*columns, strict=True)
+        ]
         result = jax.tree.unflatten(structure, merged)
     return _returned(obj, result, inplace)
 
@@ -180,8 +193,7 @@ def map(
         raise InPlaceError("map", obj)
     accepts = [_predicate(given) for given in filters]
 
-    def change(leaf: object) -> object:
-        info = _info(leaf)
+    def change(info: FieldInfo) -> object:
         if info.name in _NEVER_FILTERED or not all(accept(info) for accept in accepts):
             return info.value
         result = f(info if field_info else info.value)
@@ -190,7 +202,7 @@ def map(
     if is_leaf is None or filters or field_info:
         result = _over_infos(change, obj, flatten_mode, is_leaf)
     else:  # `is_leaf` sees values as they are, and not in a `FieldInfo`
-        with in_mode(flatten_mode):
+        with flatten.flatten_mode(flatten_mode):
             result = jax.tree.map(f, obj, is_leaf=is_leaf)
     return _returned(obj, result, inplace)
 
@@ -211,7 +223,7 @@ def apply(f: Callable[..., object], obj: T, *rest: object, inplace: bool = False
         >>> tx.apply(rename, tx.Linear(3)).name
         'x'
     """
-    with in_mode("normal"), bare_leaves():
+    with flatten.flatten_mode("normal"), flatten.bare_leaves():
         rest = tuple(copy(tree) for tree in rest)
         if not inplace:
             obj = copy(obj)
@@ -250,14 +262,8 @@ def _predicate(given: Selector) -> Callable[[FieldInfo], object]:
     return given
 
 
-def _info(leaf: object) -> FieldInfo:
-    return (
-        leaf if isinstance(leaf, FieldInfo) else FieldInfo(None, leaf, NoneType, None)
-    )
-
-
 def _over_infos(
-    f: Callable[[Any], object],
+    f: Callable[[FieldInfo], object],
     obj: T,
     mode: FlattenMode | str | None,
     is_leaf: Callable[[Any], bool] | None = None,
@@ -267,22 +273,18 @@ def _over_infos(
     def stops(value: object) -> bool:
         return isinstance(value, FieldInfo) or (is_leaf is not None and is_leaf(value))
 
-    with in_mode(mode), add_field_info():
+    with flatten.flatten_mode(mode), flatten.add_field_info():
         leaves, structure = jax.tree.flatten(obj, is_leaf=stops)
-    changed = builtins.map(f, leaves)
-    with in_mode(mode), bare_leaves():
-        return jax.tree.unflatten(structure, changed)
+    infos = [
+        leaf if isinstance(leaf, FieldInfo) else FieldInfo(None, leaf, NoneType, None)
+        for leaf in leaves
+    ]
+    with flatten.flatten_mode(mode), flatten.bare_leaves():
+        return jax.tree.unflatten(structure, [f(info) for info in infos])
 
 
 def _is_empty(value: object) -> bool:
     return value is None or isinstance(value, Nothing)
-
-
-def _last(values: tuple[object, ...]) -> object:
-    for value in reversed(values):
-        if not isinstance(value, Nothing):
-            return value
-    return NOTHING
 
 
 def _returned(obj: T, result: T, inplace: bool) -> T:
@@ -290,6 +292,137 @@ def _returned(obj: T, result: T, inplace: bool) -> T:
         return result
     take_state(obj, result)
     return obj
+
+
+# --- as dictionaries and as text -----------------------------------------------------
+
+
+def to_dict(
+    obj: object,
+    *,
+    private_fields: bool = False,
+    static_fields: bool = True,
+    type_info: bool = False,
+    field_info: bool = False,
+) -> Any:
+    """Return trees as dictionaries of their attributes, sequences as lists.
+
+    Args:
+        obj: a tree, or a pytree with trees in it.
+        private_fields: include attributes whose name begins with an underscore.
+        static_fields: include those that are static.
+        type_info: add the class to each dictionary, as `__type__`, and to each list.
+        field_info: wrap the leaves in `FieldInfo`.
+
+    Example:
+        >>> import linsey.treex as tx
+        >>> class Line(tx.Tree):
+        ...     slope: float = tx.node(2.0)
+        ...     power: int = tx.static(3)
+        >>> tx.to_dict(Line()), tx.to_dict(Line(), static_fields=False)
+        ({'power': 3, 'slope': 2.0}, {'slope': 2.0})
+    """
+    named = flatten.add_field_info() if field_info else contextlib.nullcontext()
+    with flatten.flatten_mode("all_fields"), named:
+        leaves, structure = jax.tree.flatten(obj)
+    with flatten.flatten_mode("all_fields"), flatten.bare_leaves():
+        obj = jax.tree.unflatten(structure, leaves)
+    return _as_dict(obj, private_fields, static_fields, type_info)
+
+
+def _shown(tree: Tree, private: bool, static: bool) -> dict[str, object]:
+    """Return the attributes of a tree that are included, by name."""
+    nodes = discover(tree).layout.nodes
+    return {
+        name: value
+        for name, value in sorted(vars(tree).items())
+        if (private or not name.startswith("_")) and (static or name in nodes)
+    }
+
+
+def _as_dict(obj: object, private: bool, static: bool, types: bool) -> Any:
+    if isinstance(obj, Tree | Mapping):
+        entries = _shown(obj, private, static) if isinstance(obj, Tree) else obj
+        result = {k: _as_dict(v, private, static, types) for k, v in entries.items()}
+        return {**result, "__type__": type(obj)} if types else result
+    if isinstance(obj, Sequence) and not isinstance(obj, str):
+        items = [_as_dict(value, private, static, types) for value in obj]
+        return [*items, type(obj)] if types else items
+    return obj
+
+
+def to_string(
+    obj: object,
+    private_fields: bool = False,
+    static_fields: bool = True,
+    color: bool = False,
+) -> str:
+    """Return trees as indented text, arrays by shape and dtype, kinds in a column.
+
+    Args:
+        obj: a tree, or a pytree with trees in it.
+        private_fields: include attributes whose name begins with an underscore.
+        static_fields: include those that are static.
+        color: dim the column of kinds, for terminals.
+
+    Example:
+        >>> import linsey.treex as tx
+        >>> class Line(tx.Tree):
+        ...     slope: float = tx.Parameter.node(2.0)
+        ...     name: str = tx.static("rising")
+        >>> print(tx.to_string(Line()))
+        Line {
+            name: "rising",
+            slope: 2.0,        Parameter
+        }
+    """
+    lines = list(_lines(obj, private_fields, static_fields))
+    width = max(len(text) for text, _ in lines) + 4
+    style = "\x1b[2m{}\x1b[0m" if color else "{}"  # `dim`, as rich writes it
+    return "\n".join(
+        text if kind is None else text.ljust(width) + style.format(kind)
+        for text, kind in lines
+    )
+
+
+def _lines(obj: object, private: bool, static: bool) -> list[tuple[str, str | None]]:
+    """Return the lines of an object, each with the name of its kind."""
+    if isinstance(obj, Tree):
+        layout = discover(obj).layout
+        opening, closing = f"{type(obj).__name__} {{", "}"
+        entries = [
+            (f"{k}: ", v, layout.metadata[k].kind if k in layout.declared else NoneType)
+            for k, v in _shown(obj, private, static).items()
+        ]
+    elif isinstance(obj, Mapping):
+        opening, closing = "dict {", "}"
+        entries = [(f"{key}: ", value, NoneType) for key, value in obj.items()]
+    elif isinstance(obj, list | tuple):
+        opening, closing = f"{type(obj).__name__} [", "]"
+        entries = [("", value, NoneType) for value in obj]
+    else:
+        return [(_leaf_text(obj), None)]
+    if not entries:
+        return [(opening + closing, None)]
+    lines: list[tuple[str, str | None]] = [(opening, None)]
+    for label, value, kind in entries:
+        inner = _lines(value, private, static)
+        text, first_kind = inner[0]
+        inner[0] = (label + text, first_kind if kind is NoneType else kind.__name__)
+        last, last_kind = inner[-1]
+        inner[-1] = (last + ",", last_kind)
+        lines += [(_INDENT + text, kind_name) for text, kind_name in inner]
+    return [*lines, (closing, None)]
+
+
+def _leaf_text(value: object) -> str:
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, ArrayLike) and not isinstance(value, type):
+        cls = type(value)
+        module = cls.__module__.split(".")[0]
+        return f"{module}.{cls.__name__}({tuple(value.shape)}, {value.dtype})"
+    return str(value)
 
 
 # --- as methods ----------------------------------------------------------------------

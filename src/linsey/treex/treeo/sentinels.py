@@ -7,6 +7,17 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import jax
 
+__all__ = [
+    "MISSING",
+    "NOTHING",
+    "ArrayLike",
+    "Hashable",
+    "Missing",
+    "Nothing",
+    "Opaque",
+    "OpaquePredicate",
+]
+
 T = TypeVar("T")
 OpaquePredicate = Callable[["Opaque[Any]", Any], bool]
 
@@ -115,12 +126,8 @@ class Opaque(Generic[T]):
             return bool(self.predicate(self, other))
         if not isinstance(other, Opaque) or type(self.value) is not type(other.value):
             return False
-        if isinstance(self.value, ArrayLike):
-            return (self.value.shape, self.value.dtype) == (
-                other.value.shape,
-                other.value.dtype,
-            )
-        return True
+        a, b = self.value, other.value
+        return not isinstance(a, ArrayLike) or (a.shape, a.dtype) == (b.shape, b.dtype)
 
     def __repr__(self) -> str:
         return f"Hidden({self.value})"

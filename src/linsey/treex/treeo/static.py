@@ -16,6 +16,7 @@ a compiled call over 200 layers takes 1.16 times as long (process CPU time).
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import operator
 from collections.abc import Callable, Iterable
@@ -91,10 +92,8 @@ def fill(obj: Storage) -> dict[str, Any]:
 
 def _may_be_lean(cls: type) -> bool:
     """Tell whether a class leaves access to attributes as it is here."""
-    return all(
-        getattr(cls, name) is getattr(Storage, name)
-        for name in ("__getattr__", "__setattr__", "__delattr__")
-    ) and (cls.__getattribute__ is object.__getattribute__)
+    names = ("__getattribute__", "__getattr__", "__setattr__", "__delattr__")
+    return all(getattr(cls, name) is getattr(Storage, name) for name in names)
 
 
 # --- what is known of an instance ----------------------------------------------------
@@ -197,9 +196,7 @@ def _lean_unflatten(layout: Layout) -> Callable[[Static, Iterable[object]], Any]
         names="".join(f"c{i}, " for i in range(len(layout.nodes))) or "()",
         items=", ".join(items) or "**{}",
     )
-    names: dict[str, Any] = {
-        "cls": layout.cls, "new": object.__new__, "set_dict": set_dict
-    }  # fmt: skip
+    names: dict[str, Any] = dict(cls=layout.cls, new=object.__new__, set_dict=set_dict)
     exec(source, names)
     return names["unflatten"]
 
@@ -250,13 +247,9 @@ class Static:
             return NotImplemented
         if not self.layout.matches(other.layout):
             return False
-        attributes = other.attributes
-        return all(
-            same_value(value, attributes[name], opaque)
-            for name, value, opaque in zip(
-                self.layout.statics, self.values, self.layout.opaque, strict=True
-            )
-        )
+        theirs, layout = other.attributes, self.layout
+        fields = zip(layout.statics, self.values, layout.opaque, strict=True)
+        return all(same_value(v, theirs[name], opaque) for name, v, opaque in fields)
 
     def __hash__(self) -> int:
         return hash((self.layout.cls, self.layout.nodes))
@@ -271,6 +264,7 @@ def unseen(layout: Layout) -> Static:
     return Static(layout, (_UNSEEN,) * len(layout.statics))
 
 
+@dataclasses.dataclass(slots=True, eq=False, repr=False)
 class Forced:
     """The structure of a tree all or none of whose attributes are children.
 
@@ -280,14 +274,9 @@ class Forced:
         attributes: the others.
     """
 
-    __slots__ = ("attributes", "layout", "names")
-
-    def __init__(
-        self, layout: Layout, names: tuple[str, ...], attributes: dict[str, Any]
-    ) -> None:
-        self.layout = layout
-        self.names = names
-        self.attributes = attributes
+    layout: Layout
+    names: tuple[str, ...]
+    attributes: dict[str, Any]
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -329,11 +318,8 @@ def same_value(a: Any, b: Any, opaque: bool | OpaquePredicate = False) -> bool:
         return Opaque(a, predicate) == Opaque(b, predicate)
     try:
         if isinstance(a, ArrayLike) and isinstance(b, ArrayLike):
-            return (
-                a.shape == b.shape
-                and a.dtype == b.dtype
-                and bool(np.all(np.asarray(a) == np.asarray(b)))
-            )
+            alike = a.shape == b.shape and a.dtype == b.dtype
+            return alike and bool(np.all(np.asarray(a) == np.asarray(b)))
         if type(a) is type(b):
             if isinstance(a, dict):
                 return a.keys() == b.keys() and all(same_value(a[k], b[k]) for k in a)

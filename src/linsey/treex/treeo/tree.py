@@ -12,18 +12,14 @@ from typing import Any, Self
 import jax
 
 from linsey import serialization
+from linsey.treex.treeo import flatten
 from linsey.treex.treeo.compact import CURRENT
-from linsey.treex.treeo.contexts import flatten_mode
 from linsey.treex.treeo.fields import FieldMetadata, declared_fields
-from linsey.treex.treeo.flatten import (
-    discover,
-    facts_of,
-    register,
-    set_metadata,
-    take_apart,
-)
+from linsey.treex.treeo.flatten import discover, facts_of, set_metadata
 from linsey.treex.treeo.sentinels import OpaquePredicate
 from linsey.treex.treeo.static import Storage, set_static
+
+__all__ = ["Tree", "TreeMeta"]
 
 BOOKKEEPING = (
     "_field_metadata",
@@ -58,7 +54,7 @@ class TreeMeta(abc.ABCMeta):
     def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict) -> None:
         super().__init__(name, bases, namespace)
         cls._own_fields = declared_fields(cls)
-        register(cls)
+        flatten.register(cls)
         serialization.register_serialization_state(cls, _to_state, _from_state)
 
     @property
@@ -121,9 +117,8 @@ class Tree(Storage, metaclass=TreeMeta):
     @property
     def field_metadata(self) -> Mapping[str, FieldMetadata]:
         """What is known of each field; attributes set since are not in it yet."""
-        return MappingProxyType(
-            {**_BOOKKEEPING_METADATA, **self._static_part.layout.metadata}
-        )
+        metadata = self._static_part.layout.metadata
+        return MappingProxyType({**_BOOKKEEPING_METADATA, **metadata})
 
     def check_metadata_updates(self) -> None:
         """Look for attributes that are new, as every flattening does."""
@@ -148,14 +143,14 @@ class Tree(Storage, metaclass=TreeMeta):
             KeyError: there is no such field.
         """
         entry = self.field_metadata[field].update(node, kind, opaque)
-        with flatten_mode("all_fields"):
+        with flatten.flatten_mode("all_fields"):
             copy = jax.tree.map(lambda leaf: leaf, self)
         set_metadata(copy, {field: entry})
         return copy
 
     def tree_flatten(self) -> tuple[tuple[dict[str, Any]], dict[str, Any]]:
         """Return the node fields as one dictionary, and the other attributes."""
-        names, children, _ = take_apart(self)
+        names, children, _ = flatten.take_apart(self)
         nodes = dict(zip(names, children, strict=True))
         rest = {k: v for k, v in self.__dict__.items() if k not in nodes}
         return (nodes,), rest
