@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from linsey import metrics as metrics
     from linsey import ops as ops
     from linsey import optim as optim
+    from linsey import promotion as promotion
     from linsey import serialization as serialization
     from linsey import struct as struct
     from linsey import traceback_util as traceback_util
