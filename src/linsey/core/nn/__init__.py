@@ -56,15 +56,7 @@ from linsey.ops.moments import NormSpec
 from linsey.ops.normalize import standardize_groups, standardize_jit
 from linsey.ops.pool import avg_pool as avg_pool
 from linsey.ops.pool import max_pool as max_pool
-from linsey.typing import (
-    Axes,
-    Dtype,
-    Initializer,
-    PaddingLike,
-    PrecisionLike,
-    PRNGKey,
-    Shape,
-)
+from linsey.typing import Dtype, Initializer, PaddingLike, PrecisionLike, PRNGKey, Shape
 
 # Flax has a file for each family of layers, from which programs import. Here all of
 # them are this one under other names, as `os.path` is another name of `posixpath`.
@@ -538,7 +530,7 @@ def multi_head_dot_product_attention(
     features = inputs_q.shape[-1]
     heads = attention_ops.divide_heads(qkv_features or features, num_heads)
 
-    def project(name: str, x: Array, to: int | Shape, axis: Axes = -1) -> Array:
+    def project(name: str, x: Array, to: int | Shape, axis: int | Shape = -1) -> Array:
         inits = kernel_init, bias_init
         dense = scope.child(dense_general, name)
         return dense(x, to, axis, (), bias, dtype, *inits, precision)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -330,21 +329,8 @@ class Embed(Module):
         return dot.attend(query, table)
 
 
-class HasKernel(Protocol):
-    """A layer with a kernel, and with a bias if it uses one."""
-
-    use_bias: bool
-    param_dtype: Dtype
-    kernel_init: Initializer
-    bias_init: Initializer
-
-    def param(self, name: str, init_fn: Initializer, *init_args: object) -> Array:
-        """Declare a parameter."""
-        ...
-
-
 def kernel_and_bias(
-    layer: HasKernel, kernel_shape: Shape, bias_shape: Shape
+    layer: Module, kernel_shape: Shape, bias_shape: Shape
 ) -> tuple[Array, Array | None]:
     """Return the parameters of a linear layer; the bias may be `None`."""
     dtype = layer.param_dtype

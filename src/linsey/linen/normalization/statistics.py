@@ -18,12 +18,7 @@ from linsey import errors
 from linsey.errors.base import named
 from linsey.errors.misuse import HalfPrecisionStatisticsError, NonFiniteBatchError
 from linsey.linen.module import Module, Variable
-from linsey.linen.normalization.common import (
-    bound_names,
-    check_option,
-    is_traced,
-    path_text,
-)
+from linsey.linen.normalization import common
 from linsey.ops.axes import as_groups, shard_count
 from linsey.ops.batch_norm import UpdateRule
 from linsey.ops.moments import NormSpec
@@ -115,12 +110,12 @@ class RunningStatistics:
             HalfPrecisionStatisticsError: the statistics are of half precision.
         """
         layer = self.layer
-        check_option("nonfinite", layer.nonfinite, NONFINITE)
+        common.check_option("nonfinite", layer.nonfinite, NONFINITE)
         if layer.group_size is not None:
             self._check_group_size(layer.group_size, spec.features)
         if layer.axis_name is not None:
             groups = as_groups(layer.axis_index_groups)
-            spec = spec._replace(names=bound_names(layer), groups=groups)
+            spec = spec._replace(names=common.bound_names(layer), groups=groups)
         self._check_batch(spec, x)
         return spec, UpdateRule(
             layer.group_size, layer.unbiased_variance, layer.nonfinite != "skip"
@@ -161,7 +156,10 @@ class RunningStatistics:
         if not creates:
             collection, name = missing[0]
             raise errors.MissingBatchStatsError(
-                path_text(layer), module=layer, col_name=collection, var_name=name
+                common.path_text(layer),
+                module=layer,
+                col_name=collection,
+                var_name=name,
             )
 
     def _find_domain(self, domain: ArrayLike | None) -> Array | None:
@@ -182,7 +180,7 @@ class RunningStatistics:
             why = f"It keeps running statistics for each of {count} domains."
             fix = f"Pass `domain=`, a whole number from 0 to {count - 1}, to the call."
         raise errors.OptionError(
-            f'{named(self.layer)} at "{path_text(self.layer)}" was called with '
+            f'{named(self.layer)} at "{common.path_text(self.layer)}" was called with '
             f"domain={domain}.",
             why,
             fix,
@@ -194,7 +192,7 @@ class RunningStatistics:
         kept = self.mean.value.shape[0 if self.domain is None else 1 :]
         if kept != shape:
             raise errors.FeatureShapeChangedError(
-                path_text(self.layer),
+                common.path_text(self.layer),
                 expected=_number(kept),
                 found=_number(shape),
                 input_shape=input_shape,
@@ -205,14 +203,18 @@ class RunningStatistics:
     def _check_batch(self, spec: NormSpec, x: Array) -> None:
         values = math.prod(x.shape[axis] for axis in spec.axes)
         # Outside of any transform it is a look at shapes, as guides take with one row.
-        if values == 1 and is_traced(x) and shard_count(spec.names, spec.groups) == 1:
+        if (
+            values == 1
+            and common.is_traced(x)
+            and shard_count(spec.names, spec.groups) == 1
+        ):
             raise errors.SingleValuePerChannelError(
-                path_text(self.layer), x.shape, axes=spec.axes, module=self.layer
+                common.path_text(self.layer), x.shape, axes=spec.axes, module=self.layer
             )
         dtype = self.mean.value.dtype
         if dtype.itemsize < 4:
             raise HalfPrecisionStatisticsError(
-                path_text(self.layer), dtype, module=self.layer
+                common.path_text(self.layer), dtype, module=self.layer
             )
 
     def _check_group_size(self, size: int, channels: tuple[int, ...]) -> None:
@@ -237,14 +239,14 @@ class RunningStatistics:
 
     def _check_finite(self, *updated: Array) -> None:
         """Raise at once, or, where values are traced, when the program runs."""
-        path, name = path_text(self.layer), type(self.layer).__name__
+        path, name = common.path_text(self.layer), type(self.layer).__name__
 
         def check(*updated: ArrayLike) -> None:
             finite = np.all([np.isfinite(value) for value in updated], axis=0)
             if not finite.all():
                 raise NonFiniteBatchError(path, int((~finite).sum()), module=name)
 
-        if any(map(is_traced, updated)):
+        if any(map(common.is_traced, updated)):
             jax.debug.callback(check, *updated)
         else:
             check(*updated)

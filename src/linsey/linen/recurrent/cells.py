@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,20 +19,6 @@ from linsey.linen.linear.dense import kernel_and_bias
 from linsey.linen.module import Module, compact, nowrap
 from linsey.ops.dot import dense
 from linsey.typing import Dtype, Initializer, PrecisionLike, PRNGKey
-
-__all__ = [
-    "A",
-    "Carry",
-    "CarryHistory",
-    "ConvLSTMCell",
-    "GRUCell",
-    "LSTMCell",
-    "MGUCell",
-    "OptimizedLSTMCell",
-    "Output",
-    "RNNCellBase",
-    "SimpleCell",
-]
 
 A = TypeVar("A")
 Carry = object
@@ -102,29 +88,11 @@ class RNNCellBase(Module):
         )
 
 
-class _CarryFields(Protocol):
-    """The fields from which a carry is made."""
-
-    features: int
-    param_dtype: Dtype
-    carry_init: Initializer
-
-
-class _DenseFields(_CarryFields, Protocol):
-    """The fields that all cells made of dense maps have."""
-
-    kernel_init: Initializer
-    recurrent_kernel_init: Initializer
-    dtype: Dtype | None
-
-
 class DenseCell(RNNCellBase):
     """What cells made of dense maps share; those with one state also how it begins."""
 
     @nowrap
-    def _map(
-        self: _DenseFields, name: str, x: Array, bias_init: Initializer | None = None
-    ) -> Array:
+    def _map(self, name: str, x: Array, bias_init: Initializer | None = None) -> Array:
         """Map inputs (`i...`) or states (`h...`), with a bias that has an initializer.
 
         Args:
@@ -147,9 +115,7 @@ class DenseCell(RNNCellBase):
         )(x)
 
     @nowrap
-    def initialize_carry(
-        self: _CarryFields, rng: PRNGKey, input_shape: tuple[int, ...]
-    ) -> Array:
+    def initialize_carry(self, rng: PRNGKey, input_shape: tuple[int, ...]) -> Array:
         """Make the first h for inputs of shape (*batch, channels)."""
         shape = (*input_shape[:-1], self.features)
         return self.carry_init(rng, shape, self.param_dtype)
@@ -369,9 +335,7 @@ class _MemoryCell(RNNCellBase):
     """What cells with a memory c beside their output h share: how both begin."""
 
     @nowrap
-    def initialize_carry(
-        self: _CarryFields, rng: PRNGKey, input_shape: tuple[int, ...]
-    ) -> Pair:
+    def initialize_carry(self, rng: PRNGKey, input_shape: tuple[int, ...]) -> Pair:
         """Make the first c and h for inputs of shape (*batch, *spatial, channels)."""
         shape, dtype = (*input_shape[:-1], self.features), self.param_dtype
         c_key, h_key = jax.random.split(rng)
