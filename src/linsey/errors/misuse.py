@@ -121,10 +121,12 @@ class TracedFlagError(LinseyError, TypeError):
         *,
         scope_path: str | None = None,
         module: object = None,
+        value: object = None,
     ) -> None:
         at = "" if scope_path is None else f' of {named(module)} at "{scope_path}"'
+        what = "" if value is None else f": {value}"
         super().__init__(
-            f"The flag `{flag}`{at} is a traced value.",
+            f"The flag `{flag}`{at} is a traced value{what}.",
             "It decides which computation is built, which must be known before "
             "anything is traced.",
             f"Mark it static, `jax.jit(step, static_argnames='{flag}')`, or make two "
@@ -143,13 +145,14 @@ class FeatureShapeChangedError(ScopeParamShapeError):
         found: object,
         input_shape: Sequence[int] | None = None,
         axis: int | Sequence[int] = -1,
+        name: str = "mean",
         module: object = "BatchNorm",
     ) -> None:
         of = "" if input_shape is None else f" of the input {tuple(input_shape)}"
         LinseyError.__init__(
             self,
             f'{named(module)} at "{scope_path}" was initialised for {expected} '
-            f"features and now finds {found} on axis {axis}{of}: `mean` does not "
+            f"features and now finds {found} on axis {axis}{of}: `{name}` does not "
             "fit.",
             "One statistic is kept per feature; the layer counts features on that "
             "axis, as happens wrongly when channels come first.",
@@ -163,13 +166,12 @@ class FrozenDictIsImmutableError(LinseyError, ValueError):
     """An item of a frozen dictionary is assigned or deleted."""
 
     def __init__(self, key: object, *, deletes: bool = False) -> None:
+        line = f"frozen.copy({{{key!r}: value}})"
         if deletes:
-            fix = f"Write `rest, value = frozen.pop({key!r})`"
-        else:
-            fix = f"Write `frozen.copy({{{key!r}: value}})`"
+            line = f"rest, value = frozen.pop({key!r})"
         super().__init__(
             "FrozenDict is immutable.",
             f"The item {key!r} may be shared with other variables; a change would "
             "reach them all.",
-            f"{fix}, or change the plain dictionary `frozen.unfreeze()`.",
+            f"Write `{line}`, or change the plain dictionary `frozen.unfreeze()`.",
         )

@@ -16,11 +16,7 @@ from linsey.linen.module import Module, compact, merge_param
 from linsey.linen.normalization import common
 from linsey.linen.normalization.statistics import RunningStatistics
 from linsey.ops.axes import expand_rank, other_axes
-from linsey.ops.batch_norm import (
-    evaluate_batch_norm,
-    train_batch_norm,
-    train_moments,
-)
+from linsey.ops.batch_norm import evaluate_batch_norm, train_batch_norm, train_moments
 from linsey.ops.deferred import Deferred
 from linsey.ops.moments import NormSpec
 from linsey.ops.normalize import result_dtype, standardize_jit

@@ -23,7 +23,7 @@ from linsey.typing import Axes, Dtype, Initializer
 __all__ = ["GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm"]
 
 
-class _Affine(Module):
+class ScaleAndBias(Module):
     """The fields of layers that scale and shift."""
 
     epsilon: float = 1e-6
@@ -35,7 +35,7 @@ class _Affine(Module):
     scale_init: Initializer = ones
 
 
-class LayerNorm(_Affine):
+class LayerNorm(ScaleAndBias):
     """Normalize each example by mean and variance of its features.
 
         y = (x - mean) * scale / sqrt(var + epsilon) + bias
@@ -286,7 +286,7 @@ def _count_groups(count: int | None, size: int | None, channels: int) -> int:
     return divisor if size is None else channels // divisor
 
 
-class InstanceNorm(_Affine):
+class InstanceNorm(ScaleAndBias):
     """Normalize each channel of each example by its mean and variance.
 
         y = (x - mean) * scale / sqrt(var + epsilon) + bias

@@ -15,7 +15,7 @@ from linsey.linen.activation import sigmoid, tanh
 from linsey.linen.dtypes import promote_dtype
 from linsey.linen.initializers import ones, orthogonal, zeros
 from linsey.linen.linear import Conv, Dense, default_kernel_init
-from linsey.linen.linear.dense import kernel_and_bias
+from linsey.linen.linear import dense as linear
 from linsey.linen.module import Module, compact, nowrap
 from linsey.ops.dot import dense
 from linsey.typing import Dtype, Initializer, PrecisionLike, PRNGKey
@@ -88,7 +88,7 @@ class RNNCellBase(Module):
         )
 
 
-class DenseCell(RNNCellBase):
+class _DenseCell(RNNCellBase):
     """What cells made of dense maps share; those with one state also how it begins."""
 
     @nowrap
@@ -120,13 +120,10 @@ class DenseCell(RNNCellBase):
         shape = (*input_shape[:-1], self.features)
         return self.carry_init(rng, shape, self.param_dtype)
 
-    @property
-    def num_feature_axes(self) -> int:
-        """One: the channels."""
-        return 1
+    num_feature_axes = 1  # the channels
 
 
-class GatedCell(DenseCell):
+class _GatedCell(_DenseCell):
     """The fields of cells with several gates of one kind."""
 
     features: int
@@ -143,7 +140,7 @@ class GatedCell(DenseCell):
 # -- cells with one state ------------------------------------------------------------
 
 
-class SimpleCell(DenseCell):
+class SimpleCell(_DenseCell):
     """Take a step of a simple recurrent network.
 
         h' = activation(W_i x + b + W_h h)
@@ -204,7 +201,7 @@ class SimpleCell(DenseCell):
         return new_h, new_h
 
 
-class GRUCell(GatedCell):
+class GRUCell(_GatedCell):
     """Take a step of a gated recurrent unit.
 
         r = gate(W_ir x + b_r + W_hr h)    z = gate(W_iz x + b_z + W_hz h)
@@ -258,7 +255,7 @@ class GRUCell(GatedCell):
         return new_h, new_h
 
 
-class MGUCell(DenseCell):
+class MGUCell(_DenseCell):
     """Take a step of a minimal gated unit: a gated recurrent unit with one gate.
 
         f = gate(W_if x + b_if + W_hf h)
@@ -353,7 +350,7 @@ def _remember(
     return (new_c, new_h), new_h
 
 
-class _DenseMemoryCell(_MemoryCell, GatedCell):
+class _DenseMemoryCell(_MemoryCell, _GatedCell):
     """Take a step with dense maps, two for each gate."""
 
     @compact
@@ -443,7 +440,7 @@ class DenseParams(Module):
     def __call__(self, inputs: Array) -> tuple[Array, Array | None]:
         """Return kernel and bias for inputs of shape (..., channels)."""
         shape = (np.shape(inputs)[-1], self.features)
-        return kernel_and_bias(self, shape, (self.features,))
+        return linear.kernel_and_bias(self, shape, (self.features,))
 
 
 class OptimizedLSTMCell(_DenseMemoryCell):
