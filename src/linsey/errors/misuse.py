@@ -166,13 +166,12 @@ class FrozenDictIsImmutableError(LinseyError, ValueError):
     """An item of a frozen dictionary is assigned or deleted."""
 
     def __init__(self, key: object, *, deletes: bool = False) -> None:
+        line = f"frozen.copy({{{key!r}: value}})"
         if deletes:
-            fix = f"Write `rest, value = frozen.pop({key!r})`"
-        else:
-            fix = f"Write `frozen.copy({{{key!r}: value}})`"
+            line = f"rest, value = frozen.pop({key!r})"
         super().__init__(
             "FrozenDict is immutable.",
             f"The item {key!r} may be shared with other variables; a change would "
             "reach them all.",
-            f"{fix}, or change the plain dictionary `frozen.unfreeze()`.",
+            f"Write `{line}`, or change the plain dictionary `frozen.unfreeze()`.",
         )

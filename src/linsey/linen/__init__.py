@@ -74,15 +74,8 @@ if TYPE_CHECKING:
     from linsey.linen import recurrent as recurrent
     from linsey.linen.attention import *
     from linsey.linen.batch_apply import BatchApply as BatchApply
-    from linsey.linen.fp8_ops import Fp8DirectDotGeneralOp as Fp8DirectDotGeneralOp
-    from linsey.linen.fp8_ops import Fp8DotGeneral as Fp8DotGeneral
-    from linsey.linen.fp8_ops import Fp8DotGeneralOp as Fp8DotGeneralOp
-    from linsey.linen.fp8_ops import Fp8Einsum as Fp8Einsum
-    from linsey.linen.fp8_ops import NANOOFp8DotGeneralOp as NANOOFp8DotGeneralOp
-    from linsey.linen.recurrent import RNN as RNN
-    from linsey.linen.recurrent import Bidirectional as Bidirectional
-    from linsey.linen.recurrent import RNNCellBase as RNNCellBase
-    from linsey.linen.recurrent.cells import *
+    from linsey.linen.fp8_ops import *
+    from linsey.linen.recurrent import *
 
 # What many programs never use is imported when it is asked for: each class of modules
 # costs about a millisecond.

@@ -4,6 +4,8 @@ The functions turn queries, keys and values into averages; the layer adds projec
 and a cache for decoding. Masks come from `linsey.ops.attention`.
 """
 
+# ruff: noqa: F403, F405 (programs also look here for the types of `linsey.typing`)
+
 from __future__ import annotations
 
 import inspect
@@ -15,7 +17,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array as Array
 from jax import lax
 
 from linsey.errors.base import OptionError, ShapeError
@@ -25,25 +26,10 @@ from linsey.linen.linear import DenseGeneral, default_kernel_init
 from linsey.linen.module import Module, compact, merge_param, nowrap
 from linsey.linen.normalization import LayerNorm
 from linsey.ops import attention as ops
-from linsey.ops.attention import combine_masks, make_attention_mask, make_causal_mask
-from linsey.typing import Axes, EinsumT
-from linsey.typing import DotGeneralT as DotGeneralT
-from linsey.typing import Dtype as Dtype
-from linsey.typing import Initializer as Initializer
-from linsey.typing import PrecisionLike as PrecisionLike
-from linsey.typing import PRNGKey as PRNGKey
-from linsey.typing import Shape as Shape
-
-__all__ = [
-    "MultiHeadAttention",
-    "MultiHeadDotProductAttention",
-    "SelfAttention",
-    "combine_masks",
-    "dot_product_attention",
-    "dot_product_attention_weights",
-    "make_attention_mask",
-    "make_causal_mask",
-]
+from linsey.ops.attention import combine_masks as combine_masks
+from linsey.ops.attention import make_attention_mask as make_attention_mask
+from linsey.ops.attention import make_causal_mask as make_causal_mask
+from linsey.typing import *
 
 # Pickles of modules name the files of their classes; these were files once.
 for _old in ("dot_product", "multi_head"):
@@ -115,10 +101,8 @@ def dot_product_attention_weights(
     compute_dtype = query.dtype
     query = lax.div(query, _root(query.shape[-1], compute_dtype))
     if einsum is None:
-        product = einsum_dot_general or lax.dot_general
-        scores = ops.attention_scores(
-            query, key, precision=precision, dot_general=product
-        )
+        dot = einsum_dot_general or lax.dot_general
+        scores = ops.attention_scores(query, key, precision=precision, dot_general=dot)
     else:
         scores = einsum("...qhd,...khd->...hqk", query, key)
     if bias is not None:
@@ -225,8 +209,8 @@ def dot_product_attention(
     )
     if attn_weights_value_einsum is not None:
         return attn_weights_value_einsum("...hqk,...khd->...qhd", weights, value)
-    product = einsum_dot_general or lax.dot_general
-    return ops.weighted_values(weights, value, precision=precision, dot_general=product)
+    dot = einsum_dot_general or lax.dot_general
+    return ops.weighted_values(weights, value, precision=precision, dot_general=dot)
 
 
 class MultiHeadDotProductAttention(Module):

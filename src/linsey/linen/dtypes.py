@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from linsey.errors import OptionError
-from linsey.typing import Dtype
+from linsey.typing import Dtype as Dtype
 from linsey.typing import PromoteDtypeFn as PromoteDtypeFn
 
 

@@ -5,22 +5,21 @@ A parameter `kernel` of collection `params` has its names in `params_axes`, as
 with `with_logical_partitioning`.
 """
 
+# ruff: noqa: F403, F405 (programs also look here for the types of `linsey.typing`)
+
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
-from jax import Array as Array
 from jax.sharding import PartitionSpec
 
 from linsey import struct
 from linsey.core.filters import Filter
-from linsey.core.frozen_dict import FrozenDict
-from linsey.core.frozen_dict import freeze as freeze
-from linsey.core.frozen_dict import unfreeze as unfreeze
+from linsey.core.frozen_dict import FrozenDict, freeze, unfreeze
 from linsey.core.lift import remat as core_remat_static
 from linsey.core.lift.control import split_in_out
 from linsey.core.scope import Variable
@@ -33,21 +32,12 @@ from linsey.linen.spmd import RulesFallback as RulesFallback
 from linsey.linen.spmd import logical_to_mesh as logical_to_mesh
 from linsey.linen.spmd import logical_to_mesh_axes as logical_to_mesh_axes
 from linsey.linen.transforms import map_variables, scan, vmap
-from linsey.linen.transforms.lifting import lifted
-from linsey.traverse_util import flatten_dict as flatten_dict
-from linsey.traverse_util import unflatten_dict as unflatten_dict
-from linsey.typing import ArrayPytree as ArrayPytree
-from linsey.typing import In, Out
-from linsey.typing import InOutAxis as InOutAxis
-from linsey.typing import InOutScanAxis as InOutScanAxis
-from linsey.typing import LogicalPartitionSpec as LogicalPartitionSpec
-from linsey.typing import LogicalPartitionSpecPytree as LogicalPartitionSpecPytree
-from linsey.typing import LogicalRules as LogicalRules
-from linsey.typing import PartitionSpecPytree as PartitionSpecPytree
+from linsey.linen.transforms.lifting import Methods, lifted
+from linsey.traverse_util import flatten_dict, unflatten_dict
+from linsey.typing import *
 
 T = TypeVar("T")
 Target = TypeVar("Target")
-Methods = str | Iterable[str] | Mapping[str, Mapping[str, object]] | None
 
 ScanIn = In
 ScanOut = Out
@@ -198,13 +188,8 @@ def _running(module: Module | None) -> Module:
 
 
 def _store_names(module: Module, col: str, name: str, axes: tuple[str, ...]) -> None:
-    module.sow(
-        f"{col}_axes",
-        f"{name}_axes",
-        AxisMetadata(tuple(axes)),
-        reduce_fn=_same_names,
-        init_fn=tuple,
-    )
+    place, names = (f"{col}_axes", f"{name}_axes"), AxisMetadata(tuple(axes))
+    module.sow(*place, names, reduce_fn=_same_names, init_fn=tuple)
 
 
 def _same_names(stored: object, declared: AxisMetadata) -> AxisMetadata:
@@ -338,20 +323,12 @@ def scan_with_axes(
     Returns:
         A class or function like `target`.
     """
-    transform = functools.partial(
-        scan,
-        target,
-        variable_broadcast=variable_broadcast,
-        variable_carry=variable_carry,
-        split_rngs=split_rngs,
-        in_axes=in_axes,
-        out_axes=out_axes,
-        length=length,
-        reverse=reverse,
-        unroll=unroll,
-        data_transform=data_transform,
-        methods=methods,
-    )
+
+    def transform(variable_axes: Mapping[Any, InOutScanAxis]) -> Target:
+        collections = variable_axes, variable_broadcast, variable_carry, split_rngs
+        steps = in_axes, out_axes, length, reverse, unroll, data_transform
+        return scan(target, *collections, *steps, methods=methods)
+
     names = dict.fromkeys(axes_collections, axis_name)
     return _lift_with_axes(transform, variable_axes, names, 0)
 
@@ -385,17 +362,11 @@ def vmap_with_axes(
     Returns:
         A class or function like `target`.
     """
-    transform = functools.partial(
-        vmap,
-        target,
-        split_rngs=split_rngs,
-        in_axes=in_axes,
-        out_axes=out_axes,
-        axis_size=axis_size,
-        axis_name=axis_name,
-        spmd_axis_name=spmd_axis_name,
-        methods=methods,
-    )
+
+    def transform(variable_axes: Mapping[Any, InOutAxis]) -> Target:
+        instances = in_axes, out_axes, axis_size, axis_name, spmd_axis_name
+        return vmap(target, variable_axes, split_rngs, *instances, methods=methods)
+
     return _lift_with_axes(transform, variable_axes, partitioning_axis_names, None)
 
 

@@ -5,6 +5,8 @@ these names to axes of the device mesh. A rule earlier in the sequence has prior
 each mesh axis is used once for an array.
 """
 
+# ruff: noqa: F403, F405 (programs also look here for the types of `linsey.typing`)
+
 from __future__ import annotations
 
 import enum
@@ -14,7 +16,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
-from jax import Array as Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from linsey import struct
@@ -23,12 +24,7 @@ from linsey.core.spmd import get_logical_axis_rules as get_logical_axis_rules
 from linsey.core.spmd import logical_axis_rules as logical_axis_rules
 from linsey.core.spmd import set_logical_axis_rules as set_logical_axis_rules
 from linsey.errors.base import OptionError
-from linsey.typing import ArrayPytree as ArrayPytree
-from linsey.typing import AxisName
-from linsey.typing import LogicalNames as LogicalNames
-from linsey.typing import LogicalPartitionSpec as LogicalPartitionSpec
-from linsey.typing import LogicalPartitionSpecPytree as LogicalPartitionSpecPytree
-from linsey.typing import LogicalRules as LogicalRules
+from linsey.typing import *
 
 
 class RulesFallback(enum.Enum):

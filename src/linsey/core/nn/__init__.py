@@ -23,22 +23,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import jax.numpy as jnp
 from jax import Array
-from jax.nn import celu as celu
-from jax.nn import elu as elu
-from jax.nn import gelu as gelu
-from jax.nn import glu as glu
-from jax.nn import leaky_relu as leaky_relu
-from jax.nn import log_sigmoid as log_sigmoid
-from jax.nn import log_softmax as log_softmax
-from jax.nn import relu as relu
-from jax.nn import sigmoid as sigmoid
-from jax.nn import silu as silu
-from jax.nn import soft_sign as soft_sign
-from jax.nn import softmax as softmax
-from jax.nn import softplus as softplus
-from jax.nn import swish as swish
+from jax.nn import *  # noqa: F403 (the activations)
 from jax.nn.initializers import lecun_normal, ones, variance_scaling, zeros
-from jax.numpy import tanh as tanh
 
 from linsey import struct
 from linsey.core.scope import Scope
@@ -56,15 +42,7 @@ from linsey.ops.moments import NormSpec
 from linsey.ops.normalize import standardize_groups, standardize_jit
 from linsey.ops.pool import avg_pool as avg_pool
 from linsey.ops.pool import max_pool as max_pool
-from linsey.typing import (
-    Axes,
-    Dtype,
-    Initializer,
-    PaddingLike,
-    PrecisionLike,
-    PRNGKey,
-    Shape,
-)
+from linsey.typing import Dtype, Initializer, PaddingLike, PrecisionLike, PRNGKey, Shape
 
 # Flax has a file for each family of layers, from which programs import. Here all of
 # them are this one under other names, as `os.path` is another name of `posixpath`.
@@ -319,9 +297,8 @@ def group_norm(
             f"Choose a number that divides {channels}, for example `num_groups=1`.",
         )
     last = x.ndim - 1
-    stored = (1,) * last + (channels,)
     inits = scale_init if scale else None, bias_init if bias else None
-    affine = _affine(scope, stored, (channels,), *inits)
+    affine = _affine(scope, (1,) * last + (channels,), (channels,), *inits)
     spec = NormSpec((*range(1, last), last), (last,), dtype)
     return standardize_groups(spec, groups, x, None, *affine, epsilon)
 
@@ -444,23 +421,18 @@ def dot_product_attention(
     sizes = [x.shape[i] for x in (query, key) for i in axes]
     q, k, v = (attention_ops.merge_axes(x, axes, 2) for x in (query, key, value))
     *batch, length, heads, depth = q.shape
-    scores = jnp.einsum(
-        "...qhd,...khd->...hqk", q / math.sqrt(depth), k, precision=precision
-    )
+    q = q / math.sqrt(depth)
+    scores = jnp.einsum("...qhd,...khd->...hqk", q, k, precision=precision)
     if bias is not None:
         scores = scores.reshape(*scores.shape[:-2], *sizes) + bias
         scores = scores.reshape(*scores.shape[: len(batch) + 1], length, -1)
-    weights = attention_ops.softmax(scores).astype(
-        dtype
-    )  # (*batch, heads, queries, keys)
+    # Weights of shape (*batch, heads, queries, keys).
+    weights = attention_ops.softmax(scores).astype(dtype)
     if not deterministic and dropout_rate > 0.0:
+        rng = scope.make_rng("dropout") if dropout_rng is None else dropout_rng
+        lead = weights.ndim - 2
         weights = attention_ops.drop_weights(
-            weights,
-            scope.make_rng("dropout") if dropout_rng is None else dropout_rng,
-            dropout_rate,
-            dtype,
-            broadcast=broadcast_dropout,
-            batch=weights.ndim - 2,
+            weights, rng, dropout_rate, dtype, broadcast=broadcast_dropout, batch=lead
         )
     y = jnp.einsum("...hqk,...khd->...qhd", weights, v, precision=precision)
     y = y.reshape(*batch, *sizes[: len(axes)], heads, -1)
@@ -538,10 +510,9 @@ def multi_head_dot_product_attention(
     features = inputs_q.shape[-1]
     heads = attention_ops.divide_heads(qkv_features or features, num_heads)
 
-    def project(name: str, x: Array, to: int | Shape, axis: Axes = -1) -> Array:
-        inits = kernel_init, bias_init
+    def project(name: str, x: Array, to: int | Shape, axis: int | Shape = -1) -> Array:
         dense = scope.child(dense_general, name)
-        return dense(x, to, axis, (), bias, dtype, *inits, precision)
+        return dense(x, to, axis, (), bias, dtype, kernel_init, bias_init, precision)
 
     query = project("query", inputs_q, heads)
     key, value = project("key", inputs_kv, heads), project("value", inputs_kv, heads)
@@ -559,10 +530,8 @@ def multi_head_dot_product_attention(
     ):
         if of_queries is not None:
             of_keys = of_queries if of_keys is None else of_keys
-            shapes = query.shape, key.shape
-            masks.append(
-                make_padding_mask(of_queries, of_keys, *shapes, axes, is_segments)
-            )
+            options = query.shape, key.shape, axes, is_segments
+            masks.append(make_padding_mask(of_queries, of_keys, *options))
     mask = attention_ops.combine_masks(*masks, dtype=jnp.bool_)
     added = None if mask is None else jnp.where(mask, 0.0, MASKED).astype(dtype)
     y = scope.child(attention_fn)(

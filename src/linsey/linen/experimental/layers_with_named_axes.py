@@ -3,44 +3,30 @@
 See `linsey.linen.partitioning` for the names, and for how they are mapped to a mesh.
 """
 
+# ruff: noqa: F403, F405 (programs also look here for the types of `linsey.typing`)
+
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array as Array
 from jax import lax
 
 from linsey.errors.layers import InputRankError, IntegerInputError
 from linsey.linen.dtypes import promote_dtype
-from linsey.linen.initializers import ones, zeros
-from linsey.linen.linear import default_embed_init as default_embed_init
-from linsey.linen.linear import default_kernel_init as default_kernel_init
+from linsey.linen.initializers import zeros
+from linsey.linen.linear import default_embed_init, default_kernel_init
 from linsey.linen.linear.dense import choose_dot_general
 from linsey.linen.module import Module, compact
-from linsey.linen.partitioning import param_with_axes as param_with_axes
-from linsey.linen.partitioning import (
-    with_sharding_constraint as with_sharding_constraint,
-)
+from linsey.linen.normalization.example import ScaleAndBias
+from linsey.linen.partitioning import param_with_axes, with_sharding_constraint
 from linsey.ops.dot import dense
 from linsey.ops.moments import NormSpec
 from linsey.ops.normalize import standardize_jit
-from linsey.typing import Axes as Axes
-from linsey.typing import DotGeneralT as DotGeneralT
-from linsey.typing import Dtype as Dtype
-from linsey.typing import Initializer as Initializer
-from linsey.typing import PrecisionLike as PrecisionLike
-from linsey.typing import Shape
+from linsey.typing import *
 
 Activation = Callable[..., Array]
-
-
-def _declare(
-    name: str, init: Initializer, shape: Shape, dtype: Dtype, axes: tuple[str, ...]
-) -> Array:
-    """Declare a parameter of a layer, with names of its axes if there are any."""
-    return param_with_axes(name, init, shape, dtype, axes=axes or None)
 
 
 class Dense(Module):
@@ -83,12 +69,13 @@ class Dense(Module):
         shape = np.shape(inputs)
         if not shape:
             raise InputRankError("Dense", shape, "channels")
-        shape, axes = (shape[-1], self.features), self.kernel_axes
+        shape, axes = (shape[-1], self.features), self.kernel_axes or None
         dtype = self.param_dtype
-        kernel = _declare("kernel", self.kernel_init, shape, dtype, axes)
+        kernel = param_with_axes("kernel", self.kernel_init, shape, dtype, axes=axes)
         bias = None
         if self.use_bias:
-            bias = _declare("bias", self.bias_init, shape[1:], dtype, axes[-1:])
+            shape, axes = shape[1:], axes and axes[-1:]
+            bias = param_with_axes("bias", self.bias_init, shape, dtype, axes=axes)
         x, kernel, bias = promote_dtype(inputs, kernel, bias, dtype=self.dtype)
         dot_general = choose_dot_general(self.dot_general, self.dot_general_cls)
         return dense(x, kernel, bias, precision=self.precision, dot_general=dot_general)
@@ -126,13 +113,9 @@ class Embed(Module):
 
     def setup(self) -> None:
         """Declare the table."""
-        self.embedding = _declare(
-            "embedding",
-            self.embedding_init,
-            (self.num_embeddings, self.features),
-            self.param_dtype,
-            ("vocab", "embed"),
-        )
+        init, shape = self.embedding_init, (self.num_embeddings, self.features)
+        options, axes = (init, shape, self.param_dtype), ("vocab", "embed")
+        self.embedding = param_with_axes("embedding", *options, axes=axes)
 
     def __call__(self, inputs: Array) -> Array:
         """Look up the rows of integers.
@@ -167,7 +150,7 @@ class Embed(Module):
         return jnp.dot(query, jnp.asarray(self.embedding, dtype).T)
 
 
-class LayerNorm(Module):
+class LayerNorm(ScaleAndBias):
     """Normalize each example; the axis of scale and bias is `embed`.
 
         y = (x - mean) * scale / sqrt(var + epsilon) + bias
@@ -192,23 +175,17 @@ class LayerNorm(Module):
         ('embed',)
     """
 
-    epsilon: float = 1e-6
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
-    use_bias: bool = True
-    use_scale: bool = True
-    bias_init: Initializer = zeros
-    scale_init: Initializer = ones
+    dtype: Dtype | None = jnp.float32
 
     @compact
     def __call__(self, x: Array) -> Array:
         """Normalize inputs of shape (..., features)."""
         x = jnp.asarray(x)
         shape, last, scale, bias = x.shape[-1:], (x.ndim - 1,), None, None
-        options = shape, self.param_dtype, ("embed",)
+        options, axes = (shape, self.param_dtype), ("embed",)
         if self.use_scale:
-            scale = _declare("scale", self.scale_init, *options)
+            scale = param_with_axes("scale", self.scale_init, *options, axes=axes)
         if self.use_bias:
-            bias = _declare("bias", self.bias_init, *options)
+            bias = param_with_axes("bias", self.bias_init, *options, axes=axes)
         spec = NormSpec(last, last, self.dtype)
         return standardize_jit(spec, x, None, scale, bias, self.epsilon)[0]

@@ -8,10 +8,7 @@ arrays are brought to one dtype, and a function of `linsey.ops` computes the for
 
 import sys
 
-from jax import Array as Array
-
 from linsey.linen import initializers as initializers
-from linsey.linen.dtypes import PromoteDtypeFn as PromoteDtypeFn
 from linsey.linen.dtypes import promote_dtype as promote_dtype
 from linsey.linen.linear.conv import *
 from linsey.linen.linear.dense import *
@@ -20,15 +17,7 @@ from linsey.linen.linear.dense import default_kernel_init as default_kernel_init
 from linsey.linen.module import Module as Module  # programs look for it here too
 from linsey.linen.module import compact as compact
 from linsey.ops.conv import canonicalize_padding as canonicalize_padding
-from linsey.typing import ConvGeneralDilatedT as ConvGeneralDilatedT
-from linsey.typing import DotGeneralT as DotGeneralT
-from linsey.typing import Dtype as Dtype
-from linsey.typing import Initializer as Initializer
-from linsey.typing import LaxPadding as LaxPadding
-from linsey.typing import PaddingLike as PaddingLike
-from linsey.typing import PrecisionLike as PrecisionLike
-from linsey.typing import PRNGKey as PRNGKey
-from linsey.typing import Shape as Shape
+from linsey.typing import *
 
 # Pickles of modules name the files of their classes; these were files once.
 for _old in ("einsum", "embed"):

@@ -11,20 +11,13 @@ from jax import Array, lax
 
 from linsey.errors.base import OptionError, ShapeError, UnsupportedError
 from linsey.errors.layers import InputRankError
-from linsey.linen.dtypes import PromoteDtypeFn, promote_dtype
+from linsey.linen.dtypes import Dtype, PromoteDtypeFn, promote_dtype
 from linsey.linen.initializers import zeros
 from linsey.linen.linear.dense import as_tuple, default_kernel_init, kernel_and_bias
 from linsey.linen.module import Module, compact, nowrap
 from linsey.ops.conv import conv, conv_local, conv_output_shape, conv_transpose
 from linsey.ops.deferred import Deferred
-from linsey.typing import (
-    ConvGeneralDilatedT,
-    Dtype,
-    Initializer,
-    PaddingLike,
-    PrecisionLike,
-    Shape,
-)
+from linsey.typing import ConvGeneralDilatedT, Initializer, PaddingLike, PrecisionLike
 
 __all__ = ["Conv", "ConvLocal", "ConvTranspose"]
 
@@ -128,11 +121,9 @@ class Conv(_Conv):
         convolve = self.conv_general_dilated
         if self.conv_general_dilated_cls is not None:
             convolve = self.conv_general_dilated_cls()
-        x, kernel, bias = self.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
+        operands = self.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
         return conv(
-            x,
-            kernel,
-            bias,
+            *operands,
             strides=self.strides,
             padding=self.padding,
             input_dilation=self.input_dilation,
@@ -194,11 +185,9 @@ class ConvLocal(_Conv):
         shape = (*spatial, math.prod(window) * channels, features)
         bias_shape = (*spatial, features)
         kernel, bias = masked_kernel_and_bias("ConvLocal", self, shape, bias_shape)
-        x, kernel, bias = self.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
+        operands = self.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
         return conv_local(
-            x,
-            kernel,
-            bias,
+            *operands,
             window=window,
             strides=self.strides,
             padding=self.padding,
@@ -273,14 +262,11 @@ class ConvTranspose(Module):
         window, features = as_tuple(self.kernel_size), self.features
         channels = input_channels("ConvTranspose", np.shape(inputs), len(window))
         ends = (features, channels) if self.transpose_kernel else (channels, features)
-        kernel, bias = masked_kernel_and_bias(
-            "ConvTranspose", self, (*window, *ends), (features,)
-        )
-        x, kernel, bias = self.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
+        shape = (*window, *ends)
+        kernel, bias = masked_kernel_and_bias("ConvTranspose", self, shape, (features,))
+        operands = self.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
         return conv_transpose(
-            x,
-            kernel,
-            bias,
+            *operands,
             strides=self.strides,
             padding=self.padding,
             kernel_dilation=self.kernel_dilation,
@@ -299,7 +285,7 @@ def input_channels(layer: str, shape: Sequence[int], rank: int) -> int:
 
 
 def masked_kernel_and_bias(
-    name: str, layer: _Conv | ConvTranspose, kernel_shape: Shape, bias_shape: Shape
+    name: str, layer: Module, kernel_shape: tuple[int, ...], bias_shape: tuple[int, ...]
 ) -> tuple[Array, Array | None]:
     """Return the parameters of a layer, the kernel multiplied with its mask."""
     kernel, bias = kernel_and_bias(layer, kernel_shape, bias_shape)

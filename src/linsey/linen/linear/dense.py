@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -83,10 +82,8 @@ class Dense(Module):
     def _map(
         self, inputs: Array, kernel: Array, bias: Array | None, dot_general: DotGeneralT
     ) -> Array:
-        x, kernel, bias = self.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
-        return dot.dense(
-            x, kernel, bias, precision=self.precision, dot_general=dot_general
-        )
+        operands = self.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
+        return dot.dense(*operands, precision=self.precision, dot_general=dot_general)
 
 
 class DenseGeneral(Module):
@@ -159,11 +156,9 @@ class DenseGeneral(Module):
         bias = None
         if self.use_bias:
             bias = self._param("bias", self.bias_init, batch + features)
-        x, kernel, bias = self.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
+        operands = self.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
         return dot.dense_general(
-            x,
-            kernel,
-            bias,
+            *operands,
             axes=axes,
             batch_axes=batch_axes,
             precision=self.precision,
@@ -243,12 +238,9 @@ class Einsum(Module):
         bias_shape = tuple(shape[axis] for axis in bias_axes if axis is not None)
         kernel, bias = kernel_and_bias(self, shape, bias_shape)
         x, kernel, bias = self.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
+        dtype = self.preferred_element_type
         y = jnp.einsum(
-            equation,
-            x,
-            kernel,
-            precision=self.precision,
-            preferred_element_type=self.preferred_element_type,
+            equation, x, kernel, precision=self.precision, preferred_element_type=dtype
         )
         if bias is None:
             return y
@@ -291,12 +283,8 @@ class Embed(Module):
 
     def setup(self) -> None:
         """Create the table."""
-        self.embedding = self.param(
-            "embedding",
-            self.embedding_init,
-            (self.num_embeddings, self.features),
-            self.param_dtype,
-        )
+        init, shape = self.embedding_init, (self.num_embeddings, self.features)
+        self.embedding = self.param("embedding", init, shape, self.param_dtype)
 
     def __call__(self, inputs: Array) -> Array:
         """Look up `inputs`, integers of any shape.
@@ -330,21 +318,8 @@ class Embed(Module):
         return dot.attend(query, table)
 
 
-class HasKernel(Protocol):
-    """A layer with a kernel, and with a bias if it uses one."""
-
-    use_bias: bool
-    param_dtype: Dtype
-    kernel_init: Initializer
-    bias_init: Initializer
-
-    def param(self, name: str, init_fn: Initializer, *init_args: object) -> Array:
-        """Declare a parameter."""
-        ...
-
-
 def kernel_and_bias(
-    layer: HasKernel, kernel_shape: Shape, bias_shape: Shape
+    layer: Module, kernel_shape: Shape, bias_shape: Shape
 ) -> tuple[Array, Array | None]:
     """Return the parameters of a linear layer; the bias may be `None`."""
     dtype = layer.param_dtype
@@ -404,10 +379,8 @@ def _bias_axes(
         )
     kernel = _labels(right, covered)
     covered = max(covered, input_rank - _letters(left))
-    return tuple(
-        kernel.index(label) if label in kernel else None
-        for label in _labels(output, covered)
-    )
+    labels = _labels(output, covered)
+    return tuple(kernel.index(label) if label in kernel else None for label in labels)
 
 
 def _letters(term: str) -> int:

@@ -13,22 +13,10 @@ from linsey.errors import OptionError, TracedFlagError
 from linsey.errors.base import named
 from linsey.linen.initializers import ones, zeros
 from linsey.linen.module import Module, compact, merge_param
-from linsey.linen.normalization.common import (
-    Affine,
-    as_array,
-    check_option,
-    is_traced,
-    layer_axes,
-    path_text,
-    scale_and_bias,
-)
+from linsey.linen.normalization import common
 from linsey.linen.normalization.statistics import RunningStatistics
 from linsey.ops.axes import expand_rank, other_axes
-from linsey.ops.batch_norm import (
-    evaluate_batch_norm,
-    train_batch_norm,
-    train_moments,
-)
+from linsey.ops.batch_norm import evaluate_batch_norm, train_batch_norm, train_moments
 from linsey.ops.deferred import Deferred
 from linsey.ops.moments import NormSpec
 from linsey.ops.normalize import result_dtype, standardize_jit
@@ -195,8 +183,8 @@ class BatchNorm(Module):
         """
         evaluate = _uses_running_average(self, use_running_average)
         trains = not evaluate and not self.is_initializing()
-        x = as_array(x)
-        channels = layer_axes(self, self.axis, x.shape)
+        x = common.as_array(x)
+        channels = common.layer_axes(self, self.axis, x.shape)
         shape = tuple(x.shape[axis] for axis in channels)
         statistics = RunningStatistics(self, x.shape, channels, domain, trains)
         affine, afterwards = _choose_affine(self, shape, scale, bias)
@@ -231,9 +219,9 @@ class BatchNorm(Module):
 def _uses_running_average(layer: BatchNorm, given: bool | None) -> bool:
     """Return whether a call normalizes by the running statistics."""
     flag = merge_param("use_running_average", layer.use_running_average, given)
-    if is_traced(flag):
+    if common.is_traced(flag):
         raise TracedFlagError(
-            "use_running_average", scope_path=path_text(layer), module=layer
+            "use_running_average", scope_path=common.path_text(layer), module=layer
         )
     return flag or _is_frozen(layer, "statistics")
 
@@ -241,20 +229,20 @@ def _uses_running_average(layer: BatchNorm, given: bool | None) -> bool:
 def _is_frozen(layer: BatchNorm, part: str) -> bool:
     if layer.frozen is False:
         return False
-    check_option("frozen", layer.frozen, FROZEN)
+    common.check_option("frozen", layer.frozen, FROZEN)
     return layer.frozen in (True, part)
 
 
 def _choose_affine(
     layer: BatchNorm, shape: tuple[int, ...], scale: Array | None, bias: Array | None
-) -> tuple[Affine, Affine | None]:
+) -> tuple[common.Affine, common.Affine | None]:
     """Choose scale and bias: parameters, or the arguments of the call.
 
     Returns:
         Scale and bias per channel; and a pair to apply afterwards instead, if one of
         them has another shape, which broadcasts to that of the inputs.
     """
-    own = scale_and_bias(layer, shape)
+    own = common.scale_and_bias(layer, shape)
     if _is_frozen(layer, "affine"):
         own = lax.stop_gradient(own)
     if scale is None and bias is None:
@@ -263,8 +251,8 @@ def _choose_affine(
     for name, mine, given in zip(("scale", "bias"), own, (scale, bias), strict=True):
         if mine is not None and given is not None:
             raise OptionError(
-                f'{named(layer)} at "{path_text(layer)}" was called with `{name}` and '
-                f"has a parameter `{name}` of its own.",
+                f'{named(layer)} at "{common.path_text(layer)}" was called with '
+                f"`{name}` and has a parameter `{name}` of its own.",
                 "Only one of them can be applied.",
                 f"Build the layer with `use_{name}=False`, or leave the argument out.",
             )
@@ -276,7 +264,7 @@ def _choose_affine(
 
 
 def _scale_and_shift(
-    y: Array, affine: Affine, channels: tuple[int, ...], dtype: Dtype | None
+    y: Array, affine: common.Affine, channels: tuple[int, ...], dtype: Dtype | None
 ) -> Array:
     """Scale and shift by values per channel, or of a shape that broadcasts to `y`."""
     dtype = result_dtype(y, *affine, dtype)
@@ -296,7 +284,7 @@ def _scale_and_shift(
 def _find_activation(layer: BatchNorm) -> Activation | None:
     if layer.activation is None or callable(layer.activation):
         return layer.activation
-    check_option("activation", layer.activation, ACTIVATIONS)
+    common.check_option("activation", layer.activation, ACTIVATIONS)
     return getattr(jax.nn, layer.activation)
 
 

@@ -14,12 +14,7 @@ from jax import Array
 from linsey.errors import OptionError
 from linsey.linen.initializers import ones, zeros
 from linsey.linen.module import Module, compact
-from linsey.linen.normalization.common import (
-    as_array,
-    bound_names,
-    layer_axes,
-    scale_and_bias,
-)
+from linsey.linen.normalization import common
 from linsey.ops.axes import as_groups, expand_rank, other_axes
 from linsey.ops.moments import NormSpec
 from linsey.ops.normalize import standardize_groups, standardize_jit
@@ -28,7 +23,7 @@ from linsey.typing import Axes, Dtype, Initializer
 __all__ = ["GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm"]
 
 
-class _Affine(Module):
+class ScaleAndBias(Module):
     """The fields of layers that scale and shift."""
 
     epsilon: float = 1e-6
@@ -40,7 +35,7 @@ class _Affine(Module):
     scale_init: Initializer = ones
 
 
-class LayerNorm(_Affine):
+class LayerNorm(ScaleAndBias):
     """Normalize each example by mean and variance of its features.
 
         y = (x - mean) * scale / sqrt(var + epsilon) + bias
@@ -99,9 +94,9 @@ class LayerNorm(_Affine):
             AxisOutOfRangeError: the input has no such axis.
             UnboundAxisNameError: an `axis_name` is not bound.
         """
-        x = as_array(x)
-        features = layer_axes(self, self.feature_axes, x.shape)
-        reduced = layer_axes(self, self.reduction_axes, x.shape)
+        x = common.as_array(x)
+        features = common.layer_axes(self, self.feature_axes, x.shape)
+        reduced = common.layer_axes(self, self.reduction_axes, x.shape)
         return _normalize(self, x, mask, reduced, features)
 
 
@@ -165,9 +160,9 @@ class RMSNorm(Module):
             AxisOutOfRangeError: the input has no such axis.
             UnboundAxisNameError: an `axis_name` is not bound.
         """
-        x = as_array(x)
-        features = layer_axes(self, self.feature_axes, x.shape)
-        reduced = layer_axes(self, self.reduction_axes, x.shape)
+        x = common.as_array(x)
+        features = common.layer_axes(self, self.feature_axes, x.shape)
+        reduced = common.layer_axes(self, self.reduction_axes, x.shape)
         return _normalize(self, x, mask, reduced, features, centred=False)
 
 
@@ -243,11 +238,11 @@ class GroupNorm(Module):
                 groups do not divide the channels, or the last axis is not reduced.
             UnboundAxisNameError: an `axis_name` is not bound.
         """
-        x = as_array(x)
+        x = common.as_array(x)
         axes = self.reduction_axes
         if axes is None:
             axes = (*range(1, x.ndim - 1), -1)
-        reduced = layer_axes(self, axes, x.shape)
+        reduced = common.layer_axes(self, axes, x.shape)
         last = x.ndim - 1
         if last not in reduced:
             raise OptionError(
@@ -291,7 +286,7 @@ def _count_groups(count: int | None, size: int | None, channels: int) -> int:
     return divisor if size is None else channels // divisor
 
 
-class InstanceNorm(_Affine):
+class InstanceNorm(ScaleAndBias):
     """Normalize each channel of each example by its mean and variance.
 
         y = (x - mean) * scale / sqrt(var + epsilon) + bias
@@ -348,8 +343,8 @@ class InstanceNorm(_Affine):
             OptionError: the first axis is among the axes of the channels.
             UnboundAxisNameError: an `axis_name` is not bound.
         """
-        x = as_array(x)
-        channels = layer_axes(self, self.feature_axes, x.shape)
+        x = common.as_array(x)
+        channels = common.layer_axes(self, self.feature_axes, x.shape)
         if 0 in channels:
             raise OptionError(
                 "The channel axes cannot include the leading dimension as this is "
@@ -387,9 +382,9 @@ def _normalize(
     Returns:
         An array of the shape of `x`.
     """
-    names, groups = bound_names(layer), as_groups(layer.axis_index_groups)
+    names, groups = common.bound_names(layer), as_groups(layer.axis_index_groups)
     spec = NormSpec(reduced, features, layer.dtype, names, groups, centred)
-    affine = scale_and_bias(layer, tuple(x.shape[axis] for axis in features))
+    affine = common.scale_and_bias(layer, tuple(x.shape[axis] for axis in features))
     if mask is not None:
         mask = expand_rank(mask, x.shape)
     if num_groups is None:

@@ -194,9 +194,8 @@ class WeightNorm(Module):
         normalized = value * lax.rsqrt(square + self.epsilon)
         if self.use_scale:
             shape = tuple(value.shape[axis] for axis in features)
-            scale = self.param(
-                f"{path}/scale", self.scale_init, shape, self.param_dtype
-            )
+            options = self.scale_init, shape, self.param_dtype
+            scale = self.param(f"{path}/scale", *options)
             normalized = normalized * scale.reshape(square.shape)
         dtype = canonicalize_dtype(normalized, dtype=self.dtype)
         return normalized.astype(dtype)

@@ -16,14 +16,8 @@ from jax.typing import ArrayLike
 
 from linsey import errors
 from linsey.errors.base import named
-from linsey.errors.misuse import HalfPrecisionStatisticsError, NonFiniteBatchError
 from linsey.linen.module import Module, Variable
-from linsey.linen.normalization.common import (
-    bound_names,
-    check_option,
-    is_traced,
-    path_text,
-)
+from linsey.linen.normalization import common
 from linsey.ops.axes import as_groups, shard_count
 from linsey.ops.batch_norm import UpdateRule
 from linsey.ops.moments import NormSpec
@@ -74,7 +68,16 @@ class RunningStatistics:
         self.updates = None
         if counts:
             self.updates = layer.variable(COUNTS, "updates", jnp.zeros, rows, jnp.int32)
-        self._check_shape(shape, input_shape)
+        kept = self.mean.value.shape[len(rows) :]
+        if kept != shape:
+            raise errors.FeatureShapeChangedError(
+                common.path_text(layer),
+                expected=_number(kept),
+                found=_number(shape),
+                input_shape=input_shape,
+                axis=layer.axis,
+                module=layer,
+            )
 
     # --- reading ----------------------------------------------------------------------
 
@@ -115,16 +118,26 @@ class RunningStatistics:
             HalfPrecisionStatisticsError: the statistics are of half precision.
         """
         layer = self.layer
-        check_option("nonfinite", layer.nonfinite, NONFINITE)
+        common.check_option("nonfinite", layer.nonfinite, NONFINITE)
         if layer.group_size is not None:
             self._check_group_size(layer.group_size, spec.features)
         if layer.axis_name is not None:
             groups = as_groups(layer.axis_index_groups)
-            spec = spec._replace(names=bound_names(layer), groups=groups)
-        self._check_batch(spec, x)
-        return spec, UpdateRule(
-            layer.group_size, layer.unbiased_variance, layer.nonfinite != "skip"
-        )
+            spec = spec._replace(names=common.bound_names(layer), groups=groups)
+        single = math.prod(x.shape[axis] for axis in spec.axes) == 1
+        # Outside of any transform it is a look at shapes, as guides take with one row.
+        checked = single and common.is_traced(x)
+        if checked and shard_count(spec.names, spec.groups) == 1:
+            raise errors.SingleValuePerChannelError(
+                common.path_text(layer), x.shape, axes=spec.axes, module=layer
+            )
+        dtype = self.mean.value.dtype
+        if dtype.itemsize < 4:
+            raise errors.HalfPrecisionStatisticsError(
+                common.path_text(layer), dtype, module=layer
+            )
+        propagate = layer.nonfinite != "skip"
+        return spec, UpdateRule(layer.group_size, layer.unbiased_variance, propagate)
 
     def update(self, mean: Array, var: Array) -> None:
         """Replace mean and variance, and count one more update.
@@ -154,24 +167,22 @@ class RunningStatistics:
         if not missing:
             return
         # Parameters that are created with them tell an initialisation by `apply`.
-        creates = layer.is_mutable_collection("params") and not (
-            layer.has_variable("params", "scale")
-            or layer.has_variable("params", "bias")
-        )
-        if not creates:
+        made = any(layer.has_variable("params", name) for name in ("scale", "bias"))
+        if made or not layer.is_mutable_collection("params"):
             collection, name = missing[0]
             raise errors.MissingBatchStatsError(
-                path_text(layer), module=layer, col_name=collection, var_name=name
+                common.path_text(layer),
+                module=layer,
+                col_name=collection,
+                var_name=name,
             )
 
     def _find_domain(self, domain: ArrayLike | None) -> Array | None:
         count = self.layer.num_domains
         if count is None and domain is None:
             return None
-        is_known = not isinstance(domain, int | np.integer) or domain in range(
-            count or 0
-        )
-        if is_known and count is not None and domain is not None:
+        known = not isinstance(domain, int | np.integer) or domain in range(count or 0)
+        if known and count is not None and domain is not None:
             index = jnp.asarray(domain)
             if not index.shape and jnp.issubdtype(index.dtype, jnp.integer):
                 return index
@@ -182,38 +193,11 @@ class RunningStatistics:
             why = f"It keeps running statistics for each of {count} domains."
             fix = f"Pass `domain=`, a whole number from 0 to {count - 1}, to the call."
         raise errors.OptionError(
-            f'{named(self.layer)} at "{path_text(self.layer)}" was called with '
+            f'{named(self.layer)} at "{common.path_text(self.layer)}" was called with '
             f"domain={domain}.",
             why,
             fix,
         )
-
-    def _check_shape(
-        self, shape: tuple[int, ...], input_shape: tuple[int, ...]
-    ) -> None:
-        kept = self.mean.value.shape[0 if self.domain is None else 1 :]
-        if kept != shape:
-            raise errors.FeatureShapeChangedError(
-                path_text(self.layer),
-                expected=_number(kept),
-                found=_number(shape),
-                input_shape=input_shape,
-                axis=self.layer.axis,
-                module=self.layer,
-            )
-
-    def _check_batch(self, spec: NormSpec, x: Array) -> None:
-        values = math.prod(x.shape[axis] for axis in spec.axes)
-        # Outside of any transform it is a look at shapes, as guides take with one row.
-        if values == 1 and is_traced(x) and shard_count(spec.names, spec.groups) == 1:
-            raise errors.SingleValuePerChannelError(
-                path_text(self.layer), x.shape, axes=spec.axes, module=self.layer
-            )
-        dtype = self.mean.value.dtype
-        if dtype.itemsize < 4:
-            raise HalfPrecisionStatisticsError(
-                path_text(self.layer), dtype, module=self.layer
-            )
 
     def _check_group_size(self, size: int, channels: tuple[int, ...]) -> None:
         if size < 1:
@@ -237,14 +221,16 @@ class RunningStatistics:
 
     def _check_finite(self, *updated: Array) -> None:
         """Raise at once, or, where values are traced, when the program runs."""
-        path, name = path_text(self.layer), type(self.layer).__name__
+        path, name = common.path_text(self.layer), type(self.layer).__name__
 
         def check(*updated: ArrayLike) -> None:
             finite = np.all([np.isfinite(value) for value in updated], axis=0)
             if not finite.all():
-                raise NonFiniteBatchError(path, int((~finite).sum()), module=name)
+                raise errors.NonFiniteBatchError(
+                    path, int((~finite).sum()), module=name
+                )
 
-        if any(map(is_traced, updated)):
+        if any(map(common.is_traced, updated)):
             jax.debug.callback(check, *updated)
         else:
             check(*updated)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,24 +15,10 @@ from linsey.linen.activation import sigmoid, tanh
 from linsey.linen.dtypes import promote_dtype
 from linsey.linen.initializers import ones, orthogonal, zeros
 from linsey.linen.linear import Conv, Dense, default_kernel_init
-from linsey.linen.linear.dense import kernel_and_bias
+from linsey.linen.linear import dense as linear
 from linsey.linen.module import Module, compact, nowrap
 from linsey.ops.dot import dense
 from linsey.typing import Dtype, Initializer, PrecisionLike, PRNGKey
-
-__all__ = [
-    "A",
-    "Carry",
-    "CarryHistory",
-    "ConvLSTMCell",
-    "GRUCell",
-    "LSTMCell",
-    "MGUCell",
-    "OptimizedLSTMCell",
-    "Output",
-    "RNNCellBase",
-    "SimpleCell",
-]
 
 A = TypeVar("A")
 Carry = object
@@ -102,29 +88,11 @@ class RNNCellBase(Module):
         )
 
 
-class _CarryFields(Protocol):
-    """The fields from which a carry is made."""
-
-    features: int
-    param_dtype: Dtype
-    carry_init: Initializer
-
-
-class _DenseFields(_CarryFields, Protocol):
-    """The fields that all cells made of dense maps have."""
-
-    kernel_init: Initializer
-    recurrent_kernel_init: Initializer
-    dtype: Dtype | None
-
-
-class DenseCell(RNNCellBase):
+class _DenseCell(RNNCellBase):
     """What cells made of dense maps share; those with one state also how it begins."""
 
     @nowrap
-    def _map(
-        self: _DenseFields, name: str, x: Array, bias_init: Initializer | None = None
-    ) -> Array:
+    def _map(self, name: str, x: Array, bias_init: Initializer | None = None) -> Array:
         """Map inputs (`i...`) or states (`h...`), with a bias that has an initializer.
 
         Args:
@@ -147,20 +115,15 @@ class DenseCell(RNNCellBase):
         )(x)
 
     @nowrap
-    def initialize_carry(
-        self: _CarryFields, rng: PRNGKey, input_shape: tuple[int, ...]
-    ) -> Array:
+    def initialize_carry(self, rng: PRNGKey, input_shape: tuple[int, ...]) -> Array:
         """Make the first h for inputs of shape (*batch, channels)."""
         shape = (*input_shape[:-1], self.features)
         return self.carry_init(rng, shape, self.param_dtype)
 
-    @property
-    def num_feature_axes(self) -> int:
-        """One: the channels."""
-        return 1
+    num_feature_axes = 1  # the channels
 
 
-class GatedCell(DenseCell):
+class _GatedCell(_DenseCell):
     """The fields of cells with several gates of one kind."""
 
     features: int
@@ -177,7 +140,7 @@ class GatedCell(DenseCell):
 # -- cells with one state ------------------------------------------------------------
 
 
-class SimpleCell(DenseCell):
+class SimpleCell(_DenseCell):
     """Take a step of a simple recurrent network.
 
         h' = activation(W_i x + b + W_h h)
@@ -238,7 +201,7 @@ class SimpleCell(DenseCell):
         return new_h, new_h
 
 
-class GRUCell(GatedCell):
+class GRUCell(_GatedCell):
     """Take a step of a gated recurrent unit.
 
         r = gate(W_ir x + b_r + W_hr h)    z = gate(W_iz x + b_z + W_hz h)
@@ -292,7 +255,7 @@ class GRUCell(GatedCell):
         return new_h, new_h
 
 
-class MGUCell(DenseCell):
+class MGUCell(_DenseCell):
     """Take a step of a minimal gated unit: a gated recurrent unit with one gate.
 
         f = gate(W_if x + b_if + W_hf h)
@@ -369,9 +332,7 @@ class _MemoryCell(RNNCellBase):
     """What cells with a memory c beside their output h share: how both begin."""
 
     @nowrap
-    def initialize_carry(
-        self: _CarryFields, rng: PRNGKey, input_shape: tuple[int, ...]
-    ) -> Pair:
+    def initialize_carry(self, rng: PRNGKey, input_shape: tuple[int, ...]) -> Pair:
         """Make the first c and h for inputs of shape (*batch, *spatial, channels)."""
         shape, dtype = (*input_shape[:-1], self.features), self.param_dtype
         c_key, h_key = jax.random.split(rng)
@@ -389,7 +350,7 @@ def _remember(
     return (new_c, new_h), new_h
 
 
-class _DenseMemoryCell(_MemoryCell, GatedCell):
+class _DenseMemoryCell(_MemoryCell, _GatedCell):
     """Take a step with dense maps, two for each gate."""
 
     @compact
@@ -479,7 +440,7 @@ class DenseParams(Module):
     def __call__(self, inputs: Array) -> tuple[Array, Array | None]:
         """Return kernel and bias for inputs of shape (..., channels)."""
         shape = (np.shape(inputs)[-1], self.features)
-        return kernel_and_bias(self, shape, (self.features,))
+        return linear.kernel_and_bias(self, shape, (self.features,))
 
 
 class OptimizedLSTMCell(_DenseMemoryCell):

@@ -113,21 +113,17 @@ class RNN(Module):
         if batch_dims < 0:
             raise InputRankError("RNN", shape, "time, features")
         time = 0 if time_major else batch_dims
+        order = seq_lengths, batch_dims, time_major
         if reverse:
-            inputs = flip_sequences(inputs, seq_lengths, batch_dims, time_major)
+            inputs = flip_sequences(inputs, *order)
         carry = initial_carry
         if carry is None:
             key = jax.random.key(0) if init_key is None else init_key
             carry = self.cell.initialize_carry(key, shape[:time] + shape[time + 1 :])
-        lengths = None
-        if return_carry and seq_lengths is not None:
-            lengths = jnp.asarray(seq_lengths)
+        lengths = seq_lengths if return_carry else None
         carry, outputs = self._scan(carry, inputs, lengths, time)
         if reverse and keep_order:
-            outputs = jax.tree.map(
-                lambda y: flip_sequences(y, seq_lengths, batch_dims, time_major),
-                outputs,
-            )
+            outputs = jax.tree.map(lambda y: flip_sequences(y, *order), outputs)
         return (carry, outputs) if return_carry else outputs
 
     @nowrap
@@ -146,6 +142,7 @@ class RNN(Module):
         )
         if lengths is None:
             return lift(_step, in_axes=time)(self.cell, carry, inputs)
+        lengths = jnp.asarray(lengths)
 
         # The carry at the last element is kept beside the one that goes on, which the
         # outputs of the padding need; keeping all carries would take more memory.
@@ -257,10 +254,8 @@ class Bidirectional(Module):
         Returns:
             The joined outputs; with `return_carry` the pair of carries and the outputs.
         """
-        if time_major is None:
-            time_major = self.time_major
-        if return_carry is None:
-            return_carry = self.return_carry
+        return_carry = _given(return_carry, self.return_carry)
+        time_major = _given(time_major, self.time_major)
         keys = None if init_key is None else jax.random.split(init_key)
         carries = (None, None) if initial_carry is None else initial_carry
 
