@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from linsey.errors import OptionError
+from linsey.promotion import promote_types, result_type
 from linsey.typing import Dtype as Dtype
 from linsey.typing import PromoteDtypeFn as PromoteDtypeFn
 
@@ -43,9 +44,9 @@ def canonicalize_dtype(
     if dtype is None:
         dtype = _agreed_dtype(args)
         if dtype is None:
-            dtype = jnp.result_type(*(x for x in args if x is not None))
+            dtype = result_type(*(x for x in args if x is not None))
         if inexact and not _is_inexact(dtype):
-            dtype = jnp.promote_types(jnp.float32, dtype)
+            dtype = promote_types(jnp.float32, dtype)
     elif inexact and not _is_inexact(dtype):
         raise OptionError(
             f"Dtype must be inexact: {dtype}",

@@ -11,6 +11,7 @@ import optax
 from linsey import struct
 from linsey.optim.base import LearningRate, Scalar
 from linsey.optim.optax_definition import OptaxDefinition, Stage, takes_fields_of
+from linsey.promotion import promote_types
 
 __all__ = ["LARS"]
 
@@ -103,5 +104,5 @@ def scale_by_layer(
 
 def norm(x: jax.Array) -> jax.Array:
     """Return the 2-norm over all axes, of half precision in float32."""
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    dtype = promote_types(x.dtype, jnp.float32)
     return jnp.sqrt(jnp.sum(jnp.square(jnp.abs(x.astype(dtype)))))

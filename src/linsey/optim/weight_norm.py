@@ -14,6 +14,7 @@ from linsey.optim._selection import gradients_of
 from linsey.optim.base import OptimizerDef, Scalar
 from linsey.optim.optax_definition import as_array, like
 from linsey.optim.state import OptimizerState
+from linsey.promotion import promote_types
 
 __all__ = ["WeightNorm"]
 
@@ -147,7 +148,7 @@ def _scale(scale: Any) -> Scale:
 
 def _inverse_norm(direction: jax.Array, eps: Scalar) -> jax.Array:
     """Return the inverse norm of each column, shape (1, ..., 1, columns)."""
-    dtype = jnp.promote_types(direction.dtype, jnp.float32)
+    dtype = promote_types(direction.dtype, jnp.float32)
     squares = jnp.square(direction.astype(dtype))
     axes = tuple(range(direction.ndim - 1))
     return 1 / jnp.sqrt(jnp.sum(squares, axis=axes, keepdims=True) + eps)

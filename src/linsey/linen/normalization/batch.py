@@ -20,6 +20,7 @@ from linsey.ops.batch_norm import evaluate_batch_norm, train_batch_norm, train_m
 from linsey.ops.deferred import Deferred
 from linsey.ops.moments import NormSpec
 from linsey.ops.normalize import result_dtype, standardize_jit
+from linsey.promotion import promote_types
 from linsey.typing import Dtype, Initializer
 
 ACTIVATIONS = ("relu", "leaky_relu", "silu", "gelu")
@@ -190,7 +191,7 @@ class BatchNorm(Module):
         affine, afterwards = _choose_affine(self, shape, scale, bias)
         spec = NormSpec(other_axes(channels, x.ndim), channels, self.dtype)
         if afterwards is not None:
-            spec = spec._replace(dtype=jnp.promote_types(x.dtype, jnp.float32))
+            spec = spec._replace(dtype=promote_types(x.dtype, jnp.float32))
         if mask is not None:
             mask = expand_rank(mask, x.shape)
         activation, epsilon = _find_activation(self), self.epsilon

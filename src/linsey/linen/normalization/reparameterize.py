@@ -24,6 +24,7 @@ from linsey.linen.module import Module, compact, nowrap
 from linsey.linen.normalization.common import layer_axes
 from linsey.linen.transforms import map_variables
 from linsey.ops.spectral import spectral_norm
+from linsey.promotion import promote_types
 from linsey.typing import Axes, Dtype, Initializer
 
 __all__ = ["SpectralNorm", "WeightNorm"]
@@ -110,7 +111,7 @@ class SpectralNorm(Module):
         draw = normal(1.0)
         u = keep(f"{path}/u", lambda: draw(self.make_rng("params"), shape, dtype))
         sigma = keep(f"{path}/sigma", jnp.ones, (), dtype)
-        wide = jnp.promote_types(u.value.dtype, matrix.dtype)
+        wide = promote_types(u.value.dtype, matrix.dtype)
         estimate, new_u = spectral_norm(
             matrix.astype(wide), u.value.astype(wide), self.n_steps, self.epsilon
         )

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 
 from linsey.errors.base import ShapeError
 from linsey.errors.treex import PositionalArgumentsError
+from linsey.promotion import promote_types
 from linsey.treex.losses import On, labels_filter, select_labels
 from linsey.treex.treeo import Tree, apply, copy
 from linsey.treex.treeo.flatten import discover
@@ -271,7 +272,7 @@ class _MeanError(Mean):
     ) -> None:
         """Add a batch of targets and predictions of one shape."""
         target, preds = jnp.asarray(target), jnp.asarray(preds)
-        dtype = jnp.promote_types(target.dtype, preds.dtype)
+        dtype = promote_types(target.dtype, preds.dtype)
         if not jnp.issubdtype(dtype, jnp.inexact):
             dtype = jnp.float32  # integers would be cut or wrap around
         error = preds.astype(dtype) - target.astype(dtype)
