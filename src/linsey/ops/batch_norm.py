@@ -18,8 +18,6 @@ them. *Batch renormalization* makes outputs in training nearly those of evaluati
 batch normalization; without bounds, normalization by the running statistics.
 """
 
-# ruff: noqa: F722 (the strings of jaxtyping are shapes)
-
 from __future__ import annotations
 
 import math

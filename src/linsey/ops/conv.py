@@ -6,8 +6,6 @@ size after kernel dilation. Padding is either zeros, which the convolution of `l
 itself, or entries of the input, which are copied first.
 """
 
-# ruff: noqa: F722 (the strings of jaxtyping are shapes)
-
 from __future__ import annotations
 
 import math
@@ -23,6 +21,7 @@ from linsey.errors.base import OptionError
 from linsey.errors.layers import InputRankError, InvalidPaddingError
 from linsey.ops.cpu.conv import convolve
 from linsey.ops.cpu.dispatch import on_cpu
+from linsey.ops.deferred import resolve
 from linsey.ops.dot import add_bias
 from linsey.typing import Dtype, PaddingLike, PrecisionLike
 
@@ -96,6 +95,7 @@ def conv(
         >>> conv(x, kernel, padding="CIRCULAR").ravel().tolist()
         [1.0, 3.0, 5.0, 3.0]
     """
+    x, kernel = resolve(x), resolve(kernel)
     window = kernel.shape[:-2]
     rank = len(window)
     geometry = _geometry(rank, strides, input_dilation, kernel_dilation)
@@ -161,7 +161,7 @@ def conv_local(
         >>> conv_local(x, kernel, window=(1,)).ravel().tolist()
         [1.0, 2.0, 3.0]
     """
-    rank = len(window)
+    x, kernel, rank = resolve(x), resolve(kernel), len(window)
     geometry = _geometry(rank, strides, input_dilation, kernel_dilation)
     x, batch_shape = merge_batch_axes(x, rank)  # (batch, *spatial, channels)
     x, pads = _pad(x, padding, tuple(window), geometry)
@@ -226,6 +226,7 @@ def conv_transpose(
         >>> conv_transpose(x, kernel, strides=2).ravel().tolist()
         [1.0, 1.0, 2.0, 2.0]
     """
+    x, kernel = resolve(x), resolve(kernel)
     rank = kernel.ndim - 2
     steps = per_axis(strides, rank)
     x, batch_shape = merge_batch_axes(x, rank, "ConvTranspose")

@@ -23,8 +23,6 @@ Derivatives are those of the formula, in forward and reverse mode and any nestin
 them; they keep the array and values per channel, nothing else of its size.
 """
 
-# ruff: noqa: F722 (the strings of jaxtyping are shapes)
-
 from __future__ import annotations
 
 import math
@@ -284,10 +282,7 @@ def _weighted_moments(
 
 
 def _shifted_moments(
-    x: Array,
-    shift: Array,
-    average: Callable[[Array], Array],
-    axes: tuple[int, ...],
+    x: Array, shift: Array, average: Callable[[Array], Array], axes: tuple[int, ...]
 ) -> tuple[Array, Array]:
     """Take mean and variance relative to a value in the midst of those of `x`."""
     first = average(_subtract(x, shift, axes))

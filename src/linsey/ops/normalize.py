@@ -12,8 +12,6 @@ followed by `normalize`, each of which has derivative rules of its own, except w
 kernel for a CPU computes both at once.
 """
 
-# ruff: noqa: F722 (the strings of jaxtyping are shapes)
-
 from __future__ import annotations
 
 import math
@@ -27,12 +25,7 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
-from linsey.ops.axes import (
-    broadcast_all,
-    broadcast_kept,
-    canonical_axes,
-    other_axes,
-)
+from linsey.ops.axes import broadcast_all, broadcast_kept, canonical_axes, other_axes
 from linsey.ops.cpu.dispatch import takes_channels
 from linsey.ops.moments import Moments, NormSpec, is_counted, take_moments
 from linsey.typing import Dtype

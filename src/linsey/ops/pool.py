@@ -10,8 +10,6 @@ gradient is as many selections. The index is a byte per window, and all that rev
 mode keeps.
 """
 
-# ruff: noqa: F722 (the strings of jaxtyping are shapes)
-
 from __future__ import annotations
 
 import itertools
@@ -29,6 +27,7 @@ from jax.typing import ArrayLike
 from linsey.errors.base import ArgumentTypeError, LinseyError, OptionError, ShapeError
 from linsey.errors.layers import InvalidPaddingError
 from linsey.ops.cpu.dispatch import on_cpu
+from linsey.ops.deferred import resolve
 from linsey.typing import Dtype
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ def pool(
         [1.0, 5.0]
     """
     windows = _windows(inputs.shape, window_shape, strides, padding)
-    return lax.reduce_window(inputs, init, reduce_fn, *windows)
+    return lax.reduce_window(resolve(inputs), init, reduce_fn, *windows)
 
 
 def max_pool(
@@ -102,6 +101,7 @@ def max_pool(
         >>> max_pool(x, (2,), strides=(2,)).ravel().tolist()
         [3.0, 5.0]
     """
+    inputs = resolve(inputs)
     windows = _windows(inputs.shape, window_shape, strides, padding)
     if _selection_is_faster(inputs.dtype, windows):
         return max_of_windows(windows, inputs)

@@ -173,10 +173,7 @@ def _convolve_channels(
             for start, n, stride in zip(starts, spatial, strides, strict=True)
         ]
         values = lax.slice(
-            x,
-            (0, *starts, 0),
-            (x.shape[0], *ends, features),
-            (1, *strides, 1),
+            x, (0, *starts, 0), (x.shape[0], *ends, features), (1, *strides, 1)
         )
         weights = lax.broadcast_in_dim(
             kernel[(*offset, 0)], values.shape, (values.ndim - 1,)

@@ -65,9 +65,7 @@ class Window(NamedTuple):
             high = last - (output[i] - 1) * self.strides[i] + reach - low
             padding.append((low, high))
         return self._replace(
-            strides=self.lhs_dilation,
-            lhs_dilation=self.strides,
-            padding=tuple(padding),
+            strides=self.lhs_dilation, lhs_dilation=self.strides, padding=tuple(padding)
         )
 
 

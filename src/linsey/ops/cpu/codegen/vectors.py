@@ -120,10 +120,7 @@ class _Writer:
         return self.builder.fadd(total, product, flags=["contract"])
 
     def loop(
-        self,
-        count: Value,
-        values: list[Value],
-        body: Callable[..., list[Value]],
+        self, count: Value, values: list[Value], body: Callable[..., list[Value]]
     ) -> list[Value]:
         """Repeat `values = body(*values)`, at least once; return the last ones."""
         block = self.function.append_basic_block()
