@@ -108,18 +108,15 @@ class Deferred:
         return getattr(self.array, name)
 
 
-def _add_operator(name: str, reflected: bool) -> None:
+def _add_operator(name: str) -> None:
     function = getattr(operator, name)
     setattr(Deferred, f"__{name}__", lambda self, other: function(self.array, other))
-    if reflected:
-        method = f"__r{name}__"
-        setattr(Deferred, method, lambda self, other: function(other, self.array))
+    setattr(Deferred, f"__r{name}__", lambda self, other: function(other, self.array))
 
 
-for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"):
-    _add_operator(_name, reflected=True)
-for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
-    _add_operator(_name, reflected=False)
+_ARITHMETIC = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
+for _name in (*_ARITHMETIC, "lt", "le", "gt", "ge", "eq", "ne"):
+    _add_operator(_name)
 
 
 def resolve(value: Deferred | T) -> Array | T:

@@ -28,7 +28,6 @@ from linsey.errors.base import ArgumentTypeError, LinseyError, OptionError, Shap
 from linsey.errors.layers import InvalidPaddingError
 from linsey.ops.cpu.dispatch import on_cpu
 from linsey.ops.deferred import resolve
-from linsey.typing import Dtype
 
 if TYPE_CHECKING:
     from jaxtyping import Num, Shaped
@@ -103,7 +102,9 @@ def max_pool(
     """
     inputs = resolve(inputs)
     windows = _windows(inputs.shape, window_shape, strides, padding)
-    if _selection_is_faster(inputs.dtype, windows):
+    # Selections are the faster gradient on a CPU, for small windows.
+    small = math.prod(windows.sizes) <= LARGEST_WINDOW
+    if small and jnp.issubdtype(inputs.dtype, jnp.floating) and on_cpu():
         return max_of_windows(windows, inputs)
     return lax.reduce_window(inputs, _extremes(inputs.dtype)[0], lax.max, *windows)
 
@@ -251,15 +252,6 @@ def _extremes(dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
 
 
 # -- the gradient of the maximum -----------------------------------------------------
-
-
-def _selection_is_faster(dtype: Dtype, windows: Windows) -> bool:
-    """Say whether selections are the faster gradient: on a CPU, for small windows."""
-    return (
-        math.prod(windows.sizes) <= LARGEST_WINDOW
-        and jnp.issubdtype(dtype, jnp.floating)
-        and on_cpu()
-    )
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
