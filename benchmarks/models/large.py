@@ -82,8 +82,7 @@ def resnet(rival: str, sizes: Sizes, dtype: Any) -> Any:
         @nn.compact
         def __call__(self, x, train=True):
             x = normalize(convolve(x, 64, 7, 2), train)
-            # Pooling takes arrays only.
-            x = nn.max_pool(jnp.asarray(x), (3, 3), (2, 2), "SAME")
+            x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
             for stage, count in enumerate(sizes.stages):
                 for block in range(count):
                     stride = 2 if stage and not block else 1

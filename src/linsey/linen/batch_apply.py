@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from linsey.errors.base import ShapeError
+from linsey.ops.deferred import Deferred, resolve
 
 
 class BatchApply:
@@ -51,6 +52,9 @@ class BatchApply:
         Raises:
             ShapeError: no argument has enough axes.
         """
+        args, kwargs = jax.tree.map(
+            resolve, (args, kwargs), is_leaf=lambda x: isinstance(x, Deferred)
+        )
         leaf = arbitrary_mergeable_leaf(self.num_dims, args, kwargs)
         if leaf is None:
             raise ShapeError(

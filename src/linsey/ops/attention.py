@@ -6,8 +6,6 @@ keys, and broadcasts to the scores. Shapes are static, so each function traces t
 equations of its formula and no others.
 """
 
-# ruff: noqa: F722 (the strings of jaxtyping are shapes)
-
 from __future__ import annotations
 
 import math
@@ -20,6 +18,7 @@ import numpy as np
 from jax import Array, lax, random
 
 from linsey.errors.base import OptionError, ShapeError
+from linsey.ops.deferred import resolve
 from linsey.typing import Dtype, PrecisionLike, PRNGKey
 
 if TYPE_CHECKING:
@@ -51,6 +50,7 @@ def attention_scores(
         >>> attention_scores(query, key)[0, 0].tolist()
         [[3.0, 3.0, 3.0, 3.0], [3.0, 3.0, 3.0, 3.0]]
     """
+    query, key = resolve(query), resolve(key)
     last = query.ndim - 1
     batch = (*range(last - 2), last - 1)
     return dot_general(
@@ -87,6 +87,7 @@ def weighted_values(
         >>> weighted_values(weights, value).tolist()
         [[[3.0]]]
     """
+    weights, value = resolve(weights), resolve(value)
     dtype = value.dtype
     if weights.dtype != dtype:
         dtype = jnp.promote_types(weights.dtype, dtype)
@@ -127,6 +128,7 @@ def mask_scores(
         >>> mask_scores(jnp.ones((1, 1, 2)), jnp.array([True, False])).tolist()
         [[[1.0, -3.4028234663852886e+38]]]
     """
+    scores, mask = resolve(scores), resolve(mask)
     if mask.dtype != bool:
         mask = lax.ne(mask, np.zeros((), mask.dtype))
     if mask.shape != scores.shape:
@@ -161,6 +163,7 @@ def softmax(scores: Float[Array, "*rows keys"]) -> Float[Array, "*rows keys"]:
         >>> softmax(jnp.array([1000.0, 1000.0])).tolist()
         [0.5, 0.5]
     """
+    scores = resolve(scores)
     last = (scores.ndim - 1,)
     largest = lax.stop_gradient(lax.reduce_max(scores, last))
     powers = lax.exp(lax.sub(scores, lax.expand_dims(largest, last)))

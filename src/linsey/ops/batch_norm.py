@@ -18,8 +18,6 @@ them. *Batch renormalization* makes outputs in training nearly those of evaluati
 batch normalization; without bounds, normalization by the running statistics.
 """
 
-# ruff: noqa: F722 (the strings of jaxtyping are shapes)
-
 from __future__ import annotations
 
 import math
@@ -33,17 +31,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from linsey.ops.axes import (
-    AxisNames,
-    Groups,
-    as_groups,
-    as_names,
-    canonical_axes,
-    expand_rank,
-    other_axes,
-    shard_count,
-    sum_shards,
-)
+from linsey.ops import axes
 from linsey.ops.moments import Moments, NormSpec, take_moments
 from linsey.ops.normalize import apply_moments, standardize, standardize_jit
 from linsey.typing import Dtype
@@ -64,7 +52,7 @@ def batch_norm(
     axis: int | Iterable[int] = -1,
     epsilon: Real[ArrayLike, ""] = 1e-5,
     dtype: Dtype | None = None,
-    axis_name: AxisNames | None = None,
+    axis_name: axes.AxisNames | None = None,
     axis_index_groups: Iterable[Sequence[int]] | None = None,
 ) -> tuple[Inexact[Array, "*shape"], Moments]:
     """Normalize a batch by its own moments, as in training.
@@ -100,15 +88,15 @@ def batch_norm(
         Ioffe, Szegedy 2015, https://arxiv.org/abs/1502.03167
     """
     x = jnp.asarray(x)
-    channels = canonical_axes(axis, x.ndim)
+    channels = axes.canonical_axes(axis, x.ndim)
     spec = NormSpec(
-        other_axes(channels, x.ndim),
+        axes.other_axes(channels, x.ndim),
         channels,
         dtype,
-        as_names(axis_name),
-        as_groups(axis_index_groups),
+        axes.as_names(axis_name),
+        axes.as_groups(axis_index_groups),
     )
-    expanded = None if weights is None else expand_rank(weights, x.shape)
+    expanded = None if weights is None else axes.expand_rank(weights, x.shape)
     scale, bias = (None if v is None else jnp.asarray(v) for v in (scale, bias))
     return standardize_jit(spec, x, expanded, scale, bias, epsilon)
 
@@ -313,13 +301,15 @@ def _split(
     spec: NormSpec, x: Array, weights: Array | None, size: int
 ) -> tuple[NormSpec, Array, Array | None, np.ndarray | None]:
     """Divide a batch into groups along a new first axis, or shards into groups."""
-    shards, groups = shard_count(spec.names), None
+    shards, groups = axes.shard_count(spec.names), None
     if shards > 1:
         groups = shard_groups(shards, x.shape[0], size)
     names = () if groups is None else spec.names
     x, weights, order = split_examples(x, weights, size)
-    axes, features = (tuple(a + 1 for a in axes) for axes in (spec.axes, spec.features))
-    spec = spec._replace(axes=axes, features=features, names=names, groups=groups)
+    reduced, features = (
+        tuple(axis + 1 for axis in given) for given in (spec.axes, spec.features)
+    )
+    spec = spec._replace(axes=reduced, features=features, names=names, groups=groups)
     return spec, x, weights, order
 
 
@@ -377,7 +367,7 @@ def join_examples(y: Array, order: np.ndarray | None) -> Array:
     return flat if order is None else flat[order]
 
 
-def shard_groups(shards: int, examples: int, size: int) -> Groups | None:
+def shard_groups(shards: int, examples: int, size: int) -> axes.Groups | None:
     """Group neighbouring shards, so that a group holds at most `size` examples.
 
     Args:
@@ -415,7 +405,7 @@ def _average_groups(
     count = jnp.broadcast_to(count, mean.shape)
     mean, var = (jnp.where(count > 0, count * v, 0) for v in (mean, var))
     sums = jnp.sum(jnp.stack([mean, var, count]), axis=1)
-    mean, var, total = sum_shards(lax.stop_gradient(sums), spec.names)
+    mean, var, total = axes.sum_shards(lax.stop_gradient(sums), spec.names)
     divisor = jnp.where(total > 0, total, 1)
     return mean / divisor, var / divisor, total
 

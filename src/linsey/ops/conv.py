@@ -6,13 +6,11 @@ size after kernel dilation. Padding is either zeros, which the convolution of `l
 itself, or entries of the input, which are copied first.
 """
 
-# ruff: noqa: F722 (the strings of jaxtyping are shapes)
-
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax.numpy as jnp
@@ -22,7 +20,9 @@ from jax import Array, lax
 from linsey.errors.base import OptionError
 from linsey.errors.layers import InputRankError, InvalidPaddingError
 from linsey.ops.cpu.conv import convolve
-from linsey.ops.cpu.dispatch import on_cpu
+from linsey.ops.cpu.conv_xla import Window
+from linsey.ops.cpu.dispatch import Shape, on_cpu
+from linsey.ops.deferred import resolve
 from linsey.ops.dot import add_bias
 from linsey.typing import Dtype, PaddingLike, PrecisionLike
 
@@ -96,28 +96,14 @@ def conv(
         >>> conv(x, kernel, padding="CIRCULAR").ravel().tolist()
         [1.0, 3.0, 5.0, 3.0]
     """
+    x, kernel = resolve(x), resolve(kernel)
     window = kernel.shape[:-2]
-    rank = len(window)
-    geometry = _geometry(rank, strides, input_dilation, kernel_dilation)
-    x, batch_shape = merge_batch_axes(x, rank)  # (batch, *spatial, channels)
-    x, pads = _pad(x, padding, window, geometry)
-    if conv_general_dilated is lax.conv_general_dilated:
-        if on_cpu():
-            conv_general_dilated, pads = convolve, tuple(pads)
-    y = conv_general_dilated(
-        x,
-        kernel,
-        geometry.strides,
-        pads,
-        lhs_dilation=geometry.input_dilation,
-        rhs_dilation=geometry.kernel_dilation,
-        dimension_numbers=channels_last(rank),
-        feature_group_count=feature_group_count,
-        precision=precision,
-    )  # (batch, *output spatial shape, features)
-    if bias is not None:
-        y = add_bias(y, bias)
-    return split_batch_axes(y, batch_shape)
+    geometry = _geometry(len(window), strides, input_dilation, kernel_dilation)
+    if conv_general_dilated is lax.conv_general_dilated and on_cpu():
+        conv_general_dilated = convolve
+    groups = {"feature_group_count": feature_group_count, "precision": precision}
+    function = partial(conv_general_dilated, **groups)
+    return _slide(function, x, kernel, bias, window, padding, geometry)
 
 
 def conv_local(
@@ -161,20 +147,35 @@ def conv_local(
         >>> conv_local(x, kernel, window=(1,)).ravel().tolist()
         [1.0, 2.0, 3.0]
     """
+    x, kernel, window = resolve(x), resolve(kernel), tuple(window)
+    geometry = _geometry(len(window), strides, input_dilation, kernel_dilation)
+    function = partial(
+        lax.conv_general_dilated_local, filter_shape=window, precision=precision
+    )
+    return _slide(function, x, kernel, bias, window, padding, geometry)
+
+
+def _slide(
+    function: Callable[..., Array],
+    x: Array,
+    kernel: Array,
+    bias: Array | None,
+    window: Shape,
+    padding: PaddingLike,
+    geometry: Geometry,
+) -> Array:
+    """Pad and convolve inputs with any number of batch axes, and add the bias."""
     rank = len(window)
-    geometry = _geometry(rank, strides, input_dilation, kernel_dilation)
     x, batch_shape = merge_batch_axes(x, rank)  # (batch, *spatial, channels)
-    x, pads = _pad(x, padding, tuple(window), geometry)
-    y = lax.conv_general_dilated_local(
+    x, pads = _pad(x, padding, window, geometry)
+    y = function(
         x,
         kernel,
         geometry.strides,
         pads,
-        window,
         lhs_dilation=geometry.input_dilation,
         rhs_dilation=geometry.kernel_dilation,
         dimension_numbers=channels_last(rank),
-        precision=precision,
     )  # (batch, *output spatial shape, features)
     if bias is not None:
         y = add_bias(y, bias)
@@ -226,6 +227,7 @@ def conv_transpose(
         >>> conv_transpose(x, kernel, strides=2).ravel().tolist()
         [1.0, 1.0, 2.0, 2.0]
     """
+    x, kernel = resolve(x), resolve(kernel)
     rank = kernel.ndim - 2
     steps = per_axis(strides, rank)
     x, batch_shape = merge_batch_axes(x, rank, "ConvTranspose")
@@ -270,15 +272,12 @@ def conv_output_shape(
     spatial, window = tuple(spatial), tuple(window)
     geometry = _geometry(len(window), strides, input_dilation, kernel_dilation)
     mode, pads = _resolve_padding(padding, spatial, window, geometry)
-    shape = []
-    for size, width, pair, stride, spread, dilation in zip(
-        spatial, window, pads, *geometry, strict=True
-    ):
-        copied, zeros = (sum(pair), 0) if mode else (0, sum(pair))
-        padded = (size + copied - 1) * spread + 1 + zeros
-        room = padded - (width - 1) * dilation - 1
-        shape.append(max(room // stride + 1, 0))
-    return tuple(shape)
+    if mode:  # the padding is copied first, which makes the input larger
+        spatial = tuple(n + sum(pair) for n, pair in zip(spatial, pads, strict=True))
+        pads = ((0, 0),) * len(pads)
+    strides, input_dilation, kernel_dilation = geometry
+    moves = Window(window, strides, tuple(pads), input_dilation, kernel_dilation, 1)
+    return tuple(max(size, 0) for size in moves.output_shape(spatial))
 
 
 def canonicalize_padding(
@@ -390,10 +389,7 @@ def _pad(
 
 
 def _resolve_padding(
-    padding: PaddingLike,
-    spatial: tuple[int, ...],
-    window: tuple[int, ...],
-    geometry: Geometry,
+    padding: PaddingLike, spatial: Shape, window: Shape, geometry: Geometry
 ) -> tuple[str | None, Pairs]:
     """Return the mode of `jnp.pad` if entries are copied, and (low, high) pairs."""
     pairs = canonicalize_padding(padding, len(window))

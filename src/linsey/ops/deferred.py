@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +30,13 @@ from linsey.ops.normalize import result_dtype, scale_and_shift
 Recipe = tuple[NormSpec, Callable[[Array], Array] | None]
 Operands = tuple[Array, Array, Array, Array | None, Array | None]
 Others = tuple[Any, ...]  # arrays, trees of them, `None`
+T = TypeVar("T")
 
 
-@jax.tree_util.register_pytree_node_class
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["operands"], meta_fields=["recipe"]
+)
+@dataclass(eq=False, repr=False)
 class Deferred:
     """An array `activation((x - mean) * rstd * scale + bias)` not yet computed.
 
@@ -49,8 +54,8 @@ class Deferred:
         [[2.0]]
     """
 
-    def __init__(self, recipe: Recipe, operands: Operands) -> None:
-        self.recipe, self.operands = recipe, operands
+    recipe: Recipe
+    operands: Operands
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -97,18 +102,10 @@ class Deferred:
         return self.array[index]
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name in ("recipe", "operands"):
+        # By `aval` jax's own arrays are told from what has to be converted to one.
+        if name.startswith("_") or name in ("recipe", "operands", "aval"):
             raise AttributeError(name)
         return getattr(self.array, name)
-
-    def tree_flatten(self) -> tuple[Operands, Recipe]:
-        """Return the operands, and the recipe, which is static."""
-        return self.operands, self.recipe
-
-    @classmethod
-    def tree_unflatten(cls, recipe: Recipe, operands: Operands) -> Deferred:
-        """Undo `tree_flatten`."""
-        return cls(recipe, operands)
 
 
 def _add_operator(name: str) -> None:
@@ -117,8 +114,24 @@ def _add_operator(name: str) -> None:
     setattr(Deferred, f"__r{name}__", lambda self, other: function(other, self.array))
 
 
-for _name in ("add", "sub", "mul", "truediv", "pow", "matmul"):
+_ARITHMETIC = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
+for _name in (*_ARITHMETIC, "lt", "le", "gt", "ge", "eq", "ne"):
     _add_operator(_name)
+
+
+def resolve(value: Deferred | T) -> Array | T:
+    """Return the array of a `Deferred`, and any other value as it is.
+
+    The functions of `jax.lax` take arrays only: what calls them resolves its arguments.
+
+    Example:
+        >>> one = jnp.ones(1)
+        >>> operands = jnp.ones((2, 1)), one, one, None, None
+        >>> z = Deferred((NormSpec((0,), (1,)), None), operands)
+        >>> resolve(z).tolist(), resolve(None)
+        ([[0.0], [0.0]], None)
+    """
+    return value.array if isinstance(value, Deferred) else value
 
 
 def _activate(recipe: Recipe, operands: Operands) -> Array:
@@ -129,19 +142,13 @@ def _activate(recipe: Recipe, operands: Operands) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _feed(
-    consumer: Callable[..., Array],
-    recipe: Recipe,
-    operands: Operands,
-    others: Others,
+    consumer: Callable[..., Array], recipe: Recipe, operands: Operands, others: Others
 ) -> Array:
     return consumer(_activate(recipe, operands), *others)
 
 
 def _feed_forward(
-    consumer: Callable[..., Array],
-    recipe: Recipe,
-    operands: Operands,
-    others: Others,
+    consumer: Callable[..., Array], recipe: Recipe, operands: Operands, others: Others
 ) -> tuple[Array, tuple[Operands, Others]]:
     return _feed(consumer, recipe, operands, others), (operands, others)
 

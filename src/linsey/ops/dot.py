@@ -6,8 +6,6 @@ for each integer. Shapes are static, so each function traces to the equations of
 formula and no others.
 """
 
-# ruff: noqa: F722 (the strings of jaxtyping are shapes)
-
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -17,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from linsey.ops.deferred import resolve
 from linsey.typing import PrecisionLike
 
 if TYPE_CHECKING:
@@ -39,6 +38,7 @@ def add_bias(
         >>> add_bias(jnp.zeros((2, 3)), jnp.array([1.0, 2.0, 3.0])).tolist()
         [[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]
     """
+    bias = resolve(bias)
     shape = bias.shape
     missing = y.ndim - len(shape)
     if missing:
@@ -72,6 +72,7 @@ def dense(
         [[3.0, 4.0]]
     """
     over_last = (((x.ndim - 1,), (0,)), ((), ()))
+    x, kernel = resolve(x), resolve(kernel)
     y = dot_general(x, kernel, over_last, precision=precision)
     return y if bias is None else add_bias(y, bias)
 
@@ -112,6 +113,7 @@ def dense_general(
         (tuple(axes), contracted),
         (tuple(batch_axes), tuple(range(batch))),
     )
+    x, kernel, bias = resolve(x), resolve(kernel), resolve(bias)
     y = dot_general(x, kernel, dimension_numbers, precision=precision)
     if bias is None:
         return y
@@ -142,6 +144,7 @@ def lookup(
         >>> lookup(table, jnp.array([2, -3, 3])).tolist()
         [[20.0], [0.0], [nan]]
     """
+    table, indices = resolve(table), resolve(indices)
     rows, features = table.shape
     if jnp.issubdtype(indices.dtype, jnp.signedinteger):
         if rows > jnp.iinfo(indices.dtype).max:
@@ -181,4 +184,5 @@ def attend(
         [1.0, 2.0]
     """
     over_features = (((query.ndim - 1,), (1,)), ((), ()))
+    query, table = resolve(query), resolve(table)
     return lax.dot_general(query, table, over_features, precision=precision)

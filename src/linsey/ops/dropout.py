@@ -1,7 +1,5 @@
 """Dropout: entries are zeroed at random and the rest scaled to keep the mean."""
 
-# ruff: noqa: F722 (the strings of jaxtyping are shapes)
-
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -237,6 +237,9 @@ out_dq.defvjp(out_dq_fwd, out_dq_bwd)
 
 # -- products ------------------------------------------------------------------------
 
+_fast_dot = partial(lax.dot_general, precision=lax.Precision.DEFAULT)
+_exact_dot = partial(lax.dot_general, precision=lax.Precision.HIGHEST)
+
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
 def dot_general_with_precision(
@@ -247,7 +250,7 @@ def dot_general_with_precision(
     preferred_element_type: Dtype | None = None,
 ) -> Array:
     """A product whose forward pass may accumulate fast and whose gradient may not."""
-    return lax.dot_general(lhs, rhs, dimension_numbers, precision=lax.Precision.DEFAULT)
+    return _fast_dot(lhs, rhs, dimension_numbers)
 
 
 @dot_general_with_precision.defjvp
@@ -260,13 +263,9 @@ def dot_general_with_precision_jvp(
 ) -> tuple[Array, Array]:
     """The derivative of `dot_general_with_precision`, in the highest precision."""
     (lhs, rhs), (lhs_dot, rhs_dot) = primals, tangents
-    out = lax.dot_general(lhs, rhs, dimension_numbers, precision=lax.Precision.DEFAULT)
-    highest = partial(
-        lax.dot_general,
-        dimension_numbers=dimension_numbers,
-        precision=lax.Precision.HIGHEST,
-    )
-    return out, highest(lhs, rhs_dot) + highest(lhs_dot, rhs)
+    out = _fast_dot(lhs, rhs, dimension_numbers)
+    exact = partial(_exact_dot, dimension_numbers=dimension_numbers)
+    return out, exact(lhs, rhs_dot) + exact(lhs_dot, rhs)
 
 
 def _transpose(
@@ -317,13 +316,8 @@ def quantized_dot(
     Returns:
         The product of the 8-bit values, not yet multiplied with the scales.
     """
-    return lax.dot_general(
-        q_lhs,
-        q_rhs,
-        dimension_numbers,
-        precision=lax.Precision.DEFAULT,
-        preferred_element_type=preferred_element_type or np.float32,
-    )
+    dtype = preferred_element_type or np.float32
+    return _fast_dot(q_lhs, q_rhs, dimension_numbers, preferred_element_type=dtype)
 
 
 # Both operands, each with its rounded values and its scale; then scale and history of

@@ -23,12 +23,10 @@ Derivatives are those of the formula, in forward and reverse mode and any nestin
 them; they keep the array and values per channel, nothing else of its size.
 """
 
-# ruff: noqa: F722 (the strings of jaxtyping are shapes)
-
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -227,12 +225,10 @@ def _moments(spec: NormSpec, x: Array, weights: Array | None) -> tuple[Array, ..
     """Take mean and variance, and the count if there are weights."""
     by_kernel = _sums_by_kernel(spec, x)
     x = lax.convert_element_type(x, _dtype(spec, x))
-    if weights is not None:
-        local = _weighted_moments(x, weights, spec.axes, spec.centred)
-    elif by_kernel:
+    if weights is None and by_kernel:
         local = _channel_moments(x)
     else:
-        local = _plain_moments(x, spec.axes, spec.centred)
+        local = _local_moments(x, weights, spec.axes, spec.centred)
     return _merge_shards(local, spec.names, spec.groups) if spec.names else local
 
 
@@ -246,19 +242,6 @@ def _sums_by_kernel(spec: NormSpec, x: Array) -> bool:
     return spec.centred and _dtype(spec, x) == x.dtype and takes_channels(x, spec.axes)
 
 
-def _plain_moments(
-    x: Array, axes: tuple[int, ...], centred: bool
-) -> tuple[Array, Array]:
-    def average(values: Array) -> Array:
-        count = math.prod(values.shape[axis] for axis in axes)
-        return _divide(lax.reduce_sum(values, axes), max(count, 1))
-
-    if not centred:
-        var = average(_square_abs(x))
-        return lax.full_like(var, 0, x.dtype), var
-    return _shifted_moments(x, _sample_mean(x, axes), average, axes)
-
-
 def _channel_moments(x: Array) -> tuple[Array, Array]:
     """Take moments of the channels of the last axis by a kernel for a CPU."""
     from linsey.ops.cpu.channel_kernels import channel_moments
@@ -268,33 +251,27 @@ def _channel_moments(x: Array) -> tuple[Array, Array]:
     return _unshift(shift, *(_divide(v, count) for v in channel_moments(x, shift)))
 
 
-def _weighted_moments(
-    x: Array, weights: Array, axes: tuple[int, ...], centred: bool
-) -> tuple[Array, Array, Array]:
-    count = _sum_weights(weights, x.shape, axes, jnp.finfo(x.dtype).dtype)
-    divisor = _nonzero(count)
+def _local_moments(
+    x: Array, weights: Array | None, axes: tuple[int, ...], centred: bool
+) -> tuple[Array, ...]:
+    """Take mean and variance of this shard, and the count if there are weights."""
+    count, divisor = (), max(math.prod(x.shape[axis] for axis in axes), 1)
+    if weights is not None:
+        count = (_sum_weights(weights, x.shape, axes, jnp.finfo(x.dtype).dtype),)
+        divisor = _nonzero(count[0])
 
     def average(values: Array) -> Array:
         return _divide(lax.reduce_sum(_apply_weights(weights, values), axes), divisor)
 
     if not centred:
         var = average(_square_abs(x))
-        return lax.full_like(var, 0, x.dtype), var, count
-    return *_shifted_moments(x, average(x), average, axes), count
-
-
-def _shifted_moments(
-    x: Array,
-    shift: Array,
-    average: Callable[[Array], Array],
-    axes: tuple[int, ...],
-) -> tuple[Array, Array]:
-    """Take mean and variance relative to a value in the midst of those of `x`."""
+        return lax.full_like(var, 0, x.dtype), var, *count
+    shift = _sample_mean(x, axes) if weights is None else average(x)
     first = average(_subtract(x, shift, axes))
     # Minus the shift as a sum, because XLA on CPU stores a difference that two
     # reductions share: one more array to write and to read.
     shifted = lax.add(x, broadcast_kept(lax.neg(shift), x.shape, axes))
-    return _unshift(shift, first, average(_square_abs(shifted)))
+    return *_unshift(shift, first, average(_square_abs(shifted))), *count
 
 
 def _unshift(shift: Array, first: Array, second: Array) -> tuple[Array, Array]:

@@ -12,8 +12,6 @@ followed by `normalize`, each of which has derivative rules of its own, except w
 kernel for a CPU computes both at once.
 """
 
-# ruff: noqa: F722 (the strings of jaxtyping are shapes)
-
 from __future__ import annotations
 
 import math
@@ -27,13 +25,8 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
-from linsey.ops.axes import (
-    broadcast_all,
-    broadcast_kept,
-    canonical_axes,
-    other_axes,
-)
-from linsey.ops.cpu.dispatch import takes_channels
+from linsey.ops.axes import broadcast_all, broadcast_kept, canonical_axes, other_axes
+from linsey.ops.cpu.dispatch import Shape, takes_channels
 from linsey.ops.moments import Moments, NormSpec, is_counted, take_moments
 from linsey.typing import Dtype
 
@@ -216,20 +209,15 @@ def apply_moments(
     """
     if weights is not None:
         dtype = result_dtype(x, scale, bias, spec.dtype)
-        x = _replace_masked(x, weights, mean, rstd, spec.axes, dtype)
+        x = _replace_masked(spec, x, weights, mean, rstd, dtype)
     return scale_and_shift(spec, x, mean if spec.centred else None, rstd, scale, bias)
 
 
 def _replace_masked(
-    x: Array,
-    weights: Array,
-    mean: Array,
-    rstd: Array,
-    axes: tuple[int, ...],
-    dtype: jnp.dtype,
+    spec: NormSpec, x: Array, weights: Array, mean: Array, rstd: Array, dtype: jnp.dtype
 ) -> Array:
     """Put the mean where a masked value is not finite once normalized and squared."""
-    mean, rstd = (broadcast_kept(v, x.shape, axes) for v in (mean, rstd))
+    mean, rstd = (broadcast_kept(v, x.shape, spec.axes) for v in (mean, rstd))
     size = lax.abs(x - mean) * rstd
     small = size <= jnp.sqrt(jnp.finfo(dtype).max.astype(size.dtype))
     kept = lax.bitwise_or(broadcast_all(is_counted(weights), x.shape), small)
@@ -357,9 +345,7 @@ def _tangent(
     return lax.convert_element_type(reduce(lax.add, terms), result)
 
 
-def _kept_and_joint(
-    spec: NormSpec, x: Array
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _kept_and_joint(spec: NormSpec, x: Array) -> tuple[Shape, Shape]:
     """List the axes of mean and variance, and these with those of scale and bias."""
     kept = other_axes(spec.axes, x.ndim)
     return kept, tuple(sorted({*kept, *spec.features}))
@@ -375,11 +361,7 @@ def _convert(value: Array | None, dtype: jnp.dtype) -> Array | None:
 
 
 def _align(
-    values: Array,
-    dtype: jnp.dtype,
-    axes: tuple[int, ...],
-    shape: tuple[int, ...],
-    onto: tuple[int, ...],
+    values: Array, dtype: jnp.dtype, axes: Shape, shape: Shape, onto: Shape
 ) -> Array:
     return _spread(lax.convert_element_type(values, dtype), axes, shape, onto)
 
@@ -389,10 +371,7 @@ def _sum(a: Array | None, b: Array) -> Array:
 
 
 def _spread(
-    values: Array,
-    axes: tuple[int, ...],
-    shape: tuple[int, ...],
-    onto: tuple[int, ...] | None = None,
+    values: Array, axes: Shape, shape: Shape, onto: Shape | None = None
 ) -> Array:
     """Repeat values along the axes `onto` of `shape` (all of them) not in `axes`."""
     if onto is None:

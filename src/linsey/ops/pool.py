@@ -10,8 +10,6 @@ gradient is as many selections. The index is a byte per window, and all that rev
 mode keeps.
 """
 
-# ruff: noqa: F722 (the strings of jaxtyping are shapes)
-
 from __future__ import annotations
 
 import itertools
@@ -29,7 +27,7 @@ from jax.typing import ArrayLike
 from linsey.errors.base import ArgumentTypeError, LinseyError, OptionError, ShapeError
 from linsey.errors.layers import InvalidPaddingError
 from linsey.ops.cpu.dispatch import on_cpu
-from linsey.typing import Dtype
+from linsey.ops.deferred import resolve
 
 if TYPE_CHECKING:
     from jaxtyping import Num, Shaped
@@ -86,7 +84,7 @@ def pool(
         [1.0, 5.0]
     """
     windows = _windows(inputs.shape, window_shape, strides, padding)
-    return lax.reduce_window(inputs, init, reduce_fn, *windows)
+    return lax.reduce_window(resolve(inputs), init, reduce_fn, *windows)
 
 
 def max_pool(
@@ -102,8 +100,11 @@ def max_pool(
         >>> max_pool(x, (2,), strides=(2,)).ravel().tolist()
         [3.0, 5.0]
     """
+    inputs = resolve(inputs)
     windows = _windows(inputs.shape, window_shape, strides, padding)
-    if _selection_is_faster(inputs.dtype, windows):
+    # Selections are the faster gradient on a CPU, for small windows.
+    small = math.prod(windows.sizes) <= LARGEST_WINDOW
+    if small and jnp.issubdtype(inputs.dtype, jnp.floating) and on_cpu():
         return max_of_windows(windows, inputs)
     return lax.reduce_window(inputs, _extremes(inputs.dtype)[0], lax.max, *windows)
 
@@ -251,15 +252,6 @@ def _extremes(dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
 
 
 # -- the gradient of the maximum -----------------------------------------------------
-
-
-def _selection_is_faster(dtype: Dtype, windows: Windows) -> bool:
-    """Say whether selections are the faster gradient: on a CPU, for small windows."""
-    return (
-        math.prod(windows.sizes) <= LARGEST_WINDOW
-        and jnp.issubdtype(dtype, jnp.floating)
-        and on_cpu()
-    )
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

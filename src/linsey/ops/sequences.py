@@ -1,7 +1,5 @@
 """Sequences of different lengths, padded at the end to one length."""
 
-# ruff: noqa: F722 (the strings of jaxtyping are shapes)
-
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -9,6 +7,8 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+
+from linsey.ops.deferred import resolve
 
 if TYPE_CHECKING:
     from jaxtyping import Integer, Shaped
@@ -37,6 +37,7 @@ def flip_sequences(
         >>> flip_sequences(x, jnp.array([3, 4]), 1, False).tolist()
         [[3, 2, 1, 0], [7, 6, 5, 4]]
     """
+    inputs = resolve(inputs)
     time = 0 if time_major else num_batch_dims
     if seq_lengths is None:
         return lax.rev(inputs, (time,))

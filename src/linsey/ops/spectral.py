@@ -1,13 +1,13 @@
 """The largest singular value of a matrix, by power iteration."""
 
-# ruff: noqa: F722 (the strings of jaxtyping are shapes)
-
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jax import Array, lax
+
+from linsey.ops.deferred import resolve
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -45,6 +45,7 @@ def spectral_norm(
     References:
         Miyato et al. 2018, https://arxiv.org/abs/1802.05957
     """
+    matrix, u = resolve(matrix), resolve(u)
     v = u
     for _ in range(n_steps):
         v = _unit(lax.dot_general(u, matrix, (((1,), (1,)), ((), ()))), epsilon)

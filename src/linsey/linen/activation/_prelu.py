@@ -7,6 +7,7 @@ from jax import Array, lax
 from jax.nn.initializers import constant
 
 from linsey.linen.module import Module, compact
+from linsey.ops.deferred import resolve
 from linsey.typing import Dtype
 
 
@@ -37,6 +38,7 @@ class PReLU(Module):
     @compact
     def __call__(self, inputs: Array) -> Array:
         """Rectify an array of any shape."""
+        inputs = resolve(inputs)
         init = constant(self.negative_slope_init)
         slope = self.param("negative_slope", init, (), self.param_dtype)
         slope = lax.convert_element_type(slope, inputs.dtype)

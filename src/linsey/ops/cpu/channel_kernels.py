@@ -147,9 +147,8 @@ def _transpose_spreads(
     return [*_kept(sums, (first, second)), None, None]
 
 
-def _spread_shapes(
-    first: ShapedArray, second: ShapedArray, x: ShapedArray, shift: ShapedArray
-) -> list[Shape]:
+def _spread_shapes(*operands: ShapedArray) -> list[Shape]:
+    first, second, x, shift = operands
     _channels([x], [first, second, shift])
     return [x.shape]
 
@@ -228,15 +227,8 @@ def channel_spread(first: Array, second: Array, x: Array, shift: Array) -> Array
 def _tangent(
     products: Callable[..., list[Array]], combine: Callable[..., Array]
 ) -> Callable[..., list[Array]]:
-    def tangent(
-        dx: Array,
-        offset: Array,
-        slope: Array,
-        x: Array,
-        mean: Array,
-        rstd: Array,
-        multiplier: Array,
-    ) -> list[Array]:
+    def tangent(*operands: Array) -> list[Array]:
+        dx, offset, slope, x, mean, rstd, multiplier = operands
         count = lax.full_like(mean, math.prod(x.shape[:-1]))
         dmean, dsquare = (lax.div(total, count) for total in products(dx, x, mean))
         first = lax.sub(offset, lax.mul(multiplier, dmean))
@@ -260,32 +252,20 @@ def _combine_kernel(a: Array, *others: Array) -> Array:
     return _call("linsey_channel_combine", a.shape, a, *others)
 
 
-def _tangent_shapes(
-    dx: ShapedArray,
-    offset: ShapedArray,
-    slope: ShapedArray,
-    x: ShapedArray,
-    *per_channel: ShapedArray,
-) -> list[Shape]:
+def _tangent_shapes(*operands: ShapedArray) -> list[Shape]:
+    dx, offset, slope, x, *per_channel = operands
     channels = _channels([dx, x], [offset, slope, *per_channel])
     return [x.shape, channels, channels]
 
 
 def _transpose_tangent(
-    cotangents: Cotangents,
-    dx: Linear,
-    offset: Linear,
-    slope: Linear,
-    x: Array,
-    mean: Array,
-    rstd: Array,
-    multiplier: Array,
+    cotangents: Cotangents, dx: Linear, offset: Linear, slope: Linear, *others: Array
 ) -> list[Array | None]:
+    x, mean, *_ = others
     dy, dmean, dsquare = map(ad.instantiate_zeros, cotangents)
     count = lax.full_like(mean, math.prod(x.shape[:-1]))
-    results = _bind_tangent(
-        dy, lax.div(dmean, count), lax.div(dsquare, count), x, mean, rstd, multiplier
-    )
+    means = lax.div(dmean, count), lax.div(dsquare, count)
+    results = _bind_tangent(dy, *means, *others)
     results = results[0], lax.mul(results[1], count), lax.mul(results[2], count)
     return [*_kept(results, (dx, offset, slope)), None, None, None, None]
 

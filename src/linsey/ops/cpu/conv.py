@@ -23,12 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from linsey.ops.cpu.conv_xla import (
-    Padding,
-    Precision,
-    convolve_by_xla,
-    output_spatial_shape,
-)
+from linsey.ops.cpu.conv_xla import Precision, Window, convolve_by_xla
 from linsey.ops.cpu.dispatch import has_static_shape, takes_convolution
 
 LARGEST_WINDOW = 27
@@ -63,11 +58,13 @@ def convolve(
     Returns:
         Outputs of shape (batch, *spatial, features).
     """
-    window, groups, padding = kernel.shape[:-2], feature_group_count, tuple(padding)
+    size, groups = kernel.shape[:-2], feature_group_count
+    pads = tuple((low, high) for low, high in padding)
+    window = Window(size, strides, pads, lhs_dilation, rhs_dilation, groups)
     xla = partial(
         lax.conv_general_dilated,
         window_strides=strides,
-        padding=padding,
+        padding=pads,
         lhs_dilation=lhs_dilation,
         rhs_dilation=rhs_dilation,
         dimension_numbers=dimension_numbers,
@@ -77,58 +74,42 @@ def convolve(
     plain = plain and set(lhs_dilation) <= {1} and has_static_shape(x)
     if not (plain and x.size and kernel.size):
         return xla(x, kernel, feature_group_count=groups)
-    spatial = output_spatial_shape(
-        x.shape[1:-1], window, strides, padding, lhs_dilation, rhs_dilation
-    )
-    if min(spatial, default=0) <= 0:
+    if min(window.output_shape(x.shape[1:-1]), default=0) <= 0:
         return xla(x, kernel, feature_group_count=groups)
-    pointwise = groups == 1 and set(window) == {1} and x.dtype.itemsize >= 4
-    if pointwise and all(low == high == 0 for low, high in padding):
+    pointwise = groups == 1 and set(size) == {1} and x.dtype.itemsize >= 4
+    if pointwise and not any(map(any, pads)):
         return _multiply(x, kernel, strides, precision)
-    y = _convolve_by_kernel(x, kernel, strides, padding, rhs_dilation, groups, spatial)
+    y = _convolve_by_kernel(x, kernel, window)
     if y is not None:
         return y
     if groups > 1:
         if kernel.shape[-2] > 1:
             return _convolve_groups(x, kernel, groups, xla)
-        if math.prod(window) <= LARGEST_WINDOW:
-            return _convolve_channels(
-                x, kernel, strides, padding, rhs_dilation, spatial
-            )
+        if math.prod(size) <= LARGEST_WINDOW:
+            return _convolve_channels(x, kernel, window)
         return xla(x, kernel, feature_group_count=groups)
-    return convolve_by_xla(x, kernel, strides, padding, rhs_dilation, precision)
+    return convolve_by_xla(x, kernel, window, precision)
 
 
-def _convolve_by_kernel(
-    x: Array,
-    kernel: Array,
-    strides: tuple[int, ...],
-    padding: Padding,
-    rhs_dilation: tuple[int, ...],
-    groups: int,
-    spatial: tuple[int, ...],
-) -> Array | None:
+def _convolve_by_kernel(x: Array, kernel: Array, window: Window) -> Array | None:
     """Convolve by a kernel of our own, if there is one; one axis is a row of two."""
-    rank = len(strides)
+    rank, groups = len(window.size), window.groups
     if rank > 2 or kernel.shape[-2] == 1 < groups:
         return None
     if x.shape[-1] != kernel.shape[-2] * groups:
         return None  # jax says what is wrong
     more = (1,) * (2 - rank)
+    spatial = window.output_shape(x.shape[1:-1])
     image = (x.shape[0], *more, *x.shape[1:])
     weights = (*more, *kernel.shape)
     if not takes_convolution(x.dtype, image, weights, (*more, *spatial), groups):
         return None
     from linsey.ops.cpu import conv_kernels  # an exported program does not need it
 
-    window = conv_kernels.Window(
-        size=(*more, *kernel.shape[:-2]),
-        strides=(*more, *strides),
-        padding=(*((0, 0) for _ in more), *((low, high) for low, high in padding)),
-        lhs_dilation=(1, 1),
-        rhs_dilation=(*more, *rhs_dilation),
-        groups=groups,
-    )
+    size, strides, padding, _, rhs_dilation, _ = window
+    sizes, pads = (*more, *size), (*((0, 0) for _ in more), *padding)
+    steps, dilation = (*more, *strides), (*more, *rhs_dilation)
+    window = Window(sizes, steps, pads, (1, 1), dilation, groups)
     x, kernel = lax.reshape(x, image), lax.reshape(kernel, weights)
     y = conv_kernels.convolve(x, kernel, window)
     return lax.reshape(y, (y.shape[0], *y.shape[3 - rank :]))
@@ -146,37 +127,29 @@ def _multiply(
     return lax.reshape(y, (*x.shape[:-1], kernel.shape[-1]))
 
 
-@partial(jax.checkpoint, prevent_cse=False, static_argnums=(2, 3, 4, 5))
-def _convolve_channels(
-    x: Array,
-    kernel: Array,
-    strides: tuple[int, ...],
-    padding: Padding,
-    rhs_dilation: tuple[int, ...],
-    spatial: tuple[int, ...],
-) -> Array:
+@partial(jax.checkpoint, prevent_cse=False, static_argnums=2)
+def _convolve_channels(x: Array, kernel: Array, window: Window) -> Array:
     """Add shifted inputs times their weights; a checkpoint, to keep `x` alone."""
     dtype = x.dtype
     wide = jnp.promote_types(dtype, jnp.float32)
     x, kernel = (lax.convert_element_type(v, wide) for v in (x, kernel))
-    window, features, channels = kernel.shape[:-2], kernel.shape[-1], x.shape[-1]
+    size, strides, padding, _, rhs_dilation, _ = window
+    spatial = window.output_shape(x.shape[1:-1])
+    features, channels = kernel.shape[-1], x.shape[-1]
     pads = ((0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0))
     x = lax.pad(x, np.zeros((), wide), pads)
     repeats = features // channels
     if repeats > 1:
         x = jnp.repeat(x, repeats, axis=-1)
     total = None
-    for offset in itertools.product(*map(range, window)):
+    for offset in itertools.product(*map(range, size)):
         starts = [o * d for o, d in zip(offset, rhs_dilation, strict=True)]
         ends = [
             start + (n - 1) * stride + 1
             for start, n, stride in zip(starts, spatial, strides, strict=True)
         ]
         values = lax.slice(
-            x,
-            (0, *starts, 0),
-            (x.shape[0], *ends, features),
-            (1, *strides, 1),
+            x, (0, *starts, 0), (x.shape[0], *ends, features), (1, *strides, 1)
         )
         weights = lax.broadcast_in_dim(
             kernel[(*offset, 0)], values.shape, (values.ndim - 1,)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,57 +18,11 @@ from jax.core import ShapedArray
 from jax.interpreters import ad
 
 from linsey.errors.base import ShapeError
-from linsey.ops.cpu.conv_xla import Padding, output_spatial_shape
+from linsey.ops.cpu.conv_xla import Window
 from linsey.ops.cpu.dispatch import Shape, fills_vectors, takes_convolution
 from linsey.ops.cpu.primitive import Linear, call_kernel, define
 
 BAND = 2**16  # floats of the input that a thread copies, so that they stay in its cache
-
-
-class Window(NamedTuple):
-    """How a window of two axes moves over an image; hashable, for it is static.
-
-    Attributes:
-        size: Rows and columns of the window.
-        strides: Distances between windows.
-        padding: (low, high) pairs of zeros, or of what is cut off if negative.
-        lhs_dilation: Distances between the entries of the image.
-        rhs_dilation: Distances between the entries of the window.
-        groups: Number of groups of channels that do not mix.
-
-    Example:
-        >>> window = Window((3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), (1, 1), 1)
-        >>> window.output_shape((8, 9))
-        (4, 5)
-        >>> window.transpose((8, 9), (4, 5)).padding
-        ((1, 2), (1, 1))
-    """
-
-    size: Shape
-    strides: Shape
-    padding: Padding
-    lhs_dilation: Shape
-    rhs_dilation: Shape
-    groups: int
-
-    def output_shape(self, image: Shape) -> Shape:
-        """Return rows and columns of the output for those of an image."""
-        return output_spatial_shape(image, *self[:-1])
-
-    def transpose(self, image: Shape, output: Shape) -> Window:
-        """Return the window that takes the gradient of the output to the image's."""
-        padding = []
-        for i in range(2):
-            reach = (self.size[i] - 1) * self.rhs_dilation[i]
-            low = reach - self.padding[i][0]
-            last = (image[i] - 1) * self.lhs_dilation[i]
-            high = last - (output[i] - 1) * self.strides[i] + reach - low
-            padding.append((low, high))
-        return self._replace(
-            strides=self.lhs_dilation,
-            lhs_dilation=self.strides,
-            padding=tuple(padding),
-        )
 
 
 def convolve(x: Array, kernel: Array, window: Window) -> Array:
@@ -153,17 +107,10 @@ def convolve_dilated(x: Array, kernel: Array, window: Window) -> Array:
 
 
 def _definition(x: Array, kernel: Array, *, window: Window) -> list[Array]:
-    y = lax.conv_general_dilated(
-        x,
-        kernel,
-        window.strides,
-        window.padding,
-        window.lhs_dilation,
-        window.rhs_dilation,
-        ("NHWC", "HWIO", "NHWC"),
-        window.groups,
-    )
-    return [y]
+    _, strides, padding, lhs_dilation, rhs_dilation, groups = window
+    axes = ("NHWC", "HWIO", "NHWC")
+    moves = strides, padding, lhs_dilation, rhs_dilation, axes, groups
+    return [lax.conv_general_dilated(x, kernel, *moves)]
 
 
 def _output_shape(
@@ -273,23 +220,18 @@ def _input_gradient(dy: Array, kernel: Array, x: Shape, window: Window) -> Array
     return convolve_dilated(dy, kernel, window)
 
 
-_bind_convolution = define(
+_define = partial(define, module="convolution", multilinear=(0, 1), static=("window",))
+_bind_convolution = _define(
     "linsey_convolution",
     _definition,
     _kernel,
-    "convolution",
-    _output_shape,
-    _transpose,
-    multilinear=(0, 1),
-    static=("window",),
+    shapes=_output_shape,
+    transpose=_transpose,
 )
-_bind_gradient = define(
+_bind_gradient = _define(
     "linsey_kernel_gradient",
     _gradient_definition,
     _gradient_kernel,
-    "convolution",
-    _kernel_shape,
-    _transpose_gradient,
-    multilinear=(0, 1),
-    static=("window",),
+    shapes=_kernel_shape,
+    transpose=_transpose_gradient,
 )

@@ -33,7 +33,7 @@ import numpy as np
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
-from linsey.ops.cpu.dispatch import is_whole, threads
+from linsey.ops.cpu.dispatch import Shape, is_whole, threads
 from linsey.typing import PrecisionLike as Precision
 
 SMALL_KERNEL = 2**17  # entries; the library uses all threads for larger ones
@@ -43,6 +43,55 @@ LOOP = 8  # parts of a batch, if it is a multiple
 
 
 Padding = tuple[tuple[int, int], ...]  # zeros before and after, for each axis
+
+
+class Window(NamedTuple):
+    """How a window moves over an image; hashable, for it is static.
+
+    Attributes:
+        size: Size of the window, for each spatial axis.
+        strides: Distances between windows.
+        padding: (low, high) pairs of zeros, or of what is cut off if negative.
+        lhs_dilation: Distances between the entries of the image.
+        rhs_dilation: Distances between the entries of the window.
+        groups: Number of groups of channels that do not mix.
+
+    Example:
+        >>> window = Window((3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), (1, 1), 1)
+        >>> window.output_shape((8, 9))
+        (4, 5)
+        >>> window.transpose((8, 9), (4, 5)).padding
+        ((1, 2), (1, 1))
+    """
+
+    size: Shape
+    strides: Shape
+    padding: Padding
+    lhs_dilation: Shape
+    rhs_dilation: Shape
+    groups: int
+
+    def output_shape(self, image: Shape) -> Shape:
+        """Return the spatial shape of the output for that of an image."""
+        return tuple(
+            ((n - 1) * lhs + low + high - (size - 1) * rhs) // stride + 1
+            for n, size, stride, (low, high), lhs, rhs in zip(
+                image, *self[:-1], strict=True
+            )
+        )
+
+    def transpose(self, image: Shape, output: Shape) -> Window:
+        """Return the window that takes the gradient of the output to the image's."""
+        padding = []
+        for i in range(len(self.size)):
+            reach = (self.size[i] - 1) * self.rhs_dilation[i]
+            low = reach - self.padding[i][0]
+            last = (image[i] - 1) * self.lhs_dilation[i]
+            high = last - (output[i] - 1) * self.strides[i] + reach - low
+            padding.append((low, high))
+        return self._replace(
+            strides=self.lhs_dilation, lhs_dilation=self.strides, padding=tuple(padding)
+        )
 
 
 class Lowering(NamedTuple):
@@ -60,50 +109,21 @@ class Lowering(NamedTuple):
     kernel_in_loop: bool = False  # whether that takes `parts`, one after the other
 
 
-def output_spatial_shape(
-    spatial: tuple[int, ...],
-    window: tuple[int, ...],
-    strides: tuple[int, ...],
-    padding: Padding,
-    lhs_dilation: tuple[int, ...],
-    rhs_dilation: tuple[int, ...],
-) -> tuple[int, ...]:
-    """Return the spatial shape of the output of a convolution.
-
-    Example:
-        >>> output_spatial_shape((8, 9), (3, 3), (2, 2), ((1, 1),) * 2, (1, 1), (1, 1))
-        (4, 5)
-    """
-    return tuple(
-        ((n - 1) * lhs + low + high - (size - 1) * rhs) // stride + 1
-        for n, size, stride, (low, high), lhs, rhs in zip(
-            spatial, window, strides, padding, lhs_dilation, rhs_dilation, strict=True
-        )
-    )
-
-
 def convolve_by_xla(
-    x: Array,
-    kernel: Array,
-    strides: tuple[int, ...],
-    padding: Padding,
-    rhs_dilation: tuple[int, ...],
-    precision: Precision = None,
+    x: Array, kernel: Array, window: Window, precision: Precision = None
 ) -> Array:
     """Compute `jax.lax.conv_general_dilated` of channels-last arrays without groups.
 
     Args:
         x: Inputs of shape (batch, *spatial, channels).
         kernel: Weights of shape (*window, channels, features).
-        strides: Distances between windows.
-        padding: (low, high) pairs of zeros.
-        rhs_dilation: Distances between the entries of the window.
+        window: How the window moves; it has no groups and dilates no input.
         precision: See `jax.lax.Precision`.
 
     Returns:
         Outputs of shape (batch, *spatial, features).
     """
-    lowering = Lowering(strides, padding, rhs_dilation, precision)
+    lowering = Lowering(window.strides, window.padding, window.rhs_dilation, precision)
     whole = is_whole()  # parts of a batch that is sharded lie on other devices
     return _convolve(
         x, kernel, _choose(lowering, x.shape, kernel.shape, x.dtype, whole)
@@ -112,11 +132,7 @@ def convolve_by_xla(
 
 @cache
 def _choose(
-    lowering: Lowering,
-    x: tuple[int, ...],
-    kernel: tuple[int, ...],
-    dtype: np.dtype,
-    whole: bool,
+    lowering: Lowering, x: Shape, kernel: Shape, dtype: np.dtype, whole: bool
 ) -> Lowering:
     """Choose rows and parts for the shapes of the operands."""
     *window, channels, features = kernel
@@ -125,7 +141,8 @@ def _choose(
     simple = simple and lowering.strides == lowering.rhs_dilation == ones
     if not simple or min(map(min, padding)) < 0:
         return lowering
-    outputs = output_spatial_shape(x[1:-1], tuple(window), ones, padding, ones, ones)
+    moves = Window(tuple(window), ones, padding, ones, ones, 1)
+    outputs = moves.output_shape(x[1:-1])
     work = x[0] * math.prod(outputs) * math.prod(kernel)
     if work < LARGE_WORK:
         return lowering

@@ -12,6 +12,8 @@ loop stays inside rows of channels that the arrays have.
 # ruff: noqa: D103 - what numba compiles is short and of one kind
 from __future__ import annotations
 
+from functools import partial
+
 from linsey.ops.cpu.codegen import vectors, xla
 from linsey.ops.cpu.codegen.xla import DOUBLE, FLOAT, INPUT, OUTPUT, OWN, PIECES, PLAN
 
@@ -170,32 +172,18 @@ def _finish_combination(job):
     return
 
 
+_kernel = partial(xla.Kernel, plan=3, is_valid=_is_valid)
+_sums = partial(_kernel, start=_start_sums, finish=_finish_sums)
 KERNELS = (
-    xla.Kernel(
-        "linsey_channel_moments",
-        inputs=2,
-        plan=3,
-        is_valid=_is_valid,
-        shapes=_moments_shapes,
-        start=_start_sums,
-        work=_add_moments,
-        finish=_finish_sums,
+    _sums(
+        "linsey_channel_moments", inputs=2, shapes=_moments_shapes, work=_add_moments
     ),
-    xla.Kernel(
-        "linsey_channel_products",
-        inputs=3,
-        plan=3,
-        is_valid=_is_valid,
-        shapes=_products_shapes,
-        start=_start_sums,
-        work=_add_products,
-        finish=_finish_sums,
+    _sums(
+        "linsey_channel_products", inputs=3, shapes=_products_shapes, work=_add_products
     ),
-    xla.Kernel(
+    _kernel(
         "linsey_channel_combine",
         inputs=6,
-        plan=3,
-        is_valid=_is_valid,
         shapes=_combination_shapes,
         start=_start_combination,
         work=_combine,

@@ -131,12 +131,8 @@ def _copy_band(job, worker, example, first):
         inside = row >= 0 and row % step == 0 and row // step < job[HEIGHT]
         for j in range(columns):
             column = j - job[LEFT]
-            if (
-                inside
-                and column >= 0
-                and column % column_step == 0
-                and column // column_step < job[WIDTH]
-            ):
+            inside_row = column >= 0 and column % column_step == 0
+            if inside and inside_row and column // column_step < job[WIDTH]:
                 source = x[row // step, column // column_step]
                 for c in range(channels):
                     band[i, j, c] = source[c]

@@ -55,13 +55,9 @@ def compile_loops() -> binding.ExecutionEngine:
         for rows in range(1, ROWS + 1)
     ]
     functions += [
-        _write_sums(module, lanes, products)
-        for products in (False, True)
-        for lanes in SUM_LANES
-    ]
-    functions += [
-        _write_combine(module, lanes, stream)
-        for stream in (False, True)
+        write(module, lanes, second_kind)
+        for write in (_write_sums, _write_combine)
+        for second_kind in (False, True)
         for lanes in SUM_LANES
     ]
     kind = ir.ArrayType(_WORD, len(functions))
@@ -120,10 +116,7 @@ class _Writer:
         return self.builder.fadd(total, product, flags=["contract"])
 
     def loop(
-        self,
-        count: Value,
-        values: list[Value],
-        body: Callable[..., list[Value]],
+        self, count: Value, values: list[Value], body: Callable[..., list[Value]]
     ) -> list[Value]:
         """Repeat `values = body(*values)`, at least once; return the last ones."""
         block = self.function.append_basic_block()
