@@ -19,6 +19,7 @@ from jax import Array, lax, random
 
 from linsey.errors.base import OptionError, ShapeError
 from linsey.ops.deferred import resolve
+from linsey.promotion import promote_types
 from linsey.typing import Dtype, PrecisionLike, PRNGKey
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def weighted_values(
     weights, value = resolve(weights), resolve(value)
     dtype = value.dtype
     if weights.dtype != dtype:
-        dtype = jnp.promote_types(weights.dtype, dtype)
+        dtype = promote_types(weights.dtype, dtype)
     rank = value.ndim
     if weights.ndim != rank:  # a bias or mask has added a batch axis
         value = lax.broadcast(value, weights.shape[: weights.ndim - rank])

@@ -20,6 +20,7 @@ from jax import Array, lax
 from jax.lax import DotDimensionNumbers
 from jax.typing import ArrayLike
 
+from linsey.promotion import promote_types
 from linsey.typing import Dtype, PrecisionLike
 
 E4M3 = jnp.float8_e4m3fn
@@ -399,7 +400,7 @@ def fp8_scaled_dot_general(
     Returns:
         The product.
     """
-    dtype = preferred_element_type or jnp.promote_types(lhs.dtype, rhs.dtype)
+    dtype = preferred_element_type or promote_types(lhs.dtype, rhs.dtype)
     args = (quantize_compute_type, E4M3)
     q_lhs, new_lhs_scale = in_q(*args, lhs, lhs_scale, lhs_amax_history)
     q_rhs, new_rhs_scale = in_q(*args, rhs, rhs_scale, rhs_amax_history)

@@ -51,6 +51,7 @@ from linsey.ops.axes import (
     sum_shards,
 )
 from linsey.ops.cpu.dispatch import takes_channels
+from linsey.promotion import promote_types
 from linsey.typing import Dtype
 
 if TYPE_CHECKING:
@@ -234,7 +235,7 @@ def _moments(spec: NormSpec, x: Array, weights: Array | None) -> tuple[Array, ..
 
 def _dtype(spec: NormSpec, x: Array) -> jnp.dtype:
     given = x.dtype if spec.dtype is None else spec.dtype
-    return jnp.promote_types(given, jnp.float32)
+    return promote_types(given, jnp.float32)
 
 
 def _sums_by_kernel(spec: NormSpec, x: Array) -> bool:

@@ -28,6 +28,7 @@ from jax.typing import ArrayLike
 from linsey.ops.axes import broadcast_all, broadcast_kept, canonical_axes, other_axes
 from linsey.ops.cpu.dispatch import Shape, takes_channels
 from linsey.ops.moments import Moments, NormSpec, is_counted, take_moments
+from linsey.promotion import promote_types, result_type
 from linsey.typing import Dtype
 
 if TYPE_CHECKING:
@@ -95,9 +96,9 @@ def result_dtype(
     """
     if dtype is not None:
         return jnp.dtype(dtype)
-    promoted = jnp.result_type(*(v for v in (x, scale, bias) if v is not None))
+    promoted = result_type(*(v for v in (x, scale, bias) if v is not None))
     if not jnp.issubdtype(promoted, jnp.inexact):
-        promoted = jnp.promote_types(promoted, jnp.float32)
+        promoted = promote_types(promoted, jnp.float32)
     return promoted
 
 
@@ -353,7 +354,7 @@ def _kept_and_joint(spec: NormSpec, x: Array) -> tuple[Shape, Shape]:
 
 def _working_dtype(*values: Array | None) -> jnp.dtype:
     dtypes = (value.dtype for value in values if value is not None)
-    return reduce(jnp.promote_types, dtypes, jnp.dtype("float32"))
+    return reduce(promote_types, dtypes, jnp.dtype("float32"))
 
 
 def _convert(value: Array | None, dtype: jnp.dtype) -> Array | None:

@@ -28,6 +28,7 @@ from linsey.errors.base import ArgumentTypeError, LinseyError, OptionError, Shap
 from linsey.errors.layers import InvalidPaddingError
 from linsey.ops.cpu.dispatch import on_cpu
 from linsey.ops.deferred import resolve
+from linsey.promotion import promote_types
 
 if TYPE_CHECKING:
     from jaxtyping import Num, Shaped
@@ -158,7 +159,7 @@ def avg_pool(
     total = pool(inputs, 0, lax.add, window_shape, strides, padding)
     if count_include_pad:
         return total / math.prod(window_shape)
-    dtype = jnp.promote_types(total.dtype, jnp.float32)
+    dtype = promote_types(total.dtype, jnp.float32)
     windows = _windows(inputs.shape, window_shape, strides, padding)
     counts = _counts(inputs.shape, len(window_shape), windows).astype(dtype)
     return lax.div(lax.convert_element_type(total, dtype), counts)

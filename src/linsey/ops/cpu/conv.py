@@ -25,6 +25,7 @@ from jax import Array, lax
 
 from linsey.ops.cpu.conv_xla import Precision, Window, convolve_by_xla
 from linsey.ops.cpu.dispatch import has_static_shape, takes_convolution
+from linsey.promotion import promote_types
 
 LARGEST_WINDOW = 27
 MOST_PARTS = 8
@@ -131,7 +132,7 @@ def _multiply(
 def _convolve_channels(x: Array, kernel: Array, window: Window) -> Array:
     """Add shifted inputs times their weights; a checkpoint, to keep `x` alone."""
     dtype = x.dtype
-    wide = jnp.promote_types(dtype, jnp.float32)
+    wide = promote_types(dtype, jnp.float32)
     x, kernel = (lax.convert_element_type(v, wide) for v in (x, kernel))
     size, strides, padding, _, rhs_dilation, _ = window
     spatial = window.output_shape(x.shape[1:-1])
