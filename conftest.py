@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import functools
 import gc
+import inspect
 import os
 import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("NPROC", "1")
@@ -33,8 +36,41 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # else a worker, or a user's 
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import hypothesis  # noqa: E402
+import jax  # noqa: E402
 from sybil import Sybil  # noqa: E402
 from sybil.parsers.myst import PythonCodeBlockParser, SkipParser  # noqa: E402
+
+import linsey.linen  # noqa: E402
+
+
+def strictly(function):
+    """Makes a function that runs where JAX promotes neither dtypes nor ranks."""
+
+    @functools.wraps(function)
+    def call(*args: object, **kwargs: object) -> object:
+        with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+            return function(*args, **kwargs)
+
+    return call
+
+
+def layers(cls: type) -> Iterator[type]:
+    """The classes of linsey under a class."""
+    for subclass in cls.__subclasses__():
+        if subclass.__module__.startswith("linsey."):
+            yield subclass
+        yield from layers(subclass)
+
+
+# What a layer of linsey computes in a test, it computes under strict promotion: it
+# promotes where it means to, by `linsey.promotion`, and nowhere else. The modules of a
+# test and the oracles promote as they like. `tests/ops` does so with the face of `ops`.
+for _name in dir(linsey.linen):
+    getattr(linsey.linen, _name)  # imports what is imported when it is asked for
+for _layer in layers(linsey.linen.Module):
+    for _name, _method in list(vars(_layer).items()):
+        if inspect.isfunction(_method) and (_name[0] != "_" or _name == "__call__"):
+            setattr(_layer, _name, strictly(_method))
 
 # Runs are reproducible everywhere; compile times make deadlines meaningless.
 hypothesis.settings.register_profile(

@@ -9,7 +9,9 @@ without meaning to is an error in its tests, which are strict.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,11 @@ from jax.typing import ArrayLike
 
 from linsey.typing import Dtype
 
-__all__ = ["promote_types", "result_type"]
+__all__ = ["promote", "promote_types", "promotes", "result_type"]
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @lru_cache
@@ -45,3 +51,38 @@ def result_type(*values: ArrayLike | Dtype) -> jnp.dtype:
     """
     with jax.numpy_dtype_promotion("standard"):
         return jnp.result_type(*values)
+
+
+def promote(*arrays: jax.Array) -> list[jax.Array]:
+    """Convert arrays to the dtype that they promote to.
+
+    Example:
+        >>> with jax.numpy_dtype_promotion("strict"):
+        ...     x, y = promote(jnp.ones(2, jnp.bfloat16), jnp.ones(2))
+        >>> str(x.dtype), str(y.dtype)
+        ('float32', 'float32')
+    """
+    if all(x.dtype == arrays[0].dtype for x in arrays):
+        return list(arrays)
+    dtype = result_type(*arrays)
+    return [jax.lax.convert_element_type(x, dtype) for x in arrays]
+
+
+def promotes(function: Callable[P, T]) -> Callable[P, T]:
+    """Declare that the arithmetic of a function promotes, as JAX does by default.
+
+    Example:
+        >>> @promotes
+        ... def blend(gate, x, y):
+        ...     return gate * x + (1 - gate) * y
+        >>> with jax.numpy_dtype_promotion("strict"):
+        ...     str(blend(jnp.float32(0.5), jnp.bfloat16(1), jnp.bfloat16(3)).dtype)
+        'float32'
+    """
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        with jax.numpy_dtype_promotion("standard"):
+            return function(*args, **kwargs)
+
+    return call

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import beartype
+import jax
 import jaxtyping
 
 
@@ -20,7 +21,10 @@ def resolved_hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, but for calls with shapes and dtypes that it does not promise."""
+    """The function, but for calls that do not keep what its signature promises.
+
+    It runs where JAX promotes neither dtypes nor ranks.
+    """
     plain = inspect.unwrap(function)
     copy = types.FunctionType(
         plain.__code__,
@@ -32,4 +36,10 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     copy.__kwdefaults__ = plain.__kwdefaults__
     copy.__annotations__ = resolved_hints(function)
     checking = jaxtyping.jaxtyped(copy, typechecker=beartype.beartype)
-    return functools.wraps(plain)(checking)
+
+    @functools.wraps(plain)
+    def strict(*args: Any, **kwargs: Any) -> Any:
+        with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+            return checking(*args, **kwargs)
+
+    return strict

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import reduce
 from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
@@ -323,7 +322,10 @@ def combine_masks(
             "It is unknown which axes of the smaller one are missing.",
             "Add axes of size 1, for example `mask[:, None]` for the heads.",
         )
-    return lax.convert_element_type(reduce(jnp.logical_and, given), dtype)
+    combined = given[0]
+    for mask in given[1:]:
+        combined = jnp.logical_and(combined.astype(bool), mask.astype(bool))
+    return lax.convert_element_type(combined, dtype)
 
 
 # -- heads, and attention over any axes ----------------------------------------------

@@ -34,6 +34,7 @@ from jax.typing import ArrayLike
 from linsey.ops import axes
 from linsey.ops.moments import Moments, NormSpec, take_moments
 from linsey.ops.normalize import apply_moments, standardize, standardize_jit
+from linsey.promotion import promote
 from linsey.typing import Dtype
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def ema(
         >>> ema(old, new, 0.5, jnp.isfinite(new)).tolist()
         [1.5, 1.0]
     """
-    average, value = jnp.asarray(average), jnp.asarray(value)
+    average, value = promote(jnp.asarray(average), jnp.asarray(value))
     if complement is None:
         complement = 1 - momentum
     moved = average * momentum + value * complement

@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array, lax
 
 from linsey.ops.deferred import resolve
+from linsey.promotion import promote
 from linsey.typing import PrecisionLike
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ def add_bias(
     missing = y.ndim - len(shape)
     if missing:
         bias = lax.reshape(bias, (1,) * missing + shape)
-    # A hook may return another dtype than it was given; `+` then promotes.
-    return lax.add(y, bias) if y.dtype == bias.dtype else y + bias
+    # A hook may return another dtype than it was given.
+    return lax.add(*promote(y, bias))
 
 
 def dense(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import jax.numpy as jnp
 from jax import Array, lax, random
 
+from linsey.errors.base import ArgumentTypeError
 from linsey.errors.layers import AxisOutOfRangeError
 from linsey.typing import PRNGKey
 
@@ -43,6 +45,12 @@ def dropout(
     References:
         Srivastava et al. 2014, https://jmlr.org/papers/v15/srivastava14a.html
     """
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        raise ArgumentTypeError(
+            f"Entries to drop have dtype {x.dtype}.",
+            "Those that are kept are divided by `1 - rate`: integers cannot hold that.",
+            "Convert them first: `x.astype(jnp.float32)`.",
+        )
     keep = 1.0 - rate
     shape = list(x.shape)
     for axis in broadcast_dims:

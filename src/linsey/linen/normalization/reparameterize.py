@@ -24,7 +24,7 @@ from linsey.linen.module import Module, compact, nowrap
 from linsey.linen.normalization.common import layer_axes
 from linsey.linen.transforms import map_variables
 from linsey.ops.spectral import spectral_norm
-from linsey.promotion import promote_types
+from linsey.promotion import promote, promote_types
 from linsey.typing import Axes, Dtype, Initializer
 
 __all__ = ["SpectralNorm", "WeightNorm"]
@@ -197,7 +197,8 @@ class WeightNorm(Module):
             shape = tuple(value.shape[axis] for axis in features)
             options = self.scale_init, shape, self.param_dtype
             scale = self.param(f"{path}/scale", *options)
-            normalized = normalized * scale.reshape(square.shape)
+            normalized, scale = promote(normalized, scale.reshape(square.shape))
+            normalized = normalized * scale
         dtype = canonicalize_dtype(normalized, dtype=self.dtype)
         return normalized.astype(dtype)
 

@@ -18,6 +18,7 @@ from linsey.linen.linear import Conv, Dense, default_kernel_init
 from linsey.linen.linear import dense as linear
 from linsey.linen.module import Module, compact, nowrap
 from linsey.ops.dot import dense
+from linsey.promotion import promotes
 from linsey.typing import Dtype, Initializer, PrecisionLike, PRNGKey
 
 A = TypeVar("A")
@@ -183,6 +184,7 @@ class SimpleCell(_DenseCell):
     residual: bool = False
 
     @compact
+    @promotes
     def __call__(self, carry: Array, inputs: Array) -> tuple[Array, Array]:
         """Take a step.
 
@@ -236,6 +238,7 @@ class GRUCell(_GatedCell):
     """
 
     @compact
+    @promotes
     def __call__(self, carry: Array, inputs: Array) -> tuple[Array, Array]:
         """Take a step.
 
@@ -305,6 +308,7 @@ class MGUCell(_DenseCell):
     reset_gate: bool = True
 
     @compact
+    @promotes
     def __call__(self, carry: Array, inputs: Array) -> tuple[Array, Array]:
         """Take a step.
 
@@ -340,6 +344,7 @@ class _MemoryCell(RNNCellBase):
         return c, self.carry_init(h_key, shape, dtype)
 
 
+@promotes
 def _remember(
     c: Array, gates: Iterable[Array], gate_fn: Activation, activation_fn: Activation
 ) -> tuple[Pair, Array]:

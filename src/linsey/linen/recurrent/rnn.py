@@ -17,7 +17,7 @@ from linsey.errors.layers import InputRankError
 from linsey.linen.module import Module, nowrap
 from linsey.linen.recurrent.cells import Carry, Output, RNNCellBase
 from linsey.linen.transforms import scan
-from linsey.ops.deferred import resolve
+from linsey.ops import deferred
 from linsey.ops.sequences import flip_sequences
 from linsey.typing import InOutScanAxis, PRNGKey
 
@@ -105,7 +105,7 @@ class RNN(Module):
         Raises:
             InputRankError: the inputs have too few axes.
         """
-        inputs = resolve(inputs)
+        inputs = deferred.resolve(inputs)
         return_carry = _given(return_carry, self.return_carry)
         time_major = _given(time_major, self.time_major)
         reverse = _given(reverse, self.reverse)
