@@ -19,9 +19,7 @@ from linsey.core import tracers as tracers
 from linsey.core.axes_scan import broadcast as broadcast
 from linsey.core.frozen_dict import *  # noqa: F403
 from linsey.core.lift.control import *  # noqa: F403
-from linsey.core.lift.execution import checkpoint as checkpoint
-from linsey.core.lift.execution import jit as jit
-from linsey.core.lift.execution import remat as remat
+from linsey.core.lift.execution import *  # noqa: F403
 from linsey.core.lift.gradients import *  # noqa: F403
 from linsey.core.meta import AxisMetadata as AxisMetadata
 from linsey.core.meta import map_axis_meta as map_axis_meta

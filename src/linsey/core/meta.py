@@ -146,13 +146,10 @@ PLAIN_TYPES: set[type] = set()
 
 def is_plain_array(value: object) -> bool:
     """Return whether a value is an array or scalar, and so holds no box."""
-    kind = type(value)
-    if kind in PLAIN_TYPES:
-        return True
-    if isinstance(value, (jax.Array, np.ndarray, np.generic, float, int)):
-        PLAIN_TYPES.add(kind)
-        return True
-    return False
+    plain = isinstance(value, (jax.Array, np.ndarray, np.generic, float, int))
+    if plain:
+        PLAIN_TYPES.add(type(value))
+    return plain
 
 
 def unbox_fast(value: object) -> Any:
@@ -183,11 +180,8 @@ class Partitioned(struct.PyTreeNode, AxisMetadata[A]):
             apply_constraint: whether to tell the compiler the sharding.
         """
         if apply_constraint and (self.mesh or global_mesh_defined()):
-            return self._constrained()
+            return constrain(self.value, self.get_partition_spec(), self.mesh)
         return self.value
-
-    def _constrained(self) -> A:
-        return constrain(self.value, self.get_partition_spec(), self.mesh)
 
     def replace_boxed(self, val: B) -> Partitioned[B]:
         """Return a box with the same names around another value."""

@@ -80,8 +80,6 @@ def _first_unknown(
     jaxpr: Jaxpr, shapes: list[jax.ShapeDtypeStruct]
 ) -> jax.ShapeDtypeStruct:
     """Return the shape of the first result that depends on an argument."""
-    for i, shape in enumerate(shapes):
-        _, is_used = dce_jaxpr(jaxpr, [k == i for k in range(len(shapes))])
-        if any(is_used):
-            return shape
-    raise AssertionError("no single result depends on an argument")
+    numbers = range(len(shapes))
+    used_by = (dce_jaxpr(jaxpr, [k == i for k in numbers])[1] for i in numbers)
+    return next(shape for shape, used in zip(shapes, used_by, strict=True) if any(used))

@@ -107,8 +107,6 @@ def apply_rules(sharding: Spec, sharding_rules: LogicalRules | None) -> Any:
         P('data', None)
     """
     rules = dict(composite_rules(get_logical_axis_rules(), sharding_rules))
-    if not isinstance(sharding, NamedSharding):
-        sharding = tuple(sharding)
     return map_sharding(lambda name: rules.get(name, name), sharding)
 
 

@@ -158,8 +158,9 @@ class Order:
         """Bring one value for each root into the structure of the scopes."""
         if not self._is_one_to_one:
             return list(values)
-        in_order = [values[i] for i, _ in self.ways]
-        return jax.tree_util.tree_unflatten(self.tree, in_order)
+        return jax.tree_util.tree_unflatten(
+            self.tree, [values[i] for i, _ in self.ways]
+        )
 
     def to_roots(self, values: Any) -> tuple[Any, ...]:
         """Invert `to_scopes`."""
@@ -204,10 +205,8 @@ class Plan:
             variables: Groups, rngs: Groups, /, *args: object, **kwargs: object
         ) -> tuple[T, Groups]:
             with contextlib.ExitStack() as stack:
-                roots = [
-                    stack.enter_context(scope.temporary())
-                    for scope in self._make_roots(variables, rngs)
-                ]
+                made = self._make_roots(variables, rngs)
+                roots = [stack.enter_context(scope.temporary()) for scope in made]
                 y = fn(self.order.scopes(roots), *args, **kwargs)
                 return y, _sort((root.mutable_nodes() for root in roots), self.outputs)
 
@@ -263,15 +262,13 @@ def pack(
     """
 
     def packed(scopes: object, *args: object, **kwargs: object) -> T:
-        filters = in_variable_filters, out_variable_filters, rng_filters
-        lifted = Lifted(scopes, *filters)
+        lifted = Lifted(scopes, in_variable_filters, out_variable_filters, rng_filters)
         plan = lifted.plan
 
         def scope_fn(
             variables: Groups, rngs: Groups, mutable_filter: Filter = True
         ) -> object:
-            allowed = Selection.of(mutable_filter)
-            roots = plan._make_roots(variables, rngs, allowed)
+            roots = plan._make_roots(variables, rngs, Selection.of(mutable_filter))
             return plan.order.scopes(tuple(roots))
 
         def repack_fn(scopes: object) -> Groups:

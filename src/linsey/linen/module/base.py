@@ -137,9 +137,7 @@ class Module(ModuleBase):
 
     def _open(self, what: str) -> Bound:
         """Return the record of a module that can declare a `what` now."""
-        bound = self._bound
-        if bound is None:
-            raise errors.UnboundModuleError(what, module=self)
+        bound = self._bound_for(what)
         if not bound.frame.is_open:
             raise errors.DeclarationOutsideSetupError(what, module=self)
         return bound
@@ -189,9 +187,7 @@ class Module(ModuleBase):
         if "_bound" not in self.__dict__:
             return object.__repr__(self)
         names = {} if self._bound is None else self._bound.frame.names
-        children = {
-            name: repr(child) for name, child in names.items() if is_module(child)
-        }
+        children = {n: repr(child) for n, child in names.items() if is_module(child)}
         attributes = {
             f.name: _value_repr(getattr(self, f.name, None))
             for f in dataclasses.fields(self)

@@ -135,9 +135,8 @@ class Bound:
         """Open a frame of names for a compact call; `False` inside another one."""
         if self.frame.is_open and self.frame is not self.setup_frame:
             return False
-        self.frame = Frame(
-            dict(self.setup_frame.names)
-        )  # what `setup` named stays taken
+        # What `setup` named stays taken.
+        self.frame = Frame(dict(self.setup_frame.names))
         return True
 
     def set_up(self, owner: ModuleBase) -> None:

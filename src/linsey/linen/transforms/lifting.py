@@ -8,7 +8,7 @@ one); `Restorer` makes bound modules from them over the scopes inside.
 `call_lifted` is the one bridge: it detaches the modules that a call uses, hands their
 scopes to a transform of `core.lift`, and restores the modules inside (`Run`). On it
 stand lifting of a class (a subclass whose listed methods are lifted), of a function or
-method (`lift_function`), and of several functions at once (`call_direct`: branches,
+method (`lift_functions`), and of several at once (`call_direct`: branches,
 loops, derivatives).
 """
 
@@ -255,11 +255,10 @@ def call_direct(
 
     The functions take a module first; of bound methods the functions are taken.
     """
-
-    def transform(*runs: Run) -> Callable[..., Any]:
-        return functools.partial(core, *runs, **options)
-
-    return call_lifted(transform, map(function_of_module, fns), module, args, {})
+    # A transform that fills the functions in and leaves the rest of the call open.
+    transform = functools.partial(functools.partial, core)
+    functions = map(function_of_module, fns)
+    return call_lifted(transform, functions, module, args, options)
 
 
 def function_of_module(fn: object) -> Callable[..., Any]:
@@ -273,11 +272,6 @@ def function_of_module(fn: object) -> Callable[..., Any]:
 
 def _is_module_class(target: object) -> TypeGuard[type[Module]]:
     return inspect.isclass(target) and issubclass(target, Module)
-
-
-def lift_function(transform: Transform, fn: object) -> Callable[..., Any]:
-    """Lift a method, or a function whose first argument is a module."""
-    return lift_functions(transform, [fn])
 
 
 def lift_functions(transform: Transform, fns: Iterable[object]) -> Callable[..., Any]:
@@ -313,9 +307,7 @@ def lift_class(
         method.method_handler_wrapped = True  # type: ignore[attr-defined]
         return method
 
-    methods = {
-        name: lift_method(t, getattr(cls, name)) for name, t in transforms.items()
-    }
+    methods = {n: lift_method(t, getattr(cls, n)) for n, t in transforms.items()}
     lifted = type(prefix + cls.__name__, (cls,), {**methods, "__doc__": cls.__doc__})
     return lifted
 
@@ -351,15 +343,13 @@ def lifted(
             store = ({},) if has_store else ()
             transform = functools.partial(core, *store, **options)
             if not _is_module_class(target):
-                return cast(T, lift_function(transform, target))
+                return cast(T, lift_functions(transform, [target]))
             if methods is None or isinstance(methods, str):
                 methods = ("__call__" if methods is None else methods,)
             if not isinstance(methods, Mapping):
                 methods = dict.fromkeys(methods, {})
-            transforms = {
-                name: functools.partial(transform, **of_method)
-                for name, of_method in methods.items()
-            }
+            partial = functools.partial
+            transforms = {m: partial(transform, **own) for m, own in methods.items()}
             return cast(T, lift_class(transforms, target, prefix))
 
         return transform_of_modules
