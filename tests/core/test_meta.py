@@ -99,7 +99,7 @@ def test_the_axis_added_must_be_named():
         with pytest.raises(PartitioningUnspecifiedError, match="metadata_params"):
             change(0, {})
     assert box.add_axis(0, {PARTITION_NAME: None}).names == (None, "x", None)
-    with pytest.raises(OptionError, match="is not named 'stack'"):
+    with pytest.raises(OptionError, match="is not 'stack'"):
         box.remove_axis(0, STACK)
     with pytest.raises(AssertionError):
         box.remove_axis(0, STACK)

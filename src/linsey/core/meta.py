@@ -180,8 +180,11 @@ class Partitioned(struct.PyTreeNode, AxisMetadata[A]):
             apply_constraint: whether to tell the compiler the sharding.
         """
         if apply_constraint and (self.mesh or global_mesh_defined()):
-            return constrain(self.value, self.get_partition_spec(), self.mesh)
+            return self._constrained()
         return self.value
+
+    def _constrained(self) -> A:
+        return constrain(self.value, self.get_partition_spec(), self.mesh)
 
     def replace_boxed(self, val: B) -> Partitioned[B]:
         """Return a box with the same names around another value."""
@@ -193,8 +196,7 @@ class Partitioned(struct.PyTreeNode, AxisMetadata[A]):
         Raises:
             PartitioningUnspecifiedError: if `params` has no `PARTITION_NAME`.
         """
-        name = self._partition_name(params)
-        names = list(self.names)
+        name, names = self._partition_name(params), list(self.names)
         if index < 0:
             # Counted from the end of the array that has the axis: -1 is the last.
             index += len(names) + 1
@@ -209,16 +211,12 @@ class Partitioned(struct.PyTreeNode, AxisMetadata[A]):
             PartitioningUnspecifiedError: if `params` has no `PARTITION_NAME`.
             OptionError: if the axis has another name.
         """
-        name = self._partition_name(params)
-        names = list(self.names)
+        name, names = self._partition_name(params), list(self.names)
         if names.pop(index) != name:
             raise errors.OptionError(
-                f"The axis {index} of a variable partitioned as {self.names} is not"
-                f" named {name!r}.",
-                "A transform takes away the axis that it added when the variable was"
-                " made; the two must go by one name.",
-                "Give both the same `metadata_params={nn.PARTITION_NAME: ...}`, and"
-                " the same axis in `variable_axes`.",
+                f"Axis {index} of the variable with {self.names} is not {name!r}.",
+                "A transform takes away the axis that it added, by the same name.",
+                "Give both the same axis and the same `metadata_params`.",
             )
         return self.replace(names=tuple(names))
 

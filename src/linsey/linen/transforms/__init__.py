@@ -11,3 +11,4 @@ from linsey.linen.transforms.control import *
 from linsey.linen.transforms.execution import *
 from linsey.linen.transforms.gradients import *
 from linsey.linen.transforms.lifting import lift_class as lift_class
+from linsey.linen.transforms.lifting import lift_function as lift_function

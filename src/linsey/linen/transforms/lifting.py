@@ -72,8 +72,7 @@ class Detached:
                     f"Field `{name}` of {self.cls.__name__} holds a"
                     f" {type(attribute).__name__}, which has no hash.",
                     "Compiled programs are found again by the fields of their modules.",
-                    "Pass arrays as arguments of the call, and use tuples, strings and"
-                    " numbers for fields.",
+                    "Pass arrays to the call; use tuples, strings, numbers as fields.",
                 ) from error
         return hash((self.index, self.cls, self.attributes))
 
@@ -274,6 +273,11 @@ def _is_module_class(target: object) -> TypeGuard[type[Module]]:
     return inspect.isclass(target) and issubclass(target, Module)
 
 
+def lift_function(transform: Transform, fn: object) -> Callable[..., Any]:
+    """Lift a method, or a function whose first argument is a module."""
+    return lift_functions(transform, [fn])
+
+
 def lift_functions(transform: Transform, fns: Iterable[object]) -> Callable[..., Any]:
     """Lift several functions of a module to one, which is named after the first."""
     methods = list(map(function_of_module, fns))
@@ -343,7 +347,7 @@ def lifted(
             store = ({},) if has_store else ()
             transform = functools.partial(core, *store, **options)
             if not _is_module_class(target):
-                return cast(T, lift_functions(transform, [target]))
+                return cast(T, lift_function(transform, target))
             if methods is None or isinstance(methods, str):
                 methods = ("__call__" if methods is None else methods,)
             if not isinstance(methods, Mapping):
