@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.linen import sharded_norms
+from tests.linen.normalization import sharded_norms
 
 
 @pytest.fixture(scope="module")
