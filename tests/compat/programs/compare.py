@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -157,13 +157,29 @@ def text(value: Any) -> str:
     return re.sub(r"JitTracer<|~?float32\[|Traced<", "", plain)
 
 
-def compare(theirs: Outcome, ours: Outcome, numeric: bool) -> Difference | None:
-    """The first difference that matters: the error, then values, then facts."""
-    return (
-        compare_errors(theirs.error, ours.error)
-        or compare_values(theirs.out, ours.out, numeric)
-        or compare_facts(theirs.seen, ours.seen)
-    )
+def compare(theirs: Outcome, ours: Outcome, numeric: bool) -> Iterator[Difference]:
+    """All differences: of errors, values, facts, and the order of keys."""
+    yield from compare_errors(theirs.error, ours.error)
+    a, b = in_order(theirs.out), in_order(ours.out)
+    if theirs.error is None and ours.error is None:
+        yield from compare_values(a, b, numeric)
+        yield from compare_facts(theirs.seen, ours.seen)
+    elif type(theirs.error) is type(ours.error):
+        both = [name for name in a if name in b]
+        yield from compare_values(
+            {name: a[name] for name in both}, {name: b[name] for name in both}, numeric
+        )
+    if theirs.out != ours.out and a == b:
+        yield from compare_values(theirs.out, ours.out, False)
+
+
+def in_order(tree: Any) -> Any:
+    """The same structure with sorted dictionaries."""
+    if isinstance(tree, dict):
+        return {k: in_order(tree[k]) for k in sorted(tree, key=str)}
+    if isinstance(tree, list | tuple):
+        return type(tree)([in_order(one) for one in tree])
+    return tree
 
 
 def first_line(error: BaseException) -> str:
@@ -172,9 +188,11 @@ def first_line(error: BaseException) -> str:
 
 def general(sentence: str) -> str:
     """A message without what is particular to one program."""
+    sentence = re.sub(r"\(https://\S*\)", "", sentence)
     sentence = re.sub(r"\b(M|Wrap|Base|Step|[a-z]+)\d+(_\d+)?\b", r"\1#", sentence)
+    sentence = re.sub(r"[\"'`]?/[^\"'`, ]*[\"'`]?", "PATH", sentence)
+    sentence = re.sub(r"^(\S+) needs PRNG", "NAME needs PRNG", sentence)
     sentence = re.sub(r"\([\d, ]*\)|\[[\d, ]*\]", "()", sentence)
-    sentence = re.sub(r"(/[\w#]*)+", "/PATH", sentence)
     return re.sub(r"\d+", "#", sentence)[:140]
 
 
@@ -186,59 +204,77 @@ def label(error: BaseException | None) -> str:
 
 def compare_errors(
     theirs: BaseException | None, ours: BaseException | None
-) -> Difference | None:
+) -> Iterator[Difference]:
+    """The same class with the same first sentence, or the same class of Python."""
     if theirs is None and ours is None:
-        return None
+        return
+    detail = f"Flax: {theirs!r:.500}\nlinsey: {ours!r:.500}"
     cause = f"Flax {label(theirs)} | linsey {label(ours)}"
-    difference = Difference(cause, f"Flax: {theirs!r:.500}\nlinsey: {ours!r:.500}")
     if theirs is None or ours is None:
-        return difference
-    if isinstance(theirs, flax.errors.FlaxError):
-        same = type(theirs).__name__ == type(ours).__name__
-        same = same and first_sentence(ours).startswith(first_sentence(theirs))
-    else:
-        same = isinstance(ours, builtin_of(theirs))
-    return None if same else difference
+        yield Difference(cause, detail)
+    elif isinstance(theirs, flax.errors.FlaxError):
+        if type(theirs).__name__ != type(ours).__name__:
+            yield Difference(cause, detail)
+        elif not worded(ours).startswith(worded(theirs)):
+            yield Difference(f"words: {cause}", detail)
+    elif not isinstance(ours, builtin_of(theirs)):
+        yield Difference(cause, detail)
 
 
-def compare_facts(theirs: list[str], ours: list[str]) -> Difference | None:
-    if theirs == ours:
-        return None
-    missing = [fact for fact in theirs if fact not in ours][:2]
-    added = [fact for fact in ours if fact not in theirs][:2]
-    kind = "order of facts" if not (missing or added) else "facts"
-    kinds = f"Flax {[general(m)[:60] for m in missing]} | linsey "
-    kinds += f"{[general(a)[:60] for a in added]}"
-    return Difference(f"{kind}: {kinds}", f"Flax: {missing}\nlinsey: {added}")
+def worded(error: BaseException) -> str:
+    """The first sentence, with paths as if no transform were there."""
+    sentence, before = first_sentence(error), ""
+    while sentence != before:
+        before = sentence
+        sentence = re.sub(r"\w+\(((?:\w|/)*)\)(?=[/\"])", r"\1", sentence)
+    return re.sub(r"/+", "/", sentence).replace('/"', '"')
+
+
+def compare_facts(theirs: list[str], ours: list[str]) -> Iterator[Difference]:
+    if len(theirs) == len(ours) and sorted(theirs) != sorted(ours):
+        for a, b in zip(theirs, ours, strict=True):
+            if a != b:
+                cause = f"facts: Flax {general(a)[:80]} | linsey {general(b)[:80]}"
+                yield Difference(cause, f"Flax: {a}\nlinsey: {b}")
+    elif theirs != ours:
+        missing = [fact for fact in theirs if fact not in ours]
+        added = [fact for fact in ours if fact not in theirs]
+        detail = f"Flax: {missing}\nlinsey: {added}"
+        kinds = f"Flax {[general(m)[:60] for m in missing[:2]]} | linsey "
+        kinds += f"{[general(a)[:60] for a in added[:2]]}"
+        kind = "facts" if missing or added else "order of facts"
+        yield Difference(f"{kind}: {kinds}", detail)
 
 
 def compare_values(
     theirs: Any, ours: Any, numeric: bool, path: tuple[Any, ...] = ()
-) -> Difference | None:
+) -> Iterator[Difference]:
     """Structures, and where `numeric` the numbers."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         if list(theirs) != list(ours):
             same = sorted(map(str, theirs)) == sorted(map(str, ours))
             kind = "order of keys" if same else "keys"
-            return differ(kind, path, list(theirs), list(ours))
-        pairs = [(k, theirs[k], ours[k]) for k in theirs]
+            yield differ(kind, path, list(theirs), list(ours))
+        pairs = [(k, theirs[k], ours[k]) for k in theirs if k in ours]
     elif isinstance(theirs, tuple | list) and type(theirs) is type(ours):
         if len(theirs) != len(ours):
-            return differ("lengths", path, len(theirs), len(ours))
-        pairs = [(i, a, b) for i, (a, b) in enumerate(zip(theirs, ours, strict=True))]
+            yield differ("lengths", path, len(theirs), len(ours))
+        pairs = [(i, a, b) for i, (a, b) in enumerate(zip(theirs, ours, strict=False))]
     elif isinstance(theirs, Array) and theirs == ours:
-        return compare_numbers(theirs, ours, path) if numeric else None
+        if numeric:
+            yield from compare_numbers(theirs, ours, path)
+        return
     else:
-        return differ("values", path, theirs, ours) if theirs != ours else None
+        if theirs != ours:
+            yield differ("values", path, theirs, ours)
+        return
     for key, a, b in pairs:
-        found = compare_values(a, b, numeric, (*path, key))
-        if found:
-            return found
-    return None
+        yield from compare_values(a, b, numeric, (*path, key))
 
 
 def differ(kind: str, path: tuple[Any, ...], theirs: Any, ours: Any) -> Difference:
     steps = [re.sub(r"\d+", "#", str(p)) for p in path if not isinstance(p, int)]
+    steps = steps or ["out"]
     cause = f"{kind} at {steps[0]}..{'/'.join(steps[1:][-2:])}"
     if kind in ("values", "keys"):
         cause += (
@@ -247,19 +283,22 @@ def differ(kind: str, path: tuple[Any, ...], theirs: Any, ours: Any) -> Differen
     return Difference(cause, f"at {path}\nFlax: {theirs}\nlinsey: {ours}")
 
 
-def compare_numbers(theirs: Array, ours: Array, path: tuple[Any, ...]) -> Any:
+def compare_numbers(
+    theirs: Array, ours: Array, path: tuple[Any, ...]
+) -> Iterator[Difference]:
     """Initial values to the bit; others to the rounding of their dtype."""
     a, b = theirs.values, ours.values
-    if a is None or b is None or np.array_equal(a, b):
-        return None
+    if a is None or b is None or np.array_equal(a, b, equal_nan=a.dtype.kind == "f"):
+        return
     if str(path[0]).startswith("init") or not jnp.issubdtype(a.dtype, jnp.inexact):
-        return differ("bits", path, a, b)
+        yield differ("bits", path, a, b)
+        return
     a, b = np.float64(a), np.float64(b)
-    if not np.array_equal(np.isfinite(a), np.isfinite(b)):
-        return differ("finite numbers", path, a, b)
     ok = np.isfinite(a)
+    if not np.array_equal(ok, np.isfinite(b)):
+        yield differ("finite numbers", path, a, b)
+        return
     scale = max(np.max(np.abs(a[ok]), initial=0.0), 1e-3)
     eps = float(jnp.finfo(theirs.dtype).eps)
-    if np.max(np.abs(a[ok] - b[ok]), initial=0.0) <= ULPS * eps * scale:
-        return None
-    return differ("numbers", path, a, b)
+    if np.max(np.abs(a[ok] - b[ok]), initial=0.0) > ULPS * eps * scale:
+        yield differ("numbers", path, a, b)

@@ -16,7 +16,7 @@ def program(seed: int, index: int) -> Program:
     """Program `index` of a seed: the same each time."""
     draw = Draw(f"{seed}/{index}")
     book = Book(draw)
-    unit = module(book, draw.pick(*SHAPES), draw.pick(0, 1, 1, 2))
+    unit = module(book, draw.pick(*SHAPES), draw.pick(0, 1, 1, 2), top=True)
     script(book, unit)
     if draw.chance(MISTAKES):
         plant(draw, book.program)

@@ -118,7 +118,7 @@ def conv(draw: Draw, shape: Shape) -> Unit | None:
 def pooling(draw: Draw, shape: Shape) -> Unit | None:
     if len(shape) < 2:
         return None
-    kind = draw.pick("max_pool", "avg_pool", "min_pool")
+    kind = draw.pick("max_pool", "avg_pool")
     padding = draw.pick('"SAME"', "((1, 0),)")
     text = f"nn.{kind}, window_shape=(2,), padding={padding}"
     return Unit("functools.partial", text, shape, shape)

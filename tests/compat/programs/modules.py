@@ -11,7 +11,9 @@ from tests.compat.programs.statements import statement
 from tests.compat.programs.syntax import Block, Class, Function, Shape
 
 
-def module(book: Book, shape: Shape, depth: int, cell: bool = False) -> Unit:
+def module(
+    book: Book, shape: Shape, depth: int, cell: bool = False, top: bool = False
+) -> Unit:
     """A new class of modules that take one array of this shape.
 
     Args:
@@ -19,6 +21,7 @@ def module(book: Book, shape: Shape, depth: int, cell: bool = False) -> Unit:
         shape: shape of the array.
         depth: levels of modules of the program that may be below.
         cell: whether the result has the shape of the array.
+        top: whether it is the module that the script is about.
     """
     draw = book.draw
     owner = Class(book.fresh("M"))
@@ -30,7 +33,7 @@ def module(book: Book, shape: Shape, depth: int, cell: bool = False) -> Unit:
     if cell or draw.chance(0.2):
         body.reshape(shape)
         body.say("x = x.astype(jnp.float32)")
-    methods = finish(body, shape)
+    methods = finish(body, top)
     inherit(body)
     book.program.definitions.append(owner)
     given = ", ".join(filter(None, args))
@@ -39,7 +42,7 @@ def module(book: Book, shape: Shape, depth: int, cell: bool = False) -> Unit:
     return unit
 
 
-def finish(body: Body, shape: Shape) -> tuple[str, ...]:
+def finish(body: Body, top: bool) -> tuple[str, ...]:
     """Makes methods of the statements; returns names of more than `__call__`."""
     draw, owner = body.draw, body.owner
     methods: tuple[str, ...] = ()
@@ -61,12 +64,13 @@ def finish(body: Body, shape: Shape) -> tuple[str, ...]:
         owner.methods.append(Function("__call__", "self, x", lines, decorators))
         owner.methods.append(Function(name, "self, x", ["return self(x)"]))
         return (name,)
-    elif kind == "named" and body.style == "compact":
+    elif kind == "named" and body.style == "compact" and (top or draw.chance(0.02)):
         inner = ["return nn.Dense(x.shape[-1])(x)"]
         mark = ["nn.compact_name_scope"]
         owner.methods.append(Function("part", "self, x", inner, mark))
-        lines.insert(draw.randrange(len(lines)), "x = self.part(x)")
         lines.insert(0, "x = self.part(x)")
+        if draw.chance(0.2):
+            lines.insert(0, "x = self.part(x)")
     elif kind == "nowrap":
         mark = ["nn.nowrap"] if draw.chance(0.7) else []
         inner = ["seen.append(self.name)", "return x + 1"]

@@ -51,7 +51,14 @@ def as_source(tree: ast.Module) -> str | None:
 
 
 def smaller_trees(tree: ast.Module) -> Iterator[ast.Module]:
-    """The tree with one thing taken away, large things first."""
+    """The tree with one thing taken away, or half of a body; large things first."""
+    for path in [(), *sorted(places(tree), key=len)]:
+        body = getattr(at(tree, path), "body", None)
+        if isinstance(body, list) and len(body) > 3:
+            for half in (slice(len(body) // 2, None), slice(0, len(body) // 2)):
+                other = copy.deepcopy(tree)
+                del getattr(at(other, path), "body")[half]  # noqa: B009
+                yield other
     for path in sorted(places(tree), key=len):
         for change in changes(at(tree, path)):
             other = copy.deepcopy(tree)
