@@ -169,7 +169,7 @@ def compare(theirs: Outcome, ours: Outcome, numeric: bool) -> Iterator[Differenc
         yield from compare_values(
             {name: a[name] for name in both}, {name: b[name] for name in both}, numeric
         )
-    if theirs.out != ours.out and a == b:
+    if a == b:  # all but the order
         yield from compare_values(theirs.out, ours.out, False)
 
 
@@ -226,7 +226,7 @@ def worded(error: BaseException) -> str:
     sentence, before = first_sentence(error), ""
     while sentence != before:
         before = sentence
-        sentence = re.sub(r"\w+\(((?:\w|/)*)\)(?=[/\"])", r"\1", sentence)
+        sentence = re.sub(r"\w+\(((?:\w|/)*)\)(?=[/\")])", r"\1", sentence)
     return re.sub(r"/+", "/", sentence).replace('/"', '"')
 
 

@@ -86,7 +86,7 @@ def function(body: Body, unit: Unit) -> tuple[str, str]:
         made = unit.make(*(["parent=m"] if draw.chance(0.2) else []))
         return f"lambda m, x: {made}(x)", "self"
     name = body.submodule(unit, held=True)
-    if draw.chance(0.15):
+    if draw.chance(0.05):
         return f"lambda m, x: {name}(x)", "self"
     if unit.methods and draw.chance(0.4):
         return f"lambda m, x: m.{draw.pick(*unit.methods)}(x)", name
@@ -106,7 +106,9 @@ def mapped(body: Body, choices: list[str]) -> tuple[str, Shape, int, int]:
     axis = draw.pick(0, 0, 0, -1, 1)
     out = draw.pick(0, 0, 0, -1, 1)
     size = body.shape[axis]
-    text = f"variable_axes={axes(draw, False)}, split_rngs={splits(draw)}"
+    own = axes(draw, False)
+    split = splits(draw, "'params': None" not in own)
+    text = f"variable_axes={own}, split_rngs={split}"
     where = f", in_axes={axis}, out_axes={out}" if (axis, out) != (0, 0) else ""
     more = [f"axis_size={size}", "axis_name='batch'", META, *choices]
     text += f"{where}{draw.arguments(more, 0.12)}"
@@ -270,6 +272,8 @@ def branches(body: Body) -> None:
     draw = body.draw
     unit = body.unit(cell=True)
     text, module = function(body, unit)
+    if module != "self" and draw.chance(0.8):  # variables exist before the branches
+        body.when("self.is_initializing()", f"({text})({module}, x)")
     own = f"lambda m, x: ({text})(m, x).astype(x.dtype)"
     other = draw.pick("lambda m, x: x", f"lambda m, x: -({own})(m, x)")
     more = draw.arguments(["variables=True", "rngs=['params', 'noise']"], 0.1)

@@ -261,11 +261,13 @@ def constant(body: Body) -> str:
 
 
 def flag(body: Body) -> str:
+    field, given = body.draw.pick(("None", "True"), ("True", "None"), ("True", "None"))
+    if body.draw.chance(0.05):
+        given = "None"
     name = body.book.fresh("train")
-    declare(body, name, "bool | None", body.draw.pick("None", "True"))
-    given = body.draw.pick("None", "None", "True")
+    declare(body, name, "bool | None", field)
     body.say(f"seen.append(nn.merge_param({name!r}, self.{name}, {given}))")
-    return body.draw.pick(f"{name}=False", "")
+    return f"{name}=False" if given == "None" and body.draw.chance(0.5) else ""
 
 
 def maybe(body: Body) -> str:
@@ -305,4 +307,4 @@ COMMON: tuple[Field, ...] = (
     maybe,
     by_default,
 )
-FIELDS = (*COMMON, *COMMON, init_only, late)
+FIELDS = (*COMMON, *COMMON, *COMMON, init_only, late)

@@ -69,11 +69,12 @@ def axes(draw: Draw, own: bool = True) -> str:
     return f"{{{', '.join([*pairs, others])}}}"
 
 
-def splits(draw: Draw) -> str:
-    """`split_rngs`: which streams differ."""
+def splits(draw: Draw, params: bool = True) -> str:
+    """`split_rngs`: which streams differ; `params`, whether that one should."""
     if draw.chance(0.1):
         return draw.pick("{}", "{True: True}", "{'params': True}", "{'noise': False}")
-    pairs = [f"{s!r}: {draw.chance(0.75)}" for s in STREAMS]
+    pairs = [f"{s!r}: {draw.chance(0.75)}" for s in STREAMS if s != "params"]
+    pairs.insert(0, f"'params': {params if draw.chance(0.9) else not params}")
     return f"{{{', '.join(pairs)}}}"
 
 
@@ -93,5 +94,5 @@ def scanned(draw: Draw) -> str:
             f"'dropout': {draw.chance(0.5)}, 'noise': {draw.chance(0.5)}}}"
         )
     if style == "mixed":
-        return f"variable_broadcast='params', split_rngs={splits(draw)}"
+        return f"variable_broadcast='params', split_rngs={splits(draw, False)}"
     return f"variable_axes={axes(draw)}, split_rngs={splits(draw)}"

@@ -89,9 +89,14 @@ def at(tree: ast.AST, path: Path) -> ast.AST:
 Change = Callable[[ast.Module, Path], bool]
 
 
+MODULE = ast.Attribute(ast.Name("nn", ast.Load()), "Module", ast.Load())
+
+
 def changes(node: ast.AST) -> Iterator[Change]:
     """Ways to make what is at a place smaller."""
-    if isinstance(node, ast.stmt | ast.keyword):
+    if isinstance(node, ast.ClassDef):
+        yield without_bases
+    if isinstance(node, ast.stmt | ast.keyword | ast.alias):
         yield delete
     if isinstance(node, ast.If | ast.For | ast.With):
         yield replaced_by_body
@@ -118,6 +123,15 @@ def parts(node: ast.expr) -> Iterator[ast.expr]:
         yield node.body
     elif isinstance(node, ast.Tuple | ast.List) and node.elts:
         yield node.elts[0]
+
+
+def without_bases(tree: ast.Module, path: Path) -> bool:
+    """Makes a class one of plain modules."""
+    node = at(tree, path)
+    if not isinstance(node, ast.ClassDef):
+        return False
+    node.bases, node.keywords = [MODULE], []
+    return True
 
 
 def delete(tree: ast.Module, path: Path) -> bool:

@@ -70,9 +70,9 @@ def begin(script: Script) -> None:
     keys = draw.pick(KEYS, KEYS, KEYS, "key")
     extra = script.method() if draw.chance(0.2) else ""
     ways = [
-        *[f"model.init({keys}, x{extra})"] * 6,
+        *[f"model.init({keys}, x{extra})"] * 8,
         f"jax.jit(model.init)({keys}, x)",
-        f"model.init({keys}, x, mutable={mutable(draw)})",
+        f"model.init({keys}, x, mutable={draw.pick('True', mutable(draw))})",
         f"model.init({keys}, x, capture_intermediates={capture(script.book)})",
         f"model.lazy_init({keys}, jax.ShapeDtypeStruct(x.shape, x.dtype))",
         f"nn.init(lambda m, x: m(x), model)({keys}, x)",
@@ -147,14 +147,16 @@ def abstract(script: Script) -> None:
 
 
 def bound(script: Script) -> None:
-    filters = script.draw.pick("True", "['state']", "False")
-    script.say(f"bound = model.bind(variables, {script.rngs()}, mutable={filters})")
+    draw = script.draw
+    filters = draw.pick("True", "['state']", "False")
+    rngs = script.rngs() if draw.chance(0.1) else RNGS
+    script.say(f"bound = model.bind(variables, {rngs}, mutable={filters})")
     script.result("bound(x)")
     choices = ["seen.append(repr(bound))", "seen.append(bound.path)",
                "seen.append(bound.name)", "out['bound'] = bound.variables",
                "seen.append(repr(bound.unbind()[0]))", "out['u'] = bound.unbind()[1]",
                "seen.append(bound.is_initializing())"]  # fmt: skip
-    script.say(*script.draw.some(choices, 0.4))
+    script.say(*draw.some(choices, 0.4))
 
 
 def inspected(script: Script) -> None:

@@ -27,7 +27,6 @@ FACTS = (
     "self.get_variable('params', 'nothing', 7)",
     "type(self).__name__",
     "repr(self)",
-    "[field.name for field in dataclasses.fields(self)]",
     "self.clone(parent=None) == self.clone(parent=None)",
     "self.scope.is_mutable_collection('params')",
     "self.parent is None",
@@ -206,7 +205,7 @@ def perturb(body: Body) -> None:
 
 
 def noise(body: Body) -> None:
-    stream = body.draw.pick("noise", "noise", "params", "dropout", "unknown")
+    stream = body.draw.pick(*["noise"] * 6, "params", "dropout", "unknown")
     line = f"x = x + jax.random.normal(self.make_rng({stream!r}), x.shape)"
     if body.draw.chance(0.5):
         body.when(f"self.has_rng({stream!r})", line)
@@ -282,7 +281,7 @@ def copied(body: Body) -> None:
         return
     name = body.submodule(unit, held=True)
     more = body.book.fresh("c")
-    how = body.draw.pick("clone()", "clone(parent=None)", "copy()",
+    how = body.draw.pick("clone()", "copy()", "copy()",
                          f"copy(name={more!r})", f"clone(name={more!r})")  # fmt: skip
     other = body.hold(f"{name}.{how}")
     body.say(f"x = {name}(x)", f"x = {other}(x)")
