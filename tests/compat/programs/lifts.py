@@ -22,8 +22,13 @@ def with_axis(shape: Shape, axis: int, size: int) -> Shape:
     return (*shape[:position], size, *shape[position:])
 
 
-def plain(body: Body) -> str:
-    """A transform that changes neither shapes nor the signature."""
+def plain(body: Body, inside: bool = True) -> str:
+    """A transform that changes neither shapes nor the signature.
+
+    Args:
+        body: where it is used.
+        inside: whether in a method, where there is `self`.
+    """
     draw = body.draw
     kind = draw.pick("remat", "checkpoint", "jit", "jit", "fold_rngs", "map", "axis")
     if kind in ("remat", "checkpoint"):
@@ -49,7 +54,8 @@ def plain(body: Body) -> str:
         )
         if draw.chance(0.8):
             text += f", trans_out_fn=lambda vs: jax.tree.map(lambda x: {back}, vs)"
-        return f"{text}{draw.arguments(['mutable=True'], 0.3)}, init=True)"
+        init = "self.is_initializing()" if inside and draw.chance(0.8) else "True"
+        return f"{text}{draw.arguments(['mutable=True'], 0.3)}, init={init})"
     return "nn.fold_rngs({0})"
 
 

@@ -50,7 +50,7 @@ def finish(body: Body, top: bool) -> tuple[str, ...]:
     if body.style == "setup" and body.before:
         owner.methods.append(Function("setup", "self", body.before))
     if draw.chance(0.12):
-        name, _, rest = plain(body).format("")[:-1].partition("(")
+        name, _, rest = plain(body, inside=False).format("")[:-1].partition("(")
         rest = rest.removeprefix(", ")
         decorators.insert(0, f"functools.partial({name}, {rest})" if rest else name)
     lines = [*body.lines, "return x"]
