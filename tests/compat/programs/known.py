@@ -65,6 +65,7 @@ MORE_FIELDS = (
 )
 
 
+AXES = "values at .*names|facts|Flax AssertionError"
 CALLS = "(keys|lengths|facts|order of facts)"
 
 KNOWN = (
@@ -84,7 +85,7 @@ KNOWN = (
     Known("`nn.map_variables(..., init=True)`", created_again),
     Known(
         "An axis added at position -1",
-        differs(".*", "nn.PARTITION_NAME", ": -1}"),
+        differs(AXES, "nn.PARTITION_NAME", ": -1}"),
     ),
     Known(
         "`WeightNorm` keeps the layer inside from",
