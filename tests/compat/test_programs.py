@@ -1,0 +1,62 @@
+"""Random programs do the same on Flax and on linsey.
+
+These are the first of a seed; `python -m tests.compat.programs` runs thousands.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import flax.linen
+import jax
+import pytest
+
+from tests.compat.programs.check import check
+from tests.compat.programs.compare import run
+from tests.compat.programs.generate import program
+from tests.compat.programs.known import KNOWN
+from tests.compat.programs.reduce import reduce
+
+SEED = 1
+DOCUMENT = Path(__file__).parents[2] / "docs" / "compatibility.md"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_programs_stay():
+    """Each program compiles its own; none is used by later tests."""
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("index", range(60))
+def test_programs_agree_in_trees_names_shapes_and_errors(index):
+    result = check(SEED, index)
+    assert result.kind != "disagrees", f"{result.detail}\n{result.source}"
+
+
+@pytest.mark.parametrize("index", range(1000, 1010))
+def test_programs_agree_in_numbers(index):
+    result = check(SEED, index, numeric=True)
+    assert result.kind != "disagrees", f"{result.detail}\n{result.source}"
+
+
+def test_a_program_is_a_function_of_seed_and_index():
+    sources = [program(SEED, index).source() for index in range(20)]
+    assert sources == [program(SEED, index).source() for index in range(20)]
+    assert len(set(sources)) == 20
+
+
+def test_most_programs_run_to_their_end():
+    programs = [program(SEED, index) for index in range(20)]
+    runs = [run(one.source(), flax.linen, one.shape, numeric=False) for one in programs]
+    assert sum(one.error is None for one in runs) > 10
+
+
+@pytest.mark.parametrize("known", KNOWN, ids=lambda known: known.row)
+def test_what_is_left_out_has_a_row_in_the_document(known):
+    assert f"\n| {known.row}" in DOCUMENT.read_text()
+
+
+def test_a_program_is_shortened_as_long_as_it_shows_the_same():
+    source = program(SEED, 3).source() + "seen.append(41)\n"
+    assert reduce(source, lambda text: "seen.append(41)" in text) == "seen.append(41)\n"
