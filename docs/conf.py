@@ -37,6 +37,23 @@ html_theme = "furo"
 html_title = f"linsey {release}"
 
 
+def read_given_signatures() -> None:
+    """Takes signatures that functions were given as they are.
+
+    `autodoc_preserve_defaults` looks for the text of defaults in the source, where
+    those of a signature that was set afterwards are not, and fails.
+    """
+    from sphinx.ext.autodoc._dynamic import _signatures
+
+    read = _signatures.update_default_value
+
+    def update_default_value(obj: Any, bound_method: bool) -> None:
+        if "__signature__" not in getattr(obj, "__dict__", {}):
+            read(obj, bound_method)
+
+    _signatures.update_default_value = update_default_value
+
+
 def markdown_to_rst(
     app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]
 ) -> None:
@@ -66,4 +83,5 @@ def markdown_to_rst(
 
 def setup(app: Any) -> None:
     """Runs the conversion before napoleon sees the docstring."""
+    read_given_signatures()
     app.connect("autodoc-process-docstring", markdown_to_rst, priority=400)

@@ -67,9 +67,9 @@ class Moments(NamedTuple):
         count: their number, or the sum of their weights; a scalar without weights.
     """
 
-    mean: Inexact[Array, "*channels"]
-    var: Float[Array, "*channels"]
-    count: Float[Array, "*#channels"]
+    mean: Inexact[Array, "..."]  # noqa: UP037
+    var: Float[Array, "..."]  # noqa: UP037
+    count: Float[Array, "..."]  # noqa: UP037
 
 
 class NormSpec(NamedTuple):

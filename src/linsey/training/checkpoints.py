@@ -141,7 +141,7 @@ def latest_checkpoint(ckpt_dir: Path, prefix: str = "checkpoint_") -> str | None
 
     Args:
         ckpt_dir: the folder.
-        prefix: what the names begin with. Defaults to "checkpoint_".
+        prefix: what the names begin with. Defaults to `"checkpoint_"`.
     """
     paths = _all_checkpoints(ckpt_dir, prefix)
     return paths[-1] if paths else None
@@ -154,7 +154,7 @@ def available_steps(
 
     Args:
         ckpt_dir: the folder.
-        prefix: what the names begin with. Defaults to "checkpoint_".
+        prefix: what the names begin with. Defaults to `"checkpoint_"`.
         step_type: the type of the steps, `int` or `float`. Defaults to `int`.
     """
     return [step_type(_step_of(path)) for path in _all_checkpoints(ckpt_dir, prefix)]
@@ -180,7 +180,7 @@ def save_checkpoint(
         ckpt_dir: the folder.
         target: the tree: a train state, dictionaries, and so on.
         step: the step.
-        prefix: what the names begin with. Defaults to "checkpoint_".
+        prefix: what the names begin with. Defaults to `"checkpoint_"`.
         keep: number of checkpoints to keep. Defaults to 1.
         overwrite: whether to replace checkpoints of this and later steps. Defaults to
             `False`.
@@ -247,7 +247,7 @@ def save_checkpoint_multiprocess(
         ckpt_dir: the folder, the same for all.
         target: the tree.
         step: the step.
-        prefix: what the names begin with. Defaults to "checkpoint_".
+        prefix: what the names begin with. Defaults to `"checkpoint_"`.
         keep: number of checkpoints to keep. Defaults to 1.
         overwrite: whether to replace checkpoints of this and later steps. Defaults to
             `False`.
@@ -325,7 +325,7 @@ def restore_checkpoint(
         target: a tree of the structure to restore. If `None`, plain dictionaries are
             returned.
         step: the step. If `None`, the newest.
-        prefix: what the names begin with. Defaults to "checkpoint_".
+        prefix: what the names begin with. Defaults to `"checkpoint_"`.
         parallel: ignored.
         gda_manager: ignored.
         allow_partial_mpa_restoration: ignored.
