@@ -14,8 +14,6 @@ import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import jax
-
 from linsey.errors.base import LinseyError, listed, named
 from linsey.errors.scopes import ScopeCollectionNotFound, ScopeParamShapeError
 
@@ -24,12 +22,6 @@ POLICIES = ("error", "warn", "ignore")
 
 # The flag itself; `linsey.config`, which imports this package, writes it.
 _policy = ["error"]
-
-# Frames of these are not the line that a warning is about.
-_LIBRARIES = tuple(
-    os.fspath(Path(file).parent) + os.sep
-    for file in (os.path.dirname(__file__), jax.__file__)
-)
 
 
 class MisuseWarning(UserWarning):
@@ -65,10 +57,16 @@ def report_misuse(error: LinseyError) -> None:
         warnings.warn(str(error), MisuseWarning, stacklevel=_stack_level())
 
 
+def _file_of(module: str) -> str:
+    return getattr(sys.modules.get(module), "__file__", None) or __file__
+
+
 def _stack_level() -> int:
     """Count the frames from `report_misuse` to the line of the program."""
+    packages = (Path(__file__).parents[1], *Path(_file_of("jax")).parents[:1])
+    libraries = tuple(os.fspath(folder) + os.sep for folder in packages)
     level, frame = 1, sys._getframe(1)
-    while frame.f_back and frame.f_code.co_filename.startswith(_LIBRARIES):
+    while frame.f_back and frame.f_code.co_filename.startswith(libraries):
         level, frame = level + 1, frame.f_back
     return level
 
