@@ -235,11 +235,7 @@ class Scope:
     def reserve(self, name: str, col: str | None = None) -> None:
         """Take a name for a child (`col=None`) or for a variable of `col`."""
         if not isinstance(name, str):
-            raise errors.ArgumentTypeError(
-                f"The type of scope {name!r} should be string but it is {type(name)}",
-                "Names are the keys under which variables are stored.",
-                f'Write `scope.push("{name}")`.',
-            )
+            raise not_text(name)
         if self.name_reserved(name, col):
             raise errors.OptionError(
                 f'Duplicate use of scope name: "{name}"',
@@ -456,7 +452,7 @@ class Scope:
         if name not in rngs:
             if "params" not in rngs:
                 raise errors.InvalidRngError(
-                    f'{self.path_text} needs PRNG for "{name}".',
+                    f'{self.name} needs PRNG for "{name}", at {self.path_text}.',
                     stream=name,
                     available=sorted(rngs),
                 )
@@ -471,6 +467,15 @@ class Scope:
 # The usual initializers of biases and scales: they take no randomness, so their key
 # is counted but not computed.
 _KEYLESS = (jax.nn.initializers.zeros, jax.nn.initializers.ones)
+
+
+def not_text(name: object) -> errors.ArgumentTypeError:
+    """Make the error for a name that is no string."""
+    return errors.ArgumentTypeError(
+        f"The type of scope {name!r} should be string but it is {type(name)}",
+        "Names are the keys under which variables are stored.",
+        f'Write `"{name}"`.',
+    )
 
 
 def _shapes(tree: object) -> list[tuple[int, ...]]:
