@@ -10,6 +10,7 @@ import jax
 
 from linsey.core.filters import Filter, subtract_filters
 from linsey.core.lift.split import Groups, Lifted, Plan, Untraced, shifted
+from linsey.core.state import PLACE_READ
 
 __all__ = ["checkpoint", "jit", "remat"]
 __all__ += ["fold_rngs", "map_variables", "swap_collection"]
@@ -47,29 +48,70 @@ def jit(
         A function `(scope, *args, **kwargs)`.
     """
 
-    # Argument 0 of `fn` is the scope; here three arguments take its place.
+    run = compiled(
+        lambda _, *args, **kwargs: fn(*args, **kwargs),
+        variables,
+        rngs,
+        static_argnums=static_argnums,
+        static_argnames=static_argnames,
+        donate_argnums=donate_argnums,
+        device=device,
+        backend=backend,
+    )
+    return functools.partial(run, None)
+
+
+def compiled(
+    fn: Callable[..., T],
+    variables: Filter,
+    rngs: Filter,
+    static_argnums: int | Iterable[int],
+    donate_argnums: int | Iterable[int],
+    **options: Any,
+) -> Callable[..., T]:
+    """Compile `fn(constant, scope, *args)` like `jit`.
+
+    The constant has a hash; equal ones make the same program.
+    """
+    # Where programs stand that asked for it: these run at the same place only.
+    placed: set[tuple[object, Plan]] = set()
+
+    # Argument 0 of the function is the scope; here three arguments take its place.
     @functools.partial(
         jax.jit,
         static_argnums=(0, *shifted(static_argnums, 2)),
-        static_argnames=static_argnames,
         donate_argnums=shifted(donate_argnums, 2),
-        **({} if device is None else {"device": device}),
-        **({} if backend is None else {"backend": backend}),
+        **{name: value for name, value in options.items() if value is not None},
     )
-    def compiled(
-        plan: Plan, variables: Groups, rngs: Groups, *args: object, **kwargs: object
+    def program(
+        spec: tuple[object, Plan],
+        variables: Groups,
+        rngs: Groups,
+        *args: object,
+        **kwargs: object,
     ) -> tuple[tuple[T, Untraced], Groups]:
-        y, out = plan.pure(fn)(variables, rngs, *args, **kwargs)
-        return (y, Untraced(plan.frozen_counters())), out
+        constant, plan = spec
+        run = plan.pure(functools.partial(fn, constant))
+        token = PLACE_READ.set(False)
+        try:
+            y, out = run(variables, rngs, *args, **kwargs)
+        finally:
+            if PLACE_READ.get():
+                placed.add(spec)
+            else:
+                PLACE_READ.reset(token)
+        return (y, Untraced(plan.relative_counters())), out
 
-    def call(scopes: object, *args: object, **kwargs: object) -> T:
+    def call(constant: object, scopes: object, *args: object, **kwargs: object) -> T:
         lifted = Lifted(scopes, (variables,), (variables,), (rngs,))
         lifted.rngs = lifted.forked_rngs()
-        run = functools.partial(compiled, lifted.plan.detached())
+        plan = lifted.plan.detached()
+        if placed and (constant, plan) in placed:
+            plan = plan.placed()
+        run = functools.partial(program, (constant, plan))
         y, counters = lifted.call(run, *args, **kwargs)
         # As if the function had run now: a cached program was traced long ago.
-        for scope, after in zip(lifted.roots, counters.value, strict=True):
-            scope.rng_counters.update(after)
+        lifted.plan.update_counters(counters.value)
         return y
 
     return call

@@ -556,6 +556,20 @@ class Module(ModuleBase):
     module_paths: ClassVar[Callable[..., dict[str, Module]]]
 
 
+class _NameOfScope:
+    """The name of a module that has none of its own: that of its scope.
+
+    Inside a compiled function whose program does not depend on the name.
+    """
+
+    def __get__(self, module: Module | None, owner: type) -> str | None:
+        bound = None if module is None else module._bound
+        return None if bound is None else bound.scope.name
+
+
+Module.name = _NameOfScope()  # type: ignore[assignment]
+
+
 def _value_repr(value: object) -> str:
     if isinstance(value, np.dtype):
         return str(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -13,10 +14,11 @@ from linsey.core import meta
 from linsey.core.filters import Filter
 from linsey.core.frozen_dict import FrozenDict
 from linsey.core.lift.control import split_in_out
-from linsey.core.lift.execution import Collections
+from linsey.core.lift.execution import Collections, compiled
 from linsey.core.lift.split import Untraced, shifted
 from linsey.core.state import Scope
-from linsey.linen.module.functional import INTERCEPTORS
+from linsey.linen.module.functional import INTERCEPTORS, Capture
+from linsey.linen.transforms.constants import constant_key
 from linsey.linen.transforms.lifting import Methods, Run, lifted
 
 __all__ = ["checkpoint", "jit", "remat"]
@@ -30,10 +32,7 @@ def _jit(
 ) -> Callable[..., Any]:
     """Apply `core.lift.jit`: all equal runs of a function share one of the programs."""
     if run.fn not in programs:
-        # The run is an argument between the scopes and the others.
-        options["static_argnums"] = (1, *shifted(options["static_argnums"], 1))
-        options["donate_argnums"] = shifted(options["donate_argnums"], 1)
-        programs[run.fn] = core_lift.jit(_run_and_count, **options)
+        programs[run.fn] = compiled(_run_and_count, **options)
     return functools.partial(_call_program, programs[run.fn], run)
 
 
@@ -77,26 +76,42 @@ def jit(
     return target
 
 
+@dataclasses.dataclass(frozen=True)
+class _Constant:
+    """What a program is found by, and the run that it is traced with."""
+
+    key: object
+    run: Run = dataclasses.field(compare=False)
+
+
 def _call_program(
-    program: Callable[..., Any], run: Run, scopes: object, *args: object, **kw: object
+    program: Callable[..., Any],
+    run: Run,
+    scopes: Sequence[Scope],
+    *args: object,
+    **kwargs: object,
 ) -> Any:
-    hash(run.modules)  # the error for a field without a hash names it
-    # Interceptors run while a program is traced: others need another program.
-    # A method has the hash that its object may lack: by identity.
+    # Interceptors run while a program is traced: others need another program. A method
+    # has the hash that its object may lack: by identity.
     interceptors = INTERCEPTORS.get()
-    keys = tuple(i if type(i).__hash__ else i.__call__ for i in interceptors)
-    y, counts = program(scopes, (run, keys), *args, **kw)
+    keys = [i if type(i).__hash__ else i.__call__ for i in interceptors]
+    if not all(isinstance(i, Capture) for i in interceptors):
+        keys += [scope.path for scope in scopes]  # these want to see every call
+    modules = run.modules
+    if isinstance(modules, Untraced):  # mostly it is one
+        modules = modules.value
+    constant = _Constant((constant_key(modules), *keys), run)
+    y, counts = program(constant, scopes, *args, **kwargs)
     run.counts.update(counts.value)
     return y
 
 
 def _run_and_count(
-    scopes: Sequence[Scope], spec: tuple[Run, object], *args: object, **kw: object
+    constant: _Constant, scopes: Sequence[Scope], *args: object, **kwargs: object
 ) -> tuple[Any, Untraced]:
     """Run a compiled call; the counts leave it as part of the structure."""
-    run, _ = spec
-    y = run(scopes, *args, **kw)
-    return y, Untraced(tuple(run.counts.items()))
+    y = constant.run(scopes, *args, **kwargs)
+    return y, Untraced(tuple(constant.run.counts.items()))
 
 
 def _remat(fn: Callable[..., Any], **options: Any) -> Callable[..., Any]:
