@@ -50,6 +50,7 @@ def jit(
 
     run = compiled(
         lambda _, *args, **kwargs: fn(*args, **kwargs),
+        getattr(fn, "__name__", "unnamed_function"),
         variables,
         rngs,
         static_argnums=static_argnums,
@@ -63,26 +64,20 @@ def jit(
 
 def compiled(
     fn: Callable[..., T],
+    name: str,
     variables: Filter,
     rngs: Filter,
     static_argnums: int | Iterable[int],
     donate_argnums: int | Iterable[int],
     **options: Any,
 ) -> Callable[..., T]:
-    """Compile `fn(constant, scope, *args)` like `jit`.
+    """Compile `fn(constant, scope, *args)` like `jit`, as a function of that name.
 
     The constant has a hash; equal ones make the same program.
     """
     # Where programs stand that asked for it: these run at the same place only.
     placed: set[tuple[object, Plan]] = set()
 
-    # Argument 0 of the function is the scope; here three arguments take its place.
-    @functools.partial(
-        jax.jit,
-        static_argnums=(0, *shifted(static_argnums, 2)),
-        donate_argnums=shifted(donate_argnums, 2),
-        **{name: value for name, value in options.items() if value is not None},
-    )
     def program(
         spec: tuple[object, Plan],
         variables: Groups,
@@ -102,13 +97,22 @@ def compiled(
                 PLACE_READ.reset(token)
         return (y, Untraced(plan.relative_counters())), out
 
+    program.__name__ = name
+    # Argument 0 of the function is the scope; here three arguments take its place.
+    jitted = jax.jit(
+        program,
+        static_argnums=(0, *shifted(static_argnums, 2)),
+        donate_argnums=shifted(donate_argnums, 2),
+        **{name: value for name, value in options.items() if value is not None},
+    )
+
     def call(constant: object, scopes: object, *args: object, **kwargs: object) -> T:
         lifted = Lifted(scopes, (variables,), (variables,), (rngs,))
         lifted.rngs = lifted.forked_rngs()
         plan = lifted.plan.detached()
         if placed and (constant, plan) in placed:
             plan = plan.placed()
-        run = functools.partial(program, (constant, plan))
+        run = functools.partial(jitted, (constant, plan))
         y, counters = lifted.call(run, *args, **kwargs)
         # As if the function had run now: a cached program was traced long ago.
         lifted.plan.update_counters(counters.value)

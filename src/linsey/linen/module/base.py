@@ -34,6 +34,7 @@ from linsey.linen.module import binding, functional
 from linsey.linen.module.binding import FRESH, SETTING_UP, Bound, ModuleBase, is_module
 from linsey.linen.module.functional import CREATED, RUNNING, CaptureFilter
 from linsey.linen.module.methods import compact, make_dataclass, wrap_class
+from linsey.traceback_util import api_boundary
 from linsey.typing import VariableDict, with_signature_of
 
 __all__ = ["CompactNameScope", "Module", "compact_name_scope", "tuple_init"]
@@ -459,6 +460,7 @@ class Module(ModuleBase):
         module.__dict__["name"] = None
         return module, self.variables
 
+    @api_boundary
     def apply(
         self,
         variables: VariableDict,
@@ -491,6 +493,7 @@ class Module(ModuleBase):
         run = functional.apply(fn, self, mutable, capture_intermediates)
         return run(variables, *args, **kwargs, rngs=rngs)
 
+    @api_boundary
     def init_with_output(
         self,
         rngs: RNGs,
@@ -509,6 +512,7 @@ class Module(ModuleBase):
         run = functional.init_with_output(fn, self, mutable, capture_intermediates)
         return run(rngs, *args, **kwargs)
 
+    @api_boundary
     @with_signature_of(init_with_output)
     def init(self, *args: Any, **kwargs: Any) -> VariableDict:
         """Create the variables of the module by calling a method.
@@ -528,6 +532,7 @@ class Module(ModuleBase):
         functional.check_instance(self)
         return self.init_with_output(*args, **kwargs)[1]
 
+    @api_boundary
     def lazy_init(
         self,
         rngs: RNGs,

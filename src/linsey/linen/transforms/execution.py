@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 
 import jax
 
+from linsey.config import config
 from linsey.core import lift as core_lift
 from linsey.core import meta
 from linsey.core.filters import Filter
@@ -16,6 +18,7 @@ from linsey.core.frozen_dict import FrozenDict
 from linsey.core.lift.control import split_in_out
 from linsey.core.lift.execution import Collections, compiled
 from linsey.core.lift.split import Untraced, shifted
+from linsey.core.spmd import get_logical_axis_rules
 from linsey.core.state import Scope
 from linsey.linen.module.functional import INTERCEPTORS, Capture
 from linsey.linen.transforms.constants import constant_key
@@ -32,7 +35,8 @@ def _jit(
 ) -> Callable[..., Any]:
     """Apply `core.lift.jit`: all equal runs of a function share one of the programs."""
     if run.fn not in programs:
-        programs[run.fn] = compiled(_run_and_count, **options)
+        name = getattr(run.fn, "__name__", "unnamed_function")
+        programs[run.fn] = compiled(_run_and_count, name, **options)
     return functools.partial(_call_program, programs[run.fn], run)
 
 
@@ -91,17 +95,21 @@ def _call_program(
     *args: object,
     **kwargs: object,
 ) -> Any:
-    # Interceptors run while a program is traced: others need another program. A method
-    # has the hash that its object may lack: by identity.
+    # What surrounds a call is looked at while its program is traced. A method has the
+    # hash that its object may lack: by identity.
     interceptors = INTERCEPTORS.get()
     keys = [i if type(i).__hash__ else i.__call__ for i in interceptors]
     if not all(isinstance(i, Capture) for i in interceptors):
         keys += [scope.path for scope in scopes]  # these want to see every call
+    keys += [config._values, constant_key(get_logical_axis_rules())]
     modules = run.modules
     if isinstance(modules, Untraced):  # mostly it is one
         modules = modules.value
     constant = _Constant((constant_key(modules), *keys), run)
-    y, counts = program(constant, scopes, *args, **kwargs)
+    # The program itself is traced under the name of its class.
+    name = scopes[0]._path[-1] if scopes and scopes[0]._path else ""
+    with jax.named_scope(name) if name else contextlib.nullcontext():
+        y, counts = program(constant, scopes, *args, **kwargs)
     run.counts.update(counts.value)
     return y
 
