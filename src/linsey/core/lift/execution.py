@@ -47,72 +47,44 @@ def jit(
     Returns:
         A function `(scope, *args, **kwargs)`.
     """
+    static = shifted(static_argnums, -1)
+    # What was compiled and asked where it stands: these programs are for one place.
+    placed: set[tuple[object, ...]] = set()
 
-    run = compiled(
-        lambda _, *args, **kwargs: fn(*args, **kwargs),
-        getattr(fn, "__name__", "unnamed_function"),
-        variables,
-        rngs,
-        static_argnums=static_argnums,
-        static_argnames=static_argnames,
-        donate_argnums=donate_argnums,
-        device=device,
-        backend=backend,
-    )
-    return functools.partial(run, None)
-
-
-def compiled(
-    fn: Callable[..., T],
-    name: str,
-    variables: Filter,
-    rngs: Filter,
-    static_argnums: int | Iterable[int],
-    donate_argnums: int | Iterable[int],
-    **options: Any,
-) -> Callable[..., T]:
-    """Compile `fn(constant, scope, *args)` like `jit`, as a function of that name.
-
-    The constant has a hash; equal ones make the same program.
-    """
-    # Where programs stand that asked for it: these run at the same place only.
-    placed: set[tuple[object, Plan]] = set()
+    def constants(plan: Plan, args: tuple[object, ...]) -> tuple[object, ...]:
+        return (plan, *(args[i] for i in static if i < len(args)))
 
     def program(
-        spec: tuple[object, Plan],
-        variables: Groups,
-        rngs: Groups,
-        *args: object,
-        **kwargs: object,
+        plan: Plan, variables: Groups, rngs: Groups, *args: object, **kwargs: object
     ) -> tuple[tuple[T, Untraced], Groups]:
-        constant, plan = spec
-        run = plan.pure(functools.partial(fn, constant))
         token = PLACE_READ.set(False)
         try:
-            y, out = run(variables, rngs, *args, **kwargs)
+            y, out = plan.pure(fn)(variables, rngs, *args, **kwargs)
         finally:
             if PLACE_READ.get():
-                placed.add(spec)
+                placed.add(constants(plan, args))
             else:
                 PLACE_READ.reset(token)
         return (y, Untraced(plan.relative_counters())), out
 
-    program.__name__ = name
-    # Argument 0 of the function is the scope; here three arguments take its place.
-    jitted = jax.jit(
+    program.__name__ = getattr(fn, "__name__", "unnamed_function")
+    options: dict[str, Any] = {"device": device, "backend": backend}
+    # Argument 0 of `fn` is the scope; here three arguments take its place.
+    compiled = jax.jit(
         program,
         static_argnums=(0, *shifted(static_argnums, 2)),
+        static_argnames=static_argnames,
         donate_argnums=shifted(donate_argnums, 2),
         **{name: value for name, value in options.items() if value is not None},
     )
 
-    def call(constant: object, scopes: object, *args: object, **kwargs: object) -> T:
+    def call(scopes: object, *args: object, **kwargs: object) -> T:
         lifted = Lifted(scopes, (variables,), (variables,), (rngs,))
         lifted.rngs = lifted.forked_rngs()
         plan = lifted.plan.detached()
-        if placed and (constant, plan) in placed:
+        if placed and constants(plan, args) in placed:
             plan = plan.placed()
-        run = functools.partial(jitted, (constant, plan))
+        run = functools.partial(compiled, plan)
         y, counters = lifted.call(run, *args, **kwargs)
         # As if the function had run now: a cached program was traced long ago.
         lifted.plan.update_counters(counters.value)

@@ -190,14 +190,9 @@ class Plan:
     def detached(self) -> Plan:
         """Return the plan with counters of its own, usable as a static argument."""
         counts = self.relative_counters()
-        plan = Plan(
-            self.order,
-            self.roots,
-            self.outputs,
-            [(None, path) for _, path in self.places],
-            [{} for _ in self.places],
-            counts,
-        )
+        own: dict[str, Any] = {"counts": counts, "counters": [{} for _ in counts]}
+        places = [(None, path) for _, path in self.places]
+        plan = dataclasses.replace(self, places=places, **own)
         plan.update_counters(counts)
         return plan
 

@@ -159,6 +159,9 @@ class Module(ModuleBase):
     def __getattr__(self, name: str) -> Any:
         # Only called for names that are not there: `setup` may have yet to make them.
         bound = self._bound
+        if bound is not None and name == "name":
+            # Inside of a compiled function whose program may be used for other names.
+            return bound.scope.name
         if bound is not None and bound.phase == FRESH and not name.startswith("__"):
             bound.set_up(self)
             if name in self.__dict__:
@@ -561,18 +564,8 @@ class Module(ModuleBase):
     module_paths: ClassVar[Callable[..., dict[str, Module]]]
 
 
-class _NameOfScope:
-    """The name of a module that has none of its own: that of its scope.
-
-    Inside a compiled function whose program does not depend on the name.
-    """
-
-    def __get__(self, module: Module | None, owner: type) -> str | None:
-        bound = None if module is None else module._bound
-        return None if bound is None else bound.scope.name
-
-
-Module.name = _NameOfScope()  # type: ignore[assignment]
+# The name of a module that has none of its own is that of its scope: see `__getattr__`.
+del Module.name
 
 
 def _value_repr(value: object) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -16,13 +15,13 @@ from linsey.core import meta
 from linsey.core.filters import Filter
 from linsey.core.frozen_dict import FrozenDict
 from linsey.core.lift.control import split_in_out
-from linsey.core.lift.execution import Collections, compiled
+from linsey.core.lift.execution import Collections
 from linsey.core.lift.split import Untraced, shifted
 from linsey.core.spmd import get_logical_axis_rules
 from linsey.core.state import Scope
 from linsey.linen.module.functional import INTERCEPTORS, Capture
-from linsey.linen.transforms.constants import constant_key
 from linsey.linen.transforms.lifting import Methods, Run, lifted
+from linsey.static import static_key
 
 __all__ = ["checkpoint", "jit", "remat"]
 __all__ += ["add_metadata_axis", "fold_rngs", "map_variables", "named_call"]
@@ -35,8 +34,11 @@ def _jit(
 ) -> Callable[..., Any]:
     """Apply `core.lift.jit`: all equal runs of a function share one of the programs."""
     if run.fn not in programs:
-        name = getattr(run.fn, "__name__", "unnamed_function")
-        programs[run.fn] = compiled(_run_and_count, name, **options)
+        # The run is an argument between the scopes and the others.
+        options["static_argnums"] = (1, *shifted(options["static_argnums"], 1))
+        options["donate_argnums"] = shifted(options["donate_argnums"], 1)
+        fn = functools.wraps(run.fn)(functools.partial(_run_and_count))
+        programs[run.fn] = core_lift.jit(fn, **options)
     return functools.partial(_call_program, programs[run.fn], run)
 
 
@@ -80,20 +82,12 @@ def jit(
     return target
 
 
-@dataclasses.dataclass(frozen=True)
-class _Constant:
-    """What a program is found by, and the run that it is traced with."""
-
-    key: object
-    run: Run = dataclasses.field(compare=False)
-
-
 def _call_program(
     program: Callable[..., Any],
     run: Run,
     scopes: Sequence[Scope],
-    *args: object,
-    **kwargs: object,
+    *args: Any,
+    **kw: Any,
 ) -> Any:
     # What surrounds a call is looked at while its program is traced. A method has the
     # hash that its object may lack: by identity.
@@ -101,25 +95,23 @@ def _call_program(
     keys = [i if type(i).__hash__ else i.__call__ for i in interceptors]
     if not all(isinstance(i, Capture) for i in interceptors):
         keys += [scope.path for scope in scopes]  # these want to see every call
-    keys += [config._values, constant_key(get_logical_axis_rules())]
-    modules = run.modules
-    if isinstance(modules, Untraced):  # mostly it is one
-        modules = modules.value
-    constant = _Constant((constant_key(modules), *keys), run)
+    modules = getattr(run.modules, "value", run.modules)  # mostly it is one
+    rules = get_logical_axis_rules()
+    run.key = (*keys, config._values, static_key(rules), static_key(modules))
     # The program itself is traced under the name of its class.
     name = scopes[0]._path[-1] if scopes and scopes[0]._path else ""
     with jax.named_scope(name) if name else contextlib.nullcontext():
-        y, counts = program(constant, scopes, *args, **kwargs)
+        y, counts = program(scopes, run, *args, **kw)
     run.counts.update(counts.value)
     return y
 
 
 def _run_and_count(
-    constant: _Constant, scopes: Sequence[Scope], *args: object, **kwargs: object
+    scopes: Sequence[Scope], run: Run, *args: object, **kwargs: object
 ) -> tuple[Any, Untraced]:
     """Run a compiled call; the counts leave it as part of the structure."""
-    y = constant.run(scopes, *args, **kwargs)
-    return y, Untraced(tuple(constant.run.counts.items()))
+    y = run(scopes, *args, **kwargs)
+    return y, Untraced(tuple(run.counts.items()))
 
 
 def _remat(fn: Callable[..., Any], **options: Any) -> Callable[..., Any]:

@@ -18,7 +18,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, ParamSpec, TypeGuard, TypeVar, cast
+from typing import Any, ParamSpec, TypeGuard, TypeVar, cast
 
 import jax
 
@@ -26,10 +26,9 @@ from linsey import errors
 from linsey.core.lift.split import Untraced
 from linsey.core.state import Scope, Variable
 from linsey.linen.module.base import Module
-from linsey.linen.module.binding import FRESH, READY, SETTING_UP, Bound
-from linsey.linen.module.binding import copy_unbound, map_modules
+from linsey.linen.module.binding import FRESH, READY, SETTING_UP, Bound, map_modules
 from linsey.linen.module.methods import wrap_method_once
-from linsey.linen.transforms.constants import COMPARABLE, constant_key
+from linsey.static import COMPARABLE, static_key
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -91,7 +90,7 @@ COMPARABLE.add(Detached)
 
 def _key_of_field(cls: type, name: str, value: object) -> Hashable:
     try:
-        return constant_key(value)
+        return static_key(value)
     except Exception as error:  # whatever `__reduce_ex__` of the value raises
         raise errors.ArgumentTypeError(
             f"Field `{name}` of {cls.__name__} holds a {type(value).__name__}, which"
@@ -101,17 +100,8 @@ def _key_of_field(cls: type, name: str, value: object) -> Hashable:
         ) from error
 
 
-class DetachedVariable(NamedTuple):
-    """A variable without its scope, which has a number."""
-
-    index: int
-    collection: str
-    name: str
-    unbox: bool
-
-
 _PARTS = (Module, Variable)
-_DETACHED = (Detached, DetachedVariable, Module)
+_DETACHED = (Detached, Module)
 
 
 class Detacher:
@@ -153,15 +143,18 @@ class Detacher:
     def _detach_part(self, part: Any, path: str = "") -> object:
         if isinstance(part, Module):
             return self.detach(part)
-        index = self._number(part.scope)
-        return DetachedVariable(index, part.collection, part.name, part.unbox)
+        names = ("collection", "name", "unbox")
+        attributes = tuple((name, getattr(part, name)) for name in names)
+        return Detached(self._number(part.scope), Variable, attributes=attributes)
 
     def detach_leaf(self, leaf: object) -> object:
         """Detach a leaf of the arguments if it is a module or a variable."""
         if not isinstance(leaf, _PARTS):
             return leaf
-        part = self._detach_part(leaf)
-        return Untraced(_unbound(part) if isinstance(part, Module) else part)
+        part: Any = self._detach_part(leaf)
+        if part is leaf:
+            part = Detached(-1, type(part), attributes=(("module", part),))
+        return Untraced(part)
 
     def _number(self, scope: Scope) -> int:
         self.scopes.append(scope)
@@ -181,8 +174,6 @@ class Restorer:
 
     def restore(self, detached: Any) -> Any:
         """Return the module bound to its new scope; the same again for the same one."""
-        if isinstance(detached, DetachedVariable):
-            return Variable(self.scopes[detached.index], *detached[1:])
         if not isinstance(detached, Detached):
             return detached
         if detached.index < 0:
@@ -190,6 +181,8 @@ class Restorer:
         if detached.index in self._made:
             return self._made[detached.index]
         scope = self.scopes[detached.index]
+        if detached.cls is Variable:
+            return Variable(scope, **dict(detached.attributes))
         module = self._made[detached.index] = object.__new__(detached.cls)
         needs_setup = detached.cls._has_setup and not detached.is_ready
         bound = Bound(scope, FRESH if needs_setup else READY)
@@ -198,8 +191,8 @@ class Restorer:
         name = detached.name or scope._name
         if name is not None:
             module.__dict__["name"] = name
-            if isinstance(parent, Module) and parent._bound.frame.is_open:
-                parent._bound.frame.names[name] = module
+            if isinstance(parent, Module) and open_counts(parent) is not None:
+                cast(Bound, parent._bound).frame.names[name] = module  # an argument
         if scope.context.bound is not None:
             scope.context.bound.append(module)
 
@@ -221,19 +214,6 @@ class Restorer:
         return self.restore(leaf.value) if isinstance(leaf, Untraced) else leaf
 
 
-def _unbound(module: Module) -> Detached:
-    return Detached(-1, type(module), attributes=(("module", module),))
-
-
-def _of_class(detached: Detached, cls: type[Module]) -> Detached:
-    """Change the class of a module."""
-    if detached.index >= 0:
-        return dataclasses.replace(detached, cls=cls)
-    twin = copy_unbound(detached.attributes[0][1])
-    twin.__class__ = cls
-    return _unbound(twin)
-
-
 def open_counts(module: Module) -> tuple[tuple[str, int], ...] | None:
     """Return the counts of the open frame of a module, `None` if it is closed."""
     bound = module._bound
@@ -248,7 +228,7 @@ def map_leaves(fn: Callable[[Any], object], tree: object) -> Any:
     return jax.tree_util.tree_map(fn, tree, is_leaf=lambda x: isinstance(x, kinds))
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(unsafe_hash=True)
 class Run:
     """A function of modules as a function of scopes.
 
@@ -256,11 +236,13 @@ class Run:
         fn: called as `fn(modules, *args, **kwargs)`.
         modules: a detached module, or a tree of these.
         counts: filled with how many submodules the module has named after a run.
+        key: what runs are compared by.
     """
 
-    fn: Callable[..., Any]
-    modules: object
-    counts: dict[str, int]
+    fn: Callable[..., Any] = dataclasses.field(compare=False)
+    modules: object = dataclasses.field(compare=False)
+    counts: dict[str, int] = dataclasses.field(compare=False)
+    key: object = None
 
     def __call__(self, scopes: Sequence[Scope], *args: object, **kwargs: object) -> Any:
         """Run the function on modules restored over these scopes."""
@@ -294,10 +276,12 @@ def call_lifted(
         kwargs: keyword arguments.
         cls: the class that the module has inside. If `None`, its own.
     """
+    if cls is not None and cast(Module, module)._bound is None:
+        raise errors.CallCompactUnboundModuleError(module=module)
     detacher, counts = Detacher(), {}
     modules, args, kwargs = map_leaves(detacher.detach_leaf, (module, args, kwargs))
     if cls is not None:
-        modules = Untraced(_of_class(modules.value, cls))
+        modules = Untraced(dataclasses.replace(modules.value, cls=cls))
     runs = [Run(fn, modules, counts) for fn in fns]
     y = transform(*runs)(detacher.scopes, *args, **kwargs)
     if counts and isinstance(module, Module) and module._bound is not None:

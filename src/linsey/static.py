@@ -1,4 +1,11 @@
-"""Python values as constants of compiled programs."""
+"""Python values as static arguments: what makes two of them the same for a program.
+
+Example:
+    >>> static_key([1, 2.0]) == static_key([1, 2.0])
+    True
+    >>> static_key([1, 2.0]) == static_key([1, 2])
+    False
+"""
 
 from __future__ import annotations
 
@@ -11,22 +18,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Types of values that are equal only if they are the same for a program.
+# Types of values that are the same for a program where they are equal.
 COMPARABLE: set[type] = {
     str, int, bool, bytes, type(None), type, FunctionType, BuiltinFunctionType,
     type(jnp.float32),
 }  # fmt: skip
 
 
-def constant_key(value: Any) -> Hashable:
+def static_key(value: Any) -> Hashable:
     """Return a key for a value: values with equal keys make the same program.
 
     Equality is not enough, for `1 == 1.0 == True` and `0.0 == -0.0`; and not needed:
-    what has no hash, an array for instance, is compared by its content, as pickle
-    sees it.
+    what has no hash, an array for instance, is compared by its content as pickle sees
+    it, which also finds what was changed in place.
 
     Raises:
-        TypeError: the value is unknown to Python, or cannot be taken apart.
+        TypeError: the value is not known while a program is traced, or cannot be taken
+            apart.
     """
     kind = type(value)
     if kind in COMPARABLE:
@@ -36,22 +44,22 @@ def constant_key(value: Any) -> Hashable:
     if isinstance(value, jax.core.Tracer):
         raise TypeError("A traced array is no constant.")
     if isinstance(value, (tuple, list)):
-        return kind, tuple(map(constant_key, value))
+        return kind, tuple(map(static_key, value))
     if isinstance(value, Set):
-        return kind, frozenset(map(constant_key, value))
+        return kind, frozenset(map(static_key, value))
     if isinstance(value, Mapping):
-        return kind, tuple((constant_key(k), constant_key(v)) for k, v in value.items())
+        return kind, tuple((static_key(k), static_key(v)) for k, v in value.items())
     if getattr(value, "_bound", None) is not None:
         return kind, value._bound  # a bound module is equal to itself only
     try:
         hash(value)
-        by_value = dataclasses.is_dataclass(kind) and kind.__eq__ is not object.__eq__
+        is_compared_by_fields = dataclasses.is_dataclass(kind)
     except TypeError:
-        by_value = True
-    if not by_value:
+        is_compared_by_fields = True
+    if not is_compared_by_fields or kind.__eq__ is object.__eq__:
         return kind, value
     parts = value.__reduce_ex__(4)
     return kind, tuple(
-        constant_key(tuple(part) if isinstance(part, Iterator) else part)
+        static_key(tuple(part) if isinstance(part, Iterator) else part)
         for part in parts
     )
