@@ -41,6 +41,7 @@ from linsey.linen.module.binding import (
 )
 from linsey.linen.module.functional import CREATED, RUNNING, CaptureFilter
 from linsey.linen.module.methods import compact, make_dataclass, wrap_class
+from linsey.traceback_util import api_boundary
 from linsey.typing import VariableDict, with_signature_of
 
 __all__ = ["CompactNameScope", "Module", "compact_name_scope", "tuple_init"]
@@ -153,6 +154,9 @@ class Module(ModuleBase):
     def __getattr__(self, name: str) -> Any:
         # Only called for names that are not there: `setup` may have yet to make them.
         bound = self._bound
+        if bound is not None and name == "name":
+            # Inside of a compiled function whose program may be used for other names.
+            return bound.scope.name
         if bound is not None and bound.phase == FRESH and not name.startswith("__"):
             bound.set_up(self)
             if name in self.__dict__:
@@ -465,6 +469,7 @@ class Module(ModuleBase):
             raise errors.CallUnbindOnUnboundModuleError(module=self)
         return binding.copy_deep(self, reset_names=True), self.variables
 
+    @api_boundary
     def apply(
         self,
         variables: VariableDict,
@@ -497,6 +502,7 @@ class Module(ModuleBase):
         run = functional.apply(fn, self, mutable, capture_intermediates)
         return run(variables, *args, **kwargs, rngs=rngs)
 
+    @api_boundary
     def init_with_output(
         self,
         rngs: RNGs,
@@ -515,6 +521,7 @@ class Module(ModuleBase):
         run = functional.init_with_output(fn, self, mutable, capture_intermediates)
         return run(rngs, *args, **kwargs)
 
+    @api_boundary
     @with_signature_of(init_with_output)
     def init(self, *args: Any, **kwargs: Any) -> VariableDict:
         """Create the variables of the module by calling a method.
@@ -534,6 +541,7 @@ class Module(ModuleBase):
         functional.check_instance(self)
         return self.init_with_output(*args, **kwargs)[1]
 
+    @api_boundary
     def lazy_init(
         self,
         rngs: RNGs,
@@ -560,6 +568,10 @@ class Module(ModuleBase):
     # `linsey.linen.summary`, which stands on modules, gives them two methods.
     tabulate: ClassVar[Callable[..., str]]
     module_paths: ClassVar[Callable[..., dict[str, Module]]]
+
+
+# The name of a module that has none of its own is that of its scope: see `__getattr__`.
+del Module.name
 
 
 def _value_repr(value: object) -> str:

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, TypeGuard, TypeVar, dataclass_transform
 from linsey import errors
 from linsey.config import config
 from linsey.core.frozen_dict import FrozenDict
-from linsey.core.state import Scope, not_text
+from linsey.core.state import Scope, Variable, not_text
 
 # The phases of a bound module: `setup` has not run, runs, or succeeded. If it fails,
 # the module is fresh again; a class without `setup` begins as ready.
@@ -210,6 +210,8 @@ class Bound:
         finally:
             frame.is_open = False
             self.frame = before
+        if before.is_open:  # of a call that began elsewhere, as those of lifted ones
+            before.names.update(frame.names)
         self.phase = READY
 
     def adopt(self, owner: ModuleBase, name: str, value: object) -> Any:
@@ -298,7 +300,8 @@ def map_modules(
         fields = dataclasses.fields(node)
         names = [f.name for f in fields if f.metadata.get("pytree_node", True)]
         return node.replace(**by_key({n: getattr(node, n) for n in names}))
-    _LEAF_TYPES.add(kind)
+    if kind is not Variable:  # of which lifting makes others
+        _LEAF_TYPES.add(kind)
     return value
 
 

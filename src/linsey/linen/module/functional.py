@@ -166,7 +166,7 @@ def _capturing(
     run = scope_function(fn, module)
     if capture is False:
         return run, mutable
-    interceptor = _Capture(_is_call if capture is True else capture)
+    interceptor = Capture(_is_call if capture is True else capture)
     return intercept_methods(interceptor)(run), union_filters(mutable, "intermediates")
 
 
@@ -175,7 +175,7 @@ def _is_call(module: ModuleBase, method_name: str) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Capture:
+class Capture:
     """An interceptor that sows what the methods return."""
 
     which: Callable[[Any, str], bool]

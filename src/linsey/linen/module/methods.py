@@ -172,7 +172,8 @@ def _wrap(fun: Callable[..., T]) -> Callable[..., T]:
             run = intercepted if functional.INTERCEPTORS.get() else fun
             if not config.flax_profile:
                 return run(self, *args, **kwargs)
-            with named_scope((self.name or type(self).__name__) + suffix):
+            label = self.__dict__.get("name") or type(self).__name__
+            with named_scope(label + suffix):
                 return run(self, *args, **kwargs)
         finally:
             functional.RUNNING.reset(token)
