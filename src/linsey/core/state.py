@@ -398,7 +398,10 @@ class Scope:
             if init_fn is None or not self.context.is_mutable(col):
                 if self.is_collection_empty(col):
                     raise errors.ScopeCollectionNotFound(col, name, self.path_text)
-                raise errors.ScopeVariableNotFoundError(name, col, self.path_text)
+                there = self._node(col)
+                raise errors.ScopeVariableNotFoundError(
+                    name, col, self.path_text, available=there
+                )
             self.put_variable(col, name, init_fn(*args, **kwargs))
 
     def param(
@@ -427,7 +430,9 @@ class Scope:
             if not self.context.is_mutable("params"):
                 if self.is_collection_empty("params"):
                     raise errors.ScopeCollectionNotFound("params", name, self.path_text)
-                raise errors.ScopeParamNotFoundError(name, self.path_text)
+                raise errors.ScopeParamNotFoundError(
+                    name, self.path_text, available=node
+                )
             key = self._next_key("params")
             rng = None if init_fn in _KEYLESS else key.as_jax_rng()
             value = init_fn(rng, *args, **kwargs)
