@@ -15,8 +15,11 @@ from typing import Any
 from linsey.compat import private
 from linsey.compat.packages import PACKAGES, alias_of, own_name, refusal
 
+MISSING = "missing"
+
 used: dict[str, str] = {}
-"""Names that the program has asked for, each with the adapter that serves it or ''."""
+"""Names that the program has asked for, each with the adapter that serves it; '' where
+linsey has the name itself, `MISSING` where it has not."""
 
 # The real dictionary of a module; `__dict__` of an alias shows that of linsey's.
 _dict_of = ModuleType.__dict__["__dict__"].__get__
@@ -52,9 +55,15 @@ class Alias(ModuleType):
         # Only called for what is not in the real dictionary.
         full = f"{self.__name__}.{name}"
         adapter = private.find(full)
-        value = self._read(name) if adapter is None else private.load(adapter)
+        try:
+            value = self._read(name) if adapter is None else private.load(adapter)
+        except AttributeError:
+            if not name.startswith("__"):
+                used.setdefault(full, MISSING)
+            raise
         if not (name.startswith("__") and name.endswith("__")):
-            used.setdefault(full, adapter or "")
+            if not isinstance(value, ModuleType):
+                used.setdefault(full, adapter or "")
             if callable(value) or isinstance(value, Alias):
                 _dict_of(self)[name] = value
         return value
