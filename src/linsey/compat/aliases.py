@@ -9,6 +9,7 @@ name up once: classes and functions are kept, whatever may change is read again.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -22,7 +23,7 @@ used: dict[str, str] = {}
 linsey has the name itself, `MISSING` where it has not."""
 
 # The real dictionary of a module; `__dict__` of an alias shows that of linsey's.
-_dict_of = ModuleType.__dict__["__dict__"].__get__
+_dict_of: Callable[[ModuleType], dict[str, Any]] = vars(ModuleType)["__dict__"].__get__
 
 
 class Alias(ModuleType):
@@ -40,7 +41,7 @@ class Alias(ModuleType):
             own["__version__"] = package.version
 
     @property
-    def __dict__(self) -> dict[str, Any]:  # type: ignore[override]
+    def __dict__(self) -> dict[str, Any]:
         own = _dict_of(self)
         names = vars(own["_target"])
         return {**{k: v for k, v in names.items() if not _is_private(k)}, **own}
@@ -102,7 +103,11 @@ class Alias(ModuleType):
         is_module = isinstance(value, ModuleType) and f"{self.__name__}.{name}" == (
             value.__name__
         )
-        if name.startswith("__") or is_module or private.find(f"{self.__name__}.{name}"):
+        if (
+            name.startswith("__")
+            or is_module
+            or private.find(f"{self.__name__}.{name}")
+        ):
             own[name] = value
         else:
             own.pop(name, None)

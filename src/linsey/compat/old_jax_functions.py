@@ -152,7 +152,9 @@ def id_print(x: Any, what: str = "", **_: Any) -> Any:
     return x
 
 
-def id_tap(tap_func: Callable[..., Any], arg: Any, *, result: Any = None, **_: Any) -> Any:
+def id_tap(
+    tap_func: Callable[..., Any], arg: Any, *, result: Any = None, **_: Any
+) -> Any:
     """Call a function when the program runs, and return the value."""
     jax.debug.callback(lambda value: tap_func(value, ()), arg)
     return arg if result is None else result

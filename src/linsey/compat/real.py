@@ -117,7 +117,7 @@ def _find(
 
 
 class _RealFinder(importlib.abc.MetaPathFinder):
-    """Finds modules of Flax where they are, and gives them an `__import__` of theirs."""
+    """Finds modules of Flax where they are, and gives them their own `__import__`."""
 
     def __init__(self, import_: object) -> None:
         self.import_ = import_
