@@ -195,9 +195,9 @@ def module_repr(module: Module, num_spaces: int = 4) -> str:
 
 
 def map_submodules(fn: Callable[[Module], Any], tree: Any) -> Any:
-    """Map a function over the modules in a tree, and leave the rest."""
+    """Map a function over the modules in a tree, which is frozen; leave the rest."""
     return jax.tree.map(
         lambda leaf: fn(leaf) if isinstance(leaf, Module) else leaf,
-        tree,
+        freeze_attr(tree),
         is_leaf=lambda leaf: isinstance(leaf, Module),
     )
