@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from linsey.compat import private
+from linsey.compat import borrowed, private
 from linsey.compat.packages import PACKAGES, alias_of, own_name, refusal
 
 MISSING = "missing"
@@ -84,14 +84,21 @@ class Alias(ModuleType):
         return value
 
     def _read_module(self, full: str, name: str) -> Any:
-        """Return what linsey does not have under this name, if it is a module."""
-        if "." not in self.__name__ and not _is_private(name):
+        """Return what linsey's module does not have: a submodule, or what Flax uses."""
+        is_root = "." not in self.__name__
+        if "__path__" in _dict_of(self) and not name.startswith("_"):
             try:
                 return importlib.import_module(full)
             except ImportError:
-                raise AttributeError(refusal(full), name=name, obj=self) from None
+                if is_root:
+                    text = refusal(full)
+                    raise AttributeError(text, name=name, obj=self) from None
+        try:
+            return borrowed.find(self.__name__, name)
+        except LookupError:
+            pass
         text = f"module {self.__name__!r} has no attribute {name!r}"
-        if _is_private(name) and not name.startswith("__"):
+        if _is_private(name):
             text += (
                 ". It is a private name of Flax; linsey offers those in "
                 "`linsey.compat.private.PRIVATE`"
