@@ -54,11 +54,11 @@ def main(arguments: Sequence[str]) -> int:
         InputError: there is no such program, or no such option.
     """
     options, rest = _split_options(arguments)
-    if not rest or "--help" in options:
-        print(_HELP)
-        return 0 if "--help" in options else 2
     if "--misuse" in options:
         _choose_policy(options["--misuse"])
+    if not rest:
+        print(_HELP)
+        return 0 if "--help" in options else 2
     program = _module(rest[1:]) if rest[0] == "-m" else _script(rest)
     children.announce("--old-jax" in options)
     if "--old-jax" in options:
