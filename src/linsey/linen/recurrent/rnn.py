@@ -168,6 +168,7 @@ class RNN(Module):
         return carry, outputs
 
 
+@nowrap
 def _step(cell: Any, carry: Carry, x: Array) -> tuple[Carry, Output]:
     return cell(carry, x)
 
