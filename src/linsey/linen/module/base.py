@@ -40,7 +40,7 @@ from linsey.linen.module.binding import (
     is_module,
 )
 from linsey.linen.module.functional import CREATED, RUNNING, CaptureFilter
-from linsey.linen.module.methods import compact, make_dataclass, wrap_class
+from linsey.linen.module.methods import compact, make_dataclass, nowrap, wrap_class
 from linsey.traceback_util import api_boundary
 from linsey.typing import VariableDict, with_signature_of
 
@@ -217,11 +217,21 @@ class Module(ModuleBase):
 
     def __getstate__(self) -> dict[str, object]:
         # The description; what ties it to a context stays behind.
+        # So do functions that are defaults: closures, as initializers are, have no
+        # name by which they could be found again.
         source = self if self._bound is None else binding.copy_deep(self)
-        return {k: value for k, value in source.__dict__.items() if k != "_bound"}
+        own, cls = source.__dict__, type(self)
+        return {
+            name: value
+            for name, value in own.items()
+            if name != "_bound"
+            and not (callable(value) and value is getattr(cls, name, None))
+        }
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state, _bound=None)
+        cls = type(self)
+        names = [n for n in cls._init_fields if n not in state and hasattr(cls, n)]
+        self.__dict__.update({n: getattr(cls, n) for n in names}, **state, _bound=None)
         self.__dict__.pop("_phase", None)  # older pickles have it instead of `_bound`
 
     def __copy__(self) -> Self:
@@ -232,8 +242,11 @@ class Module(ModuleBase):
         return twin
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        twin = memo[id(self)] = object.__new__(type(self))
-        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        cls = type(self)
+        twin = memo[id(self)] = object.__new__(cls)
+        for name, value in self.__dict__.items():
+            is_default = callable(value) and value is getattr(cls, name, None)
+            twin.__dict__[name] = value if is_default else copy.deepcopy(value, memo)
         return twin
 
     # -- copies ----------------------------------------------------------------------
@@ -570,10 +583,6 @@ class Module(ModuleBase):
     module_paths: ClassVar[Callable[..., dict[str, Module]]]
 
 
-# The name of a module that has none of its own is that of its scope: see `__getattr__`.
-del Module.name
-
-
 def _value_repr(value: object) -> str:
     if isinstance(value, np.dtype):
         return str(value)
@@ -608,6 +617,8 @@ def compact_name_scope(fun: CallableT) -> CallableT:
         bound, name = self._bound, fun.__name__
         if bound is None:
             raise errors.CallCompactUnboundModuleError(module=self)
+        if bound.phase == FRESH:
+            bound.set_up(self)
         inner = bound.frame.names.get(name)
         if not isinstance(inner, CompactNameScope):
             inner = CompactNameScope(fun, lambda: self, parent=None, name=name)
@@ -616,8 +627,8 @@ def compact_name_scope(fun: CallableT) -> CallableT:
             bound.setup_frame.names.setdefault(name, inner)
         return inner(*args, **kwargs)
 
-    method.compact_name_scope = True  # type: ignore[attr-defined]
-    return method  # type: ignore[return-value]
+    # Interceptors and `capture_intermediates` see the call of the scope instead.
+    return nowrap(method)  # type: ignore[return-value]
 
 
 class CompactNameScope(Module):

@@ -79,6 +79,9 @@ def make_dataclass(cls: type[Any], base: type[ModuleBase], kw_only: bool) -> Non
             if isinstance(getattr(field, part), type(dataclasses.MISSING)):
                 setattr(field, part, dataclasses.MISSING)
     dataclasses.dataclass(repr=False, eq=False, kw_only=kw_only)(cls)
+    if "name" in cls.__dict__:
+        # A module without a name of its own has that of its scope: see `__getattr__`.
+        del cls.name
     for name in ("parent", "name"):  # the last of the fields, also in subclasses
         cls.__dataclass_fields__[name] = cls.__dataclass_fields__.pop(name)
     *fields, parent, name = dataclasses.fields(cls)

@@ -177,6 +177,7 @@ class RNN(Module):
         return carry, outputs
 
 
+@nowrap
 def _step(cell: Any, carry: Carry, x: Array) -> tuple[Carry, Output]:
     new, y = cell(carry, x)
     return jax.tree.map(split_like, new, carry), y
