@@ -9,17 +9,21 @@ name up once: classes and functions are kept, whatever may change is read again.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from linsey.compat import private
+from linsey.compat import borrowed, private
 from linsey.compat.packages import PACKAGES, alias_of, own_name, refusal
 
+MISSING = "missing"
+
 used: dict[str, str] = {}
-"""Names that the program has asked for, each with the adapter that serves it or ''."""
+"""Names that the program has asked for, each with the adapter that serves it; '' where
+linsey has the name itself, `MISSING` where it has not."""
 
 # The real dictionary of a module; `__dict__` of an alias shows that of linsey's.
-_dict_of = ModuleType.__dict__["__dict__"].__get__
+_dict_of: Callable[[ModuleType], dict[str, Any]] = vars(ModuleType)["__dict__"].__get__
 
 
 class Alias(ModuleType):
@@ -37,7 +41,7 @@ class Alias(ModuleType):
             own["__version__"] = package.version
 
     @property
-    def __dict__(self) -> dict[str, Any]:  # type: ignore[override]
+    def __dict__(self) -> dict[str, Any]:
         own = _dict_of(self)
         names = vars(own["_target"])
         return {**{k: v for k, v in names.items() if not _is_private(k)}, **own}
@@ -52,9 +56,15 @@ class Alias(ModuleType):
         # Only called for what is not in the real dictionary.
         full = f"{self.__name__}.{name}"
         adapter = private.find(full)
-        value = self._read(name) if adapter is None else private.load(adapter)
+        try:
+            value = self._read(name) if adapter is None else private.load(adapter)
+        except AttributeError:
+            if not name.startswith("__"):
+                used.setdefault(full, MISSING)
+            raise
         if not (name.startswith("__") and name.endswith("__")):
-            used.setdefault(full, adapter or "")
+            if not isinstance(value, ModuleType):
+                used.setdefault(full, adapter or "")
             if callable(value) or isinstance(value, Alias):
                 _dict_of(self)[name] = value
         return value
@@ -74,14 +84,21 @@ class Alias(ModuleType):
         return value
 
     def _read_module(self, full: str, name: str) -> Any:
-        """Return what linsey does not have under this name, if it is a module."""
-        if "." not in self.__name__ and not _is_private(name):
+        """Return what linsey's module does not have: a submodule, or what Flax uses."""
+        is_root = "." not in self.__name__
+        if "__path__" in _dict_of(self) and not name.startswith("_"):
             try:
                 return importlib.import_module(full)
             except ImportError:
-                raise AttributeError(refusal(full), name=name, obj=self) from None
+                if is_root:
+                    text = refusal(full)
+                    raise AttributeError(text, name=name, obj=self) from None
+        try:
+            return borrowed.find(self.__name__, name)
+        except LookupError:
+            pass
         text = f"module {self.__name__!r} has no attribute {name!r}"
-        if _is_private(name) and not name.startswith("__"):
+        if _is_private(name):
             text += (
                 ". It is a private name of Flax; linsey offers those in "
                 "`linsey.compat.private.PRIVATE`"
@@ -93,7 +110,11 @@ class Alias(ModuleType):
         is_module = isinstance(value, ModuleType) and f"{self.__name__}.{name}" == (
             value.__name__
         )
-        if name.startswith("__") or is_module or private.find(f"{self.__name__}.{name}"):
+        if (
+            name.startswith("__")
+            or is_module
+            or private.find(f"{self.__name__}.{name}")
+        ):
             own[name] = value
         else:
             own.pop(name, None)

@@ -33,8 +33,6 @@ class Loader(importlib.abc.Loader):
         target = importlib.import_module(own)
         if own != "linsey":  # which loads nothing
             private.add_methods()
-        spec.origin = getattr(target, "__file__", None)
-        spec.has_location = spec.origin is not None
         return Alias(spec.name, target)
 
     def exec_module(self, module: ModuleType) -> None:
@@ -86,9 +84,14 @@ class Finder(importlib.abc.MetaPathFinder):
             return ModuleSpec(fullname, RealLoader(self.real))
         found = _find(fullname)
         if found is None:
-            raise ModuleNotFoundError(refusal(fullname), name=fullname)
+            # With a `name`, `from flax import x` would replace the sentence.
+            raise ModuleNotFoundError(refusal(fullname))
         folders = found.submodule_search_locations
-        spec = ModuleSpec(fullname, Loader(), is_package=folders is not None)
+        is_package = folders is not None
+        spec = ModuleSpec(
+            fullname, Loader(), origin=found.origin, is_package=is_package
+        )
+        spec.has_location = found.origin is not None
         if folders is not None:
             spec.submodule_search_locations = list(folders)
         return spec

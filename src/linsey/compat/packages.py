@@ -78,7 +78,9 @@ def refusal(name: str) -> str:
     if name.startswith("flax.nnx"):
         reason = "NNX is another library than Linen, and no Flax is installed"
     elif root == "flax":
-        reason = "no module of that name is on the Linen side of Flax as linsey offers it"
+        reason = (
+            "no module of that name is on the Linen side of Flax as linsey offers it"
+        )
     return (
         f"linsey does not offer `{name}`: {reason}. Install {root.capitalize()} and run"
         " the program without `linsey run` or `linsey.compat.install()` if it needs it."

@@ -131,7 +131,11 @@ PRIVATE = [
     ),
     *_rows("flax.jax_utils", "trees", "input pipelines for pmap", "pmap_device_order"),
     *_rows("flax.metrics.tensorboard", "trees", "loggers", "flatten_dict"),
-    Row("flax.traverse_util._EmptyNode", "linsey.traverse_util._EmptyNode", "optimizer masks"),
+    Row(
+        "flax.traverse_util._EmptyNode",
+        "linsey.traverse_util._EmptyNode",
+        "optimizer masks",
+    ),
     Row(
         "flax.training.checkpoints._checkpoint_path",
         "linsey.training.checkpoints._checkpoint_path",

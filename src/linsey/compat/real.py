@@ -49,8 +49,12 @@ class RealFlax:
     def is_available(self) -> bool:
         """Return whether Flax is installed."""
         if self._available is None:
-            with self._swapped():
-                self._available = "flax" in self.modules or _find("flax") is not None
+            try:
+                with self._swapped():
+                    found = "flax" in self.modules or _find("flax") is not None
+            except ImportError:  # of a finder that refuses
+                found = False
+            self._available = found
         return self._available
 
     def load(self, name: str) -> ModuleType:
@@ -117,7 +121,7 @@ def _find(
 
 
 class _RealFinder(importlib.abc.MetaPathFinder):
-    """Finds modules of Flax where they are, and gives them an `__import__` of theirs."""
+    """Finds modules of Flax where they are, and gives them their own `__import__`."""
 
     def __init__(self, import_: object) -> None:
         self.import_ = import_

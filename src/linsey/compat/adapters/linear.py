@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 
 from jax import Array, lax
@@ -58,7 +59,7 @@ class Conv(_Fields, metaclass=_AnyConv):
     def __call__(self, inputs: Array) -> Array:
         """Convolve `inputs` of shape (*batch, *spatial, channels)."""
         layer = _ConvLayer if self.shared_weights else _ConvLocal
-        return layer.__call__.__wrapped__(self, inputs)
+        return inspect.unwrap(layer.__call__)(self, inputs)
 
 
 Conv.__name__ = Conv.__qualname__ = "_Conv"

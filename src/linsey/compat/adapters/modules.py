@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence
+from collections.abc import Callable, Iterator, Mapping, MutableSequence
 from contextvars import ContextVar
 from typing import Any, overload
 
@@ -12,12 +12,12 @@ import jax
 
 from linsey.core.frozen_dict import FrozenDict
 from linsey.linen.module import Module, intercept_methods
-from linsey.linen.module.base import _Unspecified as _Unspecified
-from linsey.linen.module.base import _unspecified as unspecified_parent
+from linsey.linen.module.base import _Unspecified, _unspecified
 from linsey.linen.module.functional import INTERCEPTORS, RUNNING, _Capture
 from linsey.linen.summary.calls import abstract
 
 Sentinel = _Unspecified
+unspecified_parent = _unspecified
 
 # What `append` and assignments have covered, in this thread or task.
 _COVERED: ContextVar[tuple[Any, ...]] = ContextVar("linsey_covered", default=())
@@ -69,11 +69,6 @@ class ModuleStack(MutableSequence[Any]):
         """Put a module on top, whatever the index is."""
         _COVERED.set((*_COVERED.get(), RUNNING.get()))
         RUNNING.set(value)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Iterable) and self._items() == list(other)
-
-    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         return repr(self._items())
@@ -200,9 +195,9 @@ def module_repr(module: Module, num_spaces: int = 4) -> str:
 
 
 def map_submodules(fn: Callable[[Module], Any], tree: Any) -> Any:
-    """Map a function over the modules in a tree, and leave the rest."""
+    """Map a function over the modules in a tree, which is frozen; leave the rest."""
     return jax.tree.map(
         lambda leaf: fn(leaf) if isinstance(leaf, Module) else leaf,
-        tree,
+        freeze_attr(tree),
         is_leaf=lambda leaf: isinstance(leaf, Module),
     )

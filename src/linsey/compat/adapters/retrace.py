@@ -32,7 +32,9 @@ def check_rejit(f: Callable[P, T]) -> Callable[P, T]:
         if not first:
             first.append(found)
         elif found != first[0]:
-            names = [n for n in {**first[0], **found} if first[0].get(n) != found.get(n)]
+            names = [
+                n for n in {**first[0], **found} if first[0].get(n) != found.get(n)
+            ]
             lines = [f"{n}: {first[0].get(n)} -> {found.get(n)}" for n in names]
             warnings.warn(
                 f"`{getattr(f, '__name__', f)}` is traced again, because its arguments "

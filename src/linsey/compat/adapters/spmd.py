@@ -94,8 +94,7 @@ def param_with_axes_sow_reduce_fn(x: object, y: AxisMetadata) -> AxisMetadata:
         raise TypeError("Expected newly sown value to be an AxisMetadata")
     if isinstance(x, AxisMetadata) and x != y:
         raise MismatchError(
-            "If axis names are sown twice, expected them to match. "
-            f"Got {x} and {y}.",
+            f"If axis names are sown twice, expected them to match. Got {x} and {y}.",
             "The names of the axes of one parameter are known once.",
             "Give the same `axes` at each use.",
         )

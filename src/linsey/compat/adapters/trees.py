@@ -9,12 +9,13 @@ import jax
 import numpy as np
 
 from linsey import serialization
+from linsey.core import rng
 from linsey.core.filters import Filter, in_filter
 from linsey.core.frozen_dict import FrozenDict, unfreeze
-from linsey.core.rng import fold_in_static as fold_in_static
-from linsey.core.rng import is_rng_key as is_valid_rng
 from linsey.core.state import Scope
 
+fold_in_static = rng.fold_in_static
+is_valid_rng = rng.is_rng_key
 ext_pack = serialization._pack_unknown
 ext_unpack = serialization._unpack_unknown
 ndarray_to_bytes = serialization._array_to_bytes

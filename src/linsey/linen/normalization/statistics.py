@@ -79,7 +79,9 @@ class RunningStatistics:
                 axis=layer.axis,
                 module=layer,
             )
-            if any(a != b and 1 not in (a, b) for a, b in zip(kept, shape, strict=True)):
+            if any(
+                a != b and 1 not in (a, b) for a, b in zip(kept, shape, strict=True)
+            ):
                 raise error
             report_misuse(error)  # what has one channel broadcasts
 
