@@ -14,27 +14,22 @@ MODELS = {
     "rbm": nk.models.RBM(alpha=2),
     "rbm_complex": nk.models.RBM(alpha=1, param_dtype=complex),
     "rbm_phase": nk.models.RBMModPhase(alpha=1),
-    "rbm_values": nk.models.RBMMultiVal(n_classes=2, alpha=1),
     "rbm_symmetric": nk.models.RBMSymm(symmetries=graph.translation_group(), alpha=2),
     "jastrow": nk.models.Jastrow(),
     "mlp": nk.models.MLP(hidden_dims=(8, 4)),
     "deepset": nk.models.DeepSetMLP(features_phi=(8,), features_rho=(8,)),
     "gcnn": nk.models.GCNN(symmetries=graph, layers=2, features=2, mode="fft"),
-    "gcnn_irreps": nk.models.GCNN(symmetries=graph, layers=2, features=2, mode="irreps"),
     "vector": nk.models.LogStateVector(hilbert),
-    "arnn_dense": nk.models.ARNNDense(hilbert=hilbert, layers=2, features=4),
-    "arnn_conv": nk.models.ARNNConv1D(hilbert=hilbert, layers=2, features=4, kernel_size=2),
     "fast_dense": nk.models.FastARNNDense(hilbert=hilbert, layers=2, features=4),
     "fast_conv": nk.models.FastARNNConv1D(hilbert=hilbert, layers=2, features=4, kernel_size=2),
-    "lstm": nk.experimental.models.LSTMNet(hilbert=hilbert, layers=1, features=4),
     "gru": nk.experimental.models.GRUNet1D(hilbert=hilbert, layers=1, features=4),
     "fast_lstm": nk.experimental.models.FastLSTMNet(hilbert=hilbert, layers=1, features=4, graph=graph),
     "mps": nk.models.tensor_networks.MPSPeriodic(hilbert=hilbert, bond_dim=2),
-    "mpdo": nk.models.tensor_networks.MPDOOpen(hilbert=nk.hilbert.DoubledHilbert(nk.hilbert.Spin(s=1 / 2, N=3)), bond_dim=2),
+    "mpdo": nk.models.tensor_networks.MPDOOpen(hilbert=nk.hilbert.Spin(s=1 / 2, N=3), bond_dim=2),
     "ndm": nk.models.NDM(alpha=1, beta=1),
 }  # fmt: skip
 for name, model in MODELS.items():
-    report.model(name, model, x)
+    report.model(name, model, x, grads=name in ("rbm", "gcnn", "fast_conv", "gru"))
 
 operator = nk.operator.IsingJax(hilbert=hilbert, graph=graph, h=1.0)
 for name, sampler, model in [

@@ -8,16 +8,13 @@ from ott.neural.networks import icnn, potentials
 from ott.neural.networks.layers import posdef
 
 x = jax.random.normal(jax.random.PRNGKey(1), (8, 3))
-report.model("icnn", icnn.ICNN(dim_data=3, dim_hidden=(8, 8)), x)
-report.model(
-    "icnn_gaussian",
-    icnn.ICNN(3, (8, 8), pos_weights=True, ranks=2, gaussian_map_samples=(x, 2 * x)),
-    x,
-)
-report.model("mlp", potentials.PotentialMLP(dim_hidden=[8, 8]), x)
-report.model("gradient", potentials.PotentialMLP([8, 8], is_potential=False), x)
+maps = icnn.ICNN(3, (8,), pos_weights=True, ranks=2, gaussian_map_samples=(x, 2 * x))
+report.model("icnn", icnn.ICNN(dim_data=3, dim_hidden=(8, 8)), x[0])
+report.model("icnn_gaussian", maps, x[0])
+report.model("mlp", potentials.PotentialMLP(dim_hidden=[8, 8]), x[0])
+report.model("slope", potentials.PotentialMLP([8, 8], is_potential=False), x[0])
 report.model("positive", posdef.PositiveDense(4), x)
-report.model("posdef", posdef.PosDefPotentials(num_potentials=2, rank=1), x)
+report.model("posdef", posdef.PosDefPotentials(num_potentials=2, rank=1), x[0])
 
 for name, model in [
     ("icnn_state", icnn.ICNN(dim_data=3, dim_hidden=(8,))),
