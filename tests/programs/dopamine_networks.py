@@ -1,4 +1,4 @@
-"""Networks of `dopamine-rl`: Rainbow with noise, implicit quantiles, actor and critic."""
+"""Networks of `dopamine-rl`: Rainbow with noise, implicit quantiles, an actor."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,13 @@ report.model(
     "quantiles", networks.ImplicitQuantileNetwork(3, 4), image, 5, key, grads=False
 )
 report.model(
-    "rainbow", networks.FullRainbowNetwork(3, 5), image, support, False, key, grads=False
+    "rainbow",
+    networks.FullRainbowNetwork(3, 5),
+    image,
+    support,
+    False,
+    key,
+    grads=False,
 )
 report.model("classic", networks.ClassicControlDQNNetwork(2, hidden_units=8), state)
 report.model("fourier", networks.JaxFourierDQNNetwork(2), state)

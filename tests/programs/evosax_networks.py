@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import report
-from evosax.learned_evolution.evotf_tools.evo_transformer import EvoTransformer
 from evosax.learned_evolution.lga_tools import (
     MutationAttention,
     SamplingAttention,

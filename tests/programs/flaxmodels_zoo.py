@@ -1,4 +1,4 @@
-"""Models of `flaxmodels`: residual networks, VGG, GPT-2 and both halves of StyleGAN2."""
+"""Models of `flaxmodels`: residual networks, VGG, GPT-2 and the parts of StyleGAN2."""
 
 from types import SimpleNamespace
 
@@ -15,7 +15,9 @@ found = report.found
 x = jax.random.uniform(key, (2, 32, 32, 3))
 plain = {"output": "logits", "pretrained": None, "normalize": False}
 report.model("resnet", fm.ResNet18(num_classes=5, **plain), x, train=True, grads=False)
-report.model("bottleneck", fm.ResNet50(num_classes=5, **plain), x, train=False, grads=False)
+report.model(
+    "bottleneck", fm.ResNet50(num_classes=5, **plain), x, train=False, grads=False
+)
 vgg = fm.VGG16(include_head=False, **plain)
 report.model("vgg", vgg, x, train=False, grads=False)
 

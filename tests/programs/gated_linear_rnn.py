@@ -14,7 +14,7 @@ for name, options in [
     report.model(name, model, x)
 report.model(
     "attention",
-    attention.MultiHeadSelfAttention(d_model=8, d_h=4, n_head=2, use_causal_mask=True),
+    attention.MultiHeadSelfAttention(d_model=8, d_h=8, n_head=2, use_causal_mask=True),
     x,
     None,
 )

@@ -19,11 +19,11 @@ for name, kind, inputs in [
 ]:
     model = kind.from_target(
         Target(),
-        target_input_shape=(1, 5),
+        inputs=[x],
         embedding_dim=6,
         num_embeddings=3,
         **inputs,
     )
-    extra = {"generate_params_kwargs": {"x": x}} if inputs else {}
+    extra = {"generate_params_kwargs": {"x": x[:1]}} if inputs else {}
     report.model(name, model, x, **extra)
 report.save()

@@ -1,6 +1,5 @@
-"""Models of `netket`, quantum states of spins, and a step of variational Monte Carlo."""
+"""Models of `netket`, quantum states of spins, and steps of Monte Carlo."""
 
-import jax
 import jax.numpy as jnp
 import netket as nk
 import numpy as np
@@ -21,11 +20,17 @@ MODELS = {
     "gcnn": nk.models.GCNN(symmetries=graph, layers=2, features=2, mode="fft"),
     "vector": nk.models.LogStateVector(hilbert),
     "fast_dense": nk.models.FastARNNDense(hilbert=hilbert, layers=2, features=4),
-    "fast_conv": nk.models.FastARNNConv1D(hilbert=hilbert, layers=2, features=4, kernel_size=2),
+    "fast_conv": nk.models.FastARNNConv1D(
+        hilbert=hilbert, layers=2, features=4, kernel_size=2
+    ),
     "gru": nk.experimental.models.GRUNet1D(hilbert=hilbert, layers=1, features=4),
-    "fast_lstm": nk.experimental.models.FastLSTMNet(hilbert=hilbert, layers=1, features=4, graph=graph),
+    "fast_lstm": nk.experimental.models.FastLSTMNet(
+        hilbert=hilbert, layers=1, features=4, graph=graph
+    ),
     "mps": nk.models.tensor_networks.MPSPeriodic(hilbert=hilbert, bond_dim=2),
-    "mpdo": nk.models.tensor_networks.MPDOOpen(hilbert=nk.hilbert.Spin(s=1 / 2, N=3), bond_dim=2),
+    "mpdo": nk.models.tensor_networks.MPDOOpen(
+        hilbert=nk.hilbert.Spin(s=1 / 2, N=3), bond_dim=2
+    ),
     "ndm": nk.models.NDM(alpha=1, beta=1),
 }  # fmt: skip
 for name, model in MODELS.items():

@@ -1,4 +1,4 @@
-"""Names that JAX removed and old packages use, given back for Flax and for linsey alike.
+"""Names that JAX removed and old packages use, given back for Flax and linsey alike.
 
 Programs import this module first; `pytest -p old_jax` does for tests of a package.
 """
@@ -18,7 +18,15 @@ def give(module, name, value):
         setattr(module, name, value)
 
 
-for name in ("map", "leaves", "structure", "flatten", "unflatten", "reduce", "transpose"):
+for name in (
+    "map",
+    "leaves",
+    "structure",
+    "flatten",
+    "unflatten",
+    "reduce",
+    "transpose",
+):
     give(jax, "tree_" + name, getattr(jax.tree_util, "tree_" + name))
 give(jax, "tree_multimap", jax.tree_util.tree_map)
 give(jax.tree_util, "tree_multimap", jax.tree_util.tree_map)
@@ -39,9 +47,7 @@ _clip = jnp.clip
 @functools.wraps(_clip)
 def clip(arr=None, /, min=None, max=None, **old):
     """`jnp.clip` under its old keywords as well."""
-    return _clip(
-        old.get("a", arr), old.get("a_min", min), old.get("a_max", max)
-    )
+    return _clip(old.get("a", arr), old.get("a_min", min), old.get("a_max", max))
 
 
 jnp.clip = clip

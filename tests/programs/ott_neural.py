@@ -24,6 +24,10 @@ for name, model in [
     value = state.potential_value_fn(state.params, None)
     slope = state.potential_gradient_fn(state.params)
     report.found[name] = (state.params, jax.vmap(slope)(x))
-    grads = jax.grad(lambda p, s=state: jnp.sum(jax.vmap(s.potential_gradient_fn(p))(x)))
-    report.found[name + "_step"] = state.apply_gradients(grads=grads(state.params)).params
+    grads = jax.grad(
+        lambda p, s=state: jnp.sum(jax.vmap(s.potential_gradient_fn(p))(x))
+    )
+    report.found[name + "_step"] = state.apply_gradients(
+        grads=grads(state.params)
+    ).params
 report.save()

@@ -1,7 +1,6 @@
 """Agents of `sbx-rl`: some steps of training, CrossQ with its own normalization."""
 
 import gymnasium as gym
-import jax
 import numpy as np
 import report
 import sbx

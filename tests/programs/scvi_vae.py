@@ -28,6 +28,11 @@ report.model(
     "encoder_uz", EncoderUZ(4, 3, n_latent_u=4), u, sample, training=True, grads=False
 )
 report.model(
-    "decoder_zx", DecoderZXAttention(4, 10, 3), u, sample, jnp.ones((6, 1)), training=True
+    "decoder_zx",
+    DecoderZXAttention(4, 10, 3),
+    u,
+    sample,
+    jnp.ones((6, 1)),
+    training=True,
 )
 report.save()

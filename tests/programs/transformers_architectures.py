@@ -11,8 +11,9 @@ from transformers.models.auto.modeling_flax_auto import FLAX_MODEL_MAPPING
 TINY = dict(
     vocab_size=20, hidden_size=16, d_model=16, dim=16, n_embd=16, embed_dim=16,
     num_hidden_layers=1, num_layers=1, n_layer=1, n_layers=1, encoder_layers=1,
-    decoder_layers=1, num_decoder_layers=1, num_attention_heads=2, num_heads=2, n_head=2,
-    n_heads=2, encoder_attention_heads=2, decoder_attention_heads=2, attention_heads=2,
+    decoder_layers=1, num_decoder_layers=1, num_attention_heads=2, num_heads=2,
+    n_head=2, n_heads=2, encoder_attention_heads=2, decoder_attention_heads=2,
+    attention_heads=2,
     attention_types=[[["global"], 1]], attention_layers=["global"], rotary_dim=4,
     num_key_value_heads=1, head_dim=8, intermediate_size=16, ffn_dim=16,
     encoder_ffn_dim=16, decoder_ffn_dim=16, hidden_dim=16, d_ff=16, d_kv=8,
@@ -82,7 +83,9 @@ for model_class in dict.fromkeys(FLAX_MODEL_MAPPING.values()):
 
     def run(params, model=model, inputs=inputs, state=state):
         outputs = model(**inputs, params=params, **state)
-        return [leaf for leaf in jax.tree.leaves(outputs) if isinstance(leaf, jnp.ndarray)]
+        return [
+            leaf for leaf in jax.tree.leaves(outputs) if isinstance(leaf, jnp.ndarray)
+        ]
 
     report.found[name] = jax.jit(run)(params)
 report.save()
