@@ -13,7 +13,7 @@ import jax
 from linsey.core.frozen_dict import FrozenDict
 from linsey.linen.module import Module, intercept_methods
 from linsey.linen.module.base import _Unspecified, _unspecified
-from linsey.linen.module.functional import INTERCEPTORS, RUNNING, _Capture
+from linsey.linen.module.functional import INTERCEPTORS, RUNNING, Capture
 from linsey.linen.summary.calls import abstract
 
 Sentinel = _Unspecified
@@ -117,7 +117,7 @@ class DynamicContext:
     @property
     def capture_stack(self) -> list[Any]:
         """The filters of `capture_intermediates`; `False` where nothing is captured."""
-        found = [i.which for i in INTERCEPTORS.get() if isinstance(i, _Capture)]
+        found = [i.which for i in INTERCEPTORS.get() if isinstance(i, Capture)]
         return found or ([] if RUNNING.get() is None else [False])
 
     @property

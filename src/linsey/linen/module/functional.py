@@ -69,7 +69,14 @@ def intercept_methods(interceptor: Interceptor) -> Iterator[None]:
     returns the result of the call, usually `next_fun(*args, **kwargs)` or a function of
     it. Of several interceptors the last one added is the nearest to the method.
     """
-    token = INTERCEPTORS.set((*INTERCEPTORS.get(), interceptor))
+    with intercepted((*INTERCEPTORS.get(), interceptor)):
+        yield
+
+
+@contextlib.contextmanager
+def intercepted(interceptors: tuple[Interceptor, ...]) -> Iterator[None]:
+    """Run every method through these interceptors only, the first one outermost."""
+    token = INTERCEPTORS.set(interceptors)
     try:
         yield
     finally:
@@ -166,8 +173,14 @@ def _capturing(
     run = scope_function(fn, module)
     if capture is False:
         return run, mutable
-    interceptor = Capture(_is_call if capture is True else capture)
-    return intercept_methods(interceptor)(run), union_filters(mutable, "intermediates")
+    sow_results = Capture(_is_call if capture is True else capture)
+
+    def captured(scope: Scope, *args: object, **kwargs: object) -> T:
+        # Outside of the interceptors of the user: what is stored is what they return.
+        with intercepted((sow_results, *INTERCEPTORS.get())):
+            return run(scope, *args, **kwargs)
+
+    return captured, union_filters(mutable, "intermediates")
 
 
 def _is_call(module: ModuleBase, method_name: str) -> bool:
