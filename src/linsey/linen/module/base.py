@@ -162,10 +162,13 @@ class Module(ModuleBase):
             bound.set_up(self)
             if name in self.__dict__:
                 return self.__dict__[name]
+        hint = (
+            f" If \"{name}\" is defined in '.setup()', remember these fields are only"
+            " accessible from inside 'init' or 'apply'."
+        )
         raise AttributeError(
-            f'"{type(self).__name__}" object has no attribute "{name}". If "{name}" is'
-            " defined in '.setup()', remember these fields are only accessible from"
-            " inside 'init' or 'apply'."
+            f'"{type(self).__name__}" object has no attribute "{name}".'
+            f"{hint if bound is None else ''}"
         )
 
     def __dir__(self) -> list[str]:

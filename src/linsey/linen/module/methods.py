@@ -15,14 +15,14 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 
 from linsey import errors
 from linsey.config import config
 from linsey.linen.module import functional
-from linsey.linen.module.binding import FRESH, UNSPECIFIED, ModuleBase
+from linsey.linen.module.binding import FRESH, SETTING_UP, UNSPECIFIED, ModuleBase
 from linsey.linen.module.functional import run_interceptors
 
 __all__ = ["compact", "merge_param", "nowrap"]
@@ -169,6 +169,8 @@ def _wrap(fun: Callable[..., T]) -> Callable[..., T]:
         else:
             if bound.phase == FRESH and not is_setup:
                 bound.set_up(self)
+            elif is_setup and bound.phase != SETTING_UP:  # called by the user
+                return cast(T, bound.set_up(self))
             opened = bound if is_compact and bound.open_frame() else None
         token = functional.RUNNING.set(self)
         try:
