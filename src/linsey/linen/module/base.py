@@ -106,8 +106,9 @@ class Module(ModuleBase):
 
     def __post_init__(self) -> None:
         values = self.__dict__
-        values.setdefault("name", None)  # a constructor of the user sets it not
-        parent = values.get("parent", UNSPECIFIED)
+        if "parent" not in values:  # with a constructor of the user
+            values |= {"parent": UNSPECIFIED, "name": None}
+        parent = values["parent"]
         if parent is UNSPECIFIED:
             parent = values["parent"] = RUNNING.get()
         values["_bound"] = None
