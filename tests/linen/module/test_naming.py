@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -629,3 +630,33 @@ def test_names_are_text(nn, declare):
             return declare(self)
 
     return Net().init(KEY)
+
+
+class Settings(Mapping):
+    """A mapping that is no dictionary, as those of libraries for configurations."""
+
+    def __init__(self, **values):
+        self.values = values
+
+    def __getitem__(self, key):
+        return self.values[key]
+
+    def __iter__(self):
+        return iter(self.values)
+
+    def __len__(self):
+        return len(self.values)
+
+    def __getattr__(self, key):
+        return self.values[key]
+
+
+@agrees
+def test_a_mapping_of_the_user_stays_what_it_is(nn):
+    class Net(nn.Module):
+        settings: Any
+
+        def __call__(self):
+            return self.settings.width
+
+    return Net(Settings(width=3)).apply({})

@@ -293,7 +293,7 @@ def map_modules(
         if len(value) <= 10:  # sorted already
             return tuple(map(inside, itertools.count(), value))
         return tuple(by_key(dict(enumerate(value))).values())
-    if isinstance(value, Mapping):
+    if isinstance(value, (dict, FrozenDict)):  # other mappings have more to them
         return FrozenDict(by_key(value))
     if hasattr(kind, "_flax_dataclass"):
         node: Any = value
