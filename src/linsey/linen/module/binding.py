@@ -294,6 +294,8 @@ def map_modules(
             return tuple(map(inside, itertools.count(), value))
         return tuple(by_key(dict(enumerate(value))).values())
     if isinstance(value, (dict, FrozenDict)):  # other mappings have more to them
+        if kind not in (dict, FrozenDict):  # programs rely on the order that Flax has
+            value = {key: value[key] for key in sorted(value)}
         return FrozenDict(by_key(value))
     if hasattr(kind, "_flax_dataclass"):
         node: Any = value
