@@ -201,9 +201,16 @@ def test_fields_by_keyword_only(nn):
         e: int
         f: int = 3
 
+    class D(C, kw_only=True):
+        g: int = 4
+
+    class E(D):
+        h: int = 5
+
     with pytest.raises(TypeError):
         C(1)
-    return names(B), repr(B(5, 6, b=7, c=8)), repr(C(e=1)), names(C)
+    listed = names(B), names(C), names(D), names(E)
+    return listed, repr(B(5, 6, b=7, c=8)), repr(C(e=1)), repr(E(6, e=7, g=8))
 
 
 @agrees

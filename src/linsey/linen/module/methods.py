@@ -82,9 +82,11 @@ def make_dataclass(cls: type[Any], base: type[ModuleBase], kw_only: bool) -> Non
     if "name" in cls.__dict__:
         # A module without a name of its own has that of its scope: see `__getattr__`.
         del cls.name
-    for name in ("parent", "name"):  # the last of the fields, also in subclasses
-        cls.__dataclass_fields__[name] = cls.__dataclass_fields__.pop(name)
-    *fields, parent, name = dataclasses.fields(cls)
+    if not (kw_only and "parent" in inherited):  # Flax lists new keywords after them
+        for name in ("parent", "name"):  # the last of the fields, also in subclasses
+            cls.__dataclass_fields__[name] = cls.__dataclass_fields__.pop(name)
+    by_name = {field.name: field for field in dataclasses.fields(cls)}
+    parent, name, fields = by_name.pop("parent"), by_name.pop("name"), by_name.values()
     cls._init_fields = tuple(f.name for f in fields if f.init)
     cls._shown_fields = tuple(f.name for f in fields if f.init and f.repr)
     # The parent first: it tells bound modules apart before their children, which
