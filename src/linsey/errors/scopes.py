@@ -208,8 +208,9 @@ class ScopeVariableNotFoundError(LinseyError):
             f'"{scope_path}".',
             f"It was neither initialised nor can it be created now.{there}",
             _renamed(name, available)
-            or f"Create it with `self.variable('{col}', '{name}', init_fn)`, or make the "
-            f"collection mutable: `module.apply(variables, ..., mutable=['{col}'])`.",
+            or f"Create it with `self.variable('{col}', '{name}', init_fn)`, or make "
+            "the collection mutable: "
+            f"`module.apply(variables, ..., mutable=['{col}'])`.",
         )
 
 

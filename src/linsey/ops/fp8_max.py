@@ -27,10 +27,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 # Own dtypes have no public interface in JAX.
 from jax._src import core, dtypes
-from jax import lax
+from jax.typing import ArrayLike
 
 __all__ = [
     "Fp8MetaTyRules",
@@ -74,10 +75,10 @@ class Fp8MetaTyRules:
 
     @staticmethod
     def full(
-        shape: tuple[int, ...], fill_value: object, dtype: fp8_meta_dtype_wrapper
+        shape: tuple[int, ...], fill_value: ArrayLike, dtype: fp8_meta_dtype_wrapper
     ) -> jax.Array:
         """Return an array of one value."""
-        filled = jnp.full(shape, fill_value, dtype.float_dtype)  # type: ignore[arg-type]
+        filled = jnp.full(shape, fill_value, dtype.float_dtype)
         return lax.convert_element_type(filled, dtype)
 
     @staticmethod
@@ -105,7 +106,7 @@ class Fp8MetaTyRules:
         return handler.wrap(lambda array: earray.EArray(aval, array))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(unsafe_hash=True)
 class fp8_meta_dtype_wrapper(dtypes.ExtendedDType):  # noqa: N801 (the name in Flax)
     """A dtype of floating point numbers whose sum is their maximum.
 
