@@ -19,7 +19,10 @@ class InvalidRngError(LinseyError, ValueError):
         available: Names = None,
         fix: str = "",
     ) -> None:
-        why = fix and "A random stream begins with a JAX key, and nothing else is one."
+        why = fix and (
+            "RNGs should be of shape (2,) or PRNGKey: a random stream begins with a "
+            "JAX key, and nothing else is one."
+        )
         if available is not None:
             why = f"The streams that were given are: {listed(available)}."
         if stream is not None:
