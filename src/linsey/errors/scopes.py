@@ -41,9 +41,9 @@ class ApplyScopeInvalidVariablesTypeError(LinseyError):
         what = f" Found a {type(found).__name__}." if found is not None else ""
         super().__init__(
             "The first argument passed to an apply function should be a dictionary "
-            f"of collections.{what}",
-            "Each collection should be a dictionary with string keys, because "
-            "variables are looked up by collection and then by path.",
+            "of collections. Each collection should be a dictionary with string keys."
+            f"{what}",
+            "Variables are looked up by collection and then by path.",
             "Pass what `init` returned, or `{'params': params}`.",
         )
 
