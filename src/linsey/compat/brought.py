@@ -1,8 +1,8 @@
-"""Modules of other packages that Flax imports, and programs use without importing them.
+"""Modules of other packages that Flax imports, so that programs need not.
 
-After `import flax.training.checkpoints`, `import orbax` is enough for `orbax.checkpoint`,
-since Flax imported it. linsey imports late or not at all; so while the aliases are
-there, such a submodule is imported when its package is asked for it.
+After `import flax.training.checkpoints`, `import orbax` is enough for
+`orbax.checkpoint`, since Flax imported it. linsey imports late or not at all; so while
+the aliases are there, such a submodule is imported when its package is asked for it.
 """
 
 from __future__ import annotations
