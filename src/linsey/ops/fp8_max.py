@@ -11,8 +11,8 @@ Example:
     >>> from linsey.ops.fp8 import E4M3, in_qdq
     >>> def used_twice(scale, history):
     ...     meta = scale.astype(fp32_max_grad), history.astype(fp32_max_grad)
-    ...     values = jnp.array(3.0), jnp.array(5.0)
-    ...     return sum(in_qdq(jnp.float32, E4M3, x, *meta) for x in values)
+    ...     values = jnp.array([3.0]), jnp.array([5.0])
+    ...     return sum(in_qdq(jnp.float32, E4M3, x, *meta) for x in values)[0]
     >>> _, history = jax.grad(used_twice, (0, 1))(jnp.ones(1), jnp.zeros(2))
     >>> history.tolist()
     [5.0, 0.0]
