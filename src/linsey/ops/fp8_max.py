@@ -4,7 +4,8 @@ Where one scale is used several times, as in a scan, automatic differentiation a
 what comes back for it. The "gradient" of a scale is its next value (see
 `linsey.ops.fp8`), and the sum of next values means nothing; the largest one does.
 Converted to `fp32_max_grad`, a scale or a history is an array like any other, except
-that its cotangents are added by taking the maximum.
+that its cotangents are added by taking the maximum. JAX adds them so under `jax.jit`
+alone.
 
 Example:
     >>> import jax, jax.numpy as jnp
@@ -13,7 +14,8 @@ Example:
     ...     meta = scale.astype(fp32_max_grad), history.astype(fp32_max_grad)
     ...     values = jnp.array([3.0]), jnp.array([5.0])
     ...     return sum(in_qdq(jnp.float32, E4M3, x, *meta) for x in values)[0]
-    >>> _, history = jax.grad(used_twice, (0, 1))(jnp.ones(1), jnp.zeros(2))
+    >>> gradients = jax.jit(jax.grad(used_twice, (0, 1)))
+    >>> _, history = gradients(jnp.ones(1), jnp.zeros(2))
     >>> history.tolist()
     [5.0, 0.0]
 """
