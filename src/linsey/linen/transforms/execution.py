@@ -56,8 +56,10 @@ def jit(
 ) -> Target:
     """Lift `jax.jit`: equal modules share one compiled program.
 
-    Modules are equal if their class and fields are; fields must have a hash. Random
-    keys drawn inside do not depend on what the process compiled before.
+    Modules are equal if their class and fields are, whatever their names; a program
+    that reads `name` or `path` is for one place. Fields that have no hash are compared
+    by their content. Random keys are drawn for each call: they do not depend on what
+    the process compiled before.
 
     Example:
         >>> import jax, jax.numpy as jnp, linsey.linen as nn
