@@ -253,11 +253,7 @@ class Scope:
     def reserve(self, name: str, col: str | None = None) -> None:
         """Take a name for a child (`col=None`) or for a variable of `col`."""
         if not isinstance(name, str):
-            raise errors.ArgumentTypeError(
-                f"The type of scope {name!r} should be string but it is {type(name)}",
-                "Names are the keys under which variables are stored.",
-                f'Write `scope.push("{name}")`.',
-            )
+            raise not_text(name)
         if self.name_reserved(name, col):
             raise errors.OptionError(
                 f'Duplicate use of scope name: "{name}"',
@@ -402,7 +398,10 @@ class Scope:
             if init_fn is None or not self.context.is_mutable(col):
                 if self.is_collection_empty(col):
                     raise errors.ScopeCollectionNotFound(col, name, self.path_text)
-                raise errors.ScopeVariableNotFoundError(name, col, self.path_text)
+                there = self._node(col)
+                raise errors.ScopeVariableNotFoundError(
+                    name, col, self.path_text, available=there
+                )
             self.put_variable(col, name, init_fn(*args, **kwargs))
 
     def param(
@@ -431,7 +430,9 @@ class Scope:
             if not self.context.is_mutable("params"):
                 if self.is_collection_empty("params"):
                     raise errors.ScopeCollectionNotFound("params", name, self.path_text)
-                raise errors.ScopeParamNotFoundError(name, self.path_text)
+                raise errors.ScopeParamNotFoundError(
+                    name, self.path_text, available=node
+                )
             key = self._next_key("params")
             rng = None if init_fn in _KEYLESS else key.as_jax_rng()
             value = init_fn(rng, *args, **kwargs)
@@ -474,7 +475,7 @@ class Scope:
         if name not in rngs:
             if "params" not in rngs:
                 raise errors.InvalidRngError(
-                    f'{self.path_text} needs PRNG for "{name}".',
+                    f'{self.name} needs PRNG for "{name}", at {self.path_text}.',
                     stream=name,
                     available=sorted(rngs),
                 )
@@ -489,6 +490,15 @@ class Scope:
 # The usual initializers of biases and scales: they take no randomness, so their key
 # is counted but not computed.
 _KEYLESS = (jax.nn.initializers.zeros, jax.nn.initializers.ones)
+
+
+def not_text(name: object) -> errors.ArgumentTypeError:
+    """Make the error for a name that is no string."""
+    return errors.ArgumentTypeError(
+        f"The type of scope {name!r} should be string but it is {type(name)}",
+        "Names are the keys under which variables are stored.",
+        f'Write `"{name}"`.',
+    )
 
 
 def _shapes(tree: object) -> list[tuple[int, ...]]:
