@@ -100,6 +100,7 @@ def _call_program(
     modules = getattr(run.modules, "value", run.modules)  # mostly it is one
     rules = get_logical_axis_rules()
     run.key = (*keys, config._values, static_key(rules), static_key(modules))
+    hash(run.key)  # the error for a field without a hash names it
     # The program itself is traced under the name of its class.
     name = scopes[0]._path[-1] if scopes and scopes[0]._path else ""
     with jax.named_scope(name) if name else contextlib.nullcontext():
