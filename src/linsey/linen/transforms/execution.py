@@ -94,12 +94,12 @@ def _call_program(
     # What surrounds a call is looked at while its program is traced. A method has the
     # hash that its object may lack: by identity.
     interceptors = INTERCEPTORS.get()
-    keys = [i if type(i).__hash__ else i.__call__ for i in interceptors]
-    if not all(isinstance(i, Capture) for i in interceptors):
+    keys: list[object] = [i if type(i).__hash__ else i.__call__ for i in interceptors]
+    if interceptors and not all(isinstance(i, Capture) for i in interceptors):
         keys += [scope.path for scope in scopes]  # these want to see every call
     modules = getattr(run.modules, "value", run.modules)  # mostly it is one
-    rules = get_logical_axis_rules()
-    run.key = (*keys, config._values, static_key(rules), static_key(modules))
+    rules = get_logical_axis_rules() and static_key(get_logical_axis_rules())
+    run.key = (*keys, config._values, rules, static_key(modules))
     hash(run.key)  # the error for a field without a hash names it
     # The program itself is traced under the name of its class.
     name = scopes[0]._path[-1] if scopes and scopes[0]._path else ""
