@@ -371,13 +371,6 @@ def test_keys_do_not_repeat_under_jit():
     np.testing.assert_array_equal(draws, again)
 
 
-@pytest.mark.parametrize("field", [np.ones(2), {"a": jnp.ones(2)}])
-def test_fields_without_a_hash_are_named(field):
-    Net, _ = count_traces(linsey.linen)
-    with pytest.raises(TypeError, match="`scale` of .*Net"):
-        Net(field).init(KEY, X)
-
-
 def test_donated_arguments_keep_their_meaning():
     nn = linsey.linen
 

@@ -12,11 +12,11 @@ import jax
 
 from linsey.core.frozen_dict import FrozenDict
 from linsey.linen.module import Module, intercept_methods
-from linsey.linen.module.binding import UNSPECIFIED
+from linsey.linen.module.binding import UNSPECIFIED, _Unspecified
 from linsey.linen.module.functional import INTERCEPTORS, RUNNING, Capture
 from linsey.linen.summary.calls import abstract
 
-Sentinel = type(UNSPECIFIED)
+Sentinel = _Unspecified
 unspecified_parent = UNSPECIFIED
 
 # What `append` and assignments have covered, in this thread or task.

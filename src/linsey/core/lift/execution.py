@@ -68,6 +68,7 @@ def jit(
         return (y, Untraced(plan.relative_counters())), out
 
     program.__name__ = getattr(fn, "__name__", "unnamed_function")
+    program.__qualname__ = getattr(fn, "__qualname__", program.__name__)
     options: dict[str, Any] = {"device": device, "backend": backend}
     # Argument 0 of `fn` is the scope; here three arguments take its place.
     compiled = jax.jit(

@@ -520,8 +520,8 @@ class Module(ModuleBase):
             the collections that may be written.
         """
         fn = functional.function_of(self, method)
-        run = functional.apply(fn, self, mutable, capture_intermediates)
-        return run(variables, *args, **kwargs, rngs=rngs)
+        run, mutable = functional.capturing(fn, self, mutable, capture_intermediates)
+        return core_scope.apply(run, mutable)(variables, *args, **kwargs, rngs=rngs)
 
     @api_boundary
     def init_with_output(
@@ -539,8 +539,8 @@ class Module(ModuleBase):
             The result of the method and the variables.
         """
         fn = functional.function_of(self, method)
-        run = functional.init_with_output(fn, self, mutable, capture_intermediates)
-        return run(rngs, *args, **kwargs)
+        run, mutable = functional.capturing(fn, self, mutable, capture_intermediates)
+        return core_scope.init(run, mutable)(rngs, *args, **kwargs)
 
     @api_boundary
     @with_signature_of(init_with_output)

@@ -140,7 +140,7 @@ def apply(
     Returns:
         A function `(variables, *args, rngs=None, **kwargs)` as `Module.apply`.
     """
-    run, mutable = _capturing(fn, module, mutable, capture_intermediates)
+    run, mutable = capturing(fn, module, mutable, capture_intermediates)
     return api_boundary(core_scope.apply(run, mutable))
 
 
@@ -155,7 +155,7 @@ def init_with_output(
     Returns:
         A function `(rngs, *args, **kwargs)` that returns `(result, variables)`.
     """
-    run, mutable = _capturing(fn, module, mutable, capture_intermediates)
+    run, mutable = capturing(fn, module, mutable, capture_intermediates)
     return api_boundary(core_scope.init(run, mutable))
 
 
@@ -166,7 +166,7 @@ def init(*args: Any, **kwargs: Any) -> Callable[..., VariableDict]:
     return lambda rngs, *args, **kwargs: run(rngs, *args, **kwargs)[1]
 
 
-def _capturing(
+def capturing(
     fn: Callable[..., T], module: ModuleBase, mutable: Filter, capture: CaptureFilter
 ) -> tuple[Callable[..., T], Filter]:
     """Return the function of a scope, and what it may write; store what it captures."""

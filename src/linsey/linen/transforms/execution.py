@@ -56,8 +56,10 @@ def jit(
 ) -> Target:
     """Lift `jax.jit`: equal modules share one compiled program.
 
-    Modules are equal if their class and fields are; fields must have a hash. Random
-    keys drawn inside do not depend on what the process compiled before.
+    Modules are equal if their class and fields are, whatever their names; a program
+    that reads `name` or `path` is for one place. Fields that have no hash are compared
+    by their content. Random keys are drawn for each call: they do not depend on what
+    the process compiled before.
 
     Example:
         >>> import jax, jax.numpy as jnp, linsey.linen as nn
@@ -92,12 +94,13 @@ def _call_program(
     # What surrounds a call is looked at while its program is traced. A method has the
     # hash that its object may lack: by identity.
     interceptors = INTERCEPTORS.get()
-    keys = [i if type(i).__hash__ else i.__call__ for i in interceptors]
-    if not all(isinstance(i, Capture) for i in interceptors):
+    keys: list[object] = [i if type(i).__hash__ else i.__call__ for i in interceptors]
+    if interceptors and not all(isinstance(i, Capture) for i in interceptors):
         keys += [scope.path for scope in scopes]  # these want to see every call
     modules = getattr(run.modules, "value", run.modules)  # mostly it is one
-    rules = get_logical_axis_rules()
-    run.key = (*keys, config._values, static_key(rules), static_key(modules))
+    rules = get_logical_axis_rules() and static_key(get_logical_axis_rules())
+    run.key = (*keys, config._values, rules, static_key(modules))
+    hash(run.key)  # the error for a field without a hash names it
     # The program itself is traced under the name of its class.
     name = scopes[0]._path[-1] if scopes and scopes[0]._path else ""
     with jax.named_scope(name) if name else contextlib.nullcontext():
