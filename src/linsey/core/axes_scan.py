@@ -131,16 +131,14 @@ def checked_axis(axis: Any, shape: tuple[int, ...]) -> int:
         raise errors.OptionError(
             f"An axis to scan over must be a number or `broadcast`, got {axis!r}.",
             "What is scanned over is cut along an axis; what is broadcast is not.",
-            "Write `broadcast` for what is the same at every step, for variables"
-            " `variable_broadcast=...`.",
+            "Write `broadcast`, or for variables `variable_broadcast=...`.",
         )
     if not -len(shape) <= axis < len(shape):
         raise errors.ShapeError(
-            f"axis {axis} is out of bounds for array of dimension {len(shape)}: an"
-            f" array has shape {shape}.",
+            f"axis {axis} is out of bounds for array of dimension {len(shape)}, one of"
+            f" shape {shape}.",
             "Instances or steps are numbered by an axis that every array must have.",
-            f"Use axes from {-len(shape)} to {len(shape) - 1}, or `None` or `broadcast`"
-            " for what has no such axis.",
+            "Use an axis that it has; for what has none `None`, in a scan `broadcast`.",
         )
     return axis
 

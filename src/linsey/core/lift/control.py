@@ -26,6 +26,8 @@ T = TypeVar("T")
 C = TypeVar("C")
 Y = TypeVar("Y")
 Params = Mapping[Any, Any]
+Axes = Mapping[Any, object]
+Split = Mapping[Any, bool]
 Args = tuple[object, ...]
 State = tuple[ArrayLike, Group, T]  # the step, the variables written, the carry
 Carry = tuple[Group, C]  # the variables handed from step to step, and the carry
@@ -40,32 +42,49 @@ class Stacked(Lifted):
         axes: for each filter the axis of these collections, `In` or `Out` if only one
             way. The names of the axes leave the boxes before the arrays lose the axes,
             and come back after.
-        split_rngs: for each filter whether these streams differ.
+        split: for each filter whether these streams differ.
         params: passed to `add_axis` and `remove_axis` of metadata boxes.
-        whole: filters of what goes in without an axis, before the others.
-        whole_out: filters of what comes out so.
+        *whole: filters of what goes in without an axis, and of what comes out so; these
+            groups come before the others.
     """
 
     def __init__(
-        self,
-        scopes: object,
-        axes: Mapping[Any, object],
-        split_rngs: Mapping[Any, bool],
-        params: Params,
-        whole: Filters = (),
-        whole_out: Filters = (),
+        self, scopes: object, axes: Axes, split: Split, params: Params, *whole: Filters
     ):
         into, out = split_in_out(axes)
-        inputs, outputs = (*whole, *into), (*whole_out, *out)
-        super().__init__(scopes, inputs, outputs, tuple(split_rngs))
-        self.in_axes = (*(None for _ in whole), *into.values())
+        whole_in, whole_out = whole or ((), ())
+        filters = (*whole_in, *into), (*whole_out, *out), tuple(split)
+        super().__init__(scopes, *filters)
+        self.in_axes = (*(None for _ in whole_in), *into.values())
         self.out_axes = (*(None for _ in whole_out), *out.values())
-        self.is_split, self.params = tuple(split_rngs.values()), params
+        self.is_split, self.params = tuple(split.values()), params
         self.variables = self._rename(meta.remove_axis, self.variables, self.in_axes)
 
     def merge(self, variables: Groups) -> None:
         """Name the new axes, then write the variables back."""
         super().merge(self._rename(meta.add_axis, variables, self.out_axes))
+
+    def length(self, in_axes: object, args: Args) -> int | None:
+        """Return the length of all mapped axes, `None` without any.
+
+        Raises:
+            ShapeError: the lengths differ.
+        """
+        found: dict[int, tuple[int, ...]] = {}
+        leaves = jax.tree_util.tree_leaves((args, self.variables))
+        axes = axes_scan.flatten_axes((in_axes, self.in_axes), (args, self.variables))
+        for axis, leaf in zip(axes, leaves, strict=True):
+            if axis is not None and axis is not axes_scan.broadcast:
+                shape = np.shape(leaf)
+                found.setdefault(shape[axes_scan.checked_axis(axis, shape)], shape)
+        if len(found) > 1:
+            raise errors.ShapeError(
+                f"Inconsistent batch axis sizes: {set(found)}, in arrays of the shapes"
+                f" {sorted(found.values())}.",
+                "Mapped axes are walked through together: they must have one length.",
+                "Pass inputs of one length, or give what is shared the axis `None`.",
+            )
+        return next(iter(found), None)
 
     def map_keys(self, fn: Callable[[jax.Array], jax.Array]) -> Groups:
         """Return the keys that go in, changed where streams are to differ."""
@@ -128,9 +147,7 @@ def vmap(
 
     def mapped(scopes: object, *args: object, **kwargs: object) -> T:
         lifted = Stacked(scopes, variable_axes, split_rngs, metadata_params)
-        size = axis_size
-        if size is None:
-            size = axis_length((in_axes, args), (lifted.in_axes, lifted.variables))
+        size = lifted.length(in_axes, args) if axis_size is None else axis_size
         if size is None:
             raise errors.OptionError(
                 "axis_size should be specified manually.",
@@ -213,14 +230,10 @@ def scan(
     whole = (variable_broadcast, variable_carry)
 
     def scanned(scopes: object, init: C, *args: object, **kw: object) -> tuple[C, Y]:
-        options = variable_axes, split_rngs, metadata_params
-        lifted = Stacked(scopes, *options, whole, whole)
+        options = variable_axes, split_rngs, metadata_params, whole, whole
+        lifted = Stacked(scopes, *options)
         shared, carried, *stacked = lifted.variables
-        _, _, *in_list = lifted.in_axes
-        _, _, *out_list = lifted.out_axes
-        steps = length
-        if steps is None:
-            steps = axis_length((in_axes, args), (lifted.in_axes, lifted.variables))
+        steps = lifted.length(in_axes, args) if length is None else length
         if steps is None:
             raise errors.OptionError(
                 "length should be specified manually.",
@@ -265,10 +278,11 @@ def scan(
         check = check_constancy_invariants and (has_streams or may_change or has_same)
         check = check or creates
         rng_axes = tuple(0 if s else axes_scan.broadcast for s in lifted.is_split)
-        axes = (tuple(in_list), rng_axes, in_axes), (out_axes, tuple(out_list))
+        axes_in = (lifted.in_axes[2:], rng_axes, in_axes)
+        axes_out = (out_axes, lifted.out_axes[2:])
         loop = (steps, reverse, unroll, _split_transpose, check)
         keys = lifted.map_keys(partial(jax.random.split, num=steps))
-        run_all = axes_scan.scan(step, *axes, *loop, start)
+        run_all = axes_scan.scan(step, axes_in, axes_out, *loop, start)
         same, carry = (shared, None if creates else ()), lifted.only_mutable(carried)
         result = run_all(same, (carry, init), tuple(stacked), keys, args)
         (shared_out, _), (written, c), (ys, stacked_out) = result
@@ -397,26 +411,3 @@ def split_in_out(axes: Mapping[Any, object]) -> tuple[dict[Any, Any], dict[Any, 
     into = {col: bare[col] for col, axis in axes.items() if not isinstance(axis, Out)}
     out = {col: bare[col] for col, axis in axes.items() if not isinstance(axis, In)}
     return into, out
-
-
-def axis_length(*parts: tuple[object, object]) -> int | None:
-    """Return the length of the mapped axes of `(axes, tree)` pairs, `None` without any.
-
-    Raises:
-        ShapeError: the lengths differ.
-    """
-    found: dict[int, tuple[int, ...]] = {}
-    for axes, tree in parts:
-        leaves = jax.tree_util.tree_leaves(tree)
-        for axis, leaf in zip(axes_scan.flatten_axes(axes, tree), leaves, strict=True):
-            if axis is not None and axis is not axes_scan.broadcast:
-                shape = np.shape(leaf)
-                found.setdefault(shape[axes_scan.checked_axis(axis, shape)], shape)
-    if len(found) > 1:
-        raise errors.ShapeError(
-            f"Inconsistent batch axis sizes: {set(found)}, in arrays of the shapes"
-            f" {sorted(found.values())}.",
-            "Mapped axes are walked through together, so they must have one length.",
-            "Pass inputs of one length, or give what is shared the axis `None`.",
-        )
-    return next(iter(found), None)

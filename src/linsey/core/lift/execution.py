@@ -9,15 +9,8 @@ from typing import Any, TypeVar
 import jax
 
 from linsey.core.filters import Filter, subtract_filters
-from linsey.core.lift.split import (
-    Groups,
-    Lifted,
-    Plan,
-    Untraced,
-    fill_in,
-    same,
-    shifted,
-)
+from linsey.core.lift import split
+from linsey.core.lift.split import Groups, Lifted, Plan, Untraced, shifted
 
 __all__ = ["checkpoint", "jit", "remat"]
 __all__ += ["fold_rngs", "map_variables", "swap_collection"]
@@ -110,10 +103,10 @@ def remat(
 
     def call(scopes: object, *args: object, **kwargs: object) -> T:
         lifted = Lifted(scopes, (variables,), (variables,), (rngs,))
-        run, args, kwargs = fill_in(fn, static_argnums, args, kwargs)
+        run, dynamic, kwargs = split.fill_in(fn, static_argnums, args, kwargs)
         options = {"prevent_cse": prevent_cse, "policy": policy}
         recomputed = jax.checkpoint(lifted.plan.pure(run), **options)
-        return lifted.call(recomputed, *args, **kwargs)
+        return lifted.call(recomputed, *dynamic, **kwargs)
 
     return call
 
@@ -161,7 +154,7 @@ def map_variables(
         seen = tuple(map(map_in_fn, stored))
         y, (written, others) = run((seen, others), lifted.rngs, *args, **kwargs)
         if writes:
-            written = jax.tree_util.tree_map(same, tuple(map(map_out_fn, written)))
+            written = split.in_order(tuple(map(map_out_fn, written)))
         lifted.merge((written, others))
         return y
 

@@ -88,10 +88,11 @@ class Lifted:
     def merge(self, variables: Groups) -> None:
         """Write variables that came out back into the scopes they belong to."""
         for group in variables:
-            for scope, collections in zip(self.roots, group, strict=True):
+            # The first module comes last, as in Flax: it may hold the others.
+            pairs = list(zip(self.roots, group, strict=True))
+            for scope, collections in (*pairs[1:], *pairs[:1]):
                 for col, tree in collections.items():
-                    # As after any JAX transform, keys are in order.
-                    for name, value in jax.tree_util.tree_map(same, tree).items():
+                    for name, value in in_order(tree).items():
                         scope.put_variable(col, name, value)
 
     def forked_rngs(self) -> Groups:
@@ -294,7 +295,7 @@ def fill_in(
     argnums: int | Iterable[int],
     args: tuple[object, ...],
     kwargs: dict[str, object],
-) -> tuple[Callable[..., T], tuple[object, ...], dict[str, object]]:
+) -> tuple[Callable[..., T], list[object], dict[str, object]]:
     """Fill in those arguments of `fn(scope, *args, **kwargs)` that are constants.
 
     Args:
@@ -306,9 +307,9 @@ def fill_in(
     Returns:
         A function of a scope and the other arguments, and these.
     """
-    fixed = {argnums} if isinstance(argnums, int) else set(argnums)
+    fixed = set(jax.tree_util.tree_leaves(argnums))
     if not fixed:
-        return fn, args, kwargs
+        return fn, list(args), kwargs
     _, *parameters = inspect.signature(fn).parameters.values()
     names = [p.name for p in parameters if p.kind == p.POSITIONAL_OR_KEYWORD]
     count = max(len(names), len(args))
@@ -321,12 +322,12 @@ def fill_in(
         every = (arg if i in fixed else next(rest) for i, arg in enumerate(args))
         return fn(scope, *every, **kwargs, **constants)
 
-    return run, tuple(arg for i, arg in enumerate(args) if i not in fixed), kwargs
+    return run, [arg for i, arg in enumerate(args) if i not in fixed], kwargs
 
 
-def same(x: T) -> T:
-    """Return what it is given; mapped over a tree it puts keys in order."""
-    return x
+def in_order(tree: T) -> T:
+    """Put the keys of dictionaries in order, as any JAX transform does."""
+    return jax.tree_util.tree_map(lambda x: x, tree)
 
 
 def _sort(of_roots: Iterable[Mapping[str, Any]], filters: Filters) -> Groups:

@@ -99,8 +99,7 @@ def _run_and_count(
 
 def _remat(fn: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """Apply `core.lift.remat`, whose indices do not count the scope."""
-    argnums = options["static_argnums"]
-    argnums = (argnums,) if isinstance(argnums, int) else argnums
+    argnums = jax.tree_util.tree_leaves(options["static_argnums"])
     options["static_argnums"] = tuple(i - (i > 0) for i in argnums if i)
     return core_lift.remat(fn, **options)
 

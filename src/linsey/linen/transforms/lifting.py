@@ -14,6 +14,7 @@ loops, derivatives).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -24,7 +25,7 @@ import jax
 
 from linsey import errors
 from linsey.core.frozen_dict import FrozenDict
-from linsey.core.lift.split import Untraced, same
+from linsey.core.lift.split import Untraced
 from linsey.core.state import Scope, Variable
 from linsey.linen.module.base import Module
 from linsey.linen.module.binding import FRESH, READY, SETTING_UP, Bound, map_modules
@@ -103,7 +104,7 @@ class Detacher:
         is_ready = bound.phase == SETTING_UP  # it has what `setup` assigned so far
         hidden = {"parent", "_bound", *(() if is_ready else bound.assigned)}
         attributes = tuple(
-            (name, in_order(map_modules(lambda m, _: self.detach(m), value, "")))
+            (name, _in_order(map_modules(lambda m, _: self.detach(m), value, "")))
             for name, value in module.__dict__.items()
             if name not in hidden
         )
@@ -188,14 +189,12 @@ def map_leaves(fn: Callable[[Any], object], tree: object) -> Any:
     return jax.tree_util.tree_map(fn, tree, is_leaf=lambda x: isinstance(x, kinds))
 
 
-def in_order(field: object) -> object:
+def _in_order(field: object) -> object:
     """Put the keys in a field in order: it takes part in a transform as a pytree."""
-    if type(field) not in (tuple, FrozenDict):
-        return field
-    try:
-        return map_leaves(same, field)
-    except TypeError:  # keys without an order
-        return field
+    with contextlib.suppress(TypeError):  # keys may have no order
+        if type(field) in (tuple, FrozenDict):
+            return map_leaves(lambda x: x, field)
+    return field
 
 
 @dataclasses.dataclass(unsafe_hash=True)
