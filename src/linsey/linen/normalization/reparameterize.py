@@ -224,6 +224,7 @@ def _call_with(
         below = jax.tree_util.keystr(path[1:], simple=True, separator="/")
         return change(f"{layer.name}/{below}", value)
 
+    @nowrap
     def forward(layer: Any) -> Any:
         return layer(*args, **kwargs)
 
