@@ -127,20 +127,14 @@ def flatten_axes(axes: object, tree: object) -> list[Any]:
 
 def checked_axis(axis: Any, shape: tuple[int, ...]) -> int:
     """Return an axis of an array of this shape; raise if it has no such axis."""
-    if not isinstance(axis, int):
-        raise errors.OptionError(
-            f"An axis to scan over must be a number or `broadcast`, got {axis!r}.",
-            "What is scanned over is cut along an axis; what is broadcast is not.",
-            "Write `broadcast`, or for variables `variable_broadcast=...`.",
-        )
-    if not -len(shape) <= axis < len(shape):
-        raise errors.ShapeError(
-            f"axis {axis} is out of bounds for array of dimension {len(shape)}, one of"
-            f" shape {shape}.",
-            "Instances or steps are numbered by an axis that every array must have.",
-            "Use an axis that it has; for what has none `None`, in a scan `broadcast`.",
-        )
-    return axis
+    if isinstance(axis, int) and -len(shape) <= axis < len(shape):
+        return axis
+    raise errors.ShapeError(
+        f"axis {axis} is out of bounds for array of dimension {len(shape)}, one of"
+        f" shape {shape}.",
+        "Instances or steps are numbered by an axis that every array must have.",
+        "Use an axis that it has; for what has none `None`, in a scan `broadcast`.",
+    )
 
 
 def _move(x: jax.Array, axis: object, to: object) -> jax.Array:

@@ -110,7 +110,7 @@ def array_lacks_the_axis():
     run(lambda module, x: over(module, x))
 
 
-@mistake(errors.OptionError, ValueError, AssertionError)
+@mistake(errors.ShapeError, ValueError, AssertionError)
 def axis_to_scan_is_no_number():
     over = nn.scan(lambda module, c, x: (c, x), in_axes=None, length=2)
     run(lambda module, x: over(module, x, x))

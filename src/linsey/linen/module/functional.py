@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from linsey import errors
 from linsey.core import scope as core_scope
 from linsey.core.filters import DenyList, Filter, union_filters
-from linsey.core.state import Scope
+from linsey.core.state import Scope, assigned
 from linsey.linen.module import binding
 from linsey.linen.module.binding import M, ModuleBase, is_module
 from linsey.traceback_util import api_boundary
@@ -69,11 +69,8 @@ def intercept_methods(interceptor: Interceptor) -> Iterator[None]:
     returns the result of the call, usually `next_fun(*args, **kwargs)` or a function of
     it. Of several interceptors the last one added is the nearest to the method.
     """
-    token = INTERCEPTORS.set((*INTERCEPTORS.get(), interceptor))
-    try:
+    with assigned(INTERCEPTORS, (*INTERCEPTORS.get(), interceptor)):
         yield
-    finally:
-        INTERCEPTORS.reset(token)
 
 
 def run_interceptors(
