@@ -92,14 +92,3 @@ def test_keys_of_what_was_written_are_in_order(nn):
     mapped = nn.map_variables(Net, ("state", "params"), init=True, mutable=True)
     models = nn.fold_rngs(Net)(), mapped()
     return [(v := m.init(KEY, X), m.apply(v, X, mutable=True)) for m in models]
-
-
-@agrees(ulps=8)
-def test_variables_of_modules_that_are_passed_come_first(nn):
-    class Net(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            both = lambda mdl, x, other: mdl(x) + other(x)  # noqa: E731
-            return nn.remat(both)(nn.Dense(2), x, nn.Dense(2))
-
-    return Net().init(KEY, X)

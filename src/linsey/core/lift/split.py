@@ -89,9 +89,7 @@ class Lifted:
     def merge(self, variables: Groups) -> None:
         """Write variables that came out back into the scopes they belong to."""
         for group in variables:
-            # The first module comes last, as in Flax: it may hold the others.
-            pairs = list(zip(self.roots, group, strict=True))
-            for scope, collections in (*pairs[1:], *pairs[:1]):
+            for scope, collections in zip(self.roots, group, strict=True):
                 for col, tree in collections.items():
                     for name, value in in_order(tree).items():
                         scope.put_variable(col, name, value)
