@@ -28,7 +28,7 @@ from __future__ import annotations
 import os
 import sys
 
-from linsey.compat import private
+from linsey.compat import brought, private
 from linsey.compat.finder import Finder, take_out
 from linsey.compat.packages import FLAX_VERSION as FLAX_VERSION
 from linsey.config import config
@@ -48,6 +48,7 @@ def install() -> None:
         return
     finder = Finder(take_out(), misuse=config.misuse)
     sys.meta_path.insert(0, finder)
+    brought.lend()
     if "LINSEY_MISUSE" not in os.environ:
         config.update("misuse", "warn")
 
@@ -59,6 +60,7 @@ def uninstall() -> None:
         take_out()
         sys.modules.update(finder.real.modules)
         private.remove_methods()
+        brought.take_back()
         config.update("misuse", finder.misuse)
 
 

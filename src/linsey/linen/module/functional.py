@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from linsey import errors
 from linsey.core import scope as core_scope
 from linsey.core.filters import DenyList, Filter, union_filters
-from linsey.core.state import Scope, assigned
+from linsey.core.state import Scope
 from linsey.linen.module import binding
 from linsey.linen.module.binding import M, ModuleBase, is_module
 from linsey.traceback_util import api_boundary
@@ -69,8 +69,18 @@ def intercept_methods(interceptor: Interceptor) -> Iterator[None]:
     returns the result of the call, usually `next_fun(*args, **kwargs)` or a function of
     it. Of several interceptors the last one added is the nearest to the method.
     """
-    with assigned(INTERCEPTORS, (*INTERCEPTORS.get(), interceptor)):
+    with intercepted((*INTERCEPTORS.get(), interceptor)):
         yield
+
+
+@contextlib.contextmanager
+def intercepted(interceptors: tuple[Interceptor, ...]) -> Iterator[None]:
+    """Run every method through these interceptors only, the first one outermost."""
+    token = INTERCEPTORS.set(interceptors)
+    try:
+        yield
+    finally:
+        INTERCEPTORS.reset(token)
 
 
 def run_interceptors(
@@ -163,8 +173,14 @@ def _capturing(
     run = scope_function(fn, module)
     if capture is False:
         return run, mutable
-    interceptor = Capture(_is_call if capture is True else capture)
-    return intercept_methods(interceptor)(run), union_filters(mutable, "intermediates")
+    sow_results = Capture(_is_call if capture is True else capture)
+
+    def captured(scope: Scope, *args: object, **kwargs: object) -> T:
+        # Outside of the interceptors of the user: what is stored is what they return.
+        with intercepted((sow_results, *INTERCEPTORS.get())):
+            return run(scope, *args, **kwargs)
+
+    return captured, union_filters(mutable, "intermediates")
 
 
 def _is_call(module: ModuleBase, method_name: str) -> bool:
