@@ -235,3 +235,21 @@ def test_initial_values_are_those_of_flax(name):
         key = "layer_instance/kernel/u"
         assert_same_bits(*(tree["batch_stats"][key] for tree in trees))
     assert_trees_close(*trees)
+
+
+def test_layers_with_boxed_parameters():
+    def boxed(lib):
+        return dense(lib, kernel_init=lib.with_partitioning(quick_init, ("in", "out")))
+
+    theirs, ours = (lib.WeightNorm(boxed(lib)) for lib in LIBRARIES)
+    expected, found = theirs.init(KEY, X)["params"], ours.init(KEY, X)["params"]
+    scale, layer = found
+    assert list(expected) == [scale, layer]
+    assert found[layer]["kernel"].names == ("in", "out")
+    assert_close(expected[layer]["kernel"].value, found[layer]["kernel"].value)
+    y = theirs.apply({"params": expected}, X), ours.apply({"params": found}, X)
+    assert_close(*y)
+    # Flax fails.
+    models = nn.SpectralNorm(boxed(nn)), nn.SpectralNorm(dense(nn))
+    with_box, plain = (m.init_with_output(KEY, X, update_stats=True) for m in models)
+    assert_close(with_box[0], plain[0])

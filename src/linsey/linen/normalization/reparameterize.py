@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.tree_util import DictKey
 from jax.typing import ArrayLike
 
 from linsey.errors.layers import NotAMatrixError
@@ -220,10 +219,10 @@ def _call_with(
         What the layer returns.
     """
 
-    def change_one(path: tuple[DictKey, ...], value: ArrayLike) -> T:
-        # The first key is the collection.
-        names = [str(layer.name), *(str(key.key) for key in path[1:])]
-        return change("/".join(names), value)
+    def change_one(path: tuple[Any, ...], value: ArrayLike) -> T:
+        # The first key is the collection; a box adds the name of its attribute.
+        below = jax.tree_util.keystr(path[1:], simple=True, separator="/")
+        return change(f"{layer.name}/{below}", value)
 
     @nowrap
     def forward(layer: Any) -> Any:
