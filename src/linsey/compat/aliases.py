@@ -52,6 +52,10 @@ class Alias(ModuleType):
         offered = [n for n in names if not _is_private(n) and n not in hidden]
         return sorted({*offered, *private.names_in(self.__name__)})
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # For cloudpickle: functions of a script refer to the modules they use.
+        return _restore, (self.__name__,)
+
     def __getattr__(self, name: str) -> Any:
         # Only called for what is not in the real dictionary.
         full = f"{self.__name__}.{name}"
@@ -125,6 +129,13 @@ class Alias(ModuleType):
         kept = own.pop(name, None)
         if kept is None or name in vars(own["_target"]):
             delattr(own["_target"], name)
+
+
+def _restore(name: str) -> ModuleType:
+    """Import an alias, or linsey's module in a process that has no aliases."""
+    from linsey.compat import is_installed
+
+    return importlib.import_module(name if is_installed() else own_name(name) or name)
 
 
 def _is_private(name: str) -> bool:
