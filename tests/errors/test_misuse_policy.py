@@ -76,8 +76,7 @@ MISUSE = {
     "one channel for several, training": (
         other_channels(3, 1, False), errors.FeatureShapeChangedError,
     ),
-    "a rate above 1": (rate(1.5), errors.OptionError),
-    "a rate below 0": (rate(-0.5), errors.OptionError),
+    "a rate that is no probability": (rate(1.5), errors.OptionError),
 }  # fmt: skip
 
 
