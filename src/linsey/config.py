@@ -55,6 +55,7 @@ class Config:
 
     if TYPE_CHECKING:
         _names: list[str]
+        _values: tuple[object, ...]
         filter_frames: bool
         profile: bool
         use_orbax_checkpointing: bool
@@ -99,6 +100,8 @@ class Config:
         if name == "misuse":
             set_policy(_checked_policy(value, "config.update('misuse', 'warn')"))
         self.__dict__.update({prefix + name: value for prefix in PREFIXES})
+        # All of them: what a compiled program was traced under.
+        self.__dict__["_values"] = tuple(self.__dict__[n] for n in self._names)
 
     def update(self, name_or_holder: str | Named, value: object, /) -> None:
         """Set a flag for the rest of the process.

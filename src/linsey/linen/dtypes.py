@@ -44,11 +44,9 @@ def canonicalize_dtype(
     if dtype is None:
         dtype = _agreed_dtype(args)
         if dtype is None:
-            given = (x for x in args if x is not None)
-            # Lists are inputs too; NumPy would take one for the fields of a dtype.
-            dtype = result_type(
-                *(jnp.asarray(x) if isinstance(x, list | tuple) else x for x in given)
-            )
+            lists = (list, tuple)
+            values = (jnp.asarray(x) if isinstance(x, lists) else x for x in args)
+            dtype = result_type(*(x for x in values if x is not None))
         if inexact and not _is_inexact(dtype):
             dtype = promote_types(jnp.float32, dtype)
     elif inexact and not _is_inexact(dtype):
