@@ -247,16 +247,21 @@ if __name__ == "__main__":
     print(flax.linen.Conv.__name__, flax.nnx is nnx)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         print(*pool.map(where, [1]))
-    line = "import flax.linen as nn; print(nn.Dense.__module__)"
+    line = "import flax.linen as nn, sys; print(nn.Dense.__module__, sys.of_the_site)"
     print(subprocess.check_output([sys.executable, "-c", line], text=True))
 """
 
 
-def test_children_nnx_report_and_old_jax(tmp_path):
+def test_children_nnx_report_and_old_jax(tmp_path, monkeypatch):
     (tmp_path / "main.py").write_text(CHILDREN)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        "import sys; sys.of_the_site = 1"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
     done = run(tmp_path, "--old-jax", "--report", "main.py")
     dense = "linsey.linen.linear.dense"
-    assert done.stdout.split() == ["Conv", "True", dense, dense], done.stderr
+    assert done.stdout.split() == ["Conv", "True", dense, dense, "1"], done.stderr
     lines = done.stderr.splitlines()
     assert sum("JAX has removed `jax.tree_leaves`" in line for line in lines) == 1
     report = lines[lines.index("linsey run: 3 names of Flax and treex used.") :]
