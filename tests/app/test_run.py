@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import pickle
 import subprocess
 import sys
@@ -258,7 +259,7 @@ def test_children_nnx_report_and_old_jax(tmp_path, monkeypatch):
     (tmp_path / "site" / "sitecustomize.py").write_text(
         "import sys; sys.of_the_site = 1"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
     done = run(tmp_path, "--old-jax", "--report", "main.py")
     dense = "linsey.linen.linear.dense"
     assert done.stdout.split() == ["Conv", "True", dense, dense, "1"], done.stderr
