@@ -57,6 +57,13 @@ UNSIGNED_FLOAT_RE = re.compile(r"[-+]?((?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)
 MODULE_NUM_RE = re.compile(r"(.*)_\d+$")
 SCHEME_RE = re.compile(r"^(?P<scheme>[a-z][a-z0-9.+-]+://)?(?P<path>.*)", re.I)
 
+# Names of files and folders.
+ORBAX_CKPT_FILENAME = "checkpoint"
+ORBAX_MANIFEST_OCDBT = "manifest.ocdbt"
+ORBAX_METADATA_FILENAME = "_METADATA"
+MP_ARRAY_POSTFIX = "_gda"  # arrays of several processes, written before Orbax
+COMMIT_SUCCESS_FILE = "commit_success.txt"
+
 Path = str | os.PathLike[str]
 Params = TypeVar("Params")
 
@@ -146,7 +153,7 @@ def _is_part(name: str, prefix: str) -> bool:
     """Tell whether a name is that of an unfinished checkpoint, or of a part of one."""
     return (
         name == f"{prefix}tmp"
-        or name.endswith("_gda")  # arrays of several processes, written before Orbax
+        or name.endswith(MP_ARRAY_POSTFIX)
         or name.startswith(durable.TEMPORARY)
         or ".orbax-checkpoint-tmp" in name
     )
@@ -414,8 +421,9 @@ def restore_checkpoint(
 
 def _is_orbax(path: str) -> bool:
     """Tell whether a folder is itself a checkpoint."""
-    marks = ("checkpoint", "manifest.ocdbt", "_METADATA", "_CHECKPOINT_METADATA")
-    return any(io.exists(os.path.join(path, mark)) for mark in marks)
+    marks = (ORBAX_CKPT_FILENAME, ORBAX_MANIFEST_OCDBT, ORBAX_METADATA_FILENAME)
+    names = (*marks, "_CHECKPOINT_METADATA")
+    return any(io.exists(os.path.join(path, name)) for name in names)
 
 
 # -- older layouts -------------------------------------------------------------------

@@ -348,7 +348,7 @@ class Module(ModuleBase):
             ScopeParamShapeError: its shape is not the one `init_fn` would give.
         """
         bound = self._open("param")
-        bound.frame.claim_variable(name, "params", self)
+        bound.frame.claim_variable(name, "params", self, "param")
         return bound.scope._param(name, init_fn, init_args, init_kwargs, unbox)
 
     def has_variable(self, col: str, name: str) -> bool:
