@@ -9,6 +9,7 @@ name up once: classes and functions are kept, whatever may change is read again.
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -133,9 +134,9 @@ class Alias(ModuleType):
 
 def _restore(name: str) -> ModuleType:
     """Import an alias, or linsey's module in a process that has no aliases."""
-    from linsey.compat import is_installed
-
-    return importlib.import_module(name if is_installed() else own_name(name) or name)
+    home = f"{__package__}.finder"  # which imports this file
+    is_installed = any(type(finder).__module__ == home for finder in sys.meta_path)
+    return importlib.import_module(name if is_installed else own_name(name) or name)
 
 
 def _is_private(name: str) -> bool:
