@@ -133,6 +133,10 @@ def test_a_save_that_is_refused_is_a_value_error(orbax, tmp_path):
         else:  # and what was saved is not there
             assert lib is flax and orbax
             assert lib.training.checkpoints.available_steps(folder) == [2]
+    if orbax:
+        with linsey.config.temp_flip_flag("misuse", "ignore"):
+            save(folder, TREE, 1, keep=2)
+        assert linsey.training.checkpoints.available_steps(folder) == [1, 2]
 
 
 def test_plain_files_are_not_deprecated(tmp_path):

@@ -121,7 +121,7 @@ def test_every_error_can_be_imported_from_the_package():
         module = importlib.import_module(f"linsey.errors.{info.name}")
         for name, value in vars(module).items():
             if isinstance(value, type) and value.__module__ == module.__name__:
-                assert issubclass(value, errors.LinseyError)
+                assert issubclass(value, errors.LinseyError | Warning)
                 assert homes.setdefault(name, module) is module, f"two classes {name}"
                 assert getattr(errors, name) is value
     assert homes.keys() <= set(dir(errors))

@@ -48,7 +48,6 @@ def install() -> None:
         return
     finder = Finder(take_out(), misuse=config.misuse)
     sys.meta_path.insert(0, finder)
-    brought.lend()
     if "LINSEY_MISUSE" not in os.environ:
         config.update("misuse", "warn")
 

@@ -47,6 +47,11 @@ class Geometry(NamedTuple):
     input_dilation: tuple[int, ...]
     kernel_dilation: tuple[int, ...]
 
+# Libraries that quantize replace the function of `jax.lax`, or the code that it runs:
+# what they put there is called.
+_PLAIN = lax.conv_general_dilated
+_CODE = _PLAIN.__code__
+
 
 def conv(
     x: Num[Array, "*inputs channels"],
@@ -100,7 +105,7 @@ def conv(
     x, kernel = resolve(x), resolve(kernel)
     window = kernel.shape[:-2]
     geometry = _geometry(len(window), strides, input_dilation, kernel_dilation)
-    if conv_general_dilated is lax.conv_general_dilated and on_cpu():
+    if conv_general_dilated is _PLAIN and _PLAIN.__code__ is _CODE and on_cpu():
         conv_general_dilated = convolve
     groups = {"feature_group_count": feature_group_count, "precision": precision}
     function = partial(conv_general_dilated, **groups)

@@ -39,6 +39,7 @@ from linsey.checkpoint import durable
 from linsey.config import config
 from linsey.core.frozen_dict import FrozenDict, freeze
 from linsey.errors import InvalidCheckpointError, OptionError
+from linsey.errors.misuse import report_misuse
 from linsey.extras import require
 from linsey.serialization import (
     from_state_dict,
@@ -241,11 +242,16 @@ def save_checkpoint(
     existing = _all_checkpoints(ckpt_dir, prefix)
     order = _in_order({*existing, path}, prefix)
     newer = [p for p in order[order.index(path) :] if p in existing]  # or the same step
-    if newer and not overwrite:
-        raise InvalidCheckpointError(path, step)
-    io.makedirs(os.path.dirname(path))
     has_orbax = importlib.util.find_spec("orbax") is not None
-    if orbax_checkpointer or (has_orbax and config.use_orbax_checkpointing):
+    with_orbax = orbax_checkpointer or (has_orbax and config.use_orbax_checkpointing)
+    if newer and not overwrite:
+        error = InvalidCheckpointError(path, step)
+        if path in newer or not with_orbax:
+            raise error
+        report_misuse(error)  # Flax saves beside later steps, by Orbax only
+        newer = []
+    io.makedirs(os.path.dirname(path))
+    if with_orbax:
         writer = orbax_checkpointer or _orbax().PyTreeCheckpointer()
         save_args = orbax_utils.save_args_from_target(target)
         absolute = _absolute(path)
