@@ -20,6 +20,7 @@ from linsey.linen.transforms import scan
 from linsey.ops import deferred
 from linsey.ops.axes import broadcast_all
 from linsey.ops.sequences import flip_sequences
+from linsey.promotion import promote_types
 from linsey.ops.sharding import begin_loop, leave_to_compiler, split_axes, split_like
 from linsey.typing import InOutScanAxis, PRNGKey
 
@@ -179,7 +180,20 @@ class RNN(Module):
 
 def _step(cell: Any, carry: Carry, x: Array) -> tuple[Carry, Output]:
     new, y = cell(carry, x)
-    return jax.tree.map(split_like, new, carry), y
+    if jax.tree.structure(new) == jax.tree.structure(carry):  # or `scan` refuses it
+        new = jax.tree.map(_as_before, new, carry)
+    return new, y
+
+
+def _as_before(new: Array, old: Array) -> Array:
+    """Give what a step hands on the dtype and the sharding that the first carry had."""
+    if not isinstance(new, Array) or new.shape != old.shape:
+        return new
+    dtype = old.dtype
+    if new.dtype != dtype and promote_types(new.dtype, dtype) == new.dtype:
+        keeps_parts = jnp.iscomplexobj(old) or not jnp.iscomplexobj(new)
+        new = lax.convert_element_type(new, dtype) if keeps_parts else new
+    return split_like(new, old)
 
 
 def _keep(going: Array, new: Array, old: Array) -> Array:
