@@ -139,7 +139,7 @@ def mask_scores(
         mask = lax.ne(mask, np.zeros((), mask.dtype))
     if mask.shape != scores.shape:
         try:
-            shape = np.broadcast_shapes(mask.shape, scores.shape)
+            shape = jnp.broadcast_shapes(mask.shape, scores.shape)
         except ValueError:
             lacks_heads = mask.shape == (*scores.shape[:-3], *scores.shape[-2:])
             missing = "Add the axis of the heads: `mask[..., None, :, :]`. "

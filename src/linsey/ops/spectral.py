@@ -55,7 +55,9 @@ def spectral_norm(
         return leave_to_compiler(estimate, [(), split_axes(u)], matrix, u)
     v = u
     for _ in range(n_steps):
-        v = _unit(lax.dot_general(u, conjugate(matrix), (((1,), (1,)), ((), ()))), epsilon)
+        v = _unit(
+            lax.dot_general(u, conjugate(matrix), (((1,), (1,)), ((), ()))), epsilon
+        )
         u = _unit(lax.dot_general(v, matrix, (((1,), (0,)), ((), ()))), epsilon)
     u, v = lax.stop_gradient(u), lax.stop_gradient(v)
     along = lax.dot_general(v, matrix, (((1,), (0,)), ((), ())))
