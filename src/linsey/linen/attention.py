@@ -544,12 +544,12 @@ def _keys_and_values(
     shape = np.shape(inputs_v)
     if len(shape) > 1 and shape[-1] == shape[-2]:
         _warn(
-            f"You are passing an array of shape {shape} to the `inputs_v` arg, when you "
-            "may have intended to pass it to the `mask` arg. As of Flax version 0.7.4, "
-            "the function signature of MultiHeadDotProductAttention's `__call__` method "
-            "has changed to `__call__(inputs_q, inputs_k=None, inputs_v=None, *, "
-            "inputs_kv=None, mask=None, deterministic=None)`. Use the kwarg `mask` "
-            "instead."
+            f"You are passing an array of shape {shape} to the `inputs_v` arg, when "
+            "you may have intended to pass it to the `mask` arg. As of Flax version "
+            "0.7.4, the function signature of MultiHeadDotProductAttention's "
+            "`__call__` method has changed to `__call__(inputs_q, inputs_k=None, "
+            "inputs_v=None, *, inputs_kv=None, mask=None, deterministic=None)`. Use "
+            "the kwarg `mask` instead."
         )
     return inputs_k, inputs_v
 

@@ -104,7 +104,7 @@ def result_dtype(
 
 
 def keep_dtype(value: Array, kept: Array) -> Array:
-    """Convert a value to the dtype of what it replaces, unless an imaginary part is lost.
+    """Convert a value to the dtype of what it replaces; imaginary parts are kept.
 
     Example:
         >>> str(keep_dtype(jnp.ones(2), jnp.ones(2, jnp.bfloat16)).dtype)

@@ -6,13 +6,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from linsey.ops.deferred import resolve
 from linsey.ops.sharding import is_split, leave_to_compiler, split_axes
 
 if TYPE_CHECKING:
-    import numpy as np
     from jaxtyping import Integer, Shaped
 
 

@@ -20,8 +20,8 @@ from linsey.linen.transforms import scan
 from linsey.ops import deferred
 from linsey.ops.axes import broadcast_all
 from linsey.ops.sequences import flip_sequences
-from linsey.promotion import promote_types
 from linsey.ops.sharding import begin_loop, leave_to_compiler, split_axes, split_like
+from linsey.promotion import promote_types
 from linsey.typing import InOutScanAxis, PRNGKey
 
 
@@ -139,9 +139,10 @@ class RNN(Module):
     @nowrap
     def _used(self, lengths: Array | None) -> object:
         """List what the cell uses and may vary inside of `jax.shard_map`."""
-        if jax.sharding.get_abstract_mesh().empty or self.scope is None:
+        scope = self.cell.scope
+        if jax.sharding.get_abstract_mesh().empty or scope is None:
             return None
-        return lengths, self.cell.variables, self.cell.scope.rngs
+        return lengths, self.cell.variables, scope.rngs
 
     @nowrap
     def _scan(
