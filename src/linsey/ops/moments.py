@@ -298,8 +298,7 @@ def _sample_mean(x: Array, axes: tuple[int, ...]) -> Array:
             limits[axis] = starts[axis] + 1
     sample = lax.slice(x, starts, limits) if limits != list(x.shape) else x
     count = math.prod(sample.shape[axis] for axis in axes)
-    # Divided before they are added, so that no sum of large values overflows.
-    return lax.reduce_sum(_divide(sample, max(count, 1)), axes)
+    return _divide(lax.reduce_sum(sample, axes), max(count, 1))
 
 
 def _merge_shards(

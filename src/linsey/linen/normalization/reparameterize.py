@@ -122,7 +122,7 @@ class SpectralNorm(Module):
             matrix.astype(wide), u.value.astype(wide), self.n_steps, self.epsilon
         )
         nonzero = lax.select(estimate != 0, estimate, jnp.ones_like(estimate))
-        normalized = (matrix / nonzero).reshape(value.shape)
+        normalized = jnp.divide(*promote(matrix, nonzero)).reshape(value.shape)
         if update_stats:
             u.value = keep_dtype(new_u, u.value)
             sigma.value = keep_dtype(estimate, sigma.value)

@@ -354,7 +354,6 @@ class _MemoryCell(RNNCellBase):
         return c, self.carry_init(h_key, shape, dtype)
 
 
-@promotes
 def _remember(
     c: Array, gates: Iterable[Array], gate_fn: Activation, activation_fn: Activation
 ) -> tuple[Pair, Array]:
@@ -369,6 +368,7 @@ class _DenseMemoryCell(_MemoryCell, _GatedCell):
     """Take a step with dense maps, two for each gate."""
 
     @compact
+    @promotes
     def __call__(self, carry: Pair, inputs: Array) -> tuple[Pair, Array]:
         """Take a step.
 
@@ -570,6 +570,7 @@ class ConvLSTMCell(_MemoryCell):
     carry_init: Initializer = zeros
 
     @compact
+    @promotes
     def __call__(self, carry: Pair, inputs: Array) -> tuple[Pair, Array]:
         """Take a step.
 

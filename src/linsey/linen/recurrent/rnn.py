@@ -172,7 +172,7 @@ class RNN(Module):
             keep = partial(_keep, i < lengths)
             return (carry, jax.tree.map(keep, carry, last)), y
 
-        steps = jnp.arange(inputs.shape[time])
+        steps = jnp.arange(inputs.shape[time], dtype=lengths.dtype)
         (_, carry), outputs = lift(step, in_axes=(time, 0))(
             self.cell, (carry, carry), inputs, steps
         )
