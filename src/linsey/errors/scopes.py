@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 
 from linsey.errors.base import LinseyError, Names, listed, named
@@ -18,7 +19,10 @@ class InvalidRngError(LinseyError, ValueError):
         available: Names = None,
         fix: str = "",
     ) -> None:
-        why = fix and "A random stream begins with a JAX key, and nothing else is one."
+        why = fix and (
+            "RNGs should be of shape (2,) or PRNGKey: a random stream begins with a "
+            "JAX key, and nothing else is one."
+        )
         if available is not None:
             why = f"The streams that were given are: {listed(available)}."
         if stream is not None:
@@ -37,9 +41,9 @@ class ApplyScopeInvalidVariablesTypeError(LinseyError):
         what = f" Found a {type(found).__name__}." if found is not None else ""
         super().__init__(
             "The first argument passed to an apply function should be a dictionary "
-            f"of collections.{what}",
-            "Each collection should be a dictionary with string keys, because "
-            "variables are looked up by collection and then by path.",
+            "of collections. Each collection should be a dictionary with string keys."
+            f"{what}",
+            "Variables are looked up by collection and then by path.",
             "Pass what `init` returned, or `{'params': params}`.",
         )
 
@@ -71,9 +75,50 @@ class ScopeParamNotFoundError(LinseyError):
             f'Could not find parameter named "{param_name}" in scope "{scope_path}".',
             "`apply` creates no parameters; the variables come from a module of "
             f"another structure, or were never initialised.{there}",
-            "Initialise this module, `variables = module.init(key, x)`, and pass "
+            _renamed(param_name, available)
+            or "Initialise this module, `variables = module.init(key, x)`, and pass "
             "these variables; or add `mutable=['params']` to create it here.",
         )
+
+
+# What PyTorch calls the variables of the layers that both have.
+_IN_PYTORCH = {
+    "kernel": "weight",
+    "scale": "weight",
+    "embedding": "weight",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+
+
+def _renamed(name: str, available: Names) -> str:
+    """Tell how to rename a variable that is there as PyTorch calls it, else nothing."""
+    theirs = _IN_PYTORCH.get(name)
+    if theirs is None or available is None or theirs not in available:
+        return ""
+    if name != "kernel":
+        return f"This is the name in PyTorch: pass `{{'{name}': {theirs}, ...}}`."
+    return (
+        "This is the name in PyTorch, whose axes are in another order too: pass "
+        "`{'kernel': weight.transpose(1, 0), ...}` to `Dense`, and "
+        "`weight.transpose(2, 3, 1, 0)` to a `Conv` of images."
+    )
+
+
+def _transposed(found: object, expected: object) -> tuple[int, ...] | None:
+    """Return the order of axes that makes one shape of another, if there is one."""
+    if not isinstance(found, tuple) or not isinstance(expected, tuple):
+        return None
+    axes = range(len(found))
+    if len(axes) < 2 or sorted(found) != sorted(expected):
+        return None
+    # PyTorch's kernels are (out, in, ...), those of transposed convolutions (in, out,
+    # ...); the axes of equal length stay in order.
+    orders = itertools.permutations(axes) if len(axes) < 6 else ()
+    for order in ((*axes[2:], 1, 0), (*axes[2:], 0, 1), *orders):
+        if tuple(found[axis] for axis in order) == expected:
+            return order
+    return None
 
 
 class ScopeCollectionNotFound(LinseyError):  # noqa: N818 (the name in Flax)
@@ -120,6 +165,16 @@ class ScopeParamShapeError(LinseyError):
         fix: str | None = None,
     ) -> None:
         of = "" if module is None else f" of {named(module)}"
+        order = _transposed(value_shape, init_shape)
+        if order is not None:
+            why = why or (
+                "It has the same axes in another order, such as that of PyTorch, or of "
+                "a layer with other widths."
+            )
+            fix = fix or (
+                f"If it comes from PyTorch, pass `{param_name}.transpose{order}` "
+                "instead; else build the module as it was when it was initialised."
+            )
         super().__init__(
             f'For parameter "{param_name}" in "{scope_path}", the given initializer is '
             f"expected to generate shape {init_shape}, but the existing parameter it "
@@ -155,8 +210,10 @@ class ScopeVariableNotFoundError(LinseyError):
             f'No Variable named "{name}" for collection "{col}" exists in '
             f'"{scope_path}".',
             f"It was neither initialised nor can it be created now.{there}",
-            f"Create it with `self.variable('{col}', '{name}', init_fn)`, or make the "
-            f"collection mutable: `module.apply(variables, ..., mutable=['{col}'])`.",
+            _renamed(name, available)
+            or f"Create it with `self.variable('{col}', '{name}', init_fn)`, or make "
+            "the collection mutable: "
+            f"`module.apply(variables, ..., mutable=['{col}'])`.",
         )
 
 

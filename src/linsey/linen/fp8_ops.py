@@ -18,6 +18,7 @@ from linsey.linen.initializers import ones, zeros
 from linsey.linen.module import Module, nowrap
 from linsey.ops import fp8
 from linsey.ops.fp8 import *  # noqa: F403
+from linsey.ops.fp8_max import *  # noqa: F403
 from linsey.typing import DotGeneralT, Dtype, PrecisionLike
 
 OVERWRITE_WITH_GRADIENT = "_overwrite_with_gradient"
@@ -83,7 +84,10 @@ class Fp8DotGeneralOp(Fp8DotGeneralBase):
     def __post_init__(self) -> None:
         super().__post_init__()
         if type(self) is Fp8DotGeneralOp:
-            message = "The Fp8DotGeneralOp is deprecated: use Fp8DirectDotGeneralOp."
+            message = (
+                "The Fp8DotGeneralOp is deprecated. Use Fp8DirectDotGeneralOp or "
+                "Fp8Einsum instead."
+            )
             warnings.warn(message, DeprecationWarning, stacklevel=3)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Array:

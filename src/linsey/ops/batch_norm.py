@@ -130,10 +130,11 @@ def ema(
         >>> ema(old, new, 0.5, jnp.isfinite(new)).tolist()
         [1.5, 1.0]
     """
-    average, value = promote(jnp.asarray(average), jnp.asarray(value))
+    average, value = jnp.asarray(average), jnp.asarray(value)
     if complement is None:
         complement = 1 - momentum
-    moved = average * momentum + value * complement
+    kept, added = promote(average * momentum, value * complement)
+    moved, average = kept + added, average.astype(kept.dtype)
     if valid is True:
         return moved
     if is_split(moved):
@@ -261,6 +262,10 @@ def evaluate_batch_norm(
         [[0.0], [2.0]]
     """
     mean, var = running
+    if any(x.shape[axis] == 1 for axis in spec.features):
+        # One channel by statistics of several: misuse that goes on, as a broadcast.
+        sizes = dict(zip(spec.features, mean.shape, strict=True))
+        x = jnp.broadcast_to(x, [sizes.get(i, n) for i, n in enumerate(x.shape)])
     return apply_moments(spec, x, None, mean, lax.rsqrt(var + epsilon), scale, bias)
 
 

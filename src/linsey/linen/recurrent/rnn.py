@@ -179,6 +179,7 @@ class RNN(Module):
         return carry, outputs
 
 
+@nowrap
 def _step(cell: Any, carry: Carry, x: Array) -> tuple[Carry, Output]:
     new, y = cell(carry, x)
     if jax.tree.structure(new) == jax.tree.structure(carry):  # or `scan` refuses it
