@@ -21,6 +21,7 @@ import numpy as np
 from jax import lax
 
 from linsey.errors.base import OptionError, ShapeError, UsageError
+from linsey.errors.misuse import report_misuse
 from linsey.linen.dtypes import promote_dtype
 from linsey.linen.initializers import zeros
 from linsey.linen.linear import DenseGeneral, default_kernel_init
@@ -418,13 +419,14 @@ class MultiHeadDotProductAttention(Module):
             )
         now = index.value
         if not isinstance(now, jax.core.Tracer) and now >= length:
-            raise UsageError(
+            full = UsageError(
                 f"The cache has {length} elements, and all of them are taken.",
                 "It is as long as the inputs that `init` was called with; inside of "
                 "`jax.jit`, where this is not seen, the last element is replaced.",
                 "Make a longer cache: call `init` with inputs of the largest length, "
                 f"more than {length}, before the first element is decoded.",
             )
+            report_misuse(full)
         keys.value = _put(keys.value, key, now)
         values.value = _put(values.value, value, now)
         index.value = lax.add(now, np.ones((), now.dtype))

@@ -18,6 +18,7 @@ import numpy as np
 from jax import Array, lax, random
 
 from linsey.errors.base import OptionError, ShapeError
+from linsey.errors.misuse import report_misuse
 from linsey.ops.deferred import resolve
 from linsey.ops.sharding import leave_to_compiler, split_axes, split_like
 from linsey.promotion import promote_types
@@ -221,11 +222,14 @@ def drop_weights(
     if not 0.0 <= rate < 1.0:
         if rate == 1.0:
             return lax.full_like(weights, 0)
-        raise OptionError(
+        error = OptionError(
             f"The rate of dropout of attention weights is {rate}.",
             "It is the probability to drop a weight, in [0, 1].",
             "To keep 90 % of the weights write `dropout_rate=0.1`.",
         )
+        report_misuse(error)
+        if rate < 0.0:
+            return weights
     shape = weights.shape
     if broadcast:
         shape = (1,) * batch + shape[-2:]

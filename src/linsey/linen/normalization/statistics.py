@@ -266,12 +266,13 @@ def _check_momentum(momentum: ArrayLike | None) -> None:
     if not isinstance(momentum, int | float):
         return
     if not 0 <= momentum <= 1:
-        raise errors.OptionError(
+        error = errors.OptionError(
             f"`BatchNorm` has momentum={momentum}.",
             "It is the fraction of the old average that is kept, in [0, 1].",
             "Write for example `momentum=0.9`; what PyTorch calls `momentum=m` is "
             "`momentum=1 - m` here.",
         )
+        report_misuse(error)
     if momentum == 0.1:
         _hint_at_momentum()
 
