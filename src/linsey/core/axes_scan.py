@@ -99,7 +99,9 @@ def scan(
         def step(carry: C, xs: Leaves) -> tuple[C, Leaves]:
             return run(carry, xs)[1]
 
-        loop = (length, reverse, unroll, _split_transpose)
+        # A symbolic length, as in exported programs, is taken from what is scanned.
+        steps = None if xs and not isinstance(length, int) else length
+        loop = (steps, reverse, unroll, _split_transpose)
         carry, stacked = lax.scan(step, start(broadcast_in, init), xs, *loop)
         for i, y in stacked.items():
             constants[i] = _move(y, 0, ys_axes[i])
