@@ -5,6 +5,12 @@ an environment variable (`FLAX_PROFILE=0` or `LINSEY_PROFILE=0`, the latter wins
 and by `config.update("profile", False)`. Every flag answers to three names:
 `profile`, `linsey_profile` and `flax_profile`.
 
+`misuse` says what happens where linsey finds what cannot be meant, but has a result in
+Flax, such as training on one value per channel: `error` raises, `warn` warns with the
+text of the error and goes on as Flax does, `ignore` just goes on. It is `error`, and
+`warn` in programs that import Flax (`linsey run`, `linsey.compat.install`), unless
+`LINSEY_MISUSE` is set.
+
 Example:
     >>> from linsey.config import config
     >>> config.return_frozendict
@@ -22,6 +28,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from linsey.errors import OptionError, UsageError
+from linsey.errors.misuse import POLICIES, set_policy
 
 __all__ = ["Config", "config", "static_bool_env", "static_int_env"]
 
@@ -48,12 +55,14 @@ class Config:
 
     if TYPE_CHECKING:
         _names: list[str]
+        _values: tuple[object, ...]
         filter_frames: bool
         profile: bool
         use_orbax_checkpointing: bool
         preserve_adopted_names: bool
         return_frozendict: bool
         fix_rng_separator: bool
+        misuse: str
 
         # Flags with a prefix, and those that programs define.
         def __getattr__(self, name: str) -> Any: ...
@@ -88,7 +97,11 @@ class Config:
         return name
 
     def _set(self, name: str, value: object) -> None:
+        if name == "misuse":
+            set_policy(_checked_policy(value, "config.update('misuse', 'warn')"))
         self.__dict__.update({prefix + name: value for prefix in PREFIXES})
+        # All of them: what a compiled program was traced under.
+        self.__dict__["_values"] = tuple(self.__dict__[n] for n in self._names)
 
     def update(self, name_or_holder: str | Named, value: object, /) -> None:
         """Set a flag for the rest of the process.
@@ -100,6 +113,7 @@ class Config:
 
         Raises:
             LookupError: if there is no such flag.
+            OptionError: if `misuse` is to be what it cannot be.
         """
         holder = name_or_holder
         name = holder if isinstance(holder, str) else holder.name
@@ -111,7 +125,7 @@ class Config:
         self._set(_bare(name), value)
 
     @contextmanager
-    def temp_flip_flag(self, var_name: str, var_value: bool) -> Iterator[None]:
+    def temp_flip_flag(self, var_name: str, var_value: object) -> Iterator[None]:
         """Set a flag while the context lasts, in all threads.
 
         Args:
@@ -131,6 +145,16 @@ class Config:
 
 def _bare(name: str) -> str:
     return name.removeprefix("linsey_").removeprefix("flax_")
+
+
+def _checked_policy(value: object, line: str) -> str:
+    if isinstance(value, str) and value in POLICIES:
+        return value
+    raise OptionError(
+        f"The flag `misuse` was to be {value!r}.",
+        "Misuse is an error, a warning, or ignored.",
+        f"Give one of {', '.join(map(repr, POLICIES))}, for example `{line}`.",
+    )
 
 
 def static_bool_env(varname: str, default: bool) -> bool:
@@ -210,6 +234,11 @@ FLAGS = {
 for _name, (_default, _) in FLAGS.items():
     define(_name, _default, static_bool_env)
 
+config._define(
+    "misuse",
+    _checked_policy(os.environ.get("LINSEY_MISUSE", "error"), "LINSEY_MISUSE=warn"),
+)
+
 
 # `flax.config` is the object, so attributes of this module are those of `config`.
 if TYPE_CHECKING:
@@ -221,6 +250,7 @@ if TYPE_CHECKING:
     preserve_adopted_names: bool
     return_frozendict: bool
     fix_rng_separator: bool
+    misuse: str
 else:
 
     def __getattr__(name: str) -> object:

@@ -114,11 +114,12 @@ class Cursor(Generic[A]):
 
     @property
     def _path(self) -> str:
-        """The keys from the root to here, joined with `/`."""
+        """The way from the root to here, as Python writes it."""
         if self._parent_key is None:
             return ""
-        parent, key, _ = self._parent_key
-        return f"{parent._path}/{key}" if parent._path else str(key)
+        parent, key, access = self._parent_key
+        step = f"[{key!r}]" if access is AccessType.ITEM else f".{key}"
+        return parent._path + step
 
     def __getitem__(self, key: Hashable) -> Cursor[A]:
         if key in self._changes:
@@ -269,15 +270,21 @@ class Cursor(Generic[A]):
     # -- operators: those of the value ------------------------------------------------
 
     def __iter__(self) -> Iterator[Cursor[A]]:
+        return (self[index] for index in range(self._length("__iter__")))
+
+    def __reversed__(self) -> Iterator[Cursor[A]]:
+        return (self[index] for index in reversed(range(self._length("__reversed__"))))
+
+    def _length(self, method: str) -> int:
         value = self.build()
         if not isinstance(value, tuple | list):
             raise errors.UnsupportedError(
-                "__iter__ method only implemented for tuples and lists, not type "
+                f"{method} method only implemented for tuples and lists, not type "
                 f"{type(value)}",
                 "Iterating over a dictionary yields keys, which are not parts of it.",
                 "Iterate over what it holds: `for key in cursor.build(): cursor[key]`.",
             )
-        return (self[index] for index in range(len(value)))
+        return len(value)
 
     def __repr__(self) -> str:
         obj = repr(self._obj).replace("\n", "\n  ")
@@ -377,4 +384,11 @@ def _replaced(obj: Any, changes: Mapping[Any, object]) -> object:
         for index, value in changes.items():
             values[index] = value
         return type(obj)(values)
-    return dataclasses.replace(obj, **changes)
+    if dataclasses.is_dataclass(obj):
+        return dataclasses.replace(obj, **changes)  # pyrefly: ignore
+    raise errors.ArgumentTypeError(
+        f"Cannot replace the parts {list(changes)} of a value of type "
+        f"{type(obj).__name__}.",
+        "Only dictionaries, lists, tuples and dataclasses are rebuilt from parts.",
+        "Set the whole value: `cursor.set(value)`, for arrays `array.at[i].set(...)`.",
+    )

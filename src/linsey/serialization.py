@@ -42,7 +42,7 @@ __all__ = [
 
 K = TypeVar("K")
 
-ToState = Callable[[Any], Mapping[str, object]]
+ToState = Callable[[Any], object]
 FromState = Callable[[Any, Any], object]
 
 
@@ -91,9 +91,9 @@ def register_serialization_state(
 
     Args:
         ty: the type itself, without its subclasses.
-        ty_to_state_dict: called with an instance; returns a dictionary with string
-            keys.
-        ty_from_state_dict: called with an instance and such a dictionary; returns an
+        ty_to_state_dict: called with an instance; returns its state: a dictionary with
+            string keys, or any other value, such as a number or an array.
+        ty_from_state_dict: called with an instance and such a state; returns an
             instance with these contents.
         override: whether to replace what was registered before.
 
@@ -137,7 +137,7 @@ def to_state_dict(target: object) -> Any:
     if ty is None:
         return target
     state = _REGISTRY[ty][0](target)
-    if not all(isinstance(key, str) for key in state):
+    if isinstance(state, Mapping) and not all(isinstance(key, str) for key in state):
         raise errors.OptionError(
             f"A state dict must only have string keys. The handler of {ty.__name__} "
             f"returned {state!r:.80}.",

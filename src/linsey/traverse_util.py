@@ -80,6 +80,8 @@ def flatten_dict(
 
     Raises:
         ArgumentTypeError: if `xs` is not a dictionary.
+        OptionError: if two paths are the same text once joined, since a key holds the
+            separator; it is a `ValueError`.
 
     Example:
         >>> flatten_dict({"a": {"b": 1, "c": {}}}, keep_empty_nodes=True)
@@ -93,17 +95,33 @@ def flatten_dict(
         )
     flat: dict[Any, object] = {}
 
+    def put(path: Path, value: object) -> None:
+        key = path if sep is None else sep.join(path)
+        if key in flat:
+            raise _same_key(key, path, sep)
+        flat[key] = value
+
     def visit(path: Path, value: object) -> None:
         if not isinstance(value, Mapping) or (is_leaf and is_leaf(path, value)):
-            flat[path if sep is None else sep.join(path)] = value
+            put(path, value)
         elif value:
             for key, child in value.items():
                 visit((*path, key), child)
         elif keep_empty_nodes and path:
-            flat[path if sep is None else sep.join(path)] = empty_node
+            put(path, empty_node)
 
     visit((), xs)
     return flat
+
+
+def _same_key(joined: object, path: Path, sep: str | None) -> OptionError:
+    inside = [key for key in path if sep and sep in key] or [joined]
+    return OptionError(
+        f"Two values have the path {joined!r}: a key holds the separator {sep!r} "
+        f"(the later one is at {path}).",
+        "Joined with the separator both would have one key, and one would be lost.",
+        f"Pass another `sep`, `None` for tuples, or rename {inside[0]!r}.",
+    )
 
 
 def unflatten_dict(xs: Mapping[Any, object], sep: str | None = None) -> dict[Any, Any]:

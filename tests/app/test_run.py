@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
+import pickle
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import flax.linen
+import jax.numpy as jnp
 import pytest
 
 import linsey.linen
+import linsey.treex
+import linsey.typing
 from linsey import compat
 
 PROGRAM = """
@@ -91,9 +97,12 @@ def test_the_modules_are_those_of_linsey(installed):
     import flax as ours
     import flax.linen.linear as linear
 
-    assert ours.linen is linsey.linen
-    assert linear.Dense is linsey.linen.Dense
-    assert linsey.linen.__spec__.name == "linsey.linen"
+    assert ours.linen.Dense is linear.Dense is linsey.linen.Dense
+    assert linear is ours.linen.linear
+    assert linsey.linen.__spec__.name == linsey.linen.__name__ == "linsey.linen"
+    assert (linear.__name__, linear.__spec__.name) == ("flax.linen.linear",) * 2
+    assert linear.__file__ == linsey.linen.linear.__file__
+    assert ours.core.meta is ours.linen.meta
     assert ours.__version__ == importlib.metadata.version("flax")
 
 
@@ -121,7 +130,9 @@ def test_it_works_where_flax_is_not_installed(tmp_path):
         "        if name.split('.')[0] == 'flax': raise ModuleNotFoundError(name)\n"
         "sys.meta_path.insert(0, Hide())\n"
         "import linsey.compat; linsey.compat.install()\n"
-        "import flax.linen; print(flax.linen.__name__)\n"
+        "import flax.linen; print(flax.linen.Dense.__module__)\n"
+        "try: import flax.nnx\n"
+        "except ModuleNotFoundError as e: print('Install' in str(e))\n"
         "linsey.compat.uninstall()\n"
         "try: import flax.linen\n"
         "except ModuleNotFoundError: print('gone')\n"
@@ -129,15 +140,13 @@ def test_it_works_where_flax_is_not_installed(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True
     )
-    assert done.stdout.split() == ["linsey.linen", "gone"], done.stderr
+    expected = ["linsey.linen.linear.dense", "True", "gone"]
+    assert done.stdout.split() == expected, done.stderr
 
 
 @pytest.mark.parametrize(
     "statement",
     [
-        "from flax import nnx",
-        "import flax.nnx",
-        "import flax.nnx.bridge",
         "import flax.treex",
         "import flax.app.cli",
         "from flax import ops",
@@ -146,17 +155,156 @@ def test_it_works_where_flax_is_not_installed(tmp_path):
     ],
 )
 def test_what_is_not_offered_is_named(installed, statement):
-    with pytest.raises(
-        ImportError, match=r"linsey does not offer `flax\.\w+"
-    ) as caught:
+    with pytest.raises(ModuleNotFoundError, match=r"linsey does not offer `flax\.\w+"):
         exec(statement, {})
-    assert caught.value.name in statement.replace("from flax import ", "flax.")
 
 
 def test_an_attribute_that_is_not_there(installed):
     import flax as ours
+    import flax.linen as nn
 
     assert isinstance(ours, types.ModuleType)
-    assert not hasattr(ours, "nnx")
-    with pytest.raises(AttributeError, match=r"flax\.nnx"):
-        ours.nnx  # noqa: B018
+    with pytest.raises(AttributeError, match=r"flax\.nowhere"):
+        ours.nowhere  # noqa: B018
+    with pytest.raises(
+        AttributeError, match=r"'flax.linen' has no attribute 'nothing'"
+    ):
+        nn.nothing  # noqa: B018
+    assert not hasattr(ours, "ops")
+    assert "ops" not in dir(ours)
+
+
+def test_nnx_is_the_real_one_beside_linen(installed):
+    import flax.linen as nn
+    from flax import nnx
+
+    assert nnx is sys.modules["flax.nnx"]
+    assert nnx.Linear.__module__ == "flax.nnx.nn.linear"
+    assert nn.Dense.__module__ == "linsey.linen.linear.dense"
+    layer = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    assert nnx.state(layer)["kernel"].shape == (2, 3)
+    assert pickle.loads(pickle.dumps(nnx.Linear)) is nnx.Linear
+    # Modules of linsey run inside of the real bridge.
+    wrapped = nnx.bridge.ToNNX(nn.Dense(3), rngs=nnx.Rngs(0))
+    assert wrapped.lazy_init(jnp.ones((1, 2)))(jnp.ones((4, 2))).shape == (4, 3)
+
+
+def test_nnx_loads_in_a_fresh_process(tmp_path):
+    (tmp_path / "main.py").write_text(
+        "from flax import nnx\n"
+        "import flax, flax.linen as nn, sys\n"
+        "nnx.Linear(2, 3, rngs=nnx.Rngs(0))\n"
+        "print(nnx.Module.__module__, nn.Module.__module__)\n"
+        "print(nnx.Linear.__init__.__globals__['nnx'] is nnx, flax.nnx is nnx)\n"
+    )
+    done = run(tmp_path, "main.py")
+    assert done.stdout.split() == [
+        "flax.nnx.module", "linsey.linen.module.base", "True", "True",
+    ], done.stderr  # fmt: skip
+
+
+def test_treex_is_served_too(installed):
+    import treeo
+    import treex as tx
+    from treex.utils import _check_rejit
+
+    assert tx.Linear is linsey.treex.Linear
+    assert treeo.Tree is tx.Tree is linsey.treex.Tree
+    assert callable(_check_rejit)
+    assert importlib.metadata.version("treex") == tx.__version__ == "0.6.12"
+    assert tx.treeo is sys.modules["treex.treeo"]
+
+
+def test_metadata_and_files_are_answered(installed):
+    import flax as ours
+
+    distribution = importlib.metadata.distribution("Flax")
+    assert distribution.metadata["Name"] == "flax"
+    assert distribution.version == ours.version.__version__ == compat.FLAX_VERSION
+    assert any(line.startswith("jax") for line in distribution.requires or [])
+    files = importlib.metadata.files("flax") or []
+    assert {"flax/__init__.py", "flax/linen/module/base.py"} <= set(map(str, files))
+    assert all(file.locate().exists() for file in files[:5])
+    assert Path(ours.__file__) == Path(linsey.__file__)
+    assert list(ours.__path__) == list(linsey.__path__)
+    assert importlib.util.find_spec("flax.linen").origin == linsey.linen.__file__
+
+
+def test_star_and_borrowed_names(installed):
+    names: dict[str, object] = {}
+    exec("from flax.linen import *", names)
+    assert names["Dense"] is linsey.linen.Dense
+    exec("from flax.linen.normalization import Array, Axes, jnp, lax", names)
+    exec("from flax.linen.transforms import Module, functools", names)
+    assert names["jnp"] is jnp
+    assert names["Array"] is linsey.typing.Array
+    assert names["Module"] is linsey.linen.Module
+
+
+CHILDREN = """
+import multiprocessing, subprocess, sys
+
+def where(_):
+    import flax.linen
+    return flax.linen.Dense.__module__
+
+if __name__ == "__main__":
+    import flax.linen, jax
+    from flax.linen.normalization import _l2_normalize
+    jax.tree_leaves([1])
+    jax.tree_leaves([1])
+    hasattr(flax.linen, "nowhere")
+    print(flax.linen.Conv.__name__)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print(*pool.map(where, [1]))
+    line = "import flax.linen as nn; print(nn.Dense.__module__)"
+    print(subprocess.check_output([sys.executable, "-c", line], text=True))
+"""
+
+
+def test_children_report_and_old_jax(tmp_path):
+    (tmp_path / "main.py").write_text(CHILDREN)
+    done = run(tmp_path, "--old-jax", "--report", "main.py")
+    dense = "linsey.linen.linear.dense"
+    assert done.stdout.split() == ["Conv", dense, dense], done.stderr
+    lines = done.stderr.splitlines()
+    assert sum("JAX has removed `jax.tree_leaves`" in line for line in lines) == 1
+    report = lines[lines.index("linsey run: 2 names of Flax and treex used.") :]
+    assert report[1] == "  flax.linen: Conv"
+    assert any("_l2_normalize (also used by" in line for line in report)
+    assert "  flax.linen: nowhere" in report
+    assert report[-1] == "  jax.tree_leaves: jax.tree.leaves"
+
+
+@pytest.mark.slow
+def test_pytest_runs_on_linsey_and_misuse_warns(tmp_path):
+    (tmp_path / "test_it.py").write_text(
+        "import flax.linen as nn, jax, jax.numpy as jnp, pytest\n"
+        "def test_one_row():\n"
+        "    norm, x = nn.BatchNorm(use_running_average=False), jnp.ones((1, 3))\n"
+        "    variables = norm.init(jax.random.key(0), x)\n"
+        "    step = lambda x: norm.apply(variables, x, mutable=['batch_stats'])[0]\n"
+        "    with pytest.warns(UserWarning, match='one value per channel'):\n"
+        "        assert jax.eval_shape(step, x).shape == (1, 3)\n"
+    )
+    arguments = ["-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = run(tmp_path, *arguments)
+    assert done.returncode == 0, done.stdout
+    assert "1 passed" in done.stdout
+    done = run(tmp_path, "--misuse=error", *arguments)
+    assert done.returncode == 1
+    assert "SingleValuePerChannelError" in done.stdout
+
+
+@pytest.mark.parametrize("options", [["--nothing"], ["--misuse", "loud"], ["--misuse"]])
+def test_options_that_are_not_there(linsey, options):
+    result = linsey("run", *options, "main.py")
+    assert result.code == 2
+    assert options[0] in result.error
+
+
+def test_help_lists_the_options(linsey):
+    result = linsey("run", "--help")
+    assert result.code == 0
+    for option in ("--old-jax", "--report", "--misuse", "-m"):
+        assert option in result.out

@@ -149,7 +149,7 @@ def test_the_error_names_the_missing_stream_and_the_line_to_write():
     with pytest.raises(errors.InvalidRngError) as caught:
         linsey.core.apply(draw)({}, rngs={"noise": KEY})
     assert str(caught.value).splitlines() == [
-        '/encoder needs PRNG for "dropout".',
+        'encoder needs PRNG for "dropout", at /encoder.',
         "The streams that were given are: `noise`.",
         "Pass a key for it: `module.apply(variables, ..., rngs={'dropout': key})`, or"
         " `module.init({'params': key, 'dropout': other_key}, ...)`.",

@@ -21,7 +21,7 @@ _COMMANDS = {
     "eval": "evaluate a checkpoint on its test data, or on other data",
     "inspect": "list what a checkpoint holds: shapes, dtypes, sizes, ranges",
     "summary": "show the layers of a model with shapes and sizes",
-    "run": "run a program that imports Flax, unedited, on linsey",
+    "run": "run a program that imports Flax or treex, unedited, on linsey",
 }
 
 

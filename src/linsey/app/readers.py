@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 _WHOLE = ("x", "y")
 _PARTS = ("x_train", "y_train", "x_test", "y_test")
 _SUFFIXES = ".png .jpg .jpeg .bmp .gif .webp .ppm .pgm .pbm .tif .tiff".split()
-_COLOR_FREE = ("1", "L", "LA", "I", "I;16", "F")
+_COLOR_FREE = ("1", "L", "LA", "I", "F")
+_DEEP = ("I", "F")  # more than 8 bits: how the names of these modes begin, as "I;16B"
+_FROM_16_BITS = np.float32(255 / 65535)
 
 
 def load(options: DataOptions) -> Dataset:
@@ -98,7 +100,9 @@ def _array_of(path: Path, archive: np.lib.npyio.NpzFile, key: str) -> np.ndarray
 def load_image_folder(root: Path, options: DataOptions) -> Dataset:
     """Load FOLDER/class/image or FOLDER/train/class/image with FOLDER/test/...
 
-    All images become squares of `--image-size` pixels; they stay grey if all are.
+    All images become squares of `--image-size` pixels; they stay grey if all are. Those
+    of 16 bits are scaled to 0 to 255, in float32, those of 32 bits keep their values.
+    Hidden files and folders are left out.
 
     Args:
         root: the folder.
@@ -131,7 +135,12 @@ def load_image_folder(root: Path, options: DataOptions) -> Dataset:
 
 def _subfolders(folder: Path) -> list[Path]:
     paths = sorted(folder.iterdir())
-    return [path for path in paths if path.is_dir() and not path.name.startswith(".")]
+    return [path for path in paths if path.is_dir() and not _is_hidden(path)]
+
+
+def _is_hidden(path: Path) -> bool:
+    """Tell whether a name is one that systems and archivers leave beside the data."""
+    return path.name.startswith(".") or path.name == "__MACOSX"
 
 
 def _labelled_files(folder: Path, names: list[str]) -> tuple[list[Path], list[int]]:
@@ -139,7 +148,11 @@ def _labelled_files(folder: Path, names: list[str]) -> tuple[list[Path], list[in
     for path in _subfolders(folder):
         if path.name not in names:
             raise InputError("a class that is not in train", file=path)
-        images = [p for p in sorted(path.iterdir()) if p.suffix.lower() in _SUFFIXES]
+        images = [
+            file
+            for file in sorted(path.iterdir())
+            if file.suffix.lower() in _SUFFIXES and not _is_hidden(file)
+        ]
         if not images:
             raise InputError("a class without images", file=path)
         files += images
@@ -164,14 +177,25 @@ def _opened(path: Path) -> Iterator[Image]:
 
 def _is_grey(path: Path) -> bool:
     with _opened(path) as image:
-        return image.mode in _COLOR_FREE
+        return image.mode.split(";")[0] in _COLOR_FREE
 
 
 def _read_all(files: list[Path], is_grey: bool, size: int) -> np.ndarray:
-    mode, bilinear = "L" if is_grey else "RGB", _pillow().Resampling.BILINEAR
-    images = np.empty((len(files), size, size, 1 if is_grey else 3), np.uint8)
-    for index, path in enumerate(files):
+    mode, channels = ("L", 1) if is_grey else ("RGB", 3)
+    images = []
+    for path in files:
         with _opened(path) as image:
-            resized = image.convert(mode).resize((size, size), bilinear)
-        images[index] = np.asarray(resized).reshape(images.shape[1:])
-    return images
+            is_deep = image.mode.startswith(_DEEP)
+            image = _as_float(image) if is_deep else image.convert(mode)
+            resized = image.resize((size, size), _pillow().Resampling.BILINEAR)
+        pixels = np.asarray(resized).reshape(size, size, -1)
+        images.append(np.broadcast_to(pixels, (size, size, channels)))
+    return np.stack(images)  # uint8, or float32 if any has more than 8 bits
+
+
+def _as_float(image: Image) -> Image:
+    """Return an image of more than 8 bits in float32; `convert` would clip it at 255."""
+    pixels = np.asarray(image).astype(np.float32)
+    if image.mode.startswith("I;16"):
+        pixels *= _FROM_16_BITS
+    return _pillow().fromarray(pixels)

@@ -52,7 +52,9 @@ def fold_in_static(rng: jax.Array, suffix: Suffix) -> jax.Array:
     data = np.uint32(hash_suffix(suffix, config.flax_fix_rng_separator))
     if jax.dtypes.issubdtype(rng.dtype, jax.dtypes.prng_key):
         # What `fold_in` does with a single typed key; traced in a third of the time.
-        return _fold_in_primitive()(rng, data)
+        # On a mesh the key may vary by device, and the data then has to vary with it.
+        if jax.sharding.get_abstract_mesh().empty:
+            return _fold_in_primitive()(rng, data)
     return jax.random.fold_in(rng, data)
 
 

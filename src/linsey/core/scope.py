@@ -82,7 +82,7 @@ def apply(
         variables: VariableDict, *args: Any, rngs: RNGs | None = None, **kwargs: object
     ) -> object:
         match variables:
-            case {"params": {"params": _, **others}} if not others:
+            case {"params": {"params": _}}:
                 raise errors.ApplyScopeInvalidVariablesStructureError(variables)
         root = bind(variables, rngs=rngs, mutable=mutable, flags=flags)
         with root.temporary():
@@ -104,7 +104,7 @@ def init(
     flags = {**(flags or {}), "initializing": True}
 
     def wrapper(rngs: RNGs, *args: object, **kwargs: object) -> tuple[T, VariableDict]:
-        rngs = _as_streams(rngs, "The first argument of `init`")
+        rngs = _as_streams(rngs, "First argument passed to an init function")
         return apply(fn, mutable=mutable, flags=flags)({}, *args, rngs=rngs, **kwargs)
 
     return wrapper
@@ -134,15 +134,17 @@ def copy_structure(tree: T) -> T | dict[Any, Any]:
     return tree
 
 
-def _as_streams(rngs: object, what: str = "`rngs`") -> RNGSequences:
+def _as_streams(
+    rngs: object, what: str = "The ``rngs`` argument passed to an apply function"
+) -> RNGSequences:
     """Return a key for each stream; a single key is that of `params`."""
     if is_rng_key(rngs):
         return {"params": rngs}
     if _maps_names(rngs, lambda key: isinstance(key, LazyRng) or is_rng_key(key)):
         return cast(RNGSequences, rngs)
     raise errors.InvalidRngError(
-        f"{what} must be a JAX key or a mapping of stream names to keys, got"
-        f" {_describe(rngs)}.",
+        f"{what} should be a ``jax.PRNGKey`` or a dictionary mapping strings to"
+        f" ``jax.PRNGKey``, got {_describe(rngs)}.",
         fix='Pass for example `{"dropout": jax.random.key(0)}`.',
     )
 

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 
 import jax
@@ -34,6 +35,10 @@ Kwargs = Mapping[str, object]
 Init = Callable[..., T]
 
 _MISSING = object()
+
+# Whether the program has been told where a scope is, since this was last cleared: then
+# what it computes may depend on that.
+PLACE_READ: ContextVar[bool] = ContextVar("linsey_place_read", default=False)
 
 
 @dataclasses.dataclass(slots=True, eq=False, repr=False)
@@ -115,8 +120,8 @@ class Scope:
     """
 
     __slots__ = (
-        "context", "parent", "name", "path", "reservations", "rng_counters", "_nodes",
-        "_suffix", "__weakref__",
+        "context", "parent", "_name", "_path", "reservations", "rng_counters",
+        "_nodes", "_suffix", "__weakref__",
     )  # fmt: skip
 
     def __init__(
@@ -133,8 +138,8 @@ class Scope:
         lazy = {stream: LazyRng.create(key) for stream, key in (rngs or {}).items()}
         self.context = Context(mutable, lazy, dict(flags or {}))
         self.parent = parent
-        self.name = name
-        self.path = tuple(path)
+        self._name = name
+        self._path = tuple(path)
         self.reservations: dict[str, set[str | None]] = {}
         # How often each stream was drawn from at each path; all scopes below share it.
         self.rng_counters: dict[tuple[tuple[str, ...], str], int] = {}
@@ -147,8 +152,8 @@ class Scope:
         child = object.__new__(Scope)
         child.context = self.context
         child.parent = self
-        child.name = name
-        child.path = (*self.path, name)
+        child._name = name
+        child._path = (*self._path, name)
         child.reservations = {}
         child.rng_counters = self.rng_counters
         child._nodes = {}
@@ -161,6 +166,19 @@ class Scope:
     def root(self) -> Scope:
         """The root scope of this context."""
         return self if self.parent is None else self.parent.root
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The names from the root of the model to this scope."""
+        PLACE_READ.set(True)
+        return self._path
+
+    @property
+    def name(self) -> str | None:
+        """The name of this scope in its parent."""
+        if self._name is not None or not self._path:
+            return self._name
+        return self.path[-1]  # of the root of a compiled function
 
     @property
     def path_text(self) -> str:
@@ -235,11 +253,7 @@ class Scope:
     def reserve(self, name: str, col: str | None = None) -> None:
         """Take a name for a child (`col=None`) or for a variable of `col`."""
         if not isinstance(name, str):
-            raise errors.ArgumentTypeError(
-                f"The type of scope {name!r} should be string but it is {type(name)}",
-                "Names are the keys under which variables are stored.",
-                f'Write `scope.push("{name}")`.',
-            )
+            raise not_text(name)
         if self.name_reserved(name, col):
             raise errors.OptionError(
                 f'Duplicate use of scope name: "{name}"',
@@ -282,7 +296,7 @@ class Scope:
         named = jax.named_scope if named_call else contextlib.nullcontext
 
         def call(*args: object, **kwargs: object) -> T:
-            with named(scope.path[-1]):
+            with named(scope._path[-1]):
                 return fn(scope.rewound(), *args, **{**partial_kwargs, **kwargs})
 
         return call
@@ -304,7 +318,7 @@ class Scope:
         if node is None and self.parent is not None:
             above = self.parent._node(col)
             if above is not None:
-                node = above.get(self.path[-1])
+                node = above.get(self._path[-1])
                 if isinstance(node, Mapping):
                     self._nodes[col] = node
                 elif node is not None:
@@ -316,7 +330,7 @@ class Scope:
         if node is None:
             node = self._nodes[col] = {}
             if self.parent is not None:
-                self.parent._mutable_collection(col)[self.path[-1]] = node
+                self.parent._mutable_collection(col)[self._path[-1]] = node
         return node  # type: ignore[return-value]
 
     def is_mutable_collection(self, col: str) -> bool:
@@ -384,7 +398,10 @@ class Scope:
             if init_fn is None or not self.context.is_mutable(col):
                 if self.is_collection_empty(col):
                     raise errors.ScopeCollectionNotFound(col, name, self.path_text)
-                raise errors.ScopeVariableNotFoundError(name, col, self.path_text)
+                there = self._node(col)
+                raise errors.ScopeVariableNotFoundError(
+                    name, col, self.path_text, available=there
+                )
             self.put_variable(col, name, init_fn(*args, **kwargs))
 
     def param(
@@ -413,7 +430,9 @@ class Scope:
             if not self.context.is_mutable("params"):
                 if self.is_collection_empty("params"):
                     raise errors.ScopeCollectionNotFound("params", name, self.path_text)
-                raise errors.ScopeParamNotFoundError(name, self.path_text)
+                raise errors.ScopeParamNotFoundError(
+                    name, self.path_text, available=node
+                )
             key = self._next_key("params")
             rng = None if init_fn in _KEYLESS else key.as_jax_rng()
             value = init_fn(rng, *args, **kwargs)
@@ -456,13 +475,13 @@ class Scope:
         if name not in rngs:
             if "params" not in rngs:
                 raise errors.InvalidRngError(
-                    f'{self.path_text} needs PRNG for "{name}".',
+                    f'{self.name} needs PRNG for "{name}", at {self.path_text}.',
                     stream=name,
                     available=sorted(rngs),
                 )
             name = "params"
         self._check_valid()
-        drawn = (self.path, name)
+        drawn = (self._path, name)
         self.rng_counters[drawn] = count = self.rng_counters.get(drawn, 0) + 1
         key = rngs[name]
         return LazyRng(key.rng, (*key.suffix, *self._suffix, count))
@@ -471,6 +490,15 @@ class Scope:
 # The usual initializers of biases and scales: they take no randomness, so their key
 # is counted but not computed.
 _KEYLESS = (jax.nn.initializers.zeros, jax.nn.initializers.ones)
+
+
+def not_text(name: object) -> errors.ArgumentTypeError:
+    """Make the error for a name that is no string."""
+    return errors.ArgumentTypeError(
+        f"The type of scope {name!r} should be string but it is {type(name)}",
+        "Names are the keys under which variables are stored.",
+        f'Write `"{name}"`.',
+    )
 
 
 def _shapes(tree: object) -> list[tuple[int, ...]]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import jax
 
 from linsey import errors
+from linsey.errors.misuse import report_misuse
 
 
 @functools.cache
@@ -30,7 +31,7 @@ def check_trace_level(base_level: object) -> None:
 
 
 def check_no_leak(base_level: object, value: object) -> None:
-    """Raise `JaxTransformError` if `value` belongs to a trace inside `base_level`.
+    """Report misuse if `value` belongs to a trace inside `base_level`.
 
     Such a value (written under a plain `jax.jit` or `jax.vmap` inside a module, say) is
     dead as soon as the inner trace ends. A value that the inner trace did not touch may
@@ -43,4 +44,5 @@ def check_no_leak(base_level: object, value: object) -> None:
     for leaf in jax.tree_util.tree_leaves(value):
         # No public name gives the trace of a tracer. Tokens compare weak references.
         if isinstance(leaf, jax.core.Tracer) and now == token(leaf._trace._weakref):
-            raise errors.JaxTransformError()
+            report_misuse(errors.JaxTransformError())
+            return

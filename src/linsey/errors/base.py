@@ -66,7 +66,7 @@ class OptionError(LinseyError, ValueError, AssertionError):
     """An argument or a field has a value that it cannot have, or excludes another."""
 
 
-class ArgumentTypeError(LinseyError, TypeError):
+class ArgumentTypeError(LinseyError, TypeError, AssertionError):
     """An argument is of a type or a dtype that the call cannot take."""
 
 

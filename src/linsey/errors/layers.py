@@ -68,7 +68,7 @@ class IntegerInputError(ArgumentTypeError, ValueError):
         )
 
 
-class AxisMetadataTypeError(ArgumentTypeError, AssertionError, AttributeError):
+class AxisMetadataTypeError(ArgumentTypeError, AttributeError):
     """A collection of axis names holds something else."""
 
     def __init__(self, value: object) -> None:

@@ -1,11 +1,74 @@
-"""Misuse of layers that would otherwise be silent, or obscure."""
+"""Misuse of layers that would otherwise be silent, or obscure.
+
+*Misuse* is what cannot be meant, and yet has a result in Flax: one value per channel,
+statistics that start anew at each step. A check that finds it calls `report_misuse`
+with the error and then goes on as Flax would; the flag `misuse` of `linsey.config`
+decides whether the error is raised, its text is a warning, or nothing happens.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from linsey.errors.base import LinseyError, listed, named
 from linsey.errors.scopes import ScopeCollectionNotFound, ScopeParamShapeError
+
+POLICIES = ("error", "warn", "ignore")
+"""What the flag `misuse` may be."""
+
+# The flag itself; `linsey.config`, which imports this package, writes it.
+_policy = ["error"]
+
+
+class MisuseWarning(UserWarning):
+    """Misuse that goes on as in Flax: the text is that of the error."""
+
+
+def set_policy(policy: str) -> None:
+    """Decide what misuse leads to from now on; the flag `misuse` does this."""
+    _policy[0] = policy
+
+
+def report_misuse(error: LinseyError) -> None:
+    """Raise an error, or warn with its text and return, as the flag `misuse` says.
+
+    Args:
+        error: says what is wrong. Call this only where Flax has a result, and compute
+            that result if this returns.
+
+    Raises:
+        LinseyError: the error, if the flag is `error`.
+
+    Example:
+        >>> from linsey.config import config
+        >>> with config.temp_flip_flag("misuse", "ignore"):
+        ...     report_misuse(LinseyError("One value per channel."))
+        >>> report_misuse(LinseyError("One value per channel."))
+        Traceback (most recent call last):
+        linsey.errors.base.LinseyError: One value per channel.
+    """
+    if _policy[0] == "error":
+        raise error
+    if _policy[0] == "warn":
+        warnings.warn(str(error), MisuseWarning, stacklevel=_stack_level())
+
+
+def _file_of(module: str) -> str:
+    return getattr(sys.modules.get(module), "__file__", None) or __file__
+
+
+def _stack_level() -> int:
+    """Count the frames from `report_misuse` to the line of the program."""
+    packages = (Path(__file__).parents[1], *Path(_file_of("jax")).parents[:1])
+    libraries = tuple(os.fspath(folder) + os.sep for folder in packages)
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back and frame.f_code.co_filename.startswith(libraries):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 class MissingBatchStatsError(ScopeCollectionNotFound):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from linsey.errors.base import LinseyError, Names, listed, named
 
 
-class NameInUseError(LinseyError):
+class NameInUseError(LinseyError, ValueError):
     """Two variables, parameters or submodules of a module share one name."""
 
     def __init__(self, key_type: str, value: str, module_name: str) -> None:
@@ -192,12 +194,26 @@ class DescriptorAttributeError(LinseyError):
 class UnboundModuleError(LinseyError, ValueError):
     """Something that needs variables is asked of a module that has none."""
 
-    def __init__(self, what: str, *, module: object = None, found: str = "") -> None:
+    _WORDS: ClassVar = {  # as programs match them
+        "make_rng": "use RNGs",
+        "has_rng": "query for RNGs",
+        "variables": "access variables",
+        "has_variable": "access variables",
+        "get_variable": "access variables",
+        "put_variable": "access variables",
+        "sow": "store variables",
+        "perturb": "store variables",
+        "is_mutable_collection": "check mutability",
+        "is_initializing": "check if running under init()",
+        "path": "access module paths",
+    }
+
+    def __init__(self, what: str, *, module: object = None) -> None:
         name = type(module).__name__
         super().__init__(
-            found
-            or f"Can't use `{what}` on unbound modules: this {name} has no variables.",
-            "A module holds variables only inside `init` or `apply`, or after `bind`.",
+            f"Can't {self._WORDS.get(what, f'use `{what}`')} on unbound modules",
+            f"This {name} has no variables. A module holds variables only inside"
+            " `init` or `apply`, or after `bind`.",
             f"Write `module.apply(variables, ...)`, or `{name}(...).bind(variables)`.",
         )
 

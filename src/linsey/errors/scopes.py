@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 
 from linsey.errors.base import LinseyError, Names, listed, named
@@ -71,9 +72,50 @@ class ScopeParamNotFoundError(LinseyError):
             f'Could not find parameter named "{param_name}" in scope "{scope_path}".',
             "`apply` creates no parameters; the variables come from a module of "
             f"another structure, or were never initialised.{there}",
-            "Initialise this module, `variables = module.init(key, x)`, and pass "
+            _renamed(param_name, available)
+            or "Initialise this module, `variables = module.init(key, x)`, and pass "
             "these variables; or add `mutable=['params']` to create it here.",
         )
+
+
+# What PyTorch calls the variables of the layers that both have.
+_IN_PYTORCH = {
+    "kernel": "weight",
+    "scale": "weight",
+    "embedding": "weight",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+
+
+def _renamed(name: str, available: Names) -> str:
+    """Tell how to rename a variable that is there as PyTorch calls it, else nothing."""
+    theirs = _IN_PYTORCH.get(name)
+    if theirs is None or available is None or theirs not in available:
+        return ""
+    if name != "kernel":
+        return f"This is the name in PyTorch: pass `{{'{name}': {theirs}, ...}}`."
+    return (
+        "This is the name in PyTorch, whose axes are in another order too: pass "
+        "`{'kernel': weight.transpose(1, 0), ...}` to `Dense`, and "
+        "`weight.transpose(2, 3, 1, 0)` to a `Conv` of images."
+    )
+
+
+def _transposed(found: object, expected: object) -> tuple[int, ...] | None:
+    """Return the order of axes that makes one shape of another, if there is one."""
+    if not isinstance(found, tuple) or not isinstance(expected, tuple):
+        return None
+    axes = range(len(found))
+    if len(axes) < 2 or sorted(found) != sorted(expected):
+        return None
+    # PyTorch's kernels are (out, in, ...), those of transposed convolutions (in, out,
+    # ...); the axes of equal length stay in order.
+    orders = itertools.permutations(axes) if len(axes) < 6 else ()
+    for order in ((*axes[2:], 1, 0), (*axes[2:], 0, 1), *orders):
+        if tuple(found[axis] for axis in order) == expected:
+            return order
+    return None
 
 
 class ScopeCollectionNotFound(LinseyError):  # noqa: N818 (the name in Flax)
@@ -120,6 +162,16 @@ class ScopeParamShapeError(LinseyError):
         fix: str | None = None,
     ) -> None:
         of = "" if module is None else f" of {named(module)}"
+        order = _transposed(value_shape, init_shape)
+        if order is not None:
+            why = why or (
+                "It has the same axes in another order, such as that of PyTorch, or of "
+                "a layer with other widths."
+            )
+            fix = fix or (
+                f"If it comes from PyTorch, pass `{param_name}.transpose{order}` "
+                "instead; else build the module as it was when it was initialised."
+            )
         super().__init__(
             f'For parameter "{param_name}" in "{scope_path}", the given initializer is '
             f"expected to generate shape {init_shape}, but the existing parameter it "
@@ -155,7 +207,8 @@ class ScopeVariableNotFoundError(LinseyError):
             f'No Variable named "{name}" for collection "{col}" exists in '
             f'"{scope_path}".',
             f"It was neither initialised nor can it be created now.{there}",
-            f"Create it with `self.variable('{col}', '{name}', init_fn)`, or make the "
+            _renamed(name, available)
+            or f"Create it with `self.variable('{col}', '{name}', init_fn)`, or make the "
             f"collection mutable: `module.apply(variables, ..., mutable=['{col}'])`.",
         )
 

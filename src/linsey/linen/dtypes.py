@@ -44,7 +44,9 @@ def canonicalize_dtype(
     if dtype is None:
         dtype = _agreed_dtype(args)
         if dtype is None:
-            dtype = result_type(*(x for x in args if x is not None))
+            lists = (list, tuple)
+            values = (jnp.asarray(x) if isinstance(x, lists) else x for x in args)
+            dtype = result_type(*(x for x in values if x is not None))
         if inexact and not _is_inexact(dtype):
             dtype = promote_types(jnp.float32, dtype)
     elif inexact and not _is_inexact(dtype):

@@ -18,6 +18,7 @@ from linsey.linen.initializers import ones, zeros
 from linsey.linen.module import Module, nowrap
 from linsey.ops import fp8
 from linsey.ops.fp8 import *  # noqa: F403
+from linsey.ops.fp8_max import *  # noqa: F403
 from linsey.typing import DotGeneralT, Dtype, PrecisionLike
 
 OVERWRITE_WITH_GRADIENT = "_overwrite_with_gradient"

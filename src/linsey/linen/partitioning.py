@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -37,6 +37,8 @@ from linsey.traverse_util import flatten_dict, unflatten_dict
 from linsey.typing import *
 
 T = TypeVar("T")
+AxesTree = Any
+"""The logical names of the axes of an array, a tuple, or a tree of such tuples."""
 Target = TypeVar("Target")
 
 ScanIn = In
@@ -49,17 +51,17 @@ with_sharding_constraint = spmd.with_logical_constraint
 
 @struct.dataclass
 class AxisMetadata:
-    """The names of the axes of one array, as a value of a collection.
+    """The names of the axes of one variable, as a value of a collection.
 
     Args:
-        names: a logical name for each axis.
+        names: a logical name for each axis; of a tree of arrays, a tree of these.
 
     Example:
         >>> AxisMetadata(("embed", "mlp")).names
         ('embed', 'mlp')
     """
 
-    names: tuple[str | None, ...] = struct.field(pytree_node=False)
+    names: AxesTree = struct.field(pytree_node=False)
 
 
 @dataclasses.dataclass(slots=True, eq=False, repr=False)
@@ -75,7 +77,7 @@ class PartitionedVariable(Variable[T]):
     """
 
     unbox: bool = dataclasses.field(default=True, init=False)
-    axes: tuple[str, ...] | None = None
+    axes: AxesTree | None = None
     fallback: RulesFallback = RulesFallback.AXIS_IS_UNSHARDED
 
     @property
@@ -89,15 +91,14 @@ class PartitionedVariable(Variable[T]):
         self.scope.put_variable(self.collection, self.name, value)
 
     def _constrained(self, value: T) -> T:
-        names = None if self.axes is None else PartitionSpec(*self.axes)
-        return with_sharding_constraint(value, names, fallback=self.fallback)
+        return with_sharding_constraint(value, self.axes, fallback=self.fallback)
 
 
 def param_with_axes(
     name: str,
     init_fn: Callable[..., T],
     *init_args: object,
-    axes: tuple[str, ...] | None = None,
+    axes: AxesTree | None = None,
     module: Module | None = None,
     **init_kwargs: Any,
 ) -> T:
@@ -107,7 +108,8 @@ def param_with_axes(
         name: name of the parameter.
         init_fn: makes the initial value, called as `init_fn(key, *init_args)`.
         *init_args: arguments of `init_fn`.
-        axes: a logical name for each axis. If `None`, the parameter is a plain one.
+        axes: a logical name for each axis, or a tree of such tuples for a tree of
+            arrays. If `None`, the parameter is a plain one.
         module: the module. Defaults to the one that runs.
         **init_kwargs: keyword arguments of `init_fn`.
 
@@ -134,8 +136,8 @@ def param_with_axes(
     value = module.param(name, init_fn, *init_args, **init_kwargs)
     if axes is None:
         return value
-    _store_names(module, "params", name, axes)
-    return with_sharding_constraint(value, PartitionSpec(*axes))
+    axes = _store_names(module, "params", name, axes)
+    return with_sharding_constraint(value, axes)
 
 
 def variable_with_axes(
@@ -143,7 +145,7 @@ def variable_with_axes(
     name: str,
     init_fn: Callable[..., T],
     *init_args: object,
-    axes: tuple[str, ...] | None = None,
+    axes: AxesTree | None = None,
     module: Module | None = None,
     fallback: RulesFallback = RulesFallback.AXIS_IS_UNSHARDED,
     **init_kwargs: Any,
@@ -155,7 +157,8 @@ def variable_with_axes(
         name: name of the variable.
         init_fn: makes the initial value, called as `init_fn(*init_args)`.
         *init_args: arguments of `init_fn`.
-        axes: a logical name for each axis. If `None`, the value is not constrained.
+        axes: a logical name for each axis, or a tree of such tuples for a tree of
+            arrays. If `None`, the value is not constrained.
         module: the module. Defaults to the one that runs.
         fallback: what to do with names without a rule.
         **init_kwargs: keyword arguments of `init_fn`.
@@ -170,7 +173,7 @@ def variable_with_axes(
     module = _running(module)
     module.variable(collection, name, init_fn, *init_args, **init_kwargs)
     if axes is not None:
-        _store_names(module, collection, name, axes)
+        axes = _store_names(module, collection, name, axes)
     scope = module.scope
     assert scope is not None  # or the declaration above would have failed
     return PartitionedVariable(scope, collection, name, axes, fallback)
@@ -187,9 +190,12 @@ def _running(module: Module | None) -> Module:
     return module
 
 
-def _store_names(module: Module, col: str, name: str, axes: tuple[str, ...]) -> None:
-    place, names = (f"{col}_axes", f"{name}_axes"), AxisMetadata(tuple(axes))
+def _store_names(module: Module, col: str, name: str, axes: AxesTree) -> AxesTree:
+    if isinstance(axes, list) and spmd.is_logical(tuple(axes)):
+        axes = tuple(axes)
+    place, names = (f"{col}_axes", f"{name}_axes"), AxisMetadata(axes)
     module.sow(*place, names, reduce_fn=_same_names, init_fn=tuple)
+    return axes
 
 
 def _same_names(stored: object, declared: AxisMetadata) -> AxisMetadata:
@@ -226,10 +232,10 @@ def get_axis_names(axes_metadata: Any) -> FrozenDict[str, Any]:
         })
     """
 
-    def names(box: object) -> PartitionSpec:
+    def names(box: object) -> Any:
         if not isinstance(box, AxisMetadata):
             raise AxisMetadataTypeError(box)
-        return PartitionSpec(*box.names)
+        return _map_names(lambda names: PartitionSpec(*names), box.names)
 
     flat = flatten_dict(unfreeze(axes_metadata), sep="/")
     specs = {path.removesuffix("_axes"): names(box) for path, box in flat.items()}
@@ -239,20 +245,23 @@ def get_axis_names(axes_metadata: Any) -> FrozenDict[str, Any]:
 def _with_names(target: Target, axis: int, name: str, collection: str) -> Target:
     """Name the axis that a transform adds to the variables of a collection."""
 
-    def insert(names: list[str | None]) -> None:
+    def insert(names: list[AxisName]) -> None:
         # Counted from the end of the array that has the axis: -1 is the last.
         names.insert(axis if axis >= 0 else len(names) + 1 + axis, name)
 
-    def remove(names: list[str | None]) -> None:
+    def remove(names: list[AxisName]) -> None:
         del names[axis]
 
-    def change(edit: Callable[[list[str | None]], None]) -> Callable[[T], T]:
+    def change(edit: Callable[[list[AxisName]], None]) -> Callable[[T], T]:
+        def edited(given: Iterable[AxisName]) -> tuple[AxisName, ...]:
+            names = list(given)
+            edit(names)
+            return tuple(names)
+
         def changed(box: object) -> object:
             if not isinstance(box, AxisMetadata):
                 return box
-            names = list(box.names)
-            edit(names)
-            return AxisMetadata(tuple(names))
+            return AxisMetadata(_map_names(edited, box.names))
 
         return functools.partial(jax.tree.map, changed, is_leaf=_is_box)
 
@@ -263,6 +272,15 @@ def _with_names(target: Target, axis: int, name: str, collection: str) -> Target
         trans_out_fn=change(insert),
         mutable=True,
     )
+
+
+def _map_names(fn: Callable[[Any], object], axes: AxesTree) -> Any:
+    """Apply a function to the names of each array of a tree of such."""
+
+    def change(names: object) -> object:
+        return None if names is None else fn(names)
+
+    return jax.tree.map(change, axes, is_leaf=spmd.is_logical)
 
 
 def _is_box(x: object) -> bool:

@@ -42,6 +42,7 @@ class _Mark(enum.Enum):
 
 
 T = TypeVar("T")
+UNCONSTRAINED = PartitionSpec.UNCONSTRAINED
 MeshAxes = Sequence[AxisName | _Mark]
 
 
@@ -51,8 +52,9 @@ def logical_to_mesh_axes(
     """Map the logical names of an array's axes to mesh axes.
 
     Args:
-        array_dim_names: a logical name, or `None`, for each axis. If `None`, so is the
-            result.
+        array_dim_names: a logical name for each axis, or `None`, or
+            `PartitionSpec.UNCONSTRAINED`, which is left to the compiler. If `None`, so
+            is the result.
         rules: the rules. Defaults to the current ones.
 
     Returns:
@@ -77,7 +79,7 @@ def _assign(names: Sequence[AxisName], rules: LogicalRules | None) -> MeshAxes:
     """Find a mesh axis for each axis, or mark it as unassigned."""
     if rules is None:
         rules = get_logical_axis_rules()
-    counts = Counter(name for name in names if name is not None)
+    counts = Counter(name for name in names if name not in (None, UNCONSTRAINED))
     duplicates = [name for name, count in counts.items() if count > 1]
     if duplicates:
         raise OptionError(
@@ -109,9 +111,9 @@ def _assign(names: Sequence[AxisName], rules: LogicalRules | None) -> MeshAxes:
 
 
 def _names(mesh_axes: AxisName | _Mark) -> tuple[str, ...]:
-    if mesh_axes is None or isinstance(mesh_axes, _Mark):
-        return ()
-    return (mesh_axes,) if isinstance(mesh_axes, str) else tuple(mesh_axes)
+    if isinstance(mesh_axes, tuple | list):
+        return tuple(mesh_axes)
+    return (mesh_axes,) if isinstance(mesh_axes, str) else ()
 
 
 def _specification(axes: MeshAxes) -> PartitionSpec:
@@ -159,11 +161,13 @@ def logical_to_mesh_sharding(
     return jax.tree.map(shard, logical_to_mesh(tree, rules))
 
 
-def _is_logical(x: object) -> bool:
+def is_logical(x: object) -> bool:
     """Return whether a value names the axes of one array, and is no tree of such."""
     if x is None or isinstance(x, PartitionSpec):
         return True
-    return isinstance(x, tuple) and all(e is None or isinstance(e, str) for e in x)
+    return isinstance(x, tuple) and all(
+        isinstance(name, str) or name in (None, UNCONSTRAINED) for name in x
+    )
 
 
 def with_logical_constraint(
@@ -221,7 +225,7 @@ def with_logical_constraint(
                 return x
         return meta.constrain(x, _specification(axes), mesh)
 
-    return jax.tree.map(constrain, logical_axis_resources, x, is_leaf=_is_logical)
+    return jax.tree.map(constrain, logical_axis_resources, x, is_leaf=is_logical)
 
 
 class LogicallyPartitioned(meta.Partitioned[Any]):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from linsey.errors.base import OptionError
+from linsey.errors.misuse import report_misuse
 from linsey.linen.module import Module, compact, merge_param
 from linsey.ops.dropout import dropout
 from linsey.typing import PRNGKey
@@ -73,10 +74,12 @@ class Dropout(Module):
         if self.rate == 1.0:
             return jnp.zeros_like(inputs)
         if not 0.0 < self.rate < 1.0:
-            raise OptionError(
-                f"`Dropout` has rate={self.rate}.",
-                "It is the probability to drop an entry, in [0, 1].",
-                "To keep 90 % of the entries write `Dropout(rate=0.1)`.",
+            report_misuse(
+                OptionError(
+                    f"`Dropout` has rate={self.rate}.",
+                    "It is the probability to drop an entry, in [0, 1].",
+                    "To keep 90 % of the entries write `Dropout(rate=0.1)`.",
+                )
             )
         key = self.make_rng(self.rng_collection) if rng is None else rng
         return dropout(inputs, key, self.rate, self.broadcast_dims)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from jax import Array, lax, random
 
 from linsey.errors.base import OptionError, ShapeError
 from linsey.ops.deferred import resolve
+from linsey.ops.sharding import leave_to_compiler, split_axes, split_like
 from linsey.promotion import promote_types
 from linsey.typing import Dtype, PrecisionLike, PRNGKey
 
@@ -53,6 +55,10 @@ def attention_scores(
     query, key = resolve(query), resolve(key)
     last = query.ndim - 1
     batch = (*range(last - 2), last - 1)
+    (*outer, lengths, heads, depth), (*_, keys, _, _) = map(split_axes, (query, key))
+    if (depth or (lengths and keys)) and dot_general is lax.dot_general:
+        compare = partial(attention_scores, precision=precision)
+        return leave_to_compiler(compare, (*outer, heads, lengths, keys), query, key)
     return dot_general(
         query,
         key,
@@ -143,8 +149,8 @@ def mask_scores(
                 "the shape (batch, 1, queries, keys).",
             ) from None
         mask, scores = _broadcast(mask, shape), _broadcast(scores, shape)
-    lowest = jnp.finfo(scores.dtype).min
-    return lax.select(mask, scores, lax.full(scores.shape, lowest, scores.dtype))
+    lowest = lax.full_like(scores, jnp.finfo(scores.dtype).min)
+    return lax.select(split_like(mask, scores), scores, lowest)
 
 
 def softmax(scores: Float[Array, "*rows keys"]) -> Float[Array, "*rows keys"]:
@@ -255,6 +261,16 @@ def make_attention_mask(
         [[1, 1, 0], [1, 1, 0], [0, 0, 0]]
     """
     query_input, key_input = jnp.asarray(query_input), jnp.asarray(key_input)
+    (*outer, lengths), (*_, splits) = map(split_axes, (query_input, key_input))
+    if lengths and splits:
+        make = partial(
+            make_attention_mask,
+            pairwise_fn=pairwise_fn,
+            extra_batch_dims=extra_batch_dims,
+            dtype=dtype,
+        )
+        axes = (*[None] * extra_batch_dims, *outer, None, lengths, splits)
+        return leave_to_compiler(make, axes, query_input, key_input)
     queries = lax.expand_dims(query_input, (query_input.ndim,))
     keys = lax.expand_dims(key_input, (key_input.ndim - 1,))
     mask = jnp.asarray(pairwise_fn(queries, keys))

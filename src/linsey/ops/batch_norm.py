@@ -34,6 +34,7 @@ from jax.typing import ArrayLike
 from linsey.ops import axes
 from linsey.ops.moments import Moments, NormSpec, take_moments
 from linsey.ops.normalize import apply_moments, standardize, standardize_jit
+from linsey.ops.sharding import is_split, split_like
 from linsey.promotion import promote
 from linsey.typing import Dtype
 
@@ -129,11 +130,17 @@ def ema(
         >>> ema(old, new, 0.5, jnp.isfinite(new)).tolist()
         [1.5, 1.0]
     """
-    average, value = promote(jnp.asarray(average), jnp.asarray(value))
+    average, value = jnp.asarray(average), jnp.asarray(value)
     if complement is None:
         complement = 1 - momentum
-    moved = average * momentum + value * complement
-    return moved if valid is True else jnp.where(valid, moved, average)
+    kept, added = promote(average * momentum, value * complement)
+    moved, average = kept + added, average.astype(kept.dtype)
+    if valid is True:
+        return moved
+    if is_split(moved):
+        valid = split_like(jnp.broadcast_to(valid, moved.shape), moved)
+        average = split_like(average, moved)
+    return jnp.where(valid, moved, average)
 
 
 # --- training and evaluation with running statistics ----------------------------------
@@ -255,6 +262,10 @@ def evaluate_batch_norm(
         [[0.0], [2.0]]
     """
     mean, var = running
+    if any(x.shape[axis] == 1 for axis in spec.features):
+        # One channel by statistics of several: misuse that goes on, as a broadcast.
+        sizes = dict(zip(spec.features, mean.shape, strict=True))
+        x = jnp.broadcast_to(x, [sizes.get(i, n) for i, n in enumerate(x.shape)])
     return apply_moments(spec, x, None, mean, lax.rsqrt(var + epsilon), scale, bias)
 
 
@@ -268,8 +279,9 @@ def _choose(
     """Choose the mean and the reciprocal deviation that a batch is normalized by."""
     mean, var, count = moments
     if weights is not None:
-        mean = jnp.where(count > 0, mean, running[0])
-        var = jnp.where(count > 0, var, running[1])
+        counted = split_like(count > 0, mean)
+        mean = jnp.where(counted, mean, split_like(running[0], mean))
+        var = jnp.where(counted, var, split_like(running[1], mean))
     if limits is None:
         return mean, lax.rsqrt(var + epsilon)
     sigma, running_sigma = (lax.sqrt(v + epsilon) for v in (var, running[1]))

@@ -24,6 +24,7 @@ from linsey.ops.cpu.conv_xla import Window
 from linsey.ops.cpu.dispatch import Shape, on_cpu
 from linsey.ops.deferred import resolve
 from linsey.ops.dot import add_bias
+from linsey.ops.sharding import is_split, leave_to_compiler, split_axes
 from linsey.typing import Dtype, PaddingLike, PrecisionLike
 
 if TYPE_CHECKING:
@@ -166,6 +167,13 @@ def _slide(
 ) -> Array:
     """Pad and convolve inputs with any number of batch axes, and add the bias."""
     rank = len(window)
+    if is_split(x, kernel, bias):
+
+        def slide(x: Array, kernel: Array, bias: Array | None) -> Array:
+            return _slide(function, x, kernel, bias, window, padding, geometry)
+
+        axes = *split_axes(x)[: -rank - 1], *[None] * rank, split_axes(kernel)[-1]
+        return leave_to_compiler(slide, axes, x, kernel, bias)
     x, batch_shape = merge_batch_axes(x, rank)  # (batch, *spatial, channels)
     x, pads = _pad(x, padding, window, geometry)
     y = function(
@@ -229,6 +237,19 @@ def conv_transpose(
     """
     x, kernel = resolve(x), resolve(kernel)
     rank = kernel.ndim - 2
+    if is_split(x, kernel, bias):
+        spread = partial(
+            conv_transpose,
+            strides=strides,
+            padding=padding,
+            kernel_dilation=kernel_dilation,
+            transpose_kernel=transpose_kernel,
+            precision=precision,
+            preferred_element_type=preferred_element_type,
+        )
+        features = split_axes(kernel)[-2 if transpose_kernel else -1]
+        axes = *split_axes(x)[: -rank - 1], *[None] * rank, features
+        return leave_to_compiler(spread, axes, x, kernel, bias)
     steps = per_axis(strides, rank)
     x, batch_shape = merge_batch_axes(x, rank, "ConvTranspose")
     pads = canonicalize_padding(padding, rank)

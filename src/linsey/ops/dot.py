@@ -9,6 +9,7 @@ formula and no others.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ import numpy as np
 from jax import Array, lax
 
 from linsey.ops.deferred import resolve
+from linsey.ops.sharding import is_split, leave_to_compiler, split_axes
 from linsey.promotion import promote
 from linsey.typing import PrecisionLike
 
@@ -74,8 +76,20 @@ def dense(
     """
     over_last = (((x.ndim - 1,), (0,)), ((), ()))
     x, kernel = resolve(x), resolve(kernel)
-    y = dot_general(x, kernel, over_last, precision=precision)
+    try:
+        y = dot_general(x, kernel, over_last, precision=precision)
+    except Exception:  # raised by JAX where both are split along the contracted axis
+        if not _is_ambiguous(dot_general, x, kernel):
+            raise
+        product = partial(dense, precision=precision)
+        axes = *split_axes(x)[:-1], split_axes(kernel)[1]
+        y = leave_to_compiler(product, axes, x, kernel)
     return y if bias is None else add_bias(y, bias)
+
+
+def _is_ambiguous(dot_general: Callable[..., Array], x: Array, kernel: Array) -> bool:
+    """Return whether JAX may ask how a product of arrays on a mesh shall be split."""
+    return dot_general is lax.dot_general and is_split(x, kernel)
 
 
 def dense_general(
@@ -115,7 +129,19 @@ def dense_general(
         (tuple(batch_axes), tuple(range(batch))),
     )
     x, kernel, bias = resolve(x), resolve(kernel), resolve(bias)
-    y = dot_general(x, kernel, dimension_numbers, precision=precision)
+    try:
+        y = dot_general(x, kernel, dimension_numbers, precision=precision)
+    except Exception:
+        if not _is_ambiguous(dot_general, x, kernel):
+            raise
+        product = partial(
+            lax.dot_general, dimension_numbers=dimension_numbers, precision=precision
+        )
+        done = *batch_axes, *axes
+        rest = [split for i, split in enumerate(split_axes(x)) if i not in done]
+        of_kernel = split_axes(kernel)
+        splits = *of_kernel[:batch], *rest, *of_kernel[batch + len(axes) :]
+        y = leave_to_compiler(product, splits, x, kernel)
     if bias is None:
         return y
     if batch:
@@ -146,6 +172,9 @@ def lookup(
         [[20.0], [0.0], [nan]]
     """
     table, indices = resolve(table), resolve(indices)
+    if is_split(table, indices):
+        axes = *split_axes(indices), split_axes(table)[1]
+        return leave_to_compiler(lookup, axes, table, indices)
     rows, features = table.shape
     if jnp.issubdtype(indices.dtype, jnp.signedinteger):
         if rows > jnp.iinfo(indices.dtype).max:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from jax import Array, lax, random
 
 from linsey.errors.base import ArgumentTypeError
 from linsey.errors.layers import AxisOutOfRangeError
+from linsey.ops.sharding import is_split, leave_to_compiler, split_axes
 from linsey.typing import PRNGKey
 
 if TYPE_CHECKING:
@@ -57,6 +59,9 @@ def dropout(
         if not -x.ndim <= axis < x.ndim:
             raise AxisOutOfRangeError("Dropout", axis, x.shape)
         shape[axis] = 1
+    if is_split(x):
+        drop = partial(dropout, rate=rate, broadcast_dims=broadcast_dims)
+        return leave_to_compiler(drop, split_axes(x), x, key)
     mask = random.bernoulli(key, p=keep, shape=tuple(shape))
     if broadcast_dims:
         mask = lax.broadcast_in_dim(mask, x.shape, range(x.ndim))

@@ -117,6 +117,7 @@ def update_fp8_meta(
     Returns:
         The new scale and the new history.
     """
+    scale, amax_history = _plain(scale), _plain(amax_history)
     largest = get_fp8_max(q_dtype, jnp.float32)
     amax = jnp.max(amax_history, axis=0)
     new_scale = compute_scale(amax, scale, largest)
@@ -128,7 +129,19 @@ def quantize_dequantize_update(
 ) -> tuple[Array, Array, Array]:
     """Round values with the scale to use now; return it and the history too."""
     new_scale, new_history = update_fp8_meta(x, q_dtype, scale, amax_history)
-    return qdq(x, q_dtype, new_scale, compute_dtype), new_scale, new_history
+    rounded = qdq(x, q_dtype, new_scale, compute_dtype)
+    return rounded, _like(scale, new_scale), _like(amax_history, new_history)
+
+
+def _plain(meta: Array) -> Array:
+    """Return a scale or a history in float32 that may be of `fp32_max_grad`."""
+    inside = getattr(meta.dtype, "float_dtype", None)
+    return meta if inside is None else lax.convert_element_type(meta, inside)
+
+
+def _like(meta: Array, new: Array) -> Array:
+    """Return the next value of a scale or a history in the dtype that it has."""
+    return new if new.dtype == meta.dtype else lax.convert_element_type(new, meta.dtype)
 
 
 # -- rounding on the way in, of values; on the way out, of gradients -----------------
@@ -202,7 +215,7 @@ def in_q_fwd(
     """The forward rule of `in_q`."""
     new_scale, new_history = update_fp8_meta(inp, q_dtype, scale, amax_history)
     rounded = quantize(inp, q_dtype, new_scale, compute_dtype)
-    return (rounded, new_scale), (new_scale, new_history)
+    return (rounded, new_scale), (_like(scale, new_scale), _like(amax_history, new_history))
 
 
 def in_q_bwd(
@@ -360,7 +373,8 @@ def quantized_dot_bwd(
     grad_rhs = _transpose(q_g, rhs, q_lhs, dimension_numbers, of_lhs=False)
     grad_lhs = dequantize(grad_lhs, lhs.dtype, rhs_scale * new_scale)
     grad_rhs = dequantize(grad_rhs, rhs.dtype, lhs_scale * new_scale)
-    return grad_lhs, None, None, grad_rhs, None, None, new_scale, new_history
+    state = _like(scale, new_scale), _like(history, new_history)
+    return grad_lhs, None, None, grad_rhs, None, None, *state
 
 
 quantized_dot.defvjp(quantized_dot_fwd, quantized_dot_bwd)

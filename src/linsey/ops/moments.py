@@ -51,6 +51,7 @@ from linsey.ops.axes import (
     sum_shards,
 )
 from linsey.ops.cpu.dispatch import takes_channels
+from linsey.ops.sharding import split_like
 from linsey.promotion import promote_types
 from linsey.typing import Dtype
 
@@ -403,7 +404,7 @@ def _apply_weights(weights: Array | None, values: Array) -> Array:
     """Multiply values by weights of their rank: `w x`, and 0 where `w` is 0."""
     if weights is None:
         return values
-    counted = broadcast_all(is_counted(weights), values.shape)
+    counted = split_like(broadcast_all(is_counted(weights), values.shape), values)
     values = lax.select(counted, values, lax.full_like(values, 0))
     if weights.dtype == bool:
         return values

@@ -28,6 +28,7 @@ from jax.typing import ArrayLike
 from linsey.ops.axes import broadcast_all, broadcast_kept, canonical_axes, other_axes
 from linsey.ops.cpu.dispatch import Shape, takes_channels
 from linsey.ops.moments import Moments, NormSpec, is_counted, take_moments
+from linsey.ops.sharding import leave_to_compiler, split_axes, split_like
 from linsey.promotion import promote_types, result_type
 from linsey.typing import Dtype
 
@@ -179,6 +180,10 @@ def standardize_groups(
         [[-1.0, 1.0, -1.0, 1.0]]
     """
     last = x.ndim - 1
+    if split_axes(x)[last]:  # groups of it are not: the split is the compiler's
+        function = partial(standardize_groups, spec, num_groups)
+        inputs = x, weights, scale, bias, epsilon
+        return leave_to_compiler(function, split_axes(x), *inputs)
     spec = spec._replace(axes=(*spec.axes[:-1], last + 1), features=(last, last + 1))
     split = partial(_split_last, num_groups=num_groups)
     weights, scale, bias = jax.tree.map(split, (weights, scale, bias))
@@ -226,7 +231,7 @@ def _replace_masked(
     mean = lax.convert_element_type(
         lax.add(lax.full_like(size, 0, mean.dtype), mean), x.dtype
     )
-    return lax.select(kept, x, mean)
+    return lax.select(split_like(kept, x), x, mean)
 
 
 # --- the formula ----------------------------------------------------------------------

@@ -28,6 +28,7 @@ from linsey.errors.base import ArgumentTypeError, LinseyError, OptionError, Shap
 from linsey.errors.layers import InvalidPaddingError
 from linsey.ops.cpu.dispatch import on_cpu
 from linsey.ops.deferred import resolve
+from linsey.ops.sharding import MeshAxis, leave_to_compiler, split_axes
 from linsey.promotion import promote_types
 
 if TYPE_CHECKING:
@@ -84,8 +85,19 @@ def pool(
         >>> pool(x, 0.0, lax.add, (2,), (2,), "VALID").ravel().tolist()
         [1.0, 5.0]
     """
+    inputs = resolve(inputs)
     windows = _windows(inputs.shape, window_shape, strides, padding)
-    return lax.reduce_window(resolve(inputs), init, reduce_fn, *windows)
+    if whole := _split_spatially(inputs, len(window_shape)):
+        reduce = partial(
+            pool,
+            init=init,
+            reduce_fn=reduce_fn,
+            window_shape=window_shape,
+            strides=strides,
+            padding=padding,
+        )
+        return leave_to_compiler(reduce, whole, inputs)
+    return lax.reduce_window(inputs, init, reduce_fn, *windows)
 
 
 def max_pool(
@@ -103,6 +115,11 @@ def max_pool(
     """
     inputs = resolve(inputs)
     windows = _windows(inputs.shape, window_shape, strides, padding)
+    if whole := _split_spatially(inputs, len(window_shape)):
+        largest = partial(
+            max_pool, window_shape=window_shape, strides=strides, padding=padding
+        )
+        return leave_to_compiler(largest, whole, inputs)
     # Selections are the faster gradient on a CPU, for small windows.
     small = math.prod(windows.sizes) <= LARGEST_WINDOW
     if small and jnp.issubdtype(inputs.dtype, jnp.floating) and on_cpu():
@@ -205,6 +222,15 @@ def _windows(
     else:
         pads = ((0, 0),) * batch + _pairs(padding, rank) + ((0, 0),)
     return Windows(window, steps, pads)
+
+
+def _split_spatially(inputs: Array, rank: int) -> tuple[MeshAxis, ...] | None:
+    """Return the split of the other axes if a spatial one is split, over a mesh."""
+    axes = split_axes(inputs)
+    spatial = slice(-rank - 1, -1)
+    if not any(axes[spatial]):
+        return None
+    return (*axes[: -rank - 1], *[None] * rank, axes[-1])
 
 
 def _pairs(

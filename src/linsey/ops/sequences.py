@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 from jax import Array, lax
 
 from linsey.ops.deferred import resolve
+from linsey.ops.sharding import is_split, leave_to_compiler, split_axes
 
 if TYPE_CHECKING:
     from jaxtyping import Integer, Shaped
@@ -41,6 +43,11 @@ def flip_sequences(
     time = 0 if time_major else num_batch_dims
     if seq_lengths is None:
         return lax.rev(inputs, (time,))
+    if is_split(inputs, seq_lengths):
+        function = partial(
+            flip_sequences, num_batch_dims=num_batch_dims, time_major=time_major
+        )
+        return leave_to_compiler(function, split_axes(inputs), inputs, seq_lengths)
     length = inputs.shape[time]
     # Index i takes from n - 1 - i; the padding, where that is negative, comes last.
     steps = np.arange(length - 1, -1, -1, dtype=np.int32)

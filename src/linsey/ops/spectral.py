@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jax import Array, lax
 
 from linsey.ops.deferred import resolve
+from linsey.ops.sharding import is_split, leave_to_compiler, split_axes
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -46,6 +48,9 @@ def spectral_norm(
         Miyato et al. 2018, https://arxiv.org/abs/1802.05957
     """
     matrix, u = resolve(matrix), resolve(u)
+    if is_split(matrix, u):
+        estimate = partial(spectral_norm, n_steps=n_steps, epsilon=epsilon)
+        return leave_to_compiler(estimate, [(), split_axes(u)], matrix, u)
     v = u
     for _ in range(n_steps):
         v = _unit(lax.dot_general(u, matrix, (((1,), (1,)), ((), ()))), epsilon)

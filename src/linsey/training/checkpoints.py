@@ -40,7 +40,12 @@ from linsey.config import config
 from linsey.core.frozen_dict import FrozenDict, freeze
 from linsey.errors import InvalidCheckpointError, OptionError
 from linsey.extras import require
-from linsey.serialization import from_state_dict, msgpack_restore, to_bytes
+from linsey.serialization import (
+    from_state_dict,
+    msgpack_restore,
+    to_bytes,
+    to_state_dict,
+)
 from linsey.training import orbax_utils
 
 if TYPE_CHECKING:
@@ -91,13 +96,20 @@ def natural_sort(file_list: Iterable[str], signed: bool = True) -> list[str]:
         >>> natural_sort(["step_10", "step_9", "step_1e1", "step_-2"])
         ['step_-2', 'step_9', 'step_10', 'step_1e1']
     """
+    return sorted(file_list, key=functools.partial(_natural_key, signed=signed))
+
+
+def _natural_key(name: str, signed: bool = True) -> list[float | str]:
     number = SIGNED_FLOAT_RE if signed else UNSIGNED_FLOAT_RE
+    parts = enumerate(number.split(name))
+    return [float(part) if i % 2 else part for i, part in parts]
 
-    def key(name: str) -> list[float | str]:
-        parts = enumerate(number.split(name))
-        return [float(part) if i % 2 else part for i, part in parts]
 
-    return sorted(file_list, key=key)
+def _in_order(paths: Iterable[str], prefix: str) -> list[str]:
+    """Sort the paths of checkpoints by their steps."""
+    # Without the prefix: a minus or a point at its end is no part of the number.
+    step = lambda path: os.path.basename(path).removeprefix(prefix)  # noqa: E731
+    return sorted(paths, key=lambda path: _natural_key(step(path)))
 
 
 def safe_normpath(path: str) -> str:
@@ -121,18 +133,27 @@ def _all_checkpoints(ckpt_dir: Path, prefix: str) -> list[str]:
     folder = safe_normpath(os.fspath(ckpt_dir))
     if not io.isdir(folder):
         return []
-    return natural_sort(
+    paths = [
         os.path.join(folder, name)
         for name in (name.rstrip("/") for name in io.listdir(folder))
-        if name.startswith(prefix)
-        and name != f"{prefix}tmp"
-        and not name.startswith(durable.TEMPORARY)
-        and ".orbax-checkpoint-tmp" not in name
+        if name.startswith(prefix) and not _is_part(name, prefix)
+    ]
+    return _in_order(paths, prefix)
+
+
+def _is_part(name: str, prefix: str) -> bool:
+    """Tell whether a name is that of an unfinished checkpoint, or of a part of one."""
+    return (
+        name == f"{prefix}tmp"
+        or name.endswith("_gda")  # arrays of several processes, written before Orbax
+        or name.startswith(durable.TEMPORARY)
+        or ".orbax-checkpoint-tmp" in name
     )
 
 
-def _step_of(path: str) -> float:
-    numbers = SIGNED_FLOAT_RE.split(os.path.basename(path))
+def _step_of(path: str, prefix: str) -> float:
+    """Return the last number of a name, NaN without numbers."""
+    numbers = SIGNED_FLOAT_RE.split(os.path.basename(path).removeprefix(prefix))
     return float(numbers[-2]) if len(numbers) > 1 else math.nan
 
 
@@ -156,8 +177,21 @@ def available_steps(
         ckpt_dir: the folder.
         prefix: what the names begin with. Defaults to `"checkpoint_"`.
         step_type: the type of the steps, `int` or `float`. Defaults to `int`.
+
+    Raises:
+        OptionError: a step is no whole number and `step_type` is `int`.
     """
-    return [step_type(_step_of(path)) for path in _all_checkpoints(ckpt_dir, prefix)]
+    steps = [_step_of(path, prefix) for path in _all_checkpoints(ckpt_dir, prefix)]
+    steps = [step for step in steps if not math.isnan(step)]
+    fractions = [step for step in steps if not step.is_integer()]
+    if fractions and step_type is int:
+        raise OptionError(
+            f"invalid literal for int() with base 10: '{fractions[0]}', a step in "
+            f"{os.fspath(ckpt_dir)}",
+            "Steps are returned as whole numbers, which this one is not.",
+            "Pass `step_type=float`.",
+        )
+    return [step_type(step) for step in steps]
 
 
 # -- saving --------------------------------------------------------------------------
@@ -198,7 +232,7 @@ def save_checkpoint(
         async_manager.wait_previous_save()
     path = _checkpoint_path(ckpt_dir, step, prefix)
     existing = _all_checkpoints(ckpt_dir, prefix)
-    order = natural_sort({*existing, path})
+    order = _in_order({*existing, path}, prefix)
     newer = [p for p in order[order.index(path) :] if p in existing]  # or the same step
     if newer and not overwrite:
         raise InvalidCheckpointError(path, step)
@@ -288,7 +322,7 @@ def _prune(ckpt_dir: Path, prefix: str, keep: int, every: int | None) -> None:
     """Remove checkpoints but the last ones, and those some steps apart."""
     last_kept = -float("inf")
     for path in _all_checkpoints(ckpt_dir, prefix)[:-keep]:
-        step = _step_of(path)
+        step = _step_of(path, prefix)
         if every and step - last_kept >= every:
             last_kept = step
         else:
@@ -322,8 +356,8 @@ def restore_checkpoint(
 
     Args:
         ckpt_dir: the folder of checkpoints, or the path of one.
-        target: a tree of the structure to restore. If `None`, plain dictionaries are
-            returned.
+        target: a tree of the structure to restore. If `None`, its state dict is
+            returned: lists and tuples are dictionaries with the keys "0", "1", ...
         step: the step. If `None`, the newest.
         prefix: what the names begin with. Defaults to `"checkpoint_"`.
         parallel: ignored.
@@ -360,7 +394,8 @@ def restore_checkpoint(
     if io.isdir(path):
         reader = orbax_checkpointer or _orbax().PyTreeCheckpointer()
         if target is None:
-            return reader.restore(_absolute(path))
+            # Orbax knows which parts were lists; a file of bytes does not.
+            return to_state_dict(reader.restore(_absolute(path)))
         args = orbax_utils.restore_args_from_target(target)
         transforms = orbax_transforms or {}
         return reader.restore(

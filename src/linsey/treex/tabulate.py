@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from linsey.treex.types import Initializer, Inputs, TreePart
 
 Counts = dict[type | None, tuple[int, int]]  # by kind: entries and bytes
 _LINE = 40
+_CODES = re.compile(r"\x1b\[[\d;]*m")
 
 
 def tabulate(
@@ -76,7 +78,20 @@ def _draw(
     console = Console(force_terminal=True, color_system="standard", no_color=False)
     with console.capture() as captured:
         console.print(table)
-    return captured.get()
+    return Drawn(captured.get())
+
+
+class Drawn(str):
+    """A text with the escape codes of a terminal; `print` leaves them out elsewhere.
+
+    Programs look for the codes in the text, which therefore always has them.
+    """
+
+    def __str__(self) -> str:
+        """Return what is printed: without codes if the output is no terminal."""
+        from rich.console import Console
+
+        return str.__str__(self) if Console().is_terminal else _CODES.sub("", self)
 
 
 def _entries(tree: Tree, path: str, depth: int) -> Iterator[tuple[str, Tree, Counts]]:
@@ -200,8 +215,10 @@ def _yaml(value: object, kind: str = "") -> list[str]:
 
 def _labelled(label: str, value: object, kind: str = "") -> list[str]:
     lines = _yaml(value, kind)
-    if isinstance(value, Mapping | list | tuple):
+    if isinstance(value, Mapping):
         return [f"{label}:", *(f"  {line}" for line in lines)]
+    if isinstance(value, list | tuple):  # not indented: columns are narrow
+        return [f"{label}:", *lines]
     return [f"{label}: {lines[0]}"]
 
 

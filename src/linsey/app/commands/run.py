@@ -1,8 +1,10 @@
-"""`linsey run`: run a program that imports Flax, unedited, on linsey."""
+"""`linsey run`: run a program that imports Flax or treex, unedited, on linsey."""
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
+import os
 import runpy
 import sys
 from collections.abc import Callable, Sequence
@@ -12,15 +14,30 @@ from types import TracebackType
 from typing import Any
 
 from linsey import compat
+from linsey.compat import children, old_jax
+from linsey.compat.report import report
+from linsey.config import config
 from linsey.errors import InputError
+from linsey.errors.misuse import POLICIES
 
 _HELP = """\
-usage: linsey run SCRIPT [ARGS]
-       linsey run -m MODULE [ARGS]
+usage: linsey run [OPTIONS] SCRIPT [ARGS]
+       linsey run [OPTIONS] -m MODULE [ARGS]
 
-Run a Python program as `python SCRIPT [ARGS]` does, except that `import flax` and
-what is under it, on the Linen side, yield linsey's modules: in the program and in the
-libraries that it uses."""
+Run a Python program as `python SCRIPT [ARGS]` does, except that `import flax` and what
+is under it, on the Linen side, yield linsey's modules, and so do `import treex` and
+`import treeo`: in the program, in the libraries that it uses and in the Python
+processes that it starts. `-m pytest` runs the tests of a project so. `flax.nnx` is that
+of Flax, where Flax is installed.
+
+options:
+  --old-jax         give back names that JAX has removed (jax.tree_map, jnp.product,
+                    jax.experimental.optimizers, ...), with one notice a name
+  --report          say at the end which names of Flax the program used, which of them
+                    are private and served by adapters, and which are not there
+  --misuse POLICY   what happens where linsey finds what cannot be meant, but has a
+                    result in Flax: warn (the default), error or ignore; the variable
+                    LINSEY_MISUSE says the same"""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -34,12 +51,20 @@ def main(arguments: Sequence[str]) -> int:
         that ends itself with another code raises `SystemExit`.
 
     Raises:
-        InputError: there is no such program.
+        InputError: there is no such program, or no such option.
     """
-    if not arguments or arguments[0] in ("-h", "--help"):
+    options, rest = _split_options(arguments)
+    if "--misuse" in options:
+        _choose_policy(options["--misuse"])
+    if not rest:
         print(_HELP)
-        return 0 if arguments else 2
-    program = _module(arguments[1:]) if arguments[0] == "-m" else _script(arguments)
+        return 0 if "--help" in options else 2
+    program = _module(rest[1:]) if rest[0] == "-m" else _script(rest)
+    children.announce("--old-jax" in options)
+    if "--old-jax" in options:
+        old_jax.restore()
+    if "--report" in options:
+        atexit.register(_print_report)
     try:
         program()
     except Exception as error:
@@ -47,6 +72,36 @@ def main(arguments: Sequence[str]) -> int:
         sys.excepthook(type(error), error.with_traceback(own), own)
         return 1
     return 0
+
+
+def _split_options(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the options with their values, and the program with its arguments."""
+    rest, options = list(arguments), {}
+    while rest and rest[0].startswith("-") and rest[0] not in ("-m", "-"):
+        option, has_value, value = rest.pop(0).partition("=")
+        if option == "--":
+            break
+        if option in ("-h", "--help"):
+            return {"--help": ""}, []
+        if option not in ("--old-jax", "--report", "--misuse"):
+            known = "--old-jax, --report, --misuse, -m"
+            raise InputError("no such option", key=option, expected=known)
+        if option == "--misuse" and not has_value:
+            value = rest.pop(0) if rest else ""
+        options[option] = value
+    return options, rest
+
+
+def _choose_policy(policy: str) -> None:
+    if policy not in POLICIES:
+        known = ", ".join(POLICIES)
+        raise InputError("no such policy", key="--misuse", expected=known, found=policy)
+    os.environ["LINSEY_MISUSE"] = policy  # for the processes it starts, too
+    config.update("misuse", policy)
+
+
+def _print_report() -> None:
+    print(report(), file=sys.stderr)
 
 
 def _script(arguments: Sequence[str]) -> Callable[[], Any]:

@@ -10,6 +10,7 @@ import jax
 
 from linsey.core.filters import Filter, subtract_filters
 from linsey.core.lift.split import Groups, Lifted, Plan, Untraced, shifted
+from linsey.core.state import PLACE_READ
 
 __all__ = ["checkpoint", "jit", "remat"]
 __all__ += ["fold_rngs", "map_variables", "swap_collection"]
@@ -46,30 +47,47 @@ def jit(
     Returns:
         A function `(scope, *args, **kwargs)`.
     """
+    static = shifted(static_argnums, -1)
+    # What was compiled and asked where it stands: these programs are for one place.
+    placed: set[tuple[object, ...]] = set()
 
+    def constants(plan: Plan, args: tuple[object, ...]) -> tuple[object, ...]:
+        return (plan, *(args[i] for i in static if i < len(args)))
+
+    def program(
+        plan: Plan, variables: Groups, rngs: Groups, *args: object, **kwargs: object
+    ) -> tuple[tuple[T, Untraced], Groups]:
+        token = PLACE_READ.set(False)
+        try:
+            y, out = plan.pure(fn)(variables, rngs, *args, **kwargs)
+        finally:
+            if PLACE_READ.get():
+                placed.add(constants(plan, args))
+            else:
+                PLACE_READ.reset(token)
+        return (y, Untraced(plan.relative_counters())), out
+
+    program.__name__ = getattr(fn, "__name__", "unnamed_function")
+    options: dict[str, Any] = {"device": device, "backend": backend}
     # Argument 0 of `fn` is the scope; here three arguments take its place.
-    @functools.partial(
-        jax.jit,
+    compiled = jax.jit(
+        program,
         static_argnums=(0, *shifted(static_argnums, 2)),
         static_argnames=static_argnames,
         donate_argnums=shifted(donate_argnums, 2),
-        **({} if device is None else {"device": device}),
-        **({} if backend is None else {"backend": backend}),
+        **{name: value for name, value in options.items() if value is not None},
     )
-    def compiled(
-        plan: Plan, variables: Groups, rngs: Groups, *args: object, **kwargs: object
-    ) -> tuple[tuple[T, Untraced], Groups]:
-        y, out = plan.pure(fn)(variables, rngs, *args, **kwargs)
-        return (y, Untraced(plan.frozen_counters())), out
 
     def call(scopes: object, *args: object, **kwargs: object) -> T:
         lifted = Lifted(scopes, (variables,), (variables,), (rngs,))
         lifted.rngs = lifted.forked_rngs()
-        run = functools.partial(compiled, lifted.plan.detached())
+        plan = lifted.plan.detached()
+        if placed and constants(plan, args) in placed:
+            plan = plan.placed()
+        run = functools.partial(compiled, plan)
         y, counters = lifted.call(run, *args, **kwargs)
         # As if the function had run now: a cached program was traced long ago.
-        for scope, after in zip(lifted.roots, counters.value, strict=True):
-            scope.rng_counters.update(after)
+        lifted.plan.update_counters(counters.value)
         return y
 
     return call

@@ -29,7 +29,7 @@ import jax
 from linsey.core.filters import ALL, NONE, Filter, Selection, group_collections
 from linsey.core.rng import LazyRng
 from linsey.core.scope import bind
-from linsey.core.state import Scope
+from linsey.core.state import PLACE_READ, Scope
 
 __all__ = ["Lifted", "Plan", "pack"]
 
@@ -39,7 +39,8 @@ T = TypeVar("T")
 Group = tuple[dict[str, Any], ...]
 Groups = tuple[Group, ...]
 Filters = Sequence[Filter | Selection]
-Counters = dict[tuple[tuple[str, ...], str], int]
+Path = tuple[str, ...]
+Counters = dict[tuple[Path, str], int]
 
 
 class Lifted:
@@ -67,10 +68,10 @@ class Lifted:
         self.plan = Plan(
             Order(tree, tuple(_locate(scope, roots) for scope in flat), len(roots)),
             tuple(
-                Root(s.name, s.path, s.context.selection & out, tuple(s.flags.items()))
-                for s in roots
+                Root(s.context.selection & out, tuple(s.flags.items())) for s in roots
             ),
             groups,
+            [(scope._name, scope._path) for scope in roots],
             [scope.rng_counters for scope in roots],
         )
         self.variables = _sort((scope.nodes() for scope in roots), inputs)
@@ -124,10 +125,8 @@ class Untraced:
 
 
 class Root(NamedTuple):
-    """The name and the path of an outermost scope, and what may be written in it."""
+    """What may be written in an outermost scope, and its flags."""
 
-    name: str | None
-    path: tuple[str, ...]
     mutable: Selection
     flags: tuple[tuple[str, object], ...]
 
@@ -142,7 +141,7 @@ class Order:
     """
 
     tree: jax.tree_util.PyTreeDef
-    ways: tuple[tuple[int, tuple[str, ...]], ...]  # index of the root, names below it
+    ways: tuple[tuple[int, Path], ...]  # index of the root, names below it
     size: int  # the number of roots
 
     def scopes(self, roots: Sequence[Scope]) -> Any:
@@ -175,28 +174,51 @@ class Plan:
     """How to make scopes again over other variables: no arrays, comparable.
 
     Two detached plans are equal if running the same function on them gives the same
-    program.
+    program, wherever the roots are, as long as that function does not ask where.
     """
 
     order: Order
     roots: tuple[Root, ...]
     outputs: tuple[Selection, ...]
+    # The name and the path of each root, and the counters of its streams.
+    places: list[tuple[str | None, Path]] = dataclasses.field(compare=False)
     counters: list[Counters] = dataclasses.field(compare=False)
-    # The counters at the start, in a detached plan.
-    counts: tuple[frozenset[object], ...] | None = None
+    # In a detached plan: the counters at the start, and the paths if they matter.
+    counts: tuple[frozenset[Any], ...] | None = None
+    paths: tuple[Path, ...] | None = None
 
     def detached(self) -> Plan:
         """Return the plan with counters of its own, usable as a static argument."""
-        counters = [
-            {at: n for at, n in drawn.items() if _starts_with(at[0], root.path)}
-            for root, drawn in zip(self.roots, self.counters, strict=True)
-        ]
-        plan = dataclasses.replace(self, counters=counters)
-        return dataclasses.replace(plan, counts=plan.frozen_counters())
+        counts = self.relative_counters()
+        own: dict[str, Any] = {"counts": counts, "counters": [{} for _ in counts]}
+        places = [(None, path) for _, path in self.places]
+        plan = dataclasses.replace(self, places=places, **own)
+        plan.update_counters(counts)
+        return plan
 
-    def frozen_counters(self) -> tuple[frozenset[object], ...]:
-        """Return the counters as they are now, as a value."""
-        return tuple(frozenset(drawn.items()) for drawn in self.counters)
+    def placed(self) -> Plan:
+        """Return a detached plan that is equal to those for the same paths only."""
+        PLACE_READ.set(True)  # by what is traced around it
+        places = [(path[-1] if path else None, path) for _, path in self.places]
+        paths = tuple(path for _, path in places)
+        return dataclasses.replace(self, places=places, paths=paths)
+
+    def relative_counters(self) -> tuple[frozenset[Any], ...]:
+        """Return the counters as they are now, as a value, by paths from each root."""
+        return tuple(
+            frozenset(
+                (at[len(path) :], stream, count)
+                for (at, stream), count in drawn.items()
+                if _starts_with(at, path)
+            )
+            for (_, path), drawn in zip(self.places, self.counters, strict=True)
+        )
+
+    def update_counters(self, relative: tuple[frozenset[Any], ...]) -> None:
+        """Set counters to what `relative_counters` gave, perhaps of an equal plan."""
+        rows = zip(self.places, self.counters, relative, strict=True)
+        for (_, path), drawn, counts in rows:
+            drawn.update({((*path, *at), stream): n for at, stream, n in counts})
 
     def pure(self, fn: Callable[..., T]) -> Callable[..., tuple[T, Groups]]:
         """Make of `fn(scopes, *args)` `(variables, rngs, *args) -> (y, variables)`."""
@@ -219,7 +241,7 @@ class Plan:
             nodes = {col: tree for group in variables for col, tree in group[i].items()}
             streams = {s: key for group in rngs for s, key in group[i].items()}
             scope = bind(nodes, streams, root.mutable & allowed, dict(root.flags))
-            scope.name, scope.path = root.name, root.path
+            scope._name, scope._path = self.places[i]
             scope.rng_counters = self.counters[i]
             yield scope
 
@@ -295,21 +317,21 @@ def _sort(of_roots: Iterable[Mapping[str, Any]], filters: Filters) -> Groups:
 def _outermost(scopes: list[Scope]) -> list[Scope]:
     """Return the scopes that no other one holds, each once."""
     roots: list[Scope] = []
-    for scope in sorted(scopes, key=lambda s: len(s.path)):
+    for scope in sorted(scopes, key=lambda s: len(s._path)):
         if not any(_is_below(scope, root) for root in roots):
             roots.append(scope)
     return roots
 
 
-def _locate(scope: Scope, roots: list[Scope]) -> tuple[int, tuple[str, ...]]:
+def _locate(scope: Scope, roots: list[Scope]) -> tuple[int, Path]:
     """Return the index of the root that holds a scope, and the names below it."""
     i = next(i for i, root in enumerate(roots) if _is_below(scope, root))
-    return i, scope.path[len(roots[i].path) :]
+    return i, scope._path[len(roots[i]._path) :]
 
 
 def _is_below(scope: Scope, root: Scope) -> bool:
-    return scope.context is root.context and _starts_with(scope.path, root.path)
+    return scope.context is root.context and _starts_with(scope._path, root._path)
 
 
-def _starts_with(path: tuple[str, ...], start: tuple[str, ...]) -> bool:
+def _starts_with(path: Path, start: Path) -> bool:
     return path[: len(start)] == start

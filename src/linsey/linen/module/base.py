@@ -19,7 +19,7 @@ import copy
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -31,9 +31,17 @@ from linsey.core.filters import Filter
 from linsey.core.scope import RNGs as RNGs
 from linsey.core.state import Scope, Variable
 from linsey.linen.module import binding, functional
-from linsey.linen.module.binding import FRESH, SETTING_UP, Bound, ModuleBase, is_module
+from linsey.linen.module.binding import (
+    FRESH,
+    SETTING_UP,
+    UNSPECIFIED,
+    Bound,
+    ModuleBase,
+    is_module,
+)
 from linsey.linen.module.functional import CREATED, RUNNING, CaptureFilter
-from linsey.linen.module.methods import compact, make_dataclass, wrap_class
+from linsey.linen.module.methods import compact, make_dataclass, nowrap, wrap_class
+from linsey.traceback_util import api_boundary
 from linsey.typing import VariableDict, with_signature_of
 
 __all__ = ["CompactNameScope", "Module", "compact_name_scope", "tuple_init"]
@@ -45,17 +53,7 @@ CallableT = TypeVar("CallableT", bound=Callable[..., object])
 Method = Callable[..., Any] | str | None
 
 
-class _Unspecified:
-    """Stands for a parent that is not given: the module that is running, if any."""
-
-    def __reduce__(self) -> str:  # so that copies are this object too
-        return "_unspecified"
-
-    def __repr__(self) -> str:
-        return "<the running module>"
-
-
-_unspecified = _Unspecified()
+_unspecified = UNSPECIFIED  # in pickles of before
 
 
 def tuple_init() -> tuple[Any, ...]:
@@ -68,7 +66,6 @@ def tuple_reduce(xs: tuple[T, ...], x: T) -> tuple[T, ...]:
     return (*xs, x)
 
 
-@dataclasses.dataclass(repr=False)
 class Module(ModuleBase):
     """Base class of all modules: layers, models, anything that holds variables.
 
@@ -93,10 +90,9 @@ class Module(ModuleBase):
         scope: the scope of its variables; `None` while it is unbound.
     """
 
-    parent: Any = dataclasses.field(default=_unspecified, repr=False, kw_only=True)
-    name: str | None = dataclasses.field(default=None, kw_only=True)
-
-    _hash_fields: ClassVar[tuple[str, ...]] = ("parent", "name")
+    if TYPE_CHECKING:  # when it runs, each subclass has them after fields of its own
+        parent: Any = dataclasses.field(default=UNSPECIFIED, repr=False, kw_only=True)
+        name: str | None = dataclasses.field(default=None, kw_only=True)
 
     # -- class creation --------------------------------------------------------------
 
@@ -110,14 +106,14 @@ class Module(ModuleBase):
 
     def __post_init__(self) -> None:
         values = self.__dict__
-        parent = values["parent"]
-        if parent is _unspecified:
+        parent = self.parent
+        if parent is UNSPECIFIED:
             parent = values["parent"] = RUNNING.get()
         values["_bound"] = None
         if parent is None:
             return
         if isinstance(parent, Module):
-            bound, name = parent._bound, values["name"]
+            bound, name = parent._bound, self.name
             if bound is not None and bound.phase == SETTING_UP and name is None:
                 return  # named and bound when it is assigned
             if bound is None or not bound.frame.is_open:
@@ -129,8 +125,8 @@ class Module(ModuleBase):
             binding.bind_module(self, parent)
         else:
             raise errors.OptionError(
-                f"`parent` of {type(self).__name__} must be None, a Module or a Scope,"
-                f" got {type(parent).__name__}.",
+                "parent must be None, Module or Scope: that of"
+                f" {type(self).__name__} is of type {type(parent).__name__}.",
                 "The parent is what the module finds its variables through.",
                 f"Leave it out, or write `{type(self).__name__}(..., parent=None)`.",
             )
@@ -147,7 +143,7 @@ class Module(ModuleBase):
     def __setattr__(self, name: str, value: object) -> None:
         bound, cls = self._bound, type(self)
         if bound is not None and bound.phase == SETTING_UP:
-            if name in cls.__dataclass_fields__:
+            if name in cls._init_fields or name in ("parent", "name"):
                 raise errors.SetAttributeInModuleSetupError(module=self, attr_name=name)
             bound.assigned.append(name)
             value = bound.adopt(self, name, value)
@@ -158,6 +154,9 @@ class Module(ModuleBase):
     def __getattr__(self, name: str) -> Any:
         # Only called for names that are not there: `setup` may have yet to make them.
         bound = self._bound
+        if bound is not None and name == "name":
+            # Inside of a compiled function whose program may be used for other names.
+            return bound.scope.name
         if bound is not None and bound.phase == FRESH and not name.startswith("__"):
             bound.set_up(self)
             if name in self.__dict__:
@@ -180,7 +179,23 @@ class Module(ModuleBase):
                 "Their hash would have to be that of the arrays, which have none.",
                 "Use the unbound module as a key: `module.unbind()[0]`.",
             )
-        return hash(tuple(getattr(self, name) for name in type(self)._hash_fields))
+        try:
+            return hash(tuple(map(self.__dict__.get, type(self)._hash_fields)))
+        except TypeError as error:
+            raise errors.ArgumentTypeError(
+                f"Failed to hash Flax Module {type(self).__name__}.",
+                f"The module probably contains unhashable attributes: {error}.",
+                "Use tuples, strings and numbers as fields.",
+            ) from error
+
+    def __eq__(self, other: object) -> bool:
+        cls = type(self)
+        if type(other) is not cls:
+            return NotImplemented
+        # A field that `setup` assigns has no value before.
+        ours, theirs = self.__dict__.get, other.__dict__.get
+        names = cls._compared_fields
+        return tuple(map(ours, names)) == tuple(map(theirs, names))
 
     def __repr__(self) -> str:
         """Show the fields and, if it is bound, the submodules it has so far."""
@@ -189,9 +204,8 @@ class Module(ModuleBase):
         names = {} if self._bound is None else self._bound.frame.names
         children = {n: repr(child) for n, child in names.items() if is_module(child)}
         attributes = {
-            f.name: _value_repr(getattr(self, f.name, None))
-            for f in dataclasses.fields(self)
-            if f.repr and f.name not in ("parent", "name", *children)
+            name: _value_repr(getattr(self, name, None))
+            for name in type(self)._shown_fields
         }
         lines = []
         for title, texts in (("# attributes", attributes), ("# children", children)):
@@ -203,11 +217,21 @@ class Module(ModuleBase):
 
     def __getstate__(self) -> dict[str, object]:
         # The description; what ties it to a context stays behind.
+        # So do functions that are defaults: closures, as initializers are, have no
+        # name by which they could be found again.
         source = self if self._bound is None else binding.copy_deep(self)
-        return {k: value for k, value in source.__dict__.items() if k != "_bound"}
+        own, cls = source.__dict__, type(self)
+        return {
+            name: value
+            for name, value in own.items()
+            if name != "_bound"
+            and not (callable(value) and value is getattr(cls, name, None))
+        }
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state, _bound=None)
+        cls = type(self)
+        names = [n for n in cls._init_fields if n not in state and hasattr(cls, n)]
+        self.__dict__.update({n: getattr(cls, n) for n in names}, **state, _bound=None)
         self.__dict__.pop("_phase", None)  # older pickles have it instead of `_bound`
 
     def __copy__(self) -> Self:
@@ -218,8 +242,11 @@ class Module(ModuleBase):
         return twin
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        twin = memo[id(self)] = object.__new__(type(self))
-        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        cls = type(self)
+        twin = memo[id(self)] = object.__new__(cls)
+        for name, value in self.__dict__.items():
+            is_default = callable(value) and value is getattr(cls, name, None)
+            twin.__dict__[name] = value if is_default else copy.deepcopy(value, memo)
         return twin
 
     # -- copies ----------------------------------------------------------------------
@@ -248,7 +275,7 @@ class Module(ModuleBase):
         return type(self)(**fields)
 
     def copy(
-        self, *, parent: Any = _unspecified, name: str | None = None, **updates: object
+        self, *, parent: Any = UNSPECIFIED, name: str | None = None, **updates: object
     ) -> Self:
         """Make a new module with the same fields that may be used beside this one.
 
@@ -356,9 +383,9 @@ class Module(ModuleBase):
         """Return whether this runs under `init`."""
         return self._bound_for("is_initializing").scope.get_flag("initializing", False)
 
-    def _bound_for(self, what: str, found: str = "") -> Bound:
+    def _bound_for(self, what: str) -> Bound:
         if self._bound is None:
-            raise errors.UnboundModuleError(what, module=self, found=found)
+            raise errors.UnboundModuleError(what, module=self)
         return self._bound
 
     def sow(
@@ -421,14 +448,12 @@ class Module(ModuleBase):
     @property
     def variables(self) -> VariableDict:
         """The variables of this module: `{collection: tree}`."""
-        found = "Can't access variables on unbound modules"
-        return self._bound_for("variables", found).scope.variables()
+        return self._bound_for("variables").scope.variables()
 
     @property
     def path(self) -> tuple[str, ...]:
         """The names from the outermost module to this one."""
-        found = "Can't access module paths on unbound modules."
-        return self._bound_for("path", found).scope.path
+        return self._bound_for("path").scope.path
 
     # -- running it ------------------------------------------------------------------
 
@@ -455,10 +480,9 @@ class Module(ModuleBase):
         """
         if self._bound is None:
             raise errors.CallUnbindOnUnboundModuleError(module=self)
-        module = binding.copy_deep(self)
-        module.__dict__["name"] = None
-        return module, self.variables
+        return binding.copy_deep(self, reset_names=True), self.variables
 
+    @api_boundary
     def apply(
         self,
         variables: VariableDict,
@@ -491,6 +515,7 @@ class Module(ModuleBase):
         run = functional.apply(fn, self, mutable, capture_intermediates)
         return run(variables, *args, **kwargs, rngs=rngs)
 
+    @api_boundary
     def init_with_output(
         self,
         rngs: RNGs,
@@ -509,6 +534,7 @@ class Module(ModuleBase):
         run = functional.init_with_output(fn, self, mutable, capture_intermediates)
         return run(rngs, *args, **kwargs)
 
+    @api_boundary
     @with_signature_of(init_with_output)
     def init(self, *args: Any, **kwargs: Any) -> VariableDict:
         """Create the variables of the module by calling a method.
@@ -528,6 +554,7 @@ class Module(ModuleBase):
         functional.check_instance(self)
         return self.init_with_output(*args, **kwargs)[1]
 
+    @api_boundary
     def lazy_init(
         self,
         rngs: RNGs,
@@ -590,6 +617,8 @@ def compact_name_scope(fun: CallableT) -> CallableT:
         bound, name = self._bound, fun.__name__
         if bound is None:
             raise errors.CallCompactUnboundModuleError(module=self)
+        if bound.phase == FRESH:
+            bound.set_up(self)
         inner = bound.frame.names.get(name)
         if not isinstance(inner, CompactNameScope):
             inner = CompactNameScope(fun, lambda: self, parent=None, name=name)
@@ -598,8 +627,8 @@ def compact_name_scope(fun: CallableT) -> CallableT:
             bound.setup_frame.names.setdefault(name, inner)
         return inner(*args, **kwargs)
 
-    method.compact_name_scope = True  # type: ignore[attr-defined]
-    return method  # type: ignore[return-value]
+    # Interceptors and `capture_intermediates` see the call of the scope instead.
+    return nowrap(method)  # type: ignore[return-value]
 
 
 class CompactNameScope(Module):

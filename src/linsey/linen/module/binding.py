@@ -22,11 +22,24 @@ from typing import Any, ClassVar, TypeGuard, TypeVar, dataclass_transform
 from linsey import errors
 from linsey.config import config
 from linsey.core.frozen_dict import FrozenDict
-from linsey.core.state import Scope
+from linsey.core.state import Scope, Variable, not_text
 
 # The phases of a bound module: `setup` has not run, runs, or succeeded. If it fails,
 # the module is fresh again; a class without `setup` begins as ready.
 FRESH, SETTING_UP, READY = range(3)
+
+
+class _Unspecified:
+    """Stands for a parent that is not given: the module that is running, if any."""
+
+    def __reduce__(self) -> str:  # so that copies are this object too
+        return "UNSPECIFIED"
+
+    def __repr__(self) -> str:
+        return "<the running module>"
+
+
+UNSPECIFIED = _Unspecified()
 
 # Types of values that hold no module: looked up first, since almost all fields are of
 # these. Grows with the types met.
@@ -45,13 +58,20 @@ class ModuleBase:
 
     _bound: ClassVar[Bound | None] = None
     _init_fields: ClassVar[tuple[str, ...]] = ()
+    _shown_fields: ClassVar[tuple[str, ...]] = ()
+    _compared_fields: ClassVar[tuple[str, ...]] = ()
+    _hash_fields: ClassVar[tuple[str, ...]] = ()
     _has_setup: ClassVar[bool] = False
 
     @property
-    def scope(self) -> Scope | None:
+    def scope(self) -> Any:
         """The scope of its variables; `None` while the module is unbound."""
         bound = self._bound
-        return None if bound is None else bound.scope
+        return self.__dict__.get("scope") if bound is None else bound.scope
+
+    @scope.setter
+    def scope(self, value: object) -> None:  # a field of the user has this name
+        self.__dict__["scope"] = value
 
     def setup(self) -> None:
         """Declare submodules and variables; runs when a bound module is first used.
@@ -61,7 +81,7 @@ class ModuleBase:
 
 
 M = TypeVar("M", bound=ModuleBase)
-Names = dict[str, ModuleBase | tuple[str, ...]]
+Names = dict[str, ModuleBase | tuple[str, ...] | str]
 Visit = Callable[[Any, str], object]  # of a module and the name of what holds it
 
 
@@ -79,7 +99,7 @@ class Frame:
 
     Attributes:
         names: the submodule that holds each name, or the collections of the variables
-            that do.
+            that do, or the class of a module in the same scope whose submodule does.
         counts: how many submodules of each class were named automatically.
         is_open: whether names can be taken: in `setup` and in compact methods.
     """
@@ -96,6 +116,8 @@ class Frame:
 
     def claim(self, name: str, child: ModuleBase, owner: ModuleBase) -> None:
         """Take a name for a submodule of `owner`."""
+        if not isinstance(name, str):
+            raise not_text(name)
         if name in self.names:
             raise errors.NameInUseError("submodule", name, type(owner).__name__)
         self.names[name] = child
@@ -104,12 +126,38 @@ class Frame:
         """Take a name for a variable of collection `col` of `owner`."""
         holder = self.names.get(name)
         if holder is None:
+            if not isinstance(name, str):
+                raise not_text(name)
             self.names[name] = (col,)
         elif type(holder) is tuple and col not in holder:
             self.names[name] = (*holder, col)
         else:
             kind = "param" if col == "params" else "variable"
             raise errors.NameInUseError(kind, name, type(owner).__name__)
+
+
+@dataclasses.dataclass(slots=True, eq=False, repr=False)
+class SharedFrame(Frame):
+    """The names of a module that shares its scope, taken from its host too.
+
+    They are taken when they are first met; later calls are the same module again.
+    """
+
+    host: Bound | None = None
+
+    def claim(self, name: str, child: ModuleBase, owner: ModuleBase) -> None:
+        """Take a name for a submodule of `owner`, in the host too."""
+        names = {} if self.host is None else self.host.frame.names
+        if name in names:
+            raise errors.NameInUseError("submodule", name, type(owner).__name__)
+        Frame.claim(self, name, child, owner)
+        names[name] = type(owner).__name__
+
+    def claim_variable(self, name: str, col: str, owner: ModuleBase) -> None:
+        """Take a name for a variable of `owner`, in the host too."""
+        Frame.claim_variable(self, name, col, owner)
+        if self.host is not None:
+            self.host.frame.claim_variable(name, col, owner)
 
 
 class Bound:
@@ -136,7 +184,12 @@ class Bound:
         if self.frame.is_open and self.frame is not self.setup_frame:
             return False
         # What `setup` named stays taken.
-        self.frame = Frame(dict(self.setup_frame.names))
+        names = dict(self.setup_frame.names)
+        if isinstance(self.setup_frame, SharedFrame):
+            self.frame = SharedFrame(names, host=self.setup_frame.host)
+            self.setup_frame = Frame(self.setup_frame.names, is_open=False)
+        else:
+            self.frame = Frame(names)
         return True
 
     def set_up(self, owner: ModuleBase) -> None:
@@ -157,6 +210,8 @@ class Bound:
         finally:
             frame.is_open = False
             self.frame = before
+        if before.is_open:  # of a call that began elsewhere, as those of lifted ones
+            before.names.update(frame.names)
         self.phase = READY
 
     def adopt(self, owner: ModuleBase, name: str, value: object) -> Any:
@@ -227,26 +282,27 @@ def map_modules(
     def inside(key: object, item: object) -> Any:
         return map_modules(fn, item, f"{path}_{key}", kinds)
 
+    def by_key(items: Mapping[Any, object]) -> dict[Any, Any]:
+        # A module under several keys is named by the first of them, sorted as text.
+        met = {key: inside(key, items[key]) for key in sorted(items, key=str)}
+        return {key: met[key] for key in items}
+
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return kind(*map(inside, value._fields, value))
+        return kind(**by_key(value._asdict()))  # type: ignore[attr-defined]
     if isinstance(value, (list, tuple)):
-        return tuple(map(inside, itertools.count(), value))
+        if len(value) <= 10:  # sorted already
+            return tuple(map(inside, itertools.count(), value))
+        return tuple(by_key(dict(enumerate(value))).values())
     if isinstance(value, Mapping):
-        return FrozenDict({key: inside(key, item) for key, item in value.items()})
+        return FrozenDict(by_key(value))
     if hasattr(kind, "_flax_dataclass"):
         node: Any = value
         fields = dataclasses.fields(node)
         names = [f.name for f in fields if f.metadata.get("pytree_node", True)]
-        return node.replace(**{n: inside(n, getattr(node, n)) for n in names})
-    _LEAF_TYPES.add(kind)
+        return node.replace(**by_key({n: getattr(node, n) for n in names}))
+    if kind is not Variable:  # of which lifting makes others
+        _LEAF_TYPES.add(kind)
     return value
-
-
-def modules_in(value: object) -> list[ModuleBase]:
-    """Return all modules in nested containers."""
-    found: list[ModuleBase] = []
-    map_modules(lambda module, path: found.append(module), value, "")
-    return found
 
 
 def copy_unbound(module: M) -> M:
@@ -267,9 +323,9 @@ def copy_unbound(module: M) -> M:
 
 
 def copy_deep(module: M, reset_names: bool = False) -> M:
-    """Copy like `copy_unbound`, and unbind the bound modules in its fields too.
+    """Copy like `copy_unbound`, with copies of the modules in its fields too.
 
-    Modules that were shared still are.
+    Modules that were shared still are; containers come back immutable.
 
     Args:
         module: the module.
@@ -278,17 +334,14 @@ def copy_deep(module: M, reset_names: bool = False) -> M:
     memo: dict[int, ModuleBase] = {}
 
     def unbound(module: ModuleBase, path: str) -> Any:
-        if module._bound is None and path:
-            return module
         if id(module) not in memo:
             copy = memo[id(module)] = copy_unbound(module)
             values = copy.__dict__
             if reset_names:
                 values["name"] = None
             for name in type(module)._init_fields:
-                value = values.get(name)
-                if modules_in(value):
-                    values[name] = map_modules(unbound, value, name)
+                if name in values:
+                    values[name] = map_modules(unbound, values[name], name)
         return memo[id(module)]
 
     return unbound(module, "")
@@ -308,8 +361,13 @@ def share_scope(module: ModuleBase, other: ModuleBase, /) -> None:
         raise errors.CallShareScopeOnUnboundModuleError()
     outer, path = module.scope.path, other.scope.path
     is_inside = len(path) > len(outer) and path[: len(outer)] == outer
-    moved, scope = (other, module.scope) if is_inside else (module, other.scope)
-    _move(moved, scope)
+    moved, host = (other, module) if is_inside else (module, other)
+    _move(moved, host.scope)
+    bound = moved._bound
+    if bound is not None and not bound.frame.is_open:
+        names = bound.setup_frame.names
+        bound.frame = SharedFrame(names, is_open=False, host=host._bound)
+        bound.setup_frame = bound.frame
 
 
 def _move(module: ModuleBase, scope: Scope) -> None:

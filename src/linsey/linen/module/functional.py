@@ -67,7 +67,7 @@ def intercept_methods(interceptor: Interceptor) -> Iterator[None]:
 
     The interceptor is called as `interceptor(next_fun, args, kwargs, context)`; it
     returns the result of the call, usually `next_fun(*args, **kwargs)` or a function of
-    it. Of several interceptors the last one added is the outermost.
+    it. Of several interceptors the last one added is the nearest to the method.
     """
     token = INTERCEPTORS.set((*INTERCEPTORS.get(), interceptor))
     try:
@@ -79,10 +79,10 @@ def intercept_methods(interceptor: Interceptor) -> Iterator[None]:
 def run_interceptors(
     method: Callable[..., T], name: str, module: Any, /, *args: object, **kwargs: object
 ) -> T:
-    """Call `method` of `module` through the interceptors, the last one first."""
+    """Call `method` of `module` through the interceptors, the first one outermost."""
     run: NextGetter = functools.partial(method, module)
     context = InterceptorContext(module, name, run)
-    for interceptor in INTERCEPTORS.get():
+    for interceptor in reversed(INTERCEPTORS.get()):
         run = _step(interceptor, run, context)
     return run(*args, **kwargs)
 
@@ -98,8 +98,9 @@ def _step(
 
 def bound_copy(module: M, scope: Scope) -> M:
     """Make a copy of `module` that is the root module of `scope`."""
-    is_bound = module._bound is not None
-    copy = binding.copy_deep(module) if is_bound else binding.copy_unbound(module)
+    # Inside another module, those in its fields may have been bound there.
+    holds_bound = module._bound is not None or RUNNING.get() is not None
+    copy = binding.copy_deep(module) if holds_bound else binding.copy_unbound(module)
     copy.__dict__["parent"] = scope
     binding.bind_module(copy, scope)
     return copy
@@ -165,7 +166,7 @@ def _capturing(
     run = scope_function(fn, module)
     if capture is False:
         return run, mutable
-    interceptor = _Capture(_is_call if capture is True else capture)
+    interceptor = Capture(_is_call if capture is True else capture)
     return intercept_methods(interceptor)(run), union_filters(mutable, "intermediates")
 
 
@@ -174,7 +175,7 @@ def _is_call(module: ModuleBase, method_name: str) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Capture:
+class Capture:
     """An interceptor that sows what the methods return."""
 
     which: Callable[[Any, str], bool]
@@ -209,9 +210,11 @@ def function_of(module: ModuleBase, method: object) -> Callable[..., Any]:
     """
     check_instance(module)
     if method is None:
-        return type(module).__call__
+        if callable(module):
+            return type(module).__call__
+        method = "__call__"  # for the error that there is none
     if isinstance(method, str):
-        found = getattr(module, method)
+        found, name = getattr(module, method), method
         if not callable(found):
             raise errors.ArgumentTypeError(
                 f"'{type(module).__name__}.{method}' must be a callable, got"
@@ -219,6 +222,8 @@ def function_of(module: ModuleBase, method: object) -> Callable[..., Any]:
                 "`method` says what to run.",
                 "Pass the name of a method, for example `method='__call__'`.",
             )
+        if is_module(found):  # the one in the bound module, not this
+            return lambda bound, *args, **kwargs: getattr(bound, name)(*args, **kwargs)
         method = found
     if inspect.ismethod(method) and is_module(method.__self__):
         return method.__func__

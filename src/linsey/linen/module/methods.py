@@ -22,7 +22,7 @@ import jax
 from linsey import errors
 from linsey.config import config
 from linsey.linen.module import functional
-from linsey.linen.module.binding import FRESH, ModuleBase
+from linsey.linen.module.binding import FRESH, UNSPECIFIED, ModuleBase
 from linsey.linen.module.functional import run_interceptors
 
 __all__ = ["compact", "merge_param", "nowrap"]
@@ -46,36 +46,52 @@ def make_dataclass(cls: type[Any], base: type[ModuleBase], kw_only: bool) -> Non
 
     Args:
         cls: the new class.
-        base: the class of all modules, whose hash is kept.
+        base: the class of all modules, whose `__eq__` and `__hash__` are kept.
         kw_only: its fields are keyword arguments only.
 
     Raises:
         ReservedModuleAttributeError: it annotates `parent`.
     """
-    annotations = cls.__dict__.get("__annotations__", {})
+    for name in ("__eq__", "__hash__"):
+        # Not those of a base, nor no hash because the class has an `__eq__`.
+        if cls.__dict__.get(name) is None:
+            setattr(cls, name, getattr(base, name))
+    annotations = cls.__annotations__
     if "parent" in annotations:
-        reserved = {k: v for k, v in annotations.items() if k in ("parent", "name")}
-        raise errors.ReservedModuleAttributeError(reserved)
+        raise errors.ReservedModuleAttributeError(annotations)
     if "name" in annotations:
         # Many programs repeat the field `name`. It stays what it is in every module;
         # a default has no effect, or two instances would have one name.
         del annotations["name"]
         if "name" in cls.__dict__:
             del cls.name
-    overridden = any(name in cls.__dict__ for name in cls.__dataclass_fields__)
+    inherited = getattr(cls, "__dataclass_fields__", {})
+    if "parent" not in inherited:
+        annotations |= {"parent": Any, "name": str | None}
+        cls.parent = dataclasses.field(default=UNSPECIFIED, repr=False, kw_only=True)
+        cls.name = dataclasses.field(default=None, kw_only=True)
+    overridden = any(name in cls.__dict__ for name in inherited)
     if not annotations and len(cls.__bases__) == 1 and not overridden:
         return  # the constructor and the facts of the base are right for it
-    if cls.__dict__.get("__hash__") is None:
-        # `dataclass` with `eq` would remove the inherited hash.
-        cls.__hash__ = base.__hash__  # type: ignore[method-assign]
-    dataclasses.dataclass(repr=False, kw_only=kw_only)(cls)
-    fields = dataclasses.fields(cls)
-    cls._init_fields = tuple(
-        f.name for f in fields if f.init and f.name not in ("parent", "name")
-    )
-    cls._hash_fields = tuple(
-        f.name for f in fields if f.compare and f.hash is not False
-    )
+    for field in inherited.values():
+        # Classes that are pickled by value come back with another `MISSING`.
+        for part in ("default", "default_factory"):
+            if isinstance(getattr(field, part), type(dataclasses.MISSING)):
+                setattr(field, part, dataclasses.MISSING)
+    dataclasses.dataclass(repr=False, eq=False, kw_only=kw_only)(cls)
+    if "name" in cls.__dict__:
+        # A module without a name of its own has that of its scope: see `__getattr__`.
+        del cls.name
+    for name in ("parent", "name"):  # the last of the fields, also in subclasses
+        cls.__dataclass_fields__[name] = cls.__dataclass_fields__.pop(name)
+    *fields, parent, name = dataclasses.fields(cls)
+    cls._init_fields = tuple(f.name for f in fields if f.init)
+    cls._shown_fields = tuple(f.name for f in fields if f.init and f.repr)
+    # The parent first: it tells bound modules apart before their children, which
+    # know their parents, are compared.
+    compared = [f for f in (parent, name, *fields) if f.compare]
+    cls._compared_fields = tuple(f.name for f in compared)
+    cls._hash_fields = tuple(f.name for f in compared if f.hash is not False)
 
 
 def compact(fun: CallableT) -> CallableT:
@@ -159,7 +175,8 @@ def _wrap(fun: Callable[..., T]) -> Callable[..., T]:
             run = intercepted if functional.INTERCEPTORS.get() else fun
             if not config.flax_profile:
                 return run(self, *args, **kwargs)
-            with named_scope((self.name or type(self).__name__) + suffix):
+            label = self.__dict__.get("name") or type(self).__name__
+            with named_scope(label + suffix):
                 return run(self, *args, **kwargs)
         finally:
             functional.RUNNING.reset(token)

@@ -225,6 +225,7 @@ def _call_with(
         names = [str(layer.name), *(str(key.key) for key in path[1:])]
         return change("/".join(names), value)
 
+    @nowrap
     def forward(layer: Any) -> Any:
         return layer(*args, **kwargs)
 

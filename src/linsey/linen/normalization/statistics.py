@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 
 from linsey import errors
 from linsey.errors.base import named
+from linsey.errors.misuse import report_misuse
 from linsey.linen.module import Module, Variable
 from linsey.linen.normalization import common
 from linsey.ops.axes import as_groups, shard_count
@@ -70,7 +71,7 @@ class RunningStatistics:
             self.updates = layer.variable(COUNTS, "updates", jnp.zeros, rows, jnp.int32)
         kept = self.mean.value.shape[len(rows) :]
         if kept != shape:
-            raise errors.FeatureShapeChangedError(
+            error = errors.FeatureShapeChangedError(
                 common.path_text(layer),
                 expected=_number(kept),
                 found=_number(shape),
@@ -78,6 +79,11 @@ class RunningStatistics:
                 axis=layer.axis,
                 module=layer,
             )
+            if any(
+                a != b and 1 not in (a, b) for a, b in zip(kept, shape, strict=True)
+            ):
+                raise error
+            report_misuse(error)  # what has one channel broadcasts
 
     # --- reading ----------------------------------------------------------------------
 
@@ -128,13 +134,17 @@ class RunningStatistics:
         # Outside of any transform it is a look at shapes, as guides take with one row.
         checked = single and common.is_traced(x)
         if checked and shard_count(spec.names, spec.groups) == 1:
-            raise errors.SingleValuePerChannelError(
-                common.path_text(layer), x.shape, axes=spec.axes, module=layer
+            report_misuse(
+                errors.SingleValuePerChannelError(
+                    common.path_text(layer), x.shape, axes=spec.axes, module=layer
+                )
             )
         dtype = self.mean.value.dtype
         if dtype.itemsize < 4:
-            raise errors.HalfPrecisionStatisticsError(
-                common.path_text(layer), dtype, module=layer
+            report_misuse(
+                errors.HalfPrecisionStatisticsError(
+                    common.path_text(layer), dtype, module=layer
+                )
             )
         propagate = layer.nonfinite != "skip"
         return spec, UpdateRule(layer.group_size, layer.unbiased_variance, propagate)
@@ -170,11 +180,13 @@ class RunningStatistics:
         made = any(layer.has_variable("params", name) for name in ("scale", "bias"))
         if made or not layer.is_mutable_collection("params"):
             collection, name = missing[0]
-            raise errors.MissingBatchStatsError(
-                common.path_text(layer),
-                module=layer,
-                col_name=collection,
-                var_name=name,
+            report_misuse(
+                errors.MissingBatchStatsError(
+                    common.path_text(layer),
+                    module=layer,
+                    col_name=collection,
+                    var_name=name,
+                )
             )
 
     def _find_domain(self, domain: ArrayLike | None) -> Array | None:

@@ -18,7 +18,9 @@ from linsey.linen.module import Module, nowrap
 from linsey.linen.recurrent.cells import Carry, Output, RNNCellBase
 from linsey.linen.transforms import scan
 from linsey.ops import deferred
+from linsey.ops.axes import broadcast_all
 from linsey.ops.sequences import flip_sequences
+from linsey.ops.sharding import begin_loop, leave_to_compiler, split_axes, split_like
 from linsey.typing import InOutScanAxis, PRNGKey
 
 
@@ -115,6 +117,9 @@ class RNN(Module):
         if batch_dims < 0:
             raise InputRankError("RNN", shape, "time, features")
         time = 0 if time_major else batch_dims
+        if (axes := split_axes(inputs))[time]:  # but each device takes all steps
+            whole = *axes[:time], None, *axes[time + 1 :]
+            inputs = leave_to_compiler(lambda x: x, whole, inputs)
         order = seq_lengths, batch_dims, time_major
         if reverse:
             inputs = flip_sequences(inputs, *order)
@@ -122,11 +127,20 @@ class RNN(Module):
         if carry is None:
             key = jax.random.key(0) if init_key is None else init_key
             carry = self.cell.initialize_carry(key, shape[:time] + shape[time + 1 :])
+        batch = (*axes[:time], *axes[time + 1 :])[:batch_dims]
+        carry = begin_loop(carry, batch, inputs, self._used(seq_lengths))
         lengths = seq_lengths if return_carry else None
         carry, outputs = self._scan(carry, inputs, lengths, time)
         if reverse and keep_order:
             outputs = jax.tree.map(lambda y: flip_sequences(y, *order), outputs)
         return (carry, outputs) if return_carry else outputs
+
+    @nowrap
+    def _used(self, lengths: Array | None) -> object:
+        """List what the cell uses and may vary inside of `jax.shard_map`."""
+        if jax.sharding.get_abstract_mesh().empty or self.scope is None:
+            return None
+        return lengths, self.cell.variables, self.cell.scope.rngs
 
     @nowrap
     def _scan(
@@ -152,13 +166,8 @@ class RNN(Module):
             cell: Any, carries: tuple[Carry, Carry], x: Array, i: Array
         ) -> tuple[tuple[Carry, Carry], Output]:
             carry, last = carries
-            carry, y = cell(carry, x)
-            going = i < lengths
-
-            def keep(new: Array, old: Array) -> Array:
-                mask = going.reshape(going.shape + (1,) * (new.ndim - going.ndim))
-                return jnp.where(mask, new, old)
-
+            carry, y = _step(cell, carry, x)
+            keep = partial(_keep, i < lengths)
             return (carry, jax.tree.map(keep, carry, last)), y
 
         steps = jnp.arange(inputs.shape[time])
@@ -168,8 +177,16 @@ class RNN(Module):
         return carry, outputs
 
 
+@nowrap
 def _step(cell: Any, carry: Carry, x: Array) -> tuple[Carry, Output]:
-    return cell(carry, x)
+    new, y = cell(carry, x)
+    return jax.tree.map(split_like, new, carry), y
+
+
+def _keep(going: Array, new: Array, old: Array) -> Array:
+    """Choose between carries, for each sequence."""
+    mask = going.reshape(going.shape + (1,) * (new.ndim - going.ndim))
+    return lax.select(split_like(broadcast_all(mask, new.shape), new), new, old)
 
 
 def _given(value: bool | None, default: bool) -> bool:

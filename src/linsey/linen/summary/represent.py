@@ -15,6 +15,7 @@ Example:
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Callable, Mapping
 
 import jax
@@ -109,7 +110,8 @@ def _lines(value: object, style: Style) -> list[str]:
         return lines
     for key, item in value.items():
         inner, item = _lines(item, style), _simplified(item)
-        name = style.literal(f"{key}:")
+        name = key.value if isinstance(key, enum.Enum) else key
+        name = style.literal(f"{name}:")
         if isinstance(item, (dict, list)) and item:
             indent = "  " if isinstance(item, dict) else ""
             lines += [name, *(indent + line for line in inner)]
@@ -127,13 +129,19 @@ def _leaf(value: object, style: Style) -> str:
         names = getattr(value, "names", None)
         if names is None:
             return text
-        return f"{text} {style.dim('P')}({style.literal(', '.join(map(_axis, names)))})"
+        return f"{text} {style.dim('P')}{style.literal(_axes(names))}"
     if isinstance(value, Module):
         return type(value).__name__
+    if isinstance(value, enum.Enum):
+        return style.literal(repr(value).replace("'", ""))
     if isinstance(value, (type, np.dtype)):
         return style.literal(getattr(value, "__name__", str(value)))
     return style.literal(" ".join(str(value).split()))
 
 
-def _axis(name: object) -> str:
-    return f"({', '.join(map(str, name))})" if isinstance(name, tuple) else str(name)
+def _axes(names: object) -> str:
+    """Return the text of names of axes: a tuple, perhaps of tuples, without quotes."""
+    if not isinstance(names, tuple):
+        return str(names)
+    end = "," if len(names) == 1 else ""
+    return f"({', '.join(map(_axes, names))}{end})"

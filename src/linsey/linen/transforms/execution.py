@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
 
+from linsey.config import config
 from linsey.core import lift as core_lift
 from linsey.core import meta
 from linsey.core.filters import Filter
@@ -15,9 +17,11 @@ from linsey.core.frozen_dict import FrozenDict
 from linsey.core.lift.control import split_in_out
 from linsey.core.lift.execution import Collections
 from linsey.core.lift.split import Untraced, shifted
+from linsey.core.spmd import get_logical_axis_rules
 from linsey.core.state import Scope
-from linsey.linen.module.functional import INTERCEPTORS
+from linsey.linen.module.functional import INTERCEPTORS, Capture
 from linsey.linen.transforms.lifting import Methods, Run, lifted
+from linsey.static import static_key
 
 __all__ = ["checkpoint", "jit", "remat"]
 __all__ += ["add_metadata_axis", "fold_rngs", "map_variables", "named_call"]
@@ -33,7 +37,8 @@ def _jit(
         # The run is an argument between the scopes and the others.
         options["static_argnums"] = (1, *shifted(options["static_argnums"], 1))
         options["donate_argnums"] = shifted(options["donate_argnums"], 1)
-        programs[run.fn] = core_lift.jit(_run_and_count, **options)
+        fn = functools.wraps(run.fn)(functools.partial(_run_and_count))
+        programs[run.fn] = core_lift.jit(fn, **options)
     return functools.partial(_call_program, programs[run.fn], run)
 
 
@@ -78,24 +83,34 @@ def jit(
 
 
 def _call_program(
-    program: Callable[..., Any], run: Run, scopes: object, *args: object, **kw: object
+    program: Callable[..., Any],
+    run: Run,
+    scopes: Sequence[Scope],
+    *args: Any,
+    **kw: Any,
 ) -> Any:
-    hash(run.modules)  # the error for a field without a hash names it
-    # Interceptors run while a program is traced: others need another program.
-    # A method has the hash that its object may lack: by identity.
+    # What surrounds a call is looked at while its program is traced. A method has the
+    # hash that its object may lack: by identity.
     interceptors = INTERCEPTORS.get()
-    keys = tuple(i if type(i).__hash__ else i.__call__ for i in interceptors)
-    y, counts = program(scopes, (run, keys), *args, **kw)
+    keys = [i if type(i).__hash__ else i.__call__ for i in interceptors]
+    if not all(isinstance(i, Capture) for i in interceptors):
+        keys += [scope.path for scope in scopes]  # these want to see every call
+    modules = getattr(run.modules, "value", run.modules)  # mostly it is one
+    rules = get_logical_axis_rules()
+    run.key = (*keys, config._values, static_key(rules), static_key(modules))
+    # The program itself is traced under the name of its class.
+    name = scopes[0]._path[-1] if scopes and scopes[0]._path else ""
+    with jax.named_scope(name) if name else contextlib.nullcontext():
+        y, counts = program(scopes, run, *args, **kw)
     run.counts.update(counts.value)
     return y
 
 
 def _run_and_count(
-    scopes: Sequence[Scope], spec: tuple[Run, object], *args: object, **kw: object
+    scopes: Sequence[Scope], run: Run, *args: object, **kwargs: object
 ) -> tuple[Any, Untraced]:
     """Run a compiled call; the counts leave it as part of the structure."""
-    run, _ = spec
-    y = run(scopes, *args, **kw)
+    y = run(scopes, *args, **kwargs)
     return y, Untraced(tuple(run.counts.items()))
 
 

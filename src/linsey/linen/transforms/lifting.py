@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeGuard, TypeVar, cast
 
 import jax
@@ -28,6 +28,7 @@ from linsey.core.state import Scope, Variable
 from linsey.linen.module.base import Module
 from linsey.linen.module.binding import FRESH, READY, SETTING_UP, Bound, map_modules
 from linsey.linen.module.methods import wrap_method_once
+from linsey.static import COMPARABLE, static_key
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -40,16 +41,19 @@ Transform = Callable[..., Callable[..., Any]]
 Methods = str | Iterable[str] | Mapping[str, Mapping[str, object]] | None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(eq=False, slots=True)
 class Detached:
     """A bound module without its scope; one met before is only its number.
+
+    An unbound module has the number -1, and is kept as its only attribute.
 
     Attributes:
         index: its number among what was detached.
         cls: its class.
         parent: the number of its parent; `None` if that was not detached.
-        attributes: name, fields and what was set on the unbound module, with the
-            modules in them detached.
+        name: its name, `None` if that is the name of its scope.
+        attributes: fields and what was set on the unbound module, with the modules
+            and variables in them detached.
         is_ready: whether `setup` need not run.
         counts: how many submodules of each class its open frame has named; `None` if
             the frame is closed. Names themselves are free again inside: there the
@@ -59,22 +63,45 @@ class Detached:
     index: int
     cls: type = object
     parent: int | None = None
-    attributes: tuple[tuple[str, object], ...] = ()
+    name: str | None = None
+    attributes: tuple[tuple[str, Any], ...] = ()
     is_ready: bool = False
     counts: tuple[tuple[str, int], ...] | None = None
+    _key: Any = dataclasses.field(default=None, init=False)
+
+    def key(self) -> tuple[int, Hashable]:
+        """Return its hash and what it is compared by, made when first needed."""
+        if self._key is None:
+            values = [(n, _key_of_field(self.cls, n, v)) for n, v in self.attributes]
+            described = (self.cls, self.parent, self.name, tuple(values))
+            key = (self.index, *described, self.is_ready, self.counts)
+            self._key = (hash(key), key)
+        return self._key
 
     def __hash__(self) -> int:
-        for name, attribute in self.attributes:
-            try:
-                hash(attribute)
-            except TypeError as error:
-                raise errors.ArgumentTypeError(
-                    f"Field `{name}` of {self.cls.__name__} holds a"
-                    f" {type(attribute).__name__}, which has no hash.",
-                    "Compiled programs are found again by the fields of their modules.",
-                    "Pass arrays to the call; use tuples, strings, numbers as fields.",
-                ) from error
-        return hash((self.index, self.cls, self.attributes))
+        return self.key()[0]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Detached) and self.key() == other.key()
+
+
+COMPARABLE.add(Detached)
+
+
+def _key_of_field(cls: type, name: str, value: object) -> Hashable:
+    try:
+        return static_key(value)
+    except Exception as error:  # whatever `__reduce_ex__` of the value raises
+        raise errors.ArgumentTypeError(
+            f"Field `{name}` of {cls.__name__} holds a {type(value).__name__}, which"
+            " has no hash.",
+            "Compiled programs are found again by the fields of their modules.",
+            "Pass arrays to the call; use tuples, strings, numbers as fields.",
+        ) from error
+
+
+_PARTS = (Module, Variable)
+_DETACHED = (Detached, Module)
 
 
 class Detacher:
@@ -96,27 +123,38 @@ class Detacher:
             return module
         if id(module) in self._met:
             return Detached(self._met[id(module)][0])
-        index = self._number(bound.scope)
+        scope = bound.scope
+        index = self._number(scope)
         self._met[id(module)] = (index, module)
         parent, _ = self._met.get(id(module.parent), (None, None))
         is_ready = bound.phase == SETTING_UP  # it has what `setup` assigned so far
-        hidden = {"parent", "_bound", *(() if is_ready else bound.assigned)}
+        hidden = {"parent", "name", "_bound", *(() if is_ready else bound.assigned)}
         attributes = tuple(
-            (name, map_modules(lambda m, _: self.detach(m), value, ""))
+            (name, map_modules(self._detach_part, value, "", _PARTS))
             for name, value in module.__dict__.items()
             if name not in hidden
         )
+        name = module.__dict__.get("name")
+        if scope._path and name == scope._path[-1]:
+            name = None
         counts = open_counts(module)
-        return Detached(index, type(module), parent, attributes, is_ready, counts)
+        return Detached(index, type(module), parent, name, attributes, is_ready, counts)
+
+    def _detach_part(self, part: Any, path: str = "") -> object:
+        if isinstance(part, Module):
+            return self.detach(part)
+        names = ("collection", "name", "unbox")
+        attributes = tuple((name, getattr(part, name)) for name in names)
+        return Detached(self._number(part.scope), Variable, attributes=attributes)
 
     def detach_leaf(self, leaf: object) -> object:
         """Detach a leaf of the arguments if it is a module or a variable."""
-        if isinstance(leaf, Module):
-            return Untraced(self.detach(leaf))
-        if isinstance(leaf, Variable):
-            index = self._number(leaf.scope)
-            return Untraced((index, leaf.collection, leaf.name, leaf.unbox))
-        return leaf
+        if not isinstance(leaf, _PARTS):
+            return leaf
+        part: Any = self._detach_part(leaf)
+        if part is leaf:
+            part = Detached(-1, type(part), attributes=(("module", part),))
+        return Untraced(part)
 
     def _number(self, scope: Scope) -> int:
         self.scopes.append(scope)
@@ -138,26 +176,34 @@ class Restorer:
         """Return the module bound to its new scope; the same again for the same one."""
         if not isinstance(detached, Detached):
             return detached
+        if detached.index < 0:
+            return detached.attributes[0][1]
         if detached.index in self._made:
             return self._made[detached.index]
         scope = self.scopes[detached.index]
+        if detached.cls is Variable:
+            return Variable(scope, **dict(detached.attributes))
         module = self._made[detached.index] = object.__new__(detached.cls)
         needs_setup = detached.cls._has_setup and not detached.is_ready
         bound = Bound(scope, FRESH if needs_setup else READY)
         parent = self._made.get(detached.parent, scope)
         module.__dict__.update(parent=parent, _bound=bound)
+        name = detached.name or scope._name
+        if name is not None:
+            module.__dict__["name"] = name
+            if isinstance(parent, Module) and open_counts(parent) is not None:
+                cast(Bound, parent._bound).frame.names[name] = module  # an argument
         if scope.context.bound is not None:
             scope.context.bound.append(module)
 
-        def restore_attribute(detached: Any, path: str) -> Module:
-            attribute = self.restore(detached)
-            if attribute.__dict__.get("parent") is module:
-                bound.frame.names[attribute.name] = attribute
-            return attribute
+        def restore_part(detached: Any, path: str) -> object:
+            part = self.restore(detached)
+            if isinstance(part, Module) and part.parent is module:
+                bound.frame.names[part.__dict__["name"]] = part
+            return part
 
-        kinds = (Detached, Module)
         for name, value in detached.attributes:
-            module.__dict__[name] = map_modules(restore_attribute, value, "", kinds)
+            module.__dict__[name] = map_modules(restore_part, value, "", _DETACHED)
         if detached.counts is not None:
             bound.open_frame()
             bound.frame.counts.update(detached.counts)
@@ -165,12 +211,7 @@ class Restorer:
 
     def restore_leaf(self, leaf: object) -> object:
         """Undo `Detacher.detach_leaf`."""
-        if not isinstance(leaf, Untraced):
-            return leaf
-        if isinstance(leaf.value, tuple):
-            index, *variable = leaf.value
-            return Variable(self.scopes[index], *variable)
-        return self.restore(leaf.value)
+        return self.restore(leaf.value) if isinstance(leaf, Untraced) else leaf
 
 
 def open_counts(module: Module) -> tuple[tuple[str, int], ...] | None:
@@ -183,30 +224,32 @@ def open_counts(module: Module) -> tuple[tuple[str, int], ...] | None:
 
 def map_leaves(fn: Callable[[Any], object], tree: object) -> Any:
     """Map a function over a tree with modules and variables as leaves."""
-    kinds = (Module, Variable, Untraced)
+    kinds = (*_PARTS, Untraced)
     return jax.tree_util.tree_map(fn, tree, is_leaf=lambda x: isinstance(x, kinds))
 
 
 @dataclasses.dataclass(unsafe_hash=True)
 class Run:
-    """A function of modules as a function of scopes; equal ones do the same.
+    """A function of modules as a function of scopes.
 
     Attributes:
         fn: called as `fn(modules, *args, **kwargs)`.
         modules: a detached module, or a tree of these.
         counts: filled with how many submodules the module has named after a run.
+        key: what runs are compared by.
     """
 
-    fn: Callable[..., Any]
-    modules: object
+    fn: Callable[..., Any] = dataclasses.field(compare=False)
+    modules: object = dataclasses.field(compare=False)
     counts: dict[str, int] = dataclasses.field(compare=False)
+    key: object = None
 
     def __call__(self, scopes: Sequence[Scope], *args: object, **kwargs: object) -> Any:
         """Run the function on modules restored over these scopes."""
         restore = Restorer(scopes).restore_leaf
         modules, args, kwargs = map_leaves(restore, (self.modules, args, kwargs))
         y = self.fn(modules, *args, **kwargs)
-        if any(isinstance(x, (Module, Variable)) for x in jax.tree_util.tree_leaves(y)):
+        if any(isinstance(x, _PARTS) for x in jax.tree_util.tree_leaves(y)):
             name = getattr(self.fn, "__name__", "unnamed_function")
             raise errors.TransformedMethodReturnValueError(name)
         if isinstance(modules, Module):
@@ -233,7 +276,7 @@ def call_lifted(
         kwargs: keyword arguments.
         cls: the class that the module has inside. If `None`, its own.
     """
-    if isinstance(module, Module) and module._bound is None:
+    if cls is not None and cast(Module, module)._bound is None:
         raise errors.CallCompactUnboundModuleError(module=module)
     detacher, counts = Detacher(), {}
     modules, args, kwargs = map_leaves(detacher.detach_leaf, (module, args, kwargs))

@@ -1,0 +1,67 @@
+"""Programs that import Flax or treex, run on linsey.
+
+After `install()`, `import flax` and the modules of its Linen side yield linsey's
+modules, in this process and for every library in it, whether or not Flax is installed;
+and so do `import treex` and `import treeo`. It works by a finder in `sys.meta_path`,
+which `uninstall()` removes again. Nothing is active until `install()` is called, by a
+program or by `linsey run SCRIPT`.
+
+    finder.py     finds the modules; says which names of linsey they do not show
+    aliases.py    the module `flax.linen` beside `linsey.linen`: private names, a log
+    private.py    the table of Flax's private names that programs use
+    adapters/     what they are here
+    metadata.py   what `importlib.metadata` says of the packages
+    real.py       `flax.nnx` of a Flax that is installed
+    old_jax.py    names that JAX has removed
+
+Example:
+    >>> import linsey.compat
+    >>> linsey.compat.install()
+    >>> import flax.linen
+    >>> flax.linen.Dense.__module__
+    'linsey.linen.linear.dense'
+    >>> linsey.compat.uninstall()
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from linsey.compat import private
+from linsey.compat.finder import Finder, take_out
+from linsey.compat.packages import FLAX_VERSION as FLAX_VERSION
+from linsey.config import config
+
+__all__ = ["FLAX_VERSION", "install", "is_installed", "uninstall"]
+
+
+def install() -> None:
+    """Make `import flax` yield linsey; modules of Flax imported before are set aside.
+
+    Objects that a program already holds of the real Flax stay what they are, so call
+    this before the program's own imports. Misuse that Flax lets pass becomes a warning
+    (the flag `misuse` of `linsey.config`), unless `LINSEY_MISUSE` is set. A second call
+    does nothing.
+    """
+    if is_installed():
+        return
+    finder = Finder(take_out(), misuse=config.misuse)
+    sys.meta_path.insert(0, finder)
+    if "LINSEY_MISUSE" not in os.environ:
+        config.update("misuse", "warn")
+
+
+def uninstall() -> None:
+    """Make `import flax` find the real Flax again, if it is installed."""
+    for finder in [f for f in sys.meta_path if isinstance(f, Finder)]:
+        sys.meta_path.remove(finder)
+        take_out()
+        sys.modules.update(finder.real.modules)
+        private.remove_methods()
+        config.update("misuse", finder.misuse)
+
+
+def is_installed() -> bool:
+    """Return whether `import flax` yields linsey now."""
+    return any(isinstance(finder, Finder) for finder in sys.meta_path)

@@ -1,0 +1,203 @@
+"""The parts inside of `flax.linen.module`: what runs now, and records of calls."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, MutableSequence
+from contextvars import ContextVar
+from typing import Any, overload
+
+import jax
+
+from linsey.core.frozen_dict import FrozenDict
+from linsey.linen.module import Module, intercept_methods
+from linsey.linen.module.base import _Unspecified, _unspecified
+from linsey.linen.module.functional import INTERCEPTORS, RUNNING, _Capture
+from linsey.linen.summary.calls import abstract
+
+Sentinel = _Unspecified
+unspecified_parent = _unspecified
+
+# What `append` and assignments have covered, in this thread or task.
+_COVERED: ContextVar[tuple[Any, ...]] = ContextVar("linsey_covered", default=())
+
+
+class ModuleStack(MutableSequence[Any]):
+    """The modules whose methods run, outermost first, after a `None`.
+
+    Linsey keeps the innermost alone; the others are the modules that it is in. What is
+    put here is what modules without a parent become children of.
+    """
+
+    def _items(self) -> list[Any]:
+        module, items = RUNNING.get(), []
+        if module is None:
+            return [*_COVERED.get(), None]
+        while isinstance(module, Module):
+            items.append(module)
+            module = module.parent
+        return [*(_COVERED.get() or (None,)), *reversed(items)]
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Any]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        return RUNNING.get() if index == -1 else self._items()[index]
+
+    def __setitem__(self, index: int | slice, value: Any) -> None:
+        items = self._items()
+        items[index] = value
+        _COVERED.set(())
+        RUNNING.set(items[-1] if items else None)
+
+    def __delitem__(self, index: int | slice) -> None:
+        if index == -1 and _COVERED.get():
+            *covered, last = _COVERED.get()
+            _COVERED.set(tuple(covered))
+            RUNNING.set(last)
+            return
+        items = self._items()
+        del items[index]
+        RUNNING.set(items[-1] if items else None)
+
+    def __len__(self) -> int:
+        return len(self._items())
+
+    def insert(self, index: int, value: Any) -> None:
+        """Put a module on top, whatever the index is."""
+        _COVERED.set((*_COVERED.get(), RUNNING.get()))
+        RUNNING.set(value)
+
+    def __repr__(self) -> str:
+        return repr(self._items())
+
+
+@dataclasses.dataclass
+class CallInfo:
+    """One call of a method, with shapes and dtypes in the place of arrays."""
+
+    index: int
+    path: tuple[str, ...]
+    module: Module
+    rngs: dict[str, Any] | None
+    mutable: Any
+    method: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: Any
+
+
+CallInfo.__name__ = CallInfo.__qualname__ = "_CallInfo"
+
+
+class Calls:
+    """The calls that were made, in the order in which they returned."""
+
+    def __init__(self) -> None:
+        self.index = 0
+        self.calls: list[CallInfo] = []
+
+    def get_call_index(self) -> int:
+        """Return the number of the next call."""
+        self.index += 1
+        return self.index - 1
+
+
+_CALLS: ContextVar[tuple[Calls, ...]] = ContextVar("linsey_calls", default=())
+
+
+class DynamicContext:
+    """What runs now: modules, captured methods, records of calls."""
+
+    def __init__(self) -> None:
+        self.module_stack = ModuleStack()
+
+    @property
+    def capture_stack(self) -> list[Any]:
+        """The filters of `capture_intermediates`; `False` where nothing is captured."""
+        found = [i.which for i in INTERCEPTORS.get() if isinstance(i, _Capture)]
+        return found or ([] if RUNNING.get() is None else [False])
+
+    @property
+    def call_info_stack(self) -> list[Calls]:
+        """The records of `_tabulate_context`."""
+        return list(_CALLS.get())
+
+
+context = DynamicContext()
+
+
+@contextlib.contextmanager
+def tabulate_context() -> Iterator[None]:
+    """Record the calls in the `with` block, in `_context.call_info_stack[-1].calls`."""
+    record = Calls()
+
+    def note(
+        next_fun: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        context: Any,
+    ) -> Any:
+        module, method = context.module, context.method_name
+        if method == "setup":
+            return next_fun(*args, **kwargs)
+        index = record.get_call_index()
+        outputs = next_fun(*args, **kwargs)
+        copy, variables = module.unbind()
+        inputs, found, variables = abstract(((args, dict(kwargs)), outputs, variables))
+        rngs = {name: rng.as_jax_rng() for name, rng in module.scope.rngs.items()}
+        call = CallInfo(
+            index,
+            module.path,
+            copy,
+            abstract(rngs),
+            module.scope.mutable,
+            method,
+            *inputs,
+            found,
+        )
+        vars(call)["_variables"] = variables
+        record.calls.append(call)
+        return outputs
+
+    token = _CALLS.set((*_CALLS.get(), record))
+    try:
+        with intercept_methods(note):
+            yield
+    finally:
+        _CALLS.reset(token)
+
+
+def freeze_attr(value: Any) -> Any:
+    """Freeze dictionaries, and lists as tuples, as fields of modules are."""
+    if isinstance(value, dict | FrozenDict):
+        return FrozenDict({k: freeze_attr(v) for k, v in value.items()})
+    if isinstance(value, tuple):
+        items = [freeze_attr(v) for v in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, list):
+        return tuple(freeze_attr(v) for v in value)
+    return value
+
+
+def get_fn_name(fn: Any) -> str:
+    """Name a function, also one inside of partial ones."""
+    return get_fn_name(fn.func) if hasattr(fn, "func") else (
+        getattr(fn, "__name__", "unnamed_function")
+    )  # fmt: skip
+
+
+def module_repr(module: Module, num_spaces: int = 4) -> str:
+    """Write a module with its fields and children."""
+    return repr(module)
+
+
+def map_submodules(fn: Callable[[Module], Any], tree: Any) -> Any:
+    """Map a function over the modules in a tree, which is frozen; leave the rest."""
+    return jax.tree.map(
+        lambda leaf: fn(leaf) if isinstance(leaf, Module) else leaf,
+        freeze_attr(tree),
+        is_leaf=lambda leaf: isinstance(leaf, Module),
+    )

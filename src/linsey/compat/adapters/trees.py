@@ -1,0 +1,114 @@
+"""The parts inside of `serialization`, `core.scope`, `jax_utils` and the writers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from linsey import serialization
+from linsey.core import rng
+from linsey.core.filters import Filter, in_filter
+from linsey.core.frozen_dict import FrozenDict, unfreeze
+from linsey.core.state import Scope
+
+fold_in_static = rng.fold_in_static
+is_valid_rng = rng.is_rng_key
+ext_pack = serialization._pack_unknown
+ext_unpack = serialization._unpack_unknown
+ndarray_to_bytes = serialization._array_to_bytes
+ndarray_from_bytes = serialization._array_from_bytes
+chunk = serialization._chunk
+unchunk = serialization._unchunk
+unchunk_leaves = serialization._unchunk_leaves
+registry = serialization._REGISTRY
+
+
+def dtype_from_name(name: str | bytes) -> np.dtype:
+    """Return the dtype of a name, such as those of `ml_dtypes`."""
+    return np.dtype(name.decode() if isinstance(name, bytes) else name)
+
+
+def chunk_leaves(d: Any) -> Any:
+    """Split large arrays of nested dictionaries, in place."""
+    return serialization._chunk_leaves(d, in_place=True)
+
+
+def np_convert_in_place(d: Any) -> Any:
+    """Replace arrays of JAX in nested dictionaries by NumPy's, in place."""
+    if isinstance(d, dict):
+        d.update({key: np_convert_in_place(value) for key, value in d.items()})
+        return d
+    return np.asarray(d) if isinstance(d, jax.Array) else d
+
+
+def dict_state_dict(xs: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return the state of a dictionary."""
+    return serialization.to_state_dict(dict(xs))
+
+
+def restore_dict(xs: Mapping[Any, Any], states: Mapping[str, Any]) -> dict[Any, Any]:
+    """Restore a dictionary from its state."""
+    return serialization.from_state_dict(dict(xs), states)
+
+
+def list_state_dict(xs: list[Any]) -> dict[str, Any]:
+    """Return the state of a list."""
+    return serialization.to_state_dict(list(xs))
+
+
+def restore_list(xs: list[Any], state_dict: Mapping[str, Any]) -> list[Any]:
+    """Restore a list from its state."""
+    return serialization.from_state_dict(list(xs), state_dict)
+
+
+def namedtuple_state_dict(nt: Any) -> dict[str, Any]:
+    """Return the state of a named tuple."""
+    return serialization.to_state_dict(nt)
+
+
+def restore_namedtuple(xs: Any, state_dict: Mapping[str, Any]) -> Any:
+    """Restore a named tuple from its state."""
+    return serialization.from_state_dict(xs, state_dict)
+
+
+def unfreeze_variables(variables: Mapping[str, Any], mutable: Filter) -> Any:
+    """Unfreeze the collections that may be written, and freeze none."""
+    return {
+        name: unfreeze(tree) if in_filter(mutable, name) else tree
+        for name, tree in variables.items()
+    }
+
+
+def scope_collection(self: Scope, col: str) -> Mapping[str, Any]:
+    """Return the part of a collection that a scope has."""
+    node = self._node(col)
+    return FrozenDict({}) if node is None else node
+
+
+def pmap_device_order() -> list[jax.Device]:
+    """List the devices in the order of `jax.pmap`."""
+    return jax.local_devices()
+
+
+def flatten_dict(
+    input_dict: Mapping[str, Any], parent_key: str = "", sep: str = "."
+) -> dict[str, Any]:
+    """Flatten a dictionary of hyper-parameters; what is no number or text is written.
+
+    Example:
+        >>> flatten_dict({"lr": 0.1, "model": {"sizes": [1, 2]}})
+        {'lr': 0.1, 'model.sizes': '[1, 2]'}
+    """
+    flat: MutableMapping[str, Any] = {}
+    for key, value in input_dict.items():
+        name = parent_key + sep + key if parent_key else key
+        if isinstance(value, dict):
+            flat.update(flatten_dict(value, name, sep))
+        elif isinstance(value, int | float | str | bool):
+            flat[name] = value
+        else:
+            flat[name] = str(value)
+    return dict(flat)

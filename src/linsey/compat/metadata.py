@@ -1,0 +1,69 @@
+"""What `importlib.metadata` says of the packages that linsey stands for."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+from pathlib import Path
+
+from linsey.compat.packages import PACKAGES
+
+_LINSEY = Path(__file__).parents[1]
+
+
+def distributions(name: str | None) -> list[importlib.metadata.Distribution]:
+    """List the distributions of a name, all if it is `None`."""
+    wanted = None if name is None else re.sub(r"[-_.]+", "-", name).lower()
+    return [Distribution(n) for n in PACKAGES if wanted in (None, n)]
+
+
+class Distribution(importlib.metadata.Distribution):
+    """What `version`, `metadata`, `requires` and `files` read.
+
+    The version is that of the package; the files and what they need are linsey's.
+    """
+
+    def __init__(self, package: str) -> None:
+        self._package = package
+        self._folder = _LINSEY.joinpath(*PACKAGES[package].own.split(".")[1:])
+
+    def read_text(self, filename: str) -> str | None:
+        """Return a file of the metadata, `None` if there is no such file."""
+        if filename == "METADATA":
+            return self._metadata()
+        if filename == "RECORD":
+            files = sorted(self._folder.rglob("*.py"))
+            paths = [file.relative_to(self._folder).as_posix() for file in files]
+            return "".join(f"{self._package}/{path},,\n" for path in paths)
+        if filename == "top_level.txt":
+            return f"{self._package}\n"
+        return None
+
+    def locate_file(self, path: str | os.PathLike[str]) -> Path:
+        """Return where a file of the package is: in linsey."""
+        parts = Path(path).parts
+        inside = bool(parts) and parts[0] == self._package
+        return self._folder.joinpath(*parts[1:]) if inside else _LINSEY.parent / path
+
+    def _metadata(self) -> str:
+        package = PACKAGES[self._package]
+        fields = [
+            ("Metadata-Version", "2.1"),
+            ("Name", self._package),
+            ("Version", package.version),
+            ("Summary", package.summary),
+            ("Requires-Python", ">=3.11"),
+            ("License", "Apache-2.0"),
+            *(("Requires-Dist", line) for line in _requirements()),
+        ]
+        return "".join(f"{name}: {value}\n" for name, value in fields)
+
+
+def _requirements() -> list[str]:
+    """List what linsey itself needs, without extras."""
+    try:
+        lines = importlib.metadata.requires("linsey") or []
+    except importlib.metadata.PackageNotFoundError:  # used from its source
+        lines = ["jax", "numpy", "msgpack"]
+    return [line for line in lines if "extra ==" not in line]

@@ -1,0 +1,146 @@
+"""Arrays that are split over a mesh with explicit axes (`jax.sharding.AxisType.Explicit`).
+
+The sharding of such an array is part of its type, and most operations of JAX find that
+of their result. Some do not, or want all operands split alike: those are left to the
+compiler, as on a mesh with automatic axes, and only the result has a sharding again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import jax
+from jax import Array
+from jax.sharding import PartitionSpec
+
+if TYPE_CHECKING:
+    from jax.typing import ArrayLike
+
+T = TypeVar("T")
+MeshAxis = str | tuple[str, ...] | None
+Axes = tuple[MeshAxis, ...]
+
+
+def split_axes(x: ArrayLike) -> Axes:
+    """Return the explicit axes of a mesh that each axis of an array is split over.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> split_axes(jnp.ones((2, 3)))
+        (None, None)
+    """
+    return tuple(jax.typeof(x).sharding.spec)
+
+
+def is_split(*arrays: ArrayLike | None) -> bool:
+    """Return whether one of these arrays is split over an explicit axis of a mesh.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> is_split(jnp.ones(3), None)
+        False
+    """
+    return any(x is not None and any(split_axes(x)) for x in arrays)
+
+
+def leave_to_compiler(
+    function: Callable[..., T], axes: Axes | list[Axes], *operands: Any
+) -> T:
+    """Call a function of arrays whose sharding inside is chosen by the compiler.
+
+    Args:
+        function: takes the operands and returns an array, or several.
+        axes: the mesh axes that each axis of the result is split over; a list of these
+            for several results. A mesh axis that is there twice counts once.
+        *operands: arrays, at least one of them split, or trees of arrays.
+
+    Returns:
+        What the function returns, with that sharding.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> kind = jax.sharding.AxisType.Explicit
+        >>> mesh = jax.make_mesh((1,), ("data",), axis_types=(kind,))
+        >>> sharding = jax.NamedSharding(mesh, PartitionSpec("data"))
+        >>> x = jax.device_put(jnp.ones((2, 3)), sharding)
+        >>> jax.typeof(leave_to_compiler(jnp.sin, ("data", None), x))
+        ShapedArray(float32[2@data,3])
+    """
+    spec = (
+        tuple(map(_specification, axes))
+        if isinstance(axes, list)
+        else _specification(axes)
+    )
+    return jax.sharding.auto_axes(function, out_sharding=spec)(*operands)
+
+
+def _specification(axes: Axes) -> PartitionSpec:
+    """Write mesh axes as a specification, each of them where it comes first."""
+    used: set[str] = set()
+    parts: list[MeshAxis] = []
+    for part in axes:
+        names = (part,) if isinstance(part, str) else part or ()
+        free = tuple(name for name in names if name not in used)
+        used.update(free)
+        parts.append(part if free == names else free or None)
+    return PartitionSpec(*parts)
+
+
+def begin_loop(carry: T, batch: Axes, inputs: Array, others: object = None) -> T:
+    """Give the first carry of a loop the sharding that the next ones will have.
+
+    Args:
+        carry: a tree of arrays, whose first axes are those of the batch.
+        batch: the mesh axes that the batch axes of the inputs are split over.
+        inputs: what the loop runs over. Inside of `jax.shard_map`, the carry varies
+            over the axes over which they vary.
+        others: a tree of arrays that are used as well, and may vary too.
+
+    Returns:
+        The carry.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> begin_loop(jnp.zeros(2), (None,), jnp.ones((2, 3))).tolist()
+        [0.0, 0.0]
+    """
+    manual = jax.sharding.get_abstract_mesh().manual_axes
+    varying: frozenset[str] = frozenset()
+    for leaf in jax.tree.leaves((inputs, others)) if manual else ():
+        varying |= _varying(leaf)
+
+    def begin(value: Array) -> Array:
+        missing = varying - _varying(value) if varying else ()
+        if missing:
+            value = jax.lax.pcast(value, tuple(missing), to="varying")
+        axes = split_axes(value)
+        first = (own or of_batch for own, of_batch in zip(axes, batch, strict=False))
+        wanted = (*first, *axes[len(batch) :])
+        return value if wanted == axes else _split(value, wanted, inputs)
+
+    return jax.tree.map(begin, carry) if varying or any(batch) else carry
+
+
+def split_like(value: Array, other: Array) -> Array:
+    """Split an array like another one of its rank.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> split_like(jnp.ones(2), jnp.zeros(2)).tolist()
+        [1.0, 1.0]
+    """
+    axes = split_axes(other)
+    return value if split_axes(value) == axes else _split(value, axes, other)
+
+
+def _split(value: Array, axes: Axes, on_mesh: Array) -> Array:
+    """Split an array, over the mesh that another one is on."""
+    return leave_to_compiler(lambda value, _: value, axes, value, on_mesh)
+
+
+def _varying(x: ArrayLike) -> frozenset[str]:
+    """Return the axes of a `jax.shard_map` over which a value differs by device."""
+    kind = jax.typeof(x)
+    # The name changes between versions of jax.
+    return kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying
