@@ -202,6 +202,12 @@ def test_shape_fix_names_the_width_only_where_it_is_the_cause():
     assert "last axis" not in error("k", "/", (8,), (9,)).fix
 
 
+def test_shapes_with_symbols_are_compared_in_the_error():
+    (n,) = jax.export.symbolic_shape("n")
+    error = errors.ScopeParamShapeError
+    assert "(n, 3)" in str(error("k", "/", (3, 3), (n, 3)))
+
+
 def test_errors_are_caught_where_jax_errors_were():
     assert issubclass(errors.UnboundAxisNameError, NameError)
     assert issubclass(errors.TracedFlagError, TypeError)
