@@ -191,7 +191,8 @@ NAME_SCOPES = (
     "Flax AssignSubModuleError: Submodule CompactNameScope|"
     'Flax NameInUseError: Could not create submodule "part"|(keys|facts).*part'
 )
-INIT_VARS = r"Flax .*__post_init__\(\) missing|facts: Flax (\['?)?#\.# \| linsey"
+INIT_VARS = r"Flax .*__post_init__\(\) missing|(order of )?facts"
+TREES = "Flax (AttributeError: '(tuple|list)' .*_state|AssertionError: scope list mism)"
 CALLS = "(keys|lengths|facts|order of facts)"
 
 KNOWN = (
@@ -246,6 +247,11 @@ KNOWN = (
     Known(
         "A `compact_name_scope` method of a submodule",
         differs(NAME_SCOPES, "nn.compact_name_scope"),
+    ),
+    Known("`cond`, `switch`, `vjp`, ... take one module.", differs(TREES, "m[1](m[0]")),
+    Known(
+        "The sentence of `LazyInitError` lacks",
+        differs("words: Flax LazyInitError", "lazy_init"),
     ),
     Known("The value of an `InitVar`", differs(INIT_VARS, "dataclasses.InitVar")),
     Known(

@@ -97,8 +97,8 @@ def run(
         numeric: whether arrays have values.
         nudge: fraction by which the input is changed, to see how results move.
         seed: seed of the key.
-        returned: values that are returned to JAX with those kept, so that it refuses
-            the ones that have leaked.
+        returned: where given, the program is compiled, and these values and those
+            kept are its results, so that JAX refuses the ones that have leaked.
         within: a context to run it in.
     """
     names: dict[str, Any] = {**library, "__name__": "program"}
@@ -122,7 +122,9 @@ def run(
         try:
             exec(compiled(source), names)
             key = jax.random.key(seed)
-            if numeric:
+            if returned is not None:
+                jax.jit(program).lower(key, x)
+            elif numeric:
                 program(key, jnp.asarray(x * np.float32(1 + nudge)))
             else:
                 jax.eval_shape(program, key, x)

@@ -28,8 +28,9 @@ seen = []
 
 
 def cells(table):
-    plain = re.sub("[━─┏┳┓┡╇┩├┼┤└┴┘]+", "", table).replace("┃", "│")
-    return [" ".join(cell.split()) for cell in plain.split("│") if cell.strip()]
+    rows = [re.split("[┃│]", row)[1:-1] for row in table.split("\\n")]
+    columns = zip(*(row for row in rows if row))  # collections in any order
+    return sorted([" ".join(cell.split()) for cell in one] for one in columns)
 """
 
 
