@@ -295,3 +295,36 @@ def test_bound_modules_that_hold_modules_are_compared(library):
             _ = model.bind({}) == model.bind({})
     else:
         assert model.bind({}) != model.bind({})  # each with variables of its own
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_interceptors_see_methods_of_modules(library):
+    nn, seen = LIBRARIES[library], set()
+
+    def record(method, args, kwargs, context):
+        seen.add(context.method_name)
+        return method(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        jax.eval_shape(nn.remat(nn.WeightNorm)(nn.Dense(2)).init, KEY, normal(0, 2, 3))
+    machinery = {"<lambda>", "layer_forward", "_l2_normalize"}
+    assert seen == {"__call__"} | (machinery if library == "flax" else set())
+
+
+@pytest.mark.parametrize("mark", ["compact", "compact_name_scope"])
+def test_setup_is_not_marked(mark):
+    def define(nn):
+        class Module(nn.Module):
+            @getattr(nn, mark)
+            def setup(self):
+                self.dense = nn.Dense(2)
+
+            def __call__(self, x):
+                return self.dense(x)
+
+        return Module()
+
+    with pytest.raises((ValueError, flax.errors.SetAttributeFrozenModuleError)):
+        define(flax.linen).init(KEY, normal(0, 2, 3))
+    with pytest.raises(errors.UsageError, match=f"`setup` is marked with `@nn.{mark}`"):
+        define(linsey.linen)
