@@ -234,6 +234,12 @@ def test_names_of_pytorch_are_recognised(layer, name):
     assert f"`{{'{name}': weight" in caught.value.fix
 
 
+def test_shapes_with_symbols_are_compared_in_the_error():
+    (n,) = jax.export.symbolic_shape("n")
+    error = errors.ScopeParamShapeError
+    assert "(n, 3)" in str(error("k", "/", (3, 3), (n, 3)))
+
+
 def test_errors_are_caught_where_jax_errors_were():
     assert issubclass(errors.UnboundAxisNameError, NameError)
     assert issubclass(errors.TracedFlagError, TypeError)

@@ -110,7 +110,7 @@ def _transposed(found: object, expected: object) -> tuple[int, ...] | None:
     if not isinstance(found, tuple) or not isinstance(expected, tuple):
         return None
     axes = range(len(found))
-    if len(axes) < 2 or sorted(found) != sorted(expected):
+    if len(axes) < 2 or sorted(found, key=str) != sorted(expected, key=str):
         return None
     # PyTorch's kernels are (out, in, ...), those of transposed convolutions (in, out,
     # ...); the axes of equal length stay in order.

@@ -74,6 +74,7 @@ def models(nn):
             axes = {"params": 0}
             x = nn.vmap(MLP, variable_axes=axes, split_rngs={"params": True})()(x)
             x = nn.remat(MLP)(name="again")(nn.jit(MLP)(name="compiled")(x))
+            x = nn.remat(lambda m, x: m(x))(MLP(name="function"), x)
             once = {"params": False}
             return nn.scan(Step, variable_broadcast="params", split_rngs=once)()(
                 x[0], x

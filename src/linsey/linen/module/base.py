@@ -40,7 +40,13 @@ from linsey.linen.module.binding import (
     is_module,
 )
 from linsey.linen.module.functional import CREATED, RUNNING, CaptureFilter
-from linsey.linen.module.methods import compact, make_dataclass, nowrap, wrap_class
+from linsey.linen.module.methods import (
+    compact,
+    make_dataclass,
+    nowrap,
+    refuse_setup,
+    wrap_class,
+)
 from linsey.traceback_util import api_boundary
 from linsey.typing import VariableDict, with_signature_of
 
@@ -619,6 +625,7 @@ def compact_name_scope(fun: CallableT) -> CallableT:
         >>> sorted(Pair().init(jax.random.key(0), jax.numpy.ones((1, 3)))["params"])
         ['down', 'up']
     """
+    refuse_setup(fun, "compact_name_scope")
 
     @functools.wraps(fun)
     def method(self: Module, *args: object, **kwargs: object) -> object:

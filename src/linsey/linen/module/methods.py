@@ -111,8 +111,19 @@ def compact(fun: CallableT) -> CallableT:
         >>> sorted(MLP().init(jax.random.key(0), jax.numpy.ones((2, 3)))["params"])
         ['Dense_0', 'Dense_1']
     """
+    refuse_setup(fun, "compact")
     fun.compact = True  # type: ignore[attr-defined]
     return fun
+
+
+def refuse_setup(fun: Callable[..., object], mark: str) -> None:
+    """Raise an error where a decorator for other methods stands at `setup`."""
+    if getattr(fun, "__name__", "") == "setup":
+        raise errors.UsageError(
+            f"`setup` is marked with `@nn.{mark}`.",
+            "What `setup` makes is named by the attributes that it is assigned to.",
+            "Leave the mark out, or make submodules in `@nn.compact def __call__`.",
+        )
 
 
 def nowrap(fun: CallableT) -> CallableT:

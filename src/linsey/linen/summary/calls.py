@@ -93,7 +93,8 @@ def record_calls(
         kwargs: Mapping[str, object],
         context: InterceptorContext,
     ) -> T:
-        if context.method_name == "setup":
+        name = context.method_name
+        if name in ("setup", "<lambda>"):  # the latter is lifted, and no method
             return next_fun(*args, **kwargs)
         index = len(calls)
         calls.append(None)
@@ -101,7 +102,7 @@ def record_calls(
         outputs = next_fun(*args, **kwargs)
         path, (module, variables) = context.module.path, context.module.unbind()
         found = abstract((outputs, variables))
-        calls[index] = Call(path, module, context.method_name, *inputs, *found)
+        calls[index] = Call(path, module, name, *inputs, *found)
         return outputs
 
     inputs = (rngs, args, dict(kwargs))
