@@ -5,6 +5,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+
+import flax.errors
 import flax.linen
 import jax
 import jax.numpy as jnp
@@ -132,3 +136,195 @@ def test_an_axis_name_that_is_not_bound_is_named():
     variables = norm.init(KEY, x)
     with pytest.raises(errors.UnboundAxisNameError, match="devices"):
         norm.apply(variables, x, mutable=["batch_stats"])
+
+
+def gradient_of(nn, kind: str) -> jax.Array:
+    """The output, and its gradients for `x`, of two layers in one module."""
+
+    class Module(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            inner = nn.Sequential([nn.Dense(3), nn.Dense(2)])
+            if kind == "vjp":
+                y, back = nn.vjp(lambda m, x: m(x), inner, x)
+                return y, back(jnp.ones_like(y))[1]
+            if kind == "jvp":
+                return nn.jvp(lambda m, x: m(x), inner, (x,), (jnp.ones_like(x),), {})
+            forward = nn.custom_vjp(
+                lambda m, x: m(x),
+                lambda m, x: nn.vjp(lambda m, x: m(x), m, x),
+                lambda back, g: back(g),
+            )
+            return forward(inner, x), None
+
+    x = normal(0, 2, 3)
+    y, gradient = Module().init_with_output(KEY, x)[0]
+    layers = nn.Sequential([nn.Dense(3), nn.Dense(2)])
+    assert y.shape == layers.init_with_output(KEY, x)[0].shape
+    return gradient
+
+
+@pytest.mark.parametrize("kind", ["vjp", "jvp", "custom_vjp"])
+def test_derivatives_of_a_module_with_modules(kind):
+    with pytest.raises(NotImplementedError, match="include other Modules"):
+        gradient_of(flax.linen, kind)
+    gradient = gradient_of(linsey.linen, kind)
+    assert kind == "custom_vjp" or jnp.any(gradient != 0)
+
+
+def named_part(nn, style: str) -> dict:
+    """Variables of two modules with a name scope, in a module."""
+
+    class Part(nn.Module):
+        @nn.compact_name_scope
+        def part(self, x):
+            return nn.Dense(2)(x)
+
+        @nn.compact
+        def __call__(self, x):
+            return self.part(x)
+
+    class Inline(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return Part(name="b")(Part(name="a")(x))
+
+    class Setup(nn.Module):
+        def setup(self):
+            self.a, self.b = Part(), Part()
+
+        def __call__(self, x):
+            return self.b(self.a(x))
+
+    module = Inline() if style == "inline" else Setup()
+    return jax.eval_shape(module.init, KEY, normal(0, 2, 3))["params"]
+
+
+@pytest.mark.parametrize("style", ["inline", "setup"])
+def test_a_name_scope_belongs_to_the_module_of_its_method(style):
+    refused = {
+        "inline": flax.errors.NameInUseError,
+        "setup": flax.errors.AssignSubModuleError,
+    }
+    with pytest.raises(refused[style]):
+        named_part(flax.linen, style)
+    params = named_part(linsey.linen, style)
+    assert {name: set(of["part"]) for name, of in params.items()} == {
+        "a": {"Dense_0"},
+        "b": {"Dense_0"},
+    }
+
+
+def values_of_init_var(nn) -> list[float]:
+    """What `__post_init__` gets, before and in `init`."""
+    values = []
+
+    class Module(nn.Module):
+        scale: dataclasses.InitVar[float] = 2.0
+
+        def __post_init__(self, scale):
+            values.append(scale)
+            super().__post_init__()
+
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(2)(x)
+
+    jax.eval_shape(Module(scale=3.0).init, KEY, normal(0, 2, 3))
+    return values
+
+
+def test_the_value_of_an_init_var_is_kept():
+    assert values_of_init_var(flax.linen) == [3.0, 2.0]
+    assert set(values_of_init_var(linsey.linen)) == {3.0}
+
+
+def loop_that_sows(nn) -> jax.Array:
+    """A loop that carries a collection which must not change."""
+
+    class Module(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            def body(module, x):
+                module.sow("losses", "x", x)
+                return x + 1
+
+            if self.is_initializing():
+                return body(self, x)
+            return nn.while_loop(
+                lambda module, x: x < 3, body, self, x, carry_variables="losses"
+            )
+
+    variables = Module().init(KEY, 0)
+    return Module().apply(variables, 0)
+
+
+def test_a_loop_may_carry_a_collection_that_does_not_change():
+    with pytest.raises(TypeError, match="same pytree structure"):
+        loop_that_sows(flax.linen)
+    assert loop_that_sows(linsey.linen) == 3
+
+
+def captured_spectral_norm(nn) -> dict:
+    class Module(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.SpectralNorm(nn.Dense(2))(x, update_stats=True)
+
+    init = functools.partial(Module().init, capture_intermediates=True)
+    return jax.eval_shape(init, KEY, normal(0, 2, 3))["intermediates"]
+
+
+def test_intermediates_of_spectral_norm():
+    with pytest.raises(AttributeError, match="SequenceKey"):
+        captured_spectral_norm(flax.linen)
+    captured = captured_spectral_norm(linsey.linen)
+    assert captured["__call__"][0].shape == (2, 2)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_bound_modules_that_hold_modules_are_compared(library):
+    nn = LIBRARIES[library]
+
+    class Outer(nn.Module):
+        inner: nn.Module
+
+    model = Outer(nn.Dense(2))
+    if library == "flax":
+        with pytest.raises(RecursionError):
+            _ = model.bind({}) == model.bind({})
+    else:
+        assert model.bind({}) != model.bind({})  # each with variables of its own
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_interceptors_see_methods_of_modules(library):
+    nn, seen = LIBRARIES[library], set()
+
+    def record(method, args, kwargs, context):
+        seen.add(context.method_name)
+        return method(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        jax.eval_shape(nn.remat(nn.WeightNorm)(nn.Dense(2)).init, KEY, normal(0, 2, 3))
+    machinery = {"<lambda>", "layer_forward", "_l2_normalize"}
+    assert seen == {"__call__"} | (machinery if library == "flax" else set())
+
+
+@pytest.mark.parametrize("mark", ["compact", "compact_name_scope"])
+def test_setup_is_not_marked(mark):
+    def define(nn):
+        class Module(nn.Module):
+            @getattr(nn, mark)
+            def setup(self):
+                self.dense = nn.Dense(2)
+
+            def __call__(self, x):
+                return self.dense(x)
+
+        return Module()
+
+    with pytest.raises((ValueError, flax.errors.SetAttributeFrozenModuleError)):
+        define(flax.linen).init(KEY, normal(0, 2, 3))
+    with pytest.raises(errors.UsageError, match=f"`setup` is marked with `@nn.{mark}`"):
+        define(linsey.linen)

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import flax.linen
 import jax
 import pytest
 
-from tests.compat.programs.compare import run
 from tests.compat.programs.generate import program
 from tests.compat.programs.known import KNOWN
+from tests.compat.programs.outcome import FLAX, run
 from tests.compat.programs.reduce import reduce
 
 SEED = 1
@@ -35,7 +34,7 @@ def test_a_program_is_a_function_of_seed_and_index():
 
 def test_most_programs_run_to_their_end():
     programs = [program(SEED, index) for index in range(20)]
-    runs = [run(one.source(), flax.linen, one.shape, numeric=False) for one in programs]
+    runs = [run(one.source(), FLAX, one.shape, numeric=False) for one in programs]
     assert sum(one.error is None for one in runs) > 10
 
 

@@ -108,7 +108,7 @@ def test_methods_are_called_as_in_flax():
     expected = {
         "scalar": ["tag", "value", "step"],
         "image": ["tag", "image", "step", "max_outputs"],
-        "audio": ["tag", "audiodata", "step", "max_outputs", "sample_rate"],
+        "audio": ["tag", "audiodata", "step", "sample_rate", "max_outputs"],
         "histogram": ["tag", "values", "step", "bins"],
         "text": ["tag", "textdata", "step"],
         "write": ["tag", "tensor", "step", "metadata"],

@@ -319,6 +319,16 @@ def test_lazy_init_of_a_value_that_depends_on_the_input():
     np.testing.assert_array_equal(variables["params"]["w"], np.ones_like(X))
 
 
+def test_lazy_init_may_depend_on_values_that_are_there():
+    def model(scope, x, y):
+        return scope.param("w", lambda key: 2 * x + y.shape[0])
+
+    shape = jax.ShapeDtypeStruct(X.shape, X.dtype)
+    for core in (linsey.core, flax.core):
+        variables = core.lazy_init(model)(KEY, X, shape)
+        np.testing.assert_array_equal(variables["params"]["w"], 2 * X + len(X))
+
+
 def test_writing_from_inside_a_jax_transform():
     def model(scope, x):
         return jax.jit(lambda x: scope.put_variable("state", "x", x))(x)

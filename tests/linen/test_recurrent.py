@@ -353,3 +353,39 @@ BOTH_WAYS = {
 def test_both_directions_equal_those_of_flax(case):
     fields, call = BOTH_WAYS[case]
     assert_same(bidirectional(**fields), X, **call)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_step_has_the_size_of_its_carry_as_in_flax(name):
+    h = jnp.ones((2, 7))
+    carry = (jnp.ones((2, 1)), h) if "LSTM" in name else h
+    shapes = []
+    for cell in cells(name, features=5):
+        made = jax.eval_shape(cell.init_with_output, KEY, carry, X[:, 0])
+        shapes.append(jax.tree.map(jnp.shape, made))
+    assert shapes[0] == shapes[1]
+    assert shapes[1][0][1] == (2, 7)
+
+
+def test_a_layer_takes_its_size_from_the_first_carry():
+    h = jnp.ones((2, 7))
+    layer = nn.Bidirectional(nn.RNN(nn.GRUCell(5)), nn.RNN(nn.LSTMCell(5)))
+    y, _ = jax.eval_shape(
+        lambda x: layer.init_with_output(KEY, x, initial_carry=(h, (h, h))), X
+    )
+    assert y.shape == (2, 5, 14)
+
+
+@pytest.mark.parametrize("name", [*CELLS, "ConvLSTMCell"])
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+def test_carries_keep_their_dtype(name, lengths):
+    # Flax gives the wider one to `scan`, which refuses it.
+    window = [(2,)] if name == "ConvLSTMCell" else []
+    layer = nn.RNN(getattr(nn, name)(4, *window), return_carry=True)
+    with jax.enable_x64(True):
+        x = jnp.ones((2, 5, *[3] * len(window), 3), jnp.float64)
+        (carry, y), _ = jax.eval_shape(
+            lambda x: layer.init_with_output(KEY, x, seq_lengths=lengths), x
+        )
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(carry)} == {"float32"}
+    assert y.dtype == "float64"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 import jax
+import numpy as np
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from linsey import errors
@@ -21,6 +22,8 @@ def evaluate_known(
     on_unknown: Callable[[jax.ShapeDtypeStruct], Exception] = errors.LazyInitError,
 ) -> Callable[..., T]:
     """Evaluate `fn` for abstract arguments; its results may not depend on them.
+
+    Arguments that are arrays have values, on which results may depend.
 
     Args:
         fn: a function of arrays. It is traced once.
@@ -39,7 +42,7 @@ def evaluate_known(
         abstract = {
             i: jax.ShapeDtypeStruct(x.shape, x.dtype)
             for i, x in enumerate(leaves)
-            if hasattr(x, "shape") and hasattr(x, "dtype")
+            if hasattr(x, "shape") and hasattr(x, "dtype") and not is_array(x)
         }
 
         def of_arrays(arrays: dict[int, jax.Array]) -> T:
@@ -57,6 +60,10 @@ def evaluate_known(
         return jax.tree_util.tree_unflatten(out_tree, jex_core.jaxpr_as_fun(program)())
 
     return wrapper
+
+
+def is_array(value: object) -> bool:
+    return isinstance(value, jax.Array | np.ndarray | np.generic)
 
 
 def lazy_init(fn: Callable[..., T]) -> Callable[..., T]:

@@ -94,8 +94,8 @@ class SummaryWriter:
         tag: str,
         audiodata: ArrayLike,
         step: int,
-        max_outputs: int = 3,
         sample_rate: int = 44100,
+        max_outputs: int = 3,
     ) -> None:
         """Write sounds.
 
@@ -103,8 +103,8 @@ class SummaryWriter:
             tag: name of the sounds.
             audiodata: array of shape (batch, samples, channels), in [-1, 1].
             step: the step.
-            max_outputs: number of sounds to write.
             sample_rate: samples in a second.
+            max_outputs: number of sounds to write.
         """
         sounds = np.asarray(audiodata)
         if sounds.ndim != 3:

@@ -215,7 +215,10 @@ def in_q_fwd(
     """The forward rule of `in_q`."""
     new_scale, new_history = update_fp8_meta(inp, q_dtype, scale, amax_history)
     rounded = quantize(inp, q_dtype, new_scale, compute_dtype)
-    return (rounded, new_scale), (_like(scale, new_scale), _like(amax_history, new_history))
+    return (rounded, new_scale), (
+        _like(scale, new_scale),
+        _like(amax_history, new_history),
+    )
 
 
 def in_q_bwd(

@@ -12,20 +12,32 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax  # noqa: E402
 
 from tests.compat.programs.check import check, shortest  # noqa: E402
-from tests.compat.programs.compare import outcomes  # noqa: E402
 from tests.compat.programs.generate import program  # noqa: E402
+from tests.compat.programs.outcome import outcomes  # noqa: E402
 
-CLEAR_EVERY = 100  # programs; what is compiled for one program is not used again
+CLEAR_EVERY = 50  # programs; most of what is compiled for one is not used again
+
+
+CACHE = f"{tempfile.gettempdir()}/linsey-programs-{jax.__version__}"
+
+
+def compile_once(folder: str) -> None:
+    """Keeps what XLA compiles, for later programs, batches and the other library."""
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def logged(path: Path | None) -> list[dict[str, Any]]:
@@ -61,7 +73,9 @@ def main() -> None:
     parser.add_argument("--log", type=Path)
     parser.add_argument("--show", type=int, help="print one program and its outcomes")
     parser.add_argument("--reduce", action="store_true", help="shorten each cause")
+    parser.add_argument("--cache", default=CACHE, help="folder of compiled programs")
     options = parser.parse_args()
+    compile_once(options.cache)
     if options.show is not None:
         show(options.seed, options.show, options.numeric, options.reduce)
         return

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
-import flax.linen
-
-import linsey.linen
-from tests.compat.programs.compare import (
-    Outcome,
-    compare,
-    label,
-    outcomes,
-    run,
-    within_noise,
-)
+from tests.compat.programs.compare import Difference, compare, label, within_noise
 from tests.compat.programs.generate import program
-from tests.compat.programs.known import explain
+from tests.compat.programs.known import Case, Known, Variation, explain
+from tests.compat.programs.outcome import FLAX, LINSEY, Outcome, outcomes, run
 from tests.compat.programs.reduce import reduce
 from tests.compat.programs.syntax import Shape
 
@@ -49,29 +43,59 @@ def check(seed: int, index: int, numeric: bool = False) -> Result:
 
 
 def check_source(source: str, shape: Shape, numeric: bool) -> Result:
-    theirs, ours = outcomes(source, shape, numeric)
-    return judge(source, shape, theirs, ours, numeric)
+    return judge(Case(source, shape, numeric, *outcomes(source, shape, numeric)))
 
 
-def judge(
-    source: str, shape: Shape, theirs: Outcome, ours: Outcome, numeric: bool
-) -> Result:
+def judge(case: Case) -> Result:
     """What two outcomes of a source say."""
-    known = None
-    for difference in compare(theirs, ours, numeric):
+    rows: dict[str, Known] = {}
+    first = undocumented(case, rows)
+    variations = list({k.variation: 0 for k in rows.values() if k.variation})
+    if first is None and variations:
+        first = undocumented(case, rows, variations)
+    if first is not None:
+        return Result("disagrees", first.cause, first.detail, case.source)
+    if rows:
+        return Result("known", "; ".join(sorted(rows)), "", case.source)
+    if case.theirs.error is not None:
+        return Result("fails", label(case.theirs.error), "", case.source)
+    return Result("agrees", source=case.source)
+
+
+def undocumented(
+    case: Case, rows: dict[str, Known], variations: Sequence[Variation] = ()
+) -> Difference | None:
+    """The first difference that no row explains.
+
+    Args:
+        case: the program and its outcomes.
+        rows: the rows that explain others are put there.
+        variations: how Flax is run. The rows that they belong to explain nothing then.
+    """
+    changed = case.source
+    for one in variations:
+        changed = one.change(changed)
+
+    def flax_run(nudge: float) -> Outcome:
+        with ExitStack() as stack:
+            for one in variations:
+                if one.within:
+                    stack.enter_context(one.within())
+            return run(changed, FLAX, case.shape, case.numeric, nudge=nudge)
+
+    if variations:
+        case = dataclasses.replace(case, theirs=flax_run(0.0))
+    for difference in compare(case.theirs, case.ours, case.numeric):
         if difference.cause.startswith("numbers") and within_noise(
-            source, shape, theirs, ours, difference.path
+            flax_run, case, difference.path
         ):
             continue
-        row = explain(source, theirs, ours, difference)
-        if row is None:
-            return Result("disagrees", difference.cause, difference.detail, source)
-        known = row
-    if known:
-        return Result("known", known.row, "", source)
-    if theirs.error is not None:
-        return Result("fails", label(theirs.error), "", source)
-    return Result("agrees", source=source)
+        found = explain(case, difference)
+        found = [known for known in found if known.variation not in variations]
+        if not found:
+            return difference
+        rows[found[0].row] = found[0]
+    return None
 
 
 def shortest(source: str, shape: Shape, numeric: bool) -> str:
@@ -79,14 +103,14 @@ def shortest(source: str, shape: Shape, numeric: bool) -> str:
     result = check_source(source, shape, numeric)
     if result.kind != "disagrees":
         return source
-    end = label(run(source, linsey.linen, shape, numeric).error)
+    end = label(run(source, LINSEY, shape, numeric).error)
 
     def same(text: str) -> bool:
-        ours = run(text, linsey.linen, shape, numeric)
+        ours = run(text, LINSEY, shape, numeric)
         if alike(label(ours.error)) != alike(end):
             return False  # most are other programs altogether
-        theirs = run(text, flax.linen, shape, numeric)
-        other = judge(text, shape, theirs, ours, numeric)
+        theirs = run(text, FLAX, shape, numeric)
+        other = judge(Case(text, shape, numeric, theirs, ours))
         return (other.kind, alike(other.cause)) == ("disagrees", alike(result.cause))
 
     return reduce(source, same)

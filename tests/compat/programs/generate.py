@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from tests.compat.programs.acts import script
 from tests.compat.programs.bodies import Book
 from tests.compat.programs.mistakes import plant
 from tests.compat.programs.modules import module
-from tests.compat.programs.script import script
 from tests.compat.programs.syntax import Draw, Program
 
 SHAPES = ((2, 3), (2, 3), (2, 4), (3,), (2, 3, 4), (2, 3, 2))

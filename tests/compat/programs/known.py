@@ -2,13 +2,50 @@
 
 from __future__ import annotations
 
+import ast
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Any
+from unittest import mock
 
-from tests.compat.programs.compare import Difference, Outcome
+import flax.linen
+import jax
 
-Predicate = Callable[[str, Outcome, Outcome, Difference], bool]
+from tests.compat.programs.compare import Difference, find
+from tests.compat.programs.outcome import FLAX, LINSEY, Outcome, run
+from tests.compat.programs.syntax import Shape
+
+
+@dataclass(frozen=True)
+class Case:
+    """A program and what both libraries did with it."""
+
+    source: str
+    shape: Shape
+    numeric: bool
+    theirs: Outcome
+    ours: Outcome
+
+    def has(self, *words: str) -> bool:
+        return all(word in self.source for word in words)
+
+
+@dataclass(frozen=True)
+class Variation:
+    """Another way to run Flax, in which it does what a row says of linsey.
+
+    Attributes:
+        change: what is done to the source.
+        within: makes a context to run it in.
+    """
+
+    change: Callable[[str], str] = str
+    within: Callable[[], AbstractContextManager[Any]] | None = None
+
+
+Predicate = Callable[[Case, Difference], bool]
 
 
 @dataclass(frozen=True)
@@ -17,19 +54,21 @@ class Known:
 
     Attributes:
         row: how the first column of the row in `docs/compatibility.md` begins.
-        applies: whether it explains a difference between two outcomes of a source.
+        applies: whether it explains a difference.
+        variation: where given, how Flax must be run for the difference to be gone.
     """
 
     row: str
     applies: Predicate
+    variation: Variation | None = None
 
 
-def raises(name: str, *words: str) -> Callable[..., bool]:
+def raises(name: str, *words: str) -> Predicate:
     """linsey raises an error of its own, in programs with one of the words."""
 
-    def applies(source: str, theirs: Outcome, ours: Outcome, _: Difference) -> bool:
-        found = type(ours.error).__name__ == name
-        return found and (not words or any(word in source for word in words))
+    def applies(case: Case, _: Difference) -> bool:
+        found = type(case.ours.error).__name__ == name
+        return found and (not words or any(word in case.source for word in words))
 
     return applies
 
@@ -37,24 +76,16 @@ def raises(name: str, *words: str) -> Callable[..., bool]:
 def differs(pattern: str, *words: str) -> Predicate:
     """The cause has a form, in programs with all of the words."""
 
-    def applies(source: str, _: Outcome, __: Outcome, difference: Difference) -> bool:
+    def applies(case: Case, difference: Difference) -> bool:
         found = re.match(pattern, difference.cause, re.DOTALL)
-        return bool(found) and all(word in source for word in words)
+        return bool(found) and case.has(*words)
 
     return applies
 
 
-def created_again(source: str, theirs: Outcome, ours: Outcome, d: Difference) -> bool:
-    """`map_variables(init=True)` makes anew what exists: Flax fails, or repeats it."""
-    if "nn.map_variables" not in source or "init=True" not in source:
-        return False
-    fails = type(theirs.error).__name__.startswith(("Scope", "ModifyScope"))
-    return fails or d.cause.startswith(("numbers", "lengths"))
-
-
-def more_fields(source: str, theirs: Outcome, ours: Outcome, d: Difference) -> bool:
+def more_fields(case: Case, difference: Difference) -> bool:
     """Texts of modules differ by the fields that only linsey's `BatchNorm` has."""
-    _, found, rest = d.detail.partition("Flax: ")
+    _, found, rest = difference.detail.partition("Flax: ")
     a, _, b = rest.partition("\nlinsey: ")
     return bool(found) and a != b and a == re.sub(MORE_FIELDS, "", b)
 
@@ -65,7 +96,126 @@ MORE_FIELDS = (
 )
 
 
+def private_calls(_: Case, difference: Difference) -> bool:
+    """Flax alone shows calls of functions of its own."""
+    if not difference.cause.startswith(("facts", "keys")):
+        return False
+    found = re.search(r"Flax: (\[.*\])\nlinsey: (\[.*\])$", difference.detail)
+    if not found:
+        return False
+    theirs, ours = (ast.literal_eval(text) for text in found.groups())
+    more = [one for one in theirs if one not in ours]
+    return set(ours) <= set(theirs) and all(re.search(PRIVATE, one) for one in more)
+
+
+def leaks(case: Case, _: Difference) -> bool:
+    """linsey refuses what leaves values of an inner transform behind in Flax."""
+    if type(case.ours.error).__name__ != "JaxTransformError":
+        return False
+    if case.theirs.error is not None:
+        return True  # both refuse, Flax for what it does with the value
+    results: list[Any] = []
+    with recording(results):
+        other = run(case.source, FLAX, case.shape, case.numeric, returned=results)
+    return isinstance(other.error, jax.errors.UnexpectedTracerError)
+
+
+@contextmanager
+def recording(results: list[Any]) -> Iterator[None]:
+    """Collects what `init` and `apply` return."""
+
+    def recorded(method: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            results.append(method(*args, **kwargs))
+            return results[-1]
+
+        return call
+
+    module = flax.linen.Module
+    methods = {name: recorded(getattr(module, name)) for name in ("init", "apply")}
+    with mock.patch.multiple(module, **methods):
+        yield
+
+
+def from_keys(*words: str) -> Predicate:
+    """A value that depends on the keys, in programs with all of the words."""
+
+    def applies(case: Case, difference: Difference) -> bool:
+        if not case.has(*words) or not difference.cause.startswith(("bits", "num")):
+            return False
+        other = re.sub(r"random\.key\((\d+)\)", r"random.key(7\1)", case.source)
+        moved = run(other, LINSEY, case.shape, case.numeric, seed=7)
+        a, b = (find(one.out, difference.path) for one in (case.ours, moved))
+        return bool((a.values != b.values).any())
+
+    return applies
+
+
+def uncompiled(function: Any = None, **options: Any) -> Any:
+    """Stands for `jax.jit`: the function is run each time."""
+    return function if function is not None else uncompiled
+
+
+TRACED_EACH_TIME = Variation(
+    within=lambda: mock.patch.object(jax, "jit", uncompiled),
+)
+
+
+class Initializing:
+    """False outside of `init`."""
+
+    depth = 0
+
+    def __bool__(self) -> bool:
+        return Initializing.depth > 0
+
+
+def marked(method: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        Initializing.depth += 1
+        try:
+            return method(*args, **kwargs)
+        finally:
+            Initializing.depth -= 1
+
+    return call
+
+
+@contextmanager
+def marking() -> Iterator[None]:
+    """Lets the program know, as `nn.initializing`, whether it is inside of `init`."""
+    module = flax.linen.Module
+    init = marked(module.init_with_output)
+    linen: dict[str, Any] = {
+        "init": lambda *a, **k: marked(functions[0](*a, **k)),
+        "init_with_output": lambda *a, **k: marked(functions[1](*a, **k)),
+        "initializing": Initializing(),
+    }
+    functions = flax.linen.init, flax.linen.init_with_output
+    with (
+        mock.patch.object(module, "init_with_output", init),
+        mock.patch.multiple(flax.linen, create=True, **linen),
+    ):
+        yield
+
+
+MADE_ONCE = Variation(
+    lambda source: re.sub(r"\binit=True", "init=nn.initializing", source),
+    within=marking,
+)
+
+
 AXES = "values at .*names|facts|Flax AssertionError"
+NAME_SCOPES = (
+    "Flax AssignSubModuleError: Submodule CompactNameScope|"
+    'Flax NameInUseError: Could not create submodule "part"|(keys|facts).*part'
+)
+INIT_VARS = r"Flax .*__post_init__\(\) missing|(order of )?facts"
+TREES = "Flax (AttributeError: '(tuple|list)' .*_state|AssertionError: scope list mism)"
+PRIVATE = (
+    "<lambda>|scan_fn|layer_forward|shared_forward_fn|_l2_normalize|_get_bias_shape|"
+    "_spectral_normalize"
+)
 CALLS = "(keys|lengths|facts|order of facts)"
 
 KNOWN = (
@@ -79,10 +229,26 @@ KNOWN = (
     Known("A training step on one value", raises("SingleValuePerChannelError")),
     Known("Running averages cast to half", raises("HalfPrecisionStatisticsError")),
     Known("`Dropout` takes a rate", raises("DropoutRateError")),
-    Known("Keys drawn inside `nn.jit`", differs("(bits|numbers) ", "nn.jit")),
-    Known("Interceptors, and captured", differs(CALLS, "nn.jit", "capture_inter")),
-    Known("Interceptors, and captured", differs(CALLS, "nn.jit", "intercept_methods")),
-    Known("`nn.map_variables(..., init=True)`", created_again),
+    Known(
+        "Keys drawn inside `nn.jit`",
+        differs("(bits|numbers) ", "nn.jit"),
+        TRACED_EACH_TIME,
+    ),
+    Known(
+        "Interceptors, and captured",
+        differs(CALLS, "nn.jit", "capture_inter"),
+        TRACED_EACH_TIME,
+    ),
+    Known(
+        "Interceptors, and captured",
+        differs(CALLS, "nn.jit", "intercept_methods"),
+        TRACED_EACH_TIME,
+    ),
+    Known(
+        "`nn.map_variables(..., init=True)`",
+        lambda case, _: case.has("nn.map_variables", "init=True"),
+        MADE_ONCE,
+    ),
     Known(
         "An axis added at position -1",
         differs(AXES, "nn.PARTITION_NAME", ": -1}"),
@@ -92,13 +258,38 @@ KNOWN = (
         differs("keys at .*intermediates", "nn.WeightNorm", "capture_intermediates"),
     ),
     Known("| Fields beyond those of Flax", more_fields),
-    Known("A value of an inner JAX transform", raises("JaxTransformError")),
+    Known("A value of an inner JAX transform", leaks),
+    Known(
+        "`vjp`, `jvp` and `custom_vjp` refuse",
+        differs("Flax NotImplementedError: This transform does not yet support Mod"),
+    ),
+    Known(
+        "`while_loop` fails where it carries",
+        differs("Flax TypeError: while_loop body.*linsey passes", "nn.while_loop"),
+    ),
+    Known(
+        "A `compact_name_scope` method of a submodule",
+        differs(NAME_SCOPES, "nn.compact_name_scope"),
+    ),
+    Known("`cond`, `switch`, `vjp`, ... take one module.", differs(TREES, "m[1](m[0]")),
+    Known(
+        "The sentence of `LazyInitError` lacks",
+        differs("words: Flax LazyInitError", "lazy_init"),
+    ),
+    Known("Interceptors and captured intermediates see", private_calls),
+    Known("`setup` marked with `compact`", raises("UsageError", "def setup")),
+    Known("The value of an `InitVar`", differs(INIT_VARS, "dataclasses.InitVar")),
+    Known(
+        "Bound modules that hold modules",
+        differs("Flax RecursionError: .*linsey passes", "== model.bind"),
+    ),
+    Known(
+        "`SpectralNorm` fails where",
+        differs("Flax AttributeError: 'SequenceKey'", "nn.SpectralNorm", "capture_"),
+    ),
 )
 
 
-def explain(
-    source: str, theirs: Outcome, ours: Outcome, difference: Difference
-) -> Known | None:
-    """The row that explains a difference, if there is one."""
-    fitting = (k for k in KNOWN if k.applies(source, theirs, ours, difference))
-    return next(fitting, None)
+def explain(case: Case, difference: Difference) -> list[Known]:
+    """The rows that explain a difference."""
+    return [known for known in KNOWN if known.applies(case, difference)]

@@ -10,6 +10,7 @@ from tests.compat.programs.syntax import SIZES, Draw, Shape
 
 AXES = ('"in"', '"out"', '"heads"', '"mlp"', "None")
 DTYPES = ("jnp.float32", "jnp.bfloat16", "jnp.float16")
+RARE_DTYPES = ("'bfloat16'", "jnp.float64", "np.float32", "jnp.dtype('float16')")
 ACTIVATIONS = (
     "relu gelu silu tanh sigmoid softmax log_softmax elu leaky_relu softplus swish "
     "hard_tanh relu6 celu selu glu soft_sign standardize normalize hard_silu"
@@ -31,6 +32,7 @@ class Unit:
         taken: shape of the array.
         given: shape of the result.
         methods: further methods that take and give the same shapes.
+        parts: names of submodules that are attributes.
     """
 
     cls: str
@@ -38,6 +40,7 @@ class Unit:
     taken: Shape
     given: Shape
     methods: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
 
     def make(self, *more: str) -> str:
         return f"{self.cls}({', '.join(filter(None, (self.args, *more)))})"
@@ -58,7 +61,8 @@ def initializer(draw: Draw, rank: int, fancy: float = 0.15) -> str:
 
 def options(draw: Draw, kernel: int = 0, bias: bool = True) -> str:
     """Keyword arguments that most layers with weights take."""
-    choices = [f"dtype={draw.pick(*DTYPES)}", f"param_dtype={draw.pick(*DTYPES)}"]
+    kinds = (*DTYPES, *DTYPES, draw.pick(*RARE_DTYPES))
+    choices = [f"dtype={draw.pick(*kinds)}", f"param_dtype={draw.pick(*kinds)}"]
     if kernel:
         choices.append(f"kernel_init={initializer(draw, kernel, 0.4)}")
     if bias:
@@ -110,6 +114,13 @@ def conv(draw: Draw, shape: Shape) -> Unit | None:
     if kind != "ConvTranspose":
         choices += [f"feature_group_count={groups}"]
         choices += [f"kernel_dilation={draw.pick(1, 2)}"]
+    kernel = (*[size] * dims, shape[-1], features)
+    if kind != "ConvLocal":
+        choices += [f"mask=jnp.arange({math.prod(kernel)}).reshape({kernel}) % 2"]
+    if kind == "ConvTranspose":
+        choices += ["transpose_kernel=True"]
+    elif draw.chance(0.3):
+        choices += [f"strides={draw.pick('1', '(1,)', '2')}"]
     window = f"({', '.join([str(size)] * dims)}{',' if dims == 1 else ''})"
     text = f"{features}, {window}{draw.arguments(choices)}{options(draw, dims + 2)}"
     return Unit(f"nn.{kind}", text, shape, (*shape[:-1], features))
@@ -163,27 +174,49 @@ def attention(draw: Draw, shape: Shape) -> Unit | None:
     return Unit(f"nn.{kind}", text, shape, (*shape[:-1], features))
 
 
+CELLS = ("LSTMCell", "OptimizedLSTMCell", "GRUCell", "SimpleCell", "MGUCell")
+
+
+def cell(draw: Draw, features: int) -> str:
+    """A recurrent cell."""
+    kind = draw.pick(*CELLS)
+    choices = ["name='cell'", f"dtype={draw.pick(*DTYPES)}", "activation_fn=nn.relu",
+               f"param_dtype={draw.pick(*DTYPES)}",
+               f"kernel_init={initializer(draw, 2, 0.4)}",
+               f"recurrent_kernel_init={initializer(draw, 2, 0.4)}",
+               "carry_init=nn.initializers.ones"]  # fmt: skip
+    if kind == "SimpleCell":
+        choices.append("residual=True")
+    elif kind == "MGUCell":
+        choices.append("reset_gate=False")
+    else:
+        choices.append("gate_fn=nn.hard_sigmoid")
+    return f"nn.{kind}({features}{draw.arguments(choices, 0.08)})"
+
+
 def rnn(draw: Draw, shape: Shape) -> Unit | None:
     if len(shape) < 2:
         return None
     features = draw.size()
-    cells = ("LSTMCell", "OptimizedLSTMCell", "GRUCell", "SimpleCell", "MGUCell")
 
     def one() -> str:
-        name = draw.arguments(["name='cell'"], 0.1)
-        cell = f"nn.{draw.pick(*cells)}({features}{name})"
-        choices = ["reverse=True", "keep_order=True", "unroll=2"]
-        return f"nn.RNN({cell}{draw.arguments(choices)})"
+        choices = ["reverse=True", "keep_order=True", "unroll=2", "name='inside'"]
+        return f"nn.RNN({cell(draw, features)}{draw.arguments(choices)})"
 
     if draw.chance(0.3):
         given = (*shape[:-1], 2 * features)
-        return Unit("nn.Bidirectional", f"{one()}, {one()}", shape, given)
+        merge = ""
+        if draw.chance(0.3):
+            merge, given = ", merge_fn=lambda a, b: a + b", (*shape[:-1], features)
+        return Unit("nn.Bidirectional", f"{one()}, {one()}{merge}", shape, given)
     return Unit("nn.RNN", one()[7:-1], shape, (*shape[:-1], features))
 
 
 def weight_norm(draw: Draw, shape: Shape) -> Unit:
     inner = draw.pick(dense, dense, einsum)(draw, shape)
-    text = inner.make() + draw.arguments(["use_scale=False", "epsilon=1e-6"])
+    choices = ["use_scale=False", "epsilon=1e-6", "feature_axes=None", "feature_axes=0"]
+    choices += ["variable_filter={'bias'}", "variable_filter=None"]
+    text = inner.make() + draw.arguments(draw.some(choices, 0.3)[:2], 0.5)
     return Unit("nn.WeightNorm", text, shape, inner.given)
 
 

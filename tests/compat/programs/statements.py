@@ -6,7 +6,10 @@ from collections.abc import Callable
 
 from tests.compat.programs.bodies import Body
 from tests.compat.programs.layers import ACTIVATIONS, Unit, initializer
+from tests.compat.programs.layers import cell as one_cell
 from tests.compat.programs.lifts import LIFTS
+from tests.compat.programs.passing import PASSING
+from tests.compat.programs.sequences import SEQUENCES
 from tests.compat.programs.syntax import Block
 
 # Facts about the module at this point; each is compared.
@@ -33,6 +36,16 @@ FACTS = (
     "isinstance(self.parent, nn.Module)",
     "type(self.scope.root).__name__",
     "x.shape",
+    "self.has_variable('params', 'w')",
+    "self.clone() == self",
+    "self.clone() is self",
+    "self.scope.path == self.path",
+    "self.scope.has_rng('noise')",
+    "sorted(self.scope.variables())",
+    "isinstance(self.scope.parent, type(self.scope))",
+    "hash(self) == hash(self)",
+    "self.unbind()[0] == self.clone(parent=None, name=None)",
+    "jax.tree.map(jnp.shape, self.unbind()[1])",
 )
 
 
@@ -215,9 +228,9 @@ def noise(body: Body) -> None:
 
 def cell(body: Body) -> None:
     """A recurrent cell, for one step."""
-    kind = body.draw.pick("LSTMCell", "GRUCell", "SimpleCell", "OptimizedLSTMCell")
     features = body.draw.size()
-    name = body.submodule(Unit(f"nn.{kind}", f"{features}", (), ()), held=True)
+    cls, _, args = one_cell(body.draw, features).partition("(")
+    name = body.submodule(Unit(cls, args[:-1], (), ()), held=True)
     seed = body.draw.pick("jax.random.key(0)", "self.make_rng('params')")
     body.say(f"carry = {name}.initialize_carry({seed}, x.shape)")
     body.say(f"carry, x = {name}(carry, x)")
@@ -227,9 +240,9 @@ def cell(body: Body) -> None:
 def spectral(body: Body) -> None:
     inner = Unit("nn.Dense", f"{body.draw.size()}", (), ())
     given = (*body.shape[:-1], int(inner.args))
-    outer = body.submodule(
-        Unit("nn.SpectralNorm", body.submodule(inner), (), ()), held=True
-    )
+    choices = ["n_steps=2", "collection_name='state'", "epsilon=1e-6"]
+    text = f"{body.submodule(inner)}{body.draw.arguments(choices)}"
+    outer = body.submodule(Unit("nn.SpectralNorm", text, (), ()), held=True)
     body.say(f"x = {outer}(x, update_stats={body.draw.pick(True, False)})")
     body.shape = given
 
@@ -302,10 +315,11 @@ def intercepted(body: Body) -> None:
 def scope_shared(body: Body) -> None:
     """The variables of a submodule are those of the module."""
     unit = body.unit()
-    if body.style != "setup" or unit.cls == "functools.partial":
+    if unit.cls == "functools.partial":
         return
     name = body.hold(unit.make())
-    body.before.append(f"nn.share_scope(self, {name})")
+    line = f"nn.share_scope(self, {name})"
+    body.before.append(line) if body.style == "setup" else body.say(line)
     body.say(f"x = {name}(x)")
     body.shape = unit.given
 
@@ -347,6 +361,8 @@ STATEMENTS: tuple[tuple[Maker, int], ...] = (
     (activation, 3),
     (fact, 3),
     *LIFTS,
+    *SEQUENCES,
+    *PASSING,
 )
 
 

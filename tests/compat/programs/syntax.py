@@ -16,13 +16,21 @@ HEAD = """\
 import abc
 import dataclasses
 import functools
+import re
 from typing import Any, Callable, ClassVar, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 T = TypeVar("T")
 seen = []
+
+
+def cells(table):
+    rows = [re.split("[┃│]", row)[1:-1] for row in table.split("\\n")]
+    columns = zip(*(row for row in rows if row))  # collections in any order
+    return sorted([" ".join(cell.split()) for cell in one] for one in columns)
 """
 
 
@@ -59,12 +67,15 @@ class Class:
     bases: str = "nn.Module"
     fields: list[str] = field(default_factory=list)
     methods: list[Function] = field(default_factory=list)
+    decorators: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         inside: list[Statement] = [*self.fields]
         for method in self.methods:
             inside += method.lines()
-        return [f"class {self.name}({self.bases}):"] + indent(inside)
+        marks = [f"@{text}" for text in self.decorators]
+        bases = f"({self.bases})" if self.bases else ""
+        return [*marks, f"class {self.name}{bases}:"] + indent(inside)
 
 
 @dataclass

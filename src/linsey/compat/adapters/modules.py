@@ -11,13 +11,12 @@ from typing import Any, overload
 import jax
 
 from linsey.core.frozen_dict import FrozenDict
-from linsey.linen.module import Module, intercept_methods
-from linsey.linen.module.binding import UNSPECIFIED, _Unspecified
+from linsey.linen.module import Module, binding, intercept_methods
 from linsey.linen.module.functional import INTERCEPTORS, RUNNING, Capture
 from linsey.linen.summary.calls import abstract
 
-Sentinel = _Unspecified
-unspecified_parent = UNSPECIFIED
+Sentinel = binding._Unspecified
+unspecified_parent = binding.UNSPECIFIED
 
 # What `append` and assignments have covered, in this thread or task.
 _COVERED: ContextVar[tuple[Any, ...]] = ContextVar("linsey_covered", default=())

@@ -14,8 +14,9 @@ import jax
 import numpy as np
 
 from linsey.core.filters import Filter
-from linsey.linen.module import InterceptorContext, Module, intercept_methods
+from linsey.linen.module import InterceptorContext, Module
 from linsey.linen.module.base import RNGs
+from linsey.linen.module.functional import INTERCEPTORS, intercepted
 from linsey.typing import VariableDict
 
 T = TypeVar("T")
@@ -92,7 +93,8 @@ def record_calls(
         kwargs: Mapping[str, object],
         context: InterceptorContext,
     ) -> T:
-        if context.method_name == "setup":
+        name = context.method_name
+        if name in ("setup", "<lambda>"):  # the latter is lifted, and no method
             return next_fun(*args, **kwargs)
         index = len(calls)
         calls.append(None)
@@ -100,14 +102,14 @@ def record_calls(
         outputs = next_fun(*args, **kwargs)
         path, (module, variables) = context.module.path, context.module.unbind()
         found = abstract((outputs, variables))
-        calls[index] = Call(path, module, context.method_name, *inputs, *found)
+        calls[index] = Call(path, module, name, *inputs, *found)
         return outputs
 
     inputs = (rngs, args, dict(kwargs))
 
     def init(arrays: Arrays) -> VariableDict:
         rngs, args, kwargs = with_arrays(inputs, arrays)
-        with intercept_methods(record):
+        with intercepted((record, *INTERCEPTORS.get())):
             return module.init(rngs, *args, mutable=mutable, **kwargs)
 
     variables = jax.eval_shape(init, arrays_of(inputs))
