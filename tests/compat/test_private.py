@@ -259,6 +259,10 @@ CASES: dict[str, Callable[[Any, Any], Any]] = {
     "core.scope._unfreeze_variables": on((TREE, True), (TREE, "params")),
     "core.scope._fold_in_static": lambda f, nn: jax.random.key_data(f(KEY, ("a", 1))),
     "jax_utils._pmap_device_order": on(()),
+    "traverse_util._get_params_dict": on((TREE,), ({"b": {"a": 1}},)),
+    "traverse_util._sorted_items": on(({"b": 1, "a": 2},)),
+    "struct.TNode": lambda variable, nn: str(variable),
+    "core.meta.TAxisMetadata": lambda variable, nn: str(variable),
     "training.checkpoints._checkpoint_path": on(("folder", 3, "checkpoint_")),
 }  # fmt: skip
 

@@ -104,7 +104,12 @@ PRIVATE = [
         "mynx, maxdiffusion",
         "process_inputs get_path_variables get_module_variables",
     ),
-    *_rows("flax.linen.summary", "summary", "kauldron", "get_module_table"),
+    *_rows(
+        "flax.linen.summary",
+        "summary",
+        "kauldron",
+        "get_module_table ArrayRepresentation ObjectRepresentation",
+    ),
     Row("flax.linen.summary.Table", "summary.Table", "kauldron"),
     Row("flax.linen.summary.Row", "summary.Row", "kauldron"),
     *_rows(
@@ -136,6 +141,14 @@ PRIVATE = [
         "linsey.traverse_util._EmptyNode",
         "optimizer masks",
     ),
+    *_rows(
+        "flax.traverse_util",
+        "trees",
+        "image-classification-jax",
+        "get_params_dict sorted_items",
+    ),
+    Row("flax.struct.TNode", "trees.TNode", "flax-extra"),
+    Row("flax.core.meta.TAxisMetadata", "trees.TAxisMetadata", "praxis"),
     Row(
         "flax.training.checkpoints._checkpoint_path",
         "linsey.training.checkpoints._checkpoint_path",
