@@ -219,6 +219,16 @@ def test_initializers_are_called_only_to_create(core):
     return n
 
 
+@agrees
+def test_an_initializer_may_take_tuples_of_arrays(core):
+    def model(scope):
+        pair = scope.param("a", jax.nn.initializers.ones, (2,)), jnp.ones(2)
+        return scope.param("sum", lambda key, pair: pair[0] + pair[1], pair)
+
+    _, variables = core.init(model)(KEY)
+    return core.apply(model)(variables), jax.jit(core.apply(model))(variables)
+
+
 @refuses
 def test_a_parameter_of_another_shape(core):
     return core.apply(dense)({"params": {"kernel": jnp.ones((3, 2))}}, X, 4)
