@@ -328,6 +328,50 @@ def test_they_are_offered_by_the_aliases_alone():
     assert not hasattr(linsey.core.Scope, "_collection")
 
 
+def states_of_modules(nn):
+    """What modules see of their own state: before, in and after `setup`."""
+    seen = []
+
+    def see(module):
+        state = module._state
+        seen.append((state.in_setup, int(state.setup_called), state.in_compact_method))
+
+    class Model(nn.Module):
+        def setup(self):
+            see(self)
+            self.dense = Compact()
+
+        def __call__(self, x):
+            see(self)
+            seen.append(sorted(self._state.children))
+            return self.dense(x)
+
+    class Compact(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Dense(2)(x)
+            seen.append((self._state.in_compact_method, *self._state.children))
+            seen.append(dict(self._state.autoname_cursor))
+            return x
+
+    see(Model())
+    Model().init(KEY, jnp.ones((1, 2)))
+    bound = Model().bind({})
+    see(bound)
+    bound._try_setup()
+    see(bound)
+    return seen
+
+
+def test_modules_show_their_state_as_in_flax():
+    expected = states_of_modules(LIBRARIES["flax"])
+    compat.install()
+    try:
+        assert states_of_modules(LIBRARIES["linsey"]) == expected
+    finally:
+        compat.uninstall()
+
+
 def test_the_rules_of_axes_are_an_attribute():
     with linsey.linen.logical_axis_rules((("batch", "data"),)):
         assert spmd.axis_rules.rules == (("batch", "data"),)

@@ -14,7 +14,7 @@ small = dict(
 for name in ("GPT3", "LaMDA"):
     report.model(name, getattr(nanodl, name)(**small), tokens, training=True)
 report.model("GPT4", nanodl.GPT4(num_experts=2, top_k=1, **small), tokens, grads=False)
-for name in ("Llama3", "Gemma", "Mistral"):
+for name in ("Llama3", "Gemma"):
     if hasattr(nanodl, name):
         model = getattr(nanodl, name)(num_groups=2, **small)
         report.model(name, model, tokens, training=True, grads=False)

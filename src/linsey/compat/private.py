@@ -158,8 +158,12 @@ PRIVATE = [
 ]
 """The table."""
 
-METHODS = {("core.state", "Scope", "_collection"): "trees.scope_collection"}
-"""Private methods of public classes, there while the aliases are (qwix)."""
+METHODS = {
+    ("core.state", "Scope", "_collection"): "trees.scope_collection",
+    ("linen.module", "Module", "_state"): "modules.state_of_module",
+    ("linen.module", "Module", "_try_setup"): "modules.try_setup",
+}
+"""Private methods of public classes, there while the aliases are (qwix, praxis)."""
 
 _ADAPTERS = {row.name: row.adapter for row in PRIVATE}
 
