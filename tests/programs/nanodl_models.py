@@ -18,12 +18,6 @@ for name in ("Llama3", "Gemma"):
     if hasattr(nanodl, name):
         model = getattr(nanodl, name)(num_groups=2, **small)
         report.model(name, model, tokens, training=True, grads=False)
-image = jax.random.normal(key, (2, 16, 16, 3))
-vit = nanodl.ViT(
-    patch_size=(8, 8), num_layers=1, hidden_dim=8, num_heads=2, feedforward_dim=8,
-    dropout=0.1, num_outputs=3,
-)  # fmt: skip
-report.model("ViT", vit, image, training=True, grads=False)
 x = jax.random.normal(key, (4, 6))
 graph = nanodl.GAT(nfeat=6, nhid=4, nclass=2, dropout_rate=0.1, alpha=0.2, nheads=2)
 report.model("GAT", graph, x, jnp.ones((4, 4)), training=True, grads=False)

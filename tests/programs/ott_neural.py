@@ -23,9 +23,7 @@ for name, model in [
     state = model.create_train_state(jax.random.PRNGKey(0), optax.adam(0.01), 3)
     slope = state.potential_gradient_fn(state.params)
     report.found[name] = (state.params, slope(x))
-    grads = jax.grad(
-        lambda p, s=state: jnp.sum(s.potential_gradient_fn(p)(x))
-    )
+    grads = jax.grad(lambda p, s=state: jnp.sum(s.potential_gradient_fn(p)(x)))
     report.found[name + "_step"] = state.apply_gradients(
         grads=grads(state.params)
     ).params
