@@ -22,8 +22,8 @@ def lift_transform(
     """Lift a module class or a function of a module by a transform of scopes.
 
     Args:
-        transform: called as `transform(fn, *trafo_args, **trafo_kwargs)` with a function
-            of scopes; returns another. See `linsey.core.lift.pack`.
+        transform: called as `transform(fn, *trafo_args, **trafo_kwargs)`, where `fn` is
+            a function of scopes; returns another. See `linsey.core.lift.pack`.
         target: the class, a partial of it, or the function.
         *trafo_args: options of the transform.
         methods: the methods of a class to lift; in a mapping each has options of its
