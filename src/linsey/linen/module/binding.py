@@ -325,8 +325,8 @@ def copy_unbound(module: M) -> M:
         for name in module._bound.assigned:
             values.pop(name, None)
     values["parent"] = values["_bound"] = None
-    if type(module)._has_post_init:  # each copy has its own of what that has made
-        for name in values.keys() - type(module)._init_fields:
+    if module._has_post_init:  # each copy has its own of what that has made
+        for name in values.keys() - module._init_fields:
             if type(values[name]) in (dict, list, set):
                 values[name] = values[name].copy()
     return copy
