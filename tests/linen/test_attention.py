@@ -450,3 +450,14 @@ def test_features_that_cannot_be_divided_are_refused():
 def test_the_flag_is_needed_where_there_is_dropout():
     with pytest.raises(ValueError, match="deterministic"):
         nn.MultiHeadDotProductAttention(2, dropout_rate=0.1).init(KEYS, X)
+
+
+def test_a_mask_may_meet_a_symbolic_batch():
+    (n,) = jax.export.symbolic_shape("n")
+    layer = nn.MultiHeadAttention(num_heads=2)
+    x = jax.ShapeDtypeStruct((n, 3, 4), jnp.float32)
+    mask = nn.make_causal_mask(jnp.ones((1, 3)))
+    y, _ = jax.eval_shape(
+        lambda x: layer.init_with_output(jax.random.key(0), x, mask=mask), x
+    )
+    assert y.shape == (n, 3, 4)

@@ -353,3 +353,20 @@ BOTH_WAYS = {
 def test_both_directions_equal_those_of_flax(case):
     fields, call = BOTH_WAYS[case]
     assert_same(bidirectional(**fields), X, **call)
+
+
+# JAX asks for an index of 64 bits where a size is symbolic.
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype int64")
+@pytest.mark.parametrize("call", [{}, {"seq_lengths": np.array([1, 2])}])
+def test_sequences_may_have_a_symbolic_length(call):
+    (n,) = jax.export.symbolic_shape("n")
+    x = jax.ShapeDtypeStruct((2, n, 3), jnp.float32)
+
+    def shapes(nn):
+        layer = nn.RNN(nn.GRUCell(3), reverse=True, keep_order=True, return_carry=True)
+        found = jax.eval_shape(
+            lambda x: layer.init_with_output(jax.random.key(0), x, **call), x
+        )
+        return jax.tree.map(lambda v: (str(v.shape), v.dtype), found)
+
+    assert shapes(nn) == shapes(flax.linen)

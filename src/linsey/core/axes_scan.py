@@ -89,7 +89,9 @@ def scan(
         def step(carry: C, xs: Leaves) -> tuple[C, Leaves]:
             return run(carry, xs)[1]
 
-        loop = (length, reverse, unroll, _split_transpose)
+        # A symbolic length is that of what is scanned; JAX wants no other.
+        steps = length if isinstance(length, int) or not xs else None
+        loop = (steps, reverse, unroll, _split_transpose)
         carry, stacked = lax.scan(step, init, xs, *loop)
         for i, y in stacked.items():
             constants[i] = _move(y, 0, ys_axes[i])

@@ -139,7 +139,7 @@ def mask_scores(
         mask = lax.ne(mask, np.zeros((), mask.dtype))
     if mask.shape != scores.shape:
         try:
-            shape = np.broadcast_shapes(mask.shape, scores.shape)
+            shape = lax.broadcast_shapes(mask.shape, scores.shape)
         except ValueError:
             raise ShapeError(
                 "Incompatible shapes for broadcasting: the mask has shape "
