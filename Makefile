@@ -69,8 +69,9 @@ $(VENV)/.stamp-torch: $(VENV)/.stamp-dev
 	@touch $@
 
 # Other people's programs too are tests that skip themselves.
-$(VENV)/.stamp-programs: requirements/programs.txt $(VENV)/.stamp-dev
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/programs.txt \
+$(VENV)/.stamp-programs: requirements/programs.txt requirements/programs-alone.txt $(VENV)/.stamp-dev
+	{ $(BIN)/python -m pip install --quiet --require-hashes -r requirements/programs.txt \
+	  && $(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements/programs-alone.txt; } \
 	  || echo "not all packages of the programs are available here: their tests are skipped"
 	@touch $@
 
@@ -141,6 +142,10 @@ lock:
 	$(UV_COMPILE) --group dev -c requirements/docs.txt -o requirements/dev.txt $(LOCK_FLAGS)
 	$(UV_COMPILE) --group dev --group programs -c requirements/docs.txt -o requirements/programs.txt $(LOCK_FLAGS)
 	$(UV_COMPILE) -c requirements/docs.txt -o requirements/train.txt $(LOCK_FLAGS)
+	$(LOCK_VENV)/bin/uv pip compile --quiet --no-deps --universal --python-version 3.11 \
+	  --generate-hashes --custom-compile-command "make lock" \
+	  --group pyproject.toml:programs-alone -c requirements/docs.txt \
+	  -o requirements/programs-alone.txt $(LOCK_FLAGS)
 
 .PHONY: clean
 clean:

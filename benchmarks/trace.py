@@ -1,5 +1,7 @@
 """What tracing costs: the seconds from a Python model to its jaxpr, with no compiling.
 
+One task goes on to the lowered module: equal blocks under `nn.jit` share one function.
+
 Tracing is Python in one thread, so the clock is that thread's processor time.
 Run with `python -m benchmarks.trace`.
 """
@@ -55,6 +57,17 @@ def shape_evaluation(work: Work) -> Callable[[], Callable[[], object]]:
     return prepare
 
 
+def lowering(work: Work) -> Callable[[], Callable[[], object]]:
+    """Each round traces and lowers a model of which jax has seen no part."""
+
+    def prepare():
+        jax.clear_caches()
+        jitted = jax.jit(work.fresh())
+        return lambda: jitted.lower(*work.arguments)
+
+    return prepare
+
+
 TASKS = (
     ("apply, 200 Dense", "dense_apply", tracing, "<= 1.3"),
     ("24 residual blocks, training", "residual_forward", tracing, "<= 1.2"),
@@ -62,6 +75,7 @@ TASKS = (
     ("eval_shape(init), 200 Dense", "dense_init", shape_evaluation, "<= 1.2"),
     ("24-layer transformer", "transformer", tracing, "<= 1.25"),
     ("the same by scan", "transformer_scan", tracing, "<= 1.3"),
+    ("lower 12 blocks under nn.jit", "compiled_blocks", lowering, "<= 1"),
 )
 RIVALS = (RAW, "linsey", "flax", "haiku", "equinox")
 
@@ -78,8 +92,9 @@ def run(rounds: int) -> list[harness.Row]:
         cases = harness.available(
             {rival: partial(prepare, kind, rival, name) for rival in RIVALS}
         )
+        baseline = "flax" if kind is lowering else RAW
         rows += harness.measure(
-            task, cases, rounds, RAW, {"linsey": goal}, clock=time.thread_time
+            task, cases, rounds, baseline, {"linsey": goal}, clock=time.thread_time
         )
     return rows
 

@@ -204,3 +204,23 @@ def test_paths_of_parameters_are_text_whatever_the_keys_are():
     kernels = ModelParamTraversal(lambda path, _: path == "/0/kernel")
     assert list(kernels.iterate({0: {"kernel": 1}, 1: {"kernel": 2}})) == [1]
     assert kernels.update(lambda x: x * 10, {}) == {}
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"a/b": 1, "a": {"b": 2}},
+        {"a": {"b": {}}, "a/b": {}},
+        {"a": {"b/c": 1}, "a/b": {"c": 2}},
+    ],
+)
+def test_two_paths_that_are_one_text_are_refused(tree):
+    with pytest.raises(ValueError, match="a/b") as caught:
+        flatten_dict(tree, keep_empty_nodes=True, sep="/")
+    assert "a/b" in caught.value.fix or "b/c" in caught.value.fix
+    assert len(flatten_dict(tree, keep_empty_nodes=True, sep=".")) == 2
+    assert len(flatten_dict(tree, keep_empty_nodes=True)) == 2
+
+
+def test_a_separator_inside_a_key_is_harmless_where_no_path_repeats():
+    assert flatten_dict({"loss/train": {"x": 1}}, sep="/") == {"loss/train/x": 1}

@@ -13,6 +13,10 @@ Plain JAX and Linen modules offer two more:
 * `transformer`: 24 blocks of causal attention and a perceptron, each after a layer
   norm, forward.
 * `transformer_scan`: the same by a scan over stacked parameters.
+
+Linen modules offer one more:
+
+* `compiled_blocks`: 12 blocks of a layer norm and a perceptron under `nn.jit`, forward.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ LAYERS, WIDTH, BATCH = 200, 64, 8
 BLOCKS, CHANNELS, SIDE = 24, 16, 8
 MOMENTUM, EPSILON = 0.99, 1e-5
 DEPTH, EMBED, HEADS, LENGTH = 24, 64, 4, 8
+COMPILED = 12
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ from benchmarks.models import (
     BATCH,
     BLOCKS,
     CHANNELS,
+    COMPILED,
     DEPTH,
     EMBED,
     EPSILON,
@@ -143,3 +144,24 @@ def transformer(nn: ModuleType) -> Work:
 def transformer_scan(nn: ModuleType) -> Work:
     """Forward pass of the transformer by a scan over its blocks."""
     return _transformer(nn, scanned=True)
+
+
+def compiled_blocks(nn: ModuleType) -> Work:
+    """Forward pass of equal blocks whose call is compiled."""
+
+    class Block(nn.Module):
+        @nn.jit
+        @nn.compact
+        def __call__(self, x):
+            y = nn.Dense(4 * WIDTH)(nn.LayerNorm()(x))
+            return x + nn.Dense(WIDTH)(nn.relu(y))
+
+    class Stack(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for _ in range(COMPILED):
+                x = Block()(x)
+            return x
+
+    x = jnp.ones((BATCH, WIDTH))
+    return Work(Stack().apply, (Stack().init(jax.random.key(0), x), x))

@@ -386,9 +386,11 @@ def _replaced(obj: Any, changes: Mapping[Any, object]) -> object:
         return type(obj)(values)
     if dataclasses.is_dataclass(obj):
         return dataclasses.replace(obj, **changes)  # pyrefly: ignore
-    raise errors.ArgumentTypeError(
+    error = errors.ArgumentTypeError(
         f"Cannot replace the parts {list(changes)} of a value of type "
         f"{type(obj).__name__}.",
         "Only dictionaries, lists, tuples and dataclasses are rebuilt from parts.",
         "Set the whole value: `cursor.set(value)`, for arrays `array.at[i].set(...)`.",
     )
+    errors.report_misuse(error)
+    return obj

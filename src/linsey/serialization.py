@@ -28,6 +28,7 @@ import jax
 import numpy as np
 
 from linsey import errors
+from linsey.errors.misuse import report_misuse
 
 __all__ = [
     "from_bytes",
@@ -315,7 +316,7 @@ def _array_to_bytes(value: np.ndarray | np.generic | jax.Array) -> bytes:
         # The name of a dtype does not include its byte order.
         array = array.astype(array.dtype.newbyteorder("<"))
     if not _is_named(array.dtype):
-        raise _nameless(array.dtype)
+        report_misuse(_nameless(array.dtype))  # Flax writes what nobody can read
     parts = (array.shape, array.dtype.name, array.tobytes())
     return msgpack.packb(parts)  # pyrefly: ignore
 

@@ -39,12 +39,12 @@ def static_key(value: Any) -> Hashable:
     kind = type(value)
     if kind in COMPARABLE:
         return kind, value
+    if isinstance(value, (tuple, list)):
+        return kind, tuple(map(static_key, value))
     if isinstance(value, (float, complex, np.generic)):
         return kind, repr(value)
     if isinstance(value, jax.core.Tracer):
         raise TypeError("A traced array is no constant.")
-    if isinstance(value, (tuple, list)):
-        return kind, tuple(map(static_key, value))
     if isinstance(value, Set):
         return kind, frozenset(map(static_key, value))
     if isinstance(value, Mapping):

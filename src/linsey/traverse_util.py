@@ -28,6 +28,7 @@ import jax
 
 from linsey import struct
 from linsey.errors import ArgumentTypeError, MismatchError, OptionError
+from linsey.errors.misuse import report_misuse
 
 T = TypeVar("T")
 
@@ -98,7 +99,7 @@ def flatten_dict(
     def put(path: Path, value: object) -> None:
         key = path if sep is None else sep.join(path)
         if key in flat:
-            raise _same_key(key, path, sep)
+            report_misuse(_same_key(key, path, sep))
         flat[key] = value
 
     def visit(path: Path, value: object) -> None:

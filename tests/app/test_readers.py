@@ -159,3 +159,44 @@ def test_bad_image_folders_are_named(tmp_path):
     (root / "cow" / "0.jpg").write_bytes(b"no image")
     with pytest.raises(InputError, match="cow/0.jpg: not a readable image"):
         load(options)
+
+
+def write_images(root, make, mode_suffix="png"):
+    for label, name in enumerate(("a", "b")):
+        (root / name).mkdir()
+        for i in range(5):
+            make(label, i).save(root / name / f"{i}.{mode_suffix}")
+        (root / name / "._0.png").write_bytes(b"left by a system")
+        (root / name / "Thumbs.db").write_bytes(b"and this")
+    (root / "__MACOSX").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "suffix", "scale"),
+    [(np.uint16, "png", 255 / 65535), (np.int32, "tif", 1), (np.float32, "tif", 1)],
+)
+def test_images_of_more_than_8_bits_keep_their_values(tmp_path, dtype, suffix, scale):
+    ramp = np.arange(64, dtype=dtype).reshape(8, 8)
+
+    def make(label, i):
+        return Image.fromarray((ramp * 400 + 20000 * label + i).astype(dtype))
+
+    write_images(tmp_path, make, suffix)
+    data = load(DataOptions(data=str(tmp_path), image_size=8))
+    assert data.x_train.dtype == np.float32 and data.shape == (8, 8, 1)
+    assert data.class_names == ("a", "b")
+    first = data.x_train[data.y_train == 1][0, ..., 0] / np.float32(scale)
+    np.testing.assert_allclose(first - first[0, 0], ramp * 400, rtol=1e-4, atol=0.1)
+    assert 20000 <= round(float(first[0, 0])) < 20005
+
+
+def test_deep_grey_images_may_stand_beside_colored_ones(tmp_path):
+    def make(label, i):
+        if label:
+            return Image.new("RGB", (8, 8), (10 * i, 0, 0))
+        return Image.fromarray(np.full((8, 8), 257 * 100, np.uint16))
+
+    write_images(tmp_path, make)
+    data = load(DataOptions(data=str(tmp_path), image_size=4))
+    assert data.shape == (4, 4, 3)
+    np.testing.assert_allclose(data.x_train[data.y_train == 0], 100, rtol=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import pickle
 import subprocess
 import sys
@@ -189,20 +190,6 @@ def test_nnx_is_the_real_one_beside_linen(installed):
     assert wrapped.lazy_init(jnp.ones((1, 2)))(jnp.ones((4, 2))).shape == (4, 3)
 
 
-def test_nnx_loads_in_a_fresh_process(tmp_path):
-    (tmp_path / "main.py").write_text(
-        "from flax import nnx\n"
-        "import flax, flax.linen as nn, sys\n"
-        "nnx.Linear(2, 3, rngs=nnx.Rngs(0))\n"
-        "print(nnx.Module.__module__, nn.Module.__module__)\n"
-        "print(nnx.Linear.__init__.__globals__['nnx'] is nnx, flax.nnx is nnx)\n"
-    )
-    done = run(tmp_path, "main.py")
-    assert done.stdout.split() == [
-        "flax.nnx.module", "linsey.linen.module.base", "True", "True",
-    ], done.stderr  # fmt: skip
-
-
 def test_treex_is_served_too(installed):
     import treeo
     import treex as tx
@@ -254,23 +241,32 @@ if __name__ == "__main__":
     jax.tree_leaves([1])
     jax.tree_leaves([1])
     hasattr(flax.linen, "nowhere")
-    print(flax.linen.Conv.__name__)
+    from flax import nnx
+    nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    assert nnx.Module.__module__ == "flax.nnx.module"
+    assert flax.linen.Module.__module__ == "linsey.linen.module.base"
+    print(flax.linen.Conv.__name__, flax.nnx is nnx)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         print(*pool.map(where, [1]))
-    line = "import flax.linen as nn; print(nn.Dense.__module__)"
+    line = "import flax.linen as nn, sys; print(nn.Dense.__module__, sys.of_the_site)"
     print(subprocess.check_output([sys.executable, "-c", line], text=True))
 """
 
 
-def test_children_report_and_old_jax(tmp_path):
+def test_children_nnx_report_and_old_jax(tmp_path, monkeypatch):
     (tmp_path / "main.py").write_text(CHILDREN)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        "import sys; sys.of_the_site = 1"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
     done = run(tmp_path, "--old-jax", "--report", "main.py")
     dense = "linsey.linen.linear.dense"
-    assert done.stdout.split() == ["Conv", dense, dense], done.stderr
+    assert done.stdout.split() == ["Conv", "True", dense, dense, "1"], done.stderr
     lines = done.stderr.splitlines()
     assert sum("JAX has removed `jax.tree_leaves`" in line for line in lines) == 1
-    report = lines[lines.index("linsey run: 2 names of Flax and treex used.") :]
-    assert report[1] == "  flax.linen: Conv"
+    report = lines[lines.index("linsey run: 3 names of Flax and treex used.") :]
+    assert report[1] == "  flax.linen: Conv, Module"
     assert any("_l2_normalize (also used by" in line for line in report)
     assert "  flax.linen: nowhere" in report
     assert report[-1] == "  jax.tree_leaves: jax.tree.leaves"
@@ -308,3 +304,12 @@ def test_help_lists_the_options(linsey):
     assert result.code == 0
     for option in ("--old-jax", "--report", "--misuse", "-m"):
         assert option in result.out
+
+
+def test_pickles_refer_to_modules_of_an_alias(installed):
+    import flax.linen as nn
+
+    data = pickle.dumps(nn)
+    assert pickle.loads(data) is nn
+    compat.uninstall()
+    assert pickle.loads(data) is linsey.linen

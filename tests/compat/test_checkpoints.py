@@ -133,6 +133,10 @@ def test_a_save_that_is_refused_is_a_value_error(orbax, tmp_path):
         else:  # and what was saved is not there
             assert lib is flax and orbax
             assert lib.training.checkpoints.available_steps(folder) == [2]
+    if orbax:
+        with linsey.config.temp_flip_flag("misuse", "ignore"):
+            save(folder, TREE, 1, keep=2)
+        assert linsey.training.checkpoints.available_steps(folder) == [1, 2]
 
 
 def test_plain_files_are_not_deprecated(tmp_path):
@@ -222,3 +226,62 @@ def test_arrays_are_restored_to_a_mesh():
     found = linsey.training.orbax_utils.restore_args_from_target({"x": x, "n": 1}, mesh)
     assert found["x"].sharding.spec == spec
     assert found["n"].restore_type is int
+
+
+FOLDERS = [
+    ["run_tmp", "run_tmp_gda/", "run_1", "run_1_gda/", "run_5", "run_112"],
+    ["run_tmp", "run_tmp_gda/"],
+    ["run_1", "run_2.orbax-checkpoint-tmp-7/", "other_3", "run_2/", "run_-3"],
+]
+
+
+@pytest.mark.parametrize("names", FOLDERS)
+def test_parts_and_unfinished_saves_are_no_steps(names, tmp_path):
+    for name in names:
+        path = tmp_path / name
+        path.mkdir() if name.endswith("/") else path.write_text("x")
+    seen = []
+    for lib in LIBRARIES:
+        checkpoints = lib.training.checkpoints
+        steps = [checkpoints.available_steps(tmp_path, "run_", t) for t in (int, float)]
+        seen.append([*steps, checkpoints.latest_checkpoint(tmp_path, "run_")])
+    assert seen[0] == seen[1]
+
+
+def test_signs_in_a_prefix_are_not_signs_of_steps_here(tmp_path):
+    checkpoints = linsey.training.checkpoints
+    for prefix in ("a-", "b."):
+        for step in (10, 9, 2):
+            (tmp_path / f"{prefix}{step}").write_text("x")
+        assert checkpoints.available_steps(tmp_path, prefix) == [2, 9, 10]
+        newest = checkpoints.latest_checkpoint(tmp_path, prefix)
+        assert newest == str(tmp_path / f"{prefix}10")
+
+
+def test_steps_that_are_no_integers_are_not_rounded(tmp_path):
+    (tmp_path / "checkpoint_0.5").write_text("x")
+    for lib in LIBRARIES:
+        with pytest.raises(ValueError, match="invalid literal for int"):
+            lib.training.checkpoints.available_steps(tmp_path)
+    found = linsey.training.checkpoints.available_steps(tmp_path, step_type=float)
+    assert found == [0.5]
+
+
+def test_without_a_target_sequences_come_back_as_state_dicts(orbax, tmp_path):
+    tree = {"a": (np.zeros(2), [np.ones(1)]), "b": {}}
+    found = []
+    for lib in LIBRARIES:
+        checkpoints = lib.training.checkpoints
+        checkpoints.save_checkpoint(tmp_path / lib.__name__, tree, 1)
+        found.append(checkpoints.restore_checkpoint(tmp_path / lib.__name__, None))
+    assert_same(*found)
+    assert sorted(found[1]["a"]["1"]) == ["0"]
+
+
+def test_the_first_step_is_kept_among_those_some_steps_apart_here(tmp_path):
+    with linsey.config.temp_flip_flag("use_orbax_checkpointing", False):
+        for step in range(6):
+            linsey.training.checkpoints.save_checkpoint(
+                tmp_path, {"x": np.ones(1)}, step, keep_every_n_steps=2
+            )
+    assert linsey.training.checkpoints.available_steps(tmp_path) == [0, 2, 4, 5]

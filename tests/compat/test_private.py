@@ -158,11 +158,11 @@ def conv(cls: Any, nn: Any) -> Any:
         def shared_weights(self):
             return True
 
-    y, variables = jax.jit(Doubled(2, (3,)).init_with_output)(KEY, X)
+    y, variables = jax.eval_shape(Doubled(2, (3,)).init_with_output, KEY, X)
     is_base = [isinstance(m, cls) for m in (nn.Conv(1, 1), nn.ConvLocal(1, 1), 3)]
     kinds = [issubclass(c, cls) for c in (nn.Conv, Doubled, nn.Dense)]
     strict = isinstance(nn.Conv(1, 1), Doubled)
-    return y, variables, is_base, kinds, strict, cls.__name__, jnp.shape(X)
+    return str((y, variables)), is_base, kinds, strict, cls.__name__
 
 
 def on(*arguments: tuple[Any, ...], **keywords: Any) -> Callable[[Any, Any], Any]:

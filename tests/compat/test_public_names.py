@@ -49,10 +49,7 @@ MACHINERY = {
     "core.axes_scan": "build_shaped_array",
     "core.lift": ("CountsHolder TransformContext id_fn set_from_dict tree_map_rngs"),
     "core.scope": "child_rng_token no_flag",
-    "linen.fp8_ops": (
-        "Fp8MetaTyRules dot_general_transpose_lhs dot_general_transpose_rhs fm32"
-        " fp32_max_grad fp8_meta_dtype fp8_meta_dtype_wrapper"
-    ),
+    "linen.fp8_ops": "dot_general_transpose_lhs dot_general_transpose_rhs",
     "linen.module": (
         "Descriptor DescriptorWrapper ParentDescriptor SetupState TestScope"
         " ThreadLocalStack capture_call_intermediates create_descriptor_wrapper"

@@ -154,3 +154,18 @@ def test_big_endian_arrays_keep_their_values_here():
     assert theirs.msgpack_restore(theirs.msgpack_serialize(array))[1] != 1
     assert ours.msgpack_restore(ours.msgpack_serialize(array)).tolist() == [0, 1, 2]
     assert theirs.msgpack_restore(ours.msgpack_serialize(array)).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("state", [7, [1, 2], (3,), None, "text", 2.5])
+def test_a_state_may_be_no_dictionary(state):
+    for lib in (theirs, ours):
+
+        class Box:
+            def __init__(self, value):
+                self.value = value
+
+        lib.register_serialization_state(
+            Box, lambda box: box.value, lambda box, state: Box(state)
+        )
+        assert lib.to_state_dict({"a": Box(state)}) == {"a": state}
+        assert lib.from_state_dict([Box(0)], {"0": state})[0].value == state

@@ -75,13 +75,43 @@ def test_sounds_have_three_axes(tmp_path):
     writer.close()
 
 
+def test_arrays_are_written_as_they_are(tmp_path):
+    pytest.importorskip("tensorboardX")
+    from tensorboardX.proto import summary_pb2
+
+    metadata = summary_pb2.SummaryMetadata()
+    metadata.plugin_data.plugin_name = "mine"
+    writer = SummaryWriter(tmp_path)
+    writer.write("array", np.arange(6.0).reshape(2, 3), 3)
+    writer.write("numbers", [1.5, 2.5], 4)
+    writer.write("text", "hello", 5, metadata=metadata)
+    writer.close()
+    found = {tag: (step, value) for tag, step, value in summaries(tmp_path)}
+    assert {tag: step for tag, (step, _) in found.items()} == {
+        "array": 3,
+        "numbers": 4,
+        "text": 5,
+    }
+    array, numbers, text = (value.tensor for _, value in found.values())
+    assert [dim.size for dim in array.tensor_shape.dim] == [2, 3]
+    # The numbers of the enum are those of TensorFlow: float64, float32, text.
+    assert [tensor.dtype for tensor in (array, numbers, text)] == [2, 1, 7]
+    np.testing.assert_array_equal(np.frombuffer(array.tensor_content), np.arange(6.0))
+    np.testing.assert_array_equal(
+        np.frombuffer(numbers.tensor_content, np.float32), [1.5, 2.5]
+    )
+    assert list(text.string_val) == [b"hello"]
+    assert found["text"][1].metadata.plugin_data.plugin_name == "mine"
+
+
 def test_methods_are_called_as_in_flax():
     expected = {
         "scalar": ["tag", "value", "step"],
         "image": ["tag", "image", "step", "max_outputs"],
-        "audio": ["tag", "audiodata", "step", "max_outputs", "sample_rate"],
+        "audio": ["tag", "audiodata", "step", "sample_rate", "max_outputs"],
         "histogram": ["tag", "values", "step", "bins"],
         "text": ["tag", "textdata", "step"],
+        "write": ["tag", "tensor", "step", "metadata"],
         "hparams": ["hparams"],
     }
     for name, parameters in expected.items():

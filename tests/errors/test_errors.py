@@ -11,9 +11,11 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 import linsey.errors as errors
+import linsey.linen as nn
 
 
 class MLP:
@@ -119,7 +121,7 @@ def test_every_error_can_be_imported_from_the_package():
         module = importlib.import_module(f"linsey.errors.{info.name}")
         for name, value in vars(module).items():
             if isinstance(value, type) and value.__module__ == module.__name__:
-                assert issubclass(value, errors.LinseyError)
+                assert issubclass(value, errors.LinseyError | Warning)
                 assert homes.setdefault(name, module) is module, f"two classes {name}"
                 assert getattr(errors, name) is value
     assert homes.keys() <= set(dir(errors))
@@ -201,6 +203,35 @@ def test_shape_fix_names_the_width_only_where_it_is_the_cause():
     assert "last axis is 784" in error("k", "/", (784, 8), (28, 8)).fix
     assert "last axis" not in error("k", "/", (784, 8), (784, 9)).fix
     assert "last axis" not in error("k", "/", (8,), (9,)).fix
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "order"),
+    [
+        ((16, 8, 3, 3), (3, 3, 8, 16), (2, 3, 1, 0)),
+        ((16, 8), (8, 16), (1, 0)),
+        ((8, 16, 2, 4), (2, 4, 8, 16), (2, 3, 0, 1)),
+        ((16, 8, 5), (5, 8, 16), (2, 1, 0)),
+        ((2, 3, 4), (3, 4, 2), (1, 2, 0)),
+    ],
+)
+def test_permuted_axes_are_named(found, expected, order):
+    error = errors.ScopeParamShapeError("kernel", "/", found, expected)
+    assert f"`kernel.transpose{order}`" in error.fix
+    assert np.zeros(found).transpose(order).shape == expected
+
+
+@pytest.mark.parametrize(
+    ("layer", "name"), [(nn.Dense(2), "kernel"), (nn.LayerNorm(), "scale")]
+)
+def test_names_of_pytorch_are_recognised(layer, name):
+    x = np.ones((1, 3), np.float32)
+    params = layer.init(jax.random.key(0), x)["params"]
+    theirs = {"weight": params[name], "bias": params["bias"]}
+    with pytest.raises(errors.ScopeParamNotFoundError) as caught:
+        layer.apply({"params": theirs}, x)
+    assert "It holds: `weight`, `bias`." in caught.value.why
+    assert f"`{{'{name}': weight" in caught.value.fix
 
 
 def test_shapes_with_symbols_are_compared_in_the_error():

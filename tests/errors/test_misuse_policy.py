@@ -76,8 +76,7 @@ MISUSE = {
     "one channel for several, training": (
         other_channels(3, 1, False), errors.FeatureShapeChangedError,
     ),
-    "a rate above 1": (rate(1.5), errors.OptionError),
-    "a rate below 0": (rate(-0.5), errors.OptionError),
+    "a rate that is no probability": (rate(1.5), errors.OptionError),
 }  # fmt: skip
 
 
@@ -111,6 +110,30 @@ def test_what_flax_refuses_is_an_error_under_every_policy():
         warnings.simplefilter("ignore")
         with pytest.raises(errors.ScopeCollectionNotFound):
             layer.apply({"params": variables["params"]}, X)
+
+
+def test_warnings_that_are_errors_do_not_stop_a_program(capsys):
+    with config.temp_flip_flag("misuse", "warn"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        no_statistics(linsey.linen)
+        assert "each step would start them anew" in capsys.readouterr().err
+        warnings.filterwarnings("error", category=MisuseWarning)
+        with pytest.raises(MisuseWarning):
+            no_statistics(linsey.linen)
+
+
+def test_an_inner_value_may_be_written_where_it_does_not_matter():
+    class Compiled(linsey.linen.Module):
+        @linsey.linen.compact
+        def __call__(self, x):
+            dense = linsey.linen.Dense(2)
+            return jax.jit(lambda x: dense(x))(x)
+
+    with pytest.raises(errors.JaxTransformError):
+        jax.eval_shape(Compiled().init, KEY, X)
+    with config.temp_flip_flag("misuse", "ignore"):
+        variables = jax.eval_shape(Compiled().init, KEY, X)
+    assert variables["params"]["Dense_0"]["kernel"].shape == (3, 2)
 
 
 def test_programs_that_import_flax_are_warned():

@@ -452,12 +452,56 @@ def test_the_flag_is_needed_where_there_is_dropout():
         nn.MultiHeadDotProductAttention(2, dropout_rate=0.1).init(KEYS, X)
 
 
-def test_a_mask_may_meet_a_symbolic_batch():
-    (n,) = jax.export.symbolic_shape("n")
-    layer = nn.MultiHeadAttention(num_heads=2)
-    x = jax.ShapeDtypeStruct((n, 3, 4), jnp.float32)
-    mask = nn.make_causal_mask(jnp.ones((1, 3)))
-    y, _ = jax.eval_shape(
-        lambda x: layer.init_with_output(jax.random.key(0), x, mask=mask), x
-    )
-    assert y.shape == (n, 3, 4)
+@pytest.mark.parametrize("wide", [False, True])
+def test_decoding_works_with_indices_of_any_width(wide):
+    layer = nn.MultiHeadDotProductAttention(num_heads=2, decode=True)
+    with jax.enable_x64(True):
+        x = jnp.ones((1, 3, 4))
+        variables = dict(jax.eval_shape(layer.init, KEYS, x))
+        variables = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), variables)
+        if wide:
+            cache = variables["cache"]
+            cache["cache_index"] = cache["cache_index"].astype(jnp.int64)
+        for i in range(2):
+            _, changed = layer.apply(variables, x[:, i : i + 1], mutable=["cache"])
+            variables |= changed
+        index = variables["cache"]["cache_index"]
+        assert (int(index), str(index.dtype)) == (2, "int64" if wide else "int32")
+
+
+def test_a_full_cache_replaces_its_last_element_inside_of_jit_as_in_flax():
+    x, results = normal(1, 3, 4), []
+    for lib in LIBRARIES:
+        layer = lib.MultiHeadDotProductAttention(num_heads=2, decode=True)
+        variables = layer.init(KEYS, x[:, :2])
+        step = jax.jit(lambda v, x, layer=layer: layer.apply(v, x, mutable=["cache"]))
+        for i in range(3):
+            y, changed = step(variables, x[:, i : i + 1])
+            variables = {**variables, **changed}
+        results.append(y)
+    np.testing.assert_allclose(*results, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [-0.5, 1.5, float("nan")])
+def test_a_rate_of_dropout_that_is_no_probability_is_refused(rate):
+    layer = nn.MultiHeadAttention(2, dropout_rate=rate, deterministic=False)
+    with pytest.raises(OptionError, match="rate of dropout"):
+        jax.eval_shape(layer.init, KEYS, X)
+
+
+def test_a_rate_of_one_drops_all_weights():
+    # Flax divides by zero.
+    options = {"dropout_rate": 1.0, "dropout_rng": KEYS["params"]}
+    query = normal(1, 2, 1, 4)
+    y = nn.dot_product_attention(query, query, query, **options)
+    np.testing.assert_array_equal(y, np.zeros_like(y))
+
+
+def test_warnings_begin_as_those_of_flax():
+    found = []
+    for lib in LIBRARIES:
+        layer = lib.MultiHeadDotProductAttention(num_heads=2)
+        with pytest.warns(DeprecationWarning) as caught:
+            jax.eval_shape(layer.init, KEYS, *[jnp.ones((1, 4, 4))] * 3)
+        found.append(str(caught[0].message))
+    assert found[0].startswith(found[1])

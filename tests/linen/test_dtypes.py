@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from linsey.linen.dtypes import canonicalize_dtype, promote_dtype
+from linsey.linen.linear import Dense
 
 ARGUMENTS = [
     (jnp.ones(2, jnp.int32),),
@@ -56,6 +57,14 @@ def test_integers_are_no_dtype_to_compute_in(function):
 def test_nothing_has_no_dtype(arguments):
     with pytest.raises(ValueError, match="at least one"):
         promote_dtype(*arguments)
+
+
+def test_lists_are_arrays_as_in_flax():
+    for promote in (flax.linen.dtypes.promote_dtype, promote_dtype):
+        x, y = promote([1, 2], (jnp.float16(3),))
+        assert x.dtype == y.dtype == jnp.promote_types(jnp.int32, jnp.float16)
+    variables = Dense(2).init(jax.random.key(0), [[1.0, 2.0, 3.0]])
+    assert variables["params"]["kernel"].shape == (3, 2)
 
 
 def test_arrays_that_agree_are_handed_back():

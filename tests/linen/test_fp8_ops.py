@@ -127,3 +127,40 @@ def test_attention_can_multiply_in_8_bits():
 )
 def test_functions_equal_those_of_flax(call):
     assert_same_bits(*(call(lib.fp8_ops) for lib in LIBRARIES))
+
+
+def used_again(lib, x, scale, history):
+    """Use one scale in three steps and twice in each."""
+    ops, f32 = lib.fp8_ops, jnp.float32
+    meta = [
+        jax.lax.convert_element_type(m, ops.fp32_max_grad) for m in (scale, history)
+    ]
+
+    def step(carry, _):
+        carry = ops.in_qdq(f32, jnp.float8_e4m3fn, carry, *meta)
+        return ops.out_qdq(f32, jnp.float8_e5m2, carry * 2, *meta), None
+
+    return jnp.sum(jax.lax.scan(step, x, None, length=3)[0])
+
+
+def test_gradients_of_a_scale_used_again_are_maxima_as_in_flax():
+    args = jnp.array([2.0]), jnp.ones(1), jnp.array([0.0, 5.0, 2.0])
+    results = []
+    for lib in LIBRARIES:
+        gradients = jax.grad(used_again, (1, 2, 3))
+        results.append(jax.jit(gradients, static_argnums=0)(lib, *args))
+    assert_same_bits(*results)
+
+
+def test_the_dtype_whose_sum_is_the_maximum_is_that_of_flax():
+    seen = []
+    for lib in LIBRARIES:
+        dtype = lib.fp8_ops.fp32_max_grad
+        x = jax.lax.convert_element_type(jnp.array([1.0, -4.0]), dtype)
+        back = jax.lax.convert_element_type(x, jnp.float32).tolist()
+        zero = jnp.zeros((), dtype)
+        assert dtype == lib.fp8_ops.fm32 == x.dtype
+        seen.append([repr(dtype), repr(x), back, repr(zero), dtype.name])
+        with pytest.raises(ValueError, match="Cannot convert"):
+            jax.lax.convert_element_type(x, jnp.int32)
+    assert seen[0] == seen[1]

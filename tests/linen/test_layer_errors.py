@@ -244,6 +244,28 @@ mistake(
     lambda: init(nn.Dropout(1.5, deterministic=False), X),
 )
 mistake(
+    "a rate of attention dropout that is no probability",
+    ValueError,
+    lambda: init(nn.MultiHeadAttention(2, dropout_rate=1.5, deterministic=False), X),
+)
+
+
+def decode_too_much():
+    layer = nn.MultiHeadAttention(num_heads=2, decode=True)
+    variables = init(layer, X)
+    variables["cache"]["cache_index"] += 4
+    layer.apply(variables, X[:, :1], mutable=["cache"])
+
+
+mistake("a full cache", Exception, decode_too_much)
+mistake(
+    "a mask without an axis for the heads",
+    ValueError,
+    lambda: init(
+        nn.MultiHeadAttention(2), jnp.ones((3, 4, 4)), mask=jnp.ones((3, 4, 4))
+    ),
+)
+mistake(
     "dropout along an axis that is not there",
     IndexError,
     lambda: init(nn.Dropout(0.5, broadcast_dims=(3,), deterministic=False), X),

@@ -210,3 +210,55 @@ def test_remat_counts_static_arguments_without_the_module():
 
         y = lib.partitioning.remat(Layer, static_argnums=(1,))().apply({}, X, True)
         np.testing.assert_array_equal(y, 2 * X)
+
+
+AXES = {"w": ("in", "out"), "pair": (("in", "out"), ("out",))}
+
+
+def of_trees(lib, lift=lambda lib, cls: cls, axes=AXES):
+    """A module with a parameter that is a tree, whose axes are one too."""
+    part = lib.partitioning
+
+    def make(key, shape):
+        return {"w": jnp.zeros(shape), "pair": (jnp.zeros(shape), jnp.zeros(shape[0]))}
+
+    class Inner(lib.Module):
+        @lib.compact
+        def __call__(self, x, _=None):
+            value = part.param_with_axes("p", make, (3, 3), axes=axes)
+            return x @ value["w"], None
+
+    return lift(lib, Inner)()
+
+
+LIFTS = {
+    "scan": lambda lib, cls: lib.partitioning.scan_with_axes(
+        cls, {"params": 0}, split_rngs={"params": True}, length=2
+    ),
+    "vmap": lambda lib, cls: lib.partitioning.vmap_with_axes(
+        cls,
+        {"params": 0},
+        {"params": True},
+        partitioning_axis_names={"params": "layers"},
+    ),
+    "remat": lambda lib, cls: lib.partitioning.remat(cls),
+}
+
+
+@pytest.mark.parametrize("lift", [None, *LIFTS])
+def test_axes_may_be_a_tree_as_in_flax(lift):
+    found = []
+    for lib in LIBRARIES:
+        module = of_trees(lib, *([LIFTS[lift]] if lift else []))
+        variables = jax.eval_shape(module.init, KEY, X)
+        box = variables["params_axes"]["p_axes"]
+        names = lib.partitioning.get_axis_names(variables["params_axes"])["p"]
+        found.append((box.names, dict(names)))
+    assert found[0] == found[1]
+
+
+def test_a_tree_of_values_is_constrained_leaf_by_leaf():
+    # Flax passes the keys of the tree as names here, and fails.
+    with jax.set_mesh(MESH), nn.logical_axis_rules((("in", "data"), ("out", None))):
+        program = str(jax.make_jaxpr(of_trees(nn).init)(KEY, X))
+    assert program.count("= sharding_constraint") == 3

@@ -355,18 +355,37 @@ def test_both_directions_equal_those_of_flax(case):
     assert_same(bidirectional(**fields), X, **call)
 
 
-# JAX asks for an index of 64 bits where a size is symbolic.
-@pytest.mark.filterwarnings("ignore:Explicitly requested dtype int64")
-@pytest.mark.parametrize("call", [{}, {"seq_lengths": np.array([1, 2])}])
-def test_sequences_may_have_a_symbolic_length(call):
-    (n,) = jax.export.symbolic_shape("n")
-    x = jax.ShapeDtypeStruct((2, n, 3), jnp.float32)
+@pytest.mark.parametrize("name", CELLS)
+def test_a_step_has_the_size_of_its_carry_as_in_flax(name):
+    h = jnp.ones((2, 7))
+    carry = (jnp.ones((2, 1)), h) if "LSTM" in name else h
+    shapes = []
+    for cell in cells(name, features=5):
+        made = jax.eval_shape(cell.init_with_output, KEY, carry, X[:, 0])
+        shapes.append(jax.tree.map(jnp.shape, made))
+    assert shapes[0] == shapes[1]
+    assert shapes[1][0][1] == (2, 7)
 
-    def shapes(nn):
-        layer = nn.RNN(nn.GRUCell(3), reverse=True, keep_order=True, return_carry=True)
-        found = jax.eval_shape(
-            lambda x: layer.init_with_output(jax.random.key(0), x, **call), x
+
+def test_a_layer_takes_its_size_from_the_first_carry():
+    h = jnp.ones((2, 7))
+    layer = nn.Bidirectional(nn.RNN(nn.GRUCell(5)), nn.RNN(nn.LSTMCell(5)))
+    y, _ = jax.eval_shape(
+        lambda x: layer.init_with_output(KEY, x, initial_carry=(h, (h, h))), X
+    )
+    assert y.shape == (2, 5, 14)
+
+
+@pytest.mark.parametrize("name", [*CELLS, "ConvLSTMCell"])
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+def test_carries_keep_their_dtype(name, lengths):
+    # Flax gives the wider one to `scan`, which refuses it.
+    window = [(2,)] if name == "ConvLSTMCell" else []
+    layer = nn.RNN(getattr(nn, name)(4, *window), return_carry=True)
+    with jax.enable_x64(True):
+        x = jnp.ones((2, 5, *[3] * len(window), 3), jnp.float64)
+        (carry, y), _ = jax.eval_shape(
+            lambda x: layer.init_with_output(KEY, x, seq_lengths=lengths), x
         )
-        return jax.tree.map(lambda v: (str(v.shape), v.dtype), found)
-
-    assert shapes(nn) == shapes(flax.linen)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(carry)} == {"float32"}
+    assert y.dtype == "float64"

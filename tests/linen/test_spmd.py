@@ -317,3 +317,40 @@ def test_names_without_a_mesh_are_refused():
             core.shard_value(X, ("data",), None, None)
     with pytest.raises(OptionError):
         linsey.core.spmd.shard_value(X, ("data",), None, None)
+
+
+FREE = PartitionSpec.UNCONSTRAINED
+FREE_RULES = (("a", "data"), ("b", FREE), ("c", FREE), ("a", FREE), ("d", None))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        (FREE,),
+        (FREE, FREE),
+        ("a", FREE, "d", FREE),
+        ("b", "c", "a"),
+        ("b", FREE),
+        PartitionSpec("a", FREE),
+        ((FREE, "a"),),
+        (1,),
+    ],
+)
+def test_what_is_unconstrained_is_as_in_flax(names):
+    theirs, ours = (
+        lib.logical_to_mesh_axes(names, rules=FREE_RULES) for lib in LIBRARIES
+    )
+    assert theirs == ours
+
+
+@pytest.mark.parametrize("names", [("a", FREE), (FREE, FREE), ("b", "a")])
+@pytest.mark.parametrize("fallback", ["AXIS_IS_UNSHARDED", "RAISE_ERROR"])
+def test_constraints_may_leave_axes_unconstrained_as_in_flax(names, fallback):
+    programs = []
+    for lib in LIBRARIES:
+        kind = lib.spmd.RulesFallback[fallback]
+        options = {"rules": FREE_RULES, "mesh": MESH, "fallback": kind}
+        programs.append(
+            traced(lambda x: lib.with_logical_constraint(x, names, **options))
+        )
+    assert programs[0] == programs[1]

@@ -120,3 +120,18 @@ def test_modules_that_are_dataclasses_and_uninitialized_ones():
         Made(3).tabulate(X)
     with pytest.raises(ArgumentTypeError):
         tx.Module().init(0).tabulate(X)
+
+
+def test_escape_codes_are_printed_on_terminals_alone(capsys, monkeypatch):
+    text = tx.Linear(2).init(0, X).tabulate()
+    print(text)
+    assert "\x1b" in text and capsys.readouterr().out == plain(text) + "\n"
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    print(text)
+    assert "\x1b" in capsys.readouterr().out
+
+
+def test_a_narrow_table_loses_nothing(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = plain(Model().init(0, X).tabulate(X))
+    assert max(map(len, text.split("\n"))) == 80 and "…" not in text

@@ -194,7 +194,7 @@ def _read_all(files: list[Path], is_grey: bool, size: int) -> np.ndarray:
 
 
 def _as_float(image: Image) -> Image:
-    """Return an image of more than 8 bits in float32; `convert` would clip it at 255."""
+    """Return an image of more than 8 bits in float32: `convert` would clip at 255."""
     pixels = np.asarray(image).astype(np.float32)
     if image.mode.startswith("I;16"):
         pixels *= _FROM_16_BITS

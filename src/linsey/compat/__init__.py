@@ -28,7 +28,7 @@ from __future__ import annotations
 import os
 import sys
 
-from linsey.compat import private
+from linsey.compat import brought, private
 from linsey.compat.finder import Finder, take_out
 from linsey.compat.packages import FLAX_VERSION as FLAX_VERSION
 from linsey.config import config
@@ -59,6 +59,7 @@ def uninstall() -> None:
         take_out()
         sys.modules.update(finder.real.modules)
         private.remove_methods()
+        brought.take_back()
         config.update("misuse", finder.misuse)
 
 

@@ -9,6 +9,7 @@ name up once: classes and functions are kept, whatever may change is read again.
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -51,6 +52,10 @@ class Alias(ModuleType):
         names = dir(_dict_of(self)["_target"])
         offered = [n for n in names if not _is_private(n) and n not in hidden]
         return sorted({*offered, *private.names_in(self.__name__)})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # For cloudpickle: functions of a script refer to the modules they use.
+        return _restore, (self.__name__,)
 
     def __getattr__(self, name: str) -> Any:
         # Only called for what is not in the real dictionary.
@@ -125,6 +130,13 @@ class Alias(ModuleType):
         kept = own.pop(name, None)
         if kept is None or name in vars(own["_target"]):
             delattr(own["_target"], name)
+
+
+def _restore(name: str) -> ModuleType:
+    """Import an alias, or linsey's module in a process that has no aliases."""
+    home = f"{__package__}.finder"  # which imports this file
+    is_installed = any(type(finder).__module__ == home for finder in sys.meta_path)
+    return importlib.import_module(name if is_installed else own_name(name) or name)
 
 
 def _is_private(name: str) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-from linsey.compat import private
+from linsey.compat import brought, private
 from linsey.compat.aliases import Alias
 from linsey.compat.metadata import distributions
 from linsey.compat.packages import is_served, own_name, refusal
@@ -31,8 +31,9 @@ class Loader(importlib.abc.Loader):
         own = own_name(spec.name)
         assert own is not None
         target = importlib.import_module(own)
-        if own != "linsey":  # which loads nothing
+        if own != "linsey":  # which loads nothing, not even JAX
             private.add_methods()
+            brought.lend()
         return Alias(spec.name, target)
 
     def exec_module(self, module: ModuleType) -> None:

@@ -99,6 +99,9 @@ class RealFlax:
         """Import as code of the real Flax does; its builtins call it `__import__`."""
         if level == 0 and not _is_flax(name):
             return builtins.__import__(name, globals, locals, fromlist or (), level)
+        found = self.modules.get(name) if level == 0 else None
+        if found is not None and all(hasattr(found, n) for n in fromlist or ()):
+            return found if fromlist else self.modules["flax"]
         with self._swapped():
             return builtins.__import__(name, globals, locals, fromlist or (), level)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from jax import lax
 
 from linsey import errors
@@ -37,6 +38,7 @@ def scan(
     unroll: int = 1,
     _split_transpose: bool = False,
     check_constancy_invariants: bool = True,
+    start: Callable[[B, C], C] = lambda broadcast, init: init,
 ) -> Callable[..., tuple[B, C, Y]]:
     """Scan `fn` over chosen axes of its arguments.
 
@@ -51,6 +53,7 @@ def scan(
         _split_transpose: see `jax.lax.scan`.
         check_constancy_invariants: compute the broadcast results first, by a trace of
             their own; without it `fn` must return `broadcast` as it came.
+        start: makes the first carry of the broadcast results and the one given.
 
     Returns:
         A function `(broadcast, carry, *args) -> (broadcast, carry, ys)`.
@@ -74,6 +77,13 @@ def scan(
             ys_axes = dict(enumerate(flatten_axes(out_axes, ys)))
             ys, out_tree = jax.tree_util.tree_flatten(ys)
             same = {i: ys[i] for i, ax in ys_axes.items() if ax is broadcast}
+            if same and not check_constancy_invariants:
+                raise errors.OptionError(
+                    "nn.scan run with check_constancy_invariants=False does not support"
+                    " broadcast non-carry function outputs.",
+                    "They are computed by the trace that this option leaves out.",
+                    "Stack them, `out_axes=0`, or leave the option alone.",
+                )
             stacked = {i: y for i, y in enumerate(ys) if i not in same}
             return (broadcast_out, same), (carry, stacked)
 
@@ -82,17 +92,17 @@ def scan(
             first = {
                 i: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for i, x in xs.items()
             }
-            start = jax.eval_shape(lambda carry: carry, init)
+            before = jax.eval_shape(lambda carry: carry, init)
             known_part = evaluate_known(lambda *step: run(*step)[0], _data_dependency)
-            broadcast_in, constants = known_part(start, first)
+            broadcast_in, constants = known_part(before, first)
 
         def step(carry: C, xs: Leaves) -> tuple[C, Leaves]:
             return run(carry, xs)[1]
 
-        # A symbolic length is that of what is scanned; JAX wants no other.
-        steps = length if isinstance(length, int) or not xs else None
+        # A symbolic length, as in exported programs, is taken from what is scanned.
+        steps = None if xs and not isinstance(length, int) else length
         loop = (steps, reverse, unroll, _split_transpose)
-        carry, stacked = lax.scan(step, init, xs, *loop)
+        carry, stacked = lax.scan(step, start(broadcast_in, init), xs, *loop)
         for i, y in stacked.items():
             constants[i] = _move(y, 0, ys_axes[i])
         ys = [constants[i] for i in ys_axes]
@@ -117,14 +127,28 @@ def flatten_axes(axes: object, tree: object) -> list[Any]:
     return flat
 
 
-def _move(x: jax.Array, axis: int, to: int) -> jax.Array:
-    return x if axis == to else jax.numpy.moveaxis(x, axis, to)
+def checked_axis(axis: Any, shape: tuple[int, ...]) -> int:
+    """Return an axis of an array of this shape; raise if it has no such axis."""
+    if isinstance(axis, int) and -len(shape) <= axis < len(shape):
+        return axis
+    raise errors.ShapeError(
+        f"axis {axis} is out of bounds for array of dimension {len(shape)}, one of"
+        f" shape {shape}.",
+        "Instances or steps are numbered by an axis that every array must have.",
+        "Use an axis that it has; for what has none `None`, in a scan `broadcast`.",
+    )
+
+
+def _move(x: jax.Array, axis: object, to: object) -> jax.Array:
+    ends = (checked_axis(end, np.shape(x)) for end in (axis, to))
+    return x if axis == to else jax.numpy.moveaxis(x, *ends)
 
 
 def _data_dependency(value: jax.ShapeDtypeStruct) -> Exception:
     return errors.MismatchError(
         "broadcasted variable has a data dependency on the scan body: a value of shape"
         f" {value.shape} is computed from the carry or from a scanned input.",
-        "What is broadcast must be the same at every step.",
+        "What is broadcast must be the same at every step, and so must the first value"
+        " of a variable that is carried.",
         "Give it a scan axis, `variable_axes={collection: 0}`, or make it a carry.",
     )

@@ -70,7 +70,7 @@ class AxisMetadata(Generic[A], metaclass=abc.ABCMeta):
 
     @abc.abstractmethod
     def remove_axis(self, index: int, params: Params) -> Self:
-        """Return a box that has forgotten an axis; the value lost it already.
+        """Return a box that has forgotten an axis, which the value is about to lose.
 
         Args:
             index: where the axis was.

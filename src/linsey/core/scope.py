@@ -145,7 +145,8 @@ def _as_streams(
     raise errors.InvalidRngError(
         f"{what} should be a ``jax.PRNGKey`` or a dictionary mapping strings to"
         f" ``jax.PRNGKey``, got {_describe(rngs)}.",
-        fix='Pass for example `{"dropout": jax.random.key(0)}`.',
+        fix="rngs should be a dictionary mapping strings to `jax.PRNGKey`. Pass for "
+        'example `{"dropout": jax.random.key(0)}`.',
     )
 
 

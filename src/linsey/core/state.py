@@ -14,6 +14,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import jax
@@ -22,7 +23,7 @@ import numpy as np
 from linsey import errors
 from linsey.config import config
 from linsey.core import meta, tracers
-from linsey.core.filters import Filter, Selection
+from linsey.core.filters import NONE, Filter, Selection
 from linsey.core.frozen_dict import freeze
 from linsey.core.meta import PLAIN_TYPES, is_plain_array, unbox_fast
 from linsey.core.rng import LazyRng
@@ -36,9 +37,25 @@ Init = Callable[..., T]
 
 _MISSING = object()
 
+# The root keys of the streams that differ in each step of the lifted loop that runs.
+# Modules of outside draw from them too: else they would draw the same at every step.
+_NO_KEYS: Mapping[str, PRNGKey] = MappingProxyType({})
+STEP: ContextVar[Mapping[str, PRNGKey]] = ContextVar("linsey_step", default=_NO_KEYS)
+# The collections whose variables stay as they are created.
+KEPT: ContextVar[Selection] = ContextVar("linsey_kept", default=NONE)
 # Whether the program has been told where a scope is, since this was last cleared: then
 # what it computes may depend on that.
 PLACE_READ: ContextVar[bool] = ContextVar("linsey_place_read", default=False)
+
+
+@contextlib.contextmanager
+def assigned(variable: ContextVar[T], value: T) -> Iterator[None]:
+    """Give a context variable a value inside a `with` block."""
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
 
 
 @dataclasses.dataclass(slots=True, eq=False, repr=False)
@@ -57,6 +74,7 @@ class Context:
         memo: the bound module made from each module met so far, by the id of that
             module, which is kept beside it: the same object met twice is bound once.
         bound: every module bound here, where the end of the context is known.
+        step: the step of a lifted loop in which it began.
     """
 
     mutable: Filter | Selection
@@ -68,6 +86,7 @@ class Context:
     is_valid: bool = True
     memo: dict[int, tuple[object, Any]] = dataclasses.field(default_factory=dict)
     bound: list[object] | None = None
+    step: Mapping[str, PRNGKey] = dataclasses.field(default_factory=STEP.get)
 
     def __post_init__(self) -> None:
         self.selection = Selection.of(self.mutable)
@@ -374,6 +393,9 @@ class Scope:
         if not self.context.is_mutable(col):
             raise errors.ModifyScopeVariableError(col, name, self.path_text)
         tracers.check_no_leak(self.context.trace, value)
+        kept = KEPT.get()
+        if kept is not NONE and col in kept and self.has_variable(col, name):
+            return
         _put(self._mutable_collection(col), name, value)
 
     def variable(
@@ -467,7 +489,12 @@ class Scope:
 
     def make_rng(self, name: str = "params") -> PRNGKey:
         """Return the next key of a stream; unknown streams fall back to `params`."""
-        return self._next_key(name).as_jax_rng()
+        key, step = self._next_key(name), STEP.get()
+        # What creates variables outside of a loop is the same in each of its steps.
+        if step is not self.context.step and name != "params":
+            stream = name if name in self.context.rngs else "params"
+            key = LazyRng(step.get(stream, key.rng), key.suffix)
+        return key.as_jax_rng()
 
     def _next_key(self, name: str) -> LazyRng:
         """Count a draw from a stream; computing the key is left to the caller."""

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import jax
 
 from linsey import errors
-from linsey.errors.misuse import report_misuse
 
 
 @functools.cache
@@ -44,5 +43,4 @@ def check_no_leak(base_level: object, value: object) -> None:
     for leaf in jax.tree_util.tree_leaves(value):
         # No public name gives the trace of a tracer. Tokens compare weak references.
         if isinstance(leaf, jax.core.Tracer) and now == token(leaf._trace._weakref):
-            report_misuse(errors.JaxTransformError())
-            return
+            return errors.report_misuse(errors.JaxTransformError())

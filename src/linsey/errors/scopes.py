@@ -19,7 +19,10 @@ class InvalidRngError(LinseyError, ValueError):
         available: Names = None,
         fix: str = "",
     ) -> None:
-        why = fix and "A random stream begins with a JAX key, and nothing else is one."
+        why = fix and (
+            "RNGs should be of shape (2,) or PRNGKey: a random stream begins with a "
+            "JAX key, and nothing else is one."
+        )
         if available is not None:
             why = f"The streams that were given are: {listed(available)}."
         if stream is not None:
@@ -38,9 +41,9 @@ class ApplyScopeInvalidVariablesTypeError(LinseyError):
         what = f" Found a {type(found).__name__}." if found is not None else ""
         super().__init__(
             "The first argument passed to an apply function should be a dictionary "
-            f"of collections.{what}",
-            "Each collection should be a dictionary with string keys, because "
-            "variables are looked up by collection and then by path.",
+            "of collections. Each collection should be a dictionary with string keys."
+            f"{what}",
+            "Variables are looked up by collection and then by path.",
             "Pass what `init` returned, or `{'params': params}`.",
         )
 
@@ -208,8 +211,9 @@ class ScopeVariableNotFoundError(LinseyError):
             f'"{scope_path}".',
             f"It was neither initialised nor can it be created now.{there}",
             _renamed(name, available)
-            or f"Create it with `self.variable('{col}', '{name}', init_fn)`, or make the "
-            f"collection mutable: `module.apply(variables, ..., mutable=['{col}'])`.",
+            or f"Create it with `self.variable('{col}', '{name}', init_fn)`, or make "
+            "the collection mutable: "
+            f"`module.apply(variables, ..., mutable=['{col}'])`.",
         )
 
 

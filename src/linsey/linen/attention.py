@@ -15,11 +15,13 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from linsey.errors.base import OptionError, ShapeError
+from linsey.errors.base import OptionError, ShapeError, UsageError
+from linsey.errors.misuse import report_misuse
 from linsey.linen.dtypes import promote_dtype
 from linsey.linen.initializers import zeros
 from linsey.linen.linear import DenseGeneral, default_kernel_init
@@ -62,7 +64,7 @@ def dot_product_attention_weights(
         mask: which scores count (not zero), of a shape that broadcasts like `bias`.
         broadcast_dropout: whether batch entries and heads share one draw of dropout.
         dropout_rng: random key for dropout.
-        dropout_rate: probability to drop a weight, in [0, 1).
+        dropout_rate: probability to drop a weight, in [0, 1].
         deterministic: whether to leave dropout out.
         dtype: dtype of the computation. Defaults to that of the inputs.
         precision: see `jax.lax.Precision`.
@@ -79,7 +81,8 @@ def dot_product_attention_weights(
     Raises:
         ShapeError: query and key do not belong together.
         ShapeError: the mask does not fit.
-        OptionError: `einsum` is given with precision or dot product.
+        OptionError: `einsum` is given with precision or dot product; the rate of
+            dropout is not in [0, 1].
 
     Example:
         >>> import jax.numpy as jnp
@@ -117,7 +120,7 @@ def dot_product_attention_weights(
             weights = weights.astype(compute_dtype)
     if module is not None:
         module.sow("intermediates", "attention_weights", weights)
-    if not deterministic and dropout_rate > 0.0:
+    if not deterministic and dropout_rate != 0.0:
         weights = ops.drop_weights(
             weights,
             dropout_rng,  # pyrefly: ignore[bad-argument-type]
@@ -158,7 +161,7 @@ def dot_product_attention(
         mask: which scores count (not zero), of a shape that broadcasts like `bias`.
         broadcast_dropout: whether batch entries and heads share one draw of dropout.
         dropout_rng: random key for dropout.
-        dropout_rate: probability to drop a weight, in [0, 1).
+        dropout_rate: probability to drop a weight, in [0, 1].
         deterministic: whether to leave dropout out.
         dtype: dtype of the computation. Defaults to that of the inputs.
         precision: see `jax.lax.Precision`.
@@ -175,7 +178,8 @@ def dot_product_attention(
     Raises:
         ShapeError: query, key and value do not belong together.
         ShapeError: the mask does not fit.
-        OptionError: the functions given contradict each other.
+        OptionError: the functions given contradict each other; the rate of dropout is
+            not in [0, 1].
 
     Example:
         >>> import jax.numpy as jnp
@@ -219,7 +223,8 @@ class MultiHeadDotProductAttention(Module):
         y = sum_h ops.softmax(Q_h K_h^T / sqrt(depth)) V_h O_h + bias
 
     With `decode`, `init` makes a cache of keys and values as long as its inputs, and
-    each `apply` takes one more element (`mutable=["cache"]`).
+    each `apply` takes one more element (`mutable=["cache"]`). A full cache takes no
+    more: that is an error, but inside of `jax.jit` the last element is replaced.
 
     Attributes:
         num_heads: number of heads.
@@ -228,7 +233,7 @@ class MultiHeadDotProductAttention(Module):
         qkv_features: features of all heads together. Defaults to those of `inputs_q`.
         out_features: features of the outputs. Defaults to those of `inputs_q`.
         broadcast_dropout: whether batch entries and heads share one draw of dropout.
-        dropout_rate: probability to drop an attention weight, in [0, 1).
+        dropout_rate: probability to drop an attention weight, in [0, 1].
         deterministic: whether to leave dropout out; given here or at the call.
         precision: see `jax.lax.Precision`.
         kernel_init: initializer of the kernels of `query`, `key` and `value`.
@@ -332,6 +337,8 @@ class MultiHeadDotProductAttention(Module):
             OptionError: the features cannot be divided among the heads.
             ShapeError: the inputs do not belong together.
             ShapeError: inputs do not fit the cache.
+            UsageError: the cache is full.
+            OptionError: the rate of dropout is not in [0, 1].
             ValueError: there is dropout, and `deterministic` was given here and to the
                 constructor, or at neither place.
         """
@@ -347,7 +354,7 @@ class MultiHeadDotProductAttention(Module):
             key = norm(use_bias=False, name="key_ln")(key)
         if self.decode:
             key, value, mask = self._decode(query, key, value, mask)
-        if self.dropout_rate > 0.0:
+        if self.dropout_rate != 0.0:
             deterministic = merge_param(
                 "deterministic", self.deterministic, deterministic
             )
@@ -411,10 +418,19 @@ class MultiHeadDotProductAttention(Module):
                 "or make the cache anew with `init` and inputs of the full length.",
             )
         now = index.value
+        if not isinstance(now, jax.core.Tracer) and now >= length:
+            full = UsageError(
+                f"The cache has {length} elements, and all of them are taken.",
+                "It is as long as the inputs that `init` was called with; inside of "
+                "`jax.jit`, where this is not seen, the last element is replaced.",
+                "Make a longer cache: call `init` with inputs of the largest length, "
+                f"more than {length}, before the first element is decoded.",
+            )
+            report_misuse(full)
         keys.value = _put(keys.value, key, now)
         values.value = _put(values.value, value, now)
-        index.value = lax.add(now, np.int32(1))
-        seen = lax.le(lax.iota(np.int32, length), now)
+        index.value = lax.add(now, np.ones((), now.dtype))
+        seen = lax.le(lax.iota(now.dtype, length), now)
         seen = lax.broadcast_in_dim(seen, (*batch, 1, 1, length), (len(batch) + 2,))
         return keys.value, values.value, combine_masks(mask, seen)
 
@@ -530,8 +546,12 @@ def _keys_and_values(
     shape = np.shape(inputs_v)
     if len(shape) > 1 and shape[-1] == shape[-2]:
         _warn(
-            f"You are passing an array of shape {shape} to the `inputs_v` arg, when you"
-            " may have intended to pass it to the `mask` arg: write `mask=...`."
+            f"You are passing an array of shape {shape} to the `inputs_v` arg, when "
+            "you may have intended to pass it to the `mask` arg. As of Flax version "
+            "0.7.4, the function signature of MultiHeadDotProductAttention's "
+            "`__call__` method has changed to `__call__(inputs_q, inputs_k=None, "
+            "inputs_v=None, *, inputs_kv=None, mask=None, deterministic=None)`. Use "
+            "the kwarg `mask` instead."
         )
     return inputs_k, inputs_v
 
@@ -548,7 +568,7 @@ def _unclear(problem: str) -> OptionError:
 
 def _put(cache: Array, entry: Array, index: Array) -> Array:
     """Write an entry at an index of the cache's axis of time."""
-    start: list[Array | int] = [0] * cache.ndim
+    start: list[Array | np.ndarray] = [np.zeros((), index.dtype)] * cache.ndim
     start[-3] = index
     return lax.dynamic_update_slice(cache, entry, start, allow_negative_indices=False)
 

@@ -84,7 +84,10 @@ class Fp8DotGeneralOp(Fp8DotGeneralBase):
     def __post_init__(self) -> None:
         super().__post_init__()
         if type(self) is Fp8DotGeneralOp:
-            message = "The Fp8DotGeneralOp is deprecated: use Fp8DirectDotGeneralOp."
+            message = (
+                "The Fp8DotGeneralOp is deprecated. Use Fp8DirectDotGeneralOp or "
+                "Fp8Einsum instead."
+            )
             warnings.warn(message, DeprecationWarning, stacklevel=3)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Array:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -11,6 +13,15 @@ from jax.typing import ArrayLike
 from linsey.errors import ShapeError
 from linsey.extras import require
 from linsey.traverse_util import flatten_dict
+
+# The names of NumPy's dtypes in TensorFlow's messages, where they differ from capitals.
+_TENSOR_TYPES = {
+    "bool": "DT_BOOL", "bfloat16": "DT_BFLOAT16", "float16": "DT_HALF",
+    "float32": "DT_FLOAT", "float64": "DT_DOUBLE",
+    "complex64": "DT_COMPLEX64", "complex128": "DT_COMPLEX128",
+    "int8": "DT_INT8", "int16": "DT_INT16", "int32": "DT_INT32", "int64": "DT_INT64",
+    "uint8": "DT_UINT8", "uint16": "DT_UINT16",
+}  # fmt: skip
 
 
 class SummaryWriter:
@@ -83,8 +94,8 @@ class SummaryWriter:
         tag: str,
         audiodata: ArrayLike,
         step: int,
-        max_outputs: int = 3,
         sample_rate: int = 44100,
+        max_outputs: int = 3,
     ) -> None:
         """Write sounds.
 
@@ -92,8 +103,8 @@ class SummaryWriter:
             tag: name of the sounds.
             audiodata: array of shape (batch, samples, channels), in [-1, 1].
             step: the step.
-            max_outputs: number of sounds to write.
             sample_rate: samples in a second.
+            max_outputs: number of sounds to write.
         """
         sounds = np.asarray(audiodata)
         if sounds.ndim != 3:
@@ -147,6 +158,42 @@ class SummaryWriter:
         texts = [textdata] if isinstance(textdata, str | bytes) else list(textdata)
         lines = [t.decode() if isinstance(t, bytes) else str(t) for t in texts]
         self._writer.add_text(tag, "\n\n".join(lines), step)
+        self._done()
+
+    def write(
+        self, tag: str, tensor: ArrayLike, step: int, metadata: Any = None
+    ) -> None:
+        """Write an array as it is, for a plugin of TensorBoard to show.
+
+        Args:
+            tag: name of the summary.
+            tensor: array of numbers, truth values or text, of any shape.
+            step: the step.
+            metadata: a `SummaryMetadata` of protobuf, which names the plugin. If
+                `None`, the summary has none.
+        """
+        summary_pb2 = import_module("tensorboardX.proto.summary_pb2")
+        types_pb2 = import_module("tensorboardX.proto.types_pb2")
+        array = np.asarray(tensor)
+        value = summary_pb2.Summary.Value(tag=tag)
+        proto = value.tensor
+        if array.dtype.kind in "OSU":
+            proto.dtype = types_pb2.DT_STRING
+            texts = [t if isinstance(t, bytes) else str(t).encode() for t in array.flat]
+            proto.string_val.extend(texts)
+        else:
+            # Python's numbers are written in 32 bits.
+            if not hasattr(tensor, "dtype") and array.dtype.kind in "if":
+                array = array.astype(f"{array.dtype.kind}4")
+            proto.dtype = types_pb2.DataType.Value(_TENSOR_TYPES[array.dtype.name])
+            proto.tensor_content = array.tobytes()
+        proto.tensor_shape.SetInParent()
+        for size in array.shape:
+            proto.tensor_shape.dim.add().size = size
+        if metadata is not None:
+            # Of whichever package: the bytes are the same.
+            value.metadata.MergeFromString(metadata.SerializeToString())
+        self._writer.file_writer.add_summary(summary_pb2.Summary(value=[value]), step)
         self._done()
 
     def hparams(self, hparams: Mapping[str, object]) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from jax import Array, lax, random
 
 from linsey.errors.base import OptionError, ShapeError
+from linsey.errors.misuse import report_misuse
 from linsey.ops.deferred import resolve
 from linsey.ops.sharding import leave_to_compiler, split_axes, split_like
 from linsey.promotion import promote_types
@@ -139,14 +140,17 @@ def mask_scores(
         mask = lax.ne(mask, np.zeros((), mask.dtype))
     if mask.shape != scores.shape:
         try:
-            shape = lax.broadcast_shapes(mask.shape, scores.shape)
+            shape = jnp.broadcast_shapes(mask.shape, scores.shape)
         except ValueError:
+            lacks_heads = mask.shape == (*scores.shape[:-3], *scores.shape[-2:])
+            missing = "Add the axis of the heads: `mask[..., None, :, :]`. "
+            missing = missing if lacks_heads else ""
             raise ShapeError(
                 "Incompatible shapes for broadcasting: the mask has shape "
                 f"{mask.shape}, the attention weights {scores.shape}.",
                 "The axes of the weights are (..., heads, queries, keys).",
-                "Make it with `make_attention_mask` or `make_causal_mask`, which give "
-                "the shape (batch, 1, queries, keys).",
+                f"{missing}Make it with `make_attention_mask` or `make_causal_mask`, "
+                "which give the shape (batch, 1, queries, keys).",
             ) from None
         mask, scores = _broadcast(mask, shape), _broadcast(scores, shape)
     lowest = lax.full_like(scores, jnp.finfo(scores.dtype).min)
@@ -195,13 +199,16 @@ def drop_weights(
     Args:
         weights: array of shape (*batch, heads, queries, keys).
         key: a random key.
-        rate: probability to drop a weight, in [0, 1).
+        rate: probability to drop a weight, in [0, 1].
         dtype: dtype of the factors.
         broadcast: whether batch entries and heads share one draw.
         batch: number of leading axes that share it.
 
     Returns:
         An array of the shape of `weights`.
+
+    Raises:
+        OptionError: the rate is not in [0, 1].
 
     Example:
         >>> import jax
@@ -212,6 +219,17 @@ def drop_weights(
         >>> y[0].tolist() == y[1].tolist(), set(y.ravel().tolist()) == {0.0, 2.0}
         (True, True)
     """
+    if not 0.0 <= rate < 1.0:
+        if rate == 1.0:
+            return lax.full_like(weights, 0)
+        error = OptionError(
+            f"The rate of dropout of attention weights is {rate}.",
+            "It is the probability to drop a weight, in [0, 1].",
+            "To keep 90 % of the weights write `dropout_rate=0.1`.",
+        )
+        report_misuse(error)
+        if rate < 0.0:
+            return weights
     shape = weights.shape
     if broadcast:
         shape = (1,) * batch + shape[-2:]

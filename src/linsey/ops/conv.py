@@ -21,7 +21,7 @@ from linsey.errors.base import OptionError
 from linsey.errors.layers import InputRankError, InvalidPaddingError
 from linsey.ops.cpu.conv import convolve
 from linsey.ops.cpu.conv_xla import Window
-from linsey.ops.cpu.dispatch import Shape, on_cpu
+from linsey.ops.cpu.dispatch import Shape, has_static_shape, on_cpu
 from linsey.ops.deferred import resolve
 from linsey.ops.dot import add_bias
 from linsey.ops.sharding import is_split, leave_to_compiler, split_axes
@@ -46,6 +46,11 @@ class Geometry(NamedTuple):
     strides: tuple[int, ...]
     input_dilation: tuple[int, ...]
     kernel_dilation: tuple[int, ...]
+
+# Libraries that quantize replace the function of `jax.lax`, or the code that it runs:
+# what they put there is called.
+_PLAIN = lax.conv_general_dilated
+_CODE = _PLAIN.__code__
 
 
 def conv(
@@ -100,7 +105,8 @@ def conv(
     x, kernel = resolve(x), resolve(kernel)
     window = kernel.shape[:-2]
     geometry = _geometry(len(window), strides, input_dilation, kernel_dilation)
-    if conv_general_dilated is lax.conv_general_dilated and on_cpu():
+    is_default = conv_general_dilated is _PLAIN and _PLAIN.__code__ is _CODE
+    if is_default and on_cpu() and has_static_shape(x):
         conv_general_dilated = convolve
     groups = {"feature_group_count": feature_group_count, "precision": precision}
     function = partial(conv_general_dilated, **groups)
@@ -400,13 +406,31 @@ def _geometry(
 
 def _pad(
     x: Array, padding: PaddingLike, window: tuple[int, ...], geometry: Geometry
-) -> tuple[Array, Pairs]:
+) -> tuple[Array, Pairs | str]:
     """Copy padding that comes from the input; leave zeros to the convolution."""
+    if isinstance(padding, str) and not has_static_shape(x):
+        if padding.upper() in _ZEROS and set(geometry.input_dilation) <= {1}:
+            return x, padding.upper()
     mode, pads = _resolve_padding(padding, x.shape[1:-1], window, geometry)
     if mode is None:
         return x, pads
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)), mode=mode)
+    if has_static_shape(x):
+        x = jnp.pad(x, ((0, 0), *pads, (0, 0)), mode=mode)
+    else:  # which `jnp.pad` refuses, because the input could be shorter than the pad
+        for axis, (low, high) in enumerate(pads, start=1):
+            x = _copy_ends(x, axis, low, high, mode)
     return x, ((0, 0),) * len(pads)
+
+
+def _copy_ends(x: Array, axis: int, low: int, high: int, mode: str) -> Array:
+    """Pad an axis of a size that is not known with what is at its ends."""
+    size, edge = x.shape[axis], int(mode == "reflect")
+    ends = (edge, edge + low), (size - edge - high, size - edge)
+    spans = ends if edge else ((size - low, size), (0, high))
+    before, after = (lax.slice_in_dim(x, *span, axis=axis) for span in spans)
+    if edge:
+        before, after = (lax.rev(part, (axis,)) for part in (before, after))
+    return lax.concatenate([before, x, after], axis)
 
 
 def _resolve_padding(

@@ -4,16 +4,18 @@ Where one scale is used several times, as in a scan, automatic differentiation a
 what comes back for it. The "gradient" of a scale is its next value (see
 `linsey.ops.fp8`), and the sum of next values means nothing; the largest one does.
 Converted to `fp32_max_grad`, a scale or a history is an array like any other, except
-that its cotangents are added by taking the maximum.
+that its cotangents are added by taking the maximum. JAX adds them so under `jax.jit`
+alone.
 
 Example:
     >>> import jax, jax.numpy as jnp
     >>> from linsey.ops.fp8 import E4M3, in_qdq
     >>> def used_twice(scale, history):
     ...     meta = scale.astype(fp32_max_grad), history.astype(fp32_max_grad)
-    ...     x, y = (in_qdq(jnp.float32, E4M3, value, *meta) for value in (3.0, 5.0))
-    ...     return x + y
-    >>> _, history = jax.grad(used_twice, (0, 1))(jnp.ones(1), jnp.zeros(2))
+    ...     values = jnp.array([3.0]), jnp.array([5.0])
+    ...     return sum(in_qdq(jnp.float32, E4M3, x, *meta) for x in values)[0]
+    >>> gradients = jax.jit(jax.grad(used_twice, (0, 1)))
+    >>> _, history = gradients(jnp.ones(1), jnp.zeros(2))
     >>> history.tolist()
     [5.0, 0.0]
 """
@@ -27,10 +29,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 # Own dtypes have no public interface in JAX.
 from jax._src import core, dtypes
-from jax import lax
+from jax.typing import ArrayLike
 
 __all__ = [
     "Fp8MetaTyRules",
@@ -74,10 +77,10 @@ class Fp8MetaTyRules:
 
     @staticmethod
     def full(
-        shape: tuple[int, ...], fill_value: object, dtype: fp8_meta_dtype_wrapper
+        shape: tuple[int, ...], fill_value: ArrayLike, dtype: fp8_meta_dtype_wrapper
     ) -> jax.Array:
         """Return an array of one value."""
-        filled = jnp.full(shape, fill_value, dtype.float_dtype)  # type: ignore[arg-type]
+        filled = jnp.full(shape, fill_value, dtype.float_dtype)
         return lax.convert_element_type(filled, dtype)
 
     @staticmethod
@@ -105,7 +108,7 @@ class Fp8MetaTyRules:
         return handler.wrap(lambda array: earray.EArray(aval, array))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(unsafe_hash=True)
 class fp8_meta_dtype_wrapper(dtypes.ExtendedDType):  # noqa: N801 (the name in Flax)
     """A dtype of floating point numbers whose sum is their maximum.
 

@@ -103,6 +103,18 @@ def result_dtype(
     return promoted
 
 
+def keep_dtype(value: Array, kept: Array) -> Array:
+    """Convert a value to the dtype of what it replaces; imaginary parts are kept.
+
+    Example:
+        >>> str(keep_dtype(jnp.ones(2), jnp.ones(2, jnp.bfloat16)).dtype)
+        'bfloat16'
+    """
+    if jnp.iscomplexobj(value) and not jnp.iscomplexobj(kept):
+        return value
+    return lax.convert_element_type(value, kept.dtype)
+
+
 # --- by the moments of the array itself -----------------------------------------------
 
 

@@ -26,7 +26,7 @@ from jax.typing import ArrayLike
 
 from linsey.errors.base import ArgumentTypeError, LinseyError, OptionError, ShapeError
 from linsey.errors.layers import InvalidPaddingError
-from linsey.ops.cpu.dispatch import on_cpu
+from linsey.ops.cpu.dispatch import has_static_shape, on_cpu
 from linsey.ops.deferred import resolve
 from linsey.ops.sharding import MeshAxis, leave_to_compiler, split_axes
 from linsey.promotion import promote_types
@@ -121,7 +121,7 @@ def max_pool(
         )
         return leave_to_compiler(largest, whole, inputs)
     # Selections are the faster gradient on a CPU, for small windows.
-    small = math.prod(windows.sizes) <= LARGEST_WINDOW
+    small = math.prod(windows.sizes) <= LARGEST_WINDOW and has_static_shape(inputs)
     if small and jnp.issubdtype(inputs.dtype, jnp.floating) and on_cpu():
         return max_of_windows(windows, inputs)
     return lax.reduce_window(inputs, _extremes(inputs.dtype)[0], lax.max, *windows)
@@ -178,7 +178,11 @@ def avg_pool(
         return total / math.prod(window_shape)
     dtype = promote_types(total.dtype, jnp.float32)
     windows = _windows(inputs.shape, window_shape, strides, padding)
-    counts = _counts(inputs.shape, len(window_shape), windows).astype(dtype)
+    if has_static_shape(total):
+        counts = _counts(inputs.shape, len(window_shape), windows).astype(dtype)
+    else:
+        inside = lax.full_like(inputs, 1, dtype)
+        counts = pool(inside, 0, lax.add, window_shape, strides, padding)
     return lax.div(lax.convert_element_type(total, dtype), counts)
 
 

@@ -50,10 +50,9 @@ def flip_sequences(
         return leave_to_compiler(function, split_axes(inputs), inputs, seq_lengths)
     length = inputs.shape[time]
     # Index i takes from n - 1 - i; the padding, where that is negative, comes last.
-    count = np.arange if isinstance(length, int) else jnp.arange  # if it is symbolic
-    steps = count(length - 1, -1, -1, dtype=np.int32)
-    steps = steps.reshape([-1 if i == time else 1 for i in range(num_batch_dims + 1)])
     lengths = jnp.expand_dims(jnp.asarray(seq_lengths), time)
-    indices = (lengths + steps) % length
+    steps = jnp.arange(length - 1, -1, -1, dtype=lengths.dtype)
+    steps = lax.expand_dims(steps, [i for i in range(num_batch_dims + 1) if i != time])
+    indices = (lengths + steps) % jnp.asarray(length, lengths.dtype)
     rest = range(num_batch_dims + 1, inputs.ndim)
     return jnp.take_along_axis(inputs, jnp.expand_dims(indices, rest), axis=time)

@@ -1,8 +1,9 @@
-"""Arrays that are split over a mesh with explicit axes (`jax.sharding.AxisType.Explicit`).
+"""Arrays that are split over a mesh with explicit axes.
 
-The sharding of such an array is part of its type, and most operations of JAX find that
-of their result. Some do not, or want all operands split alike: those are left to the
-compiler, as on a mesh with automatic axes, and only the result has a sharding again.
+On such axes (`jax.sharding.AxisType.Explicit`) the sharding of an array is part of its
+type, and most operations of JAX find that of their result. Some do not, or want all
+operands split alike: those are left to the compiler, as on a mesh with automatic axes,
+and only the result has a sharding again.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ def leave_to_compiler(
         if isinstance(axes, list)
         else _specification(axes)
     )
-    return jax.sharding.auto_axes(function, out_sharding=spec)(*operands)
+    automatic: Any = jax.sharding.auto_axes(function, out_sharding=spec)
+    return automatic(*operands)
 
 
 def _specification(axes: Axes) -> PartitionSpec:
@@ -122,7 +124,7 @@ def begin_loop(carry: T, batch: Axes, inputs: Array, others: object = None) -> T
     return jax.tree.map(begin, carry) if varying or any(batch) else carry
 
 
-def split_like(value: Array, other: Array) -> Array:
+def split_like(value: Any, other: Array) -> Array:
     """Split an array like another one of its rank.
 
     Example:

@@ -39,6 +39,7 @@ from linsey.checkpoint import durable
 from linsey.config import config
 from linsey.core.frozen_dict import FrozenDict, freeze
 from linsey.errors import InvalidCheckpointError, OptionError
+from linsey.errors.misuse import report_misuse
 from linsey.extras import require
 from linsey.serialization import (
     from_state_dict,
@@ -55,6 +56,13 @@ SIGNED_FLOAT_RE = re.compile(r"([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)")
 UNSIGNED_FLOAT_RE = re.compile(r"[-+]?((?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)")
 MODULE_NUM_RE = re.compile(r"(.*)_\d+$")
 SCHEME_RE = re.compile(r"^(?P<scheme>[a-z][a-z0-9.+-]+://)?(?P<path>.*)", re.I)
+
+# Names of files and folders.
+ORBAX_CKPT_FILENAME = "checkpoint"
+ORBAX_MANIFEST_OCDBT = "manifest.ocdbt"
+ORBAX_METADATA_FILENAME = "_METADATA"
+MP_ARRAY_POSTFIX = "_gda"  # arrays of several processes, written before Orbax
+COMMIT_SUCCESS_FILE = "commit_success.txt"
 
 Path = str | os.PathLike[str]
 Params = TypeVar("Params")
@@ -145,7 +153,7 @@ def _is_part(name: str, prefix: str) -> bool:
     """Tell whether a name is that of an unfinished checkpoint, or of a part of one."""
     return (
         name == f"{prefix}tmp"
-        or name.endswith("_gda")  # arrays of several processes, written before Orbax
+        or name.endswith(MP_ARRAY_POSTFIX)
         or name.startswith(durable.TEMPORARY)
         or ".orbax-checkpoint-tmp" in name
     )
@@ -234,11 +242,16 @@ def save_checkpoint(
     existing = _all_checkpoints(ckpt_dir, prefix)
     order = _in_order({*existing, path}, prefix)
     newer = [p for p in order[order.index(path) :] if p in existing]  # or the same step
-    if newer and not overwrite:
-        raise InvalidCheckpointError(path, step)
-    io.makedirs(os.path.dirname(path))
     has_orbax = importlib.util.find_spec("orbax") is not None
-    if orbax_checkpointer or (has_orbax and config.use_orbax_checkpointing):
+    with_orbax = orbax_checkpointer or (has_orbax and config.use_orbax_checkpointing)
+    if newer and not overwrite:
+        error = InvalidCheckpointError(path, step)
+        if path in newer or not with_orbax:
+            raise error
+        report_misuse(error)  # Flax saves beside later steps, by Orbax only
+        newer = []
+    io.makedirs(os.path.dirname(path))
+    if with_orbax:
         writer = orbax_checkpointer or _orbax().PyTreeCheckpointer()
         save_args = orbax_utils.save_args_from_target(target)
         absolute = _absolute(path)
@@ -408,8 +421,9 @@ def restore_checkpoint(
 
 def _is_orbax(path: str) -> bool:
     """Tell whether a folder is itself a checkpoint."""
-    marks = ("checkpoint", "manifest.ocdbt", "_METADATA", "_CHECKPOINT_METADATA")
-    return any(io.exists(os.path.join(path, mark)) for mark in marks)
+    marks = (ORBAX_CKPT_FILENAME, ORBAX_MANIFEST_OCDBT, ORBAX_METADATA_FILENAME)
+    names = (*marks, "_CHECKPOINT_METADATA")
+    return any(io.exists(os.path.join(path, name)) for name in names)
 
 
 # -- older layouts -------------------------------------------------------------------

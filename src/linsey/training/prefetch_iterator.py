@@ -31,8 +31,8 @@ class PrefetchIterator(Generic[Element]):
 
     def __init__(self, data_iter: Iterable[Element], buffer_size: int = 1) -> None:
         message = (
-            "PrefetchIterator is deprecated: let the library that loads the data run "
-            "ahead, or use `linsey.jax_utils.prefetch_to_device`."
+            "PrefetchIterator is deprecated. Use the standard `tf.data` prefetch "
+            "method instead, or `linsey.jax_utils.prefetch_to_device`."
         )
         warnings.warn(message, DeprecationWarning, stacklevel=2)
         self._source = iter(data_iter)

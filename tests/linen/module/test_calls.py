@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import flax.linen
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import linsey.linen
 from linsey import errors
 from linsey.core.frozen_dict import freeze
-from tests.compat.agreement import KEY, X, agrees, assert_same, refuses
+from tests.compat.agreement import KEY, X, agrees, assert_same, first_sentence, refuses
 
 
 def autoencoder(nn):
@@ -473,3 +475,155 @@ def test_merge_param(nn):
 @refuses
 def test_merge_param_wants_exactly_one(nn, pair):
     return nn.merge_param("a", *pair)
+
+
+def changing(change):
+    """An interceptor that changes what methods return."""
+    return lambda run, args, kwargs, context: change(run(*args, **kwargs))
+
+
+@agrees
+def test_the_interceptor_that_is_opened_last_is_nearest_to_the_method(nn):
+    class Same(nn.Module):
+        def __call__(self, x):
+            return x
+
+    double = nn.intercept_methods(changing(lambda y: 2 * y))
+    with double, nn.intercept_methods(changing(lambda y: y + 1)):
+        inside = Same()(3)
+    double = nn.intercept_methods(changing(lambda y: 2 * y))
+    with nn.intercept_methods(changing(lambda y: y + 1)), double:
+        return inside, Same()(3), Same().apply({}, 3, capture_intermediates=True)
+
+
+@agrees
+def test_interceptors_see_the_methods_of_the_user(nn):
+    seen = []
+
+    def look(run, args, kwargs, context):
+        seen.append((type(context.module).__name__, context.method_name))
+        return run(*args, **kwargs)
+
+    class Net(nn.Module):
+        def setup(self):
+            self.norm = nn.GroupNorm(1)
+
+        @nn.compact_name_scope
+        def part(self, x):
+            return nn.Dropout(0.5, deterministic=True)(x)
+
+        @property
+        def one(self):
+            return 1
+
+        @staticmethod
+        def same(x):
+            return x
+
+        @nn.nowrap
+        def hidden(self, x):
+            return x
+
+        def shown(self, x):
+            return self.hidden(x)
+
+        def __call__(self, x):
+            return self.part(self.norm(self.same(self.shown(x)))) + self.one
+
+    with nn.intercept_methods(look):
+        Net().init(KEY, X)
+    return seen
+
+
+def test_interceptors_see_no_functions_of_the_library():
+    seen = set()
+
+    def look(run, args, kwargs, context):
+        seen.add(context.method_name)
+        return run(*args, **kwargs)
+
+    nn = linsey.linen
+    models = nn.RNN(nn.SimpleCell(2)), nn.WeightNorm(nn.Dense(2))
+    with nn.intercept_methods(look):
+        for model in models:
+            jax.eval_shape(model.init, KEY, X[None])
+    assert seen == {"__call__"}
+
+
+def test_a_submodule_may_be_the_method():
+    class Net(linsey.linen.Module):
+        head: Any
+
+        @linsey.linen.compact
+        def __call__(self, x):
+            return self.head(x) + 1.0
+
+    net = Net(linsey.linen.Dense(3))
+    variables = net.init(KEY, X, method="head")
+    y = net.apply(variables, X, method="head")
+    np.testing.assert_array_equal(y + 1.0, net.apply(variables, X))
+
+
+@pytest.mark.parametrize("call", ["init", "init_with_output", "apply", "lazy_init"])
+@refuses
+def test_a_module_without_a_call(nn, call):
+    class Net(nn.Module):
+        def other(self, x):
+            return x
+
+    return getattr(Net(), call)(KEY if call != "apply" else {}, X)
+
+
+@agrees
+def test_unbind_gives_back_an_equal_module(nn):
+    class Net(nn.Module):
+        sub: Any
+        more: Any = ()
+
+        @nn.compact
+        def __call__(self, x):
+            return self.sub(x)
+
+    layer = nn.Dropout(0.5, deterministic=True)
+    net = Net(Net(layer), (layer, {"a": layer}))
+    bound = net.bind({})
+    bound(X)
+    unbound = bound.unbind()[0]
+    names = unbound.name, unbound.sub.name, unbound.more[1]["a"].name
+    return unbound == net, names, unbound.more[0] is unbound.more[1]["a"]
+
+
+@refuses
+def test_params_inside_params_beside_others(nn):
+    variables = {"params": {"params": {"kernel": X}, "batch_stats": {}}}
+    return nn.Dense(2).apply(variables, X)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda m: m.make_rng("a"),
+        lambda m: m.has_rng("a"),
+        lambda m: m.has_variable("a", "b"),
+        lambda m: m.get_variable("a", "b"),
+        lambda m: m.put_variable("a", "b", 0),
+        lambda m: m.sow("a", "b", 0),
+        lambda m: m.perturb("a", 0),
+        lambda m: m.is_mutable_collection("a"),
+        lambda m: m.is_initializing(),
+        lambda m: m.variables,
+        lambda m: m.path,
+    ],
+)
+def test_what_an_unbound_module_cannot_do_is_said_as_programs_match_it(ask):
+    with pytest.raises(ValueError) as theirs:
+        ask(flax.linen.Dense(2))
+    with pytest.raises(ValueError) as ours:
+        ask(linsey.linen.Dense(2))
+    assert first_sentence(ours.value) == first_sentence(theirs.value)
+
+
+def test_bind_takes_a_key():
+    dropout = linsey.linen.Dropout(0.5, deterministic=False)
+    one = dropout.bind({}, rngs=KEY)
+    np.testing.assert_array_equal(one(X), dropout.bind({}, rngs={"params": KEY})(X))

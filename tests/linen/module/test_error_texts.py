@@ -99,6 +99,31 @@ def step_returns_no_pair():
 
 
 @mistake(errors.MismatchError, ValueError)
+def step_returns_three():
+    step = nn.scan(lambda module, carry: (carry, 1, 2), length=2)
+    run(lambda module, x: step(module, 0))
+
+
+@mistake(errors.ShapeError, ValueError, IndexError, AssertionError)
+def array_lacks_the_axis():
+    over = nn.vmap(lambda module, x: x, in_axes=2)
+    run(lambda module, x: over(module, x))
+
+
+@mistake(errors.ShapeError, ValueError, AssertionError)
+def axis_to_scan_is_no_number():
+    over = nn.scan(lambda module, c, x: (c, x), in_axes=None, length=2)
+    run(lambda module, x: over(module, x, x))
+
+
+@mistake(errors.OptionError, ValueError)
+def constant_result_without_a_check():
+    step, options = lambda module, c: (c, 1.0), {"check_constancy_invariants": False}
+    over = nn.scan(step, out_axes=nn.broadcast, length=2, **options)
+    run(lambda module, x: over(module, 0))
+
+
+@mistake(errors.MismatchError, ValueError)
 def broadcast_depends_on_the_step():
     def step(module, carry, x):
         module.variable("state", "seen", lambda: x)

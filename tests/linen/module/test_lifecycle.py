@@ -507,3 +507,29 @@ def test_tracers_do_not_leak():
         step = jax.jit(jax.grad(lambda v, x: model.apply(v, x).sum()))
         step(variables, X)
         jax.jit(lambda v, x: model.apply(v, x, mutable=["intermediates"]))(variables, X)
+
+
+@agrees
+def test_setup_may_be_called_by_the_user_again(nn):
+    class Net(nn.Module):
+        size: int = 1
+
+        def setup(self):
+            self.double = 2 * self.size
+
+        def __call__(self):
+            self.setup()
+            return self.double
+
+    bound = Net(2).bind({})
+    bound.setup()
+    return Net().apply({}), bound.double, bound()
+
+
+@refuses
+def test_the_hint_at_setup_is_for_unbound_modules(nn):
+    class Net(nn.Module):
+        def __call__(self):
+            return self.other
+
+    return Net().apply({})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
+from collections import OrderedDict, namedtuple
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -534,3 +535,130 @@ def test_a_class_may_repeat_the_field_name(nn):
             return Narrow(2)(Layer(name="given")(Layer()(x)))
 
     return Net().init(KEY, X), repr(Layer(4)), Layer(4) == Layer(4, name=None)
+
+
+Turned = namedtuple("Turned", "right left")
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda d, _: {"z": d, "a": d, "m": [d]},
+        lambda d, _: {10: d, 2: d},
+        lambda d, _: {"b": {"x": d}, "a": {"y": {"z": d, "w": d}}},
+        lambda d, _: Turned(d, [d]),
+        lambda d, make: [d if i in (2, 10) else make() for i in range(12)],
+    ],
+)
+@agrees
+def test_a_module_under_several_keys_is_named_by_the_first_of_them(nn, build):
+    class Net(nn.Module):
+        parts: Any
+
+        def setup(self):
+            self.others = build(nn.Dropout(0.5), lambda: nn.Dropout(0.1))
+
+        def __call__(self):
+            kept = self.parts, self.others
+            where = {"is_leaf": lambda value: isinstance(value, nn.Module)}
+            return [m.name for m in jax.tree_util.tree_leaves(kept, **where)]
+
+    return Net(build(nn.Dropout(0.5), lambda: nn.Dropout(0.1))).apply({})
+
+
+@agrees
+def test_the_first_field_of_a_dataclass_in_order_of_text_names_a_module(nn, struct):
+    @struct.dataclass
+    class Parts:
+        right: Any
+        left: Any
+
+    class Net(nn.Module):
+        parts: Any
+
+        def __call__(self):
+            return self.parts.right.name, self.parts.left.name
+
+    layer = nn.Dropout(0.5)
+    return Net(Parts(layer, layer)).apply({})
+
+
+@agrees
+def test_dictionaries_keep_their_order(nn):
+    class Net(nn.Module):
+        parts: Any
+
+        def __call__(self):
+            return list(self.parts)
+
+    plain = {"z": nn.Dropout(0.5), "a": nn.Dropout(0.5)}
+    # Not those of a subclass: Flax sorts their keys.
+    return Net(plain).apply({}), Net(OrderedDict(plain)).apply({})
+
+
+@agrees
+def test_modules_made_for_a_module_that_stands_alone_are_its_own(nn):
+    class Wrap(nn.Module):
+        inner: Any
+
+        @nn.compact
+        def __call__(self, x):
+            return self.inner[0](x)
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            alone = Wrap([nn.Dense(3)], parent=None)
+            nested = Wrap([Wrap([nn.Dense(3)], parent=None)], parent=None)
+            return alone.init(KEY, x), nested.init(KEY, x), nn.Dense(2)(x)
+
+    return Net().init_with_output(KEY, X)
+
+
+@pytest.mark.parametrize(
+    "declare",
+    [
+        lambda m: m.param(3, lambda key: 0.0),
+        lambda m: m.variable("state", 3, int),
+        lambda m: m.sow("state", 3, 0),
+        lambda m: type(m)(name=3),
+    ],
+)
+@refuses(wording=False)
+def test_names_are_text(nn, declare):
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self):
+            return declare(self)
+
+    return Net().init(KEY)
+
+
+class Settings(Mapping):
+    """A mapping that is no dictionary, as those of libraries for configurations."""
+
+    def __init__(self, **values):
+        self.values = values
+
+    def __getitem__(self, key):
+        return self.values[key]
+
+    def __iter__(self):
+        return iter(self.values)
+
+    def __len__(self):
+        return len(self.values)
+
+    def __getattr__(self, key):
+        return self.values[key]
+
+
+@agrees
+def test_a_mapping_of_the_user_stays_what_it_is(nn):
+    class Net(nn.Module):
+        settings: Any
+
+        def __call__(self):
+            return self.settings.width
+
+    return Net(Settings(width=3)).apply({})

@@ -612,3 +612,71 @@ def test_name_scopes_beside_a_compact_method(nn):
         model.apply(variables, X),
         model.apply(variables, X, method="block"),
     )
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda m, x: m.inner(x) + m.param("kernel", lambda key: 0.0),
+        lambda m, x: m.param("kernel", lambda key: 0.0) + m.inner(x),
+        lambda m, x: m.other(m.inner(x)),
+        lambda m, x: m.kernel(m.inner(x)),
+    ],
+)
+@refuses
+def test_modules_in_one_scope_share_the_names(nn, use):
+    class Top(nn.Module):
+        def setup(self):
+            self.inner = nn.Dense(3)
+            nn.share_scope(self, self.inner)
+            self.other = nn.Dense(3)
+            nn.share_scope(self, self.other)
+            self.kernel = nn.Dense(3)
+
+        @nn.compact
+        def __call__(self, x):
+            return use(self, x)
+
+    return Top().init(KEY, X)
+
+
+@refuses
+def test_submodules_of_modules_in_one_scope_share_the_names(nn):
+    class Inner(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(3)(x)
+
+    class Top(nn.Module):
+        def setup(self):
+            self.inner = Inner()
+            nn.share_scope(self, self.inner)
+
+        @nn.compact
+        def __call__(self, x):
+            return self.inner(nn.Dense(3)(x))
+
+    return Top().init(KEY, X)
+
+
+@agrees
+def test_a_module_that_shares_its_scope_may_be_called_again(nn):
+    class Top(nn.Module):
+        base: Any
+
+        def setup(self):
+            nn.share_scope(self, self.base)
+
+        @nn.compact
+        def __call__(self, x):
+            extra = self.variable("state", "kernel", lambda: 1.0).value
+            return self.base(x) + self.base(x) + extra
+
+    class Net(nn.Module):
+        def setup(self):
+            self.top = Top(nn.Dense(3))
+
+        def __call__(self, x):
+            return self.top(self.top(x))
+
+    return Net().init_with_output(KEY, X)

@@ -304,3 +304,36 @@ def test_pickles_that_name_the_files_of_older_versions_can_be_read(file, name):
 def pickled(file, name):
     """What `pickle.dumps` wrote for a class or function of that file."""
     return f"clinsey.{file}\n{name}\n.".encode()
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Dense(2),
+        nn.Conv(2, (3,), name="named"),
+        nn.RNN(nn.LSTMCell(3)),
+        nn.Sequential([nn.Dense(2), nn.Embed(3, 2)]),
+        nn.WeightNorm(nn.MultiHeadAttention(2)),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_layers_with_default_initializers_can_be_pickled_and_copied(layer):
+    for again in pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer):
+        assert again == layer
+        assert vars(again).keys() == vars(layer).keys()
+
+
+def test_methods_of_a_bound_layer_can_be_pickled():
+    dense = nn.Dense(2)
+    variables = {"params": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}}
+    again = pickle.loads(pickle.dumps(dense.bind(variables)))
+    assert again == dense
+    apply = pickle.loads(pickle.dumps(dense.apply))
+    np.testing.assert_array_equal(apply(variables, X), dense.apply(variables, X))
+
+
+def test_a_field_that_was_changed_is_in_the_pickle():
+    dense = nn.Dense(2, kernel_init=cube, bias_init=nn.initializers.ones)
+    again = pickle.loads(pickle.dumps(dense))
+    assert again.kernel_init is cube
+    assert again.bias_init is nn.initializers.ones

@@ -54,6 +54,11 @@ def step(layer, x=X, variables=None, mutable=MUTABLE, **call):
 # -- statistics ------------------------------------------------------------------------
 
 
+@mistake(errors.OptionError)
+def momentum_out_of_range():
+    step(norm(momentum=-1))
+
+
 @mistake(errors.MissingBatchStatsError)
 def no_statistics():
     step(norm(), variables={"params": {"norm": {"scale": X[0], "bias": X[0]}}})

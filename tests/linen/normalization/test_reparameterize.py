@@ -10,6 +10,7 @@ import pytest
 
 import linsey.linen as nn
 from linsey.errors.layers import AxisOutOfRangeError, NotAMatrixError
+from linsey.ops.spectral import spectral_norm
 from tests.linen.differential import (
     assert_close,
     assert_same_bits,
@@ -235,3 +236,44 @@ def test_initial_values_are_those_of_flax(name):
         key = "layer_instance/kernel/u"
         assert_same_bits(*(tree["batch_stats"][key] for tree in trees))
     assert_trees_close(*trees)
+
+
+def test_layers_with_boxed_parameters():
+    def boxed(lib):
+        return dense(lib, kernel_init=lib.with_partitioning(quick_init, ("in", "out")))
+
+    theirs, ours = (lib.WeightNorm(boxed(lib)) for lib in LIBRARIES)
+    expected, found = theirs.init(KEY, X)["params"], ours.init(KEY, X)["params"]
+    scale, layer = found
+    assert list(expected) == [scale, layer]
+    assert found[layer]["kernel"].names == ("in", "out")
+    assert_close(expected[layer]["kernel"].value, found[layer]["kernel"].value)
+    y = theirs.apply({"params": expected}, X), ours.apply({"params": found}, X)
+    assert_close(*y)
+    # Flax fails.
+    models = nn.SpectralNorm(boxed(nn)), nn.SpectralNorm(dense(nn))
+    with_box, plain = (m.init_with_output(KEY, X, update_stats=True) for m in models)
+    assert_close(with_box[0], plain[0])
+
+
+@pytest.mark.parametrize("kernel", ["float32", "float64", "complex64", "bfloat16"])
+@pytest.mark.parametrize("own", ["float32", "bfloat16"])
+def test_estimates_keep_the_dtype_they_were_made_with(kernel, own):
+    with jax.enable_x64(True):
+        inner = nn.Dense(4, param_dtype=kernel, kernel_init=nn.initializers.ones)
+        layer = nn.SpectralNorm(inner, param_dtype=own)
+        made = jax.eval_shape(lambda: layer.init(KEY, X, update_stats=False))
+
+        def update(variables):
+            return layer.apply(variables, X, update_stats=True, mutable=["batch_stats"])
+
+        _, updated = jax.eval_shape(update, made)
+    before, after = made["batch_stats"], updated["batch_stats"]
+    assert [v.dtype for v in before.values()] == [v.dtype for v in after.values()]
+
+
+def test_the_largest_singular_value_of_a_complex_matrix_is_found():
+    matrix = normal(5, 4) + 1j * normal(5, 4)[::-1]
+    sigma, u = spectral_norm(matrix, normal(1, 4).astype(matrix.dtype), 200, 1e-12)
+    np.testing.assert_allclose(sigma, np.linalg.norm(matrix, 2), rtol=1e-4)
+    np.testing.assert_allclose(jnp.linalg.norm(u), 1, rtol=1e-5)

@@ -9,6 +9,7 @@ import pytest
 
 import linsey.linen as nn
 from linsey import errors
+from linsey.linen.normalization import statistics
 from tests.linen.normalization.training import (
     KEY,
     MUTABLE,
@@ -221,3 +222,34 @@ def test_collections_that_a_step_writes_must_be_mutable(mutable, error, match):
     variables = layer.init(KEY, normal(4, 3))
     with pytest.raises(error, match=match):
         layer.apply(variables, normal(4, 3), mutable=mutable)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex64", "complex128", "float32"])
+def test_statistics_keep_the_dtype_they_were_made_with(dtype):
+    # In Flax an update makes them wider, so that steps cannot be scanned.
+    with jax.enable_x64(True):
+        x = jnp.ones((4, 3), dtype)
+        layer = nn.BatchNorm(use_running_average=False)
+        made = jax.eval_shape(layer.init, KEY, x)
+        _, updated = jax.eval_shape(lambda v: layer.apply(v, x, mutable=MUTABLE), made)
+    before, after = (v["batch_stats"] for v in (made, updated))
+    assert jax.tree.map(lambda v: v.dtype, before) == jax.tree.map(
+        lambda v: v.dtype, after
+    )
+    assert before["var"].dtype == "float32"
+
+
+@pytest.mark.parametrize("momentum", [-1, 1.5, float("nan")])
+def test_a_momentum_out_of_range_is_refused(momentum):
+    layer = nn.BatchNorm(momentum=momentum, use_running_average=False)
+    with pytest.raises(errors.OptionError, match="fraction of the old average"):
+        jax.eval_shape(layer.init, KEY, jnp.ones((4, 3)))
+
+
+def test_the_momentum_of_pytorch_is_asked_about_once():
+    layer = nn.BatchNorm(momentum=0.1, use_running_average=False)
+    statistics._hint_at_momentum.cache_clear()
+    with pytest.warns(UserWarning, match="PyTorch counts the other way round") as found:
+        for _ in range(2):
+            jax.eval_shape(layer.init, KEY, jnp.ones((4, 3)))
+    assert len(found) == 1

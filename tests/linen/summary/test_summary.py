@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import sys
 from types import SimpleNamespace
 
@@ -405,3 +406,31 @@ def test_modules_by_path_can_be_used_alone():
 def test_a_missing_collection_is_an_error():
     with pytest.raises(linsey.errors.ScopeCollectionNotFound):
         draw("linsey", lambda nn, m: m.Nest(), mutable="params")
+
+
+class Word(str, enum.Enum):  # noqa: UP042 (as programs write it)
+    b = "two words"
+    a = "one"
+
+
+class Number(enum.Enum):
+    one = 1
+
+
+@pytest.mark.parametrize(
+    "names", [(None,), ("a",), ("a", None), (("a", "b"),), (("a",), None)]
+)
+def test_partitions_and_enums_are_written_as_by_flax(names):
+    drawn = []
+    for nn in LIBRARIES.values():
+
+        class Net(nn.Module):
+            @nn.compact
+            def __call__(self, inputs):
+                ones = nn.with_partitioning(nn.initializers.ones, names)
+                self.param("p", ones, (2,) * len(names))
+                return {Number.one: inputs[Word.a]}, {"n": [Number.one]}
+
+        inputs = {Word.b: 3, Word.a: {Number.one: X}}
+        drawn.append(Net().tabulate(KEYS, inputs, console_kwargs=PLAIN))
+    assert drawn[0] == drawn[1]

@@ -101,6 +101,39 @@ def test_remat_with_static_arguments_and_keywords(nn):
     ]
 
 
+@pytest.mark.parametrize("static", [(2, 3), [2, 3], (-2, -1), (3, 2, 7), (0, 2, 3)])
+def test_static_arguments_of_remat_however_they_are_given(static):
+    nn = linsey.linen
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x, mode="add", flag=False, *, shift=0.0):
+            y = x + 1 if mode == "add" else x * 3
+            return y + shift if flag else y
+
+    model = nn.remat(Net, static_argnums=static)()
+    calls = {
+        ("add", True): 3.0,
+        ("mul",): 3.0,
+        (): 2.0,
+    }
+    for args, expected in calls.items():
+        names = dict(zip(("mode", "flag"), args, strict=False))
+        assert model.apply({}, jnp.ones(()), *args, shift=1.0) == expected
+        assert model.apply({}, jnp.ones(()), **names, shift=1.0) == expected
+    assert model.apply({}, jnp.ones(()), flag=True, shift=2.0) == 4.0
+
+
+def test_static_arguments_among_any_number():
+    def total(mdl, *args):
+        return sum(args[:-1]) if args[-1] else args[0]
+
+    run = linsey.linen.remat(total, static_argnums=-1)
+    net = linsey.linen.Dense(1).bind({})
+    assert run(net, jnp.ones(()), jnp.ones(()), True) == 2.0
+    assert run(net, jnp.ones(()), jnp.ones(()), False) == 1.0
+
+
 @refuses(wording=False)
 def test_remat_without_static_arguments_traces_flags(nn):
     class Net(nn.Module):
@@ -369,13 +402,6 @@ def test_keys_do_not_repeat_under_jit():
     assert len({int(d) for d in draws}) == 4
     again = Net().apply({}, rngs={"noise": KEY})
     np.testing.assert_array_equal(draws, again)
-
-
-@pytest.mark.parametrize("field", [np.ones(2), {"a": jnp.ones(2)}])
-def test_fields_without_a_hash_are_named(field):
-    Net, _ = count_traces(linsey.linen)
-    with pytest.raises(TypeError, match="`scale` of .*Net"):
-        Net(field).init(KEY, X)
 
 
 def test_donated_arguments_keep_their_meaning():

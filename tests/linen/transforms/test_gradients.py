@@ -175,6 +175,21 @@ def test_jvp_along_inputs_and_parameters(nn):
     return Net().apply(variables, X)
 
 
+def test_jvp_of_a_module_that_holds_others():
+    nn = linsey.linen
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            model = nn.Sequential([nn.Dense(2), nn.Dense(2)])
+            along_x = nn.jvp(lambda mdl, x: mdl(x), model, (x,), (x,), {})
+            return *along_x, model(x)
+
+    y, dy, expected = Net().init_with_output(KEY, X)[0]
+    assert (y == expected).all()
+    assert jnp.allclose(y, dy)  # linear: the biases are zero
+
+
 @agrees(ulps=8)
 def test_derivatives_draw_the_keys_of_the_plain_call(nn):
     class Noise(nn.Module):

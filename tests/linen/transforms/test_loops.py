@@ -411,6 +411,112 @@ def test_remat_scan_of_a_function(nn):
     return Net().init_with_output(KEY, X)
 
 
+@pytest.mark.parametrize("box", ["with_partitioning", "with_logical_partitioning"])
+def test_remat_scan_adds_axes_that_are_not_split(box):
+    nn = linsey.linen
+    init = getattr(nn, box)(nn.initializers.lecun_normal(), ("in", "out"))
+    model = nn.remat_scan(nn.Dense, lengths=(2, 3))(3, kernel_init=init)
+    variables = jax.eval_shape(model.init, KEY, X)
+    assert variables["params"]["kernel"].names == (None, None, "in", "out")
+    assert jax.eval_shape(model.apply, variables, X).shape == X.shape
+
+
+# -- modules of outside --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "split"),
+    [
+        ("scan", True),
+        ("scan", False),
+        ("while", True),
+        ("vmap", True),
+        ("nested", True),
+    ],
+)
+def test_a_module_of_outside_draws_in_a_loop_what_it_would_draw_inside(kind, split):
+    nn, n = linsey.linen, 3
+
+    class Noise(nn.Module):
+        def __call__(self):
+            return jax.random.bits(self.make_rng("noise"), (2,))
+
+    class Net(nn.Module):
+        def setup(self):
+            self.noise = Noise()
+
+        def __call__(self, inside):
+            outside, rngs = self.noise, {"split_rngs": {"noise": split}}
+
+            def step(mdl, carry, *_):
+                return carry, (mdl.noise if inside else outside)()
+
+            if kind == "vmap":
+                draw = lambda mdl, x: step(mdl, x)[1]  # noqa: E731
+                return nn.vmap(draw, variable_axes={}, **rngs)(self, jnp.ones(n))
+            if kind == "scan":
+                return nn.scan(step, length=n, **rngs)(self, 0)[1]
+            if kind == "nested":  # the inner loop does not split the stream
+                inner = nn.remat(nn.scan(step, length=1, split_rngs={"noise": False}))
+                return nn.scan(inner, length=n, **rngs)(self, 0)[1][:, 0]
+
+            def write(mdl, state):
+                i, rows = state
+                return i + 1, rows.at[i].set(step(mdl, i)[1])
+
+            state = 0, jnp.zeros((n, 2), jnp.uint32)
+            more = lambda mdl, state: state[0] < n  # noqa: E731
+            return nn.while_loop(more, write, self, state, **rngs)[1]
+
+    draw = lambda inside: Net().apply({}, inside, rngs={"noise": KEY})  # noqa: E731
+    rows = {tuple(row) for row in draw(inside=False).tolist()}
+    assert len(rows) == (n if split else 1)
+    assert (draw(inside=False) == draw(inside=True)).all()
+
+
+def test_a_layer_of_outside_is_created_the_same_in_every_instance():
+    nn = linsey.linen
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            layer = nn.Dense(2)
+            return nn.vmap(lambda mdl, x: layer(x), {}, {True: True})(self, x)
+
+    variables = Net().init(KEY, X)
+    assert variables["params"]["Dense_0"]["kernel"].shape == (3, 2)
+
+
+# -- state that the first step creates -----------------------------------------------
+
+
+def test_what_is_carried_may_be_created_in_the_first_step():
+    nn = linsey.linen
+
+    class Count(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            count = self.variable("state", "count", lambda: jnp.full((), 5.0))
+            count.value += 1
+            self.variable("state", "untouched", jnp.zeros, ())
+            return nn.Dense(3)(x)
+
+    options = {"variable_carry": "state", "variable_axes": {"params": 0}}
+    model = nn.remat_scan(Count, lengths=(2, 2), **options)()
+    variables = model.init(KEY, X)
+    assert variables["state"] == {"count": 9.0, "untouched": 0.0}
+    kernel = variables["params"]["Dense_0"]["kernel"]
+    assert jnp.unique(kernel.reshape(4, -1), axis=0).shape[0] == 4
+    # As if it had been there before.
+    given = {**variables, "state": {"count": 5.0, "untouched": 0.0}}
+    y, state = model.apply(given, X, mutable="state")
+    assert state["state"]["count"] == 9.0
+    without = model.apply({"params": variables["params"]}, X, mutable="state")
+    assert (without[0] == y).all()
+    assert without[1] == state
+
+
+# -- while_loop ----------------------------------------------------------------------
 # -- while_loop ----------------------------------------------------------------------
 
 
@@ -458,6 +564,22 @@ def test_keys_in_while_loop(nn, split):
             )
 
     return Net().apply({}, rngs=KEYS)
+
+
+def test_while_loop_over_a_collection_that_is_not_mutable():
+    nn = linsey.linen
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self):
+            def step(mdl, i):
+                mdl.sow("state", "steps", i)
+                return i + mdl.get_variable("state", "by")
+
+            options = {"carry_variables": "state"}
+            return nn.while_loop(lambda mdl, i: i < 4, step, self, 0, **options)
+
+    assert Net().apply({"state": {"by": 2}}) == 4
 
 
 @refuses(wording=False)

@@ -374,6 +374,37 @@ def test_metadata_gets_the_axis(nn):
     return results
 
 
+@pytest.mark.parametrize("transform", ["vmap", "scan"])
+@agrees
+def test_a_box_may_change_the_rank_of_its_value(nn, core, struct, transform):
+    class Mean(struct.PyTreeNode, core.meta.AxisMetadata):
+        value: Any
+
+        def unbox(self):
+            return self.value
+
+        def replace_boxed(self, value):
+            return self.replace(value=value)
+
+        def add_axis(self, index, params):
+            return self.replace(value=jnp.mean(self.value, axis=index))
+
+        def remove_axis(self, index, params):
+            shape = (*self.value.shape[:index], 3, *self.value.shape[index:])
+            return self.replace(value=jnp.broadcast_to(self.value[..., None], shape))
+
+    class Layer(nn.Module):
+        @nn.compact
+        def __call__(self, x, _=None):
+            value = self.variable("aux", "v", lambda: Mean(jnp.full(2, 3.0)))
+            return (x, value.value) if transform == "scan" else x + value.value
+
+    model = getattr(nn, transform)(Layer, variable_axes={"aux": 1})()
+    args = (0.0, X3) if transform == "scan" else (X3[:, :, :2],)
+    y, variables = model.init_with_output(KEY, *args)
+    return y, variables["aux"]["v"].value, model.apply(variables, *args)
+
+
 @agrees
 def test_collections_that_are_not_named_cannot_be_seen(nn):
     class Reader(nn.Module):

@@ -177,6 +177,19 @@ def test_fold_rngs(nn):
     return Net().init_with_output({"params": KEY, "noise": jax.random.key(1)})
 
 
+def test_modules_inside_of_a_folded_one_have_keys_of_their_own():
+    nn = linsey.linen
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            layers = nn.Sequential([nn.Dense(3), nn.Dense(3)])
+            return nn.fold_rngs(lambda mdl, x: mdl(x))(layers, x)
+
+    first, second = Net().init(KEY, X)["params"].values()
+    assert (first["kernel"] != second["kernel"]).all()
+
+
 @agrees(ulps=8)
 def test_add_metadata_axis(nn):
     class Net(nn.Module):
@@ -189,6 +202,23 @@ def test_add_metadata_axis(nn):
         Net, variable_axes={"params": 0}, metadata_params={nn.PARTITION_NAME: "stack"}
     )()
     return model.init_with_output(KEY, X), repr(model)
+
+
+@agrees
+def test_add_metadata_axis_runs_a_module_once(nn):
+    class Count(nn.Module):
+        def __call__(self):
+            self.sow("state", "seen", 1.0)
+            return jax.random.bits(self.make_rng("noise"), (2,))
+
+    model = nn.add_metadata_axis(Count, variable_axes={"params": 0, True: None})()
+    keys = {"params": KEY, "noise": KEY}
+    return model.init(keys), model.apply({}, rngs=keys, mutable=True)
+
+
+def test_add_metadata_axis_without_axes_changes_nothing():
+    nn = linsey.linen
+    assert nn.add_metadata_axis(nn.Dense) is nn.Dense
 
 
 @agrees(ulps=8)

@@ -11,13 +11,12 @@ from typing import Any, overload
 import jax
 
 from linsey.core.frozen_dict import FrozenDict
-from linsey.linen.module import Module, intercept_methods
-from linsey.linen.module.base import _Unspecified, _unspecified
-from linsey.linen.module.functional import INTERCEPTORS, RUNNING, _Capture
+from linsey.linen.module import Module, binding, intercept_methods
+from linsey.linen.module.functional import INTERCEPTORS, RUNNING, Capture
 from linsey.linen.summary.calls import abstract
 
-Sentinel = _Unspecified
-unspecified_parent = _unspecified
+Sentinel = binding._Unspecified
+unspecified_parent = binding.UNSPECIFIED
 
 # What `append` and assignments have covered, in this thread or task.
 _COVERED: ContextVar[tuple[Any, ...]] = ContextVar("linsey_covered", default=())
@@ -117,7 +116,7 @@ class DynamicContext:
     @property
     def capture_stack(self) -> list[Any]:
         """The filters of `capture_intermediates`; `False` where nothing is captured."""
-        found = [i.which for i in INTERCEPTORS.get() if isinstance(i, _Capture)]
+        found = [i.which for i in INTERCEPTORS.get() if isinstance(i, Capture)]
         return found or ([] if RUNNING.get() is None else [False])
 
     @property

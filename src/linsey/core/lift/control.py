@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
 from linsey import errors
 from linsey.core import axes_scan, meta
-from linsey.core.filters import Filter
+from linsey.core.filters import ALL, Filter
 from linsey.core.lift.execution import remat
-from linsey.core.lift.split import Group, Groups, Lifted, update_group
+from linsey.core.lift.split import Filters, Group, Groups, Lifted, update_group
+from linsey.core.state import KEPT, STEP, assigned
 from linsey.typing import In, Out
 
 __all__ = ["cond", "remat_scan", "scan", "switch", "vmap", "while_loop"]
@@ -23,9 +26,94 @@ T = TypeVar("T")
 C = TypeVar("C")
 Y = TypeVar("Y")
 Params = Mapping[Any, Any]
+Axes = Mapping[Any, object]
+Split = Mapping[Any, bool]
 Args = tuple[object, ...]
 State = tuple[ArrayLike, Group, T]  # the step, the variables written, the carry
 Carry = tuple[Group, C]  # the variables handed from step to step, and the carry
+Same = tuple[Group, Group | None]  # shared variables, and what is carried at first
+
+
+class Stacked(Lifted):
+    """Variables with an axis of instances or steps; their metadata names that axis.
+
+    Args:
+        scopes: see `Lifted`.
+        axes: for each filter the axis of these collections, `In` or `Out` if only one
+            way. The names of the axes leave the boxes before the arrays lose the axes,
+            and come back after.
+        split: for each filter whether these streams differ.
+        params: passed to `add_axis` and `remove_axis` of metadata boxes.
+        *whole: filters of what goes in without an axis, and of what comes out so; these
+            groups come before the others.
+    """
+
+    def __init__(
+        self, scopes: object, axes: Axes, split: Split, params: Params, *whole: Filters
+    ):
+        into, out = split_in_out(axes)
+        whole_in, whole_out = whole or ((), ())
+        filters = (*whole_in, *into), (*whole_out, *out), tuple(split)
+        super().__init__(scopes, *filters)
+        self.in_axes = (*(None for _ in whole_in), *into.values())
+        self.out_axes = (*(None for _ in whole_out), *out.values())
+        self.is_split, self.params = tuple(split.values()), params
+        self.variables = self._rename(meta.remove_axis, self.variables, self.in_axes)
+
+    def merge(self, variables: Groups) -> None:
+        """Name the new axes, then write the variables back."""
+        super().merge(self._rename(meta.add_axis, variables, self.out_axes))
+
+    def length(self, in_axes: object, args: Args) -> int | None:
+        """Return the length of all mapped axes, `None` without any.
+
+        Raises:
+            ShapeError: the lengths differ.
+        """
+        found: dict[int, tuple[int, ...]] = {}
+        leaves = jax.tree_util.tree_leaves((args, self.variables))
+        axes = axes_scan.flatten_axes((in_axes, self.in_axes), (args, self.variables))
+        for axis, leaf in zip(axes, leaves, strict=True):
+            if axis is not None and axis is not axes_scan.broadcast:
+                shape = np.shape(leaf)
+                found.setdefault(shape[axes_scan.checked_axis(axis, shape)], shape)
+        if len(found) > 1:
+            raise errors.ShapeError(
+                f"Inconsistent batch axis sizes: {set(found)}, in arrays of the shapes"
+                f" {sorted(found.values())}.",
+                "Mapped axes are walked through together: they must have one length.",
+                "Pass inputs of one length, or give what is shared the axis `None`.",
+            )
+        return next(iter(found), None)
+
+    def map_keys(self, fn: Callable[[jax.Array], jax.Array]) -> Groups:
+        """Return the keys that go in, changed where streams are to differ."""
+        return tuple(
+            jax.tree_util.tree_map(fn, group) if is_split else group
+            for group, is_split in zip(self.rngs, self.is_split, strict=True)
+        )
+
+    def pure(self, fn: Callable[..., T]) -> Callable[..., tuple[T, Groups]]:
+        """Do what `plan.pure` does; outside modules draw other keys each time too."""
+        run = self.plan.pure(fn)
+
+        def step(
+            variables: Groups, rngs: Groups, /, *args: object, **kwargs: object
+        ) -> tuple[T, Groups]:
+            roots = itertools.chain(*itertools.compress(rngs, self.is_split))
+            keys = {stream: k.rng for root in roots for stream, k in root.items()}
+            with assigned(STEP, {**STEP.get(), **keys}):
+                return run(variables, rngs, *args, **kwargs)
+
+        return step
+
+    def _rename(
+        self, change: Callable[..., Any], groups: Groups, axes: Sequence[object]
+    ) -> Groups:
+        return tuple(
+            change(group, axis, self.params) if isinstance(axis, int) else group
+            for group, axis in zip(groups, axes, strict=True)
+        )
 
 
 def vmap(
@@ -56,35 +144,45 @@ def vmap(
     Returns:
         A function `(scope, *args, **kwargs)`; keyword arguments are not mapped.
     """
-    into, out = split_in_out(variable_axes)
-    in_list, out_list = tuple(into.values()), tuple(out.values())
-    is_split = tuple(split_rngs.values())
 
     def mapped(scopes: object, *args: object, **kwargs: object) -> T:
-        lifted = Lifted(scopes, tuple(into), tuple(out), tuple(split_rngs))
-        parts = (in_axes, args), (in_list, lifted.variables)
-        size = axis_length(*parts) if axis_size is None else axis_size
+        lifted = Stacked(scopes, variable_axes, split_rngs, metadata_params)
+        size = lifted.length(in_axes, args) if axis_size is None else axis_size
         if size is None:
             raise errors.OptionError(
                 "axis_size should be specified manually.",
                 "No argument and no variable has a mapped axis to take it from.",
                 "Give the number of instances: `nn.vmap(..., axis_size=8)`.",
             )
-        run = lifted.plan.pure(fn)
+        run = lifted.pure(fn)
 
         def one(variables: Groups, rngs: Groups, args: Args) -> tuple[T, Groups]:
-            unnamed = rename_axes(meta.remove_axis, variables, in_list, metadata_params)
-            return run(unnamed, rngs, *args, **kwargs)
+            return run(variables, rngs, *args, **kwargs)
 
-        axes_of_keys = tuple(0 if s else None for s in is_split)
-        axes = (in_list, axes_of_keys, in_axes), (out_axes, out_list)
-        keys = map_keys(partial(jax.random.split, num=size), lifted.rngs, is_split)
+        axes_of_keys = tuple(0 if s else None for s in lifted.is_split)
+        axes = (lifted.in_axes, axes_of_keys, in_axes), (out_axes, lifted.out_axes)
         every = jax.vmap(one, *axes, axis_name, size, spmd_axis_name)
+        keys = lifted.map_keys(partial(jax.random.split, num=size))
         y, variables = every(lifted.variables, keys, args)
-        lifted.merge(rename_axes(meta.add_axis, variables, out_list, metadata_params))
+        lifted.merge(variables)
         return y
 
     return mapped
+
+
+def add_metadata_axis(
+    fn: Callable[..., T],
+    variable_axes: Mapping[Any, object] = {},
+    metadata_params: Mapping[Any, Any] = {},
+) -> Callable[..., T]:
+    """Add an axis to the metadata of the variables of `fn(scope, *args)`."""
+
+    def call(scopes: object, *args: object, **kwargs: object) -> T:
+        axes = {**variable_axes, ALL: None}  # `True` may be one of them
+        lifted = Stacked(scopes, axes, {True: True}, metadata_params)
+        return lifted.call(lifted.plan.pure(fn), *args, **kwargs)
+
+    return call
 
 
 def scan(
@@ -111,7 +209,8 @@ def scan(
             stacked, one slice for each step.
         variable_broadcast: collections that are the same at every step; they may be
             created in the first, and must not depend on carry or inputs.
-        variable_carry: collections handed from step to step; they must exist before.
+        variable_carry: collections handed from step to step. If none exists, it begins
+            with what the step creates.
         split_rngs: for each filter whether these streams differ between steps.
         in_axes: axes of the arguments to scan over, or `broadcast`.
         out_axes: axes along which results are stacked, or `broadcast`.
@@ -128,59 +227,67 @@ def scan(
         A function `(scope, carry, *args, **kwargs) -> (carry, ys)`; keyword arguments
         are the same at every step.
     """
-    into, out = split_in_out(variable_axes)
-    in_list, out_list = tuple(into.values()), tuple(out.values())
-    is_split = tuple(split_rngs.values())
     whole = (variable_broadcast, variable_carry)
-    rng_axes = tuple(0 if s else axes_scan.broadcast for s in is_split)
 
     def scanned(scopes: object, init: C, *args: object, **kw: object) -> tuple[C, Y]:
-        lifted = Lifted(scopes, (*whole, *into), (*whole, *out), tuple(split_rngs))
+        options = variable_axes, split_rngs, metadata_params, whole, whole
+        lifted = Stacked(scopes, *options)
         shared, carried, *stacked = lifted.variables
-        parts = (in_axes, args), (in_list, tuple(stacked))
-        steps = axis_length(*parts) if length is None else length
+        steps = lifted.length(in_axes, args) if length is None else length
         if steps is None:
             raise errors.OptionError(
-                "scan got no values to scan over.",
+                "length should be specified manually.",
                 "No argument and no variable has an axis as long as there are steps.",
                 "Give the number of steps: `nn.scan(..., length=8)`.",
             )
-        run = lifted.plan.pure(fn)
+        roots, (may_share, may_carry, *_) = lifted.plan.roots, lifted.plan.outputs
+        # Where there is nothing to carry yet, the step creates it in the extra trace.
+        has_none = not any(tree for of_root in carried for tree in of_root.values())
+        creates = has_none and any(root.mutable & may_carry for root in roots)
+        run = lifted.pure(fn)
 
         def step(
-            shared: Group, carry: Carry[C], stacked: Groups, rngs: Groups, args: Args
-        ) -> tuple[Group, Carry[C], tuple[Y, Groups]]:
-            written, c = carry
-            stacked = rename_axes(meta.remove_axis, stacked, in_list, metadata_params)
+            same: Same, carry: Carry[C], stacked: Groups, rngs: Groups, args: Args
+        ) -> tuple[Same, Carry[C], tuple[Y, Groups]]:
+            (shared, first), (written, c) = same, carry
             variables = (shared, update_group(carried, written), *stacked)
             if data_transform is not None:
                 variables, rngs = data_transform(variables, rngs)
-            pair, (new, written, *y_stacked) = run(variables, rngs, c, *args, **kw)
+            kept = KEPT.get() | may_carry if first is None else KEPT.get()
+            with assigned(KEPT, kept):
+                pair, (new, written, *y_stacked) = run(variables, rngs, c, *args, **kw)
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-                raise errors.ArgumentTypeError(
+                is_long = isinstance(pair, (tuple, list)) or getattr(pair, "ndim", 0)
+                raise (errors.MismatchError if is_long else errors.ArgumentTypeError)(
                     f"What is scanned must return a pair `(carry, y)`, not {pair!r}.",
                     "The carry goes to the next step; the values `y` are stacked.",
                     "If there is nothing to collect, write `return carry, None`.",
                 )
             c, y = pair
-            return update_group(shared, new), (written, c), (y, tuple(y_stacked))
+            same = update_group(shared, new), written if first is None else first
+            return same, (written, c), (y, tuple(y_stacked))
+
+        def start(same: Same, carry: Carry[C]) -> Carry[C]:
+            return (same[1] or (), carry[1]) if creates else carry
 
         # The extra trace also moves the counters of the random streams, as it always
         # has: without streams and broadcast results there is nothing it could change.
         has_streams = any(keys for group in lifted.rngs for keys in group)
-        may_change = any(r.mutable & lifted.plan.outputs[0] for r in lifted.plan.roots)
+        may_change = any(root.mutable & may_share for root in roots)
         has_same = axes_scan.broadcast in jax.tree_util.tree_leaves(out_axes)
         check = check_constancy_invariants and (has_streams or may_change or has_same)
-        axes = (in_list, rng_axes, in_axes), (out_axes, out_list)
+        check = check or creates
+        rng_axes = tuple(0 if s else axes_scan.broadcast for s in lifted.is_split)
+        axes_in = (lifted.in_axes[2:], rng_axes, in_axes)
+        axes_out = (out_axes, lifted.out_axes[2:])
         loop = (steps, reverse, unroll, _split_transpose, check)
-        start = (lifted.only_mutable(carried), init)
-        keys = map_keys(partial(jax.random.split, num=steps), lifted.rngs, is_split)
-        run_all = axes_scan.scan(step, *axes, *loop)
-        result = run_all(shared, start, tuple(stacked), keys, args)
-        shared_out, (written, carry), (ys, stacked_out) = result
-        stacked_out = rename_axes(meta.add_axis, stacked_out, out_list, metadata_params)
+        keys = lifted.map_keys(partial(jax.random.split, num=steps))
+        run_all = axes_scan.scan(step, axes_in, axes_out, *loop, start)
+        same, carry = (shared, None if creates else ()), lifted.only_mutable(carried)
+        result = run_all(same, (carry, init), tuple(stacked), keys, args)
+        (shared_out, _), (written, c), (ys, stacked_out) = result
         lifted.merge((lifted.only_mutable(shared_out), written, *stacked_out))
-        return carry, ys
+        return c, ys
 
     return scanned
 
@@ -193,11 +300,13 @@ def remat_scan(
     variable_carry: Filter = False,
     variable_axes: Mapping[Any, object] = {True: 0},
     split_rngs: Mapping[Any, bool] = {True: True},
+    metadata_params: Mapping[Any, Any] = {meta.PARTITION_NAME: None},
 ) -> Callable[..., T]:
     """Nest scans of `body_fn(scope, x) -> x`, each step recomputed for gradients.
 
     For `lengths = (n, m)` the body runs `n * m` times, and only `n + m` of the values
-    between are kept for the backward pass.
+    between are kept for the backward pass. The new axes of partitioned variables are
+    not split, unless `metadata_params` says how.
     """
     variables = (variable_axes, variable_broadcast, variable_carry)
 
@@ -205,7 +314,8 @@ def remat_scan(
         def step(scope: object, carry: T) -> tuple[T, tuple[()]]:
             return body(scope, carry), ()
 
-        scanned = scan(step, *variables, split_rngs, length=length)
+        params = {"metadata_params": metadata_params}
+        scanned = scan(step, *variables, split_rngs, length=length, **params)
         return lambda scope, carry: scanned(scope, carry)[0]
 
     *outer, innermost = lengths
@@ -271,16 +381,15 @@ def while_loop(
         The last carry.
     """
     filters = (carry_variables, broadcast_variables)
-    is_split = tuple(split_rngs.values())
-    lifted = Lifted(scope, filters, (carry_variables,), tuple(split_rngs))
-    read_only = Lifted(scope, filters, (), tuple(split_rngs))
-    condition = read_only.plan.pure(cond_fn)
-    step = lifted.plan.pure(body_fn)
+    lifted = Stacked(scope, {}, split_rngs, {}, filters, (carry_variables,))
+    read_only = Stacked(scope, {}, split_rngs, {}, filters, ())
+    condition = read_only.pure(cond_fn)
+    step = lifted.pure(body_fn)
     carried, shared = lifted.variables
 
     def inputs(state: State[T]) -> tuple[Groups, Groups, T]:
         i, written, carry = state
-        rngs = map_keys(partial(jax.random.fold_in, data=i), lifted.rngs, is_split)
+        rngs = lifted.map_keys(partial(jax.random.fold_in, data=i))
         return (update_group(carried, written), shared), rngs, carry
 
     def cond(state: State[T]) -> ArrayLike:
@@ -302,45 +411,3 @@ def split_in_out(axes: Mapping[Any, object]) -> tuple[dict[Any, Any], dict[Any, 
     into = {col: bare[col] for col, axis in axes.items() if not isinstance(axis, Out)}
     out = {col: bare[col] for col, axis in axes.items() if not isinstance(axis, In)}
     return into, out
-
-
-def axis_length(*parts: tuple[object, object]) -> int | None:
-    """Return the length of the mapped axes of `(axes, tree)` pairs, `None` without any.
-
-    Raises:
-        ShapeError: the lengths differ.
-    """
-    found: dict[int, tuple[int, ...]] = {}
-    for axes, tree in parts:
-        leaves = jax.tree_util.tree_leaves(tree)
-        for axis, leaf in zip(axes_scan.flatten_axes(axes, tree), leaves, strict=True):
-            if axis is not None and axis is not axes_scan.broadcast:
-                found.setdefault(leaf.shape[axis], leaf.shape)
-    if len(found) > 1:
-        raise errors.ShapeError(
-            f"Inconsistent batch axis sizes: {set(found)}, in arrays of the shapes"
-            f" {sorted(found.values())}.",
-            "Mapped axes are walked through together, so they must have one length.",
-            "Pass inputs of one length, or give what is shared the axis `None`.",
-        )
-    return next(iter(found), None)
-
-
-def map_keys(
-    fn: Callable[[jax.Array], jax.Array], groups: Groups, is_split: Sequence[bool]
-) -> Groups:
-    """Change the keys of the streams that are to differ between steps or instances."""
-    return tuple(
-        jax.tree_util.tree_map(fn, group) if wanted else group
-        for group, wanted in zip(groups, is_split, strict=True)
-    )
-
-
-def rename_axes(
-    change: Callable[..., Any], groups: Groups, axes: Sequence[object], params: Params
-) -> Groups:
-    """Change the metadata of variables by `meta.add_axis` or `meta.remove_axis`."""
-    return tuple(
-        change(group, axis, params) if isinstance(axis, int) else group
-        for group, axis in zip(groups, axes, strict=True)
-    )

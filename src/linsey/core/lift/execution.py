@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import jax
 
 from linsey.core.filters import Filter, subtract_filters
+from linsey.core.lift import split
 from linsey.core.lift.split import Groups, Lifted, Plan, Untraced, shifted
 from linsey.core.state import PLACE_READ
 
@@ -68,6 +69,7 @@ def jit(
         return (y, Untraced(plan.relative_counters())), out
 
     program.__name__ = getattr(fn, "__name__", "unnamed_function")
+    program.__qualname__ = getattr(fn, "__qualname__", program.__name__)
     options: dict[str, Any] = {"device": device, "backend": backend}
     # Argument 0 of `fn` is the scope; here three arguments take its place.
     compiled = jax.jit(
@@ -110,22 +112,20 @@ def remat(
         rngs: streams it may use.
         concrete: no longer used by JAX.
         prevent_cse: see `jax.checkpoint`; use `False` inside `scan`.
-        static_argnums: indices of compile-time constant arguments, not counting the
-            scope.
+        static_argnums: indices of arguments that are constants, not counting the scope;
+            they may be given by keyword too.
         policy: which values to keep all the same.
 
     Returns:
         A function `(scope, *args, **kwargs)`.
     """
-    static = shifted(static_argnums, 2, first=0)
 
     def call(scopes: object, *args: object, **kwargs: object) -> T:
         lifted = Lifted(scopes, (variables,), (variables,), (rngs,))
-        run = lifted.plan.pure(fn)
-        recomputed = jax.checkpoint(
-            run, prevent_cse=prevent_cse, static_argnums=static, policy=policy
-        )
-        return lifted.call(recomputed, *args, **kwargs)
+        run, dynamic, kwargs = split.fill_in(fn, static_argnums, args, kwargs)
+        options = {"prevent_cse": prevent_cse, "policy": policy}
+        recomputed = jax.checkpoint(lifted.plan.pure(run), **options)
+        return lifted.call(recomputed, *dynamic, **kwargs)
 
     return call
 
@@ -173,7 +173,7 @@ def map_variables(
         seen = tuple(map(map_in_fn, stored))
         y, (written, others) = run((seen, others), lifted.rngs, *args, **kwargs)
         if writes:
-            written = tuple(map(map_out_fn, written))
+            written = split.in_order(tuple(map(map_out_fn, written)))
         lifted.merge((written, others))
         return y
 

@@ -117,7 +117,8 @@ def jvp(
         scope: the scope of the variables.
         primals: where to differentiate, a tuple.
         tangents: directions of the primals, a tuple.
-        variable_tangents: `{collection: tree of tangents}`, for some collections.
+        variable_tangents: `{collection: tree of tangents}`, for some collections of the
+            first scope. All other variables are constants.
         variables: the collections `fn` may use.
         rngs: streams `fn` may use.
 
@@ -128,12 +129,15 @@ def jvp(
     lifted = Lifted(scope, (along, variables), (along, variables), (rngs,))
     run = lifted.plan.pure(fn)
     by, others = lifted.variables
-    given = ({col: variable_tangents[col] for col in by[0]},)
+    first, _ = lifted.plan.order.ways[0]
+    given = {col: variable_tangents[col] for col in by[first]}
 
-    def differentiable(by: Group, args: Sequence[object]) -> tuple[T, Groups]:
-        return run((by, others), lifted.rngs, *args)
+    def differentiable(own: Collection, args: Sequence[object]) -> tuple[T, Groups]:
+        group = (*by[:first], own, *by[first + 1 :])
+        return run((group, others), lifted.rngs, *args)
 
-    (y, out), (dy, _) = jax.jvp(differentiable, (by, primals), (given, tangents))
+    at, along = (by[first], primals), (given, tangents)
+    (y, out), (dy, _) = jax.jvp(differentiable, at, along)
     lifted.merge(out)
     return y, dy
 

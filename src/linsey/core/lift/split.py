@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial, reduce
@@ -29,7 +30,7 @@ import jax
 from linsey.core.filters import ALL, NONE, Filter, Selection, group_collections
 from linsey.core.rng import LazyRng
 from linsey.core.scope import bind
-from linsey.core.state import PLACE_READ, Scope
+from linsey.core.state import KEPT, PLACE_READ, Scope
 
 __all__ = ["Lifted", "Plan", "pack"]
 
@@ -90,7 +91,7 @@ class Lifted:
         for group in variables:
             for scope, collections in zip(self.roots, group, strict=True):
                 for col, tree in collections.items():
-                    for name, value in tree.items():
+                    for name, value in in_order(tree).items():
                         scope.put_variable(col, name, value)
 
     def forked_rngs(self) -> Groups:
@@ -183,6 +184,7 @@ class Plan:
     # The name and the path of each root, and the counters of its streams.
     places: list[tuple[str | None, Path]] = dataclasses.field(compare=False)
     counters: list[Counters] = dataclasses.field(compare=False)
+    kept: Selection = dataclasses.field(default_factory=KEPT.get)
     # In a detached plan: the counters at the start, and the paths if they matter.
     counts: tuple[frozenset[Any], ...] | None = None
     paths: tuple[Path, ...] | None = None
@@ -306,6 +308,46 @@ def shifted(argnums: int | Iterable[int], by: int, first: int = 1) -> tuple[int,
     """Shift indices of arguments; drop those below `first`, as that of the scope."""
     argnums = (argnums,) if isinstance(argnums, int) else argnums
     return tuple(i + by for i in argnums if i >= first)
+
+
+def fill_in(
+    fn: Callable[..., T],
+    argnums: int | Iterable[int],
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
+) -> tuple[Callable[..., T], list[object], dict[str, object]]:
+    """Fill in those arguments of `fn(scope, *args, **kwargs)` that are constants.
+
+    Args:
+        fn: the function.
+        argnums: their indices, not counting the scope, or from the end if negative.
+        args: all arguments, of which some may be missing or given by keyword.
+        kwargs: keyword arguments.
+
+    Returns:
+        A function of a scope and the other arguments, and these.
+    """
+    fixed = set(jax.tree_util.tree_leaves(argnums))
+    if not fixed:
+        return fn, list(args), kwargs
+    _, *parameters = inspect.signature(fn).parameters.values()
+    names = [p.name for p in parameters if p.kind == p.POSITIONAL_OR_KEYWORD]
+    count = max(len(names), len(args))
+    fixed = {i + count if i < 0 else i for i in fixed}
+    given = {name for i, name in enumerate(names) if i in fixed and name in kwargs}
+    constants = {name: kwargs.pop(name) for name in given}
+
+    def run(scope: object, *dynamic: object, **kwargs: object) -> T:
+        rest = iter(dynamic)
+        every = (arg if i in fixed else next(rest) for i, arg in enumerate(args))
+        return fn(scope, *every, **kwargs, **constants)
+
+    return run, [arg for i, arg in enumerate(args) if i not in fixed], kwargs
+
+
+def in_order(tree: T) -> T:
+    """Put the keys of dictionaries in order, as any JAX transform does."""
+    return jax.tree_util.tree_map(lambda x: x, tree)
 
 
 def _sort(of_roots: Iterable[Mapping[str, Any]], filters: Filters) -> Groups:

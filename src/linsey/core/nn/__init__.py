@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import jax.numpy as jnp
 from jax import Array
+from jax import nn as activation  # noqa: F401 (the name in Flax)
 from jax.nn import *  # noqa: F403 (the activations)
 from jax.nn.initializers import lecun_normal, ones, variance_scaling, zeros
 

@@ -112,14 +112,16 @@ class Module(ModuleBase):
 
     def __post_init__(self) -> None:
         values = self.__dict__
-        parent = self.parent
+        if "parent" not in values:  # with a constructor of the user
+            values |= {"parent": UNSPECIFIED, "name": None}
+        parent = values["parent"]
         if parent is UNSPECIFIED:
             parent = values["parent"] = RUNNING.get()
         values["_bound"] = None
         if parent is None:
             return
         if isinstance(parent, Module):
-            bound, name = parent._bound, self.name
+            bound, name = parent._bound, values["name"]
             if bound is not None and bound.phase == SETTING_UP and name is None:
                 return  # named and bound when it is assigned
             if bound is None or not bound.frame.is_open:
@@ -167,10 +169,13 @@ class Module(ModuleBase):
             bound.set_up(self)
             if name in self.__dict__:
                 return self.__dict__[name]
+        hint = (
+            f" If \"{name}\" is defined in '.setup()', remember these fields are only"
+            " accessible from inside 'init' or 'apply'."
+        )
         raise AttributeError(
-            f'"{type(self).__name__}" object has no attribute "{name}". If "{name}" is'
-            " defined in '.setup()', remember these fields are only accessible from"
-            " inside 'init' or 'apply'."
+            f'"{type(self).__name__}" object has no attribute "{name}".'
+            f"{hint if bound is None else ''}"
         )
 
     def __dir__(self) -> list[str]:
@@ -226,18 +231,14 @@ class Module(ModuleBase):
         # So do functions that are defaults: closures, as initializers are, have no
         # name by which they could be found again.
         source = self if self._bound is None else binding.copy_deep(self)
-        own, cls = source.__dict__, type(self)
-        return {
-            name: value
-            for name, value in own.items()
-            if name != "_bound"
-            and not (callable(value) and value is getattr(cls, name, None))
-        }
+        hidden = {"_bound", *self._default_functions()}
+        return {k: value for k, value in source.__dict__.items() if k not in hidden}
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        cls = type(self)
-        names = [n for n in cls._init_fields if n not in state and hasattr(cls, n)]
-        self.__dict__.update({n: getattr(cls, n) for n in names}, **state, _bound=None)
+        for field in dataclasses.fields(self):
+            if field.init and field.default is not dataclasses.MISSING:
+                self.__dict__[field.name] = field.default
+        self.__dict__.update(state, _bound=None)
         self.__dict__.pop("_phase", None)  # older pickles have it instead of `_bound`
 
     def __copy__(self) -> Self:
@@ -248,12 +249,19 @@ class Module(ModuleBase):
         return twin
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        cls = type(self)
-        twin = memo[id(self)] = object.__new__(cls)
-        for name, value in self.__dict__.items():
-            is_default = callable(value) and value is getattr(cls, name, None)
-            twin.__dict__[name] = value if is_default else copy.deepcopy(value, memo)
+        twin = memo[id(self)] = object.__new__(type(self))
+        for name in self._default_functions():
+            function = self.__dict__[name]
+            memo[id(function)] = function
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return twin
+
+    def _default_functions(self) -> list[str]:
+        """Return the fields that hold a function which is their default."""
+        values = self.__dict__
+        fields = dataclasses.fields(self)
+        default = [f.name for f in fields if values.get(f.name) is f.default]
+        return [name for name in default if callable(values[name])]
 
     # -- copies ----------------------------------------------------------------------
 
@@ -354,7 +362,7 @@ class Module(ModuleBase):
             ScopeParamShapeError: its shape is not the one `init_fn` would give.
         """
         bound = self._open("param")
-        bound.frame.claim_variable(name, "params", self)
+        bound.frame.claim_variable(name, "params", self, "param")
         return bound.scope._param(name, init_fn, init_args, init_kwargs, unbox)
 
     def has_variable(self, col: str, name: str) -> bool:
@@ -518,8 +526,8 @@ class Module(ModuleBase):
             the collections that may be written.
         """
         fn = functional.function_of(self, method)
-        run = functional.apply(fn, self, mutable, capture_intermediates)
-        return run(variables, *args, **kwargs, rngs=rngs)
+        run, mutable = functional.capturing(fn, self, mutable, capture_intermediates)
+        return core_scope.apply(run, mutable)(variables, *args, **kwargs, rngs=rngs)
 
     @api_boundary
     def init_with_output(
@@ -537,8 +545,8 @@ class Module(ModuleBase):
             The result of the method and the variables.
         """
         fn = functional.function_of(self, method)
-        run = functional.init_with_output(fn, self, mutable, capture_intermediates)
-        return run(rngs, *args, **kwargs)
+        run, mutable = functional.capturing(fn, self, mutable, capture_intermediates)
+        return core_scope.init(run, mutable)(rngs, *args, **kwargs)
 
     @api_boundary
     @with_signature_of(init_with_output)

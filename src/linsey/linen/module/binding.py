@@ -122,7 +122,9 @@ class Frame:
             raise errors.NameInUseError("submodule", name, type(owner).__name__)
         self.names[name] = child
 
-    def claim_variable(self, name: str, col: str, owner: ModuleBase) -> None:
+    def claim_variable(
+        self, name: str, col: str, owner: ModuleBase, kind: str = "variable"
+    ) -> None:
         """Take a name for a variable of collection `col` of `owner`."""
         holder = self.names.get(name)
         if holder is None:
@@ -132,7 +134,6 @@ class Frame:
         elif type(holder) is tuple and col not in holder:
             self.names[name] = (*holder, col)
         else:
-            kind = "param" if col == "params" else "variable"
             raise errors.NameInUseError(kind, name, type(owner).__name__)
 
 
@@ -153,11 +154,13 @@ class SharedFrame(Frame):
         Frame.claim(self, name, child, owner)
         names[name] = type(owner).__name__
 
-    def claim_variable(self, name: str, col: str, owner: ModuleBase) -> None:
+    def claim_variable(
+        self, name: str, col: str, owner: ModuleBase, kind: str = "variable"
+    ) -> None:
         """Take a name for a variable of `owner`, in the host too."""
-        Frame.claim_variable(self, name, col, owner)
+        Frame.claim_variable(self, name, col, owner, kind)
         if self.host is not None:
-            self.host.frame.claim_variable(name, col, owner)
+            self.host.frame.claim_variable(name, col, owner, kind)
 
 
 class Bound:
@@ -293,7 +296,9 @@ def map_modules(
         if len(value) <= 10:  # sorted already
             return tuple(map(inside, itertools.count(), value))
         return tuple(by_key(dict(enumerate(value))).values())
-    if isinstance(value, Mapping):
+    if isinstance(value, (dict, FrozenDict)):  # other mappings have more to them
+        if kind not in (dict, FrozenDict):  # programs rely on the order that Flax has
+            value = {key: value[key] for key in sorted(value)}
         return FrozenDict(by_key(value))
     if hasattr(kind, "_flax_dataclass"):
         node: Any = value

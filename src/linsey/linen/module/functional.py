@@ -69,7 +69,14 @@ def intercept_methods(interceptor: Interceptor) -> Iterator[None]:
     returns the result of the call, usually `next_fun(*args, **kwargs)` or a function of
     it. Of several interceptors the last one added is the nearest to the method.
     """
-    token = INTERCEPTORS.set((*INTERCEPTORS.get(), interceptor))
+    with intercepted((*INTERCEPTORS.get(), interceptor)):
+        yield
+
+
+@contextlib.contextmanager
+def intercepted(interceptors: tuple[Interceptor, ...]) -> Iterator[None]:
+    """Run every method through these interceptors only, the first one outermost."""
+    token = INTERCEPTORS.set(interceptors)
     try:
         yield
     finally:
@@ -133,7 +140,7 @@ def apply(
     Returns:
         A function `(variables, *args, rngs=None, **kwargs)` as `Module.apply`.
     """
-    run, mutable = _capturing(fn, module, mutable, capture_intermediates)
+    run, mutable = capturing(fn, module, mutable, capture_intermediates)
     return api_boundary(core_scope.apply(run, mutable))
 
 
@@ -148,7 +155,7 @@ def init_with_output(
     Returns:
         A function `(rngs, *args, **kwargs)` that returns `(result, variables)`.
     """
-    run, mutable = _capturing(fn, module, mutable, capture_intermediates)
+    run, mutable = capturing(fn, module, mutable, capture_intermediates)
     return api_boundary(core_scope.init(run, mutable))
 
 
@@ -159,15 +166,21 @@ def init(*args: Any, **kwargs: Any) -> Callable[..., VariableDict]:
     return lambda rngs, *args, **kwargs: run(rngs, *args, **kwargs)[1]
 
 
-def _capturing(
+def capturing(
     fn: Callable[..., T], module: ModuleBase, mutable: Filter, capture: CaptureFilter
 ) -> tuple[Callable[..., T], Filter]:
     """Return the function of a scope, and what it may write; store what it captures."""
     run = scope_function(fn, module)
     if capture is False:
         return run, mutable
-    interceptor = Capture(_is_call if capture is True else capture)
-    return intercept_methods(interceptor)(run), union_filters(mutable, "intermediates")
+    sow_results = Capture(_is_call if capture is True else capture)
+
+    def captured(scope: Scope, *args: object, **kwargs: object) -> T:
+        # Outside of the interceptors of the user: what is stored is what they return.
+        with intercepted((sow_results, *INTERCEPTORS.get())):
+            return run(scope, *args, **kwargs)
+
+    return captured, union_filters(mutable, "intermediates")
 
 
 def _is_call(module: ModuleBase, method_name: str) -> bool:

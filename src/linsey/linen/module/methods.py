@@ -15,14 +15,14 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 
 from linsey import errors
 from linsey.config import config
 from linsey.linen.module import functional
-from linsey.linen.module.binding import FRESH, UNSPECIFIED, ModuleBase
+from linsey.linen.module.binding import FRESH, SETTING_UP, UNSPECIFIED, ModuleBase
 from linsey.linen.module.functional import run_interceptors
 
 __all__ = ["compact", "merge_param", "nowrap"]
@@ -82,9 +82,11 @@ def make_dataclass(cls: type[Any], base: type[ModuleBase], kw_only: bool) -> Non
     if "name" in cls.__dict__:
         # A module without a name of its own has that of its scope: see `__getattr__`.
         del cls.name
-    for name in ("parent", "name"):  # the last of the fields, also in subclasses
-        cls.__dataclass_fields__[name] = cls.__dataclass_fields__.pop(name)
-    *fields, parent, name = dataclasses.fields(cls)
+    if not (kw_only and "parent" in inherited):  # Flax lists new keywords after them
+        for name in ("parent", "name"):  # the last of the fields, also in subclasses
+            cls.__dataclass_fields__[name] = cls.__dataclass_fields__.pop(name)
+    by_name = {field.name: field for field in dataclasses.fields(cls)}
+    parent, name, fields = by_name.pop("parent"), by_name.pop("name"), by_name.values()
     cls._init_fields = tuple(f.name for f in fields if f.init)
     cls._shown_fields = tuple(f.name for f in fields if f.init and f.repr)
     # The parent first: it tells bound modules apart before their children, which
@@ -180,6 +182,8 @@ def _wrap(fun: Callable[..., T]) -> Callable[..., T]:
         else:
             if bound.phase == FRESH and not is_setup:
                 bound.set_up(self)
+            elif is_setup and bound.phase != SETTING_UP:  # called by the user
+                return cast(T, bound.set_up(self))
             opened = bound if is_compact and bound.open_frame() else None
         token = functional.RUNNING.set(self)
         try:

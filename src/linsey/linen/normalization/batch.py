@@ -187,7 +187,7 @@ class BatchNorm(Module):
         x = common.as_array(x)
         channels = common.layer_axes(self, self.axis, x.shape)
         shape = tuple(x.shape[axis] for axis in channels)
-        statistics = RunningStatistics(self, x.shape, channels, domain, trains)
+        statistics = RunningStatistics(self, x.shape, x.dtype, channels, domain, trains)
         affine, afterwards = _choose_affine(self, shape, scale, bias)
         spec = NormSpec(other_axes(channels, x.ndim), channels, self.dtype)
         if afterwards is not None:

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.tree_util import DictKey
 from jax.typing import ArrayLike
 
 from linsey.errors.layers import NotAMatrixError
@@ -23,6 +22,7 @@ from linsey.linen.initializers import normal, ones
 from linsey.linen.module import Module, compact, nowrap
 from linsey.linen.normalization.common import layer_axes
 from linsey.linen.transforms import map_variables
+from linsey.ops.normalize import keep_dtype
 from linsey.ops.spectral import spectral_norm
 from linsey.promotion import promote, promote_types
 from linsey.typing import Axes, Dtype, Initializer
@@ -47,7 +47,7 @@ class SpectralNorm(Module):
         epsilon: what is added to squared lengths.
         dtype: dtype of the weights that the layer sees. If `None`, that of the
             parameters.
-        param_dtype: dtype of what is kept.
+        param_dtype: dtype of what is kept, or that of the parameters if it is wider.
         error_on_non_matrix: whether to refuse parameters with more than two axes.
         collection_name: the collection of the estimates.
 
@@ -108,17 +108,23 @@ class SpectralNorm(Module):
         matrix = value if value.ndim == 2 else value.reshape(-1, value.shape[-1])
         keep = partial(self.variable, self.collection_name)
         shape, dtype = (1, matrix.shape[-1]), self.param_dtype
+        # The dtype that updates give them, so that steps can be scanned.
+        of_both = promote_types(dtype, matrix.dtype)
         draw = normal(1.0)
-        u = keep(f"{path}/u", lambda: draw(self.make_rng("params"), shape, dtype))
-        sigma = keep(f"{path}/sigma", jnp.ones, (), dtype)
+        u = keep(
+            f"{path}/u",
+            lambda: draw(self.make_rng("params"), shape, dtype).astype(of_both),
+        )
+        sigma = keep(f"{path}/sigma", jnp.ones, (), of_both)
         wide = promote_types(u.value.dtype, matrix.dtype)
         estimate, new_u = spectral_norm(
             matrix.astype(wide), u.value.astype(wide), self.n_steps, self.epsilon
         )
         nonzero = lax.select(estimate != 0, estimate, jnp.ones_like(estimate))
-        normalized = (matrix / nonzero).reshape(value.shape)
+        normalized = jnp.divide(*promote(matrix, nonzero)).reshape(value.shape)
         if update_stats:
-            u.value, sigma.value = new_u, estimate
+            u.value = keep_dtype(new_u, u.value)
+            sigma.value = keep_dtype(estimate, sigma.value)
         dtype = canonicalize_dtype(value, new_u, estimate, dtype=self.dtype)
         return normalized.astype(dtype)
 
@@ -191,7 +197,8 @@ class WeightNorm(Module):
         axes = () if self.feature_axes is None else self.feature_axes
         features = layer_axes(self, axes, value.shape)
         rest = tuple(axis for axis in range(value.ndim) if axis not in features)
-        square = jnp.sum(lax.square(value), rest, keepdims=True)
+        size = lax.abs(value) if jnp.iscomplexobj(value) else value
+        square = jnp.sum(lax.square(size), rest, keepdims=True)
         normalized = value * lax.rsqrt(square + self.epsilon)
         if self.use_scale:
             shape = tuple(value.shape[axis] for axis in features)
@@ -220,10 +227,10 @@ def _call_with(
         What the layer returns.
     """
 
-    def change_one(path: tuple[DictKey, ...], value: ArrayLike) -> T:
-        # The first key is the collection.
-        names = [str(layer.name), *(str(key.key) for key in path[1:])]
-        return change("/".join(names), value)
+    def change_one(path: tuple[Any, ...], value: ArrayLike) -> T:
+        # The first key is the collection; a box adds the name of its attribute.
+        below = jax.tree_util.keystr(path[1:], simple=True, separator="/")
+        return change(f"{layer.name}/{below}", value)
 
     @nowrap
     def forward(layer: Any) -> Any:

@@ -7,6 +7,8 @@ the arithmetic by which they follow a batch is in `linsey.ops.batch_norm`.
 from __future__ import annotations
 
 import math
+import warnings
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,8 @@ from linsey.linen.normalization import common
 from linsey.ops.axes import as_groups, shard_count
 from linsey.ops.batch_norm import UpdateRule
 from linsey.ops.moments import NormSpec
+from linsey.ops.normalize import keep_dtype
+from linsey.typing import Dtype
 
 STATS = "batch_stats"
 COUNTS = "batch_counts"
@@ -37,13 +41,15 @@ class RunningStatistics:
     Args:
         layer: the `BatchNorm` whose variables they are.
         input_shape: shape of the inputs.
+        dtype: dtype of the inputs.
         channels: the axes of the channels.
         domain: index of the domain, or `None` if there is only one.
         trains: whether the call updates them.
 
     Raises:
         MissingBatchStatsError: the variables do not hold what the call has to update.
-        OptionError: `domain` is missing, superfluous or out of range.
+        OptionError: `domain` is missing, superfluous or out of range; the momentum is
+            not in [0, 1].
         FeatureShapeChangedError: the input has other channels than they have.
     """
 
@@ -51,6 +57,7 @@ class RunningStatistics:
         self,
         layer: Module,
         input_shape: tuple[int, ...],
+        dtype: Dtype,
         channels: tuple[int, ...],
         domain: ArrayLike | None,
         trains: bool,
@@ -60,11 +67,16 @@ class RunningStatistics:
         counts = counts and (trains or layer.is_initializing())
         if trains:
             self._check_given(counts)
+        if trains or layer.is_initializing():
+            _check_momentum(layer.momentum)
         self.domain = self._find_domain(domain)
         shape = tuple(input_shape[axis] for axis in channels)
         rows = () if self.domain is None else (layer.num_domains,)
         whole = (*rows, *shape)
-        self.mean = layer.variable(STATS, "mean", jnp.zeros, whole, jnp.float32)
+        # The dtype does not change by updates, so that steps can be scanned.
+        is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
+        of_mean = jnp.complex64 if is_complex else jnp.float32
+        self.mean = layer.variable(STATS, "mean", jnp.zeros, whole, of_mean)
         self.var = layer.variable(STATS, "var", jnp.ones, whole, jnp.float32)
         self.updates = None
         if counts:
@@ -163,6 +175,7 @@ class RunningStatistics:
             self._put(self.updates, self._count() + 1)
 
     def _put(self, kept: Variable, value: Array) -> None:
+        value = keep_dtype(value, kept.value)
         if self.domain is not None:
             value = lax.dynamic_update_index_in_dim(kept.value, value, self.domain, 0)
         kept.value = value
@@ -246,6 +259,33 @@ class RunningStatistics:
             jax.debug.callback(check, *updated)
         else:
             check(*updated)
+
+
+def _check_momentum(momentum: ArrayLike | None) -> None:
+    """Refuse a momentum out of range, and ask about one that PyTorch would mean."""
+    if not isinstance(momentum, int | float):
+        return
+    if not 0 <= momentum <= 1:
+        error = errors.OptionError(
+            f"`BatchNorm` has momentum={momentum}.",
+            "It is the fraction of the old average that is kept, in [0, 1].",
+            "Write for example `momentum=0.9`; what PyTorch calls `momentum=m` is "
+            "`momentum=1 - m` here.",
+        )
+        report_misuse(error)
+    if momentum == 0.1:
+        _hint_at_momentum()
+
+
+@cache
+def _hint_at_momentum() -> None:
+    warnings.warn(
+        "`BatchNorm` has momentum=0.1, the fraction of the old average that is kept: "
+        "the running statistics are nearly those of the last batch. PyTorch counts the "
+        "other way round, and its `momentum=0.1` is `momentum=0.9` here. If 0.1 is "
+        "meant, ignore this warning, which is shown once.",
+        stacklevel=2,
+    )
 
 
 def _number(shape: tuple[int, ...]) -> int | tuple[int, ...]:

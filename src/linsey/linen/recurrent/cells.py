@@ -93,12 +93,15 @@ class _DenseCell(RNNCellBase):
     """What cells made of dense maps share; those with one state also how it begins."""
 
     @nowrap
-    def _map(self, name: str, x: Array, bias_init: Initializer | None = None) -> Array:
+    def _map(
+        self, name: str, x: Array, features: int, bias_init: Initializer | None = None
+    ) -> Array:
         """Map inputs (`i...`) or states (`h...`), with a bias that has an initializer.
 
         Args:
             name: name of the map.
             x: array of shape (*batch, channels).
+            features: number of features of the state.
             bias_init: initializer of the bias. If `None`, there is no bias.
 
         Returns:
@@ -106,7 +109,7 @@ class _DenseCell(RNNCellBase):
         """
         of_inputs = name.startswith("i")
         return Dense(
-            self.features,
+            features,
             use_bias=bias_init is not None,
             kernel_init=self.kernel_init if of_inputs else self.recurrent_kernel_init,
             bias_init=bias_init or zeros,
@@ -122,6 +125,11 @@ class _DenseCell(RNNCellBase):
         return self.carry_init(rng, shape, self.param_dtype)
 
     num_feature_axes = 1  # the channels
+
+
+def _size(h: Array) -> int:
+    """Return the number of features: the carry may have others than the cell says."""
+    return np.shape(h)[-1]
 
 
 class _GatedCell(_DenseCell):
@@ -149,7 +157,7 @@ class SimpleCell(_DenseCell):
     The carry is h, the output h'; with `residual`, h is added before the activation.
 
     Attributes:
-        features: number of features of h.
+        features: number of features of the first h; a step has those of its carry.
         activation_fn: the activation.
         kernel_init: initializer of the kernel of the inputs.
         recurrent_kernel_init: initializer of the kernel of h.
@@ -195,8 +203,9 @@ class SimpleCell(_DenseCell):
         Returns:
             The new h, twice.
         """
-        h = carry
-        new_h = self._map("i", inputs, self.bias_init) + self._map("h", h)
+        h, size = carry, _size(carry)
+        from_x = self._map("i", inputs, size, self.bias_init)
+        new_h = from_x + self._map("h", h, size)
         if self.residual:
             new_h = new_h + h
         new_h = self.activation_fn(new_h)
@@ -213,7 +222,7 @@ class GRUCell(_GatedCell):
     The carry is h, the output h'.
 
     Attributes:
-        features: number of features of h.
+        features: number of features of the first h; a step has those of its carry.
         gate_fn: activation of the gates.
         activation_fn: activation of the candidate.
         kernel_init: initializer of the kernels of the inputs.
@@ -249,11 +258,11 @@ class GRUCell(_GatedCell):
         Returns:
             The new h, twice.
         """
-        x, h, bias_init = inputs, carry, self.bias_init
-        r = self.gate_fn(self._map("ir", x, bias_init) + self._map("hr", h))
-        z = self.gate_fn(self._map("iz", x, bias_init) + self._map("hz", h))
-        from_x = self._map("in", x, bias_init)
-        n = self.activation_fn(from_x + r * self._map("hn", h, bias_init))
+        x, h, size, bias_init = inputs, carry, _size(carry), self.bias_init
+        r = self.gate_fn(self._map("ir", x, size, bias_init) + self._map("hr", h, size))
+        z = self.gate_fn(self._map("iz", x, size, bias_init) + self._map("hz", h, size))
+        from_x = self._map("in", x, size, bias_init)
+        n = self.activation_fn(from_x + r * self._map("hn", h, size, bias_init))
         new_h = (1.0 - z) * n + z * h
         return new_h, new_h
 
@@ -269,7 +278,7 @@ class MGUCell(_DenseCell):
     output h'.
 
     Attributes:
-        features: number of features of h.
+        features: number of features of the first h; a step has those of its carry.
         gate_fn: activation of the gate.
         activation_fn: activation of the candidate.
         kernel_init: initializer of the kernels of the inputs.
@@ -319,12 +328,13 @@ class MGUCell(_DenseCell):
         Returns:
             The new h, twice.
         """
-        x, h, bias_init = inputs, carry, self.activation_bias_init
-        f = self.gate_fn(self._map("if", x, self.forget_bias_init) + self._map("hf", h))
-        from_h = self._map("hn", h, bias_init if self.reset_gate else None)
+        x, h, size, bias_init = inputs, carry, _size(carry), self.activation_bias_init
+        from_x = self._map("if", x, size, self.forget_bias_init)
+        f = self.gate_fn(from_x + self._map("hf", h, size))
+        from_h = self._map("hn", h, size, bias_init if self.reset_gate else None)
         if self.reset_gate:
             from_h = from_h * f
-        n = self.activation_fn(self._map("in", x, bias_init) + from_h)
+        n = self.activation_fn(self._map("in", x, size, bias_init) + from_h)
         new_h = (1.0 - f) * n + f * h
         return new_h, new_h
 
@@ -344,7 +354,6 @@ class _MemoryCell(RNNCellBase):
         return c, self.carry_init(h_key, shape, dtype)
 
 
-@promotes
 def _remember(
     c: Array, gates: Iterable[Array], gate_fn: Activation, activation_fn: Activation
 ) -> tuple[Pair, Array]:
@@ -359,6 +368,7 @@ class _DenseMemoryCell(_MemoryCell, _GatedCell):
     """Take a step with dense maps, two for each gate."""
 
     @compact
+    @promotes
     def __call__(self, carry: Pair, inputs: Array) -> tuple[Pair, Array]:
         """Take a step.
 
@@ -376,8 +386,11 @@ class _DenseMemoryCell(_MemoryCell, _GatedCell):
     @nowrap
     def _gates(self, x: Array, h: Array) -> Sequence[Array]:
         """Return what the gates i, f, g and o see: `W_i x + W_h h + b`."""
-        bias = self.bias_init
-        return [self._map("i" + g, x) + self._map("h" + g, h, bias) for g in "ifgo"]
+        size, bias = _size(h), self.bias_init
+        return [
+            self._map("i" + g, x, size) + self._map("h" + g, h, size, bias)
+            for g in "ifgo"
+        ]
 
 
 class LSTMCell(_DenseMemoryCell):
@@ -390,7 +403,7 @@ class LSTMCell(_DenseMemoryCell):
     The carry is the pair (c, h), the output h'.
 
     Attributes:
-        features: number of features of c and h.
+        features: number of features of the first c and h; a step has those of its h.
         gate_fn: activation of the gates.
         activation_fn: activation of the candidate and of the output.
         kernel_init: initializer of the kernels of the inputs.
@@ -455,7 +468,7 @@ class OptimizedLSTMCell(_DenseMemoryCell):
     joined before they are applied. Faster on wide accelerators.
 
     Attributes:
-        features: number of features of c and h.
+        features: number of features of the first c and h; a step has those of its h.
         gate_fn: activation of the gates.
         activation_fn: activation of the candidate and of the output.
         kernel_init: initializer of the kernels of the inputs.
@@ -481,23 +494,27 @@ class OptimizedLSTMCell(_DenseMemoryCell):
     @nowrap
     def _gates(self, x: Array, h: Array) -> Sequence[Array]:
         """Split the sum of two joined maps."""
-        pairs = [(self._params("i", x, g), self._params("h", h, g)) for g in "ifgo"]
+        size = _size(h)
+        pairs = [
+            (self._params("i" + g, x, size), self._params("h" + g, h, size))
+            for g in "ifgo"
+        ]
         of_x, of_h = zip(*pairs, strict=True)
         gates = self._sums(x, of_x) + self._sums(h, of_h)
-        return lax.split(gates, (self.features,) * 4, axis=gates.ndim - 1)
+        return lax.split(gates, (size,) * 4, axis=gates.ndim - 1)
 
     @nowrap
     def _params(
-        self, side: str, inputs: Array, gate: str
+        self, name: str, inputs: Array, features: int
     ) -> tuple[Array, Array | None]:
-        of_h = side == "h"
+        of_h = name.startswith("h")
         return DenseParams(
-            self.features,
+            features,
             use_bias=of_h,
             param_dtype=self.param_dtype,
             kernel_init=self.recurrent_kernel_init if of_h else self.kernel_init,
             bias_init=self.bias_init,
-            name=side + gate,
+            name=name,
         )(inputs)
 
     @nowrap
@@ -553,6 +570,7 @@ class ConvLSTMCell(_MemoryCell):
     carry_init: Initializer = zeros
 
     @compact
+    @promotes
     def __call__(self, carry: Pair, inputs: Array) -> tuple[Pair, Array]:
         """Take a step.
 

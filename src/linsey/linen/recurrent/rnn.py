@@ -21,6 +21,7 @@ from linsey.ops import deferred
 from linsey.ops.axes import broadcast_all
 from linsey.ops.sequences import flip_sequences
 from linsey.ops.sharding import begin_loop, leave_to_compiler, split_axes, split_like
+from linsey.promotion import promote_types
 from linsey.typing import InOutScanAxis, PRNGKey
 
 
@@ -138,9 +139,10 @@ class RNN(Module):
     @nowrap
     def _used(self, lengths: Array | None) -> object:
         """List what the cell uses and may vary inside of `jax.shard_map`."""
-        if jax.sharding.get_abstract_mesh().empty or self.scope is None:
+        scope = self.cell.scope
+        if jax.sharding.get_abstract_mesh().empty or scope is None:
             return None
-        return lengths, self.cell.variables, self.cell.scope.rngs
+        return lengths, self.cell.variables, scope.rngs
 
     @nowrap
     def _scan(
@@ -170,7 +172,7 @@ class RNN(Module):
             keep = partial(_keep, i < lengths)
             return (carry, jax.tree.map(keep, carry, last)), y
 
-        steps = jnp.arange(inputs.shape[time])
+        steps = jnp.arange(inputs.shape[time], dtype=lengths.dtype)
         (_, carry), outputs = lift(step, in_axes=(time, 0))(
             self.cell, (carry, carry), inputs, steps
         )
@@ -180,7 +182,20 @@ class RNN(Module):
 @nowrap
 def _step(cell: Any, carry: Carry, x: Array) -> tuple[Carry, Output]:
     new, y = cell(carry, x)
-    return jax.tree.map(split_like, new, carry), y
+    if jax.tree.structure(new) == jax.tree.structure(carry):  # or `scan` refuses it
+        new = jax.tree.map(_as_before, new, carry)
+    return new, y
+
+
+def _as_before(new: Array, old: Array) -> Array:
+    """Give what a step hands on the dtype and the sharding that the first carry had."""
+    if not isinstance(new, Array) or new.shape != old.shape:
+        return new
+    dtype = old.dtype
+    if new.dtype != dtype and promote_types(new.dtype, dtype) == new.dtype:
+        keeps_parts = jnp.iscomplexobj(old) or not jnp.iscomplexobj(new)
+        new = lax.convert_element_type(new, dtype) if keeps_parts else new
+    return split_like(new, old)
 
 
 def _keep(going: Array, new: Array, old: Array) -> Array:

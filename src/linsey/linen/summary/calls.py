@@ -14,8 +14,9 @@ import jax
 import numpy as np
 
 from linsey.core.filters import Filter
-from linsey.linen.module import InterceptorContext, Module, intercept_methods
+from linsey.linen.module import InterceptorContext, Module
 from linsey.linen.module.base import RNGs
+from linsey.linen.module.functional import INTERCEPTORS, intercepted
 from linsey.typing import VariableDict
 
 T = TypeVar("T")
@@ -108,7 +109,7 @@ def record_calls(
 
     def init(arrays: Arrays) -> VariableDict:
         rngs, args, kwargs = with_arrays(inputs, arrays)
-        with intercept_methods(record):
+        with intercepted((record, *INTERCEPTORS.get())):
             return module.init(rngs, *args, mutable=mutable, **kwargs)
 
     variables = jax.eval_shape(init, arrays_of(inputs))

@@ -11,16 +11,14 @@ import jax
 
 from linsey.config import config
 from linsey.core import lift as core_lift
-from linsey.core import meta
 from linsey.core.filters import Filter
 from linsey.core.frozen_dict import FrozenDict
-from linsey.core.lift.control import split_in_out
-from linsey.core.lift.execution import Collections
+from linsey.core.lift import control as core_control
 from linsey.core.lift.split import Untraced, shifted
 from linsey.core.spmd import get_logical_axis_rules
 from linsey.core.state import Scope
 from linsey.linen.module.functional import INTERCEPTORS, Capture
-from linsey.linen.transforms.lifting import Methods, Run, lifted
+from linsey.linen.transforms.lifting import Methods, Run, lift, lifted
 from linsey.static import static_key
 
 __all__ = ["checkpoint", "jit", "remat"]
@@ -56,8 +54,10 @@ def jit(
 ) -> Target:
     """Lift `jax.jit`: equal modules share one compiled program.
 
-    Modules are equal if their class and fields are; fields must have a hash. Random
-    keys drawn inside do not depend on what the process compiled before.
+    Modules are equal if their class and fields are, whatever their names; a program
+    that reads `name` or `path` is for one place. Fields that have no hash are compared
+    by their content. Random keys are drawn for each call: they do not depend on what
+    the process compiled before.
 
     Example:
         >>> import jax, jax.numpy as jnp, linsey.linen as nn
@@ -92,12 +92,13 @@ def _call_program(
     # What surrounds a call is looked at while its program is traced. A method has the
     # hash that its object may lack: by identity.
     interceptors = INTERCEPTORS.get()
-    keys = [i if type(i).__hash__ else i.__call__ for i in interceptors]
-    if not all(isinstance(i, Capture) for i in interceptors):
+    keys: list[object] = [i if type(i).__hash__ else i.__call__ for i in interceptors]
+    if interceptors and not all(isinstance(i, Capture) for i in interceptors):
         keys += [scope.path for scope in scopes]  # these want to see every call
     modules = getattr(run.modules, "value", run.modules)  # mostly it is one
-    rules = get_logical_axis_rules()
-    run.key = (*keys, config._values, static_key(rules), static_key(modules))
+    rules = get_logical_axis_rules() and static_key(get_logical_axis_rules())
+    run.key = (*keys, config._values, rules, static_key(modules))
+    hash(run.key)  # the error for a field without a hash names it
     # The program itself is traced under the name of its class.
     name = scopes[0]._path[-1] if scopes and scopes[0]._path else ""
     with jax.named_scope(name) if name else contextlib.nullcontext():
@@ -116,7 +117,8 @@ def _run_and_count(
 
 def _remat(fn: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """Apply `core.lift.remat`, whose indices do not count the scope."""
-    options["static_argnums"] = shifted(options["static_argnums"], -1)
+    argnums = jax.tree_util.tree_leaves(options["static_argnums"])
+    options["static_argnums"] = tuple(i - (i > 0) for i in argnums if i)
     return core_lift.remat(fn, **options)
 
 
@@ -141,7 +143,8 @@ def remat(
         rngs: streams that may be used inside.
         concrete: no longer used by JAX.
         prevent_cse: see `jax.checkpoint`; `False` is faster inside `scan`.
-        static_argnums: indices of compile-time constant arguments; the module is 0.
+        static_argnums: indices of arguments that are constants, given by position or by
+            keyword; the module is 0, the last one -1.
         policy: which values to keep all the same.
         methods: the methods of a class to lift. If `None`, `__call__`.
 
@@ -212,23 +215,11 @@ def add_metadata_axis(
         metadata_params: passed to `add_axis` of the metadata boxes.
 
     Returns:
-        A class or function like `target`.
+        A class or function like `target`; `target` itself if there are no axes.
     """
-    into, out = split_in_out(variable_axes)
-
-    def change(
-        fn: Callable[..., object], axes: Mapping[Any, object], collections: Collections
-    ) -> Collections:
-        changed = dict(collections)
-        for cols, axis in axes.items():
-            for col in changed:
-                if core_lift.in_filter(cols, col) and axis is not None:
-                    changed[col] = fn(changed[col], axis, dict(metadata_params))
-        return changed
-
-    add = functools.partial(change, meta.add_axis, out)
-    remove = functools.partial(change, meta.remove_axis, into)
-    return map_variables(target, True, remove, add, init=True, mutable=True)
+    axes = {"variable_axes": variable_axes, "metadata_params": metadata_params}
+    transform = functools.partial(core_control.add_metadata_axis, **axes)
+    return lift(transform, target, "Map_variables") if variable_axes else target
 
 
 def named_call(class_fn: Target, force: bool = True) -> Target:

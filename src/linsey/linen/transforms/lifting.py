@@ -14,6 +14,7 @@ loops, derivatives).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -23,6 +24,7 @@ from typing import Any, ParamSpec, TypeGuard, TypeVar, cast
 import jax
 
 from linsey import errors
+from linsey.core.frozen_dict import FrozenDict
 from linsey.core.lift.split import Untraced
 from linsey.core.state import Scope, Variable
 from linsey.linen.module.base import Module
@@ -130,7 +132,7 @@ class Detacher:
         is_ready = bound.phase == SETTING_UP  # it has what `setup` assigned so far
         hidden = {"parent", "name", "_bound", *(() if is_ready else bound.assigned)}
         attributes = tuple(
-            (name, map_modules(self._detach_part, value, "", _PARTS))
+            (name, _in_order(map_modules(self._detach_part, value, "", _PARTS)))
             for name, value in module.__dict__.items()
             if name not in hidden
         )
@@ -228,6 +230,14 @@ def map_leaves(fn: Callable[[Any], object], tree: object) -> Any:
     return jax.tree_util.tree_map(fn, tree, is_leaf=lambda x: isinstance(x, kinds))
 
 
+def _in_order(field: object) -> object:
+    """Put the keys in a field in order: it takes part in a transform as a pytree."""
+    with contextlib.suppress(TypeError):  # keys may have no order
+        if type(field) in (tuple, FrozenDict):
+            return map_leaves(lambda x: x, field)
+    return field
+
+
 @dataclasses.dataclass(unsafe_hash=True)
 class Run:
     """A function of modules as a function of scopes.
@@ -243,6 +253,10 @@ class Run:
     modules: object = dataclasses.field(compare=False)
     counts: dict[str, int] = dataclasses.field(compare=False)
     key: object = None
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self.fn)
 
     def __call__(self, scopes: Sequence[Scope], *args: object, **kwargs: object) -> Any:
         """Run the function on modules restored over these scopes."""
@@ -359,6 +373,29 @@ def lift_class(
     return lifted
 
 
+def lift(transform: Transform, target: T, prefix: str, methods: Methods = None) -> T:
+    """Lift a module class, a partial of one, or a function of a module.
+
+    Args:
+        transform: called with a function of scopes, and the options of a method.
+        target: what is lifted.
+        prefix: goes before the name of a class.
+        methods: see `lifted`.
+    """
+    if isinstance(target, functools.partial) and _is_module_class(target.func):
+        cls = lift(transform, target.func, prefix, methods)
+        return cast(T, functools.partial(cls, *target.args, **target.keywords))
+    if not _is_module_class(target):
+        return cast(T, lift_function(transform, target))
+    if methods is None or isinstance(methods, str):
+        methods = ("__call__" if methods is None else methods,)
+    if not isinstance(methods, Mapping):
+        methods = dict.fromkeys(methods, {})
+    partial = functools.partial
+    transforms = {m: partial(transform, **own) for m, own in methods.items()}
+    return cast(T, lift_class(transforms, target, prefix))
+
+
 def lifted(
     core: Transform, prefix: str, has_store: bool = False
 ) -> Callable[[Callable[P, T]], Callable[P, T]]:
@@ -389,15 +426,7 @@ def lifted(
             target, methods = options.pop("target"), options.pop("methods", None)
             store = ({},) if has_store else ()
             transform = functools.partial(core, *store, **options)
-            if not _is_module_class(target):
-                return cast(T, lift_function(transform, target))
-            if methods is None or isinstance(methods, str):
-                methods = ("__call__" if methods is None else methods,)
-            if not isinstance(methods, Mapping):
-                methods = dict.fromkeys(methods, {})
-            partial = functools.partial
-            transforms = {m: partial(transform, **own) for m, own in methods.items()}
-            return cast(T, lift_class(transforms, target, prefix))
+            return lift(transform, target, prefix, methods)
 
         return transform_of_modules
 
