@@ -108,6 +108,18 @@ def private_calls(_: Case, difference: Difference) -> bool:
     return set(ours) <= set(theirs) and all(re.search(PRIVATE, one) for one in more)
 
 
+def lifted_order(case: Case, difference: Difference) -> bool:
+    """Keys are in another order, in a program with a lifted transform."""
+    order = difference.cause.startswith("order of keys")
+    return order and bool(re.search(LIFTED, case.source))
+
+
+LIFTED = (
+    r"nn\.(jit|remat|checkpoint|vmap|scan|remat_scan|fold_rngs|map_variables|vjp|jvp|"
+    r"custom_vjp|grad|value_and_grad|while_loop|cond|switch|add_metadata_axis)\("
+)
+
+
 def leaks(case: Case, _: Difference) -> bool:
     """linsey refuses what leaves values of an inner transform behind in Flax."""
     if type(case.ours.error).__name__ != "JaxTransformError":
@@ -205,6 +217,7 @@ MADE_ONCE = Variation(
 )
 
 
+CARRY = "Flax TypeError: scan body function carry input and carry output must"
 AXES = "values at .*names|facts|Flax AssertionError"
 NAME_SCOPES = (
     "Flax AssignSubModuleError: Submodule CompactNameScope|"
@@ -284,9 +297,30 @@ KNOWN = (
         differs("Flax RecursionError: .*linsey passes", "== model.bind"),
     ),
     Known(
-        "`SpectralNorm` fails where",
-        differs("Flax AttributeError: 'SequenceKey'", "nn.SpectralNorm", "capture_"),
+        "`SpectralNorm` of a layer with a partitioned",
+        differs("Flax AttributeError: '(Sequence|GetAttr)Key'", "nn.SpectralNorm"),
     ),
+    Known(
+        "A collection in `variable_carry` must exist",
+        differs(f"{CARRY} have the same pytree", "variable_carry"),
+    ),
+    Known(
+        "`RNN` fails in `scan` where", differs(f"{CARRY} have equal types", "nn.RNN")
+    ),
+    Known(
+        "`remat_scan` refuses partitioned",
+        differs("Flax PartitioningUnspecifiedError", "nn.remat_scan"),
+    ),
+    Known("`static_argnums` of `nn.remat` fail", differs("Flax ValueError: the `stat")),
+    Known(
+        "`bind` takes no single key",
+        differs("Flax InvalidRngError: rngs should be a dict", "model.bind"),
+    ),
+    Known("A body under `nn.jit` that", differs("facts", "nn.jit"), TRACED_EACH_TIME),
+    Known("`fold_rngs` of a function of", from_keys("nn.fold_rngs")),
+    Known("A module from outside that draws keys", from_keys("nn.scan")),
+    Known("A module from outside that draws keys", from_keys("nn.vmap")),
+    Known("Variables that went through lifted", lifted_order),
 )
 
 
