@@ -47,6 +47,7 @@ class Geometry(NamedTuple):
     input_dilation: tuple[int, ...]
     kernel_dilation: tuple[int, ...]
 
+
 # Libraries that quantize replace the function of `jax.lax`, or the code that it runs:
 # what they put there is called.
 _PLAIN = lax.conv_general_dilated
