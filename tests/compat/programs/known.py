@@ -290,6 +290,14 @@ KNOWN = (
         differs("words: Flax LazyInitError", "lazy_init"),
     ),
     Known("Interceptors and captured intermediates see", private_calls),
+    Known(
+        "Interceptors and captured intermediates see",
+        differs("Flax IndexError: tuple index.*linsey passes", "nn.intercept_methods"),
+    ),
+    Known(
+        "Interceptors and captured intermediates see",
+        differs("Flax AttributeError: '(int|Typed.*)' object has no.*size", "capture_"),
+    ),
     Known("`setup` marked with `compact`", raises("UsageError", "def setup")),
     Known("The value of an `InitVar`", differs(INIT_VARS, "dataclasses.InitVar")),
     Known(
