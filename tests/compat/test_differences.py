@@ -329,3 +329,21 @@ def test_the_order_of_keys_after_a_lifted_transform():
     assert list(theirs) == ["state", "params"]  # that of the later one first
     assert list(ours) == ["params", "state"]
     assert jax.tree.structure(theirs) == jax.tree.structure(ours)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_table_names_modules_among_the_arguments(library):
+    nn = LIBRARIES[library]
+
+    class Inner(nn.Module):
+        def __call__(self, x, other):
+            return x
+
+    class Outer(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return Inner()(x, nn.Dense(3))
+
+    plain = {"width": 300, "force_terminal": False}
+    table = nn.tabulate(Outer(), KEY, console_kwargs=plain)(normal(0, 2, 3))
+    assert ("use_bias" in table) == (library == "flax")

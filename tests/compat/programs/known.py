@@ -116,7 +116,7 @@ def lifted_order(case: Case, difference: Difference) -> bool:
 
 LIFTED = (
     r"nn\.(jit|remat|checkpoint|vmap|scan|remat_scan|fold_rngs|map_variables|vjp|jvp|"
-    r"custom_vjp|grad|value_and_grad|while_loop|cond|switch|add_metadata_axis)\("
+    r"custom_vjp|grad|value_and_grad|while_loop|cond|switch|add_metadata_axis)\b"
 )
 
 
@@ -284,7 +284,7 @@ KNOWN = (
         "A `compact_name_scope` method of a submodule",
         differs(NAME_SCOPES, "nn.compact_name_scope"),
     ),
-    Known("`cond`, `switch`, `vjp`, ... take one module.", differs(TREES, "m[1](m[0]")),
+    Known("`cond`, `switch`, `vjp`, ... take one module.", differs(TREES)),
     Known(
         "The sentence of `LazyInitError` lacks",
         differs("words: Flax LazyInitError", "lazy_init"),
@@ -297,6 +297,10 @@ KNOWN = (
     Known(
         "Interceptors and captured intermediates see",
         differs("Flax AttributeError: '(int|Typed.*)' object has no.*size", "capture_"),
+    ),
+    Known(
+        "A table shows a module among the arguments",
+        differs("facts.*'inputs'", "tabulate", "other"),
     ),
     Known("`setup` marked with `compact`", raises("UsageError", "def setup")),
     Known("The value of an `InitVar`", differs(INIT_VARS, "dataclasses.InitVar")),
@@ -329,6 +333,10 @@ KNOWN = (
     Known("A module from outside that draws keys", from_keys("nn.scan")),
     Known("A module from outside that draws keys", from_keys("nn.vmap")),
     Known("Variables that went through lifted", lifted_order),
+    Known(
+        "Statistics are float32 at first",
+        differs("values at .*(mean|var): .*complex|Flax .*Error", "1j * x", "BatchNo"),
+    ),
 )
 
 
