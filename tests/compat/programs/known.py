@@ -217,6 +217,10 @@ MADE_ONCE = Variation(
 )
 
 
+MADE_TWICE = (
+    "Flax ScopeParamShapeError: For parameter .*linsey passes|"
+    "(values|bits|numbers|lengths) at init"
+)
 CARRY = "Flax TypeError: scan body function carry input and carry output must"
 AXES = "values at .*names|facts|Flax AssertionError"
 NAME_SCOPES = (
@@ -263,6 +267,10 @@ KNOWN = (
         MADE_ONCE,
     ),
     Known(
+        "`nn.map_variables(..., init=True)`",
+        differs(MADE_TWICE, "nn.map_variables", "init=self.is_initializing()"),
+    ),
+    Known(
         "An axis added at position -1",
         differs(AXES, "nn.PARTITION_NAME", ": -1}"),
     ),
@@ -278,7 +286,7 @@ KNOWN = (
     ),
     Known(
         "`while_loop` fails where it carries",
-        differs("Flax TypeError: while_loop body.*linsey passes", "nn.while_loop"),
+        differs("Flax TypeError: while_loop body", "nn.while_loop", "carry_variables"),
     ),
     Known(
         "A `compact_name_scope` method of a submodule",
@@ -321,7 +329,7 @@ KNOWN = (
     ),
     Known(
         "`remat_scan` refuses partitioned",
-        differs("Flax PartitioningUnspecifiedError", "nn.remat_scan"),
+        differs("(words: )?Flax PartitioningUnspecified", "nn.remat_scan"),
     ),
     Known("`static_argnums` of `nn.remat` fail", differs("Flax ValueError: the `stat")),
     Known(
