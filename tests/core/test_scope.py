@@ -339,6 +339,18 @@ def test_lazy_init_may_depend_on_values_that_are_there():
         np.testing.assert_array_equal(variables["params"]["w"], 2 * X + len(X))
 
 
+def test_frozen_variables_that_may_change_have_sorted_keys():
+    def model(scope, x):
+        return scope.get_variable("params", "b")
+
+    frozen = {"params": {"w": X, "b": X}}
+    for core in (linsey.core, flax.core):
+        apply = core.apply(model, mutable=True)
+        _, updates = apply({"params": core.freeze(frozen["params"])}, X)
+        assert list(updates["params"]) == ["b", "w"]
+        assert list(apply(frozen, X)[1]["params"]) == ["w", "b"]
+
+
 def test_writing_from_inside_a_jax_transform():
     def model(scope, x):
         return jax.jit(lambda x: scope.put_variable("state", "x", x))(x)
