@@ -107,7 +107,6 @@ PRIVATE = [
         "transforms.lift_direct_transform",
         "what grew out of Flaxformer",
     ),
-    Row("flax.core.meta.TAxisMetadata", "trees.TAxisMetadata", "praxis"),
     *_rows("flax.linen.summary", "summary", "mynx", "get_call_flops"),
     *_rows(
         "flax.linen.summary",

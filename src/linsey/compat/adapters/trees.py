@@ -12,7 +12,6 @@ from linsey import serialization, struct
 from linsey.core import meta, rng
 from linsey.core.filters import Filter, in_filter
 from linsey.core.frozen_dict import FrozenDict, unfreeze
-from linsey.core.meta import AxisMetadata
 from linsey.core.state import Scope
 
 # Of annotations such as `def replace(self: TNode) -> TNode`.
@@ -29,8 +28,6 @@ chunk = serialization._chunk
 unchunk = serialization._unchunk
 unchunk_leaves = serialization._unchunk_leaves
 registry = serialization._REGISTRY
-
-TAxisMetadata = TypeVar("TAxisMetadata", bound=AxisMetadata[Any])
 
 
 def dtype_from_name(name: str | bytes) -> np.dtype:
