@@ -680,3 +680,16 @@ def test_a_module_that_shares_its_scope_may_be_called_again(nn):
             return self.top(self.top(x))
 
     return Net().init_with_output(KEY, X)
+
+
+@agrees
+def test_names_in_copies_of_unbound_modules(nn):
+    class Wrap(nn.Module):
+        inner: Any
+
+    def names(module):
+        return module.name, [layer.name for layer in module.inner]
+
+    net = Wrap((nn.Dense(3, name="given"), nn.Dense(3)), name="top")
+    copies = net.copy(), net.copy(name="other"), net.clone()
+    return [(names(copy), copy == net) for copy in copies]

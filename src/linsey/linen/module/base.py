@@ -279,7 +279,7 @@ class Module(ModuleBase):
         Args:
             parent: parent of the copy. If `None`, the copy is unbound.
             _deep_clone: unbind the modules in the fields too; else they are shared.
-            _reset_names: forget their names.
+            _reset_names: forget their names, if this module is bound.
             **updates: new values of fields.
         """
         source = binding.copy_deep(self, _reset_names) if _deep_clone else self

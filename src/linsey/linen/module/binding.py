@@ -339,9 +339,10 @@ def copy_deep(module: M, reset_names: bool = False) -> M:
 
     Args:
         module: the module.
-        reset_names: forget the names of all these modules.
+        reset_names: forget the names that modules of a bound one have.
     """
     memo: dict[int, ModuleBase] = {}
+    reset_names = reset_names and module._bound is not None
 
     def unbound(module: ModuleBase, path: str) -> Any:
         if id(module) not in memo:
