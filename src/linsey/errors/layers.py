@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 from linsey.errors.base import ArgumentTypeError, OptionError, ShapeError
 
+NO_ARRAY = " None, from a function without `return`, counts as a scalar too."
+
 
 class InputRankError(ShapeError):
     """An input has too few axes for the layer."""
@@ -18,7 +20,7 @@ class InputRankError(ShapeError):
     def __init__(self, layer: str, shape: Sequence[int], axes: str) -> None:
         super().__init__(
             f"`{layer}` was called with an input of shape {tuple(shape)}.",
-            f"It needs at least the axes ({axes}).",
+            f"It needs at least the axes ({axes}).{NO_ARRAY if shape == () else ''}",
             "Add the missing axes, for example with `x[None]` or `x[..., None]`.",
         )
 
@@ -31,7 +33,9 @@ class AxisOutOfRangeError(ShapeError):
         super().__init__(
             f"`{layer}` was told to work on axis {axis} of an input of shape "
             f"{tuple(shape)}.",
-            f"Such an input has the axes {-rank} to {rank - 1}.",
+            f"Such an input has the axes {-rank} to {rank - 1}."
+            if rank
+            else f"Such an input has no axes.{NO_ARRAY}",
             "Give `axis` and `broadcast_dims` as axes of the whole input, batch axes "
             "included; negative ones count from the end.",
         )
