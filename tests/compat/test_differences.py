@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import flax.errors
 import flax.linen
@@ -347,3 +348,71 @@ def test_a_table_names_modules_among_the_arguments(library):
     plain = {"width": 300, "force_terminal": False}
     table = nn.tabulate(Outer(), KEY, console_kwargs=plain)(normal(0, 2, 3))
     assert ("use_bias" in table) == (library == "flax")
+
+
+def test_an_input_of_none():
+    assert isinstance(refusal(flax.linen.Conv(2, (1,)).init, KEY, None), AttributeError)
+    for layer in (linsey.linen.Conv(2, (1,)), linsey.linen.DenseGeneral(2)):
+        error = refusal(layer.init, KEY, None)
+        assert isinstance(error, errors.ShapeError)
+        assert "None, from a function without `return`" in str(error)
+
+
+@pytest.mark.parametrize("transform", ["jit", "remat"])
+def test_a_lifted_function_of_an_array(transform):
+    def call(nn):
+        class Module(nn.Module):
+            def __call__(self, x):
+                return getattr(nn, transform)(lambda x: 2 * x)(x)
+
+        return Module().apply({}, normal(0, 3))
+
+    assert isinstance(refusal(call, flax.linen), AttributeError)
+    assert np.array_equal(call(linsey.linen), 2 * normal(0, 3))
+
+
+def test_lifted_functions_of_unbound_modules():
+    def call(nn):
+        return nn.map_variables(lambda m, x: m(x), "params")(nn.Dense(2), normal(0, 3))
+
+    assert type(refusal(call, flax.linen)) is ValueError
+    error = refusal(call, linsey.linen)
+    assert isinstance(error, errors.CallCompactUnboundModuleError)
+
+
+def test_fold_rngs_of_a_module_with_numbers():
+    def init(nn, **fields):
+        class Module(nn.Module):
+            scale: Any = 1
+
+            @nn.fold_rngs
+            @nn.compact
+            def __call__(self, x):
+                return self.scale * nn.Dense(2)(x)
+
+        return Module(**fields).init_with_output(KEY, normal(0, 3))
+
+    assert isinstance(refusal(init, flax.linen, scale=jnp.ones(())), TypeError)
+    y, variables = init(linsey.linen, scale=jnp.ones(()))
+    same, expected = init(linsey.linen)
+    assert np.array_equal(y, same)
+    assert jax.tree.structure(variables) == jax.tree.structure(expected)
+
+
+def test_symbolic_channels():
+    (n,) = jax.export.symbolic_shape("n")
+    x = jax.ShapeDtypeStruct((2, n), jnp.float32)
+
+    def init(nn):
+        return jax.eval_shape(nn.DenseGeneral(3).init, KEY, x)["params"]
+
+    error = refusal(init, flax.linen)
+    assert isinstance(error, jax.errors.ConcretizationTypeError)
+    assert init(linsey.linen)["kernel"].shape == (n, 3)
+
+
+def refusal(call, *args, **kwargs):
+    """The error that a call raises."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - its class is looked at
+        call(*args, **kwargs)
+    return caught.value

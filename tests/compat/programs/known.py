@@ -83,6 +83,16 @@ def differs(pattern: str, *words: str) -> Predicate:
     return applies
 
 
+def shows(pattern: str, *words: str) -> Predicate:
+    """The values that differ have a form, in programs with all of the words."""
+
+    def applies(case: Case, difference: Difference) -> bool:
+        text = f"{difference.cause} {difference.detail}"
+        return bool(re.match(pattern, text, re.DOTALL)) and case.has(*words)
+
+    return applies
+
+
 def more_fields(case: Case, difference: Difference) -> bool:
     """Texts of modules differ by the fields that only linsey's `BatchNorm` has."""
     _, found, rest = difference.detail.partition("Flax: ")
@@ -97,15 +107,14 @@ MORE_FIELDS = (
 
 
 def private_calls(_: Case, difference: Difference) -> bool:
-    """Flax alone shows calls of functions of its own."""
+    """Calls of functions of the libraries, and of lambdas, are shown by one alone."""
     if not difference.cause.startswith(("facts", "keys")):
         return False
     found = re.search(r"Flax: (\[.*\])\nlinsey: (\[.*\])$", difference.detail)
     if not found:
         return False
     theirs, ours = (ast.literal_eval(text) for text in found.groups())
-    more = [one for one in theirs if one not in ours]
-    return set(ours) <= set(theirs) and all(re.search(PRIVATE, one) for one in more)
+    return all(re.search(PRIVATE, one) for one in {*theirs} ^ {*ours})
 
 
 def lifted_order(case: Case, difference: Difference) -> bool:
@@ -218,14 +227,13 @@ MADE_ONCE = Variation(
 
 
 MADE_TWICE = (
-    "Flax ScopeParamShapeError: For parameter .*linsey passes|"
-    "(values|bits|numbers|lengths) at init"
+    "Flax ScopeParamShapeError: For parameter |(values|bits|numbers|lengths) at init"
 )
 CARRY = "Flax TypeError: scan body function carry input and carry output must"
 AXES = "values at .*names|facts|Flax AssertionError"
 NAME_SCOPES = (
     "Flax AssignSubModuleError: Submodule CompactNameScope|"
-    'Flax NameInUseError: Could not create submodule "part"|(keys|facts).*part'
+    "Flax NameInUseError: Could not create submodule \"part\"|(keys|facts).*'part'"
 )
 INIT_VARS = r"Flax .*__post_init__\(\) missing|(order of )?facts"
 TREES = "Flax (AttributeError: '(tuple|list)' .*_state|AssertionError: scope list mism)"
@@ -233,6 +241,16 @@ PRIVATE = (
     "<lambda>|scan_fn|layer_forward|shared_forward_fn|_l2_normalize|_get_bias_shape|"
     "_spectral_normalize"
 )
+OUTER_PATH = r"""facts: Flax \["\('tuple', \(\)\)"\] \| linsey \[\]"""
+NO_ARRAY = (
+    r"Flax AttributeError: 'NoneType' object has no attribute '(ndim|shape|dtype)' *\| "
+    "linsey (InputRank|AxisOutOfRange|IntegerInput)Error"
+)
+UNBOUND = (
+    "Flax ValueError: (not enough values|pytree structure).*"
+    "linsey CallCompactUnboundModuleError"
+)
+NUMBERS = "Flax TypeError: iteration over a #-d array|Flax TypeError: '(int|float)' ob"
 CALLS = "(keys|lengths|facts|order of facts)"
 
 KNOWN = (
@@ -290,7 +308,7 @@ KNOWN = (
     ),
     Known(
         "A `compact_name_scope` method of a submodule",
-        differs(NAME_SCOPES, "nn.compact_name_scope"),
+        shows(NAME_SCOPES, "nn.compact_name_scope"),
     ),
     Known("`cond`, `switch`, `vjp`, ... take one module.", differs(TREES)),
     Known(
@@ -300,11 +318,31 @@ KNOWN = (
     Known("Interceptors and captured intermediates see", private_calls),
     Known(
         "Interceptors and captured intermediates see",
-        differs("Flax IndexError: tuple index.*linsey passes", "nn.intercept_methods"),
+        differs("Flax IndexError: tuple index", "nn.intercept_methods"),
     ),
     Known(
         "Interceptors and captured intermediates see",
         differs("Flax AttributeError: '(int|Typed.*)' object has no.*size", "capture_"),
+    ),
+    Known(
+        "Interceptors and captured intermediates see",
+        differs(OUTER_PATH, "nn.intercept_methods", "context.module.path"),
+    ),
+    Known(
+        "Interceptors and captured intermediates see",
+        differs("order of facts", "nn.intercept_methods", "nn.fold_rngs"),
+    ),
+    Known(
+        '`method="head"` fails in `init` where',
+        differs("Flax CallCompactUnboundModuleError", "method='inner"),
+    ),
+    Known("An input that is no array, such as", differs(NO_ARRAY)),
+    Known("A lifted function whose first arg", differs("Flax Attr.*attribute _state")),
+    Known("A lifted function of an unbound module", differs(UNBOUND)),
+    Known("`fold_rngs` of a method fails", differs(NUMBERS, "nn.fold_rngs")),
+    Known(
+        "`DenseGeneral` fails where the number",
+        differs("Flax Concretization", "nn.DenseGeneral", "symbolic_shape"),
     ),
     Known(
         "A table shows a module among the arguments",

@@ -102,6 +102,6 @@ def filled(script: Script) -> None:
     """Other values for the variables, with which results are compared."""
     script.say(
         "variables = jax.tree.map("
-        "lambda v: (jnp.cos(jnp.arange(v.size)).reshape(v.shape) / 2).astype(v.dtype), "
+        "lambda v: (jnp.cos(jnp.arange(jnp.size(v))).reshape(jnp.shape(v)) / 2).astype(jnp.result_type(v)), "
         "variables)"
     )
