@@ -220,7 +220,8 @@ class Scope:
     def rngs(self) -> dict[str, LazyRng]:
         """The keys of all streams at this scope."""
         rngs = self.context.rngs.items()
-        return {stream: LazyRng.create(key, *self._suffix) for stream, key in rngs}
+        keys = {stream: self._of_step(stream, key) for stream, key in rngs}
+        return {s: LazyRng.create(key, *self._suffix) for s, key in keys.items()}
 
     @property
     def invalid(self) -> bool:
@@ -492,12 +493,18 @@ class Scope:
 
     def make_rng(self, name: str = "params") -> PRNGKey:
         """Return the next key of a stream; unknown streams fall back to `params`."""
-        key, step = self._next_key(name), STEP.get()
-        # What creates variables outside of a loop is the same in each of its steps.
-        if step is not self.context.step and name != "params":
-            stream = name if name in self.context.rngs else "params"
-            key = LazyRng(step.get(stream, key.rng), key.suffix)
-        return key.as_jax_rng()
+        return self._of_step(name, self._next_key(name)).as_jax_rng()
+
+    def _of_step(self, name: str, key: LazyRng) -> LazyRng:
+        """Return a key of the step that runs, where this scope is outside of its loop.
+
+        What creates variables outside of a loop is the same in each of its steps.
+        """
+        step = STEP.get()
+        if step is self.context.step or name == "params":
+            return key
+        stream = name if name in self.context.rngs else "params"
+        return LazyRng(step.get(stream, key.rng), key.suffix)
 
     def _next_key(self, name: str) -> LazyRng:
         """Count a draw from a stream; computing the key is left to the caller."""
