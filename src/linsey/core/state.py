@@ -43,6 +43,12 @@ _NO_KEYS: Mapping[str, PRNGKey] = MappingProxyType({})
 STEP: ContextVar[Mapping[str, PRNGKey]] = ContextVar("linsey_step", default=_NO_KEYS)
 # The collections whose variables stay as they are created.
 KEPT: ContextVar[Selection] = ContextVar("linsey_kept", default=NONE)
+# In the trace that finds what is the same at every step of a loop: that trace, and what
+# it created outside of the loop.
+Created = list[tuple["Scope", str, str]]
+CREATED: ContextVar[tuple[object, Created]] = ContextVar(
+    "linsey_created", default=(None, [])
+)
 # Whether the program has been told where a scope is, since this was last cleared: then
 # what it computes may depend on that.
 PLACE_READ: ContextVar[bool] = ContextVar("linsey_place_read", default=False)
@@ -393,7 +399,12 @@ class Scope:
         self._check_valid()
         if not self.context.is_mutable(col):
             raise errors.ModifyScopeVariableError(col, name, self.path_text)
-        tracers.check_no_leak(self.context.trace, value)
+        if tracers.leaks(self.context.trace, value):
+            trace, created = CREATED.get()
+            if trace != tracers.current_trace() or self.has_variable(col, name):
+                errors.report_misuse(errors.JaxTransformError())
+            else:
+                created.append((self, col, name))
         kept = KEPT.get()
         if kept is not NONE and col in kept and self.has_variable(col, name):
             return
