@@ -347,6 +347,9 @@ class Scope:
                 node = above.get(self._path[-1])
                 if isinstance(node, Mapping):
                     self._nodes[col] = node
+                elif node is not None and self.has_flag("initializing"):
+                    name, holder = self._path[-1], self.parent.path_text
+                    raise errors.NameInUseError("submodule", name, holder)
                 elif node is not None:
                     raise errors.ScopeVariableNotFoundError("*", col, self.path_text)
         return node

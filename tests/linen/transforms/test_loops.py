@@ -664,3 +664,21 @@ def test_scan_creates_the_variables_of_modules_of_outside(nn, own):
             return scan(both, **axes)(inner, x, None)
 
     return Net().init_with_output(KEY, X)
+
+
+@pytest.mark.parametrize("xs", [2.0, np.float32(1), "text"])
+def test_what_is_scanned_needs_an_axis(xs):
+    nn = linsey.linen
+    scan = nn.scan(lambda m, c, _: (c, None), length=2)
+    with pytest.raises(errors.ShapeError, match="axis 0 is out of bounds"):
+        nn.init(lambda m, x: scan(m, x, xs), nn.Dense(3))(KEY, X)
+
+
+def test_symbolic_lengths_are_compared_with_numbers():
+    nn = linsey.linen
+    (n,) = jax.export.symbolic_shape("n")
+    scan = nn.scan(lambda m, c, xs: (c, None))
+    run = nn.apply(lambda m, *xs: scan(m, X, xs), nn.Dense(3))
+    shapes = [jax.ShapeDtypeStruct((size,), jnp.float32) for size in (n, 3)]
+    with pytest.raises(errors.ShapeError, match="Inconsistent batch axis sizes"):
+        jax.eval_shape(functools.partial(run, {}), *shapes)

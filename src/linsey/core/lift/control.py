@@ -81,7 +81,7 @@ class Stacked(Lifted):
         if len(found) > 1:
             raise errors.ShapeError(
                 f"Inconsistent batch axis sizes: {set(found)}, in arrays of the shapes"
-                f" {sorted(found.values())}.",
+                f" {sorted(found.values(), key=str)}.",
                 "Mapped axes are walked through together: they must have one length.",
                 "Pass inputs of one length, or give what is shared the axis `None`.",
             )

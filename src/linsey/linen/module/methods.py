@@ -150,9 +150,12 @@ def wrap_class(cls: type) -> None:
             setattr(cls, name, kind(value, name))
 
 
-def wrap_method_once(fun: Callable[..., T]) -> Callable[..., T]:
-    """Wrap a method, unless it is wrapped already or marked with `nowrap`."""
-    if hasattr(fun, "method_handler_wrapped") or hasattr(fun, "nowrap"):
+def wrap_method_once(
+    fun: Callable[..., T], is_lifted: bool = False
+) -> Callable[..., T]:
+    """Wrap a method, unless it is wrapped already or, if not lifted, has `nowrap`."""
+    is_left_alone = hasattr(fun, "nowrap") and not is_lifted
+    if hasattr(fun, "method_handler_wrapped") or is_left_alone:
         return fun
     wrapped = _wrap(fun)
     wrapped.method_handler_wrapped = True  # type: ignore[attr-defined]
