@@ -140,7 +140,7 @@ def checked_axis(axis: Any, shape: tuple[int, ...]) -> int:
 
 
 def _move(x: jax.Array, axis: object, to: object) -> jax.Array:
-    ends = (checked_axis(end, np.shape(x)) for end in (axis, to))
+    ends = [checked_axis(end, np.shape(x)) for end in (axis, to)]
     return x if axis == to else jax.numpy.moveaxis(x, *ends)
 
 

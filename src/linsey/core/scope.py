@@ -144,9 +144,16 @@ def _as_streams(
         return {"params": rngs}
     if _maps_names(rngs, lambda key: isinstance(key, LazyRng) or is_rng_key(key)):
         return cast(RNGSequences, rngs)
-    raise errors.InvalidRngError(
+    raise not_keys(
         f"{what} should be a ``jax.PRNGKey`` or a dictionary mapping strings to"
-        f" ``jax.PRNGKey``, got {_describe(rngs)}.",
+        f" ``jax.PRNGKey``, got {_describe(rngs)}."
+    )
+
+
+def not_keys(found: str) -> errors.InvalidRngError:
+    """Make the error for what is given for keys and is none."""
+    return errors.InvalidRngError(
+        found,
         fix="rngs should be a dictionary mapping strings to `jax.PRNGKey`. Pass for "
         'example `{"dropout": jax.random.key(0)}`.',
     )

@@ -43,6 +43,12 @@ _NO_KEYS: Mapping[str, PRNGKey] = MappingProxyType({})
 STEP: ContextVar[Mapping[str, PRNGKey]] = ContextVar("linsey_step", default=_NO_KEYS)
 # The collections whose variables stay as they are created.
 KEPT: ContextVar[Selection] = ContextVar("linsey_kept", default=NONE)
+# In the trace that finds what is the same at every step of a loop: that trace, and what
+# it created outside of the loop.
+Created = list[tuple["Scope", str, str]]
+CREATED: ContextVar[tuple[object, Created]] = ContextVar(
+    "linsey_created", default=(None, [])
+)
 # Whether the program has been told where a scope is, since this was last cleared: then
 # what it computes may depend on that.
 PLACE_READ: ContextVar[bool] = ContextVar("linsey_place_read", default=False)
@@ -220,7 +226,8 @@ class Scope:
     def rngs(self) -> dict[str, LazyRng]:
         """The keys of all streams at this scope."""
         rngs = self.context.rngs.items()
-        return {stream: LazyRng.create(key, *self._suffix) for stream, key in rngs}
+        keys = {stream: self._of_step(stream, key) for stream, key in rngs}
+        return {s: LazyRng.create(key, *self._suffix) for s, key in keys.items()}
 
     @property
     def invalid(self) -> bool:
@@ -340,6 +347,9 @@ class Scope:
                 node = above.get(self._path[-1])
                 if isinstance(node, Mapping):
                     self._nodes[col] = node
+                elif node is not None and self.has_flag("initializing"):
+                    name, holder = self._path[-1], self.parent.path_text
+                    raise errors.NameInUseError("submodule", name, holder)
                 elif node is not None:
                     raise errors.ScopeVariableNotFoundError("*", col, self.path_text)
         return node
@@ -392,7 +402,12 @@ class Scope:
         self._check_valid()
         if not self.context.is_mutable(col):
             raise errors.ModifyScopeVariableError(col, name, self.path_text)
-        tracers.check_no_leak(self.context.trace, value)
+        if tracers.leaks(self.context.trace, value):
+            trace, created = CREATED.get()
+            if trace != tracers.current_trace() or self.has_variable(col, name):
+                errors.report_misuse(errors.JaxTransformError())
+            else:
+                created.append((self, col, name))
         kept = KEPT.get()
         if kept is not NONE and col in kept and self.has_variable(col, name):
             return
@@ -492,12 +507,18 @@ class Scope:
 
     def make_rng(self, name: str = "params") -> PRNGKey:
         """Return the next key of a stream; unknown streams fall back to `params`."""
-        key, step = self._next_key(name), STEP.get()
-        # What creates variables outside of a loop is the same in each of its steps.
-        if step is not self.context.step and name != "params":
-            stream = name if name in self.context.rngs else "params"
-            key = LazyRng(step.get(stream, key.rng), key.suffix)
-        return key.as_jax_rng()
+        return self._of_step(name, self._next_key(name)).as_jax_rng()
+
+    def _of_step(self, name: str, key: LazyRng) -> LazyRng:
+        """Return a key of the step that runs, where this scope is outside of its loop.
+
+        What creates variables outside of a loop is the same in each of its steps.
+        """
+        step = STEP.get()
+        if step is self.context.step or name == "params":
+            return key
+        stream = name if name in self.context.rngs else "params"
+        return LazyRng(step.get(stream, key.rng), key.suffix)
 
     def _next_key(self, name: str) -> LazyRng:
         """Count a draw from a stream; computing the key is left to the caller."""

@@ -29,8 +29,8 @@ def check_trace_level(base_level: object) -> None:
         raise errors.JaxTransformError()
 
 
-def check_no_leak(base_level: object, value: object) -> None:
-    """Report misuse if `value` belongs to a trace inside `base_level`.
+def leaks(base_level: object, value: object) -> bool:
+    """Return whether `value` belongs to a trace inside `base_level`.
 
     Such a value (written under a plain `jax.jit` or `jax.vmap` inside a module, say) is
     dead as soon as the inner trace ends. A value that the inner trace did not touch may
@@ -38,9 +38,10 @@ def check_no_leak(base_level: object, value: object) -> None:
     """
     now = current_trace()
     if now == base_level:
-        return
+        return False
     token: Callable[..., object] = type(now)
-    for leaf in jax.tree_util.tree_leaves(value):
-        # No public name gives the trace of a tracer. Tokens compare weak references.
-        if isinstance(leaf, jax.core.Tracer) and now == token(leaf._trace._weakref):
-            return errors.report_misuse(errors.JaxTransformError())
+    # No public name gives the trace of a tracer. Tokens compare weak references.
+    return any(
+        isinstance(leaf, jax.core.Tracer) and now == token(leaf._trace._weakref)
+        for leaf in jax.tree_util.tree_leaves(value)
+    )

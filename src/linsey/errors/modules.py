@@ -122,7 +122,7 @@ class CallSetupUnboundModuleError(LinseyError):
     def __init__(self, *, module: object = None) -> None:
         what = "" if module is None else f" ({named(module)})"
         super().__init__(
-            f"Can't call `setup` on unbound modules{what}",
+            f"Can't call compact methods on unbound modules{what}",
             "`setup` runs by itself when a module with variables is first used.",
             "Write `module.init(key, x)` or `module.bind(variables)`.",
         )

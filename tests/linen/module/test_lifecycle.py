@@ -551,3 +551,10 @@ def test_the_hint_at_setup_is_for_unbound_modules(nn):
             return self.other
 
     return Net().apply({})
+
+
+@pytest.mark.parametrize("method", ["init", "apply", "lazy_init"])
+@refuses
+def test_what_is_no_key_is_refused_by_the_name_of_the_module(nn, method):
+    options = {"variables": {}, "rngs": 3} if method == "apply" else {"rngs": 3}
+    return getattr(nn.Dropout(0.5), method)(**options)

@@ -599,3 +599,23 @@ def test_partial_functions_are_functions_of_a_module():
             return nn.remat(run)(self, x)
 
     assert Net().init_with_output(KEY, X)[0].shape == (2, 2)
+
+
+@pytest.mark.parametrize("transform", ["jit", "fold_rngs"])
+@agrees(ulps=8)
+def test_keys_are_drawn_from_the_scope_of_the_first_module_only(nn, transform):
+    class Noisy(nn.Module):
+        @nn.compact
+        def __call__(self, x, v):
+            return self.make_rng("noise"), x + v.value, self.make_rng("noise")
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            v = self.variable("state", "v", jnp.zeros, ())
+            inner = getattr(nn, transform)(Noisy)()
+            return inner(x, v), inner(x, v), self.make_rng("noise")
+
+    keys = {"params": KEY, "noise": KEY}
+    keys, _, last = Net().init_with_output(keys, X)[0]
+    return [jax.random.key_data(k) for k in (keys[0], keys[2], last)]

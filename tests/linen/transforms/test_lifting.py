@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 import linsey.linen
+from linsey import errors
 from tests.compat.agreement import KEY, X, agrees
 
 STACKED = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}}
@@ -92,3 +93,30 @@ def test_keys_of_what_was_written_are_in_order(nn):
     mapped = nn.map_variables(Net, ("state", "params"), init=True, mutable=True)
     models = nn.fold_rngs(Net)(), mapped()
     return [(v := m.init(KEY, X), m.apply(v, X, mutable=True)) for m in models]
+
+
+@pytest.mark.parametrize("transform", ["jit", "remat"])
+@agrees
+def test_a_lifted_compact_method_may_be_marked_with_nowrap(nn, transform):
+    class Block(nn.Module):
+        @getattr(nn, transform)
+        @nn.compact
+        @nn.nowrap
+        def __call__(self, x):
+            return nn.Dense(3)(x)
+
+    return Block().init(KEY, X)
+
+
+def test_a_variable_outside_may_not_have_the_name_of_a_submodule_inside():
+    nn = linsey.linen
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            self.param("n", nn.initializers.ones, ())
+            return nn.remat(lambda m, x: nn.Dense(3, name="n")(x))(self, x)
+
+    expected = 'Could not create submodule "n" in Module /: Name in use'
+    with pytest.raises(errors.NameInUseError, match=expected):
+        Net().init(KEY, X)

@@ -642,3 +642,43 @@ def test_a_deep_stack_equals_its_layers_one_by_one():
         x, _ = block(nn)().apply(layer, x, None)
     found = model.apply(variables, X, None)[0]
     np.testing.assert_allclose(found, x, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("own", ["host", "broadcast", "stacked", "nested"])
+@agrees(ulps=8)
+def test_scan_creates_the_variables_of_modules_of_outside(nn, own):
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            outer, inner = nn.Dense(3), nn.Dense(3)
+            both = lambda m, c, _: (outer(m(c)), c)  # noqa: E731
+            alone = lambda m, c, _: (outer(c), c)  # noqa: E731
+            scan = functools.partial(nn.scan, length=2)
+            if own == "host":
+                return scan(alone)(self, x, None)
+            if own == "nested":
+                return scan(lambda m, c, _: scan(alone)(m, c, None))(self, x, None)
+            axes = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}}
+            if own == "broadcast":
+                axes = {"variable_broadcast": "params", "split_rngs": {"params": False}}
+            return scan(both, **axes)(inner, x, None)
+
+    return Net().init_with_output(KEY, X)
+
+
+@pytest.mark.parametrize("xs", [2.0, np.float32(1), "text"])
+def test_what_is_scanned_needs_an_axis(xs):
+    nn = linsey.linen
+    scan = nn.scan(lambda m, c, _: (c, None), length=2)
+    with pytest.raises(errors.ShapeError, match="axis 0 is out of bounds"):
+        nn.init(lambda m, x: scan(m, x, xs), nn.Dense(3))(KEY, X)
+
+
+def test_symbolic_lengths_are_compared_with_numbers():
+    nn = linsey.linen
+    (n,) = jax.export.symbolic_shape("n")
+    scan = nn.scan(lambda m, c, xs: (c, None))
+    run = nn.apply(lambda m, *xs: scan(m, X, xs), nn.Dense(3))
+    shapes = [jax.ShapeDtypeStruct((size,), jnp.float32) for size in (n, 3)]
+    with pytest.raises(errors.ShapeError, match="Inconsistent batch axis sizes"):
+        jax.eval_shape(functools.partial(run, {}), *shapes)

@@ -13,11 +13,11 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from linsey import errors
-from linsey.core import axes_scan, meta
+from linsey.core import axes_scan, meta, tracers
 from linsey.core.filters import ALL, Filter
 from linsey.core.lift.execution import remat
 from linsey.core.lift.split import Filters, Group, Groups, Lifted, update_group
-from linsey.core.state import KEPT, STEP, assigned
+from linsey.core.state import CREATED, KEPT, STEP, Created, assigned
 from linsey.typing import In, Out
 
 __all__ = ["cond", "remat_scan", "scan", "switch", "vmap", "while_loop"]
@@ -31,7 +31,8 @@ Split = Mapping[Any, bool]
 Args = tuple[object, ...]
 State = tuple[ArrayLike, Group, T]  # the step, the variables written, the carry
 Carry = tuple[Group, C]  # the variables handed from step to step, and the carry
-Same = tuple[Group, Group | None]  # shared variables, and what is carried at first
+# Shared variables, what is carried at first, and what was created outside of the loop.
+Same = tuple[Group, Group | None, list[Any] | None]
 
 
 class Stacked(Lifted):
@@ -80,7 +81,7 @@ class Stacked(Lifted):
         if len(found) > 1:
             raise errors.ShapeError(
                 f"Inconsistent batch axis sizes: {set(found)}, in arrays of the shapes"
-                f" {sorted(found.values())}.",
+                f" {sorted(found.values(), key=str)}.",
                 "Mapped axes are walked through together: they must have one length.",
                 "Pass inputs of one length, or give what is shared the axis `None`.",
             )
@@ -245,16 +246,18 @@ def scan(
         has_none = not any(tree for of_root in carried for tree in of_root.values())
         creates = has_none and any(root.mutable & may_carry for root in roots)
         run = lifted.pure(fn)
+        created: Created = []
 
         def step(
             same: Same, carry: Carry[C], stacked: Groups, rngs: Groups, args: Args
         ) -> tuple[Same, Carry[C], tuple[Y, Groups]]:
-            (shared, first), (written, c) = same, carry
+            (shared, first, made), (written, c) = same, carry
             variables = (shared, update_group(carried, written), *stacked)
             if data_transform is not None:
                 variables, rngs = data_transform(variables, rngs)
             kept = KEPT.get() | may_carry if first is None else KEPT.get()
-            with assigned(KEPT, kept):
+            outside = (tracers.current_trace(), created) if made is None else (None, [])
+            with assigned(KEPT, kept), assigned(CREATED, outside):
                 pair, (new, written, *y_stacked) = run(variables, rngs, c, *args, **kw)
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
                 is_long = isinstance(pair, (tuple, list)) or getattr(pair, "ndim", 0)
@@ -264,10 +267,16 @@ def scan(
                     "If there is nothing to collect, write `return carry, None`.",
                 )
             c, y = pair
-            same = update_group(shared, new), written if first is None else first
+            if made is None:
+                made = [scope.get_variable(*name) for scope, *name in created]
+            first = written if first is None else first
+            same = update_group(shared, new), first, made
             return same, (written, c), (y, tuple(y_stacked))
 
         def start(same: Same, carry: Carry[C]) -> Carry[C]:
+            for (scope, col, name), value in zip(created, same[2] or (), strict=True):
+                scope._mutable_collection(col).pop(name)  # a value of the extra trace
+                scope.put_variable(col, name, value)
             return (same[1] or (), carry[1]) if creates else carry
 
         # The extra trace also moves the counters of the random streams, as it always
@@ -275,6 +284,8 @@ def scan(
         has_streams = any(keys for group in lifted.rngs for keys in group)
         may_change = any(root.mutable & may_share for root in roots)
         has_same = axes_scan.broadcast in jax.tree_util.tree_leaves(out_axes)
+        # Under `init` the step may create variables of modules of outside.
+        has_same |= any(("initializing", True) in root.flags for root in roots)
         check = check_constancy_invariants and (has_streams or may_change or has_same)
         check = check or creates
         rng_axes = tuple(0 if s else axes_scan.broadcast for s in lifted.is_split)
@@ -283,9 +294,10 @@ def scan(
         loop = (steps, reverse, unroll, _split_transpose, check)
         keys = lifted.map_keys(partial(jax.random.split, num=steps))
         run_all = axes_scan.scan(step, axes_in, axes_out, *loop, start)
-        same, carry = (shared, None if creates else ()), lifted.only_mutable(carried)
+        same = (shared, None if creates else (), None if check else [])
+        carry = lifted.only_mutable(carried)
         result = run_all(same, (carry, init), tuple(stacked), keys, args)
-        (shared_out, _), (written, c), (ys, stacked_out) = result
+        (shared_out, *_), (written, c), (ys, stacked_out) = result
         lifted.merge((lifted.only_mutable(shared_out), written, *stacked_out))
         return c, ys
 

@@ -64,6 +64,7 @@ class Lifted:
     ):
         flat, tree = jax.tree_util.tree_flatten(scopes)
         self.roots = roots = _outermost(flat)
+        self.first: Scope | None = next(iter(flat), None)
         groups = tuple(map(Selection.of, outputs))
         out = reduce(operator.or_, groups, NONE)
         self.plan = Plan(
@@ -95,14 +96,21 @@ class Lifted:
                         scope.put_variable(col, name, value)
 
     def forked_rngs(self) -> Groups:
-        """Return keys drawn now from the streams that go in."""
-        return tuple(
-            tuple(
-                {stream: LazyRng(scope.make_rng(stream)) for stream in keys}
-                for scope, keys in zip(self.roots, group, strict=True)
-            )
-            for group in self.rngs
-        )
+        """Return keys without a path: of the first scope keys drawn from it now.
+
+        If another scope holds the first one, that draw only counts.
+        """
+        first, drawn = self.first, {}
+        if first is not None:
+            streams = {s for group in self.rngs for keys in group for s in keys}
+            drawn = {s: LazyRng(first.make_rng(s)) for s in streams if first.has_rng(s)}
+
+        def forked(scope: Scope, keys: Mapping[str, LazyRng]) -> dict[str, LazyRng]:
+            if scope is first:
+                return {stream: drawn[stream] for stream in keys}
+            return {stream: key.clear_suffix() for stream, key in keys.items()}
+
+        return tuple(tuple(map(forked, self.roots, group)) for group in self.rngs)
 
     def only_mutable(self, group: Group) -> Group:
         """Return the part of a group of variables that the function may write."""

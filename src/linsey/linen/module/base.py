@@ -528,6 +528,7 @@ class Module(ModuleBase):
         """
         fn = functional.function_of(self, method)
         run, mutable = functional.capturing(fn, self, mutable, capture_intermediates)
+        functional.check_rngs(self, rngs)
         return core_scope.apply(run, mutable)(variables, *args, **kwargs, rngs=rngs)
 
     @api_boundary
@@ -547,6 +548,7 @@ class Module(ModuleBase):
         """
         fn = functional.function_of(self, method)
         run, mutable = functional.capturing(fn, self, mutable, capture_intermediates)
+        functional.check_rngs(self, rngs)
         return core_scope.init(run, mutable)(rngs, *args, **kwargs)
 
     @api_boundary
@@ -591,6 +593,7 @@ class Module(ModuleBase):
             LazyInitError: an initial value depends on the value of an argument.
         """
         fn = functional.scope_function(functional.function_of(self, method), self)
+        functional.check_rngs(self, rngs)
         return core_scope.lazy_init(fn, mutable)(rngs, *args, **kwargs)
 
     # `linsey.linen.summary`, which stands on modules, gives them two methods.

@@ -150,9 +150,16 @@ def wrap_class(cls: type) -> None:
             setattr(cls, name, kind(value, name))
 
 
-def wrap_method_once(fun: Callable[..., T]) -> Callable[..., T]:
-    """Wrap a method, unless it is wrapped already or marked with `nowrap`."""
-    if hasattr(fun, "method_handler_wrapped") or hasattr(fun, "nowrap"):
+def wrap_method_once(
+    fun: Callable[..., T], is_lifted: bool = False
+) -> Callable[..., T]:
+    """Wrap a method, unless it is wrapped already or marked with `nowrap`.
+
+    What is lifted runs under names of its own: there `compact` opens them all the same.
+    """
+    opens_names = is_lifted and hasattr(fun, "compact")
+    is_left_alone = hasattr(fun, "nowrap") and not opens_names
+    if hasattr(fun, "method_handler_wrapped") or is_left_alone:
         return fun
     wrapped = _wrap(fun)
     wrapped.method_handler_wrapped = True  # type: ignore[attr-defined]
