@@ -351,3 +351,15 @@ def test_an_unhashable_field_is_named():
         "The module probably contains unhashable attributes: unhashable type: 'list'.",
         "Use tuples, strings and numbers as fields.",
     ]
+
+
+@agrees
+def test_order_of_fields_where_a_class_repeats_the_name(nn):
+    class Layer(nn.Module):
+        width: int = 3
+        name: str = "layer"
+
+    class Wider(Layer):
+        depth: int = 2
+
+    return [[field.name for field in dataclasses.fields(c)] for c in (Layer, Wider)]

@@ -59,7 +59,9 @@ def make_dataclass(cls: type[Any], base: type[ModuleBase], kw_only: bool) -> Non
     annotations = cls.__annotations__
     if "parent" in annotations:
         raise errors.ReservedModuleAttributeError(annotations)
+    last = ["parent", "name"]
     if "name" in annotations:
+        last.reverse()
         # Many programs repeat the field `name`. It stays what it is in every module;
         # a default has no effect, or two instances would have one name.
         del annotations["name"]
@@ -83,7 +85,9 @@ def make_dataclass(cls: type[Any], base: type[ModuleBase], kw_only: bool) -> Non
         # A module without a name of its own has that of its scope: see `__getattr__`.
         del cls.name
     if not (kw_only and "parent" in inherited):  # Flax lists new keywords after them
-        for name in ("parent", "name"):  # the last of the fields, also in subclasses
+        if [*inherited][-1:] == ["parent"]:
+            last = ["name", "parent"]
+        for name in last:  # the last of the fields, also in subclasses
             cls.__dataclass_fields__[name] = cls.__dataclass_fields__.pop(name)
     by_name = {field.name: field for field in dataclasses.fields(cls)}
     parent, name, fields = by_name.pop("parent"), by_name.pop("name"), by_name.values()
