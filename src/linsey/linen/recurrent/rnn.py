@@ -164,6 +164,7 @@ class RNN(Module):
 
         # The carry at the last element is kept beside the one that goes on, which the
         # outputs of the padding need; keeping all carries would take more memory.
+        @nowrap
         def step(
             cell: Any, carries: tuple[Carry, Carry], x: Array, i: Array
         ) -> tuple[tuple[Carry, Carry], Output]:
