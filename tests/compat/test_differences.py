@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import flax.errors
@@ -409,6 +410,65 @@ def test_symbolic_channels():
     error = refusal(init, flax.linen)
     assert isinstance(error, jax.errors.ConcretizationTypeError)
     assert init(linsey.linen)["kernel"].shape == (n, 3)
+
+
+def test_a_name_of_a_parameter_inside_of_a_lifted_function():
+    def init(nn):
+        class Module(nn.Module):
+            @nn.compact
+            def __call__(self, x):
+                self.param("n", nn.initializers.ones, ())
+                return nn.remat(lambda m, x: nn.Dense(3, name="n")(x))(self, x)
+
+        return Module().init(KEY, normal(0, 3))
+
+    assert isinstance(refusal(init, flax.linen), TypeError)
+    assert isinstance(refusal(init, linsey.linen), errors.NameInUseError)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_number_that_goes_through_jit(library):
+    nn = LIBRARIES[library]
+
+    class Module(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            self.param("w", lambda key: 2.0)
+            return nn.jit(lambda m, x: x)(self, x)
+
+    variables = Module().lazy_init(KEY, jax.ShapeDtypeStruct((3,), jnp.float32))
+    assert isinstance(variables["params"]["w"], float) == (library == "flax")
+
+
+def test_tables_of_lifted_partial_functions():
+    def table(nn):
+        class Module(nn.Module):
+            @nn.compact
+            def __call__(self, x):
+                twice = partial(lambda m, x, scale: scale * m(x), scale=2)
+                return nn.jit(twice)(nn.Dense(3), x)
+
+        return Module().tabulate(KEY, normal(0, 2, 3))
+
+    assert isinstance(refusal(table, flax.linen), AttributeError)
+    assert "Dense_0" in table(linsey.linen)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_names_of_lifted_classes_in_errors(library):
+    nn = LIBRARIES[library]
+
+    class Module(nn.Module):
+        def setup(self):
+            self.a = nn.Dense(3)
+            self.a = nn.Dense(3)
+
+        def __call__(self, x):
+            return self.a(x)
+
+    error = refusal(nn.jit(Module)().init, KEY, normal(0, 3))
+    name = "JitModule" if library == "flax" else "Module"
+    assert f'submodule "a" in Module {name}: Name in use' in str(error)
 
 
 def refusal(call, *args, **kwargs):

@@ -120,9 +120,12 @@ def compare_errors(
         yield Difference(cause, detail)
 
 
+TRACER = r"(?:Traced<|\w*Tracer\()(\w+\[[\w,]*\])(?::\w+>|>|\)|\w+=\S*>)"
+
+
 def worded(error: BaseException) -> str:
-    """The first sentence, with paths as if no transform were there."""
-    sentence, before = first_sentence(error), ""
+    """The first sentence, with paths as if no transform were there, and any tracer."""
+    sentence, before = re.sub(TRACER, r"Tracer(\1)", first_sentence(error)), ""
     while sentence != before:
         before = sentence
         sentence = re.sub(r"\w+\(((?:\w|/)*)\)(?=[/\")])", r"\1", sentence)

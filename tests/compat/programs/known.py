@@ -232,8 +232,9 @@ MADE_TWICE = (
 CARRY = "Flax TypeError: scan body function carry input and carry output must"
 AXES = "values at .*names|facts|Flax AssertionError"
 NAME_SCOPES = (
-    "Flax AssignSubModuleError: Submodule CompactNameScope|"
-    "Flax NameInUseError: Could not create submodule \"part\"|(keys|facts).*'part'"
+    "(words: )?Flax AssignSubModuleError: Submodule CompactNameScope|"
+    'Flax NameInUseError: Could not create submodule "(part|__call__)"|'
+    "(keys|facts).*('part'|CompactNameScope)"
 )
 INIT_VARS = r"Flax .*__post_init__\(\) missing|(order of )?facts"
 TREES = "Flax (AttributeError: '(tuple|list)' .*_state|AssertionError: scope list mism)"
@@ -249,6 +250,11 @@ NO_ARRAY = (
 UNBOUND = (
     "Flax ValueError: (not enough values|pytree structure).*"
     "linsey CallCompactUnboundModuleError"
+)
+PARTIALS = "Flax AttributeError: 'functools.partial' object has no attribute '__name__'"
+FORWARDED = r"values at .*Flax #(\.#)? \| linsey Array\(shape=\(\)"
+LIFTED_CLASS = (
+    r"words: Flax NameInUseError: .* in Module (Jit|Vmap|Checkpoint|Remat|Scan)"
 )
 NUMBERS = "Flax TypeError: iteration over a #-d array|Flax TypeError: '(int|float)' ob"
 CALLS = "(keys|lengths|facts|order of facts)"
@@ -339,6 +345,10 @@ KNOWN = (
     Known("An input that is no array, such as", differs(NO_ARRAY)),
     Known("A lifted function whose first arg", differs("Flax Attr.*attribute _state")),
     Known("A lifted function of an unbound module", differs(UNBOUND)),
+    Known("A name that a parameter has fails", differs("Flax TypeError: Array.__cont")),
+    Known("A Python number as a variable", differs(FORWARDED, "nn.jit")),
+    Known("Tables and interceptors fail where", differs(PARTIALS)),
+    Known("Errors inside of a lifted class", differs(LIFTED_CLASS)),
     Known("`fold_rngs` of a method fails", differs(NUMBERS, "nn.fold_rngs")),
     Known(
         "`DenseGeneral` fails where the number",

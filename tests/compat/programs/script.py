@@ -102,6 +102,7 @@ def filled(script: Script) -> None:
     """Other values for the variables, with which results are compared."""
     script.say(
         "variables = jax.tree.map("
-        "lambda v: (jnp.cos(jnp.arange(jnp.size(v))).reshape(jnp.shape(v)) / 2).astype(jnp.result_type(v)), "
+        "lambda v: (jnp.cos(jnp.arange(jnp.size(v))).reshape(jnp.shape(v)) / 2)"
+        ".astype(jnp.result_type(v)), "
         "variables)"
     )
