@@ -300,7 +300,11 @@ KNOWN = (
     ),
     Known(
         "`WeightNorm` keeps the layer inside from",
-        differs("keys at .*intermediates", "nn.WeightNorm", "capture_intermediates"),
+        shows("keys at .*intermediates", "nn.WeightNorm", "capture_intermediates"),
+    ),
+    Known(
+        "`nn.map_variables(..., init=True)`",
+        shows("lengths at .*intermediates", "nn.WeightNorm", "capture_intermediates"),
     ),
     Known("| Fields beyond those of Flax", more_fields),
     Known("A value of an inner JAX transform", leaks),
