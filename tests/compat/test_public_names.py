@@ -73,7 +73,7 @@ MACHINERY = {
 # Names that are there and hold something else: tables are made by `tabulate`, and a
 # product in 8 bits cannot do without its scales, which have a default of None in Flax.
 OF_ANOTHER_SHAPE = {
-    "linen.fp8_ops": "fp8_scaled_dot_general",
+    "linen.fp8_ops": "fp8_scaled_dot_general Fp8MetaTyRules",
     "linen.summary": "Table",
 }
 

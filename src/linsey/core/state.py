@@ -14,7 +14,6 @@ import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
-from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import jax
@@ -39,7 +38,7 @@ _MISSING = object()
 
 # The root keys of the streams that differ in each step of the lifted loop that runs.
 # Modules of outside draw from them too: else they would draw the same at every step.
-_NO_KEYS: Mapping[str, PRNGKey] = MappingProxyType({})
+_NO_KEYS: Mapping[str, PRNGKey] = {}  # never changed
 STEP: ContextVar[Mapping[str, PRNGKey]] = ContextVar("linsey_step", default=_NO_KEYS)
 # The collections whose variables stay as they are created.
 KEPT: ContextVar[Selection] = ContextVar("linsey_kept", default=NONE)

@@ -31,6 +31,8 @@ def split_axes(x: ArrayLike) -> Axes:
         >>> split_axes(jnp.ones((2, 3)))
         (None, None)
     """
+    if hasattr(x, "__jax_array__"):  # a deferred value: not computed for this
+        return ()
     return tuple(jax.typeof(x).sharding.spec)
 
 
