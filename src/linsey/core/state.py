@@ -27,6 +27,7 @@ from linsey.core.filters import NONE, Filter, Selection
 from linsey.core.frozen_dict import freeze
 from linsey.core.meta import PLAIN_TYPES, is_plain_array, unbox_fast
 from linsey.core.rng import LazyRng
+from linsey.errors.scopes import not_text
 from linsey.typing import Collection, MutableCollection, PRNGKey, VariableDict
 
 T = TypeVar("T")
@@ -46,16 +47,6 @@ KEPT: ContextVar[Selection] = ContextVar("linsey_kept", default=NONE)
 # Whether the program has been told where a scope is, since this was last cleared: then
 # what it computes may depend on that.
 PLACE_READ: ContextVar[bool] = ContextVar("linsey_place_read", default=False)
-
-
-@contextlib.contextmanager
-def assigned(variable: ContextVar[T], value: T) -> Iterator[None]:
-    """Give a context variable a value inside a `with` block."""
-    token = variable.set(value)
-    try:
-        yield
-    finally:
-        variable.reset(token)
 
 
 @dataclasses.dataclass(slots=True, eq=False, repr=False)
@@ -418,12 +409,7 @@ class Scope:
         """Create a variable if it is missing."""
         if not self.has_variable(col, name):
             if init_fn is None or not self.context.is_mutable(col):
-                if self.is_collection_empty(col):
-                    raise errors.ScopeCollectionNotFound(col, name, self.path_text)
-                there = self._node(col)
-                raise errors.ScopeVariableNotFoundError(
-                    name, col, self.path_text, available=there
-                )
+                raise self._not_found(errors.ScopeVariableNotFoundError, col, name, col)
             self.put_variable(col, name, init_fn(*args, **kwargs))
 
     def param(
@@ -450,11 +436,7 @@ class Scope:
         value: Any = _MISSING if node is None else node.get(name, _MISSING)
         if value is _MISSING:
             if not self.context.is_mutable("params"):
-                if self.is_collection_empty("params"):
-                    raise errors.ScopeCollectionNotFound("params", name, self.path_text)
-                raise errors.ScopeParamNotFoundError(
-                    name, self.path_text, available=node
-                )
+                raise self._not_found(errors.ScopeParamNotFoundError, "params", name)
             key = self._next_key("params")
             rng = None if init_fn in _KEYLESS else key.as_jax_rng()
             value = init_fn(rng, *args, **kwargs)
@@ -469,6 +451,14 @@ class Scope:
                     return value
         self._check_param_shape(name, value, init_fn, args, kwargs)
         return unbox_fast(value) if unbox else value
+
+    def _not_found(
+        self, error: Callable[..., Exception], col: str, name: str, *details: str
+    ) -> Exception:
+        """Make the error for a variable that is missing, or its whole collection."""
+        if self.is_collection_empty(col):
+            return errors.ScopeCollectionNotFound(col, name, self.path_text)
+        return error(name, *details, self.path_text, available=self._node(col))
 
     def _check_param_shape(
         self, name: str, value: T, init_fn: Init[T], args: Args, kwargs: Kwargs
@@ -517,15 +507,6 @@ class Scope:
 # The usual initializers of biases and scales: they take no randomness, so their key
 # is counted but not computed.
 _KEYLESS = (jax.nn.initializers.zeros, jax.nn.initializers.ones)
-
-
-def not_text(name: object) -> errors.ArgumentTypeError:
-    """Make the error for a name that is no string."""
-    return errors.ArgumentTypeError(
-        f"The type of scope {name!r} should be string but it is {type(name)}",
-        "Names are the keys under which variables are stored.",
-        f'Write `"{name}"`.',
-    )
 
 
 def _shapes(tree: object) -> list[tuple[int, ...]]:

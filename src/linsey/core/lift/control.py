@@ -13,11 +13,12 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from linsey import errors
+from linsey.contexts import assigned
 from linsey.core import axes_scan, meta
 from linsey.core.filters import ALL, Filter
 from linsey.core.lift.execution import remat
 from linsey.core.lift.split import Filters, Group, Groups, Lifted, update_group
-from linsey.core.state import KEPT, STEP, assigned
+from linsey.core.state import KEPT, STEP
 from linsey.typing import In, Out
 
 __all__ = ["cond", "remat_scan", "scan", "switch", "vmap", "while_loop"]

@@ -30,23 +30,9 @@ from linsey.core import scope as core_scope
 from linsey.core.filters import Filter
 from linsey.core.scope import RNGs as RNGs
 from linsey.core.state import Scope, Variable
-from linsey.linen.module import binding, functional
-from linsey.linen.module.binding import (
-    FRESH,
-    SETTING_UP,
-    UNSPECIFIED,
-    Bound,
-    ModuleBase,
-    is_module,
-)
+from linsey.linen.module import binding, functional, methods
+from linsey.linen.module.binding import FRESH, SETTING_UP, UNSPECIFIED, Bound, is_module
 from linsey.linen.module.functional import CREATED, RUNNING, CaptureFilter
-from linsey.linen.module.methods import (
-    compact,
-    make_dataclass,
-    nowrap,
-    refuse_setup,
-    wrap_class,
-)
 from linsey.traceback_util import api_boundary
 from linsey.typing import VariableDict, with_signature_of
 
@@ -72,7 +58,7 @@ def tuple_reduce(xs: tuple[T, ...], x: T) -> tuple[T, ...]:
     return (*xs, x)
 
 
-class Module(ModuleBase):
+class Module(binding.ModuleBase):
     """Base class of all modules: layers, models, anything that holds variables.
 
     Subclasses are dataclasses: annotated class attributes are constructor arguments.
@@ -104,9 +90,9 @@ class Module(ModuleBase):
 
     def __init_subclass__(cls, kw_only: bool = False, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
-        make_dataclass(cls, Module, kw_only)
-        wrap_class(cls)
-        cls._has_setup = cls.setup is not ModuleBase.setup
+        methods.make_dataclass(cls, Module, kw_only)
+        methods.wrap_class(cls)
+        cls._has_setup = cls.setup is not Module.setup
 
     # -- one instance ----------------------------------------------------------------
 
@@ -625,7 +611,7 @@ def compact_name_scope(fun: CallableT) -> CallableT:
         >>> sorted(Pair().init(jax.random.key(0), jax.numpy.ones((1, 3)))["params"])
         ['down', 'up']
     """
-    refuse_setup(fun, "compact_name_scope")
+    methods.refuse_setup(fun, "compact_name_scope")
 
     @functools.wraps(fun)
     def method(self: Module, *args: object, **kwargs: object) -> object:
@@ -643,7 +629,7 @@ def compact_name_scope(fun: CallableT) -> CallableT:
         return inner(*args, **kwargs)
 
     # Interceptors and `capture_intermediates` see the call of the scope instead.
-    return nowrap(method)  # type: ignore[return-value]
+    return methods.nowrap(method)  # type: ignore[return-value]
 
 
 class CompactNameScope(Module):
@@ -657,7 +643,7 @@ class CompactNameScope(Module):
     fn: Callable[..., Any]
     module_fn: Callable[[], Module]
 
-    @compact
+    @methods.compact
     def __call__(self, *args: object, **kwargs: object) -> Any:
         """Call the method; what it declares belongs to this module."""
         return self.fn(self.module_fn(), *args, **kwargs)

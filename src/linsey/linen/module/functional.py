@@ -17,6 +17,7 @@ from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from linsey import errors
+from linsey.contexts import assigned
 from linsey.core import scope as core_scope
 from linsey.core.filters import DenyList, Filter, union_filters
 from linsey.core.state import Scope
@@ -41,6 +42,7 @@ Args = tuple[Any, ...]
 NextGetter = Callable[..., Any]
 Interceptor = Callable[[NextGetter, Args, Mapping[str, Any], "InterceptorContext"], Any]
 
+# The first one is the outermost.
 INTERCEPTORS: ContextVar[tuple[Interceptor, ...]] = ContextVar(
     "linsey_interceptors", default=()
 )
@@ -69,18 +71,8 @@ def intercept_methods(interceptor: Interceptor) -> Iterator[None]:
     returns the result of the call, usually `next_fun(*args, **kwargs)` or a function of
     it. Of several interceptors the last one added is the nearest to the method.
     """
-    with intercepted((*INTERCEPTORS.get(), interceptor)):
+    with assigned(INTERCEPTORS, (*INTERCEPTORS.get(), interceptor)):
         yield
-
-
-@contextlib.contextmanager
-def intercepted(interceptors: tuple[Interceptor, ...]) -> Iterator[None]:
-    """Run every method through these interceptors only, the first one outermost."""
-    token = INTERCEPTORS.set(interceptors)
-    try:
-        yield
-    finally:
-        INTERCEPTORS.reset(token)
 
 
 def run_interceptors(
@@ -177,7 +169,7 @@ def capturing(
 
     def captured(scope: Scope, *args: object, **kwargs: object) -> T:
         # Outside of the interceptors of the user: what is stored is what they return.
-        with intercepted((sow_results, *INTERCEPTORS.get())):
+        with assigned(INTERCEPTORS, (sow_results, *INTERCEPTORS.get())):
             return run(scope, *args, **kwargs)
 
     return captured, union_filters(mutable, "intermediates")
