@@ -42,7 +42,7 @@ def evaluate_known(
         abstract = {
             i: jax.ShapeDtypeStruct(x.shape, x.dtype)
             for i, x in enumerate(leaves)
-            if hasattr(x, "shape") and hasattr(x, "dtype") and not is_array(x)
+            if hasattr(x, "shape") and hasattr(x, "dtype") and not _is_array(x)
         }
 
         def of_arrays(arrays: dict[int, jax.Array]) -> T:
@@ -62,7 +62,7 @@ def evaluate_known(
     return wrapper
 
 
-def is_array(value: object) -> bool:
+def _is_array(value: object) -> bool:
     return isinstance(value, jax.Array | np.ndarray | np.generic)
 
 

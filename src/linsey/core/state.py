@@ -14,7 +14,6 @@ import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
-from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import jax
@@ -24,7 +23,7 @@ from linsey import errors
 from linsey.config import config
 from linsey.core import meta, tracers
 from linsey.core.filters import NONE, Filter, Selection
-from linsey.core.frozen_dict import freeze
+from linsey.core.frozen_dict import FrozenDict, freeze
 from linsey.core.meta import PLAIN_TYPES, is_plain_array, unbox_fast
 from linsey.core.rng import LazyRng
 from linsey.errors.scopes import not_text
@@ -40,7 +39,7 @@ _MISSING = object()
 
 # The root keys of the streams that differ in each step of the lifted loop that runs.
 # Modules of outside draw from them too: else they would draw the same at every step.
-_NO_KEYS: Mapping[str, PRNGKey] = MappingProxyType({})
+_NO_KEYS: Mapping[str, PRNGKey] = FrozenDict()
 STEP: ContextVar[Mapping[str, PRNGKey]] = ContextVar("linsey_step", default=_NO_KEYS)
 # The collections whose variables stay as they are created.
 KEPT: ContextVar[Selection] = ContextVar("linsey_kept", default=NONE)
