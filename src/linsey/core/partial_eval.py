@@ -23,7 +23,7 @@ def evaluate_known(
 ) -> Callable[..., T]:
     """Evaluate `fn` for abstract arguments; its results may not depend on them.
 
-    Arguments that are arrays have values, on which results may depend.
+    They may depend on those arguments that are arrays, since these have values.
 
     Args:
         fn: a function of arrays. It is traced once.

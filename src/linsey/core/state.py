@@ -26,7 +26,7 @@ from linsey.core.filters import NONE, Filter, Selection
 from linsey.core.frozen_dict import FrozenDict, freeze
 from linsey.core.meta import PLAIN_TYPES, is_plain_array, unbox_fast
 from linsey.core.rng import LazyRng
-from linsey.errors.scopes import not_text
+from linsey.errors._texts import not_text
 from linsey.typing import Collection, MutableCollection, PRNGKey, VariableDict
 
 T = TypeVar("T")
@@ -37,14 +37,15 @@ Init = Callable[..., T]
 
 _MISSING = object()
 
-# The root keys of the streams that differ in each step of the lifted loop that runs.
-# Modules of outside draw from them too: else they would draw the same at every step.
+# The root keys of the streams that differ between the steps of the lifted loop that is
+# running. Modules from outside the loop draw from them too; otherwise they would draw
+# the same keys in every step.
 _NO_KEYS: Mapping[str, PRNGKey] = FrozenDict()
 STEP: ContextVar[Mapping[str, PRNGKey]] = ContextVar("linsey_step", default=_NO_KEYS)
-# The collections whose variables stay as they are created.
+# The collections whose variables keep the values that they are created with.
 KEPT: ContextVar[Selection] = ContextVar("linsey_kept", default=NONE)
-# Whether the program has been told where a scope is, since this was last cleared: then
-# what it computes may depend on that.
+# Whether the name or path of a scope has been read since this was last reset: what the
+# program computes may then depend on it.
 PLACE_READ: ContextVar[bool] = ContextVar("linsey_place_read", default=False)
 
 
@@ -64,7 +65,7 @@ class Context:
         memo: the bound module made from each module met so far, by the id of that
             module, which is kept beside it: the same object met twice is bound once.
         bound: every module bound here, where the end of the context is known.
-        step: the step of a lifted loop in which it began.
+        step: the keys of the step of a lifted loop in which it began.
     """
 
     mutable: Filter | Selection
@@ -479,7 +480,7 @@ class Scope:
     def make_rng(self, name: str = "params") -> PRNGKey:
         """Return the next key of a stream; unknown streams fall back to `params`."""
         key, step = self._next_key(name), STEP.get()
-        # What creates variables outside of a loop is the same in each of its steps.
+        # Variables from outside a loop are created the same in each of its steps.
         if step is not self.context.step and name != "params":
             stream = name if name in self.context.rngs else "params"
             key = LazyRng(step.get(stream, key.rng), key.suffix)

@@ -5,16 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping
 
-from linsey.errors.base import ArgumentTypeError, LinseyError, Names, listed, named
-
-
-def not_text(name: object) -> ArgumentTypeError:
-    """Make the error for a name that is no string."""
-    return ArgumentTypeError(
-        f"The type of scope {name!r} should be string but it is {type(name)}",
-        "Names are the keys under which variables are stored.",
-        f'Write `"{name}"`.',
-    )
+from linsey.errors.base import LinseyError, Names, listed, named
 
 
 class InvalidRngError(LinseyError, ValueError):

@@ -174,8 +174,8 @@ class Order:
 class Plan:
     """How to make scopes again over other variables: no arrays, comparable.
 
-    Two detached plans are equal if running the same function on them gives the same
-    program, wherever the roots are, as long as that function does not ask where.
+    Two detached plans are equal if the same function gives the same program for both,
+    whatever the paths of the roots, as long as that function does not read them.
     """
 
     order: Order
@@ -192,15 +192,14 @@ class Plan:
     def detached(self) -> Plan:
         """Return the plan with counters of its own, usable as a static argument."""
         counts = self.relative_counters()
-        own: dict[str, Any] = {"counts": counts, "counters": [{} for _ in counts]}
-        places = [(None, path) for _, path in self.places]
-        plan = dataclasses.replace(self, places=places, **own)
+        places, own = [(None, path) for _, path in self.places], [{} for _ in counts]
+        plan = dataclasses.replace(self, places=places, counters=own, counts=counts)
         plan.update_counters(counts)
         return plan
 
     def placed(self) -> Plan:
         """Return a detached plan that is equal to those for the same paths only."""
-        PLACE_READ.set(True)  # by what is traced around it
+        PLACE_READ.set(True)  # what is traced around it depends on them too
         places = [(path[-1] if path else None, path) for _, path in self.places]
         paths = tuple(path for _, path in places)
         return dataclasses.replace(self, places=places, paths=paths)
@@ -304,10 +303,10 @@ def pack(
     return packed
 
 
-def shifted(argnums: int | Iterable[int], by: int, first: int = 1) -> tuple[int, ...]:
-    """Shift indices of arguments; drop those below `first`, as that of the scope."""
+def shifted(argnums: int | Iterable[int], by: int) -> tuple[int, ...]:
+    """Shift indices of arguments, without that of the scope, which is 0."""
     argnums = (argnums,) if isinstance(argnums, int) else argnums
-    return tuple(i + by for i in argnums if i >= first)
+    return tuple(i + by for i in argnums if i >= 1)
 
 
 def fill_in(
@@ -346,8 +345,9 @@ def fill_in(
 
 
 def in_order(tree: T) -> T:
-    """Put the keys of dictionaries in order, as any JAX transform does."""
-    return jax.tree_util.tree_map(lambda x: x, tree)
+    """Sort the keys of dictionaries, as every JAX transform does."""
+    leaves, structure = jax.tree_util.tree_flatten(tree)
+    return jax.tree_util.tree_unflatten(structure, leaves)
 
 
 def _sort(of_roots: Iterable[Mapping[str, Any]], filters: Filters) -> Groups:

@@ -30,6 +30,7 @@ from linsey.core import scope as core_scope
 from linsey.core.filters import Filter
 from linsey.core.scope import RNGs as RNGs
 from linsey.core.state import Scope, Variable
+from linsey.errors._texts import no_attribute
 from linsey.linen.module import binding, functional, methods
 from linsey.linen.module.binding import FRESH, SETTING_UP, UNSPECIFIED, Bound, is_module
 from linsey.linen.module.functional import CREATED, RUNNING, CaptureFilter
@@ -45,7 +46,7 @@ CallableT = TypeVar("CallableT", bound=Callable[..., object])
 Method = Callable[..., Any] | str | None
 
 
-_unspecified = UNSPECIFIED  # in pickles of before
+_unspecified = UNSPECIFIED  # the name in older pickles
 
 
 def tuple_init() -> tuple[Any, ...]:
@@ -82,7 +83,7 @@ class Module(binding.ModuleBase):
         scope: the scope of its variables; `None` while it is unbound.
     """
 
-    if TYPE_CHECKING:  # when it runs, each subclass has them after fields of its own
+    if TYPE_CHECKING:  # at run time each subclass has them, after its own fields
         parent: Any = dataclasses.field(default=UNSPECIFIED, repr=False, kw_only=True)
         name: str | None = dataclasses.field(default=None, kw_only=True)
 
@@ -98,7 +99,7 @@ class Module(binding.ModuleBase):
 
     def __post_init__(self) -> None:
         values = self.__dict__
-        if "parent" not in values:  # with a constructor of the user
+        if "parent" not in values:  # the user wrote the constructor
             values |= {"parent": UNSPECIFIED, "name": None}
         parent = values["parent"]
         if parent is UNSPECIFIED:
@@ -155,14 +156,7 @@ class Module(binding.ModuleBase):
             bound.set_up(self)
             if name in self.__dict__:
                 return self.__dict__[name]
-        hint = (
-            f" If \"{name}\" is defined in '.setup()', remember these fields are only"
-            " accessible from inside 'init' or 'apply'."
-        )
-        raise AttributeError(
-            f'"{type(self).__name__}" object has no attribute "{name}".'
-            f"{hint if bound is None else ''}"
-        )
+        raise no_attribute(type(self), name, is_bound=bound is not None)
 
     def __dir__(self) -> list[str]:
         if self._bound is not None and self._bound.phase == FRESH:
@@ -236,18 +230,15 @@ class Module(binding.ModuleBase):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         twin = memo[id(self)] = object.__new__(type(self))
-        for name in self._default_functions():
-            function = self.__dict__[name]
-            memo[id(function)] = function
+        memo |= {id(fn): fn for fn in self._default_functions().values()}
         twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return twin
 
-    def _default_functions(self) -> list[str]:
-        """Return the fields that hold a function which is their default."""
-        values = self.__dict__
-        fields = dataclasses.fields(self)
-        default = [f.name for f in fields if values.get(f.name) is f.default]
-        return [name for name in default if callable(values[name])]
+    def _default_functions(self) -> dict[str, Any]:
+        """Return the functions in fields of which they are the default, by field."""
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        held = self.__dict__.get
+        return {n: fn for n, fn in defaults.items() if callable(fn) and held(n) is fn}
 
     # -- copies ----------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from linsey import errors
 from linsey.config import config
 from linsey.core.frozen_dict import FrozenDict
 from linsey.core.state import Scope, Variable
-from linsey.errors.scopes import not_text
+from linsey.errors._texts import not_text
 
 # The phases of a bound module: `setup` has not run, runs, or succeeded. If it fails,
 # the module is fresh again; a class without `setup` begins as ready.
@@ -203,7 +203,7 @@ class Bound:
             if module._bound is not None:
                 return module  # belongs to another module: shared, not adopted
             child, keeps_name = module, False
-            if module.parent is None:  # else made in a `setup`, and held by nothing
+            if module.parent is None:  # otherwise it was made in `setup`
                 memo = self.scope.context.memo
                 if id(module) in memo:
                     return memo[id(module)][1]
@@ -275,7 +275,7 @@ def map_modules(
         if len(value) <= 10:  # sorted already
             return tuple(map(inside, itertools.count(), value))
         return tuple(by_key(dict(enumerate(value))).values())
-    if isinstance(value, (dict, FrozenDict)):  # other mappings have more to them
+    if isinstance(value, (dict, FrozenDict)):  # other mappings may hold more
         if kind not in (dict, FrozenDict):  # programs rely on the order that Flax has
             value = {key: value[key] for key in sorted(value)}
         return FrozenDict(by_key(value))
@@ -284,7 +284,7 @@ def map_modules(
         fields = dataclasses.fields(node)
         names = [f.name for f in fields if f.metadata.get("pytree_node", True)]
         return node.replace(**by_key({n: getattr(node, n) for n in names}))
-    if kind is not Variable:  # of which lifting makes others
+    if kind is not Variable:  # lifting replaces these
         _LEAF_TYPES.add(kind)
     return value
 

@@ -168,7 +168,7 @@ def capturing(
     sow_results = Capture(_is_call if capture is True else capture)
 
     def captured(scope: Scope, *args: object, **kwargs: object) -> T:
-        # Outside of the interceptors of the user: what is stored is what they return.
+        # Outside of the interceptors of the user, so that what they return is stored.
         with assigned(INTERCEPTORS, (sow_results, *INTERCEPTORS.get())):
             return run(scope, *args, **kwargs)
 
@@ -195,11 +195,9 @@ class Capture:
 
 
 def check_instance(module: object) -> None:
-    """Refuse what is no module, or one whose constructor did not end."""
+    """Refuse what is no module, such as the class of one."""
     if not is_module(module):
         raise errors.InvalidInstanceModuleError()
-    if "_bound" not in module.__dict__:
-        raise errors.IncorrectPostInitOverrideError(module=module)
 
 
 def function_of(module: ModuleBase, method: object) -> Callable[..., Any]:
