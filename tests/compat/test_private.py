@@ -129,6 +129,50 @@ def table(f: Any, nn: Any) -> Any:
     ]
 
 
+def lifted(lift_transform: Any, nn: Any) -> Any:
+    pack = importlib.import_module(f"{nn.__name__.partition('.')[0]}.core.lift").pack
+
+    def recompute(fn, prevent_cse):
+        def inner(scope_fn, repack_fn, variables, rngs, *args):
+            @functools.partial(jax.remat, prevent_cse=prevent_cse)
+            def run(variables, rngs, *args):
+                scope = scope_fn(variables, rngs)
+                return fn(scope, *args), repack_fn(scope)
+
+            return run(variables, rngs, *args)
+
+        return pack(inner, (True,), (True,), (True,))
+
+    def double(module, x):
+        return nn.Dense(2, name="inside")(x) * 2
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = lift_transform(recompute, nn.Dense, prevent_cse=False)(3)(x)
+            x = lift_transform(recompute, nn.Dense, False, methods=["__call__"])(4)(x)
+            return lift_transform(recompute, double, True)(self, x)
+
+    return jax.jit(Model().init_with_output)(KEY, X)
+
+
+def called_directly(lift_direct_transform: Any, nn: Any) -> Any:
+    lift = importlib.import_module(f"{nn.__name__.partition('.')[0]}.core.lift")
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            def vjp(fn, scope, x):
+                return lift.vjp(fn, scope, x)
+
+            apply = (lambda module, x: module(x),)
+            dense = nn.Dense(2)
+            y, back = lift_direct_transform(vjp, apply, dense, x, multi_scope=False)
+            return y, back(jnp.ones_like(y))[1:]
+
+    return jax.jit(Model().init_with_output)(KEY, X)
+
+
 def constrained(f: Any, nn: Any) -> Any:
     mesh = Mesh(jax.devices()[:1], ("d",))
     x, spec = jnp.ones((2, 2)), PartitionSpec("d")
@@ -221,6 +265,8 @@ CASES: dict[str, Callable[[Any, Any], Any]] = {
         ("x", ["y", ("x",)]), (None, ["y"]), (("x", "z"), ["y"])
     ),
     "linen.partitioning._param_with_axes_sow_reduce_fn": reduced,
+    "linen.transforms.lift_transform": lifted,
+    "linen.transforms.lift_direct_transform": called_directly,
     "linen.summary._process_inputs": on(
         ((1,), {}), ((1, 2), {}), ((), {"a": 1}), ((1,), {"a": 1}), ((), {})
     ),

@@ -97,6 +97,17 @@ PRIVATE = [
         "Flax programs for Transformer Engine and TPU language models",
         "param_with_axes_sow_reduce_fn",
     ),
+    Row(
+        "flax.linen.transforms.lift_transform",
+        "transforms.lift_transform",
+        "Flaxformer",
+    ),
+    Row(
+        "flax.linen.transforms.lift_direct_transform",
+        "transforms.lift_direct_transform",
+        "what grew out of Flaxformer",
+    ),
+    Row("flax.core.meta.TAxisMetadata", "trees.TAxisMetadata", "praxis"),
     *_rows("flax.linen.summary", "summary", "mynx", "get_call_flops"),
     *_rows(
         "flax.linen.summary",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -12,6 +12,7 @@ from linsey import serialization
 from linsey.core import rng
 from linsey.core.filters import Filter, in_filter
 from linsey.core.frozen_dict import FrozenDict, unfreeze
+from linsey.core.meta import AxisMetadata
 from linsey.core.state import Scope
 
 fold_in_static = rng.fold_in_static
@@ -24,6 +25,8 @@ chunk = serialization._chunk
 unchunk = serialization._unchunk
 unchunk_leaves = serialization._unchunk_leaves
 registry = serialization._REGISTRY
+
+TAxisMetadata = TypeVar("TAxisMetadata", bound=AxisMetadata[Any])
 
 
 def dtype_from_name(name: str | bytes) -> np.dtype:
