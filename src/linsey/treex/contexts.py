@@ -10,6 +10,7 @@ from contextvars import ContextVar
 
 import jax
 
+from linsey.contexts import assigned
 from linsey.errors.treex import NoKeyError
 from linsey.treex.types import Inputs
 from linsey.typing import AxisName
@@ -42,6 +43,8 @@ class Calls:
 
 KEYS: ContextVar[KeyStream | None] = ContextVar("key_stream", default=None)
 CALLS: ContextVar[Calls | None] = ContextVar("recorded_calls", default=None)
+
+entered = assigned
 
 
 def next_key(*, axis_name: AxisName = None) -> jax.Array:

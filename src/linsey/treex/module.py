@@ -9,9 +9,8 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import jax
 
-from linsey.contexts import assigned
 from linsey.errors.treex import NoKeyError, NotInitializedError
-from linsey.treex.contexts import CALLS, KEYS, KeyStream, next_key
+from linsey.treex.contexts import CALLS, KEYS, KeyStream, entered, next_key
 from linsey.treex.tabulate import tabulate
 from linsey.treex.treeo import MISSING, Tree, apply, compact, copy, static
 from linsey.treex.treeo.compact import CURRENT
@@ -46,7 +45,7 @@ class ModuleMeta(TreeMeta):
 
     def run_constructor(cls, obj: Any, args: tuple, kwargs: dict) -> None:
         """Run `__init__`, out of reach of keys, and name the instance."""
-        with assigned(KEYS, None):
+        with entered(KEYS, None):
             obj.__init__(*args, **kwargs)
         if getattr(obj, "name", None) is None:
             vars(obj)["name"] = snake_case(cls.__name__)
@@ -156,7 +155,7 @@ class Module(Treex, Filters, metaclass=ModuleMeta):
             The initialized module.
         """
         module = self if inplace else copy(self)
-        with assigned(KEYS, KeyStream(as_key(key), initializing=True)):
+        with entered(KEYS, KeyStream(as_key(key), initializing=True)):
             _replace_initializers(module)
             apply(_run_rng_init, module, inplace=True)
             if inputs is not MISSING:
@@ -237,7 +236,7 @@ def rng_key(key: int | jax.Array) -> Iterator[None]:
         ...     tx.next_key().shape
         (2,)
     """
-    with assigned(KEYS, KeyStream(as_key(key), initializing=False)):
+    with entered(KEYS, KeyStream(as_key(key), initializing=False)):
         yield
 
 

@@ -10,9 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from linsey.contexts import assigned
 from linsey.errors.base import ArgumentTypeError, named
-from linsey.treex.contexts import CALLS, Calls
+from linsey.treex.contexts import CALLS, Calls, entered
 from linsey.treex.treeo import MISSING, FieldInfo, Tree, add_field_info, copy
 from linsey.treex.treeo.flatten import discover
 from linsey.treex.treeo.sentinels import ArrayLike
@@ -275,6 +274,6 @@ def _shapes_of_calls(module: Tree, inputs: Inputs) -> dict[int, tuple[Inputs, ob
             found[key] = Inputs(*args, **kwargs), jax.tree.map(shape_of, outputs)
 
     calls = Calls()
-    with assigned(CALLS, calls):
+    with entered(CALLS, calls):
         jax.eval_shape(call, jax.tree.map(jnp.asarray, arrays))
     return found

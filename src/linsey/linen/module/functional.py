@@ -69,7 +69,7 @@ def intercept_methods(interceptor: Interceptor) -> Iterator[None]:
 
     The interceptor is called as `interceptor(next_fun, args, kwargs, context)`; it
     returns the result of the call, usually `next_fun(*args, **kwargs)` or a function of
-    it. Of several interceptors the last one added is the nearest to the method.
+    it. Of several interceptors the one that was added last is the innermost.
     """
     with assigned(INTERCEPTORS, (*INTERCEPTORS.get(), interceptor)):
         yield
@@ -195,7 +195,7 @@ class Capture:
 
 
 def check_instance(module: object) -> None:
-    """Refuse what is no module, such as the class of one."""
+    """Raise an error for what is no instance of a module class."""
     if not is_module(module):
         raise errors.InvalidInstanceModuleError()
 

@@ -46,7 +46,7 @@ Methods = str | Iterable[str] | Mapping[str, Mapping[str, object]] | None
 
 @dataclasses.dataclass(eq=False)
 class Detached:
-    """A bound module without its scope; one met before is only its number.
+    """A bound module without its scope; one that was met before has its number only.
 
     An unbound module has the number -1, and is kept as its only attribute.
 
