@@ -305,6 +305,10 @@ CASES: dict[str, Callable[[Any, Any], Any]] = {
     "core.scope._unfreeze_variables": on((TREE, True), (TREE, "params")),
     "core.scope._fold_in_static": lambda f, nn: jax.random.key_data(f(KEY, ("a", 1))),
     "jax_utils._pmap_device_order": on(()),
+    "traverse_util._get_params_dict": on((TREE,), ({"b": {"a": 1}},)),
+    "traverse_util._sorted_items": on(({"b": 1, "a": 2},)),
+    "struct.TNode": lambda variable, nn: str(variable),
+    "core.meta.TAxisMetadata": lambda variable, nn: str(variable),
     "training.checkpoints._checkpoint_path": on(("folder", 3, "checkpoint_")),
 }  # fmt: skip
 
@@ -368,6 +372,52 @@ def test_they_are_offered_by_the_aliases_alone():
         compat.uninstall()
     assert not hasattr(linsey.linen.normalization, "_compute_stats")
     assert not hasattr(linsey.core.Scope, "_collection")
+
+
+def states_of_modules(nn):
+    """What modules see of their own state: before, in and after `setup`."""
+    seen = []
+
+    def see(module):
+        state = module._state
+        seen.append((state.in_setup, int(state.setup_called), state.in_compact_method))
+
+    class Model(nn.Module):
+        def setup(self):
+            see(self)
+            self.dense = Compact()
+
+        def __call__(self, x):
+            see(self)
+            seen.append(sorted(self._state.children))
+            return self.dense(x)
+
+    class Compact(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Dense(2)(x)
+            seen.append((self._state.in_compact_method, *self._state.children))
+            seen.append(dict(self._state.autoname_cursor))
+            return x
+
+    see(Model())
+    Model().init(KEY, jnp.ones((1, 2)))
+    bound = Model().bind({})
+    see(bound)
+    bound._try_setup()
+    see(bound)
+    return seen
+
+
+def test_modules_show_their_state_as_in_flax():
+    expected = states_of_modules(LIBRARIES["flax"])
+    compat.install()
+    try:
+        import flax.linen as served
+
+        assert states_of_modules(served) == expected
+    finally:
+        compat.uninstall()
 
 
 def test_the_rules_of_axes_are_an_attribute():

@@ -23,6 +23,7 @@ from linsey.errors import ArgumentTypeError, FrozenDictIsImmutableError
 __all__ = ["FrozenDict", "copy", "freeze", "pop", "pretty_repr", "unfreeze"]
 
 K = TypeVar("K")
+T = TypeVar("T")
 V = TypeVar("V")
 
 
@@ -135,7 +136,7 @@ class FrozenDict(Mapping[K, V]):
 
     def unfreeze(self) -> dict[K, V]:
         """Return a plain dictionary, all the way down, that may be changed."""
-        return unfreeze(self._dict)
+        return unfreeze(self)
 
     def tree_flatten_with_keys(self) -> tuple[tuple[tuple[object, V], ...], Hashable]:
         """Return the children with their path keys, and the sorted keys."""
@@ -207,17 +208,24 @@ def unfreeze(x: FrozenDict[K, V] | dict[K, V]) -> dict[K, V]:
         x: nested dictionaries; anything else is returned as it is.
 
     Returns:
-        New dictionaries all the way down, with the same leaves.
+        New dictionaries all the way down, with the same leaves; those that were frozen
+        have sorted keys.
 
     Example:
         >>> unfreeze(freeze({"a": {"b": 1}}))
         {'a': {'b': 1}}
     """
     if isinstance(x, FrozenDict):
-        x = x._dict
-    elif not isinstance(x, dict):
+        return in_order(x._dict)
+    if not isinstance(x, dict):
         return x
     return {key: unfreeze(value) for key, value in x.items()}  # pyrefly: ignore
+
+
+def in_order(tree: T) -> T:
+    """Copy the containers of a tree, with sorted keys, as every JAX transform does."""
+    leaves, structure = jax.tree_util.tree_flatten(tree)
+    return jax.tree_util.tree_unflatten(structure, leaves)
 
 
 AnyDict = FrozenDict[Any, Any] | dict[Any, Any]
@@ -242,7 +250,7 @@ def copy(x: AnyDict, add_or_replace: AnyDict = FrozenDict({})) -> AnyDict:  # no
     """
     if isinstance(x, FrozenDict):
         return x.copy(add_or_replace)
-    return {**unfreeze(_checked(x)), **unfreeze(add_or_replace)}
+    return {**in_order(unfreeze(_checked(x))), **unfreeze(add_or_replace)}
 
 
 def pop(x: AnyDict, key: object) -> tuple[AnyDict, Any]:
@@ -266,7 +274,7 @@ def pop(x: AnyDict, key: object) -> tuple[AnyDict, Any]:
     """
     if isinstance(x, FrozenDict):
         return x.pop(key)
-    rest = unfreeze(_checked(x))
+    rest = in_order(unfreeze(_checked(x)))
     return rest, rest.pop(key)
 
 

@@ -36,6 +36,25 @@ def no_attribute(cls: type, name: str, is_bound: bool) -> AttributeError:
     )
 
 
+def no_parent(cls: type, parent: object) -> LinseyError:
+    """Make the error for a module whose parent is neither a module nor a scope."""
+    return OptionError(
+        "parent must be None, Module or Scope: that of"
+        f" {cls.__name__} is of type {type(parent).__name__}.",
+        "The parent is what the module finds its variables through.",
+        f"Leave it out, or write `{cls.__name__}(..., parent=None)`.",
+    )
+
+
+def not_callable(cls: type, method: str, found: object) -> LinseyError:
+    """Make the error for a `method` that names no function of the module."""
+    return ArgumentTypeError(
+        f"'{cls.__name__}.{method}' must be a callable, got {type(found)}.",
+        "`method` says what to run.",
+        "Pass the name of a method, for example `method='__call__'`.",
+    )
+
+
 def no_such_axis(axis: object, shape: Shape) -> LinseyError:
     """Make the error for an axis that an array of this shape lacks."""
     return ShapeError(

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 
 from linsey.core.filters import ALL, NONE, Filter, Selection, group_collections
+from linsey.core.frozen_dict import in_order
 from linsey.core.rng import LazyRng
 from linsey.core.scope import bind
 from linsey.core.state import KEPT, PLACE_READ, Scope
@@ -342,12 +343,6 @@ def fill_in(
         return fn(scope, *every, **kwargs, **constants)
 
     return run, [arg for i, arg in enumerate(args) if i not in fixed], kwargs
-
-
-def in_order(tree: T) -> T:
-    """Sort the keys of dictionaries, as every JAX transform does."""
-    leaves, structure = jax.tree_util.tree_flatten(tree)
-    return jax.tree_util.tree_unflatten(structure, leaves)
 
 
 def _sort(of_roots: Iterable[Mapping[str, Any]], filters: Filters) -> Groups:

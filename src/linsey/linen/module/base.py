@@ -30,7 +30,7 @@ from linsey.core import scope as core_scope
 from linsey.core.filters import Filter
 from linsey.core.scope import RNGs as RNGs
 from linsey.core.state import Scope, Variable
-from linsey.errors._texts import no_attribute
+from linsey.errors._texts import no_attribute, no_parent
 from linsey.linen.module import binding, functional, methods
 from linsey.linen.module.binding import FRESH, SETTING_UP, UNSPECIFIED, Bound, is_module
 from linsey.linen.module.functional import CREATED, RUNNING, CaptureFilter
@@ -94,6 +94,7 @@ class Module(binding.ModuleBase):
         methods.make_dataclass(cls, Module, kw_only)
         methods.wrap_class(cls)
         cls._has_setup = cls.setup is not Module.setup
+        cls._has_post_init = cls.__post_init__ is not Module.__post_init__
 
     # -- one instance ----------------------------------------------------------------
 
@@ -119,12 +120,7 @@ class Module(binding.ModuleBase):
         elif isinstance(parent, Scope):
             binding.bind_module(self, parent)
         else:
-            raise errors.OptionError(
-                "parent must be None, Module or Scope: that of"
-                f" {type(self).__name__} is of type {type(parent).__name__}.",
-                "The parent is what the module finds its variables through.",
-                f"Leave it out, or write `{type(self).__name__}(..., parent=None)`.",
-            )
+            raise no_parent(type(self), parent)
 
     def _open(self, what: str) -> Bound:
         """Return the record of a module that can declare a `what` now."""

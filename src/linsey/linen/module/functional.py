@@ -21,6 +21,7 @@ from linsey.contexts import assigned
 from linsey.core import scope as core_scope
 from linsey.core.filters import DenyList, Filter, union_filters
 from linsey.core.state import Scope
+from linsey.errors._texts import not_callable
 from linsey.linen.module import binding
 from linsey.linen.module.binding import M, ModuleBase, is_module
 from linsey.traceback_util import api_boundary
@@ -219,12 +220,7 @@ def function_of(module: ModuleBase, method: object) -> Callable[..., Any]:
     if isinstance(method, str):
         found, name = getattr(module, method), method
         if not callable(found):
-            raise errors.ArgumentTypeError(
-                f"'{type(module).__name__}.{method}' must be a callable, got"
-                f" {type(found)}.",
-                "`method` says what to run.",
-                "Pass the name of a method, for example `method='__call__'`.",
-            )
+            raise not_callable(type(module), method, found)
         if is_module(found):  # the one in the bound module, not this
             return lambda bound, *args, **kwargs: getattr(bound, name)(*args, **kwargs)
         method = found
