@@ -73,7 +73,7 @@ MACHINERY = {
 # Names that are there and hold something else: tables are made by `tabulate`, and a
 # product in 8 bits cannot do without its scales, which have a default of None in Flax.
 OF_ANOTHER_SHAPE = {
-    "linen.fp8_ops": "fp8_scaled_dot_general Fp8MetaTyRules",
+    "linen.fp8_ops": "fp8_scaled_dot_general",
     "linen.summary": "Table",
 }
 
@@ -82,6 +82,9 @@ UNOFFERED_METHODS = {
     "from_nnx_metadata": object,
     "to_nnx_metadata": object,
     "replace": linsey.core.rng.LazyRng,
+    # What JAX asks the rules of a dtype, and what any dtype has, with JAX's signatures.
+    "convert_from": object,
+    "all": linsey.linen.fp8_ops.fp8_meta_dtype,
 }
 
 
