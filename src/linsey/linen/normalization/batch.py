@@ -203,10 +203,11 @@ class BatchNorm(Module):
         elif self.save_memory:
             _check_recomputable(self, mask is not None, afterwards is not None)
             (spec, rule), state = statistics.rule(spec, x), statistics.state()
-            moments, running = train_moments(spec, rule, x, epsilon, *state)
+            chosen, running = train_moments(spec, rule, x, epsilon, *state)
             statistics.update(*running)
             # A deferred value acts as an array.
-            return Deferred((spec, activation), (x, *moments, *affine))  # type: ignore
+            operands = x, *chosen[:2], *affine, chosen[2]
+            return Deferred((spec, activation), operands)  # type: ignore
         else:
             (spec, rule), state = statistics.rule(spec, x), statistics.state()
             inputs = x, mask, *affine, epsilon
