@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import flax.errors
 import flax.linen
@@ -265,23 +264,6 @@ def test_a_loop_may_carry_a_collection_that_does_not_change():
     assert loop_that_sows(linsey.linen) == 3
 
 
-def captured_spectral_norm(nn) -> dict:
-    class Module(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            return nn.SpectralNorm(nn.Dense(2))(x, update_stats=True)
-
-    init = functools.partial(Module().init, capture_intermediates=True)
-    return jax.eval_shape(init, KEY, normal(0, 2, 3))["intermediates"]
-
-
-def test_intermediates_of_spectral_norm():
-    with pytest.raises(AttributeError, match="SequenceKey"):
-        captured_spectral_norm(flax.linen)
-    captured = captured_spectral_norm(linsey.linen)
-    assert captured["__call__"][0].shape == (2, 2)
-
-
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_bound_modules_that_hold_modules_are_compared(library):
     nn = LIBRARIES[library]
@@ -328,3 +310,40 @@ def test_setup_is_not_marked(mark):
         define(flax.linen).init(KEY, normal(0, 2, 3))
     with pytest.raises(errors.UsageError, match=f"`setup` is marked with `@nn.{mark}`"):
         define(linsey.linen)
+
+
+def test_the_order_of_keys_after_a_lifted_transform():
+    def variables(nn):
+        class Module(nn.Module):
+            def setup(self):
+                self.dense = nn.Dense(3)
+                self.variable("state", "count", jnp.zeros, ())
+
+            @nn.jit
+            def __call__(self, x):
+                return self.dense(x)
+
+        return Module().init(KEY, normal(0, 2, 3))
+
+    theirs, ours = variables(flax.linen), variables(linsey.linen)
+    assert list(theirs) == ["state", "params"]  # that of the later one first
+    assert list(ours) == ["params", "state"]
+    assert jax.tree.structure(theirs) == jax.tree.structure(ours)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_table_names_modules_among_the_arguments(library):
+    nn = LIBRARIES[library]
+
+    class Inner(nn.Module):
+        def __call__(self, x, other):
+            return x
+
+    class Outer(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return Inner()(x, nn.Dense(3))
+
+    plain = {"width": 300, "force_terminal": False}
+    table = nn.tabulate(Outer(), KEY, console_kwargs=plain)(normal(0, 2, 3))
+    assert ("use_bias" in table) == (library == "flax")

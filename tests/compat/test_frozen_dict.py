@@ -41,6 +41,29 @@ def test_signatures_agree(name):
     assert repr([p.default for p in mine]) == repr([p.default for p in other])
 
 
+def in_order(tree):
+    return [(k, in_order(v) if hasattr(v, "items") else v) for k, v in tree.items()]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m, tree: m.unfreeze(m.freeze(tree)),
+        lambda m, tree: m.freeze(tree).unfreeze(),
+        lambda m, tree: m.unfreeze(tree),
+        lambda m, tree: m.unfreeze({"z": m.freeze(tree), "y": 1}),
+        lambda m, tree: m.copy(tree, {"p": {"x": 1, "b": 2}}),
+        lambda m, tree: m.copy(m.freeze(tree), {"p": {"x": 1, "b": 2}}),
+        lambda m, tree: m.pop(tree, "a")[0],
+        lambda m, tree: m.pop(m.freeze(tree), "a")[0],
+    ],
+)
+def test_keys_are_in_the_same_order(change):
+    tree = {"z": {"k": 1, "b": 2}, "a": {"y": {"q": 1, "c": 2}}}
+    mine, other = change(ours, tree), change(theirs, tree)
+    assert in_order(mine) == in_order(other)
+
+
 def test_methods_are_there():
     assert set(dir(theirs.FrozenDict)) <= set(dir(ours.FrozenDict)) | {"_abc_impl"}
 

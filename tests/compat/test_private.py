@@ -129,6 +129,50 @@ def table(f: Any, nn: Any) -> Any:
     ]
 
 
+def lifted(lift_transform: Any, nn: Any) -> Any:
+    pack = importlib.import_module(f"{nn.__name__.partition('.')[0]}.core.lift").pack
+
+    def recompute(fn, prevent_cse):
+        def inner(scope_fn, repack_fn, variables, rngs, *args):
+            @functools.partial(jax.remat, prevent_cse=prevent_cse)
+            def run(variables, rngs, *args):
+                scope = scope_fn(variables, rngs)
+                return fn(scope, *args), repack_fn(scope)
+
+            return run(variables, rngs, *args)
+
+        return pack(inner, (True,), (True,), (True,))
+
+    def double(module, x):
+        return nn.Dense(2, name="inside")(x) * 2
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = lift_transform(recompute, nn.Dense, prevent_cse=False)(3)(x)
+            x = lift_transform(recompute, nn.Dense, False, methods=["__call__"])(4)(x)
+            return lift_transform(recompute, double, True)(self, x)
+
+    return jax.jit(Model().init_with_output)(KEY, X)
+
+
+def called_directly(lift_direct_transform: Any, nn: Any) -> Any:
+    lift = importlib.import_module(f"{nn.__name__.partition('.')[0]}.core.lift")
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            def vjp(fn, scope, x):
+                return lift.vjp(fn, scope, x)
+
+            apply = (lambda module, x: module(x),)
+            dense = nn.Dense(2)
+            y, back = lift_direct_transform(vjp, apply, dense, x, multi_scope=False)
+            return y, back(jnp.ones_like(y))[1:]
+
+    return jax.jit(Model().init_with_output)(KEY, X)
+
+
 def constrained(f: Any, nn: Any) -> Any:
     mesh = Mesh(jax.devices()[:1], ("d",))
     x, spec = jnp.ones((2, 2)), PartitionSpec("d")
@@ -221,6 +265,8 @@ CASES: dict[str, Callable[[Any, Any], Any]] = {
         ("x", ["y", ("x",)]), (None, ["y"]), (("x", "z"), ["y"])
     ),
     "linen.partitioning._param_with_axes_sow_reduce_fn": reduced,
+    "linen.transforms.lift_transform": lifted,
+    "linen.transforms.lift_direct_transform": called_directly,
     "linen.summary._process_inputs": on(
         ((1,), {}), ((1, 2), {}), ((), {"a": 1}), ((1,), {"a": 1}), ((), {})
     ),
@@ -259,6 +305,10 @@ CASES: dict[str, Callable[[Any, Any], Any]] = {
     "core.scope._unfreeze_variables": on((TREE, True), (TREE, "params")),
     "core.scope._fold_in_static": lambda f, nn: jax.random.key_data(f(KEY, ("a", 1))),
     "jax_utils._pmap_device_order": on(()),
+    "traverse_util._get_params_dict": on((TREE,), ({"b": {"a": 1}},)),
+    "traverse_util._sorted_items": on(({"b": 1, "a": 2},)),
+    "struct.TNode": lambda variable, nn: str(variable),
+    "core.meta.TAxisMetadata": lambda variable, nn: str(variable),
     "training.checkpoints._checkpoint_path": on(("folder", 3, "checkpoint_")),
 }  # fmt: skip
 
@@ -322,6 +372,52 @@ def test_they_are_offered_by_the_aliases_alone():
         compat.uninstall()
     assert not hasattr(linsey.linen.normalization, "_compute_stats")
     assert not hasattr(linsey.core.Scope, "_collection")
+
+
+def states_of_modules(nn):
+    """What modules see of their own state: before, in and after `setup`."""
+    seen = []
+
+    def see(module):
+        state = module._state
+        seen.append((state.in_setup, int(state.setup_called), state.in_compact_method))
+
+    class Model(nn.Module):
+        def setup(self):
+            see(self)
+            self.dense = Compact()
+
+        def __call__(self, x):
+            see(self)
+            seen.append(sorted(self._state.children))
+            return self.dense(x)
+
+    class Compact(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Dense(2)(x)
+            seen.append((self._state.in_compact_method, *self._state.children))
+            seen.append(dict(self._state.autoname_cursor))
+            return x
+
+    see(Model())
+    Model().init(KEY, jnp.ones((1, 2)))
+    bound = Model().bind({})
+    see(bound)
+    bound._try_setup()
+    see(bound)
+    return seen
+
+
+def test_modules_show_their_state_as_in_flax():
+    expected = states_of_modules(LIBRARIES["flax"])
+    compat.install()
+    try:
+        import flax.linen as served
+
+        assert states_of_modules(served) == expected
+    finally:
+        compat.uninstall()
 
 
 def test_the_rules_of_axes_are_an_attribute():

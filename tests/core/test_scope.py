@@ -219,6 +219,16 @@ def test_initializers_are_called_only_to_create(core):
     return n
 
 
+@agrees
+def test_an_initializer_may_take_tuples_of_arrays(core):
+    def model(scope):
+        pair = scope.param("a", jax.nn.initializers.ones, (2,)), jnp.ones(2)
+        return scope.param("sum", lambda key, pair: pair[0] + pair[1], pair)
+
+    _, variables = core.init(model)(KEY)
+    return core.apply(model)(variables), jax.jit(core.apply(model))(variables)
+
+
 @refuses
 def test_a_parameter_of_another_shape(core):
     return core.apply(dense)({"params": {"kernel": jnp.ones((3, 2))}}, X, 4)
@@ -327,6 +337,18 @@ def test_lazy_init_may_depend_on_values_that_are_there():
     for core in (linsey.core, flax.core):
         variables = core.lazy_init(model)(KEY, X, shape)
         np.testing.assert_array_equal(variables["params"]["w"], 2 * X + len(X))
+
+
+def test_frozen_variables_that_may_change_have_sorted_keys():
+    def model(scope, x):
+        return scope.get_variable("params", "b")
+
+    frozen = {"params": {"w": X, "b": X}}
+    for core in (linsey.core, flax.core):
+        apply = core.apply(model, mutable=True)
+        _, updates = apply({"params": core.freeze(frozen["params"])}, X)
+        assert list(updates["params"]) == ["b", "w"]
+        assert list(apply(frozen, X)[1]["params"]) == ["w", "b"]
 
 
 def test_writing_from_inside_a_jax_transform():

@@ -2,8 +2,11 @@
 
 import flax.linen as nn
 import jax
+import old_jax
 import report
 from hypernn.jax import dynamic_hypernet, linear_hypernet
+
+assert old_jax  # gives back `jax.tree_map`
 
 
 class Target(nn.Module):
@@ -14,7 +17,7 @@ class Target(nn.Module):
 
 x = jax.random.normal(jax.random.PRNGKey(1), (3, 5))
 for name, kind, inputs in [
-    ("linear", linear_hypernet.JaxHyperNetwork, {}),
+    ("linear", linear_hypernet.JaxLinearHyperNetwork, {}),
     ("dynamic", dynamic_hypernet.JaxDynamicHyperNetwork, {"input_dim": 5}),
 ]:
     model = kind.from_target(

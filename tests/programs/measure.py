@@ -208,7 +208,6 @@ def counts(expected: set[str], differences: list[str]) -> list[int]:
 
 def measure(names: list[str]) -> None:
     """Runs what is installed, all of it or some packages, and keeps the counts."""
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     work = [(package, file, compare_program) for file, package in PROGRAMS.items()]
     work += [(package, package, compare_suite) for package in SUITES]
     for package, what, compare in work:
@@ -220,6 +219,8 @@ def measure(names: list[str]) -> None:
         except AssertionError as error:
             print(what, str(error)[-2000:])
             continue
+        # Read again: others may measure other packages meanwhile.
+        results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         results[what] = {
             "package": package,
             "version": installed,

@@ -14,16 +14,10 @@ small = dict(
 for name in ("GPT3", "LaMDA"):
     report.model(name, getattr(nanodl, name)(**small), tokens, training=True)
 report.model("GPT4", nanodl.GPT4(num_experts=2, top_k=1, **small), tokens, grads=False)
-for name in ("Llama3", "Gemma", "Mistral"):
+for name in ("Llama3", "Gemma"):
     if hasattr(nanodl, name):
         model = getattr(nanodl, name)(num_groups=2, **small)
         report.model(name, model, tokens, training=True, grads=False)
-image = jax.random.normal(key, (2, 16, 16, 3))
-vit = nanodl.ViT(
-    patch_size=(8, 8), num_layers=1, hidden_dim=8, num_heads=2, feedforward_dim=8,
-    dropout=0.1, num_outputs=3,
-)  # fmt: skip
-report.model("ViT", vit, image, training=True, grads=False)
 x = jax.random.normal(key, (4, 6))
 graph = nanodl.GAT(nfeat=6, nhid=4, nclass=2, dropout_rate=0.1, alpha=0.2, nheads=2)
 report.model("GAT", graph, x, jnp.ones((4, 4)), training=True, grads=False)

@@ -43,6 +43,6 @@ for name, sampler, model in [
 ]:
     state = nk.vqs.MCState(sampler, model, n_samples=16, seed=1, sampler_seed=2)
     driver = nk.driver.VMC(operator, nk.optimizer.Sgd(0.1), variational_state=state)
-    driver.advance(2)
+    driver.run(2, out=nk.logging.RuntimeLog(), show_progress=False)
     report.found[name] = (state.parameters, state.samples, state.expect(operator).mean)
 report.save()

@@ -21,12 +21,9 @@ for name, model in [
     ("mlp_state", potentials.PotentialMLP(dim_hidden=[8], is_potential=False)),
 ]:
     state = model.create_train_state(jax.random.PRNGKey(0), optax.adam(0.01), 3)
-    value = state.potential_value_fn(state.params, None)
     slope = state.potential_gradient_fn(state.params)
-    report.found[name] = (state.params, jax.vmap(slope)(x))
-    grads = jax.grad(
-        lambda p, s=state: jnp.sum(jax.vmap(s.potential_gradient_fn(p))(x))
-    )
+    report.found[name] = (state.params, slope(x))
+    grads = jax.grad(lambda p, s=state: jnp.sum(s.potential_gradient_fn(p)(x)))
     report.found[name + "_step"] = state.apply_gradients(
         grads=grads(state.params)
     ).params

@@ -17,7 +17,6 @@ report.model(
     x,
     key,
 )
-report.model("beta", networks.BetaPolicy(2, action_range, **shape), x, key, grads=False)
 report.model("q", networks.QNetwork(**shape), x, x[:, :2])
 report.model("dueling", networks.DuelingQNetwork(action_dim=3, **shape), x)
 report.model(

@@ -97,6 +97,16 @@ PRIVATE = [
         "Flax programs for Transformer Engine and TPU language models",
         "param_with_axes_sow_reduce_fn",
     ),
+    Row(
+        "flax.linen.transforms.lift_transform",
+        "transforms.lift_transform",
+        "Flaxformer",
+    ),
+    Row(
+        "flax.linen.transforms.lift_direct_transform",
+        "transforms.lift_direct_transform",
+        "what grew out of Flaxformer",
+    ),
     *_rows("flax.linen.summary", "summary", "mynx", "get_call_flops"),
     *_rows(
         "flax.linen.summary",
@@ -104,7 +114,12 @@ PRIVATE = [
         "mynx, maxdiffusion",
         "process_inputs get_path_variables get_module_variables",
     ),
-    *_rows("flax.linen.summary", "summary", "kauldron", "get_module_table"),
+    *_rows(
+        "flax.linen.summary",
+        "summary",
+        "kauldron",
+        "get_module_table ArrayRepresentation ObjectRepresentation",
+    ),
     Row("flax.linen.summary.Table", "summary.Table", "kauldron"),
     Row("flax.linen.summary.Row", "summary.Row", "kauldron"),
     *_rows(
@@ -136,6 +151,14 @@ PRIVATE = [
         "linsey.traverse_util._EmptyNode",
         "optimizer masks",
     ),
+    *_rows(
+        "flax.traverse_util",
+        "trees",
+        "image-classification-jax",
+        "get_params_dict sorted_items",
+    ),
+    Row("flax.struct.TNode", "trees.TNode", "flax-extra"),
+    Row("flax.core.meta.TAxisMetadata", "trees.TAxisMetadata", "praxis"),
     Row(
         "flax.training.checkpoints._checkpoint_path",
         "linsey.training.checkpoints._checkpoint_path",
@@ -145,8 +168,12 @@ PRIVATE = [
 ]
 """The table."""
 
-METHODS = {("core.state", "Scope", "_collection"): "trees.scope_collection"}
-"""Private methods of public classes, there while the aliases are (qwix)."""
+METHODS = {
+    ("core.state", "Scope", "_collection"): "trees.scope_collection",
+    ("linen.module", "Module", "_state"): "modules.state_of_module",
+    ("linen.module", "Module", "_try_setup"): "modules.try_setup",
+}
+"""Private methods of public classes, there while the aliases are (qwix, praxis)."""
 
 _ADAPTERS = {row.name: row.adapter for row in PRIVATE}
 

@@ -135,7 +135,7 @@ class FrozenDict(Mapping[K, V]):
 
     def unfreeze(self) -> dict[K, V]:
         """Return a plain dictionary, all the way down, that may be changed."""
-        return unfreeze(self._dict)
+        return unfreeze(self)
 
     def tree_flatten_with_keys(self) -> tuple[tuple[tuple[object, V], ...], Hashable]:
         """Return the children with their path keys, and the sorted keys."""
@@ -207,17 +207,23 @@ def unfreeze(x: FrozenDict[K, V] | dict[K, V]) -> dict[K, V]:
         x: nested dictionaries; anything else is returned as it is.
 
     Returns:
-        New dictionaries all the way down, with the same leaves.
+        New dictionaries all the way down, with the same leaves; those that were frozen
+        have sorted keys.
 
     Example:
         >>> unfreeze(freeze({"a": {"b": 1}}))
         {'a': {'b': 1}}
     """
     if isinstance(x, FrozenDict):
-        x = x._dict
-    elif not isinstance(x, dict):
+        return _copied(x._dict)
+    if not isinstance(x, dict):
         return x
     return {key: unfreeze(value) for key, value in x.items()}  # pyrefly: ignore
+
+
+def _copied(tree: dict[K, V]) -> dict[K, V]:
+    """Return a copy of all containers, with sorted keys as JAX gives them."""
+    return jax.tree_util.tree_map(lambda leaf: leaf, tree)
 
 
 AnyDict = FrozenDict[Any, Any] | dict[Any, Any]
@@ -242,7 +248,7 @@ def copy(x: AnyDict, add_or_replace: AnyDict = FrozenDict({})) -> AnyDict:  # no
     """
     if isinstance(x, FrozenDict):
         return x.copy(add_or_replace)
-    return {**unfreeze(_checked(x)), **unfreeze(add_or_replace)}
+    return {**_copied(unfreeze(_checked(x))), **unfreeze(add_or_replace)}
 
 
 def pop(x: AnyDict, key: object) -> tuple[AnyDict, Any]:
@@ -266,7 +272,7 @@ def pop(x: AnyDict, key: object) -> tuple[AnyDict, Any]:
     """
     if isinstance(x, FrozenDict):
         return x.pop(key)
-    rest = unfreeze(_checked(x))
+    rest = _copied(unfreeze(_checked(x)))
     return rest, rest.pop(key)
 
 

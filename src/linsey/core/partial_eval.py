@@ -63,6 +63,7 @@ def evaluate_known(
 
 
 def is_array(value: object) -> bool:
+    """Return whether a value is an array, or a scalar of NumPy."""
     return isinstance(value, jax.Array | np.ndarray | np.generic)
 
 

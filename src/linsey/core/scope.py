@@ -22,7 +22,7 @@ from typing import Any, TypeVar, cast
 from linsey import errors
 from linsey.core.filters import *
 from linsey.core.filters import DenyList, Filter, Selection
-from linsey.core.frozen_dict import FrozenDict
+from linsey.core.frozen_dict import FrozenDict, unfreeze
 from linsey.core.partial_eval import evaluate_known
 from linsey.core.rng import LazyRng, is_rng_key
 from linsey.core.state import Flags, Scope
@@ -129,6 +129,8 @@ def lazy_init(
 
 def copy_structure(tree: T) -> T | dict[Any, Any]:
     """Copy nested mappings to dicts; the leaves stay the same objects."""
+    if isinstance(tree, FrozenDict):
+        return unfreeze(tree)
     if isinstance(tree, Mapping):
         return {key: copy_structure(value) for key, value in tree.items()}
     return tree

@@ -464,9 +464,12 @@ class Scope:
             # The shape is nearly always among the arguments of the initializer; only
             # if it is not does the initializer have to be evaluated (abstractly).
             shape = getattr(value, "shape", ())
-            for arg in args:
-                if type(arg) is tuple and arg == shape:
-                    return value
+            try:
+                for arg in args:
+                    if type(arg) is tuple and arg == shape:
+                        return value
+            except (TypeError, ValueError):  # tuples of arrays, or of tracers
+                pass
         self._check_param_shape(name, value, init_fn, args, kwargs)
         return unbox_fast(value) if unbox else value
 

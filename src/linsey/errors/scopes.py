@@ -34,7 +34,7 @@ class InvalidRngError(LinseyError, ValueError):
         super().__init__(msg, why, fix)
 
 
-class ApplyScopeInvalidVariablesTypeError(LinseyError):
+class ApplyScopeInvalidVariablesTypeError(LinseyError, TypeError):
     """The variables given to `apply` are no dictionary of collections."""
 
     def __init__(self, *, found: object = None) -> None:

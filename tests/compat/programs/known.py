@@ -108,6 +108,18 @@ def private_calls(_: Case, difference: Difference) -> bool:
     return set(ours) <= set(theirs) and all(re.search(PRIVATE, one) for one in more)
 
 
+def lifted_order(case: Case, difference: Difference) -> bool:
+    """Keys are in another order, in a program with a lifted transform."""
+    order = difference.cause.startswith("order of keys")
+    return order and bool(re.search(LIFTED, case.source))
+
+
+LIFTED = (
+    r"nn\.(jit|remat|checkpoint|vmap|scan|remat_scan|fold_rngs|map_variables|vjp|jvp|"
+    r"custom_vjp|grad|value_and_grad|while_loop|cond|switch|add_metadata_axis)\b"
+)
+
+
 def leaks(case: Case, _: Difference) -> bool:
     """linsey refuses what leaves values of an inner transform behind in Flax."""
     if type(case.ours.error).__name__ != "JaxTransformError":
@@ -205,6 +217,11 @@ MADE_ONCE = Variation(
 )
 
 
+MADE_TWICE = (
+    "Flax ScopeParamShapeError: For parameter .*linsey passes|"
+    "(values|bits|numbers|lengths) at init"
+)
+CARRY = "Flax TypeError: scan body function carry input and carry output must"
 AXES = "values at .*names|facts|Flax AssertionError"
 NAME_SCOPES = (
     "Flax AssignSubModuleError: Submodule CompactNameScope|"
@@ -250,6 +267,10 @@ KNOWN = (
         MADE_ONCE,
     ),
     Known(
+        "`nn.map_variables(..., init=True)`",
+        differs(MADE_TWICE, "nn.map_variables", "init=self.is_initializing()"),
+    ),
+    Known(
         "An axis added at position -1",
         differs(AXES, "nn.PARTITION_NAME", ": -1}"),
     ),
@@ -265,18 +286,30 @@ KNOWN = (
     ),
     Known(
         "`while_loop` fails where it carries",
-        differs("Flax TypeError: while_loop body.*linsey passes", "nn.while_loop"),
+        differs("Flax TypeError: while_loop body", "nn.while_loop", "carry_variables"),
     ),
     Known(
         "A `compact_name_scope` method of a submodule",
         differs(NAME_SCOPES, "nn.compact_name_scope"),
     ),
-    Known("`cond`, `switch`, `vjp`, ... take one module.", differs(TREES, "m[1](m[0]")),
+    Known("`cond`, `switch`, `vjp`, ... take one module.", differs(TREES)),
     Known(
         "The sentence of `LazyInitError` lacks",
         differs("words: Flax LazyInitError", "lazy_init"),
     ),
     Known("Interceptors and captured intermediates see", private_calls),
+    Known(
+        "Interceptors and captured intermediates see",
+        differs("Flax IndexError: tuple index.*linsey passes", "nn.intercept_methods"),
+    ),
+    Known(
+        "Interceptors and captured intermediates see",
+        differs("Flax AttributeError: '(int|Typed.*)' object has no.*size", "capture_"),
+    ),
+    Known(
+        "A table shows a module among the arguments",
+        differs("facts.*'inputs'", "tabulate", "other"),
+    ),
     Known("`setup` marked with `compact`", raises("UsageError", "def setup")),
     Known("The value of an `InitVar`", differs(INIT_VARS, "dataclasses.InitVar")),
     Known(
@@ -284,8 +317,33 @@ KNOWN = (
         differs("Flax RecursionError: .*linsey passes", "== model.bind"),
     ),
     Known(
-        "`SpectralNorm` fails where",
-        differs("Flax AttributeError: 'SequenceKey'", "nn.SpectralNorm", "capture_"),
+        "`SpectralNorm` of a layer with a partitioned",
+        differs("Flax AttributeError: '(Sequence|GetAttr)Key'", "nn.SpectralNorm"),
+    ),
+    Known(
+        "A collection in `variable_carry` must exist",
+        differs(f"{CARRY} have the same pytree", "variable_carry"),
+    ),
+    Known(
+        "`RNN` fails in `scan` where", differs(f"{CARRY} have equal types", "nn.RNN")
+    ),
+    Known(
+        "`remat_scan` refuses partitioned",
+        differs("(words: )?Flax PartitioningUnspecified", "nn.remat_scan"),
+    ),
+    Known("`static_argnums` of `nn.remat` fail", differs("Flax ValueError: the `stat")),
+    Known(
+        "`bind` takes no single key",
+        differs("Flax InvalidRngError: rngs should be a dict", "model.bind"),
+    ),
+    Known("A body under `nn.jit` that", differs("facts", "nn.jit"), TRACED_EACH_TIME),
+    Known("`fold_rngs` of a function of", from_keys("nn.fold_rngs")),
+    Known("A module from outside that draws keys", from_keys("nn.scan")),
+    Known("A module from outside that draws keys", from_keys("nn.vmap")),
+    Known("Variables that went through lifted", lifted_order),
+    Known(
+        "Statistics are float32 at first",
+        differs("values at .*(mean|var): .*complex|Flax .*Error", "1j * x", "BatchNo"),
     ),
 )
 

@@ -123,7 +123,7 @@ def run(
             exec(compiled(source), names)
             key = jax.random.key(seed)
             if returned is not None:
-                jax.jit(program).lower(key, x)
+                jax.jit(program)(key, x)
             elif numeric:
                 program(key, jnp.asarray(x * np.float32(1 + nudge)))
             else:

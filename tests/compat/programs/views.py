@@ -24,11 +24,11 @@ def state(script: Script) -> None:
 def table(script: Script) -> None:
     """A summary of the module."""
     draw = script.draw
-    options = [f"depth={draw.pick(1, 2)}", "show_repeated=True", "mutable=True"]
+    options = [f"depth={draw.pick(1, 2)}", "mutable=True"]
     options += ["exclude_methods=('helper',)", "method='__call__'"]
     plain = ", console_kwargs={'width': 300, 'force_terminal': False}"
     if draw.chance(0.5):
-        more = draw.arguments(options[:3])
+        more = draw.arguments(options[:2])
         call = f"nn.tabulate(model, jax.random.key(0){more}{plain})(x)"
     else:
         more = draw.arguments(options)
@@ -38,6 +38,8 @@ def table(script: Script) -> None:
 
 def symbolic(script: Script) -> None:
     """Shapes and variables for a batch of any size."""
+    if len(script.unit.taken) < 2:
+        return
     lines = [
         "n, = jax.export.symbolic_shape('n')",
         "spec = jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype)",

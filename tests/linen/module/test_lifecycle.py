@@ -360,6 +360,24 @@ def test_post_init_may_change_fields_before_super(nn):
     return Net(2).init_with_output(KEY, X)
 
 
+@agrees
+def test_containers_that_post_init_makes_belong_to_each_call(nn):
+    class Model(nn.Module):
+        def __post_init__(self):
+            super().__post_init__()
+            object.__setattr__(self, "_layers", {})
+
+        @nn.compact
+        def __call__(self, x):
+            assert not self._layers
+            self._layers["dense"] = nn.Dense(2)
+            return self._layers["dense"](x)
+
+    model = Model()
+    variables = model.init(KEY, X)
+    return model.apply(variables, X), len(model._layers)
+
+
 def test_post_init_runs_once():
     runs = []
 

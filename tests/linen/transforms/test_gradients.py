@@ -167,6 +167,7 @@ def test_jvp_along_inputs_and_parameters(nn):
             run = lambda mdl, x: nn.tanh(mdl(x))  # noqa: E731
             return [
                 nn.jvp(run, layer, (x,), (jnp.ones_like(x),), {}),
+                nn.jvp(run, layer, (x,), (jnp.ones_like(x),), {"params": {}}),
                 nn.jvp(run, layer, (x,), (jnp.ones_like(x),), {"params": zeros}),
                 nn.jvp(run, layer, (x,), (jnp.zeros_like(x),), {"params": ones}),
             ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import enum
 from collections.abc import Callable, Iterator, Mapping, MutableSequence
 from contextvars import ContextVar
 from typing import Any, overload
@@ -71,6 +72,55 @@ class ModuleStack(MutableSequence[Any]):
 
     def __repr__(self) -> str:
         return repr(self._items())
+
+
+class SetupState(enum.IntEnum):
+    """Whether `setup` of a module has run."""
+
+    NEW = 0
+    TRANSFORMED = 1
+    DONE = 2
+
+
+@dataclasses.dataclass
+class InternalState:
+    """Where a module is in its life, as Flax keeps it."""
+
+    in_compact_method: bool = False
+    in_setup: bool = False
+    setup_called: SetupState = SetupState.NEW
+    is_initialized: bool = True
+    autoname_cursor: dict[str, int] = dataclasses.field(default_factory=dict)
+    children: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class StateOfModule:
+    """Describes the state of a bound module; an attribute of that name comes first."""
+
+    def __get__(self, module: Module | None, owner: type) -> Any:
+        """Return the state of a module, written anew at each access."""
+        if module is None:
+            return self
+        bound = module._bound
+        if bound is None:
+            return InternalState()
+        compact = bound.frame is not bound.setup_frame and bound.frame.is_open
+        done = SetupState.DONE if bound.phase == binding.READY else SetupState.NEW
+        counts, names = dict(bound.frame.counts), bound.frame.names.items()
+        children = {k: v[0] if isinstance(v, tuple) else v for k, v in names}
+        return InternalState(
+            compact, bound.phase == binding.SETTING_UP, done, True, counts, children
+        )
+
+
+state_of_module = StateOfModule()
+
+
+def try_setup(self: Module, shallow: bool = False) -> None:
+    """Run `setup`, if it is due and not only the fields are asked for."""
+    bound = self._bound
+    if bound is not None and bound.phase == binding.FRESH and not shallow:
+        bound.set_up(self)
 
 
 @dataclasses.dataclass

@@ -19,6 +19,21 @@ Path = tuple[str, ...]
 Variables = Mapping[str, Any]
 
 
+@dataclasses.dataclass
+class ArrayRepresentation:
+    """An array of a table of Flax; a table of linsey has a `jax.ShapeDtypeStruct`."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+
+
+@dataclasses.dataclass
+class ObjectRepresentation:
+    """Another value of a table of Flax; a table of linsey has the value."""
+
+    obj: Any
+
+
 def get_call_flops(
     c: CallInfo, compute_flops: bool, compute_vjp_flops: bool
 ) -> tuple[int, int]:

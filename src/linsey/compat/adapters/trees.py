@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
-from linsey import serialization
-from linsey.core import rng
+from linsey import serialization, struct
+from linsey.core import meta, rng
 from linsey.core.filters import Filter, in_filter
 from linsey.core.frozen_dict import FrozenDict, unfreeze
 from linsey.core.state import Scope
+
+# Of annotations such as `def replace(self: TNode) -> TNode`.
+TNode = TypeVar("TNode", bound=struct.PyTreeNode)
+TAxisMetadata = TypeVar("TAxisMetadata", bound=meta.AxisMetadata[Any])
 
 fold_in_static = rng.fold_in_static
 is_valid_rng = rng.is_rng_key
@@ -86,6 +90,21 @@ def scope_collection(self: Scope, col: str) -> Mapping[str, Any]:
     """Return the part of a collection that a scope has."""
     node = self._node(col)
     return FrozenDict({}) if node is None else node
+
+
+def get_params_dict(inputs: Any) -> Any:
+    """Return nested dictionaries as plain ones, to be traversed."""
+    if not isinstance(inputs, Mapping):
+        raise ValueError(
+            "Can only traverse a flax Model instance or a nested dict, not "
+            f"{type(inputs)}"
+        )
+    return unfreeze(dict(inputs))
+
+
+def sorted_items(x: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
+    """List the entries of a dictionary, sorted by key."""
+    return sorted(x.items(), key=lambda item: item[0])
 
 
 def pmap_device_order() -> list[jax.Device]:

@@ -125,7 +125,7 @@ def jvp(
     Returns:
         The value and the derivative.
     """
-    along = tuple(variable_tangents)
+    along = tuple(col for col, tree in variable_tangents.items() if tree)
     lifted = Lifted(scope, (along, variables), (along, variables), (rngs,))
     run = lifted.plan.pure(fn)
     by, others = lifted.variables

@@ -107,6 +107,7 @@ class Module(ModuleBase):
         make_dataclass(cls, Module, kw_only)
         wrap_class(cls)
         cls._has_setup = cls.setup is not ModuleBase.setup
+        cls._has_post_init = cls.__post_init__ is not Module.__post_init__
 
     # -- one instance ----------------------------------------------------------------
 

@@ -62,6 +62,7 @@ class ModuleBase:
     _compared_fields: ClassVar[tuple[str, ...]] = ()
     _hash_fields: ClassVar[tuple[str, ...]] = ()
     _has_setup: ClassVar[bool] = False
+    _has_post_init: ClassVar[bool] = False
 
     @property
     def scope(self) -> Any:
@@ -324,6 +325,10 @@ def copy_unbound(module: M) -> M:
         for name in module._bound.assigned:
             values.pop(name, None)
     values["parent"] = values["_bound"] = None
+    if module._has_post_init:  # each copy has its own of what that has made
+        for name in values.keys() - module._init_fields:
+            if type(values[name]) in (dict, list, set):
+                values[name] = values[name].copy()
     return copy
 
 

@@ -160,7 +160,8 @@ def wrap_method_once(fun: Callable[..., T]) -> Callable[..., T]:
 
 
 def _wrap(fun: Callable[..., T]) -> Callable[..., T]:
-    name = getattr(fun, "__name__", "unnamed_function")
+    inner = getattr(fun, "func", fun) if not hasattr(fun, "__name__") else fun
+    name = getattr(inner, "__name__", "unnamed_function")
     suffix = "" if name == "__call__" else "." + name
     is_setup = name == "setup"
     is_compact = hasattr(fun, "compact") and not is_setup
