@@ -34,6 +34,7 @@ from jax.typing import ArrayLike
 from linsey.ops import axes
 from linsey.ops.moments import Moments, NormSpec, ScaledMoments, take_moments
 from linsey.ops.normalize import (
+    add_epsilon,
     apply_moments,
     normalize_halved,
     reciprocal_deviation,
@@ -291,13 +292,13 @@ def _choose(
         # The prescale of a batch without values is 1.
         mean = jnp.where(counted, mean, split_like(running[0], mean))
         var = jnp.where(counted, var, split_like(running[1], mean))
-    rstd = reciprocal_deviation(moments._replace(var=var), epsilon)
+    moments = moments._replace(var=var)
     if limits is None:
-        return mean, rstd, prescale
-    running_sigma = lax.sqrt(running[1] + epsilon)
-    mean, sigma = mean / prescale.astype(mean.dtype), 1 / (rstd * prescale)
-    mean, rstd = renormalize(mean, sigma, running[0], running_sigma, limits)
-    return mean * prescale.astype(mean.dtype), rstd / prescale, prescale
+        return mean, reciprocal_deviation(moments, epsilon), prescale
+    sigma = lax.sqrt(add_epsilon(moments, epsilon))
+    running_sigma = lax.sqrt(running[1] + epsilon) * prescale
+    running_mean = running[0] * prescale.astype(running[0].dtype)
+    return *renormalize(mean, sigma, running_mean, running_sigma, limits), prescale
 
 
 def _follow(

@@ -258,10 +258,9 @@ def take_moments(spec: NormSpec, x: Array, weights: Array | None) -> ScaledMomen
         >>> take_moments(NormSpec((0,)), jnp.arange(3.0), None).mean.tolist()
         1.0
     """
-    mean, var, *count, prescale = _moments(spec, x, weights)
-    if weights is None:
-        count = [lax.full((), _count(spec, x.shape), var.dtype)]
-    return ScaledMoments(mean, var, *count, lax.stop_gradient(prescale))
+    mean, var, *counts, prescale = _moments(spec, x, weights)
+    count = counts[0] if counts else lax.full((), _count(spec, x.shape), var.dtype)
+    return ScaledMoments(mean, var, count, lax.stop_gradient(prescale))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -377,7 +376,8 @@ def power_of_size(size: Array) -> Array:
     """
     info = jnp.finfo(size.dtype)
     # Not beyond what has a normal reciprocal; also where the sum of a few overflows.
-    size = lax.clamp(1.0, size, 2.0 ** (info.maxexp - 4))
+    smallest, largest = np.array([1, 2.0 ** (info.maxexp - 4)], size.dtype)
+    size = lax.clamp(smallest, size, largest)
     return lax.integer_pow(lax.reduce_precision(size, info.nexp, 0), -1)
 
 

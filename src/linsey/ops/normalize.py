@@ -154,10 +154,20 @@ def reciprocal_deviation(moments: ScaledMoments, epsilon: ArrayLike) -> Array:
         >>> reciprocal_deviation(ScaledMoments(one, one, one, half), 12.0).item()
         0.5
     """
-    var, prescale = moments.var, moments.prescale
-    sum_ = var + epsilon * prescale * prescale
+    return lax.rsqrt(add_epsilon(moments, epsilon))
+
+
+def add_epsilon(moments: ScaledMoments, epsilon: ArrayLike) -> Array:
+    """Add epsilon to the variance of prescaled values.
+
+    Example:
+        >>> one, half = jnp.ones(()), jnp.full((), 0.5)
+        >>> add_epsilon(ScaledMoments(one, one, one, half), 12.0).item()
+        4.0
+    """
+    total = moments.var + epsilon * moments.prescale * moments.prescale
     # Epsilon may vanish by prescaling, but equal values must not be divided by 0.
-    return lax.rsqrt(lax.max(sum_, jnp.finfo(sum_.dtype).tiny))
+    return lax.max(total, jnp.finfo(total.dtype).tiny)
 
 
 # --- by the moments of the array itself -----------------------------------------------
@@ -436,8 +446,8 @@ def _tangent(
         # Doubled, and `x - mean` as a sum, for a reason given in `moments`.
         if prescale is not None:
             double = lax.convert_element_type(lax.add(prescale, prescale), dtype)
-            x, mean = prescale_values(x, double, spec.axes), _sum(mean, mean)
-            slope = times(slope, 0.5)
+            x, slope = prescale_values(x, double, spec.axes), times(slope, 0.5)
+            mean = None if mean is None else times(mean, 2)
         if mean is not None:
             x = lax.add(x, _spread(lax.neg(mean), joint, shape))
         terms.append(lax.mul(x, _spread(slope, joint, shape)))
@@ -540,7 +550,7 @@ def standardize_channels(
 def _standardize_channels_jvp(
     primals: tuple[Array, Array | None, Array | None, ArrayLike],
     tangents: tuple[Tangent, ...],
-) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+) -> tuple[tuple[Array, Array, Array, Array], tuple[Array, Array, Array, Array]]:
     from linsey.ops.cpu.channel_kernels import channel_spread, standardized_tangent
 
     x, scale, _, epsilon = primals

@@ -118,7 +118,9 @@ def prescale_by_largest(
     """
     size = lax.reduce_max(lax.abs(x), axes) if x.size else jnp.ones(())
     size = jnp.broadcast_to(size, [n for i, n in enumerate(x.shape) if i not in axes])
-    size = lax.expand_dims(lax.stop_gradient(size), axes).astype(jnp.finfo(x.dtype).dtype)
+    size = lax.expand_dims(lax.stop_gradient(size), axes).astype(
+        jnp.finfo(x.dtype).dtype
+    )
     prescale, epsilon = power_of_size(size), jnp.asarray(epsilon, size.dtype)
     # It may vanish by prescaling, but what is zero must not be divided by 0.
     kept = jnp.minimum(epsilon, jnp.finfo(size.dtype).tiny)

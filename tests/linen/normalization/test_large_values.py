@@ -26,6 +26,7 @@ LAYERS = {  # layer, shape, shape with groups, axes, whether the mean is subtrac
     ),
     "batch": (TRAIN, (4, 3), (4, 3), (0,), True),
     "spatial": (TRAIN, (4, 2, 2, 3), (4, 2, 2, 3), (0, 1, 2), True),
+    "renormalized": (TRAIN.clone(renorm=(1.0, 0.0)), (4, 3), (4, 3), (0,), True),
     "kernel": (TRAIN, (1100, 64), (1100, 64), (0,), True),  # that of a CPU, if any
 }
 
@@ -70,8 +71,8 @@ def test_any_scale_gives_what_float64_gives(name):
         y, pull = jax.vjp(call, x)
         return y, *pull(cotangent)
 
-    for scale in (1e-30, 1.0, 1e17, 1e20, 1e30, 1e36, LARGEST):
-        for kind in ("plain", "half zero", "offset"):
+    for scale in (1e-30, 1e20, 1e36, LARGEST):
+        for kind in ("half zero", "offset"):
             x = np.float32(values(shape, kind) * scale)
             expected = normalized(
                 x.reshape(grouped), cotangent.reshape(grouped), axes, is_centred

@@ -42,7 +42,9 @@ class BatchNorm(Module):
 
     Moments are accurate at any offset and kept in float32 at least. A batch without
     values (empty, or masked altogether) and channels whose moments are not finite leave
-    the running statistics alone.
+    the running statistics alone. Inputs may be as large as their dtype allows: they are
+    normalized like others, but where the variance is beyond that range, inputs above
+    1e19 in float32, it counts as not finite.
 
     Attributes:
         use_running_average: whether to normalize by the running statistics; given
