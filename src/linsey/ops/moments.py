@@ -255,7 +255,8 @@ def take_moments(spec: NormSpec, x: Array, weights: Array | None) -> ScaledMomen
         The moments of `x` times a prescale, and this.
 
     Example:
-        >>> take_moments(NormSpec((0,)), jnp.arange(3.0), None).mean.tolist()
+        >>> moments = take_moments(NormSpec((0,)), jnp.arange(3.0), None)
+        >>> moments.of_values().mean.tolist()
         1.0
     """
     mean, var, *counts, prescale = _moments(spec, x, weights)

@@ -139,11 +139,13 @@ def normalize_halved(
     Example:
         >>> spec, large = NormSpec((0,)), jnp.array([3e38, -3e38])
         >>> mean, var = jnp.array(-2e38), jnp.array(1e38)
-        >>> normalize_halved(spec, large, mean, var, None, None, 0.0).tolist()
-        [5e+19, -1e+19]
+        >>> print(normalize_halved(spec, large, mean, var, None, None, 0.0))
+        [ 5.e+19 -1.e+19]
     """
-    rstd, half = lax.rsqrt(var + epsilon), lax.full_like(var, 0.5)
-    return scale_and_shift(spec, x, times(mean, 0.5), times(rstd, 2), scale, bias, half)
+    # An eighth, of which `scale_and_shift` makes a half.
+    rstd, part = lax.rsqrt(var + epsilon), lax.full_like(var, 0.125)
+    mean, rstd = times(mean, 0.125), times(rstd, 8)
+    return scale_and_shift(spec, x, mean, rstd, scale, bias, part)
 
 
 def reciprocal_deviation(moments: ScaledMoments, epsilon: ArrayLike) -> Array:
@@ -360,10 +362,10 @@ def scale_and_shift(
     mean, scale, bias = (_convert(v, dtype) for v in (mean, scale, bias))
     kept, joint, shape = *_kept_and_joint(spec, x), x.shape
     if prescale is not None:
-        # Negated, for a reason given in `moments`.
-        prescale = lax.neg(lax.convert_element_type(prescale, dtype))
-        x, rstd = prescale_values(x, prescale, spec.axes), lax.neg(rstd)
-        mean = None if mean is None else lax.neg(mean)
+        # Four times as large, for a reason given in `moments`.
+        prescale = times(lax.convert_element_type(prescale, dtype), 4)
+        x, rstd = prescale_values(x, prescale, spec.axes), times(rstd, 0.25)
+        mean = None if mean is None else times(mean, 4)
     if mean is not None:
         x = lax.sub(x, _spread(mean, kept, shape))
     factor = _spread(rstd, kept, shape, joint)
