@@ -139,8 +139,9 @@ def normalize_halved(
     Example:
         >>> spec, large = NormSpec((0,)), jnp.array([3e38, -3e38])
         >>> mean, var = jnp.array(-2e38), jnp.array(1e38)
-        >>> print(normalize_halved(spec, large, mean, var, None, None, 0.0))
-        [ 5.e+19 -1.e+19]
+        >>> y = normalize_halved(spec, large, mean, var, None, None, 0.0)
+        >>> print(f"{y[0]:.2e} {y[1]:.2e}")
+        5.00e+19 -1.00e+19
     """
     # An eighth, of which `scale_and_shift` makes a half.
     rstd, part = lax.rsqrt(var + epsilon), lax.full_like(var, 0.125)
