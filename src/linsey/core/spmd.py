@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from linsey.contexts import assigned
+from linsey._contexts import assigned
 from linsey.core import meta
 from linsey.errors.base import MismatchError, OptionError
 from linsey.typing import LogicalRules as LogicalRules

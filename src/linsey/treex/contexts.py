@@ -10,7 +10,7 @@ from contextvars import ContextVar
 
 import jax
 
-from linsey.contexts import assigned
+from linsey._contexts import assigned
 from linsey.errors.treex import NoKeyError
 from linsey.treex.types import Inputs
 from linsey.typing import AxisName

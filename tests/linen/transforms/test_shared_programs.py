@@ -402,9 +402,10 @@ def test_names_of_setup_and_of_arguments_are_taken_inside(nn, transform):
             tree = jax.eval_shape(lambda k: cls().init(k, X, method=method), KEY)  # noqa: B023
             outcomes.append(jax.tree.map(jnp.shape, tree))
         except Exception as error:
-            # For an axis that an array lacks linsey has a class and words of its own.
-            words = type(error).__name__, str(error).split(".")[0]
-            outcomes.append("no axis" if isinstance(error, IndexError) else words)
+            # Other errors, of axes, have words of linsey's own.
+            name = type(error).__name__
+            taken = name == "NameInUseError" and str(error).split(".")[0]
+            outcomes.append(taken or isinstance(error, (ValueError, IndexError)))
     return outcomes
 
 

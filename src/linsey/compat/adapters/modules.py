@@ -11,7 +11,7 @@ from typing import Any, overload
 
 import jax
 
-from linsey.contexts import assigned
+from linsey._contexts import assigned
 from linsey.core.frozen_dict import FrozenDict
 from linsey.linen.module import Module, binding, intercept_methods
 from linsey.linen.module.functional import INTERCEPTORS, RUNNING, Capture

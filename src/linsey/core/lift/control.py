@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from linsey.contexts import assigned
+from linsey._contexts import assigned
 from linsey.core import axes_scan, meta
 from linsey.core.filters import ALL, Filter
 from linsey.core.lift.execution import remat

@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from linsey import errors
-from linsey.contexts import assigned
+from linsey._contexts import assigned
 from linsey.core import scope as core_scope
 from linsey.core.filters import DenyList, Filter, union_filters
 from linsey.core.state import Scope

@@ -13,7 +13,7 @@ from typing import Any, TypeGuard, TypeVar
 import jax
 import numpy as np
 
-from linsey.contexts import assigned
+from linsey._contexts import assigned
 from linsey.core.filters import Filter
 from linsey.linen.module import InterceptorContext, Module
 from linsey.linen.module.base import RNGs

@@ -35,7 +35,7 @@ import jax
 import jax.numpy as jnp
 from jax.interpreters import mlir
 
-from linsey.contexts import assigned
+from linsey._contexts import assigned
 from linsey.extras import install_hint
 from linsey.typing import Dtype
 
