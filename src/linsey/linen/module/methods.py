@@ -53,7 +53,8 @@ def make_dataclass(cls: type[Any], base: type[ModuleBase], kw_only: bool) -> Non
         ReservedModuleAttributeError: it annotates `parent`.
     """
     for name in ("__eq__", "__hash__"):
-        # Not those of a base, nor no hash because the class has an `__eq__`.
+        # Not inherited from a dataclass, nor `None`, which Python sets as the hash of a
+        # class that defines `__eq__`.
         if cls.__dict__.get(name) is None:
             setattr(cls, name, getattr(base, name))
     annotations = cls.__annotations__
