@@ -26,7 +26,7 @@ from linsey.core.filters import NONE, Filter, Selection
 from linsey.core.frozen_dict import FrozenDict, freeze
 from linsey.core.meta import PLAIN_TYPES, is_plain_array, unbox_fast
 from linsey.core.rng import LazyRng
-from linsey.errors._texts import not_text
+from linsey.errors._texts import no_node, not_text
 from linsey.typing import Collection, MutableCollection, PRNGKey, VariableDict
 
 T = TypeVar("T")
@@ -47,9 +47,7 @@ KEPT: ContextVar[Selection] = ContextVar("linsey_kept", default=NONE)
 # In the trace that finds what is the same at every step of a loop: that trace, and what
 # it created outside of the loop.
 Created = list[tuple["Scope", str, str]]
-CREATED: ContextVar[tuple[object, Created]] = ContextVar(
-    "linsey_created", default=(None, [])
-)
+CREATED: ContextVar[tuple[object, Created]] = ContextVar("created", default=(None, []))
 # Whether the name or path of a scope has been read since this was last reset: what the
 # program computes may then depend on it.
 PLACE_READ: ContextVar[bool] = ContextVar("linsey_place_read", default=False)
@@ -338,11 +336,8 @@ class Scope:
                 node = above.get(self._path[-1])
                 if isinstance(node, Mapping):
                     self._nodes[col] = node
-                elif node is not None and self.has_flag("initializing"):
-                    name, holder = self._path[-1], self.parent.path_text
-                    raise errors.NameInUseError("submodule", name, holder)
                 elif node is not None:
-                    raise errors.ScopeVariableNotFoundError("*", col, self.path_text)
+                    raise no_node(self, col)
         return node
 
     def _mutable_collection(self, col: str) -> MutableCollection:

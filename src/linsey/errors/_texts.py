@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from linsey.errors.base import (
@@ -12,6 +12,8 @@ from linsey.errors.base import (
     OptionError,
     ShapeError,
 )
+from linsey.errors.modules import NameInUseError
+from linsey.errors.scopes import InvalidRngError, ScopeVariableNotFoundError
 
 Shape = tuple[int, ...]
 
@@ -123,3 +125,42 @@ def field_without_hash(cls: type, name: str, value: object) -> LinseyError:
         "Compiled programs are found again by the fields of their modules.",
         "Pass arrays to the call; use tuples, strings, numbers as fields.",
     )
+
+
+def no_streams(what: str, rngs: object) -> LinseyError:
+    """Make the error for what is no mapping of streams to keys."""
+    return InvalidRngError(
+        f"{what} should be a ``jax.PRNGKey`` or a dictionary mapping strings to"
+        f" ``jax.PRNGKey``, got {_describe(rngs)}.",
+        fix=STREAMS,
+    )
+
+
+def no_key(module: object, rngs: object) -> LinseyError:
+    """Make the error for what a module is given for keys and is none."""
+    return InvalidRngError(
+        f"RNGs should be of shape (2,) or PRNGKey in Module {type(module).__name__},"
+        f" but rngs are: {rngs}.",
+        fix=STREAMS,
+    )
+
+
+STREAMS = (
+    "rngs should be a dictionary mapping strings to `jax.PRNGKey`. Pass for example"
+    ' `{"dropout": jax.random.key(0)}`.'
+)
+
+
+def no_node(scope: Any, col: str) -> LinseyError:
+    """Make the error for a leaf where the variables of a scope are looked for."""
+    if scope.has_flag("initializing"):
+        return NameInUseError("submodule", scope.path[-1], scope.parent.path_text)
+    return ScopeVariableNotFoundError("*", col, scope.path_text)
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{k!r}: {_describe(v)}" for k, v in value.items()) + "}"
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"an array of shape {value.shape} and dtype {value.dtype}"
+    return repr(value)

@@ -65,7 +65,7 @@ class Lifted:
     ):
         flat, tree = jax.tree_util.tree_flatten(scopes)
         self.roots = roots = _outermost(flat)
-        self.first: Scope | None = next(iter(flat), None)
+        self.first: list[Scope] = flat[:1]
         groups = tuple(map(Selection.of, outputs))
         out = reduce(operator.or_, groups, NONE)
         self.plan = Plan(
@@ -101,14 +101,13 @@ class Lifted:
 
         If another scope holds the first one, that draw only counts.
         """
-        first, drawn = self.first, {}
-        if first is not None:
-            streams = {s for group in self.rngs for keys in group for s in keys}
-            drawn = {s: LazyRng(first.make_rng(s)) for s in streams if first.has_rng(s)}
+        first = self.first
+        streams = {s for group in self.rngs for keys in group for s in keys}
+        drawn = {s: f.make_rng(s) for f in first for s in streams if f.has_rng(s)}
 
         def forked(scope: Scope, keys: Mapping[str, LazyRng]) -> dict[str, LazyRng]:
-            if scope is first:
-                return {stream: drawn[stream] for stream in keys}
+            if scope in first:
+                return {stream: LazyRng(drawn[stream]) for stream in keys}
             return {stream: key.clear_suffix() for stream, key in keys.items()}
 
         return tuple(tuple(map(forked, self.roots, group)) for group in self.rngs)

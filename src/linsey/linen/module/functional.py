@@ -22,7 +22,7 @@ from linsey.core import scope as core_scope
 from linsey.core.filters import DenyList, Filter, union_filters
 from linsey.core.rng import is_rng_key
 from linsey.core.state import Scope
-from linsey.errors._texts import not_callable
+from linsey.errors._texts import no_key, not_callable
 from linsey.linen.module import binding
 from linsey.linen.module.binding import M, ModuleBase, is_module
 from linsey.traceback_util import api_boundary
@@ -205,10 +205,7 @@ def check_instance(module: object) -> None:
 def check_rngs(module: object, rngs: object) -> None:
     """Refuse what is neither a key nor a mapping, by the name of the module."""
     if rngs is not None and not isinstance(rngs, Mapping) and not is_rng_key(rngs):
-        raise core_scope.not_keys(
-            "RNGs should be of shape (2,) or PRNGKey in Module"
-            f" {type(module).__name__}, but rngs are: {rngs}."
-        )
+        raise no_key(module, rngs)
 
 
 def function_of(module: ModuleBase, method: object) -> Callable[..., Any]:

@@ -317,7 +317,7 @@ def function_of_module(fn: object) -> Callable[..., Any]:
         fn = fn.__func__
     if not callable(fn) or isinstance(fn, Module) or _is_module_class(fn):
         raise errors.TransformTargetError(fn)
-    return wrap_method_once(fn, is_lifted=True)
+    return wrap_method_once(fn, hasattr(fn, "compact"))
 
 
 def _is_module_class(target: object) -> TypeGuard[type[Module]]:
