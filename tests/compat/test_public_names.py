@@ -85,7 +85,7 @@ UNOFFERED_METHODS = {
 }
 
 # Classes whose methods JAX asks for, by position.
-MACHINERY = {"Fp8MetaTyRules", "fp8_meta_dtype", "fp8_meta_dtype_wrapper"}
+ASKED_BY_JAX = {"Fp8MetaTyRules", "fp8_meta_dtype", "fp8_meta_dtype_wrapper"}
 
 
 def load(package: str, name: str) -> Any:
@@ -270,7 +270,7 @@ def test_what_flax_accepts_is_accepted(module, name):
         assert differences(theirs, ours), f"{name} is compatible: take it off the list"
         return
     assert not differences(theirs, ours)
-    for method in own_methods(theirs) if name not in MACHINERY else ():
+    for method in own_methods(theirs) if name not in ASKED_BY_JAX else ():
         if not issubclass(ours, UNOFFERED_METHODS.get(method, ())):
             assert hasattr(ours, method), f"no method {method}"
             problems = differences(getattr(theirs, method), getattr(ours, method))
