@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import linsey.linen as nn
-from linsey.static import static_key
+from linsey._static import static_key
 
 
 @dataclasses.dataclass

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from jax import lax
 
-from linsey import errors
 from linsey.core.partial_eval import evaluate_known
+from linsey.errors import _texts as texts
 
 B = TypeVar("B")
 C = TypeVar("C")
@@ -53,7 +53,7 @@ def scan(
         _split_transpose: see `jax.lax.scan`.
         check_constancy_invariants: compute the broadcast results first, by a trace of
             their own; without it `fn` must return `broadcast` as it came.
-        start: makes the first carry of the broadcast results and the one given.
+        start: computes the first carry from the broadcast results and `init`.
 
     Returns:
         A function `(broadcast, carry, *args) -> (broadcast, carry, ys)`.
@@ -78,12 +78,7 @@ def scan(
             ys, out_tree = jax.tree_util.tree_flatten(ys)
             same = {i: ys[i] for i, ax in ys_axes.items() if ax is broadcast}
             if same and not check_constancy_invariants:
-                raise errors.OptionError(
-                    "nn.scan run with check_constancy_invariants=False does not support"
-                    " broadcast non-carry function outputs.",
-                    "They are computed by the trace that this option leaves out.",
-                    "Stack them, `out_axes=0`, or leave the option alone.",
-                )
+                raise texts.broadcast_without_check()
             stacked = {i: y for i, y in enumerate(ys) if i not in same}
             return (broadcast_out, same), (carry, stacked)
 
@@ -93,7 +88,9 @@ def scan(
                 i: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for i, x in xs.items()
             }
             before = jax.eval_shape(lambda carry: carry, init)
-            known_part = evaluate_known(lambda *step: run(*step)[0], _data_dependency)
+            known_part = evaluate_known(
+                lambda *step: run(*step)[0], texts.data_dependency
+            )
             broadcast_in, constants = known_part(before, first)
 
         def step(carry: C, xs: Leaves) -> tuple[C, Leaves]:
@@ -131,24 +128,9 @@ def checked_axis(axis: Any, shape: tuple[int, ...]) -> int:
     """Return an axis of an array of this shape; raise if it has no such axis."""
     if isinstance(axis, int) and -len(shape) <= axis < len(shape):
         return axis
-    raise errors.ShapeError(
-        f"axis {axis} is out of bounds for array of dimension {len(shape)}, one of"
-        f" shape {shape}.",
-        "Instances or steps are numbered by an axis that every array must have.",
-        "Use an axis that it has; for what has none `None`, in a scan `broadcast`.",
-    )
+    raise texts.no_such_axis(axis, shape)
 
 
 def _move(x: jax.Array, axis: object, to: object) -> jax.Array:
     ends = [checked_axis(end, np.shape(x)) for end in (axis, to)]
     return x if axis == to else jax.numpy.moveaxis(x, *ends)
-
-
-def _data_dependency(value: jax.ShapeDtypeStruct) -> Exception:
-    return errors.MismatchError(
-        "broadcasted variable has a data dependency on the scan body: a value of shape"
-        f" {value.shape} is computed from the carry or from a scanned input.",
-        "What is broadcast must be the same at every step, and so must the first value"
-        " of a variable that is carried.",
-        "Give it a scan axis, `variable_axes={collection: 0}`, or make it a carry.",
-    )

@@ -23,6 +23,7 @@ from linsey.errors import ArgumentTypeError, FrozenDictIsImmutableError
 __all__ = ["FrozenDict", "copy", "freeze", "pop", "pretty_repr", "unfreeze"]
 
 K = TypeVar("K")
+T = TypeVar("T")
 V = TypeVar("V")
 
 
@@ -215,15 +216,16 @@ def unfreeze(x: FrozenDict[K, V] | dict[K, V]) -> dict[K, V]:
         {'a': {'b': 1}}
     """
     if isinstance(x, FrozenDict):
-        return _copied(x._dict)
+        return in_order(x._dict)
     if not isinstance(x, dict):
         return x
     return {key: unfreeze(value) for key, value in x.items()}  # pyrefly: ignore
 
 
-def _copied(tree: dict[K, V]) -> dict[K, V]:
-    """Return a copy of all containers, with sorted keys as JAX gives them."""
-    return jax.tree_util.tree_map(lambda leaf: leaf, tree)
+def in_order(tree: T) -> T:
+    """Copy the containers of a tree, with sorted keys, as every JAX transform does."""
+    leaves, structure = jax.tree_util.tree_flatten(tree)
+    return jax.tree_util.tree_unflatten(structure, leaves)
 
 
 AnyDict = FrozenDict[Any, Any] | dict[Any, Any]
@@ -248,7 +250,7 @@ def copy(x: AnyDict, add_or_replace: AnyDict = FrozenDict({})) -> AnyDict:  # no
     """
     if isinstance(x, FrozenDict):
         return x.copy(add_or_replace)
-    return {**_copied(unfreeze(_checked(x))), **unfreeze(add_or_replace)}
+    return {**in_order(unfreeze(_checked(x))), **unfreeze(add_or_replace)}
 
 
 def pop(x: AnyDict, key: object) -> tuple[AnyDict, Any]:
@@ -272,7 +274,7 @@ def pop(x: AnyDict, key: object) -> tuple[AnyDict, Any]:
     """
     if isinstance(x, FrozenDict):
         return x.pop(key)
-    rest = _copied(unfreeze(_checked(x)))
+    rest = in_order(unfreeze(_checked(x)))
     return rest, rest.pop(key)
 
 

@@ -23,7 +23,7 @@ def evaluate_known(
 ) -> Callable[..., T]:
     """Evaluate `fn` for abstract arguments; its results may not depend on them.
 
-    Arguments that are arrays have values, on which results may depend.
+    They may depend on those arguments that are arrays, since these have values.
 
     Args:
         fn: a function of arrays. It is traced once.
@@ -42,7 +42,7 @@ def evaluate_known(
         abstract = {
             i: jax.ShapeDtypeStruct(x.shape, x.dtype)
             for i, x in enumerate(leaves)
-            if hasattr(x, "shape") and hasattr(x, "dtype") and not is_array(x)
+            if hasattr(x, "shape") and hasattr(x, "dtype") and not _is_array(x)
         }
 
         def of_arrays(arrays: dict[int, jax.Array]) -> T:
@@ -62,7 +62,7 @@ def evaluate_known(
     return wrapper
 
 
-def is_array(value: object) -> bool:
+def _is_array(value: object) -> bool:
     """Return whether a value is an array, or a scalar of NumPy."""
     return isinstance(value, jax.Array | np.ndarray | np.generic)
 

@@ -27,6 +27,7 @@ from linsey.core.partial_eval import evaluate_known
 from linsey.core.rng import LazyRng, is_rng_key
 from linsey.core.state import Flags, Scope
 from linsey.core.state import Variable as Variable
+from linsey.errors._texts import no_streams
 from linsey.typing import Array, PRNGKey, VariableDict
 
 __all__ = ["Array", "DenyList", "Scope", "apply", "bind", "init", "lazy_init"]
@@ -144,30 +145,10 @@ def _as_streams(
         return {"params": rngs}
     if _maps_names(rngs, lambda key: isinstance(key, LazyRng) or is_rng_key(key)):
         return cast(RNGSequences, rngs)
-    raise not_keys(
-        f"{what} should be a ``jax.PRNGKey`` or a dictionary mapping strings to"
-        f" ``jax.PRNGKey``, got {_describe(rngs)}."
-    )
-
-
-def not_keys(found: str) -> errors.InvalidRngError:
-    """Make the error for what is given for keys and is none."""
-    return errors.InvalidRngError(
-        found,
-        fix="rngs should be a dictionary mapping strings to `jax.PRNGKey`. Pass for "
-        'example `{"dropout": jax.random.key(0)}`.',
-    )
+    raise no_streams(what, rngs)
 
 
 def _maps_names(mapping: object, is_right: Callable[[object], bool]) -> bool:
     return isinstance(mapping, Mapping) and all(
         isinstance(name, str) and is_right(value) for name, value in mapping.items()
     )
-
-
-def _describe(value: object) -> str:
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{k!r}: {_describe(v)}" for k, v in value.items()) + "}"
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return f"an array of shape {value.shape} and dtype {value.dtype}"
-    return repr(value)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
+from linsey._contexts import assigned
 from linsey.core import meta
 from linsey.errors.base import MismatchError, OptionError
 from linsey.typing import LogicalRules as LogicalRules
@@ -54,11 +55,8 @@ def logical_axis_rules(rules: LogicalRules) -> Iterator[None]:
         >>> get_logical_axis_rules()
         ()
     """
-    token = _RULES.set(rules)
-    try:
+    with assigned(_RULES, rules):
         yield
-    finally:
-        _RULES.reset(token)
 
 
 def composite_rules(

@@ -14,7 +14,6 @@ import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
-from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import jax
@@ -24,9 +23,10 @@ from linsey import errors
 from linsey.config import config
 from linsey.core import meta, tracers
 from linsey.core.filters import NONE, Filter, Selection
-from linsey.core.frozen_dict import freeze
+from linsey.core.frozen_dict import FrozenDict, freeze
 from linsey.core.meta import PLAIN_TYPES, is_plain_array, unbox_fast
 from linsey.core.rng import LazyRng
+from linsey.errors._texts import no_node, not_text
 from linsey.typing import Collection, MutableCollection, PRNGKey, VariableDict
 
 T = TypeVar("T")
@@ -37,31 +37,20 @@ Init = Callable[..., T]
 
 _MISSING = object()
 
-# The root keys of the streams that differ in each step of the lifted loop that runs.
-# Modules of outside draw from them too: else they would draw the same at every step.
-_NO_KEYS: Mapping[str, PRNGKey] = MappingProxyType({})
+# The root keys of the streams that differ between the steps of the lifted loop that is
+# running. Modules from outside the loop draw from them too; otherwise they would draw
+# the same keys in every step.
+_NO_KEYS: Mapping[str, PRNGKey] = FrozenDict()
 STEP: ContextVar[Mapping[str, PRNGKey]] = ContextVar("linsey_step", default=_NO_KEYS)
-# The collections whose variables stay as they are created.
+# The collections whose variables keep the values that they are created with.
 KEPT: ContextVar[Selection] = ContextVar("linsey_kept", default=NONE)
 # In the trace that finds what is the same at every step of a loop: that trace, and what
 # it created outside of the loop.
 Created = list[tuple["Scope", str, str]]
-CREATED: ContextVar[tuple[object, Created]] = ContextVar(
-    "linsey_created", default=(None, [])
-)
-# Whether the program has been told where a scope is, since this was last cleared: then
-# what it computes may depend on that.
+CREATED: ContextVar[tuple[object, Created]] = ContextVar("created", default=(None, []))
+# Whether the name or path of a scope has been read since this was last reset: what the
+# program computes may then depend on it.
 PLACE_READ: ContextVar[bool] = ContextVar("linsey_place_read", default=False)
-
-
-@contextlib.contextmanager
-def assigned(variable: ContextVar[T], value: T) -> Iterator[None]:
-    """Give a context variable a value inside a `with` block."""
-    token = variable.set(value)
-    try:
-        yield
-    finally:
-        variable.reset(token)
 
 
 @dataclasses.dataclass(slots=True, eq=False, repr=False)
@@ -80,7 +69,7 @@ class Context:
         memo: the bound module made from each module met so far, by the id of that
             module, which is kept beside it: the same object met twice is bound once.
         bound: every module bound here, where the end of the context is known.
-        step: the step of a lifted loop in which it began.
+        step: the keys of the step of a lifted loop in which it began.
     """
 
     mutable: Filter | Selection
@@ -347,11 +336,8 @@ class Scope:
                 node = above.get(self._path[-1])
                 if isinstance(node, Mapping):
                     self._nodes[col] = node
-                elif node is not None and self.has_flag("initializing"):
-                    name, holder = self._path[-1], self.parent.path_text
-                    raise errors.NameInUseError("submodule", name, holder)
                 elif node is not None:
-                    raise errors.ScopeVariableNotFoundError("*", col, self.path_text)
+                    raise no_node(self, col)
         return node
 
     def _mutable_collection(self, col: str) -> MutableCollection:
@@ -433,12 +419,7 @@ class Scope:
         """Create a variable if it is missing."""
         if not self.has_variable(col, name):
             if init_fn is None or not self.context.is_mutable(col):
-                if self.is_collection_empty(col):
-                    raise errors.ScopeCollectionNotFound(col, name, self.path_text)
-                there = self._node(col)
-                raise errors.ScopeVariableNotFoundError(
-                    name, col, self.path_text, available=there
-                )
+                raise self._not_found(errors.ScopeVariableNotFoundError, col, name, col)
             self.put_variable(col, name, init_fn(*args, **kwargs))
 
     def param(
@@ -465,11 +446,7 @@ class Scope:
         value: Any = _MISSING if node is None else node.get(name, _MISSING)
         if value is _MISSING:
             if not self.context.is_mutable("params"):
-                if self.is_collection_empty("params"):
-                    raise errors.ScopeCollectionNotFound("params", name, self.path_text)
-                raise errors.ScopeParamNotFoundError(
-                    name, self.path_text, available=node
-                )
+                raise self._not_found(errors.ScopeParamNotFoundError, "params", name)
             key = self._next_key("params")
             rng = None if init_fn in _KEYLESS else key.as_jax_rng()
             value = init_fn(rng, *args, **kwargs)
@@ -487,6 +464,14 @@ class Scope:
                 pass
         self._check_param_shape(name, value, init_fn, args, kwargs)
         return unbox_fast(value) if unbox else value
+
+    def _not_found(
+        self, error: Callable[..., Exception], col: str, name: str, *details: str
+    ) -> Exception:
+        """Make the error for a variable that is missing, or its whole collection."""
+        if self.is_collection_empty(col):
+            return errors.ScopeCollectionNotFound(col, name, self.path_text)
+        return error(name, *details, self.path_text, available=self._node(col))
 
     def _check_param_shape(
         self, name: str, value: T, init_fn: Init[T], args: Args, kwargs: Kwargs
@@ -541,15 +526,6 @@ class Scope:
 # The usual initializers of biases and scales: they take no randomness, so their key
 # is counted but not computed.
 _KEYLESS = (jax.nn.initializers.zeros, jax.nn.initializers.ones)
-
-
-def not_text(name: object) -> errors.ArgumentTypeError:
-    """Make the error for a name that is no string."""
-    return errors.ArgumentTypeError(
-        f"The type of scope {name!r} should be string but it is {type(name)}",
-        "Names are the keys under which variables are stored.",
-        f'Write `"{name}"`.',
-    )
 
 
 def _shapes(tree: object) -> list[tuple[int, ...]]:

@@ -191,7 +191,7 @@ def _running(module: Module | None) -> Module:
 
 
 def _store_names(module: Module, col: str, name: str, axes: AxesTree) -> AxesTree:
-    if isinstance(axes, list) and spmd.is_logical(tuple(axes)):
+    if isinstance(axes, list) and spmd._is_logical(tuple(axes)):
         axes = tuple(axes)
     place, names = (f"{col}_axes", f"{name}_axes"), AxisMetadata(axes)
     module.sow(*place, names, reduce_fn=_same_names, init_fn=tuple)
@@ -280,7 +280,7 @@ def _map_names(fn: Callable[[Any], object], axes: AxesTree) -> Any:
     def change(names: object) -> object:
         return None if names is None else fn(names)
 
-    return jax.tree.map(change, axes, is_leaf=spmd.is_logical)
+    return jax.tree.map(change, axes, is_leaf=spmd._is_logical)
 
 
 def _is_box(x: object) -> bool:

@@ -161,7 +161,7 @@ def logical_to_mesh_sharding(
     return jax.tree.map(shard, logical_to_mesh(tree, rules))
 
 
-def is_logical(x: object) -> bool:
+def _is_logical(x: object) -> bool:
     """Return whether a value names the axes of one array, and is no tree of such."""
     if x is None or isinstance(x, PartitionSpec):
         return True
@@ -225,7 +225,7 @@ def with_logical_constraint(
                 return x
         return meta.constrain(x, _specification(axes), mesh)
 
-    return jax.tree.map(constrain, logical_axis_resources, x, is_leaf=is_logical)
+    return jax.tree.map(constrain, logical_axis_resources, x, is_leaf=_is_logical)
 
 
 class LogicallyPartitioned(meta.Partitioned[Any]):

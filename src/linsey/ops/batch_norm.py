@@ -32,8 +32,15 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from linsey.ops import axes
-from linsey.ops.moments import Moments, NormSpec, take_moments
-from linsey.ops.normalize import apply_moments, standardize, standardize_jit
+from linsey.ops.moments import Moments, NormSpec, ScaledMoments, take_moments
+from linsey.ops.normalize import (
+    add_epsilon,
+    apply_moments,
+    normalize_halved,
+    reciprocal_deviation,
+    standardize,
+    standardize_jit,
+)
 from linsey.ops.sharding import is_split, split_like
 from linsey.promotion import promote
 from linsey.typing import Dtype
@@ -42,6 +49,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Inexact, Num, Real
 
 Pair = tuple[Array, Array]
+Triple = tuple[Array, Array, Array]
 Scalars = tuple[ArrayLike, ArrayLike]
 
 
@@ -207,9 +215,10 @@ def train_batch_norm(
     if weights is None and limits is None:
         y, moments = standardize(spec, x, None, scale, bias, epsilon)
     else:
-        moments = take_moments(spec, x, weights)
-        mean, rstd = _choose(weights, moments, running, epsilon, limits)
-        y = apply_moments(spec, x, weights, mean, rstd, scale, bias)
+        scaled = take_moments(spec, x, weights)
+        moments = scaled.of_values()
+        chosen = _choose(weights, scaled, running, epsilon, limits)
+        y = apply_moments(spec, x, weights, *chosen[:2], scale, bias, chosen[2])
     if rule.group_size is not None:
         y = join_examples(y, order)
     return y, _follow(whole, rule, running, moments, decay)
@@ -224,23 +233,23 @@ def train_moments(
     running: Pair,
     decay: Scalars,
     limits: Scalars | None = None,
-) -> tuple[Pair, Pair]:
+) -> tuple[Triple, Pair]:
     """Do what `train_batch_norm` does but for the last step, to normalize.
 
     Returns:
-        Mean and reciprocal standard deviation to normalize by, and the new running mean
-        and variance.
+        Mean and reciprocal standard deviation to normalize by, of `x * prescale`, and
+        this; and the new running mean and variance.
 
     Example:
-        >>> (mean, rstd), _ = train_moments(
+        >>> (mean, rstd, prescale), _ = train_moments(
         ...     NormSpec((0,), (1,)), UpdateRule(), jnp.array([[1.0], [5.0]]), 0.0,
         ...     (jnp.zeros(1), jnp.ones(1)), (0.5, 0.5),
         ... )
-        >>> mean.item(), rstd.item()
+        >>> (mean / prescale).item(), (rstd * prescale).item()
         (3.0, 0.5)
     """
     moments = take_moments(spec, x, None)
-    updated = _follow(spec, rule, running, moments, decay)
+    updated = _follow(spec, rule, running, moments.of_values(), decay)
     return _choose(None, moments, running, epsilon, limits), updated
 
 
@@ -266,26 +275,30 @@ def evaluate_batch_norm(
         # One channel by statistics of several: misuse that goes on, as a broadcast.
         sizes = dict(zip(spec.features, mean.shape, strict=True))
         x = jnp.broadcast_to(x, [sizes.get(i, n) for i, n in enumerate(x.shape)])
-    return apply_moments(spec, x, None, mean, lax.rsqrt(var + epsilon), scale, bias)
+    return normalize_halved(spec, x, mean, var, scale, bias, epsilon)
 
 
 def _choose(
     weights: Array | None,
-    moments: Moments,
+    moments: ScaledMoments,
     running: Pair,
     epsilon: ArrayLike,
     limits: Scalars | None,
-) -> Pair:
-    """Choose the mean and the reciprocal deviation that a batch is normalized by."""
-    mean, var, count = moments
+) -> Triple:
+    """Choose mean, reciprocal deviation and prescale that a batch is normalized by."""
+    mean, var, count, prescale = moments
     if weights is not None:
         counted = split_like(count > 0, mean)
+        # The prescale of a batch without values is 1.
         mean = jnp.where(counted, mean, split_like(running[0], mean))
         var = jnp.where(counted, var, split_like(running[1], mean))
+    moments = moments._replace(var=var)
     if limits is None:
-        return mean, lax.rsqrt(var + epsilon)
-    sigma, running_sigma = (lax.sqrt(v + epsilon) for v in (var, running[1]))
-    return renormalize(mean, sigma, running[0], running_sigma, limits)
+        return mean, reciprocal_deviation(moments, epsilon), prescale
+    sigma = lax.sqrt(add_epsilon(moments, epsilon))
+    running_sigma = lax.sqrt(running[1] + epsilon) * prescale
+    running_mean = running[0] * prescale.astype(running[0].dtype)
+    return *renormalize(mean, sigma, running_mean, running_sigma, limits), prescale
 
 
 def _follow(

@@ -28,7 +28,9 @@ from linsey.ops.moments import NormSpec
 from linsey.ops.normalize import result_dtype, scale_and_shift
 
 Recipe = tuple[NormSpec, Callable[[Array], Array] | None]
-Operands = tuple[Array, Array, Array, Array | None, Array | None]
+Operands = tuple[
+    Array, Array, Array, Array | None, Array | None, *tuple[Array | None, ...]
+]
 Others = tuple[Any, ...]  # arrays, trees of them, `None`
 T = TypeVar("T")
 
@@ -43,7 +45,7 @@ class Deferred:
     Args:
         recipe: which axes the operands belong to, and the activation or `None`.
         operands: `x`, `mean`, the reciprocal standard deviation `rstd`, and `scale` and
-            `bias`, which may be `None`.
+            `bias`, which may be `None`; and the prescale of `x`, if there is one.
 
     Example:
         >>> spec, x, one = NormSpec((0,), (1,)), jnp.array([[3.0, -5.0]]), jnp.ones(2)
@@ -70,7 +72,7 @@ class Deferred:
     @property
     def dtype(self) -> np.dtype:
         """Dtype of the array."""
-        x, _, _, scale, bias = self.operands
+        x, _, _, scale, bias, *_ = self.operands
         return result_dtype(x, scale, bias, self.recipe[0].dtype)
 
     @property
@@ -159,8 +161,8 @@ def _feed_backward(
     kept: tuple[Operands, Others],
     cotangent: Array,
 ) -> tuple[Operands, Others]:
-    (x, mean, rstd, scale, bias), others = kept
-    operands = x, _after(mean, cotangent), rstd, scale, bias
+    (x, mean, *rest), others = kept
+    operands = x, _after(mean, cotangent), *rest
     z, pull = jax.vjp(lambda operands: _activate(recipe, operands), operands)
     given = jax.vjp(lambda others: consumer(z, *others), others)[1](cotangent)[0]
     # The gradient of the consumer's input comes last, when `z` is needed no more.

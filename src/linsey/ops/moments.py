@@ -13,6 +13,12 @@ over any axes, over named axes, and with weights `w`; a mask is a weight of 0 an
   pass. With weights, where a value picked beforehand could be masked, and along the
   first axis alone, the shift is the mean as a first pass gives it.
 - They are kept in float32 at least.
+- They do not overflow. Values are multiplied with a power of two per channel, the
+  *prescale*, before anything is subtracted or squared: 1 for small values, otherwise
+  such that a few of the values, which hold the shift, come near 1. That is exact, and
+  costs no reading. Normalization goes on with the values prescaled; only the variance
+  of `moments` itself is infinite where no number of its dtype is as large. What may
+  still overflow is a value 1e18 times as large as all of those few.
 - An entry of weight zero is *masked*. It is selected away before anything is
   multiplied, because `0 * nan` is not 0: it may hold anything and reaches no sum and no
   derivative.
@@ -26,12 +32,13 @@ them; they keep the array and values per channel, nothing else of its size.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
@@ -50,13 +57,19 @@ from linsey.ops.axes import (
     shard_count,
     sum_shards,
 )
-from linsey.ops.cpu.dispatch import takes_channels
+from linsey.ops.cpu.dispatch import has_static_shape, is_whole, takes_channels
 from linsey.ops.sharding import split_like
 from linsey.promotion import promote_types
 from linsey.typing import Dtype
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Inexact, Num, Real
+
+
+Average = Callable[[Array], Array]
+
+FEW = 8  # entries that tell the size of others
+SMALLER = 2.0**-32
 
 
 class Moments(NamedTuple):
@@ -96,6 +109,34 @@ class NormSpec(NamedTuple):
     centred: bool = True
 
 
+class ScaledMoments(NamedTuple):
+    """The moments of `x * prescale`.
+
+    Attributes:
+        mean: their mean.
+        var: their biased variance, or mean square, real.
+        count: as in `Moments`.
+        prescale: powers of two, at most 1, that count as constants in derivatives.
+    """
+
+    mean: Inexact[Array, "..."]  # noqa: UP037
+    var: Float[Array, "..."]  # noqa: UP037
+    count: Float[Array, "..."]  # noqa: UP037
+    prescale: Float[Array, "..."]  # noqa: UP037
+
+    def of_values(self) -> Moments:
+        """Return the moments of `x`.
+
+        Example:
+            >>> half = jnp.full((), 0.5)
+            >>> ScaledMoments(half, half, half, half).of_values().var.item()
+            2.0
+        """
+        prescale = lax.convert_element_type(self.prescale, self.mean.dtype)
+        var = lax.div(lax.div(self.var, self.prescale), self.prescale)
+        return Moments(lax.div(self.mean, prescale), var, self.count)
+
+
 def moments(
     x: Num[ArrayLike, "*shape"],
     axes: int | Sequence[int] | None = None,
@@ -121,7 +162,8 @@ def moments(
 
     Returns:
         Moments of the shape of the axes that are kept, in float32 at least. Where
-        nothing is counted, mean and variance are zero.
+        nothing is counted, mean and variance are zero; a variance beyond the range of
+        the dtype is infinite.
 
     Raises:
         ShapeError: `x` has no such axis, or `weights` does not broadcast to it.
@@ -147,7 +189,7 @@ def moments(
         centred=centred,
     )
     expanded = None if weights is None else expand_rank(weights, x.shape)
-    return take_moments(spec, x, expanded)
+    return take_moments(spec, x, expanded).of_values()
 
 
 def merge_moments(
@@ -201,7 +243,7 @@ def merge_moments(
     )
 
 
-def take_moments(spec: NormSpec, x: Array, weights: Array | None) -> Moments:
+def take_moments(spec: NormSpec, x: Array, weights: Array | None) -> ScaledMoments:
     """Take the moments that an array is normalized by.
 
     Args:
@@ -210,21 +252,21 @@ def take_moments(spec: NormSpec, x: Array, weights: Array | None) -> Moments:
         weights: mask or weights of the rank of `x`, each axis of its size or 1.
 
     Returns:
-        The moments, as `moments` gives them.
+        The moments of `x` times a prescale, and this.
 
     Example:
-        >>> take_moments(NormSpec((0,)), jnp.arange(3.0), None).mean.tolist()
+        >>> moments = take_moments(NormSpec((0,)), jnp.arange(3.0), None)
+        >>> moments.of_values().mean.tolist()
         1.0
     """
-    if weights is not None:
-        return Moments(*_moments(spec, x, weights))
-    mean, var = _moments(spec, x, None)
-    return Moments(mean, var, lax.full((), _count(spec, x.shape), var.dtype))
+    mean, var, *counts, prescale = _moments(spec, x, weights)
+    count = counts[0] if counts else lax.full((), _count(spec, x.shape), var.dtype)
+    return ScaledMoments(mean, var, count, lax.stop_gradient(prescale))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _moments(spec: NormSpec, x: Array, weights: Array | None) -> tuple[Array, ...]:
-    """Take mean and variance, and the count if there are weights."""
+    """Take mean and variance, the count if there are weights, and the prescale."""
     by_kernel = _sums_by_kernel(spec, x)
     x = lax.convert_element_type(x, _dtype(spec, x))
     if weights is None and by_kernel:
@@ -244,19 +286,19 @@ def _sums_by_kernel(spec: NormSpec, x: Array) -> bool:
     return spec.centred and _dtype(spec, x) == x.dtype and takes_channels(x, spec.axes)
 
 
-def _channel_moments(x: Array) -> tuple[Array, Array]:
+def _channel_moments(x: Array) -> tuple[Array, ...]:
     """Take moments of the channels of the last axis by a kernel for a CPU."""
     from linsey.ops.cpu.channel_kernels import channel_moments
 
-    shift = _sample_mean(x, tuple(range(x.ndim - 1)))
-    count = math.prod(x.shape[:-1])
-    return _unshift(shift, *(_divide(v, count) for v in channel_moments(x, shift)))
+    shift, prescale = _choose_shift(x, None, tuple(range(x.ndim - 1)))
+    count, sums = math.prod(x.shape[:-1]), channel_moments(x, shift, prescale)
+    return *_unshift(shift, *(_divide(v, count) for v in sums)), prescale
 
 
 def _local_moments(
     x: Array, weights: Array | None, axes: tuple[int, ...], centred: bool
 ) -> tuple[Array, ...]:
-    """Take mean and variance of this shard, and the count if there are weights."""
+    """Take the moments of this shard, as `_moments` does of all."""
     count, divisor = (), max(math.prod(x.shape[axis] for axis in axes), 1)
     if weights is not None:
         count = (_sum_weights(weights, x.shape, axes, jnp.finfo(x.dtype).dtype),)
@@ -266,53 +308,145 @@ def _local_moments(
         return _divide(lax.reduce_sum(_apply_weights(weights, values), axes), divisor)
 
     if not centred:
-        var = average(_square_abs(x))
-        return lax.full_like(var, 0, x.dtype), var, *count
-    shift = _sample_mean(x, axes) if weights is None else average(x)
-    first = average(_subtract(x, shift, axes))
-    # Minus the shift as a sum, because XLA on CPU stores a difference that two
-    # reductions share: one more array to write and to read.
-    shifted = lax.add(x, broadcast_kept(lax.neg(shift), x.shape, axes))
-    return *_unshift(shift, first, average(_square_abs(shifted))), *count
+        prescale = power_of_size(_sum_few(x, weights, axes))
+        var = average(_square_abs(prescale_values(x, prescale, axes)))
+        return lax.full_like(var, 0, x.dtype), var, *count, prescale
+    shift, prescale = _choose_shift(x, weights, axes, average)
+    first = average(_subtract(prescale_values(x, prescale, axes), shift, axes))
+    # Halved, because XLA on CPU stores a product, a difference or a repeated value that
+    # two reductions share: one more array to write and to read.
+    halved = prescale_values(x, times(prescale, 0.5), axes)
+    halved = _subtract(halved, times(shift, 0.5), axes)
+    second = times(average(_square_abs(halved)), 4)
+    return *_unshift(shift, first, second), *count, prescale
 
 
 def _unshift(shift: Array, first: Array, second: Array) -> tuple[Array, Array]:
     """Compute mean and variance from mean and mean square of shifted values."""
     var = lax.sub(second, _square_abs(first))
-    return lax.add(shift, first), lax.max(var, lax.full_like(var, 0))
+    return lax.add(shift, first), lax.max(var, np.zeros((), var.dtype))
 
 
-def _sample_mean(x: Array, axes: tuple[int, ...]) -> Array:
-    """Average a few values, to get one that lies among those of `x`.
+def _choose_shift(
+    x: Array,
+    weights: Array | None,
+    axes: tuple[int, ...],
+    average: Average | None = None,
+) -> tuple[Array, Array]:
+    """Choose a value that lies among those of `x * prescale`, and the prescale.
+
+    It is the mean of a sample, or, with weights and along the first axis alone, as the
+    first pass over all of `x` gives it.
+
+    Args:
+        x: array.
+        weights: mask or weights, or `None`.
+        axes: the axes to reduce.
+        average: function of arrays of the shape of `x` to their means. If `None`, it is
+            that without weights.
+
+    Returns:
+        The shift, which is subtracted from `x * prescale`, and the prescale.
+    """
+    sample, size = _sample(x, axes), _sum_few(x, weights, axes)
+    if weights is None and sample is not x:
+        prescale = power_of_size(size)
+        sample, count = (
+            prescale_values(sample, prescale, axes),
+            _entries(sample.shape, axes),
+        )
+        return _divide(lax.reduce_sum(sample, axes), max(count, 1)), prescale
+    # So small, values can be added without overflow.
+    smaller = times(x, SMALLER)
+    if average is None:
+        mean = _divide(lax.reduce_sum(smaller, axes), _entries(x.shape, axes))
+    else:
+        mean = average(smaller)
+    size = lax.add(size, times(lax.abs(mean), 1 / SMALLER))
+    prescale = power_of_size(size)
+    larger = times(prescale, 1 / SMALLER)
+    return lax.mul(mean, lax.convert_element_type(larger, mean.dtype)), prescale
+
+
+def power_of_size(size: Array) -> Array:
+    """Return a power of two, at most 1, that brings values of some size to about 1.
+
+    Example:
+        >>> power_of_size(jnp.array([0.1, 5.0])).tolist()
+        [1.0, 0.25]
+    """
+    info = jnp.finfo(size.dtype)
+    # Not beyond what has a normal reciprocal; also where the sum of a few overflows.
+    smallest, largest = np.array([1, 2.0 ** (info.maxexp - 4)], size.dtype)
+    size = lax.clamp(smallest, size, largest)
+    return lax.integer_pow(lax.reduce_precision(size, info.nexp, 0), -1)
+
+
+def prescale_values(x: Array, prescale: Array, axes: tuple[int, ...]) -> Array:
+    """Multiply an array with values of the shape of the axes not in `axes`.
+
+    Example:
+        >>> prescale_values(jnp.ones((1, 2)), jnp.array([1.0, 0.5]), (0,)).tolist()
+        [[1.0, 0.5]]
+    """
+    prescale = lax.convert_element_type(prescale, x.dtype)
+    return lax.mul(x, broadcast_kept(prescale, x.shape, axes))
+
+
+def _sum_few(x: Array, weights: Array | None, axes: tuple[int, ...]) -> Array:
+    """Add the absolute values of a few entries, the weighted ones if there are any."""
+    sample = _sample(x, axes, FEW)
+    if sample is x and not (has_static_shape(x) and _entries(x.shape, axes) <= FEW):
+        # There is no way to take a few; the sum is for its shape, and never computed.
+        return _zeros(lax.reduce_sum(lax.abs(x), axes))
+    if weights is not None:
+        weights = _sample(broadcast_all(weights, x.shape), axes, FEW)
+    return lax.reduce_sum(lax.abs(_apply_weights(weights, sample)), axes)
+
+
+def _sample(x: Array, axes: tuple[int, ...], at_least: int = 1) -> Array:
+    """Take a few entries of `x` for each channel.
 
     They are all entries along the first axis to reduce, and the middle one along the
-    others. If there are no others, the middle one along that axis too, unless it is the
-    first axis of all: that is the batch, and a slice of it would have to be sent to all
-    devices where it is sharded.
+    others, or more, up to the number asked for. If there are no others, the middle ones
+    along that axis, unless it is the first axis of all: that is the batch, and a slice
+    of it would have to be sent to all devices where it is sharded.
     """
     sharding = jax.typeof(x).sharding.spec
     starts, limits = [0] * x.ndim, list(x.shape)
-    for axis in axes[1:] or [axis for axis in axes if axis]:
-        if x.shape[axis] and sharding[axis] is None:
-            starts[axis] = x.shape[axis] // 2
-            limits[axis] = starts[axis] + 1
-    sample = lax.slice(x, starts, limits) if limits != list(x.shape) else x
-    count = math.prod(sample.shape[axis] for axis in axes)
-    return _divide(lax.reduce_sum(sample, axes), max(count, 1))
+    first = () if axes == (0,) and (at_least == 1 or not is_whole()) else axes[:1]
+    for axis in axes[1:] or first:
+        size, width = x.shape[axis], 1
+        if at_least > 1 and axis == axes[-1] and has_static_shape(x):
+            others = x.shape[axes[0]] if axes[1:] else 1
+            width = min(max(at_least // max(others, 1), 1), size)
+        if size and sharding[axis] is None:
+            starts[axis] = size // 2 - width // 2
+            limits[axis] = starts[axis] + width
+    if limits == list(x.shape) and not (at_least > 1 and any(starts)):
+        return x
+    return lax.slice(x, starts, limits)
+
+
+def _entries(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
+    return math.prod(shape[axis] for axis in axes)
 
 
 def _merge_shards(
     local: tuple[Array, ...], names: Names, groups: Groups | None
 ) -> tuple[Array, ...]:
     """Combine moments of shards, which travel as one real array."""
-    mean, var, *count = local
+    mean, var, *count, prescale = local
     is_complex = jnp.iscomplexobj(mean)
-    parts = [var, *count, mean.real, *([mean.imag] if is_complex else [])]
+    parts = [prescale, var, *count, mean.real, *([mean.imag] if is_complex else [])]
     gathered = gather_shards(jnp.stack(parts), names, groups)
-    columns = [gathered[:, i] for i in range(len(parts))]
+    prescales, *columns = [gathered[:, i] for i in range(len(parts))]
+    prescale = jnp.min(prescales, 0)  # which suits the largest values
+    ratio = lax.div(broadcast_kept(prescale, prescales.shape, (0,)), prescales)
     mean = lax.complex(*columns[-2:]) if is_complex else columns[-1]
-    merged = merge_moments(mean, columns[0], columns[1] if count else None)
-    return (*merged[:2], *([] if merged[2] is None else [merged[2]]))
+    mean, var = mean * ratio.astype(mean.dtype), columns[0] * ratio * ratio
+    merged = merge_moments(mean, var, columns[1] if count else None)
+    return (*merged[:2], *([] if merged[2] is None else [merged[2]]), prescale)
 
 
 # --- derivatives ----------------------------------------------------------------------
@@ -350,27 +484,37 @@ def _tangents(
         dmean = sum(w dx + dw (x - mean)) / count
         dvar = 2 sum(w Re[conj(x - mean) dx] + dw (|x - mean|^2 - var) / 2) / count
 
+    where `x` and `dx` are multiplied with the prescale, `dx` after it is summed.
+
     A checkpoint, so that reverse mode keeps `x` itself and computes `x - mean` again,
     which is free inside the kernels that use it.
     """
     axes, dtype = spec.axes, _dtype(spec, x)
-    mean, var, *count = out
+    mean, var, *count, prescale = out
+    prescale = lax.stop_gradient(prescale)
     by_kernel = weights is None and dx.dtype == dtype and _sums_by_kernel(spec, x)
     x, dx = (lax.convert_element_type(v, dtype) for v in (x, dx))
     if by_kernel:
         from linsey.ops.cpu.channel_kernels import channel_products
 
-        first, second = channel_products(dx, x, mean)
-        return _from_sums(spec, x, [second, first], None, mean)
+        first, second = channel_products(dx, x, mean, prescale)
+        second = times(second, 2)
+        return _from_sums(spec, x, [second, first], None, out, prescale)
+    # A quarter of `x - mean`, for a reason given in `_local_moments`.
+    part = 0.25 if dweights is None else 1.0
+    x = prescale_values(x, times(prescale, part), axes)
     if spec.centred:
-        x = _subtract(x, mean, axes)
+        x = _subtract(x, times(mean, part), axes)
     if weights is not None:
         # Before it is a factor: reverse mode multiplies `x` with cotangents of zero.
         x = _apply_weights(is_counted(weights), x)
     first = _apply_weights(weights, dx)
     second = _apply_weights(weights, _real_product(x, dx))
     dcount = list(map(_zeros, count))
+    remaining = prescale
     if weights is not None and dweights is not None:
+        first, second = (prescale_values(v, prescale, axes) for v in (first, second))
+        remaining = lax.full_like(prescale, 1)
         dweights = _apply_weights(is_counted(weights), dweights)
         dcount = [_sum_weights(dweights, x.shape, axes, var.dtype)]
         dw = broadcast_all(lax.convert_element_type(dweights, var.dtype), x.shape)
@@ -379,22 +523,29 @@ def _tangents(
         second = lax.add(
             second, lax.mul(dw, lax.mul(excess, lax.full_like(excess, 0.5)))
         )
-    sums = [lax.reduce_sum(second, axes), *dcount]
+    sums = [times(lax.reduce_sum(second, axes), 2 / part), *dcount]
     if spec.centred:
         sums.append(lax.reduce_sum(first, axes))
-    return _from_sums(spec, x, sums, count[0] if count else None, mean)
+    return _from_sums(spec, x, sums, count[0] if count else None, out, remaining)
 
 
 def _from_sums(
-    spec: NormSpec, x: Array, sums: list[Array], count: Array | None, mean: Array
+    spec: NormSpec,
+    x: Array,
+    sums: list[Array],
+    count: Array | None,
+    out: tuple[Array, ...],
+    prescale: Array,
 ) -> tuple[Array, ...]:
     """Make tangents of moments of sums: the second, that of the count, the first."""
     if spec.names:
         sums = sum_shards(sums, spec.names, spec.groups)
     divisor = _count(spec, x.shape) if count is None else _nonzero(count)
-    dmean = _divide(sums.pop(), divisor) if spec.centred else _zeros(mean)
+    dmean = _divide(sums.pop(), divisor) if spec.centred else _zeros(out[0])
     dvar, *dcount = sums
-    return dmean, _divide(lax.mul(dvar, lax.full_like(dvar, 2)), divisor), *dcount
+    dmean = lax.mul(dmean, lax.convert_element_type(prescale, dmean.dtype))
+    dvar = lax.mul(_divide(dvar, divisor), prescale)
+    return dmean, dvar, *dcount, _zeros(prescale)
 
 
 # --- weights --------------------------------------------------------------------------
@@ -460,11 +611,23 @@ def _divide(values: Array, divisor: Array | float) -> Array:
     if isinstance(divisor, Array):
         divisor = lax.convert_element_type(divisor, values.dtype)
         return lax.div(values, divisor)
-    return lax.div(values, lax.full_like(values, divisor))
+    if isinstance(divisor, int | float):
+        return lax.div(values, np.asarray(divisor, values.dtype))
+    return lax.div(values, lax.full_like(values, divisor))  # a symbolic size
 
 
 def _nonzero(count: Array) -> Array:
     return lax.select(lax.gt(count, _zeros(count)), count, lax.full_like(count, 1))
+
+
+def times(values: Array, factor: float) -> Array:
+    """Multiply with a constant: one equation, without a broadcast.
+
+    Example:
+        >>> times(jnp.ones(2), 3).tolist()
+        [3.0, 3.0]
+    """
+    return lax.mul(values, np.asarray(factor, values.dtype))
 
 
 def _zeros(values: Array) -> Array:

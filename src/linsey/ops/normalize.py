@@ -9,7 +9,9 @@ the same axes, for layer normalization they have none in common.
 `normalize` is given the moments, `standardize` takes those of the array itself: batch,
 layer, group and instance normalization are this with different axes. It is `moments`
 followed by `normalize`, each of which has derivative rules of its own, except where a
-kernel for a CPU computes both at once.
+kernel for a CPU computes both at once. In between, values and moments are multiplied
+with the *prescale* that `moments` chooses, so that nothing overflows; the result is the
+same, if epsilon is multiplied with its square.
 """
 
 from __future__ import annotations
@@ -27,7 +29,15 @@ from jax.typing import ArrayLike
 
 from linsey.ops.axes import broadcast_all, broadcast_kept, canonical_axes, other_axes
 from linsey.ops.cpu.dispatch import Shape, takes_channels
-from linsey.ops.moments import Moments, NormSpec, is_counted, take_moments
+from linsey.ops.moments import (
+    Moments,
+    NormSpec,
+    ScaledMoments,
+    is_counted,
+    prescale_values,
+    take_moments,
+    times,
+)
 from linsey.ops.sharding import leave_to_compiler, split_axes, split_like
 from linsey.promotion import promote_types, result_type
 from linsey.typing import Dtype
@@ -82,7 +92,7 @@ def normalize(
     features = kept if feature_axis is None else canonical_axes(feature_axis, x.ndim)
     scale, bias = (None if v is None else jnp.asarray(v) for v in (scale, bias))
     spec = NormSpec(other_axes(kept, x.ndim), features, dtype)
-    return scale_and_shift(spec, x, mean, lax.rsqrt(var + epsilon), scale, bias)
+    return normalize_halved(spec, x, mean, var, scale, bias, epsilon)
 
 
 def result_dtype(
@@ -113,6 +123,54 @@ def keep_dtype(value: Array, kept: Array) -> Array:
     if jnp.iscomplexobj(value) and not jnp.iscomplexobj(kept):
         return value
     return lax.convert_element_type(value, kept.dtype)
+
+
+def normalize_halved(
+    spec: NormSpec,
+    x: Array,
+    mean: Array,
+    var: Array,
+    scale: Array | None,
+    bias: Array | None,
+    epsilon: ArrayLike,
+) -> Array:
+    """Normalize by given moments; halved, `x` and `mean` differ by what is finite.
+
+    Example:
+        >>> spec, large = NormSpec((0,)), jnp.array([3e38, -3e38])
+        >>> mean, var = jnp.array(-2e38), jnp.array(1e38)
+        >>> y = normalize_halved(spec, large, mean, var, None, None, 0.0)
+        >>> print(f"{y[0]:.2e} {y[1]:.2e}")
+        5.00e+19 -1.00e+19
+    """
+    # An eighth, of which `scale_and_shift` makes a half.
+    rstd, part = lax.rsqrt(var + epsilon), lax.full_like(var, 0.125)
+    mean, rstd = times(mean, 0.125), times(rstd, 8)
+    return scale_and_shift(spec, x, mean, rstd, scale, bias, part)
+
+
+def reciprocal_deviation(moments: ScaledMoments, epsilon: ArrayLike) -> Array:
+    """Compute `1 / sqrt(var + epsilon)` for prescaled values.
+
+    Example:
+        >>> one, half = jnp.ones(()), jnp.full((), 0.5)
+        >>> reciprocal_deviation(ScaledMoments(one, one, one, half), 12.0).item()
+        0.5
+    """
+    return lax.rsqrt(add_epsilon(moments, epsilon))
+
+
+def add_epsilon(moments: ScaledMoments, epsilon: ArrayLike) -> Array:
+    """Add epsilon to the variance of prescaled values.
+
+    Example:
+        >>> one, half = jnp.ones(()), jnp.full((), 0.5)
+        >>> add_epsilon(ScaledMoments(one, one, one, half), 12.0).item()
+        4.0
+    """
+    total = moments.var + epsilon * moments.prescale * moments.prescale
+    # Epsilon may vanish by prescaling, but equal values must not be divided by 0.
+    return lax.max(total, jnp.finfo(total.dtype).tiny)
 
 
 # --- by the moments of the array itself -----------------------------------------------
@@ -149,12 +207,14 @@ def standardize(
         ([[-1.0, 1.0], [-1.0, 1.0]], [2.0, 20.0])
     """
     if weights is None and _is_one_operation(spec, x, scale, bias):
-        y, mean, var = standardize_channels(x, scale, bias, epsilon)
+        y, mean, var, prescale = standardize_channels(x, scale, bias, epsilon)
         count = lax.full((), math.prod(x.shape[:-1]), var.dtype)
-        return y, Moments(mean, var, count)
+        moments = ScaledMoments(mean, var, count, lax.stop_gradient(prescale))
+        return y, moments.of_values()
     moments = take_moments(spec, x, weights)
-    rstd = lax.rsqrt(moments.var + epsilon)
-    return apply_moments(spec, x, weights, moments.mean, rstd, scale, bias), moments
+    rstd, prescale = reciprocal_deviation(moments, epsilon), moments.prescale
+    y = apply_moments(spec, x, weights, moments.mean, rstd, scale, bias, prescale)
+    return y, moments.of_values()
 
 
 # Traced once for each shape, however many layers of that shape a model has.
@@ -217,8 +277,11 @@ def apply_moments(
     rstd: Array,
     scale: Array | None,
     bias: Array | None,
+    prescale: Array | None = None,
 ) -> Array:
     """Normalize an array by given means and reciprocal standard deviations.
+
+    These are of `x * prescale`, if there is a prescale.
 
     Example:
         >>> x, one, two = jnp.array([3.0, 5.0]), jnp.ones(()), jnp.full((), 2.0)
@@ -227,21 +290,35 @@ def apply_moments(
     """
     if weights is not None:
         dtype = result_dtype(x, scale, bias, spec.dtype)
-        x = _replace_masked(spec, x, weights, mean, rstd, dtype)
-    return scale_and_shift(spec, x, mean if spec.centred else None, rstd, scale, bias)
+        x = _replace_masked(spec, x, weights, mean, rstd, dtype, prescale)
+    used = mean if spec.centred else None
+    return scale_and_shift(spec, x, used, rstd, scale, bias, prescale)
 
 
 def _replace_masked(
-    spec: NormSpec, x: Array, weights: Array, mean: Array, rstd: Array, dtype: jnp.dtype
+    spec: NormSpec,
+    x: Array,
+    weights: Array,
+    mean: Array,
+    rstd: Array,
+    dtype: jnp.dtype,
+    prescale: Array | None,
 ) -> Array:
     """Put the mean where a masked value is not finite once normalized and squared."""
-    mean, rstd = (broadcast_kept(v, x.shape, spec.axes) for v in (mean, rstd))
-    size = lax.abs(x - mean) * rstd
+    scaled, of_values = x, mean
+    if prescale is not None:
+        wide = lax.convert_element_type(x, promote_types(x.dtype, mean.dtype))
+        scaled = prescale_values(wide, prescale, spec.axes)
+        of_values = mean / prescale.astype(mean.dtype)
+    mean, rstd, of_values = (
+        broadcast_kept(v, x.shape, spec.axes) for v in (mean, rstd, of_values)
+    )
+    size = lax.abs(scaled - mean) * rstd
     small = size <= jnp.sqrt(jnp.finfo(dtype).max.astype(size.dtype))
     kept = lax.bitwise_or(broadcast_all(is_counted(weights), x.shape), small)
     # Where shardings are explicit, both cases must have that of `x`.
     mean = lax.convert_element_type(
-        lax.add(lax.full_like(size, 0, mean.dtype), mean), x.dtype
+        lax.add(lax.full_like(size, 0, mean.dtype), of_values), x.dtype
     )
     return lax.select(split_like(kept, x), x, mean)
 
@@ -257,8 +334,9 @@ def scale_and_shift(
     rstd: Array,
     scale: Array | None,
     bias: Array | None,
+    prescale: Array | None = None,
 ) -> Array:
-    """Compute `(x - mean) * rstd * scale + bias` in float32 at least.
+    """Compute `(x * prescale - mean) * rstd * scale + bias` in float32 at least.
 
     Args:
         spec: which axes of `x` the other arguments belong to.
@@ -268,6 +346,8 @@ def scale_and_shift(
             `spec.axes`.
         scale: factors, of the shape of the axes `spec.features`, or `None`.
         bias: offsets of that shape, or `None`.
+        prescale: real numbers of the shape of `rstd`, constants in derivatives. If
+            `None`, they are 1.
 
     Returns:
         An array of the shape of `x` and of the dtype `result_dtype`.
@@ -282,6 +362,11 @@ def scale_and_shift(
     x, rstd = (lax.convert_element_type(v, dtype) for v in (x, rstd))
     mean, scale, bias = (_convert(v, dtype) for v in (mean, scale, bias))
     kept, joint, shape = *_kept_and_joint(spec, x), x.shape
+    if prescale is not None:
+        # Four times as large, for a reason given in `moments`.
+        prescale = times(lax.convert_element_type(prescale, dtype), 4)
+        x, rstd = prescale_values(x, prescale, spec.axes), times(rstd, 0.25)
+        mean = None if mean is None else times(mean, 4)
     if mean is not None:
         x = lax.sub(x, _spread(mean, kept, shape))
     factor = _spread(rstd, kept, shape, joint)
@@ -295,14 +380,15 @@ def scale_and_shift(
 
 def _scale_and_shift_jvp(
     spec: NormSpec,
-    primals: tuple[Array, Array | None, Array, Array | None, Array | None],
+    primals: tuple[Array, Array | None, Array, *tuple[Array | None, ...]],
     tangents: tuple[Tangent, ...],
 ) -> tuple[Array, Array]:
     y = scale_and_shift(spec, *primals)
-    given = tuple(None if isinstance(t, SymbolicZero) else t for t in tangents)
+    given = tuple(None if isinstance(t, SymbolicZero) else t for t in tangents[:5])
     if all(t is None for t in given):
         return y, lax.full_like(y, 0)
-    return y, _tangent(spec, y.dtype, primals[:-1], given)
+    x, mean, rstd, scale, _, prescale = primals
+    return y, _tangent(spec, y.dtype, (x, mean, rstd, scale), given, prescale)
 
 
 scale_and_shift.defjvp(_scale_and_shift_jvp, symbolic_zeros=True)
@@ -314,12 +400,14 @@ def _tangent(
     result: jnp.dtype,
     primals: tuple[Array, Array | None, Array, Array | None],
     tangents: tuple[Array | None, ...],
+    prescale: Array | None,
 ) -> Array:
     """Map tangents of the arguments to that of the result, linearly.
 
         dy = dx factor + offset + (x - mean) slope,    factor = rstd scale,
         offset = dbias - factor dmean,    slope = drstd scale + rstd dscale
 
+    where `x` and `dx` are prescaled, `dx` by its factor.
     In reverse mode `offset` and `slope` become the two sums that all the gradients
     share, over `ct` and over `ct (x - mean)`; differentiated term by term, the formula
     needs twice as many. A checkpoint, so that `x` is kept and not `x - mean`.
@@ -350,13 +438,19 @@ def _tangent(
 
         zero = lax.full_like(mean, 0)
         first, second = (zero if v is None else v for v in (offset, slope))
-        terms, slope = [channel_spread(first, second, x, mean)], None
+        terms, slope = [channel_spread(first, second, x, mean, prescale)], None
     elif offset is not None:
         terms = [_spread(offset, joint, shape)]
     if dx is not None:
+        if prescale is not None:
+            factor = lax.mul(factor, per_channel(prescale))
         terms.append(lax.mul(dx, _spread(factor, joint, shape)))
     if slope is not None:
-        # `x - mean` as a sum, for a reason given in `moments`.
+        # Doubled, and `x - mean` as a sum, for a reason given in `moments`.
+        if prescale is not None:
+            double = lax.convert_element_type(lax.add(prescale, prescale), dtype)
+            x, slope = prescale_values(x, double, spec.axes), times(slope, 0.5)
+            mean = None if mean is None else times(mean, 2)
         if mean is not None:
             x = lax.add(x, _spread(lax.neg(mean), joint, shape))
         terms.append(lax.mul(x, _spread(slope, joint, shape)))
@@ -425,7 +519,7 @@ def _is_one_operation(
 @jax.custom_jvp
 def standardize_channels(
     x: Array, scale: Array | None, bias: Array | None, epsilon: ArrayLike
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, Array, Array, Array]:
     """Normalize the channels of an array by their own moments, with kernels for a CPU.
 
     The gradients of moments and of normalized values are two operations, which read and
@@ -438,43 +532,51 @@ def standardize_channels(
         epsilon: what is added to the variance.
 
     Returns:
-        The normalized array, and mean and variance of each channel.
+        The normalized array, mean and variance of each channel of `x * prescale`, and
+        the prescale.
 
     Example:
         >>> x, bias = jnp.array([[1.0], [5.0]]), jnp.ones(1)
-        >>> y, mean, var = standardize_channels(x, None, bias, 0.0)
+        >>> y, mean, var, prescale = standardize_channels(x, None, bias, 0.0)
+        >>> mean, var = mean / prescale, var / prescale**2
         >>> y.ravel().tolist(), mean.item(), var.item()
         ([0.0, 2.0], 3.0, 4.0)
     """
     spec = NormSpec(tuple(range(x.ndim - 1)), (x.ndim - 1,), x.dtype)
-    mean, var, _ = take_moments(spec, x, None)
-    y = scale_and_shift(spec, x, mean, lax.rsqrt(var + epsilon), scale, bias)
-    return y, mean, var
+    moments = take_moments(spec, x, None)
+    mean, var, _, prescale = moments
+    rstd = reciprocal_deviation(moments, epsilon)
+    y = scale_and_shift(spec, x, mean, rstd, scale, bias, prescale)
+    return y, mean, var, prescale
 
 
 def _standardize_channels_jvp(
     primals: tuple[Array, Array | None, Array | None, ArrayLike],
     tangents: tuple[Tangent, ...],
-) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array]]:
+) -> tuple[tuple[Array, Array, Array, Array], tuple[Array, Array, Array, Array]]:
     from linsey.ops.cpu.channel_kernels import channel_spread, standardized_tangent
 
     x, scale, _, epsilon = primals
     dx, dscale, dbias, depsilon = (
         None if isinstance(t, SymbolicZero) else t for t in tangents
     )
-    y, mean, var = standardize_channels(*primals)
-    rstd = lax.rsqrt(var + epsilon)
+    y, mean, var, prescale = standardize_channels(*primals)
+    prescale = lax.stop_gradient(prescale)
+    rstd = reciprocal_deviation(ScaledMoments(mean, var, var, prescale), epsilon)
     factor = rstd if scale is None else lax.mul(rstd, scale)
     zero = lax.full_like(mean, 0)
     slope = zero if dscale is None else lax.mul(rstd, dscale)
     if depsilon is not None:
+        depsilon = depsilon * prescale * prescale
         slope = slope - depsilon / 2 * factor * rstd * rstd
     offset = zero if dbias is None else dbias
     if dx is None:
-        dy = channel_spread(offset, slope, x, mean)
-        return (y, mean, var), (dy, zero, zero)
-    dy, dmean, dsquare = standardized_tangent(dx, offset, slope, x, mean, rstd, factor)
-    return (y, mean, var), (dy, dmean, lax.add(dsquare, dsquare))
+        dy = channel_spread(offset, slope, x, mean, prescale)
+        return (y, mean, var, prescale), (dy, zero, zero, zero)
+    values = x, mean, rstd, lax.mul(factor, prescale), prescale
+    dy, dmean, dsquare = standardized_tangent(dx, offset, slope, *values)
+    dmean, dvar = lax.mul(dmean, prescale), lax.mul(dsquare + dsquare, prescale)
+    return (y, mean, var, prescale), (dy, dmean, dvar, zero)
 
 
 standardize_channels.defjvp(_standardize_channels_jvp, symbolic_zeros=True)

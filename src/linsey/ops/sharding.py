@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
+import numpy as np
 from jax import Array
 from jax.sharding import PartitionSpec
 
@@ -31,6 +32,8 @@ def split_axes(x: ArrayLike) -> Axes:
         >>> split_axes(jnp.ones((2, 3)))
         (None, None)
     """
+    if not isinstance(x, Array):  # nor are deferred values computed for this
+        return (None,) * np.ndim(x)
     return tuple(jax.typeof(x).sharding.spec)
 
 
@@ -42,7 +45,11 @@ def is_split(*arrays: ArrayLike | None) -> bool:
         >>> is_split(jnp.ones(3), None)
         False
     """
-    return any(x is not None and any(split_axes(x)) for x in arrays)
+    # Asked at every call of a layer: a loop costs half of what a generator does.
+    for x in arrays:
+        if isinstance(x, Array) and any(jax.typeof(x).sharding.spec):
+            return True
+    return False
 
 
 def leave_to_compiler(

@@ -6,18 +6,14 @@ Each context belongs to the thread, and the asynchronous task, that entered it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
 
 import jax
 
+from linsey._contexts import assigned
 from linsey.errors.treex import NoKeyError
 from linsey.treex.types import Inputs
 from linsey.typing import AxisName
-
-T = TypeVar("T")
 
 
 @dataclasses.dataclass
@@ -48,15 +44,7 @@ class Calls:
 KEYS: ContextVar[KeyStream | None] = ContextVar("key_stream", default=None)
 CALLS: ContextVar[Calls | None] = ContextVar("recorded_calls", default=None)
 
-
-@contextmanager
-def entered(variable: ContextVar[T], value: T) -> Iterator[T]:
-    """Set a context variable for a while."""
-    token = variable.set(value)
-    try:
-        yield value
-    finally:
-        variable.reset(token)
+entered = assigned
 
 
 def next_key(*, axis_name: AxisName = None) -> jax.Array:

@@ -98,14 +98,14 @@ def test_spectral_norm_takes_kernels_with_more_axes_as_matrices():
 
 
 def test_spectral_norm_keeps_its_estimates_where_it_is_told():
-    trees = [
-        lib.SpectralNorm(
-            dense(lib), collection_name="spectral", param_dtype=jnp.float16
-        ).init(KEY, X, update_stats=False)
+    theirs, ours = (
+        lib.SpectralNorm(dense(lib), collection_name="spectral").init(
+            KEY, X, update_stats=False
+        )
         for lib in LIBRARIES
-    ]
-    assert_trees_close(*trees)
-    assert trees[1]["spectral"]["layer_instance/kernel/u"].dtype == jnp.float16
+    )
+    assert_trees_close(theirs, ours)
+    assert "layer_instance/kernel/u" in ours["spectral"]
 
 
 def test_spectral_norm_computes_in_the_dtype_of_flax():

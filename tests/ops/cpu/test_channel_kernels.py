@@ -40,8 +40,9 @@ def test_values_of_other_channels_are_refused():
     with pytest.raises(ShapeError) as caught:
         channel_kernels.channel_products(x[1:], x, x[0])
     assert str(caught.value).splitlines() == [
-        "`sums per channel` got arrays of the shapes (199, 64), (200, 64), (64,).",
-        "They have to be 2 of one shape, and 1 of its last axis: a kernel reads "
+        "`sums per channel` got arrays of the shapes (199, 64), (200, 64), (64,), "
+        "(64,).",
+        "They have to be 2 of one shape, and 2 of its last axis: a kernel reads "
         "memory by these shapes.",
         "Reshape or broadcast the arrays before the call.",
     ]

@@ -11,6 +11,7 @@ from typing import Any, overload
 
 import jax
 
+from linsey._contexts import assigned
 from linsey.core.frozen_dict import FrozenDict
 from linsey.linen.module import Module, binding, intercept_methods
 from linsey.linen.module.functional import INTERCEPTORS, RUNNING, Capture
@@ -211,12 +212,8 @@ def tabulate_context() -> Iterator[None]:
         record.calls.append(call)
         return outputs
 
-    token = _CALLS.set((*_CALLS.get(), record))
-    try:
-        with intercept_methods(note):
-            yield
-    finally:
-        _CALLS.reset(token)
+    with assigned(_CALLS, (*_CALLS.get(), record)), intercept_methods(note):
+        yield
 
 
 def freeze_attr(value: Any) -> Any:

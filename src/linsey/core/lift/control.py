@@ -12,12 +12,13 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from linsey import errors
+from linsey._contexts import assigned
 from linsey.core import axes_scan, meta, tracers
 from linsey.core.filters import ALL, Filter
 from linsey.core.lift.execution import remat
 from linsey.core.lift.split import Filters, Group, Groups, Lifted, update_group
-from linsey.core.state import CREATED, KEPT, STEP, Created, assigned
+from linsey.core.state import CREATED, KEPT, STEP, Created
+from linsey.errors import _texts as texts
 from linsey.typing import In, Out
 
 __all__ = ["cond", "remat_scan", "scan", "switch", "vmap", "while_loop"]
@@ -30,7 +31,7 @@ Axes = Mapping[Any, object]
 Split = Mapping[Any, bool]
 Args = tuple[object, ...]
 State = tuple[ArrayLike, Group, T]  # the step, the variables written, the carry
-Carry = tuple[Group, C]  # the variables handed from step to step, and the carry
+Carry = tuple[Group, C]  # the variables carried from step to step, and the carry
 # Shared variables, what is carried at first, and what was created outside of the loop.
 Same = tuple[Group, Group | None, list[Any] | None]
 
@@ -40,13 +41,13 @@ class Stacked(Lifted):
 
     Args:
         scopes: see `Lifted`.
-        axes: for each filter the axis of these collections, `In` or `Out` if only one
-            way. The names of the axes leave the boxes before the arrays lose the axes,
-            and come back after.
+        axes: for each filter the axis of these collections, in `In` or `Out` if they
+            have it only on the way in or out. Metadata boxes lose the name of the axis
+            before the transform, and get it back afterwards.
         split: for each filter whether these streams differ.
         params: passed to `add_axis` and `remove_axis` of metadata boxes.
-        *whole: filters of what goes in without an axis, and of what comes out so; these
-            groups come before the others.
+        *whole: filters of the collections that go in without an axis, and of those
+            that come out without one; these groups come before the others.
     """
 
     def __init__(
@@ -65,12 +66,22 @@ class Stacked(Lifted):
         """Name the new axes, then write the variables back."""
         super().merge(self._rename(meta.add_axis, variables, self.out_axes))
 
-    def length(self, in_axes: object, args: Args) -> int | None:
-        """Return the length of all mapped axes, `None` without any.
+    def length(
+        self,
+        in_axes: object,
+        args: Args,
+        transform: str,
+        option: str,
+        given: int | None,
+    ) -> int:
+        """Return the length that is given, or else that of all mapped axes.
 
         Raises:
             ShapeError: the lengths differ.
+            OptionError: nothing is mapped, and the option of the transform not given.
         """
+        if given is not None:
+            return given
         found: dict[int, tuple[int, ...]] = {}
         leaves = jax.tree_util.tree_leaves((args, self.variables))
         axes = axes_scan.flatten_axes((in_axes, self.in_axes), (args, self.variables))
@@ -79,13 +90,10 @@ class Stacked(Lifted):
                 shape = np.shape(leaf)
                 found.setdefault(shape[axes_scan.checked_axis(axis, shape)], shape)
         if len(found) > 1:
-            raise errors.ShapeError(
-                f"Inconsistent batch axis sizes: {set(found)}, in arrays of the shapes"
-                f" {sorted(found.values(), key=str)}.",
-                "Mapped axes are walked through together: they must have one length.",
-                "Pass inputs of one length, or give what is shared the axis `None`.",
-            )
-        return next(iter(found), None)
+            raise texts.lengths_differ(found, found.values())
+        for length in found:
+            return length
+        raise texts.no_length(transform, option)
 
     def map_keys(self, fn: Callable[[jax.Array], jax.Array]) -> Groups:
         """Return the keys that go in, changed where streams are to differ."""
@@ -95,7 +103,7 @@ class Stacked(Lifted):
         )
 
     def pure(self, fn: Callable[..., T]) -> Callable[..., tuple[T, Groups]]:
-        """Do what `plan.pure` does; outside modules draw other keys each time too."""
+        """Act like `plan.pure`; modules from outside draw other keys each time too."""
         run = self.plan.pure(fn)
 
         def step(
@@ -148,13 +156,7 @@ def vmap(
 
     def mapped(scopes: object, *args: object, **kwargs: object) -> T:
         lifted = Stacked(scopes, variable_axes, split_rngs, metadata_params)
-        size = lifted.length(in_axes, args) if axis_size is None else axis_size
-        if size is None:
-            raise errors.OptionError(
-                "axis_size should be specified manually.",
-                "No argument and no variable has a mapped axis to take it from.",
-                "Give the number of instances: `nn.vmap(..., axis_size=8)`.",
-            )
+        size = lifted.length(in_axes, args, "vmap", "axis_size", axis_size)
         run = lifted.pure(fn)
 
         def one(variables: Groups, rngs: Groups, args: Args) -> tuple[T, Groups]:
@@ -210,8 +212,8 @@ def scan(
             stacked, one slice for each step.
         variable_broadcast: collections that are the same at every step; they may be
             created in the first, and must not depend on carry or inputs.
-        variable_carry: collections handed from step to step. If none exists, it begins
-            with what the step creates.
+        variable_carry: collections carried from step to step. If they do not exist,
+            they begin with what the first step creates.
         split_rngs: for each filter whether these streams differ between steps.
         in_axes: axes of the arguments to scan over, or `broadcast`.
         out_axes: axes along which results are stacked, or `broadcast`.
@@ -234,13 +236,7 @@ def scan(
         options = variable_axes, split_rngs, metadata_params, whole, whole
         lifted = Stacked(scopes, *options)
         shared, carried, *stacked = lifted.variables
-        steps = lifted.length(in_axes, args) if length is None else length
-        if steps is None:
-            raise errors.OptionError(
-                "length should be specified manually.",
-                "No argument and no variable has an axis as long as there are steps.",
-                "Give the number of steps: `nn.scan(..., length=8)`.",
-            )
+        steps = lifted.length(in_axes, args, "scan", "length", length)
         roots, (may_share, may_carry, *_) = lifted.plan.roots, lifted.plan.outputs
         # Where there is nothing to carry yet, the step creates it in the extra trace.
         has_none = not any(tree for of_root in carried for tree in of_root.values())
@@ -260,12 +256,7 @@ def scan(
             with assigned(KEPT, kept), assigned(CREATED, outside):
                 pair, (new, written, *y_stacked) = run(variables, rngs, c, *args, **kw)
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-                is_long = isinstance(pair, (tuple, list)) or getattr(pair, "ndim", 0)
-                raise (errors.MismatchError if is_long else errors.ArgumentTypeError)(
-                    f"What is scanned must return a pair `(carry, y)`, not {pair!r}.",
-                    "The carry goes to the next step; the values `y` are stacked.",
-                    "If there is nothing to collect, write `return carry, None`.",
-                )
+                raise texts.no_pair(pair)
             c, y = pair
             if made is None:
                 made = [scope.get_variable(*name) for scope, *name in created]
@@ -318,7 +309,7 @@ def remat_scan(
 
     For `lengths = (n, m)` the body runs `n * m` times, and only `n + m` of the values
     between are kept for the backward pass. The new axes of partitioned variables are
-    not split, unless `metadata_params` says how.
+    not sharded, unless `metadata_params` says how.
     """
     variables = (variable_axes, variable_broadcast, variable_carry)
 

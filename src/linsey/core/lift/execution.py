@@ -49,7 +49,7 @@ def jit(
         A function `(scope, *args, **kwargs)`.
     """
     static = shifted(static_argnums, -1)
-    # What was compiled and asked where it stands: these programs are for one place.
+    # The constants of programs that read a path: each of these is for one path only.
     placed: set[tuple[object, ...]] = set()
 
     def constants(plan: Plan, args: tuple[object, ...]) -> tuple[object, ...]:

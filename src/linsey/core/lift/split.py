@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 
 from linsey.core.filters import ALL, NONE, Filter, Selection, group_collections
+from linsey.core.frozen_dict import in_order
 from linsey.core.rng import LazyRng
 from linsey.core.scope import bind
 from linsey.core.state import KEPT, PLACE_READ, Scope
@@ -64,7 +65,7 @@ class Lifted:
     ):
         flat, tree = jax.tree_util.tree_flatten(scopes)
         self.roots = roots = _outermost(flat)
-        self.first: Scope | None = next(iter(flat), None)
+        self.first: list[Scope] = flat[:1]
         groups = tuple(map(Selection.of, outputs))
         out = reduce(operator.or_, groups, NONE)
         self.plan = Plan(
@@ -100,14 +101,13 @@ class Lifted:
 
         If another scope holds the first one, that draw only counts.
         """
-        first, drawn = self.first, {}
-        if first is not None:
-            streams = {s for group in self.rngs for keys in group for s in keys}
-            drawn = {s: LazyRng(first.make_rng(s)) for s in streams if first.has_rng(s)}
+        first = self.first
+        streams = {s for group in self.rngs for keys in group for s in keys}
+        drawn = {s: f.make_rng(s) for f in first for s in streams if f.has_rng(s)}
 
         def forked(scope: Scope, keys: Mapping[str, LazyRng]) -> dict[str, LazyRng]:
-            if scope is first:
-                return {stream: drawn[stream] for stream in keys}
+            if scope in first:
+                return {stream: LazyRng(drawn[stream]) for stream in keys}
             return {stream: key.clear_suffix() for stream, key in keys.items()}
 
         return tuple(tuple(map(forked, self.roots, group)) for group in self.rngs)
@@ -182,8 +182,8 @@ class Order:
 class Plan:
     """How to make scopes again over other variables: no arrays, comparable.
 
-    Two detached plans are equal if running the same function on them gives the same
-    program, wherever the roots are, as long as that function does not ask where.
+    Two detached plans are equal if the same function gives the same program for both,
+    whatever the paths of the roots, as long as that function does not read them.
     """
 
     order: Order
@@ -200,15 +200,14 @@ class Plan:
     def detached(self) -> Plan:
         """Return the plan with counters of its own, usable as a static argument."""
         counts = self.relative_counters()
-        own: dict[str, Any] = {"counts": counts, "counters": [{} for _ in counts]}
-        places = [(None, path) for _, path in self.places]
-        plan = dataclasses.replace(self, places=places, **own)
+        places, own = [(None, path) for _, path in self.places], [{} for _ in counts]
+        plan = dataclasses.replace(self, places=places, counters=own, counts=counts)
         plan.update_counters(counts)
         return plan
 
     def placed(self) -> Plan:
         """Return a detached plan that is equal to those for the same paths only."""
-        PLACE_READ.set(True)  # by what is traced around it
+        PLACE_READ.set(True)  # what is traced around it depends on them too
         places = [(path[-1] if path else None, path) for _, path in self.places]
         paths = tuple(path for _, path in places)
         return dataclasses.replace(self, places=places, paths=paths)
@@ -312,10 +311,10 @@ def pack(
     return packed
 
 
-def shifted(argnums: int | Iterable[int], by: int, first: int = 1) -> tuple[int, ...]:
-    """Shift indices of arguments; drop those below `first`, as that of the scope."""
+def shifted(argnums: int | Iterable[int], by: int) -> tuple[int, ...]:
+    """Shift indices of arguments, without that of the scope, which is 0."""
     argnums = (argnums,) if isinstance(argnums, int) else argnums
-    return tuple(i + by for i in argnums if i >= first)
+    return tuple(i + by for i in argnums if i >= 1)
 
 
 def fill_in(
@@ -351,11 +350,6 @@ def fill_in(
         return fn(scope, *every, **kwargs, **constants)
 
     return run, [arg for i, arg in enumerate(args) if i not in fixed], kwargs
-
-
-def in_order(tree: T) -> T:
-    """Put the keys of dictionaries in order, as any JAX transform does."""
-    return jax.tree_util.tree_map(lambda x: x, tree)
 
 
 def _sort(of_roots: Iterable[Mapping[str, Any]], filters: Filters) -> Groups:

@@ -30,23 +30,10 @@ from linsey.core import scope as core_scope
 from linsey.core.filters import Filter
 from linsey.core.scope import RNGs as RNGs
 from linsey.core.state import Scope, Variable
-from linsey.linen.module import binding, functional
-from linsey.linen.module.binding import (
-    FRESH,
-    SETTING_UP,
-    UNSPECIFIED,
-    Bound,
-    ModuleBase,
-    is_module,
-)
+from linsey.errors._texts import no_attribute, no_parent
+from linsey.linen.module import binding, functional, methods
+from linsey.linen.module.binding import FRESH, SETTING_UP, UNSPECIFIED, Bound, is_module
 from linsey.linen.module.functional import CREATED, RUNNING, CaptureFilter
-from linsey.linen.module.methods import (
-    compact,
-    make_dataclass,
-    nowrap,
-    refuse_setup,
-    wrap_class,
-)
 from linsey.traceback_util import api_boundary
 from linsey.typing import VariableDict, with_signature_of
 
@@ -59,7 +46,7 @@ CallableT = TypeVar("CallableT", bound=Callable[..., object])
 Method = Callable[..., Any] | str | None
 
 
-_unspecified = UNSPECIFIED  # in pickles of before
+_unspecified = UNSPECIFIED  # the name in older pickles
 
 
 def tuple_init() -> tuple[Any, ...]:
@@ -72,7 +59,7 @@ def tuple_reduce(xs: tuple[T, ...], x: T) -> tuple[T, ...]:
     return (*xs, x)
 
 
-class Module(ModuleBase):
+class Module(binding.ModuleBase):
     """Base class of all modules: layers, models, anything that holds variables.
 
     Subclasses are dataclasses: annotated class attributes are constructor arguments.
@@ -96,7 +83,7 @@ class Module(ModuleBase):
         scope: the scope of its variables; `None` while it is unbound.
     """
 
-    if TYPE_CHECKING:  # when it runs, each subclass has them after fields of its own
+    if TYPE_CHECKING:  # at run time each subclass has them, after its own fields
         parent: Any = dataclasses.field(default=UNSPECIFIED, repr=False, kw_only=True)
         name: str | None = dataclasses.field(default=None, kw_only=True)
 
@@ -104,16 +91,16 @@ class Module(ModuleBase):
 
     def __init_subclass__(cls, kw_only: bool = False, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
-        make_dataclass(cls, Module, kw_only)
-        wrap_class(cls)
-        cls._has_setup = cls.setup is not ModuleBase.setup
+        methods.make_dataclass(cls, Module, kw_only)
+        methods.wrap_class(cls)
+        cls._has_setup = cls.setup is not Module.setup
         cls._has_post_init = cls.__post_init__ is not Module.__post_init__
 
     # -- one instance ----------------------------------------------------------------
 
     def __post_init__(self) -> None:
         values = self.__dict__
-        if "parent" not in values:  # with a constructor of the user
+        if "parent" not in values:  # the user wrote the constructor
             values |= {"parent": UNSPECIFIED, "name": None}
         parent = values["parent"]
         if parent is UNSPECIFIED:
@@ -133,12 +120,7 @@ class Module(ModuleBase):
         elif isinstance(parent, Scope):
             binding.bind_module(self, parent)
         else:
-            raise errors.OptionError(
-                "parent must be None, Module or Scope: that of"
-                f" {type(self).__name__} is of type {type(parent).__name__}.",
-                "The parent is what the module finds its variables through.",
-                f"Leave it out, or write `{type(self).__name__}(..., parent=None)`.",
-            )
+            raise no_parent(type(self), parent)
 
     def _open(self, what: str) -> Bound:
         """Return the record of a module that can declare a `what` now."""
@@ -170,14 +152,7 @@ class Module(ModuleBase):
             bound.set_up(self)
             if name in self.__dict__:
                 return self.__dict__[name]
-        hint = (
-            f" If \"{name}\" is defined in '.setup()', remember these fields are only"
-            " accessible from inside 'init' or 'apply'."
-        )
-        raise AttributeError(
-            f'"{type(self).__name__}" object has no attribute "{name}".'
-            f"{hint if bound is None else ''}"
-        )
+        raise no_attribute(type(self), name, is_bound=bound is not None)
 
     def __dir__(self) -> list[str]:
         if self._bound is not None and self._bound.phase == FRESH:
@@ -251,18 +226,15 @@ class Module(ModuleBase):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         twin = memo[id(self)] = object.__new__(type(self))
-        for name in self._default_functions():
-            function = self.__dict__[name]
-            memo[id(function)] = function
+        memo |= {id(fn): fn for fn in self._default_functions().values()}
         twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return twin
 
-    def _default_functions(self) -> list[str]:
-        """Return the fields that hold a function which is their default."""
-        values = self.__dict__
-        fields = dataclasses.fields(self)
-        default = [f.name for f in fields if values.get(f.name) is f.default]
-        return [name for name in default if callable(values[name])]
+    def _default_functions(self) -> dict[str, Any]:
+        """Return the functions in fields of which they are the default, by field."""
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        held = self.__dict__.get
+        return {n: fn for n, fn in defaults.items() if callable(fn) and held(n) is fn}
 
     # -- copies ----------------------------------------------------------------------
 
@@ -629,7 +601,7 @@ def compact_name_scope(fun: CallableT) -> CallableT:
         >>> sorted(Pair().init(jax.random.key(0), jax.numpy.ones((1, 3)))["params"])
         ['down', 'up']
     """
-    refuse_setup(fun, "compact_name_scope")
+    methods.refuse_setup(fun, "compact_name_scope")
 
     @functools.wraps(fun)
     def method(self: Module, *args: object, **kwargs: object) -> object:
@@ -647,7 +619,7 @@ def compact_name_scope(fun: CallableT) -> CallableT:
         return inner(*args, **kwargs)
 
     # Interceptors and `capture_intermediates` see the call of the scope instead.
-    return nowrap(method)  # type: ignore[return-value]
+    return methods.nowrap(method)  # type: ignore[return-value]
 
 
 class CompactNameScope(Module):
@@ -661,7 +633,7 @@ class CompactNameScope(Module):
     fn: Callable[..., Any]
     module_fn: Callable[[], Module]
 
-    @compact
+    @methods.compact
     def __call__(self, *args: object, **kwargs: object) -> Any:
         """Call the method; what it declares belongs to this module."""
         return self.fn(self.module_fn(), *args, **kwargs)

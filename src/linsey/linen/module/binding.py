@@ -22,7 +22,8 @@ from typing import Any, ClassVar, TypeGuard, TypeVar, dataclass_transform
 from linsey import errors
 from linsey.config import config
 from linsey.core.frozen_dict import FrozenDict
-from linsey.core.state import Scope, Variable, not_text
+from linsey.core.state import Scope, Variable
+from linsey.errors._texts import not_text
 
 # The phases of a bound module: `setup` has not run, runs, or succeeded. If it fails,
 # the module is fresh again; a class without `setup` begins as ready.
@@ -103,11 +104,14 @@ class Frame:
             that do, or the class of a module in the same scope whose submodule does.
         counts: how many submodules of each class were named automatically.
         is_open: whether names can be taken: in `setup` and in compact methods.
+        host: what the module is bound to whose scope this one shares. Names are taken
+            from it too when they are first met; later calls are the same module again.
     """
 
     names: Names = dataclasses.field(default_factory=dict)
     is_open: bool = True
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    host: Bound | None = None
 
     def automatic_name(self, prefix: str) -> str:
         """Return the next of `prefix_0`, `prefix_1`, ..."""
@@ -115,12 +119,14 @@ class Frame:
         self.counts[prefix] = count + 1
         return f"{prefix}_{count}"
 
-    def claim(self, name: str, child: ModuleBase, owner: ModuleBase) -> None:
+    def claim(self, name: str, child: ModuleBase | str, owner: ModuleBase) -> None:
         """Take a name for a submodule of `owner`."""
         if not isinstance(name, str):
             raise not_text(name)
         if name in self.names:
             raise errors.NameInUseError("submodule", name, type(owner).__name__)
+        if self.host is not None:
+            self.host.frame.claim(name, type(owner).__name__, owner)
         self.names[name] = child
 
     def claim_variable(
@@ -136,30 +142,6 @@ class Frame:
             self.names[name] = (*holder, col)
         else:
             raise errors.NameInUseError(kind, name, type(owner).__name__)
-
-
-@dataclasses.dataclass(slots=True, eq=False, repr=False)
-class SharedFrame(Frame):
-    """The names of a module that shares its scope, taken from its host too.
-
-    They are taken when they are first met; later calls are the same module again.
-    """
-
-    host: Bound | None = None
-
-    def claim(self, name: str, child: ModuleBase, owner: ModuleBase) -> None:
-        """Take a name for a submodule of `owner`, in the host too."""
-        names = {} if self.host is None else self.host.frame.names
-        if name in names:
-            raise errors.NameInUseError("submodule", name, type(owner).__name__)
-        Frame.claim(self, name, child, owner)
-        names[name] = type(owner).__name__
-
-    def claim_variable(
-        self, name: str, col: str, owner: ModuleBase, kind: str = "variable"
-    ) -> None:
-        """Take a name for a variable of `owner`, in the host too."""
-        Frame.claim_variable(self, name, col, owner, kind)
         if self.host is not None:
             self.host.frame.claim_variable(name, col, owner, kind)
 
@@ -188,12 +170,9 @@ class Bound:
         if self.frame.is_open and self.frame is not self.setup_frame:
             return False
         # What `setup` named stays taken.
-        names = dict(self.setup_frame.names)
-        if isinstance(self.setup_frame, SharedFrame):
-            self.frame = SharedFrame(names, host=self.setup_frame.host)
-            self.setup_frame = Frame(self.setup_frame.names, is_open=False)
-        else:
-            self.frame = Frame(names)
+        setup = self.setup_frame
+        self.frame = Frame(setup.names.copy(), host=setup.host)
+        setup.host = None  # the next call is the same module again
         return True
 
     def set_up(self, owner: ModuleBase) -> None:
@@ -225,7 +204,7 @@ class Bound:
             if module._bound is not None:
                 return module  # belongs to another module: shared, not adopted
             child, keeps_name = module, False
-            if module.parent is None:  # else made in a `setup`, and held by nothing
+            if module.parent is None:  # otherwise it was made in `setup`
                 memo = self.scope.context.memo
                 if id(module) in memo:
                     return memo[id(module)][1]
@@ -297,7 +276,7 @@ def map_modules(
         if len(value) <= 10:  # sorted already
             return tuple(map(inside, itertools.count(), value))
         return tuple(by_key(dict(enumerate(value))).values())
-    if isinstance(value, (dict, FrozenDict)):  # other mappings have more to them
+    if isinstance(value, (dict, FrozenDict)):  # other mappings may hold more
         if kind not in (dict, FrozenDict):  # programs rely on the order that Flax has
             value = {key: value[key] for key in sorted(value)}
         return FrozenDict(by_key(value))
@@ -306,7 +285,7 @@ def map_modules(
         fields = dataclasses.fields(node)
         names = [f.name for f in fields if f.metadata.get("pytree_node", True)]
         return node.replace(**by_key({n: getattr(node, n) for n in names}))
-    if kind is not Variable:  # of which lifting makes others
+    if kind is not Variable:  # lifting replaces these
         _LEAF_TYPES.add(kind)
     return value
 
@@ -376,9 +355,8 @@ def share_scope(module: ModuleBase, other: ModuleBase, /) -> None:
     _move(moved, host.scope)
     bound = moved._bound
     if bound is not None and not bound.frame.is_open:
-        names = bound.setup_frame.names
-        bound.frame = SharedFrame(names, is_open=False, host=host._bound)
-        bound.setup_frame = bound.frame
+        bound.frame = bound.setup_frame
+        bound.frame.host = host._bound
 
 
 def _move(module: ModuleBase, scope: Scope) -> None:

@@ -17,10 +17,12 @@ from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from linsey import errors
+from linsey._contexts import assigned
 from linsey.core import scope as core_scope
 from linsey.core.filters import DenyList, Filter, union_filters
 from linsey.core.rng import is_rng_key
 from linsey.core.state import Scope
+from linsey.errors._texts import no_key, not_callable
 from linsey.linen.module import binding
 from linsey.linen.module.binding import M, ModuleBase, is_module
 from linsey.traceback_util import api_boundary
@@ -42,6 +44,7 @@ Args = tuple[Any, ...]
 NextGetter = Callable[..., Any]
 Interceptor = Callable[[NextGetter, Args, Mapping[str, Any], "InterceptorContext"], Any]
 
+# The first one is the outermost.
 INTERCEPTORS: ContextVar[tuple[Interceptor, ...]] = ContextVar(
     "linsey_interceptors", default=()
 )
@@ -68,20 +71,10 @@ def intercept_methods(interceptor: Interceptor) -> Iterator[None]:
 
     The interceptor is called as `interceptor(next_fun, args, kwargs, context)`; it
     returns the result of the call, usually `next_fun(*args, **kwargs)` or a function of
-    it. Of several interceptors the last one added is the nearest to the method.
+    it. Of several interceptors the one that was added last is the innermost.
     """
-    with intercepted((*INTERCEPTORS.get(), interceptor)):
+    with assigned(INTERCEPTORS, (*INTERCEPTORS.get(), interceptor)):
         yield
-
-
-@contextlib.contextmanager
-def intercepted(interceptors: tuple[Interceptor, ...]) -> Iterator[None]:
-    """Run every method through these interceptors only, the first one outermost."""
-    token = INTERCEPTORS.set(interceptors)
-    try:
-        yield
-    finally:
-        INTERCEPTORS.reset(token)
 
 
 def run_interceptors(
@@ -177,8 +170,8 @@ def capturing(
     sow_results = Capture(_is_call if capture is True else capture)
 
     def captured(scope: Scope, *args: object, **kwargs: object) -> T:
-        # Outside of the interceptors of the user: what is stored is what they return.
-        with intercepted((sow_results, *INTERCEPTORS.get())):
+        # Outside of the interceptors of the user, so that what they return is stored.
+        with assigned(INTERCEPTORS, (sow_results, *INTERCEPTORS.get())):
             return run(scope, *args, **kwargs)
 
     return captured, union_filters(mutable, "intermediates")
@@ -204,20 +197,15 @@ class Capture:
 
 
 def check_instance(module: object) -> None:
-    """Refuse what is no module, or one whose constructor did not end."""
+    """Raise an error for what is no instance of a module class."""
     if not is_module(module):
         raise errors.InvalidInstanceModuleError()
-    if "_bound" not in module.__dict__:
-        raise errors.IncorrectPostInitOverrideError(module=module)
 
 
 def check_rngs(module: object, rngs: object) -> None:
     """Refuse what is neither a key nor a mapping, by the name of the module."""
     if rngs is not None and not isinstance(rngs, Mapping) and not is_rng_key(rngs):
-        raise core_scope.not_keys(
-            "RNGs should be of shape (2,) or PRNGKey in Module"
-            f" {type(module).__name__}, but rngs are: {rngs}."
-        )
+        raise no_key(module, rngs)
 
 
 def function_of(module: ModuleBase, method: object) -> Callable[..., Any]:
@@ -239,12 +227,7 @@ def function_of(module: ModuleBase, method: object) -> Callable[..., Any]:
     if isinstance(method, str):
         found, name = getattr(module, method), method
         if not callable(found):
-            raise errors.ArgumentTypeError(
-                f"'{type(module).__name__}.{method}' must be a callable, got"
-                f" {type(found)}.",
-                "`method` says what to run.",
-                "Pass the name of a method, for example `method='__call__'`.",
-            )
+            raise not_callable(type(module), method, found)
         if is_module(found):  # the one in the bound module, not this
             return lambda bound, *args, **kwargs: getattr(bound, name)(*args, **kwargs)
         method = found

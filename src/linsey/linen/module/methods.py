@@ -53,7 +53,8 @@ def make_dataclass(cls: type[Any], base: type[ModuleBase], kw_only: bool) -> Non
         ReservedModuleAttributeError: it annotates `parent`.
     """
     for name in ("__eq__", "__hash__"):
-        # Not those of a base, nor no hash because the class has an `__eq__`.
+        # Not inherited from a dataclass, nor `None`, which Python sets as the hash of a
+        # class that defines `__eq__`.
         if cls.__dict__.get(name) is None:
             setattr(cls, name, getattr(base, name))
     annotations = cls.__annotations__
@@ -154,15 +155,12 @@ def wrap_class(cls: type) -> None:
             setattr(cls, name, kind(value, name))
 
 
-def wrap_method_once(
-    fun: Callable[..., T], is_lifted: bool = False
-) -> Callable[..., T]:
+def wrap_method_once(fun: Callable[..., T], anyway: bool = False) -> Callable[..., T]:
     """Wrap a method, unless it is wrapped already or marked with `nowrap`.
 
-    What is lifted runs under names of its own: there `compact` opens them all the same.
+    What is lifted runs under names of its own, which a compact method opens `anyway`.
     """
-    opens_names = is_lifted and hasattr(fun, "compact")
-    is_left_alone = hasattr(fun, "nowrap") and not opens_names
+    is_left_alone = hasattr(fun, "nowrap") and not anyway
     if hasattr(fun, "method_handler_wrapped") or is_left_alone:
         return fun
     wrapped = _wrap(fun)

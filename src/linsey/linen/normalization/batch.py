@@ -42,7 +42,9 @@ class BatchNorm(Module):
 
     Moments are accurate at any offset and kept in float32 at least. A batch without
     values (empty, or masked altogether) and channels whose moments are not finite leave
-    the running statistics alone.
+    the running statistics alone. Inputs may be as large as their dtype allows: they are
+    normalized like others, but where the variance is beyond that range, inputs above
+    1e19 in float32, it counts as not finite.
 
     Attributes:
         use_running_average: whether to normalize by the running statistics; given
@@ -203,10 +205,11 @@ class BatchNorm(Module):
         elif self.save_memory:
             _check_recomputable(self, mask is not None, afterwards is not None)
             (spec, rule), state = statistics.rule(spec, x), statistics.state()
-            moments, running = train_moments(spec, rule, x, epsilon, *state)
+            chosen, running = train_moments(spec, rule, x, epsilon, *state)
             statistics.update(*running)
             # A deferred value acts as an array.
-            return Deferred((spec, activation), (x, *moments, *affine))  # type: ignore
+            operands = x, *chosen[:2], *affine, chosen[2]
+            return Deferred((spec, activation), operands)  # type: ignore
         else:
             (spec, rule), state = statistics.rule(spec, x), statistics.state()
             inputs = x, mask, *affine, epsilon

@@ -23,7 +23,7 @@ from linsey.linen.module import Module, compact, nowrap
 from linsey.linen.normalization.common import layer_axes
 from linsey.linen.transforms import map_variables
 from linsey.ops.normalize import keep_dtype
-from linsey.ops.spectral import spectral_norm
+from linsey.ops.spectral import prescale_by_largest, prescaled_spectral_norm
 from linsey.promotion import promote, promote_types
 from linsey.typing import Axes, Dtype, Initializer
 
@@ -117,11 +117,12 @@ class SpectralNorm(Module):
         )
         sigma = keep(f"{path}/sigma", jnp.ones, (), of_both)
         wide = promote_types(u.value.dtype, matrix.dtype)
-        estimate, new_u = spectral_norm(
+        scaled, estimate, new_u, prescale = prescaled_spectral_norm(
             matrix.astype(wide), u.value.astype(wide), self.n_steps, self.epsilon
         )
         nonzero = lax.select(estimate != 0, estimate, jnp.ones_like(estimate))
-        normalized = jnp.divide(*promote(matrix, nonzero)).reshape(value.shape)
+        normalized = jnp.divide(*promote(scaled, nonzero)).reshape(value.shape)
+        estimate = lax.div(estimate, prescale)
         if update_stats:
             u.value = keep_dtype(new_u, u.value)
             sigma.value = keep_dtype(estimate, sigma.value)
@@ -197,9 +198,10 @@ class WeightNorm(Module):
         axes = () if self.feature_axes is None else self.feature_axes
         features = layer_axes(self, axes, value.shape)
         rest = tuple(axis for axis in range(value.ndim) if axis not in features)
-        size = lax.abs(value) if jnp.iscomplexobj(value) else value
+        normalized, _, epsilon = prescale_by_largest(value, rest, self.epsilon)
+        size = lax.abs(normalized) if jnp.iscomplexobj(value) else normalized
         square = jnp.sum(lax.square(size), rest, keepdims=True)
-        normalized = value * lax.rsqrt(square + self.epsilon)
+        normalized = normalized * lax.rsqrt(square + epsilon)
         if self.use_scale:
             shape = tuple(value.shape[axis] for axis in features)
             options = self.scale_init, shape, self.param_dtype

@@ -175,7 +175,8 @@ class RunningStatistics:
             self._put(self.updates, self._count() + 1)
 
     def _put(self, kept: Variable, value: Array) -> None:
-        value = keep_dtype(value, kept.value)
+        if self.domain is not None or kept.value.dtype.itemsize >= 4:
+            value = keep_dtype(value, kept.value)  # misuse goes on in float32
         if self.domain is not None:
             value = lax.dynamic_update_index_in_dim(kept.value, value, self.domain, 0)
         kept.value = value

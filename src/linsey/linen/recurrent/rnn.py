@@ -17,10 +17,9 @@ from linsey.errors.layers import InputRankError
 from linsey.linen.module import Module, nowrap
 from linsey.linen.recurrent.cells import Carry, Output, RNNCellBase
 from linsey.linen.transforms import scan
-from linsey.ops import deferred
-from linsey.ops.axes import broadcast_all
+from linsey.ops import axes as ops_axes
+from linsey.ops import deferred, sharding
 from linsey.ops.sequences import flip_sequences
-from linsey.ops.sharding import begin_loop, leave_to_compiler, split_axes, split_like
 from linsey.promotion import promote_types
 from linsey.typing import InOutScanAxis, PRNGKey
 
@@ -118,9 +117,10 @@ class RNN(Module):
         if batch_dims < 0:
             raise InputRankError("RNN", shape, "time, features")
         time = 0 if time_major else batch_dims
-        if (axes := split_axes(inputs))[time]:  # but each device takes all steps
+        axes = sharding.split_axes(inputs)
+        if axes[time]:  # but each device takes all steps
             whole = *axes[:time], None, *axes[time + 1 :]
-            inputs = leave_to_compiler(lambda x: x, whole, inputs)
+            inputs = sharding.leave_to_compiler(lambda x: x, whole, inputs)
         order = seq_lengths, batch_dims, time_major
         if reverse:
             inputs = flip_sequences(inputs, *order)
@@ -129,7 +129,7 @@ class RNN(Module):
             key = jax.random.key(0) if init_key is None else init_key
             carry = self.cell.initialize_carry(key, shape[:time] + shape[time + 1 :])
         batch = (*axes[:time], *axes[time + 1 :])[:batch_dims]
-        carry = begin_loop(carry, batch, inputs, self._used(seq_lengths))
+        carry = sharding.begin_loop(carry, batch, inputs, self._used(seq_lengths))
         lengths = seq_lengths if return_carry else None
         carry, outputs = self._scan(carry, inputs, lengths, time)
         if reverse and keep_order:
@@ -196,13 +196,15 @@ def _as_before(new: Array, old: Array) -> Array:
     if new.dtype != dtype and promote_types(new.dtype, dtype) == new.dtype:
         keeps_parts = jnp.iscomplexobj(old) or not jnp.iscomplexobj(new)
         new = lax.convert_element_type(new, dtype) if keeps_parts else new
-    return split_like(new, old)
+    return sharding.split_like(new, old)
 
 
 def _keep(going: Array, new: Array, old: Array) -> Array:
     """Choose between carries, for each sequence."""
     mask = going.reshape(going.shape + (1,) * (new.ndim - going.ndim))
-    return lax.select(split_like(broadcast_all(mask, new.shape), new), new, old)
+    return lax.select(
+        sharding.split_like(ops_axes.broadcast_all(mask, new.shape), new), new, old
+    )
 
 
 def _given(value: bool | None, default: bool) -> bool:

@@ -13,10 +13,11 @@ from typing import Any, TypeGuard, TypeVar
 import jax
 import numpy as np
 
+from linsey._contexts import assigned
 from linsey.core.filters import Filter
 from linsey.linen.module import InterceptorContext, Module
 from linsey.linen.module.base import RNGs
-from linsey.linen.module.functional import INTERCEPTORS, intercepted
+from linsey.linen.module.functional import INTERCEPTORS
 from linsey.typing import VariableDict
 
 T = TypeVar("T")
@@ -109,7 +110,7 @@ def record_calls(
 
     def init(arrays: Arrays) -> VariableDict:
         rngs, args, kwargs = with_arrays(inputs, arrays)
-        with intercepted((record, *INTERCEPTORS.get())):
+        with assigned(INTERCEPTORS, (record, *INTERCEPTORS.get())):
             return module.init(rngs, *args, mutable=mutable, **kwargs)
 
     variables = jax.eval_shape(init, arrays_of(inputs))

@@ -11,8 +11,7 @@ from jax.typing import ArrayLike
 from linsey.core import lift as core_lift
 from linsey.core.filters import Filter
 from linsey.core.frozen_dict import FrozenDict
-from linsey.linen.transforms import lifting
-from linsey.linen.transforms.lifting import Methods, call_direct, call_lifted, lifted
+from linsey.linen.transforms.lifting import Methods, call_direct, lifted
 
 __all__ = ["cond", "remat_scan", "scan", "switch", "vmap", "while_loop"]
 
@@ -198,13 +197,12 @@ def switch(
     rngs: Filter = True,
 ) -> T:
     """Lift `jax.lax.switch`: run `branches[index](mdl, *operands)`, see `cond`."""
+    count = len(branches)
 
-    def transform(*runs: Callable[..., T]) -> Callable[..., T]:
-        switch = core_lift.switch
-        return functools.partial(switch, index, runs, variables=variables, rngs=rngs)
+    def choose(*args: Any, **filters: Filter) -> T:
+        return core_lift.switch(index, args[:count], *args[count:], **filters)
 
-    fns = map(lifting.function_of_module, branches)
-    return call_lifted(transform, fns, mdl, operands, {})
+    return call_direct(choose, branches, mdl, operands, variables=variables, rngs=rngs)
 
 
 def while_loop(

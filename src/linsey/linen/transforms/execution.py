@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import jax
 
+from linsey._static import static_key
 from linsey.config import config
 from linsey.core import lift as core_lift
 from linsey.core.filters import Filter
@@ -19,7 +20,6 @@ from linsey.core.spmd import get_logical_axis_rules
 from linsey.core.state import Scope
 from linsey.linen.module.functional import INTERCEPTORS, Capture
 from linsey.linen.transforms.lifting import Methods, Run, lift, lifted
-from linsey.static import static_key
 
 __all__ = ["checkpoint", "jit", "remat"]
 __all__ += ["add_metadata_axis", "fold_rngs", "map_variables", "named_call"]
@@ -89,13 +89,13 @@ def _call_program(
     *args: Any,
     **kw: Any,
 ) -> Any:
-    # What surrounds a call is looked at while its program is traced. A method has the
-    # hash that its object may lack: by identity.
+    # Interceptors, flags and rules take effect while a program is traced. A method is
+    # hashed by the identity of its object, which may have no hash itself.
     interceptors = INTERCEPTORS.get()
     keys: list[object] = [i if type(i).__hash__ else i.__call__ for i in interceptors]
     if interceptors and not all(isinstance(i, Capture) for i in interceptors):
-        keys += [scope.path for scope in scopes]  # these want to see every call
-    modules = getattr(run.modules, "value", run.modules)  # mostly it is one
+        keys += [scope.path for scope in scopes]  # they are to see every call
+    modules = getattr(run.modules, "value", run.modules)  # usually one module
     rules = get_logical_axis_rules() and static_key(get_logical_axis_rules())
     run.key = (*keys, config._values, rules, static_key(modules))
     hash(run.key)  # the error for a field without a hash names it

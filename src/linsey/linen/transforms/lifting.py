@@ -24,13 +24,14 @@ from typing import Any, ParamSpec, TypeGuard, TypeVar, cast
 import jax
 
 from linsey import errors
+from linsey._static import COMPARABLE, static_key
 from linsey.core.frozen_dict import FrozenDict
 from linsey.core.lift.split import Untraced
 from linsey.core.state import Scope, Variable
+from linsey.errors._texts import field_without_hash
 from linsey.linen.module.base import Module
 from linsey.linen.module.binding import FRESH, READY, SETTING_UP, Bound, map_modules
 from linsey.linen.module.methods import wrap_method_once
-from linsey.static import COMPARABLE, static_key
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,9 +44,9 @@ Transform = Callable[..., Callable[..., Any]]
 Methods = str | Iterable[str] | Mapping[str, Mapping[str, object]] | None
 
 
-@dataclasses.dataclass(eq=False, slots=True)
+@dataclasses.dataclass(eq=False)
 class Detached:
-    """A bound module without its scope; one met before is only its number.
+    """A bound module without its scope; one that was met before has its number only.
 
     An unbound module has the number -1, and is kept as its only attribute.
 
@@ -69,22 +70,20 @@ class Detached:
     attributes: tuple[tuple[str, Any], ...] = ()
     is_ready: bool = False
     counts: tuple[tuple[str, int], ...] | None = None
-    _key: Any = dataclasses.field(default=None, init=False)
 
+    @functools.cached_property
     def key(self) -> tuple[int, Hashable]:
-        """Return its hash and what it is compared by, made when first needed."""
-        if self._key is None:
-            values = [(n, _key_of_field(self.cls, n, v)) for n, v in self.attributes]
-            described = (self.cls, self.parent, self.name, tuple(values))
-            key = (self.index, *described, self.is_ready, self.counts)
-            self._key = (hash(key), key)
-        return self._key
+        """Its hash, and what it is compared by."""
+        values = tuple((n, _key_of_field(self.cls, n, v)) for n, v in self.attributes)
+        described = (self.index, self.cls, self.parent, self.name, values)
+        key = (*described, self.is_ready, self.counts)
+        return hash(key), key
 
     def __hash__(self) -> int:
-        return self.key()[0]
+        return self.key[0]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Detached) and self.key() == other.key()
+        return isinstance(other, Detached) and self.key == other.key
 
 
 COMPARABLE.add(Detached)
@@ -94,12 +93,7 @@ def _key_of_field(cls: type, name: str, value: object) -> Hashable:
     try:
         return static_key(value)
     except Exception as error:  # whatever `__reduce_ex__` of the value raises
-        raise errors.ArgumentTypeError(
-            f"Field `{name}` of {cls.__name__} holds a {type(value).__name__}, which"
-            " has no hash.",
-            "Compiled programs are found again by the fields of their modules.",
-            "Pass arrays to the call; use tuples, strings, numbers as fields.",
-        ) from error
+        raise field_without_hash(cls, name, value) from error
 
 
 _PARTS = (Module, Variable)
@@ -231,7 +225,7 @@ def map_leaves(fn: Callable[[Any], object], tree: object) -> Any:
 
 
 def _in_order(field: object) -> object:
-    """Put the keys in a field in order: it takes part in a transform as a pytree."""
+    """Sort the keys in a field, as JAX does in any pytree that is transformed."""
     with contextlib.suppress(TypeError):  # keys may have no order
         if type(field) in (tuple, FrozenDict):
             return map_leaves(lambda x: x, field)
@@ -323,7 +317,7 @@ def function_of_module(fn: object) -> Callable[..., Any]:
         fn = fn.__func__
     if not callable(fn) or isinstance(fn, Module) or _is_module_class(fn):
         raise errors.TransformTargetError(fn)
-    return wrap_method_once(fn, is_lifted=True)
+    return wrap_method_once(fn, hasattr(fn, "compact"))
 
 
 def _is_module_class(target: object) -> TypeGuard[type[Module]]:

@@ -3,6 +3,9 @@
 XLA reads an array once for each sum. What batch normalization needs, forward and
 backward, are always two of them; here each pair is one operation. Channels are the last
 axis, and the sums are over all others.
+
+Arrays are shifted, and multiplied with a *prescale* before, so that no difference nor
+square overflows: what is squared is `x * prescale - shift`.
 """
 
 from __future__ import annotations
@@ -60,18 +63,28 @@ def _kept(results: Sequence[Array], operands: Sequence[Linear]) -> list[Array | 
     ]
 
 
+def _shifted(x: Array, shift: Array, prescale: Array) -> Array:
+    scaled = lax.mul(x, _spread(prescale, x.shape))
+    return lax.sub(scaled, _spread(shift, x.shape))
+
+
+def _one(shift: Array) -> Array:
+    return lax.full_like(shift, 1)
+
+
 # --- moments ------------------------------------------------------------------------
 
 
-def _moments(x: Array, shift: Array) -> list[Array]:
-    shifted = lax.sub(x, _spread(shift, x.shape))
+def _moments(x: Array, shift: Array, prescale: Array) -> list[Array]:
+    shifted = _shifted(x, shift, prescale)
     return [_sum(shifted), _sum(lax.mul(shifted, shifted))]
 
 
-def _moments_kernel(x: Array, shift: Array) -> list[Array]:
+def _moments_kernel(x: Array, shift: Array, prescale: Array) -> list[Array]:
     if channel_lanes(x.shape) is None:
-        return _moments(x, shift)
-    return [*_call("linsey_channel_moments", (2, x.shape[-1]), x, shift)]
+        return _moments(x, shift, prescale)
+    shape = (2, x.shape[-1])
+    return [*_call("linsey_channel_moments", shape, x, shift, prescale)]
 
 
 def _refuse_transposition(*_: object) -> list[None]:
@@ -83,17 +96,20 @@ _bind_moments = define(
     _moments,
     _moments_kernel,
     "channels",
-    lambda x, shift: [_channels([x], [shift])] * 2,
+    lambda x, *per_channel: [_channels([x], per_channel)] * 2,
     _refuse_transposition,
 )
 
 
-def channel_moments(x: Array, shift: Array) -> tuple[Array, Array]:
-    """Return the sums of `x - shift` and of its square.
+def channel_moments(
+    x: Array, shift: Array, prescale: Array | None = None
+) -> tuple[Array, Array]:
+    """Return the sums of `x * prescale - shift` and of its square.
 
     Args:
         x: Array of shape (..., channels), float32.
         shift: Array of shape (channels,).
+        prescale: Array of that shape. If `None`, it is 1.
 
     Returns:
         Two arrays of shape (channels,).
@@ -108,48 +124,53 @@ def channel_moments(x: Array, shift: Array) -> tuple[Array, Array]:
         >>> first.item(), second.item()
         (3.0, 9.0)
     """
-    first, second = _bind_moments(x, shift)
+    prescale = _one(shift) if prescale is None else prescale
+    first, second = _bind_moments(x, shift, prescale)
     return first, second
 
 
 # --- products, and their transpose --------------------------------------------------
 
 
-def _products(a: Array, x: Array, shift: Array) -> list[Array]:
-    shifted = lax.sub(x, _spread(shift, x.shape))
+def _products(a: Array, x: Array, shift: Array, prescale: Array) -> list[Array]:
+    shifted = _shifted(x, shift, prescale)
     return [_sum(a), _sum(lax.mul(a, shifted))]
 
 
-def _products_kernel(a: Array, x: Array, shift: Array) -> list[Array]:
+def _products_kernel(a: Array, x: Array, shift: Array, prescale: Array) -> list[Array]:
     if channel_lanes(x.shape) is None:
-        return _products(a, x, shift)
-    return [*_call("linsey_channel_products", (2, x.shape[-1]), x, shift, a)]
+        return _products(a, x, shift, prescale)
+    shape = (2, x.shape[-1])
+    return [*_call("linsey_channel_products", shape, x, shift, prescale, a)]
 
 
 def _transpose_products(
-    cotangents: Cotangents, a: Linear, x: Array, shift: Array
+    cotangents: Cotangents, a: Linear, *others: Array
 ) -> list[Array | None]:
     first, second = map(ad.instantiate_zeros, cotangents)
-    return [channel_spread(first, second, x, shift), None, None]
+    return [channel_spread(first, second, *others), None, None, None]
 
 
-def _spreads(first: Array, second: Array, x: Array, shift: Array) -> list[Array]:
-    # `x - shift` as a sum, for a reason given in `moments`.
-    shifted = lax.add(x, _spread(lax.neg(shift), x.shape))
-    scaled = lax.mul(shifted, _spread(second, x.shape))
-    return [lax.add(scaled, _spread(first, x.shape))]
+def _spreads(
+    first: Array, second: Array, x: Array, shift: Array, prescale: Array
+) -> list[Array]:
+    scaled = lax.mul(x, _spread(prescale, x.shape))
+    # The difference as a sum, for a reason given in `moments`.
+    shifted = lax.add(scaled, _spread(lax.neg(shift), x.shape))
+    shifted = lax.mul(shifted, _spread(second, x.shape))
+    return [lax.add(shifted, _spread(first, x.shape))]
 
 
 def _transpose_spreads(
-    cotangents: Cotangents, first: Linear, second: Linear, x: Array, shift: Array
+    cotangents: Cotangents, first: Linear, second: Linear, *others: Array
 ) -> list[Array | None]:
-    sums = channel_products(ad.instantiate_zeros(cotangents[0]), x, shift)
-    return [*_kept(sums, (first, second)), None, None]
+    sums = channel_products(ad.instantiate_zeros(cotangents[0]), *others)
+    return [*_kept(sums, (first, second)), None, None, None]
 
 
 def _spread_shapes(*operands: ShapedArray) -> list[Shape]:
-    first, second, x, shift = operands
-    _channels([x], [first, second, shift])
+    first, second, x, *per_channel = operands
+    _channels([x], [first, second, *per_channel])
     return [x.shape]
 
 
@@ -158,7 +179,7 @@ _bind_products = define(
     _products,
     _products_kernel,
     "channels",
-    lambda a, x, shift: [_channels([a, x], [shift])] * 2,
+    lambda a, x, *per_channel: [_channels([a, x], per_channel)] * 2,
     _transpose_products,
     multilinear=(0,),
 )
@@ -172,13 +193,16 @@ _bind_spread = define(
 )
 
 
-def channel_products(a: Array, x: Array, shift: Array) -> tuple[Array, Array]:
-    """Return the sums of `a` and of `a * (x - shift)`; linear in `a`.
+def channel_products(
+    a: Array, x: Array, shift: Array, prescale: Array | None = None
+) -> tuple[Array, Array]:
+    """Return the sums of `a` and of `a * (x * prescale - shift)`; linear in `a`.
 
     Args:
         a: Array of shape (..., channels), float32.
         x: Array of that shape.
         shift: Array of shape (channels,).
+        prescale: Array of that shape. If `None`, it is 1.
 
     Returns:
         Two arrays of shape (channels,).
@@ -193,18 +217,24 @@ def channel_products(a: Array, x: Array, shift: Array) -> tuple[Array, Array]:
         >>> first.item(), second.item()
         (3.0, 10.0)
     """
-    first, second = _bind_products(a, x, shift)
+    prescale = _one(shift) if prescale is None else prescale
+    first, second = _bind_products(a, x, shift, prescale)
     return first, second
 
 
-def channel_spread(first: Array, second: Array, x: Array, shift: Array) -> Array:
-    """Compute `first + second * (x - shift)`, the transpose of `channel_products`.
+def channel_spread(
+    first: Array, second: Array, x: Array, shift: Array, prescale: Array | None = None
+) -> Array:
+    """Compute `first + second * (x * prescale - shift)`.
+
+    It is the transpose of `channel_products`.
 
     Args:
         first: Array of shape (channels,).
         second: Array of shape (channels,).
         x: Array of shape (..., channels), float32.
         shift: Array of shape (channels,).
+        prescale: Array of that shape. If `None`, it is 1.
 
     Returns:
         An array of the shape of `x`.
@@ -218,7 +248,8 @@ def channel_spread(first: Array, second: Array, x: Array, shift: Array) -> Array
         >>> channel_spread(one, 2 * one, x, one).ravel().tolist()
         [5.0, 9.0]
     """
-    return _bind_spread(first, second, x, shift)[0]
+    prescale = _one(shift) if prescale is None else prescale
+    return _bind_spread(first, second, x, shift, prescale)[0]
 
 
 # --- the tangent of standardized values ----------------------------------------------
@@ -228,21 +259,28 @@ def _tangent(
     products: Callable[..., list[Array]], combine: Callable[..., Array]
 ) -> Callable[..., list[Array]]:
     def tangent(*operands: Array) -> list[Array]:
-        dx, offset, slope, x, mean, rstd, multiplier = operands
+        dx, offset, slope, x, mean, rstd, multiplier, prescale = operands
         count = lax.full_like(mean, math.prod(x.shape[:-1]))
-        dmean, dsquare = (lax.div(total, count) for total in products(dx, x, mean))
+        dmean, dsquare = (lax.div(v, count) for v in products(dx, x, mean, prescale))
         first = lax.sub(offset, lax.mul(multiplier, dmean))
         dslope = lax.mul(lax.mul(multiplier, lax.mul(rstd, rstd)), dsquare)
-        dy = combine(dx, x, mean, multiplier, first, lax.sub(slope, dslope))
+        second = lax.sub(slope, dslope)
+        dy = combine(dx, x, mean, prescale, multiplier, first, second)
         return [dy, dmean, dsquare]
 
     return tangent
 
 
 def _combine(
-    a: Array, x: Array, shift: Array, multiplier: Array, first: Array, second: Array
+    a: Array,
+    x: Array,
+    shift: Array,
+    prescale: Array,
+    multiplier: Array,
+    first: Array,
+    second: Array,
 ) -> Array:
-    (y,) = _spreads(first, second, x, shift)
+    (y,) = _spreads(first, second, x, shift, prescale)
     return lax.add(y, lax.mul(a, _spread(multiplier, x.shape)))
 
 
@@ -267,7 +305,7 @@ def _transpose_tangent(
     means = lax.div(dmean, count), lax.div(dsquare, count)
     results = _bind_tangent(dy, *means, *others)
     results = results[0], lax.mul(results[1], count), lax.mul(results[2], count)
-    return [*_kept(results, (dx, offset, slope)), None, None, None, None]
+    return [*_kept(results, (dx, offset, slope)), *[None] * len(others)]
 
 
 _bind_tangent = define(
@@ -288,6 +326,7 @@ def standardized_tangent(
     mean: Array,
     rstd: Array,
     multiplier: Array,
+    prescale: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """Map a tangent of `x` to that of `(x - mean) * multiplier`.
 
@@ -296,6 +335,8 @@ def standardized_tangent(
         dmean = sum(dx) / count,    dsquare = sum(dx (x - mean)) / count
         dy = multiplier (dx - dmean) + offset
              + (slope - multiplier rstd^2 dsquare) (x - mean)
+
+    With a prescale, `x - mean` is `x * prescale - mean` in all of these.
 
     The function is linear in its first three arguments. Its transpose is the same
     function of the cotangents `dy`, `dmean / count` and `dsquare / count`, whose last
@@ -308,7 +349,8 @@ def standardized_tangent(
         x: Array of shape (..., channels), float32.
         mean: Mean of each channel.
         rstd: Reciprocal standard deviation of each channel.
-        multiplier: `rstd` times the scale.
+        multiplier: `rstd` times the scale, and times the prescale.
+        prescale: What `x` is multiplied with. If `None`, it is 1.
 
     Returns:
         `dy` of the shape of `x`, and `dmean` and `dsquare`; the tangent of the variance
@@ -325,5 +367,7 @@ def standardized_tangent(
         >>> [value.ravel().tolist() for value in results]
         [[0.0, 0.0], [0.5], [-0.5]]
     """
-    dy, dmean, dsquare = _bind_tangent(dx, offset, slope, x, mean, rstd, multiplier)
+    prescale = _one(mean) if prescale is None else prescale
+    values = x, mean, rstd, multiplier, prescale
+    dy, dmean, dsquare = _bind_tangent(dx, offset, slope, *values)
     return dy, dmean, dsquare

@@ -35,6 +35,7 @@ import jax
 import jax.numpy as jnp
 from jax.interpreters import mlir
 
+from linsey._contexts import assigned
 from linsey.extras import install_hint
 from linsey.typing import Dtype
 
@@ -133,7 +134,7 @@ def takes_convolution(
 
 def has_static_shape(x: jax.Array) -> bool:
     """Return whether no size is symbolic, as it may be in exported programs."""
-    return all(isinstance(size, int) for size in x.shape)
+    return {int}.issuperset(map(type, x.shape))
 
 
 def channel_lanes(shape: Shape) -> int | None:
@@ -186,11 +187,8 @@ def by_definition() -> Iterator[None]:
         >>> with by_definition():
         ...     text = jax.jit(jnp.sin).lower(1.0).as_text()
     """
-    token = _definitions.set(True)
-    try:
+    with assigned(_definitions, True):
         yield
-    finally:
-        _definitions.reset(token)
 
 
 _definitions: ContextVar[bool] = ContextVar("definitions", default=False)

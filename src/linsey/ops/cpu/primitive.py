@@ -132,7 +132,7 @@ def call_kernel(
         >>> x, shift = jax.numpy.ones((4, 64)), jax.numpy.zeros(64)
         >>> name, plan = "linsey_channel_moments", (4, 64, 0)
         >>> call = lambda *operands: call_kernel(name, (2, 64), operands, plan)
-        >>> jax.eval_shape(call, x, shift).shape
+        >>> jax.eval_shape(call, x, shift, shift).shape
         (2, 64)
     """
     call = jax.ffi.ffi_call(target, jax.ShapeDtypeStruct(result, np.float32))

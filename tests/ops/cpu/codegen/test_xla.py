@@ -254,9 +254,13 @@ WINDOW = convs.Window((3, 2), (1, 1), ((0, 0), (0, 0)), (1, 1), (1, 1), 2)
 ROWS, CHANNEL = (3, 10, 64), (64,)
 # For each kernel the shapes of its inputs and of its output, and a plan for them.
 CALLS = {
-    "linsey_channel_moments": ([ROWS, CHANNEL], (2, 64), (30, 64, 0)),
-    "linsey_channel_products": ([ROWS, CHANNEL, ROWS], (2, 64), (30, 64, 0)),
-    "linsey_channel_combine": ([ROWS] * 2 + [CHANNEL] * 4, ROWS, (30, 64, 0)),
+    "linsey_channel_moments": ([ROWS, *[CHANNEL] * 2], (2, 64), (30, 64, 0)),
+    "linsey_channel_products": (
+        [ROWS, *[CHANNEL] * 2, ROWS],
+        (2, 64),
+        (30, 64, 0),
+    ),
+    "linsey_channel_combine": ([ROWS] * 2 + [CHANNEL] * 5, ROWS, (30, 64, 0)),
     "linsey_convolution": ([X, KERNEL], Y, plan_of(X, Y, WINDOW)),
     "linsey_kernel_gradient": ([X, Y], KERNEL, plan_of(X, Y, WINDOW, True)),
 }

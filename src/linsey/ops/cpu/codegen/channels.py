@@ -56,13 +56,14 @@ def _function(job, first):
 @xla.compiled
 def _moments_shapes(job):
     rows, channels = job[ROWS], job[CHANNELS]
-    return (rows, channels), (1, channels), (2, channels)
+    return (rows, channels), (1, channels), (1, channels), (2, channels)
 
 
 @xla.compiled
 def _products_shapes(job):
     rows, channels = job[ROWS], job[CHANNELS]
-    return (rows, channels), (1, channels), (rows, channels), (2, channels)
+    array, per_channel = (rows, channels), (1, channels)
+    return array, per_channel, per_channel, array, (2, channels)
 
 
 @xla.compiled
@@ -80,14 +81,15 @@ def _add_moments(job, piece, worker):
 
 @xla.compiled
 def _add_products(job, piece, worker):
-    _add_piece(job, piece, vectors.PRODUCTS, job[INPUT + 2])
+    _add_piece(job, piece, vectors.PRODUCTS, job[INPUT + 3])
 
 
 @xla.compiled
 def _add_piece(job, piece, first_function, a):
     """Add up some rows, a block of channels after the other."""
     piece = job[PIECES] - 1 - piece
-    x, shift, channels = job[INPUT], job[INPUT + 1], job[CHANNELS]
+    x, shift, prescale = job[INPUT], job[INPUT + 1], job[INPUT + 2]
+    channels = job[CHANNELS]
     lanes = vectors.SUM_LANES[job[LANES_INDEX]]
     function = _function(job, first_function)
     part = job[PARTS] + piece * 4 * channels * DOUBLE
@@ -105,8 +107,8 @@ def _add_piece(job, piece, first_function, a):
         for start in range(first, last, RUN):
             at = start * row + offset
             count = min(RUN, last - start)
-            arguments = (x + at, row, shift + offset, a + at, count, at_run)
-            _call_sums(function, arguments)
+            values = (x + at, row, shift + offset, prescale + offset)
+            _call_sums(function, (*values, a + at, count, at_run))
             for c in range(lanes):
                 totals[block + c] += run[c]
                 totals[channels + block + c] += run[lanes + c]
@@ -131,7 +133,8 @@ def _finish_sums(job):
 @xla.compiled
 def _combination_shapes(job):
     array, per_channel = (job[ROWS], job[CHANNELS]), (1, job[CHANNELS])
-    return (array, array, per_channel, per_channel, per_channel, per_channel, array)
+    arrays, values = (array, array), (per_channel, per_channel)
+    return (*arrays, *values, *values, per_channel, array)
 
 
 @xla.compiled
@@ -162,6 +165,7 @@ def _combine(job, piece, worker):
             job[INPUT + 3] + offset,
             job[INPUT + 4] + offset,
             job[INPUT + 5] + offset,
+            job[INPUT + 6] + offset,
             count,
         )
         _call_combine(function, arguments)
@@ -176,14 +180,14 @@ _kernel = partial(xla.Kernel, plan=3, is_valid=_is_valid)
 _sums = partial(_kernel, start=_start_sums, finish=_finish_sums)
 KERNELS = (
     _sums(
-        "linsey_channel_moments", inputs=2, shapes=_moments_shapes, work=_add_moments
+        "linsey_channel_moments", inputs=3, shapes=_moments_shapes, work=_add_moments
     ),
     _sums(
-        "linsey_channel_products", inputs=3, shapes=_products_shapes, work=_add_products
+        "linsey_channel_products", inputs=4, shapes=_products_shapes, work=_add_products
     ),
     _kernel(
         "linsey_channel_combine",
-        inputs=6,
+        inputs=7,
         shapes=_combination_shapes,
         start=_start_combination,
         work=_combine,

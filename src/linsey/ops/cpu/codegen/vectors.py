@@ -6,10 +6,10 @@ and by strides in bytes, as 64-bit words; a row of floats is one vector, of as m
 *lanes*.
 
     tile      c[m, :] = sum over k2 < depth2, k < depth of a[m, k2, k] * b[k2, k, :]
-    moments   sums of x[k, :] - shift and of its square
-    products  sums of a[k, :] and of a[k, :] * (x[k, :] - shift)
-    combine   y[k, :] = a[k, :] * multiplier + (x[k, :] - shift) * second + first, also
-              past the cache, for arrays that it cannot hold
+    moments   sums of z[k, :] = x[k, :] * prescale - shift and of its square
+    products  sums of a[k, :] and of a[k, :] * z[k, :]
+    combine   y[k, :] = a[k, :] * multiplier + z[k, :] * second + first, also past the
+              cache, for arrays that it cannot hold
 
 There is a function for each number of rows and of lanes; `TABLE` holds their addresses.
 """
@@ -35,7 +35,7 @@ TILES, FIRST_SUMS, LANE_CHOICES = 0, 4 * ROWS, len(SUM_LANES)
 MOMENTS, PRODUCTS, COMBINE, STREAM = range(
     FIRST_SUMS, FIRST_SUMS + 4 * LANE_CHOICES, LANE_CHOICES
 )
-TILE_WORDS, SUM_WORDS, COMBINE_WORDS = 11, 6, 9
+TILE_WORDS, SUM_WORDS, COMBINE_WORDS = 11, 7, 10
 
 _WORD, _FLOAT, _INDEX = ir.IntType(64), ir.FloatType(), ir.IntType(32)
 Value = ir.Constant | ir.NamedValue
@@ -186,15 +186,15 @@ def _write_tile(
 
 
 def _write_sums(module: ir.Module, lanes: int, products: bool) -> ir.Function:
-    """Write `sums(x, row, shift, a, count, result)`; moments have no use for `a`."""
+    """Write `sums(x, row, shift, prescale, a, count, result)`; moments have no `a`."""
     name = f"{'products' if products else 'moments'}_{lanes}"
     w = _Writer(module, name, SUM_WORDS, lanes)
     add = w.builder.add
-    x, row, shift, a, count, result = w.function.args
-    shift = w.load(shift)
+    x, row, shift, prescale, a, count, result = w.function.args
+    shift, prescale = w.load(shift), w.load(prescale)
 
     def body(x: Value, a: Value, first: Value, second: Value) -> list[Value]:
-        value = w.builder.fsub(w.load(x), shift)
+        value = w.builder.fsub(w.builder.fmul(w.load(x), prescale), shift)
         factor = w.load(a) if products else value
         first = w.builder.fadd(first, factor)
         return [add(x, row), add(a, row), first, w.add_product(second, factor, value)]
@@ -206,17 +206,17 @@ def _write_sums(module: ir.Module, lanes: int, products: bool) -> ir.Function:
 
 
 def _write_combine(module: ir.Module, lanes: int, stream: bool) -> ir.Function:
-    """Write `combine(y, a, x, row, shift, multiplier, first, second, count)`."""
+    """Write `combine(y, a, x, row, shift, prescale, multiplier, first, second, n)`."""
     w = _Writer(
         module, f"{'stream' if stream else 'combine'}_{lanes}", COMBINE_WORDS, lanes
     )
     add = w.builder.add
-    y, a, x, row, shift, multiplier, first, second, count = w.function.args
-    shift, multiplier, first, second = map(w.load, (shift, multiplier, first, second))
+    y, a, x, row, *per_channel, count = w.function.args
+    shift, prescale, multiplier, first, second = map(w.load, per_channel)
 
     def body(y: Value, a: Value, x: Value) -> list[Value]:
         value = w.add_product(first, w.load(a), multiplier)
-        shifted = w.builder.fsub(w.load(x), shift)
+        shifted = w.builder.fsub(w.builder.fmul(w.load(x), prescale), shift)
         w.store(w.add_product(value, shifted, second), y, stream)
         return [add(y, row), add(a, row), add(x, row)]
 

@@ -1,0 +1,33 @@
+"""Context variables: values of a thread or task, given for the length of a block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@contextmanager
+def assigned(variable: ContextVar[T], value: T) -> Iterator[T]:
+    """Give a context variable a value inside a `with` block.
+
+    Args:
+        variable: the variable; afterwards it has the value from before.
+        value: its value inside, which is also what the block is given.
+
+    Example:
+        >>> depth = ContextVar("depth", default=0)
+        >>> with assigned(depth, 3):
+        ...     depth.get()
+        3
+        >>> depth.get()
+        0
+    """
+    token = variable.set(value)
+    try:
+        yield value
+    finally:
+        variable.reset(token)
