@@ -390,6 +390,8 @@ KNOWN = (
     ),
     Known("A body under `nn.jit` that", differs("facts", "nn.jit"), TRACED_EACH_TIME),
     Known("`fold_rngs` of a function of", from_keys("nn.fold_rngs")),
+    Known("`fold_rngs` of a function of", from_keys("nn.jit", "other")),
+    Known("`fold_rngs` of a function of", from_keys("nn.jit", "lambda m, o")),
     Known("A module from outside that draws keys", from_keys("nn.scan")),
     Known("A module from outside that draws keys", from_keys("nn.vmap")),
     Known("Variables that went through lifted", lifted_order),
