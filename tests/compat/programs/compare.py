@@ -129,6 +129,7 @@ def worded(error: BaseException) -> str:
     while sentence != before:
         before = sentence
         sentence = re.sub(r"\w+\(((?:\w|/)*)\)(?=[/\")])", r"\1", sentence)
+    sentence = sentence.replace("linsey.linen.module.base.", "flax.linen.module.")
     return re.sub(r"/+", "/", sentence).replace('/"', '"')
 
 

@@ -229,6 +229,7 @@ MADE_ONCE = Variation(
 MADE_TWICE = (
     "Flax ScopeParamShapeError: For parameter |(values|bits|numbers|lengths) at init"
 )
+TWICE = "(lengths at|facts) .*intermediates"
 CARRY = "Flax TypeError: scan body function carry input and carry output must"
 AXES = "values at .*names|facts|Flax AssertionError"
 NAME_SCOPES = (
@@ -304,7 +305,7 @@ KNOWN = (
     ),
     Known(
         "`nn.map_variables(..., init=True)`",
-        shows("lengths at .*intermediates", "nn.WeightNorm", "capture_intermediates"),
+        shows(TWICE, "nn.WeightNorm", "capture_intermediates"),
     ),
     Known("| Fields beyond those of Flax", more_fields),
     Known("A value of an inner JAX transform", leaks),
