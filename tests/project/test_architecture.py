@@ -36,7 +36,7 @@ REPLACED = {"flax", "treex", "treeo"}
 # What the source may hold at most. A change that needs more has to take it elsewhere,
 # or to say in a design note why the house should grow.
 LONGEST_FILE = 400
-MOST = {"heart": 3250, "any in 1,000 lines": 45, "ignores": 43}
+MOST = {"heart": 3300, "any in 1,000 lines": 45, "ignores": 43}
 
 
 def relative(path: Path) -> str:

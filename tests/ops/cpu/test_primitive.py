@@ -138,7 +138,7 @@ dk, = convs._gradient_definition(x, y, window=window)
 print(jnp.abs(convs._bind_gradient(x, y, window=window)[0] - dk).max() < 1e-3)
 for found, exact in zip(
     channel_kernels.channel_products(y, 2 * y, y[0, 0, 0]),
-    channel_kernels._products(y, 2 * y, y[0, 0, 0]),
+    channel_kernels._products(y, 2 * y, y[0, 0, 0], jnp.ones(y.shape[-1])),
 ):
     print(jnp.abs(found - exact).max() < 1e-2)
 """
@@ -168,7 +168,7 @@ def test_kernels_that_do_not_compile_leave_the_work_to_xla(small, monkeypatch):
     x = normal(0, 64, 64)
     with pytest.warns(dispatch.KernelsUnavailableWarning, match="no compiler here"):
         found = jax.jit(channel_kernels.channel_moments)(x, x[0])
-    assert_near(found, channel_kernels._moments(x, x[0]))
+    assert_near(found, channel_kernels._moments(x, x[0], jnp.ones(64)))
 
 
 def test_operands_of_another_dtype_are_left_to_the_definition():
@@ -181,7 +181,9 @@ def test_operands_of_another_dtype_are_left_to_the_definition():
         arguments = cast(x), cast(shift)
         assert not kernels_in(channel_kernels.channel_moments, *arguments)
         found = channel_kernels.channel_moments(*arguments)
-        assert_near(found, channel_kernels._moments(*arguments))
+        assert_near(
+            found, channel_kernels._moments(*arguments, jnp.ones_like(arguments[1]))
+        )
 
 
 def test_empty_arrays_are_left_to_the_definition():
