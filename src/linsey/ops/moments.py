@@ -124,16 +124,21 @@ class ScaledMoments(NamedTuple):
     count: Float[Array, "..."]  # noqa: UP037
     prescale: Float[Array, "..."]  # noqa: UP037
 
-    def of_values(self) -> Moments:
+    def of_values(self, centred: bool = True) -> Moments:
         """Return the moments of `x`.
+
+        Args:
+            centred: whether there is a mean; otherwise it is zero, and stays so.
 
         Example:
             >>> half = jnp.full((), 0.5)
             >>> ScaledMoments(half, half, half, half).of_values().var.item()
             2.0
         """
-        prescale = lax.convert_element_type(self.prescale, self.mean.dtype)
         var = lax.div(lax.div(self.var, self.prescale), self.prescale)
+        if not centred:
+            return Moments(self.mean, var, self.count)
+        prescale = lax.convert_element_type(self.prescale, self.mean.dtype)
         return Moments(lax.div(self.mean, prescale), var, self.count)
 
 

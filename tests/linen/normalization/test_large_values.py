@@ -176,3 +176,24 @@ def test_weights_of_any_scale():
             y, gradient = both(weights * np.float32(2.0**power))
             assert_close(y, np.longdouble(expected[0]))
             assert_close(gradient, np.longdouble(expected[1]) / 2.0**power)
+
+
+@pytest.mark.parametrize("name", ["LayerNorm", "RMSNorm", "GroupNorm", "InstanceNorm"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradients_under_vmap_are_those_of_each_example(name, masked):
+    options = {"num_groups": 2} if name == "GroupNorm" else {}
+    layer = getattr(nn, name)(use_scale=False, **options)
+    x = jax.random.normal(jax.random.key(0), (2, 3, 5, 4))
+    mask = jnp.arange(60).reshape(3, 5, 4) % 7 > 0 if masked else None
+
+    def loss(v):
+        return jnp.sum(layer.apply({}, v, mask=mask) ** 3)
+
+    with jax.numpy_rank_promotion("allow"):
+        if name != "RMSNorm":
+            layer = layer.clone(use_bias=False)
+        found = jax.vmap(jax.grad(loss))(x)
+        summed = jax.grad(lambda x: jnp.sum(jax.vmap(loss)(x)))(x)
+        expected = jnp.stack([jax.grad(loss)(v) for v in x])
+    np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-4)
+    np.testing.assert_allclose(summed, expected, rtol=2e-4, atol=1e-4)
