@@ -124,21 +124,16 @@ class ScaledMoments(NamedTuple):
     count: Float[Array, "..."]  # noqa: UP037
     prescale: Float[Array, "..."]  # noqa: UP037
 
-    def of_values(self, centred: bool = True) -> Moments:
+    def of_values(self) -> Moments:
         """Return the moments of `x`.
-
-        Args:
-            centred: whether there is a mean; otherwise it is zero, and stays so.
 
         Example:
             >>> half = jnp.full((), 0.5)
             >>> ScaledMoments(half, half, half, half).of_values().var.item()
             2.0
         """
-        var = lax.div(lax.div(self.var, self.prescale), self.prescale)
-        if not centred:
-            return Moments(self.mean, var, self.count)
         prescale = lax.convert_element_type(self.prescale, self.mean.dtype)
+        var = lax.div(lax.div(self.var, self.prescale), self.prescale)
         return Moments(lax.div(self.mean, prescale), var, self.count)
 
 
@@ -546,9 +541,11 @@ def _from_sums(
     if spec.names:
         sums = sum_shards(sums, spec.names, spec.groups)
     divisor = _count(spec, x.shape) if count is None else _nonzero(count)
-    dmean = _divide(sums.pop(), divisor) if spec.centred else _zeros(out[0])
+    dmean = _zeros(out[0])
+    if spec.centred:
+        dmean = _divide(sums.pop(), divisor)
+        dmean = lax.mul(dmean, lax.convert_element_type(prescale, dmean.dtype))
     dvar, *dcount = sums
-    dmean = lax.mul(dmean, lax.convert_element_type(prescale, dmean.dtype))
     dvar = lax.mul(_divide(dvar, divisor), prescale)
     return dmean, dvar, *dcount, _zeros(prescale)
 

@@ -214,7 +214,7 @@ def standardize(
     moments = take_moments(spec, x, weights)
     rstd, prescale = reciprocal_deviation(moments, epsilon), moments.prescale
     y = apply_moments(spec, x, weights, moments.mean, rstd, scale, bias, prescale)
-    return y, moments.of_values(spec.centred)
+    return y, moments.of_values()
 
 
 # Traced once for each shape, however many layers of that shape a model has.
@@ -305,8 +305,6 @@ def _replace_masked(
     prescale: Array | None,
 ) -> Array:
     """Put the mean where a masked value is not finite once normalized and squared."""
-    if not spec.centred:
-        mean = lax.full_like(rstd, 0, mean.dtype)
     scaled, of_values = x, mean
     if prescale is not None:
         wide = lax.convert_element_type(x, promote_types(x.dtype, mean.dtype))

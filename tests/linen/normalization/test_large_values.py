@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import linsey.linen as nn
+from linsey.ops import moments
 
 LARGEST = float(np.finfo(np.float32).max)
 SMALLEST = float(np.finfo(np.float32).tiny)
@@ -197,3 +198,13 @@ def test_gradients_under_vmap_are_those_of_each_example(name, masked):
         expected = jnp.stack([jax.grad(loss)(v) for v in x])
     np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-4)
     np.testing.assert_allclose(summed, expected, rtol=2e-4, atol=1e-4)
+
+
+def test_mean_squares_are_differentiated_under_vmap_of_a_compiled_function():
+    x = jax.random.normal(jax.random.key(0), (2, 3, 4))
+
+    def loss(v):
+        return jnp.sum(jax.jit(lambda v: moments(v, -1, centred=False).var)(v))
+
+    found = jax.grad(lambda x: jnp.sum(jax.vmap(loss)(x)))(x)
+    np.testing.assert_allclose(found, 2 * x / 4, rtol=1e-6)
