@@ -88,6 +88,21 @@ Names = Iterable[str] | None
 """The names that there are; `None` if they are not known."""
 
 
+def printable(text: str) -> str:
+    r"""Escape what would command a terminal instead of being shown by it.
+
+    Control characters, among them escape sequences and line breaks, marks that change
+    the direction of writing, and halves of surrogate pairs become `\\x1b` and similar.
+
+    Example:
+        >>> print(printable("a\x1b[31m\u202eb"))
+        a\x1b[31m\u202eb
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == " " else ascii(c)[1:-1] for c in text)
+
+
 def named(module: object) -> str:
     """Names a module given as class, instance or text in a message."""
     if module is None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
-from linsey.errors.base import LinseyError
+from linsey.errors.base import LinseyError, printable
 
 
 class InputError(LinseyError):
@@ -45,7 +46,7 @@ class InputError(LinseyError):
         self.expected = None if expected is None else str(expected)
         self.actual = None if found is None else str(found)
         self.hint = hint
-        super().__init__(" ".join(self._line().split()))
+        super().__init__(printable(" ".join(self._line().split())))
 
     def with_hint(self, hint: str) -> InputError:
         """Return the same error with other advice."""
@@ -60,6 +61,61 @@ class InputError(LinseyError):
         if told:
             line += ": " + ", ".join(told)
         return f"{line} ({self.hint})" if self.hint else line
+
+
+class DiskError(LinseyError, OSError):
+    """The disk or the system refused to read or write: one line with the sizes.
+
+    Args:
+        error: what was refused; its `errno` is kept.
+        file: the file or folder that was read or written.
+        doing: the verb of the message, such as "save".
+        needed: bytes that were going to be written, if known.
+
+    Attributes:
+        needed: the same.
+        free: bytes that are free on that disk; `None` if that cannot be told.
+
+    Example:
+        >>> error = OSError(28, "No space left on device")
+        >>> print(DiskError(error, "/no/step", needed=5000, free=4096))
+        /no/step: cannot write: No space left on device (ENOSPC): 5,000 bytes are
+        needed, 4,096 are free
+    """
+
+    def __init__(
+        self,
+        error: OSError,
+        file: str | os.PathLike[str],
+        doing: str = "write",
+        needed: int | None = None,
+        free: int | None = None,
+    ) -> None:
+        self.file = os.fspath(file)
+        self.needed = needed
+        self.free = _free_bytes(self.file) if free is None else free
+        cause = error.strerror or str(error) or type(error).__name__
+        name = errno.errorcode.get(error.errno or 0, type(error).__name__)
+        sizes = [] if needed is None else [f"{needed:,} bytes are needed"]
+        sizes += [] if self.free is None else [f"{self.free:,} are free"]
+        line = f"{self.file}: cannot {doing}: {cause} ({name})"
+        super().__init__(printable(": ".join([line, ", ".join(sizes)]).rstrip(": ")))
+        self.errno, self.strerror = error.errno, cause
+        self.filename = self.file
+
+    def __str__(self) -> str:
+        return self.found
+
+
+def _free_bytes(path: str) -> int | None:
+    """Bytes that a user may still write where a path is, or will be."""
+    while path and not os.path.lexists(path):
+        path = os.path.dirname(path)
+    try:
+        disk = os.statvfs(path or ".")
+    except (OSError, AttributeError):  # Windows has no statvfs
+        return None
+    return disk.f_bavail * disk.f_frsize
 
 
 class AlreadyExistsError(LinseyError):
