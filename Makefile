@@ -70,8 +70,8 @@ $(VENV)/.stamp-torch: $(VENV)/.stamp-dev
 
 # Other people's programs too are tests that skip themselves.
 $(VENV)/.stamp-programs: requirements/programs.txt requirements/programs-alone.txt $(VENV)/.stamp-dev
-	{ $(BIN)/python -m pip install --quiet --require-hashes -r requirements/programs.txt \
-	  && $(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements/programs-alone.txt; } \
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps \
+	  -r requirements/programs.txt -r requirements/programs-alone.txt \
 	  || echo "not all packages of the programs are available here: their tests are skipped"
 	@touch $@
 
@@ -140,11 +140,12 @@ lock:
 	  && $(LOCK_VENV)/bin/python -m pip install --quiet uv==$(UV_VERSION); }
 	$(UV_COMPILE) --group dev --group docs -o requirements/docs.txt $(LOCK_FLAGS)
 	$(UV_COMPILE) --group dev -c requirements/docs.txt -o requirements/dev.txt $(LOCK_FLAGS)
-	$(UV_COMPILE) --group dev --group programs -c requirements/docs.txt -o requirements/programs.txt $(LOCK_FLAGS)
+	$(UV_COMPILE) --group dev --group programs -c requirements/docs.txt \
+	  --no-emit-package dataclasses -o requirements/programs.txt $(LOCK_FLAGS)
 	$(UV_COMPILE) -c requirements/docs.txt -o requirements/train.txt $(LOCK_FLAGS)
 	$(LOCK_VENV)/bin/uv pip compile --quiet --no-deps --universal --python-version 3.11 \
 	  --generate-hashes --custom-compile-command "make lock" \
-	  --group pyproject.toml:programs-alone -c requirements/docs.txt \
+	  --group pyproject.toml:programs-alone -c requirements/programs.txt \
 	  -o requirements/programs-alone.txt $(LOCK_FLAGS)
 
 .PHONY: clean
