@@ -39,7 +39,7 @@ for name, model in MODELS.items():
 operator = nk.operator.IsingJax(hilbert=hilbert, graph=graph, h=1.0)
 for name, sampler, model in [
     ("metropolis", nk.sampler.MetropolisLocal(hilbert, n_chains=4), nk.models.RBM()),
-    ("direct", nk.sampler.ARDirectSampler(hilbert), MODELS["fast_dense"]),
+    ("direct", nk.sampler.ARDirectSampler(hilbert), MODELS["fast_conv"]),
 ]:
     state = nk.vqs.MCState(sampler, model, n_samples=16, seed=1, sampler_seed=2)
     driver = nk.driver.VMC(operator, nk.optimizer.Sgd(0.1), variational_state=state)
