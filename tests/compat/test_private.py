@@ -381,6 +381,7 @@ def states_of_modules(nn):
     def see(module):
         state = module._state
         seen.append((state.in_setup, int(state.setup_called), state.in_compact_method))
+        seen.append(module._initialization_allowed)
 
     class Model(nn.Module):
         def setup(self):
@@ -400,8 +401,13 @@ def states_of_modules(nn):
             seen.append(dict(self._state.autoname_cursor))
             return x
 
+    def intercept(call, args, kwargs, context):
+        seen.append((context.method_name, context.module._initialization_allowed))
+        return call(*args, **kwargs)
+
     see(Model())
-    Model().init(KEY, jnp.ones((1, 2)))
+    with nn.intercept_methods(intercept):
+        Model().init(KEY, jnp.ones((1, 2)))
     bound = Model().bind({})
     see(bound)
     bound._try_setup()

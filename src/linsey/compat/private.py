@@ -172,8 +172,9 @@ METHODS = {
     ("core.state", "Scope", "_collection"): "trees.scope_collection",
     ("linen.module", "Module", "_state"): "modules.state_of_module",
     ("linen.module", "Module", "_try_setup"): "modules.try_setup",
+    ("linen.module", "Module", "_initialization_allowed"): "modules.may_initialize",
 }
-"""Private methods of public classes, there while the aliases are (qwix, praxis)."""
+"""Private parts of public classes, there while the aliases are (qwix, praxis, aqtp)."""
 
 _ADAPTERS = {row.name: row.adapter for row in PRIVATE}
 

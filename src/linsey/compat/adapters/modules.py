@@ -117,6 +117,12 @@ class StateOfModule:
 state_of_module = StateOfModule()
 
 
+@property
+def may_initialize(self: Module) -> bool:
+    """Whether the module may make parameters and children now."""
+    return self._bound is None or self._bound.frame.is_open
+
+
 def try_setup(self: Module, shallow: bool = False) -> None:
     """Run `setup`, if it is due and not only the fields are asked for."""
     bound = self._bound
