@@ -63,7 +63,6 @@ PROGRAMS = {
     "ott_neural": "ott-jax",
     "rejax_networks": "rejax",
     "sbx_agents": "sbx-rl",
-    "scvi_vae": "scvi-tools",
     "transformers_architectures": "transformers",
     "transformers_models": "transformers",
 }
@@ -91,14 +90,6 @@ SUITES = {
             "clu/metric_writers/utils_test.py",
             "clu/metrics_test.py",
             "clu/parameter_overview_test.py",
-        )
-    ),
-    "praxis": Suite(
-        (
-            "praxis/base_layer_test.py",
-            "praxis/layers/flax_adapter_test.py",
-            "praxis/layers/repeats_test.py",
-            "praxis/pax_fiddle_test.py",
         )
     ),
     "scico": Suite(
