@@ -405,7 +405,9 @@ def test_symbolic_channels():
     x = jax.ShapeDtypeStruct((2, n), jnp.float32)
 
     def init(nn):
-        return jax.eval_shape(nn.DenseGeneral(3).init, KEY, x)["params"]
+        # Initializers that scale by the fan-in need its size, from JAX 0.12 on.
+        layer = nn.DenseGeneral(3, kernel_init=nn.initializers.normal())
+        return jax.eval_shape(layer.init, KEY, x)["params"]
 
     error = refusal(init, flax.linen)
     assert isinstance(error, jax.errors.ConcretizationTypeError)
@@ -437,7 +439,9 @@ def test_a_number_that_goes_through_jit(library):
             return nn.jit(lambda m, x: x)(self, x)
 
     variables = Module().lazy_init(KEY, jax.ShapeDtypeStruct((3,), jnp.float32))
-    assert isinstance(variables["params"]["w"], float) == (library == "flax")
+    version = tuple(map(int, flax.__version__.split(".")[:3]))
+    stays = library == "flax" and version <= (0, 12, 8)  # newer Flax agrees with us
+    assert isinstance(variables["params"]["w"], float) == stays
 
 
 def test_tables_of_lifted_partial_functions():
