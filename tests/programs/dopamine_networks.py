@@ -27,7 +27,8 @@ report.model(
     grads=False,
 )
 report.model("classic", networks.ClassicControlDQNNetwork(2, hidden_units=8), state)
-report.model("fourier", networks.JaxFourierDQNNetwork(2), state)
+fourier = networks.JaxFourierDQNNetwork(2, (-1.0,) * 6, (1.0,) * 6, 1)
+report.model("fourier", fourier, state)
 report.model(
     "actor_critic",
     continuous_networks.ActorCriticNetwork((2,), hidden_units=8),
