@@ -23,6 +23,7 @@ Shape = tuple[int, ...]  # of one example, channels last
 Norm = Literal["batch", "none", "layer", "group"]
 OptimizerName = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["cosine", "constant", "step"]
+OnNonfinite = Literal["skip", "stop", "raise"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,6 +108,10 @@ class RunOptions:
     """Steps between checkpoints; 0 is once an epoch."""
     keep: int = 2
     """Newest checkpoints that are kept, beside the best one."""
+    on_nonfinite: OnNonfinite = "skip"
+    """A step with numbers that are not finite changes nothing and is skipped, until it
+    is more than half of the last 50; or the run stops before it; or an error with its
+    traceback is raised."""
     log_every: int = 10
     """Steps between records of the training loss."""
     tensorboard: bool = False

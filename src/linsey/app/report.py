@@ -10,6 +10,7 @@ import base64
 import dataclasses
 import html
 import importlib.util
+import io
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from linsey.app.devices import describe_environment
 from linsey.app.metrics_log import Record
 from linsey.app.run_folder import RunFolder
 from linsey.app.steps import Evaluation
+from linsey.app.window import Window
 from linsey.checkpoint import durable
 from linsey.extras import install_hint
 
@@ -42,19 +44,23 @@ div.wide { overflow-x: auto; } .big { font-size: 1.3rem; font-weight: 600; }
 
 @dataclasses.dataclass
 class Scores:
-    """The test accuracies that a run remembers; saved with each checkpoint.
+    """What a run remembers beside its state; saved with each checkpoint.
 
     Attributes:
         evaluated_at: the last step that was evaluated.
         accuracy: test accuracy at that step.
         best_step: the step with the best test accuracy, the first of equals.
         best_accuracy: its test accuracy.
+        window: the steps since the last record of training.
+        skipped_at: those of the last steps that were not committed.
     """
 
     evaluated_at: int = -1
     accuracy: float = -1.0
     best_step: int = -1
     best_accuracy: float = -1.0
+    window: Window = Window()
+    skipped_at: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,8 +207,10 @@ def drawn(
     for axes in row:
         axes.grid(alpha=0.3)
     draw(row)
-    figure.savefig(path, format="png", dpi=120)
-    data = base64.b64encode(path.read_bytes()).decode()
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=120)
+    durable.write_file(path, image.getvalue())
+    data = base64.b64encode(image.getvalue()).decode()
     return f'<img alt="{description}" src="data:image/png;base64,{data}">'
 
 
