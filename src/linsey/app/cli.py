@@ -12,9 +12,9 @@ program under `run` has them for itself.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from linsey.app import exit_codes
 from linsey.app.exit_codes import NotFiniteError
 from linsey.app.stopping import Stopped, StopRequest
+from linsey.app.terminal import say
 from linsey.errors import DiskError, InputError
 from linsey.extras import MissingPackageError, install_hint
 
@@ -69,8 +70,8 @@ def _finish(given: Sequence[str]) -> int:
             _complain(error)
         return exit_codes.NOT_FINITE
     except Stopped as signal_name:
-        with contextlib.suppress(OSError):
-            print(f"stopped by {signal_name}", flush=True)
+        # Whoever has something to save stops in another way.
+        say(f"stopped by {signal_name}; to start again:\n  linsey {shlex.join(given)}")
         return exit_codes.STOPPED
     except KeyboardInterrupt:  # in a program under `run`
         return 128 + signal.SIGINT
@@ -104,7 +105,7 @@ def _run(given: Sequence[str]) -> int:
 
 
 def _complain(error: Exception) -> None:
-    print("linsey: error:", *str(error).split("\n"), file=sys.stderr)
+    say(" ".join(["linsey: error:", *str(error).split("\n")]), sys.stderr)
 
 
 def _load(name: str) -> Callable[[Sequence[str]], int]:

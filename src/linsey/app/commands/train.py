@@ -35,12 +35,10 @@ def main(arguments: Sequence[str]) -> int:
         with claim(path, config) as folder:
             written = _train(config, folder)
     except Stopped as signal_name:
-        if RunFolder(path).config.exists():
-            say(f"stopped by {signal_name} after saving; to continue:")
-            say(f"  linsey train --resume --out {shlex.quote(str(path))}")
-        else:
-            say(f"stopped by {signal_name} before the run began; to start again:")
-            say(f"  linsey train {shlex.join(arguments)}".rstrip())
+        if not RunFolder(path).config.exists():
+            raise
+        say(f"stopped by {signal_name} after saving; to continue:")
+        say(f"  linsey train --resume --out {shlex.quote(str(path))}")
         return exit_codes.STOPPED
     for name, place in written.items():
         if place.exists():
