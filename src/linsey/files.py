@@ -2,7 +2,8 @@
 
 `open_regular` is the one way to open a file for reading. It follows no link, waits for
 no FIFO, touches no device, and knows the size before the first byte is read.
-`reporting` turns what the disk refuses into one line with path, cause and sizes.
+`parsing` turns whatever a parser stumbles over into an `InputError`, `reporting` what
+the disk refuses into one line with path, cause and sizes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import contextlib
 import functools
 import os
 import stat
+import struct
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -25,6 +29,25 @@ _FLAGS = (
     | getattr(os, "O_NOFOLLOW", 0)
     | getattr(os, "O_NONBLOCK", 0)  # a FIFO without a writer would block for ever
     | getattr(os, "O_BINARY", 0)
+)
+
+# What parsers raise when bytes are not what they should be: nothing that means a
+# mistake of ours in a call (`NameError`, `ImportError`) or that somebody wants to stop.
+_STUMBLES = (
+    ValueError,  # among them UnicodeError, JSONDecodeError, TOMLDecodeError
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    SyntaxError,
+    EOFError,
+    RuntimeError,  # among them NotImplementedError and RecursionError
+    MemoryError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+    Warning,  # where warnings are errors
 )
 
 PathLike = str | os.PathLike[str]
@@ -103,6 +126,39 @@ def read_regular(
 
 
 @contextlib.contextmanager
+def parsing(path: PathLike, problem: str, key: str | None = None) -> Iterator[None]:
+    """Report whatever goes wrong while a block parses a file.
+
+    Args:
+        path: the file.
+        problem: what it then is, such as "not a readable image".
+        key: what in the file is parsed.
+
+    Raises:
+        InputError: the block could not parse it, or raised one itself.
+        DiskError: the disk refused.
+
+    Example:
+        >>> with parsing("a.bin", "not a number"):
+        ...     int("x")
+        Traceback (most recent call last):
+        linsey.errors.files.InputError: a.bin: not a number: invalid literal for int()
+        with base 10: 'x'
+    """
+    try:
+        yield
+    except (InputError, DiskError):
+        raise
+    except OSError as error:
+        if error.errno is not None:
+            raise DiskError(error, path, "read") from error
+        # Parsers raise it on their own account, such as pillow.
+        raise _stumbled(error, path, problem, key) from error
+    except _STUMBLES as error:
+        raise _stumbled(error, path, problem, key) from error
+
+
+@contextlib.contextmanager
 def reporting(
     path: PathLike, doing: str = "write", needed: int | None = None
 ) -> Iterator[None]:
@@ -134,6 +190,13 @@ def is_inside(path: Path, folder: Path) -> bool:
         False
     """
     return path.resolve().is_relative_to(folder.resolve())
+
+
+def _stumbled(
+    error: Exception, path: PathLike, problem: str, key: str | None
+) -> InputError:
+    cause = " ".join(str(error).split())[:200] or type(error).__name__
+    return InputError(f"{problem}: {cause}", file=path, key=key)
 
 
 def _kind(mode: int) -> str:

@@ -35,15 +35,24 @@ MAX_DEPTH = 100
 
 @dataclasses.dataclass(frozen=True)
 class Between:
-    """Bounds, both included: of a number, or of the length of anything else."""
+    """Bounds, both included: of a number, or of the length of anything else.
+
+    Attributes:
+        low: the least.
+        high: the most.
+        words: what they mean, for messages, where the numbers do not tell.
+    """
 
     low: float = -math.inf
     high: float = math.inf
+    words: str = ""
 
     def __str__(self) -> str:
+        if self.words:
+            return self.words
         if self.high == math.inf:
             return f"at least {self.low:,}"
-        return f"from {self.low:,} to {self.high:,}"
+        return f"{self.low:,} to {self.high:,}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,7 +242,8 @@ class _Checker:
                 return float(value)
             raise self._wrong(key, "a finite number", value)
         if hint is Path:
-            return Path(self._scalar(value, str, key))
+            text = str(value) if isinstance(value, Path) else value
+            return Path(self._scalar(text, str, key))
         if hint is Any or type(value) is hint:
             if isinstance(value, str) and not _is_text(value):
                 raise self._wrong(key, "text in Unicode, without null bytes", value)
