@@ -18,6 +18,7 @@ from linsey.app import metrics_log, models
 from linsey.app.config import TrainConfig
 from linsey.app.dataset import Dataset
 from linsey.app.devices import describe_environment
+from linsey.app.metadata import Scores
 from linsey.app.metrics_log import Record
 from linsey.app.run_folder import RunFolder
 from linsey.app.steps import Evaluation
@@ -38,23 +39,6 @@ div.wide { overflow-x: auto; } .big { font-size: 1.3rem; font-weight: 600; }
 @media (prefers-color-scheme: dark) { body { color: #ddd; background: #181818; }
   th, td { border-color: #444; } img { background: #fff; } }
 """
-
-
-@dataclasses.dataclass
-class Scores:
-    """The test accuracies that a run remembers; saved with each checkpoint.
-
-    Attributes:
-        evaluated_at: the last step that was evaluated.
-        accuracy: test accuracy at that step.
-        best_step: the step with the best test accuracy, the first of equals.
-        best_accuracy: its test accuracy.
-    """
-
-    evaluated_at: int = -1
-    accuracy: float = -1.0
-    best_step: int = -1
-    best_accuracy: float = -1.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,9 +21,10 @@ from linsey.app import steps
 from linsey.app.config import TrainConfig
 from linsey.app.dataset import Dataset, Standardizer, training_batches
 from linsey.app.devices import Devices, describe_environment
+from linsey.app.metadata import Scores, run_metadata
 from linsey.app.metrics_log import MetricsLog
 from linsey.app.models import make_model, summarize, summary_text, total_size
-from linsey.app.report import Outcome, Scores, write_report
+from linsey.app.report import Outcome, write_report
 from linsey.app.run_folder import RunFolder, claim, newest_checkpoint
 from linsey.app.terminal import Progress, Stopped, StopRequest, progress, warn
 from linsey.checkpoint import CheckpointStore, VerifiedCheckpoint, durable
@@ -91,20 +92,20 @@ class Trainer:
         Raises:
             InputError: the checkpoint belongs to other options or other data.
         """
-        metadata = checkpoint.metadata
-        if metadata["config_sha256"] != self.config.digest:
+        metadata = run_metadata(checkpoint)
+        if metadata.config_sha256 != self.config.digest:
             problem = "checkpoint of another model"
             hint = "its options are not those in config.toml of this run"
             raise InputError(problem, file=checkpoint.folder, hint=hint)
-        if metadata["data"]["sha256"] != self._data_digest:
+        if metadata.data.sha256 != self._data_digest:
             problem = "the data are not those the run began with"
             hint = "start another run with another --out"
             raise InputError(problem, file=self.dataset.name, key="--data", hint=hint)
         restored = checkpoint.restore(serialization.to_state_dict(self.state))
         state = serialization.from_state_dict(self.state, restored)
         self.state = self.devices.replicate(state)
-        self.standardize = Standardizer.from_json(metadata["data"]["standardizer"])
-        self.scores = Scores(**metadata["cursor"])
+        self.standardize = Standardizer.from_record(metadata.data.standardizer)
+        self.scores = metadata.cursor
         self.step = self._saved_at = checkpoint.step
 
     def run(self, log: MetricsLog, shown: Progress, stop: StopRequest) -> None:
@@ -276,7 +277,7 @@ def _resume(trainer: Trainer) -> bool:
         return False
     trainer.restore(checkpoint)
     now = describe_environment()
-    for name, before in checkpoint.metadata["environment"].items():
+    for name, before in run_metadata(checkpoint).environment.items():
         if now.get(name) != before:
             warn(
                 f"{name} changed from {before} to {now.get(name)} since the checkpoint "

@@ -13,8 +13,8 @@ from linsey.app.terminal import EXIT_CODE, Stopped, StopRequest, show_table
 from linsey.errors import InputError
 
 if TYPE_CHECKING:
-    from linsey.app.checkpoint_choice import TrainedModel
     from linsey.app.dataset import Dataset
+    from linsey.app.trained_model import TrainedModel
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -28,12 +28,15 @@ def main(arguments: Sequence[str]) -> int:
     """
     config = parse(EvalConfig, "eval", arguments)
 
-    from linsey.app.checkpoint_choice import choose, load_model
+    from linsey.app.checkpoint_choice import choose
+
+    checkpoint = choose(config)  # before jax is imported: what is wrong shows at once
+
     from linsey.app.devices import Devices
     from linsey.app.steps import evaluate
+    from linsey.app.trained_model import load_model
 
     devices = Devices()
-    checkpoint = choose(config)
     model = load_model(checkpoint, devices)
     dataset = _test_data(model, config.data)
     try:

@@ -26,13 +26,15 @@ def main(arguments: Sequence[str]) -> int:
     refuse_occupied(path, config.resume)
     set_threads(config.threads)
 
-    from linsey.app.compare import compare
     from linsey.app.readers import load
+
+    dataset = load(config)  # before jax is imported: what is wrong shows at once
+
+    from linsey.app.compare import compare
     from linsey.app.trainer import train_run
 
     folder = RunFolder(path)
     paths = {"report": folder.report, "curves": folder.curves}
-    dataset = load(config)
     try:
         with StopRequest() as stop:
             if config.compare:
