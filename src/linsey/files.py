@@ -205,3 +205,40 @@ def _kind(mode: int) -> str:
     if stat.S_ISFIFO(mode):
         return "a FIFO"
     return "a socket" if stat.S_ISSOCK(mode) else "a device"
+
+
+def open_own(path: PathLike, flags: int = os.O_RDWR | os.O_CREAT) -> int:
+    """Open a file that is kept up to date in place, such as a log or a lock.
+
+    What is written goes to the file of that name and to no other one.
+
+    Args:
+        path: created if there is none.
+        flags: of `os.open`.
+
+    Returns:
+        The descriptor.
+
+    Raises:
+        InputError: it is a link, has further names, or is no regular file.
+        DiskError: the disk refused.
+
+    Example:
+        >>> open_own("/dev/null")
+        Traceback (most recent call last):
+        linsey.errors.files.InputError: /dev/null: not a regular file: found a device
+        (move it away)
+    """
+    refused = functools.partial(InputError, file=path, hint="move it away")
+    with reporting(path):
+        found = os.lstat(path) if os.path.lexists(path) else None
+        if found is not None and stat.S_ISLNK(found.st_mode):
+            raise refused("a link, and links are not written through")
+        if found is not None and not stat.S_ISREG(found.st_mode):
+            raise refused("not a regular file", found=_kind(found.st_mode))
+        descriptor = os.open(path, flags | _FLAGS, 0o644)
+    found = os.fstat(descriptor)  # of what was opened, and not what had the name
+    if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
+        return descriptor
+    os.close(descriptor)
+    raise refused("has other names too (hard links), which would change as well")

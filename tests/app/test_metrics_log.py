@@ -18,8 +18,8 @@ def test_read_gives_the_history_of_one_run(tmp_path):
     log.write("train", 4, loss=-4.0)
     log.close()
     records = read(tmp_path / "log")
-    assert steps(records) == [("start", 0), ("train", 2), ("resume", 2), ("train", 4)]
-    assert [record.get("loss") for record in records] == [None, 2.0, None, -4.0]
+    assert steps(records) == [("start", 0), ("train", 2), ("train", 4)]
+    assert [record.get("loss") for record in records] == [None, 2.0, -4.0]
     assert len((tmp_path / "log").read_bytes().splitlines()) == 6  # nothing was removed
 
 

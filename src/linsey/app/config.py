@@ -44,6 +44,7 @@ Shape = Annotated[tuple[Annotated[int, Between(1, 2**24)], ...], Between(1, 3)]
 Norm = Literal["batch", "none", "layer", "group"]
 OptimizerName = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["cosine", "constant", "step"]
+OnNonfinite = Literal["skip", "stop", "raise"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,6 +133,10 @@ class RunOptions:
     """Steps between checkpoints; 0 is once an epoch."""
     keep: _Count = 2
     """Newest checkpoints that are kept, beside the best one."""
+    on_nonfinite: OnNonfinite = "skip"
+    """A step with numbers that are not finite changes nothing and is skipped, until it
+    is more than half of the last 50; or the run stops before it; or an error with its
+    traceback is raised."""
     log_every: _Count = 10
     """Steps between records of the training loss."""
     tensorboard: bool = False

@@ -12,6 +12,7 @@ from typing import Annotated
 
 from linsey.app.config import Identity, Shape, TrainConfig
 from linsey.app.dataset import ClassNames, StandardizerRecord
+from linsey.app.window import RECENT, Window
 from linsey.checkpoint.step import VerifiedCheckpoint
 from linsey.errors import InputError
 from linsey.schema import Between, Matching, conform
@@ -26,19 +27,23 @@ _Word = Annotated[str, Between(0, 1000)]
 
 @dataclasses.dataclass
 class Scores:
-    """The test accuracies that a run remembers; saved with each checkpoint.
+    """What a run remembers beside its state; saved with each checkpoint.
 
     Attributes:
         evaluated_at: the last step that was evaluated.
         accuracy: test accuracy at that step.
         best_step: the step with the best test accuracy, the first of equals.
         best_accuracy: its test accuracy.
+        window: the steps since the last record of training.
+        skipped_at: those of the last steps that were not committed.
     """
 
     evaluated_at: _Step = -1
     accuracy: _Accuracy = -1.0
     best_step: _Step = -1
     best_accuracy: _Accuracy = -1.0
+    window: Window = Window()
+    skipped_at: Annotated[tuple[_Step, ...], Between(0, RECENT)] = ()
 
 
 @dataclasses.dataclass(frozen=True)

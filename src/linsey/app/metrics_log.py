@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from linsey.checkpoint import durable
 from linsey.errors import InputError
-from linsey.files import read_regular
+from linsey.files import open_own, read_regular, reporting
 from linsey.metrics.tensorboard import SummaryWriter
 from linsey.schema import Between, conform, parse_json
 
@@ -22,8 +24,8 @@ Record = dict[str, Any]
 
 # What a record of each kind has at least. Whatever else is there is a plain value, so
 # that the log of a newer version can be read.
-_Kind = Literal["start", "resume", "train", "eval", "final"]
-_Value = Annotated[str, Between(0, 1000)] | int | float | bool | None
+_Kind = Literal["start", "resume", "train", "eval", "skip", "final"]
+_Value = Annotated[str, Between(0, 1000)] | int | float | bool | list[int] | None
 _Number = Annotated[float, Between(-1e300, 1e300)]
 _STEP = {"step": Annotated[int, Between(0, 2**53)]}
 _SCORES = {**_STEP, "loss": _Number | None, "accuracy": Annotated[float, Between(0, 1)]}
@@ -32,6 +34,7 @@ _KINDS: dict[str, dict[str, Any]] = {
     "resume": _STEP,
     "train": {**_SCORES, "epoch": _Number},
     "eval": {**_SCORES, "epoch": _Number},
+    "skip": _STEP,
     "final": _SCORES,
 }
 
@@ -42,37 +45,51 @@ class MetricsLog:
     Args:
         path: the file; created if it does not exist.
         tensorboard: folder for event files. If `None`, there are none.
+
+    Raises:
+        InputError: the file is a link, or no regular file.
+        DiskError: the disk refused; `write` and `sync` raise it too.
     """
 
     def __init__(self, path: Path, tensorboard: Path | None = None) -> None:
         self._writer = None if tensorboard is None else SummaryWriter(tensorboard)
         self.path = path
-        self._file = open(path, "a+b")
-        if self._file.tell() > 0:
-            self._file.seek(-1, 2)
-            if self._file.read(1) != b"\n":
-                self._file.write(b"\n")  # ends a line that a kill cut short
+        self._descriptor = open_own(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        with reporting(path):
+            durable.sync_folder(path.parent)
+            size = os.fstat(self._descriptor).st_size
+            if size > 0 and os.pread(self._descriptor, 1, size - 1) != b"\n":
+                self._append(b"\n")  # ends a line that a kill cut short
 
     def write(self, kind: str, step: int, **values: object) -> None:
         """Append a record.
 
         Args:
-            kind: `start`, `resume`, `train`, `eval` or `final`.
+            kind: `start`, `resume`, `train`, `eval`, `skip` or `final`.
             step: the step it belongs to.
             **values: JSON values; numbers also go to TensorBoard.
         """
         values = {key: _json(value) for key, value in values.items()}
         record = {"kind": kind, "step": step, **values}
-        self._file.write(json.dumps(record).encode() + b"\n")
-        self._file.flush()
+        self._append(json.dumps(record).encode() + b"\n")
         if self._writer is not None and kind in ("train", "eval"):
             for key, value in values.items():
                 if isinstance(value, int | float):
                     self._writer.scalar(f"{kind}/{key}", value, step)
 
+    def _append(self, line: bytes) -> None:
+        with reporting(self.path, needed=len(line)):
+            while line:
+                line = line[os.write(self._descriptor, line) :]
+
+    def sync(self) -> None:
+        """Make the records durable."""
+        with reporting(self.path, "save"):
+            os.fsync(self._descriptor)
+
     def close(self) -> None:
         """Close the files."""
-        self._file.close()
+        os.close(self._descriptor)
         if self._writer is not None:
             self._writer.close()
 
@@ -110,9 +127,11 @@ def read(path: Path) -> list[Record]:
         if torn is not None and record["kind"] not in ("start", "resume"):
             raise torn
         torn = None
-        if record["kind"] == "resume":
+        if record["kind"] in ("start", "resume"):
             step = record["step"]
             history = {key: value for key, value in history.items() if key[1] <= step}
+        if record["kind"] == "resume":
+            continue
         history[record["kind"], record["step"]] = record
     return sorted(history.values(), key=lambda record: record["step"])
 
