@@ -39,28 +39,17 @@ MARK = b"\xc1linsey sha256 "
 _SEAL = bytes((0xC4, len(MARK) + 32)) + MARK  # of a value of type `bin`
 _DTYPE = re.compile(r"[a-z][a-z0-9_]*(\[[0-9]{0,9}[A-Za-z]{1,2}\])?")
 
-Path = tuple[object, ...]
-
 # What follows a leading byte: the format of a number, or the size of a length.
 _NUMBERS = {
-    0xCA: ">f",
-    0xCB: ">d",
-    0xCC: ">B",
-    0xCD: ">H",
-    0xCE: ">I",
-    0xCF: ">Q",
-    0xD0: ">b",
-    0xD1: ">h",
-    0xD2: ">i",
-    0xD3: ">q",
+    0xCA + index: struct.Struct(form)
+    for index, form in enumerate(">f >d >B >H >I >Q >b >h >i >q".split())
 }
 _LENGTHS = {
-    **dict(zip((0xC4, 0xC5, 0xC6), (("bin", 1), ("bin", 2), ("bin", 4)), strict=True)),
-    **dict(zip((0xC7, 0xC8, 0xC9), (("ext", 1), ("ext", 2), ("ext", 4)), strict=True)),
-    **dict(zip((0xD9, 0xDA, 0xDB), (("str", 1), ("str", 2), ("str", 4)), strict=True)),
-    **dict(zip((0xDC, 0xDD), (("list", 2), ("list", 4)), strict=True)),
-    **dict(zip((0xDE, 0xDF), (("dict", 2), ("dict", 4)), strict=True)),
-}
+    0xC4: ("bin", 1), 0xC5: ("bin", 2), 0xC6: ("bin", 4),
+    0xC7: ("ext", 1), 0xC8: ("ext", 2), 0xC9: ("ext", 4),
+    0xD9: ("str", 1), 0xDA: ("str", 2), 0xDB: ("str", 4),
+    0xDC: ("list", 2), 0xDD: ("list", 4), 0xDE: ("dict", 2), 0xDF: ("dict", 4),
+}  # fmt: skip
 
 
 # -- the seal ------------------------------------------------------------------------
@@ -157,8 +146,9 @@ def read(data: bytes, file: PathLike | None = None) -> Any:
     """
     reader = Reader(memoryview(data).cast("B"), file)
     try:
-        tree = reader.value((), _unseal(reader))
+        tree = reader.value(_unseal(reader))
     except RecursionError:
+        del reader.path[8:]
         reader.refuse("nested too deeply")
     except MemoryError:
         reader.refuse("more memory is needed than there is")
@@ -173,149 +163,156 @@ class Reader:
     Args:
         data: the bytes.
         file: where they came from, for messages.
-        whole: the bytes that these are a part of, for messages.
+        whole: the reader of the bytes that these are a part of.
     """
 
     def __init__(
-        self, data: memoryview, file: PathLike | None = None, whole: int | None = None
+        self,
+        data: memoryview,
+        file: PathLike | None = None,
+        whole: Reader | None = None,
     ) -> None:
-        self.data, self.file = data, file
-        self.whole = len(data) if whole is None else whole
-        self.position = 0
+        self.data, self.position = data, 0
+        self.file = whole.file if whole else file
+        self.size: int = whole.size if whole else len(data)
+        self.path: list[object] = [*whole.path] if whole else []
 
     def refuse(
-        self,
-        cause: str,
-        path: Path = (),
-        expected: object = None,
-        found: object = None,
+        self, cause: str, expected: object = None, found: object = None
     ) -> NoReturn:
-        """Raise the error that names the path."""
-        key = "/".join(map(str, path)) or None
+        """Raise the error that names the path of the value that is read."""
+        key = "/".join(map(str, self.path)) or None
         stated: dict[str, Any] = {"key": key, "expected": expected, "found": found}
-        raise MalformedBytesError(self.whole, cause, file=self.file, **stated)
+        raise MalformedBytesError(self.size, cause, file=self.file, **stated)
 
     def left(self) -> int:
         """The number of bytes that were not read."""
         return len(self.data) - self.position
 
-    def take(self, count: int, path: Path = ()) -> memoryview:
+    def take(self, count: int) -> memoryview:
         """Read some bytes, without a copy."""
-        if count > self.left():
-            expected, found = f"{count:,} bytes more", f"{self.left():,}"
-            self.refuse("incomplete input", path, expected, found)
-        self.position += count
-        return self.data[self.position - count : self.position]
+        start = self.position
+        self.position = start + count
+        if self.position > len(self.data):
+            expected, found = f"{count:,} bytes more", f"{len(self.data) - start:,}"
+            self.refuse("incomplete input", expected, found)
+        return self.data[start : self.position]
 
-    def header(self, path: Path = ()) -> tuple[str, Any]:
-        """Read what comes first: a kind, and a value or the length of what follows."""
-        first = self.take(1, path)[0]
+    def header(self) -> tuple[str | None, Any]:
+        """Read what comes first: a kind and the length of what follows, or a value."""
+        first = self.take(1)[0]
         if first < 0x80 or first >= 0xE0:
-            return "value", first if first < 0x80 else first - 0x100
+            return None, first if first < 0x80 else first - 0x100
         if first < 0xC0:
             kinds = ("dict", 15), ("list", 15), ("str", 31), ("str", 31)
             kind, mask = kinds[(first - 0x80) >> 4]
             return kind, first & mask
         if first in _NUMBERS:
             form = _NUMBERS[first]
-            number = struct.unpack(form, self.take(struct.calcsize(form), path))
-            return "value", number[0]
+            return None, form.unpack(self.take(form.size))[0]
         if first in _LENGTHS:
             kind, size = _LENGTHS[first]
-            return kind, int.from_bytes(self.take(size, path), "big")
+            return kind, int.from_bytes(self.take(size), "big")
         if 0xD4 <= first <= 0xD8:
             return "ext", 1 << (first - 0xD4)
         if first == 0xC1:
-            self.refuse("a byte that MessagePack does not use", path, found="0xc1")
-        return "value", {0xC0: None, 0xC2: False, 0xC3: True}[first]
+            self.refuse("a byte that MessagePack does not use", found="0xc1")
+        return None, {0xC0: None, 0xC2: False, 0xC3: True}[first]
 
-    def value(self, path: Path, header: tuple[str, Any] | None = None) -> Any:
+    def value(self, header: tuple[str | None, Any] | None = None) -> Any:
         """Read whatever comes next, with one frame of Python a level."""
-        if len(path) > MAX_DEPTH:
-            self.refuse("nested too deeply", path[:8], f"at most {MAX_DEPTH} levels")
-        kind, content = header or self.header(path)
-        if kind == "value":
+        kind, content = header or self.header()
+        if kind is None:
             return content
         if kind == "bin":
-            return bytes(self.take(content, path))
+            return bytes(self.take(content))
         if kind == "str":
-            return self.text(content, path)
+            return self.text(content)
         if kind == "ext":
-            code = struct.unpack("b", self.take(1, path))[0]
-            return self.extension(code, self.take(content, path), path)
+            code = int.from_bytes(self.take(1), signed=True)
+            return self.extension(code, self.take(content))
+        if len(self.path) >= MAX_DEPTH:
+            del self.path[8:]
+            self.refuse("nested too deeply", f"at most {MAX_DEPTH} levels")
         if content * (1 + (kind == "dict")) > self.left():
             entries = f"{content:,} entries"
-            self.refuse("incomplete input", path, entries, f"{self.left():,} bytes")
-        if kind == "list":
-            values = []
-            for index in range(content):
-                values.append(self.value((*path, index)))
-            return values
+            self.refuse("incomplete input", entries, f"{self.left():,} bytes")
+        values: list[Any] = []
         tree: dict[Any, Any] = {}
-        for _ in range(content):
-            key = self.value((*path, "a key"))
+        self.path.append("a key")
+        for index in range(content):
+            if kind == "list":
+                self.path[-1] = index
+                values.append(self.value())
+                continue
+            self.path[-1] = "a key"
+            key = self.value()
             if not isinstance(key, Hashable):
-                self.refuse("a key that cannot be one", path, found=type(key).__name__)
+                self.refuse("a key that cannot be one", found=type(key).__name__)
+            self.path[-1] = key
             if key in tree:
-                self.refuse("a key is there twice", (*path, key))
-            tree[key] = self.value((*path, key))
-        return self.joined(tree, path) if CHUNKED in tree else tree
+                self.refuse("a key is there twice")
+            tree[key] = self.value()
+        self.path.pop()
+        if kind == "list":
+            return values
+        return self.joined(tree) if CHUNKED in tree else tree
 
-    def text(self, size: int, path: Path) -> str:
+    def text(self, size: int) -> str:
         """Read a text."""
         try:
-            return str(self.take(size, path), "utf-8")
+            return str(self.take(size), "utf-8")
         except UnicodeDecodeError:
-            self.refuse("a text that is no UTF-8", path)
+            self.refuse("a text that is no UTF-8")
 
-    def extension(self, code: int, content: memoryview, path: Path) -> object:
+    def extension(self, code: int, content: memoryview) -> object:
         """Make the value of an extension."""
         if code not in (ARRAY, COMPLEX, SCALAR):
             if code < 0:
-                self.refuse("an extension that no tree has", path, found=code)
+                self.refuse("an extension that no tree has", found=code)
             import msgpack
 
             return msgpack.ExtType(code, bytes(content))
-        reader = Reader(content, self.file, self.whole)
-        parts = reader.value(path)
+        reader = Reader(content, whole=self)
+        parts = reader.value()
         if not isinstance(parts, list) or reader.left():
-            self.refuse("not the parts of a value", path, "a list")
+            self.refuse("not the parts of a value", "a list")
         if code == COMPLEX:
-            if len(parts) != 2 or not all(type(part) is float for part in parts):
-                self.refuse("not a complex number", path, "two numbers")
+            if [type(part) for part in parts] != [float, float]:
+                self.refuse("not a complex number", "two numbers")
             return complex(*parts)
-        array = self.array(parts, path)
+        array = self.array(parts)
         if code == SCALAR and array.ndim:
-            self.refuse("a scalar with axes", path, found=array.shape)
+            self.refuse("a scalar with axes", found=array.shape)
         return array[()] if code == SCALAR else array
 
-    def array(self, parts: list[Any], path: Path) -> np.ndarray:
+    def array(self, parts: list[Any]) -> np.ndarray:
         """Make an array of its shape, the name of its dtype, and its bytes."""
         if [type(part) for part in parts] not in (
             [list, str, bytes],
-            [list] + [bytes] * 2,
+            [list, bytes, bytes],
         ):
-            self.refuse("not an array", path, "shape, name of a dtype, and bytes")
+            self.refuse("not an array", "shape, name of a dtype, and bytes")
         shape, name, buffer = parts
-        self.check_shape(shape, path)
-        dtype = self.dtype(name, path)
+        self.check_shape(shape)
+        dtype = self.dtype(name)
         extent = math.prod(n for n in shape if n) * dtype.itemsize
         if extent > MAX_BYTES:
             limit = f"at most {MAX_BYTES:,} bytes"
-            self.refuse("an array that is too large", path, limit, f"shape {shape}")
+            self.refuse("an array that is too large", limit, f"shape {shape}")
         needed = math.prod(shape) * dtype.itemsize
         if needed != len(buffer):
             expected = f"{needed:,} for {dtype.name}{shape}"
-            self.refuse("bytes of another array", path, expected, f"{len(buffer):,}")
+            self.refuse("bytes of another array", expected, f"{len(buffer):,}")
         return np.frombuffer(buffer, dtype=dtype).reshape(shape)
 
-    def check_shape(self, shape: list[Any], path: Path) -> None:
+    def check_shape(self, shape: list[Any]) -> None:
         """Refuse what is no shape."""
         if len(shape) > MAX_RANK or not all(type(n) is int and n >= 0 for n in shape):
             expected = f"at most {MAX_RANK} lengths, none below 0"
-            self.refuse("not a shape", path, expected, f"{str(shape):.60}")
+            self.refuse("not a shape", expected, f"{str(shape):.60}")
 
-    def dtype(self, name: str | bytes, path: Path) -> np.dtype:
+    def dtype(self, name: str | bytes) -> np.dtype:
         """Find the dtype of a name."""
         text = name if isinstance(name, str) else name.decode("ascii", "replace")
         dtype = None
@@ -325,23 +322,23 @@ class Reader:
                 dtype = np.dtype(text)
         is_plain = dtype is not None and dtype.name == text and dtype.itemsize
         if dtype is None or not is_plain or dtype.hasobject or dtype.fields:
-            self.refuse("not the name of a dtype", path, found=f"{text:.40}")
+            self.refuse("not the name of a dtype", found=f"{text:.40}")
         return dtype
 
-    def joined(self, tree: dict[Any, Any], path: Path) -> np.ndarray:
+    def joined(self, tree: dict[Any, Any]) -> np.ndarray:
         """Join an array that was written in pieces."""
         shape, pieces = (_in_order(tree.get(name)) for name in ("shape", "chunks"))
         if shape is None or not pieces or len(tree) != 3:
-            self.refuse("not an array in pieces", path, "`shape` and `chunks`")
-        self.check_shape(shape, path)
+            self.refuse("not an array in pieces", "`shape` and `chunks`")
+        self.check_shape(shape)
         kinds = {getattr(piece, "dtype", None) for piece in pieces}
         is_flat = all(isinstance(p, np.ndarray) and p.ndim == 1 for p in pieces)
         if len(kinds) > 1 or not is_flat:
-            self.refuse("pieces of several kinds", path, "arrays with one axis")
+            self.refuse("pieces of several kinds", "arrays with one axis")
         found = sum(piece.size for piece in pieces)
         if found != math.prod(shape):
             expected = f"{math.prod(shape):,} values for {shape}"
-            self.refuse("pieces of another size", path, expected, f"{found:,}")
+            self.refuse("pieces of another size", expected, f"{found:,}")
         return np.concatenate(pieces).reshape(shape)
 
 

@@ -441,10 +441,9 @@ def msgpack_serialize(pytree: object, in_place: bool = False) -> bytes:
     pytree = _chunk_leaves(pytree, in_place)
     if isinstance(pytree, np.ndarray | jax.Array) and pytree.size:
         pytree = _chunk(np.asarray(pytree))  # a dictionary, which can be sealed
-    body = msgpack.packb(  # pyrefly: ignore
-        pytree, default=_pack_unknown, strict_types=True
-    )
-    return msgpack_format.seal(body)
+    packer = msgpack.Packer(default=_pack_unknown, strict_types=True, autoreset=False)
+    packer.pack(pytree)
+    return msgpack_format.seal(packer.bytes())
 
 
 def msgpack_restore(encoded_pytree: bytes) -> Any:

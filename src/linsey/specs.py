@@ -37,7 +37,12 @@ _NUMBERS: dict[str, Any] = {
     "float": np.floating,
     "complex": np.complexfloating,
 }
-_WORDS = {str: "text", bytes: "bytes", type(None): NOTHING, list: "a list"}
+_WORDS: dict[type, str] = {
+    str: "text",
+    bytes: "bytes",
+    type(None): NOTHING,
+    list: "a list",
+}
 
 
 @dataclasses.dataclass(frozen=True)
