@@ -208,7 +208,7 @@ def fuzz_npz(folder: Path) -> Fuzzer:
                 archive.writestr(f"{name}.npy", member(rng, good))
             for info in archive.infolist():
                 if rng.random() < 0.1:
-                    field = rng.choice_FIELDS)
+                    field = rng.choice(_FIELDS)
                     setattr(info, field, rng.choice(NUMBERS) % 2**16)
         return buffer.getvalue()
 
