@@ -180,8 +180,14 @@ class _Checker:
             return self._record(value, hint, key, depth)
         return self._scalar(value, hint, key)
 
-    def _wrong(self, key: str, expected: object, value: object) -> InputError:
-        problem, found = "value of another type", _shown(value)
+    def _wrong(
+        self,
+        key: str,
+        expected: object,
+        value: object,
+        problem: str = "value of another type",
+    ) -> InputError:
+        found = _shown(value)
         return InputError(
             problem, file=self.file, key=key, expected=expected, found=found
         )
@@ -240,7 +246,7 @@ class _Checker:
             # An integer may be too large for a float.
             if abs(value) <= 1.7976931348623157e308:
                 return float(value)
-            raise self._wrong(key, "a finite number", value)
+            raise self._wrong(key, "a finite number", value, "out of range")
         if hint is Path:
             text = str(value) if isinstance(value, Path) else value
             return Path(self._scalar(text, str, key))
@@ -248,7 +254,7 @@ class _Checker:
             if isinstance(value, str) and not _is_text(value):
                 raise self._wrong(key, "text in Unicode, without null bytes", value)
             if isinstance(value, float) and not math.isfinite(value):
-                raise self._wrong(key, "a finite number", value)
+                raise self._wrong(key, "a finite number", value, "out of range")
             return value
         raise self._wrong(key, _WORDS.get(hint, getattr(hint, "__name__", hint)), value)
 

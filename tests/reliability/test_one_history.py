@@ -14,6 +14,7 @@ import pytest
 
 from linsey.app import recorded_run, steps
 from linsey.app.trainer import Trainer
+from linsey.checkpoint import CheckpointStore
 from tests.app.runs import arrays, final
 from tests.reliability.runs import OPTIONS, assert_one_history, history
 
@@ -51,7 +52,7 @@ def test_run_stopped_in_each_of_its_15_steps(linsey, whole, tmp_path, monkeypatc
         assert result.code == 75
         assert final(tmp_path / "run").step == at + 1
         stops += 1
-    monkeypatch.undo()
+    monkeypatch.setattr(steps, "train_step", train_step)
     assert linsey("train", "--resume", "--out", "run").code == 0
     assert stops == 15
     assert_one_history(tmp_path / "run", whole)
@@ -118,13 +119,14 @@ def test_signal_that_saves_goes_on(linsey, whole, tmp_path, monkeypatch):
     data = ("--data", whole.parent / "blobs.npz")
     asked = signalling(steps.train_step, lambda s, *_: s.step == 7, signal.SIGUSR1)
     saved = []
-    save = Trainer._store_step
+    save = CheckpointStore.save
+
+    def seen(store, step, *arguments, **options):
+        saved.append(step)
+        save(store, step, *arguments, **options)
+
+    monkeypatch.setattr(CheckpointStore, "save", seen)
     monkeypatch.setattr(steps, "train_step", asked)
-    monkeypatch.setattr(
-        Trainer,
-        "_store_step",
-        lambda self, *a: (saved.append(self.step), save(self, *a)),
-    )
     assert linsey("train", *data, *OPTIONS, "--out", "run").code == 0
     assert 8 in saved
     assert_one_history(tmp_path / "run", whole)

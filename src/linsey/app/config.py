@@ -20,16 +20,18 @@ from typing import Annotated, Literal
 from linsey.errors import InputError
 from linsey.schema import Between, conform
 
+MAX_CLASSES = 1_000_000
 # What a value may be at most is far more than anyone needs, and far less than what
 # would keep a machine busy for ever before anybody looks at it.
 _LARGEST = math.nextafter(math.inf, 0)
 _Text = Annotated[str, Between(1, 4096)]
 _Count = Annotated[int, Between(1, 10**9)]
 _Interval = Annotated[int, Between(0, 10**12)]
-_Classes = Annotated[int, Between(2, 10**6)]
+_Classes = Annotated[int, Between(2, MAX_CLASSES)]
 _Batch = Annotated[int, Between(1, 2**24)]
 _NotNegative = Annotated[float, Between(0.0, 1e9)]
-_Positive = Annotated[float, Between(5e-324, _LARGEST, "a positive number")]
+Positive = Annotated[float, Between(5e-324, _LARGEST, "a positive number")]
+_Factors = Annotated[tuple[Positive, ...], Between(1, 100)]
 _Fraction = Annotated[
     float, Between(5e-324, math.nextafter(1, 0), "a number between 0 and 1")
 ]
@@ -85,7 +87,7 @@ class OptimizerOptions:
 
     optimizer: OptimizerName = "sgd"
     """Gradient descent with Nesterov momentum, Adam, or AdamW."""
-    lr: _Positive = 0.05
+    lr: Positive = 0.05
     """Peak learning rate."""
     schedule: Schedule = "cosine"
     """Learning rate: cosine to 0, constant, or tenfold less at 1/2 and 3/4."""
@@ -119,7 +121,7 @@ class RunOptions:
     """With --resume: put damaged checkpoints aside and use the newest intact one."""
     compare: bool = False
     """Train with and without normalization, side by side."""
-    compare_factors: Annotated[tuple[_Positive, ...], Between(1, 100)] = (
+    compare_factors: _Factors = (
         0.1,
         1.0,
         10.0,

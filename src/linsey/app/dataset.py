@@ -6,15 +6,29 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import numpy as np
 
 from linsey import datasets
-from linsey.app.config import DataOptions
+from linsey.app.config import MAX_CLASSES, DataOptions, Positive
 from linsey.errors import InputError
+from linsey.schema import Between, conform
 
 Pair = tuple[np.ndarray, np.ndarray]  # examples and labels
+ClassNames = Annotated[
+    tuple[Annotated[str, Between(1, 255)], ...], Between(2, MAX_CLASSES)
+]
+_Moments = Annotated[tuple[float, ...], Between(1, 2**28)]
 _MANY_CLASSES = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class StandardizerRecord:
+    """The numbers of a `Standardizer`, as a checkpoint holds them."""
+
+    mean: _Moments
+    std: Annotated[tuple[Positive, ...], Between(1, 2**28)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +105,18 @@ class Standardizer:
 
     @classmethod
     def fit(cls, x: np.ndarray) -> Standardizer:
-        """Measure the training part, shape (examples, ..., channels)."""
+        """Measure the training part, shape (examples, ..., channels).
+
+        Raises:
+            InputError: its values are too large to be measured in float64.
+        """
         axes = tuple(range(x.ndim - 1))
-        mean = x.mean(axes, dtype=np.float64)
-        std = x.std(axes, dtype=np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean = x.mean(axes, dtype=np.float64)
+            std = x.std(axes, dtype=np.float64)
+        if not (np.isfinite(mean).all() and np.isfinite(std).all()):
+            problem = "the values are too large: their variance is not finite"
+            raise InputError(problem, key="--data", hint="rescale them")
         return cls(mean, np.where(std > 0, std, 1.0))
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
@@ -106,9 +128,9 @@ class Standardizer:
         return {"mean": self.mean.tolist(), "std": self.std.tolist()}
 
     @classmethod
-    def from_json(cls, record: dict[str, list[float]]) -> Standardizer:
+    def from_record(cls, record: StandardizerRecord) -> Standardizer:
         """Return the standardizer that `to_json` described."""
-        return cls(np.asarray(record["mean"]), np.asarray(record["std"]))
+        return cls(np.asarray(record.mean), np.asarray(record.std))
 
 
 def make_dataset(
@@ -164,6 +186,7 @@ def make_dataset(
         problem = "examples of another shape"
         raise wrong(problem, key=keys[2], expected=shape, found=found)
     names = tuple(class_names or map(str, range(classes)))
+    conform(names, ClassNames, file=name, key="classes")
     return Dataset(name, x_train, y_train, x_test, y_test, names)
 
 

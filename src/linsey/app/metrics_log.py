@@ -11,13 +11,32 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from linsey.checkpoint import durable
-from linsey.files import open_own, reporting
+from linsey.errors import InputError
+from linsey.files import open_own, read_regular, reporting
 from linsey.metrics.tensorboard import SummaryWriter
+from linsey.schema import Between, conform, parse_json
 
+MAX_BYTES = 2**28
 Record = dict[str, Any]
+
+# What a record of each kind has at least. Whatever else is there is a plain value, so
+# that the log of a newer version can be read.
+_Kind = Literal["start", "resume", "train", "eval", "skip", "final"]
+_Value = Annotated[str, Between(0, 1000)] | int | float | bool | list[int] | None
+_Number = Annotated[float, Between(-1e300, 1e300)]
+_STEP = {"step": Annotated[int, Between(0, 2**53)]}
+_SCORES = {**_STEP, "loss": _Number | None, "accuracy": Annotated[float, Between(0, 1)]}
+_KINDS: dict[str, dict[str, Any]] = {
+    "start": _STEP,
+    "resume": _STEP,
+    "train": {**_SCORES, "epoch": _Number},
+    "eval": {**_SCORES, "epoch": _Number},
+    "skip": _STEP,
+    "final": _SCORES,
+}
 
 
 class MetricsLog:
@@ -84,13 +103,30 @@ def read(path: Path) -> list[Record]:
     Returns:
         Records in the order of their steps, the last one where several tell the
         same; a line that a kill cut short is left out.
+
+    Raises:
+        InputError: a line is no record; says which.
+        DiskError: the disk refused.
     """
     history: dict[tuple[str, int], Record] = {}
-    for line in path.read_bytes().splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
+    torn: InputError | None = None
+    for number, line in enumerate(read_regular(path, limit=MAX_BYTES).split(b"\n"), 1):
+        if not line.strip():
             continue
+        where = f"line {number}"
+        try:
+            entries = parse_json(line, path)
+        except InputError as error:
+            # Cut short if nothing follows, or only what a resumed run begins with.
+            cut = InputError(error.problem, file=path, key=where, hint=error.hint)
+            if torn is not None:
+                raise torn from None
+            torn = cut
+            continue
+        record = _checked(entries, path, where)
+        if torn is not None and record["kind"] not in ("start", "resume"):
+            raise torn
+        torn = None
         if record["kind"] in ("start", "resume"):
             step = record["step"]
             history = {key: value for key, value in history.items() if key[1] <= step}
@@ -98,6 +134,20 @@ def read(path: Path) -> list[Record]:
             continue
         history[record["kind"], record["step"]] = record
     return sorted(history.values(), key=lambda record: record["step"])
+
+
+def _checked(entries: object, path: Path, where: str) -> Record:
+    """Compare a record with the type of its kind; what the type lacks may be there."""
+    if not isinstance(entries, dict):
+        raise InputError("not a record", file=path, key=where)
+    kind = conform(entries.get("kind"), _Kind, file=path, key=f"{where}.kind")
+    hints = _KINDS[kind]
+    conform(entries, dict[str, _Value], file=path, key=where)
+    for name, hint in hints.items():
+        if name not in entries:
+            raise InputError("an entry is missing", file=path, key=f"{where}.{name}")
+        conform(entries[name], hint, file=path, key=f"{where}.{name}")
+    return entries
 
 
 def _json(value: object) -> object:

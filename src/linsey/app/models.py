@@ -119,6 +119,7 @@ class ResNet(Classifier):
         return self.logits(jnp.mean(x, axis=(1, 2)), train)
 
 
+MAX_PARAMETERS = 2**33
 _MODELS: dict[str, type[Classifier]] = {"mlp": MLP, "cnn": CNN, "resnet": ResNet}
 
 
@@ -147,6 +148,15 @@ def make_model(options: ModelOptions, shape: Shape, classes: int) -> Classifier:
         if (depth := options.depth) > largest:
             problem = "more stages than the image can be halved"
             raise InputError(problem, key="--depth", expected=expected, found=depth)
+    largest = 4 * options.width
+    if options.model != "mlp":
+        largest = options.width * 2 ** (options.depth - 1)
+    if options.depth * largest**2 > MAX_PARAMETERS:
+        raise InputError(
+            "a model that no machine here can hold", key="--width and --depth",
+            expected=f"at most {MAX_PARAMETERS:,} parameters",
+            found=f"{options.depth} layers of up to {largest:,} features",
+        )  # fmt: skip
     return _MODELS[options.model](classes, options)
 
 

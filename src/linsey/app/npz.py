@@ -15,7 +15,7 @@ import os
 import re
 import zipfile
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 import numpy as np
 
@@ -70,7 +70,7 @@ class _Member:
         with self._open() as file:
             self.header = self._read_header(file, info.file_size)
 
-    def _read_header(self, file: zipfile.ZipExtFile, size: int) -> _Header:
+    def _read_header(self, file: IO[bytes], size: int) -> _Header:
         start = file.read(10)
         if start[:6] != b"\x93NUMPY" or start[6:8] not in (b"\1\0", b"\2\0", b"\3\0"):
             raise self.wrong("not an array")
@@ -131,13 +131,15 @@ class _Member:
         """Read the array, piece by piece: the archive may be lying still."""
         header = self.header
         array = np.empty(header.size, header.dtype)
-        view = memoryview(array.view(np.uint8))
+        raw = array.view(np.uint8)
         with self._open() as file:
             file.read(self.offset)
-            for start in range(0, len(view), _PIECE):
-                piece = view[start : start + _PIECE]
-                if file.readinto(piece) != len(piece):
+            for start in range(0, len(raw), _PIECE):
+                wanted = raw[start : start + _PIECE]
+                piece = file.read(len(wanted))
+                if len(piece) != len(wanted):
                     raise self.wrong("the array ends early")
+                wanted[:] = np.frombuffer(piece, np.uint8)
             file.read(1)  # compares the checksum
         order = "F" if header.in_fortran_order else "C"
         return array.reshape(header.shape, order=order)

@@ -27,6 +27,7 @@ from linsey.schema import conform
 
 CONFIG_FILE = "config.toml"
 MAX_CONFIG_BYTES = 2**16
+_MAX_DOTS = 300  # in a line: the parser takes the square of the parts of a key
 # Where and how a run is continued is said anew each time.
 _NOT_SAVED = ("out", "config", "resume", "fallback")
 
@@ -143,6 +144,10 @@ def load_options(path: Path) -> dict[str, Any]:
         DiskError: the disk refused.
     """
     content = read_regular(path, limit=MAX_CONFIG_BYTES)
+    for number, line in enumerate(content.splitlines(), 1):
+        if line.count(b".") > _MAX_DOTS:
+            key = f"line {number}"
+            raise InputError("a key or a list that is too long", file=path, key=key)
     with parsing(path, "not a TOML file"):
         record = tomllib.loads(content.decode())
     hints = typing.get_type_hints(TrainConfig, include_extras=True)

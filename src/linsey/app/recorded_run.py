@@ -9,6 +9,7 @@ from linsey.app.config import TrainConfig
 from linsey.app.dataset import Dataset
 from linsey.app.devices import describe_environment
 from linsey.app.exit_codes import NotFiniteError
+from linsey.app.metadata import run_metadata
 from linsey.app.metrics_log import MetricsLog
 from linsey.app.models import summarize, summary_text, total_size
 from linsey.app.report import Outcome, write_report
@@ -17,6 +18,7 @@ from linsey.app.stopping import StopRequest
 from linsey.app.terminal import progress, say, warn
 from linsey.app.trainer import Trainer
 from linsey.checkpoint import durable
+from linsey.errors.base import printable
 
 
 def train_run(
@@ -51,7 +53,7 @@ def train_run(
     say(
         f"{title}: {total_size(layers, 'params'):,} parameters and "
         f"{total_size(layers, 'batch_stats'):,} statistics (see {folder.summary})\n"
-        f"{dataset.name}: {len(dataset.y_train)} examples to train on, "
+        f"{printable(dataset.name)}: {len(dataset.y_train)} examples to train on, "
         f"{len(dataset.y_test)} to test on, {len(dataset.class_names)} classes; "
         f"{here['devices']} x {here['device']}, {here['threads']} threads"
     )
@@ -83,7 +85,7 @@ def _resume(trainer: Trainer) -> bool:
         return False
     trainer.restore(checkpoint)
     now = describe_environment()
-    for name, before in checkpoint.metadata["environment"].items():
+    for name, before in run_metadata(checkpoint).environment.items():
         if now.get(name) != before:
             warn(
                 f"{name} changed from {before} to {now.get(name)} since the checkpoint "

@@ -19,11 +19,12 @@ from linsey.app import metrics_log, models
 from linsey.app.config import TrainConfig
 from linsey.app.dataset import Dataset
 from linsey.app.devices import describe_environment
+from linsey.app.metadata import Scores
 from linsey.app.metrics_log import Record
 from linsey.app.run_folder import RunFolder
 from linsey.app.steps import Evaluation
-from linsey.app.window import Window
 from linsey.checkpoint import durable
+from linsey.errors.base import printable
 from linsey.extras import install_hint
 
 if TYPE_CHECKING:
@@ -40,27 +41,6 @@ div.wide { overflow-x: auto; } .big { font-size: 1.3rem; font-weight: 600; }
 @media (prefers-color-scheme: dark) { body { color: #ddd; background: #181818; }
   th, td { border-color: #444; } img { background: #fff; } }
 """
-
-
-@dataclasses.dataclass
-class Scores:
-    """What a run remembers beside its state; saved with each checkpoint.
-
-    Attributes:
-        evaluated_at: the last step that was evaluated.
-        accuracy: test accuracy at that step.
-        best_step: the step with the best test accuracy, the first of equals.
-        best_accuracy: its test accuracy.
-        window: the steps since the last record of training.
-        skipped_at: those of the last steps that were not committed.
-    """
-
-    evaluated_at: int = -1
-    accuracy: float = -1.0
-    best_step: int = -1
-    best_accuracy: float = -1.0
-    window: Window = Window()
-    skipped_at: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,7 +207,7 @@ def page(title: str, *parts: str) -> bytes:
     Returns:
         The file.
     """
-    name = html.escape(title)
+    name = _escaped(title)
     body = "\n".join(parts)
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -239,17 +219,17 @@ def page(title: str, *parts: str) -> bytes:
 
 def section(title: str, *parts: str) -> str:
     """Make a section of a page."""
-    return "\n".join((f"<h2>{html.escape(title)}</h2>", *parts))
+    return "\n".join((f"<h2>{_escaped(title)}</h2>", *parts))
 
 
 def paragraph(text: str, style: str = "") -> str:
     """Make a paragraph of plain text."""
-    return f'<p class="{style}">{html.escape(text)}</p>'
+    return f'<p class="{style}">{_escaped(text)}</p>'
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Make a table; numbers are aligned to the right."""
-    head = "".join(f"<th>{html.escape(header)}</th>" for header in headers)
+    head = "".join(f"<th>{_escaped(header)}</th>" for header in headers)
     lines = ["".join(map(_cell, row)) for row in rows]
     body = "".join(f"<tr>{line}</tr>\n" for line in lines)
     return (
@@ -258,8 +238,12 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     )
 
 
+def _escaped(text: str) -> str:
+    return html.escape(printable(text))
+
+
 def _cell(value: object) -> str:
     text = str(value)
     is_number = text.replace(",", "").replace(".", "", 1).strip("-").isdigit()
     style = ' class="number"' if is_number else ""
-    return f"<td{style}>{html.escape(text)}</td>"
+    return f"<td{style}>{_escaped(text)}</td>"

@@ -1,6 +1,7 @@
 """What the person at the terminal sees.
 
-Progress is live on a terminal and plain lines anywhere else.
+Progress is live on a terminal and plain lines anywhere else. Names of files, arrays and
+classes come from outside: nothing in them is a command to the terminal or markup.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TextIO
 
+from linsey.errors.base import printable
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.progress import Progress as Bar
+    from rich.text import Text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +42,8 @@ class Progress:
         if self.bar is None:
             say(text)
         else:
-            self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            lines = map(plain, text.split("\n"))
+            self.bar.console.print(*lines, sep="\n", soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -60,10 +65,10 @@ def progress(title: str, step: int, total: int, plain: bool) -> Iterator[Progres
     from rich import progress as rich
 
     columns = (
-        rich.TextColumn("{task.description}"),
+        rich.TextColumn("{task.description}", markup=False),
         rich.BarColumn(),
         rich.MofNCompleteColumn(),
-        rich.TextColumn("{task.fields[loss]}"),
+        rich.TextColumn("{task.fields[loss]}", markup=False),
         rich.TimeElapsedColumn(),
         rich.TimeRemainingColumn(),
     )
@@ -85,12 +90,24 @@ def show_table(
     headers: Iterable[str], rows: Iterable[Iterable[str]], title: str | None = None
 ) -> None:
     """Print a table."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(*headers, title=title)
+    columns = [Column(plain(header)) for header in headers]
+    table = Table(*columns, title=None if title is None else plain(title))
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(plain, row))
     show(table)
+
+
+def plain(text: str, style: str = "") -> Text:
+    """Make a text for rich that is shown as it is, in one line."""
+    from rich.text import Text
+
+    return Text(printable(text), style)
+
+
+def _lines(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def warn(text: str) -> None:
@@ -107,7 +124,7 @@ def say(text: str, stream: TextIO | None = None) -> None:
     """
     stream = stream or sys.stdout
     try:
-        print(text, file=stream, flush=True)
+        print(_lines(text), file=stream, flush=True)
     except OSError:  # from now on, and for what is still in the buffer
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())

@@ -23,15 +23,14 @@ from linsey.app.config import TrainConfig
 from linsey.app.dataset import Dataset, Standardizer, training_batches
 from linsey.app.devices import Devices, describe_environment
 from linsey.app.exit_codes import NotFiniteError
+from linsey.app.metadata import Scores, run_metadata
 from linsey.app.metrics_log import MetricsLog
 from linsey.app.models import Classifier, make_model
-from linsey.app.report import Scores
 from linsey.app.stopping import Stopped, StopRequest
 from linsey.app.terminal import Progress, warn
 from linsey.app.window import Window
 from linsey.checkpoint import CheckpointStore, VerifiedCheckpoint
 from linsey.errors import InputError
-from linsey.schema import conform
 
 _MAX_WARNINGS = 5
 _MAX_EXAMPLES = 8
@@ -93,21 +92,20 @@ class Trainer:
         Raises:
             InputError: the checkpoint belongs to other options or other data.
         """
-        metadata = checkpoint.metadata
-        if metadata["config_sha256"] != self.config.digest:
+        metadata = run_metadata(checkpoint)
+        if metadata.config_sha256 != self.config.digest:
             problem = "checkpoint of another model"
             hint = "its options are not those in config.toml of this run"
             raise InputError(problem, file=checkpoint.folder, hint=hint)
-        if metadata["data"]["sha256"] != self._data_digest:
+        if metadata.data.sha256 != self._data_digest:
             problem = "the data are not those the run began with"
             hint = "start another run with another --out"
             raise InputError(problem, file=self.dataset.name, key="--data", hint=hint)
         restored = checkpoint.restore(serialization.to_state_dict(self.state))
         state = serialization.from_state_dict(self.state, restored)
         self.state = self.devices.replicate(state)
-        self.standardize = Standardizer.from_json(metadata["data"]["standardizer"])
-        file, cursor = checkpoint.folder, metadata["cursor"]
-        self.scores = conform(cursor, Scores, file=file, key="cursor")
+        self.standardize = Standardizer.from_record(metadata.data.standardizer)
+        self.scores = metadata.cursor
         self.step = checkpoint.step
         self._saved = self.step, dataclasses.asdict(self.scores)
         self._restart_clock()
@@ -284,17 +282,11 @@ class Trainer:
             },
         }
         log.sync()  # no checkpoint is ahead of the records
-        self._store_step(tree, metadata, replace=self._saved[0] == self.step)
+        # Where the scores changed, the step was saved before.
+        self.store.save(self.step, tree, metadata, replace=True)
         self._saved = self.step, cursor
         newest = self.store.steps()[-self.config.keep :]
         self.store.prune({*newest, self.scores.best_step})
-
-    def _store_step(self, tree, metadata, replace):
-        if replace:
-            from linsey.checkpoint import durable
-
-            durable.remove_folder(self.store.path(self.step))
-        self.store.save(self.step, tree, metadata)
 
 
 def check(config: TrainConfig, dataset: Dataset) -> tuple[Classifier, int]:

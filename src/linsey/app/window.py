@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Annotated
+
+from linsey.schema import Between
 
 RECENT = 50
 """How many steps back skipped ones are counted; fewer in a shorter run."""
+
+_Count = Annotated[int, Between(0, 2**53)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +33,9 @@ class Window:
         {'loss': 0.5, 'accuracy': 0.5, 'skipped': 1}
     """
 
-    steps: int = 0
-    skipped: int = 0
-    correct: int = 0
+    steps: _Count = 0
+    skipped: _Count = 0
+    correct: _Count = 0
     loss: float = 0.0
 
     def plus(self, loss: float, correct: int, is_skipped: bool) -> Window:

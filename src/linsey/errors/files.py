@@ -7,7 +7,7 @@ import os
 
 from linsey.errors.base import LinseyError, printable
 
-_LONGEST = 240  # characters
+_LONGEST = 400  # characters
 
 
 class InputError(LinseyError):
@@ -58,7 +58,8 @@ class InputError(LinseyError):
     def _line(self) -> str:
         where = [part for part in (self.file, _shortened(self.key)) if part]
         line = ": ".join([*where, self.problem])
-        facts = {"expected": self.expected, "found": _shortened(self.actual)}
+        facts = {"expected": _shortened(self.expected)}
+        facts["found"] = _shortened(self.actual)
         told = [f"{word} {fact}" for word, fact in facts.items() if fact is not None]
         if told:
             line += ": " + ", ".join(told)

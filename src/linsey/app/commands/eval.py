@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from linsey.app.config import EvalConfig
 from linsey.app.options import parse
-from linsey.app.terminal import show_table
+from linsey.app.terminal import say, show_table
 from linsey.errors import InputError
 
 if TYPE_CHECKING:
-    from linsey.app.checkpoint_choice import TrainedModel
     from linsey.app.dataset import Dataset
+    from linsey.app.trained_model import TrainedModel
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -28,12 +28,15 @@ def main(arguments: Sequence[str]) -> int:
     """
     config = parse(EvalConfig, "eval", arguments)
 
-    from linsey.app.checkpoint_choice import choose, load_model
+    from linsey.app.checkpoint_choice import choose
+
+    checkpoint = choose(config)  # before jax is imported: what is wrong shows at once
+
     from linsey.app.devices import Devices
     from linsey.app.steps import evaluate
+    from linsey.app.trained_model import load_model
 
     devices = Devices()
-    checkpoint = choose(config)
     model = load_model(checkpoint, devices)
     dataset = _test_data(model, config.data)
     result = evaluate(model.state, dataset, model.standardize, devices)
@@ -43,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         for index, (name, accuracy, counts) in classes
     ]
     show_table(("class", "accuracy", "right", "examples"), rows)
-    print(
+    say(
         f"test accuracy {result.accuracy:.4f} ({result.correct} of {result.count}), "
         f"loss {result.loss:.4f}, step {checkpoint.step} of {checkpoint.folder}"
     )

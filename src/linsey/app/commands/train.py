@@ -49,11 +49,13 @@ def main(arguments: Sequence[str]) -> int:
 def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Path]:
     """Do what the options ask for; return what was written, and where."""
     # While nothing is written, a signal ends the work wherever it is.
-    from linsey.app.compare import compare
     from linsey.app.readers import load
+
+    dataset = load(config)  # before jax is imported: what is wrong shows at once
+
+    from linsey.app.compare import compare
     from linsey.app.recorded_run import train_run
 
-    dataset = load(config)
     paths = {"report": folder.report, "curves": folder.curves}
     with StopRequest() as stop:
         if config.compare:
