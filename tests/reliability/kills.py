@@ -1,10 +1,12 @@
 """A program that saves and prunes for ever, and one that kills it and looks.
 
+    python -m tests.reliability.kills write FOLDER
     python -m tests.reliability.kills FOLDER TRIALS SEED
 
-imports the store once and starts a process for each trial, which is killed by SIGKILL
-at a random instant: in one half of the trials while a save goes on. What it had said to
-be saved has to be there, right, and nothing unfinished may stay after the next start.
+The second imports the store once and starts a process for each trial, which SIGKILL
+ends at a random instant: in one half of the trials while a save goes on. What it had
+said to be saved has to be there, right, and nothing unfinished may stay after the next
+start.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ def make_tree(step: int) -> dict:
     return {"params": {f"w{i}": row for i, row in enumerate(values)}}
 
 
-def write_for_ever(folder: Path, acknowledge: int) -> None:
+def write_for_ever(folder: Path, acknowledge: int, keep: int = KEEP) -> None:
     """Save step after step; tell when a save begins (b) and when it is done (d)."""
     store = CheckpointStore(folder)
     store.clean()
@@ -40,7 +42,7 @@ def write_for_ever(folder: Path, acknowledge: int) -> None:
         os.write(acknowledge, b"b%08d" % step)
         store.save(step, tree, {"step": step}, replace=True)
         os.write(acknowledge, b"d%08d" % step)
-        store.prune(range(step - KEEP + 1, step + 1))
+        store.prune(range(step - keep + 1, step + 1))
         step += 1
 
 
@@ -98,4 +100,6 @@ def main(folder: str, trials: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "write":
+        write_for_ever(Path(sys.argv[2]), acknowledge=1, keep=1)
     main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
