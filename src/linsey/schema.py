@@ -156,10 +156,12 @@ class _Checker:
     file: PathLike | None
 
     def check(self, value: Any, hint: Any, key: str, depth: int) -> Any:
+        if hint in _PLAIN:
+            return self._scalar(value, hint, key)
         if depth > MAX_DEPTH:
             raise InputError("nested too deeply", file=self.file, key=key)
         deeper = functools.partial(self.check, depth=depth + 1)
-        origin, args = typing.get_origin(hint), typing.get_args(hint)
+        origin, args = _taken_apart(hint)
         if origin is typing.Annotated:
             return self._bounded(deeper(value, args[0], key), args[1:], key)
         if origin in (typing.Union, types.UnionType):
@@ -284,6 +286,14 @@ _WORDS = {
     types.NoneType: "null",
     Path: "text",
 }
+
+
+_PLAIN = frozenset({int, float, str, bool})
+
+
+@functools.cache
+def _taken_apart(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    return typing.get_origin(hint), typing.get_args(hint)
 
 
 @functools.cache
