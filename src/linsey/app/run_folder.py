@@ -12,6 +12,7 @@ a run writes into its folder follows a link that somebody put there.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import os
@@ -162,19 +163,15 @@ def refuse_link(path: Path) -> None:
 
 def _make_folders(path: Path) -> list[Path]:
     """Create a folder and its parents, durably; return those that were not there."""
-    missing = [each for each in (path, *path.parents) if not each.is_dir()]
-    created = []
+    missing = [each for each in (path, *path.parents) if not os.path.lexists(each)]
     try:
-        for each in reversed(missing):
-            with contextlib.suppress(FileExistsError):  # another process was faster
-                each.mkdir()
-                created.append(each)
-            durable.sync_folder(each.parent)
-    except (NotADirectoryError, PermissionError) as error:
-        raise InputError(f"cannot be created: {error.strerror}", file=path) from error
-    except OSError as error:
-        raise DiskError(error, path, "create") from error
-    return created
+        durable.make_folder(path)
+    except DiskError as error:
+        if error.errno in (errno.ENOTDIR, errno.EACCES, errno.EROFS):
+            problem = f"cannot be created: {error.strerror}"
+            raise InputError(problem, file=path, key="--out") from error
+        raise
+    return missing[::-1]
 
 
 def _remove_if_empty(folder: Path) -> None:

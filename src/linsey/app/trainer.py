@@ -282,17 +282,11 @@ class Trainer:
             },
         }
         log.sync()  # no checkpoint is ahead of the records
-        self._store_step(tree, metadata, replace=self._saved[0] == self.step)
+        # Where the scores changed, the step was saved before.
+        self.store.save(self.step, tree, metadata, replace=True)
         self._saved = self.step, cursor
         newest = self.store.steps()[-self.config.keep :]
         self.store.prune({*newest, self.scores.best_step})
-
-    def _store_step(self, tree, metadata, replace):
-        if replace:
-            from linsey.checkpoint import durable
-
-            durable.remove_folder(self.store.path(self.step))
-        self.store.save(self.step, tree, metadata)
 
 
 def check(config: TrainConfig, dataset: Dataset) -> tuple[Classifier, int]:
