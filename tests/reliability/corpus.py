@@ -521,7 +521,7 @@ def good_images(path: Path) -> None:
 GOOD: dict[str, tuple[str, Make]] = {
     "good data": ("data", npz),
     "good images": ("images", good_images),
-    "good options": ("options", written(b'batch-size = 1000\ndata = "/nowhere"')),
+    "good options": ("options", written(b"batch-size = 10_000")),
     "good step": ("inspect", step),
     "step of another model": ("eval", step),
     "good message": ("message", written(serialization.msgpack_serialize({"w": X}))),
