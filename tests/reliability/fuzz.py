@@ -25,6 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
+from unittest import mock
 
 import numpy as np
 from PIL import Image
@@ -36,7 +37,7 @@ from linsey.app.dataset import Standardizer
 from linsey.app.metadata import run_metadata
 from linsey.app.options import load_options, save_config
 from linsey.app.readers import load
-from linsey.checkpoint import manifest
+from linsey.checkpoint import format_1, manifest
 from linsey.checkpoint.step import open_checkpoint, write_checkpoint
 from linsey.errors import DiskError, InputError
 from linsey.schema import parse_json
@@ -101,6 +102,29 @@ def fuzz_manifest(folder: Path) -> Fuzzer:
         open_checkpoint(step)
 
     return Fuzzer(make, read)
+
+
+def fuzz_first_manifest(folder: Path) -> Fuzzer:
+    """The manifest of format 1; its arrays, which Orbax reads, are taken as good."""
+    step = folder / "step_00000003"
+    step.mkdir()
+    (step / "data").write_bytes(b"abc")
+    digest = hashlib.sha256(b"abc").hexdigest()
+    record = {
+        "format": 1,
+        "step": 3,
+        "metadata": METADATA,
+        "arrays": {"params/w": {"shape": [2, 3], "dtype": "float32"}},
+        "files": {"data": {"bytes": 3, "sha256": digest}},
+    }
+    tree = {"params": {"w": np.zeros((2, 3), "f4")}}
+
+    def read(content: bytes) -> None:
+        (step / manifest.NAME).write_bytes(content)
+        with mock.patch.object(format_1, "_read", lambda folder: tree):
+            open_checkpoint(step)
+
+    return Fuzzer(lambda rng: sealed(shaken(rng, record)), read)
 
 
 def fuzz_step(folder: Path) -> Fuzzer:
@@ -325,6 +349,7 @@ def fuzz_log(folder: Path) -> Fuzzer:
 
 FUZZERS: dict[str, Callable[[Path], Fuzzer]] = {
     "manifest": fuzz_manifest,
+    "first manifest": fuzz_first_manifest,
     "step": fuzz_step,
     "metadata": fuzz_metadata,
     "msgpack": fuzz_msgpack,

@@ -8,6 +8,8 @@ is looked at before its pixels are unpacked.
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,8 +107,14 @@ def _labelled_files(folder: Path, names: list[str]) -> tuple[list[Path], list[in
     return files, labels
 
 
+@functools.cache
 def _pillow() -> ModuleType:
-    return require("PIL.Image", "train", "A folder of images")
+    pillow = require("PIL.Image", "train", "A folder of images")
+    # What is not there when a format is looked for makes pillow import all it has.
+    pillow.preinit()
+    for plugin in ("Tiff", "WebP"):
+        importlib.import_module(f"PIL.{plugin}ImagePlugin")
+    return pillow
 
 
 @contextlib.contextmanager
@@ -121,9 +129,13 @@ def _opened(path: Path) -> Iterator[Image]:
         # What pillow itself holds too large is larger than our limit.
         warnings.simplefilter("error", pillow.DecompressionBombWarning)
         try:
-            image = pillow.open(file, formats=_FORMATS)
+            formats = [name for name in _FORMATS if name in pillow.OPEN]
+            image = pillow.open(file, formats=formats)
         except (pillow.DecompressionBombWarning, pillow.DecompressionBombError):
             raise _too_large(path, "more") from None
+        except pillow.UnidentifiedImageError:
+            problem, expected = "not a readable image", ", ".join(formats)
+            raise InputError(problem, file=path, expected=expected) from None
         with image:
             if image.width * image.height > MAX_PIXELS:
                 raise _too_large(path, f"{image.width:,} x {image.height:,}")

@@ -122,6 +122,8 @@ class _Member:
             r"""descr['"]\s*:\s*([^,]*(?:,(?!\s*'(?:f|s))[^,]*)*)""", body
         )
         described = match[1].strip() if match else body
+        if _DTYPE.fullmatch(described.strip("'\"")):
+            return self.wrong("not the header of an array", found=body)
         if described.strip("'\"|").startswith("O"):
             problem = "the array holds Python objects, which are never unpickled"
             return self.wrong(problem, hint="save an array of numbers")
