@@ -36,12 +36,19 @@ def choose(config: InspectConfig) -> VerifiedCheckpoint:
         raise InputError("no checkpoint in this folder", file=path)
     if config.step is not None:
         return store.open(config.step)
-    newest = newest_checkpoint(store)
-    if newest is None:  # a writer removed them meanwhile
-        raise InputError("no checkpoint in this folder", file=path)
-    if not config.best:
-        return newest
-    best = run_metadata(newest).cursor.best_step
-    if best < 0:
-        raise InputError("no step was evaluated so far", file=path, key="--best")
-    return store.open(best)
+    while True:
+        newest = newest_checkpoint(store)
+        if newest is None:  # a writer removed them meanwhile
+            raise InputError("no checkpoint in this folder", file=path)
+        if not config.best:
+            return newest
+        best = run_metadata(newest).cursor.best_step
+        if best < 0:
+            raise InputError("no step was evaluated so far", file=path, key="--best")
+        try:
+            return store.open(best)
+        except InputError:
+            # A writer that found a better one removes this one.
+            steps = store.steps()
+            if best in steps or max(steps, default=newest.step) == newest.step:
+                raise

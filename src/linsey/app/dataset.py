@@ -114,14 +114,24 @@ class Standardizer:
         with np.errstate(over="ignore", invalid="ignore"):
             mean = x.mean(axes, dtype=np.float64)
             std = x.std(axes, dtype=np.float64)
-        if not (np.isfinite(mean).all() and np.isfinite(std).all()):
-            problem = "the values are too large: their variance is not finite"
-            raise InputError(problem, key="--data", hint="rescale them")
+        is_finite = np.isfinite(mean) & np.isfinite(std)
+        _refuse_large(is_finite, x, "their variance is not finite")
         return cls(mean, np.where(std > 0, std, 1.0))
+
+    def check(self, x: np.ndarray) -> None:
+        """Refuse examples that others than those measured here make infinite.
+
+        Raises:
+            InputError: it names a feature or a channel with such values.
+        """
+        axes = tuple(range(x.ndim - 1))
+        extremes = self(np.stack([x.min(axes), x.max(axes)]))
+        _refuse_large(np.isfinite(extremes).all(0), x, "standardized they overflow")
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Standardize a batch."""
-        return ((x - self.mean) / self.std).astype(np.float32)
+        with np.errstate(over="ignore"):
+            return ((x - self.mean) / self.std).astype(np.float32)
 
     def to_json(self) -> dict[str, list[float]]:
         """Return the numbers, exactly."""
@@ -131,6 +141,13 @@ class Standardizer:
     def from_record(cls, record: StandardizerRecord) -> Standardizer:
         """Return the standardizer that `to_json` described."""
         return cls(np.asarray(record.mean), np.asarray(record.std))
+
+
+def _refuse_large(is_finite: np.ndarray | np.bool, x: np.ndarray, why: str) -> None:
+    if not is_finite.all():
+        key = f"--data: {'channel' if x.ndim > 2 else 'feature'} {is_finite.argmin()}"
+        problem = f"the values are too large: {why}"
+        raise InputError(problem, key=key, hint="rescale them")
 
 
 def make_dataset(

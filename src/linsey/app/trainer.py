@@ -76,6 +76,7 @@ class Trainer:
         state = steps.create_state(config, self.model, shape, self.steps_per_epoch)
         self.state = self.devices.replicate(state)
         self.standardize = Standardizer.fit(dataset.x_train)
+        self.standardize.check(dataset.x_test)
         self.step = 0
         self.scores = Scores()
         self.evaluation: steps.Evaluation | None = None

@@ -39,6 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     devices = Devices()
     model = load_model(checkpoint, devices)
     dataset = _test_data(model, config.data)
+    model.standardize.check(dataset.x_test)
     result = evaluate(model.state, dataset, model.standardize, devices)
     classes = enumerate(result.by_class(dataset.class_names))
     rows = [
