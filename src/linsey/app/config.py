@@ -156,6 +156,25 @@ class EvalConfig(InspectConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ConvertConfig:
+    """Copy a checkpoint into another format, and compare every array.
+
+    What is read is recognized: a step of linsey, of any version; a checkpoint of Orbax;
+    a file of msgpack bytes, as Flax writes it. Nothing is overwritten.
+    """
+
+    source: Path
+    """The checkpoint to read."""
+    target: Path
+    """The file or folder to write; its name may say the format: `step_00000042`,
+    `NAME.orbax`, `NAME.msgpack`."""
+    to: Literal["step", "orbax", "msgpack"] | None = None
+    """Format to write."""
+    step: int | None = None
+    """Number of the step to write. Defaults to that of the source."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SummaryConfig(ModelOptions):
     """Show the layers of a model with shapes and sizes."""
 
