@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from linsey.checkpoint import durable
+from linsey.checkpoint.manifest import file_name
 from tests.app.runs import SMALL, arrays, assert_same_run
 
 START_SECONDS = 120
@@ -34,15 +35,12 @@ def test_kill_at_any_kind_of_write(linsey, blobs, tmp_path, monkeypatch):
 
         return call
 
-    for module, name in (
-        (durable, "sync_file"), (durable, "sync_folder"),
-        (os, "rename"), (os, "replace"),
-    ):  # fmt: skip
+    for module, name in ((durable, "_sync"), (os, "rename"), (os, "replace")):
         monkeypatch.setattr(module, name, mortal(getattr(module, name)))
     for deadly in (
         "run/config.toml",  # the options
         "/checkpoints/step_00000000",  # the first commit
-        "/.tmp-step_00000004/state/_METADATA",  # in the middle of a save
+        f"/.tmp-step_00000004/{file_name(0, 1)}",  # in the middle of a save
         "/checkpoints/step_00000008",  # the last commit
         "/.gone-step_00000000",  # the removal of an old step
     ):

@@ -34,7 +34,7 @@ def test_remove_takes_the_name_away_before_the_content(tmp_path, monkeypatch):
     def die(*_):
         raise Killed
 
-    monkeypatch.setattr(durable, "sync_folder", die)
+    monkeypatch.setattr(durable, "_sync", die)
     with pytest.raises(Killed):
         durable.remove_folder(folder)
     monkeypatch.undo()

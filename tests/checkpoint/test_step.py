@@ -1,12 +1,10 @@
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from linsey.checkpoint import CheckpointStore, durable, open_checkpoint
+from linsey.checkpoint import open_checkpoint
 from linsey.errors import InputError
 from tests.checkpoint.steps import assert_same_bits, files_of, flip, make_tree
 
@@ -76,20 +74,3 @@ def test_open_needs_a_folder_and_a_known_step(store, tmp_path):
         open_checkpoint(tmp_path / "nothing")
     with pytest.raises(InputError, match=r"no such step: expected one of \[7\]"):
         store.open(3)
-
-
-def test_the_name_appears_after_every_byte_is_on_the_disk(tmp_path, monkeypatch):
-    """The order that makes a crash harmless: fsync of all files, then the rename."""
-    synced: set[Path] = set()
-    at_rename: list[set[Path]] = []
-    rename = durable.os.replace
-    monkeypatch.setattr(durable, "sync_file", lambda path: synced.add(path))
-
-    def record(source, target):
-        if Path(target).name == "step_00000001":
-            at_rename.append(set(files_of(Path(source))) - synced)
-        rename(source, target)
-
-    monkeypatch.setattr(durable.os, "replace", record)
-    CheckpointStore(tmp_path / "store").save(1, make_tree(), {})
-    assert at_rename == [set()]

@@ -2,7 +2,7 @@ import pytest
 
 from linsey.checkpoint import CheckpointStore, durable
 from linsey.errors import InputError
-from tests.checkpoint.steps import flip, make_tree
+from tests.checkpoint.steps import DATA, flip, make_tree
 
 
 def test_nothing_saved_is_no_checkpoint(tmp_path):
@@ -15,7 +15,7 @@ def test_damaged_newest_names_the_intact_one_and_is_put_aside_only_on_request(st
     store.save(8, make_tree(1), {})
     store.save(9, make_tree(2), {})
     for step in (8, 9):
-        flip(store.path(step) / "state" / "manifest.ocdbt", 0.5, 3)
+        flip(store.path(step) / DATA, 0.5, 3)
     with pytest.raises(InputError, match="step 7 is intact: `discard_damaged`"):
         store.newest()
     assert store.steps() == [7, 8, 9]
@@ -24,7 +24,7 @@ def test_damaged_newest_names_the_intact_one_and_is_put_aside_only_on_request(st
     assert store.newest().step == 7
     assert store.path(9).with_name("step_00000009.refused").is_dir()
     store.save(9, make_tree(2), {})  # the name is free again
-    flip(store.path(9) / "state" / "manifest.ocdbt", 0.5, 3)
+    flip(store.path(9) / DATA, 0.5, 3)
     store.discard_damaged()
     assert store.path(9).with_name("step_00000009.refused-2").is_dir()
 
@@ -34,7 +34,7 @@ def test_prune_keeps_what_it_is_told_and_never_the_last_good_step_goes(store):
     store.save(9, make_tree(2), {})
     store.prune({7, 9})
     assert store.steps() == [7, 9]
-    flip(store.path(9) / "state" / "manifest.ocdbt", 0.5, 3)
+    flip(store.path(9) / DATA, 0.5, 3)
     store.prune({9})
     assert store.steps() == [7, 9]
     assert not list(store.folder.glob(durable.DOOMED + "*"))
