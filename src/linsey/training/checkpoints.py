@@ -316,8 +316,7 @@ def _write_bytes(path: str, content: bytes, prefix: str) -> None:
     if jax.process_index():
         return
     if io.io_mode is io.BackendMode.DEFAULT:
-        with files.reporting(path, "save", len(content)):
-            durable.write_file(pathlib.Path(path), content)
+        durable.write_file(pathlib.Path(path), content)
         return
     partial = os.path.join(os.path.dirname(path), f"{prefix}tmp")
     with io.GFile(partial, "wb") as file:

@@ -32,7 +32,7 @@ import jax
 import numpy as np
 
 from linsey import files
-from linsey.checkpoint import durable, open_checkpoint, write_checkpoint
+from linsey.checkpoint import dtypes, durable, open_checkpoint, write_checkpoint
 from linsey.errors import InputError
 from linsey.serialization import to_bytes, to_state_dict
 from linsey.specs import flatten, spec_of
@@ -241,11 +241,13 @@ def _holds(kind: Kind, value: Any) -> bool:
             "msgpack": (bool, int, float, complex, str, bytes, type(None)),
         }
         return type(value) in kinds[kind]
+    if kind == "step":
+        return dtypes.storage(dtypes.name_of(value.dtype)) is not None
     if not isinstance(value.dtype, np.dtype):  # random keys
-        return kind == "step"
-    if value.dtype.kind in "OSUMm":
-        return kind == "msgpack" and value.dtype.kind in "Mm"
-    return kind != "orbax" or bool(value.size)
+        return False
+    if kind == "msgpack":
+        return value.dtype.kind not in "OSU"
+    return value.dtype.kind not in "OSUMm" and bool(value.size)
 
 
 def _hashes(tree: object) -> dict[str, str]:

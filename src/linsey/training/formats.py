@@ -19,13 +19,12 @@ Example:
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from pathlib import Path
 from typing import Literal
 
 from linsey import files, schema
-from linsey.checkpoint import manifest, open_checkpoint
+from linsey.checkpoint import dtypes, manifest, open_checkpoint, tensors
 from linsey.errors import InputError
 from linsey.serialization import to_state_dict
 from linsey.specs import ArraySpec, Spec, flatten, spec_of
@@ -106,26 +105,7 @@ def recognize(path: Path) -> Kind:
 # -- safetensors ---------------------------------------------------------------------
 
 _MAX_HEADER = 100_000_000  # the limit of the format
-_DTYPES = {
-    "BOOL": "bool",
-    "BF16": "bfloat16",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-    "F8_E8M0": "float8_e8m0fnu",
-    "F8_E4M3FNUZ": "float8_e4m3fnuz",
-    "F8_E5M2FNUZ": "float8_e5m2fnuz",
-    "C64": "complex64",
-    **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
-    **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
-    **{f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Entry:
-    dtype: str
-    shape: tuple[int, ...]
-    data_offsets: tuple[int, int]
+_NAMES = {code: name for name, code in dtypes.CODES.items()}
 
 
 def _safetensors(path: Path) -> dict[str, Spec]:
@@ -142,12 +122,12 @@ def _safetensors(path: Path) -> dict[str, Spec]:
     if not isinstance(header, dict):
         raise InputError("the header is no table", file=path)
     header.pop("__metadata__", None)
-    entries = schema.conform(header, dict[str, _Entry], file=path)
+    entries = schema.conform(header, dict[str, tensors.Tensor], file=path)
     for name, entry in entries.items():
         first, end = entry.data_offsets
-        if not 0 <= first <= end <= size - length or min(entry.shape, default=0) < 0:
+        if not first <= end <= size - length:
             raise InputError("an array outside of the file", file=path, key=name)
     return {
-        name: ArraySpec(entry.shape, _DTYPES.get(entry.dtype, entry.dtype))
+        name: ArraySpec(entry.shape, _NAMES.get(entry.dtype, entry.dtype))
         for name, entry in entries.items()
     }
