@@ -137,7 +137,11 @@ class TrainConfig(RunOptions, OptimizerOptions, ModelOptions, DataOptions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InspectConfig:
-    """List what a checkpoint holds, after verifying every byte of it."""
+    """List what a checkpoint holds, after verifying every byte of it.
+
+    Of a checkpoint of Orbax, a file of msgpack bytes, or one of safetensors, names,
+    shapes and dtypes are listed.
+    """
 
     checkpoint: Path
     """Folder of a run, or of one step in it."""

@@ -111,7 +111,7 @@ def convert(
     found = recognize(source)
     contents = _READ[found](source)
     step = _number(contents, source, target, step) if kind == "step" else None
-    tree, notes = _storable(contents.tree, kind, source)
+    tree, notes = _storable(contents.tree, found, kind, source)
     if contents.metadata and kind != "step":
         names = ", ".join(contents.metadata)
         notes += (f"left out, since only a step holds it: metadata ({names})",)
@@ -200,7 +200,7 @@ def _is_array(leaf: object) -> bool:
 
 
 def _storable(
-    tree: object, kind: Kind, source: Path
+    tree: object, found: Kind, kind: Kind, source: Path
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return a tree as a kind holds it, and what is different then.
 
@@ -216,11 +216,12 @@ def _storable(
         if isinstance(value, Mapping):
             return {str(k): converted(v, f"{path}/{k}") for k, v in value.items()}
         spec = spec_of(value)
-        if kind == "step" and value is None:
-            notes.add("None is an empty dictionary in a step")
+        if value is None and (kind == "step" or found == "orbax"):
+            # What Orbax has as None may have been an empty tuple.
+            notes.add("None has become an empty dictionary")
             return {}
         if kind == "step" and isinstance(value, bool | int | float | complex):
-            notes.add("numbers of Python are arrays without axes in a step")
+            notes.add("numbers of Python have become arrays without axes")
             value = np.asarray(value)
         if not _holds(kind, value):
             refused.append(f"`{path.removeprefix('/')}` ({spec})")

@@ -97,7 +97,8 @@ def recognize(path: Path) -> Kind:
         return kind
     if not path.is_dir():
         raise InputError("no such file or folder", file=path)
-    steps = sorted(name.parent for name in path.glob(f"**/step_*/{manifest.NAME}"))
+    names = (f"{above}step_*/{manifest.NAME}" for above in ("", "*/"))
+    steps = sorted(found.parent for name in names for found in path.glob(name))
     hint = f"name one step of it: {steps[-1]}" if steps else None
     raise InputError("neither a step nor a checkpoint of Orbax", file=path, hint=hint)
 
