@@ -188,7 +188,7 @@ def _write(
     elif kind == "msgpack":
         path.write_bytes(to_bytes(tree))
     else:
-        with orbax_utils.reading(os.fspath(path)):
+        with orbax_utils.reading(os.fspath(path), "write"):
             checkpoints.orbax().PyTreeCheckpointer().save(path.absolute(), tree)
 
 
@@ -244,11 +244,10 @@ def _holds(kind: Kind, value: Any) -> bool:
         return type(value) in kinds[kind]
     if kind == "step":
         return dtypes.storage(dtypes.name_of(value.dtype)) is not None
-    if not isinstance(value.dtype, np.dtype):  # random keys
-        return False
-    if kind == "msgpack":
-        return value.dtype.kind not in "OSU"
-    return value.dtype.kind not in "OSUMm" and bool(value.size)
+    if kind == "orbax":
+        return orbax_utils.is_storable(value.dtype) and bool(value.size)
+    # Random keys have a dtype that is none of NumPy.
+    return isinstance(value.dtype, np.dtype) and value.dtype.kind not in "OSU"
 
 
 def _hashes(tree: object) -> dict[str, str]:
