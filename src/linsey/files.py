@@ -73,7 +73,8 @@ def open_regular(
         raise DiskError(error, path, "read") from error
     try:
         # Again, of what was opened: the name may have changed its meaning.
-        found = os.fstat(descriptor)
+        with reporting(path, "read"):
+            found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise refused("not a regular file", found=_kind(found.st_mode))
         if found.st_size > limit:

@@ -149,8 +149,10 @@ class _Checker:
     def check(self, value: Any, hint: Any, key: str, depth: int) -> Any:
         if depth > MAX_DEPTH:
             raise InputError("nested too deeply", file=self.file, key=key)
+        origin, args, is_record = _parts(hint)
+        if origin is None and hint is not Any and not is_record:
+            return self._scalar(value, hint, key)
         deeper = functools.partial(self.check, depth=depth + 1)
-        origin, args = typing.get_origin(hint), typing.get_args(hint)
         if origin is typing.Annotated:
             return self._bounded(deeper(value, args[0], key), args[1:], key)
         if origin in (typing.Union, types.UnionType):
@@ -167,7 +169,7 @@ class _Checker:
             return {n: deeper(value[n], item, _joined(key, n)) for n in names}
         if origin in (list, tuple) or (hint is Any and isinstance(value, list)):
             return self._sequence(value, origin or list, args or (Any,), key, depth)
-        if dataclasses.is_dataclass(hint):
+        if is_record:
             return self._record(value, hint, key, depth)
         return self._scalar(value, hint, key)
 
@@ -247,15 +249,16 @@ class _Checker:
             if isinstance(limit, Between):
                 is_number = isinstance(value, int | float)
                 measured = value if is_number else len(value)
-                fits = limit.low <= measured <= limit.high
+                if limit.low <= measured <= limit.high:
+                    continue
                 found = _shown(value) if is_number else f"a length of {measured:,}"
+            elif re.fullmatch(limit.pattern, value):
+                continue
             else:
-                fits = re.fullmatch(limit.pattern, value) is not None
                 found = _shown(value)
-            if not fits:
-                raise InputError(
-                    "out of range", file=self.file, key=key, expected=limit, found=found
-                )
+            raise InputError(
+                "out of range", file=self.file, key=key, expected=limit, found=found
+            )
         return value
 
 
@@ -268,6 +271,12 @@ _WORDS = {
     types.NoneType: "null",
     Path: "text",
 }
+
+
+@functools.cache
+def _parts(hint: Any) -> tuple[Any, tuple[Any, ...], bool]:
+    is_record = dataclasses.is_dataclass(hint)
+    return typing.get_origin(hint), typing.get_args(hint), is_record
 
 
 @functools.cache

@@ -170,25 +170,27 @@ def decode(content: bytes, file: Path) -> dict[str, Any]:
     body, separator, tail = content.rpartition(_SEAL)
     if not separator or tail != _hash(body) + _END:
         raise InputError("the manifest does not match its own hash", file=file)
-    return conform(parse_json(body + b"}", file), dict[str, Any], file=file)
+    record = parse_json(body + b"}", file)
+    if not isinstance(record, dict):
+        raise InputError("not a table", file=file)
+    return record
 
 
-def read(folder: Path) -> tuple[bytes, dict[str, Any]]:
-    """Read the manifest of a folder: its bytes, and what `decode` makes of them.
+def read(folder: Path) -> bytes:
+    """Read the manifest of a folder.
 
     Raises:
-        InputError: there is none, or it is damaged.
+        InputError: there is none.
         DiskError: the disk refused.
     """
     path = folder / NAME
     try:
-        content = read_regular(path, limit=MAX_MANIFEST_BYTES)
+        return read_regular(path, limit=MAX_MANIFEST_BYTES)
     except InputError as error:
         if error.problem != "no such file":
             raise
         problem = "no manifest, so not a finished checkpoint"
         raise InputError(problem, file=path) from None
-    return content, decode(content, path)
 
 
 def check(record: Mapping[str, Any], file: Path) -> Manifest:

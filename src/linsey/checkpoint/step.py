@@ -89,7 +89,7 @@ def write_checkpoint(
 
 
 def _read_back(folder: Path, record: Manifest, sealed: bytes) -> None:
-    if manifest.read(folder)[0] != sealed:
+    if manifest.read(folder) != sealed:
         file = folder / manifest.NAME
         raise InputError("the file is not the one that was written", file=file)
     pieces.unpack(folder, record)
@@ -110,7 +110,7 @@ def open_checkpoint(folder: Path) -> VerifiedCheckpoint:
         DiskError: the disk refused.
     """
     _refuse_what_is_no_folder(folder)
-    _, content = manifest.read(folder)
+    content = manifest.decode(manifest.read(folder), folder / manifest.NAME)
     if content.get("format") == 1:
         found = format_1.open_checkpoint(folder, content)
     else:

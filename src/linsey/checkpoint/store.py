@@ -121,7 +121,7 @@ class CheckpointStore:
             try:
                 return open_checkpoint(path)
             except (InputError, DiskError):
-                if os.path.lexists(path):
+                if parse_name(path.name) in self._found():
                     raise
                 # A writer removed or replaced it meanwhile.
 
@@ -145,7 +145,11 @@ class CheckpointStore:
         return None
 
     def newest_intact(self) -> int | None:
-        """Return the newest good step; `None` if there is none."""
+        """Return the newest good step; `None` if there is none.
+
+        Raises:
+            DiskError: the disk refused.
+        """
         return next(filter(self._is_good, reversed(self.steps())), None)
 
     def discard_damaged(self) -> list[InputError]:
@@ -193,7 +197,7 @@ class CheckpointStore:
     def _is_good(self, step: int) -> bool:
         try:
             self.open(step)
-        except (InputError, DiskError):
+        except InputError:
             return False
         return True
 
@@ -210,8 +214,9 @@ class CheckpointStore:
 
     def _is_ours(self) -> bool:
         """Whether the folder is there; a link to another one is refused."""
-        if self.folder.is_symlink():
-            hint = f"name the folder itself: {os.path.realpath(self.folder)}"
-            problem = "a link, and links are not followed"
-            raise InputError(problem, file=self.folder, hint=hint)
-        return self.folder.is_dir()
+        with reporting(self.folder, "read"):
+            if self.folder.is_symlink():
+                hint = f"name the folder itself: {os.path.realpath(self.folder)}"
+                problem = "a link, and links are not followed"
+                raise InputError(problem, file=self.folder, hint=hint)
+            return self.folder.is_dir()

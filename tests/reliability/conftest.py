@@ -1,0 +1,29 @@
+"""What linsey promises about files, tested by what destroys them.
+
+Each test states how many trials it makes and that all of them have to pass; the fast
+suite makes a part of them, `make test-all` all, `make soak` those that take many
+minutes. A test that hangs fails: each has a time limit.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A folder in memory where there is such a disk: a sync costs nothing there."""
+    disk = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    folder = tempfile.mkdtemp(prefix="linsey-", dir=disk)
+    yield Path(folder)
+    shutil.rmtree(folder)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that takes `effort` once with 1 trial in some, and once with all."""
+    if "effort" in metafunc.fixturenames:
+        every = pytest.param(1.0, id="all", marks=pytest.mark.slow)
+        metafunc.parametrize("effort", [pytest.param(0.1, id="some"), every])
