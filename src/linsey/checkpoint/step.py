@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from linsey.checkpoint import durable, format_1, manifest, pieces
-from linsey.checkpoint.manifest import ArraySpec, Manifest
+from linsey.checkpoint.manifest import Manifest
 from linsey.checkpoint.trees import Nested, flatten, leaves
 from linsey.checkpoint.verified import VerifiedCheckpoint
 from linsey.errors import DiskError, InputError
 from linsey.files import reporting
+from linsey.specs import ArraySpec
 
 _NAME = re.compile(r"step_([0-9]{8,19})(?:\+([0-9]{1,9}))?")
 
