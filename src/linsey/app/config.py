@@ -208,7 +208,7 @@ class ConvertConfig:
     `NAME.orbax`, `NAME.msgpack`."""
     to: Literal["step", "orbax", "msgpack"] | None = None
     """Format to write."""
-    step: int | None = None
+    step: _Interval | None = None
     """Number of the step to write. Defaults to that of the source."""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from linsey.app.config import ConvertConfig
 from linsey.app.options import parse
+from linsey.app.terminal import say
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,9 +25,9 @@ def main(arguments: Sequence[str]) -> int:
     done = convert(config.source, config.target, config.to, step=config.step)
     before, after = done.kinds
     number = "" if done.step is None else f", step {done.step}"
-    print(f"read {done.source} ({before})")
-    print(f"wrote {done.target} ({after}{number})")
-    print(f"read it back: {done.leaves} entries, {done.size:,} bytes, all hashes equal")
+    say(f"read {done.source} ({before})")
+    say(f"wrote {done.target} ({after}{number})")
+    say(f"read it back: {done.leaves} entries, {done.size:,} bytes, all hashes equal")
     for note in done.notes:
-        print(f"note: {note}")
+        say(f"note: {note}")
     return 0

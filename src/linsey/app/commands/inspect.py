@@ -61,9 +61,9 @@ def _inspect_foreign(path: Path, kind: str) -> int:
     from linsey.training.formats import describe
 
     specs = describe(path)
-    print(f"{path}: {kind}, {len(specs)} entries")
+    say(f"{path}: {kind}, {len(specs)} entries")
     for name, spec in specs.items():
-        print(printable(f"  {name}  {spec}"))
+        say(printable(f"  {name}  {spec}"))
     return 0
 
 
