@@ -36,11 +36,13 @@ def main(arguments: Sequence[str]) -> int:
     """
     config = parse(InspectConfig, "inspect", arguments)
 
-    from linsey.app.checkpoint_choice import choose
-    from linsey.training.formats import kind_of
+    from linsey.app.checkpoint_choice import choose, has_steps
 
-    if (kind := kind_of(config.checkpoint)) not in ("step", None):
-        return _inspect_foreign(config.checkpoint, kind)
+    if not has_steps(config.checkpoint):
+        from linsey.training.formats import kind_of
+
+        if (kind := kind_of(config.checkpoint)) is not None:
+            return _inspect_foreign(config.checkpoint, kind)
     checkpoint = choose(config)
     say(f"{checkpoint.folder}: step {checkpoint.step}, every byte verified")
     for title in ("config", "environment", "cursor"):
