@@ -13,6 +13,7 @@ import functools
 import os
 import re
 import stat
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,13 @@ def write_checkpoint(
     chunks, entry, arrays = pieces.pack(flatten(tree), name)
     empty = tuple(path for path, leaf in leaves(tree) if path not in arrays)
     record = Manifest(
-        manifest.FORMAT, step, revision, dict(metadata), {name: entry}, arrays, empty
+        manifest.FORMAT,
+        index(step),
+        revision,
+        dict(metadata),
+        {name: entry},
+        arrays,
+        empty,
     )
     sealed = manifest.encode(record)
     # What could not be read is not written: keys, numbers, sizes that nobody can have.
