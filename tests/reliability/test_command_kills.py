@@ -1,5 +1,6 @@
 """Killed at any instant and resumed, a run ends with the bits of one that was not."""
 
+import contextlib
 import os
 import random
 import signal
@@ -10,17 +11,19 @@ from pathlib import Path
 
 import pytest
 
+from linsey.app.run_folder import CHECKPOINTS
 from linsey.checkpoint import durable
 from linsey.checkpoint.manifest import file_name
-from tests.app.runs import SMALL, arrays, assert_same_run
-
-START_SECONDS = 120
+from tests.app.runs import SMALL, assert_same_run, final
+from tests.reliability.figures import record
+from tests.reliability.runs import assert_one_history
 
 
 class Killed(BaseException):
     """Stops everything where it is, as a kill does."""
 
 
+@pytest.mark.timeout(120)
 def test_kill_at_any_kind_of_write(linsey, blobs, tmp_path, monkeypatch):
     """Simulated: each run dies before a write to the disk that the next one repeats."""
     options = ("train", "--data", blobs, *SMALL)
@@ -51,6 +54,11 @@ def test_kill_at_any_kind_of_write(linsey, blobs, tmp_path, monkeypatch):
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
+# Every step is saved, so that half of the kills can hit a save.
+OPTIONS = ["--model", "mlp", "--width", "8", "--seed", "3", "--checkpoint-every", "1",
+           "--eval-every", "10", "--epochs"]  # fmt: skip
+
+
 def start(options: list[str], out: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "linsey", "train", "--resume", "--out", str(out)]
     return subprocess.Popen(
@@ -58,20 +66,21 @@ def start(options: list[str], out: Path) -> subprocess.Popen:
     )
 
 
-def kill_once(options: list[str], out: Path, delay: float) -> bool:
-    """Kills a run some time after it began to train; False if it ended before."""
-    log = out / "metrics.jsonl"
+def kill_once(options: list[str], out: Path, delay: float, in_save: bool) -> bool:
+    """Kill a run some time after it began to train; False if it ended before."""
+    log, folder = out / "metrics.jsonl", out / CHECKPOINTS
     before = log.stat().st_size if log.exists() else 0
     process = start(options, out)
-    deadline = time.monotonic() + START_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
+    while process.poll() is None:
         if log.exists() and log.stat().st_size > before:
             break
         time.sleep(0.005)
-    try:
-        process.wait(timeout=delay)
-    except subprocess.TimeoutExpired:
-        process.kill()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(delay)
+    while in_save and process.poll() is None:
+        if any(name.startswith(durable.TEMPORARY) for name in os.listdir(folder)):
+            break
+    process.kill()
     _, error = process.communicate()
     assert process.returncode in (0, -signal.SIGKILL), error.decode()
     return process.returncode != 0
@@ -82,31 +91,35 @@ def finish(process: subprocess.Popen) -> None:
     assert process.returncode == 0, error.decode()
 
 
-def check_kills(options: list[str], folder: Path, kills: int, longest: float) -> int:
-    """Kills a run at random instants and compares its end with that of another."""
-    whole = start(options, folder / "whole")
-    instants = random.Random(0)
-    killed = 0
-    for _ in range(kills):
-        killed += kill_once(options, folder / "run", instants.uniform(0, longest))
-    finish(start(options, folder / "run"))
-    finish(whole)
-    assert_same_run(folder / "run", folder / "whole")
-    return killed
+def check_kills(folder: Path, kills: int) -> None:
+    """Kill a run again and again, and compare its end with that of another."""
+    options, run = [*OPTIONS, str(kills + 5)], folder / "run"
+    finish(start(options, folder / "whole"))
+    instants, saved = random.Random(0), -1
+    for number in range(kills):
+        assert kill_once(options, run, instants.uniform(0, 0.4), number % 2 == 0)
+        newest = final(run).step  # it loads, and what was saved before is not lost
+        assert newest >= saved
+        saved = newest
+    finish(start(options, run))
+    assert_one_history(run, folder / "whole")
+    names = [path.name for path in run.rglob("*")]
+    assert not [n for n in names if n.startswith((durable.TEMPORARY, durable.DOOMED))]
+    record("the command is killed", f"{kills} of {kills} resumed to the same bits")
 
 
+@pytest.mark.timeout(300)
 def test_kill_of_the_process(tmp_path):
-    """Real kills, with a save after every sixth step."""
-    options = ["--model", "mlp", "--width", "8", "--epochs", "3", "--seed", "3",
-               "--checkpoint-every", "6", "--eval-every", "22"]  # fmt: skip
-    assert check_kills(options, tmp_path, kills=2, longest=3.0) >= 1
-    assert arrays(tmp_path / "run")["step"] == 3 * 22
+    check_kills(tmp_path, kills=2)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_kill_at_20_random_instants(tmp_path):
-    """The default model, killed while it compiles, trains, evaluates and saves."""
-    options = ["--epochs", "12", "--checkpoint-every", "5"]
-    assert check_kills(options, tmp_path, kills=20, longest=6.0) >= 15
-    assert arrays(tmp_path / "run")["step"] == 12 * 22
+def test_kill_storm_of_30(tmp_path):
+    check_kills(tmp_path, kills=30)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(2 * 3600)
+def test_kill_storm_of_200(tmp_path):
+    check_kills(tmp_path, kills=200)
