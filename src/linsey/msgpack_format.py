@@ -181,7 +181,7 @@ class Reader:
         self, cause: str, expected: object = None, found: object = None
     ) -> NoReturn:
         """Raise the error that names the path of the value that is read."""
-        key = "/".join(map(str, self.path)) or None
+        key = "/".join(f"{name!s:.80}" for name in self.path)[:400] or None
         stated: dict[str, Any] = {"key": key, "expected": expected, "found": found}
         raise MalformedBytesError(self.size, cause, file=self.file, **stated)
 

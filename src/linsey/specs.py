@@ -20,15 +20,18 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
-import jax
 import numpy as np
 
 from linsey.errors.base import printable
+from linsey.schema import Between
 
 __all__ = ["ArraySpec", "Difference", "Spec", "differences", "flatten", "spec_of"]
 
+MAX_ELEMENTS = 2**40
+Shape = Annotated[tuple[Annotated[int, Between(0, MAX_ELEMENTS)], ...], Between(0, 32)]
+"""The type of a shape, with the bounds of what a file may say."""
 NOTHING = "nothing"
 DICTIONARY = "a dictionary"
 _NUMBERS: dict[str, Any] = {
@@ -51,10 +54,10 @@ class ArraySpec:
 
     Attributes:
         shape: the lengths of its axes.
-        dtype: the name of its dtype.
+        dtype: the name of its dtype in NumPy or JAX, those of random keys included.
     """
 
-    shape: tuple[int, ...]
+    shape: Shape
     dtype: str
 
     @classmethod
@@ -65,8 +68,10 @@ class ArraySpec:
             >>> print(ArraySpec.of(np.zeros((3, 4), np.float32)))
             float32[3,4]
         """
-        # The dtype of random keys has a name too, though NumPy does not know it.
-        return cls(tuple(array.shape), getattr(array.dtype, "name", str(array.dtype)))
+        array = array if hasattr(array, "dtype") else np.asarray(array)
+        dtype = array.dtype
+        name = dtype.name if hasattr(dtype, "name") else np.dtype(dtype).name
+        return cls(tuple(array.shape), name)
 
     def __str__(self) -> str:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"
@@ -82,7 +87,7 @@ class Difference:
 
     Attributes:
         kind: `"shape"`, `"dtype"`, `"type"`, `"missing"`, `"extra"` or `"renamed"`.
-        path: names joined by slashes.
+        path: names joined by `/`; in a name, `~1` stands for that, and `~0` for `~`.
         expected: what should be there; `None` for what is extra.
         found: what is there; `None` for what is missing; the other name of what was
             renamed.
@@ -193,6 +198,8 @@ def _is_number(number: Spec, array: Spec) -> bool:
     """Tell whether a number of Python can stand for an array."""
     if number not in _NUMBERS or isinstance(array, str) or array.shape:
         return False
+    import jax  # here alone: whoever lists the arrays of a file needs no jax
+
     try:
         return jax.numpy.issubdtype(np.dtype(array.dtype), _NUMBERS[str(number)])
     except TypeError:  # the dtype of random keys
@@ -224,4 +231,6 @@ def _is_scalar(spec: Spec) -> bool:
 
 
 def _joined(path: str, name: object) -> str:
-    return f"{path}/{name}" if path else str(name)
+    # As JSON pointers and the steps of `linsey.checkpoint` do.
+    text = str(name).replace("~", "~0").replace("/", "~1")
+    return f"{path}/{text}" if path else text

@@ -51,7 +51,8 @@ START = '{"kind": "start", "step": 0}'
         ([START, '{"kind": "resume", "step": -1}'], "line 2.step: out of range"),
         ([START, '{"kind": "eval", "step": 2}'], "line 2.loss: an entry is missing"),
         ([START, "{", '{"kind": "skip", "step": 2}'], "line 2: not JSON"),
-        ([START, "{", "{", START], "line 2: not JSON"),
+        ([START, "}", START], "line 2: not JSON"),
+        ([START, "\\xff"], "line 2: not JSON"),
         ([START, '{"kind": "skip", "step": 2, "x": {}}'], "line 2.x"),
     ],
 )
@@ -59,6 +60,19 @@ def test_a_line_that_is_no_record_is_named(tmp_path, lines, told):
     (tmp_path / "log").write_text("\n".join(lines) + "\n")
     with pytest.raises(InputError, match=told):
         read(tmp_path / "log")
+    with pytest.raises(InputError, match=told):
+        MetricsLog(tmp_path / "log")
+
+
+@pytest.mark.parametrize(
+    "torn", ["{", '{"kind": "eval", "st', "\0" * 9, '{"ki\n{"kind": "r']
+)
+def test_lines_that_a_kill_cut_short_are_left_out(tmp_path, torn):
+    log = tmp_path / "log"
+    log.write_text(f"{START}\n{torn}")
+    assert steps(read(log)) == [("start", 0)]
+    log.write_text(f'{START}\n{torn}\n{{"kind": "resume", "step": 0}}\n')
+    assert steps(read(log)) == [("start", 0)]
 
 
 def test_numbers_that_are_not_finite_stay_json(tmp_path):

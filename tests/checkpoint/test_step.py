@@ -55,10 +55,9 @@ def test_every_difference_from_the_template_is_listed(store):
         store.newest().restore(template)
     assert str(caught.value) == (
         f"{store.path(7)}: checkpoint of another model: "
-        "`noise` is not in this model; "
         "`params/Dense_0/kernel` is float32[3,4], not float32[3,5]; "
         "`params/flag` is bool[], not int32[]; "
-        "`params/new` is missing "
+        "`params/new` is missing; `noise` is not expected "
         "(use the options the checkpoint was written with)"
     )
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from linsey.app import report, terminal
 from linsey.app.commands.inspect import _drawn
 from tests.app.runs import SMALL
+from tests.reliability.figures import record
 
 NAMES = ["[/b]", "[red]c", "\x1b[2Jx", ":smile:", "<script>", "a\u202eb", "\x9b5m"]
 SHOWN = ["[/b]", "[red]c", r"\x1b[2Jx", ":smile:", "<script>", r"a\u202eb", r"\x9b5m"]
@@ -75,3 +76,4 @@ def test_a_run_on_classes_of_any_name(linsey, tmp_path):
     for shown in ("[red]c", "[b]", r"\x1b[2J", "<i>&"):
         assert shown in found.out
     assert r"\x1b[2J" in (tmp_path / "run" / "report.html").read_text()
+    record("names in the output", f"{len(NAMES)} of {len(NAMES)} names")

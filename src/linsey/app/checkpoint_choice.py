@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from linsey.app.config import InspectConfig
 from linsey.app.metadata import run_metadata
 from linsey.app.run_folder import CHECKPOINTS, newest_checkpoint
 from linsey.checkpoint import CheckpointStore, manifest
 from linsey.checkpoint.step import VerifiedCheckpoint, open_checkpoint
 from linsey.errors import InputError
+
+
+def has_steps(path: Path) -> bool:
+    """Tell whether a path is a run, its folder of checkpoints, or one of them."""
+    names = (manifest.NAME, CHECKPOINTS)
+    is_one = any(os.path.lexists(path / name) for name in names)
+    return is_one or (path.is_dir() and bool(CheckpointStore(path).steps()))
 
 
 def choose(config: InspectConfig) -> VerifiedCheckpoint:

@@ -171,7 +171,11 @@ class TrainConfig(RunOptions, Identity):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InspectConfig:
-    """List what a checkpoint holds, after verifying every byte of it."""
+    """List what a checkpoint holds, after verifying every byte of it.
+
+    Of a checkpoint of Orbax, a file of msgpack bytes, or one of safetensors, names,
+    shapes and dtypes are listed.
+    """
 
     checkpoint: Path
     """Folder of a run, or of one step in it."""
@@ -187,6 +191,25 @@ class EvalConfig(InspectConfig):
 
     data: _Text | None = None
     """Other data than it was trained on; all of them, if they have no test part."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConvertConfig:
+    """Copy a checkpoint into another format, and compare every array.
+
+    What is read is recognized: a step of linsey, of any version; a checkpoint of Orbax;
+    a file of msgpack bytes, as Flax writes it. Nothing is overwritten.
+    """
+
+    source: Path
+    """The checkpoint to read."""
+    target: Path
+    """The file or folder to write; its name may say the format: `step_00000042`,
+    `NAME.orbax`, `NAME.msgpack`."""
+    to: Literal["step", "orbax", "msgpack"] | None = None
+    """Format to write."""
+    step: _Interval | None = None
+    """Number of the step to write. Defaults to that of the source."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -128,8 +128,8 @@ def _opened(path: Path) -> Iterator[Image]:
         warnings.simplefilter("ignore")  # about what it repairs
         # What pillow itself holds too large is larger than our limit.
         warnings.simplefilter("error", pillow.DecompressionBombWarning)
+        formats = [name for name in _FORMATS if name in pillow.OPEN]
         try:
-            formats = [name for name in _FORMATS if name in pillow.OPEN]
             image = pillow.open(file, formats=formats)
         except (pillow.DecompressionBombWarning, pillow.DecompressionBombError):
             raise _too_large(path, "more") from None

@@ -20,6 +20,7 @@ from linsey.metrics.tensorboard import SummaryWriter
 from linsey.schema import Between, conform, parse_json
 
 MAX_BYTES = 2**28
+_START = b'{"kind": "'
 Record = dict[str, Any]
 
 # What a record of each kind has at least. Whatever else is there is a plain value, so
@@ -47,7 +48,7 @@ class MetricsLog:
         tensorboard: folder for event files. If `None`, there are none.
 
     Raises:
-        InputError: the file is a link, or no regular file.
+        InputError: the file is a link, no regular file, or has a wrong line.
         DiskError: the disk refused; `write` and `sync` raise it too.
     """
 
@@ -58,8 +59,18 @@ class MetricsLog:
         with reporting(path):
             durable.sync_folder(path.parent)
             size = os.fstat(self._descriptor).st_size
+            if size > 0:
+                self._check()
             if size > 0 and os.pread(self._descriptor, 1, size - 1) != b"\n":
                 self._append(b"\n")  # ends a line that a kill cut short
+
+    def _check(self) -> None:
+        """Read what is there: a wrong line shows at the beginning, not at the end."""
+        try:
+            read(self.path)
+        except BaseException:
+            self.close()
+            raise
 
     def write(self, kind: str, step: int, **values: object) -> None:
         """Append a record.
@@ -117,15 +128,14 @@ def read(path: Path) -> list[Record]:
         try:
             entries = parse_json(line, path)
         except InputError as error:
-            # Cut short if nothing follows, or only what a resumed run begins with.
-            cut = InputError(error.problem, file=path, key=where, hint=error.hint)
-            if torn is not None:
+            torn = InputError(error.problem, file=path, key=where)
+            # A kill cuts a line short; what a crash of the system leaves may be zeros.
+            if not _START.startswith(line.rstrip(b"\0")[: len(_START)]):
                 raise torn from None
-            torn = cut
             continue
         record = _checked(entries, path, where)
         if torn is not None and record["kind"] not in ("start", "resume"):
-            raise torn
+            raise torn  # whoever goes on after a kill says so
         torn = None
         if record["kind"] in ("start", "resume"):
             step = record["step"]

@@ -101,7 +101,8 @@ class _Member:
             if match is None or match["key"] in found:
                 raise self._unreadable(body)
             found[match["key"]], place = match["value"], match.end()
-        if found.keys() != {"descr", "fortran_order", "shape"}:
+        order = found.get("fortran_order")
+        if len(found) < 3 or order not in ("True", "False"):
             raise self.wrong("not the header of an array")
         descr = found["descr"].strip("'\"")
         if not _DTYPE.fullmatch(descr):
@@ -114,7 +115,7 @@ class _Member:
         if len(shape) > MAX_AXES:
             expected = f"at most {MAX_AXES}"
             raise self.wrong("too many axes", expected=expected, found=len(shape))
-        return _Header(np.dtype(descr), shape, found["fortran_order"] == "True")
+        return _Header(np.dtype(descr), shape, order == "True")
 
     def _unreadable(self, body: str) -> InputError:
         """Objects, records, text: dtypes that are legal, but of no use here."""

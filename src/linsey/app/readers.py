@@ -10,7 +10,7 @@ from linsey.app.dataset import Dataset, make_dataset
 from linsey.app.images import load_image_folder
 from linsey.app.npz import read_npz
 from linsey.errors import InputError
-from linsey.files import reporting
+from linsey.files import parsing, reporting
 
 _WHOLE = ("x", "y")
 _PARTS = ("x_train", "y_train", "x_test", "y_test")
@@ -35,13 +35,15 @@ def load(options: DataOptions) -> Dataset:
     with reporting(path, "read"):
         is_folder, exists = path.is_dir(), path.exists() or path.is_symlink()
     if is_folder:
-        return load_image_folder(path, options)
+        with parsing(path, "the images cannot be loaded"):
+            return load_image_folder(path, options)
     if not exists:
         raise InputError("no such file or folder", file=path, key="--data")
     if path.suffix != ".npz":
         kinds = "`digits`, FILE.npz, or a folder of class folders of images"
         raise InputError("data of an unknown kind", file=path, expected=kinds)
-    return load_npz(path, options)
+    with parsing(path, "the arrays cannot be loaded"):
+        return load_npz(path, options)
 
 
 def load_npz(path: Path, options: DataOptions) -> Dataset:

@@ -17,11 +17,11 @@ reads and writes are in `linsey.training.checkpoints`.
 """
 
 from linsey.checkpoint import durable, manifest
-from linsey.checkpoint.manifest import ArraySpec
 from linsey.checkpoint.step import open_checkpoint, write_checkpoint
 from linsey.checkpoint.store import CheckpointStore
 from linsey.checkpoint.trees import flatten, nest
 from linsey.checkpoint.verified import VerifiedCheckpoint
+from linsey.specs import ArraySpec
 
 __all__ = [
     "ArraySpec",

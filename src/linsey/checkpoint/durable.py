@@ -199,8 +199,12 @@ def _sync(path: Path) -> None:
 def _sync_tree(path: Path) -> None:
     """Sync everything at once: the file system then commits once, not once a file."""
     paths = list(_tree(path))
-    with ThreadPoolExecutor(min(len(paths), 16)) as pool:
-        list(pool.map(_sync, paths))  # the list raises what a call raised
+    try:
+        with ThreadPoolExecutor(min(len(paths), 16)) as pool:
+            list(pool.map(_sync, paths))  # the list raises what a call raised
+    except RuntimeError:  # no thread can be started
+        for path in paths:
+            _sync(path)
 
 
 def _tree(path: Path) -> Iterator[Path]:

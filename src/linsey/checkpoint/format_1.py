@@ -16,13 +16,14 @@ from typing import Any, Literal
 import numpy as np
 
 from linsey.checkpoint import dtypes, trees
-from linsey.checkpoint.manifest import NAME, ArraySpec, Count, FileEntry
+from linsey.checkpoint.manifest import NAME, Count, FileEntry
 from linsey.checkpoint.pieces import changed, read_file
 from linsey.checkpoint.verified import VerifiedCheckpoint
 from linsey.errors import InputError
 from linsey.extras import require
 from linsey.files import reporting
 from linsey.schema import conform
+from linsey.specs import ArraySpec
 
 STATE = "state"
 

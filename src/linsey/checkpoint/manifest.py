@@ -21,47 +21,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
-
 from linsey.checkpoint import dtypes, trees
-from linsey.errors import ArgumentTypeError, InputError
+from linsey.errors import ArgumentTypeError, InputError, UnsupportedError
 from linsey.files import read_regular
 from linsey.schema import Between, Matching, conform, parse_json
+from linsey.specs import MAX_ELEMENTS, Shape
 
 NAME = "manifest.json"
 """The name of the manifest in its folder."""
 FORMAT = 2
 """The number of the format that is written; format 1 is read too."""
-MAX_MANIFEST_BYTES = 256 * 2**20
-MAX_ELEMENTS = 2**40
+MAX_MANIFEST_BYTES = 64 * 2**20
 _SEAL = b',\n "sha256": "'
 _END = b'"\n}\n'
 
 Count = Annotated[int, Between(0, 2**62)]
 Hash = Annotated[str, Matching("[0-9a-f]{64}", "a SHA-256 in hexadecimal")]
-Shape = Annotated[tuple[Annotated[int, Between(0, MAX_ELEMENTS)], ...], Between(0, 32)]
-
-
-@dataclasses.dataclass(frozen=True)
-class ArraySpec:
-    """Shape and dtype of one stored array."""
-
-    shape: Shape
-    dtype: str
-
-    @classmethod
-    def of(cls, array: Any) -> ArraySpec:
-        """Describe anything that has a shape and a dtype.
-
-        Example:
-            >>> print(ArraySpec.of(np.zeros((3, 4), np.float32)))
-            float32[3,4]
-        """
-        array = array if hasattr(array, "dtype") else np.asarray(array)
-        return cls(tuple(array.shape), dtypes.name_of(array.dtype))
-
-    def __str__(self) -> str:
-        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +139,7 @@ def encode(manifest: Manifest) -> bytes:
 
     Raises:
         ArgumentTypeError: the metadata is not JSON.
+        UnsupportedError: it would be longer than what is read.
     """
 
     def as_json(value: object) -> object:
@@ -176,6 +152,12 @@ def encode(manifest: Manifest) -> bytes:
         )
 
     body = json.dumps(vars(manifest), default=as_json).encode().removesuffix(b"}")
+    if len(body) > MAX_MANIFEST_BYTES - 100:
+        raise UnsupportedError(
+            f"The manifest of {len(manifest.arrays):,} arrays has {len(body):,} bytes.",
+            f"No more than {MAX_MANIFEST_BYTES:,} are read.",
+            "Save less metadata, or stack arrays of one kind.",
+        )
     return body + _SEAL + _hash(body) + _END
 
 

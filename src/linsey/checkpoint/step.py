@@ -13,15 +13,17 @@ import functools
 import os
 import re
 import stat
+from operator import index
 from pathlib import Path
 from typing import Any
 
 from linsey.checkpoint import durable, format_1, manifest, pieces
-from linsey.checkpoint.manifest import ArraySpec, Manifest
+from linsey.checkpoint.manifest import Manifest
 from linsey.checkpoint.trees import Nested, flatten, leaves
 from linsey.checkpoint.verified import VerifiedCheckpoint
 from linsey.errors import DiskError, InputError
 from linsey.files import reporting
+from linsey.specs import ArraySpec
 
 _NAME = re.compile(r"step_([0-9]{8,19})(?:\+([0-9]{1,9}))?")
 
@@ -66,7 +68,13 @@ def write_checkpoint(
     chunks, entry, arrays = pieces.pack(flatten(tree), name)
     empty = tuple(path for path, leaf in leaves(tree) if path not in arrays)
     record = Manifest(
-        manifest.FORMAT, step, revision, dict(metadata), {name: entry}, arrays, empty
+        manifest.FORMAT,
+        index(step),
+        revision,
+        dict(metadata),
+        {name: entry},
+        arrays,
+        empty,
     )
     sealed = manifest.encode(record)
     # What could not be read is not written: keys, numbers, sizes that nobody can have.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from linsey.checkpoint.manifest import ArraySpec
 from linsey.checkpoint.trees import Nested, flatten, leaves, nest
 from linsey.errors import InputError
+from linsey.specs import ArraySpec, differences
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +29,10 @@ class VerifiedCheckpoint:
     metadata: dict[str, Any]
     arrays: dict[str, ArraySpec]
     revision: int = 0
-    _values: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
-    _empty: tuple[str, ...] = dataclasses.field(default=(), repr=False)
+    _values: Mapping[str, Any] = dataclasses.field(
+        default_factory=dict, repr=False, compare=False
+    )
+    _empty: tuple[str, ...] = dataclasses.field(default=(), repr=False, compare=False)
 
     def restore(self, template: Nested) -> dict[str, Any]:
         """Return the arrays, if they are exactly those of the template.
@@ -46,8 +48,8 @@ class VerifiedCheckpoint:
             InputError: a name, a shape or a dtype differs; it lists every difference.
         """
         expected = {k: ArraySpec.of(v) for k, v in flatten(template).items()}
-        if differences := list(_differences(expected, self.arrays)):
-            problem = "checkpoint of another model: " + "; ".join(differences)
+        if found := differences(nest(expected), nest(self.arrays)):
+            problem = "checkpoint of another model: " + "; ".join(map(str, found))
             hint = "use the options the checkpoint was written with"
             raise InputError(problem, file=self.folder, hint=hint)
         empty = [path for path, leaf in leaves(template) if path not in expected]
@@ -56,15 +58,3 @@ class VerifiedCheckpoint:
     def read(self) -> dict[str, Any]:
         """Return the arrays as they are, nested by path; see `restore`."""
         return nest(self._values, self._empty)
-
-
-def _differences(
-    expected: dict[str, ArraySpec], found: dict[str, ArraySpec]
-) -> Iterator[str]:
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
-            yield f"`{name}` is missing"
-        elif name not in expected:
-            yield f"`{name}` is not in this model"
-        elif expected[name] != found[name]:
-            yield f"`{name}` is {found[name]}, not {expected[name]}"

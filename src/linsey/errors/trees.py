@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from linsey.errors.base import LinseyError
 from linsey.errors.files import InputError
-
-if TYPE_CHECKING:
-    from linsey.specs import Difference
 
 
 class TransformedMethodReturnValueError(LinseyError):
@@ -82,11 +79,11 @@ class StateDictMismatchError(LinseyError, ValueError):
         differences: all of them, if a strict reader has compared both.
 
     Attributes:
-        differences: the same; see `linsey.specs.Difference`.
+        differences: the same, each a `linsey.specs.Difference`.
     """
 
     def __init__(
-        self, message: str, why: str = "", differences: Sequence[Difference] = ()
+        self, message: str, why: str = "", differences: Sequence[object] = ()
     ) -> None:
         super().__init__(
             message,

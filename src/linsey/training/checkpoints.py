@@ -253,7 +253,7 @@ def save_checkpoint(
         newer = []
     io.makedirs(os.path.dirname(path))
     if with_orbax:
-        writer = orbax_checkpointer or _orbax().PyTreeCheckpointer()
+        writer = orbax_checkpointer or orbax().PyTreeCheckpointer()
         save_args = orbax_utils.save_args_from_target(target)
         absolute = _absolute(path)
         write = functools.partial(writer.save, absolute, target, save_args=save_args)
@@ -316,8 +316,7 @@ def _write_bytes(path: str, content: bytes, prefix: str) -> None:
     if jax.process_index():
         return
     if io.io_mode is io.BackendMode.DEFAULT:
-        with files.reporting(path, "save", len(content)):
-            durable.write_file(pathlib.Path(path), content)
+        durable.write_file(pathlib.Path(path), content)
         return
     partial = os.path.join(os.path.dirname(path), f"{prefix}tmp")
     with io.GFile(partial, "wb") as file:
@@ -325,7 +324,8 @@ def _write_bytes(path: str, content: bytes, prefix: str) -> None:
     io.rename(partial, path, overwrite=True)
 
 
-def _orbax() -> Any:
+def orbax() -> Any:
+    """Import Orbax, which is used by checkpoints of its kind only."""
     return require("orbax.checkpoint", "train", "A checkpoint of this kind")
 
 
@@ -411,7 +411,7 @@ def restore_checkpoint(
             )
     elif not io.exists(folder):
         return target
-    elif io.isdir(folder) and not _is_orbax(folder):
+    elif io.isdir(folder) and not is_orbax(folder):
         newest = latest_checkpoint(folder, prefix)
         if newest is None:
             return target
@@ -446,7 +446,7 @@ def _read_orbax(
     transforms: dict[str, object] | None,
     strict: bool,
 ) -> Any:
-    reader = checkpointer or _orbax().PyTreeCheckpointer()
+    reader = checkpointer or orbax().PyTreeCheckpointer()
     absolute = _absolute(path)
     if strict:
         stored = orbax_utils.stored_specs(reader, absolute)
@@ -461,8 +461,8 @@ def _read_orbax(
         )
 
 
-def _is_orbax(path: str) -> bool:
-    """Tell whether a folder is itself a checkpoint."""
+def is_orbax(path: str) -> bool:
+    """Tell whether a folder is itself a checkpoint of Orbax."""
     marks = (ORBAX_CKPT_FILENAME, ORBAX_MANIFEST_OCDBT, ORBAX_METADATA_FILENAME)
     names = (*marks, "_CHECKPOINT_METADATA")
     return any(io.exists(os.path.join(path, name)) for name in names)

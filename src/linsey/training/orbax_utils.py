@@ -122,6 +122,21 @@ def _described(leaf: Any) -> Spec:
     return "text" if type(leaf).__name__ == "StringMetadata" else spec_of(leaf)
 
 
+def is_storable(dtype: object) -> bool:
+    """Tell whether Orbax can store arrays of a dtype.
+
+    Example:
+        >>> is_storable(np.dtype("float32")), is_storable(np.dtype("datetime64[s]"))
+        (True, False)
+    """
+    import tensorstore
+
+    try:
+        return isinstance(dtype, np.dtype) and bool(tensorstore.dtype(dtype.name))
+    except (TypeError, ValueError):
+        return False
+
+
 def without_keys(target: object) -> Any:
     """Return a target with the numbers of random keys, which is what Orbax stores."""
 
@@ -135,8 +150,12 @@ def without_keys(target: object) -> Any:
 
 
 @contextlib.contextmanager
-def reading(path: str) -> Iterator[None]:
+def reading(path: str, doing: str = "read") -> Iterator[None]:
     """Report whatever Orbax raises in a block as an error about a checkpoint.
+
+    Args:
+        path: of the checkpoint.
+        doing: the verb of the message.
 
     Raises:
         InputError: instead of any other exception.
@@ -147,7 +166,7 @@ def reading(path: str) -> Iterator[None]:
         raise
     except Exception as error:
         cause = str(error).split("\n")[0][:300] or type(error).__name__
-        raise InputError(f"Orbax cannot read it: {cause}", file=path) from error
+        raise InputError(f"Orbax cannot {doing} it: {cause}", file=path) from error
 
 
 def maybe_construct_transformations(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,8 +36,13 @@ def main(arguments: Sequence[str]) -> int:
     """
     config = parse(InspectConfig, "inspect", arguments)
 
-    from linsey.app.checkpoint_choice import choose
+    from linsey.app.checkpoint_choice import choose, has_steps
 
+    if not has_steps(config.checkpoint):
+        from linsey.training.formats import kind_of
+
+        if (kind := kind_of(config.checkpoint)) is not None:
+            return _inspect_foreign(config.checkpoint, kind)
     checkpoint = choose(config)
     say(f"{checkpoint.folder}: step {checkpoint.step}, every byte verified")
     for title in ("config", "environment", "cursor"):
@@ -49,6 +55,17 @@ def main(arguments: Sequence[str]) -> int:
     known = [name for name in _TITLES if name in tree]
     for name in (*known, *sorted(tree.keys() - _TITLES.keys())):
         show(_drawn(name, tree[name]))
+    return 0
+
+
+def _inspect_foreign(path: Path, kind: str) -> int:
+    """List what is in a file or folder that no run of linsey wrote."""
+    from linsey.training.formats import describe
+
+    specs = describe(path)
+    say(f"{path}: {kind}, {len(specs)} entries")
+    for name, spec in specs.items():
+        say(printable(f"  {name}  {spec}"))
     return 0
 
 
