@@ -24,16 +24,7 @@ def train(out: Path, cores: int, *options: object, **environment: str) -> None:
     """Train in a process that may use some of the cores."""
     chosen = ",".join(map(str, sorted(os.sched_getaffinity(0))[:cores]))
     variables = {key: value for key, value in os.environ.items() if key != "NPROC"}
-    command = [
-        sys.executable,
-        "-m",
-        "linsey",
-        "train",
-        "--out",
-        str(out),
-        "--epochs",
-        "2",
-    ]
+    command = ["taskset", "-c", chosen, sys.executable, "-m", "linsey", "train"]
     done = subprocess.run(
         [*command, "--out", str(out), "--epochs", "2", *map(str, options)],
         env={**variables, **environment}, capture_output=True, text=True,
