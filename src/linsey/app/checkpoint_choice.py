@@ -11,6 +11,7 @@ from linsey.app.run_folder import CHECKPOINTS, newest_checkpoint
 from linsey.checkpoint import CheckpointStore, manifest
 from linsey.checkpoint.step import VerifiedCheckpoint, open_checkpoint
 from linsey.errors import InputError
+from linsey.files import open_regular
 
 
 def has_steps(path: Path) -> bool:
@@ -18,6 +19,15 @@ def has_steps(path: Path) -> bool:
     names = (manifest.NAME, CHECKPOINTS)
     is_one = any(os.path.lexists(path / name) for name in names)
     return is_one or (path.is_dir() and bool(CheckpointStore(path).steps()))
+
+
+def refuse_special(path: Path) -> None:
+    """Refuse what is neither a folder nor a regular file; what is not there may pass.
+
+    This needs no jax, which those who look closer import first.
+    """
+    if os.path.lexists(path) and not path.is_dir():
+        open_regular(path).close()
 
 
 def choose(config: InspectConfig) -> VerifiedCheckpoint:

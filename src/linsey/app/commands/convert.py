@@ -20,6 +20,10 @@ def main(arguments: Sequence[str]) -> int:
     """
     config = parse(ConvertConfig, "convert", arguments)
 
+    from linsey.app.checkpoint_choice import refuse_special
+
+    refuse_special(config.source)
+
     from linsey.training.conversion import convert
 
     done = convert(config.source, config.target, config.to, step=config.step)

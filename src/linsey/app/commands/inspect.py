@@ -36,9 +36,10 @@ def main(arguments: Sequence[str]) -> int:
     """
     config = parse(InspectConfig, "inspect", arguments)
 
-    from linsey.app.checkpoint_choice import choose, has_steps
+    from linsey.app.checkpoint_choice import choose, has_steps, refuse_special
 
     if not has_steps(config.checkpoint):
+        refuse_special(config.checkpoint)
         from linsey.training.formats import kind_of
 
         if (kind := kind_of(config.checkpoint)) is not None:
