@@ -61,7 +61,8 @@ def write_checkpoint(
     Raises:
         DiskError: there is a folder of that name, or the disk refused.
         ArgumentTypeError: something in the tree or the metadata cannot be stored.
-        InputError: so does something in it that could not be read again.
+        InputError: there is a key or a value that could not be read again.
+        UnsupportedError: there is too much of it, or it is spread over processes.
     """
     name = manifest.file_name(0, 1)
     chunks, entry, arrays = pieces.pack(flatten(tree), name)
