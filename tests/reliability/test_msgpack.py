@@ -100,6 +100,15 @@ def test_other_damage_is_refused_too():
             msgpack_restore(changed)
 
 
+def test_what_could_not_be_read_is_not_written():
+    tree: Any = 1
+    for _ in range(msgpack_format.MAX_DEPTH):
+        tree = {"a": tree}
+    assert msgpack_restore(msgpack_serialize(tree)) == tree
+    with pytest.raises(ValueError, match="more than 100 levels"):
+        msgpack_serialize({"a": tree})
+
+
 def test_bytes_in_bytes_are_only_bytes():
     inner = msgpack_serialize(TREES["params"])
     for writer in (msgpack_serialize, flax.serialization.msgpack_serialize):
