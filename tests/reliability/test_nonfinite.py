@@ -17,7 +17,7 @@ from linsey.app.trainer import Trainer
 from linsey.checkpoint import CheckpointStore, flatten
 from tests.app.runs import arrays, final, make_blobs
 from tests.reliability.figures import record
-from tests.reliability.runs import OPTIONS
+from tests.reliability.runs import OPTIONS, history
 
 pytestmark = pytest.mark.timeout(120)
 BAD_STEP = 8  # the first batch of the second epoch has number 6
@@ -131,6 +131,9 @@ def test_skip_ends_when_more_than_half_of_the_last_steps_are_skipped(
         8,
     )
     assert linsey("eval", "run").code == 0
+    before = history(tmp_path / "run")
+    assert linsey("train", "--resume", "--out", "run").code == 5  # where it ended
+    assert history(tmp_path / "run") == before
 
 
 def test_layers_outside_of_the_forward_pass_are_named():

@@ -73,10 +73,10 @@ class Trainer:
         self.model, self.steps_per_epoch = check(config, dataset)
         self.total = config.epochs * self.steps_per_epoch
         shape = dataset.shape
-        state = steps.create_state(config, self.model, shape, self.steps_per_epoch)
-        self.state = self.devices.replicate(state)
         self.standardize = Standardizer.fit(dataset.x_train)
         self.standardize.check(dataset.x_test)
+        state = steps.create_state(config, self.model, shape, self.steps_per_epoch)
+        self.state = self.devices.replicate(state)
         self.step = 0
         self.scores = Scores()
         self.evaluation: steps.Evaluation | None = None
@@ -135,6 +135,7 @@ class Trainer:
                 is_due = is_best or self._is_due(self.config.checkpoint_every)
                 if stop.takes_save() or is_due:
                     self._save(log)
+                self._end_if_not_finite(log)
                 if self.step == self.total:
                     return
                 self._train(batches, log)
@@ -179,10 +180,16 @@ class Trainer:
             (*scores.skipped_at, self.step) if is_skipped else scores.skipped_at
         )
         scores.skipped_at = window.recent(skipped_at, self.step)
-        if is_skipped and window.too_many(scores.skipped_at, self.total):
+
+    def _end_if_not_finite(self, log: MetricsLog) -> None:
+        """End a run that is resumed as well: else it would not end where it did."""
+        skipped_at = self.scores.skipped_at
+        if self.config.on_nonfinite == "skip" and window.too_many(
+            skipped_at, self.total
+        ):
             self._save(log)
             raise NotFiniteError(
-                f"step {self.step}: {len(scores.skipped_at)} of the last "
+                f"step {self.step}: {len(skipped_at)} of the last "
                 f"{min(window.RECENT, self.step)} steps were not finite and were "
                 "skipped; the last good state is saved (a lower --lr may help)"
             )
