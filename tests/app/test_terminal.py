@@ -1,6 +1,7 @@
+import os
 import sys
 
-from linsey.app.terminal import Progress, progress
+from linsey.app.terminal import Progress, progress, say
 
 
 def test_lines_where_there_is_no_terminal(capsys):
@@ -24,3 +25,12 @@ def test_a_bar_on_a_terminal(capsys, monkeypatch):
     assert "a line [with brackets]" in text
     assert "10/10" in text
     assert "loss 0.2500" in text
+
+
+def test_nobody_reads_any_more():
+    """What is printed then goes nowhere, now and later, and nothing fails."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as stream:
+        say("a line", stream)
+        say("another", stream)
