@@ -86,6 +86,7 @@ def check_instants(folder: Path, count: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_signals_at_12_random_instants(whole, tmp_path):
     (tmp_path / "blobs.npz").write_bytes((whole.parent / "blobs.npz").read_bytes())
     check_instants(tmp_path, 12)
