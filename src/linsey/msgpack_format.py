@@ -31,8 +31,8 @@ ARRAY, COMPLEX, SCALAR = 1, 2, 3
 """The codes of values that MessagePack does not know."""
 CHUNKED = "__msgpack_chunked_array__"
 """Marks a dictionary that stands for one array in pieces."""
-MAX_DEPTH = 512
-"""How deep values may be nested, as in the writer of MessagePack."""
+MAX_DEPTH = 100
+"""How deep values may be nested."""
 MAX_RANK = 64
 """The limit of NumPy."""
 MARK = b"\xc1linsey sha256 "
@@ -220,7 +220,7 @@ class Reader:
         return None, {0xC0: None, 0xC2: False, 0xC3: True}[first]
 
     def value(self, header: tuple[str | None, Any] | None = None) -> Any:
-        """Read whatever comes next, with one frame of Python a level."""
+        """Read whatever comes next."""
         kind, content = header or self.header()
         if kind is None:
             return content

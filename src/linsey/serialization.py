@@ -401,10 +401,19 @@ def _chunk(array: np.ndarray) -> dict[str, object]:
     }
 
 
-def _chunk_leaves(tree: object, in_place: bool) -> object:
+def _chunk_leaves(tree: object, in_place: bool, depth: int = 0) -> object:
     """Split large arrays in nested dictionaries."""
     if type(tree) is dict:
-        chunked = {key: _chunk_leaves(value, in_place) for key, value in tree.items()}
+        if depth == msgpack_format.MAX_DEPTH:
+            raise errors.OptionError(
+                f"The tree has more than {depth} levels.",
+                "So deep a tree is most likely one that contains itself.",
+                "Write a tree that is less deep.",
+            )
+        chunked = {
+            key: _chunk_leaves(value, in_place, depth + 1)
+            for key, value in tree.items()
+        }
         if not in_place:
             return chunked
         tree.update(chunked)

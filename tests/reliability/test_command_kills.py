@@ -105,7 +105,10 @@ def check_kills(folder: Path, kills: int) -> None:
     assert_one_history(run, folder / "whole")
     names = [path.name for path in run.rglob("*")]
     assert not [n for n in names if n.startswith((durable.TEMPORARY, durable.DOOMED))]
-    record("the command is killed", f"{kills} of {kills} resumed to the same bits")
+    record(
+        "the command is killed at random instants, half of them inside of saves",
+        f"{kills} of {kills} resumed to the same bits",
+    )
 
 
 @pytest.mark.timeout(300)

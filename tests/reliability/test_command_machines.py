@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -21,22 +22,12 @@ DEFAULT_STEPS = 660
 
 def train(out: Path, cores: int, *options: object, **environment: str) -> None:
     """Train in a process that may use some of the cores."""
-    chosen = sorted(os.sched_getaffinity(0))[:cores]
+    chosen = ",".join(map(str, sorted(os.sched_getaffinity(0))[:cores]))
     variables = {key: value for key, value in os.environ.items() if key != "NPROC"}
-    command = [
-        sys.executable,
-        "-m",
-        "linsey",
-        "train",
-        "--out",
-        str(out),
-        "--epochs",
-        "2",
-    ]
+    command = ["taskset", "-c", chosen, sys.executable, "-m", "linsey", "train"]
     done = subprocess.run(
-        [*command, *map(str, options)],
+        [*command, "--out", str(out), "--epochs", "2", *map(str, options)],
         env={**variables, **environment}, capture_output=True, text=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, chosen),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
@@ -44,6 +35,7 @@ def train(out: Path, cores: int, *options: object, **environment: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+@pytest.mark.skipif(shutil.which("taskset") is None, reason="needs taskset")
 def test_same_bits_on_one_core_and_on_two(tmp_path):
     train(tmp_path / "one", 1, "--threads", 1)
     train(tmp_path / "two", 2, "--threads", 1)

@@ -141,19 +141,29 @@ def test_run_goes_on_when_nobody_reads_its_output(whole, tmp_path):
     assert_one_history(tmp_path / "run", whole)
 
 
+# Takes its standard input, a terminal, as the one that controls it.
+IN_TERMINAL = """
+import fcntl, os, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.executable, [sys.executable, "-m", "linsey", *sys.argv[1:]])
+"""
+
+
 @pytest.mark.slow
 def test_run_outlives_its_terminal_long_enough_to_save(whole, tmp_path):
     """A terminal that hangs up: SIGHUP, and every write to it fails from then on."""
-    import pty
-
     data = ("--data", whole.parent / "blobs.npz")
     arguments = ("train", *data, *OPTIONS, "--epochs", 300, "--out", tmp_path / "run")
-    child, terminal = pty.fork()
-    if not child:
-        os.execv(sys.executable, [*LINSEY, *map(str, arguments)])
+    screen, terminal = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", IN_TERMINAL, *map(str, arguments)],
+        stdin=terminal, stdout=terminal, stderr=terminal,
+    )  # fmt: skip
+    os.close(terminal)
     seen = b""
     while b"step " not in seen:
-        seen += os.read(terminal, 1000)
-    os.close(terminal)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 75
+        seen += os.read(screen, 1000)
+    os.close(screen)
+    assert process.wait() == 75
+    assert cli.main(["eval", str(tmp_path / "run")]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tarfile
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 from linsey import config, msgpack_format, serialization
-from linsey.errors import InputError, MalformedBytesError
+from linsey.errors import InputError, MalformedBytesError, StateDictMismatchError
 from linsey.serialization import msgpack_restore, msgpack_serialize
 from linsey.training import checkpoints
 from tests.reliability.figures import record
@@ -98,6 +99,15 @@ def test_other_damage_is_refused_too():
     for changed in damaged:
         with pytest.raises(MalformedBytesError):
             msgpack_restore(changed)
+
+
+def test_what_could_not_be_read_is_not_written():
+    tree: Any = 1
+    for _ in range(msgpack_format.MAX_DEPTH):
+        tree = {"a": tree}
+    assert msgpack_restore(msgpack_serialize(tree)) == tree
+    with pytest.raises(ValueError, match="more than 100 levels"):
+        msgpack_serialize({"a": tree})
 
 
 def test_bytes_in_bytes_are_only_bytes():
@@ -299,11 +309,16 @@ def test_what_text_and_objects_are_is_said():
 # -- the format so far ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["msgpack", "orbax"])
-def test_checkpoints_of_the_first_version_are_read(kind, tmp_path):
-    """`golden_training.tar.gz` is what `save_checkpoint` wrote before checksums."""
+@pytest.fixture
+def golden(tmp_path) -> Path:
     with tarfile.open(Path(__file__).with_name("golden_training.tar.gz")) as archive:
         archive.extractall(tmp_path, filter="data")
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", ["msgpack", "orbax"])
+def test_checkpoints_of_the_first_version_are_read(kind, golden):
+    """`golden_training.tar.gz` is what `save_checkpoint` wrote before checksums."""
     tree = {
         "params": {
             "w": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -313,5 +328,26 @@ def test_checkpoints_of_the_first_version_are_read(kind, tmp_path):
         "step": 3,
     }
     target = jax.tree.map(lambda x: 0 if x is tree["step"] else jnp.zeros_like(x), tree)
-    found = checkpoints.restore_checkpoint(tmp_path / kind, target, strict=True)
+    found = checkpoints.restore_checkpoint(golden / kind, target, strict=True)
     assert text(jax.tree.map(np.asarray, found)) == text(jax.tree.map(np.asarray, tree))
+
+
+def test_a_damaged_checkpoint_of_orbax_raises_nothing_else(golden):
+    """Orbax compares no hashes: what it does not notice it loads."""
+    files = [path for path in (golden / "orbax").rglob("*") if path.is_file()]
+    refused = 0
+    for path in files:
+        content = path.read_bytes()
+        for changed in (content[: len(content) // 2], content[:-9] + b"\xff" * 9, b""):
+            path.write_bytes(changed)
+            for strict in (False, True):
+                try:
+                    target = {"params": {"w": jnp.zeros((2, 3))}}
+                    checkpoints.restore_checkpoint(
+                        golden / "orbax", target, strict=strict
+                    )
+                except (InputError, StateDictMismatchError):
+                    refused += 1
+        path.write_bytes(content)
+    assert refused >= 3 * len(files)
+    gc.collect()  # what Orbax leaves behind when it refuses

@@ -16,6 +16,7 @@ from linsey.app.nonfinite import diagnose
 from linsey.app.trainer import Trainer
 from linsey.checkpoint import CheckpointStore, flatten
 from tests.app.runs import arrays, final, make_blobs
+from tests.reliability.figures import record
 from tests.reliability.runs import OPTIONS
 
 pytestmark = pytest.mark.timeout(120)
@@ -92,6 +93,7 @@ def test_steps_after_a_skipped_one_are_those_of_a_run_without_it():
             strict=True,
         )
         assert all(one.tobytes() == other.tobytes() for one, other in pairs), name
+    record("a batch is not finite", "the same bits after 2 skipped of 6")
 
 
 @pytest.mark.parametrize("policy", ["stop", "raise"])

@@ -16,6 +16,7 @@ from linsey.app import recorded_run, steps
 from linsey.app.trainer import Trainer
 from linsey.checkpoint import CheckpointStore
 from tests.app.runs import arrays, final
+from tests.reliability.figures import record
 from tests.reliability.runs import OPTIONS, assert_one_history, history
 
 pytestmark = pytest.mark.timeout(300)
@@ -55,6 +56,7 @@ def test_run_stopped_in_each_of_its_15_steps(linsey, whole, tmp_path, monkeypatc
     monkeypatch.setattr(steps, "train_step", train_step)
     assert linsey("train", "--resume", "--out", "run").code == 0
     assert stops == 15
+    record("a run is stopped in each step", "15 of 15")
     assert_one_history(tmp_path / "run", whole)
     assert raw_steps(tmp_path / "run") == raw_steps(whole)  # none missing, none twice
 
@@ -188,7 +190,7 @@ def test_60_processes_stopped_each_in_another_step(tmp_path):
         assert run(-1, "--resume", "--out", "run") == 0
         assert_one_history(tmp_path / "run", tmp_path / "whole")
         equal += 1
-    print(f"{equal} of 60 stops resumed to the same bits and records")
+    record("a run is stopped in each step", f"{equal} of 60 processes")
 
 
 def test_history_has_no_gap_and_no_double_step(whole):

@@ -20,6 +20,7 @@ from linsey.app.report import drawn
 from linsey.app.run_folder import lock
 from linsey.checkpoint import CheckpointStore, durable
 from linsey.errors import InputError
+from tests.reliability.figures import record
 from tests.reliability.runs import OPTIONS, assert_one_history
 
 pytestmark = pytest.mark.timeout(120)
@@ -83,6 +84,10 @@ def check_rounds(tmp_path, count, rounds):
     for writer in writers:
         writer.communicate()  # ends its input, and closes the pipes
         assert writer.returncode == 0
+    if rounds == 20:
+        record(
+            "writers released at one instant", f"{rounds} of {rounds} rounds of {count}"
+        )
 
 
 def test_lock_of_a_killed_process_is_recovered(tmp_path):

@@ -97,6 +97,10 @@ def readers(folder: Path) -> dict[str, Reader]:
         "optim": Reader(
             adam.create(params), lambda t, state: t.restore_state(state, strict=True)
         ),
+        "replicated": Reader(
+            adam.create(params).replicate(),
+            lambda t, state: t.restore_state(state, strict=True),
+        ),
         "definition": Reader(
             adam.create(params),
             lambda t, state: adam.restore_state(t.target, t.state, state, strict=True),

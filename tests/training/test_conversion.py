@@ -120,7 +120,7 @@ def test_what_was_written_otherwise_is_not_kept(sources, tmp_path, monkeypatch):
     monkeypatch.setattr(conversion, "_write", wrong)
     (tmp_path / "new").mkdir()
     for kind, name in NAMES.items():
-        with pytest.raises(InputError, match=r"1 entries .* step|step: 1 entries"):
+        with pytest.raises(InputError, match="step: read back otherwise"):
             convert(sources["msgpack"], tmp_path / "new" / name, kind)
     assert os.listdir(tmp_path / "new") == []
 
@@ -145,7 +145,13 @@ def test_what_a_format_cannot_hold_is_refused_by_name(tmp_path):
 
 
 def test_what_changes_in_a_copy_is_noted(tmp_path):
-    tree = {"step": 3, "rate": 0.5, "none": None, "list": [np.ones(2), (np.zeros(1),)]}
+    tree = {
+        "step": 3,
+        "rate": 0.5,
+        "none": None,
+        "key": np.uint8(3),
+        "list": [np.ones(2), (np.zeros(1),)],
+    }
     source = tmp_path / "a.msgpack"
     source.write_bytes(serialization.to_bytes(tree))
     done = convert(source, tmp_path / "a_step", "step")
@@ -165,6 +171,7 @@ def test_what_changes_in_a_copy_is_noted(tmp_path):
         (".", "a.msgpack", {}, "name one step of it: .*step_00000005"),
         ("a.safetensors", "a.msgpack", {}, "not converted"),
         ("broken.msgpack", "a.orbax", {}, "not a serialized tree"),
+        ("twice.msgpack", "a.orbax", {}, "unique string representation"),
         ("list.msgpack", "a.orbax", {}, "its outermost value is no dictionary"),
     ],
 )
@@ -172,6 +179,8 @@ def test_what_cannot_be_converted_is_refused(source, target, options, told, sour
     folder = sources["step"].parent
     safetensors.numpy.save_file({"x": np.ones(2)}, folder / "a.safetensors")
     (folder / "broken.msgpack").write_bytes(b"\x81")
+    twice = serialization.msgpack_serialize({1: 1, "1": 1})
+    (folder / "twice.msgpack").write_bytes(twice)
     (folder / "list.msgpack").write_bytes(serialization.msgpack_serialize(3))
     with pytest.raises(InputError, match=told):
         convert(folder / source, folder / target, **options)

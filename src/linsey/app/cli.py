@@ -102,7 +102,13 @@ def _run(given: Sequence[str]) -> int:
         print("linsey", version("linsey"))
         return exit_codes.DONE
     name, *options = given
-    return _load(name)(options)
+    try:
+        return _load(name)(options)
+    except Exception:
+        # Where a signal raises `Stopped`, modules may be half imported, and make
+        # something else of it.
+        StopRequest.check()
+        raise
 
 
 def _complain(error: Exception) -> None:

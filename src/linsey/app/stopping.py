@@ -52,13 +52,14 @@ class StopRequest:
         self._is_save_asked = False
         self._previous: dict[signal.Signals, Callable[..., object] | int | None] = {}
 
-    def check(self) -> None:
-        """Raise `Stopped` if a signal asked for it.
+    @classmethod
+    def check(cls) -> None:
+        """Raise `Stopped` if a signal asked for it, in any block that we are in.
 
-        An outer request counts: code that swallows exceptions, such as a callback of
-        the garbage collector, may have kept its `Stopped` from arriving.
+        An outer one counts: code that swallows exceptions, such as a callback of the
+        garbage collector, may have kept its `Stopped` from arriving.
         """
-        for request in self._active:
+        for request in cls._active:
             if request._signal_name:
                 raise Stopped(request._signal_name)
 

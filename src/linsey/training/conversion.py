@@ -31,13 +31,12 @@ from typing import Any, Literal, get_args
 import jax
 import numpy as np
 
-from linsey import files
 from linsey.checkpoint import dtypes, durable, open_checkpoint, write_checkpoint
-from linsey.errors import InputError
-from linsey.serialization import to_bytes, to_state_dict
+from linsey.errors import ArgumentTypeError, InputError, OptionError
+from linsey.serialization import to_bytes
 from linsey.specs import flatten, spec_of
 from linsey.training import checkpoints, orbax_utils
-from linsey.training.formats import Kind, recognize
+from linsey.training.formats import Kind, read_state, recognize
 
 __all__ = ["Conversion", "Written", "convert"]
 
@@ -116,16 +115,17 @@ def convert(
         names = ", ".join(contents.metadata)
         notes += (f"left out, since only a step holds it: metadata ({names})",)
     hashes = _hashes(tree)
-    with files.reporting(target.parent):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    with files.reporting(target), durable.replacing(target) as temporary:
-        _write(temporary, kind, tree, step or 0, contents.metadata)
+    durable.make_folder(target.parent)
+    with durable.replacing(target) as temporary:
+        try:
+            _write(temporary, kind, tree, step or 0, contents.metadata)
+        except (ArgumentTypeError, OptionError) as error:
+            raise InputError(f"not for {kind}: {error.found}", file=source) from error
         again = _hashes(_READ[kind](temporary).tree)
-        if changed := sorted(
-            k for k in hashes | again if hashes.get(k) != again.get(k)
-        ):
-            problem = f"{len(changed)} entries were read back otherwise than written"
-            raise InputError(problem, file=target, key=changed[0])
+        for name in hashes | again:
+            if hashes.get(name) != again.get(name):
+                problem = "read back otherwise than it was written"
+                raise InputError(problem, file=target, key=name)
     size = sum(np.asarray(leaf).nbytes for _, leaf in flatten(tree) if _is_array(leaf))
     return Conversion(source, target, (found, kind), step, len(hashes), size, notes)
 
@@ -159,12 +159,11 @@ def _read_step(path: Path) -> _Contents:
 
 
 def _read_tree(path: Path) -> _Contents:
-    state = checkpoints.restore_checkpoint(path, None)
-    return _Contents(to_state_dict(state))
+    return _Contents(checkpoints.restore_checkpoint(path, None))
 
 
 def _read_bytes(path: Path) -> _Contents:
-    return _Contents(to_state_dict(checkpoints.read_bytes(path)))
+    return _Contents(read_state(path))
 
 
 def _refuse_safetensors(path: Path) -> _Contents:
@@ -246,7 +245,6 @@ def _holds(kind: Kind, value: Any) -> bool:
         return dtypes.storage(dtypes.name_of(value.dtype)) is not None
     if kind == "orbax":
         return orbax_utils.is_storable(value.dtype) and bool(value.size)
-    # Random keys have a dtype that is none of NumPy.
     return isinstance(value.dtype, np.dtype) and value.dtype.kind not in "OSU"
 
 

@@ -21,16 +21,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from linsey import files, schema
 from linsey.checkpoint import dtypes, manifest, open_checkpoint, tensors
-from linsey.errors import InputError
+from linsey.errors import InputError, OptionError
 from linsey.serialization import to_state_dict
 from linsey.specs import ArraySpec, Spec, flatten, spec_of
 from linsey.training import checkpoints, orbax_utils
 
-__all__ = ["Kind", "describe", "kind_of", "recognize"]
+__all__ = ["Kind", "describe", "kind_of", "read_state", "recognize"]
 
 Kind = Literal["step", "orbax", "msgpack", "safetensors"]
 
@@ -81,8 +81,8 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Spec]:
     elif kind == "step":
         return {k: ArraySpec.of(v) for k, v in open_checkpoint(path).arrays.items()}
     else:
-        tree = checkpoints.read_bytes(path)
-    return {name: spec_of(leaf) for name, leaf in flatten(to_state_dict(tree))}
+        tree = read_state(path)
+    return {name: spec_of(leaf) for name, leaf in flatten(tree)}
 
 
 def recognize(path: Path) -> Kind:
@@ -101,6 +101,19 @@ def recognize(path: Path) -> Kind:
     steps = sorted(found.parent for name in names for found in path.glob(name))
     hint = f"name one step of it: {steps[-1]}" if steps else None
     raise InputError("neither a step nor a checkpoint of Orbax", file=path, hint=hint)
+
+
+def read_state(path: Path) -> Any:
+    """Read a file of msgpack bytes as a state dict: lists are dictionaries too.
+
+    Raises:
+        InputError: it is damaged, or two keys of a dictionary have one text.
+        DiskError: the disk refused.
+    """
+    try:
+        return to_state_dict(checkpoints.read_bytes(path))
+    except OptionError as error:
+        raise InputError(error.found, file=path) from error
 
 
 # -- safetensors ---------------------------------------------------------------------
