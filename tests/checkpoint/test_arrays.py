@@ -20,7 +20,7 @@ from linsey.checkpoint import (
     pieces,
     tensors,
 )
-from linsey.errors import ArgumentTypeError, InputError
+from linsey.errors import ArgumentTypeError, InputError, UnsupportedError
 from tests.checkpoint.steps import DATA, assert_same_bits
 
 NATIVE = [name for name in dtypes.CODES]
@@ -128,6 +128,21 @@ def test_what_is_no_array_is_refused_by_its_path(store, leaf):
     with pytest.raises(ArgumentTypeError, match="`a/b` is of .*cannot hold"):
         store.save(0, {"a": {"b": leaf}}, {})
     assert store.steps() == []
+
+
+def test_an_array_of_several_processes_is_not_sealed_without_its_parts(store):
+    class Part(np.ndarray):
+        is_fully_addressable = False
+
+    with pytest.raises(UnsupportedError, match="`a` is spread over several processes"):
+        store.save(0, {"a": np.zeros(2).view(Part)}, {})
+    assert store.steps() == []
+
+
+def test_a_manifest_that_would_not_be_read_is_not_written(store, monkeypatch):
+    monkeypatch.setattr(manifest, "MAX_MANIFEST_BYTES", 1000)
+    with pytest.raises(UnsupportedError, match="of 1 arrays has 1,... bytes"):
+        store.save(0, {"a": np.zeros(2)}, {"text": 1000 * "a"})
 
 
 def test_keys_with_separators_do_not_collide(store):

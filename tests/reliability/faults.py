@@ -18,8 +18,6 @@ CALLS = """
     open fdopen read write fsync close replace rename unlink rmdir mkdir listdir scandir
     stat lstat fstat
 """.split()
-QUESTIONS = {"stat", "lstat"}
-"""Calls that only ask: where they fail, the answer is no, and a later call says why."""
 
 
 class Killed(BaseException):

@@ -13,6 +13,7 @@ import errno
 import itertools
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,6 +33,20 @@ _NEW_FILE = (
 )
 
 
+def mode_of(path: Path) -> int:
+    """Return the mode of what has a name, a link not followed; 0 if nothing has it.
+
+    Unlike `Path.is_dir` and its like it does not say no where the disk refuses to say.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    try:
+        return os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable.
 
@@ -49,12 +64,12 @@ def make_folder(path: Path) -> None:
         DiskError: the disk refused, or there is a file of that name.
     """
     with reporting(path, "create"):
-        missing = [p for p in (path, *path.parents) if not os.path.lexists(p)]
+        missing = [p for p in (path, *path.parents) if not mode_of(p)]
         for folder in reversed(missing):
             with contextlib.suppress(FileExistsError):  # another process was faster
                 os.mkdir(folder)
             _sync(folder.parent)
-        if not path.is_dir():
+        if not stat.S_ISDIR(os.stat(path).st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
 
 
@@ -96,7 +111,7 @@ def replacing(path: Path, needed: int | None = None) -> Iterator[Path]:
             _sync(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
-            if named and path.is_dir():
+            if named and stat.S_ISDIR(mode_of(path)):
                 # It may not survive a crash, so it must not be taken for a success.
                 os.rename(path, temporary)
             _delete(temporary)
@@ -199,19 +214,24 @@ def _sync(path: Path) -> None:
 def _sync_tree(path: Path) -> None:
     """Sync everything at once: the file system then commits once, not once a file."""
     paths = list(_tree(path))
-    with ThreadPoolExecutor(min(len(paths), 16)) as pool:
-        list(pool.map(_sync, paths))  # the list raises what a call raised
+    try:
+        with ThreadPoolExecutor(min(len(paths), 16)) as pool:
+            list(pool.map(_sync, paths))  # the list raises what a call raised
+    except RuntimeError:  # no thread can be started
+        for path in paths:
+            _sync(path)
 
 
 def _tree(path: Path) -> Iterator[Path]:
     yield path
-    if path.is_dir():
+    if stat.S_ISDIR(mode_of(path)):
         for name in os.listdir(path):  # `os.walk` would hide a refusal
             yield from _tree(path / name)
 
 
 def _delete(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
+    mode = mode_of(path)
+    if stat.S_ISDIR(mode):
         shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    elif mode:
+        os.unlink(path)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from linsey.checkpoint import dtypes, trees
-from linsey.errors import ArgumentTypeError, InputError
+from linsey.errors import ArgumentTypeError, InputError, UnsupportedError
 from linsey.files import read_regular
 from linsey.schema import Between, Matching, conform, parse_json
 from linsey.specs import MAX_ELEMENTS, Shape
@@ -31,7 +31,7 @@ NAME = "manifest.json"
 """The name of the manifest in its folder."""
 FORMAT = 2
 """The number of the format that is written; format 1 is read too."""
-MAX_MANIFEST_BYTES = 256 * 2**20
+MAX_MANIFEST_BYTES = 64 * 2**20
 _SEAL = b',\n "sha256": "'
 _END = b'"\n}\n'
 
@@ -139,6 +139,7 @@ def encode(manifest: Manifest) -> bytes:
 
     Raises:
         ArgumentTypeError: the metadata is not JSON.
+        UnsupportedError: it would be longer than what is read.
     """
 
     def as_json(value: object) -> object:
@@ -151,6 +152,12 @@ def encode(manifest: Manifest) -> bytes:
         )
 
     body = json.dumps(vars(manifest), default=as_json).encode().removesuffix(b"}")
+    if len(body) > MAX_MANIFEST_BYTES - 100:
+        raise UnsupportedError(
+            f"The manifest of {len(manifest.arrays):,} arrays has {len(body):,} bytes.",
+            f"No more than {MAX_MANIFEST_BYTES:,} are read.",
+            "Save less metadata, or stack arrays of one kind.",
+        )
     return body + _SEAL + _hash(body) + _END
 
 

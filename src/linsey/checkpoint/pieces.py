@@ -17,7 +17,7 @@ import numpy as np
 
 from linsey.checkpoint import dtypes, tensors
 from linsey.checkpoint.manifest import ArrayEntry, FileEntry, Manifest, Piece
-from linsey.errors import ArgumentTypeError, InputError
+from linsey.errors import ArgumentTypeError, InputError, UnsupportedError
 from linsey.files import open_regular, reporting
 
 _OTHER_ARRAY = "the array is not the one that was written"
@@ -37,6 +37,7 @@ def pack(
 
     Raises:
         ArgumentTypeError: something is no array that can be stored.
+        UnsupportedError: an array is spread over several processes.
     """
     if tensors.RESERVED in arrays:
         raise ArgumentTypeError(
@@ -44,7 +45,13 @@ def pack(
             "Files of safetensors use that name for something else.",
             "Give the array another name.",
         )
-    for array in arrays.values():
+    for path, array in arrays.items():
+        if not getattr(array, "is_fully_addressable", True):
+            raise UnsupportedError(
+                f"`{path}` is spread over several processes.",
+                "A step is written by one process, which has only a part of it.",
+                "Gather it with `jax.experimental.multihost_utils.process_allgather`.",
+            )
         if hasattr(array, "copy_to_host_async"):
             array.copy_to_host_async()  # all on their way before the first is awaited
     stored = {path: dtypes.to_stored(array, path) for path, array in arrays.items()}

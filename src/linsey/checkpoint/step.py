@@ -13,6 +13,7 @@ import functools
 import os
 import re
 import stat
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -61,21 +62,28 @@ def write_checkpoint(
     Raises:
         DiskError: there is a folder of that name, or the disk refused.
         ArgumentTypeError: something in the tree or the metadata cannot be stored.
-        InputError: so does something in it that could not be read again.
+        InputError: there is a key or a value that could not be read again.
+        UnsupportedError: there is too much of it, or it is spread over processes.
     """
     name = manifest.file_name(0, 1)
     chunks, entry, arrays = pieces.pack(flatten(tree), name)
     empty = tuple(path for path, leaf in leaves(tree) if path not in arrays)
     record = Manifest(
-        manifest.FORMAT, step, revision, dict(metadata), {name: entry}, arrays, empty
+        manifest.FORMAT,
+        index(step),
+        revision,
+        dict(metadata),
+        {name: entry},
+        arrays,
+        empty,
     )
     sealed = manifest.encode(record)
     # What could not be read is not written: keys, numbers, sizes that nobody can have.
     record = manifest.check(manifest.decode(sealed, folder), folder)
     needed = entry.bytes + len(sealed)
-    if os.path.lexists(folder):
-        error = FileExistsError(errno.EEXIST, "there is a checkpoint of that name")
-        raise DiskError(error, folder, "save", needed)
+    with reporting(folder, "save", needed):
+        if durable.mode_of(folder):
+            raise FileExistsError(errno.EEXIST, "there is a checkpoint of that name")
     with durable.replacing(folder, needed) as temporary:
         os.mkdir(temporary)
         durable.write_new(temporary / name, chunks)
@@ -147,11 +155,11 @@ def _open(folder: Path, content: dict[str, Any]) -> VerifiedCheckpoint:
 def _refuse_what_is_no_folder(path: Path) -> None:
     try:
         with reporting(path, "read"):
-            mode = os.lstat(path).st_mode
-    except (DiskError, ValueError) as error:  # a null byte in the name
-        if getattr(error, "errno", None) in (None, errno.ENOENT, errno.ENOTDIR):
-            raise InputError("no such checkpoint", file=path) from None
-        raise
+            mode = durable.mode_of(path)
+    except ValueError:  # a null byte in the name
+        mode = 0
+    if not mode:
+        raise InputError("no such checkpoint", file=path)
     if stat.S_ISLNK(mode):
         hint = f"name the folder itself: {os.path.realpath(path)}"
         raise InputError("a link, and links are not followed", file=path, hint=hint)

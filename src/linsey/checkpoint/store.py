@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -215,8 +216,9 @@ class CheckpointStore:
     def _is_ours(self) -> bool:
         """Whether the folder is there; a link to another one is refused."""
         with reporting(self.folder, "read"):
-            if self.folder.is_symlink():
+            mode = durable.mode_of(self.folder)
+            if stat.S_ISLNK(mode):
                 hint = f"name the folder itself: {os.path.realpath(self.folder)}"
                 problem = "a link, and links are not followed"
                 raise InputError(problem, file=self.folder, hint=hint)
-            return self.folder.is_dir()
+            return stat.S_ISDIR(mode)

@@ -29,8 +29,10 @@ class VerifiedCheckpoint:
     metadata: dict[str, Any]
     arrays: dict[str, ArraySpec]
     revision: int = 0
-    _values: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
-    _empty: tuple[str, ...] = dataclasses.field(default=(), repr=False)
+    _values: Mapping[str, Any] = dataclasses.field(
+        default_factory=dict, repr=False, compare=False
+    )
+    _empty: tuple[str, ...] = dataclasses.field(default=(), repr=False, compare=False)
 
     def restore(self, template: Nested) -> dict[str, Any]:
         """Return the arrays, if they are exactly those of the template.
