@@ -152,7 +152,8 @@ def _checked(entries: object, path: Path, where: str) -> Record:
         raise InputError("not a record", file=path, key=where)
     kind = conform(entries.get("kind"), _Kind, file=path, key=f"{where}.kind")
     hints = _KINDS[kind]
-    conform(entries, dict[str, _Value], file=path, key=where)
+    more = {name: entries[name] for name in entries.keys() - hints.keys()}
+    conform(more, dict[str, _Value], file=path, key=where)
     for name, hint in hints.items():
         if name not in entries:
             raise InputError("an entry is missing", file=path, key=f"{where}.{name}")
