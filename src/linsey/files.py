@@ -115,10 +115,13 @@ def read_regular(
     """Read a regular file, as `open_regular` opens it: what it holds at that time.
 
     Raises:
-        InputError: as `open_regular`.
+        InputError: as `open_regular`, or the memory does not hold it.
         DiskError: the disk refused.
     """
-    with open_regular(path, limit=limit, key=key) as file, reporting(path, "read"):
+    with (
+        open_regular(path, limit=limit, key=key) as file,
+        parsing(path, "larger than the memory", key),
+    ):
         # The size, and not the limit: Python sets aside what it is asked to read.
         return file.read(os.fstat(file.fileno()).st_size)
 

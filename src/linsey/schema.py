@@ -117,6 +117,8 @@ def parse_json(content: bytes, file: PathLike) -> Any:
         raise
     except RecursionError:
         raise InputError("nested too deeply", file=file) from None
+    except MemoryError:
+        raise InputError("larger than the memory", file=file) from None
     except ValueError as error:  # what is no UTF-8, no JSON, or a number too long
         raise InputError(f"not JSON: {error}", file=file) from None
 
@@ -148,7 +150,10 @@ def conform(value: object, hint: Any, *, file: PathLike | None, key: str = "") -
         linsey.errors.files.InputError: a.json: lr[1]: value of another type: expected
         a number, found 'a'
     """
-    return _Checker(file).check(value, hint, key, 0)
+    try:
+        return _Checker(file).check(value, hint, key, 0)
+    except MemoryError:
+        raise InputError("larger than the memory", file=file, key=key) from None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,6 +22,7 @@ from linsey import config, msgpack_format, serialization
 from linsey.errors import InputError, MalformedBytesError, StateDictMismatchError
 from linsey.serialization import msgpack_restore, msgpack_serialize
 from linsey.training import checkpoints
+from linsey.training.formats import describe
 from tests.reliability.figures import record
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Orbax and its threads
@@ -330,6 +331,21 @@ def test_checkpoints_of_the_first_version_are_read(kind, golden):
     target = jax.tree.map(lambda x: 0 if x is tree["step"] else jnp.zeros_like(x), tree)
     found = checkpoints.restore_checkpoint(golden / kind, target, strict=True)
     assert text(jax.tree.map(np.asarray, found)) == text(jax.tree.map(np.asarray, tree))
+
+
+@pytest.mark.parametrize("name", ["_METADATA", "manifest.ocdbt", "d/x", "d/folder"])
+@pytest.mark.parametrize("kind", ["fifo", "link"])
+def test_what_orbax_would_follow_or_wait_for_is_refused(name, kind, golden):
+    path = golden / "orbax" / "checkpoint_3" / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path) if kind == "fifo" else path.symlink_to(golden)
+    for read in (
+        lambda: checkpoints.restore_checkpoint(golden / "orbax", TREES["params"]),
+        lambda: describe(golden / "orbax" / "checkpoint_3"),
+    ):
+        with pytest.raises(InputError) as caught:
+            read()
+        assert caught.value.file == str(path)
 
 
 def test_a_damaged_checkpoint_of_orbax_raises_nothing_else(golden):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import stat
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -162,6 +164,7 @@ def reading(path: str, doing: str = "read") -> Iterator[None]:
     Raises:
         InputError: instead of any other exception.
     """
+    _refuse_irregular(path)
     try:
         yield
     except (LinseyError, MissingPackageError):
@@ -169,6 +172,15 @@ def reading(path: str, doing: str = "read") -> Iterator[None]:
     except Exception as error:
         cause = str(error).split("\n")[0][:300] or type(error).__name__
         raise InputError(f"Orbax cannot {doing} it: {cause}", file=path) from error
+
+
+def _refuse_irregular(path: str) -> None:
+    """Refuse a folder with more than files: Orbax would follow it, or wait for it."""
+    for parent, folders, names in os.walk(path):
+        for name in (*folders, *names):
+            mode = os.lstat(inside := os.path.join(parent, name)).st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise InputError("not a regular file or folder", file=inside)
 
 
 def maybe_construct_transformations(
