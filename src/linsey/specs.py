@@ -22,7 +22,6 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Annotated, Any
 
-import jax
 import numpy as np
 
 from linsey.errors.base import printable
@@ -199,6 +198,8 @@ def _is_number(number: Spec, array: Spec) -> bool:
     """Tell whether a number of Python can stand for an array."""
     if number not in _NUMBERS or isinstance(array, str) or array.shape:
         return False
+    import jax  # the command describes checkpoints without it
+
     try:
         return jax.numpy.issubdtype(np.dtype(array.dtype), _NUMBERS[str(number)])
     except TypeError:  # the dtype of random keys
