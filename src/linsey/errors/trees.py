@@ -126,6 +126,3 @@ class MalformedBytesError(InputError, ValueError):
             found=found,
             hint="pass the whole content of a file that `to_bytes` wrote",
         )
-        # Not in the message, which is one line.
-        self.why = "They are incomplete, damaged, or of another format."
-        self.fix = "Pass the whole content of a file that `to_bytes` wrote."
