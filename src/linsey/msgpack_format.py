@@ -1,26 +1,24 @@
-"""Bytes of trees in the format of Flax: a reader that believes nothing, a checksum.
+"""Bytes of trees in the format of Flax: nothing in them is believed, and a checksum.
 
-MessagePack with three extensions: arrays, complex numbers, scalars of NumPy. The reader
-is our own: it names the path of whatever is wrong, sets nothing aside that is not
-there, and lets no other exception out.
+MessagePack with three extensions: arrays, complex numbers, scalars of NumPy. The
+library `msgpack` reads the bytes; what it found is then checked value by value, so that
+whatever is wrong is named by its path, and no other exception leaves `read`.
 
 The *seal* is a SHA-256 of the bytes, which other readers do not see. Nothing may follow
 a MessagePack object, and an entry of its own would be part of the tree. But a key may
 stand in a dictionary twice, and then the last value counts: so the first key of the
-outermost dictionary is written twice, at first with the seal as its value. The seal
-begins with a byte that MessagePack never uses and that is in no text: whoever is led
-astray by a changed length runs into it.
+outermost dictionary is written twice, at first with the seal as its value. A seal in
+any other place is a sign that bytes were changed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import math
 import re
-import struct
-from collections.abc import Hashable
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -35,24 +33,65 @@ MAX_DEPTH = 100
 """How deep values may be nested."""
 MAX_RANK = 64
 """The limit of NumPy."""
+MAX_KEY_BYTES = 2**16
+"""A first key that is longer is not sealed."""
 MARK = b"\xc1linsey sha256 "
 _SEAL = bytes((0xC4, len(MARK) + 32)) + MARK  # of a value of type `bin`
 _DTYPE = re.compile(r"[a-z][a-z0-9_]*(\[[0-9]{0,9}[A-Za-z]{1,2}\])?")
 
-# What follows a leading byte: the format of a number, or the size of a length.
-_NUMBERS = {
-    0xCA + index: struct.Struct(form)
-    for index, form in enumerate(">f >d >B >H >I >Q >b >h >i >q".split())
-}
-_LENGTHS = {
-    0xC4: ("bin", 1), 0xC5: ("bin", 2), 0xC6: ("bin", 4),
-    0xC7: ("ext", 1), 0xC8: ("ext", 2), 0xC9: ("ext", 4),
-    0xD9: ("str", 1), 0xDA: ("str", 2), 0xDB: ("str", 4),
-    0xDC: ("list", 2), 0xDD: ("list", 4), 0xDE: ("dict", 2), 0xDF: ("dict", 4),
-}  # fmt: skip
+
+class Extension(NamedTuple):
+    """A value that MessagePack does not know, not looked at yet."""
+
+    code: int
+    content: bytes
+
+
+class _Twice(NamedTuple):
+    """Stands for a dictionary with a key that is there twice."""
+
+    key: object
 
 
 # -- the seal ------------------------------------------------------------------------
+
+
+class _Start(NamedTuple):
+    """How the outermost dictionary begins: its size, and its first key as bytes."""
+
+    count: int
+    header: bytes
+    key: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.header) + len(self.key)
+
+
+def _start(data: bytes | memoryview) -> _Start | None:
+    """Read the beginning of a dictionary; `None` if it cannot be sealed."""
+    import msgpack
+
+    begin = bytes(data[:MAX_KEY_BYTES])
+    unpacker = msgpack.Unpacker(strict_map_key=False)
+    unpacker.feed(begin)
+    try:
+        count = unpacker.read_map_header()
+        start = unpacker.tell()
+        key = unpacker.unpack() if count else None
+    except (ValueError, TypeError, msgpack.UnpackException):
+        return None
+    if not isinstance(key, str):
+        return None
+    return _Start(count, begin[:start], begin[start : unpacker.tell()])
+
+
+def _header(count: int) -> bytes:
+    import msgpack
+
+    header = msgpack.Packer().pack_map_header(count)
+    assert header is not None  # a packer that resets itself returns what it packed
+    return header
 
 
 def seal(body: bytes) -> bytes:
@@ -64,60 +103,30 @@ def seal(body: bytes) -> bytes:
         >>> msgpack.unpackb(sealed), read(sealed)
         ({'a': 1, 'b': 2}, {'a': 1, 'b': 2})
     """
-    count, start, key = _first_key(body)
-    if not key:
+    start = _start(body)
+    if start is None:
         return body
-    first = key + _SEAL + hashlib.sha256(body).digest()
-    return b"".join([_header(count + 1), first, memoryview(body)[start:]])
+    first = start.key + _SEAL + hashlib.sha256(body).digest()
+    rest = memoryview(body)[len(start.header) :]
+    return b"".join([_header(start.count + 1), first, rest])
 
 
-def _unseal(reader: Reader) -> tuple[str, int] | None:
-    """Check the seal, if there is one, and go on to what comes after it.
-
-    Returns:
-        The header of the outermost dictionary as it was before it was sealed.
-    """
-    count, start, key = _first_key(reader.data)
-    mark = start + len(key) + 2
-    end = start + len(key) + len(_SEAL) + 32
-    if not key or reader.data[mark : end - 32] != MARK:
+def _verified_seal(reader: Reader, data: memoryview) -> bytes | None:
+    """Return the seal, if there is one, after comparing it with the bytes."""
+    start = _start(data)
+    if start is None:
         return None
-    digest = hashlib.sha256(_header(count - 1))
-    digest.update(reader.data[end:])
-    found = reader.data[:start], reader.data[mark - 2 : end]
-    again = reader.data[end : end + len(key)]
-    if found != (_header(count), _SEAL + digest.digest()) or again != key:
-        reader.refuse("they are not those that were written: the checksum differs")
-    reader.position = end
-    return "dict", count - 1
-
-
-def _first_key(data: bytes | memoryview) -> tuple[int, int, bytes]:
-    """Size of the outermost dictionary, where its entries begin, its first key's bytes.
-
-    The key is empty where there is none, or where it is no text.
-    """
-    reader = Reader(memoryview(data))
-    try:
-        kind, count = reader.header()
-        start = reader.position
-        if kind == "dict" and count:
-            kind, size = reader.header()
-            if kind == "str":
-                reader.take(size)
-                return count, start, bytes(data[start : reader.position])
-    except MalformedBytesError:
-        pass
-    return 0, 0, b""
-
-
-def _header(count: int) -> bytes:
-    """The first bytes of a dictionary, as the writer of MessagePack has them."""
-    if count < 16:
-        return bytes((0x80 + count,))
-    return struct.pack(
-        ">BH" if count < 2**16 else ">BI", 0xDE + (count >= 2**16), count
-    )
+    end = start.size + len(_SEAL) + 32
+    found = bytes(data[start.size : end])
+    if found[2 : 2 + len(MARK)] != MARK:
+        return None
+    digest = hashlib.sha256(_header(start.count - 1))
+    digest.update(data[end:])
+    again = bytes(data[end : end + len(start.key)])
+    right = (_header(start.count), start.key, _SEAL + digest.digest())
+    if (start.header, again, found) != right:
+        reader.refuse((), "they are not those that were written: the checksum differs")
+    return found[2:]
 
 
 # -- the reader ----------------------------------------------------------------------
@@ -138,181 +147,159 @@ def read(data: bytes, file: PathLike | None = None) -> Any:
             names the path of what is wrong.
 
     Example:
-        >>> read(bytes((0x81, 0xA1, 0x61, 0xC1)))
+        >>> read(bytes((0x81, 0xA1, 0x61, 0x91, 0xC7, 0x00, 0x09)))
+        {'a': [ExtType(code=9, data=b'')]}
+        >>> read(bytes((0x81, 0xA1, 0x61, 0x91, 0xC7, 0x00, 0x01)))
         Traceback (most recent call last):
-        linsey.errors.trees.MalformedBytesError: a: The 4 bytes given are not a
-        serialized tree: a byte that MessagePack does not use: found 0xc1 (pass the
-        whole content of a file that `to_bytes` wrote)
+        linsey.errors.trees.MalformedBytesError: a/0: The 7 bytes given are not a
+        serialized tree: not the parts of a value: expected a list (pass the whole
+        content of a file that `to_bytes` wrote)
     """
-    reader = Reader(memoryview(data).cast("B"), file)
+    view = memoryview(data).cast("B")
+    reader = Reader(len(view), file)
+    found = reader.parse(view, _verified_seal(reader, view))
     try:
-        tree = reader.value(_unseal(reader))
-    except RecursionError:
-        del reader.path[8:]
-        reader.refuse("nested too deeply")
-    except MemoryError:
-        reader.refuse("more memory is needed than there is")
-    if left := reader.left():
-        reader.refuse("more bytes follow", expected="none", found=left)
-    return tree
+        return reader.value(found, ())
+    except RecursionError:  # the caller was deep already
+        reader.refuse((), "nested too deeply")
 
 
+@dataclasses.dataclass(frozen=True)
 class Reader:
-    """A position in bytes, and what can be read from there.
+    """Turns what MessagePack holds into the values it stands for.
 
-    Args:
-        data: the bytes.
+    Attributes:
+        size: number of bytes, for messages.
         file: where they came from, for messages.
-        whole: the reader of the bytes that these are a part of.
     """
 
-    def __init__(
-        self,
-        data: memoryview,
-        file: PathLike | None = None,
-        whole: Reader | None = None,
-    ) -> None:
-        self.data, self.position = data, 0
-        self.file = whole.file if whole else file
-        self.size: int = whole.size if whole else len(data)
-        self.path: list[object] = [*whole.path] if whole else []
+    size: int = 0
+    file: PathLike | None = None
 
     def refuse(
-        self, cause: str, expected: object = None, found: object = None
+        self,
+        path: tuple[object, ...],
+        cause: str,
+        expected: object = None,
+        found: object = None,
     ) -> NoReturn:
         """Raise the error that names the path of the value that is read."""
-        key = "/".join(f"{name!s:.80}" for name in self.path)[:400] or None
+        key = "/".join(f"{name!s:.80}" for name in path)[:400] or None
         stated: dict[str, Any] = {"key": key, "expected": expected, "found": found}
         raise MalformedBytesError(self.size, cause, file=self.file, **stated)
 
-    def left(self) -> int:
-        """The number of bytes that were not read."""
-        return len(self.data) - self.position
+    def parse(
+        self,
+        data: bytes | memoryview,
+        verified: bytes | None = None,
+        path: tuple[object, ...] = (),
+    ) -> Any:
+        """Read MessagePack; extensions and double keys are left for `value`.
 
-    def take(self, count: int) -> memoryview:
-        """Read some bytes, without a copy."""
-        start = self.position
-        self.position = start + count
-        if self.position > len(self.data):
-            expected, found = f"{count:,} bytes more", f"{len(self.data) - start:,}"
-            self.refuse("incomplete input", expected, found)
-        return self.data[start : self.position]
+        Args:
+            data: the bytes.
+            verified: the seal that is there, which belongs to no dictionary.
+            path: where in the tree they are, for messages.
+        """
+        import msgpack
 
-    def header(self) -> tuple[str | None, Any]:
-        """Read what comes first: a kind and the length of what follows, or a value."""
-        first = self.take(1)[0]
-        if first < 0x80 or first >= 0xE0:
-            return None, first if first < 0x80 else first - 0x100
-        if first < 0xC0:
-            kinds = ("dict", 15), ("list", 15), ("str", 31), ("str", 31)
-            kind, mask = kinds[(first - 0x80) >> 4]
-            return kind, first & mask
-        if first in _NUMBERS:
-            form = _NUMBERS[first]
-            return None, form.unpack(self.take(form.size))[0]
-        if first in _LENGTHS:
-            kind, size = _LENGTHS[first]
-            return kind, int.from_bytes(self.take(size), "big")
-        if 0xD4 <= first <= 0xD8:
-            return "ext", 1 << (first - 0xD4)
-        if first == 0xC1:
-            self.refuse("a byte that MessagePack does not use", found="0xc1")
-        return None, {0xC0: None, 0xC2: False, 0xC3: True}[first]
+        def table(pairs: list[tuple[Any, Any]]) -> object:
+            if verified is not None and pairs and pairs[0][1] == verified:
+                del pairs[0]
+            found = dict(pairs)
+            if len(found) < len(pairs):
+                keys = [key for key, _ in pairs]
+                return _Twice(next(key for key in keys if keys.count(key) > 1))
+            return found
 
-    def value(self, header: tuple[str | None, Any] | None = None) -> Any:
-        """Read whatever comes next."""
-        kind, content = header or self.header()
-        if kind is None:
-            return content
-        if kind == "bin":
-            return bytes(self.take(content))
-        if kind == "str":
-            return self.text(content)
-        if kind == "ext":
-            code = int.from_bytes(self.take(1), signed=True)
-            return self.extension(code, self.take(content))
-        if len(self.path) >= MAX_DEPTH:
-            del self.path[8:]
-            self.refuse("nested too deeply", f"at most {MAX_DEPTH} levels")
-        if content * (1 + (kind == "dict")) > self.left():
-            entries = f"{content:,} entries"
-            self.refuse("incomplete input", entries, f"{self.left():,} bytes")
-        values: list[Any] = []
-        tree: dict[Any, Any] = {}
-        self.path.append("a key")
-        for index in range(content):
-            if kind == "list":
-                self.path[-1] = index
-                values.append(self.value())
-                continue
-            self.path[-1] = "a key"
-            key = self.value()
-            if not isinstance(key, Hashable):
-                self.refuse("a key that cannot be one", found=type(key).__name__)
-            self.path[-1] = key
-            if key in tree:
-                self.refuse("a key is there twice")
-            tree[key] = self.value()
-        self.path.pop()
-        if kind == "list":
-            return values
-        return self.joined(tree) if CHUNKED in tree else tree
-
-    def text(self, size: int) -> str:
-        """Read a text."""
         try:
-            return str(self.take(size), "utf-8")
-        except UnicodeDecodeError:
-            self.refuse("a text that is no UTF-8")
+            return msgpack.unpackb(
+                data,
+                object_pairs_hook=table,
+                ext_hook=Extension,
+                strict_map_key=False,
+            )
+        except msgpack.ExtraData as error:
+            self.refuse(path, "more bytes follow", "none", len(error.extra))
+        except msgpack.StackError:
+            self.refuse(path, "nested too deeply", f"at most {MAX_DEPTH} levels")
+        except (RecursionError, MemoryError) as error:
+            self.refuse(path, type(error).__name__)
+        # Incomplete, a byte that is never used, a text that is no UTF-8, a length
+        # beyond the end, a key that cannot be one.
+        except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
+            self.refuse(path, str(error) or type(error).__name__)
 
-    def extension(self, code: int, content: memoryview) -> object:
+    def value(self, found: Any, path: tuple[object, ...]) -> Any:
+        """Check what was parsed, and make arrays and numbers of the extensions."""
+        if len(path) > MAX_DEPTH:
+            self.refuse(path, "nested too deeply", f"at most {MAX_DEPTH} levels")
+        if isinstance(found, dict):
+            # Loops, not comprehensions: one frame of Python a level.
+            for key, item in found.items():
+                if isinstance(key, Extension | _Twice):
+                    self.refuse(path, "a key that cannot be one")
+                found[key] = self.value(item, (*path, key))
+            return self.joined(found, path) if CHUNKED in found else found
+        if isinstance(found, list):
+            for index, item in enumerate(found):
+                found[index] = self.value(item, (*path, index))
+            return found
+        if isinstance(found, Extension):
+            return self.extension(found.code, found.content, path)
+        if isinstance(found, _Twice):
+            self.refuse((*path, found.key), "a key is there twice")
+        if isinstance(found, bytes) and found.startswith(MARK):
+            self.refuse(path, "a checksum where none belongs: bytes were changed")
+        if found is None or isinstance(found, bytes | str | int | float):
+            return found
+        self.refuse(path, "a value that no tree has", found=type(found).__name__)
+
+    def extension(self, code: int, content: bytes, path: tuple[object, ...]) -> object:
         """Make the value of an extension."""
         if code not in (ARRAY, COMPLEX, SCALAR):
-            if code < 0:
-                self.refuse("an extension that no tree has", found=code)
             import msgpack
 
-            return msgpack.ExtType(code, bytes(content))
-        reader = Reader(content, whole=self)
-        parts = reader.value()
-        if not isinstance(parts, list) or reader.left():
-            self.refuse("not the parts of a value", "a list")
+            if code < 0:
+                self.refuse(path, "an extension that no tree has", found=code)
+            return msgpack.ExtType(code, content)
+        parts = self.parse(content, path=path) if content else None
+        if not isinstance(parts, list):
+            self.refuse(path, "not the parts of a value", "a list")
         if code == COMPLEX:
             if [type(part) for part in parts] != [float, float]:
-                self.refuse("not a complex number", "two numbers")
+                self.refuse(path, "not a complex number", "two numbers")
             return complex(*parts)
-        array = self.array(parts)
+        array = self.array(parts, path)
         if code == SCALAR and array.ndim:
-            self.refuse("a scalar with axes", found=array.shape)
+            self.refuse(path, "a scalar with axes", found=array.shape)
         return array[()] if code == SCALAR else array
 
-    def array(self, parts: list[Any]) -> np.ndarray:
+    def array(self, parts: list[Any], path: tuple[object, ...] = ()) -> np.ndarray:
         """Make an array of its shape, the name of its dtype, and its bytes."""
-        if [type(part) for part in parts] not in (
-            [list, str, bytes],
-            [list, bytes, bytes],
-        ):
-            self.refuse("not an array", "shape, name of a dtype, and bytes")
+        kinds = [type(part) for part in parts]
+        if kinds not in ([list, str, bytes], [list, bytes, bytes]):
+            self.refuse(path, "not an array", "shape, name of a dtype, and bytes")
         shape, name, buffer = parts
-        self.check_shape(shape)
-        dtype = self.dtype(name)
+        self.check_shape(shape, path)
+        dtype = self.dtype(name, path)
         extent = math.prod(n for n in shape if n) * dtype.itemsize
         if extent > MAX_BYTES:
             limit = f"at most {MAX_BYTES:,} bytes"
-            self.refuse("an array that is too large", limit, f"shape {shape}")
+            self.refuse(path, "an array that is too large", limit, f"shape {shape}")
         needed = math.prod(shape) * dtype.itemsize
         if needed != len(buffer):
             expected = f"{needed:,} for {dtype.name}{shape}"
-            self.refuse("bytes of another array", expected, f"{len(buffer):,}")
+            self.refuse(path, "bytes of another array", expected, f"{len(buffer):,}")
         return np.frombuffer(buffer, dtype=dtype).reshape(shape)
 
-    def check_shape(self, shape: list[Any]) -> None:
+    def check_shape(self, shape: list[Any], path: tuple[object, ...]) -> None:
         """Refuse what is no shape."""
         if len(shape) > MAX_RANK or not all(type(n) is int and n >= 0 for n in shape):
             expected = f"at most {MAX_RANK} lengths, none below 0"
-            self.refuse("not a shape", expected, f"{str(shape):.60}")
+            self.refuse(path, "not a shape", expected, f"{str(shape):.60}")
 
-    def dtype(self, name: str | bytes) -> np.dtype:
+    def dtype(self, name: str | bytes, path: tuple[object, ...] = ()) -> np.dtype:
         """Find the dtype of a name."""
         text = name if isinstance(name, str) else name.decode("ascii", "replace")
         dtype = None
@@ -322,23 +309,23 @@ class Reader:
                 dtype = np.dtype(text)
         is_plain = dtype is not None and dtype.name == text and dtype.itemsize
         if dtype is None or not is_plain or dtype.hasobject or dtype.fields:
-            self.refuse("not the name of a dtype", found=f"{text:.40}")
+            self.refuse(path, "not the name of a dtype", found=f"{text:.40}")
         return dtype
 
-    def joined(self, tree: dict[Any, Any]) -> np.ndarray:
+    def joined(self, tree: dict[Any, Any], path: tuple[object, ...] = ()) -> np.ndarray:
         """Join an array that was written in pieces."""
         shape, pieces = (_in_order(tree.get(name)) for name in ("shape", "chunks"))
         if shape is None or not pieces or len(tree) != 3:
-            self.refuse("not an array in pieces", "`shape` and `chunks`")
-        self.check_shape(shape)
+            self.refuse(path, "not an array in pieces", "`shape` and `chunks`")
+        self.check_shape(shape, path)
         kinds = {getattr(piece, "dtype", None) for piece in pieces}
         is_flat = all(isinstance(p, np.ndarray) and p.ndim == 1 for p in pieces)
         if len(kinds) > 1 or not is_flat:
-            self.refuse("pieces of several kinds", "arrays with one axis")
+            self.refuse(path, "pieces of several kinds", "arrays with one axis")
         found = sum(piece.size for piece in pieces)
         if found != math.prod(shape):
             expected = f"{math.prod(shape):,} values for {shape}"
-            self.refuse("pieces of another size", expected, f"{found:,}")
+            self.refuse(path, "pieces of another size", expected, f"{found:,}")
         return np.concatenate(pieces).reshape(shape)
 
 

@@ -28,8 +28,7 @@ registry = serialization._REGISTRY
 
 def ext_unpack(code: int, data: bytes) -> object:
     """Make the value of an extension of MessagePack."""
-    reader = msgpack_format.Reader(memoryview(data))
-    return reader.extension(code, reader.data)
+    return msgpack_format.Reader(len(data)).extension(code, data, ())
 
 
 def ndarray_from_bytes(data: bytes) -> object:
@@ -39,7 +38,7 @@ def ndarray_from_bytes(data: bytes) -> object:
 
 def unchunk(data: dict[str, Any]) -> np.ndarray:
     """Join an array that was split."""
-    return msgpack_format.Reader(memoryview(b"")).joined(data)
+    return msgpack_format.Reader().joined(data)
 
 
 def unchunk_leaves(tree: Any) -> Any:
