@@ -198,7 +198,7 @@ def _is_number(number: Spec, array: Spec) -> bool:
     """Tell whether a number of Python can stand for an array."""
     if number not in _NUMBERS or isinstance(array, str) or array.shape:
         return False
-    import jax  # here alone: whoever lists the arrays of a file needs no jax
+    import jax  # the command describes checkpoints without it
 
     try:
         return jax.numpy.issubdtype(np.dtype(array.dtype), _NUMBERS[str(number)])

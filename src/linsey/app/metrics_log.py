@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from linsey.checkpoint import durable
 from linsey.errors import InputError
-from linsey.files import open_own, read_regular, reporting
+from linsey.files import open_own, parsing, read_regular, reporting
 from linsey.metrics.tensorboard import SummaryWriter
 from linsey.schema import Between, conform, parse_json
 
@@ -119,9 +119,14 @@ def read(path: Path) -> list[Record]:
         InputError: a line is no record; says which.
         DiskError: the disk refused.
     """
+    with parsing(path, "not the log of a run"):
+        return _history(read_regular(path, limit=MAX_BYTES), path)
+
+
+def _history(content: bytes, path: Path) -> list[Record]:
     history: dict[tuple[str, int], Record] = {}
     torn: InputError | None = None
-    for number, line in enumerate(read_regular(path, limit=MAX_BYTES).split(b"\n"), 1):
+    for number, line in enumerate(content.split(b"\n"), 1):
         if not line.strip():
             continue
         where = f"line {number}"
