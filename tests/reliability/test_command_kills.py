@@ -78,7 +78,8 @@ def kill_once(options: list[str], out: Path, delay: float, in_save: bool) -> boo
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(delay)
     while in_save and process.poll() is None:
-        if any(name.startswith(durable.TEMPORARY) for name in os.listdir(folder)):
+        names = os.listdir(folder) if folder.is_dir() else []
+        if any(name.startswith(durable.TEMPORARY) for name in names):
             break
     process.kill()
     _, error = process.communicate()
@@ -105,15 +106,13 @@ def check_kills(folder: Path, kills: int) -> None:
     assert_one_history(run, folder / "whole")
     names = [path.name for path in run.rglob("*")]
     assert not [n for n in names if n.startswith((durable.TEMPORARY, durable.DOOMED))]
-    record(
-        "the command is killed at random instants, half of them inside of saves",
-        f"{kills} of {kills} resumed to the same bits",
-    )
+    row = "the command is killed at random instants, half of them inside of saves"
+    record(row, f"{kills} of {kills}")
 
 
 @pytest.mark.timeout(300)
 def test_kill_of_the_process(tmp_path):
-    check_kills(tmp_path, kills=2)
+    check_kills(tmp_path, kills=1)
 
 
 @pytest.mark.slow

@@ -41,7 +41,9 @@ def go_on(out: str) -> None:
     assert cli.main(line.split()[1:]) == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
+)
 def test_signal_at_the_first_line_of_output_or_in_the_imports(whole, tmp_path, number):
     data = ("--data", whole.parent / "blobs.npz")
     process = start("train", *data, *OPTIONS, "--out", tmp_path / "run")
