@@ -311,6 +311,13 @@ def test_without_the_check_of_what_is_shared(nn):
     return y, variables, scanned().apply(variables, X, None)
 
 
+@agrees(ulps=8)
+def test_without_the_check_what_is_shared_is_not_created(nn):
+    options = {**SHARED, "variable_carry": "state"}
+    shared = nn.scan(block(nn), length=2, check_constancy_invariants=False, **options)
+    return shared().init(KEY, X, None)
+
+
 def test_keyword_arguments_are_the_same_at_every_step():
     nn = linsey.linen
 
