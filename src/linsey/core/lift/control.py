@@ -235,6 +235,8 @@ def scan(
     def scanned(scopes: object, init: C, *args: object, **kw: object) -> tuple[C, Y]:
         options = variable_axes, split_rngs, metadata_params, whole, whole
         lifted = Stacked(scopes, *options)
+        if None in (*lifted.in_axes[2:], *lifted.out_axes[2:]):
+            raise texts.no_scan_axis(variable_axes)
         shared, carried, *stacked = lifted.variables
         steps = lifted.length(in_axes, args, "scan", "length", length)
         roots, (may_share, may_carry, *_) = lifted.plan.roots, lifted.plan.outputs
@@ -255,9 +257,10 @@ def scan(
             outside = (tracers.current_trace(), created) if made is None else (None, [])
             with assigned(KEPT, kept), assigned(CREATED, outside):
                 pair, (new, written, *y_stacked) = run(variables, rngs, c, *args, **kw)
-            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-                raise texts.no_pair(pair)
-            c, y = pair
+            try:
+                c, y = pair
+            except (TypeError, ValueError) as error:
+                raise texts.no_pair(pair, error) from None
             if made is None:
                 made = [scope.get_variable(*name) for scope, *name in created]
             first = written if first is None else first
