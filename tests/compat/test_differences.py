@@ -454,6 +454,51 @@ def test_tables_of_lifted_partial_functions():
     assert "Dense_0" in table(linsey.linen)
 
 
+@pytest.mark.parametrize("lift", ["jit", "fold_rngs"])
+def test_setup_of_a_lifted_method_is_captured_once(lift):
+    def captured(nn):
+        class Module(nn.Module):
+            def setup(self):
+                pass
+
+            @getattr(nn, lift)
+            def __call__(self, x):
+                return x
+
+        options = {"capture_intermediates": lambda module, name: True}
+        _, found = Module().apply({}, 1.0, **options)
+        return found["intermediates"]["setup"]
+
+    assert captured(flax.linen) == (None, None)
+    assert captured(linsey.linen) == (None,)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_modules_in_fields_are_shown_inside_of_lifted_functions(library):
+    nn = LIBRARIES[library]
+    shown = []
+
+    class Module(nn.Module):
+        inside: Any
+
+        @nn.remat
+        @nn.compact
+        def __call__(self):
+            shown.append(repr(self))
+
+    Module(nn.Dense(3)).apply({})
+    assert ("# children" in shown[0]) == (library == "linsey")
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_field_named_scope_keeps_its_value(library):
+    class Module(LIBRARIES[library].Module):
+        scope: Any = None
+
+    module = Module(scope=3)
+    assert (module.bind({}).unbind()[0] == module) == (library == "linsey")
+
+
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_names_of_lifted_classes_in_errors(library):
     nn = LIBRARIES[library]
