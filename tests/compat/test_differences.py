@@ -491,6 +491,13 @@ def test_modules_in_fields_are_shown_inside_of_lifted_functions(library):
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
+def test_a_bare_module_has_no_call(library):
+    refused = refusal(lambda nn: nn.Module().init(KEY), LIBRARIES[library])
+    expected = RecursionError if library == "flax" else AttributeError
+    assert isinstance(refused, expected)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_a_field_named_scope_keeps_its_value(library):
     class Module(LIBRARIES[library].Module):
         scope: Any = None

@@ -344,6 +344,7 @@ KNOWN = (
     Known("`setup` of a module whose method", differs(SETUP_TWICE, "nn.fold_rngs")),
     Known("Inside of a lifted function the `repr`", more_children),
     Known("A field named `scope`", field_named_scope),
+    Known("A bare `nn.Module()`", differs("Flax RecursionError", "nn.Module().")),
     Known(
         "An axis added at position -1",
         differs(AXES, "nn.PARTITION_NAME", ": -1}"),
