@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
+import flax.core
 import flax.linen
 import jax
 
+from linsey.core import tracers
 from tests.compat.programs.compare import Difference, find
 from tests.compat.programs.outcome import FLAX, LINSEY, Outcome, run
 from tests.compat.programs.syntax import Shape
@@ -161,28 +163,30 @@ def leaks(case: Case, _: Difference) -> bool:
     """linsey refuses what leaves values of an inner transform behind in Flax."""
     if type(case.ours.error).__name__ != "JaxTransformError":
         return False
-    if case.theirs.error is not None:
-        return True  # both refuse, Flax for what it does with the value
-    results: list[Any] = []
-    with recording(results):
-        other = run(case.source, FLAX, case.shape, case.numeric, returned=results)
-    return isinstance(other.error, jax.errors.UnexpectedTracerError)
+    found: list[bool] = []
+    with watching(found):
+        run(case.source, FLAX, case.shape, case.numeric)
+    return any(found)
 
 
 @contextmanager
-def recording(results: list[Any]) -> Iterator[None]:
-    """Collects what `init` and `apply` return."""
+def watching(found: list[bool]) -> Iterator[None]:
+    """Notes of each value that Flax writes whether an inner transform will end it."""
+    scope = flax.core.Scope
+    begin, put = scope.__init__, scope.put_variable
+    traces: dict[int, Any] = {}
+    kept: list[Any] = []  # or another scope could have the same id
 
-    def recorded(method: Any) -> Any:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            results.append(method(*args, **kwargs))
-            return results[-1]
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        begin(self, *args, **kwargs)
+        kept.append(self)
+        traces[id(self)] = tracers.current_trace()
 
-        return call
+    def put_variable(self: Any, col: str, name: str, value: Any) -> None:
+        found.append(tracers.leaks(traces[id(self.root)], value))
+        put(self, col, name, value)
 
-    module = flax.linen.Module
-    methods = {name: recorded(getattr(module, name)) for name in ("init", "apply")}
-    with mock.patch.multiple(module, **methods):
+    with mock.patch.multiple(scope, __init__=__init__, put_variable=put_variable):
         yield
 
 
