@@ -491,6 +491,24 @@ def test_modules_in_fields_are_shown_inside_of_lifted_functions(library):
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
+def test_a_loop_leaves_dictionaries_what_they_are(library):
+    nn = LIBRARIES[library]
+    kinds = []
+
+    class Module(nn.Module):
+        @nn.compact
+        def __call__(self):
+            def step(module, carry):
+                kinds.append(type(module.variables["params"]))
+                return carry + 1
+
+            return nn.while_loop(lambda module, carry: carry < 2, step, self, 0)
+
+    Module().apply({"params": {"w": 1.0}})
+    assert kinds == [nn.FrozenDict if library == "flax" else dict]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_a_bare_module_has_no_call(library):
     refused = refusal(lambda nn: nn.Module().init(KEY), LIBRARIES[library])
     expected = RecursionError if library == "flax" else AttributeError

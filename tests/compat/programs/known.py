@@ -114,7 +114,7 @@ MORE_FIELDS = (
 )
 
 
-def private_calls(_: Case, difference: Difference) -> bool:
+def private_calls(case: Case, difference: Difference) -> bool:
     """Calls of functions of the libraries, and of lambdas, are shown by one alone."""
     if not difference.cause.startswith(("facts", "keys")):
         return False
@@ -122,7 +122,9 @@ def private_calls(_: Case, difference: Difference) -> bool:
     if not found:
         return False
     theirs, ours = (ast.literal_eval(text) for text in found.groups())
-    return all(re.search(PRIVATE, one) for one in {*theirs} ^ {*ours})
+    paths = {NO_PATH} if case.has("intercept_methods", "module.path") else set()
+    more = ({*theirs} ^ {*ours}) - paths
+    return all(re.search(PRIVATE, one) for one in more)
 
 
 def more_children(case: Case, difference: Difference) -> bool:
@@ -146,6 +148,12 @@ def field_named_scope(case: Case, difference: Difference) -> bool:
 
 
 SCOPE = "scope = < object>"
+
+
+def frozen(case: Case, difference: Difference) -> bool:
+    """Only Flax shows `FrozenDict`s for dictionaries."""
+    a, b = (text.replace("FrozenDict", "dict") for text in pair(difference))
+    return a == b and "dict" in a and case.has("nn.while_loop")
 
 
 def modules_in_tables(case: Case, difference: Difference) -> bool:
@@ -311,7 +319,7 @@ PRIVATE = (
     "<lambda>|scan_fn|layer_forward|shared_forward_fn|_l2_normalize|_get_bias_shape|"
     "_spectral_normalize"
 )
-OUTER_PATH = r"""facts: Flax \["\('tuple', \(\)\)"\] \| linsey \[\]"""
+NO_PATH = "('tuple', [])"  # of what surrounds a lifted function
 NO_ARRAY = (
     r"Flax AttributeError: 'NoneType' object has no attribute '(ndim|shape|dtype)' *\| "
     "linsey (InputRank|AxisOutOfRange|IntegerInput)Error"
@@ -369,6 +377,7 @@ KNOWN = (
     Known("`setup` of a module whose method", differs(SETUP_TWICE, "nn.jit")),
     Known("`setup` of a module whose method", differs(SETUP_TWICE, "nn.fold_rngs")),
     Known("Inside of a lifted function the `repr`", more_children),
+    Known("Inside of `while_loop` the collections", frozen),
     Known("A field named `scope`", field_named_scope),
     Known("A bare `nn.Module()`", differs("Flax RecursionError", "nn.Module().")),
     Known(
@@ -414,10 +423,6 @@ KNOWN = (
     Known(
         "Interceptors and captured intermediates see",
         differs("Flax AttributeError: '(int|Typed.*)' object has no.*size", "capture_"),
-    ),
-    Known(
-        "Interceptors and captured intermediates see",
-        differs(OUTER_PATH, "nn.intercept_methods", "context.module.path"),
     ),
     Known(
         "Interceptors and captured intermediates see",
