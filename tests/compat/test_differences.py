@@ -509,6 +509,24 @@ def test_a_loop_leaves_dictionaries_what_they_are(library):
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
+def test_lengths_are_compared_before_a_step_runs(library):
+    nn = LIBRARIES[library]
+    runs = []
+
+    class Module(nn.Module):
+        def __call__(self, a, b):
+            def step(module, carry, a, b):
+                runs.append(module)
+                return carry, a + b
+
+            return nn.scan(step, split_rngs={"noise": True})(self, 0, a, b)
+
+    with pytest.raises(ValueError):
+        Module().apply({}, jnp.ones(2), jnp.ones(3), rngs={"noise": KEY})
+    assert bool(runs) == (library == "flax")
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_a_bare_module_has_no_call(library):
     refused = refusal(lambda nn: nn.Module().init(KEY), LIBRARIES[library])
     expected = RecursionError if library == "flax" else AttributeError

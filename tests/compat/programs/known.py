@@ -307,6 +307,7 @@ MADE_TWICE = (
 )
 TWICE = "(lengths at|facts:) .*intermediates"
 SETUP_TWICE = "lengths at .*/setup$"
+LENGTHS = r"Flax \w+: .* \| linsey ShapeError: Inconsistent batch axis sizes"
 CARRY = "Flax TypeError: scan body function carry input and carry output must"
 AXES = "values at .*names|facts|Flax AssertionError"
 NAME_SCOPES = (
@@ -378,6 +379,7 @@ KNOWN = (
     Known("`setup` of a module whose method", differs(SETUP_TWICE, "nn.fold_rngs")),
     Known("Inside of a lifted function the `repr`", more_children),
     Known("Inside of `while_loop` the collections", frozen),
+    Known("A scan over axes of several lengths", differs(LENGTHS, "nn.scan")),
     Known("A field named `scope`", field_named_scope),
     Known("A bare `nn.Module()`", differs("Flax RecursionError", "nn.Module().")),
     Known(
