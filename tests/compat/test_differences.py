@@ -527,6 +527,22 @@ def test_lengths_are_compared_before_a_step_runs(library):
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
+def test_errors_name_the_path_of_a_shared_scope(library):
+    nn = LIBRARIES[library]
+
+    class Module(nn.Module):
+        def setup(self):
+            self.inner = nn.WeightNorm(nn.Dense(3))
+            nn.share_scope(self, self.inner)
+
+        def __call__(self, x):
+            return self.inner(x)
+
+    refused = refusal(lambda _: Module().apply({"params": {}}, jnp.ones(2)), nn)
+    assert ("/inner/" in str(refused)) == (library == "flax")
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_a_bare_module_has_no_call(library):
     refused = refusal(lambda nn: nn.Module().init(KEY), LIBRARIES[library])
     expected = RecursionError if library == "flax" else AttributeError

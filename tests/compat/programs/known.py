@@ -130,9 +130,20 @@ def private_calls(case: Case, difference: Difference) -> bool:
 def more_children(case: Case, difference: Difference) -> bool:
     """Texts of modules differ by the modules in fields that only linsey's show."""
     a, b = pair(difference)
-    lines = iter(b.split("\n"))
-    fewer = a != b and all(line in lines for line in a.split("\n"))
-    return fewer and "# children" in b and lifts(case)
+    return is_part(a, b) and "# children" in b and lifts(case)
+
+
+def fewer_children(case: Case, difference: Difference) -> bool:
+    """Texts of modules differ by what `setup`, run once more, made in Flax's."""
+    a, b = pair(difference)
+    twice = case.has("nn.jit") or case.has("nn.fold_rngs")
+    return is_part(b, a) and "# children" in a and twice
+
+
+def is_part(part: str, whole: str) -> bool:
+    """Whether a text is another one without some of its lines."""
+    lines = iter(whole.split("\n"))
+    return part != whole and all(line in lines for line in part.split("\n"))
 
 
 def lifts(case: Case) -> bool:
@@ -148,6 +159,12 @@ def field_named_scope(case: Case, difference: Difference) -> bool:
 
 
 SCOPE = "scope = < object>"
+
+
+def moved(case: Case, difference: Difference) -> bool:
+    """Messages differ by the path of a module in a shared scope."""
+    words = re.match(r"words: Flax (.*?) *\| linsey (.*)", difference.cause)
+    return bool(words) and words[1] == words[2] and case.has("nn.share_scope")
 
 
 def frozen(case: Case, difference: Difference) -> bool:
@@ -318,7 +335,7 @@ NAME_SCOPES = (
 TREES = "Flax (AttributeError: '(tuple|list)' .*_state|AssertionError: scope list mism)"
 PRIVATE = (
     "<lambda>|scan_fn|layer_forward|shared_forward_fn|_l2_normalize|_get_bias_shape|"
-    "_spectral_normalize"
+    "_spectral_normalize|'(Jit|Fold_rngs)[A-Z].*'setup'"
 )
 NO_PATH = "('tuple', [])"  # of what surrounds a lifted function
 NO_ARRAY = (
@@ -377,9 +394,11 @@ KNOWN = (
     ),
     Known("`setup` of a module whose method", differs(SETUP_TWICE, "nn.jit")),
     Known("`setup` of a module whose method", differs(SETUP_TWICE, "nn.fold_rngs")),
+    Known("`setup` of a module whose method", fewer_children),
     Known("Inside of a lifted function the `repr`", more_children),
     Known("Inside of `while_loop` the collections", frozen),
     Known("A scan over axes of several lengths", differs(LENGTHS, "nn.scan")),
+    Known("After `share_scope` errors inside", moved),
     Known("A field named `scope`", field_named_scope),
     Known("A bare `nn.Module()`", differs("Flax RecursionError", "nn.Module().")),
     Known(
