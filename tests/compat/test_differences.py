@@ -543,6 +543,37 @@ def test_errors_name_the_path_of_a_shared_scope(library):
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
+def test_weight_norm_of_everything_is_of_parameters(library):
+    nn = LIBRARIES[library]
+
+    class Layer(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            self.variable("state", "seen", jnp.ones, 3)
+            return nn.Dense(3)(x)
+
+    variables = nn.WeightNorm(Layer(), variable_filter=None).init(KEY, jnp.ones((1, 2)))
+    assert ("layer_instance/seen/scale" in variables["params"]) == (library == "flax")
+
+
+def test_an_overridden_name_scope():
+    def run(nn):
+        class Base(nn.Module):
+            @nn.compact_name_scope
+            def __call__(self, x):
+                return nn.Dense(3)(x)
+
+        class Module(Base):
+            def __call__(self, x):
+                return super().__call__(x)
+
+        return Module().init(KEY, jnp.ones(2))
+
+    assert isinstance(refusal(run, flax.linen), KeyError)
+    assert "Dense_0" in run(linsey.linen)["params"]["__call__"]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_a_bare_module_has_no_call(library):
     refused = refusal(lambda nn: nn.Module().init(KEY), LIBRARIES[library])
     expected = RecursionError if library == "flax" else AttributeError

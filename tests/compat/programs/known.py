@@ -324,6 +324,7 @@ MADE_TWICE = (
 )
 TWICE = "(lengths at|facts:) .*intermediates"
 SETUP_TWICE = "lengths at .*/setup$"
+SCALES = "(Flax ScopeParamNotFoundError|keys at [^:]*params): .*/scale"
 LENGTHS = r"Flax \w+: .* \| linsey ShapeError: Inconsistent batch axis sizes"
 CARRY = "Flax TypeError: scan body function carry input and carry output must"
 AXES = "values at .*names|facts|Flax AssertionError"
@@ -399,6 +400,14 @@ KNOWN = (
     Known("Inside of `while_loop` the collections", frozen),
     Known("A scan over axes of several lengths", differs(LENGTHS, "nn.scan")),
     Known("After `share_scope` errors inside", moved),
+    Known(
+        "A `compact_name_scope` method that a subclass",
+        differs("Flax KeyError: '\\w+'", "nn.compact_name_scope", "super()."),
+    ),
+    Known(
+        "`WeightNorm(variable_filter=None)` takes",
+        shows(SCALES, "nn.WeightNorm", "variable_filter=None"),
+    ),
     Known("A field named `scope`", field_named_scope),
     Known("A bare `nn.Module()`", differs("Flax RecursionError", "nn.Module().")),
     Known(
