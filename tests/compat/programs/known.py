@@ -331,6 +331,7 @@ AXES = "values at .*names|facts|Flax AssertionError"
 NAME_SCOPES = (
     "(words: )?Flax AssignSubModuleError: Submodule CompactNameScope|"
     'Flax NameInUseError: Could not create submodule "(part|__call__)"|'
+    r"Flax TypeError: unsupported operand type\(s\) for \+: 'dict' and 'tuple'|"
     "(keys|facts).*('part'|CompactNameScope)"
 )
 TREES = "Flax (AttributeError: '(tuple|list)' .*_state|AssertionError: scope list mism)"
