@@ -4,6 +4,7 @@
 #   make demo      train a batch-normalized classifier on the digits that ship with us
 #   make test      lint, then the fast tests
 #   make test-all  also the slow tests, PyTorch as oracle, and a newer Python with its jax
+#   make soak      all tests of reliability: kills, fuzzers, thousands of saves; an hour
 #   make lint      formatting, lint and types      make format   rewrite the files
 #   make bench     benchmarks against the peers    make docs     HTML in docs/_build/html
 #   make dist      build wheel and sdist, and try them as a user would
@@ -32,7 +33,7 @@ TESTS ?=
 
 UV_VERSION := 0.13.9
 TORCH_VERSION := 2.13.0
-BENCHMARKS := trace dispatch import_time optim batch_norm step memory objects
+BENCHMARKS := trace dispatch import_time optim batch_norm step memory objects checkpoint
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -83,11 +84,11 @@ demo: $(VENV)/.stamp-train
 
 .PHONY: test
 test: lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow" $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not soak" $(TESTS)
 
 .PHONY: test-all
 test-all: lint $(VENV)/.stamp-torch $(VENV)/.stamp-programs
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not soak" $(TESTS)
 	@if [ -n "$(NEWER_PYTHON)" ]; then \
 	  $(MAKE) --no-print-directory test-newer; \
 	else \
@@ -101,7 +102,12 @@ test-newer:
 .PHONY: test-here
 test-here: $(VENV)/.stamp-dev
 	$(BIN)/python -c 'import jax, sys; print("Python", sys.version.split()[0], "jax", jax.__version__)'
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not soak" $(TESTS)
+
+# One after the other: what they measure needs the machine for itself.
+.PHONY: soak
+soak: $(VENV)/.stamp-dev
+	$(BIN)/python -m pytest -s $(or $(TESTS),tests/reliability)
 
 .PHONY: lint
 lint: $(VENV)/.stamp-dev

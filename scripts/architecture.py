@@ -33,7 +33,7 @@ FLOORS = [
     Room(4, ("optim",), "the classic optimizers, on optax"),
     Room(4, ("compat",), "`import flax` and `import treex` served by linsey"),
     Room(3, ("training",), "train state, schedules, Flax's face of checkpoints"),
-    Room(3, ("checkpoint",), "a step that vouches for its files; knows no command"),
+    Room(3, ("checkpoint",), "a step that vouches for its arrays; knows no command"),
     Room(3, ("metrics",), "writers of numbers"),
     Room(2, ("linen",), "the functional face: modules, transforms, layers"),
     Room(2, ("core.nn",), "layers as functions of scopes"),

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from linsey import schema
 from linsey.errors import InputError
 from linsey.schema import Between, Matching, conform, parse_json, read_json
 
@@ -71,6 +72,18 @@ def test_what_differs_is_named(value, hint, told):
 def test_json_is_strict(text):
     with pytest.raises(InputError):
         conform(parse_json(text.encode("latin-1"), "f"), Any, file="f")
+
+
+def test_what_is_larger_than_the_memory_is_refused(monkeypatch):
+    def fail(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(json, "loads", fail)
+    with pytest.raises(InputError, match="memory"):
+        parse_json(b"1", "f")
+    monkeypatch.setattr(schema._Checker, "check", fail)
+    with pytest.raises(InputError, match="memory"):
+        conform(1, int, file="f")
 
 
 def test_read_json(tmp_path):

@@ -29,15 +29,19 @@ if TYPE_CHECKING:
     from linsey import datasets as datasets
     from linsey import errors as errors
     from linsey import extras as extras
+    from linsey import files as files
     from linsey import ids as ids
     from linsey import io as io
     from linsey import jax_utils as jax_utils
     from linsey import linen as linen
     from linsey import metrics as metrics
+    from linsey import msgpack_format as msgpack_format
     from linsey import ops as ops
     from linsey import optim as optim
     from linsey import promotion as promotion
+    from linsey import schema as schema
     from linsey import serialization as serialization
+    from linsey import specs as specs
     from linsey import struct as struct
     from linsey import traceback_util as traceback_util
     from linsey import training as training

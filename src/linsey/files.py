@@ -2,7 +2,8 @@
 
 `open_regular` is the one way to open a file for reading. It follows no link, waits for
 no FIFO, touches no device, and knows the size before the first byte is read.
-`reporting` turns what the disk refuses into one line with path, cause and sizes.
+`parsing` turns whatever a parser stumbles over into an `InputError`, `reporting` what
+the disk refuses into one line with path, cause and sizes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import contextlib
 import functools
 import os
 import stat
+import struct
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -25,6 +29,25 @@ _FLAGS = (
     | getattr(os, "O_NOFOLLOW", 0)
     | getattr(os, "O_NONBLOCK", 0)  # a FIFO without a writer would block for ever
     | getattr(os, "O_BINARY", 0)
+)
+
+# What parsers raise when bytes are not what they should be: nothing that means a
+# mistake of ours in a call (`NameError`, `ImportError`) or that somebody wants to stop.
+_STUMBLES = (
+    ValueError,  # among them UnicodeError, JSONDecodeError, TOMLDecodeError
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    SyntaxError,
+    EOFError,
+    RuntimeError,  # among them NotImplementedError and RecursionError
+    MemoryError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+    Warning,  # where warnings are errors
 )
 
 PathLike = str | os.PathLike[str]
@@ -73,7 +96,8 @@ def open_regular(
         raise DiskError(error, path, "read") from error
     try:
         # Again, of what was opened: the name may have changed its meaning.
-        found = os.fstat(descriptor)
+        with reporting(path, "read"):
+            found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise refused("not a regular file", found=_kind(found.st_mode))
         if found.st_size > limit:
@@ -88,18 +112,51 @@ def open_regular(
 def read_regular(
     path: PathLike, *, limit: int = MAX_BYTES, key: str | None = None
 ) -> bytes:
-    """Read a regular file, as `open_regular` opens it, as a whole.
+    """Read a regular file, as `open_regular` opens it: what it holds at that time.
 
     Raises:
-        InputError: as `open_regular`, or the file grew beyond the limit meanwhile.
+        InputError: as `open_regular`, or the memory does not hold it.
         DiskError: the disk refused.
     """
-    with open_regular(path, limit=limit, key=key) as file, reporting(path, "read"):
-        content = file.read(limit + 1)
-    if len(content) > limit:
-        expected = f"at most {limit:,} bytes"
-        raise InputError("the file is too large", file=path, key=key, expected=expected)
-    return content
+    with (
+        open_regular(path, limit=limit, key=key) as file,
+        parsing(path, "larger than the memory", key),
+    ):
+        # The size, and not the limit: Python sets aside what it is asked to read.
+        return file.read(os.fstat(file.fileno()).st_size)
+
+
+@contextlib.contextmanager
+def parsing(path: PathLike, problem: str, key: str | None = None) -> Iterator[None]:
+    """Report whatever goes wrong while a block parses a file.
+
+    Args:
+        path: the file.
+        problem: what it then is, such as "not a readable image".
+        key: what in the file is parsed.
+
+    Raises:
+        InputError: the block could not parse it, or raised one itself.
+        DiskError: the disk refused.
+
+    Example:
+        >>> with parsing("a.bin", "not a number"):
+        ...     int("x")
+        Traceback (most recent call last):
+        linsey.errors.files.InputError: a.bin: not a number: invalid literal for int()
+        with base 10: 'x'
+    """
+    try:
+        yield
+    except (InputError, DiskError):
+        raise
+    except OSError as error:
+        if error.errno is not None:
+            raise DiskError(error, path, "read") from error
+        # Parsers raise it on their own account, such as pillow.
+        raise _stumbled(error, path, problem, key) from error
+    except _STUMBLES as error:
+        raise _stumbled(error, path, problem, key) from error
 
 
 @contextlib.contextmanager
@@ -136,9 +193,53 @@ def is_inside(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
 
 
+def _stumbled(
+    error: Exception, path: PathLike, problem: str, key: str | None
+) -> InputError:
+    cause = " ".join(str(error).split())[:200] or type(error).__name__
+    return InputError(f"{problem}: {cause}", file=path, key=key)
+
+
 def _kind(mode: int) -> str:
     if stat.S_ISDIR(mode):
         return "a folder"
     if stat.S_ISFIFO(mode):
         return "a FIFO"
     return "a socket" if stat.S_ISSOCK(mode) else "a device"
+
+
+def open_own(path: PathLike, flags: int = os.O_RDWR | os.O_CREAT) -> int:
+    """Open a file that is kept up to date in place, such as a log or a lock.
+
+    What is written goes to the file of that name and to no other one.
+
+    Args:
+        path: created if there is none.
+        flags: of `os.open`.
+
+    Returns:
+        The descriptor.
+
+    Raises:
+        InputError: it is a link, has further names, or is no regular file.
+        DiskError: the disk refused.
+
+    Example:
+        >>> open_own("/dev/null")
+        Traceback (most recent call last):
+        linsey.errors.files.InputError: /dev/null: not a regular file: found a device
+        (move it away)
+    """
+    refused = functools.partial(InputError, file=path, hint="move it away")
+    with reporting(path):
+        found = os.lstat(path) if os.path.lexists(path) else None
+        if found is not None and stat.S_ISLNK(found.st_mode):
+            raise refused("a link, and links are not written through")
+        if found is not None and not stat.S_ISREG(found.st_mode):
+            raise refused("not a regular file", found=_kind(found.st_mode))
+        descriptor = os.open(path, flags | _FLAGS, 0o644)
+    found = os.fstat(descriptor)  # of what was opened, and not what had the name
+    if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
+        return descriptor
+    os.close(descriptor)
+    raise refused("has other names too (hard links), which would change as well")

@@ -35,15 +35,24 @@ MAX_DEPTH = 100
 
 @dataclasses.dataclass(frozen=True)
 class Between:
-    """Bounds, both included: of a number, or of the length of anything else."""
+    """Bounds, both included: of a number, or of the length of anything else.
+
+    Attributes:
+        low: the least.
+        high: the most.
+        words: what they mean, for messages, where the numbers do not tell.
+    """
 
     low: float = -math.inf
     high: float = math.inf
+    words: str = ""
 
     def __str__(self) -> str:
+        if self.words:
+            return self.words
         if self.high == math.inf:
             return f"at least {self.low:,}"
-        return f"from {self.low:,} to {self.high:,}"
+        return f"{self.low:,} to {self.high:,}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +117,8 @@ def parse_json(content: bytes, file: PathLike) -> Any:
         raise
     except RecursionError:
         raise InputError("nested too deeply", file=file) from None
+    except MemoryError:
+        raise InputError("larger than the memory", file=file) from None
     except ValueError as error:  # what is no UTF-8, no JSON, or a number too long
         raise InputError(f"not JSON: {error}", file=file) from None
 
@@ -139,7 +150,10 @@ def conform(value: object, hint: Any, *, file: PathLike | None, key: str = "") -
         linsey.errors.files.InputError: a.json: lr[1]: value of another type: expected
         a number, found 'a'
     """
-    return _Checker(file).check(value, hint, key, 0)
+    try:
+        return _Checker(file).check(value, hint, key, 0)
+    except MemoryError:
+        raise InputError("larger than the memory", file=file, key=key) from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,8 +163,10 @@ class _Checker:
     def check(self, value: Any, hint: Any, key: str, depth: int) -> Any:
         if depth > MAX_DEPTH:
             raise InputError("nested too deeply", file=self.file, key=key)
+        origin, args, is_record = _parts(hint)
+        if origin is None and hint is not Any and not is_record:
+            return self._scalar(value, hint, key)
         deeper = functools.partial(self.check, depth=depth + 1)
-        origin, args = typing.get_origin(hint), typing.get_args(hint)
         if origin is typing.Annotated:
             return self._bounded(deeper(value, args[0], key), args[1:], key)
         if origin in (typing.Union, types.UnionType):
@@ -167,19 +183,26 @@ class _Checker:
             return {n: deeper(value[n], item, _joined(key, n)) for n in names}
         if origin in (list, tuple) or (hint is Any and isinstance(value, list)):
             return self._sequence(value, origin or list, args or (Any,), key, depth)
-        if dataclasses.is_dataclass(hint):
+        if is_record:
             return self._record(value, hint, key, depth)
         return self._scalar(value, hint, key)
 
-    def _wrong(self, key: str, expected: object, value: object) -> InputError:
-        problem, found = "value of another type", _shown(value)
+    def _wrong(
+        self,
+        key: str,
+        expected: object,
+        value: object,
+        problem: str = "value of another type",
+    ) -> InputError:
+        found = _shown(value)
         return InputError(
             problem, file=self.file, key=key, expected=expected, found=found
         )
 
     def _any_of(self, value: object, hints: tuple[Any, ...], key: str, depth: int):
         errors = []
-        for hint in hints:
+        # Its own type first: an error is expensive to make.
+        for hint in sorted(hints, key=lambda hint: hint is not type(value)):
             try:
                 return self.check(value, hint, key, depth + 1)
             except InputError as error:
@@ -231,14 +254,15 @@ class _Checker:
             # An integer may be too large for a float.
             if abs(value) <= 1.7976931348623157e308:
                 return float(value)
-            raise self._wrong(key, "a finite number", value)
+            raise self._wrong(key, "a finite number", value, "out of range")
         if hint is Path:
-            return Path(self._scalar(value, str, key))
+            text = str(value) if isinstance(value, Path) else value
+            return Path(self._scalar(text, str, key))
         if hint is Any or type(value) is hint:
             if isinstance(value, str) and not _is_text(value):
                 raise self._wrong(key, "text in Unicode, without null bytes", value)
             if isinstance(value, float) and not math.isfinite(value):
-                raise self._wrong(key, "a finite number", value)
+                raise self._wrong(key, "a finite number", value, "out of range")
             return value
         raise self._wrong(key, _WORDS.get(hint, getattr(hint, "__name__", hint)), value)
 
@@ -247,15 +271,16 @@ class _Checker:
             if isinstance(limit, Between):
                 is_number = isinstance(value, int | float)
                 measured = value if is_number else len(value)
-                fits = limit.low <= measured <= limit.high
+                if limit.low <= measured <= limit.high:
+                    continue
                 found = _shown(value) if is_number else f"a length of {measured:,}"
+            elif re.fullmatch(limit.pattern, value):
+                continue
             else:
-                fits = re.fullmatch(limit.pattern, value) is not None
                 found = _shown(value)
-            if not fits:
-                raise InputError(
-                    "out of range", file=self.file, key=key, expected=limit, found=found
-                )
+            raise InputError(
+                "out of range", file=self.file, key=key, expected=limit, found=found
+            )
         return value
 
 
@@ -268,6 +293,12 @@ _WORDS = {
     types.NoneType: "null",
     Path: "text",
 }
+
+
+@functools.cache
+def _parts(hint: Any) -> tuple[Any, tuple[Any, ...], bool]:
+    is_record = dataclasses.is_dataclass(hint)
+    return typing.get_origin(hint), typing.get_args(hint), is_record
 
 
 @functools.cache

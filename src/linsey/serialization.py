@@ -18,8 +18,6 @@ Example:
 
 from __future__ import annotations
 
-import enum
-import math
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -27,7 +25,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from linsey import errors
+from linsey import errors, msgpack_format, specs
 from linsey.errors.misuse import report_misuse
 
 __all__ = [
@@ -148,20 +146,38 @@ def to_state_dict(target: object) -> Any:
     return state
 
 
-def from_state_dict(target: object, state: object, name: str = ".") -> Any:
+def from_state_dict(
+    target: object, state: object, name: str = ".", *, strict: bool = False
+) -> Any:
     """Return a tree like `target` with the contents of a state dict.
+
+    As in Flax, a leaf of any shape and dtype takes the place of another, and what the
+    state has beyond the keys of a dictionary is left out. `strict=True` refuses both.
 
     Args:
         target: a tree with the structure and types wanted; it is not changed.
         state: what `to_state_dict` returned for such a tree.
         name: the name of `target` in error messages.
+        strict: whether shapes, dtypes and names must be those of the target, see
+            `refuse_differences`.
 
     Returns:
         A new tree; where `target` has a leaf, what the state has there.
 
     Raises:
         StateDictMismatchError: if the state does not fit; the message has the path.
+
+    Example:
+        >>> from_state_dict({"w": np.zeros(2)}, {"v": np.ones(2)}, strict=True)
+        Traceback (most recent call last):
+        linsey.errors.trees.StateDictMismatchError: The state and the target differ at
+        path .: `w` is called `v`
+        The target is strict about names, shapes and dtypes.
+        Restore into a target built with the settings that the state was saved with, or
+        read it without one: `from_bytes(None, data)`.
     """
+    if strict:
+        refuse_differences(target, state, f"at path {name}")
     ty = None if isinstance(target, type) else _registered(target)
     if ty is None:
         return state
@@ -170,6 +186,34 @@ def from_state_dict(target: object, state: object, name: str = ".") -> Any:
         return _REGISTRY[ty][1](target, state)
     finally:
         _path.names.pop()
+
+
+def refuse_differences(target: object, state: object, where: str) -> None:
+    """Do what `strict=True` does: list all in what a state differs from a target.
+
+    Args:
+        target: a tree of registered types, of arrays or of their descriptions.
+        state: its state dict, or one of descriptions.
+        where: the place in the message, such as "at path .", or "in FILE".
+
+    Raises:
+        StateDictMismatchError: if there is a difference; it has all `differences`.
+        OptionError: if there is no target to compare with.
+    """
+    if target is None:
+        raise errors.OptionError(
+            "`strict=True` compares with a target, and the target is None.",
+            "Nothing says which names, shapes and dtypes are right.",
+            "Pass a target, or leave `strict` out.",
+        )
+    found = specs.differences(to_state_dict(target), state)
+    if found:
+        listed = "; ".join(map(str, found))
+        raise errors.StateDictMismatchError(
+            f"The state and the target differ {where}: {listed}",
+            "The target is strict about names, shapes and dtypes.",
+            found,
+        )
 
 
 def _mismatch(found: str, why: str) -> errors.StateDictMismatchError:
@@ -288,15 +332,6 @@ register_serialization_state(
 
 # A larger array is written in pieces: MessagePack holds 4 GiB in one value.
 MAX_CHUNK_SIZE = 2**30
-CHUNKED = "__msgpack_chunked_array__"
-
-
-class _MsgpackExtType(enum.IntEnum):
-    """The codes of values that MessagePack does not know."""
-
-    ndarray = 1
-    native_complex = 2
-    npscalar = 3
 
 
 def _array_to_bytes(value: np.ndarray | np.generic | jax.Array) -> bytes:
@@ -321,16 +356,6 @@ def _array_to_bytes(value: np.ndarray | np.generic | jax.Array) -> bytes:
     return msgpack.packb(parts)  # pyrefly: ignore
 
 
-def _array_from_bytes(data: bytes) -> np.ndarray:
-    import msgpack
-
-    shape, dtype, buffer = msgpack.unpackb(data, raw=True)
-    dtype = np.dtype(dtype.decode())
-    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(buffer):
-        raise ValueError(f"{len(buffer)} bytes do not hold {dtype.name}{shape}")
-    return np.frombuffer(buffer, dtype=dtype).reshape(shape)
-
-
 def _nameless(dtype: object) -> errors.ArgumentTypeError:
     return errors.ArgumentTypeError(
         f"Arrays of dtype {dtype} cannot be serialized.",
@@ -352,12 +377,12 @@ def _pack_unknown(value: object) -> object:
     import msgpack
 
     if isinstance(value, np.ndarray | jax.Array):
-        return msgpack.ExtType(_MsgpackExtType.ndarray, _array_to_bytes(value))
+        return msgpack.ExtType(msgpack_format.ARRAY, _array_to_bytes(value))
     if isinstance(value, np.generic):
-        return msgpack.ExtType(_MsgpackExtType.npscalar, _array_to_bytes(value))
+        return msgpack.ExtType(msgpack_format.SCALAR, _array_to_bytes(value))
     if isinstance(value, complex):
         parts = msgpack.packb((value.real, value.imag))
-        return msgpack.ExtType(_MsgpackExtType.native_complex, parts)
+        return msgpack.ExtType(msgpack_format.COMPLEX, parts)
     raise errors.ArgumentTypeError(
         f"can not serialize {type(value).__name__!r} object: {value!r:.80}",
         "MessagePack holds dictionaries, lists, arrays, numbers, text, bytes and None.",
@@ -365,39 +390,30 @@ def _pack_unknown(value: object) -> object:
     )
 
 
-def _unpack_unknown(code: int, data: bytes) -> object:
-    import msgpack
-
-    if code == _MsgpackExtType.ndarray:
-        return _array_from_bytes(data)
-    if code == _MsgpackExtType.npscalar:
-        return _array_from_bytes(data)[()]
-    if code == _MsgpackExtType.native_complex:
-        return complex(*msgpack.unpackb(data))
-    return msgpack.ExtType(code, data)
-
-
 def _chunk(array: np.ndarray) -> dict[str, object]:
     flat = np.ravel(array)
     size = max(1, MAX_CHUNK_SIZE // array.dtype.itemsize)
     pieces = [flat[i : i + size] for i in range(0, flat.size, size)]
     return {
-        CHUNKED: True,
+        msgpack_format.CHUNKED: True,
         "shape": {str(i): n for i, n in enumerate(array.shape)},
         "chunks": {str(i): piece for i, piece in enumerate(pieces)},
     }
 
 
-def _unchunk(tree: dict[str, Any]) -> np.ndarray:
-    shape, chunks = tree["shape"], tree["chunks"]
-    flat = np.concatenate([chunks[str(i)] for i in range(len(chunks))])
-    return flat.reshape([shape[str(i)] for i in range(len(shape))])
-
-
-def _chunk_leaves(tree: object, in_place: bool) -> object:
+def _chunk_leaves(tree: object, in_place: bool, depth: int = 0) -> object:
     """Split large arrays in nested dictionaries."""
     if type(tree) is dict:
-        chunked = {key: _chunk_leaves(value, in_place) for key, value in tree.items()}
+        if depth == msgpack_format.MAX_DEPTH:
+            raise errors.OptionError(
+                f"The tree has more than {depth} levels.",
+                "So deep a tree is most likely one that contains itself.",
+                "Write a tree that is less deep.",
+            )
+        chunked = {
+            key: _chunk_leaves(value, in_place, depth + 1)
+            for key, value in tree.items()
+        }
         if not in_place:
             return chunked
         tree.update(chunked)
@@ -406,19 +422,12 @@ def _chunk_leaves(tree: object, in_place: bool) -> object:
     return tree
 
 
-def _unchunk_leaves(tree: object) -> object:
-    """Join arrays that were split."""
-    if not isinstance(tree, dict):
-        return tree
-    if CHUNKED in tree:
-        return _unchunk(tree)
-    for key, value in tree.items():
-        tree[key] = _unchunk_leaves(value)
-    return tree
-
-
 def msgpack_serialize(pytree: object, in_place: bool = False) -> bytes:
     """Write nested dictionaries and lists of arrays and plain values as bytes.
+
+    A tree whose outermost value is a dictionary, or an array, gets a checksum that
+    `msgpack_restore` verifies and that Flax does not see: see
+    `linsey.msgpack_format`.
 
     Args:
         pytree: a state dict, see `to_state_dict`; arrays of any dtype NumPy and
@@ -439,9 +448,11 @@ def msgpack_serialize(pytree: object, in_place: bool = False) -> bytes:
     import msgpack
 
     pytree = _chunk_leaves(pytree, in_place)
-    return msgpack.packb(  # pyrefly: ignore
-        pytree, default=_pack_unknown, strict_types=True
-    )
+    if isinstance(pytree, np.ndarray | jax.Array) and pytree.size:
+        pytree = _chunk(np.asarray(pytree))  # a dictionary, which can be sealed
+    packer = msgpack.Packer(default=_pack_unknown, strict_types=True, autoreset=False)
+    packer.pack(pytree)
+    return msgpack_format.seal(packer.bytes())
 
 
 def msgpack_restore(encoded_pytree: bytes) -> Any:
@@ -451,21 +462,13 @@ def msgpack_restore(encoded_pytree: bytes) -> Any:
         encoded_pytree: the bytes.
 
     Returns:
-        Nested dictionaries and lists; arrays are NumPy's and share the memory of
-        the bytes, so they are read-only.
+        Nested dictionaries and lists; arrays are NumPy's, and read-only.
 
     Raises:
-        MalformedBytesError: if the bytes are incomplete or damaged.
+        MalformedBytesError: if the bytes are incomplete, changed, or no such tree; it
+            is an `InputError` and a `ValueError`.
     """
-    import msgpack
-
-    try:
-        tree = msgpack.unpackb(
-            encoded_pytree, ext_hook=_unpack_unknown, raw=False, strict_map_key=False
-        )
-        return _unchunk_leaves(tree)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise errors.MalformedBytesError(len(encoded_pytree), error) from error
+    return msgpack_format.read(encoded_pytree)
 
 
 def to_bytes(target: object) -> bytes:
@@ -480,16 +483,17 @@ def to_bytes(target: object) -> bytes:
     return msgpack_serialize(to_state_dict(target), in_place=True)
 
 
-def from_bytes(target: object, encoded_bytes: bytes) -> Any:
+def from_bytes(target: object, encoded_bytes: bytes, *, strict: bool = False) -> Any:
     """Return a tree like `target` with the contents that `to_bytes` wrote.
 
     Args:
         target: a tree with the structure and types wanted. If `None`, the state dict
             itself is returned.
         encoded_bytes: what `to_bytes` returned.
+        strict: whether shapes, dtypes and names must be those of the target.
 
     Raises:
         MalformedBytesError: if the bytes are incomplete or damaged.
         StateDictMismatchError: if their structure is another.
     """
-    return from_state_dict(target, msgpack_restore(encoded_bytes))
+    return from_state_dict(target, msgpack_restore(encoded_bytes), strict=strict)

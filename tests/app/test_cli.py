@@ -1,10 +1,14 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from linsey.app import cli
+from linsey.app import cli, exit_codes
 from linsey.app.commands import train
+from linsey.app.exit_codes import NotFiniteError
+from linsey.app.stopping import Stopped
+from linsey.errors import DiskError, InputError
 from linsey.extras import install_hint
 from tests.app.runs import SMALL
 
@@ -15,7 +19,7 @@ NEVER_FOR_HELP = {"jax", "jaxlib", "optax", "orbax", "matplotlib", "flax", "PIL"
 def test_help_imports_nothing_heavy(arguments):
     code = f"""
 import sys
-from linsey.app import cli
+from linsey.app import cli, exit_codes
 try:
     cli.main({arguments!r})
 except SystemExit as end:
@@ -36,6 +40,46 @@ def test_overview_names_every_command(linsey):
     assert linsey().code == 2
 
 
+def test_exit_codes_are_told_in_the_help_and_in_the_guide(linsey):
+    guide = (Path(cli.__file__).parents[3] / "docs/guides/command.md").read_text()
+    shown = linsey("--help").out
+    for code, _ in exit_codes.TABLE:
+        assert f"\n  {code:<9} " in shown
+        assert f"\n| {code} | " in guide
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "shown"),
+    [
+        (InputError("wrong", file="a"), 2, "linsey: error: a: wrong\n"),
+        (NotFiniteError("step 3"), 5, "linsey: error: step 3\n"),
+        (
+            DiskError(OSError(28, "No space left on device"), "a", free=7, needed=9),
+            6,
+            "linsey: error: a: cannot write: No space left on device (ENOSPC): "
+            "9 bytes are needed, 7 are free\n",
+        ),
+        (OSError(5, "Input/output error", "b"), 6, "linsey: error: b: cannot write: "),
+        (Stopped("SIGINT"), 75, ""),
+    ],
+)
+def test_each_error_has_its_exit_code(linsey, monkeypatch, error, code, shown):
+    def fail(arguments):
+        raise error
+
+    monkeypatch.setattr(cli, "_load", lambda name: fail)
+    result = linsey("train")
+    assert result.code == code
+    assert result.err.startswith(shown)
+    assert result.err.count("\n") <= 1
+
+
+def test_what_is_unexpected_keeps_its_traceback(linsey, monkeypatch):
+    monkeypatch.setattr(cli, "_load", lambda name: lambda arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # Python shows it, and exits with 1
+        linsey("train")
+
+
 def test_version(linsey):
     result = linsey("--version")
     assert (result.code, result.out.split()[0]) == (0, "linsey")
@@ -46,7 +90,8 @@ def test_version(linsey):
     [
         (
             ["fly"],
-            "no such command: expected train, eval, inspect, summary, run, found fly",
+            "no such command: expected train, eval, inspect, convert, summary, run, "
+            "found fly",
         ),
         (
             ["train", "--model", "vit"],
@@ -64,11 +109,11 @@ def test_version(linsey):
         ),
         (
             ["train", "--lr", "nan"],
-            "--lr: out of range: expected a positive number, found nan",
+            "--lr: out of range: expected a finite number, found nan",
         ),
         (
             ["train", "--batch-size", "-1"],
-            "--batch-size: out of range: expected at least 1, found -1",
+            "--batch-size: out of range: expected 1 to 16,777,216, found -1",
         ),
         (
             ["train", "--resume"],
@@ -80,7 +125,7 @@ def test_version(linsey):
         ),
         (
             ["train", "--config", "no.toml"],
-            "no.toml: No such file or directory",
+            "no.toml: no such file",
         ),
         (["eval", "nowhere"], "nowhere: no such folder"),
         (["inspect", "."], ".: no checkpoint in this folder"),

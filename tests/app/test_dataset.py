@@ -1,6 +1,9 @@
 import numpy as np
+import pytest
 
-from linsey.app.dataset import Standardizer, training_batches
+from linsey.app.dataset import Standardizer, StandardizerRecord, training_batches
+from linsey.errors import InputError
+from linsey.schema import conform
 
 
 def test_batches_from_a_step_are_the_rest_of_the_batches():
@@ -24,7 +27,8 @@ def test_standardized_training_part_has_mean_0_and_deviation_1():
     np.testing.assert_allclose(z[..., 0].mean(), 0, atol=1e-6)
     np.testing.assert_allclose(z[..., 0].std(), 1, atol=1e-6)
     assert not z[..., 1].any()
-    again = Standardizer.from_json(standardize.to_json())
+    record = conform(standardize.to_json(), StandardizerRecord, file=None)
+    again = Standardizer.from_record(record)
     assert again(x).tobytes() == z.tobytes()
 
 
@@ -32,3 +36,8 @@ def test_standardizer_does_not_overflow_on_large_integers():
     x = np.full((4, 2), 2**62, np.int64)
     x[0] = 0
     assert np.isfinite(Standardizer.fit(x)(x)).all()
+
+
+def test_values_whose_variance_overflows_are_refused():
+    with pytest.raises(InputError, match="too large"):
+        Standardizer.fit(np.asarray([[1e308], [-1e308]]))

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from linsey.app.config import ModelOptions
-from linsey.app.models import make_model
+from linsey.app.models import _least_size, make_model
+from linsey.errors import InputError
 
 SHAPES = {"mlp": (5,), "cnn": (4, 4, 2), "resnet": (4, 4, 2)}
 NORMS = ("batch", "none", "layer", "group")
@@ -39,6 +40,33 @@ def test_structure_of_every_model(model, norm):
     assert jax.tree.structure(updates.get("batch_stats", {})) == jax.tree.structure(
         stats
     )
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("model", SHAPES)
+def test_the_size_is_estimated_from_below(model, depth):
+    options = ModelOptions(model=model, width=4, depth=depth, norm="none")
+    shape = SHAPES[model]
+    x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    module, key = make_model(options, shape, 3), jax.random.key(0)
+    variables = jax.eval_shape(lambda key, x: module.init(key, x, False), key, x)
+    size = sum(leaf.size for leaf in jax.tree.leaves(variables))
+    assert 0.5 * size < _least_size(options, shape) + 100 < size + 100
+
+
+@pytest.mark.parametrize(
+    ("model", "width", "depth", "shape"),
+    [
+        ("mlp", 2**16, 1000, (5,)),
+        ("mlp", 2**16, 1, (2**24, 1, 1)),
+        ("cnn", 2**16, 2, (4, 4, 2)),
+        ("resnet", 1, 1000, (4, 4, 2)),
+    ],
+)
+def test_models_that_no_machine_can_hold_are_not_built(model, width, depth, shape):
+    options = ModelOptions(model=model, width=width, depth=depth)
+    with pytest.raises(InputError, match="a larger model than a machine can hold"):
+        make_model(options, shape, 3)
 
 
 @pytest.mark.parametrize("norm", ["layer", "group", "none"])

@@ -6,7 +6,9 @@ from linsey.app.config import TrainConfig
 from linsey.app.options import load_options, parse_train, save_config
 from linsey.errors import InputError
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+TEXT = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1
+)
 POSITIVE = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
 
 
@@ -31,8 +33,8 @@ def test_load_of_save_is_identity(tmp_path_factory, config):
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("lr = 'fast'", "lr: value of another type: expected a value of type float"),
-        ("epochs = 1.5", "epochs: value of another type: expected a value of type int"),
+        ("lr = 'fast'", "lr: value of another type: expected a number"),
+        ("epochs = 1.5", "epochs: value of another type: expected an integer"),
         ("epochs = true", "epochs: value of another type"),
         ("norm = 'bath'", "norm: value of another type: expected one of batch, none"),
         ("compare-factors = 3", "compare-factors: value of another type: expected a"),

@@ -108,7 +108,7 @@ def test_files_that_are_no_archives_are_refused(tmp_path):
     with pytest.raises(InputError, match="not a readable npz file"):
         load(DataOptions(data=str(path)))
     np.savez(path, x=np.array([{}, {}]), y=np.arange(2))  # pickled objects
-    with pytest.raises(InputError, match="x: the array cannot be read"):
+    with pytest.raises(InputError, match="x: the array holds Python objects"):
         load(DataOptions(data=str(path)))
     np.savez(path, x=X, y=Y)
     path.write_bytes(path.read_bytes()[:200])

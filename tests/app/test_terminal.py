@@ -1,25 +1,7 @@
 import os
-import signal
-import subprocess
 import sys
 
-import pytest
-
-from linsey.app.terminal import Progress, Stopped, StopRequest, progress
-
-SECOND = """
-import os, signal, time
-from linsey.app.terminal import Stopped, StopRequest
-with StopRequest() as stop:
-    os.kill(os.getpid(), signal.SIGINT)
-    try:
-        stop.check()
-    except Stopped as signal_name:
-        assert str(signal_name) == "SIGINT"
-        print("flagged", flush=True)
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(60)
-"""
+from linsey.app.terminal import Progress, progress, say
 
 
 def test_lines_where_there_is_no_terminal(capsys):
@@ -45,19 +27,10 @@ def test_a_bar_on_a_terminal(capsys, monkeypatch):
     assert "loss 0.2500" in text
 
 
-def test_first_signal_is_a_flag_and_handlers_come_back():
-    before = signal.getsignal(signal.SIGTERM)
-    with StopRequest() as stop:
-        stop.check()
-        os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(Stopped, match="SIGTERM"):
-            stop.check()
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_second_signal_ends_the_process_at_once():
-    done = subprocess.run(
-        [sys.executable, "-c", SECOND], capture_output=True, text=True, timeout=30
-    )
-    assert done.stdout == "flagged\n"
-    assert done.returncode == -signal.SIGTERM
+def test_nobody_reads_any_more():
+    """What is printed then goes nowhere, now and later, and nothing fails."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as stream:
+        say("a line", stream)
+        say("another", stream)

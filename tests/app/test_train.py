@@ -10,6 +10,7 @@ import pytest
 from linsey.app import steps
 from linsey.app.run_folder import CHECKPOINTS
 from linsey.checkpoint import CheckpointStore
+from linsey.checkpoint.manifest import file_name
 from tests.app.runs import (
     SMALL,
     arrays,
@@ -179,18 +180,19 @@ def test_changed_data_are_refused(linsey, blobs):
 def test_damaged_checkpoint_is_refused_and_passed_over_only_on_request(
     linsey, reference, finished
 ):
-    damaged = finished / CHECKPOINTS / "step_00000008" / "state" / "manifest.ocdbt"
+    damaged = finished / CHECKPOINTS / "step_00000008" / file_name(0, 1)
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
     for command in (["train", "--resume", "--out", finished], ["eval", finished]):
         result = linsey(*command)
         assert result.code == 2
-        assert result.error.startswith(f"{damaged}: the file is not the one that was")
+        assert result.error.startswith(f"{damaged}: ")
+        assert "is not the one that was written" in result.error
         assert "step 4 is intact" in result.error
     result = linsey("train", "--resume", "--fallback", "--out", finished)
     assert result.code == 0
-    assert result.err.startswith(f"linsey: warning: put aside: {damaged}: the file")
+    assert result.err.startswith(f"linsey: warning: put aside: {damaged}: ")
     assert (finished / CHECKPOINTS / "step_00000008.refused").is_dir()
     assert_same_run(finished, reference / "run")
 

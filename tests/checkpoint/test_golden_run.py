@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 
 from linsey.app import cli
-from linsey.checkpoint import CheckpointStore, flatten
+from linsey.checkpoint import CheckpointStore, flatten, format_1
+from linsey.errors import InputError
+from tests.checkpoint.steps import files_of, flip
 
 ARCHIVE = Path(__file__).with_name("golden_run.tar.gz")
 DIGEST = "8ceef2e2b11e9b94770dc740ed3d0ec4768dd20cce05b35b35c12bf110152ab6"
@@ -39,6 +41,32 @@ def test_every_bit_of_the_arrays_is_the_one_that_was_written(run):
         digest.update(name.encode())
         digest.update(np.asarray(array).tobytes())
     assert digest.hexdigest() == DIGEST
+
+
+def test_every_file_of_an_old_step_is_vouched_for(run):
+    store = CheckpointStore(run / "checkpoints")
+    for path in files_of(store.path(5)):
+        flip(path, 0.5, 3)
+        with pytest.raises(InputError, match=f"{path}: "):
+            store.open(5)
+        flip(path, 0.5, 3)
+    (store.path(5) / "state" / "extra").touch()
+    with pytest.raises(InputError, match="extra: a file that is not in the manifest"):
+        store.open(5)
+
+
+def test_a_change_while_orbax_reads_is_caught(run, monkeypatch):
+    store = CheckpointStore(run / "checkpoints")
+    read = format_1._read
+
+    def read_and_change(folder):
+        tree = read(folder)
+        flip(folder / "state" / "manifest.ocdbt", 0.5, 3)
+        return tree
+
+    monkeypatch.setattr(format_1, "_read", read_and_change)
+    with pytest.raises(InputError, match="manifest.ocdbt: the file is not the one"):
+        store.open(5)
 
 
 def test_the_run_is_evaluated_as_it_was(run, capsys):

@@ -34,6 +34,10 @@ CASES = {
     "CallUnbindOnUnboundModuleError": ((), {}),
     "CursorFindError": ((), {}),
     "DescriptorAttributeError": ((), {}),
+    "DiskError": (
+        (OSError(28, "No space left on device"), "run/step"),
+        {"doing": "save", "needed": 5000, "free": 4096},
+    ),
     "FeatureShapeChangedError": (("/bn",), dict(expected=3, found=4)),
     "FrozenDictIsImmutableError": (("bias",), {}),
     "ImmutableVariableError": (("found",), {}),

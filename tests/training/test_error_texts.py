@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,10 @@ def step_that_is_not_there(folder, monkeypatch):
 def checkpoint_without_orbax(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "orbax", None)
     monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
-    checkpoint.write_checkpoint(folder / "step", 1, TREE, {})
+    golden = Path(__file__).parents[1] / "checkpoint" / "golden_run.tar.gz"
+    with tarfile.open(golden) as archive:
+        archive.extractall(folder, filter="data")
+    checkpoint.CheckpointStore(folder / "run" / "checkpoints").newest()
 
 
 def damaged_step(folder, monkeypatch):

@@ -18,7 +18,7 @@ NAMES = {
     "verified_checkpoint.flatten": checkpoint.flatten,
     "verified_checkpoint.open_checkpoint": checkpoint.open_checkpoint,
     "verified_checkpoint.write_checkpoint": checkpoint.write_checkpoint,
-    "manifest.verify_manifest": checkpoint.manifest.verify_manifest,
+    "manifest.NAME": checkpoint.manifest.NAME,
     "durable.write_file": checkpoint.durable.write_file,
     "input_error.InputError": errors.InputError,
 }

@@ -1,21 +1,33 @@
-"""Which checkpoint a path means, and the model that belongs to it."""
+"""Which checkpoint a path means."""
 
 from __future__ import annotations
 
-import dataclasses
+import os
+from pathlib import Path
 
-import jax
-
-from linsey import serialization
-from linsey.app.config import InspectConfig, Shape, TrainConfig
-from linsey.app.dataset import Standardizer
-from linsey.app.devices import Devices
-from linsey.app.models import make_model
+from linsey.app.config import InspectConfig
+from linsey.app.metadata import run_metadata
 from linsey.app.run_folder import CHECKPOINTS, newest_checkpoint
-from linsey.app.steps import TrainState, create_state
 from linsey.checkpoint import CheckpointStore, manifest
 from linsey.checkpoint.step import VerifiedCheckpoint, open_checkpoint
 from linsey.errors import InputError
+from linsey.files import open_regular
+
+
+def has_steps(path: Path) -> bool:
+    """Tell whether a path is a run, its folder of checkpoints, or one of them."""
+    names = (manifest.NAME, CHECKPOINTS)
+    is_one = any(os.path.lexists(path / name) for name in names)
+    return is_one or (path.is_dir() and bool(CheckpointStore(path).steps()))
+
+
+def refuse_special(path: Path) -> None:
+    """Refuse what is neither a folder nor a regular file; what is not there may pass.
+
+    This needs no jax, which those who look closer import first.
+    """
+    if os.path.lexists(path) and not path.is_dir():
+        open_regular(path).close()
 
 
 def choose(config: InspectConfig) -> VerifiedCheckpoint:
@@ -44,56 +56,19 @@ def choose(config: InspectConfig) -> VerifiedCheckpoint:
         raise InputError("no checkpoint in this folder", file=path)
     if config.step is not None:
         return store.open(config.step)
-    newest = newest_checkpoint(store)
-    assert newest is not None  # there are steps
-    best = newest.metadata.get("cursor", {}).get("best_step", -1)
-    return store.open(best) if config.best else newest
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainedModel:
-    """A state ready to be evaluated, and what its inputs must be.
-
-    Attributes:
-        config: the options it was trained with.
-        state: on all devices.
-        standardize: maps raw examples to inputs.
-        shape: of one example.
-        class_names: the meaning of its outputs.
-    """
-
-    config: TrainConfig
-    state: TrainState
-    standardize: Standardizer
-    shape: Shape
-    class_names: tuple[str, ...]
-
-
-def load_model(checkpoint: VerifiedCheckpoint, devices: Devices) -> TrainedModel:
-    """Build the model of a checkpoint and restore its state.
-
-    Args:
-        checkpoint: written by `linsey train`.
-        devices: where the state goes.
-
-    Returns:
-        The model.
-
-    Raises:
-        InputError: `linsey train` did not write it, or its arrays are not those of
-            the model.
-    """
-    try:
-        config = TrainConfig(**checkpoint.metadata["config"])
-    except (KeyError, TypeError) as error:
-        problem = f"not a checkpoint of this version of linsey train: {error}"
-        raise InputError(problem, file=checkpoint.folder) from error
-    data = checkpoint.metadata["data"]
-    shape, names = tuple(data["shape"]), tuple(data["class_names"])
-    model = make_model(config, shape, len(names))
-    # Only the structure: the values come from the checkpoint.
-    abstract = jax.eval_shape(lambda: create_state(config, model, shape, 1))
-    restored = checkpoint.restore(serialization.to_state_dict(abstract))
-    state = devices.replicate(serialization.from_state_dict(abstract, restored))
-    standardize = Standardizer.from_json(data["standardizer"])
-    return TrainedModel(config, state, standardize, shape, names)
+    while True:
+        newest = newest_checkpoint(store)
+        if newest is None:  # a writer removed them meanwhile
+            raise InputError("no checkpoint in this folder", file=path)
+        if not config.best:
+            return newest
+        best = run_metadata(newest).cursor.best_step
+        if best < 0:
+            raise InputError("no step was evaluated so far", file=path, key="--best")
+        try:
+            return store.open(best)
+        except InputError:
+            # A writer that found a better one removes this one.
+            steps = store.steps()
+            if best in steps or max(steps, default=newest.step) == newest.step:
+                raise

@@ -1,25 +1,37 @@
 """The `linsey` command: names the commands and turns their errors into exit codes.
 
-Exit codes: 0 done; 1 the machine refused, such as a full disk; 2 something the user
-gave is wrong (one line on standard error says what and where, and nothing was
-overwritten); 75 stopped by a signal after saving, run again with `--resume`.
+Exit codes: 0 done; 1 failed unexpectedly, with a traceback, or a program under `run`
+failed; 2 something given is wrong, damaged or in use (one line on standard error says
+what and where, and nothing was overwritten); 3 an audit found errors; 5 the run is not
+finite; 6 the disk or the system refused (one line with path, cause, needed and free
+bytes); 75 stopped by a signal after saving, run again with `--resume`.
+
+Signals are minded before anything else is imported; see `linsey.app.stopping`. A
+program under `run` has them for itself.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
-from linsey.errors import InputError
+from linsey.app import exit_codes
+from linsey.app.exit_codes import NotFiniteError
+from linsey.app.stopping import Stopped, StopRequest
+from linsey.app.terminal import say
+from linsey.errors import DiskError, InputError
 from linsey.extras import MissingPackageError, install_hint
 
 _COMMANDS = {
     "train": "train a classifier and record the run in a folder",
     "eval": "evaluate a checkpoint on its test data, or on other data",
     "inspect": "list what a checkpoint holds: shapes, dtypes, sizes, ranges",
+    "convert": "copy a checkpoint into another format: steps, Orbax, msgpack",
     "summary": "show the layers of a model with shapes and sizes",
     "run": "run a program that imports Flax or treex, unedited, on linsey",
 }
@@ -35,34 +47,72 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or given[0] in ("-h", "--help"):
-        print("usage: linsey COMMAND [OPTIONS]\n")
-        for name, text in _COMMANDS.items():
-            print(f"  {name:<9} {text}")
-        print("\nlinsey COMMAND --help lists the options of a command.")
-        return 0 if given else 2
-    if given[0] == "--version":
-        from importlib.metadata import version
+    if given[:1] == ["run"]:
+        return _finish(given)
+    _replace_closed_streams()
+    with StopRequest(at_once=True) as stop:
+        code = _finish(given)
+        if arguments is None:
+            stop.ignore_others()
+    return code
 
-        print("linsey", version("linsey"))
-        return 0
-    name, *options = given
+
+def _finish(given: Sequence[str]) -> int:
+    """Run the command and turn what it raises into an exit code."""
     try:
-        return _load(name)(options)
+        return _run(given)
     except (InputError, MissingPackageError) as error:
-        print("linsey: error:", *str(error).split("\n"), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        # Before or after the part that saves when it is stopped.
+        _complain(error)
+        return exit_codes.REFUSED
+    except NotFiniteError as error:
+        if error.is_traced:
+            traceback.print_exc()
+        else:
+            _complain(error)
+        return exit_codes.NOT_FINITE
+    except Stopped as signal_name:
+        # Whoever has something to save stops in another way.
+        say(f"stopped by {signal_name}; to start again:\n  linsey {shlex.join(given)}")
+        return exit_codes.STOPPED
+    except KeyboardInterrupt:  # in a program under `run`
         return 128 + signal.SIGINT
     except BrokenPipeError:
         # Nobody reads any more; Python would complain once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
-        # The machine refused: a full disk, a folder without permission.
-        print(f"linsey: error: {error}", file=sys.stderr)
-        return 1
+        if not isinstance(error, DiskError):
+            error = DiskError(error, error.filename or "the disk or the system")
+        _complain(error)
+        return exit_codes.DISK
+
+
+def _run(given: Sequence[str]) -> int:
+    if not given or given[0] in ("-h", "--help"):
+        print("usage: linsey COMMAND [OPTIONS]\n")
+        for name, text in _COMMANDS.items():
+            print(f"  {name:<9} {text}")
+        print("\nlinsey COMMAND --help lists the options of a command.\n\nexit codes:")
+        for code, text in exit_codes.TABLE:
+            print(f"  {code:<9} {text}")
+        return exit_codes.DONE if given else exit_codes.REFUSED
+    if given[0] == "--version":
+        from importlib.metadata import version
+
+        print("linsey", version("linsey"))
+        return exit_codes.DONE
+    name, *options = given
+    try:
+        return _load(name)(options)
+    except Exception:
+        # Where a signal raises `Stopped`, modules may be half imported, and make
+        # something else of it.
+        StopRequest.check()
+        raise
+
+
+def _complain(error: Exception) -> None:
+    say(" ".join(["linsey: error:", *str(error).split("\n")]), sys.stderr)
 
 
 def _load(name: str) -> Callable[[Sequence[str]], int]:
@@ -77,3 +127,19 @@ def _load(name: str) -> Callable[[Sequence[str]], int]:
         problem = f"the command needs `{error.name}`"
         raise InputError(problem, hint=install_hint("train")) from error
     return module.main
+
+
+def _replace_closed_streams() -> None:
+    """Put the null device where a standard stream is closed (`>&-`).
+
+    Else a file of the run would get the number of that stream, and whatever writes to
+    the stream would write into the file.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number: this one
+        if getattr(sys, name) is None:
+            mode = "w" if number else "r"
+            setattr(sys, name, open(number, mode, closefd=False))

@@ -19,10 +19,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from linsey.app import metrics_log, report
 from linsey.app.config import TrainConfig
 from linsey.app.dataset import Dataset
+from linsey.app.exit_codes import NotFiniteError
 from linsey.app.metrics_log import Record
-from linsey.app.run_folder import RunFolder, claim
-from linsey.app.terminal import StopRequest
-from linsey.app.trainer import train_run
+from linsey.app.recorded_run import train_run
+from linsey.app.run_folder import RunFolder, claim, refuse_link
+from linsey.app.stopping import StopRequest
+from linsey.app.terminal import warn
+from linsey.app.trainer import check
 from linsey.checkpoint import durable
 
 if TYPE_CHECKING:
@@ -43,14 +46,14 @@ class ResultTable(NamedTuple):
 
 
 def compare(
-    config: TrainConfig, dataset: Dataset, path: Path, stop: StopRequest
+    config: TrainConfig, dataset: Dataset, folder: RunFolder, stop: StopRequest
 ) -> list[ResultTable]:
     """Train every variant and write the comparison.
 
     Args:
         config: resolved options; `lr` is multiplied by each of `compare_factors`.
         dataset: what is learned.
-        path: the folder of the comparison.
+        folder: of the comparison, held by this process.
         stop: asks to save and end.
 
     Returns:
@@ -59,27 +62,38 @@ def compare(
     Raises:
         Stopped: a signal arrived before the end.
     """
-    with claim(path, config) as folder:
-        histories: Histories = {}
-        for variant in variants(config, len(dataset.y_train)):
-            run = path / f"{variant.norm}-lr{variant.lr:g}"
-            train_run(variant, dataset, run, stop)
-            records = metrics_log.read(RunFolder(run).metrics)
-            histories[variant.lr, variant.norm] = records
-        tables = [accuracy_table(histories), milestone_table(histories)]
-        setting = "Same data in the same order, same optimizer and schedule."
-        options = report.table(("option", "value"), config.identity.items())
-        content = report.page(
-            f"{config.model} with and without normalization on {dataset.name}",
-            report.paragraph(setting),
-            report.section("Curves", draw(folder.curves, histories)),
-            *[
-                report.section(t.title.capitalize(), report.table(t.headers, t.rows))
-                for t in tables
-            ],
-            report.section("Options", options),
-        )
-        durable.write_file(folder.report, content)
+    check(config, dataset)
+    folder.begin(config)
+    histories: Histories = {}
+    for variant in variants(config, len(dataset.y_train)):
+        stop.check()
+        run = folder.path / f"{variant.norm}-lr{variant.lr:g}"
+        refuse_link(run)
+        with claim(run, variant) as place:
+            try:
+                train_run(variant, dataset, place, stop)
+            except NotFiniteError as error:
+                if config.on_nonfinite == "raise":
+                    raise
+                # To see how far each gets is what a comparison is for.
+                warn(f"{run} ended early: {error}")
+        records = metrics_log.read(RunFolder(run).metrics)
+        histories[variant.lr, variant.norm] = records
+    tables = [accuracy_table(histories), milestone_table(histories)]
+    setting = "Same data in the same order, same optimizer and schedule."
+    options = report.table(("option", "value"), config.identity.items())
+    content = report.page(
+        f"{config.model} with and without normalization on {dataset.name}",
+        report.paragraph(setting),
+        report.section("Curves", draw(folder.curves, histories)),
+        *[
+            report.section(t.title.capitalize(), report.table(t.headers, t.rows))
+            for t in tables
+        ],
+        report.section("Options", options),
+    )
+    durable.write_file(folder.report, content)
+    stop.check()
     return tables
 
 

@@ -12,34 +12,56 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable
+import os
+import typing
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from linsey.errors import InputError
+from linsey.schema import Between, conform
+
+MAX_CLASSES = 1_000_000
+# What a value may be at most is far more than anyone needs, and far less than what
+# would keep a machine busy for ever before anybody looks at it.
+_LARGEST = math.nextafter(math.inf, 0)
+_Text = Annotated[str, Between(1, 4096)]
+_Count = Annotated[int, Between(1, 10**9)]
+_Interval = Annotated[int, Between(0, 10**12)]
+_Classes = Annotated[int, Between(2, MAX_CLASSES)]
+_Batch = Annotated[int, Between(1, 2**24)]
+_NotNegative = Annotated[float, Between(0.0, 1e9)]
+Positive = Annotated[float, Between(5e-324, _LARGEST, "a positive number")]
+_Factors = Annotated[tuple[Positive, ...], Between(1, 100)]
+_Fraction = Annotated[
+    float, Between(5e-324, math.nextafter(1, 0), "a number between 0 and 1")
+]
+_Rate = Annotated[float, Between(0.0, math.nextafter(1, 0), "a number in [0, 1)")]
+_Threads = Annotated[int, Between(1, max(256, 4 * (os.cpu_count() or 1)))]
 
 Model = Literal["mlp", "cnn", "resnet"]
-Shape = tuple[int, ...]  # of one example, channels last
+# Of one example, channels last.
+Shape = Annotated[tuple[Annotated[int, Between(1, 2**24)], ...], Between(1, 3)]
 Norm = Literal["batch", "none", "layer", "group"]
 OptimizerName = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["cosine", "constant", "step"]
+OnNonfinite = Literal["skip", "stop", "raise"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataOptions:
     """What is learned from."""
 
-    data: str = "digits"
+    data: _Text = "digits"
     """Data to learn from: `digits` (ships with linsey), FILE.npz with arrays x and y or
     x_train, y_train, x_test, y_test, or a folder with a folder of images per class (or
     with train/ and test/ folders of those)."""
-    test_fraction: float = 0.2
+    test_fraction: _Fraction = 0.2
     """Fraction of each class held out for testing if the data have no test part."""
-    split_seed: int = 0
+    split_seed: Annotated[int, Between(0, 2**63 - 1)] = 0
     """Decides which examples are held out."""
-    image_size: int = 32
+    image_size: Annotated[int, Between(1, 4096)] = 32
     """Images from a folder are resized to squares of this many pixels."""
-    classes: int | None = None
+    classes: _Classes | None = None
     """Number of classes. Defaults to the largest training label plus one."""
 
 
@@ -51,11 +73,11 @@ class ModelOptions:
     """Perceptron, convolutional network, or residual network."""
     norm: Norm = "batch"
     """Normalization after each dense layer and convolution."""
-    width: int = 32
+    width: Annotated[int, Between(1, 2**16)] = 32
     """Features of the first stage; layers of an mlp have 4 times as many units."""
-    depth: int = 2
+    depth: Annotated[int, Between(1, 1000)] = 2
     """Stages of a cnn or resnet, hidden layers of an mlp."""
-    dropout: float = 0.2
+    dropout: _Rate = 0.2
     """Fraction of the last hidden units dropped in training, in [0, 1)."""
 
 
@@ -65,23 +87,23 @@ class OptimizerOptions:
 
     optimizer: OptimizerName = "sgd"
     """Gradient descent with Nesterov momentum, Adam, or AdamW."""
-    lr: float = 0.05
+    lr: Positive = 0.05
     """Peak learning rate."""
     schedule: Schedule = "cosine"
     """Learning rate: cosine to 0, constant, or tenfold less at 1/2 and 3/4."""
-    warmup_epochs: float = 1.0
+    warmup_epochs: _NotNegative = 1.0
     """Epochs over which the learning rate rises to its peak."""
-    momentum: float = 0.9
+    momentum: _Rate = 0.9
     """Momentum of sgd, in [0, 1)."""
-    weight_decay: float = 1e-4
+    weight_decay: _NotNegative = 1e-4
     """Weight decay of kernels, not of biases and scales; for sgd and adamw."""
-    clip_norm: float = 0.0
+    clip_norm: _NotNegative = 0.0
     """Largest global norm of the gradient; 0 does not clip."""
-    epochs: int = 30
+    epochs: Annotated[int, Between(1, 10**6)] = 30
     """Passes over the training data."""
-    batch_size: int = 64
+    batch_size: _Batch = 64
     """Examples per step, over all devices."""
-    seed: int = 0
+    seed: Annotated[int, Between(0, 2**32 - 1)] = 0
     """Decides initial parameters, order of the data, and noise."""
 
 
@@ -99,33 +121,45 @@ class RunOptions:
     """With --resume: put damaged checkpoints aside and use the newest intact one."""
     compare: bool = False
     """Train with and without normalization, side by side."""
-    compare_factors: tuple[float, ...] = (0.1, 1.0, 10.0)
+    compare_factors: _Factors = (
+        0.1,
+        1.0,
+        10.0,
+    )
     """--compare trains at --lr times each of these."""
-    eval_every: int = 0
+    eval_every: _Interval = 0
     """Steps between evaluations; 0 is once an epoch (--compare: four times)."""
-    checkpoint_every: int = 0
+    checkpoint_every: _Interval = 0
     """Steps between checkpoints; 0 is once an epoch."""
-    keep: int = 2
+    keep: _Count = 2
     """Newest checkpoints that are kept, beside the best one."""
-    log_every: int = 10
+    on_nonfinite: OnNonfinite = "skip"
+    """A step with numbers that are not finite changes nothing and is skipped, until it
+    is more than half of the last 50; or the run stops before it; or an error with its
+    traceback is raised."""
+    log_every: _Count = 10
     """Steps between records of the training loss."""
     tensorboard: bool = False
     """Also write TensorBoard event files."""
     plain: bool = False
     """Print plain lines instead of live progress, as when output is no terminal."""
-    threads: int | None = None
+    threads: _Threads | None = None
     """Number of threads to compute with; the same number gives the same bits."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig(RunOptions, OptimizerOptions, ModelOptions, DataOptions):
+class Identity(OptimizerOptions, ModelOptions, DataOptions):
+    """The options that decide the numbers of a run."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig(RunOptions, Identity):
     """Train a classifier and record the run in a folder."""
 
     @property
     def identity(self) -> dict[str, object]:
         """The options that decide the numbers of the run."""
-        parts = (DataOptions, ModelOptions, OptimizerOptions)
-        names = [field.name for part in parts for field in dataclasses.fields(part)]
+        names = [field.name for field in dataclasses.fields(Identity)]
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -137,11 +171,15 @@ class TrainConfig(RunOptions, OptimizerOptions, ModelOptions, DataOptions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InspectConfig:
-    """List what a checkpoint holds, after verifying every byte of it."""
+    """List what a checkpoint holds, after verifying every byte of it.
+
+    Of a checkpoint of Orbax, a file of msgpack bytes, or one of safetensors, names,
+    shapes and dtypes are listed.
+    """
 
     checkpoint: Path
     """Folder of a run, or of one step in it."""
-    step: int | None = None
+    step: _Interval | None = None
     """Step in the folder of a run. Defaults to the newest."""
     best: bool = False
     """Use the step with the best test accuracy."""
@@ -151,8 +189,27 @@ class InspectConfig:
 class EvalConfig(InspectConfig):
     """Evaluate a checkpoint with its running statistics."""
 
-    data: str | None = None
+    data: _Text | None = None
     """Other data than it was trained on; all of them, if they have no test part."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConvertConfig:
+    """Copy a checkpoint into another format, and compare every array.
+
+    What is read is recognized: a step of linsey, of any version; a checkpoint of Orbax;
+    a file of msgpack bytes, as Flax writes it. Nothing is overwritten.
+    """
+
+    source: Path
+    """The checkpoint to read."""
+    target: Path
+    """The file or folder to write; its name may say the format: `step_00000042`,
+    `NAME.orbax`, `NAME.msgpack`."""
+    to: Literal["step", "orbax", "msgpack"] | None = None
+    """Format to write."""
+    step: _Interval | None = None
+    """Number of the step to write. Defaults to that of the source."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,17 +218,21 @@ class SummaryConfig(ModelOptions):
 
     shape: Shape = (8, 8, 1)
     """Shape of one example, channels last."""
-    classes: int = 10
+    classes: _Classes = 10
     """Number of classes."""
-    batch_size: int = 64
+    batch_size: _Batch = 64
     """Examples in the batch that is shown."""
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-    """Make the path of the data independent of the current folder."""
+    """Make the path of the data independent of the current folder.
+
+    A file that is a link stays one, to be refused by those who read it.
+    """
     if config.data == "digits":
         return config
-    path = Path(config.data).expanduser().resolve()
+    path = Path(config.data).expanduser()
+    path = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
     return dataclasses.replace(config, data=str(path))
 
 
@@ -181,32 +242,11 @@ def validate(config: object) -> None:
     Raises:
         InputError: it names the option and its range.
     """
-    for is_valid, expected, names in _RANGES:
-        for name in names.split():
-            value = getattr(config, name, None)
-            if value is not None and not is_valid(value):
-                option = "--" + name.replace("_", "-")
-                raise InputError(
-                    "out of range", key=option, expected=expected, found=value
-                )
-
-
-def _all_positive(values: tuple[float, ...]) -> bool:
-    return bool(values) and all(0 < value < math.inf for value in values)
-
-
-_AT_LEAST_1 = "image_size width depth epochs batch_size keep log_every threads"
-_AT_LEAST_0 = (
-    "split_seed warmup_epochs weight_decay clip_norm eval_every checkpoint_every step"
-)
-# Whether a value is in the range, the range in words, and the options that have it.
-_RANGES: tuple[tuple[Callable[..., bool], str, str], ...] = (
-    (lambda value: 1 <= value < math.inf, "at least 1", _AT_LEAST_1),
-    (lambda value: 0 <= value < math.inf, "at least 0", _AT_LEAST_0),
-    (lambda value: value >= 2, "at least 2", "classes"),
-    (lambda value: 0 < value < math.inf, "a positive number", "lr"),
-    (lambda value: 0 < value < 1, "a number between 0 and 1", "test_fraction"),
-    (lambda value: 0 <= value < 1, "a number in [0, 1)", "dropout momentum"),
-    (lambda value: 0 <= value < 2**32, "a number from 0 to 4294967295", "seed"),
-    (_all_positive, "positive numbers", "compare_factors shape"),
-)
+    for name, hint in typing.get_type_hints(type(config), include_extras=True).items():
+        try:
+            conform(getattr(config, name), hint, file=None, key=name)
+        except InputError as error:
+            key = "--" + name.replace("_", "-")
+            raise InputError(
+                error.problem, key=key, expected=error.expected, found=error.actual
+            ) from None

@@ -6,15 +6,29 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import numpy as np
 
 from linsey import datasets
-from linsey.app.config import DataOptions
+from linsey.app.config import MAX_CLASSES, DataOptions, Positive
 from linsey.errors import InputError
+from linsey.schema import Between, conform
 
 Pair = tuple[np.ndarray, np.ndarray]  # examples and labels
+ClassNames = Annotated[
+    tuple[Annotated[str, Between(1, 255)], ...], Between(2, MAX_CLASSES)
+]
+_Moments = Annotated[tuple[float, ...], Between(1, 2**28)]
 _MANY_CLASSES = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class StandardizerRecord:
+    """The numbers of a `Standardizer`, as a checkpoint holds them."""
+
+    mean: _Moments
+    std: Annotated[tuple[Positive, ...], Between(1, 2**28)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,24 +105,49 @@ class Standardizer:
 
     @classmethod
     def fit(cls, x: np.ndarray) -> Standardizer:
-        """Measure the training part, shape (examples, ..., channels)."""
+        """Measure the training part, shape (examples, ..., channels).
+
+        Raises:
+            InputError: its values are too large to be measured in float64.
+        """
         axes = tuple(range(x.ndim - 1))
-        mean = x.mean(axes, dtype=np.float64)
-        std = x.std(axes, dtype=np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean = x.mean(axes, dtype=np.float64)
+            std = x.std(axes, dtype=np.float64)
+        is_finite = np.isfinite(mean) & np.isfinite(std)
+        _refuse_large(is_finite, x, "their variance is not finite")
         return cls(mean, np.where(std > 0, std, 1.0))
+
+    def check(self, x: np.ndarray) -> None:
+        """Refuse examples that others than those measured here make infinite.
+
+        Raises:
+            InputError: it names a feature or a channel with such values.
+        """
+        axes = tuple(range(x.ndim - 1))
+        extremes = self(np.stack([x.min(axes), x.max(axes)]))
+        _refuse_large(np.isfinite(extremes).all(0), x, "standardized they overflow")
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Standardize a batch."""
-        return ((x - self.mean) / self.std).astype(np.float32)
+        with np.errstate(over="ignore"):
+            return ((x - self.mean) / self.std).astype(np.float32)
 
     def to_json(self) -> dict[str, list[float]]:
         """Return the numbers, exactly."""
         return {"mean": self.mean.tolist(), "std": self.std.tolist()}
 
     @classmethod
-    def from_json(cls, record: dict[str, list[float]]) -> Standardizer:
+    def from_record(cls, record: StandardizerRecord) -> Standardizer:
         """Return the standardizer that `to_json` described."""
-        return cls(np.asarray(record["mean"]), np.asarray(record["std"]))
+        return cls(np.asarray(record.mean), np.asarray(record.std))
+
+
+def _refuse_large(is_finite: np.ndarray | np.bool, x: np.ndarray, why: str) -> None:
+    if not is_finite.all():
+        key = f"--data: {'channel' if x.ndim > 2 else 'feature'} {is_finite.argmin()}"
+        problem = f"the values are too large: {why}"
+        raise InputError(problem, key=key, hint="rescale them")
 
 
 def make_dataset(
@@ -164,6 +203,7 @@ def make_dataset(
         problem = "examples of another shape"
         raise wrong(problem, key=keys[2], expected=shape, found=found)
     names = tuple(class_names or map(str, range(classes)))
+    conform(names, ClassNames, file=name, key="classes")
     return Dataset(name, x_train, y_train, x_test, y_test, names)
 
 

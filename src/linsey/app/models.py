@@ -119,6 +119,20 @@ class ResNet(Classifier):
         return self.logits(jnp.mean(x, axis=(1, 2)), train)
 
 
+def _least_size(options: ModelOptions, shape: Shape) -> float:
+    """Estimate the parameters of a model from below, without building it."""
+    if options.model == "mlp":
+        units = 4.0 * options.width
+        return units * (math.prod(shape) + units * (options.depth - 1))
+    features = options.width * 2.0 ** (options.depth - 1)
+    if options.model == "cnn":
+        inputs = features * math.prod(shape[:2]) // 4**options.depth
+        return features * (2 * inputs + 9 * features)
+    return 36 * features * features  # infinite sooner than an error
+
+
+MAX_PARAMETERS = 2**33
+"""A model of more is not built, whoever asks for it, a person or a file."""
 _MODELS: dict[str, type[Classifier]] = {"mlp": MLP, "cnn": CNN, "resnet": ResNet}
 
 
@@ -147,6 +161,11 @@ def make_model(options: ModelOptions, shape: Shape, classes: int) -> Classifier:
         if (depth := options.depth) > largest:
             problem = "more stages than the image can be halved"
             raise InputError(problem, key="--depth", expected=expected, found=depth)
+    if (found := _least_size(options, shape)) > MAX_PARAMETERS:
+        raise InputError(
+            "a larger model than a machine can hold", key="--width and --depth",
+            expected=f"at most {MAX_PARAMETERS:,} parameters", found=f"{found:.1e}",
+        )  # fmt: skip
     return _MODELS[options.model](classes, options)
 
 

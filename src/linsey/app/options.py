@@ -12,7 +12,6 @@ import io
 import json
 import re
 import tomllib
-import types
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,8 +22,12 @@ import tyro
 from linsey.app.config import TrainConfig, resolve, validate
 from linsey.checkpoint import durable
 from linsey.errors import InputError
+from linsey.files import parsing, read_regular
+from linsey.schema import conform
 
 CONFIG_FILE = "config.toml"
+MAX_CONFIG_BYTES = 2**16
+_MAX_DOTS = 300  # in a line: the parser takes the square of the parts of a key
 # Where and how a run is continued is said anew each time.
 _NOT_SAVED = ("out", "config", "resume", "fallback")
 
@@ -136,28 +139,28 @@ def load_options(path: Path) -> dict[str, Any]:
         The values by field of `TrainConfig`.
 
     Raises:
-        InputError: no such file, not TOML, an unknown key, a value of another type.
+        InputError: no such file, not TOML, an unknown key, a value of another type or
+            out of range.
+        DiskError: the disk refused.
     """
-    try:
-        record = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise InputError(error.strerror or str(error), file=path) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"not a TOML file: {error}", file=path) from error
-    hints = typing.get_type_hints(TrainConfig)
-    options = {}
+    content = read_regular(path, limit=MAX_CONFIG_BYTES)
+    for number, line in enumerate(content.splitlines(), 1):
+        if line.count(b".") > _MAX_DOTS:
+            key = f"line {number}"
+            raise InputError("a key or a list that is too long", file=path, key=key)
+    with parsing(path, "not a TOML file"):
+        record = tomllib.loads(content.decode())
+    hints = typing.get_type_hints(TrainConfig, include_extras=True)
+    options: dict[str, Any] = {}
     for key, value in _ungrouped(record):
         name = key.replace("-", "_")
         if name not in hints:
-            near = difflib.get_close_matches(name, hints, n=1)
+            near = difflib.get_close_matches(name[:40], hints, n=1)
             hint = f"did you mean `{near[0]}`?" if near else "see linsey train --help"
             raise InputError("unknown option", file=path, key=key, hint=hint)
-        try:
-            options[name] = _convert(value, hints[name])
-        except TypeError as error:
-            raise InputError(
-                "value of another type", file=path, key=key, expected=error, found=value
-            ) from None
+        if name in options:
+            raise InputError("an option is there twice", file=path, key=key)
+        options[name] = conform(value, hints[name], file=path, key=key)
     return options
 
 
@@ -173,29 +176,11 @@ def save_config(path: Path, config: TrainConfig) -> None:
     durable.write_file(path, ("\n".join(lines) + "\n").encode())
 
 
-def _ungrouped(record: dict[str, object]) -> Iterator[tuple[str, object]]:
-    for key, value in record.items():
-        if isinstance(value, dict):
-            yield from _ungrouped(value)
-        else:
-            yield key, value
-
-
-def _convert(value: object, hint: Any) -> object:
-    """Fit a TOML value to a type; TypeError says what was expected."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return _convert(value, next(arg for arg in args if arg is not types.NoneType))
-    if origin is typing.Literal:
-        if value in args:
-            return value
-        raise TypeError("one of " + ", ".join(args))
-    if origin is tuple:
-        if isinstance(value, list):
-            return tuple(_convert(item, args[0]) for item in value)
-        raise TypeError("a list")
-    if (hint, type(value)) in ((Path, str), (float, int)):
-        return hint(value)
-    if type(value) is hint:
-        return value
-    raise TypeError(f"a value of type {hint.__name__}")
+def _ungrouped(record: dict[str, Any]) -> Iterator[tuple[str, object]]:
+    tables = [record]
+    for table in tables:
+        for key, value in table.items():
+            if isinstance(value, dict):
+                tables.append(value)
+            else:
+                yield key, value

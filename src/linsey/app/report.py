@@ -10,6 +10,7 @@ import base64
 import dataclasses
 import html
 import importlib.util
+import io
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,10 +19,12 @@ from linsey.app import metrics_log, models
 from linsey.app.config import TrainConfig
 from linsey.app.dataset import Dataset
 from linsey.app.devices import describe_environment
+from linsey.app.metadata import Scores
 from linsey.app.metrics_log import Record
 from linsey.app.run_folder import RunFolder
 from linsey.app.steps import Evaluation
 from linsey.checkpoint import durable
+from linsey.errors.base import printable
 from linsey.extras import install_hint
 
 if TYPE_CHECKING:
@@ -38,23 +41,6 @@ div.wide { overflow-x: auto; } .big { font-size: 1.3rem; font-weight: 600; }
 @media (prefers-color-scheme: dark) { body { color: #ddd; background: #181818; }
   th, td { border-color: #444; } img { background: #fff; } }
 """
-
-
-@dataclasses.dataclass
-class Scores:
-    """The test accuracies that a run remembers; saved with each checkpoint.
-
-    Attributes:
-        evaluated_at: the last step that was evaluated.
-        accuracy: test accuracy at that step.
-        best_step: the step with the best test accuracy, the first of equals.
-        best_accuracy: its test accuracy.
-    """
-
-    evaluated_at: int = -1
-    accuracy: float = -1.0
-    best_step: int = -1
-    best_accuracy: float = -1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,8 +187,10 @@ def drawn(
     for axes in row:
         axes.grid(alpha=0.3)
     draw(row)
-    figure.savefig(path, format="png", dpi=120)
-    data = base64.b64encode(path.read_bytes()).decode()
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=120)
+    durable.write_file(path, image.getvalue())
+    data = base64.b64encode(image.getvalue()).decode()
     return f'<img alt="{description}" src="data:image/png;base64,{data}">'
 
 
@@ -219,7 +207,7 @@ def page(title: str, *parts: str) -> bytes:
     Returns:
         The file.
     """
-    name = html.escape(title)
+    name = _escaped(title)
     body = "\n".join(parts)
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -231,17 +219,17 @@ def page(title: str, *parts: str) -> bytes:
 
 def section(title: str, *parts: str) -> str:
     """Make a section of a page."""
-    return "\n".join((f"<h2>{html.escape(title)}</h2>", *parts))
+    return "\n".join((f"<h2>{_escaped(title)}</h2>", *parts))
 
 
 def paragraph(text: str, style: str = "") -> str:
     """Make a paragraph of plain text."""
-    return f'<p class="{style}">{html.escape(text)}</p>'
+    return f'<p class="{style}">{_escaped(text)}</p>'
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Make a table; numbers are aligned to the right."""
-    head = "".join(f"<th>{html.escape(header)}</th>" for header in headers)
+    head = "".join(f"<th>{_escaped(header)}</th>" for header in headers)
     lines = ["".join(map(_cell, row)) for row in rows]
     body = "".join(f"<tr>{line}</tr>\n" for line in lines)
     return (
@@ -250,8 +238,12 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     )
 
 
+def _escaped(text: str) -> str:
+    return html.escape(printable(text))
+
+
 def _cell(value: object) -> str:
     text = str(value)
     is_number = text.replace(",", "").replace(".", "", 1).strip("-").isdigit()
     style = ' class="number"' if is_number else ""
-    return f"<td{style}>{html.escape(text)}</td>"
+    return f"<td{style}>{_escaped(text)}</td>"

@@ -4,14 +4,19 @@ Two writers in one folder destroy each other's checkpoints while both report
 success. The lock is the operating system's own (`flock`): it is held for the life
 of the process and falls when the process dies, however it dies. The file says who
 holds it, for the message that the second writer gets.
+
+Nothing here imports jax: a folder that cannot be had is refused at once. Nothing that
+a run writes into its folder follows a link that somebody put there.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -20,10 +25,13 @@ from pathlib import Path
 from linsey.app.config import TrainConfig
 from linsey.app.options import CONFIG_FILE, save_config
 from linsey.checkpoint import CheckpointStore, VerifiedCheckpoint, durable
-from linsey.errors import InputError
+from linsey.errors import DiskError, InputError
+from linsey.files import open_own, reporting
 
 CHECKPOINTS = "checkpoints"
 LOCK = "lock"
+_READ_AGAIN = 20
+"""How often a lock is read that does not say yet who has just taken it."""
 
 
 class RunFolder:
@@ -42,6 +50,17 @@ class RunFolder:
         self.curves = path / "curves.png"
         self.report = path / "report.html"
         self.checkpoints = CheckpointStore(path / CHECKPOINTS)
+
+    def begin(self, config: TrainConfig) -> None:
+        """Save the options, which makes the folder that of a run, and tidy it up.
+
+        Args:
+            config: the options; those of a run that is resumed stay as they are.
+        """
+        durable.sweep(self.path)
+        self.checkpoints.clean()
+        if not self.config.exists():
+            save_config(self.config, config)
 
 
 def newest_checkpoint(store: CheckpointStore) -> VerifiedCheckpoint | None:
@@ -73,30 +92,39 @@ def default_out(config: TrainConfig) -> Path:
 def claim(path: Path, config: TrainConfig) -> Iterator[RunFolder]:
     """Hold the folder of a run while the run goes on.
 
+    A folder that was made for a run which never began is removed again.
+
     Args:
         path: created if it does not exist.
-        config: the options, saved in the folder if the run begins.
+        config: the options.
 
     Yields:
         The folder, locked.
 
     Raises:
         InputError: the folder holds something else, or another process holds it.
+        DiskError: the disk refused.
     """
-    refuse_occupied(path, config.resume)
     try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot be created: {error.strerror}", file=path) from error
-    folder = RunFolder(path)
-    with lock(path):
-        # Again, now that nobody else can write.
         refuse_occupied(path, config.resume)
-        durable.sweep(path)
-        folder.checkpoints.clean()
-        if not folder.config.exists():
-            save_config(folder.config, config)
-        yield folder
+    except InputError:
+        if (path / LOCK).exists():
+            os.close(_locked(path / LOCK))  # says who writes there, if anybody does
+        raise
+    with contextlib.ExitStack() as undo:
+        folder = RunFolder(path)
+        for created in _make_folders(path):
+            undo.callback(_remove_if_empty, created)
+        with lock(path):
+            # Again, now that nobody else can write.
+            refuse_occupied(path, config.resume)
+            try:
+                yield folder
+            finally:
+                if folder.config.exists():
+                    undo.pop_all()
+                else:
+                    (path / LOCK).unlink(missing_ok=True)
 
 
 def refuse_occupied(path: Path, resume: bool) -> None:
@@ -108,6 +136,7 @@ def refuse_occupied(path: Path, resume: bool) -> None:
     wrong = functools.partial(InputError, file=path, key="--out")
     if path.exists() and not path.is_dir():
         raise wrong("not a folder")
+    folder = RunFolder(path)
     names = {entry.name for entry in path.iterdir()} if path.exists() else set()
     if CONFIG_FILE in names:
         if not resume:
@@ -117,6 +146,40 @@ def refuse_occupied(path: Path, resume: bool) -> None:
     elif names - {LOCK, durable.TEMPORARY + CONFIG_FILE}:
         hint = "choose another folder; nothing was changed"
         raise wrong("the folder is not empty and holds no run", hint=hint)
+    for written in (folder.config, folder.checkpoints.folder, folder.tensorboard):
+        refuse_link(written)
+
+
+def refuse_link(path: Path) -> None:
+    """Refuse a link in the place of what a run writes.
+
+    Raises:
+        InputError: it is one.
+    """
+    if path.is_symlink():
+        problem, hint = "a link, and links are not followed", "move it away"
+        raise InputError(problem, file=path, hint=hint)
+
+
+def _make_folders(path: Path) -> list[Path]:
+    """Create a folder and its parents, durably; return those that were not there."""
+    missing = [each for each in (path, *path.parents) if not os.path.lexists(each)]
+    try:
+        durable.make_folder(path)
+    except DiskError as error:
+        if error.errno in (errno.ENOTDIR, errno.EACCES, errno.EROFS):
+            problem = f"cannot be created: {error.strerror}"
+            raise InputError(problem, file=path, key="--out") from error
+        raise
+    return missing[::-1]
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+# -- the lock ------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -130,22 +193,72 @@ def lock(folder: Path) -> Iterator[None]:
         Nothing; the folder is held until the block ends.
 
     Raises:
-        InputError: another process holds the folder.
+        InputError: another process holds the folder, or the lock is no regular file.
     """
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    # The file stays at the end: removing it would let a third process lock a new file
-    # of that name while a second one waits for the old.
+    path = folder / LOCK
+    descriptor = _locked(path)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(descriptor, 200).decode(errors="replace").strip()
-            problem = f"in use by {holder or 'another process'}"
-            hint = "wait for it to end, or choose another --out"
-            raise InputError(problem, file=folder, hint=hint) from None
-        os.ftruncate(descriptor, 0)
-        holder = f"process {os.getpid()} on {socket.gethostname()}"
-        os.write(descriptor, holder.encode())
+        holder = f"process {os.getpid()} on {socket.gethostname()}".encode()
+        with reporting(path, needed=len(holder)):
+            os.pwrite(descriptor, holder, 0)  # never empty meanwhile
+            os.ftruncate(descriptor, len(holder))
         yield
     finally:
         os.close(descriptor)
+
+
+def _locked(path: Path) -> int:
+    """Open and lock a file that has its name still when it is locked."""
+    while True:
+        descriptor = open_own(path)
+        try:
+            _take(descriptor, path)
+            if _is_still(descriptor, path):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # its holder has removed it: the run had not begun
+
+
+def _take(descriptor: int, path: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        hint = "wait for it to end, or choose another --out"
+        problem = f"in use by {_holder(descriptor)}"
+        raise InputError(problem, file=path.parent, hint=hint) from None
+    except OSError as error:
+        raise DiskError(error, path, "lock") from error
+
+
+def _is_still(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _holder(descriptor: int) -> str:
+    """Read who holds a lock.
+
+    Whoever takes it writes so right after: until then the file is empty, or names a
+    process that is gone.
+    """
+    for _ in range(_READ_AGAIN):
+        text = os.pread(descriptor, 200, 0).decode(errors="replace")
+        match = re.fullmatch(r"process (\d{1,9}) on (\S+)", text)
+        if match and (match[2] != socket.gethostname() or _is_alive(int(match[1]))):
+            return text
+        time.sleep(0.01)
+    return "another process"
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is that of another user
+        return True
+    return True

@@ -1,8 +1,9 @@
 """State, optimizer, a step of training, and evaluation.
 
 A step computes new parameters, optimizer state and batch statistics and commits all
-of them, or, if anything in it is not finite, none. Its noise is drawn from a key
-that depends on the seed and the step alone.
+of them, or, if anything in it is not finite, none. Its noise is drawn from a key that
+depends on the seed and the number of steps committed before, and so does its learning
+rate: a step that is skipped leaves no trace in the ones after it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from linsey import struct
 from linsey.app.config import OptimizerOptions, Shape
 from linsey.app.dataset import Dataset, Standardizer
 from linsey.app.devices import Devices
-from linsey.app.terminal import StopRequest
+from linsey.app.stopping import StopRequest
 from linsey.training import train_state
 
 
@@ -143,18 +144,8 @@ def train_step(
     Returns:
         The next state; loss, correct answers, and whether the step was skipped.
     """
-    key = jax.random.fold_in(jax.random.wrap_key_data(state.noise), state.step)
-
-    def loss_fn(params: optax.Params) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-        variables = {"params": params, "batch_stats": state.batch_stats}
-        logits, updates = state.apply_fn(
-            variables, x, True, rngs={"dropout": key}, mutable=["batch_stats"]
-        )
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
-        return loss, (logits, updates.get("batch_stats", {}))
-
     gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
-    (loss, (logits, batch_stats)), grads = gradient_fn(state.params)
+    (loss, (logits, batch_stats)), grads = gradient_fn(state.params, state, x, y)
     proposed = state.apply_gradients(grads=grads, batch_stats=batch_stats)
     is_finite = _all_finite((loss, grads, proposed))
     committed = jax.tree.map(
@@ -165,6 +156,30 @@ def train_step(
     correct = jnp.sum(logits.argmax(-1) == y)
     metrics = {"loss": loss, "correct": correct, "skipped": skipped}
     return committed.replace(**counters), metrics
+
+
+def loss_fn(
+    params: optax.Params, state: TrainState, x: jax.Array, y: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+    """Apply the model as in training, with the noise of the step.
+
+    Args:
+        params: those of the state; what is derived by.
+        state: before the step.
+        x: (batch, ...) float32.
+        y: (batch,) int32 labels.
+
+    Returns:
+        The mean cross entropy; logits and new batch statistics.
+    """
+    committed = state.step - state.skipped
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.noise), committed)
+    variables = {"params": params, "batch_stats": state.batch_stats}
+    logits, updates = state.apply_fn(
+        variables, x, True, rngs={"dropout": key}, mutable=["batch_stats"]
+    )
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+    return loss, (logits, updates.get("batch_stats", {}))
 
 
 def _all_finite(tree: object) -> jax.Array:

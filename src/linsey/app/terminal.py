@@ -1,32 +1,24 @@
-"""The person at the terminal: what they see, and how they stop a run.
+"""What the person at the terminal sees.
 
-Progress is live on a terminal and plain lines anywhere else. The first Ctrl-C or
-SIGTERM sets a flag that the loops check between two steps; the run saves and ends with
-exit code 75 (try again). The second one finds the system's default action in place and
-ends the process at once, even inside a long compilation.
+Progress is live on a terminal and plain lines anywhere else. Names of files, arrays and
+classes come from outside: nothing in them is a command to the terminal or markup.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import signal
+import os
 import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from types import FrameType
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, TextIO
+
+from linsey.errors.base import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.progress import Progress as Bar
-
-EXIT_CODE = 75  # EX_TEMPFAIL: not done, run the command again
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class Stopped(Exception):
-    """A signal asked the command to stop; says which."""
+    from rich.text import Text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +40,10 @@ class Progress:
     def say(self, text: str) -> None:
         """Print a line that stays, above the bar."""
         if self.bar is None:
-            print(text, flush=True)
+            say(text)
         else:
-            self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            lines = map(plain, text.split("\n"))
+            self.bar.console.print(*lines, sep="\n", soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -72,10 +65,10 @@ def progress(title: str, step: int, total: int, plain: bool) -> Iterator[Progres
     from rich import progress as rich
 
     columns = (
-        rich.TextColumn("{task.description}"),
+        rich.TextColumn("{task.description}", markup=False),
         rich.BarColumn(),
         rich.MofNCompleteColumn(),
-        rich.TextColumn("{task.fields[loss]}"),
+        rich.TextColumn("{task.fields[loss]}", markup=False),
         rich.TimeElapsedColumn(),
         rich.TimeRemainingColumn(),
     )
@@ -97,52 +90,42 @@ def show_table(
     headers: Iterable[str], rows: Iterable[Iterable[str]], title: str | None = None
 ) -> None:
     """Print a table."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(*headers, title=title)
+    columns = [Column(plain(header)) for header in headers]
+    table = Table(*columns, title=None if title is None else plain(title))
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(plain, row))
     show(table)
+
+
+def plain(text: str, style: str = "") -> Text:
+    """Make a text for rich that is shown as it is, in one line."""
+    from rich.text import Text
+
+    return Text(printable(text), style)
+
+
+def _lines(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def warn(text: str) -> None:
     """Print a line about something the user should know."""
-    print(f"linsey: warning: {text}", file=sys.stderr, flush=True)
+    say(f"linsey: warning: {text}", sys.stderr)
 
 
-class StopRequest:
-    """Whether the run was asked to stop, for use in a `with` statement.
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print a line, even where nobody reads any more: a run does not end with that.
 
-    Example:
-        >>> with StopRequest() as stop:
-        ...     signal.raise_signal(signal.SIGTERM)
-        ...     stop.check()
-        Traceback (most recent call last):
-        linsey.app.terminal.Stopped: SIGTERM
+    Args:
+        text: one line or several.
+        stream: where to. Defaults to the standard output.
     """
-
-    def __init__(self) -> None:
-        self._signal_name = ""
-        self._previous: dict[signal.Signals, Callable[..., object] | int | None] = {}
-
-    def check(self) -> None:
-        """Raise `Stopped` if a signal arrived."""
-        if self._signal_name:
-            raise Stopped(self._signal_name)
-
-    def __enter__(self) -> StopRequest:
-        # Python allows handlers in the main thread only; elsewhere the caller's
-        # own handlers stay.
-        if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
-                self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._signal_name = signal.Signals(number).name
-        for each in _SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+    stream = stream or sys.stdout
+    try:
+        print(_lines(text), file=stream, flush=True)
+    except OSError:  # from now on, and for what is still in the buffer
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)

@@ -1,58 +1,53 @@
-"""A run: learn, evaluate, save, stop when asked, and report.
+"""A run in progress: learn, evaluate, save, stop when asked.
 
 Where a run is, is one number: the step. What a step does depends on the state, the
 seed and that number alone, so a run that is continued from a checkpoint repeats the
-bits of one that was never interrupted.
+bits of one that was never interrupted. What is recorded of it beside, the scores and
+the sums since the last record of training, is saved with each checkpoint, so that its
+history is that of one run as well.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import time
-from pathlib import Path
+from collections.abc import Iterator
 
 import jax
 import numpy as np
 
 from linsey import serialization
-from linsey.app import steps
+from linsey.app import nonfinite, steps, window
 from linsey.app.config import TrainConfig
 from linsey.app.dataset import Dataset, Standardizer, training_batches
 from linsey.app.devices import Devices, describe_environment
+from linsey.app.exit_codes import NotFiniteError
+from linsey.app.metadata import Scores, run_metadata
 from linsey.app.metrics_log import MetricsLog
-from linsey.app.models import make_model, summarize, summary_text, total_size
-from linsey.app.report import Outcome, Scores, write_report
-from linsey.app.run_folder import RunFolder, claim, newest_checkpoint
-from linsey.app.terminal import Progress, Stopped, StopRequest, progress, warn
-from linsey.checkpoint import CheckpointStore, VerifiedCheckpoint, durable
+from linsey.app.models import Classifier, make_model
+from linsey.app.stopping import Stopped, StopRequest
+from linsey.app.terminal import Progress, warn
+from linsey.app.window import Window
+from linsey.checkpoint import CheckpointStore, VerifiedCheckpoint
 from linsey.errors import InputError
+
+_MAX_WARNINGS = 5
+_MAX_EXAMPLES = 8
+"""How many are named in a message; the log has all of them."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Window:
-    """The training steps since the last record of them.
+class Batch:
+    """The examples of a step.
 
     Attributes:
-        metrics: those of each step, which may still be computed.
-        start: when the window was opened, in seconds.
+        indices: where they are in the training part.
+        shards: examples and labels on the devices.
     """
 
-    metrics: list[dict[str, jax.Array]] = dataclasses.field(default_factory=list)
-    start: float = dataclasses.field(default_factory=time.perf_counter)
-
-    def summary(self, batch_size: int) -> dict[str, float | None]:
-        """Wait for the steps and return their means; the loss of those committed."""
-        steps = [{k: v.item() for k, v in each.items()} for each in self.metrics]
-        losses = [each["loss"] for each in steps if not each["skipped"]]
-        examples = len(steps) * batch_size
-        return {
-            "loss": float(np.mean(losses)) if losses else None,
-            "accuracy": sum(each["correct"] for each in steps) / examples,
-            "skipped": len(steps) - len(losses),
-            "examples_per_second": examples / (time.perf_counter() - self.start),
-        }
+    indices: np.ndarray
+    shards: tuple[jax.Array, ...]
 
 
 class Trainer:
@@ -63,6 +58,9 @@ class Trainer:
         dataset: what is learned.
         store: takes the checkpoints.
 
+    Attributes:
+        evaluation: the last one; `None` if there was none in this process.
+
     Raises:
         InputError: model, data and batch size do not go together.
     """
@@ -72,18 +70,22 @@ class Trainer:
     ) -> None:
         self.config, self.dataset, self.store = config, dataset, store
         self.devices = Devices()
-        self.steps_per_epoch = check_batches(config, dataset, self.devices)
+        self.model, self.steps_per_epoch = check(config, dataset)
         self.total = config.epochs * self.steps_per_epoch
-        shape, classes = dataset.shape, len(dataset.class_names)
-        self.model = make_model(config, shape, classes)
+        shape = dataset.shape
+        self.standardize = Standardizer.fit(dataset.x_train)
+        self.standardize.check(dataset.x_test)
         state = steps.create_state(config, self.model, shape, self.steps_per_epoch)
         self.state = self.devices.replicate(state)
-        self.standardize = Standardizer.fit(dataset.x_train)
         self.step = 0
         self.scores = Scores()
-        self._saved_at = -1
+        self.evaluation: steps.Evaluation | None = None
+        self._saved: tuple[int, object] = (-1, None)
         self._data_digest = dataset.digest()
-        self._window = Window()
+        self._never_finite = nonfinite.infinite_leaves(self._tree())
+        self._clock = time.perf_counter(), 0
+        self._warnings = 0
+        self._next: Batch | None = None
 
     def restore(self, checkpoint: VerifiedCheckpoint) -> None:
         """Go to where a checkpoint was taken.
@@ -91,21 +93,23 @@ class Trainer:
         Raises:
             InputError: the checkpoint belongs to other options or other data.
         """
-        metadata = checkpoint.metadata
-        if metadata["config_sha256"] != self.config.digest:
+        metadata = run_metadata(checkpoint)
+        if metadata.config_sha256 != self.config.digest:
             problem = "checkpoint of another model"
             hint = "its options are not those in config.toml of this run"
             raise InputError(problem, file=checkpoint.folder, hint=hint)
-        if metadata["data"]["sha256"] != self._data_digest:
+        if metadata.data.sha256 != self._data_digest:
             problem = "the data are not those the run began with"
             hint = "start another run with another --out"
             raise InputError(problem, file=self.dataset.name, key="--data", hint=hint)
         restored = checkpoint.restore(serialization.to_state_dict(self.state))
         state = serialization.from_state_dict(self.state, restored)
         self.state = self.devices.replicate(state)
-        self.standardize = Standardizer.from_json(metadata["data"]["standardizer"])
-        self.scores = Scores(**metadata["cursor"])
-        self.step = self._saved_at = checkpoint.step
+        self.standardize = Standardizer.from_record(metadata.data.standardizer)
+        self.scores = metadata.cursor
+        self.step = checkpoint.step
+        self._saved = self.step, dataclasses.asdict(self.scores)
+        self._restart_clock()
 
     def run(self, log: MetricsLog, shown: Progress, stop: StopRequest) -> None:
         """Train to the end, or until asked to stop; save in both cases.
@@ -117,9 +121,9 @@ class Trainer:
 
         Raises:
             Stopped: a signal arrived before the end.
+            NotFiniteError: a step was not finite, or too many were skipped.
         """
-        examples, seed = len(self.dataset.x_train), self.config.seed
-        batches = training_batches(examples, self.config.batch_size, seed, self.step)
+        batches = self._batches()
         try:
             while True:
                 # A run resumed at a step that was evaluated does not do it again.
@@ -128,15 +132,17 @@ class Trainer:
                     self._evaluate(log, shown, stop)
                 stop.check()
                 is_best = self.scores.best_step == self.step
-                if is_best or self._is_due(self.config.checkpoint_every):
-                    self._save()
+                is_due = is_best or self._is_due(self.config.checkpoint_every)
+                if stop.takes_save() or is_due:
+                    self._save(log)
+                self._end_if_not_finite(log)
                 if self.step == self.total:
                     return
-                self._train(next(batches))
+                self._train(batches, log)
                 if self.step % self.config.log_every == 0 or self.step == self.total:
                     self._log_training(log, shown)
         except Stopped:
-            self._save()
+            self._save(log)
             raise
 
     def evaluate(self, stop: StopRequest | None = None) -> steps.Evaluation:
@@ -148,21 +154,100 @@ class Trainer:
         interval = every or self.steps_per_epoch
         return self.step % interval == 0 or self.step == self.total
 
-    def _train(self, batch: np.ndarray) -> None:
-        x = self.standardize(self.dataset.x_train[batch])
-        shards = self.devices.put_batch(x, self.dataset.y_train[batch])
-        self.state, metrics = steps.train_step(self.state, *shards)
-        self._window.metrics.append(metrics)
+    # -- training --------------------------------------------------------------------
+
+    def _batches(self) -> Iterator[Batch]:
+        data, config = self.dataset, self.config
+        count, size = len(data.x_train), config.batch_size
+        for indices in training_batches(count, size, config.seed, self.step):
+            x = self.standardize(data.x_train[indices])
+            shards = self.devices.put_batch(x, data.y_train[indices])
+            yield Batch(indices, shards)
+
+    def _train(self, batches: Iterator[Batch], log: MetricsLog) -> None:
+        batch = self._next or next(batches)
+        self.state, metrics = steps.train_step(self.state, *batch.shards)
+        # While the devices compute.
+        self._next = next(batches) if self.step + 1 < self.total else None
+        seen = {key: value.item() for key, value in jax.device_get(metrics).items()}
+        is_skipped = bool(seen["skipped"])
+        if is_skipped:
+            self._meet_nonfinite(batch, log)
         self.step += 1
+        scores = self.scores
+        scores.window = scores.window.plus(seen["loss"], seen["correct"], is_skipped)
+        skipped_at = (
+            (*scores.skipped_at, self.step) if is_skipped else scores.skipped_at
+        )
+        scores.skipped_at = window.recent(skipped_at, self.step)
+
+    def _end_if_not_finite(self, log: MetricsLog) -> None:
+        """End a run that is resumed as well: else it would not end where it did."""
+        skipped_at = self.scores.skipped_at
+        if self.config.on_nonfinite == "skip" and window.too_many(
+            skipped_at, self.total
+        ):
+            self._save(log)
+            raise NotFiniteError(
+                f"step {self.step}: {len(skipped_at)} of the last "
+                f"{min(window.RECENT, self.step)} steps were not finite and were "
+                "skipped; the last good state is saved (a lower --lr may help)"
+            )
+
+    def _meet_nonfinite(self, batch: Batch, log: MetricsLog) -> None:
+        """Tell what was not finite in the step just done, and go on only to skip it."""
+        policy, step = self.config.on_nonfinite, self.step + 1
+        # A skipped step changed nothing but these counters.
+        state = self.state
+        before = state.replace(step=state.step - 1, skipped=state.skipped - 1)
+        found = nonfinite.diagnose(before, *batch.shards)
+        examples = batch.indices[found.rows].tolist()
+        shown = ", ".join(map(str, sorted(examples)[:_MAX_EXAMPLES]))
+        more = (
+            f", ... ({len(examples)} in all)" if len(examples) > _MAX_EXAMPLES else ""
+        )
+        message = (
+            f"step {step} is not finite: first {found.part}, with the examples "
+            f"{shown}{more} of the training data"
+        )
+        if policy == "skip":
+            log.write("skip", step, part=found.part, examples=examples)
+            self._warnings += 1
+            if self._warnings <= _MAX_WARNINGS:
+                warn(f"{message}; skipped")
+            if self._warnings == _MAX_WARNINGS:
+                warn(f"further steps that are skipped are told in {log.path} only")
+            return
+        self.state = before
+        if policy == "stop":
+            self._save(log)
+            hint = "the state before it is saved (a lower --lr may help)"
+            raise NotFiniteError(f"{message}; {hint}")
+        error = NotFiniteError(message)
+        error.is_traced = True
+        raise error
 
     def _log_training(self, log: MetricsLog, shown: Progress) -> None:
-        summary = self._window.summary(self.config.batch_size)
+        means = self.scores.window.means(self.config.batch_size)
         schedule = steps.make_schedule(self.config, self.steps_per_epoch)
-        rate = np.asarray(schedule(self.step - 1)).item()
+        committed = self.step - int(self.state.skipped)
+        rate = np.asarray(schedule(max(0, committed - 1))).item()
         epoch = self.step / self.steps_per_epoch
-        log.write("train", self.step, epoch=epoch, learning_rate=rate, **summary)
-        shown.advance(self.step, summary["loss"])
-        self._window = Window()
+        start, done_before = self._clock
+        examples = (self.scores.window.steps - done_before) * self.config.batch_size
+        speed = examples / (time.perf_counter() - start)
+        log.write(
+            "train", self.step, epoch=epoch, learning_rate=rate,
+            examples_per_second=speed, **means,
+        )  # fmt: skip
+        shown.advance(self.step, means["loss"])
+        self.scores.window = Window()
+        self._restart_clock()
+
+    def _restart_clock(self) -> None:
+        self._clock = time.perf_counter(), self.scores.window.steps
+
+    # -- evaluation and checkpoints --------------------------------------------------
 
     def _evaluate(self, log: MetricsLog, shown: Progress, stop: StopRequest) -> None:
         result, epoch = self.evaluate(stop), self.step / self.steps_per_epoch
@@ -171,19 +256,31 @@ class Trainer:
             f"step {self.step:>6}/{self.total}  epoch {epoch:6.2f}  "
             f"test loss {result.loss:.4f}  test accuracy {result.accuracy:.4f}"
         )
+        self.evaluation = result
         self.scores.evaluated_at, self.scores.accuracy = self.step, result.accuracy
         if result.accuracy > self.scores.best_accuracy:
             self.scores.best_step = self.step
             self.scores.best_accuracy = result.accuracy
 
-    def _save(self) -> None:
-        if self._saved_at == self.step:
+    def _tree(self) -> dict[str, object]:
+        return serialization.to_state_dict(self.state)
+
+    def _save(self, log: MetricsLog) -> None:
+        """Save the state with the scores, unless the newest checkpoint has both."""
+        cursor = dataclasses.asdict(self.scores)
+        if self._saved == (self.step, cursor):
             return
+        tree = self._tree()
+        if lost := nonfinite.infinite_leaves(tree) - self._never_finite:
+            raise NotFiniteError(
+                f"step {self.step}: {', '.join(sorted(lost))} is not finite although "
+                "no step made it so; it is not saved (--resume goes on from before)"
+            )
         metadata = {
             "config": self.config.identity,
             "config_sha256": self.config.digest,
             "environment": describe_environment(),
-            "cursor": dataclasses.asdict(self.scores),
+            "cursor": cursor,
             "data": {
                 "name": self.dataset.name,
                 "sha256": self._data_digest,
@@ -192,94 +289,29 @@ class Trainer:
                 "standardizer": self.standardize.to_json(),
             },
         }
-        self.store.save(self.step, serialization.to_state_dict(self.state), metadata)
-        self._saved_at = self.step
+        log.sync()  # no checkpoint is ahead of the records
+        # Where the scores changed, the step was saved before.
+        self.store.save(self.step, tree, metadata, replace=True)
+        self._saved = self.step, cursor
         newest = self.store.steps()[-self.config.keep :]
         self.store.prune({*newest, self.scores.best_step})
 
 
-def check_batches(config: TrainConfig, dataset: Dataset, devices: Devices) -> int:
-    """Check that the data fill a batch, and that it can be sharded over the devices.
+def check(config: TrainConfig, dataset: Dataset) -> tuple[Classifier, int]:
+    """Make the model, and check that the data fill a batch that can be sharded.
 
     Returns:
-        Steps per epoch.
+        The model, and the steps per epoch.
 
     Raises:
-        InputError: they do not.
+        InputError: model, data and batch size do not go together.
     """
-    size, examples = config.batch_size, len(dataset.x_train)
+    size, examples, devices = config.batch_size, len(dataset.x_train), Devices()
     wrong = functools.partial(InputError, key="--batch-size", found=size)
     if size % devices.count:
         expected = f"a multiple of {devices.count}"
         raise wrong("does not divide over the devices", expected=expected)
     if size > examples:
         raise wrong("larger than the training data", expected=f"at most {examples}")
-    return examples // size
-
-
-# -- from options to the report ------------------------------------------------------
-
-
-def train_run(
-    config: TrainConfig, dataset: Dataset, path: Path, stop: StopRequest
-) -> Outcome:
-    """Train, or go on training, and write everything into a folder.
-
-    Args:
-        config: resolved options.
-        dataset: what is learned.
-        path: the folder of the run.
-        stop: asks the run to save and end.
-
-    Returns:
-        The outcome.
-
-    Raises:
-        InputError: options, data, folder or checkpoint do not fit.
-        Stopped: a signal arrived before the end.
-    """
-    # Whatever can be wrong with model and data shows before the folder is touched.
-    trainer = Trainer(config, dataset, RunFolder(path).checkpoints)
-    layers = summarize(trainer.model, dataset.shape, config.batch_size)
-    with claim(path, config) as folder:
-        kind = "resume" if _resume(trainer) else "start"
-        durable.write_file(folder.summary, (summary_text(layers) + "\n").encode())
-        here = describe_environment()
-        title = f"{config.model}, norm {config.norm}, lr {config.lr:g}"
-        print(
-            f"{title}: {total_size(layers, 'params'):,} parameters and "
-            f"{total_size(layers, 'batch_stats'):,} statistics (see {folder.summary})\n"
-            f"{dataset.name}: {len(dataset.y_train)} examples to train on, "
-            f"{len(dataset.y_test)} to test on, {len(dataset.class_names)} classes; "
-            f"{here['devices']} x {here['device']}, {here['threads']} threads",
-            flush=True,
-        )
-        tensorboard = folder.tensorboard if config.tensorboard else None
-        with contextlib.closing(MetricsLog(folder.metrics, tensorboard)) as log:
-            log.write(kind, trainer.step, **here)
-            with progress(title, trainer.step, trainer.total, config.plain) as shown:
-                trainer.run(log, shown, stop)
-            final, skipped = trainer.evaluate(), int(trainer.state.skipped)
-            log.write("final", trainer.step, **final.numbers(), skipped=skipped)
-        outcome = Outcome(trainer.step, final, trainer.scores, skipped)
-        write_report(folder, config, dataset, layers, outcome)
-    return outcome
-
-
-def _resume(trainer: Trainer) -> bool:
-    """Go to the newest checkpoint of the run; return whether there is one."""
-    if trainer.config.fallback:
-        for reason in trainer.store.discard_damaged():
-            warn(f"put aside: {reason}")
-    checkpoint = newest_checkpoint(trainer.store)
-    if checkpoint is None:
-        return False
-    trainer.restore(checkpoint)
-    now = describe_environment()
-    for name, before in checkpoint.metadata["environment"].items():
-        if now.get(name) != before:
-            warn(
-                f"{name} changed from {before} to {now.get(name)} since the checkpoint "
-                "was written: the run goes on, but its bits may differ"
-            )
-    return True
+    model = make_model(config, dataset.shape, len(dataset.class_names))
+    return model, examples // size

@@ -1,119 +1,252 @@
-"""A manifest: the size and SHA-256 of every file of a folder, and its own hash last.
+"""A manifest: what a step holds, the hash of everything in it, and its own hash last.
 
-One flipped bit in a checkpoint loads as silently wrong weights in most cases, so a
-folder is compared with its manifest before anything in it is parsed. The manifest
-is JSON; its last entry is the hash of every byte before that entry, so each bit of
-the folder is covered, those of the manifest included.
+One flipped bit in a checkpoint loads as silently wrong weights in most cases. So each
+array has a SHA-256, taken in memory before anything was written and compared after
+everything was read; each file has one too, which covers what lies around the arrays.
+The manifest is JSON; its last entry is the hash of every byte before that entry, so
+each bit of a step is covered, those of the manifest included.
+
+An array is held in pieces: each has a file, where it belongs in the array, and its own
+hash. A process writes the pieces that it has, into one file of its own.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
 import json
-import os
-import stat
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from linsey.errors import InputError
+from linsey.checkpoint import dtypes, trees
+from linsey.errors import ArgumentTypeError, InputError, UnsupportedError
+from linsey.files import read_regular
+from linsey.schema import Between, Matching, conform, parse_json
+from linsey.specs import MAX_ELEMENTS, Shape
 
 NAME = "manifest.json"
 """The name of the manifest in its folder."""
-FORMAT = 1
-MAX_FILES = 1_000_000
-MAX_MANIFEST_BYTES = 256 * 2**20
+FORMAT = 2
+"""The number of the format that is written; format 1 is read too."""
+MAX_MANIFEST_BYTES = 64 * 2**20
 _SEAL = b',\n "sha256": "'
 _END = b'"\n}\n'
 
-Fingerprint = dict[str, int | str]  # `bytes` and `sha256`, as in the file
+Count = Annotated[int, Between(0, 2**62)]
+Hash = Annotated[str, Matching("[0-9a-f]{64}", "a SHA-256 in hexadecimal")]
 
 
-def write_manifest(folder: Path, header: Mapping[str, object]) -> None:
-    """Write the manifest of a folder into it.
+@dataclasses.dataclass(frozen=True)
+class FileEntry:
+    """Size and hash of a file."""
 
-    Args:
-        folder: holds regular files and folders only, and no manifest yet.
-        header: JSON values to record beside the files.
+    bytes: Count
+    sha256: Hash
+
+    def __str__(self) -> str:
+        return f"{self.bytes:,} bytes, SHA-256 {self.sha256[:12]}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """A part of an array, or all of it.
+
+    Attributes:
+        file: the name of the file that holds it.
+        slice: start and stop of each axis of the array.
+        sha256: of its bytes, as they lie in the file.
     """
-    files = {name: _fingerprint(folder / name) for name in _list_files(folder)}
-    record = {"format": FORMAT, **header, "files": files}
-    body = json.dumps(record, indent=1).encode().removesuffix(b"\n}")
-    (folder / NAME).write_bytes(body + _SEAL + _hash(body) + _END)
+
+    file: str
+    slice: tuple[tuple[Count, Count], ...]
+    sha256: Hash
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its own shape."""
+        return tuple(stop - start for start, stop in self.slice)
+
+    def name(self, path: str, shape: tuple[int, ...]) -> str:
+        """Return the name that a piece of an array has in its file.
+
+        Example:
+            >>> Piece("", ((0, 2), (4, 8)), "").name("params/kernel", (2, 8))
+            'params/kernel[0:2,4:8]'
+            >>> Piece("", ((0, 2), (0, 8)), "").name("params/kernel", (2, 8))
+            'params/kernel'
+        """
+        if self.shape == shape:
+            return path
+        return f"{path}[{','.join(f'{start}:{stop}' for start, stop in self.slice)}]"
 
 
-def verify_manifest(folder: Path) -> dict[str, Any]:
-    """Compare a folder with its manifest, byte for byte.
+@dataclasses.dataclass(frozen=True)
+class ArrayEntry:
+    """An array and where its bytes are.
 
-    Args:
-        folder: a folder written by `write_manifest`.
+    Attributes:
+        shape: of the array.
+        dtype: its name in NumPy or JAX.
+        stored: the dtype in the files, in the words of safetensors; `U8` is the bits of
+            what safetensors does not have.
+        pieces: cover the array, once each element.
+    """
 
-    Returns:
-        The manifest, without its own hash.
+    shape: Shape
+    dtype: str
+    stored: str
+    pieces: Annotated[tuple[Piece, ...], Between(1)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """The content of a manifest, without its own hash.
+
+    Attributes:
+        format: the number of the format.
+        step: the training step.
+        revision: how often the step was replaced.
+        metadata: JSON values recorded with it.
+        files: by name.
+        arrays: by path.
+        empty: paths of dictionaries that hold nothing.
+    """
+
+    format: Literal[2]
+    step: Count
+    revision: Count
+    metadata: dict[str, Any]
+    files: dict[str, FileEntry]
+    arrays: dict[str, ArrayEntry]
+    empty: tuple[str, ...] = ()
+
+
+def file_name(index: int, count: int) -> str:
+    """Return the name of the file of a process.
+
+    Example:
+        >>> file_name(0, 1)
+        'state-00000-of-00001.safetensors'
+    """
+    return f"state-{index:05d}-of-{count:05d}.safetensors"
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Return the bytes of a manifest, its own hash at the end.
 
     Raises:
-        InputError: something is missing, added, or changed; it names the file.
+        ArgumentTypeError: the metadata is not JSON.
+        UnsupportedError: it would be longer than what is read.
     """
-    record = _read(folder / NAME)
-    present = _list_files(folder)
-    for name in sorted(present - record["files"].keys()):
-        raise InputError("a file that is not in the manifest", file=folder / name)
-    for name, expected in record["files"].items():
-        if name not in present:
-            raise InputError("a file of the manifest is missing", file=folder / name)
-        found = _fingerprint(folder / name, expected["bytes"])
-        if found != expected:
-            problem = "the file is not the one that was written"
-            stated = {"expected": _described(expected), "found": _described(found)}
-            raise InputError(problem, file=folder / name, **stated)
-    return record
+
+    def as_json(value: object) -> object:
+        if isinstance(value, FileEntry | ArrayEntry | Piece):
+            return vars(value)
+        raise ArgumentTypeError(
+            f"The metadata holds {value!r}, of type {type(value).__name__}.",
+            "It is stored as JSON.",
+            "Convert it to text, numbers, lists and dictionaries.",
+        )
+
+    body = json.dumps(vars(manifest), default=as_json).encode().removesuffix(b"}")
+    if len(body) > MAX_MANIFEST_BYTES - 100:
+        raise UnsupportedError(
+            f"The manifest of {len(manifest.arrays):,} arrays has {len(body):,} bytes.",
+            f"No more than {MAX_MANIFEST_BYTES:,} are read.",
+            "Save less metadata, or stack arrays of one kind.",
+        )
+    return body + _SEAL + _hash(body) + _END
 
 
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file() or path.is_symlink():
-        raise InputError("no manifest, so not a finished checkpoint", file=path)
-    if path.stat().st_size > MAX_MANIFEST_BYTES:
-        raise InputError("the manifest is too large to be one", file=path)
-    body, separator, tail = path.read_bytes().rpartition(_SEAL)
+def decode(content: bytes, file: Path) -> dict[str, Any]:
+    """Compare a manifest with its own hash and parse it.
+
+    Args:
+        content: the bytes.
+        file: their path, for messages.
+
+    Returns:
+        The JSON values, not yet compared with any type.
+
+    Raises:
+        InputError: the hash does not match, or it is no JSON object.
+    """
+    body, separator, tail = content.rpartition(_SEAL)
     if not separator or tail != _hash(body) + _END:
-        raise InputError("the manifest does not match its own hash", file=path)
-    record = json.loads(body + b"\n}")
-    if (found := record["format"]) != FORMAT:
-        problem = "written in another format"
-        hint = "use the version of linsey that wrote it"
-        raise InputError(problem, file=path, expected=FORMAT, found=found, hint=hint)
+        raise InputError("the manifest does not match its own hash", file=file)
+    record = parse_json(body + b"}", file)
+    if not isinstance(record, dict):
+        raise InputError("not a table", file=file)
     return record
+
+
+def read(folder: Path) -> bytes:
+    """Read the manifest of a folder.
+
+    Raises:
+        InputError: there is none.
+        DiskError: the disk refused.
+    """
+    path = folder / NAME
+    try:
+        return read_regular(path, limit=MAX_MANIFEST_BYTES)
+    except InputError as error:
+        if error.problem != "no such file":
+            raise
+        problem = "no manifest, so not a finished checkpoint"
+        raise InputError(problem, file=path) from None
+
+
+def check(record: Mapping[str, Any], file: Path) -> Manifest:
+    """Check everything that a manifest says for itself.
+
+    Args:
+        record: from `decode`.
+        file: the path of the manifest, for messages.
+
+    Raises:
+        InputError: an entry is not what it has to be; it names the entry.
+    """
+    manifest: Manifest = conform(dict(record), Manifest, file=file)
+    expected = {file_name(i, len(manifest.files)) for i in range(len(manifest.files))}
+    for name in manifest.files.keys() - expected:
+        raise InputError("not the name of a file of a step", file=file, key=name)
+    try:
+        trees.nest(manifest.arrays, manifest.empty)
+    except ValueError as error:
+        problem = "a path that excludes another, or is too long"
+        raise InputError(problem, file=file, key=str(error)) from None
+    for path, entry in manifest.arrays.items():
+        _check_array(path, entry, manifest.files, file)
+    return manifest
+
+
+def _check_array(
+    path: str, entry: ArrayEntry, files: Mapping[str, FileEntry], file: Path
+) -> None:
+    refused = functools.partial(InputError, file=file, key=path)
+    if path != "/".join(map(trees.escape, trees.keys_of(path))):
+        raise refused("not a path of keys")
+    if (storage := dtypes.storage(entry.dtype)) is None or storage.code != entry.stored:
+        found = f"{entry.dtype} as {entry.stored}"
+        raise refused("dtypes that are not known here", found=found)
+    # An axis of no length makes an array of no elements, but not its axes harmless.
+    if math.prod(max(size, 1) for size in entry.shape) > MAX_ELEMENTS:
+        raise refused("an array that is too large", found=entry.shape)
+    for piece in entry.pieces:
+        fits = len(piece.slice) == len(entry.shape) and all(
+            start <= stop <= size
+            for (start, stop), size in zip(piece.slice, entry.shape, strict=True)
+        )
+        if not fits or piece.file not in files:
+            found = f"{piece.slice} of {entry.shape} in {piece.file}"
+            raise refused("a piece that belongs nowhere", found=found)
+    if sum(math.prod(piece.shape) for piece in entry.pieces) != math.prod(entry.shape):
+        raise refused("pieces with gaps or overlaps")
 
 
 def _hash(body: bytes) -> bytes:
     return hashlib.sha256(body).hexdigest().encode()
-
-
-def _list_files(folder: Path) -> set[str]:
-    """Names of all files below a folder, refusing whatever is not a plain file."""
-    names = set()
-    for parent, folders, files in os.walk(folder):
-        for name in folders + files:
-            path = Path(parent, name)
-            mode = path.lstat().st_mode
-            if stat.S_ISREG(mode):
-                names.add(path.relative_to(folder).as_posix())
-            elif not stat.S_ISDIR(mode):
-                raise InputError("not a regular file or folder", file=path)
-        if len(names) > MAX_FILES:
-            raise InputError(f"more than {MAX_FILES} files", file=folder)
-    return names - {NAME}
-
-
-def _fingerprint(path: Path, expected_bytes: int | None = None) -> Fingerprint:
-    """Size and hash of a file; a file of the wrong size is not read."""
-    size = path.stat().st_size
-    if expected_bytes is not None and size != expected_bytes:
-        return {"bytes": size, "sha256": "not computed"}
-    with open(path, "rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": size, "sha256": sha256}
-
-
-def _described(fingerprint: Fingerprint) -> str:
-    return f"{fingerprint['bytes']} bytes, SHA-256 {str(fingerprint['sha256'])[:12]}"

@@ -1,190 +1,167 @@
-"""One checkpoint on disk: arrays written by Orbax, sealed by a manifest.
+"""One checkpoint on disk: safetensors files and the manifest that vouches for them.
 
 A checkpoint is a folder that appears under its name only when it is complete and on
-the disk, and is read only after every byte of it has been compared with the
-manifest. The manifest also records name, shape and dtype of each array, so that a
-checkpoint of another model is refused with the list of what differs, before the
-arrays are parsed.
+the disk. It is opened by reading everything in it once and comparing each array with
+the hash that was taken of it in memory: an open checkpoint holds right arrays, whatever
+happens to its files later.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping
+import errno
+import functools
+import os
+import re
+import stat
+from operator import index
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from linsey.checkpoint import durable, format_1, manifest, pieces
+from linsey.checkpoint.manifest import Manifest
+from linsey.checkpoint.trees import Nested, flatten, leaves
+from linsey.checkpoint.verified import VerifiedCheckpoint
+from linsey.errors import DiskError, InputError
+from linsey.files import reporting
+from linsey.specs import ArraySpec
 
-from linsey.checkpoint import durable, manifest
-from linsey.errors import InputError
-from linsey.extras import require
-
-Nested = Mapping[str, object]
-STATE = "state"
-MAX_RANK = 32
-
-
-@dataclasses.dataclass(frozen=True)
-class ArraySpec:
-    """Shape and dtype of one stored array."""
-
-    shape: tuple[int, ...]
-    dtype: str
-
-    @classmethod
-    def of(cls, array: Any) -> ArraySpec:
-        """Describe anything that has a shape and a dtype.
-
-        Example:
-            >>> print(ArraySpec.of(np.zeros((3, 4), np.float32)))
-            float32[3,4]
-        """
-        return cls(tuple(array.shape), np.dtype(array.dtype).name)
-
-    def __str__(self) -> str:
-        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+_NAME = re.compile(r"step_([0-9]{8,19})(?:\+([0-9]{1,9}))?")
 
 
-@dataclasses.dataclass(frozen=True)
-class VerifiedCheckpoint:
-    """A checkpoint whose bytes were compared with its manifest.
+def folder_name(step: int, revision: int = 0) -> str:
+    """Return the name that a step has in its store.
 
-    Attributes:
-        folder: where it is.
-        step: the training step it was taken at.
-        metadata: the JSON values saved with it.
-        arrays: what it holds, by path, such as `params/Dense_0/kernel`.
+    Example:
+        >>> folder_name(42), folder_name(42, revision=1)
+        ('step_00000042', 'step_00000042+1')
     """
-
-    folder: Path
-    step: int
-    metadata: dict[str, Any]
-    arrays: dict[str, ArraySpec]
-
-    def restore(self, template: Nested) -> dict[str, Any]:
-        """Read the arrays, if they are exactly those of the template.
-
-        Args:
-            template: nested dictionaries of arrays or `jax.ShapeDtypeStruct`s.
-
-        Returns:
-            The stored NumPy arrays, nested as the template.
-
-        Raises:
-            InputError: a name, a shape or a dtype differs; it lists every difference.
-        """
-        expected = {k: ArraySpec.of(v) for k, v in flatten(template).items()}
-        if differences := list(_differences(expected, self.arrays)):
-            problem = "checkpoint of another model: " + "; ".join(differences)
-            hint = "use the options the checkpoint was written with"
-            raise InputError(problem, file=self.folder, hint=hint)
-        return _shaped_like(template, flatten(self.read()))
-
-    def read(self) -> dict[str, Any]:
-        """Read the arrays as they are, nested by path.
-
-        Raises:
-            InputError: Orbax cannot read them.
-        """
-        with _orbax().PyTreeCheckpointer() as checkpointer:
-            try:
-                return checkpointer.restore(self.folder.resolve() / STATE)
-            except Exception as error:
-                problem = f"verified, but Orbax cannot read it: {error}"
-                hint = "install the orbax-checkpoint version that wrote it"
-                raise InputError(problem, file=self.folder, hint=hint) from error
+    return f"step_{step:08d}" + (f"+{revision}" if revision else "")
 
 
-def write_checkpoint(folder: Path, step: int, tree: Nested, metadata: Nested) -> None:
+def parse_name(name: str) -> tuple[int, int] | None:
+    """Return step and revision of such a name; `None` for other names."""
+    if match := _NAME.fullmatch(name):
+        step, revision = int(match[1]), int(match[2] or 0)
+        if folder_name(step, revision) == name:
+            return step, revision
+    return None
+
+
+def write_checkpoint(
+    folder: Path, step: int, tree: Nested, metadata: Nested, *, revision: int = 0
+) -> None:
     """Write a checkpoint: when this returns it is on the disk, complete.
 
     Args:
         folder: the name it gets; must not exist, while its parent must.
         step: the training step.
-        tree: nested dictionaries with string keys and arrays as leaves.
+        tree: nested dictionaries with text as keys and arrays as leaves.
         metadata: JSON values to record beside the arrays.
+        revision: how often the step was replaced.
 
     Raises:
-        OSError: there is a folder of that name, or the disk refused.
+        DiskError: there is a folder of that name, or the disk refused.
+        ArgumentTypeError: something in the tree or the metadata cannot be stored.
+        InputError: there is a key or a value that could not be read again.
+        UnsupportedError: there is too much of it, or it is spread over processes.
     """
-    orbax, stored = _orbax(), _storable(tree)
-    with durable.replacing(folder) as temporary:
-        temporary.mkdir()
-        with orbax.PyTreeCheckpointer() as checkpointer:
-            checkpointer.save(temporary.resolve() / STATE, stored)
-        specs = {k: vars(ArraySpec.of(np.asarray(v))) for k, v in flatten(tree).items()}
-        header = {"step": step, "metadata": metadata, "arrays": specs}
-        manifest.write_manifest(temporary, header)
+    name = manifest.file_name(0, 1)
+    chunks, entry, arrays = pieces.pack(flatten(tree), name)
+    empty = tuple(path for path, leaf in leaves(tree) if path not in arrays)
+    record = Manifest(
+        manifest.FORMAT,
+        index(step),
+        revision,
+        dict(metadata),
+        {name: entry},
+        arrays,
+        empty,
+    )
+    sealed = manifest.encode(record)
+    # What could not be read is not written: keys, numbers, sizes that nobody can have.
+    record = manifest.check(manifest.decode(sealed, folder), folder)
+    needed = entry.bytes + len(sealed)
+    with reporting(folder, "save", needed):
+        if durable.mode_of(folder):
+            raise FileExistsError(errno.EEXIST, "there is a checkpoint of that name")
+    with durable.replacing(folder, needed) as temporary:
+        os.mkdir(temporary)
+        durable.write_new(temporary / name, chunks)
+        durable.write_new(temporary / manifest.NAME, [sealed])
+        try:
+            _read_back(temporary, record, sealed)
+        except InputError as error:
+            told = str(error).replace(durable.TEMPORARY, "")
+            refused = OSError(errno.EIO, f"something else was written: {told}")
+            raise DiskError(refused, folder, "save", needed) from error
+
+
+def _read_back(folder: Path, record: Manifest, sealed: bytes) -> None:
+    if manifest.read(folder) != sealed:
+        file = folder / manifest.NAME
+        raise InputError("the file is not the one that was written", file=file)
+    pieces.unpack(folder, record)
 
 
 def open_checkpoint(folder: Path) -> VerifiedCheckpoint:
-    """Verify a checkpoint and describe it; its arrays are not parsed yet.
+    """Read a checkpoint and compare everything in it with its manifest.
 
     Args:
-        folder: one step, as `write_checkpoint` named it.
+        folder: one step, as `write_checkpoint` wrote it, in this format or an older
+            one.
 
     Returns:
-        The verified checkpoint.
+        The verified checkpoint, its arrays in memory.
 
     Raises:
-        InputError: the folder is not what was written; it names the file.
+        InputError: the folder is not what was written; it names file and array.
+        DiskError: the disk refused.
     """
-    if not folder.is_dir():
-        raise InputError("no such checkpoint", file=folder)
-    record = manifest.verify_manifest(folder)
-    specs = record["arrays"].items()
-    arrays = {k: ArraySpec(tuple(spec["shape"]), spec["dtype"]) for k, spec in specs}
-    if any(len(spec.shape) > MAX_RANK for spec in arrays.values()):
-        raise InputError(f"an array of more than {MAX_RANK} axes", file=folder)
-    return VerifiedCheckpoint(folder, record["step"], record["metadata"], arrays)
+    _refuse_what_is_no_folder(folder)
+    content = manifest.decode(manifest.read(folder), folder / manifest.NAME)
+    if content.get("format") == 1:
+        found = format_1.open_checkpoint(folder, content)
+    else:
+        found = _open(folder, content)
+    named = parse_name(folder.name)
+    if named not in (None, (found.step, found.revision)):
+        problem = "the folder has the name of another step"
+        expected = folder_name(found.step, found.revision)
+        raise InputError(problem, file=folder, expected=expected, found=folder.name)
+    return found
 
 
-def flatten(tree: Nested, prefix: str = "") -> dict[str, Any]:
-    """Name each leaf of nested dictionaries by its path.
-
-    Example:
-        >>> flatten({"params": {"Dense_0": {"bias": 1}}, "batch_stats": {}})
-        {'params/Dense_0/bias': 1}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat.update(flatten(value, f"{prefix}{key}/"))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _orbax() -> Any:
-    return require("orbax.checkpoint", "train", "A checkpoint")
-
-
-def _storable(tree: Nested) -> dict[str, Any]:
-    """The arrays on the host, without empty ones: Orbax refuses those."""
-    return {
-        key: _storable(value) if isinstance(value, dict) else np.asarray(value)
-        for key, value in tree.items()
-        if isinstance(value, dict) or np.asarray(value).size
-    }
+def _open(folder: Path, content: dict[str, Any]) -> VerifiedCheckpoint:
+    file = folder / manifest.NAME
+    if (found := content.get("format")) != manifest.FORMAT:
+        hint = "use the version of linsey that wrote it"
+        refused = functools.partial(InputError, file=file, found=found, hint=hint)
+        raise refused("written in another format", expected=f"1 or {manifest.FORMAT}")
+    record = manifest.check(content, file)
+    with reporting(folder, "read"):
+        present = set(os.listdir(folder)) - {manifest.NAME}
+    for name in sorted(present - record.files.keys()):
+        raise InputError("a file that is not in the manifest", file=folder / name)
+    for name in sorted(record.files.keys() - present):
+        raise InputError("a file of the manifest is missing", file=folder / name)
+    values = pieces.unpack(folder, record)
+    arrays = {k: ArraySpec(e.shape, e.dtype) for k, e in record.arrays.items()}
+    return VerifiedCheckpoint(
+        folder, record.step, record.metadata, arrays, record.revision, values,
+        record.empty,
+    )  # fmt: skip
 
 
-def _shaped_like(template: Any, flat: dict[str, Any], prefix: str = "") -> Any:
-    # Orbax gives back scalars as Python numbers and may lose empty dictionaries:
-    # structure, shapes and dtypes are the template's.
-    if isinstance(template, dict):
-        return {k: _shaped_like(v, flat, f"{prefix}/{k}") for k, v in template.items()}
-    value = flat.get(prefix.removeprefix("/"), ())
-    return np.asarray(value, template.dtype).reshape(template.shape)
-
-
-def _differences(
-    expected: dict[str, ArraySpec], found: dict[str, ArraySpec]
-) -> Iterator[str]:
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
-            yield f"`{name}` is missing"
-        elif name not in expected:
-            yield f"`{name}` is not in this model"
-        elif expected[name] != found[name]:
-            yield f"`{name}` is {found[name]}, not {expected[name]}"
+def _refuse_what_is_no_folder(path: Path) -> None:
+    try:
+        with reporting(path, "read"):
+            mode = durable.mode_of(path)
+    except ValueError:  # a null byte in the name
+        mode = 0
+    if not mode:
+        raise InputError("no such checkpoint", file=path)
+    if stat.S_ISLNK(mode):
+        hint = f"name the folder itself: {os.path.realpath(path)}"
+        raise InputError("a link, and links are not followed", file=path, hint=hint)
+    if not stat.S_ISDIR(mode):
+        raise InputError("not a folder", file=path)

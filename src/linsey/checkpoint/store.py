@@ -1,23 +1,30 @@
 """A folder of checkpoints, one for each saved step.
 
 There is no pointer to the latest step that could be wrong: the steps are listed and
-verified, newest first. A step is removed by renaming it away and then deleting it,
-and the last one that verifies is never removed. One process writes at a time: the
-writer has to see to that.
+read, newest first. A *good* step is one that loads and matches its manifest; the last
+good one is never removed. A step is removed by renaming it away and then deleting it.
+One process writes at a time: the writer has to see to that. Others may read meanwhile.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import re
+import stat
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from linsey.checkpoint import durable
-from linsey.checkpoint.step import VerifiedCheckpoint, open_checkpoint, write_checkpoint
-from linsey.errors import InputError
+from linsey.checkpoint.step import (
+    folder_name,
+    open_checkpoint,
+    parse_name,
+    write_checkpoint,
+)
+from linsey.checkpoint.verified import VerifiedCheckpoint
+from linsey.errors import DiskError, InputError, OptionError
+from linsey.files import reporting
 
-_STEP = re.compile(r"step_(\d{8,})")
 REFUSED = ".refused"
 
 
@@ -40,110 +47,178 @@ class CheckpointStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = Path(folder)
 
     def path(self, step: int) -> Path:
         """Return the folder of a step, whether it exists or not."""
-        return self.folder / f"step_{step:08d}"
+        revision = max((r for s, r in self._found() if s == step), default=0)
+        return self.folder / folder_name(step, revision)
 
     def steps(self) -> list[int]:
-        """List the saved steps, oldest first; their bytes are not verified here."""
-        if not self.folder.is_dir():
-            return []
-        names = (_STEP.fullmatch(path.name) for path in self.folder.iterdir())
-        return sorted(int(match[1]) for match in names if match)
+        """List the saved steps, oldest first; they are not read here.
+
+        Raises:
+            DiskError: the disk refused.
+        """
+        return sorted({step for step, _ in self._found()})
 
     def clean(self) -> None:
         """Remove what an interrupted save or removal left; only for the writer."""
-        if self.folder.is_dir():
+        if self._is_ours():
             durable.sweep(self.folder)
 
     def save(
-        self, step: int, tree: Mapping[str, object], metadata: Mapping[str, object]
+        self,
+        step: int,
+        tree: Mapping[str, object],
+        metadata: Mapping[str, object],
+        *,
+        replace: bool = False,
     ) -> None:
         """Save a step; when this returns it is complete and on the disk.
 
         Args:
-            step: the training step, not saved before.
+            step: the training step, at least 0.
             tree: nested dictionaries of arrays.
             metadata: JSON values.
+            replace: whether a step that was saved before is replaced. Readers and
+                crashes meet the old one or the new one, never none.
 
         Raises:
-            OSError: the step was saved before, or the disk refused.
+            DiskError: the step was saved before, or the disk refused. Nothing new is
+                left then.
+            ArgumentTypeError: something cannot be stored.
+            InputError: the folder is a link; or a key or a number cannot be stored.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_checkpoint(self.path(step), step, tree, metadata)
+        if step < 0:
+            raise OptionError(
+                f"The step is {step}.", "Steps are counted from 0.", "Pass `step=0`."
+            )
+        if not self._is_ours():
+            durable.make_folder(self.folder)
+        before = sorted(revision for s, revision in self._found() if s == step)
+        revision = before[-1] + replace if before else 0
+        folder = self.folder / folder_name(step, revision)
+        write_checkpoint(folder, step, tree, metadata, revision=revision)
+        for old in before:
+            durable.remove_folder(self.folder / folder_name(step, old))
 
     def open(self, step: int) -> VerifiedCheckpoint:
-        """Verify a step.
+        """Read a step.
 
         Raises:
-            InputError: there is no such step, or its bytes changed.
+            InputError: there is no such step, or it is damaged.
+            DiskError: the disk refused.
         """
-        if step not in self.steps():
-            steps = f"one of {self.steps()}"
-            raise InputError(
-                "no such step", file=self.folder, expected=steps, found=step
-            )
-        return open_checkpoint(self.path(step))
+        while True:
+            if step not in (steps := self.steps()):
+                raise InputError(
+                    "no such step",
+                    file=self.folder,
+                    expected=f"one of {steps}",
+                    found=step,
+                )
+            path = self.path(step)
+            try:
+                return open_checkpoint(path)
+            except (InputError, DiskError):
+                if parse_name(path.name) in self._found():
+                    raise
+                # A writer removed or replaced it meanwhile.
 
     def newest(self) -> VerifiedCheckpoint | None:
-        """Verify the newest step; return `None` if nothing was saved.
+        """Read the newest step; return `None` if nothing was saved.
 
         Raises:
-            InputError: the newest step is damaged; says which older one is intact.
+            InputError: the newest step is damaged; says which older one is good.
+            DiskError: the disk refused.
         """
-        steps = self.steps()
-        if not steps:
-            return None
-        try:
-            return self.open(steps[-1])
-        except InputError as error:
-            intact = self.newest_intact()
-            hint = f"step {intact} is intact: `discard_damaged` goes back to it"
-            hint = "no older step is intact" if intact is None else hint
-            raise error.with_hint(hint) from error
+        while steps := self.steps():
+            try:
+                return self.open(steps[-1])
+            except InputError as error:
+                if steps[-1] not in self.steps():
+                    continue  # a writer removed it meanwhile
+                intact = self.newest_intact()
+                hint = f"step {intact} is intact: `discard_damaged` goes back to it"
+                hint = "no older step is intact" if intact is None else hint
+                raise error.with_hint(hint) from error
+        return None
 
     def newest_intact(self) -> int | None:
-        """Return the newest step that verifies; `None` if there is none."""
-        return next(filter(self._is_intact, reversed(self.steps())), None)
+        """Return the newest good step; `None` if there is none.
+
+        Raises:
+            DiskError: the disk refused.
+        """
+        return next(filter(self._is_good, reversed(self.steps())), None)
 
     def discard_damaged(self) -> list[InputError]:
-        """Put aside damaged steps that are newer than the newest intact one.
+        """Put aside damaged steps that are newer than the newest good one.
 
-        Nothing is deleted: a step that does not verify gets the ending `.refused`.
+        Nothing is deleted: a damaged step gets the ending `.refused`.
 
         Returns:
             Why each was put aside, newest first.
+
+        Raises:
+            DiskError: the disk refused; what cannot be read now is not damaged.
         """
         reasons = []
-        for step in reversed(self.steps()):
+        while self._is_ours() and (steps := self.steps()):
             try:
-                self.open(step)
+                self.open(steps[-1])
                 break
             except InputError as error:
                 reasons.append(error)
-                path = self.path(step)
-                os.rename(path, durable.unused(path.with_name(path.name + REFUSED)))
-                durable.sync_folder(self.folder)
+                path = self.path(steps[-1])
+                aside = durable.unused(path.with_name(path.name + REFUSED))
+                durable.rename(path, aside.name)
         return reasons
 
     def prune(self, keep: Collection[int]) -> None:
-        """Remove all steps but those to keep, and never the last intact one.
+        """Remove all steps but those to keep, and never the last good one.
+
+        Nothing is removed if none of the steps to keep is good.
 
         Args:
             keep: the steps that stay.
-        """
-        steps = self.steps()
-        doomed = [step for step in steps if step not in keep]
-        kept = [step for step in steps if step in keep]
-        if doomed and any(map(self._is_intact, reversed(kept))):
-            for step in doomed:
-                durable.remove_folder(self.path(step))
 
-    def _is_intact(self, step: int) -> bool:
+        Raises:
+            DiskError: the disk refused.
+        """
+        kept = [step for step in self.steps() if step in keep]
+        newest = {self.path(step).name for step in kept}
+        names = [folder_name(*found) for found in sorted(self._found())]
+        doomed = [name for name in names if name not in newest]
+        if self._is_ours() and doomed and any(map(self._is_good, reversed(kept))):
+            for name in doomed:
+                durable.remove_folder(self.folder / name)
+
+    def _is_good(self, step: int) -> bool:
         try:
             self.open(step)
         except InputError:
             return False
         return True
+
+    def _found(self) -> list[tuple[int, int]]:
+        """Step and revision of every folder that has the name of one."""
+        try:
+            with reporting(self.folder, "read"):
+                names = os.listdir(self.folder)
+        except DiskError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                raise
+            return []
+        return [found for found in map(parse_name, names) if found]
+
+    def _is_ours(self) -> bool:
+        """Whether the folder is there; a link to another one is refused."""
+        with reporting(self.folder, "read"):
+            mode = durable.mode_of(self.folder)
+            if stat.S_ISLNK(mode):
+                hint = f"name the folder itself: {os.path.realpath(self.folder)}"
+                problem = "a link, and links are not followed"
+                raise InputError(problem, file=self.folder, hint=hint)
+            return stat.S_ISDIR(mode)

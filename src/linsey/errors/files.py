@@ -7,6 +7,8 @@ import os
 
 from linsey.errors.base import LinseyError, printable
 
+_LONGEST = 400  # characters
+
 
 class InputError(LinseyError):
     """A file, a folder, an array in it or an option cannot be used.
@@ -54,13 +56,21 @@ class InputError(LinseyError):
         return InputError(self.problem, found=self.actual, hint=hint, **rest)
 
     def _line(self) -> str:
-        where = [part for part in (self.file, self.key) if part]
+        where = [part for part in (self.file, _shortened(self.key)) if part]
         line = ": ".join([*where, self.problem])
-        facts = {"expected": self.expected, "found": self.actual}
+        facts = {"expected": _shortened(self.expected)}
+        facts["found"] = _shortened(self.actual)
         told = [f"{word} {fact}" for word, fact in facts.items() if fact is not None]
         if told:
             line += ": " + ", ".join(told)
         return f"{line} ({self.hint})" if self.hint else line
+
+
+def _shortened(text: str | None) -> str | None:
+    """What a file brought along, short enough to be read."""
+    if text is None or len(text) <= _LONGEST:
+        return text
+    return f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
 
 
 class DiskError(LinseyError, OSError):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from typing import Any
 
 from linsey.errors.base import LinseyError
+from linsey.errors.files import InputError
 
 
 class TransformedMethodReturnValueError(LinseyError):
@@ -68,23 +71,58 @@ class TraverseTreeError(LinseyError):
 
 
 class StateDictMismatchError(LinseyError, ValueError):
-    """A state dict has another structure than the tree it is restored into."""
+    """A state dict has another structure than the tree it is restored into.
 
-    def __init__(self, message: str, why: str = "") -> None:
+    Args:
+        message: what was found.
+        why: why that does not fit.
+        differences: all of them, if a strict reader has compared both.
+
+    Attributes:
+        differences: the same, each a `linsey.specs.Difference`.
+    """
+
+    def __init__(
+        self, message: str, why: str = "", differences: Sequence[object] = ()
+    ) -> None:
         super().__init__(
             message,
             why,
             "Restore into a target built with the settings that the state was saved "
             "with, or read it without one: `from_bytes(None, data)`.",
         )
+        self.differences = tuple(differences)
 
 
-class MalformedBytesError(LinseyError, ValueError):
-    """Bytes are not a tree that `to_bytes` wrote, or only a part of one."""
+class MalformedBytesError(InputError, ValueError):
+    """Bytes are not a tree that `to_bytes` wrote, or only a part of one.
 
-    def __init__(self, size: int, cause: object) -> None:
+    The parts of the message are attributes, as in every `InputError`.
+
+    Args:
+        size: number of bytes.
+        cause: what is wrong.
+        file: where they came from, if known.
+        key: the path of the value that is wrong.
+        expected: what would have been right.
+        found: what was there.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        cause: object,
+        *,
+        file: str | os.PathLike[str] | None = None,
+        key: str | None = None,
+        expected: object = None,
+        found: object = None,
+    ) -> None:
         super().__init__(
             f"The {size} bytes given are not a serialized tree: {cause}",
-            "They are incomplete, damaged, or of another format.",
-            "Pass the whole content of a file that `to_bytes` wrote, read as bytes.",
+            file=file,
+            key=key,
+            expected=expected,
+            found=found,
+            hint="pass the whole content of a file that `to_bytes` wrote",
         )

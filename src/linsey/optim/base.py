@@ -210,7 +210,12 @@ class OptimizerDef:
         return serialization.to_state_dict({"target": target, "state": state})
 
     def restore_state(
-        self, target: T, state: OptimizerState, state_dict: object
+        self,
+        target: T,
+        state: OptimizerState,
+        state_dict: object,
+        *,
+        strict: bool = False,
     ) -> tuple[T, OptimizerState]:
         """Return parameters and state from what `state_dict` returned.
 
@@ -218,11 +223,16 @@ class OptimizerDef:
             target: parameters with the structure wanted.
             state: their state.
             state_dict: what was stored.
+            strict: whether shapes, dtypes and names must be those of the target.
 
         Raises:
             OptimizerStateDictError: if the target or a parameter is missing.
-            StateDictMismatchError: if the state has missing or unknown fields.
+            StateDictMismatchError: if the state has missing or unknown fields, or,
+                with `strict`, if anything differs.
         """
+        if strict:
+            both = {"target": target, "state": state}
+            serialization.refuse_differences(both, state_dict, "of an optimizer")
         found = state_dict if isinstance(state_dict, Mapping) else {}
         for part in ("target", "state"):
             if part not in found:
@@ -410,16 +420,20 @@ class Optimizer(struct.PyTreeNode):
         """Return target and state as nested dictionaries with string keys."""
         return self.optimizer_def.state_dict(self.target, self.state)
 
-    def restore_state(self, state: object) -> Self:
+    def restore_state(self, state: object, *, strict: bool = False) -> Self:
         """Return an optimizer like this one with the contents of a state dict.
 
         Args:
             state: what `state_dict` returned, here or in Flax before 0.6.
+            strict: whether shapes, dtypes and names must be those of this optimizer.
 
         Raises:
             OptimizerStateDictError: if the target or a parameter is missing.
-            StateDictMismatchError: if the state has missing or unknown fields.
+            StateDictMismatchError: if the state has missing or unknown fields, or,
+                with `strict`, if anything differs.
         """
+        if strict:
+            serialization.refuse_differences(self, state, "of an optimizer")
         restore = self.optimizer_def.restore_state
         target, restored = restore(self.target, self.state, state)
         return self.replace(state=restored, target=target)
@@ -495,11 +509,17 @@ class ReplicatedOptimizer(OptimizerDef):
         return self.optimizer_def.state_dict(*unreplicate((target, state)))
 
     def restore_state(
-        self, target: T, state: OptimizerState, state_dict: object
+        self,
+        target: T,
+        state: OptimizerState,
+        state_dict: object,
+        *,
+        strict: bool = False,
     ) -> tuple[T, OptimizerState]:
         """Return copies, for each device, of what was stored."""
         target, state = unreplicate((target, state))
-        restored = self.optimizer_def.restore_state(target, state, state_dict)
+        restore = self.optimizer_def.restore_state
+        restored = restore(target, state, state_dict, strict=strict)
         return replicate(restored, self.devices)
 
     def to_optax(self, **overrides: Any) -> optax.GradientTransformation:

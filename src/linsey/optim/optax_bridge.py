@@ -179,6 +179,7 @@ def restore_train_state(
     target: object = None,
     hyper_params: Mapping[str, object] | None = None,
     cls: type[S] = TrainState,
+    strict: bool = False,
     **fields: object,
 ) -> S:
     """Return a `TrainState` from the checkpoint of an optimizer, old or new.
@@ -192,6 +193,8 @@ def restore_train_state(
             dictionaries of the checkpoint.
         hyper_params: see `to_train_state`.
         cls: the class to make, if it has further fields.
+        strict: whether shapes, dtypes and names must be those of the target, and of
+            the state that the definition makes for it.
         **fields: their values, such as `batch_stats`.
 
     Raises:
@@ -210,7 +213,7 @@ def restore_train_state(
         checkpoint = serialization.msgpack_restore(checkpoint)
     if target is None and isinstance(checkpoint, Mapping):
         target = jax.tree.map(jnp.asarray, checkpoint.get("target"))
-    optimizer = definition.create(target).restore_state(checkpoint)
+    optimizer = definition.create(target).restore_state(checkpoint, strict=strict)
     optimizer = jax.tree.map(jnp.asarray, optimizer)
     return to_train_state(
         optimizer, apply_fn=apply_fn, hyper_params=hyper_params, cls=cls, **fields

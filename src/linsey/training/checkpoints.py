@@ -2,8 +2,9 @@
 
 A checkpoint is a folder written by Orbax, or, with the flag
 `use_orbax_checkpointing` off or without Orbax, a file of msgpack bytes; both are read,
-also those that Flax has written. Neither notices bytes that changed on the disk:
-`linsey.checkpoint` does.
+also those that Flax has written. A file has a checksum that is verified when it is
+read, and that Flax does not see. What Orbax writes has none: `linsey convert` makes a
+step of `linsey.checkpoint` of it, which vouches for every array.
 
 Example:
     >>> import tempfile
@@ -34,7 +35,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 
-from linsey import io
+from linsey import files, io, msgpack_format
 from linsey.checkpoint import durable
 from linsey.config import config
 from linsey.core.frozen_dict import FrozenDict, freeze
@@ -43,7 +44,7 @@ from linsey.errors.misuse import report_misuse
 from linsey.extras import require
 from linsey.serialization import (
     from_state_dict,
-    msgpack_restore,
+    refuse_differences,
     to_bytes,
     to_state_dict,
 )
@@ -252,7 +253,7 @@ def save_checkpoint(
         newer = []
     io.makedirs(os.path.dirname(path))
     if with_orbax:
-        writer = orbax_checkpointer or _orbax().PyTreeCheckpointer()
+        writer = orbax_checkpointer or orbax().PyTreeCheckpointer()
         save_args = orbax_utils.save_args_from_target(target)
         absolute = _absolute(path)
         write = functools.partial(writer.save, absolute, target, save_args=save_args)
@@ -323,7 +324,8 @@ def _write_bytes(path: str, content: bytes, prefix: str) -> None:
     io.rename(partial, path, overwrite=True)
 
 
-def _orbax() -> Any:
+def orbax() -> Any:
+    """Import Orbax, which is used by checkpoints of its kind only."""
     return require("orbax.checkpoint", "train", "A checkpoint of this kind")
 
 
@@ -364,8 +366,15 @@ def restore_checkpoint(
     allow_partial_mpa_restoration: bool = False,
     orbax_checkpointer: ocp.Checkpointer | None = None,
     orbax_transforms: dict[str, object] | None = None,
+    *,
+    strict: bool = False,
 ) -> Any:
     """Restore a checkpoint.
+
+    As in Flax, what differs from the target is not refused. Orbax keeps the values of
+    the target for entries that are missing, and arrays of the target that are no
+    `jax.Array` get the dtype that is stored; both restore any shape. `strict=True`
+    refuses all of it.
 
     Args:
         ckpt_dir: the folder of checkpoints, or the path of one.
@@ -378,12 +387,17 @@ def restore_checkpoint(
         allow_partial_mpa_restoration: ignored.
         orbax_checkpointer: reads it. If `None`, a new `PyTreeCheckpointer` does.
         orbax_transforms: transformations of the tree, see Orbax.
+        strict: whether shapes, dtypes and names must be those of the target.
 
     Returns:
         A tree like the target; the target itself if there is no checkpoint.
 
     Raises:
         OptionError: there is no checkpoint of that step; it is a `ValueError`.
+        StateDictMismatchError: the checkpoint does not fit; with `strict` the message
+            lists all differences.
+        InputError: it is damaged, or no checkpoint; the message names the file.
+        DiskError: the disk refused.
     """
     del parallel, gda_manager, allow_partial_mpa_restoration
     folder = safe_normpath(os.fspath(ckpt_dir))
@@ -397,7 +411,7 @@ def restore_checkpoint(
             )
     elif not io.exists(folder):
         return target
-    elif io.isdir(folder) and not _is_orbax(folder):
+    elif io.isdir(folder) and not is_orbax(folder):
         newest = latest_checkpoint(folder, prefix)
         if newest is None:
             return target
@@ -405,22 +419,50 @@ def restore_checkpoint(
     else:
         path = folder
     if io.isdir(path):
-        reader = orbax_checkpointer or _orbax().PyTreeCheckpointer()
-        if target is None:
-            # Orbax knows which parts were lists; a file of bytes does not.
-            return to_state_dict(reader.restore(_absolute(path)))
-        args = orbax_utils.restore_args_from_target(target)
-        transforms = orbax_transforms or {}
-        return reader.restore(
-            _absolute(path), item=target, restore_args=args, transforms=transforms
-        )
-    with io.GFile(path, "rb") as file:
-        state = msgpack_restore(file.read())
+        return _read_orbax(path, target, orbax_checkpointer, orbax_transforms, strict)
+    state = read_bytes(path)
+    if strict:
+        refuse_differences(target, state, f"in {path}")
     return state if target is None else from_state_dict(target, state)
 
 
-def _is_orbax(path: str) -> bool:
-    """Tell whether a folder is itself a checkpoint."""
+def read_bytes(path: Path) -> Any:
+    """Read a file of msgpack bytes as a state dict.
+
+    Raises:
+        InputError: it is no regular file, damaged, or of another format.
+        DiskError: the disk refused.
+    """
+    if io.io_mode is io.BackendMode.DEFAULT:
+        return msgpack_format.read(files.read_regular(path), path)
+    with io.GFile(path, "rb") as file:
+        return msgpack_format.read(file.read(), path)
+
+
+def _read_orbax(
+    path: str,
+    target: Any | None,
+    checkpointer: ocp.Checkpointer | None,
+    transforms: dict[str, object] | None,
+    strict: bool,
+) -> Any:
+    reader = checkpointer or orbax().PyTreeCheckpointer()
+    absolute = _absolute(path)
+    if strict:
+        stored = orbax_utils.stored_specs(reader, absolute)
+        refuse_differences(orbax_utils.without_keys(target), stored, f"in {path}")
+    with orbax_utils.reading(path):
+        if target is None:
+            # Orbax knows which parts were lists; a file of bytes does not.
+            return to_state_dict(reader.restore(absolute))
+        args = orbax_utils.restore_args(target)
+        return reader.restore(
+            absolute, item=target, restore_args=args, transforms=transforms or {}
+        )
+
+
+def is_orbax(path: str) -> bool:
+    """Tell whether a folder is itself a checkpoint of Orbax."""
     marks = (ORBAX_CKPT_FILENAME, ORBAX_MANIFEST_OCDBT, ORBAX_METADATA_FILENAME)
     names = (*marks, "_CHECKPOINT_METADATA")
     return any(io.exists(os.path.join(path, name)) for name in names)

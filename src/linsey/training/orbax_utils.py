@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
+
+from linsey import serialization
+from linsey.errors import InputError, LinseyError
+from linsey.extras import MissingPackageError
+from linsey.specs import ArraySpec, Spec, spec_of
 
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp
@@ -64,6 +73,114 @@ def restore_args_from_target(target: object, mesh: Mesh | None = None) -> object
         )
 
     return jax.tree.map(of, target)
+
+
+def restore_args(target: object) -> object:
+    """Make the arguments that Flax restores a checkpoint with.
+
+    Those of `restore_args_from_target` if an array of the target has a sharding. Else
+    everything becomes an array of NumPy as it is stored.
+
+    Args:
+        target: a tree like the one to restore.
+
+    Returns:
+        A tree of `orbax.checkpoint.RestoreArgs`.
+    """
+    import orbax.checkpoint as ocp
+
+    leaves = jax.tree.leaves(target)
+    if any(getattr(leaf, "sharding", None) is not None for leaf in leaves):
+        return restore_args_from_target(target)
+    kinds = jax.tree.map(lambda x: str if isinstance(x, str) else np.ndarray, target)
+    return jax.tree.map(lambda kind: ocp.RestoreArgs(restore_type=kind), kinds)
+
+
+def stored_specs(reader: ocp.Checkpointer, path: str) -> Any:
+    """Describe what a checkpoint holds, without its arrays where that is possible.
+
+    Args:
+        reader: of Orbax.
+        path: of the checkpoint, absolute.
+
+    Returns:
+        A state dict with an `ArraySpec`, or another leaf, for each value.
+
+    Raises:
+        InputError: Orbax cannot read it.
+    """
+    with reading(path):
+        found: Any = reader.metadata(path)
+        found = getattr(found, "item_metadata", found)
+        tree = getattr(found, "tree", found)
+        if tree is None:  # older than these descriptions
+            tree = reader.restore(path)
+        return serialization.to_state_dict(jax.tree.map(_described, tree))
+
+
+def _described(leaf: Any) -> Spec:
+    if getattr(leaf, "dtype", None) is not None:
+        return ArraySpec.of(leaf)
+    return "text" if type(leaf).__name__ == "StringMetadata" else spec_of(leaf)
+
+
+def is_storable(dtype: object) -> bool:
+    """Tell whether Orbax can store arrays of a dtype.
+
+    Example:
+        >>> is_storable(np.dtype("float32")), is_storable(np.dtype("datetime64[s]"))
+        (True, False)
+    """
+    import tensorstore
+
+    if not isinstance(dtype, np.dtype):
+        return True  # of random keys: their numbers are stored
+    try:
+        return bool(tensorstore.dtype(dtype.name))
+    except (TypeError, ValueError):
+        return False
+
+
+def without_keys(target: object) -> Any:
+    """Return a target with the numbers of random keys, which is what Orbax stores."""
+
+    def numbers(leaf: Any) -> object:
+        is_key = isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) and (
+            jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        )
+        return jax.eval_shape(jax.random.key_data, leaf) if is_key else leaf
+
+    return jax.tree.map(numbers, target)
+
+
+@contextlib.contextmanager
+def reading(path: str, doing: str = "read") -> Iterator[None]:
+    """Report whatever Orbax raises in a block as an error about a checkpoint.
+
+    Args:
+        path: of the checkpoint.
+        doing: the verb of the message.
+
+    Raises:
+        InputError: instead of any other exception.
+    """
+    _refuse_irregular(path)
+    try:
+        yield
+    except (LinseyError, MissingPackageError):
+        raise
+    except Exception as error:
+        cause = str(error).split("\n")[0][:300] or type(error).__name__
+        raise InputError(f"Orbax cannot {doing} it: {cause}", file=path) from error
+
+
+def _refuse_irregular(path: str) -> None:
+    """Refuse a folder with more than files: Orbax would follow it, or wait for it."""
+    for parent, folders, names in os.walk(path):
+        for name in (*folders, *names):
+            mode = os.lstat(inside := os.path.join(parent, name)).st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise InputError("not a regular file or folder", file=inside)
 
 
 def maybe_construct_transformations(

@@ -29,6 +29,9 @@ class TrainState(struct.PyTreeNode):
 
     `create` and `apply_gradients` take such fields as keywords.
 
+    A stored state is restored into one that was created as it was: by
+    `serialization.from_bytes(state, data, strict=True)`, or by `restore_checkpoint`.
+
     Args:
         step: number of updates made.
         apply_fn: usually `model.apply`; kept here so that one object is all that a

@@ -238,8 +238,9 @@ def gradients_of(model, variables, x):
     return jax.jit(jax.grad(loss, (0, 1), has_aux=True))(variables["params"], x)
 
 
-@pytest.mark.parametrize("activation", ["relu", "silu", None])
-@pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
+@pytest.mark.parametrize(
+    ("activation", "dtype"), [("relu", None), ("silu", jnp.bfloat16), (None, None)]
+)
 def test_saving_memory_changes_no_result(activation, dtype):
     x = normal(4, 6, 3)
     models = [

@@ -193,9 +193,14 @@ def test_gradients_under_vmap_are_those_of_each_example(name, masked):
     with jax.numpy_rank_promotion("allow"):
         if name != "RMSNorm":
             layer = layer.clone(use_bias=False)
-        found = jax.vmap(jax.grad(loss))(x)
-        summed = jax.grad(lambda x: jnp.sum(jax.vmap(loss)(x)))(x)
-        expected = jnp.stack([jax.grad(loss)(v) for v in x])
+
+        @jax.jit
+        def gradients(x):
+            found = jax.vmap(jax.grad(loss))(x)
+            summed = jax.grad(lambda x: jnp.sum(jax.vmap(loss)(x)))(x)
+            return found, summed, jnp.stack([jax.grad(loss)(v) for v in x])
+
+        found, summed, expected = gradients(x)
     np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-4)
     np.testing.assert_allclose(summed, expected, rtol=2e-4, atol=1e-4)
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from linsey.app.config import EvalConfig
 from linsey.app.options import parse
-from linsey.app.terminal import EXIT_CODE, Stopped, StopRequest, show_table
+from linsey.app.terminal import say, show_table
 from linsey.errors import InputError
 
 if TYPE_CHECKING:
-    from linsey.app.checkpoint_choice import TrainedModel
     from linsey.app.dataset import Dataset
+    from linsey.app.trained_model import TrainedModel
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,31 +24,30 @@ def main(arguments: Sequence[str]) -> int:
         arguments: what follows `linsey eval`.
 
     Returns:
-        0, or 75 if a signal stopped it.
+        0.
     """
     config = parse(EvalConfig, "eval", arguments)
 
-    from linsey.app.checkpoint_choice import choose, load_model
+    from linsey.app.checkpoint_choice import choose
+
+    checkpoint = choose(config)  # before jax is imported: what is wrong shows at once
+
     from linsey.app.devices import Devices
     from linsey.app.steps import evaluate
+    from linsey.app.trained_model import load_model
 
     devices = Devices()
-    checkpoint = choose(config)
     model = load_model(checkpoint, devices)
     dataset = _test_data(model, config.data)
-    try:
-        with StopRequest() as stop:
-            result = evaluate(model.state, dataset, model.standardize, devices, stop)
-    except Stopped as signal_name:
-        print(f"stopped by {signal_name}")
-        return EXIT_CODE
+    model.standardize.check(dataset.x_test)
+    result = evaluate(model.state, dataset, model.standardize, devices)
     classes = enumerate(result.by_class(dataset.class_names))
     rows = [
         (name, accuracy, str(counts[index]), str(counts.sum()))
         for index, (name, accuracy, counts) in classes
     ]
     show_table(("class", "accuracy", "right", "examples"), rows)
-    print(
+    say(
         f"test accuracy {result.accuracy:.4f} ({result.correct} of {result.count}), "
         f"loss {result.loss:.4f}, step {checkpoint.step} of {checkpoint.folder}"
     )

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from linsey.app import exit_codes
+from linsey.app.config import TrainConfig
+from linsey.app.one_process import refuse_several_processes
 from linsey.app.options import parse_train
-from linsey.app.run_folder import RunFolder, default_out, refuse_occupied
-from linsey.app.terminal import EXIT_CODE, Stopped, StopRequest, show_table, warn
+from linsey.app.run_folder import RunFolder, claim, default_out
+from linsey.app.stopping import Stopped, StopRequest
+from linsey.app.terminal import say, show_table, warn
 from linsey.errors import InputError
 
 
@@ -22,42 +28,49 @@ def main(arguments: Sequence[str]) -> int:
         0, or 75 if a signal stopped the run.
     """
     config = parse_train(arguments)
-    path = config.out or default_out(config)
-    refuse_occupied(path, config.resume)
+    refuse_several_processes()
     set_threads(config.threads)
+    path = config.out or default_out(config)
+    try:
+        with claim(path, config) as folder:
+            written = _train(config, folder)
+    except Stopped as signal_name:
+        if not RunFolder(path).config.exists():
+            raise
+        say(f"stopped by {signal_name} after saving; to continue:")
+        say(f"  linsey train --resume --out {shlex.quote(str(path))}")
+        return exit_codes.STOPPED
+    for name, place in written.items():
+        if place.exists():
+            say(f"{name:<11}{place}")
+    return exit_codes.DONE
+
+
+def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Path]:
+    """Do what the options ask for; return what was written, and where."""
+    # While nothing is written, a signal ends the work wherever it is.
+    from linsey.app.readers import load
+
+    dataset = load(config)  # before jax is imported: what is wrong shows at once
 
     from linsey.app.compare import compare
-    from linsey.app.readers import load
-    from linsey.app.trainer import train_run
+    from linsey.app.recorded_run import train_run
 
-    folder = RunFolder(path)
     paths = {"report": folder.report, "curves": folder.curves}
-    dataset = load(config)
-    try:
-        with StopRequest() as stop:
-            if config.compare:
-                for table in compare(config, dataset, path, stop):
-                    show_table(table.headers, table.rows, table.title)
-                paths["runs"] = path
-            else:
-                outcome = train_run(config, dataset, path, stop)
-                for warning in outcome.warnings():
-                    warn(warning)
-                best = outcome.scores.best_step
-                accuracy = outcome.scores.best_accuracy
-                print(f"\n{outcome.headline()}")
-                print(f"best test accuracy {accuracy:.4f} at step {best}")
-                paths["metrics"] = folder.metrics
-                paths["checkpoint"] = folder.checkpoints.path(outcome.step)
-                paths["best"] = folder.checkpoints.path(best)
-    except Stopped as signal_name:
-        print(f"stopped by {signal_name} after saving; to continue:")
-        print(f"  linsey train --resume --out {path}")
-        return EXIT_CODE
-    for name, written in paths.items():
-        if written.exists():
-            print(f"{name:<11}{written}")
-    return 0
+    with StopRequest() as stop:
+        if config.compare:
+            for table in compare(config, dataset, folder, stop):
+                show_table(table.headers, table.rows, table.title)
+            return {**paths, "runs": folder.path}
+        outcome = train_run(config, dataset, folder, stop)
+    for warning in outcome.warnings():
+        warn(warning)
+    best, accuracy = outcome.scores.best_step, outcome.scores.best_accuracy
+    say(f"\n{outcome.headline()}\nbest test accuracy {accuracy:.4f} at step {best}")
+    paths["metrics"] = folder.metrics
+    paths["checkpoint"] = folder.checkpoints.path(outcome.step)
+    paths["best"] = folder.checkpoints.path(best)
+    return paths
 
 
 def set_threads(threads: int | None) -> None:

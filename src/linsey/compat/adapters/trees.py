@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from linsey import serialization, struct
+from linsey import msgpack_format, serialization, struct
 from linsey.core import meta, rng
 from linsey.core.filters import Filter, in_filter
 from linsey.core.frozen_dict import FrozenDict, unfreeze
@@ -21,13 +21,35 @@ TAxisMetadata = TypeVar("TAxisMetadata", bound=meta.AxisMetadata[Any])
 fold_in_static = rng.fold_in_static
 is_valid_rng = rng.is_rng_key
 ext_pack = serialization._pack_unknown
-ext_unpack = serialization._unpack_unknown
 ndarray_to_bytes = serialization._array_to_bytes
-ndarray_from_bytes = serialization._array_from_bytes
 chunk = serialization._chunk
-unchunk = serialization._unchunk
-unchunk_leaves = serialization._unchunk_leaves
 registry = serialization._REGISTRY
+
+
+def ext_unpack(code: int, data: bytes) -> object:
+    """Make the value of an extension of MessagePack."""
+    reader = msgpack_format.Reader(memoryview(data))
+    return reader.extension(code, reader.data)
+
+
+def ndarray_from_bytes(data: bytes) -> object:
+    """Make an array of its shape, dtype and bytes."""
+    return ext_unpack(msgpack_format.ARRAY, data)
+
+
+def unchunk(data: dict[str, Any]) -> np.ndarray:
+    """Join an array that was split."""
+    return msgpack_format.Reader(memoryview(b"")).joined(data)
+
+
+def unchunk_leaves(tree: Any) -> Any:
+    """Join arrays of nested dictionaries that were split, in place."""
+    if not isinstance(tree, dict):
+        return tree
+    if msgpack_format.CHUNKED in tree:
+        return unchunk(tree)
+    tree.update({key: unchunk_leaves(value) for key, value in tree.items()})
+    return tree
 
 
 def dtype_from_name(name: str | bytes) -> np.dtype:

@@ -1,0 +1,37 @@
+"""`linsey convert`: copy a checkpoint into another format, and compare every array."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from linsey.app.config import ConvertConfig
+from linsey.app.options import parse
+from linsey.app.terminal import say
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command.
+
+    Args:
+        arguments: what follows `linsey convert`.
+
+    Returns:
+        0.
+    """
+    config = parse(ConvertConfig, "convert", arguments)
+
+    from linsey.app.checkpoint_choice import refuse_special
+
+    refuse_special(config.source)
+
+    from linsey.training.conversion import convert
+
+    done = convert(config.source, config.target, config.to, step=config.step)
+    before, after = done.kinds
+    number = "" if done.step is None else f", step {done.step}"
+    say(f"read {done.source} ({before})")
+    say(f"wrote {done.target} ({after}{number})")
+    say(f"read it back: {done.leaves} entries, {done.size:,} bytes, all hashes equal")
+    for note in done.notes:
+        say(f"note: {note}")
+    return 0

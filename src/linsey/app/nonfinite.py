@@ -1,0 +1,131 @@
+"""Where a step first came upon something that is not finite, and in which examples.
+
+The step that learns only tells that there was something. Then, and only then, the
+batch is passed through the model once more with an eye on every module.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+
+from linsey import linen as nn
+from linsey.app import steps
+
+Flags = dict[tuple[int, str], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Culprit:
+    """What was not finite first.
+
+    Attributes:
+        part: in words, with the path of the module.
+        rows: of the batch, those in which it was not finite; all of them where the
+            examples are mixed.
+    """
+
+    part: str
+    rows: np.ndarray
+
+
+def diagnose(state: steps.TrainState, x: jax.Array, y: jax.Array) -> Culprit:
+    """Find what is not finite first in a step: in the forward pass, then backward.
+
+    Args:
+        state: before the step.
+        x: (batch, ...) its examples.
+        y: (batch,) their labels.
+
+    Returns:
+        The first part that is not finite.
+    """
+    everything = np.arange(len(y))
+    for (_, part), is_finite in jax.device_get(_finite_parts(state, x, y)).items():
+        if not is_finite.all():
+            rows = np.flatnonzero(~is_finite) if is_finite.ndim else everything
+            return Culprit(part, rows)
+    # It was compiled in another way, and a sum just below the largest number may
+    # come out finite.
+    return Culprit(
+        "something that a second pass over the batch did not find", everything
+    )
+
+
+@jax.jit
+def _finite_parts(state: steps.TrainState, x: jax.Array, y: jax.Array) -> Flags:
+    """Tell for each part, in the order in which they are computed, what is finite.
+
+    Outputs are looked at by row, everything else as a whole.
+    """
+    modules: list[str] = []
+
+    def add(found: Flags, part: str, tree: Any, by_row: bool = False) -> None:
+        found[len(found), part] = _is_finite(tree, len(y) if by_row else 0)
+
+    def forward(params: Any) -> tuple[jax.Array, tuple[Any, Flags]]:
+        found: Flags = {}
+        add(found, "the batch", x, by_row=True)
+
+        def look(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            output, module = call(*args, **kwargs), context.module
+            name = "/".join(module.path)
+            modules.append(name)
+            add(found, f"the output of {name or 'the model'}", output, by_row=True)
+            if "batch_stats" in module.variables:
+                statistics = module.variables["batch_stats"]
+                add(found, f"the statistics of {name or 'the model'}", statistics)
+            return output
+
+        with nn.intercept_methods(look):
+            loss, (_, batch_stats) = steps.loss_fn(params, state, x, y)
+        add(found, "the loss", loss)
+        return loss, (batch_stats, found)
+
+    gradient_fn = jax.grad(forward, has_aux=True)
+    grads, (batch_stats, found) = gradient_fn(state.params)
+    # The last module comes first on the way back.
+    order = {name: index for index, name in enumerate(modules)}
+    leaves = [(_path(path), leaf) for path, leaf in jax.tree.leaves_with_path(grads)]
+    leaves.sort(key=lambda item: -order.get(item[0].rpartition("/")[0], 0))
+    for path, leaf in leaves:
+        add(found, f"the gradient of {path}", leaf)
+    proposed = state.apply_gradients(grads=grads, batch_stats=batch_stats)
+    for path, leaf in jax.tree.leaves_with_path(proposed):
+        add(found, f"the new value of {_path(path)}", leaf)
+    return found
+
+
+def _is_finite(tree: Any, rows: int) -> jax.Array:
+    """Whether arrays are finite: (rows,) if that is their first axis, else ()."""
+    flags = []
+    for leaf in jax.tree.leaves(tree):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            has_rows = rows > 0 and leaf.shape[:1] == (rows,)
+            axes = tuple(range(1, leaf.ndim)) if has_rows else None
+            flags.append(jnp.isfinite(leaf).all(axes))
+    if not flags:
+        return jnp.array(True)
+    return jnp.stack(jnp.broadcast_arrays(*flags)).all(0)
+
+
+def _path(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def infinite_leaves(tree: Any) -> frozenset[str]:
+    """List the paths of the arrays that hold something not finite.
+
+    Example:
+        >>> sorted(infinite_leaves({"a": jnp.ones(2), "b": jnp.array([1.0, jnp.inf])}))
+        ['b']
+    """
+    return frozenset(
+        _path(path)
+        for path, leaf in jax.tree.leaves_with_path(tree)
+        if jnp.issubdtype(leaf.dtype, jnp.inexact) and not np.isfinite(leaf).all()
+    )

@@ -1,0 +1,58 @@
+"""Whether this process is one of several that launchers started as one job."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+
+from linsey.errors import InputError
+
+# For each launcher: where it says how many processes there are, and which one this is.
+# Slurm gives the size of the whole allocation to the script of a batch too, where one
+# process runs; the size of the step is the better one, where it is known.
+_LAUNCHERS = (
+    (("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"), "SLURM_PROCID"),
+    (("OMPI_COMM_WORLD_SIZE",), "OMPI_COMM_WORLD_RANK"),
+    (("PMI_SIZE",), "PMI_RANK"),
+    (("JAX_NUM_PROCESSES",), "JAX_PROCESS_ID"),
+    (("JAX_PROCESS_COUNT",), "JAX_PROCESS_INDEX"),
+    (("WORLD_SIZE",), "RANK"),
+)
+
+
+def refuse_several_processes(environment: Mapping[str, str] = os.environ) -> None:
+    """Refuse to be one of several processes: each would train a model of its own.
+
+    Args:
+        environment: where launchers leave what they know.
+
+    Raises:
+        InputError: there are others; says which variable tells so.
+
+    Example:
+        >>> refuse_several_processes({"SLURM_PROCID": "1", "SLURM_NTASKS": "2"})
+        Traceback (most recent call last):
+        linsey.errors.files.InputError: SLURM_NTASKS: training in several processes is
+        not supported yet: expected 1 process, found 2, of which this is number 1 (start
+        one process: it uses all devices of its machine)
+    """
+    for sizes, rank_name in _LAUNCHERS:
+        known = [name for name in sizes if environment.get(name, "").isdigit()]
+        rank = environment.get(rank_name, "")
+        rank = rank if rank.isdigit() else "0"
+        if known and int(environment[known[0]]) > 1:
+            _refuse(known[0], environment[known[0]], rank)
+        if int(rank) > 0:
+            _refuse(rank_name, "several", rank)
+    if (jax := sys.modules.get("jax")) is not None and jax.distributed.is_initialized():
+        if jax.process_count() > 1:
+            _refuse("jax.distributed", jax.process_count(), jax.process_index())
+
+
+def _refuse(key: str, count: object, rank: object) -> None:
+    raise InputError(
+        "training in several processes is not supported yet", key=key,
+        expected="1 process", found=f"{count}, of which this is number {rank}",
+        hint="start one process: it uses all devices of its machine",
+    )  # fmt: skip

@@ -1,0 +1,94 @@
+"""From options to the report: a run with everything that it leaves in its folder."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+from linsey.app.config import TrainConfig
+from linsey.app.dataset import Dataset
+from linsey.app.devices import describe_environment
+from linsey.app.exit_codes import NotFiniteError
+from linsey.app.metadata import run_metadata
+from linsey.app.metrics_log import MetricsLog
+from linsey.app.models import summarize, summary_text, total_size
+from linsey.app.report import Outcome, write_report
+from linsey.app.run_folder import RunFolder, newest_checkpoint
+from linsey.app.stopping import StopRequest
+from linsey.app.terminal import progress, say, warn
+from linsey.app.trainer import Trainer
+from linsey.checkpoint import durable
+from linsey.errors.base import printable
+
+
+def train_run(
+    config: TrainConfig, dataset: Dataset, folder: RunFolder, stop: StopRequest
+) -> Outcome:
+    """Train, or go on training, and write everything into a folder.
+
+    Args:
+        config: resolved options.
+        dataset: what is learned.
+        folder: of the run, held by this process.
+        stop: asks the run to save and end.
+
+    Returns:
+        The outcome.
+
+    Raises:
+        InputError: options, data, folder or checkpoint do not fit.
+        DiskError: the disk refused.
+        NotFiniteError: too much of the run was not finite.
+        Stopped: a signal arrived before the end.
+    """
+    # Whatever can be wrong with model and data shows before the folder is touched.
+    trainer = Trainer(config, dataset, folder.checkpoints)
+    layers = summarize(trainer.model, dataset.shape, config.batch_size)
+    stop.check()
+    folder.begin(config)
+    kind = "resume" if _resume(trainer) else "start"
+    durable.write_file(folder.summary, (summary_text(layers) + "\n").encode())
+    here = describe_environment()
+    title = f"{config.model}, norm {config.norm}, lr {config.lr:g}"
+    say(
+        f"{title}: {total_size(layers, 'params'):,} parameters and "
+        f"{total_size(layers, 'batch_stats'):,} statistics (see {folder.summary})\n"
+        f"{printable(dataset.name)}: {len(dataset.y_train)} examples to train on, "
+        f"{len(dataset.y_test)} to test on, {len(dataset.class_names)} classes; "
+        f"{here['devices']} x {here['device']}, {here['threads']} threads"
+    )
+    tensorboard = folder.tensorboard if config.tensorboard else None
+    with contextlib.closing(MetricsLog(folder.metrics, tensorboard)) as log:
+        log.write(kind, trainer.step, **here)
+        with progress(title, trainer.step, trainer.total, config.plain) as shown:
+            trainer.run(log, shown, stop)
+        final = trainer.evaluation or trainer.evaluate(stop)
+        skipped = int(trainer.state.skipped)
+        log.write("final", trainer.step, **final.numbers(), skipped=skipped)
+        log.sync()
+    stop.check()
+    outcome = Outcome(trainer.step, final, trainer.scores, skipped)
+    write_report(folder, config, dataset, layers, outcome)
+    stop.check()
+    if not math.isfinite(final.loss):
+        raise NotFiniteError(f"{folder.path}: the final test loss is not finite")
+    return outcome
+
+
+def _resume(trainer: Trainer) -> bool:
+    """Go to the newest checkpoint of the run; return whether there is one."""
+    if trainer.config.fallback:
+        for reason in trainer.store.discard_damaged():
+            warn(f"put aside: {reason}")
+    checkpoint = newest_checkpoint(trainer.store)
+    if checkpoint is None:
+        return False
+    trainer.restore(checkpoint)
+    now = describe_environment()
+    for name, before in run_metadata(checkpoint).environment.items():
+        if now.get(name) != before:
+            warn(
+                f"{name} changed from {before} to {now.get(name)} since the checkpoint "
+                "was written: the run goes on, but its bits may differ"
+            )
+    return True

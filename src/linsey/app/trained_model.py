@@ -1,0 +1,60 @@
+"""The model that belongs to a checkpoint, ready to be evaluated."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+
+from linsey import serialization
+from linsey.app.config import Shape, TrainConfig
+from linsey.app.dataset import Standardizer
+from linsey.app.devices import Devices
+from linsey.app.metadata import run_metadata
+from linsey.app.models import make_model
+from linsey.app.steps import TrainState, create_state
+from linsey.checkpoint.step import VerifiedCheckpoint
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """A state ready to be evaluated, and what its inputs must be.
+
+    Attributes:
+        config: the options it was trained with.
+        state: on all devices.
+        standardize: maps raw examples to inputs.
+        shape: of one example.
+        class_names: the meaning of its outputs.
+    """
+
+    config: TrainConfig
+    state: TrainState
+    standardize: Standardizer
+    shape: Shape
+    class_names: tuple[str, ...]
+
+
+def load_model(checkpoint: VerifiedCheckpoint, devices: Devices) -> TrainedModel:
+    """Build the model of a checkpoint and restore its state.
+
+    Args:
+        checkpoint: written by `linsey train`.
+        devices: where the state goes.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: `linsey train` did not write it, or its arrays are not those of
+            the model.
+    """
+    metadata = run_metadata(checkpoint)
+    config, data = metadata.train_config, metadata.data
+    model = make_model(config, data.shape, len(data.class_names))
+    # Only the structure: the values come from the checkpoint.
+    abstract = jax.eval_shape(lambda: create_state(config, model, data.shape, 1))
+    restored = checkpoint.restore(serialization.to_state_dict(abstract))
+    state = devices.replicate(serialization.from_state_dict(abstract, restored))
+    standardize = Standardizer.from_record(data.standardizer)
+    return TrainedModel(config, state, standardize, data.shape, data.class_names)

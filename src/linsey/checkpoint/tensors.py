@@ -1,0 +1,98 @@
+"""The layout of a safetensors file: a length, a JSON header, then the arrays.
+
+https://huggingface.co/docs/safetensors. Files are written and parsed here and not by
+the library: each call that the disk can refuse is then one of `durable`, arrays go to
+the disk and come from it without a second copy in memory, and what a header says is
+checked against types as everything is that a file brings along.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+
+from linsey.checkpoint.dtypes import CODES, storage
+from linsey.errors import InputError
+from linsey.schema import Between, conform, parse_json
+
+RESERVED = "__metadata__"
+"""The one name that no array in such a file can have."""
+Size = Annotated[int, Between(0, 2**62)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """An entry of the header, as it stands there."""
+
+    dtype: str
+    shape: Annotated[tuple[Size, ...], Between(0, 64)]
+    data_offsets: tuple[Size, Size]
+
+
+_ITEM_BYTES = {
+    code: found.dtype.itemsize
+    for name, code in CODES.items()
+    if (found := storage(name)) is not None
+}
+
+
+def encode_header(arrays: Mapping[str, np.ndarray], codes: Mapping[str, str]) -> bytes:
+    """Return what stands before the arrays in a file.
+
+    Args:
+        arrays: as they follow, one after the other. Where those of larger items come
+            first each of them is aligned.
+        codes: the dtype of each in the words of safetensors.
+    """
+    header, offset = {}, 0
+    for name, array in arrays.items():
+        end = offset + array.nbytes
+        header[name] = vars(Tensor(codes[name], array.shape, (offset, end)))
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def parse_header(content: bytes, file: Path) -> tuple[dict[str, Tensor], int]:
+    """Read the header of a file.
+
+    Args:
+        content: the whole file.
+        file: its path, for messages.
+
+    Returns:
+        The entries by name, and where the arrays begin.
+
+    Raises:
+        InputError: it is not such a header, or its entries do not cover the file.
+    """
+    start = 8 + int.from_bytes(content[:8], "little")
+    if len(content) < 8 or start > len(content):
+        raise InputError("the header is longer than the file", file=file, key="header")
+    header = parse_json(content[8:start], file)
+    if isinstance(header, dict):
+        header.pop(RESERVED, None)
+    tensors: dict[str, Tensor] = conform(header, dict[str, Tensor], file=file)
+    end = 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: item[1].data_offsets):
+        refused = functools.partial(InputError, file=file, key=name)
+        if tensor.dtype not in _ITEM_BYTES:
+            expected, found = "one of " + ", ".join(_ITEM_BYTES), tensor.dtype
+            raise refused("an unknown dtype", expected=expected, found=found)
+        size = math.prod(tensor.shape) * _ITEM_BYTES[tensor.dtype]
+        if tensor.data_offsets != (end, end + size):
+            place = {"expected": (end, end + size), "found": tensor.data_offsets}
+            raise refused("the array is not where it has to be", **place)
+        end += size
+    if start + end != len(content):
+        problem = "the arrays do not end where the file ends"
+        raise InputError(problem, file=file, expected=start + end, found=len(content))
+    return tensors, start

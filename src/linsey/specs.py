@@ -1,0 +1,236 @@
+"""What stands at the leaves of a tree, and in what two trees differ.
+
+A leaf is described by an `ArraySpec`, or by a word if it is no array. `differences`
+compares two trees of these, or of the values themselves, and lists everything at once:
+what every strict reader of linsey refuses.
+
+Example:
+    >>> import numpy as np
+    >>> expected = {"w": np.zeros((2, 3), np.float32), "scale": np.ones(3), "step": 0}
+    >>> found = {"w": np.zeros((3, 2), np.float32), "gamma": np.ones(3)}
+    >>> for difference in differences(expected, found):
+    ...     print(difference)
+    `w` is float32[3,2], not float32[2,3]
+    `scale` is called `gamma`
+    `step` is missing
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Annotated, Any
+
+import numpy as np
+
+from linsey.errors.base import printable
+from linsey.schema import Between
+
+__all__ = ["ArraySpec", "Difference", "Spec", "differences", "flatten", "spec_of"]
+
+MAX_ELEMENTS = 2**40
+Shape = Annotated[tuple[Annotated[int, Between(0, MAX_ELEMENTS)], ...], Between(0, 32)]
+"""The type of a shape, with the bounds of what a file may say."""
+NOTHING = "nothing"
+DICTIONARY = "a dictionary"
+_NUMBERS: dict[str, Any] = {
+    "bool": np.bool_,
+    "int": np.integer,
+    "float": np.floating,
+    "complex": np.complexfloating,
+}
+_WORDS: dict[type, str] = {
+    str: "text",
+    bytes: "bytes",
+    type(None): NOTHING,
+    list: "a list",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySpec:
+    """Shape and dtype of an array.
+
+    Attributes:
+        shape: the lengths of its axes.
+        dtype: the name of its dtype in NumPy or JAX, those of random keys included.
+    """
+
+    shape: Shape
+    dtype: str
+
+    @classmethod
+    def of(cls, array: Any) -> ArraySpec:
+        """Describe anything that has a shape and a dtype.
+
+        Example:
+            >>> print(ArraySpec.of(np.zeros((3, 4), np.float32)))
+            float32[3,4]
+        """
+        array = array if hasattr(array, "dtype") else np.asarray(array)
+        dtype = array.dtype
+        name = dtype.name if hasattr(dtype, "name") else np.dtype(dtype).name
+        return cls(tuple(array.shape), name)
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+
+
+Spec = ArraySpec | str
+"""An array, or a word: "int", "text", "nothing" (`None`, an empty dictionary), ..."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """One difference between the tree that was expected and the one that was found.
+
+    Attributes:
+        kind: `"shape"`, `"dtype"`, `"type"`, `"missing"`, `"extra"` or `"renamed"`.
+        path: names joined by `/`; in a name, `~1` stands for that, and `~0` for `~`.
+        expected: what should be there; `None` for what is extra.
+        found: what is there; `None` for what is missing; the other name of what was
+            renamed.
+    """
+
+    kind: str
+    path: str
+    expected: str | None
+    found: str | None
+
+    def __str__(self) -> str:
+        texts = {
+            "missing": f"`{self.path}` is missing",
+            "extra": f"`{self.path}` is not expected",
+            "renamed": f"`{self.path}` is called `{self.found}`",
+        }
+        is_other = f"`{self.path}` is {self.found}, not {self.expected}"
+        return printable(texts.get(self.kind, is_other))
+
+
+def spec_of(value: object) -> Spec:
+    """Describe a leaf: a value, or a description of one.
+
+    Example:
+        >>> spec_of(1.5), spec_of(None), str(spec_of(np.ones(2)))
+        ('float', 'nothing', 'float64[2]')
+    """
+    if isinstance(value, ArraySpec):
+        return value
+    if isinstance(value, Mapping):
+        return DICTIONARY if value else NOTHING
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return ArraySpec.of(value)
+    return _WORDS.get(type(value), type(value).__name__)
+
+
+def flatten(tree: object, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Give the path and the value of each leaf; an empty dictionary is one.
+
+    Example:
+        >>> dict(flatten({"params": {"Dense_0": {"bias": 1}}, "batch_stats": {}}))
+        {'params/Dense_0/bias': 1, 'batch_stats': {}}
+    """
+    waiting = [(path, tree)]  # not recursive: what was read may be nested deeply
+    while waiting:
+        path, tree = waiting.pop()
+        if not isinstance(tree, Mapping) or not tree:
+            yield path, tree
+            continue
+        entries = [(_joined(path, name), value) for name, value in tree.items()]
+        waiting += reversed(entries)
+
+
+def differences(expected: object, found: object, path: str = "") -> list[Difference]:
+    """List in what a tree differs from the one that was expected.
+
+    A number of Python stands for an array without axes of any dtype of its kind. An
+    entry is renamed if something equal has another name in the same dictionary, and
+    nothing else there is equal to it.
+
+    Args:
+        expected: nested mappings of arrays, of their descriptions, or of other leaves.
+        found: the same.
+        path: where both are.
+    """
+    if not (isinstance(expected, Mapping) and isinstance(found, Mapping)):
+        return _of_leaves(spec_of(expected), spec_of(found), path)
+    if not expected and not found:
+        return []
+    theirs = {str(name): value for name, value in found.items()}
+    ours = {str(name): value for name, value in expected.items()}
+    missing = {name: ours[name] for name in ours if name not in theirs}
+    extra = {name: theirs[name] for name in theirs if name not in ours}
+    renamed = _renamed(missing, extra)
+    listed: list[Difference] = []
+    for name, value in ours.items():
+        at = _joined(path, name)
+        if name in theirs:
+            listed += differences(value, theirs[name], at)
+        elif name in renamed:
+            other = _joined(path, renamed[name])
+            listed.append(Difference("renamed", at, at, other))
+        else:
+            listed += _each("missing", value, at)
+    for name, value in extra.items():
+        if name not in renamed.values():
+            listed += _each("extra", value, _joined(path, name))
+    return listed
+
+
+def _each(kind: str, tree: object, path: str) -> Iterator[Difference]:
+    for at, leaf in flatten(tree, path):
+        spec = str(spec_of(leaf))
+        sides = (spec, None) if kind == "missing" else (None, spec)
+        yield Difference(kind, at, *sides)
+
+
+def _of_leaves(expected: Spec, found: Spec, path: str) -> list[Difference]:
+    if expected == found or _is_number(expected, found) or _is_number(found, expected):
+        return []
+    kind = "type"
+    if isinstance(expected, ArraySpec) and isinstance(found, ArraySpec):
+        kind = "dtype" if expected.shape == found.shape else "shape"
+    return [Difference(kind, path, str(expected), str(found))]
+
+
+def _is_number(number: Spec, array: Spec) -> bool:
+    """Tell whether a number of Python can stand for an array."""
+    if number not in _NUMBERS or isinstance(array, str) or array.shape:
+        return False
+    import jax  # the command describes checkpoints without it
+
+    try:
+        return jax.numpy.issubdtype(np.dtype(array.dtype), _NUMBERS[str(number)])
+    except TypeError:  # the dtype of random keys
+        return False
+
+
+def _renamed(missing: dict[str, Any], extra: dict[str, Any]) -> dict[str, str]:
+    """Find the new names of what is missing, where there is no doubt."""
+    names: dict[Hashable, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
+    for side, entries in enumerate((missing, extra)):
+        for name, value in entries.items():
+            names[_outline(value)][side].append(name)
+    alone = (pair for pair in names.values() if len(pair[0]) == len(pair[1]) == 1)
+    pairs = ((old, new) for (old,), (new,) in alone)
+    return {old: new for old, new in pairs if not differences(missing[old], extra[new])}
+
+
+def _outline(tree: object) -> Hashable:
+    """What equal trees have in common; numbers and arrays without axes are alike."""
+    specs = ((path, spec_of(leaf)) for path, leaf in flatten(tree))
+    return frozenset(
+        (path, "number" if spec in _NUMBERS or _is_scalar(spec) else spec)
+        for path, spec in specs
+    )
+
+
+def _is_scalar(spec: Spec) -> bool:
+    return isinstance(spec, ArraySpec) and not spec.shape
+
+
+def _joined(path: str, name: object) -> str:
+    # As JSON pointers and the steps of `linsey.checkpoint` do.
+    text = str(name).replace("~", "~0").replace("/", "~1")
+    return f"{path}/{text}" if path else text

@@ -1,0 +1,265 @@
+"""Copies of checkpoints in another format, verified by reading them again.
+
+Trees take the form of state dicts: lists and tuples are dictionaries with the keys "0",
+"1", ..., and `from_state_dict` makes them lists again.
+
+Example:
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from linsey.serialization import from_bytes, to_bytes
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> tree = {"params": {"w": np.arange(3.0)}}
+    >>> _ = (folder / "flax.msgpack").write_bytes(to_bytes(tree))
+    >>> done = convert(folder / "flax.msgpack", folder / "step_00000007")
+    >>> done.kinds, done.step, done.leaves, done.size
+    (('msgpack', 'step'), 7, 1, 24)
+    >>> back = convert(folder / "step_00000007", folder / "again.msgpack")
+    >>> from_bytes(tree, (folder / "again.msgpack").read_bytes(), strict=True)
+    {'params': {'w': array([0., 1., 2.])}}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import jax
+import numpy as np
+
+from linsey.checkpoint import dtypes, durable, open_checkpoint, write_checkpoint
+from linsey.errors import ArgumentTypeError, InputError, OptionError
+from linsey.serialization import to_bytes
+from linsey.specs import flatten, spec_of
+from linsey.training import checkpoints, orbax_utils
+from linsey.training.formats import Kind, read_state, recognize
+
+__all__ = ["Conversion", "Written", "convert"]
+
+Written = Literal["step", "orbax", "msgpack"]
+_STEP = re.compile(r"step_(\d{8,18})")
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """What `convert` did.
+
+    Attributes:
+        source: what was read.
+        target: what was written.
+        kinds: of both.
+        step: the number of the step, if one was written.
+        leaves: the number of arrays and other leaves that were compared.
+        size: the bytes of the arrays.
+        notes: what is different in the copy, as sentences.
+    """
+
+    source: Path
+    target: Path
+    kinds: tuple[Kind, Kind]
+    step: int | None
+    leaves: int
+    size: int
+    notes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Contents:
+    tree: dict[str, Any]
+    step: int | None = None
+    metadata: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+
+def convert(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    kind: Written | None = None,
+    *,
+    step: int | None = None,
+) -> Conversion:
+    """Write a checkpoint again as another kind, and compare what can be read there.
+
+    Nothing is overwritten. The target has its name only when all hashes agree.
+
+    Args:
+        source: a step, of this format or an older one, a checkpoint of Orbax, or
+            msgpack bytes.
+        target: the file or folder to make.
+        kind: what it becomes. If `None`, its name tells: `step_00000042`, `x.orbax`,
+            `x.msgpack`.
+        step: the number of a step. If `None`, that of the target's name, of the
+            source, or the last number in the source's name.
+
+    Returns:
+        What was done.
+
+    Raises:
+        InputError: the source cannot be read, the target is there, or cannot hold what
+            the source holds; the message names it.
+        DiskError: the disk refused.
+    """
+    source, target = Path(source), Path(target)
+    kind = kind or _kind_of_name(target)
+    if os.path.lexists(target):
+        hint = "name another one, or remove it"
+        raise InputError("is there already", file=target, hint=hint)
+    found = recognize(source)
+    contents = _READ[found](source)
+    step = _number(contents, source, target, step) if kind == "step" else None
+    tree, notes = _storable(contents.tree, found, kind, source)
+    if contents.metadata and kind != "step":
+        names = ", ".join(contents.metadata)
+        notes += (f"left out, since only a step holds it: metadata ({names})",)
+    hashes = _hashes(tree)
+    durable.make_folder(target.parent)
+    with durable.replacing(target) as temporary:
+        try:
+            _write(temporary, kind, tree, step or 0, contents.metadata)
+        except (ArgumentTypeError, OptionError) as error:
+            raise InputError(f"not for {kind}: {error.found}", file=source) from error
+        again = _hashes(_READ[kind](temporary).tree)
+        for name in hashes | again:
+            if hashes.get(name) != again.get(name):
+                problem = "read back otherwise than it was written"
+                raise InputError(problem, file=target, key=name)
+    size = sum(np.asarray(leaf).nbytes for _, leaf in flatten(tree) if _is_array(leaf))
+    return Conversion(source, target, (found, kind), step, len(hashes), size, notes)
+
+
+def _kind_of_name(target: Path) -> Written:
+    if _STEP.fullmatch(target.name):
+        return "step"
+    for kind in get_args(Written):
+        if target.suffix == f".{kind}":
+            return kind
+    hint = "say it with --to: " + ", ".join(get_args(Written))
+    raise InputError("the name does not say what to write", file=target, hint=hint)
+
+
+def _number(contents: _Contents, source: Path, target: Path, given: int | None) -> int:
+    named = _STEP.fullmatch(target.name)
+    if given is None and contents.step is not None:
+        given = contents.step
+    if named and given not in (None, int(named[1])):
+        problem = "the name of another step"
+        raise InputError(problem, file=target, expected=f"step {given}")
+    if named or given is not None:
+        return int(named[1]) if named else given or 0
+    digits = re.findall(r"\d+", source.name)
+    return int(digits[-1][:18]) if digits else 0
+
+
+def _read_step(path: Path) -> _Contents:
+    checkpoint = open_checkpoint(path)
+    return _Contents(checkpoint.read(), checkpoint.step, checkpoint.metadata)
+
+
+def _read_tree(path: Path) -> _Contents:
+    return _Contents(checkpoints.restore_checkpoint(path, None))
+
+
+def _read_bytes(path: Path) -> _Contents:
+    return _Contents(read_state(path))
+
+
+def _refuse_safetensors(path: Path) -> _Contents:
+    hint = "`linsey inspect` lists what is in it"
+    raise InputError("a file of safetensors is not converted", file=path, hint=hint)
+
+
+_READ: dict[str, Callable[[Path], _Contents]] = {
+    "step": _read_step,
+    "orbax": _read_tree,
+    "msgpack": _read_bytes,
+    "safetensors": _refuse_safetensors,
+}
+
+
+def _write(
+    path: Path, kind: Kind, tree: Any, step: int, metadata: Mapping[str, object]
+) -> None:
+    if kind == "step":
+        write_checkpoint(path, step, tree, metadata)
+    elif kind == "msgpack":
+        path.write_bytes(to_bytes(tree))
+    else:
+        with orbax_utils.reading(os.fspath(path), "write"):
+            checkpoints.orbax().PyTreeCheckpointer().save(path.absolute(), tree)
+
+
+# -- what a kind can hold ------------------------------------------------------------
+
+
+def _is_array(leaf: object) -> bool:
+    return isinstance(leaf, np.ndarray | np.generic | jax.Array)
+
+
+def _storable(
+    tree: object, found: Kind, kind: Kind, source: Path
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return a tree as a kind holds it, and what is different then.
+
+    Raises:
+        InputError: it holds something that the kind does not; it names everything.
+    """
+    if not isinstance(tree, Mapping) or not tree:
+        raise InputError("its outermost value is no dictionary", file=source)
+    refused: list[str] = []
+    notes: set[str] = set()
+
+    def converted(value: Any, path: str) -> Any:
+        if isinstance(value, Mapping):
+            return {str(k): converted(v, f"{path}/{k}") for k, v in value.items()}
+        spec = spec_of(value)
+        if value is None and (kind == "step" or found == "orbax"):
+            # What Orbax has as None may have been an empty tuple.
+            notes.add("None has become an empty dictionary")
+            return {}
+        if kind == "step" and isinstance(value, bool | int | float | complex):
+            notes.add("numbers of Python have become arrays without axes")
+            value = np.asarray(value)
+        if not _holds(kind, value):
+            refused.append(f"`{path.removeprefix('/')}` ({spec})")
+        return np.asarray(value) if isinstance(value, np.generic) else value
+
+    result = converted(tree, "")
+    if refused:
+        problem = f"cannot be written as {kind}: {', '.join(refused)}"
+        raise InputError(problem, file=source)
+    return result, tuple(sorted(notes))
+
+
+def _holds(kind: Kind, value: Any) -> bool:
+    if not _is_array(value):
+        kinds = {
+            "step": (),
+            "orbax": (bool, int, float, str, type(None)),
+            "msgpack": (bool, int, float, complex, str, bytes, type(None)),
+        }
+        return type(value) in kinds[kind]
+    if kind == "step":
+        return dtypes.storage(dtypes.name_of(value.dtype)) is not None
+    if kind == "orbax":
+        return orbax_utils.is_storable(value.dtype) and bool(value.size)
+    return isinstance(value.dtype, np.dtype) and value.dtype.kind not in "OSU"
+
+
+def _hashes(tree: object) -> dict[str, str]:
+    """A hash of each leaf: of the dtype, the shape, and the bytes."""
+    return {path: _hash(leaf) for path, leaf in flatten(tree)}
+
+
+def _hash(leaf: object) -> str:
+    if isinstance(leaf, jax.Array) and not isinstance(leaf.dtype, np.dtype):
+        leaf = jax.random.key_data(leaf)
+    if leaf is None or isinstance(leaf, Mapping | str | bytes):
+        return f"{spec_of(leaf)} {leaf or ''!r}"
+    array = np.asarray(leaf)
+    # Little-endian, in the order of C, whatever it is in memory.
+    array = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
+    content = f"{array.dtype.name} {array.shape}".encode() + array.tobytes()
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,72 @@
+"""Archives are read as NumPy reads them, or not at all."""
+
+import zipfile
+
+import numpy as np
+import pytest
+
+from linsey.app.npz import MAX_UNPACKED, read_npz
+from linsey.errors import DiskError, InputError
+
+DTYPES = "?,i1,u1,<i2,>i2,<u4,>u8,<i8,<f2,<f4,>f4,<f8,<c8,<c16".split(",")
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_arrays_are_those_that_numpy_reads(tmp_path, save, dtype):
+    values = np.random.default_rng(0).integers(0, 100, 24).astype(dtype)
+    arrays = {
+        "c": values.reshape(2, 3, 4),
+        "f": np.asfortranarray(values.reshape(4, 6)),
+        "strided": values[::3],
+        "scalar": values[5],
+        "empty": values[:0].reshape(0, 7),
+    }
+    save(tmp_path / "a.npz", **arrays)
+    found = read_npz(tmp_path / "a.npz", tuple(arrays))
+    with np.load(tmp_path / "a.npz") as expected:
+        for name in arrays:
+            assert found[name].dtype == expected[name].dtype
+            np.testing.assert_array_equal(found[name], expected[name])
+            assert found[name].flags.f_contiguous == expected[name].flags.f_contiguous
+
+
+def test_the_header_of_any_writer_is_read(tmp_path):
+    """Of format 2 and 3, with other spaces and order, with the numbers of Python 2."""
+    headers = [
+        b"\1\0\x4d\0{'shape': (2L, 3L), 'fortran_order': False, 'descr': '<f4'}",
+        b"\2\0\x4d\0\0\0{'descr':\"<f4\",'fortran_order':False,'shape':(2,3)}",
+        b"\3\0\x4d\0\0\0{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3,),}",
+    ]
+    values = np.arange(6, dtype="<f4")
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        for name, header in enumerate(headers):
+            size = 4 if header[0] == 1 else 6
+            padded = b"\x93NUMPY" + header.ljust(0x4D + size - 1) + b"\n"
+            archive.writestr(f"{name}.npy", padded + values.tobytes())
+    for array in read_npz(tmp_path / "a.npz", ("0", "1", "2")).values():
+        np.testing.assert_array_equal(array, values.reshape(2, 3))
+
+
+def test_the_first_group_that_is_there_is_taken(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.ones(2), y=np.ones(3))
+    found = read_npz(tmp_path / "a.npz", ("a", "b"), ("x",), ("y",))
+    assert list(found) == ["x"]
+
+
+def test_what_is_packed_too_well_can_be_saved_without_packing(tmp_path):
+    zeros = np.zeros(MAX_UNPACKED + 1, np.uint8)
+    np.savez_compressed(tmp_path / "a.npz", x=zeros)
+    with pytest.raises(InputError, match="numpy.savez, which does not compress"):
+        read_npz(tmp_path / "a.npz", ("x",))
+
+
+def test_a_disk_that_refuses_is_no_damage(tmp_path, monkeypatch):
+    np.savez(tmp_path / "a.npz", x=np.ones(2))
+
+    def refuse(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(zipfile, "ZipFile", refuse)
+    with pytest.raises(DiskError, match="EIO"):
+        read_npz(tmp_path / "a.npz", ("x",))
