@@ -142,8 +142,10 @@ def fewer_children(case: Case, difference: Difference) -> bool:
 
 def is_part(part: str, whole: str) -> bool:
     """Whether a text is another one without some of its lines."""
-    lines = iter(whole.split("\n"))
-    return part != whole and all(line in lines for line in part.split("\n"))
+    rows = (re.sub(r"(?m)^( *)(.*)\(\)$", r"\1\2(\n\1)", one) for one in (part, whole))
+    few, all_of_them = (one.split("\n") for one in rows)
+    lines = iter(all_of_them)
+    return part != whole and all(line in lines for line in few)
 
 
 def lifts(case: Case) -> bool:
