@@ -334,7 +334,7 @@ NAME_SCOPES = (
     "(words: )?Flax AssignSubModuleError: Submodule CompactNameScope|"
     'Flax NameInUseError: Could not create submodule "(part|__call__)"|'
     r"Flax TypeError: unsupported operand type\(s\) for \+: 'dict' and 'tuple'|"
-    "(keys|facts).*('part'|CompactNameScope)"
+    "(keys|facts).*('part'|CompactNameScope)|keys at [^:]*params: .*'__call__'"
 )
 TREES = "Flax (AttributeError: '(tuple|list)' .*_state|AssertionError: scope list mism)"
 PRIVATE = (
