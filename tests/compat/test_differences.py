@@ -458,6 +458,141 @@ def test_tables_of_lifted_partial_functions():
     assert "Dense_0" in table(linsey.linen)
 
 
+@pytest.mark.parametrize("lift", ["jit", "fold_rngs"])
+def test_setup_of_a_lifted_method_is_captured_once(lift):
+    def captured(nn):
+        class Module(nn.Module):
+            def setup(self):
+                pass
+
+            @getattr(nn, lift)
+            def __call__(self, x):
+                return x
+
+        options = {"capture_intermediates": lambda module, name: True}
+        _, found = Module().apply({}, 1.0, **options)
+        return found["intermediates"]["setup"]
+
+    assert captured(flax.linen) == (None, None)
+    assert captured(linsey.linen) == (None,)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_modules_in_fields_are_shown_inside_of_lifted_functions(library):
+    nn = LIBRARIES[library]
+    shown = []
+
+    class Module(nn.Module):
+        inside: Any
+
+        @nn.remat
+        @nn.compact
+        def __call__(self):
+            shown.append(repr(self))
+
+    Module(nn.Dense(3)).apply({})
+    assert ("# children" in shown[0]) == (library == "linsey")
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_loop_leaves_dictionaries_what_they_are(library):
+    nn = LIBRARIES[library]
+    kinds = []
+
+    class Module(nn.Module):
+        @nn.compact
+        def __call__(self):
+            def step(module, carry):
+                kinds.append(type(module.variables["params"]))
+                return carry + 1
+
+            return nn.while_loop(lambda module, carry: carry < 2, step, self, 0)
+
+    Module().apply({"params": {"w": 1.0}})
+    assert kinds == [nn.FrozenDict if library == "flax" else dict]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_lengths_are_compared_before_a_step_runs(library):
+    nn = LIBRARIES[library]
+    runs = []
+
+    class Module(nn.Module):
+        def __call__(self, a, b):
+            def step(module, carry, a, b):
+                runs.append(module)
+                return carry, a + b
+
+            return nn.scan(step, split_rngs={"noise": True})(self, 0, a, b)
+
+    with pytest.raises(ValueError):
+        Module().apply({}, jnp.ones(2), jnp.ones(3), rngs={"noise": KEY})
+    assert bool(runs) == (library == "flax")
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_errors_name_the_path_of_a_shared_scope(library):
+    nn = LIBRARIES[library]
+
+    class Module(nn.Module):
+        def setup(self):
+            self.inner = nn.WeightNorm(nn.Dense(3))
+            nn.share_scope(self, self.inner)
+
+        def __call__(self, x):
+            return self.inner(x)
+
+    refused = refusal(lambda _: Module().apply({"params": {}}, jnp.ones(2)), nn)
+    assert ("/inner/" in str(refused)) == (library == "flax")
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_weight_norm_of_everything_is_of_parameters(library):
+    nn = LIBRARIES[library]
+
+    class Layer(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            self.variable("state", "seen", jnp.ones, 3)
+            return nn.Dense(3)(x)
+
+    variables = nn.WeightNorm(Layer(), variable_filter=None).init(KEY, jnp.ones((1, 2)))
+    assert ("layer_instance/seen/scale" in variables["params"]) == (library == "flax")
+
+
+def test_an_overridden_name_scope():
+    def run(nn):
+        class Base(nn.Module):
+            @nn.compact_name_scope
+            def __call__(self, x):
+                return nn.Dense(3)(x)
+
+        class Module(Base):
+            def __call__(self, x):
+                return super().__call__(x)
+
+        return Module().init(KEY, jnp.ones(2))
+
+    assert isinstance(refusal(run, flax.linen), KeyError)
+    assert "Dense_0" in run(linsey.linen)["params"]["__call__"]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_bare_module_has_no_call(library):
+    refused = refusal(lambda nn: nn.Module().init(KEY), LIBRARIES[library])
+    expected = RecursionError if library == "flax" else AttributeError
+    assert isinstance(refused, expected)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_field_named_scope_keeps_its_value(library):
+    class Module(LIBRARIES[library].Module):
+        scope: Any = None
+
+    module = Module(scope=3)
+    assert (module.bind({}).unbind()[0] == module) == (library == "linsey")
+
+
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_names_of_lifted_classes_in_errors(library):
     nn = LIBRARIES[library]

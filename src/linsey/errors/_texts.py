@@ -86,10 +86,18 @@ def no_length(transform: str, option: str) -> LinseyError:
     )
 
 
-def no_pair(result: object) -> LinseyError:
+def no_scan_axis(axes: object) -> LinseyError:
+    """Make the error for collections that a scan should stack along no axis."""
+    return OptionError(
+        f"`variable_axes` of a scan must be indices of axes, not {axes}.",
+        "Collections with an axis have one slice for each step.",
+        "Use `variable_broadcast` for collections that all steps share.",
+    )
+
+
+def no_pair(result: object, error: Exception) -> LinseyError:
     """Make the error for a step of a scan that returns no `(carry, y)`."""
-    is_long = isinstance(result, (tuple, list)) or getattr(result, "ndim", 0)
-    return (MismatchError if is_long else ArgumentTypeError)(
+    return (MismatchError if isinstance(error, ValueError) else ArgumentTypeError)(
         f"What is scanned must return a pair `(carry, y)`, not {result!r}.",
         "The carry goes to the next step; the values `y` are stacked.",
         "If there is nothing to collect, write `return carry, None`.",

@@ -191,7 +191,7 @@ class DescriptorAttributeError(LinseyError):
         )
 
 
-class UnboundModuleError(LinseyError, ValueError):
+class UnboundModuleError(LinseyError, ValueError, AssertionError):
     """Something that needs variables is asked of a module that has none."""
 
     _WORDS: ClassVar = {  # as programs match them

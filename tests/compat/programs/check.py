@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -76,6 +77,7 @@ def undocumented(
     for one in variations:
         changed = one.change(changed)
 
+    @functools.cache
     def flax_run(nudge: float) -> Outcome:
         with ExitStack() as stack:
             for one in variations:

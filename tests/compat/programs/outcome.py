@@ -12,7 +12,6 @@ import functools
 import re
 import warnings
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import flax.core
@@ -85,8 +84,6 @@ def run(
     *,
     nudge: float = 0.0,
     seed: int = 0,
-    returned: list[Any] | None = None,
-    within: AbstractContextManager[Any] | None = None,
 ) -> Outcome:
     """Executes a program with one library.
 
@@ -97,19 +94,14 @@ def run(
         numeric: whether arrays have values.
         nudge: fraction by which the input is changed, to see how results move.
         seed: seed of the key.
-        returned: where given, the program is compiled, and these values and those
-            kept are its results, so that JAX refuses the ones that have leaked.
-        within: a context to run it in.
     """
     names: dict[str, Any] = {**library, "__name__": "program"}
     kept: dict[str, Any] = {}
     outcome = Outcome({}, [])
 
-    def program(key: Any, x: Any) -> Any:
+    def program(key: Any, x: Any) -> None:
         try:
             names["program"](kept, key, x)
-            leaves = [] if returned is None else jax.tree.leaves((kept, returned))
-            return [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
         finally:
             for name, value in kept.items():
                 outcome.out[name] = describe(value, numeric)
@@ -117,14 +109,12 @@ def run(
             outcome.seen = list(dict.fromkeys(facts))
 
     x = np.linspace(-1.0, 1.3, int(np.prod(shape)), dtype=np.float32).reshape(shape)
-    with warnings.catch_warnings(), within or nullcontext():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             exec(compiled(source), names)
             key = jax.random.key(seed)
-            if returned is not None:
-                jax.jit(program)(key, x)
-            elif numeric:
+            if numeric:
                 program(key, jnp.asarray(x * np.float32(1 + nudge)))
             else:
                 jax.eval_shape(program, key, x)

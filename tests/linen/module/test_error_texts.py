@@ -104,6 +104,12 @@ def step_returns_three():
     run(lambda module, x: step(module, 0))
 
 
+@mistake(errors.OptionError, ValueError, AssertionError)
+def collection_is_stacked_along_no_axis():
+    step = nn.scan(lambda module, carry: (carry, None), {"params": None}, length=2)
+    run(lambda module, x: step(module, x))
+
+
 @mistake(errors.ShapeError, ValueError, IndexError, AssertionError)
 def array_lacks_the_axis():
     over = nn.vmap(lambda module, x: x, in_axes=2)
@@ -197,6 +203,11 @@ def variables_of_an_unbound_module():
 @mistake(errors.UnboundModuleError, ValueError)
 def path_of_an_unbound_module():
     nn.Dense(2).path
+
+
+@mistake(errors.UnboundModuleError, AssertionError)
+def parameter_of_an_unbound_module():
+    nn.Dense(2).param("scale", nn.initializers.ones, ())
 
 
 @mistake(errors.UnboundModuleError, ValueError)

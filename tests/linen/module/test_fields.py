@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
 import cloudpickle
+import jax.numpy as jnp
 import pytest
 
 import linsey.linen
@@ -363,3 +364,9 @@ def test_order_of_fields_where_a_class_repeats_the_name(nn):
         depth: int = 2
 
     return [[field.name for field in dataclasses.fields(c)] for c in (Layer, Wider)]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.dtype("float16"), "float16"])
+@agrees
+def test_the_text_of_a_dtype(nn, dtype):
+    return repr(nn.Dense(2, param_dtype=dtype))

@@ -479,6 +479,15 @@ def test_an_apply_inside_a_module_stands_alone(nn):
     return Net().init_with_output(KEY, X)
 
 
+@agrees
+def test_an_apply_of_a_clone_leaves_the_bound_module_alone(nn):
+    model = nn.Sequential([nn.BatchNorm(use_running_average=False)])
+    variables = model.init(KEY, X)
+    bound = model.bind(variables, mutable=True)
+    updated = bound.clone(parent=None).apply(variables, X, mutable=True)
+    return updated, bound.variables
+
+
 def test_nothing_of_a_call_stays_alive():
     nn = linsey.linen
     seen = []

@@ -311,6 +311,22 @@ def test_without_the_check_of_what_is_shared(nn):
     return y, variables, scanned().apply(variables, X, None)
 
 
+@agrees(ulps=8)
+def test_without_the_check_what_is_shared_is_not_created(nn):
+    options = {**SHARED, "variable_carry": "state"}
+    shared = nn.scan(block(nn), length=2, check_constancy_invariants=False, **options)
+    return shared().init(KEY, X, None)
+
+
+@agrees
+def test_a_step_may_return_an_array_of_two(nn):
+    class Sums(nn.Module):
+        def __call__(self, xs):
+            return nn.scan(lambda m, c, x: jnp.stack([c + x, c]))(self, 0.0, xs)
+
+    return Sums().apply({}, jnp.arange(3.0))
+
+
 def test_keyword_arguments_are_the_same_at_every_step():
     nn = linsey.linen
 

@@ -235,6 +235,8 @@ def scan(
     def scanned(scopes: object, init: C, *args: object, **kw: object) -> tuple[C, Y]:
         options = variable_axes, split_rngs, metadata_params, whole, whole
         lifted = Stacked(scopes, *options)
+        if None in (*lifted.in_axes[2:], *lifted.out_axes[2:]):
+            raise texts.no_scan_axis(variable_axes)
         shared, carried, *stacked = lifted.variables
         steps = lifted.length(in_axes, args, "scan", "length", length)
         roots, (may_share, may_carry, *_) = lifted.plan.roots, lifted.plan.outputs
@@ -255,9 +257,10 @@ def scan(
             outside = (tracers.current_trace(), created) if made is None else (None, [])
             with assigned(KEPT, kept), assigned(CREATED, outside):
                 pair, (new, written, *y_stacked) = run(variables, rngs, c, *args, **kw)
-            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-                raise texts.no_pair(pair)
-            c, y = pair
+            try:
+                c, y = pair
+            except (TypeError, ValueError) as error:
+                raise texts.no_pair(pair, error) from None
             if made is None:
                 made = [scope.get_variable(*name) for scope, *name in created]
             first = written if first is None else first
@@ -289,6 +292,8 @@ def scan(
         carry = lifted.only_mutable(carried)
         result = run_all(same, (carry, init), tuple(stacked), keys, args)
         (shared_out, *_), (written, c), (ys, stacked_out) = result
+        if not check_constancy_invariants:
+            shared_out = shared  # as said, although the extra trace created more
         lifted.merge((lifted.only_mutable(shared_out), written, *stacked_out))
         return c, ys
 

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from linsey import errors
 from linsey.core import scope as core_scope
@@ -574,8 +573,6 @@ class Module(binding.ModuleBase):
 
 
 def _value_repr(value: object) -> str:
-    if isinstance(value, np.dtype):
-        return str(value)
     name = getattr(value, "__name__", None) if callable(value) else None
     return repr(value) if name is None else name
 

@@ -14,6 +14,7 @@ tuples, dicts and struct dataclasses the index or key is joined with `_`: `layer
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Mapping
 from types import BuiltinFunctionType, FunctionType
@@ -320,21 +321,22 @@ def copy_deep(module: M, reset_names: bool = False) -> M:
         module: the module.
         reset_names: forget the names that modules of a bound one have.
     """
-    memo: dict[int, ModuleBase] = {}
-    reset_names = reset_names and module._bound is not None
+    return _copied({}, reset_names and module._bound is not None, module, "")
 
-    def unbound(module: ModuleBase, path: str) -> Any:
-        if id(module) not in memo:
-            copy = memo[id(module)] = copy_unbound(module)
-            values = copy.__dict__
-            if reset_names:
-                values["name"] = None
-            for name in type(module)._init_fields:
-                if name in values:
-                    values[name] = map_modules(unbound, values[name], name)
-        return memo[id(module)]
 
-    return unbound(module, "")
+def _copied(
+    memo: dict[int, ModuleBase], reset_names: bool, module: ModuleBase, path: str
+) -> Any:
+    """Copy a module for `copy_deep`, once; no closure, whose cycle keeps it alive."""
+    if id(module) not in memo:
+        copy = memo[id(module)] = copy_unbound(module)
+        values, visit = copy.__dict__, functools.partial(_copied, memo, reset_names)
+        if reset_names:
+            values["name"] = None
+        for name in type(module)._init_fields:
+            if type(value := values.get(name)) not in _LEAF_TYPES:
+                values[name] = map_modules(visit, value, name)
+    return memo[id(module)]
 
 
 def share_scope(module: ModuleBase, other: ModuleBase, /) -> None:

@@ -99,9 +99,7 @@ def _step(
 
 def bound_copy(module: M, scope: Scope) -> M:
     """Make a copy of `module` that is the root module of `scope`."""
-    # Inside another module, those in its fields may have been bound there.
-    holds_bound = module._bound is not None or RUNNING.get() is not None
-    copy = binding.copy_deep(module) if holds_bound else binding.copy_unbound(module)
+    copy = binding.copy_deep(module)  # the modules in its fields may be bound elsewhere
     copy.__dict__["parent"] = scope
     binding.bind_module(copy, scope)
     return copy
