@@ -110,11 +110,6 @@ def check_kills(folder: Path, kills: int) -> None:
     record(row, f"{kills} of {kills}")
 
 
-@pytest.mark.timeout(300)
-def test_kill_of_the_process(tmp_path):
-    check_kills(tmp_path, kills=1)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_kill_storm_of_30(tmp_path):

@@ -84,12 +84,12 @@ def audit(trace: Iterator[str], folder: Path) -> int:
 @pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
 def test_everything_is_synced_before_it_is_reported(tmp_path):
     log = tmp_path / "trace"
+    (tmp_path / "disk").mkdir()
     command = ["strace", "-f", "-y", "-s", "9", "-e", f"trace={TRACED}", "-o", log]
     done = subprocess.run(
         [*command, sys.executable, "-c", SAVE, tmp_path / "disk"],
         capture_output=True,
         text=True,
-        preexec_fn=(tmp_path / "disk").mkdir,
     )
     if "ptrace" in done.stderr or "Operation not permitted" in done.stderr:
         pytest.skip("strace may not look")
