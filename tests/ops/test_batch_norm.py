@@ -98,7 +98,7 @@ def test_derivatives_are_those_of_the_formula(name, kind):
         )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["mask", "float"])
 def test_derivatives_are_finite_differences(kind):
     with jax.enable_x64(True):
         point = (values(3, 2, 2) + 3, values(2, seed=1), values(2, seed=2))

@@ -14,7 +14,7 @@ from linsey.errors import ShapeError
 from linsey.ops import merge_moments, moments
 from linsey.ops.moments import moments as unchecked_moments
 
-few = settings(max_examples=20)
+few = settings(max_examples=12)
 WEIGHTS = ("none", "mask", "float")
 
 
