@@ -349,6 +349,19 @@ def test_sow_under_the_name_of_a_submodule():
         Net().init_with_output(KEY, X, mutable=True)
 
 
+@pytest.mark.parametrize("col", ["params", "intermediates"])
+@refuses
+def test_sow_does_not_append_to_the_variables_of_a_submodule(nn, col):
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            y = nn.Dense(2, name="a")(x)
+            self.sow(col, "a", y)
+            return y
+
+    return Net().init(KEY, X, capture_intermediates=True)
+
+
 @agrees
 def test_sow_under_the_name_of_a_variable_of_another_collection(nn):
     class Net(nn.Module):

@@ -400,6 +400,13 @@ class Module(binding.ModuleBase):
             return False
         if scope.has_variable(col, name):
             stored = scope.get_variable(col, name)
+            if reduce_fn is tuple_reduce and not isinstance(stored, tuple):
+                raise errors.ArgumentTypeError(
+                    f'"{name}" of "{col}" at {scope.path_text} is of type '
+                    f"{type(stored).__name__}: `sow` appends to tuples.",
+                    "It is of a submodule of this name, or was written by other means.",
+                    "Sow under another name, or pass `reduce_fn` and `init_fn`.",
+                )
         else:
             bound.frame.claim_variable(name, col, self)
             stored = init_fn()
