@@ -367,6 +367,23 @@ def test_a_step_has_the_size_of_its_carry_as_in_flax(name):
     assert shapes[1][0][1] == (2, 7)
 
 
+def test_outputs_and_parameters_of_several_dtypes_are_joined_as_in_flax():
+    half, found = {"dtype": jnp.float16, "param_dtype": jnp.float16}, []
+    for lib in LIBRARIES:
+        both = lib.RNN(lib.SimpleCell(3, **half)), lib.RNN(lib.SimpleCell(3))
+        y = jax.eval_shape(lib.Bidirectional(*both).init_with_output, KEY, X)[0]
+        cell, carry = lib.OptimizedLSTMCell(3), (jnp.ones(3),) * 2
+        params = jax.eval_shape(cell.init, KEY, carry, X[0, 0])["params"]
+        mixed = {"params": params | {"hf": cast(params["hf"], jnp.bfloat16)}}
+        found.append((y, jax.eval_shape(cell.apply, mixed, carry, X[0, 0])))
+    assert found[0] == found[1]
+    assert found[0][0].dtype == jnp.float32
+
+
+def cast(tree, dtype):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), tree)
+
+
 def test_a_layer_takes_its_size_from_the_first_carry():
     h = jnp.ones((2, 7))
     layer = nn.Bidirectional(nn.RNN(nn.GRUCell(5)), nn.RNN(nn.LSTMCell(5)))

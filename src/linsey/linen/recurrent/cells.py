@@ -18,7 +18,7 @@ from linsey.linen.linear import Conv, Dense, default_kernel_init
 from linsey.linen.linear import dense as linear
 from linsey.linen.module import Module, compact, nowrap
 from linsey.ops.dot import dense
-from linsey.promotion import promotes
+from linsey.promotion import promote, promotes
 from linsey.typing import Dtype, Initializer, PrecisionLike, PRNGKey
 
 A = TypeVar("A")
@@ -521,8 +521,8 @@ class OptimizedLSTMCell(_DenseMemoryCell):
     def _sums(self, x: Array, params: Iterable[tuple[Array, Array | None]]) -> Array:
         """Apply the joined kernels: (*batch, 4 * features)."""
         kernels, biases = zip(*params, strict=True)
-        kernel = lax.concatenate(kernels, 1)
-        bias = None if biases[0] is None else lax.concatenate(biases, 0)
+        kernel = lax.concatenate(promote(*kernels), 1)
+        bias = None if biases[0] is None else lax.concatenate(promote(*biases), 0)
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         return dense(x, kernel, bias)
 

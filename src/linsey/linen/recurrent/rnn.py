@@ -20,7 +20,7 @@ from linsey.linen.transforms import scan
 from linsey.ops import axes as ops_axes
 from linsey.ops import deferred, sharding
 from linsey.ops.sequences import flip_sequences
-from linsey.promotion import promote_types
+from linsey.promotion import promote, promote_types
 from linsey.typing import InOutScanAxis, PRNGKey
 
 
@@ -231,7 +231,7 @@ class RNNBase(Protocol):
 
 def _concatenate(a: Array, b: Array) -> Array:
     """Join the features of two outputs."""
-    return lax.concatenate([a, b], a.ndim - 1)
+    return lax.concatenate(promote(a, b), a.ndim - 1)
 
 
 class Bidirectional(Module):
