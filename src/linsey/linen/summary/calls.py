@@ -101,7 +101,8 @@ def record_calls(
         calls.append(None)
         inputs = abstract((args, dict(kwargs)))
         outputs = next_fun(*args, **kwargs)
-        path, (module, variables) = context.module.path, context.module.unbind()
+        path, unbind = context.module.path, Module.unbind  # a field may hide it
+        module, variables = unbind(context.module)
         found = abstract((outputs, variables))
         calls[index] = Call(path, module, name, *inputs, *found)
         return outputs
