@@ -297,6 +297,9 @@ class TestRefusals:
             error=ShapeError,
             match="same shape as weights",
         )
+        for lib in (flax.linen, nn):  # before parameters are looked for
+            with pytest.raises(ValueError, match="same shape as weights"):
+                getattr(lib, name)(4, 3, mask=np.ones((3, 2))).apply({}, normal(6, 2))
 
     def test_input_with_too_few_axes(self, name):
         with pytest.raises(InputRankError, match="spatial, spatial, channels"):

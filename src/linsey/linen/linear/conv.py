@@ -288,16 +288,14 @@ def masked_kernel_and_bias(
     name: str, layer: Module, kernel_shape: tuple[int, ...], bias_shape: tuple[int, ...]
 ) -> tuple[Array, Array | None]:
     """Return the parameters of a layer, the kernel multiplied with its mask."""
-    kernel, bias = kernel_and_bias(layer, kernel_shape, bias_shape)
-    if layer.mask is None:
-        return kernel, bias
-    if jnp.shape(layer.mask) != kernel.shape:
-        shape = tuple(kernel.shape)
+    mask = layer.mask
+    if mask is not None and jnp.shape(mask) != kernel_shape:
         raise ShapeError(
             "Mask needs to have the same shape as weights. "
-            f"Shapes are: {jnp.shape(layer.mask)}, {shape} in `{name}`.",
+            f"Shapes are: {jnp.shape(mask)}, {kernel_shape} in `{name}`.",
             "The mask is multiplied with the kernel, entry by entry.",
-            f"Pass a mask of shape {shape}, for example "
-            f"`jnp.broadcast_to(mask, {shape})`.",
+            f"Pass a mask of shape {kernel_shape}, for example "
+            f"`jnp.broadcast_to(mask, {kernel_shape})`.",
         )
-    return kernel * layer.mask, bias
+    kernel, bias = kernel_and_bias(layer, kernel_shape, bias_shape)
+    return (kernel if mask is None else kernel * mask), bias
