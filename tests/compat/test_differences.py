@@ -295,6 +295,28 @@ def test_interceptors_see_methods_of_modules(library):
     assert seen == {"__call__"} | (machinery if library == "flax" else set())
 
 
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_interceptors_see_no_setup_of_lifted_classes(library):
+    nn, seen = LIBRARIES[library], []
+
+    class Module(nn.Module):
+        def setup(self):
+            pass
+
+        def __call__(self, x):
+            return x
+
+    def record(method, args, kwargs, context):
+        seen.append((type(context.module).__name__, context.method_name))
+        return method(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        nn.map_variables(Module)().apply({}, 1.0)
+    machinery = [("Map_variablesModule", "setup"), ("Map_variablesModule", "<lambda>")]
+    called = [("Module", "setup"), ("Module", "__call__")]
+    assert seen == called if library == "linsey" else machinery + called
+
+
 @pytest.mark.parametrize("mark", ["compact", "compact_name_scope"])
 def test_setup_is_not_marked(mark):
     def define(nn):
@@ -429,19 +451,25 @@ def test_a_name_of_a_parameter_inside_of_a_lifted_function():
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_a_number_that_goes_through_jit(library):
+@pytest.mark.parametrize("lift", ["jit", "remat"])
+def test_a_number_that_goes_through_jit(library, lift):
     nn = LIBRARIES[library]
 
     class Module(nn.Module):
         @nn.compact
         def __call__(self, x):
             self.param("w", lambda key: 2.0)
-            return nn.jit(lambda m, x: x)(self, x)
+            return getattr(nn, lift)(lambda m, x: x)(self, x)
 
-    variables = Module().lazy_init(KEY, jax.ShapeDtypeStruct((3,), jnp.float32))
+    def number_stays():
+        variables = Module().lazy_init(KEY, jax.ShapeDtypeStruct((3,), jnp.float32))
+        found.append(isinstance(variables["params"]["w"], float))
+
+    found = []
+    jax.eval_shape(number_stays)
     version = tuple(map(int, flax.__version__.split(".")[:3]))
     stays = library == "flax" and version <= (0, 12, 8)  # newer Flax agrees with us
-    assert isinstance(variables["params"]["w"], float) == stays
+    assert found == [stays]
 
 
 def test_tables_of_lifted_partial_functions():
@@ -575,6 +603,49 @@ def test_an_overridden_name_scope():
 
     assert isinstance(refusal(run, flax.linen), KeyError)
     assert "Dense_0" in run(linsey.linen)["params"]["__call__"]
+
+
+def test_a_name_scope_that_is_a_property():
+    def run(nn):
+        class Module(nn.Module):
+            @property
+            @nn.compact_name_scope
+            def layer(self):
+                return nn.Dense(3)
+
+            def __call__(self, x):
+                return self.layer(x)
+
+        return Module().init(KEY, jnp.ones(2))
+
+    assert isinstance(refusal(run, flax.linen), KeyError)
+    assert "Dense_0" in run(linsey.linen)["params"]["layer"]
+
+
+@pytest.mark.parametrize("name", ["init", "init_with_output", "clone"])
+def test_fields_named_like_methods(name):
+    def run(nn):
+        class Module(nn.Module):
+            __annotations__ = {name: int}  # noqa: RUF012
+            locals()[name] = 3
+
+            @nn.compact
+            def __call__(self, x):
+                return nn.Dense(2)(x)
+
+        return Module().lazy_init(KEY, jnp.ones(3))
+
+    assert "not callable" in str(refusal(run, flax.linen))
+    assert "Dense_0" in run(linsey.linen)["params"]
+
+
+def test_an_unbound_parent():
+    def layer(nn):
+        return nn.Dense(2, parent=nn.Dense(2))
+
+    refused = refusal(layer, flax.linen)
+    assert (type(refused), str(refused)) == (AssertionError, "")
+    assert isinstance(refusal(layer, linsey.linen), errors.AssignSubModuleError)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

@@ -118,13 +118,40 @@ def private_calls(case: Case, difference: Difference) -> bool:
     """Calls of functions of the libraries, and of lambdas, are shown by one alone."""
     if not difference.cause.startswith(("facts", "keys")):
         return False
-    found = re.search(r"Flax: (\[.*\])\nlinsey: (\[.*\])$", difference.detail)
-    if not found:
-        return False
-    theirs, ours = (ast.literal_eval(text) for text in found.groups())
+    lists = only_one_has(difference)
+    if lists is None:
+        a, b = pair(difference)
+        return "'intermediates'" in a and public(a) == public(b)
+    theirs, ours = lists
     paths = {NO_PATH} if case.has("intercept_methods", "module.path") else set()
     more = ({*theirs} ^ {*ours}) - paths
     return all(re.search(PRIVATE, one) for one in more)
+
+
+def public(text: str) -> Any:
+    """A tree that is shown as a text, without calls that one library alone shows."""
+
+    def prune(tree: Any) -> Any:
+        if isinstance(tree, dict):
+            return {
+                k: prune(v) for k, v in tree.items() if not re.search(PRIVATE, str(k))
+            }
+        if isinstance(tree, list | tuple):
+            return [prune(one) for one in tree]
+        return tree
+
+    try:
+        return prune(ast.literal_eval(text))
+    except (SyntaxError, ValueError):
+        return text
+
+
+def only_one_has(difference: Difference) -> tuple[list[str], list[str]] | None:
+    """What only Flax has, and what only linsey has, where these are lists."""
+    found = re.search(r"Flax: (\[.*\])\nlinsey: (\[.*\])$", difference.detail)
+    if not found:
+        return None
+    return ast.literal_eval(found[1]), ast.literal_eval(found[2])
 
 
 def more_children(case: Case, difference: Difference) -> bool:
@@ -136,8 +163,15 @@ def more_children(case: Case, difference: Difference) -> bool:
 def fewer_children(case: Case, difference: Difference) -> bool:
     """Texts of modules differ by what `setup`, run once more, made in Flax's."""
     a, b = pair(difference)
-    twice = case.has("nn.jit") or case.has("nn.fold_rngs")
-    return is_part(b, a) and "# children" in a and twice
+    if not (case.has("nn.jit") or case.has("nn.fold_rngs")) or "# children" not in a:
+        return False
+    lists = only_one_has(difference)
+    if lists is None:
+        return is_part(b, a)
+    theirs, ours = lists  # a text that linsey shows elsewhere too is in neither
+    return not ours and all(
+        any(is_part(fact, text) for fact in case.ours.seen) for text in theirs
+    )
 
 
 def is_part(part: str, whole: str) -> bool:
@@ -146,6 +180,15 @@ def is_part(part: str, whole: str) -> bool:
     few, all_of_them = (one.split("\n") for one in rows)
     lines = iter(all_of_them)
     return part != whole and all(line in lines for line in few)
+
+
+def forwarded(case: Case, difference: Difference) -> bool:
+    """A number, which has no partition spec, went through a compiled function."""
+    if not re.search(r"nn\.(jit|remat|checkpoint)\b", case.source):
+        return False
+    a, b = (text.replace("'P()'", "None") for text in pair(difference))
+    specs = a == b and case.has("get_partition_spec")
+    return specs or bool(re.match(FORWARDED, difference.cause))
 
 
 def lifts(case: Case) -> bool:
@@ -332,14 +375,15 @@ CARRY = "Flax TypeError: scan body function carry input and carry output must"
 AXES = "values at .*names|facts|Flax AssertionError"
 NAME_SCOPES = (
     "(words: )?Flax AssignSubModuleError: Submodule CompactNameScope|"
-    'Flax NameInUseError: Could not create submodule "(part|__call__)"|'
+    '(words: )?Flax NameInUseError: Could not create submodule "(part|__call__)"|'
     r"Flax TypeError: unsupported operand type\(s\) for \+: 'dict' and 'tuple'|"
     "(keys|facts).*('part'|CompactNameScope)|keys at [^:]*params: .*'__call__'"
 )
 TREES = "Flax (AttributeError: '(tuple|list)' .*_state|AssertionError: scope list mism)"
 PRIVATE = (
     "<lambda>|scan_fn|layer_forward|shared_forward_fn|_l2_normalize|_get_bias_shape|"
-    "_spectral_normalize|'(Jit|Fold_rngs)[A-Z].*'setup'"
+    "_spectral_normalize|"
+    "'(Jit|Fold_rngs|Map_variables|Checkpoint|Vmap|Scan)[A-Z].*'setup'"
 )
 NO_PATH = "('tuple', [])"  # of what surrounds a lifted function
 NO_ARRAY = (
@@ -359,6 +403,9 @@ LIFTED_CLASS = (
     r"words: Flax NameInUseError: .* in Module (Jit|Vmap|Checkpoint|Remat|Scan)"
 )
 NUMBERS = "Flax TypeError: iteration over a #-d array|Flax TypeError: '(int|float)' ob"
+SYMBOLIC = (
+    r"Flax (InconclusiveDim|TypeError: .* for \*: 'DynamicJaxprTracer' and 'list')"
+)
 CALLS = "(keys|lengths|facts|order of facts)"
 
 KNOWN = (
@@ -404,14 +451,30 @@ KNOWN = (
     Known("A scan over axes of several lengths", differs(LENGTHS, "nn.scan")),
     Known("After `share_scope` errors inside", moved),
     Known(
-        "A `compact_name_scope` method that a subclass",
-        differs("Flax KeyError: '\\w+'", "nn.compact_name_scope", "super()."),
+        "A `compact_name_scope` method that is a property",
+        differs("Flax KeyError: '[\\w#]+'", "nn.compact_name_scope", "super()."),
+    ),
+    Known(
+        "A `compact_name_scope` method that is a property",
+        differs("Flax KeyError: '[\\w#]+'", "nn.compact_name_scope", "property"),
     ),
     Known(
         "`WeightNorm(variable_filter=None)` takes",
         shows(SCALES, "nn.WeightNorm", "variable_filter=None"),
     ),
     Known("A field named `scope`", field_named_scope),
+    Known(
+        "A field named `init`",
+        differs("Flax TypeError: 'int' object is not callable", "init: int"),
+    ),
+    Known(
+        "A layer with an unbound `parent`",
+        differs("Flax AssertionError: -.*linsey AssignSubModuleError", "parent="),
+    ),
+    Known(
+        "Circular and mirrored padding fail",
+        differs(SYMBOLIC, "CIRCULAR", "symbolic_shape"),
+    ),
     Known("A bare `nn.Module()`", differs("Flax RecursionError", "nn.Module().")),
     Known(
         "An axis added at position -1",
@@ -469,7 +532,7 @@ KNOWN = (
     Known("A lifted function whose first arg", differs("Flax Attr.*attribute _state")),
     Known("A lifted function of an unbound module", differs(UNBOUND)),
     Known("A name that a parameter has fails", differs("Flax TypeError: Array.__cont")),
-    Known("A Python number as a variable", differs(FORWARDED, "nn.jit")),
+    Known("A Python number as a variable", forwarded),
     Known("Tables and interceptors fail where", differs(PARTIALS)),
     Known("Errors inside of a lifted class", differs(LIFTED_CLASS)),
     Known("`fold_rngs` of a method fails", differs(NUMBERS, "nn.fold_rngs")),
