@@ -486,6 +486,21 @@ def test_tables_of_lifted_partial_functions():
     assert "Dense_0" in table(linsey.linen)
 
 
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_texts_in_tables_are_broken_for_want_of_room_alone(library):
+    nn = LIBRARIES[library]
+
+    class Module(nn.Module):
+        @nn.compact
+        def __call__(self):
+            names = ("the_first_of_these_names", "b", "c", "d")
+            init = nn.with_partitioning(nn.initializers.ones, names)
+            self.param("kernel", init, (3, 2, 2, 3))
+
+    table = Module().tabulate(KEY, console_kwargs={"width": 999})
+    assert ("_names, b, c, d)" in table) == (library == "linsey")
+
+
 @pytest.mark.parametrize("lift", ["jit", "fold_rngs"])
 def test_setup_of_a_lifted_method_is_captured_once(lift):
     def captured(nn):

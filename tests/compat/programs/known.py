@@ -228,6 +228,17 @@ def modules_in_tables(case: Case, difference: Difference) -> bool:
     return "facts" in difference.cause and case.has("tabulate") and a == b
 
 
+def broken_lines(case: Case, difference: Difference) -> bool:
+    """Tables are the same but for the places where their lines are broken."""
+
+    def joined(fact: str) -> str:
+        return re.sub(r" +(?=')", "", re.sub(r"(', '| )+", " ", fact))
+
+    a, b = ({*map(joined, one.seen)} for one in (case.theirs, case.ours))
+    calls = all(re.match(rf"\('tuple'.*({PRIVATE})", one) for one in a ^ b)
+    return "facts" in difference.cause and case.has("tabulate") and calls
+
+
 def init_vars(case: Case, difference: Difference) -> bool:
     """The values of `InitVar`s differ, those that the generator knows."""
     if re.match(r"Flax .*__post_init__\(\) missing", difference.cause):
@@ -540,6 +551,7 @@ KNOWN = (
         "`DenseGeneral` fails where the number",
         differs("Flax Concretization", "nn.DenseGeneral", "symbolic_shape"),
     ),
+    Known("A table breaks the texts of partitioned", broken_lines),
     Known("A table shows a module among the arguments", modules_in_tables),
     Known("`setup` marked with `compact`", raises("UsageError", "def setup")),
     Known("The value of an `InitVar`", init_vars),

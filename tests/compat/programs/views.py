@@ -26,7 +26,7 @@ def table(script: Script) -> None:
     draw = script.draw
     options = [f"depth={draw.pick(1, 2)}", "mutable=True"]
     options += ["exclude_methods=('helper',)", "method='__call__'"]
-    plain = ", console_kwargs={'width': 300, 'force_terminal': False}"
+    plain = ", console_kwargs={'width': 999, 'force_terminal': False}"
     if draw.chance(0.5):
         more = draw.arguments(options[:2])
         call = f"nn.tabulate(model, jax.random.key(0){more}{plain})(x)"
