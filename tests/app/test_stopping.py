@@ -1,7 +1,9 @@
+import importlib
 import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -38,3 +40,19 @@ def test_second_signal_ends_the_process_at_once():
     )
     assert done.stdout == "flagged\n"
     assert done.returncode == -signal.SIGTERM
+
+
+def test_an_import_is_not_torn(tmp_path, monkeypatch):
+    """Libraries that are imported halfway print tracebacks, or take us for missing."""
+    name = "module_that_is_interrupted"
+    lines = "import os, signal", "os.kill(os.getpid(), signal.SIGTERM)", "done = True"
+    (tmp_path / f"{name}.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(tmp_path)
+    before = signal.getsignal(signal.SIGALRM)
+    with pytest.raises(Stopped, match="SIGTERM"), StopRequest(at_once=True):
+        module = importlib.import_module(name)
+        assert module.done
+        time.sleep(10)
+        raise AssertionError("not stopped")
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

@@ -19,6 +19,7 @@ from types import FrameType
 from typing import ClassVar
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_RETRY_SECONDS = 0.02
 
 
 class Stopped(BaseException):
@@ -89,6 +90,8 @@ class StopRequest:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if signal.SIGALRM in self._previous:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._active.remove(self)
@@ -100,10 +103,32 @@ class StopRequest:
         if number == signal.SIGHUP:
             _forget_lost_terminal()
         if self._at_once:
+            self._raise_soon(signal.SIGALRM, frame)
+
+    def _raise_soon(self, number: int, frame: FrameType | None) -> None:
+        """Raise `Stopped`, after an import that is going on.
+
+        Extension modules that are imported halfway print tracebacks of their own, or
+        take the exception for a missing module.
+        """
+        if self is not self._active[-1]:
+            return  # an inner block began meanwhile: it looks at our flag
+        if not _is_importing(frame):
             raise Stopped(self._signal_name)
+        self._previous.setdefault(signal.SIGALRM, signal.getsignal(signal.SIGALRM))
+        signal.signal(signal.SIGALRM, self._raise_soon)
+        signal.setitimer(signal.ITIMER_REAL, _RETRY_SECONDS)
 
     def _save(self, number: int, frame: FrameType | None) -> None:
         self._is_save_asked = True
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _forget_lost_terminal() -> None:
