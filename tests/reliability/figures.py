@@ -2,7 +2,7 @@
 
 A test calls `record` with the name of its row and what it measured. Where the
 environment names a file, the line goes there: `LINSEY_FIGURES=figures.jsonl make soak`.
-Then `python -m tests.reliability.figures figures.jsonl` puts the last figure of a row
+Then `python -m tests.reliability.figures figures.jsonl` puts the figures of a row
 into the table of the page. Rows that were not measured keep what they had.
 """
 
@@ -50,8 +50,11 @@ def filled(page: str, figures: dict[str, str]) -> str:
 
 def main(path: str) -> None:
     """Fill the page from a file of figures."""
-    found = map(json.loads, Path(path).read_text("utf-8").splitlines())
-    figures = {each["row"]: each["figure"] for each in found}
+    told: dict[str, dict[str, None]] = {}
+    for line in Path(path).read_text("utf-8").splitlines():
+        found = json.loads(line)
+        told.setdefault(found["row"], {})[found["figure"]] = None
+    figures = {row: ", ".join(each) for row, each in told.items()}
     PAGE.write_text(filled(PAGE.read_text("utf-8"), figures), "utf-8")
 
 
