@@ -4,7 +4,7 @@
 #   make demo      train a batch-normalized classifier on the digits that ship with us
 #   make test      lint, then the fast tests
 #   make test-all  also the slow tests, PyTorch as oracle, and a newer Python with its jax
-#   make soak      all tests of reliability: kills, fuzzers, thousands of saves; an hour
+#   make soak      all tests of reliability: kills, fuzzers, thousands of saves
 #   make lint      formatting, lint and types      make format   rewrite the files
 #   make bench     benchmarks against the peers    make docs     HTML in docs/_build/html
 #   make dist      build wheel and sdist, and try them as a user would

@@ -92,7 +92,7 @@ def printable(text: str) -> str:
     r"""Escape what would command a terminal instead of being shown by it.
 
     Control characters, among them escape sequences and line breaks, marks that change
-    the direction of writing, and halves of surrogate pairs become `\\x1b` and similar.
+    the direction of writing, and halves of surrogate pairs become `\x1b` and similar.
 
     Example:
         >>> print(printable("a\x1b[31m\u202eb"))

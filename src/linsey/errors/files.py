@@ -81,6 +81,7 @@ class DiskError(LinseyError, OSError):
         file: the file or folder that was read or written.
         doing: the verb of the message, such as "save".
         needed: bytes that were going to be written, if known.
+        free: bytes that are free. If `None`, the system is asked.
 
     Attributes:
         needed: the same.

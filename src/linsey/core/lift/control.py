@@ -293,7 +293,7 @@ def scan(
         result = run_all(same, (carry, init), tuple(stacked), keys, args)
         (shared_out, *_), (written, c), (ys, stacked_out) = result
         if not check_constancy_invariants:
-            shared_out = shared  # as said, although the extra trace created more
+            shared_out = shared  # without the check, no step may have created more
         lifted.merge((lifted.only_mutable(shared_out), written, *stacked_out))
         return c, ys
 
