@@ -27,7 +27,15 @@ import numpy as np
 from linsey.errors.base import printable
 from linsey.schema import Between
 
-__all__ = ["ArraySpec", "Difference", "Spec", "differences", "flatten", "spec_of"]
+__all__ = [
+    "ArraySpec",
+    "Difference",
+    "Spec",
+    "differences",
+    "escape",
+    "flatten",
+    "spec_of",
+]
 
 MAX_ELEMENTS = 2**40
 Shape = Annotated[tuple[Annotated[int, Between(0, MAX_ELEMENTS)], ...], Between(0, 32)]
@@ -231,6 +239,15 @@ def _is_scalar(spec: Spec) -> bool:
 
 
 def _joined(path: str, name: object) -> str:
-    # As JSON pointers and the steps of `linsey.checkpoint` do.
-    text = str(name).replace("~", "~0").replace("/", "~1")
+    text = escape(str(name))
     return f"{path}/{text}" if path else text
+
+
+def escape(key: str) -> str:
+    """Write a key as it stands in a path, as JSON pointers (RFC 6901) do.
+
+    Example:
+        >>> escape("a/b~c")
+        'a~1b~0c'
+    """
+    return key.replace("~", "~0").replace("/", "~1")

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from linsey.errors import ArgumentTypeError
+from linsey.specs import escape
 
 Nested = Mapping[str, object]
 MAX_DEPTH = 100
@@ -80,11 +81,6 @@ def nest(flat: Mapping[str, Any], empty: Iterable[str] = ()) -> dict[str, Any]:
             raise ValueError(path)
         node[keys[-1]] = leaf
     return tree
-
-
-def escape(key: str) -> str:
-    """Write a key as it stands in a path."""
-    return key.replace("~", "~0").replace("/", "~1")
 
 
 def keys_of(path: str) -> list[str]:
