@@ -402,6 +402,36 @@ def test_lifted_functions_of_unbound_modules():
     error = refusal(call, linsey.linen)
     assert isinstance(error, errors.CallCompactUnboundModuleError)
 
+    def run(nn):
+        return nn.RNN(nn.LSTMCell(3))(normal(0, 2, 3))
+
+    assert type(refusal(run, flax.linen)) is IndexError
+    error = refusal(run, linsey.linen)
+    assert isinstance(error, errors.CallCompactUnboundModuleError)
+
+
+def test_a_deleted_name():
+    def init(nn, lift):
+        class Inner(nn.Module):
+            def __call__(self, x):
+                del self.name
+                return self.name
+
+        class Module(nn.Module):
+            @nn.compact
+            def __call__(self, x):
+                names.append(lift(lambda m, x: m(x))(Inner(), x))
+
+        names = []
+        Module().init(KEY, normal(0, 3))
+        return names
+
+    assert init(flax.linen, lambda fn: fn) == [None]
+    assert init(linsey.linen, lambda fn: fn) == ["Inner_0"]
+    assert init(flax.linen, flax.linen.jit) == [None]
+    error = refusal(lambda nn: init(nn, nn.jit), linsey.linen)
+    assert isinstance(error, AttributeError)
+
 
 def test_fold_rngs_of_a_module_with_numbers():
     def init(nn, **fields):

@@ -405,7 +405,7 @@ CALLED_UNBOUND = (
     r"Flax (CallCompactUnboundModuleError|TypeError: \w+\.__call__\(\) takes)"
 )
 UNBOUND = (
-    "Flax ValueError: (not enough values|pytree structure).*"
+    "Flax (ValueError: (not enough values|pytree structure)|IndexError: tuple index).*"
     "linsey CallCompactUnboundModuleError"
 )
 PARTIALS = "Flax AttributeError: 'functools.partial' object has no attribute '__name__'"
@@ -542,6 +542,7 @@ KNOWN = (
     Known("An input that is no array, such as", differs(NO_ARRAY)),
     Known("A lifted function whose first arg", differs("Flax Attr.*attribute _state")),
     Known("A lifted function of an unbound module", differs(UNBOUND)),
+    Known("`del self.name` leaves None", differs(".*has no attribute 'name'", "del")),
     Known("A name that a parameter has fails", differs("Flax TypeError: Array.__cont")),
     Known("A Python number as a variable", forwarded),
     Known("Tables and interceptors fail where", differs(PARTIALS)),

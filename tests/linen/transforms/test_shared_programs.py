@@ -393,10 +393,24 @@ def test_names_of_setup_and_of_arguments_are_taken_inside(nn, transform):
             run = lambda m, layer, x: nn.Dense(3)(layer(x))  # noqa: E731
             return lift(run)(self, nn.Dense(3), x)
 
+    class Passed(nn.Module):
+        layer: nn.Module
+
+        @nn.compact
+        def __call__(self, x):
+            return lift(lambda m, _, x: nn.Dense(3)(x))(self, x, self.layer(x))
+
+    class Shared(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            inner = Passed(nn.Dense(3))  # of this module, whose scope both use
+            nn.share_scope(self, inner)
+            return inner(x)
+
     outcomes = []
     for cls, method in [
         (SetUp, "__call__"), (SetUp, "again"), (SetUp, "other"),
-        (Compact, "__call__"), (Compact, "siblings"),
+        (Compact, "__call__"), (Compact, "siblings"), (Shared, "__call__"),
     ]:  # fmt: skip
         try:
             tree = jax.eval_shape(lambda k: cls().init(k, X, method=method), KEY)  # noqa: B023

@@ -194,8 +194,10 @@ class Restorer:
 
         def restore_part(detached: Any, path: str) -> object:
             part = self.restore(detached)
-            if isinstance(part, Module) and part.parent is module:
-                bound.frame.names[part.__dict__["name"]] = part
+            if isinstance(part, Module) and part._bound is not None:
+                path = part._bound.scope._path
+                if path[:-1] == scope._path:  # its parent may share this scope
+                    bound.frame.names[path[-1]] = part
             return part
 
         for name, value in detached.attributes:
