@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 _FILES = {
     "Finding": "report",
     "Report": "report",
+    "recalibrate": "recalibrate",
 }
 
 if TYPE_CHECKING:
+    from linsey.batch_stats.recalibrate import recalibrate as recalibrate
     from linsey.batch_stats.report import Finding as Finding
     from linsey.batch_stats.report import Report as Report
 else:
