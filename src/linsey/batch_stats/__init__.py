@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING
 
 _FILES = {
     "Finding": "report",
+    "ModesReport": "modes_report",
     "Report": "report",
+    "compare_modes": "compare_modes",
     "recalibrate": "recalibrate",
 }
 
 if TYPE_CHECKING:
+    from linsey.batch_stats.compare_modes import compare_modes as compare_modes
+    from linsey.batch_stats.modes_report import ModesReport as ModesReport
     from linsey.batch_stats.recalibrate import recalibrate as recalibrate
     from linsey.batch_stats.report import Finding as Finding
     from linsey.batch_stats.report import Report as Report
