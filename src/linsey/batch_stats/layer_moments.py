@@ -121,11 +121,13 @@ def read_call(
 def _named_arguments(
     module: object, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The arguments of a call by name, in order."""
-    names = list(inspect.signature(type(module).__call__).parameters)
-    positional = dict(zip(names[1:], args, strict=False))
+    """The arguments of a call by name, in the order of the signature."""
+    names = list(inspect.signature(type(module).__call__).parameters)[1:]
+    positional = dict(zip(names, args, strict=False))
     unnamed = {f"argument {i}": v for i, v in enumerate(args[len(positional) :])}
-    return {**positional, **unnamed, **kwargs}
+    given = {**positional, **unnamed, **kwargs}
+    # Keywords out of a batch come in alphabetical order.
+    return {name: given[name] for name in (*names, *given) if name in given}
 
 
 def _channel_axes(
