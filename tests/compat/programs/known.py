@@ -240,7 +240,7 @@ def shared_name(case: Case, difference: Difference) -> bool:
     """The cells of a table are the same, those of a variable in another row."""
 
     def cells(fact: str) -> list[str]:
-        return sorted({*re.findall(r"[\w/.,-]+", fact)})
+        return sorted({*re.findall(r"[\w.,-]+", fact)})
 
     a, b = ([*map(cells, one.seen)] for one in (case.theirs, case.ours))
     found = "facts" in difference.cause and case.has("tabulate", "nn.jit")
@@ -399,7 +399,7 @@ MADE_TWICE = (
 )
 TWICE = "(lengths at|facts:) .*intermediates"
 SETUP_TWICE = "lengths at .*/setup$"
-SCALES = "(Flax (ScopeParamNotFound|InvalidRng)Error|keys at [^:]*params): .*/scale"
+SCALES = "(Flax ScopeParamNotFoundError|keys at [^:]*params): .*/scale|Flax InvalidRngE"
 LENGTHS = r"Flax \w+: .* \| linsey ShapeError: Inconsistent batch axis sizes"
 CARRY = "Flax TypeError: scan body function carry input and carry output must"
 AXES = "values at .*names|facts|Flax AssertionError"
