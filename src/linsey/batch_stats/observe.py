@@ -110,12 +110,15 @@ class Observer:
         }
         old = Observed(**{field: unbox(value) for field, value in kept.items()})
         read = read_call(module, args, kwargs, old.mean.shape)
-        row = ... if read.domain is None else read.domain
-        old = Observed(*(value[row] for value in old))
-        new = combine(old, self._taken(read, old.mean.shape, moved))
+        row = old
+        if read.domain is not None:
+            row = Observed(*(jnp.asarray(value)[read.domain] for value in old))
+        new = combine(row, self._taken(read, jnp.shape(row.mean), moved))
+        if read.domain is not None:
+            pairs = zip(old, new, strict=True)
+            new = Observed(*(jnp.asarray(a).at[read.domain].set(b) for a, b in pairs))
         for field, slot in self.slots.items():
             box, value = kept[field], getattr(new, field)
-            value = jnp.asarray(unbox(box)).at[row].set(value)
             boxed = box.replace_boxed(value) if hasattr(box, "unbox") else value
             module.put_variable(STATS, slot, boxed)
 
