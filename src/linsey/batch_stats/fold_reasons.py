@@ -1,0 +1,94 @@
+"""Why a batch norm could not be folded, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from linsey.batch_stats.fold_chains import (
+    Fold,
+    Product,
+    as_link,
+    as_product,
+    input_of,
+)
+from linsey.batch_stats.fold_graph import Graph, Leaves, Step, Value
+
+Namer = Callable[[Graph, Product], str]
+_BODIES = {"scan", "while", "cond", "shard_map", "custom_jvp_call", "custom_vjp_call"}
+
+
+def why_not(
+    graph: Graph, folds: Sequence[Fold], leaves: Leaves, name: Namer
+) -> str | None:
+    """Return why a norm with these statistics is not folded; `None` if it is.
+
+    Args:
+        graph: the program.
+        folds: what is folded in it.
+        leaves: positions of the statistics.
+        name: names the layer of a product.
+    """
+    folded = {link.step for f in folds for c in f.chains() for link in c.links}
+    sites = [step for step in graph.steps if _meets(graph, step, leaves)]
+    if not sites:
+        return "evaluation does not read its statistics"
+    left = [step for step in sites if step not in folded]
+    return _reason(graph, left[0], name) if left else None
+
+
+def _meets(graph: Graph, step: Step, leaves: Leaves) -> bool:
+    """Whether statistics meet something that depends on the inputs in a step."""
+    if all(map(graph.is_constant, step.operands)) and not step.eqn.effects:
+        return False
+    constants = [v for v in step.operands if graph.is_constant(v)]
+    return any(graph.leaves_of(v) & leaves for v in constants)
+
+
+def _reason(graph: Graph, site: Step, name: Namer) -> str:
+    if site.name in _BODIES:
+        return f"it is in the body of `{site.name}`, which is left as it is"
+    x = input_of(graph, site)
+    if x is None or site.name not in ("add", "sub", "mul", "div", "add_any"):
+        return f"its statistics and the input meet in `{site.name}`"
+    while (maker := graph.makers.get(x)) is not None:
+        product = as_product(graph, maker)
+        if product is not None:
+            return _behind(graph, product, x, site, name)
+        source = input_of(graph, maker)
+        axes = range(len(graph.shape(source))) if source is not None else ()
+        if source is None or as_link(graph, maker, source, tuple(axes)) is None:
+            break
+        if len(graph.users[x]) != 1:
+            break
+        x = source
+    before = "an input" if maker is None else f"the result of `{maker.name}`"
+    return f"it gets {before}, not of a layer; {_ahead(graph, site, name)}"
+
+
+def _behind(graph: Graph, product: Product, x: Value, site: Step, name: Namer) -> str:
+    """Why a norm does not go into the layer before it."""
+    layer, count = name(graph, product), len(graph.users[x])
+    if count > 1:
+        return f"what `{layer}` gives is used {count} times"
+    return f"it is not one affine map for each channel of `{layer}`"
+
+
+def _ahead(graph: Graph, site: Step, name: Namer) -> str:
+    """Why a norm does not go into the layer after it."""
+    value, step = site.results[0], graph.sole_user(site.results[0])
+    while step is not None:
+        product = as_product(graph, step)
+        if product is not None:
+            layer = name(graph, product)
+            if product.pads:
+                return f"`{layer}` after it pads with zeros"
+            return f"it is not one affine map for each channel that `{layer}` gets"
+        axes = tuple(range(len(graph.shape(value))))
+        if as_link(graph, step, value, axes) is None:
+            return f"what it gives goes to `{step.name}`"
+        value = step.results[0]
+        step = graph.sole_user(value)
+    count = len(graph.users[value])
+    if count == 1:
+        return "what it gives is the result"
+    return f"what it gives is used {count} times"
