@@ -20,6 +20,7 @@ _SUBMODULES = {m.name for m in pkgutil.iter_modules(__path__) if m.name[0] != "_
 _COMMAND = {"app"}  # what the command `linsey` is made of: users run it
 
 if TYPE_CHECKING:
+    from linsey import batch_stats as batch_stats
     from linsey import checkpoint as checkpoint
     from linsey import compat as compat
     from linsey import config as config

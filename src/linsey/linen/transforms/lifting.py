@@ -195,9 +195,9 @@ class Restorer:
         def restore_part(detached: Any, path: str) -> object:
             part = self.restore(detached)
             if isinstance(part, Module) and part._bound is not None:
-                path = part._bound.scope._path
-                if path[:-1] == scope._path:  # its parent may share this scope
-                    bound.frame.names[path[-1]] = part
+                *above, name = part._bound.scope._path
+                if tuple(above) == scope._path:  # its parent may share this scope
+                    bound.frame.names[name] = part
             return part
 
         for name, value in detached.attributes:

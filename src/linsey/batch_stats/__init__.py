@@ -1,0 +1,33 @@
+"""See, repair and use the state that training leaves behind.
+
+Every function takes models and variables of `linsey.linen`, of Flax Linen, objects of
+`linsey.treex`, and functions `(variables, x, train, mutable)`; none changes what it is
+given. What they find is a `Report`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+_FILES = {
+    "Finding": "report",
+    "Report": "report",
+}
+
+if TYPE_CHECKING:
+    from linsey.batch_stats.report import Finding as Finding
+    from linsey.batch_stats.report import Report as Report
+else:
+
+    def __getattr__(name: str) -> object:
+        if name not in _FILES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = importlib.import_module(f"{__name__}.{_FILES[name]}")
+        # The function wins over the module of the same name.
+        globals()[name] = getattr(module, name)
+        return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_FILES})

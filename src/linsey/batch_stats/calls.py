@@ -1,0 +1,345 @@
+"""How a model is called, in training and in evaluation: found by trying.
+
+Models differ in the name of the flag that tells training from evaluation, in the
+collections that training changes, in the random streams that they draw from, and in
+whether a batch is one argument or several. `find_call` settles this once, by abstract
+evaluation, and returns a `Call`; all tools work on that.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from linsey.batch_stats.objects import is_object, variables_of, with_variables
+from linsey.errors import OptionError
+
+Variables = Mapping[str, Any]
+Batch = Any
+Inputs = Callable[[Batch], Any]
+Rngs = Mapping[str, jax.Array]
+# Called as `run(variables, args, kwargs, train, mutable, rngs)`, which returns the
+# output and the collections that changed.
+Run = Callable[..., tuple[Any, Variables]]
+
+# Names of flags, and their value in training.
+FLAGS = {
+    "train": True,
+    "training": True,
+    "is_training": True,
+    "is_train": True,
+    "deterministic": False,
+    "use_running_average": False,
+    "eval": False,
+    "evaluate": False,
+    "is_eval": False,
+    "inference": False,
+    "test": False,
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A model as a pure function of variables and a batch.
+
+    Attributes:
+        model: what the user passed.
+        module: the Linen module behind, linsey's or Flax's; `None` for functions and
+            treex objects.
+        run: the call itself.
+        flags: the flags and their values in training.
+        inputs: makes the argument (a tuple: several; a dictionary: by keyword) from a
+            batch.
+        rngs: keys for the random streams in training.
+        mutable: the collections that training changes.
+    """
+
+    model: Any
+    module: Any
+    run: Run
+    flags: Mapping[str, bool]
+    inputs: Inputs
+    rngs: Rngs
+    mutable: tuple[str, ...]
+
+    def train(
+        self, variables: Variables, batch: Batch, rngs: Rngs | None = None
+    ) -> tuple[Any, Variables]:
+        """Call the model in training mode.
+
+        Args:
+            variables: by collection.
+            batch: what one call takes.
+            rngs: keys of the random streams. If `None`, always the same ones.
+
+        Returns:
+            The output, and the collections that changed, whole.
+        """
+        rngs = self.rngs if rngs is None else rngs
+        args, kwargs = arguments(self.inputs(batch))
+        flags = dict(self.flags)
+        return self.run(variables, args, {**kwargs, **flags}, True, self.mutable, rngs)
+
+    def evaluate(self, variables: Variables, batch: Batch) -> Any:
+        """Call the model in evaluation mode, in which nothing changes."""
+        args, kwargs = arguments(self.inputs(batch))
+        flags = {name: not value for name, value in self.flags.items()}
+        return self.run(variables, args, {**kwargs, **flags}, False, (), {})[0]
+
+    def intercept(self, interceptor: Callable[..., Any]) -> AbstractContextManager[Any]:
+        """Run the methods of a Linen module, linsey's or Flax's, through a function.
+
+        It is called as `interceptor(next_fun, args, kwargs, context)`.
+        """
+        return library_of(self.module).intercept_methods(interceptor)
+
+
+def find_call(
+    model: object,
+    variables: Variables | None,
+    batch: Batch,
+    *,
+    flag: str | None = None,
+    inputs: Inputs | None = None,
+    rngs: Rngs | None = None,
+    mutable: Sequence[str] | None = None,
+) -> Call:
+    """Find out how a model is called.
+
+    Args:
+        model: a module of linsey or Flax, its `apply` (bound, or a partial of it), an
+            object of `linsey.treex`, or a function called as
+            `model(variables, x, train=..., mutable=...)`, which returns the output,
+            and the changed collections too if `mutable` is not False.
+        variables: its variables by collection; of an object its own if `None`.
+        batch: an example of what one call takes: an array, a tuple of several
+            arguments, or a dictionary of keyword arguments. Of tuples that the model
+            does not take whole, such as (input, label), the first item is used.
+        flag: the argument, or field, that is True in training; `"not deterministic"`
+            if it is False then. Found by its name if not given.
+        inputs: makes the arguments from a batch.
+        rngs: keys for the random streams of training. If `None`, fixed ones for
+            `params` and `dropout`.
+        mutable: the collections that training changes. If `None`, all but `params`.
+
+    Raises:
+        OptionError: no way was found; the text names what was tried and what to give.
+
+    Example:
+        >>> import jax.numpy as jnp, linsey.linen as nn
+        >>> class Model(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, x, train):
+        ...         return nn.BatchNorm(use_running_average=not train)(x)
+        >>> x = jnp.ones((4, 2))
+        >>> variables = Model().init(jax.random.key(0), x, train=False)
+        >>> call = find_call(Model(), variables, x)
+        >>> call.flags, call.evaluate(variables, x).shape
+        ({'train': True}, (4, 2))
+    """
+    if variables is None and is_object(model):
+        variables = variables_of(model)
+    variables = {} if variables is None else variables
+    if rngs is None:
+        keys = jax.random.split(jax.random.key(0))
+        rngs = {"params": keys[0], "dropout": keys[1]}
+    if mutable is None:
+        mutable = [name for name in {**variables, "batch_stats": 0} if name != "params"]
+    failures: list[str] = []
+    for form in _forms(model, flag):
+        for chosen in _inputs(batch) if inputs is None else (inputs,):
+            call = Call(model, form[0], form[1], form[2], chosen, rngs, tuple(mutable))
+            failure = _failure(call, variables, batch)
+            if failure is None:
+                return call
+            failures.append(f"with {dict(form[2]) or 'no flag'}: {failure}")
+    raise OptionError(
+        f"No way was found to call {_label(model)} in training and in evaluation.",
+        "Tried " + "; ".join(dict.fromkeys(failures)) + ".",
+        'Name the flag, as `flag="train"` or `flag="not deterministic"`, and make the '
+        "arguments from a batch by `inputs=lambda batch: batch[0]`; or pass a function "
+        "`(variables, x, train, mutable)`.",
+    )
+
+
+def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return positional and keyword arguments of a call."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (tuple(inputs), {}) if isinstance(inputs, tuple | list) else ((inputs,), {})
+
+
+def is_linen(value: object) -> bool:
+    """Return whether a value is a Linen module, linsey's or Flax's."""
+    return any(
+        cls.__name__ == "Module"
+        and cls.__module__.endswith("linen.module")
+        or cls.__module__.startswith("linsey.linen.module")
+        for cls in type(value).__mro__
+    )
+
+
+def library_of(module: object) -> Any:
+    """Return the package `linen` that a module is of."""
+    is_ours = any(
+        c.__module__ == "linsey.linen.module.base" for c in type(module).__mro__
+    )
+    return sys.modules["linsey.linen" if is_ours else "flax.linen"]
+
+
+def _forms(
+    model: Any, flag: str | None
+) -> Iterator[tuple[Any, Run, Mapping[str, bool]]]:
+    """Module, way to run it, and flags that come into question, the likeliest first."""
+    if is_object(model):
+        yield None, _run_object(model), {}
+        return
+    fixed: Mapping[str, Any] = {}
+    bound = model
+    if isinstance(model, functools.partial):
+        bound, fixed = model.func, model.keywords
+    if is_linen(getattr(bound, "__self__", None)) and bound.__name__ == "apply":
+        module = bound.__self__
+    elif is_linen(model):
+        module = model
+    else:
+        yield None, _run_function(model), {}
+        return
+    method = fixed.get("method", "__call__")
+    function = (
+        getattr(type(module), method, None) if isinstance(method, str) else method
+    )
+    if flag is not None:
+        yield from _named(module, fixed, function, flag)
+        return
+    names, is_open = _parameters(function)
+    known = {name: FLAGS[name] for name in FLAGS if name in names}
+    if known:
+        yield module, _run_linen(module, fixed, ()), known
+    fields = {n: v for n, v in FLAGS.items() if hasattr(module, n) and n not in known}
+    if fields:
+        yield module, _run_linen(module, fixed, tuple(fields)), {**known, **fields}
+    if not known:
+        yield module, _run_linen(module, fixed, ()), {}  # by what is mutable
+    if is_open:
+        for name, value in FLAGS.items():
+            yield module, _run_linen(module, fixed, ()), {name: value}
+
+
+def _named(
+    module: Any, fixed: Mapping[str, Any], function: Any, flag: str
+) -> Iterator[tuple[Any, Run, Mapping[str, bool]]]:
+    """The form in which a flag has the name that the user gives."""
+    name = flag.removeprefix("not ").strip()
+    names, is_open = _parameters(function)
+    is_field = name not in names and not is_open and hasattr(module, name)
+    value = FLAGS.get(name, True) if flag == name else False
+    yield module, _run_linen(module, fixed, (name,) if is_field else ()), {name: value}
+
+
+def _parameters(function: Any) -> tuple[tuple[str, ...], bool]:
+    """Names of the parameters of a function, and whether it takes others."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return (), True
+    is_open = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return tuple(parameters), is_open
+
+
+def _run_linen(module: Any, fixed: Mapping[str, Any], fields: tuple[str, ...]) -> Run:
+    def run(
+        variables: Variables,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        train: bool,
+        mutable: Sequence[str],
+        rngs: Rngs,
+    ) -> tuple[Any, Variables]:
+        values = {name: kwargs[name] for name in fields}
+        rest = {k: v for k, v in kwargs.items() if k not in values}
+        used = module.clone(**values) if values else module
+        options = {**fixed, **rest, "rngs": {**fixed.get("rngs", {}), **rngs}}
+        if not train:
+            options["rngs"] = fixed.get("rngs")
+            return used.apply(variables, *args, **options), {}
+        return used.apply(variables, *args, mutable=list(mutable), **options)
+
+    return run
+
+
+def _run_function(function: Callable[..., Any]) -> Run:
+    def run(
+        variables: Variables,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        train: bool,
+        mutable: Sequence[str],
+        rngs: Rngs,
+    ) -> tuple[Any, Variables]:
+        if not train:
+            return function(variables, *args, **kwargs, train=False, mutable=False), {}
+        changes = list(mutable)
+        return function(variables, *args, **kwargs, train=True, mutable=changes)
+
+    return run
+
+
+def _run_object(model: Any) -> Run:
+    def run(
+        variables: Variables,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        train: bool,
+        mutable: Sequence[str],
+        rngs: Rngs,
+    ) -> tuple[Any, Variables]:
+        used = with_variables(model, variables).train(train)
+        y = used(*args, **kwargs)
+        after = variables_of(used)
+        return y, {name: after[name] for name in mutable if name in after}
+
+    return run
+
+
+def _inputs(batch: Batch) -> Iterator[Inputs]:
+    """Ways to make arguments from a batch: as it is, then without labels."""
+    yield lambda batch: batch
+    if isinstance(batch, tuple | list) and len(batch) > 1:
+        yield lambda batch: batch[0]
+    if isinstance(batch, Mapping):
+        yield lambda batch: (batch,)  # a dictionary as one argument
+        for name in ("image", "images", "x", "inputs"):
+            if name in batch:
+                yield lambda batch, name=name: batch[name]
+
+
+def _failure(call: Call, variables: Variables, batch: Batch) -> str | None:
+    """Why a call does not work; `None` if it does."""
+
+    def both(variables: Variables, batch: Batch) -> Any:
+        y, updates = call.train(variables, batch)
+        return call.evaluate(variables, batch), y, updates
+
+    try:
+        _, _, updates = jax.eval_shape(both, variables, batch)
+    except Exception as error:  # of any kind: it is the model's
+        return (
+            f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            if str(error)
+            else type(error).__name__
+        )
+    if "batch_stats" in variables and "batch_stats" not in updates:
+        return "training changed no `batch_stats`"
+    return None
+
+
+def _label(model: object) -> str:
+    return f"`{getattr(model, '__qualname__', type(model).__name__)}`"
