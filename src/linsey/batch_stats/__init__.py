@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 _FILES = {
     "Finding": "report",
     "Report": "report",
+    "fold": "fold",
 }
 
 if TYPE_CHECKING:
+    from linsey.batch_stats.fold import fold as fold
     from linsey.batch_stats.report import Finding as Finding
     from linsey.batch_stats.report import Report as Report
 else:

@@ -1,10 +1,10 @@
-"""Evaluation without batch normalization: its affine map goes into the layers around it.
+"""Evaluation without batch norms: their affine maps go into the layers around them.
 
 In evaluation a batch norm is an affine map per channel, `a x + b`. After a convolution
 or a dense layer it is the same layer with another kernel and bias; before one that pads
 nothing, too. What can be folded is found in the program that evaluation traces to, not
-from names: see `fold_chains`. Only what is used once is folded, so that no other layer
-sees a change.
+from names: see `folding.chains`. Only what is used once is folded, so that no other
+layer sees a change.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ from linsey.batch_stats.calls import (
     arguments,
     find_call,
 )
-from linsey.batch_stats.fold_chains import Fold, find_folds
-from linsey.batch_stats.fold_graph import Graph, trace
-from linsey.batch_stats.fold_reasons import why_not
-from linsey.batch_stats.fold_replay import Folded, run
-from linsey.batch_stats.fold_variables import FoldedTree, fold_variables
+from linsey.batch_stats.folding.folds import Fold, find_folds
+from linsey.batch_stats.folding.graph import Graph
+from linsey.batch_stats.folding.reasons import why_not
+from linsey.batch_stats.folding.replay import run
+from linsey.batch_stats.folding.trace import trace
+from linsey.batch_stats.folding.variables import FoldedTree, fold_variables
 from linsey.batch_stats.objects import is_object, variables_of
 from linsey.batch_stats.report import Cell, Finding, Report
 from linsey.errors import MismatchError
@@ -148,7 +149,7 @@ def _apply(
     graph, folds, result = evaluation.program(args, kwargs)
     if tree.signature != [fold.signature(graph) for fold in folds]:
         raise MismatchError(
-            f"With inputs of these shapes, {_shapes(args, kwargs)}, the model has other "
+            f"With inputs of the shapes {_shapes(args, kwargs)} the model has other "
             "layers to fold than with the example that it was folded with.",
             "Its variables fit only the layers of the example.",
             "Fold the model again with these inputs as `example`.",

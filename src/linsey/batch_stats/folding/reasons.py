@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from linsey.batch_stats.fold_chains import (
-    Fold,
-    Product,
-    as_link,
-    as_product,
-    input_of,
-)
-from linsey.batch_stats.fold_graph import Graph, Leaves, Step, Value
+from linsey.batch_stats.folding.chains import as_link, input_of
+from linsey.batch_stats.folding.folds import Fold
+from linsey.batch_stats.folding.graph import Graph, Leaves, Step, Value
+from linsey.batch_stats.folding.products import Product, as_product
 
 Namer = Callable[[Graph, Product], str]
 _BODIES = {"scan", "while", "cond", "shard_map", "custom_jvp_call", "custom_vjp_call"}

@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import jax.numpy as jnp
 from jax import Array, lax
 
-from linsey.batch_stats.fold_chains import Chain, Fold
-from linsey.batch_stats.fold_graph import Graph, Step, Value, bind, needed_steps
+from linsey.batch_stats.folding.chains import Chain
+from linsey.batch_stats.folding.folds import Fold
+from linsey.batch_stats.folding.graph import (
+    Graph,
+    Step,
+    Value,
+    bind,
+    needed_steps,
+    value_of,
+)
 from linsey.ops.conv import channels_last
 from linsey.ops.cpu.conv import convolve
 from linsey.ops.cpu.dispatch import has_static_shape, rewrites_convolutions
@@ -53,9 +60,9 @@ def run(
             fold, folded = folds[starts[step]]
             values[fold.after.end] = _run_fold(graph, fold, folded, values)
         else:
-            results = _compute(step, [_value(values, v) for v in step.operands])
+            results = _compute(step, [value_of(values, v) for v in step.operands])
             values.update(zip(step.results, results, strict=True))
-    outputs = [_value(values, v) for v in graph.outputs]
+    outputs = [value_of(values, v) for v in graph.outputs]
     return outputs, [values[v] for v in watched]
 
 
@@ -108,7 +115,7 @@ def _arrange(chain: Chain, x: Array) -> Array:
     """Take the steps of a chain that only arrange entries."""
     for link in chain.links:
         if link.operation == "move":
-            (x,) = bind(link.step.eqn, [x])
+            (x,) = bind(link.step, [x])
     return x
 
 
@@ -118,10 +125,6 @@ def _along(bias: Array, axes: Sequence[int], y: Array) -> Array:
     sizes = {axes[i]: bias.shape[i] for i in order}
     shape = [sizes.get(i, 1) for i in range(y.ndim)]
     return lax.reshape(lax.transpose(bias, order), shape)
-
-
-def _value(values: Mapping[Value, Array], atom: object) -> Array:
-    return values[atom] if isinstance(atom, Value) else atom.val
 
 
 def _compute(step: Step, operands: Sequence[Array]) -> list[Array]:
@@ -141,4 +144,4 @@ def _compute(step: Step, operands: Sequence[Array]) -> list[Array]:
             options = {name: params[name] for name in (*names, *others)}
             moves = params["window_strides"], params["padding"]
             return [convolve(x, kernel, *moves, **options)]
-    return bind(step.eqn, operands)
+    return bind(step, operands)

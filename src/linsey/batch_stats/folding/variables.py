@@ -8,14 +8,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from linsey.batch_stats.calls import Variables
-from linsey.batch_stats.fold_chains import Fold, Product
-from linsey.batch_stats.fold_graph import Graph, Leaves
-from linsey.batch_stats.fold_replay import Folded, rewrite
-from linsey.batch_stats.fold_weights import Numbers, Place, fold_weights, place
+from linsey.batch_stats.folding.folds import Fold
+from linsey.batch_stats.folding.graph import Graph, Leaves
+from linsey.batch_stats.folding.products import Product
+from linsey.batch_stats.folding.replay import Folded, rewrite
+from linsey.batch_stats.folding.weights import Numbers, Place, fold_weights, place
 from linsey.batch_stats.statistics import unbox
 from linsey.errors import MismatchError
 
@@ -32,10 +32,17 @@ class Norm:
 
 @dataclass(frozen=True)
 class Target:
-    """Where the folded arrays of a product are; a leaf's kernel is read as that leaf."""
+    """Where the folded arrays of a product are.
 
-    kernel: Path | None
+    Attributes:
+        kernel: path of the kernel.
+        bias: path of the bias.
+        is_leaf: whether the kernel has the place of a leaf, and is read as such.
+    """
+
+    kernel: Path
     bias: Path
+    is_leaf: bool
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,7 @@ class FoldedTree:
         leaves = {i: _at(variables, path) for i, path in enumerate(self.paths) if path}
         folded = [
             Folded(
-                None if target.kernel is None else _at(variables, target.kernel),
+                None if target.is_leaf else _at(variables, target.kernel),
                 _at(variables, target.bias),
             )
             for target in self.targets
@@ -99,10 +106,9 @@ def fold_variables(
     for i in dropped:
         del kept[paths[i]]
     weights = fold_weights(graph, folds, places, leaves)
-    for where, target, (kernel, bias) in zip(places, targets, weights, strict=True):
-        path = target.kernel if where.kernel is None else paths[where.kernel]
-        kept[path] = _like(kernel, kept.get(path))
-        kept[target.bias] = _like(bias, kept.get(target.bias, kept[path]))
+    for target, (kernel, bias) in zip(targets, weights, strict=True):
+        kept[target.kernel] = kernel = _like(kernel, kept.get(target.kernel))
+        kept[target.bias] = _like(bias, kept.get(target.bias, kernel))
     return FoldedTree(
         _nested(kept),
         [None if i in dropped else path for i, path in enumerate(paths)],
@@ -166,13 +172,14 @@ def _targets(
             layer = names[min(leaves)].split("/") if leaves else []
             calls = (("folded", *layer, f"call_{n}") for n in range(len(folds)))
             *parent, _ = free(*((*call, "kernel") for call in calls))
-            targets.append(Target((*parent, "kernel"), (*parent, "bias")))
-        elif where.bias is not None:
-            targets.append(Target(None, paths[where.bias]))
+            targets.append(Target((*parent, "kernel"), (*parent, "bias"), False))
+            continue
+        kernel = paths[where.kernel]
+        if where.bias is not None:
+            bias = paths[where.bias]
         else:
-            parent = paths[where.kernel][:-1]
-            bias = free((*parent, "bias"), (*parent, "folded_bias"))
-            targets.append(Target(None, bias))
+            bias = free((*kernel[:-1], "bias"), (*kernel[:-1], "folded_bias"))
+        targets.append(Target(kernel, bias, True))
     return targets
 
 

@@ -15,15 +15,11 @@ import jax
 import numpy as np
 from jax import Array
 
-from linsey.batch_stats.fold_chains import Chain, Fold, Product
-from linsey.batch_stats.fold_graph import (
-    Graph,
-    Leaves,
-    Shape,
-    Value,
-    evaluate,
-    moved_axes,
-)
+from linsey.batch_stats.folding.axes import Shape, moved_axes
+from linsey.batch_stats.folding.chains import Chain
+from linsey.batch_stats.folding.folds import Fold
+from linsey.batch_stats.folding.graph import Graph, Value, evaluate
+from linsey.batch_stats.folding.products import Product
 
 Numbers = np.ndarray
 
@@ -138,13 +134,13 @@ def fold_weights(
         kernel = constants[product] if where.kernel is None else leaves[where.kernel]
         kernel = _wide(kernel)
         outputs = [axes[axis] for axis in product.kernel_axes]
-        a, b = _coefficients(graph, fold.after, constants)
+        a, b = _coefficients(fold.after, constants)
         sizes = tuple(kernel.shape[axis] for axis in outputs)
         bias = np.zeros(sizes) + b
         if fold.before is not None:
             a0, b0 = (
                 _over_entries(product, v, axes, kernel.shape)
-                for v in _coefficients(graph, fold.before, constants)
+                for v in _coefficients(fold.before, constants)
             )
             rest = tuple(i for i in range(kernel.ndim) if i not in outputs)
             added = (kernel * b0).sum(rest)  # the channels in ascending order
@@ -163,20 +159,19 @@ def _constants(
 ) -> dict[object, Array]:
     """Constants of links, one number per channel, and kernels without a leaf."""
     links = [link for fold in folds for c in fold.chains() for link in c.links]
-    whole = [f.product for f, p in zip(folds, places, strict=True) if p.kernel is None]
-    read = [link for link in links if isinstance(link.constant, Value)]
-    wanted = [link.constant for link in read] + [p.kernel for p in whole]
+    read = {v: v.constant for v in links if isinstance(v.constant, Value)}
+    pairs = zip(folds, places, strict=True)
+    kernels = {f.product: f.product.kernel for f, p in pairs if p.kernel is None}
 
     # Compiled, so that what is repeated to the size of the inputs is never in memory.
     @jax.jit
-    def compute(leaves: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+    def compute(leaves: Sequence[Array]) -> list[Array]:
         known = dict(zip(graph.leaves, leaves, strict=True))
-        found = evaluate(graph, known, [v for v in wanted if isinstance(v, Value)])
-        values = [_per_channel(found[v.constant], v.axes) for v in read]
-        return values, [found[p.kernel] for p in whole]
+        found = evaluate(graph, known, [*read.values(), *kernels.values()])
+        numbers = [_per_channel(found[v], link.axes) for link, v in read.items()]
+        return numbers + [found[v] for v in kernels.values()]
 
-    values, kernels = compute(leaves)
-    return {**dict(zip(read, values, strict=True)), **dict(zip(whole, kernels))}
+    return dict(zip([*read, *kernels], compute(leaves), strict=True))
 
 
 def _per_channel(constant: Array, axes: Shape) -> Array:
@@ -190,13 +185,13 @@ def _per_channel(constant: Array, axes: Shape) -> Array:
 
 
 def _coefficients(
-    graph: Graph, chain: Chain, constants: Mapping[object, Array]
+    chain: Chain, constants: Mapping[object, Array]
 ) -> tuple[Numbers, Numbers]:
     """`a` and `b` of a chain `a x + b`, of shapes that broadcast to the channels."""
     a, b = np.ones(()), np.zeros(())
     for link in chain.links:
-        literal = getattr(link.constant, "val", None)
-        c = _wide(constants[link] if literal is None and link in constants else literal)
+        is_value = isinstance(link.constant, Value)
+        c = _wide(constants[link] if is_value else getattr(link.constant, "val", 0))
         match link.operation:
             case "add":
                 b = b + c
@@ -237,5 +232,5 @@ def _expand(values: Numbers, places: Sequence[int], rank: int) -> Numbers:
 
 def _wide(values: object) -> Numbers:
     """Numbers in float64, complex ones in complex128."""
-    array = np.asarray(0.0 if values is None else values)
+    array = np.asarray(values)
     return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
