@@ -11,12 +11,14 @@ import importlib
 from typing import TYPE_CHECKING
 
 _FILES = {
+    "audit": "audit",
     "Finding": "report",
     "Report": "report",
     "fold": "fold",
 }
 
 if TYPE_CHECKING:
+    from linsey.batch_stats.audit import audit as audit
     from linsey.batch_stats.fold import fold as fold
     from linsey.batch_stats.report import Finding as Finding
     from linsey.batch_stats.report import Report as Report
