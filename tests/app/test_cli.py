@@ -90,8 +90,8 @@ def test_version(linsey):
     [
         (
             ["fly"],
-            "no such command: expected train, eval, inspect, convert, summary, run, "
-            "found fly",
+            "no such command: expected train, eval, inspect, audit, convert, summary, "
+            "run, found fly",
         ),
         (
             ["train", "--model", "vit"],

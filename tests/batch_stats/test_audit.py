@@ -20,8 +20,8 @@ from linsey import treex as tx
 from linsey.batch_stats import audit
 from linsey.batch_stats.auditing.effects import effect_of
 from linsey.batch_stats.auditing.evidence import Settings, read_layer
+from linsey.batch_stats.auditing.observed import Observed, observe
 from linsey.batch_stats.calls import find_call
-from linsey.batch_stats.observe import Observed, observe
 from linsey.batch_stats.statistics import Statistics, at, find_statistics
 from linsey.core import freeze
 from linsey.errors import ArgumentTypeError, OptionError

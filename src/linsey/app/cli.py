@@ -31,6 +31,7 @@ _COMMANDS = {
     "train": "train a classifier and record the run in a folder",
     "eval": "evaluate a checkpoint on its test data, or on other data",
     "inspect": "list what a checkpoint holds: shapes, dtypes, sizes, ranges",
+    "audit": "find out what is wrong with running statistics",
     "convert": "copy a checkpoint into another format: steps, Orbax, msgpack",
     "summary": "show the layers of a model with shapes and sizes",
     "run": "run a program that imports Flax or treex, unedited, on linsey",

@@ -194,6 +194,41 @@ class EvalConfig(InspectConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class StateOptions(InspectConfig):
+    """A state, its model, and data: what tools for running statistics work on.
+
+    The state is that of a run, a checkpoint of Orbax, a file of msgpack bytes, or one
+    of safetensors. Runs of `linsey train` bring their model and their data.
+    """
+
+    model: _Text | None = None
+    """Model of a file that no run of `linsey train` wrote, as FILE.py:NAME: a module of
+    linsey or Flax, its class, or a function without arguments that makes it."""
+    data: _Text | None = None
+    """Data, as for `linsey train`. Defaults to those of the run. For models of a file
+    they are used as they are, without standardization."""
+    batches: Annotated[int, Between(0, 10**6)] = 8
+    """Batches of the training part that are used; 0 is none."""
+    batch_size: _Batch = 64
+    """Examples in a batch."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AuditConfig(StateOptions):
+    """Find out what is wrong with running statistics, in which layer, by how much.
+
+    Exits with code 3 if there is an error, so that it can guard a pipeline.
+    """
+
+    previous: Path | None = None
+    """An earlier state of the same training: its statistics should differ."""
+    momentum: _Rate | None = None
+    """Momentum of the layers, if there is no model that tells it."""
+    json: bool = False
+    """Print the report as JSON."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
     """Copy a checkpoint into another format, and compare every array.
 

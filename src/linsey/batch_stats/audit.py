@@ -16,8 +16,8 @@ from linsey.batch_stats.auditing.evidence import (
     read_layer,
     settings_in,
 )
+from linsey.batch_stats.auditing.observed import as_batches, observe
 from linsey.batch_stats.calls import Batch, Call, Inputs, find_call, initial
-from linsey.batch_stats.observe import as_batches, observe
 from linsey.batch_stats.report import Cell, Finding, Report
 from linsey.batch_stats.statistics import find_statistics
 from linsey.batch_stats.subject import plain, read_subject

@@ -19,6 +19,8 @@ from linsey.batch_stats.report import Finding
 
 # Another reading of the numbers has to leave less than this of the distance.
 _BETTER = 0.3
+# And it has to be close to the data by itself.
+_CLOSE = 0.6
 # A channel that varies less than this, relative to its layer, does not vary.
 _CONSTANT = 1e-10
 
@@ -31,7 +33,7 @@ def disagreement(evidence: Evidence) -> Iterator[Finding]:
         found = effect_of(layer)
         if not found.is_beyond(NOTICED):
             continue
-        most = _BETTER * misfit(layer, layer.mean, layer.var)
+        most = min(_BETTER * misfit(layer, layer.mean, layer.var), _CLOSE)
         if misfit(layer, layer.var, layer.mean) < most:
             yield _mean_and_variance_exchanged(layer, found)
         elif misfit(layer, layer.mean, layer.var**2) < most:

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from linsey.batch_stats.auditing.observed import Observed
 from linsey.batch_stats.calls import Batch, Call
-from linsey.batch_stats.observe import Observed
 from linsey.batch_stats.statistics import Path, Statistics, Variables, find_statistics
 from linsey.batch_stats.subject import Subject
 

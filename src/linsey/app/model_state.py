@@ -1,0 +1,158 @@
+"""What `audit`, `recalibrate` and `fold` work on: a state, its model, and data."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from linsey import datasets
+from linsey.app.checkpoint_choice import choose, has_steps, refuse_special
+from linsey.app.config import DataOptions, InspectConfig, StateOptions
+from linsey.app.dataset import Dataset, Standardizer
+from linsey.app.metadata import RunMetadata, run_metadata
+from linsey.app.model_file import load_model_file
+from linsey.app.models import make_model
+from linsey.app.readers import load
+from linsey.checkpoint import durable
+from linsey.errors import InputError
+from linsey.training.contents import Contents, read_contents, write_contents
+from linsey.training.formats import Kind, recognize
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelState:
+    """A state and what is known of it.
+
+    Attributes:
+        path: where it was read; of a run, the step.
+        kind: what that is.
+        contents: all that is there.
+        model: the module or function; `None` if it is not known.
+        batches: arrays of examples; empty without data.
+        updates: of the running statistics so far; `None` if not known.
+    """
+
+    path: Path
+    kind: Kind
+    contents: Contents
+    model: Any
+    batches: list[np.ndarray]
+    updates: int | None
+
+    def write(self, target: Path, variables: dict[str, Any]) -> None:
+        """Write the state with other variables, as the same kind, beside the first.
+
+        Raises:
+            InputError: the target is there already.
+            DiskError: the disk refused.
+        """
+        if durable.mode_of(target):
+            hint = "nothing is overwritten: name another one"
+            raise InputError("is there already", file=target, hint=hint)
+        tree = {**self.contents.tree, **variables}
+        contents = dataclasses.replace(self.contents, tree=tree)
+        durable.make_folder(target.parent)
+        with durable.replacing(target) as temporary:
+            write_contents(temporary, self.kind, contents)
+
+
+def load_state(options: StateOptions, *, needs_data: bool = False) -> ModelState:
+    """Read a state, its model, and batches of data.
+
+    A run of `linsey train` brings its model and its data; for others `--model` and
+    `--data` name them, and the data are given to the model as they are.
+
+    Args:
+        options: what to read.
+        needs_data: whether model and data have to be there.
+
+    Raises:
+        InputError: something cannot be read, or is not named.
+        DiskError: the disk refused.
+    """
+    path, kind, contents = read_path(options)
+    metadata = _metadata(options, path) if kind == "step" else None
+    model = None if options.model is None else load_model_file(options.model)
+    if model is None and metadata is not None:
+        data = metadata.data
+        model = make_model(metadata.train_config, data.shape, len(data.class_names))
+    if model is None and needs_data:
+        raise InputError(
+            "the file does not say which model it is of", file=path, key="--model",
+            hint="name it with --model FILE.py:NAME",
+        )  # fmt: skip
+    batches = []
+    if model is not None and options.batches:
+        batches = _batches(options, metadata)
+    if needs_data and not batches:
+        hint = "name them with --data"
+        raise InputError("no data to measure", file=path, key="--data", hint=hint)
+    return ModelState(path, kind, contents, model, batches, _updates(contents.tree))
+
+
+def read_path(options: InspectConfig) -> tuple[Path, Kind, Contents]:
+    """Read a run, one of its steps, or a file or folder of another kind."""
+    path = options.checkpoint
+    refuse_special(path)
+    if has_steps(path):
+        checkpoint = choose(options)
+        metadata = checkpoint.metadata
+        read = Contents(checkpoint.read(), checkpoint.step, metadata)
+        return checkpoint.folder, "step", read
+    if options.best or options.step is not None:
+        raise InputError("--step and --best need a run", file=path)
+    kind = recognize(path)
+    contents = read_contents(path, kind)
+    if not isinstance(contents.tree, dict):
+        raise InputError("its outermost value is no dictionary", file=path)
+    return path, kind, contents
+
+
+def _metadata(options: StateOptions, path: Path) -> RunMetadata | None:
+    """What `linsey train` recorded; `None` if another program wrote the step."""
+    checkpoint = choose(options)
+    if {"config", "data"} <= checkpoint.metadata.keys():
+        return run_metadata(checkpoint)
+    return None
+
+
+def _batches(options: StateOptions, metadata: RunMetadata | None) -> list[np.ndarray]:
+    dataset, standardize = _data(options, metadata)
+    if dataset is None:
+        return []
+    x = dataset.x_train
+    size, order = min(options.batch_size, len(x)), datasets.permutation(len(x), 0, 0)
+    count = min(options.batches, len(x) // size)
+    chosen = [x[order[i * size : (i + 1) * size]] for i in range(count)]
+    if standardize is None:
+        return [one.astype(np.float32) for one in chosen]
+    return [standardize(one) for one in chosen]
+
+
+def _data(
+    options: StateOptions, metadata: RunMetadata | None
+) -> tuple[Dataset | None, Standardizer | None]:
+    if metadata is None:
+        if options.data is None:
+            return None, None
+        return load(DataOptions(data=options.data)), None
+    config = metadata.train_config
+    if options.data is not None:
+        config = dataclasses.replace(config, data=options.data)
+    dataset = load(config)
+    if dataset.shape != metadata.data.shape:
+        problem = "examples of another shape than the model was trained on"
+        wrong = {"expected": metadata.data.shape, "found": dataset.shape}
+        raise InputError(problem, file=dataset.name, **wrong)
+    return dataset, Standardizer.from_record(metadata.data.standardizer)
+
+
+def _updates(tree: dict[str, Any]) -> int | None:
+    """How many steps were committed."""
+    step, skipped = tree.get("step"), tree.get("skipped", 0)
+    if step is None or np.shape(step) != ():
+        return None
+    return int(step) - int(skipped)
