@@ -326,7 +326,7 @@ def test_states_of_trainings_and_objects_are_taken_apart():
     assert audit(whole).of_kind("in_optimizer")
 
     model = tx.Sequential(tx.Linear(3), tx.BatchNorm(momentum=0.5)).init(0, np.ones(4))
-    report = audit(model, batches=np.eye(4, dtype=np.float32))
+    report = audit(model, batches=[np.eye(4, dtype=np.float32)])
     assert [one.layer for one in report.of_kind("never_updated")] == ["layers/1"]
     assert report.rows[0][report.columns.index("momentum")] == pytest.approx(0.5)
     with pytest.raises(ArgumentTypeError, match=r"The variables are of type `int`."):
@@ -344,7 +344,7 @@ def test_counted_updates_tell_what_is_left_of_the_initial_values():
     assert found.numbers == {"share": pytest.approx(0.9**4), "count": 4}
     assert "needs 44 updates" in found.message
     assert not audit(variables).of_kind("too_few_updates")  # the momentum is not known
-    (found,) = audit(variables, layer, x).of_kind("too_few_updates")
+    (found,) = audit(variables, layer, x[None]).of_kind("too_few_updates")
     assert found.numbers["share"] == pytest.approx(0.9**4)
 
 
@@ -353,7 +353,7 @@ def test_a_share_of_the_initial_values_is_found_without_a_count():
     for _ in range(6):
         _, updates = layer.apply(variables, x, False, mutable=["batch_stats"])
         variables = {**variables, **updates}
-    (found,) = audit(variables, layer, x)
+    (found,) = audit(variables, layer, x[None])
     assert found.kind == "too_few_updates"
     assert found.numbers["share"] == pytest.approx(0.9**6, rel=1e-3)
     assert found.numbers["count"] == 6
@@ -361,7 +361,7 @@ def test_a_share_of_the_initial_values_is_found_without_a_count():
 
 def test_frozen_layers_may_keep_their_statistics():
     layer, variables, x = normalized(frozen="statistics")
-    report = audit(variables, layer, x)
+    report = audit(variables, layer, x[None])
     assert [one.severity for one in report] == ["note"]
     assert "momentum" not in report.columns
 
@@ -427,9 +427,9 @@ def test_layers_in_a_scan_are_seen_from_outside():
     assert found.mean.shape == (3, 4)
     stats = variables["batch_stats"]["blocks"]["BatchNorm_0"]
     stats.update(mean=found.mean, var=found.var)
-    assert not audit(variables, Model(), x).findings
+    assert not audit(variables, Model(), [x]).findings
     stats["var"] = stats["var"] * 100
-    assert audit(variables, Model(), x).of_kind("wrong_statistics")
+    assert audit(variables, Model(), [x]).of_kind("wrong_statistics")
 
 
 def test_a_model_that_cannot_be_called_is_asked_about():

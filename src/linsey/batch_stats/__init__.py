@@ -15,11 +15,13 @@ _FILES = {
     "Finding": "report",
     "Report": "report",
     "fold": "fold",
+    "recalibrate": "recalibrate",
 }
 
 if TYPE_CHECKING:
     from linsey.batch_stats.audit import audit as audit
     from linsey.batch_stats.fold import fold as fold
+    from linsey.batch_stats.recalibrate import recalibrate as recalibrate
     from linsey.batch_stats.report import Finding as Finding
     from linsey.batch_stats.report import Report as Report
 else:

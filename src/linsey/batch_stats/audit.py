@@ -52,7 +52,7 @@ _DATA_COLUMNS = ("momentum", "shift", "ratio", "distance")
 def audit(
     variables: Any,
     model: Any = None,
-    batches: Iterable[Batch] | Batch | None = None,
+    batches: Iterable[Batch] | None = None,
     *,
     previous: Any = None,
     step: int | None = None,
@@ -84,7 +84,8 @@ def audit(
             keys; or an object of `linsey.treex`.
         model: as for all tools here, a module of linsey or Flax, an object, or a
             function `(variables, x, train, mutable)`. If `None`, what the state says.
-        batches: batches of data as in training; an array, or a dictionary, is one.
+        batches: batches of data as in training: what can be looped over, or one array,
+            or a dictionary of arrays, along whose first axis batches lie.
         previous: an earlier state of the training, of the same kinds.
         step: steps of the training so far; if `None`, what the state says.
         opt_state: state of the optimizer; if `None`, what the state says.

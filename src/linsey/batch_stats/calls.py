@@ -12,7 +12,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,22 +83,45 @@ class Call:
             The output, and the collections that changed, whole.
         """
         rngs = self.rngs if rngs is None else rngs
-        args, kwargs = arguments(self.inputs(batch))
-        flags = dict(self.flags)
-        return self.run(variables, args, {**kwargs, **flags}, True, self.mutable, rngs)
+        return self.apply(variables, batch, True, self.mutable, rngs)
 
     def evaluate(self, variables: Variables, batch: Batch) -> Any:
         """Call the model in evaluation mode, in which nothing changes."""
+        return self.apply(variables, batch, False)[0]
+
+    def apply(
+        self,
+        variables: Variables,
+        batch: Batch,
+        train: bool,
+        mutable: Sequence[str] = (),
+        rngs: Rngs | None = None,
+    ) -> tuple[Any, Variables]:
+        """Call the model in either mode, with any collections mutable."""
         args, kwargs = arguments(self.inputs(batch))
-        flags = {name: not value for name, value in self.flags.items()}
-        return self.run(variables, args, {**kwargs, **flags}, False, (), {})[0]
+        flags = {name: value is train for name, value in self.flags.items()}
+        return self.run(
+            variables, args, {**kwargs, **flags}, train, mutable, rngs or {}
+        )
 
-    def intercept(self, interceptor: Callable[..., Any]) -> AbstractContextManager[Any]:
-        """Run the methods of a Linen module, linsey's or Flax's, through a function.
+    @contextmanager
+    def intercept(self, interceptor: Callable[..., Any]) -> Iterator[None]:
+        """Run the methods of Linen modules, linsey's or Flax's, through a function.
 
-        It is called as `interceptor(next_fun, args, kwargs, context)`.
+        It is called as `interceptor(next_fun, args, kwargs, context)`. Around a
+        function or an object, the modules of both that it may call are meant.
         """
-        return library_of(self.module).intercept_methods(interceptor)
+        libraries: list[Any] = [
+            sys.modules[name]
+            for name in ("linsey.linen", "flax.linen")
+            if name in sys.modules
+        ]
+        if self.module is not None:
+            libraries = [library_of(self.module)]
+        with ExitStack() as stack:
+            for library in libraries:
+                stack.enter_context(library.intercept_methods(interceptor))
+            yield
 
 
 def find_call(
@@ -312,9 +335,11 @@ class _LinenRun:
         rngs: Rngs,
     ) -> tuple[Any, Variables]:
         used, options = self._options(kwargs)
-        if not train:
+        options["rngs"] = self.fixed.get("rngs")
+        if train:
+            options["rngs"] = {**(options["rngs"] or {}), **rngs}
+        if not mutable:
             return used.apply(variables, *args, **options), {}
-        options["rngs"] = {**self.fixed.get("rngs", {}), **rngs}
         return used.apply(variables, *args, mutable=list(mutable), **options)
 
     def init(
@@ -345,10 +370,10 @@ def _run_function(function: Callable[..., Any]) -> Run:
         mutable: Sequence[str],
         rngs: Rngs,
     ) -> tuple[Any, Variables]:
-        if not train:
-            return function(variables, *args, **kwargs, train=False, mutable=False), {}
+        if not mutable:
+            return function(variables, *args, **kwargs, train=train, mutable=False), {}
         changes = list(mutable)
-        return function(variables, *args, **kwargs, train=True, mutable=changes)
+        return function(variables, *args, **kwargs, train=train, mutable=changes)
 
     return run
 

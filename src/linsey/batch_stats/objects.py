@@ -36,7 +36,7 @@ def variables_of(model: Module) -> dict[str, Any]:
     for collection, kind in _KINDS.items():
         leaves = jax.tree_util.tree_leaves_with_path(_only(model, kind))
         for path, leaf in leaves:
-            *parents, name = (collection, *map(_name, path))
+            *parents, name = (collection, *map(entry_name, path))
             inner = variables
             for parent in parents:
                 inner = inner.setdefault(parent, {})
@@ -49,7 +49,7 @@ def with_variables(model: Module, variables: Variables) -> Any:
 
     def replaced(path: tuple[Any, ...], leaf: object, collection: str) -> object:
         inner: Any = variables.get(collection, {})
-        for name in map(_name, path):
+        for name in map(entry_name, path):
             if not isinstance(inner, Mapping) or name not in inner:
                 return leaf
             inner = inner[name]
@@ -69,7 +69,25 @@ def _only(model: Module, kind: str) -> Tree:
     return model.filter(getattr(treex, kind))
 
 
-def _name(entry: Any) -> str:
+def without_momentum(model: Module) -> Any:
+    """Return a copy of an object whose statistics become those of a batch at once."""
+    layers = {one[1:-1] for one in _paths(variables_of(model))}
+
+    def replaced(path: tuple[Any, ...], leaf: Any) -> Any:
+        *parents, name = map(entry_name, path)
+        is_momentum = name == "momentum" and tuple(parents) in layers
+        return leaf * 0 if is_momentum else leaf
+
+    return jax.tree_util.tree_map_with_path(replaced, model)
+
+
+def _paths(variables: Variables) -> list[tuple[str, ...]]:
+    stats = jax.tree_util.tree_leaves_with_path({"": variables.get("batch_stats", {})})
+    return [tuple(map(entry_name, path)) for path, _ in stats]
+
+
+def entry_name(entry: Any) -> str:
+    """Return the name that an entry of a path of a pytree has."""
     for attribute in ("name", "key", "idx"):
         if hasattr(entry, attribute):
             return str(getattr(entry, attribute))

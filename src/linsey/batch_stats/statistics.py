@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+
+from linsey.batch_stats.objects import entry_name
 
 Path = tuple[str, ...]
 Variables = Mapping[str, Any]
@@ -59,16 +63,54 @@ def find_statistics(variables: Variables) -> list[Statistics]:
             unbox(at(params, (*path, "bias"))),
             unbox(at(counts, (*path, "updates"))),
         )
-        for path, node in _nodes(variables.get("batch_stats", {}), ())
+        for path, node in nodes(variables.get("batch_stats", {}), ())
         if "mean" in node and "var" in node
     ]
 
 
-def _nodes(tree: Any, path: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+def with_statistics(variables: Any, new: Mapping[Path, tuple[Any, Any]]) -> Any:
+    """Return variables with other means and variances at some layers.
+
+    Args:
+        variables: by collection; containers and boxes stay what they are.
+        new: mean and variance by path of the layer. They get dtype, kind of array and
+            sharding of those that they replace.
+
+    Example:
+        >>> old = {"batch_stats": {"norm": {"mean": np.zeros(1), "var": np.ones(1)}}}
+        >>> with_statistics(old, {("norm",): (np.full(1, 2), np.full(1, 3))})
+        {'batch_stats': {'norm': {'mean': array([2.]), 'var': array([3.])}}}
+    """
+    values = {
+        ("batch_stats", *path, name): value
+        for path, pair in new.items()
+        for name, value in zip(("mean", "var"), pair, strict=True)
+    }
+
+    def replaced(path: tuple[Any, ...], leaf: Any) -> Any:
+        names = tuple(map(entry_name, path))
+        # What follows the name belongs to a box.
+        ends = (names[:i] for i in range(len(names), 0, -1))
+        found = next((end for end in ends if end in values), None)
+        return leaf if found is None else _like(leaf, values[found])
+
+    return jax.tree_util.tree_map_with_path(replaced, variables)
+
+
+def _like(old: Any, value: Any) -> Any:
+    if not isinstance(old, jax.Array):
+        return np.asarray(value, np.asarray(old).dtype)
+    if isinstance(old, jax.core.Tracer) or isinstance(value, jax.core.Tracer):
+        return jnp.asarray(value, old.dtype)
+    return jax.device_put(np.asarray(value, old.dtype), old.sharding)
+
+
+def nodes(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """Walk through the mappings in nested mappings, the outer ones first."""
     if isinstance(tree, Mapping):
         yield path, tree
         for name, inner in tree.items():
-            yield from _nodes(inner, (*path, str(name)))
+            yield from nodes(inner, (*path, str(name)))
 
 
 def replace_moments(stats: Any, replace: Callable[[str, Any], Any]) -> Any:

@@ -301,16 +301,49 @@ def _choose(
     return *renormalize(mean, sigma, running_mean, running_sigma, limits), prescale
 
 
-def _follow(
-    spec: NormSpec, rule: UpdateRule, running: Pair, moments: Moments, decay: Scalars
-) -> Pair:
-    """Move running statistics towards the moments of a batch where they are valid."""
+def batch_statistics(
+    spec: NormSpec, rule: UpdateRule, x: Array, weights: Array | None
+) -> Moments:
+    """Take what running statistics follow: the moments of a batch under a rule.
+
+    Args:
+        spec: over which axes.
+        rule: which moments: of the whole, or averages over groups of examples.
+        x: array of any shape.
+        weights: mask or weights of the rank of `x`, or `None`.
+
+    Returns:
+        Mean and variance, and the count, which is a scalar if nothing is weighted.
+
+    Example:
+        >>> x = jnp.array([[1.0], [3.0], [11.0], [13.0]])
+        >>> rule = UpdateRule(group_size=2)
+        >>> mean, var, count = batch_statistics(NormSpec((0,), (1,)), rule, x, None)
+        >>> mean.item(), var.item()  # 26 without groups
+        (7.0, 1.0)
+    """
+    whole = spec
+    if rule.group_size is not None:
+        spec, x, weights, _ = _split(spec, x, weights, rule.group_size)
+    return _followed(whole, rule, take_moments(spec, x, weights).of_values())
+
+
+def _followed(spec: NormSpec, rule: UpdateRule, moments: Moments) -> Moments:
+    """Make of the moments of a batch, or its groups, what running statistics follow."""
     mean, var, count = moments
     if rule.unbiased:
         degrees = jnp.where(count > 1, count - 1, 1)
         var = jnp.where(count > 1, var * count / degrees, var)
     if rule.group_size is not None:
         mean, var, count = _average_groups(spec, mean, var, count)
+    return Moments(mean, var, count)
+
+
+def _follow(
+    spec: NormSpec, rule: UpdateRule, running: Pair, moments: Moments, decay: Scalars
+) -> Pair:
+    """Move running statistics towards the moments of a batch where they are valid."""
+    mean, var, count = _followed(spec, rule, moments)
     valid = count > 0
     if not rule.propagate:
         valid = jnp.isfinite(mean) & jnp.isfinite(var) & valid

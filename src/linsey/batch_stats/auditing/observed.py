@@ -65,12 +65,12 @@ class Observed:
         return self.vars.mean(0)
 
 
-def as_batches(batches: object) -> list[Batch]:
-    """Return the batches; an array, or a dictionary, is one."""
-    if hasattr(batches, "shape") or isinstance(batches, Mapping):
-        return [batches]
-    assert isinstance(batches, Iterable)
-    return list(batches)
+def as_batches(batches: Iterable[Batch]) -> list[Batch]:
+    """Return a list of batches; arrays hold them along their first axis."""
+    if not isinstance(batches, Mapping):
+        return list(batches)
+    count = min(np.shape(leaf)[0] for leaf in jax.tree.leaves(batches))
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], batches) for i in range(count)]
 
 
 def observe(

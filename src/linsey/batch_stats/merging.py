@@ -1,0 +1,75 @@
+"""Moments of many batches, merged into those of all.
+
+Two sets of values with counts `a` and `b` have together
+
+    mean = mean_a + share (mean_b - mean_a),            share = b / (a + b),
+    var = var_a + share (var_b - var_a) + share (1 - share) |mean_b - mean_a|^2,
+
+which subtracts nothing large from anything large. Batches are merged one after the
+other in float64 by NumPy, or, where values are traced, in their own dtype.
+
+References:
+    Chan, Golub, LeVeque 1983, https://doi.org/10.1080/00031305.1983.10483115
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from linsey.batch_stats.layer_moments import is_traced
+
+
+class Pool(NamedTuple):
+    """Moments of values: arrays of one shape, of NumPy or of JAX.
+
+    Attributes:
+        mean: their mean.
+        var: their biased variance.
+        count: their number, or the sum of their weights.
+    """
+
+    mean: Any
+    var: Any
+    count: Any
+
+
+def merge(old: Pool, new: Pool, grouped: Any = False) -> Pool:
+    """Merge two pools.
+
+    Args:
+        old: one of them. What counts nothing has mean and variance zero.
+        new: the other.
+        grouped: where variances are averaged alone, because the running variance is
+            the average of those of groups, not the variance of all.
+
+    Example:
+        >>> one, two = np.ones(1), np.full(1, 2.0)
+        >>> merged = merge(Pool(one, 0 * one, one), Pool(4 * one, 0 * one, two))
+        >>> [value.item() for value in merged]
+        [3.0, 2.0, 3.0]
+    """
+    xp = numpy_of(old, new)
+    count = old.count + new.count
+    share = new.count / xp.where(count > 0, count, 1)
+    change = new.mean - old.mean
+    between = share * (1 - share) * xp.abs(change) ** 2
+    var = old.var + share * (new.var - old.var) + xp.where(grouped, 0, between)
+    return Pool(old.mean + share * change, var, count)
+
+
+def exact(value: Any) -> Any:
+    """Return an array of NumPy in double precision; a traced one as it is."""
+    if is_traced(value):
+        return value
+    value = np.asarray(value)
+    return value.astype(np.complex128 if value.dtype.kind == "c" else np.float64)
+
+
+def numpy_of(*tuples: tuple[Any, ...]) -> Any:
+    """Return the NumPy that arrays are of: that of JAX if one of them is."""
+    is_jax = any(isinstance(value, jax.Array) for some in tuples for value in some)
+    return jnp if is_jax else np

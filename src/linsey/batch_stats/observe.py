@@ -1,0 +1,147 @@
+"""The moments that the layers of a model see in one call of it.
+
+An interceptor looks at each call of a module that owns `mean` and `var` in the
+collection `batch_stats`, and takes the moments of its input. Inside of `nn.scan` and
+`nn.vmap` these are traced values, which must not leave the body. So they are put into
+variables of the layer, *slots* beside its statistics, that are given to the model with
+the others: whatever a transform does with running statistics, slicing, stacking or
+carrying them, it does with slots. A layer that is called again in the same call of the
+model finds there what it has put, and merges.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from linsey.batch_stats.calls import Batch, Call, Rngs, Variables
+from linsey.batch_stats.layer_moments import LayerCall, read_call
+from linsey.batch_stats.observed import Observed, Seen, combine
+from linsey.batch_stats.statistics import Path, nodes, unbox
+
+STATS = "batch_stats"
+SERIAL = itertools.count()
+
+
+class Observer:
+    """Takes the moments of layers in calls of a model.
+
+    Args:
+        call: the model.
+        train: whether it is called in training mode.
+        noise: whether layers of dropout do what they do in training.
+        within: whether the variance within examples is taken too.
+    """
+
+    def __init__(
+        self, call: Call, train: bool = True, noise: bool = True, within: bool = False
+    ) -> None:
+        self.call, self.train, self.noise, self.within = call, train, noise, within
+        # Names of their own, so that no program that was traced for another observer,
+        # such as that of a block under `nn.jit`, is taken for one of this.
+        serial = next(SERIAL)
+        self.slots = {name: f"{name} seen by {serial}" for name in Observed._fields}
+        self.calls = 0
+        self.last: Path | None = None
+
+    def __call__(
+        self, variables: Variables, batch: Batch, rngs: Rngs | None = None
+    ) -> Seen:
+        """Call the model and return what its layers saw; can be compiled."""
+        given = {**variables, STATS: self._with_slots(variables.get(STATS, {}))}
+        mutable = self.call.mutable if self.train else (STATS,)
+        with self.call.intercept(self._interceptor):
+            _, updates = self.call.apply(given, batch, self.train, mutable, rngs)
+        return dict(self._found(updates.get(STATS, {})))
+
+    def _with_slots(self, stats: Mapping[str, Any]) -> dict[str, Any]:
+        """Statistics with empty slots beside them, as plain dictionaries."""
+        out: dict[str, Any] = {
+            str(name): self._with_slots(inner) if isinstance(inner, Mapping) else inner
+            for name, inner in stats.items()
+        }
+        if "mean" in out and "var" in out:
+            for field, slot in self.slots.items():
+                likeness = out["mean" if field == "mean" else "var"]
+                out[slot] = jax.tree.map(_empty, likeness)
+        return out
+
+    def _found(self, stats: Mapping[str, Any]) -> Iterator[tuple[Path, Observed]]:
+        for path, node in nodes(stats, ()):
+            if self.slots["mean"] in node:
+                slots = self.slots.items()
+                yield path, Observed(**{f: unbox(node[slot]) for f, slot in slots})
+
+    def _interceptor(
+        self,
+        next_fun: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: Any,
+    ) -> Any:
+        module = context.module
+        if context.method_name != "__call__":
+            return next_fun(*args, **kwargs)
+        if not self.noise and is_dropout(module):
+            return args[0]
+        if not module.has_variable(STATS, self.slots["mean"]):
+            return next_fun(*args, **kwargs)
+        # A method that calls that of its base class is one call: the inner.
+        calls, before = self.calls, module.get_variable(STATS, "mean")
+        y = next_fun(*args, **kwargs)
+        path = tuple(module.path)
+        if calls == self.calls or self.last != path:
+            self.calls, self.last = self.calls + 1, path
+            moved = module.get_variable(STATS, "mean") is not before
+            self._put(module, args, kwargs, moved)
+        return y
+
+    def _put(
+        self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], moved: bool
+    ) -> None:
+        kept = {
+            field: module.get_variable(STATS, slot)
+            for field, slot in self.slots.items()
+        }
+        old = Observed(**{field: unbox(value) for field, value in kept.items()})
+        read = read_call(module, args, kwargs, old.mean.shape)
+        row = ... if read.domain is None else read.domain
+        old = Observed(*(value[row] for value in old))
+        new = combine(old, self._taken(read, old.mean.shape, moved))
+        for field, slot in self.slots.items():
+            box, value = kept[field], getattr(new, field)
+            value = jnp.asarray(unbox(box)).at[row].set(value)
+            boxed = box.replace_boxed(value) if hasattr(box, "unbox") else value
+            module.put_variable(STATS, slot, boxed)
+
+    def _taken(self, read: LayerCall, shape: tuple[int, ...], moved: bool) -> Observed:
+        """What one call of a layer says."""
+        mean, var, count = read.moments(shape)
+        within = read.within(shape) if self.within else var * 0
+        facts: dict[str, Any] = {
+            "examples": read.examples,
+            "grouped": read.groups is not None,
+            "unbiased": read.is_unbiased,
+            "moved": moved,
+            "epsilon": read.epsilon,
+            "order": self.calls,
+        }
+        arrays = {
+            name: jnp.full(shape, value, var.dtype) for name, value in facts.items()
+        }
+        return Observed(mean, var, count, within, **arrays)
+
+
+def is_dropout(module: object) -> bool:
+    """Return whether a module is a layer of dropout, by its fields."""
+    return hasattr(module, "rate") and hasattr(module, "deterministic")
+
+
+def _empty(like: Any) -> Array:
+    dtype = jnp.promote_types(jnp.result_type(like), jnp.float32)
+    return jnp.zeros(jnp.shape(like), dtype)

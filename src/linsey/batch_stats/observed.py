@@ -1,0 +1,90 @@
+"""What is seen of a layer in a call, in a batch, and in all of them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from linsey.batch_stats.merging import Pool, exact, merge, numpy_of
+from linsey.batch_stats.statistics import (
+    Path,
+    Variables,
+    find_statistics,
+    with_statistics,
+)
+
+
+class Observed(NamedTuple):
+    """What is known of a layer after a call; each of the shape of its statistics.
+
+    Attributes:
+        mean: means of its inputs.
+        var: their biased variances, or the averages of those of groups.
+        count: how many values, or the sum of their weights; 0 where it was not called.
+        within: averages over the examples of the variance in each, if asked for.
+        examples: number of examples.
+        grouped: 1 where moments are averages over groups.
+        unbiased: 1 where the running variance is to be the unbiased one.
+        moved: 1 where the call replaced the running statistics.
+        epsilon: what the layer adds to the variance.
+        order: when it was first called, counted from 1.
+    """
+
+    mean: Any
+    var: Any
+    count: Any
+    within: Any
+    examples: Any
+    grouped: Any
+    unbiased: Any
+    moved: Any
+    epsilon: Any
+    order: Any
+
+    @property
+    def pool(self) -> Pool:
+        """The moments, to be merged with those of other batches."""
+        return Pool(self.mean, self.var, self.count)
+
+
+Seen = dict[Path, Observed]
+
+
+def combine(old: Observed, new: Observed) -> Observed:
+    """Put together what was seen earlier and what was seen then."""
+    xp = numpy_of(old, new)
+    mean, var, count = merge(old.pool, new.pool, old.grouped + new.grouped > 0)
+    # Averages, as those over groups.
+    a, b = (Pool(0 * one.var, one.within, one.count) for one in (old, new))
+    return Observed(
+        mean,
+        var,
+        count,
+        within=merge(a, b, True).var,
+        examples=old.examples + new.examples,
+        grouped=xp.maximum(old.grouped, new.grouped),
+        unbiased=xp.maximum(old.unbiased, new.unbiased),
+        moved=xp.maximum(old.moved, new.moved),
+        epsilon=xp.maximum(old.epsilon, new.epsilon),
+        order=xp.where(old.order > 0, old.order, new.order),
+    )
+
+
+def updated(variables: Variables, seen: Seen) -> Variables:
+    """Replace running statistics that move by what their layers have seen."""
+    return with_statistics(
+        variables,
+        {
+            one.path: _replaced(exact(one.mean), exact(one.var), seen[one.path])
+            for one in find_statistics(variables)
+            if one.path in seen
+        },
+    )
+
+
+def _replaced(mean: Any, var: Any, seen: Observed) -> tuple[Any, Any]:
+    xp = numpy_of(seen)
+    is_unbiased = (seen.unbiased > 0) & (seen.grouped == 0) & (seen.count > 1)
+    degrees = xp.where(is_unbiased, seen.count - 1, xp.maximum(seen.count, 1))
+    factor = xp.where(is_unbiased, seen.count / degrees, 1)
+    moves = (seen.moved > 0) & (seen.count > 0)
+    return xp.where(moves, seen.mean, mean), xp.where(moves, seen.var * factor, var)

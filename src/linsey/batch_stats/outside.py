@@ -1,0 +1,107 @@
+"""The moments of batches found from outside, where layers cannot be looked at.
+
+The running statistics after a call are linear in those before it,
+
+    s' = m s + (1 - m) batch,
+
+so a call that starts from zero and one that starts from one give momentum and moments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from linsey.batch_stats.calls import Batch, Call, Rngs, Variables, arguments
+from linsey.batch_stats.observe import Observed
+from linsey.batch_stats.statistics import Path, at, find_statistics, unbox
+
+# Momenta are written with few decimals; the nearest such number is exact, which the
+# difference of two rounded numbers is not.
+DECIMALS = 10**5
+ROUNDING = 3e-7
+
+
+def observe_outside(
+    call: Call, variables: Variables, batch: Batch, rngs: Rngs
+) -> dict[Path, Observed]:
+    """Return the moments of the inputs of layers, in training.
+
+    Args:
+        call: the model.
+        variables: its variables.
+        batch: what one call takes. Its first array has the examples as first axis; they
+            are what is counted.
+        rngs: keys for random streams.
+    """
+    from_zero, from_one = (
+        call.train(_started(variables, start), batch, rngs)[1]["batch_stats"]
+        for start in (0, 1)
+    )
+    args, kwargs = arguments(call.inputs(batch))
+    leaves = (np.shape(leaf) for leaf in jax.tree.leaves((args, kwargs)))
+    examples = next(shape[0] for shape in leaves if shape)
+    return {
+        path: _observed(mean, var, examples, order)
+        for order, (path, mean, var) in enumerate(
+            _pairs(variables, from_zero, from_one)
+        )
+    }
+
+
+def _started(variables: Variables, start: int) -> dict[str, Any]:
+    """Variables whose statistics all have one value, and whose counts are zero."""
+
+    def filled(tree: Any, value: int) -> Any:
+        return jax.tree.map(lambda leaf: jnp.full_like(leaf, value), tree)
+
+    started = {**variables, "batch_stats": filled(variables["batch_stats"], start)}
+    if "batch_counts" in variables:
+        started["batch_counts"] = filled(variables["batch_counts"], 0)
+    return started
+
+
+def _pairs(
+    variables: Variables, *updates: Mapping[str, Any]
+) -> Iterator[tuple[Path, Any, Any]]:
+    """Mean and variance of each layer, after each of two calls."""
+    for one in find_statistics(variables):
+        found = [at(update, one.path) for update in updates]
+        mean, var = ([unbox(node[name]) for node in found] for name in ("mean", "var"))
+        yield one.path, mean, var
+
+
+def _observed(
+    mean: list[Array], var: list[Array], examples: int, order: int
+) -> Observed:
+    momentum = jnp.real(mean[1] - mean[0])
+    moved = momentum < 1 - 1e-6
+    share = jnp.broadcast_to(_complement(momentum), momentum.shape)
+    zeros = jnp.zeros_like(share)
+    return Observed(
+        mean=jnp.where(moved, mean[0] / share, 0),
+        var=jnp.where(moved, var[0] / share, 0),
+        count=jnp.where(moved, examples, zeros),
+        within=zeros,
+        examples=zeros + examples,
+        grouped=zeros,
+        unbiased=zeros,
+        moved=moved.astype(zeros.dtype),
+        epsilon=zeros + 1e-5,
+        order=zeros + order + 1,
+    )
+
+
+def _complement(momentum: Array) -> Array:
+    """Compute `1 - momentum` to all digits, from a momentum that is rounded."""
+    if momentum.ndim:
+        momentum = jnp.median(momentum, axis=-1, keepdims=True)
+    scaled = jnp.round(momentum * DECIMALS)
+    is_decimal = jnp.abs(momentum - scaled / DECIMALS) < ROUNDING
+    share = jnp.where(is_decimal, (DECIMALS - scaled) / DECIMALS, 1 - momentum)
+    return jnp.where(share > 0, share, 1)

@@ -1,0 +1,169 @@
+"""A function of variables and a batch, compiled and run over batches.
+
+What a batch holds besides arrays, such as flags and texts, is static. Results of a
+batch are fetched while the next one runs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from linsey.batch_stats.calls import Batch, Rngs, Variables
+from linsey.batch_stats.layer_moments import is_traced
+from linsey.batch_stats.merging import exact
+from linsey.batch_stats.observed import Observed, Seen, combine
+
+Batches = Iterable[Batch]
+Step = Callable[[Variables, Batch, Rngs], Any]
+Progress = bool | Callable[[int, int | None], None] | None
+
+
+def compiled(step: Step) -> Step:
+    """Compile a function once for each shape of batch.
+
+    Example:
+        >>> step = compiled(lambda variables, batch, rngs: batch["x"] * batch["n"])
+        >>> step({}, {"x": np.ones(2, np.float32), "n": 3}, {}).tolist()
+        [3.0, 3.0]
+    """
+
+    def run(
+        variables: Variables, arrays: list[Any], rngs: Rngs, statics: Any, tree: Any
+    ) -> Any:
+        leaves = [a if s is None else s for a, s in zip(arrays, statics, strict=True)]
+        return step(variables, jax.tree.unflatten(tree, leaves), rngs)
+
+    jitted = jax.jit(run, static_argnums=(3, 4))
+
+    def call(variables: Variables, batch: Batch, rngs: Rngs) -> Any:
+        leaves, tree = jax.tree.flatten(batch)
+        are_arrays = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]
+        pairs = list(zip(leaves, are_arrays, strict=True))
+        arrays = [leaf if is_array else None for leaf, is_array in pairs]
+        statics = tuple(None if is_array else leaf for leaf, is_array in pairs)
+        return jitted(variables, arrays, rngs, statics, tree)
+
+    return call
+
+
+def keys_for(rngs: Rngs, index: Any) -> Rngs:
+    """Derive the random keys of one batch."""
+    return {name: jax.random.fold_in(key, index) for name, key in rngs.items()}
+
+
+def reporter(progress: Progress, total: int | None) -> Callable[[int], None]:
+    """Return what is called with the number of batches that are done."""
+    if callable(progress):
+        return lambda done: progress(done, total)
+    if not progress:
+        return lambda done: None
+
+    def show(done: int) -> None:
+        end = "\n" if done == total else ""
+        of = "" if total is None else f" of {total}"
+        print(f"\r{done}{of} batches", end=end, file=sys.stderr, flush=True)
+
+    return show
+
+
+class Data:
+    """Batches, their weights, and how progress is shown.
+
+    Args:
+        batches: what can be looped over, or arrays along whose first axis they lie: one
+            array, or a dictionary of arrays.
+        weights: a factor for each of them; `None` for 1.
+        progress: as `recalibrate` takes it.
+    """
+
+    def __init__(
+        self,
+        batches: Batches,
+        weights: Iterable[ArrayLike] | None = None,
+        progress: Progress = None,
+    ) -> None:
+        self.batches, self.weights, self.progress = batches, weights, progress
+        self.is_read_once = isinstance(batches, Iterator)
+
+    def first(self) -> Batch:
+        """Return the first batch, which stays one of them.
+
+        Raises:
+            StopIteration: there is none.
+        """
+        if not isinstance(self.batches, Iterator):
+            return next(self._each())
+        first = next(self.batches)
+        self.batches = itertools.chain([first], self.batches)
+        return first
+
+    def pool(self, step: Step, variables: Variables, rngs: Rngs) -> Seen:
+        """Return what layers have seen in all batches together."""
+        if self._is_stacked:
+            return self._scan(step, variables, rngs)
+        report = reporter(self.progress, self._count())
+        total: Seen = {}
+        waiting: tuple[Seen, Any] | None = None
+        for index, (batch, weight) in enumerate(self._weighted()):
+            seen = step(variables, batch, keys_for(rngs, index))
+            if waiting is not None:  # fetched while the next batch is computed
+                total = added(total, *waiting)
+            waiting = seen, weight
+            report(index + 1)
+        return total if waiting is None else added(total, *waiting)
+
+    def _scan(self, step: Step, variables: Variables, rngs: Rngs) -> Seen:
+        """Go through traced batches in one loop of the program."""
+        count = self._count()
+        weights = jnp.ones(count) if self.weights is None else self.weights
+        shapes = jax.eval_shape(step, variables, self.first(), rngs)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+        def body(total: Seen, item: tuple[Any, Any, Any]) -> tuple[Seen, None]:
+            index, batch, weight = item
+            seen = step(variables, batch, keys_for(rngs, index))
+            return added(total, seen, weight), None
+
+        items = jnp.arange(count), self.batches, jnp.asarray(weights)
+        return jax.lax.scan(body, zeros, items)[0]
+
+    def _weighted(self) -> Iterator[tuple[Batch, Any]]:
+        if self.weights is None:
+            return zip(self._each(), itertools.repeat(1.0), strict=False)
+        return zip(self._each(), self.weights, strict=True)
+
+    def _each(self) -> Iterator[Batch]:
+        if not isinstance(self.batches, Mapping):
+            yield from self.batches
+            return
+        for index in range(self._count() or 0):
+            yield jax.tree.map(lambda leaf, index=index: leaf[index], self.batches)
+
+    def _count(self) -> int | None:
+        """How many batches there are, if that is known."""
+        if isinstance(self.batches, Mapping):
+            return min(np.shape(leaf)[0] for leaf in jax.tree.leaves(self.batches))
+        return len(self.batches) if isinstance(self.batches, Sized) else None
+
+    @property
+    def _is_stacked(self) -> bool:
+        is_one = isinstance(self.batches, Mapping) or is_traced(self.batches)
+        return is_one and any(map(is_traced, jax.tree.leaves(self.batches)))
+
+
+def added(total: Seen, seen: Seen, weight: Any) -> Seen:
+    """Add what was seen in a batch, by its weight, to a total."""
+    new = {}
+    for path, one in seen.items():
+        one = Observed(*map(exact, one))
+        one = one._replace(count=one.count * weight)
+        new[path] = combine(total[path], one) if path in total else one
+    return new
