@@ -25,9 +25,10 @@ Leaves = frozenset[int]  # positions among the leaves of the variables
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """An equation with the numbers of its operands and results."""
+    """An equation, the program that has it, and what it reads and gives."""
 
     eqn: JaxprEqn
+    within: Jaxpr
     operands: tuple[Atom, ...]
     results: tuple[Value, ...]
 
@@ -144,6 +145,12 @@ def bind(step: Step, operands: Sequence[jax.Array]) -> list[jax.Array]:
         for var, operand in zip(eqn.invars, operands, strict=True)
         if not isinstance(var, Literal)
     }
-    jaxpr = Jaxpr((), tuple(given), tuple(eqn.outvars), [eqn], eqn.effects)
-    program = jex_core.jaxpr_as_fun(jex_core.ClosedJaxpr(jaxpr, ()))
-    return program(*given.values())
+    program = step.within.replace(
+        constvars=[],
+        invars=list(given),
+        outvars=list(eqn.outvars),
+        eqns=[eqn],
+        effects=eqn.effects,
+    )
+    function = jex_core.jaxpr_as_fun(jex_core.ClosedJaxpr(program, ()))
+    return function(*given.values())

@@ -25,15 +25,19 @@ def why_not(
         name: names the layer of a product.
     """
     folded = {link.step for f in folds for c in f.chains() for link in c.links}
-    sites = [step for step in graph.steps if _meets(graph, step, leaves)]
+    sites = where_read(graph, leaves)
     if not sites:
         return "evaluation does not read its statistics"
     left = [step for step in sites if step not in folded]
     return _reason(graph, left[0], name) if left else None
 
 
+def where_read(graph: Graph, leaves: Leaves) -> list[Step]:
+    """Return the steps in which leaves meet what depends on the inputs, in order."""
+    return [step for step in graph.steps if _meets(graph, step, leaves)]
+
+
 def _meets(graph: Graph, step: Step, leaves: Leaves) -> bool:
-    """Whether statistics meet something that depends on the inputs in a step."""
     if all(map(graph.is_constant, step.operands)) and not step.eqn.effects:
         return False
     constants = [v for v in step.operands if graph.is_constant(v)]

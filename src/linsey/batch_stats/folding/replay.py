@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jax import Array, lax
 
@@ -86,7 +86,7 @@ def rewrite(
         product = fold.product
         x = product.x if fold.before is None else fold.before.source
         operands = (x,) if has_kernel else (x, product.kernel)
-        step = Step(product.step.eqn, operands, (fold.after.end,))
+        step = replace(product.step, operands=operands, results=(fold.after.end,))
         stand_in[product.step], starts[step] = step, i
     steps = [stand_in.get(step, step) for step in graph.steps if step not in skipped]
     return needed_steps(steps, graph.outputs), starts
