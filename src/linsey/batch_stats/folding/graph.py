@@ -12,9 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import jax
+import numpy as np
 from jax.core import ShapedArray
 from jax.extend import core as jex_core
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
+from jax.typing import ArrayLike
 
 from linsey.batch_stats.folding.axes import Shape, shape_of
 
@@ -129,18 +131,18 @@ def evaluate(
     return found
 
 
-def value_of(values: Mapping[Value, jax.Array], atom: Atom) -> jax.Array:
+def value_of(values: Mapping[Value, jax.Array], atom: Atom) -> ArrayLike:
     """Return the array of a value, or of a number that stands in the program."""
     if isinstance(atom, Value):
         return values[atom]
     assert isinstance(atom.aval, ShapedArray)
-    return jax.numpy.asarray(atom.val, atom.aval.dtype)
+    return np.asarray(atom.val, atom.aval.dtype)
 
 
-def bind(step: Step, operands: Sequence[jax.Array]) -> list[jax.Array]:
+def bind(step: Step, operands: Sequence[ArrayLike]) -> list[jax.Array]:
     """Compute a step: its primitive, with its parameters, on any operands."""
     eqn = step.eqn
-    given: dict[Var, jax.Array] = {
+    given: dict[Var, ArrayLike] = {
         var: operand
         for var, operand in zip(eqn.invars, operands, strict=True)
         if not isinstance(var, Literal)
