@@ -114,8 +114,7 @@ def test_every_norm_has_a_row_in_the_order_of_the_program(many):
         "note",
     )
     assert report.rows[3][3] == (
-        "it gets the result of `add`, not of a layer; what it gives goes to "
-        "`integer_pow`"
+        "it gets the result of `add`, not of a layer; what it gives is used 3 times"
     )
 
 
@@ -136,12 +135,10 @@ def test_variables_keep_their_places_and_lose_what_was_folded(many):
     assert "bias" not in given["Conv_0"] and "BatchNorm_0" in given
 
 
-def test_apply_takes_any_batch_size_under_jit_and_its_gradient(many):
+def test_apply_takes_inputs_of_any_size_under_jit(many):
     model, variables, _, apply, new, _ = many
     x = numbers(5, 8, 4, 3, seed=4)
     close(jax.jit(apply)(new, x), model.apply(variables, x))
-    grad = jax.jit(jax.grad(lambda x, f, v: f(v, x).sum()), static_argnums=1)
-    close(grad(x, apply, new), grad(x, model.apply, variables), 1e-4)
 
 
 def test_apply_is_exported_with_a_symbolic_batch_size(many):

@@ -16,12 +16,12 @@ import numpy as np
 from jax.core import ShapedArray
 from jax.extend import core as jex_core
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
-from jax.typing import ArrayLike
 
 from linsey.batch_stats.folding.axes import Shape, shape_of
 
 Value = int  # the number of a value
 Atom = Value | Literal
+Operand = jax.Array | np.ndarray
 Leaves = frozenset[int]  # positions among the leaves of the variables
 
 
@@ -131,7 +131,7 @@ def evaluate(
     return found
 
 
-def value_of(values: Mapping[Value, jax.Array], atom: Atom) -> ArrayLike:
+def value_of(values: Mapping[Value, jax.Array], atom: Atom) -> Operand:
     """Return the array of a value, or of a number that stands in the program."""
     if isinstance(atom, Value):
         return values[atom]
@@ -139,10 +139,10 @@ def value_of(values: Mapping[Value, jax.Array], atom: Atom) -> ArrayLike:
     return np.asarray(atom.val, atom.aval.dtype)
 
 
-def bind(step: Step, operands: Sequence[ArrayLike]) -> list[jax.Array]:
+def bind(step: Step, operands: Sequence[Operand]) -> list[jax.Array]:
     """Compute a step: its primitive, with its parameters, on any operands."""
     eqn = step.eqn
-    given: dict[Var, ArrayLike] = {
+    given: dict[Var, Operand] = {
         var: operand
         for var, operand in zip(eqn.invars, operands, strict=True)
         if not isinstance(var, Literal)
