@@ -150,18 +150,23 @@ def test_apply_is_exported_with_a_symbolic_batch_size(many):
     close(exported.call(new, x), model.apply(variables, x))
 
 
-def test_the_model_without_norms_takes_the_folded_variables():
+@LIBRARIES
+def test_the_model_without_norms_takes_the_folded_variables(nn):
     def plain(nn, norm, x):
-        return nn.Dense(2)(nn.relu(nn.Conv(4, (3,))(x)))
+        x = nn.relu(nn.Conv(4, (3,))(x))
+        x = nn.Dense(2)(x.mean(1)) * 3
+        return nn.Dense(2)(nn.relu(x / 2))
 
     def normal(nn, norm, x):
         x = nn.relu(norm()(nn.Conv(4, (3,), use_bias=False)(x)))
-        return norm()(nn.Dense(2, use_bias=False)(x))
+        x = nn.Dense(2, use_bias=False)(norm()(x.mean(1))) * 3
+        return norm()(nn.Dense(2)(nn.relu(x / 2)))
 
-    nn, x = linsey.linen, numbers(2, 8, 3)
+    x = numbers(2, 8, 3)
     model = of_flag(nn, normal)
     variables = drawn(jax.eval_shape(model.init, KEY, x))
-    _, new, _ = fold(model, variables, x)
+    _, new, report = fold(model, variables, x)
+    assert not report.findings
     close(of_flag(nn, plain).apply(new, x), model.apply(variables, x))
 
 

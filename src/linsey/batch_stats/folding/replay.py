@@ -12,6 +12,7 @@ from linsey.batch_stats.folding.chains import Chain
 from linsey.batch_stats.folding.folds import Fold
 from linsey.batch_stats.folding.graph import (
     Graph,
+    Operand,
     Step,
     Value,
     bind,
