@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from linsey.checkpoint import flatten, nest, write_checkpoint
+from linsey.checkpoint import flatten, write_checkpoint
+from linsey.training.contents import Contents, read_contents, write_contents
 from tests.app.runs import SMALL, final
 
 MODEL = """
@@ -120,7 +121,50 @@ def test_weights_of_pytorch(linsey, tmp_path):
     result = linsey("audit", "torch.safetensors")
     assert result.code == 3
     assert "error: bn: foreign_layout" in result.out
-    assert nest({"bn/running_mean": 1}) == {"bn": {"running_mean": 1}}
+
+
+@pytest.mark.parametrize("kind", ["step", "msgpack", "safetensors", "orbax"])
+def test_statistics_are_recalibrated_beside_the_first(linsey, finished, tmp_path, kind):
+    def spoil(tree):
+        stats = tree["batch_stats"]["BatchNorm_0"]
+        stats["mean"] = stats["mean"] + 100
+
+    step = changed(finished, tmp_path / "step_00000008", spoil)
+    before = {path: path.read_bytes() for path in step.rglob("*")}
+    if kind == "step":
+        assert linsey("recalibrate", step, "new").code == 0
+        assert linsey("audit", "new").code == 0
+        assert "test accuracy" in linsey("eval", "new").out
+    else:
+        checkpoint = final(finished / "run")
+        variables = {k: checkpoint.read()[k] for k in ("params", "batch_stats")}
+        spoil(variables)
+        write_contents(tmp_path / "old", kind, Contents(variables, separator="."))
+        (tmp_path / "net.py").write_text(
+            "from linsey.app.config import ModelOptions\n"
+            "from linsey.app.models import MLP\n"
+            "net = MLP(4, ModelOptions(model='mlp', width=2, depth=1))\n"
+        )
+        named = ("--model", "net.py:net", "--data", finished / "blobs.npz")
+        assert linsey("recalibrate", "old", "new", *named).code == 0
+        old, new = (read_contents(tmp_path / n, kind).tree for n in ("old", "new"))
+        np.testing.assert_array_equal(
+            old["params"]["Dense_0"]["kernel"], new["params"]["Dense_0"]["kernel"]
+        )
+        assert np.all(np.abs(new["batch_stats"]["BatchNorm_0"]["mean"]) < 50)
+    result = linsey("recalibrate", step, "new")
+    assert result.error == "new: is there already (name another one, or remove it)"
+    assert {path: path.read_bytes() for path in step.rglob("*")} == before
+
+
+def test_a_folded_run_is_evaluated_without_norms(linsey, finished):
+    result = linsey("fold", finished / "run", "folded")
+    assert result.code == 0
+    assert "BatchNorm_0" in result.out
+    before, after = linsey("eval", finished / "run"), linsey("eval", "folded")
+    assert after.code == 0
+    assert before.out.splitlines()[:-1] == after.out.splitlines()[:-1]
+    assert "normalization (0 values" in linsey("inspect", "folded").out
 
 
 @pytest.mark.parametrize(

@@ -381,6 +381,51 @@ def test_an_input_of_none():
         assert "None, from a function without `return`" in str(error)
 
 
+def test_a_mapped_variable_that_is_a_number():
+    def call(nn):
+        class Module(nn.Module):
+            def __call__(self, x):
+                self.sow("sums", "x", 2.0, lambda _, b: b, lambda: 0.0)
+                return nn.vmap(lambda m, x: x, variable_axes={"sums": 0})(self, x)
+
+        return Module().apply({}, normal(0, 2), mutable=True)
+
+    assert isinstance(refusal(call, flax.linen), AttributeError)
+    assert isinstance(refusal(call, linsey.linen), errors.ShapeError)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_table_with_a_name_for_two_things(library):
+    nn = LIBRARIES[library]
+
+    class Module(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            nn.jit(lambda m, x: nn.Dense(4, name="both")(x))(self, x)
+            self.sow("state", "both", x)
+
+    plain = {"width": 300, "force_terminal": False}
+    table = nn.tabulate(Module(), KEY, console_kwargs=plain)(normal(0, 2, 3))
+    assert ("both:" in table) == (library == "linsey")
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_names_taken_through_the_scope(library):
+    nn = LIBRARIES[library]
+
+    class Module(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            self.scope.variable("state", "both", jnp.zeros, ())
+            return nn.Dense(4, name="both")(x)
+
+    if library == "flax":
+        error = refusal(Module().init, KEY, normal(0, 3))
+        assert isinstance(error, flax.errors.NameInUseError)
+    else:
+        assert {*Module().init(KEY, normal(0, 3))} == {"params", "state"}
+
+
 @pytest.mark.parametrize("transform", ["jit", "remat"])
 def test_a_lifted_function_of_an_array(transform):
     def call(nn):

@@ -207,8 +207,6 @@ class StateOptions(InspectConfig):
     data: _Text | None = None
     """Data, as for `linsey train`. Defaults to those of the run. For models of a file
     they are used as they are, without standardization."""
-    batches: Annotated[int, Between(0, 10**6)] = 8
-    """Batches of the training part that are used; 0 is none."""
     batch_size: _Batch = 64
     """Examples in a batch."""
 
@@ -224,6 +222,35 @@ class AuditConfig(StateOptions):
     """An earlier state of the same training: its statistics should differ."""
     momentum: _Rate | None = None
     """Momentum of the layers, if there is no model that tells it."""
+    batches: _Interval = 8
+    """Batches of the training part to look at; 0 audits without data."""
+    json: bool = False
+    """Print the report as JSON."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecalibrateConfig(StateOptions):
+    """Replace running statistics by those of the data, for the weights as they are.
+
+    The new state is written beside the old one, as the same kind of file or folder.
+    """
+
+    target: Path
+    """The file or folder to write; nothing is overwritten."""
+    batches: _Count = 10**9
+    """Batches of the training part to use. Defaults to all."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FoldConfig(StateOptions):
+    """Fold batch norms into the layers around them, for evaluation.
+
+    What is written are parameters of the same model without these norms. Of a run of
+    `linsey train` they are a step of the model with `--norm none`, for `linsey eval`.
+    """
+
+    target: Path
+    """The file or folder to write; nothing is overwritten."""
     json: bool = False
     """Print the report as JSON."""
 

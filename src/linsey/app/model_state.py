@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from linsey.app.metadata import RunMetadata, run_metadata
 from linsey.app.model_file import load_model_file
 from linsey.app.models import make_model
 from linsey.app.readers import load
+from linsey.batch_stats.statistics import Variables
+from linsey.batch_stats.subject import read_subject
 from linsey.checkpoint import durable
 from linsey.errors import InputError
 from linsey.training.contents import Contents, read_contents, write_contents
@@ -30,36 +33,54 @@ class ModelState:
         path: where it was read; of a run, the step.
         kind: what that is.
         contents: all that is there.
+        metadata: what `linsey train` recorded; `None` if it did not write this.
         model: the module or function; `None` if it is not known.
         batches: arrays of examples; empty without data.
-        updates: of the running statistics so far; `None` if not known.
     """
 
     path: Path
     kind: Kind
     contents: Contents
+    metadata: RunMetadata | None
     model: Any
     batches: list[np.ndarray]
-    updates: int | None
 
-    def write(self, target: Path, variables: dict[str, Any]) -> None:
-        """Write the state with other variables, as the same kind, beside the first.
+    @property
+    def variables(self) -> Variables:
+        """The variables by collection."""
+        return read_subject(self.contents.tree).variables
+
+    @property
+    def updates(self) -> int | None:
+        """How many steps were committed so far; `None` if that is not recorded."""
+        step = self.contents.tree.get("step")
+        if step is None or np.shape(step) != ():
+            return None
+        return int(step) - int(self.contents.tree.get("skipped", 0))
+
+    def write(self, target: Path, contents: Contents) -> None:
+        """Write another state as the same kind of file or folder.
 
         Raises:
             InputError: the target is there already.
             DiskError: the disk refused.
         """
-        if durable.mode_of(target):
-            hint = "nothing is overwritten: name another one"
-            raise InputError("is there already", file=target, hint=hint)
-        tree = {**self.contents.tree, **variables}
-        contents = dataclasses.replace(self.contents, tree=tree)
+        refuse_occupied(target)
         durable.make_folder(target.parent)
         with durable.replacing(target) as temporary:
             write_contents(temporary, self.kind, contents)
 
 
-def load_state(options: StateOptions, *, needs_data: bool = False) -> ModelState:
+def refuse_occupied(target: Path) -> None:
+    """Refuse a target that is there: nothing is overwritten."""
+    if os.path.lexists(target):
+        hint = "name another one, or remove it"
+        raise InputError("is there already", file=target, hint=hint)
+
+
+def load_state(
+    options: StateOptions, batches: int, *, needs_data: bool = False
+) -> ModelState:
     """Read a state, its model, and batches of data.
 
     A run of `linsey train` brings its model and its data; for others `--model` and
@@ -67,6 +88,7 @@ def load_state(options: StateOptions, *, needs_data: bool = False) -> ModelState
 
     Args:
         options: what to read.
+        batches: how many to take from the training part.
         needs_data: whether model and data have to be there.
 
     Raises:
@@ -84,13 +106,13 @@ def load_state(options: StateOptions, *, needs_data: bool = False) -> ModelState
             "the file does not say which model it is of", file=path, key="--model",
             hint="name it with --model FILE.py:NAME",
         )  # fmt: skip
-    batches = []
-    if model is not None and options.batches:
-        batches = _batches(options, metadata)
-    if needs_data and not batches:
+    chosen = []
+    if model is not None and batches:
+        chosen = _batches(options, batches, metadata)
+    if needs_data and not chosen:
         hint = "name them with --data"
         raise InputError("no data to measure", file=path, key="--data", hint=hint)
-    return ModelState(path, kind, contents, model, batches, _updates(contents.tree))
+    return ModelState(path, kind, contents, metadata, model, chosen)
 
 
 def read_path(options: InspectConfig) -> tuple[Path, Kind, Contents]:
@@ -119,14 +141,18 @@ def _metadata(options: StateOptions, path: Path) -> RunMetadata | None:
     return None
 
 
-def _batches(options: StateOptions, metadata: RunMetadata | None) -> list[np.ndarray]:
+def _batches(
+    options: StateOptions, most: int, metadata: RunMetadata | None
+) -> list[np.ndarray]:
     dataset, standardize = _data(options, metadata)
     if dataset is None:
         return []
     x = dataset.x_train
-    size, order = min(options.batch_size, len(x)), datasets.permutation(len(x), 0, 0)
-    count = min(options.batches, len(x) // size)
+    size, order = options.batch_size, datasets.permutation(len(x), 0, 0)
+    count = min(most, -(-len(x) // size))
     chosen = [x[order[i * size : (i + 1) * size]] for i in range(count)]
+    # One example alone has no variance.
+    chosen = [one for one in chosen if len(one) > 1]
     if standardize is None:
         return [one.astype(np.float32) for one in chosen]
     return [standardize(one) for one in chosen]
@@ -148,11 +174,3 @@ def _data(
         wrong = {"expected": metadata.data.shape, "found": dataset.shape}
         raise InputError(problem, file=dataset.name, **wrong)
     return dataset, Standardizer.from_record(metadata.data.standardizer)
-
-
-def _updates(tree: dict[str, Any]) -> int | None:
-    """How many steps were committed."""
-    step, skipped = tree.get("step"), tree.get("skipped", 0)
-    if step is None or np.shape(step) != ():
-        return None
-    return int(step) - int(skipped)

@@ -29,10 +29,10 @@ from linsey.batch_stats.calls import (
 )
 from linsey.batch_stats.folding.folds import Fold, find_folds
 from linsey.batch_stats.folding.graph import Graph
-from linsey.batch_stats.folding.reasons import why_not
+from linsey.batch_stats.folding.reasons import where_read, why_not
 from linsey.batch_stats.folding.replay import run
 from linsey.batch_stats.folding.trace import trace
-from linsey.batch_stats.folding.variables import FoldedTree, fold_variables
+from linsey.batch_stats.folding.variables import FoldedTree, Norm, fold_variables
 from linsey.batch_stats.objects import is_object, variables_of
 from linsey.batch_stats.report import Cell, Finding, Report
 from linsey.errors import MismatchError
@@ -209,7 +209,12 @@ def _report(
 ) -> Report:
     rows: list[list[Cell]] = []
     findings: list[Finding] = []
-    for norm in tree.norms:
+    at = {step: i for i, step in enumerate(graph.steps)}
+
+    def first(norm: Norm) -> int:
+        return min((at[s] for s in where_read(graph, norm.leaves)), default=len(at))
+
+    for norm in sorted(tree.norms, key=first):
         into = [i for i, f in enumerate(folds) if norm.leaves & f.leaves(graph)]
         reason = why_not(graph, folds, norm.leaves, tree.layer_of)
         if reason is None:

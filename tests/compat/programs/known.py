@@ -128,6 +128,14 @@ def private_calls(case: Case, difference: Difference) -> bool:
     return all(re.search(PRIVATE, one) for one in more)
 
 
+def other_order(case: Case, difference: Difference) -> bool:
+    """What interceptors saw is in one order but for what lifted functions stand in."""
+    a, b = ([f for f in one.seen if f != NO_PATH] for one in (case.theirs, case.ours))
+    return (
+        "order of facts" in difference.cause and "intercept" in case.source and a == b
+    )
+
+
 def public(text: str) -> Any:
     """A tree that is shown as a text, without calls that one library alone shows."""
 
@@ -226,6 +234,17 @@ def modules_in_tables(case: Case, difference: Difference) -> bool:
 
     a, b = ({*map(short, one.seen)} for one in (case.theirs, case.ours))
     return "facts" in difference.cause and case.has("tabulate") and a == b
+
+
+def shared_name(case: Case, difference: Difference) -> bool:
+    """The cells of a table are the same, those of a variable in another row."""
+
+    def cells(fact: str) -> list[str]:
+        return sorted({*re.findall(r"[\w.,-]+", fact)})
+
+    a, b = ([*map(cells, one.seen)] for one in (case.theirs, case.ours))
+    found = "facts" in difference.cause and case.has("tabulate", "nn.jit")
+    return found and a == b
 
 
 def broken_lines(case: Case, difference: Difference) -> bool:
@@ -380,7 +399,7 @@ MADE_TWICE = (
 )
 TWICE = "(lengths at|facts:) .*intermediates"
 SETUP_TWICE = "lengths at .*/setup$"
-SCALES = "(Flax ScopeParamNotFoundError|keys at [^:]*params): .*/scale"
+SCALES = "(Flax ScopeParamNotFoundError|keys at [^:]*params): .*/scale|Flax InvalidRngE"
 LENGTHS = r"Flax \w+: .* \| linsey ShapeError: Inconsistent batch axis sizes"
 CARRY = "Flax TypeError: scan body function carry input and carry output must"
 AXES = "values at .*names|facts|Flax AssertionError"
@@ -398,11 +417,11 @@ PRIVATE = (
 )
 NO_PATH = "('tuple', [])"  # of what surrounds a lifted function
 NO_ARRAY = (
-    r"Flax AttributeError: 'NoneType' object has no attribute '(ndim|shape|dtype)' *\| "
-    "linsey (InputRank|AxisOutOfRange|IntegerInput)Error"
+    r"Flax AttributeError: '\w+' object has no attribute '(ndim|shape|dtype)' *\| "
+    "linsey (InputRank|AxisOutOfRange|IntegerInput|Shape)Error"
 )
 CALLED_UNBOUND = (
-    r"Flax (CallCompactUnboundModuleError|TypeError: \w+\.__call__\(\) takes)"
+    r"Flax (CallCompactUnboundModuleError|TypeError: [\w#]+\.__call__\(\) takes)"
 )
 UNBOUND = (
     "Flax (ValueError: (not enough values|pytree structure)|IndexError: tuple index).*"
@@ -535,6 +554,7 @@ KNOWN = (
         "Interceptors and captured intermediates see",
         differs("order of facts", "nn.intercept_methods", "nn.fold_rngs"),
     ),
+    Known("Interceptors and captured intermediates see", other_order),
     Known(
         '`method="head"` fails in `init` where',
         differs(CALLED_UNBOUND, "method='inner"),
@@ -553,6 +573,7 @@ KNOWN = (
         differs("Flax Concretization", "nn.DenseGeneral", "symbolic_shape"),
     ),
     Known("A table breaks the texts of partitioned", broken_lines),
+    Known("A table shows a variable with the name", shared_name),
     Known("A table shows a module among the arguments", modules_in_tables),
     Known("`setup` marked with `compact`", raises("UsageError", "def setup")),
     Known("The value of an `InitVar`", init_vars),

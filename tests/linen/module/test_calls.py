@@ -228,6 +228,25 @@ def test_immutable_collections_are_not_copied():
 
 
 @agrees
+def test_modules_that_use_their_scope_may_be_called_again(nn):
+    class Inner(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            count = self.scope.variable("state", "count", jnp.zeros, ())
+            count.value += 1
+            w = self.scope.param("w", nn.initializers.ones, (3,))
+            return self.scope.child(lambda scope, x: w * x, "inner")(x)
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            inner = Inner()
+            return inner(inner(x))
+
+    return Net().init_with_output(KEY, X)
+
+
+@agrees
 def test_bind_and_unbind(nn):
     model = autoencoder(nn)()
     variables = model.init(KEY, X)

@@ -124,6 +124,13 @@ def test_the_size_cannot_be_guessed(nn):
 
 
 @refuses
+def test_an_axis_that_a_variable_has_not(nn):
+    mapped = nn.vmap(lambda m, x: x, axis_size=3, variable_axes={"state": 0})
+    layer = nn.Dense(2).bind({"state": {"scalar": jnp.zeros(())}})
+    return mapped(layer, X3)
+
+
+@refuses
 def test_the_sizes_must_agree(nn):
     class Add(nn.Module):
         def __call__(self, a, b):

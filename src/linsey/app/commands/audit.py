@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     from linsey.app.model_state import load_state, read_path
     from linsey.batch_stats import audit
 
-    state = load_state(config)
+    state = load_state(config, config.batches)
     previous = None
     if config.previous is not None:
         before = dataclasses.replace(

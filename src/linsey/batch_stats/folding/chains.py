@@ -79,6 +79,9 @@ def chain_after(graph: Graph, source: Value, axes: Shape) -> Chain:
             break
         links.append(link)
         end, at = step.results[0], _after(link)
+    while links and not _is_per_channel_step(graph, links[-1]):
+        last = links.pop()
+        end, at = last.x, last.axes
     return Chain(source, end, tuple(links), at)
 
 
@@ -91,8 +94,22 @@ def chain_before(graph: Graph, product: Product) -> Chain | None:
     while (link := _link_to(graph, at, axes)) is not None:
         links.insert(0, link)
         at, axes = link.x, link.axes
+    while links and not _is_per_channel_step(graph, links[0]):
+        at = links.pop(0).step.results[0]
     last = tuple(axis for axis, _ in product.entries)
     return Chain(at, product.x, tuple(links), last) if links else None
+
+
+def _is_per_channel_step(graph: Graph, link: Link) -> bool:
+    """Whether a link is of a layer, and no number that stands in the program.
+
+    With these left where they are, as the division of a mean before a norm, the weights
+    are those of the model without the norm.
+    """
+    constant = link.constant
+    if constant is None:
+        return False
+    return bool(graph.leaves_of(constant) or graph.shape(constant))
 
 
 def _link_to(graph: Graph, value: Value, axes: Shape) -> Link | None:

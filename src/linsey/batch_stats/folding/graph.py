@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import jax
+import numpy as np
 from jax.core import ShapedArray
 from jax.extend import core as jex_core
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
@@ -20,14 +21,16 @@ from linsey.batch_stats.folding.axes import Shape, shape_of
 
 Value = int  # the number of a value
 Atom = Value | Literal
+Operand = jax.Array | np.ndarray
 Leaves = frozenset[int]  # positions among the leaves of the variables
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """An equation with the numbers of its operands and results."""
+    """An equation, the program that has it, and what it reads and gives."""
 
     eqn: JaxprEqn
+    within: Jaxpr
     operands: tuple[Atom, ...]
     results: tuple[Value, ...]
 
@@ -128,22 +131,28 @@ def evaluate(
     return found
 
 
-def value_of(values: Mapping[Value, jax.Array], atom: Atom) -> jax.Array:
+def value_of(values: Mapping[Value, jax.Array], atom: Atom) -> Operand:
     """Return the array of a value, or of a number that stands in the program."""
     if isinstance(atom, Value):
         return values[atom]
     assert isinstance(atom.aval, ShapedArray)
-    return jax.numpy.asarray(atom.val, atom.aval.dtype)
+    return np.asarray(atom.val, atom.aval.dtype)
 
 
-def bind(step: Step, operands: Sequence[jax.Array]) -> list[jax.Array]:
+def bind(step: Step, operands: Sequence[Operand]) -> list[jax.Array]:
     """Compute a step: its primitive, with its parameters, on any operands."""
     eqn = step.eqn
-    given: dict[Var, jax.Array] = {
+    given: dict[Var, Operand] = {
         var: operand
         for var, operand in zip(eqn.invars, operands, strict=True)
         if not isinstance(var, Literal)
     }
-    jaxpr = Jaxpr((), tuple(given), tuple(eqn.outvars), [eqn], eqn.effects)
-    program = jex_core.jaxpr_as_fun(jex_core.ClosedJaxpr(jaxpr, ()))
-    return program(*given.values())
+    program = step.within.replace(
+        constvars=[],
+        invars=list(given),
+        outvars=list(eqn.outvars),
+        eqns=[eqn],
+        effects=eqn.effects,
+    )
+    function = jex_core.jaxpr_as_fun(jex_core.ClosedJaxpr(program, ()))
+    return function(*given.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from linsey.batch_stats.folding.axes import moved_axes
 from linsey.batch_stats.folding.chains import as_link, input_of
 from linsey.batch_stats.folding.folds import Fold
 from linsey.batch_stats.folding.graph import Graph, Leaves, Step, Value
@@ -25,15 +26,19 @@ def why_not(
         name: names the layer of a product.
     """
     folded = {link.step for f in folds for c in f.chains() for link in c.links}
-    sites = [step for step in graph.steps if _meets(graph, step, leaves)]
+    sites = where_read(graph, leaves)
     if not sites:
         return "evaluation does not read its statistics"
     left = [step for step in sites if step not in folded]
     return _reason(graph, left[0], name) if left else None
 
 
+def where_read(graph: Graph, leaves: Leaves) -> list[Step]:
+    """Return the steps in which leaves meet what depends on the inputs, in order."""
+    return [step for step in graph.steps if _meets(graph, step, leaves)]
+
+
 def _meets(graph: Graph, step: Step, leaves: Leaves) -> bool:
-    """Whether statistics meet something that depends on the inputs in a step."""
     if all(map(graph.is_constant, step.operands)) and not step.eqn.effects:
         return False
     constants = [v for v in step.operands if graph.is_constant(v)]
@@ -46,27 +51,32 @@ def _reason(graph: Graph, site: Step, name: Namer) -> str:
     x = input_of(graph, site)
     if x is None or site.name not in ("add", "sub", "mul", "div", "add_any"):
         return f"its statistics and the input meet in `{site.name}`"
-    while (maker := graph.makers.get(x)) is not None:
-        product = as_product(graph, maker)
-        if product is not None:
-            return _behind(graph, product, x, site, name)
-        source = input_of(graph, maker)
-        axes = range(len(graph.shape(source))) if source is not None else ()
-        if source is None or as_link(graph, maker, source, tuple(axes)) is None:
-            break
-        if len(graph.users[x]) != 1:
-            break
-        x = source
+    origin, count = _origin(graph, x)
+    maker = graph.makers.get(origin)
+    product = None if maker is None else as_product(graph, maker)
+    if product is not None and count > 1:
+        return f"what `{name(graph, product)}` gives is used {count} times"
+    if product is not None:
+        layer = name(graph, product)
+        return f"it is not one affine map for each channel of `{layer}`"
     before = "an input" if maker is None else f"the result of `{maker.name}`"
     return f"it gets {before}, not of a layer; {_ahead(graph, site, name)}"
 
 
-def _behind(graph: Graph, product: Product, x: Value, site: Step, name: Namer) -> str:
-    """Why a norm does not go into the layer before it."""
-    layer, count = name(graph, product), len(graph.users[x])
-    if count > 1:
-        return f"what `{layer}` gives is used {count} times"
-    return f"it is not one affine map for each channel of `{layer}`"
+def _origin(graph: Graph, x: Value) -> tuple[Value, int]:
+    """What the chain that leads to a value begins with, and how often it is used."""
+    count = len(graph.users[x])
+    while (step := graph.makers.get(x)) is not None:
+        source = input_of(graph, step)
+        if source is None:
+            break
+        axes = tuple(range(len(graph.shape(source))))
+        moves = moved_axes(step.eqn) is not None
+        if not moves and as_link(graph, step, source, axes) is None:
+            break
+        x = source
+        count = max(count, len(graph.users[x]))
+    return x, count
 
 
 def _ahead(graph: Graph, site: Step, name: Namer) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import jax.numpy as jnp
 from jax import Array, lax
 
 from linsey.batch_stats.folding.chains import Chain
 from linsey.batch_stats.folding.folds import Fold
 from linsey.batch_stats.folding.graph import (
     Graph,
+    Operand,
     Step,
     Value,
     bind,
@@ -62,7 +64,7 @@ def run(
         else:
             results = _compute(step, [value_of(values, v) for v in step.operands])
             values.update(zip(step.results, results, strict=True))
-    outputs = [value_of(values, v) for v in graph.outputs]
+    outputs = [jnp.asarray(value_of(values, v)) for v in graph.outputs]
     return outputs, [values[v] for v in watched]
 
 
@@ -86,7 +88,7 @@ def rewrite(
         product = fold.product
         x = product.x if fold.before is None else fold.before.source
         operands = (x,) if has_kernel else (x, product.kernel)
-        step = Step(product.step.eqn, operands, (fold.after.end,))
+        step = replace(product.step, operands=operands, results=(fold.after.end,))
         stand_in[product.step], starts[step] = step, i
     steps = [stand_in.get(step, step) for step in graph.steps if step not in skipped]
     return needed_steps(steps, graph.outputs), starts
@@ -127,10 +129,10 @@ def _along(bias: Array, axes: Sequence[int], y: Array) -> Array:
     return lax.reshape(lax.transpose(bias, order), shape)
 
 
-def _compute(step: Step, operands: Sequence[Array]) -> list[Array]:
+def _compute(step: Step, operands: Sequence[Operand]) -> list[Array]:
     """Compute a step; a convolution on a CPU in the form that is fast there."""
     if step.name == "conv_general_dilated":
-        x, kernel = operands
+        x, kernel = map(jnp.asarray, operands)
         params = step.eqn.params
         plain = (
             params["dimension_numbers"] == channels_last(x.ndim - 2)

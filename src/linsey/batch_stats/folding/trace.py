@@ -103,7 +103,7 @@ class _Builder:
             if body is not None:
                 results = self._open(*body, operands)
             else:
-                results = self._add(eqn, operands)
+                results = self._add(eqn, jaxpr, operands)
             values.update(zip(eqn.outvars, results, strict=True))
         return [atom(var) for var in jaxpr.outvars]
 
@@ -120,9 +120,11 @@ class _Builder:
             return body.jaxpr, body.consts
         return None if body is None else (body, ())
 
-    def _add(self, eqn: JaxprEqn, operands: tuple[Atom, ...]) -> list[Value]:
+    def _add(
+        self, eqn: JaxprEqn, within: Jaxpr, operands: tuple[Atom, ...]
+    ) -> list[Value]:
         results = [self._number(var) for var in eqn.outvars]
-        step = Step(eqn, operands, tuple(results))
+        step = Step(eqn, within, operands, tuple(results))
         self.steps.append(step)
         read = [v for v in operands if isinstance(v, Value)]
         if all(v in self.depends for v in read) and not eqn.effects:

@@ -101,7 +101,7 @@ def fold_variables(
     norms = _find_norms(paths, names)
     places = [place(graph, fold) for fold in folds]
     dropped = _dropped(graph, folds, places, norms, names)
-    targets = _targets(graph, folds, places, paths, names, dropped)
+    targets = _targets(graph, folds, places, paths, dropped)
     kept = dict(zip(paths, leaves, strict=True))
     for i in dropped:
         del kept[paths[i]]
@@ -154,7 +154,6 @@ def _targets(
     folds: Sequence[Fold],
     places: Sequence[Place],
     paths: Sequence[Path],
-    names: Sequence[str],
     dropped: set[int],
 ) -> list[Target]:
     """Choose paths that no other array has."""
@@ -169,7 +168,7 @@ def _targets(
     for fold, where in zip(folds, places, strict=True):
         if where.kernel is None:
             leaves = graph.depends[fold.product.kernel]
-            layer = names[min(leaves)].split("/") if leaves else []
+            layer = paths[min(leaves)][1:-1] if leaves else ()
             calls = (("folded", *layer, f"call_{n}") for n in range(len(folds)))
             *parent, _ = free(*((*call, "kernel") for call in calls))
             targets.append(Target((*parent, "kernel"), (*parent, "bias"), False))

@@ -80,8 +80,6 @@ class Stacked(Lifted):
             ShapeError: the lengths differ.
             OptionError: nothing is mapped, and the option of the transform not given.
         """
-        if given is not None:
-            return given
         found: dict[int, tuple[int, ...]] = {}
         leaves = jax.tree_util.tree_leaves((args, self.variables))
         axes = axes_scan.flatten_axes((in_axes, self.in_axes), (args, self.variables))
@@ -91,7 +89,7 @@ class Stacked(Lifted):
                 found.setdefault(shape[axes_scan.checked_axis(axis, shape)], shape)
         if len(found) > 1:
             raise texts.lengths_differ(found, found.values())
-        for length in found:
+        for length in found if given is None else (given,):
             return length
         raise texts.no_length(transform, option)
 

@@ -207,6 +207,7 @@ def _wrap(fun: Callable[..., T]) -> Callable[..., T]:
             functional.RUNNING.reset(token)
             if opened is not None:
                 opened.frame.is_open = False
+                opened.scope.reservations.clear()  # what methods took by themselves
 
     return method
 
