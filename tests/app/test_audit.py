@@ -167,6 +167,21 @@ def test_a_folded_run_is_evaluated_without_norms(linsey, finished):
     assert "normalization (0 values" in linsey("inspect", "folded").out
 
 
+def test_modes_are_compared(linsey, finished, tmp_path):
+    def spoil(tree):
+        stats = tree["batch_stats"]["BatchNorm_0"]
+        stats["mean"] = stats["mean"] + 100
+
+    step = changed(finished, tmp_path / "step_00000008", spoil)
+    result = linsey("eval", step, "--compare-modes", "--json")
+    assert result.code == 0
+    found = json.loads(result.out)
+    assert [one["layer"] for one in found["findings"]] == ["BatchNorm_0"]
+    assert found["rows"][-1][0] == "(output)"
+    result = linsey("eval", step, "--compare-modes", "--previous", finished / "run")
+    assert "BatchNorm_0" in result.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -310,7 +310,11 @@ def test_what_is_refused():
         'With `method="layerwise"` the data is gone through several times.\n'
         "Pass a list, or an object whose `__iter__` starts anew."
     )
-    assert refused(linsey.linen.Dense(2), {"params": {}}, BATCHES, flag=None)
+    assert refused(model, variables, BATCHES, weights=[1]) == (
+        "There are 1 `weights` and 4 batches.\n"
+        "Each batch has a weight of its own.\n"
+        "Give as many weights as batches."
+    )
     dense = linsey.linen.Dense(2)
     assert refused(dense, dense.init(KEY, BATCHES[0]), BATCHES) == (
         "The variables hold no running statistics.\n"

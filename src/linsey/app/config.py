@@ -186,14 +186,6 @@ class InspectConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvalConfig(InspectConfig):
-    """Evaluate a checkpoint with its running statistics."""
-
-    data: _Text | None = None
-    """Other data than it was trained on; all of them, if they have no test part."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class StateOptions(InspectConfig):
     """A state, its model, and data: what tools for running statistics work on.
 
@@ -209,6 +201,26 @@ class StateOptions(InspectConfig):
     they are used as they are, without standardization."""
     batch_size: _Batch = 64
     """Examples in a batch."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalConfig(StateOptions):
+    """Evaluate a checkpoint with its running statistics.
+
+    With --compare-modes, compare training and evaluation on the same data instead,
+    layer by layer. Only that works on files that no run of `linsey train` wrote.
+    """
+
+    data: _Text | None = None
+    """Other data than it was trained on; all of them, if they have no test part."""
+    compare_modes: bool = False
+    """Show where training and evaluation part, by how much, and why."""
+    previous: Path | None = None
+    """An earlier state of the training, which can tell the cause."""
+    batch_size: _Batch = 256
+    """Examples on which the modes are compared."""
+    json: bool = False
+    """Print the comparison as JSON."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

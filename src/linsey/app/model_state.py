@@ -35,7 +35,8 @@ class ModelState:
         contents: all that is there.
         metadata: what `linsey train` recorded; `None` if it did not write this.
         model: the module or function; `None` if it is not known.
-        batches: arrays of examples; empty without data.
+        batches: of examples of the training part; empty without data.
+        test: a batch of the test part; `None` without data.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class ModelState:
     metadata: RunMetadata | None
     model: Any
     batches: list[np.ndarray]
+    test: np.ndarray | None
 
     @property
     def variables(self) -> Variables:
@@ -106,13 +108,13 @@ def load_state(
             "the file does not say which model it is of", file=path, key="--model",
             hint="name it with --model FILE.py:NAME",
         )  # fmt: skip
-    chosen = []
+    chosen, test = [], None
     if model is not None and batches:
-        chosen = _batches(options, batches, metadata)
+        chosen, test = _batches(options, batches, metadata)
     if needs_data and not chosen:
         hint = "name them with --data"
         raise InputError("no data to measure", file=path, key="--data", hint=hint)
-    return ModelState(path, kind, contents, metadata, model, chosen)
+    return ModelState(path, kind, contents, metadata, model, chosen, test)
 
 
 def read_path(options: InspectConfig) -> tuple[Path, Kind, Contents]:
@@ -133,6 +135,14 @@ def read_path(options: InspectConfig) -> tuple[Path, Kind, Contents]:
     return path, kind, contents
 
 
+def read_previous(options: StateOptions, path: Path | None) -> Variables | None:
+    """Read the variables of an earlier state, if one is named."""
+    if path is None:
+        return None
+    earlier = dataclasses.replace(options, checkpoint=path, step=None, best=False)
+    return read_subject(read_path(earlier)[2].tree).variables
+
+
 def _metadata(options: StateOptions, path: Path) -> RunMetadata | None:
     """What `linsey train` recorded; `None` if another program wrote the step."""
     checkpoint = choose(options)
@@ -143,19 +153,18 @@ def _metadata(options: StateOptions, path: Path) -> RunMetadata | None:
 
 def _batches(
     options: StateOptions, most: int, metadata: RunMetadata | None
-) -> list[np.ndarray]:
+) -> tuple[list[np.ndarray], np.ndarray | None]:
     dataset, standardize = _data(options, metadata)
     if dataset is None:
-        return []
+        return [], None
     x = dataset.x_train
     size, order = options.batch_size, datasets.permutation(len(x), 0, 0)
     count = min(most, -(-len(x) // size))
     chosen = [x[order[i * size : (i + 1) * size]] for i in range(count)]
     # One example alone has no variance.
     chosen = [one for one in chosen if len(one) > 1]
-    if standardize is None:
-        return [one.astype(np.float32) for one in chosen]
-    return [standardize(one) for one in chosen]
+    prepare = standardize or (lambda x: x.astype(np.float32))
+    return list(map(prepare, chosen)), prepare(dataset.x_test[:size])
 
 
 def _data(

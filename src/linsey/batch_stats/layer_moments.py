@@ -93,7 +93,7 @@ def read_call(
         OptionError: the input has no axes of the shape of the statistics.
     """
     given = _named_arguments(module, args, kwargs)
-    x = jnp.asarray(next(v for v in given.values() if hasattr(v, "shape")))
+    x = jnp.asarray(next((v for v in given.values() if hasattr(v, "shape")), 0))
     domain = given.get("domain") if getattr(module, "num_domains", None) else None
     mask = given.get("mask")
     kept = shape if domain is None else shape[1:]
@@ -122,7 +122,7 @@ def _named_arguments(
     module: object, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The arguments of a call by name, in order."""
-    names = [n for n in inspect.signature(type(module).__call__).parameters if n]
+    names = list(inspect.signature(type(module).__call__).parameters)
     positional = dict(zip(names[1:], args, strict=False))
     unnamed = {f"argument {i}": v for i, v in enumerate(args[len(positional) :])}
     return {**positional, **unnamed, **kwargs}

@@ -9,7 +9,8 @@ so a call that starts from zero and one that starts from one give momentum and m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -18,8 +19,10 @@ import numpy as np
 from jax import Array
 
 from linsey.batch_stats.calls import Batch, Call, Rngs, Variables, arguments
-from linsey.batch_stats.observe import Observed
+from linsey.batch_stats.observe import Observer
+from linsey.batch_stats.observed import Observed, Seen
 from linsey.batch_stats.statistics import Path, at, find_statistics, unbox
+from linsey.errors import OptionError
 
 # Momenta are written with few decimals; the nearest such number is exact, which the
 # difference of two rounded numbers is not.
@@ -27,9 +30,37 @@ DECIMALS = 10**5
 ROUNDING = 3e-7
 
 
-def observe_outside(
-    call: Call, variables: Variables, batch: Batch, rngs: Rngs
-) -> dict[Path, Observed]:
+def find_observer(
+    call: Call,
+    variables: Variables,
+    example: Batch,
+    noise: bool = True,
+    within: bool = False,
+) -> Callable[[Variables, Batch, Rngs], Seen]:
+    """Return what looks into layers where there are any, else from outside.
+
+    Raises:
+        OptionError: it is to be without noise, and the layers cannot be looked at.
+    """
+    observer = Observer(call, noise=noise, within=within)
+    try:
+        jax.eval_shape(observer, variables, example, call.rngs)
+    except Exception:  # of any kind: a function may refuse what it does not know
+        if call.module is not None:
+            raise
+    else:
+        if observer.calls:
+            return observer
+    if not noise:
+        raise OptionError(
+            "`noise` is False, and the layers of the model cannot be looked at.",
+            "Dropout is left out where layers of it are called.",
+            "Leave `noise` out, or pass a model that does not draw.",
+        )
+    return functools.partial(observe_outside, call)
+
+
+def observe_outside(call: Call, variables: Variables, batch: Batch, rngs: Rngs) -> Seen:
     """Return the moments of the inputs of layers, in training.
 
     Args:

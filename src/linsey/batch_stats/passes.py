@@ -20,6 +20,7 @@ from linsey.batch_stats.calls import Batch, Rngs, Variables
 from linsey.batch_stats.layer_moments import is_traced
 from linsey.batch_stats.merging import exact
 from linsey.batch_stats.observed import Observed, Seen, combine
+from linsey.errors import OptionError
 
 Batches = Iterable[Batch]
 Step = Callable[[Variables, Batch, Rngs], Any]
@@ -82,6 +83,9 @@ class Data:
             array, or a dictionary of arrays.
         weights: a factor for each of them; `None` for 1.
         progress: as `recalibrate` takes it.
+
+    Raises:
+        OptionError: there are more or fewer weights than batches.
     """
 
     def __init__(
@@ -90,8 +94,16 @@ class Data:
         weights: Iterable[ArrayLike] | None = None,
         progress: Progress = None,
     ) -> None:
-        self.batches, self.weights, self.progress = batches, weights, progress
+        self.batches, self.progress = batches, progress
         self.is_read_once = isinstance(batches, Iterator)
+        self.weights = None if weights is None else list(weights)
+        count = self._count()
+        if self.weights is not None and count not in (None, len(self.weights)):
+            raise OptionError(
+                f"There are {len(self.weights)} `weights` and {count} batches.",
+                "Each batch has a weight of its own.",
+                "Give as many weights as batches.",
+            )
 
     def first(self) -> Batch:
         """Return the first batch, which stays one of them.
@@ -123,7 +135,11 @@ class Data:
     def _scan(self, step: Step, variables: Variables, rngs: Rngs) -> Seen:
         """Go through traced batches in one loop of the program."""
         count = self._count()
-        weights = jnp.ones(count) if self.weights is None else self.weights
+        weights = (
+            jnp.ones(count)
+            if self.weights is None
+            else jnp.stack([jnp.asarray(weight) for weight in self.weights])
+        )
         shapes = jax.eval_shape(step, variables, self.first(), rngs)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
@@ -132,7 +148,7 @@ class Data:
             seen = step(variables, batch, keys_for(rngs, index))
             return added(total, seen, weight), None
 
-        items = jnp.arange(count), self.batches, jnp.asarray(weights)
+        items = jnp.arange(count), self.batches, weights
         return jax.lax.scan(body, zeros, items)[0]
 
     def _weighted(self) -> Iterator[tuple[Batch, Any]]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -21,8 +19,8 @@ from linsey.batch_stats.objects import (
 )
 from linsey.batch_stats.observe import Observer
 from linsey.batch_stats.observed import Seen, updated
-from linsey.batch_stats.outside import observe_outside
-from linsey.batch_stats.passes import Batches, Data, Progress, Step, compiled
+from linsey.batch_stats.outside import find_observer
+from linsey.batch_stats.passes import Batches, Data, Progress, compiled
 from linsey.batch_stats.statistics import Path, find_statistics
 from linsey.errors import OptionError
 
@@ -95,12 +93,13 @@ def recalibrate(
         Variables of the same types and structure; an object for an object.
 
     Raises:
-        OptionError: there are no batches, no statistics or no such method; or batches
-            that can be read once only, or a model without layers that can be looked
-            at, with `"layerwise"`; or it is not found how the model is called.
+        OptionError: there are no batches, no statistics, no such method, or more or
+            fewer weights than batches; or batches that can be read once only, or a
+            model without layers that can be looked at, with `"layerwise"`; or it is not
+            found how the model is called.
 
     Example:
-        >>> import jax.numpy as jnp, linsey.linen as nn
+        >>> import jax, jax.numpy as jnp, linsey.linen as nn
         >>> model = nn.BatchNorm()
         >>> batches = [jnp.array([[1.0], [3.0]]), jnp.array([[3.0], [5.0], [8.0]])]
         >>> variables = model.init(jax.random.key(0), batches[0], True)
@@ -142,7 +141,7 @@ def recalibrate(
             "Pass all variables of the model, as `init` returned them.",
         )
     if method == "pooled":
-        step = compiled(_observer(call, variables, example, noise))
+        step = compiled(find_observer(call, variables, example, noise))
         done = updated(variables, data.pool(step, variables, call.rngs))
     else:
         done = _layer_by_layer(call, variables, data, example)
@@ -165,26 +164,6 @@ def _example(data: Data, method: str) -> Batch:
             "Statistics of nothing are not defined.",
             "Pass at least one; an iterator may have been used up before.",
         ) from None
-
-
-def _observer(call: Call, variables: Variables, example: Batch, noise: bool) -> Step:
-    """Look into layers where there are any, else at the statistics from outside."""
-    observer = Observer(call, noise=noise)
-    try:
-        jax.eval_shape(observer, variables, example, call.rngs)
-    except Exception:  # of any kind: a function may refuse what it does not know
-        if call.module is not None:
-            raise
-    else:
-        if observer.calls:
-            return observer
-    if not noise:
-        raise OptionError(
-            "`noise` is False, and the layers of the model cannot be looked at.",
-            "Dropout is left out where layers of it are called.",
-            "Leave `noise` out, or pass a model that does not draw.",
-        )
-    return functools.partial(observe_outside, call)
 
 
 def _layer_by_layer(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 from linsey.app import exit_codes
@@ -26,21 +25,15 @@ def main(arguments: Sequence[str]) -> int:
 
     refuse_special(config.checkpoint)  # before jax is imported
 
-    from linsey.app.model_state import load_state, read_path
+    from linsey.app.model_state import load_state, read_previous
     from linsey.batch_stats import audit
 
     state = load_state(config, config.batches)
-    previous = None
-    if config.previous is not None:
-        before = dataclasses.replace(
-            config, checkpoint=config.previous, step=None, best=False
-        )
-        previous = read_path(before)[2].tree
     report = audit(
         state.contents.tree,
         state.model,
         state.batches,
-        previous=previous,
+        previous=read_previous(config, config.previous),
         step=state.updates,
         momentum=config.momentum,
     )
