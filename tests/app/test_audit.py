@@ -178,8 +178,12 @@ def test_modes_are_compared(linsey, finished, tmp_path):
     found = json.loads(result.out)
     assert [one["layer"] for one in found["findings"]] == ["BatchNorm_0"]
     assert found["rows"][-1][0] == "(output)"
-    result = linsey("eval", step, "--compare-modes", "--previous", finished / "run")
-    assert "BatchNorm_0" in result.out
+    same = linsey("eval", step, "--compare-modes", "--previous", finished / "run")
+    assert same.code == 2
+    assert "`previous` has the same parameters" in same.error
+    early = finished / "run/checkpoints/step_00000004"
+    told = linsey("eval", step, "--compare-modes", "--previous", early)
+    assert "stale" in told.out or "slow_momentum" in told.out
 
 
 @pytest.mark.parametrize(

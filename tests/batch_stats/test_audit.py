@@ -451,3 +451,11 @@ def test_the_effect_is_that_of_the_outputs():
     np.testing.assert_allclose(effect.ratio, y.std(0) / right.std(0), rtol=1e-5)
     distance = np.sqrt(np.mean((np.sort(y, 0) - np.sort(right, 0)) ** 2))
     np.testing.assert_allclose(effect.distance, distance, rtol=1e-6)
+
+
+def test_scaled_weights_are_no_lack_of_updates_where_there_were_enough():
+    """Half of the mean and a quarter of the variance look like a share of 0 and 1."""
+    layer, variables, x = normalized(momentum=0.9)
+    variables["batch_stats"].update(mean=x.mean(0), var=x.var(0))
+    report = audit(variables, layer, [2 * x], step=60)
+    assert {one.kind for one in report} == {"wrong_statistics"}

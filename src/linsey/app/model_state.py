@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from linsey.app.readers import load
 from linsey.batch_stats.statistics import Variables
 from linsey.batch_stats.subject import read_subject
 from linsey.checkpoint import durable
-from linsey.errors import InputError
+from linsey.errors import ArgumentTypeError, InputError, OptionError
 from linsey.training.contents import Contents, read_contents, write_contents
 from linsey.training.formats import Kind, recognize
 
@@ -71,6 +73,20 @@ class ModelState:
         durable.make_folder(target.parent)
         with durable.replacing(target) as temporary:
             write_contents(temporary, self.kind, contents)
+
+
+@contextlib.contextmanager
+def asking(path: Path) -> Iterator[None]:
+    """Turn what a tool asks of its caller into a line about the file.
+
+    Raises:
+        InputError: the tool was given what it cannot work on.
+    """
+    try:
+        yield
+    except (OptionError, ArgumentTypeError) as error:
+        fix = error.fix.rstrip(".")
+        raise InputError(f"{error.found} {error.why}", file=path, hint=fix) from error
 
 
 def refuse_occupied(target: Path) -> None:

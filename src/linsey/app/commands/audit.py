@@ -25,17 +25,19 @@ def main(arguments: Sequence[str]) -> int:
 
     refuse_special(config.checkpoint)  # before jax is imported
 
-    from linsey.app.model_state import load_state, read_previous
+    from linsey.app.model_state import asking, load_state, read_previous
     from linsey.batch_stats import audit
 
     state = load_state(config, config.batches)
-    report = audit(
-        state.contents.tree,
-        state.model,
-        state.batches,
-        previous=read_previous(config, config.previous),
-        step=state.updates,
-        momentum=config.momentum,
-    )
+    previous = read_previous(config, config.previous)
+    with asking(state.path):
+        report = audit(
+            state.contents.tree,
+            state.model,
+            state.batches,
+            previous=previous,
+            step=state.updates,
+            momentum=config.momentum,
+        )
     say(report.to_json() if config.json else f"{state.path}\n{report}")
     return exit_codes.AUDIT if report.errors else exit_codes.DONE

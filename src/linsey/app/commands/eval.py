@@ -65,7 +65,7 @@ def _compare_modes(config: EvalConfig) -> int:
 
     refuse_special(config.checkpoint)
 
-    from linsey.app.model_state import load_state, read_previous
+    from linsey.app.model_state import asking, load_state, read_previous
     from linsey.batch_stats import compare_modes
 
     state = load_state(config, _REFERENCE, needs_data=True)
@@ -74,9 +74,10 @@ def _compare_modes(config: EvalConfig) -> int:
         trained_on = dataclasses.replace(config, data=None)
         reference = load_state(trained_on, _REFERENCE).batches
     previous = read_previous(config, config.previous)
-    report = compare_modes(
-        state.model, state.variables, state.test, reference, previous
-    )
+    with asking(state.path):
+        report = compare_modes(
+            state.model, state.variables, state.test, reference, previous
+        )
     say(report.to_json() if config.json else f"{state.path}\n{report}")
     return 0
 

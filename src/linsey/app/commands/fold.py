@@ -31,12 +31,13 @@ def main(arguments: Sequence[str]) -> int:
 
     refuse_special(config.checkpoint)  # before jax is imported
 
-    from linsey.app.model_state import load_state, refuse_occupied
+    from linsey.app.model_state import asking, load_state, refuse_occupied
     from linsey.batch_stats import fold
 
     refuse_occupied(config.target)
     state = load_state(config, 1, needs_data=True)
-    _, folded, report = fold(state.model, state.variables, state.batches[0])
+    with asking(state.path):
+        _, folded, report = fold(state.model, state.variables, state.batches[0])
     state.write(config.target, _contents(state, folded))
     say(report.to_json() if config.json else f"{report}\nwrote {config.target}")
     return exit_codes.DONE

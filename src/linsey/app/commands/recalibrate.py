@@ -26,13 +26,14 @@ def main(arguments: Sequence[str]) -> int:
 
     refuse_special(config.checkpoint)  # before jax is imported
 
-    from linsey.app.model_state import load_state, refuse_occupied
+    from linsey.app.model_state import asking, load_state, refuse_occupied
     from linsey.batch_stats import recalibrate
     from linsey.batch_stats.statistics import find_statistics
 
     refuse_occupied(config.target)
     state = load_state(config, config.batches, needs_data=True)
-    new = recalibrate(state.model, state.variables, state.batches)
+    with asking(state.path):
+        new = recalibrate(state.model, state.variables, state.batches)
     tree = {**state.contents.tree, "batch_stats": new["batch_stats"]}
     state.write(config.target, dataclasses.replace(state.contents, tree=tree))
     layers, examples = len(find_statistics(new)), sum(map(len, state.batches))

@@ -14,13 +14,21 @@ from linsey.batch_stats.auditing.effects import (
     misfit,
 )
 from linsey.batch_stats.auditing.evidence import Evidence, Layer
-from linsey.batch_stats.auditing.numbers import RECALIBRATE, few_updates, part, place
+from linsey.batch_stats.auditing.numbers import (
+    RECALIBRATE,
+    few_updates,
+    part,
+    place,
+    share_left,
+)
 from linsey.batch_stats.report import Finding
 
 # Another reading of the numbers has to leave less than this of the distance.
 _BETTER = 0.3
 # And it has to be close to the data by itself.
 _CLOSE = 0.6
+# Averages of states have a larger share of the initial values than the last state.
+_UNLIKELY = 0.02
 # A channel that varies less than this, relative to its layer, does not vary.
 _CONSTANT = 1e-10
 
@@ -38,7 +46,7 @@ def disagreement(evidence: Evidence) -> Iterator[Finding]:
             yield _mean_and_variance_exchanged(layer, found)
         elif misfit(layer, layer.mean, layer.var**2) < most:
             yield _deviation_for_variance(layer, found)
-        elif share := _initial_share(layer):
+        elif (share := _initial_share(layer)) and _may_be_left(evidence, layer, share):
             when = ", as their distance from those of the data says"
             momentum = layer.observed.momentum
             count = np.log(share) / np.log(momentum) if 0 < momentum < 1 else 0.0
@@ -124,6 +132,12 @@ def _numbers(effect: Effect) -> dict[str, float]:
 
 def _severity(effect: Effect) -> str:
     return "error" if effect.is_beyond(BROKEN) else "warning"
+
+
+def _may_be_left(evidence: Evidence, layer: Layer, share: float) -> bool:
+    """Whether so much may be left after as many updates as there were."""
+    left = share_left(evidence, layer)
+    return left is None or left > _UNLIKELY * share
 
 
 def _initial_share(layer: Layer) -> float:

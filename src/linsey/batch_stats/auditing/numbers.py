@@ -62,13 +62,22 @@ def never_updated(evidence: Evidence) -> Iterator[Finding]:
 def too_few_updates(evidence: Evidence) -> Iterator[Finding]:
     """Statistics with much of their initial values left, as the count says."""
     for layer in evidence.layers:
-        count, momentum = layer.count, layer.settings.momentum
-        count = evidence.subject.step if count is None else count
-        if count is None or momentum is None or layer.is_initial.all():
+        share = share_left(evidence, layer)
+        if share is None or share < _NOTED_SHARE or layer.is_initial.all():
             continue
-        share = momentum**count
-        if share >= _NOTED_SHARE:
-            yield few_updates(layer, share, f" after {count} updates", momentum, count)
+        count = _updates(evidence, layer) or 0
+        when = f" after {count} updates"
+        yield few_updates(layer, share, when, layer.settings.momentum, count)
+
+
+def share_left(evidence: Evidence, layer: Layer) -> float | None:
+    """The share of the initial values that updates leave; `None` if not known."""
+    count, momentum = _updates(evidence, layer), layer.settings.momentum
+    return None if count is None or momentum is None else momentum**count
+
+
+def _updates(evidence: Evidence, layer: Layer) -> int | None:
+    return evidence.subject.step if layer.count is None else layer.count
 
 
 def few_updates(
