@@ -16,6 +16,9 @@ every_module = pytest.mark.parametrize("name", CASES)
 
 # Their carry begins in `param_dtype`, as in Flax: `dtype` has to be the same.
 ONE_DTYPE = {"RNN", "Bidirectional"}
+# They begin with orthogonal matrices, which newer JAX refuses in half precision.
+ORTHOGONAL = {"RNN", "Bidirectional", *(n for n in CASES if n.endswith("Cell"))}
+REFUSES_HALF = jax.__version_info__ >= (0, 11)
 # They draw other numbers in another dtype.
 RANDOM = {"Dropout", "MultiHeadDotProductAttention"}
 # They make parameters of their own beside those of the layer, in single precision.
@@ -58,6 +61,8 @@ def test_half_precision_keeps_parameters_and_statistics_in_single(name):
 
 @pytest.mark.parametrize("name", sorted(set(CASES) - WRAPPERS))
 def test_parameters_can_be_stored_in_half_precision(name):
+    if REFUSES_HALF and name in ORTHOGONAL:
+        pytest.skip("this version of JAX has no orthogonal matrices of half precision")
     case = CASES[name]
     types = {"param_dtype": jnp.bfloat16}
     if name in ONE_DTYPE:

@@ -269,7 +269,8 @@ def init_vars(case: Case, difference: Difference) -> bool:
 
 def lifted_order(case: Case, difference: Difference) -> bool:
     """Keys are in another order, in a program with a lifted transform."""
-    return difference.cause.startswith("order of keys") and lifts(case)
+    transformed = lifts(case) or case.has("lazy_init")
+    return difference.cause.startswith("order of keys") and transformed
 
 
 LIFTED = (

@@ -660,6 +660,9 @@ def test_a_deep_stack_equals_its_layers_one_by_one():
     np.testing.assert_allclose(found, x, rtol=0, atol=1e-6)
 
 
+@pytest.mark.skipif(
+    jax.__version_info__ >= (0, 11), reason="Flax leaks tracers on this version of JAX"
+)
 @pytest.mark.parametrize("own", ["host", "broadcast", "stacked", "nested"])
 @agrees(ulps=8)
 def test_scan_creates_the_variables_of_modules_of_outside(nn, own):
