@@ -12,9 +12,9 @@ import importlib.util
 import inspect
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from linsey.batch_stats.calls import is_linen
 from linsey.errors import InputError
@@ -23,7 +23,7 @@ _FORM = "FILE.py:NAME, such as model.py:ResNet"
 _OPTION = "--model"
 
 
-def load_model_file(text: str) -> Any:
+def load_model_file(text: str) -> object:
     """Return what a text of the form `FILE.py:NAME` names.
 
     Args:
@@ -97,7 +97,7 @@ def _run(path: Path) -> ModuleType:
     return module
 
 
-def _made(value: Any, path: Path, name: str) -> Any:
+def _made(value: Callable[..., object], path: Path, name: str) -> object:
     try:
         return value()
     except Exception as error:
@@ -121,7 +121,7 @@ def _raised(error: Exception, path: Path, what: str) -> InputError:
     return InputError(problem, file=path, key=key, hint=hint)
 
 
-def _required(value: Any) -> list[str]:
+def _required(value: Callable[..., object]) -> list[str]:
     """Names of the parameters without defaults."""
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return [

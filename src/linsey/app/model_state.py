@@ -7,7 +7,6 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -45,7 +44,7 @@ class ModelState:
     kind: Kind
     contents: Contents
     metadata: RunMetadata | None
-    model: Any
+    model: object
     batches: list[np.ndarray]
     test: np.ndarray | None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 from linsey.batch_stats.auditing import data, numbers, structure
 from linsey.batch_stats.auditing.effects import effect_of
@@ -50,11 +49,11 @@ _DATA_COLUMNS = ("momentum", "shift", "ratio", "distance")
 
 
 def audit(
-    variables: Any,
-    model: Any = None,
+    variables: object,
+    model: object = None,
     batches: Iterable[Batch] | None = None,
     *,
-    previous: Any = None,
+    previous: object = None,
     step: int | None = None,
     opt_state: object = None,
     grads: object = None,

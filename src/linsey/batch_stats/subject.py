@@ -91,14 +91,14 @@ def plain(tree: Any) -> Any:
     return unbox(tree)
 
 
-def nodes(tree: object, path: Path = ()) -> dict[Path, dict[str, Any]]:
+def nodes(tree: object, path: Path = ()) -> dict[Path, dict[str, object]]:
     """Return what is directly in each mapping of a tree, its arrays, by path.
 
     Example:
         >>> nodes({"norm": {"scale": 1.0, "bias": 0.0}})
         {('norm',): {'scale': 1.0, 'bias': 0.0}}
     """
-    found: dict[Path, dict[str, Any]] = {}
+    found: dict[Path, dict[str, object]] = {}
     if not isinstance(tree, Mapping):
         return found
     leaves = {k: v for k, v in tree.items() if not isinstance(v, Mapping)}
@@ -107,6 +107,11 @@ def nodes(tree: object, path: Path = ()) -> dict[Path, dict[str, Any]]:
     for name, inner in tree.items():
         found.update(nodes(inner, (*path, str(name))))
     return found
+
+
+def shape_of(leaf: object) -> tuple[int, ...]:
+    """Return the shape of an array; numbers have none."""
+    return tuple(getattr(leaf, "shape", ()))
 
 
 def _fields(value: object) -> Mapping[str, Any] | None:

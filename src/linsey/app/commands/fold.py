@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from linsey.app import exit_codes
 from linsey.app.config import FoldConfig
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     return exit_codes.DONE
 
 
-def _contents(state: ModelState, folded: dict[str, Any]) -> Contents:
+def _contents(state: ModelState, folded: dict[str, object]) -> Contents:
     """The folded variables; of a run, a state of its model without normalization."""
     contents = dataclasses.replace(state.contents, tree=folded, metadata={})
     if state.metadata is None:

@@ -136,11 +136,11 @@ def settings_in(call: Call, variables: Variables, batch: Batch) -> dict[Path, Se
         return found
 
     def watch(
-        next_fun: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        next_fun: Callable[..., object],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
         context: Any,
-    ) -> Any:
+    ) -> object:
         path = tuple(context.module.path)
         if path in paths:
             found[path] = _settings(context.module)
@@ -162,7 +162,7 @@ def _settings(layer: object) -> Settings:
     )
 
 
-def _member(owner: Any, name: str) -> Any:
+def _member(owner: object, name: str) -> object:
     if hasattr(owner, name):
         return getattr(owner, name)
     if isinstance(owner, Mapping):

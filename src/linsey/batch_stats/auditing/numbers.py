@@ -12,7 +12,7 @@ from linsey.batch_stats.auditing.effects import agrees
 from linsey.batch_stats.auditing.evidence import Evidence, Layer
 from linsey.batch_stats.report import Finding
 from linsey.batch_stats.statistics import Path, find_statistics
-from linsey.batch_stats.subject import nodes
+from linsey.batch_stats.subject import nodes, shape_of
 
 RECALIBRATE = "variables = batch_stats.recalibrate(model, variables, batches)"
 # Shares of the initial statistics that are worth a note, and a warning.
@@ -136,7 +136,7 @@ def _distance(now: object, before: object) -> float:
     for path, leaves in nodes(now).items():
         for name, leaf in leaves.items():
             other = earlier.get(path, {}).get(name)
-            if other is not None and np.shape(other) == np.shape(leaf):
+            if other is not None and shape_of(other) == shape_of(leaf):
                 a, b = (np.asarray(value).astype(np.float64) for value in (leaf, other))
                 square, norm = square + ((a - b) ** 2).sum(), norm + (b**2).sum()
     return float(np.sqrt(square / norm)) if norm else float(square > 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from linsey.batch_stats.auditing.evidence import Evidence
 from linsey.batch_stats.auditing.numbers import place
 from linsey.batch_stats.report import Finding
 from linsey.batch_stats.statistics import Path, at
-from linsey.batch_stats.subject import nodes
+from linsey.batch_stats.subject import nodes, shape_of
 
 _BATCH_NORM = re.compile(r"batch_?norm|(^|_)bn(_?\d+)?$", re.IGNORECASE)
 # An average of weights carries statistics along, and by right.
@@ -46,7 +46,7 @@ def in_optimizer(evidence: Evidence) -> Iterator[Finding]:
     for path, leaves in nodes(evidence.subject.arrays.get("params", {})).items():
         if not {"mean", "var"} <= {*leaves} or path in stats:
             continue
-        if np.shape(leaves["mean"]) == np.shape(leaves["var"]):
+        if shape_of(leaves["mean"]) == shape_of(leaves["var"]):
             yield Finding(
                 "/".join(path), "in_optimizer", "warning",
                 "`params` holds a mean and a variance: there the optimizer moves them.",
@@ -111,7 +111,9 @@ def missing_parameters(evidence: Evidence) -> Iterator[Finding]:
             yield _missing("parameters", layer.path, ("scale", "bias"))
 
 
-def _missing(what: str, path: Path, names: Any, severity: str = "error") -> Finding:
+def _missing(
+    what: str, path: Path, names: Iterable[str], severity: str = "error"
+) -> Finding:
     collection = {"statistics": "batch_stats", "parameters": "params"}[what]
     listed = " and ".join(f"`{name}`" for name in sorted(names))
     return Finding(
@@ -145,7 +147,7 @@ def foreign_layout(evidence: Evidence) -> Iterator[Finding]:
             yield from _kernel(evidence, path, leaves)
 
 
-def _named_by_torch(path: Path, leaves: Mapping[str, Any]) -> Finding:
+def _named_by_torch(path: Path, leaves: Mapping[str, object]) -> Finding:
     layer, has = _layer(path), ", ".join(f"`{name}`" for name in leaves)
     lines = [
         f"{place('batch_stats', layer)} = {{'mean': running_mean, 'var': running_var}}"
@@ -159,11 +161,11 @@ def _named_by_torch(path: Path, leaves: Mapping[str, Any]) -> Finding:
     )  # fmt: skip
 
 
-def _weight(path: Path, weight: Any) -> Finding:
-    layer, turn = _layer(path), _TURNS.get(np.ndim(weight), "")
+def _weight(path: Path, weight: object) -> Finding:
+    layer, turn = _layer(path), _TURNS.get(len(shape_of(weight)), "")
     return Finding(
         "/".join(layer), "foreign_layout", "error",
-        f"The layer has the names of PyTorch: `weight` of shape {np.shape(weight)}.",
+        f"The layer has the names of PyTorch: `weight` of shape {shape_of(weight)}.",
         {},
         f"{place('params', layer, 'kernel')} = weight{turn}",
     )  # fmt: skip
@@ -173,17 +175,17 @@ _TURNS = {2: ".T", 3: ".transpose(2, 1, 0)", 4: ".transpose(2, 3, 1, 0)"}
 
 
 def _kernel(
-    evidence: Evidence, path: Path, leaves: Mapping[str, Any]
+    evidence: Evidence, path: Path, leaves: Mapping[str, object]
 ) -> Iterator[Finding]:
-    shape, layer = np.shape(leaves["kernel"]), _layer(path)
+    shape, layer = shape_of(leaves["kernel"]), _layer(path)
     if len(shape) not in _TURNS or path[:1] not in (("params",), ()):
         return
     wanted = at((evidence.expected or {}).get("params", {}), (*layer, "kernel"))
     turned = _turned(shape)
     if wanted is not None:
-        is_foreign, is_sure = np.shape(wanted) == turned != shape, True
+        is_foreign, is_sure = shape_of(wanted) == turned != shape, True
     else:
-        bias = np.shape(leaves["bias"]) if "bias" in leaves else ()
+        bias = shape_of(leaves["bias"]) if "bias" in leaves else ()
         is_sure = bias == turned[-1:] != shape[-1:] and len(shape) > 2
         is_foreign = is_sure or (len(shape) == 4 and _has_window_last(shape))
     if is_foreign:
@@ -214,7 +216,7 @@ def _layer(path: Path) -> Path:
     return path[1:] if path[:1] in (("params",), ("batch_stats",)) else path
 
 
-def _nested(tree: Mapping[str, Any]) -> dict[str, Any]:
+def _nested(tree: Mapping[str, object]) -> dict[str, object]:
     """Split the names of a state of PyTorch, such as `layer1.0.bn1.weight`."""
     nested: dict[str, Any] = {}
     for name, value in tree.items():
@@ -226,7 +228,7 @@ def _nested(tree: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def _key(entry: Any) -> str:
+def _key(entry: object) -> str:
     for attribute in ("key", "name", "idx"):
         if hasattr(entry, attribute):
             return str(getattr(entry, attribute))
