@@ -146,12 +146,21 @@ def step(name: str, rival: str, sizes: Sizes, dtype: Any) -> Measured:
 
 
 def evaluation(rival: str, sizes: Sizes, dtype: Any) -> Measured:
-    """The ResNet applied with its running statistics."""
+    """The ResNet applied with its running statistics.
+
+    "linsey folded", "flax folded" and "torch folded" have these in the convolutions.
+    """
+    library, is_folded = rival.removesuffix(" folded"), rival.endswith(" folded")
     x, _ = inputs("resnet", sizes)
-    if rival == "torch":
-        return None, _torch_evaluation(sizes, dtype, x)
-    model = resnet(rival, sizes, dtype)
+    if library == "torch":
+        return None, _torch_evaluation(sizes, dtype, x, is_folded)
+    model = resnet(library, sizes, dtype)
     variables = jax.jit(model.init)(jax.random.key(0), x)
+    if is_folded:
+        from linsey.batch_stats import fold
+
+        apply, variables, _ = fold(model, variables, x[:1])
+        return models.compiled(apply, variables, x)
     return models.compiled(
         lambda variables, x: model.apply(variables, x, train=False), variables, x
     )
@@ -277,10 +286,15 @@ def _torch_step(name: str, sizes: Sizes, dtype: Any, x: Any, labels: Any) -> Any
     return _torch_call(torch, dtype, run)
 
 
-def _torch_evaluation(sizes: Sizes, dtype: Any, x: np.ndarray) -> Callable[[], Any]:
+def _torch_evaluation(
+    sizes: Sizes, dtype: Any, x: np.ndarray, folded: bool
+) -> Callable[[], Any]:
     torch = models.import_torch()
     model = _torch_resnet(torch, sizes).to(memory_format=torch.channels_last)
     model, x = model.to(torch_device(torch)).eval(), _torch_images(torch, x)
+    if folded:  # every pair of layers by `fuse_conv_bn_eval`
+        optimization = importlib.import_module("torch.fx.experimental.optimization")
+        model = optimization.fuse(model)
 
     def run():
         with torch.no_grad():

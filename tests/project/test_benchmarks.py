@@ -118,7 +118,16 @@ def test_without_a_gpu_it_says_how_to_run(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["trace", "dispatch", "import_time", "optim", "batch_norm", "step", "objects"],
+    [
+        "trace",
+        "dispatch",
+        "import_time",
+        "optim",
+        "batch_norm",
+        "step",
+        "objects",
+        "fold",
+    ],
 )
 def test_benchmark_runs_and_writes_its_figures(name):
     subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tarfile
 from pathlib import Path
@@ -112,12 +113,13 @@ def test_nothing_is_overwritten(sources, tmp_path):
 
 
 def test_what_was_written_otherwise_is_not_kept(sources, tmp_path, monkeypatch):
-    write = conversion._write
+    write = conversion.write_contents
 
-    def wrong(path, kind, tree, step, metadata):
-        write(path, kind, {**tree, "step": np.int32(6)}, step, metadata)
+    def wrong(path, kind, contents):
+        tree = {**contents.tree, "step": np.int32(6)}
+        write(path, kind, dataclasses.replace(contents, tree=tree))
 
-    monkeypatch.setattr(conversion, "_write", wrong)
+    monkeypatch.setattr(conversion, "write_contents", wrong)
     (tmp_path / "new").mkdir()
     for kind, name in NAMES.items():
         with pytest.raises(InputError, match="step: read back otherwise"):

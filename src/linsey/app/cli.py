@@ -31,6 +31,9 @@ _COMMANDS = {
     "train": "train a classifier and record the run in a folder",
     "eval": "evaluate a checkpoint on its test data, or on other data",
     "inspect": "list what a checkpoint holds: shapes, dtypes, sizes, ranges",
+    "audit": "find out what is wrong with running statistics",
+    "recalibrate": "replace running statistics by those of the data",
+    "fold": "fold batch norms into the layers around them, for evaluation",
     "convert": "copy a checkpoint into another format: steps, Orbax, msgpack",
     "summary": "show the layers of a model with shapes and sizes",
     "run": "run a program that imports Flax or treex, unedited, on linsey",
@@ -91,10 +94,10 @@ def _run(given: Sequence[str]) -> int:
     if not given or given[0] in ("-h", "--help"):
         print("usage: linsey COMMAND [OPTIONS]\n")
         for name, text in _COMMANDS.items():
-            print(f"  {name:<9} {text}")
+            print(f"  {name:<11} {text}")
         print("\nlinsey COMMAND --help lists the options of a command.\n\nexit codes:")
         for code, text in exit_codes.TABLE:
-            print(f"  {code:<9} {text}")
+            print(f"  {code:<11} {text}")
         return exit_codes.DONE if given else exit_codes.REFUSED
     if given[0] == "--version":
         from importlib.metadata import version

@@ -186,11 +186,85 @@ class InspectConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvalConfig(InspectConfig):
-    """Evaluate a checkpoint with its running statistics."""
+class StateOptions(InspectConfig):
+    """A state, its model, and data: what tools for running statistics work on.
+
+    The state is that of a run, a checkpoint of Orbax, a file of msgpack bytes, or one
+    of safetensors. Runs of `linsey train` bring their model and their data.
+    """
+
+    model: _Text | None = None
+    """Model of a file that no run of `linsey train` wrote, as FILE.py:NAME: a module of
+    linsey or Flax, its class, or a function without arguments that makes it."""
+    data: _Text | None = None
+    """Data, as for `linsey train`. Defaults to those of the run. For models of a file
+    they are used as they are, without standardization."""
+    batch_size: _Batch = 64
+    """Examples in a batch."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalConfig(StateOptions):
+    """Evaluate a checkpoint with its running statistics.
+
+    With --compare-modes, compare training and evaluation on the same data instead,
+    layer by layer. Only that works on files that no run of `linsey train` wrote.
+    """
 
     data: _Text | None = None
     """Other data than it was trained on; all of them, if they have no test part."""
+    compare_modes: bool = False
+    """Show where training and evaluation part, by how much, and why."""
+    previous: Path | None = None
+    """An earlier state of the training, which can tell the cause."""
+    batch_size: _Batch = 256
+    """Examples on which the modes are compared."""
+    json: bool = False
+    """Print the comparison as JSON."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AuditConfig(StateOptions):
+    """Find out what is wrong with running statistics, in which layer, by how much.
+
+    Exits with code 3 if there is an error, so that it can guard a pipeline.
+    """
+
+    previous: Path | None = None
+    """An earlier state of the same training: its statistics should differ."""
+    momentum: _Rate | None = None
+    """Momentum of the layers, if there is no model that tells it."""
+    batches: _Interval = 8
+    """Batches of the training part to look at; 0 audits without data."""
+    json: bool = False
+    """Print the report as JSON."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecalibrateConfig(StateOptions):
+    """Replace running statistics by those of the data, for the weights as they are.
+
+    The new state is written beside the old one, as the same kind of file or folder.
+    """
+
+    target: Path
+    """The file or folder to write; nothing is overwritten."""
+    batches: _Count = 10**9
+    """Batches of the training part to use. Defaults to all."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FoldConfig(StateOptions):
+    """Fold batch norms into the layers around them, for evaluation.
+
+    What is written are parameters of the same model without these norms. Of a run of
+    `linsey train` they are a step of the model with `--norm none`, for `linsey eval`.
+    """
+
+    target: Path
+    """The file or folder to write; nothing is overwritten."""
+    json: bool = False
+    """Print the report as JSON."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

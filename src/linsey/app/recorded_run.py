@@ -6,7 +6,7 @@ import contextlib
 import math
 
 from linsey.app.config import TrainConfig
-from linsey.app.dataset import Dataset
+from linsey.app.dataset import Dataset, training_batches
 from linsey.app.devices import describe_environment
 from linsey.app.exit_codes import NotFiniteError
 from linsey.app.metadata import run_metadata
@@ -17,6 +17,7 @@ from linsey.app.run_folder import RunFolder, newest_checkpoint
 from linsey.app.stopping import StopRequest
 from linsey.app.terminal import progress, say, warn
 from linsey.app.trainer import Trainer
+from linsey.batch_stats import Report, audit
 from linsey.checkpoint import durable
 from linsey.errors.base import printable
 
@@ -67,12 +68,28 @@ def train_run(
         log.write("final", trainer.step, **final.numbers(), skipped=skipped)
         log.sync()
     stop.check()
-    outcome = Outcome(trainer.step, final, trainer.scores, skipped)
+    statistics = _audit(trainer)
+    outcome = Outcome(trainer.step, final, trainer.scores, skipped, statistics)
     write_report(folder, config, dataset, layers, outcome)
     stop.check()
     if not math.isfinite(final.loss):
         raise NotFiniteError(f"{folder.path}: the final test loss is not finite")
     return outcome
+
+
+_AUDITED = 8  # batches
+
+
+def _audit(trainer: Trainer) -> Report:
+    """Compare the running statistics with the training data."""
+    state = trainer.state
+    if not state.batch_stats:
+        return Report("Audit")
+    x, size = trainer.dataset.x_train, trainer.config.batch_size
+    batches = training_batches(len(x), size, trainer.config.seed, trainer.step)
+    chosen = [trainer.standardize(x[next(batches)]) for _ in range(_AUDITED)]
+    committed = int(state.step) - int(state.skipped)
+    return audit(state, trainer.model, chosen, step=committed)
 
 
 def _resume(trainer: Trainer) -> bool:

@@ -23,6 +23,8 @@ from linsey.app.metadata import Scores
 from linsey.app.metrics_log import Record
 from linsey.app.run_folder import RunFolder
 from linsey.app.steps import Evaluation
+from linsey.batch_stats import Report
+from linsey.batch_stats.report import shown
 from linsey.checkpoint import durable
 from linsey.errors.base import printable
 from linsey.extras import install_hint
@@ -52,12 +54,14 @@ class Outcome:
         final: evaluation of the last step.
         scores: the accuracies along the way.
         skipped: steps that were not committed because something was not finite.
+        statistics: what an audit of the running statistics found.
     """
 
     step: int
     final: Evaluation
     scores: Scores
     skipped: int
+    statistics: Report
 
     def headline(self) -> str:
         """Return the result in a line."""
@@ -69,12 +73,14 @@ class Outcome:
 
     def warnings(self) -> list[str]:
         """List what should not be overlooked."""
-        if not self.skipped:
-            return []
-        return [
-            f"{self.skipped} of {self.step} steps were skipped as a whole: loss, "
-            "gradients or statistics were not finite; a lower --lr may help"
-        ]
+        told = []
+        if self.skipped:
+            told.append(
+                f"{self.skipped} of {self.step} steps were skipped as a whole: loss, "
+                "gradients or statistics were not finite; a lower --lr may help"
+            )
+        told += [f"{one.layer}: {one.message}" for one in self.statistics.errors]
+        return told
 
 
 def write_report(
@@ -123,10 +129,31 @@ def write_report(
             table(("class", "accuracy", *names), classes),
         ),
         section("Model", table(models.HEADERS, models.summary_cells(layers))),
+        *_statistics(outcome.statistics),
         section("Options and environment", table(("option", "value"), facts.items())),
         section("Progress", table(headers, progress)),
     )
     durable.write_file(folder.report, content)
+
+
+def _statistics(found: Report) -> list[str]:
+    """The section about the running statistics; none without batch normalization."""
+    if not found.rows:
+        return []
+    names = ("severity", "layer", "kind", "finding")
+    findings = [(f.severity, f.layer, f.kind, f.message) for f in found]
+    return [
+        section(
+            "Statistics",
+            paragraph(
+                "Running statistics, and how the output that they normalize differs "
+                "from that with the moments of training batches: shift and ratio where "
+                f"they are largest, and the distance of all channels. {found.summary}."
+            ),
+            table(found.columns, [[*map(shown, row)] for row in found.rows]),
+            *([table(names, findings)] if findings else []),
+        )
+    ]
 
 
 # -- curves --------------------------------------------------------------------------

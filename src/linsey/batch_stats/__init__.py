@@ -14,12 +14,16 @@ _FILES = {
     "Finding": "report",
     "ModesReport": "modes_report",
     "Report": "report",
+    "audit": "audit",
     "compare_modes": "compare_modes",
+    "fold": "fold",
     "recalibrate": "recalibrate",
 }
 
 if TYPE_CHECKING:
+    from linsey.batch_stats.audit import audit as audit
     from linsey.batch_stats.compare_modes import compare_modes as compare_modes
+    from linsey.batch_stats.fold import fold as fold
     from linsey.batch_stats.modes_report import ModesReport as ModesReport
     from linsey.batch_stats.recalibrate import recalibrate as recalibrate
     from linsey.batch_stats.report import Finding as Finding

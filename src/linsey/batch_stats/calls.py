@@ -197,6 +197,40 @@ def find_call(
     )
 
 
+def initial(
+    model: object,
+    batch: Batch,
+    *,
+    flag: str | None = None,
+    inputs: Inputs | None = None,
+) -> Variables | None:
+    """Return shapes and dtypes of the variables that a Linen module initialises.
+
+    Args:
+        model: as for `find_call`.
+        batch: an example of what one call takes.
+        flag: as for `find_call`.
+        inputs: as for `find_call`.
+
+    Returns:
+        The variables by collection, without values; `None` if there is no way to tell.
+    """
+    keys = jax.random.split(jax.random.key(0))
+    rngs = {"params": keys[0], "dropout": keys[1]}
+    for _, run, flags in _forms(model, flag):
+        if not isinstance(run, _LinenRun):
+            return None
+        evaluation = {name: not value for name, value in flags.items()}
+        for chosen in _inputs(batch) if inputs is None else (inputs,):
+            args, kwargs = arguments(chosen(batch))
+            init = functools.partial(run.init, flags=evaluation)
+            try:
+                return jax.eval_shape(init, rngs, args, kwargs)
+            except Exception:  # of any kind: it is the model's
+                continue
+    return None
+
+
 def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return positional and keyword arguments of a call."""
     if isinstance(inputs, Mapping):
@@ -250,15 +284,15 @@ def _forms(
     names, is_open = _parameters(function)
     known = {name: FLAGS[name] for name in FLAGS if name in names}
     if known:
-        yield module, _run_linen(module, fixed, ()), known
+        yield module, _LinenRun(module, fixed, ()), known
     fields = {n: v for n, v in FLAGS.items() if hasattr(module, n) and n not in known}
     if fields:
-        yield module, _run_linen(module, fixed, tuple(fields)), {**known, **fields}
+        yield module, _LinenRun(module, fixed, tuple(fields)), {**known, **fields}
     if not known:
-        yield module, _run_linen(module, fixed, ()), {}  # by what is mutable
+        yield module, _LinenRun(module, fixed, ()), {}  # by what is mutable
     if is_open:
         for name, value in FLAGS.items():
-            yield module, _run_linen(module, fixed, ()), {name: value}
+            yield module, _LinenRun(module, fixed, ()), {name: value}
 
 
 def _named(
@@ -269,7 +303,7 @@ def _named(
     names, is_open = _parameters(function)
     is_field = name not in names and not is_open and hasattr(module, name)
     value = FLAGS.get(name, True) if flag == name else False
-    yield module, _run_linen(module, fixed, (name,) if is_field else ()), {name: value}
+    yield module, _LinenRun(module, fixed, (name,) if is_field else ()), {name: value}
 
 
 def _parameters(function: Any) -> tuple[tuple[str, ...], bool]:
@@ -282,8 +316,22 @@ def _parameters(function: Any) -> tuple[tuple[str, ...], bool]:
     return tuple(parameters), is_open
 
 
-def _run_linen(module: Any, fixed: Mapping[str, Any], fields: tuple[str, ...]) -> Run:
-    def run(
+@dataclass(frozen=True)
+class _LinenRun:
+    """A way to run a Linen module.
+
+    Attributes:
+        module: of linsey or Flax.
+        fixed: what a partial of `apply` holds already.
+        fields: the flags that are fields of the module and no arguments.
+    """
+
+    module: Any
+    fixed: Mapping[str, Any]
+    fields: tuple[str, ...]
+
+    def __call__(
+        self,
         variables: Variables,
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
@@ -291,17 +339,31 @@ def _run_linen(module: Any, fixed: Mapping[str, Any], fields: tuple[str, ...]) -
         mutable: Sequence[str],
         rngs: Rngs,
     ) -> tuple[Any, Variables]:
-        values = {name: kwargs[name] for name in fields}
-        rest = {k: v for k, v in kwargs.items() if k not in values}
-        used = module.clone(**values) if values else module
-        options = {**fixed, **rest, "rngs": {**fixed.get("rngs", {}), **rngs}}
-        if not train:
-            options["rngs"] = fixed.get("rngs")
+        used, options = self._options(kwargs)
+        options["rngs"] = self.fixed.get("rngs")
+        if train:
+            options["rngs"] = {**(options["rngs"] or {}), **rngs}
         if not mutable:
             return used.apply(variables, *args, **options), {}
         return used.apply(variables, *args, mutable=list(mutable), **options)
 
-    return run
+    def init(
+        self,
+        rngs: Rngs,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        flags: Mapping[str, bool],
+    ) -> Variables:
+        """Make the variables."""
+        used, options = self._options({**kwargs, **flags})
+        options.pop("rngs", None)
+        return used.init(rngs, *args, **options)
+
+    def _options(self, kwargs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        values = {name: kwargs[name] for name in self.fields}
+        used = self.module.clone(**values) if values else self.module
+        rest = {k: v for k, v in kwargs.items() if k not in values}
+        return used, {**self.fixed, **rest}
 
 
 def _run_function(function: Callable[..., Any]) -> Run:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,6 +113,24 @@ def nodes(tree: object, path: Path = ()) -> Iterator[tuple[Path, Mapping[str, An
         yield path, tree
         for name, inner in tree.items():
             yield from nodes(inner, (*path, str(name)))
+
+
+def replace_moments(stats: Any, replace: Callable[[str, Any], Any]) -> Any:
+    """Return a collection `batch_stats` with other running statistics.
+
+    Args:
+        stats: the collection; what is no mean and no variance in it stays.
+        replace: called with `"mean"` or `"var"` and the array; gives the new one.
+    """
+    if not isinstance(stats, Mapping):
+        return stats
+    is_layer = "mean" in stats and "var" in stats
+    return {
+        name: jax.tree.map(lambda leaf, name=name: replace(name, leaf), inner)
+        if is_layer and name in ("mean", "var")
+        else replace_moments(inner, replace)
+        for name, inner in stats.items()
+    }
 
 
 def at(tree: object, path: Path) -> Any:

@@ -21,7 +21,7 @@ from linsey.errors.base import OptionError
 from linsey.errors.layers import InputRankError, InvalidPaddingError
 from linsey.ops.cpu.conv import convolve
 from linsey.ops.cpu.conv_xla import Window
-from linsey.ops.cpu.dispatch import Shape, has_static_shape, on_cpu
+from linsey.ops.cpu.dispatch import Shape, has_static_shape, rewrites_convolutions
 from linsey.ops.deferred import resolve
 from linsey.ops.dot import add_bias
 from linsey.ops.sharding import is_split, leave_to_compiler, split_axes
@@ -107,7 +107,7 @@ def conv(
     window = kernel.shape[:-2]
     geometry = _geometry(len(window), strides, input_dilation, kernel_dilation)
     is_default = conv_general_dilated is _PLAIN and _PLAIN.__code__ is _CODE
-    if is_default and on_cpu() and has_static_shape(x):
+    if is_default and rewrites_convolutions() and has_static_shape(x):
         conv_general_dilated = convolve
     groups = {"feature_group_count": feature_group_count, "precision": precision}
     function = partial(conv_general_dilated, **groups)

@@ -24,19 +24,19 @@ import dataclasses
 import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
 
-from linsey.checkpoint import dtypes, durable, open_checkpoint, write_checkpoint
+from linsey.checkpoint import dtypes, durable
 from linsey.errors import ArgumentTypeError, InputError, OptionError
-from linsey.serialization import to_bytes
 from linsey.specs import flatten, spec_of
-from linsey.training import checkpoints, orbax_utils
-from linsey.training.formats import Kind, read_state, recognize
+from linsey.training import orbax_utils
+from linsey.training.contents import Contents, read_contents, write_contents
+from linsey.training.formats import Kind, recognize
 
 __all__ = ["Conversion", "Written", "convert"]
 
@@ -65,13 +65,6 @@ class Conversion:
     leaves: int
     size: int
     notes: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Contents:
-    tree: dict[str, Any]
-    step: int | None = None
-    metadata: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
 
 def convert(
@@ -108,7 +101,11 @@ def convert(
         hint = "name another one, or remove it"
         raise InputError("is there already", file=target, hint=hint)
     found = recognize(source)
-    contents = _READ[found](source)
+    if found == "safetensors":
+        hint = "`linsey inspect` lists what is in it"
+        problem = "a file of safetensors is not converted"
+        raise InputError(problem, file=source, hint=hint)
+    contents = read_contents(source, found)
     step = _number(contents, source, target, step) if kind == "step" else None
     tree, notes = _storable(contents.tree, found, kind, source)
     if contents.metadata and kind != "step":
@@ -118,10 +115,10 @@ def convert(
     durable.make_folder(target.parent)
     with durable.replacing(target) as temporary:
         try:
-            _write(temporary, kind, tree, step or 0, contents.metadata)
+            write_contents(temporary, kind, Contents(tree, step, contents.metadata))
         except (ArgumentTypeError, OptionError) as error:
             raise InputError(f"not for {kind}: {error.found}", file=source) from error
-        again = _hashes(_READ[kind](temporary).tree)
+        again = _hashes(read_contents(temporary, kind).tree)
         for name in hashes | again:
             if hashes.get(name) != again.get(name):
                 problem = "read back otherwise than it was written"
@@ -140,7 +137,7 @@ def _kind_of_name(target: Path) -> Written:
     raise InputError("the name does not say what to write", file=target, hint=hint)
 
 
-def _number(contents: _Contents, source: Path, target: Path, given: int | None) -> int:
+def _number(contents: Contents, source: Path, target: Path, given: int | None) -> int:
     named = _STEP.fullmatch(target.name)
     if given is None and contents.step is not None:
         given = contents.step
@@ -151,44 +148,6 @@ def _number(contents: _Contents, source: Path, target: Path, given: int | None) 
         return int(named[1]) if named else given or 0
     digits = re.findall(r"\d+", source.name)
     return int(digits[-1][:18]) if digits else 0
-
-
-def _read_step(path: Path) -> _Contents:
-    checkpoint = open_checkpoint(path)
-    return _Contents(checkpoint.read(), checkpoint.step, checkpoint.metadata)
-
-
-def _read_tree(path: Path) -> _Contents:
-    return _Contents(checkpoints.restore_checkpoint(path, None))
-
-
-def _read_bytes(path: Path) -> _Contents:
-    return _Contents(read_state(path))
-
-
-def _refuse_safetensors(path: Path) -> _Contents:
-    hint = "`linsey inspect` lists what is in it"
-    raise InputError("a file of safetensors is not converted", file=path, hint=hint)
-
-
-_READ: dict[str, Callable[[Path], _Contents]] = {
-    "step": _read_step,
-    "orbax": _read_tree,
-    "msgpack": _read_bytes,
-    "safetensors": _refuse_safetensors,
-}
-
-
-def _write(
-    path: Path, kind: Kind, tree: Any, step: int, metadata: Mapping[str, object]
-) -> None:
-    if kind == "step":
-        write_checkpoint(path, step, tree, metadata)
-    elif kind == "msgpack":
-        path.write_bytes(to_bytes(tree))
-    else:
-        with orbax_utils.reading(os.fspath(path), "write"):
-            checkpoints.orbax().PyTreeCheckpointer().save(path.absolute(), tree)
 
 
 # -- what a kind can hold ------------------------------------------------------------

@@ -27,6 +27,8 @@ def main(arguments: Sequence[str]) -> int:
         0.
     """
     config = parse(EvalConfig, "eval", arguments)
+    if config.compare_modes:
+        return _compare_modes(config)
 
     from linsey.app.checkpoint_choice import choose
 
@@ -51,6 +53,32 @@ def main(arguments: Sequence[str]) -> int:
         f"test accuracy {result.accuracy:.4f} ({result.correct} of {result.count}), "
         f"loss {result.loss:.4f}, step {checkpoint.step} of {checkpoint.folder}"
     )
+    return 0
+
+
+_REFERENCE = 8  # batches
+
+
+def _compare_modes(config: EvalConfig) -> int:
+    """Compare both modes on the test part, with the training part as reference."""
+    from linsey.app.checkpoint_choice import refuse_special
+
+    refuse_special(config.checkpoint)
+
+    from linsey.app.model_state import asking, load_state, read_previous
+    from linsey.batch_stats import compare_modes
+
+    state = load_state(config, _REFERENCE, needs_data=True)
+    reference = state.batches
+    if state.metadata is not None and config.data is not None:
+        trained_on = dataclasses.replace(config, data=None)
+        reference = load_state(trained_on, _REFERENCE).batches
+    previous = read_previous(config, config.previous)
+    with asking(state.path):
+        report = compare_modes(
+            state.model, state.variables, state.test, reference, previous
+        )
+    say(report.to_json() if config.json else f"{state.path}\n{report}")
     return 0
 
 

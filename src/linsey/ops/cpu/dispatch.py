@@ -68,6 +68,22 @@ def threads() -> int:
     return int(os.environ.get("NPROC", 0)) or len(cores)
 
 
+# While it holds, convolutions are traced as the operation of `jax.lax`, for those who
+# read the program. A context of jax, for it belongs to the key of what `jax.jit` keeps.
+plain_convolutions = jax.make_user_context(False)
+
+
+def rewrites_convolutions() -> bool:
+    """Return whether convolutions are written in the forms that a CPU is fast at.
+
+    Example:
+        >>> with plain_convolutions(True):
+        ...     rewrites_convolutions()
+        False
+    """
+    return on_cpu() and not plain_convolutions.value
+
+
 # --- kernels ------------------------------------------------------------------------
 
 

@@ -1,0 +1,200 @@
+"""What `audit`, `recalibrate` and `fold` work on: a state, its model, and data."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from linsey import datasets
+from linsey.app.checkpoint_choice import choose, has_steps, refuse_special
+from linsey.app.config import DataOptions, InspectConfig, StateOptions
+from linsey.app.dataset import Dataset, Standardizer
+from linsey.app.metadata import RunMetadata, run_metadata
+from linsey.app.model_file import load_model_file
+from linsey.app.models import make_model
+from linsey.app.readers import load
+from linsey.batch_stats.statistics import Variables
+from linsey.batch_stats.subject import read_subject
+from linsey.checkpoint import durable
+from linsey.errors import ArgumentTypeError, InputError, OptionError
+from linsey.training.contents import Contents, read_contents, write_contents
+from linsey.training.formats import Kind, recognize
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelState:
+    """A state and what is known of it.
+
+    Attributes:
+        path: where it was read; of a run, the step.
+        kind: what that is.
+        contents: all that is there.
+        metadata: what `linsey train` recorded; `None` if it did not write this.
+        model: the module or function; `None` if it is not known.
+        batches: of examples of the training part; empty without data.
+        test: a batch of the test part; `None` without data.
+    """
+
+    path: Path
+    kind: Kind
+    contents: Contents
+    metadata: RunMetadata | None
+    model: object
+    batches: list[np.ndarray]
+    test: np.ndarray | None
+
+    @property
+    def variables(self) -> Variables:
+        """The variables by collection."""
+        return read_subject(self.contents.tree).variables
+
+    @property
+    def updates(self) -> int | None:
+        """How many steps were committed so far; `None` if that is not recorded."""
+        step = self.contents.tree.get("step")
+        if step is None or np.shape(step) != ():
+            return None
+        return int(step) - int(self.contents.tree.get("skipped", 0))
+
+    def write(self, target: Path, contents: Contents) -> None:
+        """Write another state as the same kind of file or folder.
+
+        Raises:
+            InputError: the target is there already.
+            DiskError: the disk refused.
+        """
+        refuse_occupied(target)
+        durable.make_folder(target.parent)
+        with durable.replacing(target) as temporary:
+            write_contents(temporary, self.kind, contents)
+
+
+@contextlib.contextmanager
+def asking(path: Path) -> Iterator[None]:
+    """Turn what a tool asks of its caller into a line about the file.
+
+    Raises:
+        InputError: the tool was given what it cannot work on.
+    """
+    try:
+        yield
+    except (OptionError, ArgumentTypeError) as error:
+        fix = error.fix.rstrip(".")
+        raise InputError(f"{error.found} {error.why}", file=path, hint=fix) from error
+
+
+def refuse_occupied(target: Path) -> None:
+    """Refuse a target that is there: nothing is overwritten."""
+    if os.path.lexists(target):
+        hint = "name another one, or remove it"
+        raise InputError("is there already", file=target, hint=hint)
+
+
+def load_state(
+    options: StateOptions, batches: int, *, needs_data: bool = False
+) -> ModelState:
+    """Read a state, its model, and batches of data.
+
+    A run of `linsey train` brings its model and its data; for others `--model` and
+    `--data` name them, and the data are given to the model as they are.
+
+    Args:
+        options: what to read.
+        batches: how many to take from the training part.
+        needs_data: whether model and data have to be there.
+
+    Raises:
+        InputError: something cannot be read, or is not named.
+        DiskError: the disk refused.
+    """
+    path, kind, contents = read_path(options)
+    metadata = _metadata(options, path) if kind == "step" else None
+    model = None if options.model is None else load_model_file(options.model)
+    if model is None and metadata is not None:
+        data = metadata.data
+        model = make_model(metadata.train_config, data.shape, len(data.class_names))
+    if model is None and needs_data:
+        raise InputError(
+            "the file does not say which model it is of", file=path, key="--model",
+            hint="name it with --model FILE.py:NAME",
+        )  # fmt: skip
+    chosen, test = [], None
+    if model is not None and batches:
+        chosen, test = _batches(options, batches, metadata)
+    if needs_data and not chosen:
+        hint = "name them with --data"
+        raise InputError("no data to measure", file=path, key="--data", hint=hint)
+    return ModelState(path, kind, contents, metadata, model, chosen, test)
+
+
+def read_path(options: InspectConfig) -> tuple[Path, Kind, Contents]:
+    """Read a run, one of its steps, or a file or folder of another kind."""
+    path = options.checkpoint
+    refuse_special(path)
+    if has_steps(path):
+        checkpoint = choose(options)
+        metadata = checkpoint.metadata
+        read = Contents(checkpoint.read(), checkpoint.step, metadata)
+        return checkpoint.folder, "step", read
+    if options.best or options.step is not None:
+        raise InputError("--step and --best need a run", file=path)
+    kind = recognize(path)
+    contents = read_contents(path, kind)
+    if not isinstance(contents.tree, dict):
+        raise InputError("its outermost value is no dictionary", file=path)
+    return path, kind, contents
+
+
+def read_previous(options: StateOptions, path: Path | None) -> Variables | None:
+    """Read the variables of an earlier state, if one is named."""
+    if path is None:
+        return None
+    earlier = dataclasses.replace(options, checkpoint=path, step=None, best=False)
+    return read_subject(read_path(earlier)[2].tree).variables
+
+
+def _metadata(options: StateOptions, path: Path) -> RunMetadata | None:
+    """What `linsey train` recorded; `None` if another program wrote the step."""
+    checkpoint = choose(options)
+    if {"config", "data"} <= checkpoint.metadata.keys():
+        return run_metadata(checkpoint)
+    return None
+
+
+def _batches(
+    options: StateOptions, most: int, metadata: RunMetadata | None
+) -> tuple[list[np.ndarray], np.ndarray | None]:
+    dataset, standardize = _data(options, metadata)
+    if dataset is None:
+        return [], None
+    x = dataset.x_train
+    size, order = options.batch_size, datasets.permutation(len(x), 0, 0)
+    count = min(most, -(-len(x) // size))
+    chosen = [x[order[i * size : (i + 1) * size]] for i in range(count)]
+    # One example alone has no variance.
+    chosen = [one for one in chosen if len(one) > 1]
+    prepare = standardize or (lambda x: x.astype(np.float32))
+    return list(map(prepare, chosen)), prepare(dataset.x_test[:size])
+
+
+def _data(
+    options: StateOptions, metadata: RunMetadata | None
+) -> tuple[Dataset | None, Standardizer | None]:
+    if metadata is None:
+        if options.data is None:
+            return None, None
+        return load(DataOptions(data=options.data)), None
+    config = metadata.train_config
+    if options.data is not None:
+        config = dataclasses.replace(config, data=options.data)
+    dataset = load(config)
+    if dataset.shape != metadata.data.shape:
+        problem = "examples of another shape than the model was trained on"
+        wrong = {"expected": metadata.data.shape, "found": dataset.shape}
+        raise InputError(problem, file=dataset.name, **wrong)
+    return dataset, Standardizer.from_record(metadata.data.standardizer)

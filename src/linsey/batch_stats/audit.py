@@ -1,0 +1,202 @@
+"""What is wrong with the running statistics of a model, in which layer, by how much."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+
+from linsey.batch_stats.auditing import data, numbers, structure
+from linsey.batch_stats.auditing.effects import effect_of
+from linsey.batch_stats.auditing.evidence import (
+    EPSILON,
+    Evidence,
+    Layer,
+    Settings,
+    read_layer,
+    settings_in,
+)
+from linsey.batch_stats.auditing.observed import as_batches, observe
+from linsey.batch_stats.calls import Batch, Call, Inputs, find_call, initial
+from linsey.batch_stats.report import Cell, Finding, Report
+from linsey.batch_stats.statistics import find_statistics
+from linsey.batch_stats.subject import plain, read_subject
+
+Check = Callable[[Evidence], Iterator[Finding]]
+
+# What is where, what the numbers say by themselves, what data say.
+STRUCTURE: tuple[Check, ...] = (
+    structure.foreign_layout,
+    structure.missing_statistics,
+    structure.missing_parameters,
+    structure.in_optimizer,
+)
+NUMBERS: tuple[Check, ...] = (
+    numbers.nonfinite,
+    numbers.negative_variance,
+    numbers.never_updated,
+    numbers.too_few_updates,
+    numbers.stale,
+    numbers.copied_layers,
+    numbers.half_precision,
+    numbers.precision_lost,
+    numbers.tiny_variance,
+)
+DATA: tuple[Check, ...] = (data.disagreement, data.dead_channel)
+# With one of these a model cannot be applied.
+_UNUSABLE = ("foreign_layout", "missing_statistics", "missing_parameters")
+_COLUMNS = ("layer", "channels", "updates", "mean", "variance from", "to")
+_DATA_COLUMNS = ("momentum", "shift", "ratio", "distance")
+
+
+def audit(
+    variables: object,
+    model: object = None,
+    batches: Iterable[Batch] | None = None,
+    *,
+    previous: object = None,
+    step: int | None = None,
+    opt_state: object = None,
+    grads: object = None,
+    momentum: float | None = None,
+    epsilon: float | None = None,
+    flag: str | None = None,
+    inputs: Inputs | None = None,
+) -> Report:
+    """Find out what is wrong with running statistics, without data and with them.
+
+    Without data the numbers are looked at: `never_updated`, `too_few_updates`,
+    `stale`, `nonfinite`, `negative_variance`, `tiny_variance`, `half_precision`,
+    `precision_lost`, `copied_layers`; and what is where: `in_optimizer`,
+    `missing_statistics`, `missing_parameters`, `foreign_layout`. With a model and
+    batches the statistics are compared with those that training computes on them:
+    `wrong_statistics`, `mean_and_variance_exchanged`, `deviation_for_variance`,
+    `dead_channel`. The layers before each are run as in training there, so that a fault
+    shows in its own layer and not in those behind it.
+
+    The severity is that of the effect on outputs: with an `error` evaluation is not
+    what was trained, a `warning` is worth a look, a `note` can be right. A model that
+    was trained and is evaluated as usual has no error.
+
+    Args:
+        variables: by collection, as dictionaries or `FrozenDict`; the state of a
+            training with `params`, `batch_stats` and `opt_state`, as attributes or
+            keys; or an object of `linsey.treex`.
+        model: as for all tools here, a module of linsey or Flax, an object, or a
+            function `(variables, x, train, mutable)`. If `None`, what the state says.
+        batches: batches of data as in training: what can be looped over, or one array,
+            or a dictionary of arrays, along whose first axis batches lie.
+        previous: an earlier state of the training, of the same kinds.
+        step: steps of the training so far; if `None`, what the state says.
+        opt_state: state of the optimizer; if `None`, what the state says.
+        grads: gradients to look at.
+        momentum: of all layers that do not tell theirs.
+        epsilon: likewise. If `None`, 1e-5.
+        flag: the name of the flag that is True in training, if it is not found.
+        inputs: makes the arguments of a call from a batch.
+
+    Returns:
+        What was found, and a row for each batch norm.
+
+    Raises:
+        ArgumentTypeError: `variables` is nothing that holds variables.
+        OptionError: no way was found to call the model on a batch.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, linsey.linen as nn
+        >>> x = jax.random.normal(jax.random.key(0), (64, 3)) * 5 + 2
+        >>> model = nn.BatchNorm(momentum=0.9)
+        >>> variables = model.init(jax.random.key(0), x, use_running_average=False)
+        >>> print(audit({"params": {}, **variables}))
+        Audit of 1 batch norm: 1 error
+        ...
+    """
+    subject = read_subject(variables)
+    subject = dataclasses.replace(
+        subject,
+        step=subject.step if step is None else step,
+        opt_state=subject.opt_state if opt_state is None else opt_state,
+    )
+    evidence = Evidence(
+        subject,
+        previous=None if previous is None else read_subject(previous),
+        grads=grads,
+    )
+    default = Settings(momentum, EPSILON if epsilon is None else epsilon)
+    evidence = _with_layers(evidence, default)
+    model = subject.model if model is None else model
+    examples = [] if batches is None or model is None else as_batches(batches)
+    if examples:
+        expected = initial(model, examples[0], flag=flag, inputs=inputs)
+        evidence = dataclasses.replace(evidence, expected=plain(expected))
+    findings = [one for check in STRUCTURE for one in check(evidence)]
+    if examples and not any(one.kind in _UNUSABLE for one in findings):
+        given = subject.variables
+        call = find_call(model, given, examples[0], flag=flag, inputs=inputs)
+        evidence = _with_data(evidence, call, examples, default)
+    findings += [one for check in (*NUMBERS, *DATA) for one in check(evidence)]
+    return _report(evidence.layers, _without_doubles(findings))
+
+
+def _with_layers(evidence: Evidence, default: Settings) -> Evidence:
+    found = find_statistics(evidence.subject.arrays)
+    layers = [read_layer(one, default) for one in found]
+    return dataclasses.replace(evidence, layers=layers)
+
+
+def _with_data(
+    evidence: Evidence, call: Call, batches: list[Batch], default: Settings
+) -> Evidence:
+    """Add what the layers are set to, and what the data are like in them."""
+    if not evidence.layers:
+        return evidence
+    variables = evidence.subject.variables
+    settings = settings_in(call, variables, batches[0])
+    observed = observe(call, variables, batches)
+    layers = []
+    for layer in evidence.layers:
+        own, seen = settings.get(layer.path, default), observed.get(layer.path)
+        if own.momentum is None and not own.cumulative:
+            measured = None if seen is None else seen.momentum
+            chosen = measured if default.momentum is None else default.momentum
+            own = dataclasses.replace(own, momentum=chosen)
+        layers.append(dataclasses.replace(layer, settings=own, observed=seen))
+    return dataclasses.replace(evidence, layers=layers)
+
+
+def _without_doubles(findings: list[Finding]) -> list[Finding]:
+    """Keep the first finding of a kind about a layer; a graver one replaces it."""
+    kept: dict[tuple[str, str, str], Finding] = {}
+    for one in findings:
+        # A layer may have several arrays that are not finite.
+        message = one.message if one.kind == "nonfinite" else ""
+        kept.setdefault((one.layer, one.kind, message), one)
+    return list(kept.values())
+
+
+def _report(layers: Iterable[Layer], findings: list[Finding]) -> Report:
+    layers = list(layers)
+    with_data = any(layer.observed is not None for layer in layers)
+    columns = (*_COLUMNS, *(_DATA_COLUMNS if with_data else ()))
+    rows = [_row(layer)[: len(columns)] for layer in layers]
+    count = f"{len(layers)} batch norm{'s' if len(layers) != 1 else ''}"
+    return Report(f"Audit of {count}", findings, columns, rows)
+
+
+def _row(layer: Layer) -> list[Cell]:
+    if not layer.mean.size:
+        return [layer.name, 0, *[None] * (len(_COLUMNS) + len(_DATA_COLUMNS) - 2)]
+    size, var = layer.mean.size, layer.var
+    furthest = float(layer.mean.ravel()[abs(layer.mean).argmax()])
+    cells = [
+        layer.name,
+        size,
+        layer.count,
+        furthest,
+        float(var.min()),
+        float(var.max()),
+    ]
+    if layer.observed is None:
+        return [*cells, *[None] * len(_DATA_COLUMNS)]
+    effect = effect_of(layer)
+    shift, ratio = data.extremes(effect)
+    return [*cells, layer.observed.momentum, shift, ratio, effect.overall]

@@ -1,0 +1,191 @@
+"""What data are like where each batch norm normalizes them, found from outside.
+
+A training call changes running statistics linearly,
+
+    new = momentum * old + (1 - momentum) * batch,
+
+so two calls that start from different ones give the momentum, and one call the moments
+of the batch. This needs no access to the layer: it holds for modules of any library,
+functions and objects, for scanned and mapped layers, for shared ones, which count as
+one that averages over its calls, and for statistics in groups.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from linsey.batch_stats.calls import Batch, Call, Rngs
+from linsey.batch_stats.statistics import (
+    Path,
+    Variables,
+    find_statistics,
+    replace_moments,
+)
+
+# Larger ones would swallow the moments of the batch in the sum above.
+_LARGEST = 1e3
+# Whoever keeps that much is told apart from rounding no more.
+_FROZEN = 1 - 1e-5
+
+Moments = tuple[Any, Any]
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The inputs of a layer in training.
+
+    Attributes:
+        momentum: share of the old statistics that an update keeps.
+        means: float64 of shape (batches, ...), as the layer has them.
+        vars: likewise, the variances within each batch.
+    """
+
+    momentum: float
+    means: np.ndarray
+    vars: np.ndarray
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Average over the batches."""
+        return self.means.mean(0)
+
+    @property
+    def var(self) -> np.ndarray:
+        """Average over the batches."""
+        return self.vars.mean(0)
+
+
+def as_batches(batches: Iterable[Batch]) -> list[Batch]:
+    """Return a list of batches; arrays hold them along their first axis."""
+    if not isinstance(batches, Mapping):
+        return list(batches)
+    count = min(np.shape(leaf)[0] for leaf in jax.tree.leaves(batches))
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], batches) for i in range(count)]
+
+
+def observe(
+    call: Call, variables: Variables, batches: Iterable[Batch]
+) -> dict[Path, Observed]:
+    """Return mean and variance of the inputs of each batch norm, in training.
+
+    Layers that training leaves alone are left out. Where running statistics of another
+    value than these enter, frozen and renormalizing layers, they are used.
+
+    Args:
+        call: the model.
+        variables: its variables.
+        batches: examples of what one call takes.
+
+    Example:
+        >>> import linsey.linen as nn
+        >>> from linsey.batch_stats.calls import find_call
+        >>> model, x = nn.BatchNorm(momentum=0.9), np.array([[1.0], [5.0]], np.float32)
+        >>> variables = model.init(jax.random.key(0), x, use_running_average=True)
+        >>> call = find_call(model, variables, x)
+        >>> (found,) = observe(call, variables, [x]).values()
+        >>> found.mean.round(4), found.var.round(4)
+        (array([3.]), array([4.]))
+    """
+    start = replace_moments(variables["batch_stats"], _sane)
+    far = replace_moments(start, lambda _, a: a + jnp.maximum(1.0, abs(a)))
+    program = _program(_Key(call))
+
+    def run(stats: Variables, batch: Batch) -> list[Moments]:
+        others = {k: v for k, v in variables.items() if k != "batch_stats"}
+        return _on_host(program(others, stats, call.inputs(batch), dict(call.rngs)))
+
+    paths = [one.path for one in find_statistics(variables)]
+    old = _moments({"batch_stats": start})
+    pairs: list[list[Moments]] = [[] for _ in paths]
+    momenta: list[float] = []
+    for batch in batches:
+        new = run(start, batch)
+        if not momenta:
+            other = _moments({"batch_stats": far}), run(far, batch)
+            momenta = list(map(_momentum, old, new, *other))
+        for found, momentum, a, b in zip(pairs, momenta, old, new, strict=True):
+            found.append(_batch(momentum, a, b))
+    return {
+        path: Observed(momentum, *map(np.stack, zip(*found, strict=True)))
+        for path, momentum, found in zip(paths, momenta, pairs, strict=True)
+        if momentum < _FROZEN
+    }
+
+
+class _Key:
+    """What decides the program of a call; equal for equal modules."""
+
+    def __init__(self, call: Call) -> None:
+        # The arguments of the call come from outside: batches may hold what is none.
+        self.call = dataclasses.replace(call, inputs=lambda inputs: inputs)
+        settings = (tuple(sorted(call.flags.items())), call.mutable)
+        self.value: tuple[object, ...] = (id(call.model), *settings)
+        if isinstance(call.model, Hashable):
+            with contextlib.suppress(TypeError):  # a module with an array in a field
+                hash(call.model)
+                self.value = (call.model, *settings)
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and self.value == other.value
+
+
+@functools.lru_cache(maxsize=16)
+def _program(key: _Key) -> Callable[..., list[Moments]]:
+    """The compiled training call, as a function to the new statistics."""
+
+    @jax.jit
+    def updated(
+        others: Variables, stats: Variables, inputs: Batch, rngs: Rngs
+    ) -> list[Moments]:
+        _, updates = key.call.train({**others, "batch_stats": stats}, inputs, rngs)
+        return _moments(updates)
+
+    return updated
+
+
+def _sane(name: str, value: Array) -> Array:
+    """Statistics that a training call can start from."""
+    value = jnp.asarray(value)
+    value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
+    is_usable = abs(value) < _LARGEST  # which NaN is not
+    if name == "var":
+        is_usable &= value >= 0
+    return jnp.where(is_usable, value, 1.0 if name == "var" else 0.0)
+
+
+def _moments(variables: Variables) -> list[Moments]:
+    return [(one.mean, one.var) for one in find_statistics(variables)]
+
+
+def _on_host(moments: list[Moments]) -> list[Moments]:
+    return [
+        (np.asarray(mean, np.float64), np.asarray(var, np.float64))
+        for mean, var in moments
+    ]
+
+
+def _momentum(old: Moments, new: Moments, far: Moments, after: Moments) -> float:
+    """The share of the old mean in the new one, in the median over the channels."""
+    before = np.asarray(far[0], np.float64) - np.asarray(old[0], np.float64)
+    return float(np.clip(np.median((after[0] - new[0]) / before), 0.0, 1.0))
+
+
+def _batch(momentum: float, old: Moments, new: Moments) -> Moments:
+    """The moments of the batch behind an update."""
+    (mean, var), (old_mean, old_var) = new, _on_host([old])[0]
+    rest = max(1 - momentum, 1e-12)
+    mean, var = (mean - momentum * old_mean) / rest, (var - momentum * old_var) / rest
+    return mean, np.maximum(var, 0.0)

@@ -1,0 +1,1 @@
+"""What `fold` is made of: program, chains, weights, and the program without chains."""

@@ -1,0 +1,224 @@
+"""The variables of a folded model: a tree like the one given, and how it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from linsey.batch_stats.calls import Variables
+from linsey.batch_stats.folding.folds import Fold
+from linsey.batch_stats.folding.graph import Graph, Leaves
+from linsey.batch_stats.folding.products import Product
+from linsey.batch_stats.folding.replay import Folded, rewrite
+from linsey.batch_stats.folding.weights import Numbers, Place, fold_weights, place
+from linsey.batch_stats.statistics import unbox
+from linsey.errors import MismatchError
+
+Path = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A layer with running statistics, and the positions of these among the leaves."""
+
+    layer: str
+    leaves: Leaves
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the folded arrays of a product are.
+
+    Attributes:
+        kernel: path of the kernel.
+        bias: path of the bias.
+        is_leaf: whether the kernel has the place of a leaf, and is read as such.
+    """
+
+    kernel: Path
+    bias: Path
+    is_leaf: bool
+
+
+@dataclass(frozen=True)
+class FoldedTree:
+    """Folded variables, with what it takes to read them.
+
+    Attributes:
+        variables: nested dictionaries.
+        paths: where each leaf of the original is; `None` if it is not needed.
+        targets: where the arrays of each fold are.
+        names: the layer that each leaf of the original belongs to.
+        norms: the layers with running statistics.
+        signature: the leaves that meet in each fold.
+    """
+
+    variables: dict[str, Any]
+    paths: list[Path | None]
+    targets: list[Target]
+    names: list[str]
+    norms: list[Norm]
+    signature: list[tuple[Leaves, Leaves]]
+
+    def read(self, variables: Variables) -> tuple[dict[int, Array], list[Folded]]:
+        """Take the leaves by position, and the arrays of each fold."""
+        leaves = {i: _at(variables, path) for i, path in enumerate(self.paths) if path}
+        folded = [
+            Folded(
+                None if target.is_leaf else _at(variables, target.kernel),
+                _at(variables, target.bias),
+            )
+            for target in self.targets
+        ]
+        return leaves, folded
+
+    def layer_of(self, graph: Graph, product: Product) -> str:
+        """Name the layer of a product: the place of its kernel in the variables."""
+        leaves = graph.depends[product.kernel]
+        return self.names[min(leaves)] if leaves else "a layer without variables"
+
+
+def fold_variables(
+    graph: Graph, folds: Sequence[Fold], variables: Variables
+) -> FoldedTree:
+    """Make the variables of the folded program.
+
+    Args:
+        graph: the program, traced with sizes that are numbers.
+        folds: what to fold.
+        variables: the variables of the model.
+    """
+    boxes = jax.tree.map(unbox, variables, is_leaf=lambda v: hasattr(v, "unbox"))
+    flat = jax.tree_util.tree_leaves_with_path(boxes)
+    paths = [tuple(map(_name, keys)) for keys, _ in flat]
+    leaves = [leaf for _, leaf in flat]
+    names = ["/".join(map(str, path[1:-1] or path)) for path in paths]
+    norms = _find_norms(paths, names)
+    places = [place(graph, fold) for fold in folds]
+    dropped = _dropped(graph, folds, places, norms, names)
+    targets = _targets(graph, folds, places, paths, dropped)
+    kept = dict(zip(paths, leaves, strict=True))
+    for i in dropped:
+        del kept[paths[i]]
+    weights = fold_weights(graph, folds, places, leaves)
+    for target, (kernel, bias) in zip(targets, weights, strict=True):
+        kept[target.kernel] = kernel = _like(kernel, kept.get(target.kernel))
+        kept[target.bias] = _like(bias, kept.get(target.bias, kernel))
+    return FoldedTree(
+        _nested(kept),
+        [None if i in dropped else path for i, path in enumerate(paths)],
+        targets,
+        names,
+        norms,
+        [fold.signature(graph) for fold in folds],
+    )
+
+
+def _find_norms(paths: Sequence[Path], names: Sequence[str]) -> list[Norm]:
+    found: dict[str, set[int]] = {}
+    for i, (path, name) in enumerate(zip(paths, names, strict=True)):
+        if path[0] == "batch_stats":
+            found.setdefault(name, set()).add(i)
+    return [Norm(name, frozenset(leaves)) for name, leaves in found.items()]
+
+
+def _dropped(
+    graph: Graph,
+    folds: Sequence[Fold],
+    places: Sequence[Place],
+    norms: Sequence[Norm],
+    names: Sequence[str],
+) -> set[int]:
+    """The leaves that only what was folded needed."""
+    own = [where.kernel is None for where in places]
+    steps, _ = rewrite(graph, folds, own)
+    read = {v for step in steps for v in step.operands if isinstance(v, int)}
+    read.update(v for v in graph.outputs if isinstance(v, int))
+    unread = {i for i, value in enumerate(graph.leaves) if value not in read}
+    before = {i for i, value in enumerate(graph.leaves) if graph.users[value]}
+    targets = {i for where in places for i in (where.kernel, where.bias)}
+    dropped = unread & before - targets
+    # What a layer that is gone kept beside its statistics, as a count of updates.
+    gone = {norm.layer for norm in norms if norm.leaves <= dropped}
+    beside = {i for i in unread - before if names[i] in gone}
+    return dropped | beside
+
+
+def _targets(
+    graph: Graph,
+    folds: Sequence[Fold],
+    places: Sequence[Place],
+    paths: Sequence[Path],
+    dropped: set[int],
+) -> list[Target]:
+    """Choose paths that no other array has."""
+    taken = {path for i, path in enumerate(paths) if i not in dropped}
+
+    def free(*candidates: Path) -> Path:
+        path = next(path for path in candidates if path not in taken)
+        taken.add(path)
+        return path
+
+    targets = []
+    for fold, where in zip(folds, places, strict=True):
+        if where.kernel is None:
+            leaves = graph.depends[fold.product.kernel]
+            layer = paths[min(leaves)][1:-1] if leaves else ()
+            calls = (("folded", *layer, f"call_{n}") for n in range(len(folds)))
+            *parent, _ = free(*((*call, "kernel") for call in calls))
+            targets.append(Target((*parent, "kernel"), (*parent, "bias"), False))
+            continue
+        kernel = paths[where.kernel]
+        if where.bias is not None:
+            bias = paths[where.bias]
+        else:
+            bias = free((*kernel[:-1], "bias"), (*kernel[:-1], "folded_bias"))
+        targets.append(Target(kernel, bias, True))
+    return targets
+
+
+def _like(values: Numbers, model: Any) -> Array:
+    """Round numbers to the dtype of what they replace, on the same devices."""
+    dtype = jnp.float32 if model is None else model.dtype
+    if values.dtype.kind == "c" and not jnp.issubdtype(dtype, jnp.complexfloating):
+        dtype = jnp.complex64
+    array = jnp.asarray(values.astype(dtype))
+    if isinstance(model, Array) and model.shape == array.shape:
+        return jax.device_put(array, model.sharding)
+    return array
+
+
+def _nested(flat: Mapping[Path, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        inner = tree
+        for name in path[:-1]:
+            inner = inner.setdefault(name, {})
+        inner[path[-1]] = leaf
+    return tree
+
+
+def _at(variables: Variables, path: Path) -> Array:
+    inner: Any = variables
+    for name in path:
+        if not isinstance(inner, Mapping) or name not in inner:
+            raise MismatchError(
+                f"The variables have no `{'/'.join(map(str, path))}`.",
+                "The folded program reads the variables that `fold` returned with it, "
+                "not those of the model.",
+                "Call `apply` with the variables that `fold` returned.",
+            )
+        inner = inner[name]
+    return inner
+
+
+def _name(entry: Any) -> Any:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(entry, attribute):
+            return getattr(entry, attribute)
+    return str(entry)

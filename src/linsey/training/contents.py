@@ -1,0 +1,138 @@
+"""What a file or folder of any kind holds: read, and written as the same kind.
+
+Kinds are those of `linsey.training.formats`. Trees take the form of state dicts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from linsey import files
+from linsey.checkpoint import (
+    dtypes,
+    flatten,
+    nest,
+    open_checkpoint,
+    tensors,
+    write_checkpoint,
+)
+from linsey.checkpoint.trees import keys_of
+from linsey.errors import InputError
+from linsey.serialization import to_bytes
+from linsey.training import checkpoints, orbax_utils
+from linsey.training.formats import Kind, read_state
+
+__all__ = ["Contents", "read_contents", "write_contents"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """A tree, and what is said about it beside.
+
+    Attributes:
+        tree: nested dictionaries.
+        step: of a training, if that is recorded.
+        metadata: what a step of `linsey.checkpoint` records.
+        separator: what joins keys where a format has flat names.
+    """
+
+    tree: dict[str, Any]
+    step: int | None = None
+    metadata: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    separator: str = "/"
+
+
+def read_contents(path: Path, kind: Kind) -> Contents:
+    """Read everything.
+
+    Args:
+        path: the file or folder.
+        kind: as `formats.recognize` says.
+
+    Raises:
+        InputError: it is damaged, or of another kind.
+        DiskError: the disk refused.
+    """
+    return _READ[kind](path)
+
+
+def write_contents(path: Path, kind: Kind, contents: Contents) -> None:
+    """Write everything, under a name that is not there.
+
+    Args:
+        path: the file or folder to make.
+        kind: what it becomes.
+        contents: leaves that the kind cannot hold are refused by it.
+    """
+    if kind == "step":
+        write_checkpoint(path, contents.step or 0, contents.tree, contents.metadata)
+    elif kind == "msgpack":
+        path.write_bytes(to_bytes(contents.tree))
+    elif kind == "safetensors":
+        path.write_bytes(_safetensors(contents))
+    else:
+        with orbax_utils.reading(os.fspath(path), "write"):
+            writer = checkpoints.orbax().PyTreeCheckpointer()
+            writer.save(path.absolute(), contents.tree)
+
+
+def _read_step(path: Path) -> Contents:
+    checkpoint = open_checkpoint(path)
+    return Contents(checkpoint.read(), checkpoint.step, checkpoint.metadata)
+
+
+def _read_tree(path: Path) -> Contents:
+    return Contents(checkpoints.restore_checkpoint(path, None))
+
+
+def _read_bytes(path: Path) -> Contents:
+    return Contents(read_state(path))
+
+
+def _read_safetensors(path: Path) -> Contents:
+    """Split flat names at `/`, or, if none has one, at `.`, as in PyTorch."""
+    content = files.read_regular(path)
+    entries, start = tensors.parse_header(content, path)
+    separator = "/" if any("/" in name for name in entries) else "."
+    flat: dict[str, np.ndarray] = {}
+    for name, entry in entries.items():
+        first, end = (start + offset for offset in entry.data_offsets)
+        values = np.frombuffer(content[first:end], _DTYPES[entry.dtype])
+        flat[name.replace(separator, "/")] = values.reshape(entry.shape)
+    try:
+        return Contents(nest(flat), separator=separator)
+    except ValueError as error:
+        raise InputError(
+            "two names exclude each other", file=path, key=str(error)
+        ) from error
+
+
+def _safetensors(contents: Contents) -> bytes:
+    arrays = {
+        contents.separator.join(keys_of(path)): np.asarray(leaf, order="C")
+        for path, leaf in flatten(contents.tree).items()
+    }
+    # Those of larger items first: so all are aligned.
+    arrays = dict(sorted(arrays.items(), key=lambda item: -item[1].itemsize))
+    codes = {name: dtypes.CODES[array.dtype.name] for name, array in arrays.items()}
+    header = tensors.encode_header(arrays, codes)
+    return b"".join([header, *(array.tobytes() for array in arrays.values())])
+
+
+_DTYPES = {
+    code: found.dtype
+    for name, code in dtypes.CODES.items()
+    if (found := dtypes.storage(name)) is not None
+}
+_READ: dict[str, Callable[[Path], Contents]] = {
+    "step": _read_step,
+    "orbax": _read_tree,
+    "msgpack": _read_bytes,
+    "safetensors": _read_safetensors,
+}
