@@ -86,14 +86,21 @@ demo: $(VENV)/.stamp-train
 test: lint
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not soak" $(TESTS)
 
+# The files with few tests are the long ones here: they do not wait for the others.
+ALL_TESTS = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
+  -m "not soak" $(TESTS)
+# A failure on one Python does not keep the other one from running.
+FAILED := $(VENV)/.failed
+
 .PHONY: test-all
 test-all: lint $(VENV)/.stamp-torch $(VENV)/.stamp-programs
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not soak" $(TESTS)
+	@rm -f $(FAILED); $(ALL_TESTS) || touch $(FAILED)
 	@if [ -n "$(NEWER_PYTHON)" ]; then \
-	  $(MAKE) --no-print-directory test-newer; \
+	  $(MAKE) --no-print-directory test-newer || touch $(FAILED); \
 	else \
 	  echo "no Python 3.12 or 3.13 found: the suite ran on one Python only"; \
 	fi
+	@! [ -e $(FAILED) ]
 
 .PHONY: test-newer
 test-newer:
@@ -102,7 +109,7 @@ test-newer:
 .PHONY: test-here
 test-here: $(VENV)/.stamp-dev
 	$(BIN)/python -c 'import jax, sys; print("Python", sys.version.split()[0], "jax", jax.__version__)'
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not soak" $(TESTS)
+	$(ALL_TESTS)
 
 # One after the other: what they measure needs the machine for itself.
 .PHONY: soak
