@@ -22,7 +22,10 @@ LIBRARIES = pytest.mark.parametrize(
     "nn", [linsey.linen, flax.linen], ids=["linsey", "flax"]
 )
 # With means that differ between batches.
-BATCHES = [RNG.normal(n, 2, (n, 4, 3)).astype(np.float32) for n in (6, 6, 2, 5)]
+BATCHES = [
+    RNG.normal(3 * index, 2, (size, 4, 3)).astype(np.float32)
+    for index, size in enumerate((6, 6, 2))
+]
 EPSILON = 1e-5
 
 
@@ -62,7 +65,7 @@ def test_uneven_batches(nn):
     options: dict[str, Any] = {"progress": lambda *progress: done.append(progress)}
     found = recalibrate(model, variables, batches, **options)
     assert_moments(found["batch_stats"]["norm"], double(*batches))
-    assert done == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert done == [(1, 3), (2, 3), (3, 3)]
     generated = recalibrate(model, variables, (batch for batch in batches))
     np.testing.assert_array_equal(
         generated["batch_stats"]["norm"]["var"], found["batch_stats"]["norm"]["var"]
@@ -109,7 +112,7 @@ def test_scanned_mapped_and_shared_layers(nn):
             shared = nn.BatchNorm(still, name="shared")
             return shared(shared(x) ** 2) + scanned
 
-    batches = [BATCHES[0], BATCHES[2]]
+    batches = BATCHES[:2]
     variables = Model().init(KEY, batches[0])
     found = recalibrate(Model(), variables, batches)["batch_stats"]
     squares = [normalized(x) ** 2 for x in batches]
@@ -136,22 +139,23 @@ def test_domains_groups_and_unbiased_variance():
             norm(unbiased_variance=True, name="unbiased")(x)
             return norm(frozen="statistics", name="frozen")(x)
 
-    batches = [(x, d) for x, d in zip(BATCHES[:3], (0, 2, 0), strict=True)]
+    third = BATCHES[0] - 5
+    batches = [(BATCHES[0], 0), (BATCHES[1], 2), (third, 0)]
     variables = Model().init(KEY, *batches[0])
     found = recalibrate(Model(), variables, batches)["batch_stats"]
     domains = found["domains"]
-    for domain, values in ((0, (BATCHES[0], BATCHES[2])), (2, (BATCHES[1],))):
+    for domain, values in ((0, (BATCHES[0], third)), (2, (BATCHES[1],))):
         stats = {name: value[domain] for name, value in domains.items()}
         assert_moments(stats, double(*values))
     np.testing.assert_array_equal(
         [domains["mean"][1], domains["var"][1]], [[0] * 3, [1] * 3]
     )
-    values = double(*BATCHES[:3])
+    values = double(*BATCHES[:2], third)
     np.testing.assert_allclose(
         found["unbiased"]["var"], values.var(0, ddof=1), rtol=1e-6
     )
     groups = values.reshape(-1, 8, 3)  # 2 examples of 4 positions
-    np.testing.assert_allclose(found["groups"]["mean"], values.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(found["groups"]["mean"], values.mean(0), atol=1e-6)
     np.testing.assert_allclose(found["groups"]["var"], groups.var(1).mean(0), rtol=1e-6)
     assert found["frozen"]["mean"].tolist() == [0, 0, 0]
 
@@ -165,7 +169,7 @@ def test_layer_by_layer_is_the_fixed_point_of_evaluation(nn):
             x = nn.Dropout(0.5, deterministic=not train)(x) ** 2
             return nn.BatchNorm(not train, name="second")(x)
 
-    batches = [BATCHES[0], BATCHES[2]]
+    batches = BATCHES[:2]
     variables = Model().init(KEY, batches[0], False)
     found = recalibrate(Model(), variables, batches, method="layerwise")["batch_stats"]
     values = double(*batches)
@@ -206,11 +210,11 @@ def test_third_party_norms_count():
                 mean.value, var.value = moments
             return (inputs - mean.value) / jnp.sqrt(var.value + EPSILON)
 
-    batches = [np.moveaxis(x, 2, 1) for x in BATCHES[:3]]
+    batches = [np.moveaxis(x, 2, 1) for x in BATCHES]
     variables = RunningNorm().init(KEY, batches[0])
     found = recalibrate(RunningNorm(), variables, batches)["batch_stats"]
     stats = {name: value[0, :, 0] for name, value in found.items()}
-    assert_moments(stats, double(*BATCHES[:3]))
+    assert_moments(stats, double(*BATCHES))
 
 
 def test_functions_and_objects_from_outside():
@@ -223,7 +227,7 @@ def test_functions_and_objects_from_outside():
         new = jax.tree.map(lambda s, b: 0.995 * s + (1 - 0.995) * b, stats, batch)
         return (y, {"batch_stats": {"norm": new}}) if mutable else y
 
-    batches = BATCHES[:3]
+    batches = BATCHES
     variables = {"batch_stats": {"norm": {"mean": np.zeros(3), "var": np.ones(3)}}}
     found = recalibrate(function, variables, batches)
     assert_moments(found["batch_stats"]["norm"], double(*batches), 1e-5)
@@ -250,8 +254,8 @@ def test_functions_around_modules_and_named_axes():
         return y[0].reshape(x.shape), jax.tree.map(lambda leaf: leaf[0], y[1])
 
     variables = layer.init(KEY, BATCHES[0], use_running_average=True)
-    found = recalibrate(function, variables, BATCHES[:3])
-    assert_moments(found["batch_stats"], double(*BATCHES[:3]))
+    found = recalibrate(function, variables, BATCHES)
+    assert_moments(found["batch_stats"], double(*BATCHES))
 
 
 def test_types_and_other_state_stay():
@@ -280,7 +284,7 @@ def test_half_precision_and_bad_batches():
     stats = recalibrate(model, variables, batches)["batch_stats"]["norm"]
     both, one = double(*BATCHES[:2]), double(BATCHES[0])
     expected = np.where(np.arange(3) == 1, one.mean(0), both.mean(0))
-    np.testing.assert_allclose(stats["mean"], expected, rtol=1e-6)
+    np.testing.assert_allclose(stats["mean"], expected, atol=1e-6)
 
     model, variables = single(flax.linen)
     half = {"batch_stats": jax.tree.map(jnp.bfloat16, variables["batch_stats"])}
@@ -311,7 +315,7 @@ def test_what_is_refused():
         "Pass a list, or an object whose `__iter__` starts anew."
     )
     assert refused(model, variables, BATCHES, weights=[1]) == (
-        "There are 1 `weights` and 4 batches.\n"
+        "There are 1 `weights` and 3 batches.\n"
         "Each batch has a weight of its own.\n"
         "Give as many weights as batches."
     )

@@ -74,7 +74,8 @@ def test_the_program_for_a_gpu_runs_on_a_cpu(tmp_path):
     assert all(row["right"] for row in parts["correctness"]["rows"])
     for name in "norm", "resnet", "transformer":
         assert any(row["rival"] == "linsey" for row in parts[name]["rows"])
-        assert all(row["memory"]["temp"] > 0 for row in parts[name]["rows"])
+        ours = (r for r in parts[name]["rows"] if "torch" not in r["rival"])
+        assert all(row["memory"]["temp"] > 0 for row in ours)
 
 
 def test_what_there_was_no_time_for_is_named_and_the_rest_is_kept(tmp_path):

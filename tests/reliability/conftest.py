@@ -8,6 +8,7 @@ minutes. A test that hangs fails: each has a time limit.
 from __future__ import annotations
 
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,14 @@ def whole(tmp_path_factory) -> Path:
     options = ("--data", folder / "blobs.npz", *OPTIONS, "--out", folder / "run")
     assert cli.main(["train", *map(str, options)]) == 0
     return folder / "run"
+
+
+@pytest.fixture(autouse=True)
+def terminal_may_hang_up() -> Iterator[None]:
+    """Under `nohup` the tests ignore SIGHUP, and so would what they start."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture(autouse=True)

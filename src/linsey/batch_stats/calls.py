@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,12 +19,16 @@ from typing import Any
 
 import jax
 
-from linsey.batch_stats.objects import is_object, variables_of, with_variables
+from linsey.batch_stats.objects import (
+    Variables,
+    is_object,
+    variables_of,
+    with_variables,
+)
 from linsey.errors import OptionError
 
-Variables = Mapping[str, Any]
-Batch = Any
-Inputs = Callable[[Batch], Any]
+Batch = object
+Inputs = Callable[[Any], Any]
 Rngs = Mapping[str, jax.Array]
 # Called as `run(variables, args, kwargs, train, mutable, rngs)`, which returns the
 # output and the collections that changed.
@@ -399,12 +404,12 @@ def _inputs(batch: Batch) -> Iterator[Inputs]:
     """Ways to make arguments from a batch: as it is, then without labels."""
     yield lambda batch: batch
     if isinstance(batch, tuple | list) and len(batch) > 1:
-        yield lambda batch: batch[0]
+        yield operator.itemgetter(0)
     if isinstance(batch, Mapping):
         yield lambda batch: (batch,)  # a dictionary as one argument
         for name in ("image", "images", "x", "inputs"):
             if name in batch:
-                yield lambda batch, name=name: batch[name]
+                yield operator.itemgetter(name)
 
 
 def _failure(call: Call, variables: Variables, batch: Batch) -> str | None:

@@ -17,14 +17,14 @@ from linsey.batch_stats.modes_report import COLUMNS, OUTPUT, ModesReport
 from linsey.batch_stats.objects import is_object, variables_of
 from linsey.batch_stats.observed import Observed, Seen
 from linsey.batch_stats.outside import find_observer
-from linsey.batch_stats.passes import Batches, Data, compiled
+from linsey.batch_stats.passes import Batches, Data, Step, compiled
 from linsey.batch_stats.report import Cell, Finding
 from linsey.batch_stats.statistics import Path, Statistics, find_statistics
 from linsey.errors import OptionError
 
 
 def compare_modes(
-    model: Any,
+    model: object,
     variables: Any,
     batch: Batch,
     reference: Batches | None = None,
@@ -128,7 +128,7 @@ class Layer(NamedTuple):
 
 
 def _look(
-    call: Call, observe: Any, variables: Variables, batch: Batch
+    call: Call, observe: Step[Seen], variables: Variables, batch: Batch
 ) -> tuple[Seen, dict[Path, Statistics], float]:
     """What layers see in the batch, their statistics then, and the gap of outputs."""
 
@@ -143,7 +143,7 @@ def _look(
     return exactly, after, _relative(*outputs)
 
 
-def _relative(train: Any, evaluation: Any) -> float:
+def _relative(train: object, evaluation: object) -> float:
     """How far the outputs of evaluation are from those of training."""
     pairs = zip(jax.tree.leaves(train), jax.tree.leaves(evaluation), strict=False)
     squares = [
@@ -155,7 +155,9 @@ def _relative(train: Any, evaluation: Any) -> float:
     return float(np.sqrt(difference / size)) if size else 0.0
 
 
-def _earlier(variables: Variables, previous: Any) -> dict[Path, Statistics]:
+def _earlier(
+    variables: Variables, previous: Variables | None
+) -> dict[Path, Statistics]:
     """Statistics of an earlier checkpoint, if its parameters are others."""
     if previous is None:
         return {}

@@ -19,7 +19,7 @@ examples, and `var` that of all values, `N` examples are worth `n = N var / B` v
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +41,8 @@ class Sample(NamedTuple):
         epsilon: what the layer adds to the variance.
     """
 
-    mean: Any
-    var: Any
+    mean: Floats
+    var: Floats
     values: float = np.inf
     epsilon: float = 1e-5
 
@@ -78,7 +78,7 @@ def is_beyond_chance(found: float, tolerance: float, *samples: Sample) -> bool:
     return found**2 > BEYOND_CHANCE * chance(*samples) ** 2 + tolerance**2
 
 
-def as_sample(seen: Observed, row: Any) -> Sample:
+def as_sample(seen: Observed, row: tuple[int, ...]) -> Sample:
     """Return what was seen in one row of a layer, worth so many independent values.
 
     Args:

@@ -10,7 +10,7 @@ such a field does not have what it stands for.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,15 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from linsey.errors import OptionError
-from linsey.ops.axes import as_groups, as_names, expand_rank, other_axes, shard_count
+from linsey.ops.axes import (
+    AxisNames,
+    Names,
+    as_groups,
+    as_names,
+    expand_rank,
+    other_axes,
+    shard_count,
+)
 from linsey.ops.batch_norm import UpdateRule, batch_statistics
 from linsey.ops.moments import Moments, NormSpec
 
@@ -43,7 +51,7 @@ class LayerCall:
     mask: Array | None
     spec: NormSpec
     groups: int | None
-    domain: Any
+    domain: Array | None
     is_unbiased: bool
     skips_nonfinite: bool
     epsilon: float
@@ -77,8 +85,8 @@ class LayerCall:
 
 def read_call(
     module: object,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
     shape: tuple[int, ...],
 ) -> LayerCall:
     """Read a call of a layer.
@@ -119,13 +127,15 @@ def read_call(
 
 
 def _named_arguments(
-    module: object, args: Sequence[Any], kwargs: Mapping[str, Any]
+    module: object, args: Sequence[object], kwargs: Mapping[str, object]
 ) -> dict[str, Any]:
-    """The arguments of a call by name, in order."""
-    names = list(inspect.signature(type(module).__call__).parameters)
-    positional = dict(zip(names[1:], args, strict=False))
+    """The arguments of a call by name, in the order of the signature."""
+    names = list(inspect.signature(type(module).__call__).parameters)[1:]
+    positional = dict(zip(names, args, strict=False))
     unnamed = {f"argument {i}": v for i, v in enumerate(args[len(positional) :])}
-    return {**positional, **unnamed, **kwargs}
+    given = {**positional, **unnamed, **kwargs}
+    # Keywords out of a batch come in alphabetical order.
+    return {name: given[name] for name in (*names, *given) if name in given}
 
 
 def _channel_axes(
@@ -155,10 +165,10 @@ def _channel_axes(
     )
 
 
-def _bound_names(axis_name: Any) -> tuple[Any, ...]:
+def _bound_names(axis_name: AxisNames | None) -> Names:
     """Those names of mapped axes that a transform around the call binds."""
 
-    def is_bound(name: Any) -> bool:
+    def is_bound(name: Hashable) -> bool:
         try:
             lax.axis_size(name)
         except NameError:

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
-from linsey.batch_stats.layer_moments import is_traced
+Values = jax.Array | np.ndarray
 
 
 class Pool(NamedTuple):
@@ -32,12 +33,12 @@ class Pool(NamedTuple):
         count: their number, or the sum of their weights.
     """
 
-    mean: Any
-    var: Any
-    count: Any
+    mean: Values
+    var: Values
+    count: Values
 
 
-def merge(old: Pool, new: Pool, grouped: Any = False) -> Pool:
+def merge(old: Pool, new: Pool, grouped: Values | bool = False) -> Pool:
     """Merge two pools.
 
     Args:
@@ -61,15 +62,15 @@ def merge(old: Pool, new: Pool, grouped: Any = False) -> Pool:
     return Pool(old.mean + share * change, var, count)
 
 
-def exact(value: Any) -> Any:
+def exact(value: ArrayLike) -> Values:
     """Return an array of NumPy in double precision; a traced one as it is."""
-    if is_traced(value):
-        return value
-    value = np.asarray(value)
-    return value.astype(np.complex128 if value.dtype.kind == "c" else np.float64)
+    if isinstance(value, jax.core.Tracer):
+        return jnp.asarray(value)
+    array = np.asarray(value)
+    return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
 
 
-def numpy_of(*tuples: tuple[Any, ...]) -> Any:
+def numpy_of(*tuples: tuple[object, ...]) -> Any:
     """Return the NumPy that arrays are of: that of JAX if one of them is."""
     is_jax = any(isinstance(value, jax.Array) for some in tuples for value in some)
     return jnp if is_jax else np

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import jax
+import numpy as np
 
 if TYPE_CHECKING:
     from linsey.treex import Module, Tree
@@ -47,7 +48,7 @@ def variables_of(model: Module) -> dict[str, Any]:
 def with_variables(model: Module, variables: Variables) -> Any:
     """Return a copy of an object with the parameters and statistics that are given."""
 
-    def replaced(path: tuple[Any, ...], leaf: object, collection: str) -> object:
+    def replaced(path: tuple[object, ...], leaf: object, collection: str) -> object:
         inner: Any = variables.get(collection, {})
         for name in map(entry_name, path):
             if not isinstance(inner, Mapping) or name not in inner:
@@ -73,10 +74,10 @@ def without_momentum(model: Module) -> Any:
     """Return a copy of an object whose statistics become those of a batch at once."""
     layers = {one[1:-1] for one in _paths(variables_of(model))}
 
-    def replaced(path: tuple[Any, ...], leaf: Any) -> Any:
+    def replaced(path: tuple[object, ...], leaf: object) -> object:
         *parents, name = map(entry_name, path)
         is_momentum = name == "momentum" and tuple(parents) in layers
-        return leaf * 0 if is_momentum else leaf
+        return np.zeros_like(leaf) if is_momentum else leaf
 
     return jax.tree_util.tree_map_with_path(replaced, model)
 
@@ -86,7 +87,7 @@ def _paths(variables: Variables) -> list[tuple[str, ...]]:
     return [tuple(map(entry_name, path)) for path, _ in stats]
 
 
-def entry_name(entry: Any) -> str:
+def entry_name(entry: object) -> str:
     """Return the name that an entry of a path of a pytree has."""
     for attribute in ("name", "key", "idx"):
         if hasattr(entry, attribute):

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from linsey.batch_stats.calls import Batch, Call, Rngs, Variables
 from linsey.batch_stats.layer_moments import LayerCall, read_call
@@ -59,9 +60,9 @@ class Observer:
             _, updates = self.call.apply(given, batch, self.train, mutable, rngs)
         return dict(self._found(updates.get(STATS, {})))
 
-    def _with_slots(self, stats: Mapping[str, Any]) -> dict[str, Any]:
+    def _with_slots(self, stats: Variables) -> dict[str, object]:
         """Statistics with empty slots beside them, as plain dictionaries."""
-        out: dict[str, Any] = {
+        out: dict[str, object] = {
             str(name): self._with_slots(inner) if isinstance(inner, Mapping) else inner
             for name, inner in stats.items()
         }
@@ -71,7 +72,7 @@ class Observer:
                 out[slot] = jax.tree.map(_empty, likeness)
         return out
 
-    def _found(self, stats: Mapping[str, Any]) -> Iterator[tuple[Path, Observed]]:
+    def _found(self, stats: Variables) -> Iterator[tuple[Path, Observed]]:
         for path, node in nodes(stats, ()):
             if self.slots["mean"] in node:
                 slots = self.slots.items()
@@ -79,11 +80,11 @@ class Observer:
 
     def _interceptor(
         self,
-        next_fun: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        next_fun: Callable[..., object],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
         context: Any,
-    ) -> Any:
+    ) -> object:
         module = context.module
         if context.method_name != "__call__":
             return next_fun(*args, **kwargs)
@@ -102,7 +103,11 @@ class Observer:
         return y
 
     def _put(
-        self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], moved: bool
+        self,
+        module: Any,
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+        moved: bool,
     ) -> None:
         kept = {
             field: module.get_variable(STATS, slot)
@@ -110,12 +115,15 @@ class Observer:
         }
         old = Observed(**{field: unbox(value) for field, value in kept.items()})
         read = read_call(module, args, kwargs, old.mean.shape)
-        row = ... if read.domain is None else read.domain
-        old = Observed(*(value[row] for value in old))
-        new = combine(old, self._taken(read, old.mean.shape, moved))
+        row = old
+        if read.domain is not None:
+            row = Observed(*(jnp.asarray(value)[read.domain] for value in old))
+        new = combine(row, self._taken(read, jnp.shape(row.mean), moved))
+        if read.domain is not None:
+            pairs = zip(old, new, strict=True)
+            new = Observed(*(jnp.asarray(a).at[read.domain].set(b) for a, b in pairs))
         for field, slot in self.slots.items():
             box, value = kept[field], getattr(new, field)
-            value = jnp.asarray(unbox(box)).at[row].set(value)
             boxed = box.replace_boxed(value) if hasattr(box, "unbox") else value
             module.put_variable(STATS, slot, boxed)
 
@@ -123,7 +131,7 @@ class Observer:
         """What one call of a layer says."""
         mean, var, count = read.moments(shape)
         within = read.within(shape) if self.within else var * 0
-        facts: dict[str, Any] = {
+        facts: dict[str, float] = {
             "examples": read.examples,
             "grouped": read.groups is not None,
             "unbiased": read.is_unbiased,
@@ -142,6 +150,6 @@ def is_dropout(module: object) -> bool:
     return hasattr(module, "rate") and hasattr(module, "deterministic")
 
 
-def _empty(like: Any) -> Array:
+def _empty(like: ArrayLike) -> Array:
     dtype = jnp.promote_types(jnp.result_type(like), jnp.float32)
     return jnp.zeros(jnp.shape(like), dtype)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from linsey.batch_stats.merging import Pool, exact, merge, numpy_of
+from linsey.batch_stats.merging import Pool, Values, exact, merge, numpy_of
 from linsey.batch_stats.statistics import (
     Path,
     Variables,
@@ -29,16 +29,16 @@ class Observed(NamedTuple):
         order: when it was first called, counted from 1.
     """
 
-    mean: Any
-    var: Any
-    count: Any
-    within: Any
-    examples: Any
-    grouped: Any
-    unbiased: Any
-    moved: Any
-    epsilon: Any
-    order: Any
+    mean: Values
+    var: Values
+    count: Values
+    within: Values
+    examples: Values
+    grouped: Values
+    unbiased: Values
+    moved: Values
+    epsilon: Values
+    order: Values
 
     @property
     def pool(self) -> Pool:
@@ -81,7 +81,7 @@ def updated(variables: Variables, seen: Seen) -> Variables:
     )
 
 
-def _replaced(mean: Any, var: Any, seen: Observed) -> tuple[Any, Any]:
+def _replaced(mean: Values, var: Values, seen: Observed) -> tuple[Values, Values]:
     xp = numpy_of(seen)
     is_unbiased = (seen.unbiased > 0) & (seen.grouped == 0) & (seen.count > 1)
     degrees = xp.where(is_unbiased, seen.count - 1, xp.maximum(seen.count, 1))

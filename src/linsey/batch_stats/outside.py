@@ -10,7 +10,7 @@ so a call that starts from zero and one that starts from one give momentum and m
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -88,7 +88,7 @@ def observe_outside(call: Call, variables: Variables, batch: Batch, rngs: Rngs) 
 def _started(variables: Variables, start: int) -> dict[str, Any]:
     """Variables whose statistics all have one value, and whose counts are zero."""
 
-    def filled(tree: Any, value: int) -> Any:
+    def filled(tree: Variables, value: int) -> Variables:
         return jax.tree.map(lambda leaf: jnp.full_like(leaf, value), tree)
 
     started = {**variables, "batch_stats": filled(variables["batch_stats"], start)}
@@ -98,8 +98,8 @@ def _started(variables: Variables, start: int) -> dict[str, Any]:
 
 
 def _pairs(
-    variables: Variables, *updates: Mapping[str, Any]
-) -> Iterator[tuple[Path, Any, Any]]:
+    variables: Variables, *updates: Variables
+) -> Iterator[tuple[Path, list[Array], list[Array]]]:
     """Mean and variance of each layer, after each of two calls."""
     for one in find_statistics(variables):
         found = [at(update, one.path) for update in updates]

@@ -8,26 +8,31 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sized
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.tree_util import PyTreeDef
 from jax.typing import ArrayLike
 
 from linsey.batch_stats.calls import Batch, Rngs, Variables
 from linsey.batch_stats.layer_moments import is_traced
-from linsey.batch_stats.merging import exact
+from linsey.batch_stats.merging import Values, exact
 from linsey.batch_stats.observed import Observed, Seen, combine
 from linsey.errors import OptionError
 
+R = TypeVar("R")
+Statics = tuple[Hashable, ...]
+
 Batches = Iterable[Batch]
-Step = Callable[[Variables, Batch, Rngs], Any]
+Step = Callable[[Variables, Batch, Rngs], R]
 Progress = bool | Callable[[int, int | None], None] | None
 
 
-def compiled(step: Step) -> Step:
+def compiled(step: Step[R]) -> Step[R]:
     """Compile a function once for each shape of batch.
 
     Example:
@@ -37,14 +42,18 @@ def compiled(step: Step) -> Step:
     """
 
     def run(
-        variables: Variables, arrays: list[Any], rngs: Rngs, statics: Any, tree: Any
-    ) -> Any:
+        variables: Variables,
+        arrays: list[Values | None],
+        rngs: Rngs,
+        statics: Statics,
+        tree: PyTreeDef,
+    ) -> R:
         leaves = [a if s is None else s for a, s in zip(arrays, statics, strict=True)]
         return step(variables, jax.tree.unflatten(tree, leaves), rngs)
 
     jitted = jax.jit(run, static_argnums=(3, 4))
 
-    def call(variables: Variables, batch: Batch, rngs: Rngs) -> Any:
+    def call(variables: Variables, batch: Batch, rngs: Rngs) -> R:
         leaves, tree = jax.tree.flatten(batch)
         are_arrays = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]
         pairs = list(zip(leaves, are_arrays, strict=True))
@@ -55,7 +64,7 @@ def compiled(step: Step) -> Step:
     return call
 
 
-def keys_for(rngs: Rngs, index: Any) -> Rngs:
+def keys_for(rngs: Rngs, index: ArrayLike) -> Rngs:
     """Derive the random keys of one batch."""
     return {name: jax.random.fold_in(key, index) for name, key in rngs.items()}
 
@@ -117,13 +126,13 @@ class Data:
         self.batches = itertools.chain([first], self.batches)
         return first
 
-    def pool(self, step: Step, variables: Variables, rngs: Rngs) -> Seen:
+    def pool(self, step: Step[Seen], variables: Variables, rngs: Rngs) -> Seen:
         """Return what layers have seen in all batches together."""
         if self._is_stacked:
             return self._scan(step, variables, rngs)
         report = reporter(self.progress, self._count())
         total: Seen = {}
-        waiting: tuple[Seen, Any] | None = None
+        waiting: tuple[Seen, ArrayLike] | None = None
         for index, (batch, weight) in enumerate(self._weighted()):
             seen = step(variables, batch, keys_for(rngs, index))
             if waiting is not None:  # fetched while the next batch is computed
@@ -132,7 +141,7 @@ class Data:
             report(index + 1)
         return total if waiting is None else added(total, *waiting)
 
-    def _scan(self, step: Step, variables: Variables, rngs: Rngs) -> Seen:
+    def _scan(self, step: Step[Seen], variables: Variables, rngs: Rngs) -> Seen:
         """Go through traced batches in one loop of the program."""
         count = self._count()
         weights = (
@@ -143,7 +152,7 @@ class Data:
         shapes = jax.eval_shape(step, variables, self.first(), rngs)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
-        def body(total: Seen, item: tuple[Any, Any, Any]) -> tuple[Seen, None]:
+        def body(total: Seen, item: tuple[Array, Batch, Array]) -> tuple[Seen, None]:
             index, batch, weight = item
             seen = step(variables, batch, keys_for(rngs, index))
             return added(total, seen, weight), None
@@ -151,7 +160,7 @@ class Data:
         items = jnp.arange(count), self.batches, weights
         return jax.lax.scan(body, zeros, items)[0]
 
-    def _weighted(self) -> Iterator[tuple[Batch, Any]]:
+    def _weighted(self) -> Iterator[tuple[Batch, ArrayLike]]:
         if self.weights is None:
             return zip(self._each(), itertools.repeat(1.0), strict=False)
         return zip(self._each(), self.weights, strict=True)
@@ -175,7 +184,7 @@ class Data:
         return is_one and any(map(is_traced, jax.tree.leaves(self.batches)))
 
 
-def added(total: Seen, seen: Seen, weight: Any) -> Seen:
+def added(total: Seen, seen: Seen, weight: ArrayLike) -> Seen:
     """Add what was seen in a batch, by its weight, to a total."""
     new = {}
     for path, one in seen.items():

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from linsey.batch_stats.calls import Batch, Call, Inputs, Rngs, Variables, find_call
 from linsey.batch_stats.layer_moments import is_traced
-from linsey.batch_stats.merging import exact
+from linsey.batch_stats.merging import Values, exact
 from linsey.batch_stats.objects import (
     is_object,
     variables_of,
@@ -29,7 +29,7 @@ TOLERANCE = 1e-6  # change of a deviation below which a pass has changed nothing
 
 
 def recalibrate(
-    model: Any,
+    model: object,
     variables: Any,
     batches: Batches,
     *,
@@ -176,7 +176,9 @@ def _layer_by_layer(
     """
     trains = Observer(call, noise=False)
 
-    def find_moving(variables: Variables, batch: Batch, rngs: Rngs) -> dict[Path, Any]:
+    def find_moving(
+        variables: Variables, batch: Batch, rngs: Rngs
+    ) -> dict[Path, Values]:
         return {path: one.moved for path, one in trains(variables, batch, rngs).items()}
 
     moving = compiled(find_moving)(variables, example, call.rngs)

@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
-from linsey.batch_stats.objects import entry_name
+from linsey.batch_stats.objects import Variables, entry_name
 
 Path = tuple[str, ...]
-Variables = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,9 @@ def find_statistics(variables: Variables) -> list[Statistics]:
     ]
 
 
-def with_statistics(variables: Any, new: Mapping[Path, tuple[Any, Any]]) -> Any:
+def with_statistics(
+    variables: Variables, new: Mapping[Path, tuple[ArrayLike, ArrayLike]]
+) -> Variables:
     """Return variables with other means and variances at some layers.
 
     Args:
@@ -87,7 +89,7 @@ def with_statistics(variables: Any, new: Mapping[Path, tuple[Any, Any]]) -> Any:
         for name, value in zip(("mean", "var"), pair, strict=True)
     }
 
-    def replaced(path: tuple[Any, ...], leaf: Any) -> Any:
+    def replaced(path: tuple[object, ...], leaf: object) -> object:
         names = tuple(map(entry_name, path))
         # What follows the name belongs to a box.
         ends = (names[:i] for i in range(len(names), 0, -1))
@@ -97,7 +99,7 @@ def with_statistics(variables: Any, new: Mapping[Path, tuple[Any, Any]]) -> Any:
     return jax.tree_util.tree_map_with_path(replaced, variables)
 
 
-def _like(old: Any, value: Any) -> Any:
+def _like(old: object, value: ArrayLike) -> ArrayLike:
     if not isinstance(old, jax.Array):
         return np.asarray(value, np.asarray(old).dtype)
     if isinstance(old, jax.core.Tracer) or isinstance(value, jax.core.Tracer):
@@ -105,7 +107,7 @@ def _like(old: Any, value: Any) -> Any:
     return jax.device_put(np.asarray(value, old.dtype), old.sharding)
 
 
-def nodes(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+def nodes(tree: object, path: Path = ()) -> Iterator[tuple[Path, Mapping[str, Any]]]:
     """Walk through the mappings in nested mappings, the outer ones first."""
     if isinstance(tree, Mapping):
         yield path, tree
@@ -131,7 +133,7 @@ def replace_moments(stats: Any, replace: Callable[[str, Any], Any]) -> Any:
     }
 
 
-def at(tree: Any, path: Path) -> Any:
+def at(tree: object, path: Path) -> Any:
     """Return what stands at a path of nested mappings; `None` if nothing does."""
     for name in path:
         if not isinstance(tree, Mapping) or name not in tree:

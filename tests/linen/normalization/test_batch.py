@@ -239,7 +239,12 @@ def gradients_of(model, variables, x):
 
 
 @pytest.mark.parametrize(
-    ("activation", "dtype"), [("relu", None), ("silu", jnp.bfloat16), (None, None)]
+    ("activation", "dtype"),
+    [
+        ("relu", None),
+        pytest.param("silu", jnp.bfloat16, marks=pytest.mark.slow),
+        pytest.param(None, None, marks=pytest.mark.slow),
+    ],
 )
 def test_saving_memory_changes_no_result(activation, dtype):
     x = normal(4, 6, 3)

@@ -66,7 +66,7 @@ def problems(draw):
 
 @hypothesis.given(problems())
 @hypothesis.settings(
-    max_examples=24,
+    max_examples=16,
     deadline=None,
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )

@@ -144,6 +144,7 @@ for found, exact in zip(
 """
 
 
+@pytest.mark.slow
 def test_processors_with_shorter_vectors():
     assert " ".join(in_new_process(OTHER_PROCESSOR)) == "6 True True True True"
 

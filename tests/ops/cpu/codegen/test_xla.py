@@ -213,6 +213,7 @@ except Exception as error:
     assert in_new_process(program, tmp_path) == ["True"]
 
 
+@pytest.mark.slow
 def test_another_version_of_the_source_is_compiled_again(tmp_path):
     program = """
 from linsey.ops.cpu.codegen import channels, xla
@@ -380,7 +381,7 @@ for dilation in 1, 2**27:  # of the columns of the window: a band of 1 GiB
 
 
 @hypothesis.given(st.sampled_from(sorted(CALLS)), st.data())
-@hypothesis.settings(max_examples=150, deadline=None)
+@hypothesis.settings(max_examples=80, deadline=None)
 def test_no_plan_makes_a_kernel_leave_its_memory(name, data):
     """It computes something of its own arrays, or refuses; a fault ends the process."""
     plan = list(CALLS[name][2])
