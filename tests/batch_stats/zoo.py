@@ -16,7 +16,7 @@ from linsey import datasets
 from linsey.app import models as app_models
 from linsey.app.config import ModelOptions
 from linsey.app.models import make_model
-from linsey.batch_stats import observe
+from linsey.batch_stats.auditing import observed
 
 KEY = jax.random.key(0)
 
@@ -63,7 +63,7 @@ def with_momentum(name: str, momentum: float, monkeypatch: Any) -> Any:
         return Foreign(momentum)
     # A constant of the module decides it, which what is compiled does not know.
     monkeypatch.setattr(app_models, "BATCH_NORM_MOMENTUM", momentum)
-    for cached in (init, _step, observe._program):
+    for cached in (init, _step, observed._program):
         cached.cache_clear()
     if name in ("layer", "none"):
         options = ModelOptions(model="cnn", norm=name, width=4, depth=1)
