@@ -14,6 +14,7 @@ _FILES = {
     "Finding": "report",
     "ModesReport": "modes_report",
     "Report": "report",
+    "accumulate": "accumulation",
     "audit": "audit",
     "compare_modes": "compare_modes",
     "fold": "fold",
@@ -21,6 +22,7 @@ _FILES = {
 }
 
 if TYPE_CHECKING:
+    from linsey.batch_stats.accumulation import accumulate as accumulate
     from linsey.batch_stats.audit import audit as audit
     from linsey.batch_stats.compare_modes import compare_modes as compare_modes
     from linsey.batch_stats.fold import fold as fold
