@@ -75,6 +75,8 @@ CASES = {
     "SetAttributeFrozenModuleError": (("Foo", "a", 3), {}),
     "SetAttributeInModuleSetupError": ((), {}),
     "SingleValuePerChannelError": (("/bn", (1, 8)), {}),
+    "UnsynchronizedLayerError": (("bn",), {"module": "OwnNorm"}),
+    "UnsynchronizedStatisticsError": (("batch_stats/bn/mean", "microbatches"), {}),
     "StateDictMismatchError": (("found", "why"), {}),
     "MalformedBytesError": ((12, "incomplete input"), {}),
     "TraceContextError": (("found",), {}),

@@ -11,17 +11,27 @@ import importlib
 from typing import TYPE_CHECKING
 
 _FILES = {
+    "Ema": "averages",
+    "EmaState": "averages",
     "Finding": "report",
     "ModesReport": "modes_report",
     "Report": "report",
+    "accumulate": "accumulation",
     "audit": "audit",
+    "average": "averages",
     "compare_modes": "compare_modes",
+    "ema": "averages",
     "fold": "fold",
     "recalibrate": "recalibrate",
 }
 
 if TYPE_CHECKING:
+    from linsey.batch_stats.accumulation import accumulate as accumulate
     from linsey.batch_stats.audit import audit as audit
+    from linsey.batch_stats.averages import Ema as Ema
+    from linsey.batch_stats.averages import EmaState as EmaState
+    from linsey.batch_stats.averages import average as average
+    from linsey.batch_stats.averages import ema as ema
     from linsey.batch_stats.compare_modes import compare_modes as compare_modes
     from linsey.batch_stats.fold import fold as fold
     from linsey.batch_stats.modes_report import ModesReport as ModesReport

@@ -248,3 +248,31 @@ class FrozenDictIsImmutableError(LinseyError, ValueError):
             "reach them all.",
             f"Write `{line}`, or change the plain dictionary `frozen.unfreeze()`.",
         )
+
+
+class UnsynchronizedLayerError(LinseyError, TypeError):
+    """A layer keeps statistics of the batch, and cannot combine microbatches."""
+
+    def __init__(self, scope_path: str, *, module: object = None) -> None:
+        super().__init__(
+            f'{named(module)} at "/{scope_path}" keeps a running mean and variance and '
+            "has no field `axis_name`.",
+            "With microbatches its moments have to be taken over a named axis, which "
+            "this field would name.",
+            "Declare `axis_name: str | None = None` and take the moments with "
+            "`linsey.ops.moments(x, axes, axis_name=self.axis_name)`, or use "
+            "`linsey.linen.BatchNorm`.",
+        )
+
+
+class UnsynchronizedStatisticsError(LinseyError, ValueError):
+    """Updated statistics differ between the microbatches of one batch."""
+
+    def __init__(self, name: str, axis_name: str) -> None:
+        super().__init__(
+            f"The updated statistics `{name}` differ between microbatches.",
+            "They were computed from one microbatch each, by code that does not know "
+            "of the others.",
+            "Take the moments of that layer over the microbatches too: "
+            f"`linsey.ops.moments(x, axes, axis_name='{axis_name}')`.",
+        )

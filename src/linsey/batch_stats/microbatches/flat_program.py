@@ -1,0 +1,202 @@
+"""Programs of one microbatch without anything nested around their collectives.
+
+A *collective* is an equation that takes values of all microbatches: a sum, a gather
+over the named axis that stands for them. JAX puts equations into others: a compiled
+function, a checkpoint or a loop is one equation. Here whatever surrounds a collective
+is dissolved, so that the program can be cut where they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+import jax
+from jax import Array
+from jax.extend.core import (
+    ClosedJaxpr,
+    Jaxpr,
+    JaxprEqn,
+    Literal,
+    Var,
+    jaxpr_as_fun,
+)
+
+from linsey.errors import UnsupportedError
+
+T = TypeVar("T")
+Values = Sequence[Array]
+Function = Callable[..., list[Array]]
+
+CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr"}
+"""Equations that only call a program, and the parameter that holds it."""
+CHECKPOINTS = {"checkpoint": "jaxpr", "remat": "jaxpr", "remat2": "jaxpr"}
+RULES = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
+
+
+def uses_axis(eqn: JaxprEqn, axis: str) -> bool:
+    """Return whether an equation, or one inside of it, names an axis."""
+    names = [eqn.params.get(key) for key in ("axes", "axis_name")]
+    own = any(axis in (name if isinstance(name, tuple) else [name]) for name in names)
+    return own or any(
+        uses_axis(inner, axis) for program in _programs(eqn) for inner in program.eqns
+    )
+
+
+def _programs(eqn: JaxprEqn) -> list[Jaxpr]:
+    """List the programs that an equation runs."""
+
+    def is_program(value):
+        return isinstance(value, Jaxpr | ClosedJaxpr)
+
+    found = jax.tree.leaves(list(eqn.params.values()), is_leaf=is_program)
+    return [_open(value) for value in found if is_program(value)]
+
+
+def _open(program: Jaxpr | ClosedJaxpr) -> Jaxpr:
+    return program.jaxpr if isinstance(program, ClosedJaxpr) else program
+
+
+def trace_flat(
+    function: Function, axis: str, size: int, args: Sequence[object]
+) -> ClosedJaxpr:
+    """Trace a function of arrays to a program with all collectives on its surface.
+
+    Args:
+        function: of arrays to a list of arrays; no derivatives are taken afterwards.
+        axis: the name of the axis that its collectives are over.
+        size: the number of microbatches.
+        args: arrays, or what has their shape and dtype.
+
+    Returns:
+        The program.
+
+    Raises:
+        UnsupportedError: a collective stands in a loop or a branch that cannot be
+            dissolved.
+    """
+    traced = trace(function, axis, size, args)
+
+    def flat(*values):
+        return evaluate(traced, values, axis, CALLS | CHECKPOINTS | RULES)
+
+    return trace(flat, axis, size, args)
+
+
+def without_loops(
+    function: Function, axis: str, size: int, args: Sequence[object]
+) -> Function:
+    """Return a function equal to one given, for derivatives to be taken of.
+
+    Scans with collectives are unrolled and checkpoints around them dissolved, which has
+    to be done before. Derivative rules are kept.
+    """
+    traced = trace(function, axis, size, args)
+    return lambda *values: evaluate(traced, values, axis, CALLS | CHECKPOINTS)
+
+
+def trace(
+    function: Function, axis: str, size: int, args: Sequence[object]
+) -> ClosedJaxpr:
+    """Trace a function of one microbatch, with the axis bound."""
+    # A new function object each time, because jax keeps what it has traced.
+    return jax.make_jaxpr(lambda *a: function(*a), axis_env=[(axis, size)])(*args)
+
+
+def evaluate(
+    program: ClosedJaxpr, args: Values, axis: str, dissolved: dict[str, str]
+) -> list[Array]:
+    """Run a program equation by equation, those dissolved from the inside.
+
+    Args:
+        program: what is run.
+        args: its inputs.
+        axis: the name of the axis of microbatches.
+        dissolved: names of primitives and the parameter that holds their program.
+            Calls are dissolved always, others where they use the axis.
+
+    Returns:
+        Its outputs.
+
+    Raises:
+        UnsupportedError: the axis is used where it cannot be brought to the surface.
+    """
+    env = dict(zip(program.jaxpr.constvars, program.consts, strict=True))
+    env |= dict(zip(program.jaxpr.invars, args, strict=True))
+    for eqn in program.jaxpr.eqns:
+        name, uses = eqn.primitive.name, uses_axis(eqn, axis)
+        values = read(env, eqn.invars)
+        if name in dissolved and (uses or name in CALLS):
+            inner = _closed(eqn.params[dissolved[name]])
+            outputs = evaluate(inner, values, axis, dissolved)
+        elif name == "scan" and uses:
+            outputs = _unroll(eqn, values, axis, dissolved)
+        elif uses and name not in RULES and _programs(eqn):
+            raise UnsupportedError(
+                f"Values of all microbatches are combined inside of a `{name}`.",
+                "The program is run up to there for one microbatch after the other, "
+                "which needs the number of times to be known and the same for all.",
+                "Take batch normalization out of it, or use `nn.scan` with a length.",
+            )
+        else:
+            outputs = run(program.jaxpr, [eqn], env, eqn.outvars)
+        env.update(zip(eqn.outvars, outputs, strict=True))
+    return read(env, program.jaxpr.outvars)
+
+
+def read(env: Mapping[Var, T], variables: Sequence[Var | Literal]) -> list[T]:
+    """Look up the values of variables; a literal is its own value."""
+    return [v.val if isinstance(v, Literal) else env[v] for v in variables]
+
+
+def variables(given: Iterable[Var | Literal]) -> list[Var]:
+    """List variables once each, without literals."""
+    return list(dict.fromkeys(v for v in given if not isinstance(v, Literal)))
+
+
+def run(
+    whole: Jaxpr,
+    eqns: Sequence[JaxprEqn],
+    env: Mapping[Var, Array],
+    wanted: Sequence[Var | Literal],
+) -> list[Array]:
+    """Run equations of a program.
+
+    Args:
+        whole: the program.
+        eqns: the equations, in an order in which they can be run.
+        env: values of all variables that they take and do not make.
+        wanted: variables that they make, or whose values are given.
+
+    Returns:
+        The values of those wanted.
+    """
+    made = {v for eqn in eqns for v in eqn.outvars}
+    needed = variables(v for eqn in eqns for v in eqn.invars)
+    inputs = [v for v in needed if v not in made]
+    outputs = [v for v in variables(wanted) if v in made]
+    part = whole.replace(constvars=[], invars=inputs, outvars=outputs, eqns=list(eqns))
+    values = jaxpr_as_fun(ClosedJaxpr(part, ()))(*read(env, inputs))
+    return read({**env, **dict(zip(outputs, values, strict=True))}, wanted)
+
+
+def _unroll(
+    eqn: JaxprEqn, values: Values, axis: str, dissolved: dict[str, str]
+) -> list[Array]:
+    """Run a scan as a sequence of its bodies."""
+    length, reverse = eqn.params["length"], eqn.params["reverse"]
+    constants, carried = eqn.params["num_consts"], eqn.params["num_carry"]
+    consts, carry = values[:constants], values[constants : constants + carried]
+    stacked = values[constants + carried :]
+    rows: list[Values] = []
+    for i in reversed(range(length)) if reverse else range(length):
+        inputs = [*consts, *carry, *(x[i] for x in stacked)]
+        outputs = evaluate(eqn.params["jaxpr"], inputs, axis, dissolved)
+        carry = outputs[:carried]
+        rows.append(outputs[carried:])
+    ordered = rows[::-1] if reverse else rows
+    return [*carry, *(jax.numpy.stack(column) for column in zip(*ordered, strict=True))]
+
+
+def _closed(program: Jaxpr | ClosedJaxpr) -> ClosedJaxpr:
+    return ClosedJaxpr(program, []) if isinstance(program, Jaxpr) else program
