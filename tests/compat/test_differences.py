@@ -373,9 +373,77 @@ def test_a_table_names_modules_among_the_arguments(library):
     assert ("use_bias" in table) == (library == "flax")
 
 
+@pytest.mark.parametrize("layer", ["LayerNorm", "RMSNorm", "InstanceNorm"])
+def test_examples_that_are_masked_altogether(layer):
+    x = normal(0, 2, 3, 4)
+    mask = np.ones((2, 3, 4), bool)
+    mask[0] = False
+
+    def run(nn):
+        y = getattr(nn, layer)().init_with_output(KEY, x, mask=mask)[0]
+        return np.isfinite(np.asarray(y)).all(axis=(1, 2)).tolist()
+
+    assert run(flax.linen) == [False, True]
+    assert run(linsey.linen) == [True, True]
+    module = getattr(linsey.linen, layer)()
+    loss = lambda x: jnp.sum(module.init_with_output(KEY, x, mask=mask)[0] ** 3)  # noqa: E731
+    assert np.isfinite(jax.grad(loss)(x)).all()
+
+
+def test_weight_norm_of_a_kernel_of_another_shape():
+    def init(nn):
+        class Module(nn.Module):
+            @nn.compact
+            def __call__(self, x):
+                turn = lambda vs: jax.tree.map(lambda x: x.T, vs)  # noqa: E731
+                norm = nn.WeightNorm(nn.Einsum((4, 3), "ai,io->ao"))
+                lifted = nn.map_variables(
+                    lambda m, x: m(x), trans_in_fn=turn, init=True
+                )
+                return lifted(norm, x)
+
+        return Module().init(KEY, normal(0, 2, 4))
+
+    assert '"kernel" in' in str(refusal(init, flax.linen))
+    assert 'kernel/scale" in' in str(refusal(init, linsey.linen))
+
+
+def test_keys_in_nested_derivatives_under_a_checkpoint():
+    def gradient(nn):
+        class Inner(nn.Module):
+            @nn.compact
+            def __call__(self, x):
+                run = lambda m, x: nn.remat(lambda m, x: m(x))(m, x)  # noqa: E731
+                back = lambda m, x: nn.vjp(run, m, x)  # noqa: E731
+                return nn.custom_vjp(run, back, lambda back, g: back(g))(nn.Dense(2), x)
+
+        class Module(nn.Module):
+            @nn.compact
+            def __call__(self, x):
+                shared = {"variable_axes": {"params": None}}
+                split = {"split_rngs": {"params": False, "noise": True}}
+                return nn.vmap(Inner, **shared, **split)()(x)
+
+        params = Module().init(KEY, normal(0, 2, 3))["params"]
+
+        @jax.checkpoint
+        def loss(params):
+            rngs = {"noise": KEY}
+            y = Module().apply({"params": params}, normal(0, 2, 3), rngs=rngs)
+            return jnp.sum(y)
+
+        return jax.grad(loss)(params)
+
+    error = refusal(gradient, flax.linen)
+    assert isinstance(error, jax.errors.UnexpectedTracerError)
+    found = jax.tree.leaves(gradient(linsey.linen))
+    assert [leaf.shape for leaf in found] == [(2,), (3, 2)]
+
+
 def test_an_input_of_none():
     assert isinstance(refusal(flax.linen.Conv(2, (1,)).init, KEY, None), AttributeError)
-    for layer in (linsey.linen.Conv(2, (1,)), linsey.linen.DenseGeneral(2)):
+    attention = linsey.linen.MultiHeadDotProductAttention(1)
+    for layer in (linsey.linen.Conv(2, (1,)), linsey.linen.DenseGeneral(2), attention):
         error = refusal(layer.init, KEY, None)
         assert isinstance(error, errors.ShapeError)
         assert "None, from a function without `return`" in str(error)

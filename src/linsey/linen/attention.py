@@ -21,6 +21,7 @@ import numpy as np
 from jax import lax
 
 from linsey.errors.base import OptionError, ShapeError, UsageError
+from linsey.errors.layers import InputRankError
 from linsey.errors.misuse import report_misuse
 from linsey.linen.dtypes import promote_dtype
 from linsey.linen.initializers import zeros
@@ -343,7 +344,10 @@ class MultiHeadDotProductAttention(Module):
                 constructor, or at neither place.
         """
         inputs_k, inputs_v = _keys_and_values(inputs_q, inputs_k, inputs_v, inputs_kv)
-        features = np.shape(inputs_q)[-1]
+        shape = np.shape(inputs_q)
+        if len(shape) < 2:
+            raise InputRankError(type(self).__name__, shape, "length, features")
+        features = shape[-1]
         heads = ops.divide_heads(self.qkv_features or features, self.num_heads)
         query = self._project("query", inputs_q, heads)
         key = self._project("key", inputs_k, heads)

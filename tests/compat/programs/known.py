@@ -421,6 +421,8 @@ NO_ARRAY = (
     r"Flax AttributeError: '\w+' object has no attribute '(ndim|shape|dtype)' *\| "
     "linsey (InputRank|AxisOutOfRange|IntegerInput|Shape)Error"
 )
+LEAKED = r"Flax UnexpectedTracerError: .*\| linsey passes"
+NORMED = "words: Flax ScopeParamShapeError"
 CALLED_UNBOUND = (
     r"Flax (CallCompactUnboundModuleError|TypeError: [\w#]+\.__call__\(\) takes)"
 )
@@ -561,8 +563,13 @@ KNOWN = (
         differs(CALLED_UNBOUND, "method='inner"),
     ),
     Known("An input that is no array, such as", differs(NO_ARRAY)),
-    Known("A lifted function whose first arg", differs("Flax Attr.*attribute _state")),
+    Known(
+        "A lifted function whose first arg", differs("Flax Attr.*attribute '?_state")
+    ),
     Known("A lifted function of an unbound module", differs(UNBOUND)),
+    Known("Keys that are drawn in `vjp` inside", differs(LEAKED, "nn.custom_vjp")),
+    Known("In `WeightNorm` a kernel of another", differs(NORMED, "nn.WeightNorm")),
+    Known("An example that is masked altogether", differs("finite num", "mask=")),
     Known("`del self.name` leaves None", differs(".*has no attribute 'name'", "del")),
     Known("A name that a parameter has fails", differs("Flax TypeError: Array.__cont")),
     Known("A Python number as a variable", forwarded),
