@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+# No file has the name of a function: importing it would put it in the function's place.
 _FILES = {
     "Ema": "averages",
     "EmaState": "averages",
@@ -17,25 +18,25 @@ _FILES = {
     "ModesReport": "modes_report",
     "Report": "report",
     "accumulate": "accumulation",
-    "audit": "audit",
+    "audit": "auditing.audit",
     "average": "averages",
-    "compare_modes": "compare_modes",
+    "compare_modes": "modes",
     "ema": "averages",
-    "fold": "fold",
-    "recalibrate": "recalibrate",
+    "fold": "folding.fold",
+    "recalibrate": "recalibration",
 }
 
 if TYPE_CHECKING:
     from linsey.batch_stats.accumulation import accumulate as accumulate
-    from linsey.batch_stats.audit import audit as audit
+    from linsey.batch_stats.auditing.audit import audit as audit
     from linsey.batch_stats.averages import Ema as Ema
     from linsey.batch_stats.averages import EmaState as EmaState
     from linsey.batch_stats.averages import average as average
     from linsey.batch_stats.averages import ema as ema
-    from linsey.batch_stats.compare_modes import compare_modes as compare_modes
-    from linsey.batch_stats.fold import fold as fold
+    from linsey.batch_stats.folding.fold import fold as fold
+    from linsey.batch_stats.modes import compare_modes as compare_modes
     from linsey.batch_stats.modes_report import ModesReport as ModesReport
-    from linsey.batch_stats.recalibrate import recalibrate as recalibrate
+    from linsey.batch_stats.recalibration import recalibrate as recalibrate
     from linsey.batch_stats.report import Finding as Finding
     from linsey.batch_stats.report import Report as Report
 else:
@@ -44,7 +45,6 @@ else:
         if name not in _FILES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         module = importlib.import_module(f"{__name__}.{_FILES[name]}")
-        # The function wins over the module of the same name.
         globals()[name] = getattr(module, name)
         return globals()[name]
 
