@@ -115,7 +115,7 @@ def both(loss_fn, k, args, **options):
     return run(accumulate(loss_fn, k, **options), *args), whole
 
 
-@pytest.mark.parametrize("keep_every", [1, 2])
+@pytest.mark.parametrize("keep_every", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_of_a_residual_block_all_is_that_of_the_undivided_batch(keep_every):
     with jax.enable_x64(True):
         args = variables_of(Block(), numbers(8, 4, 4, 2, dtype=jnp.float64))
@@ -123,27 +123,27 @@ def test_of_a_residual_block_all_is_that_of_the_undivided_batch(keep_every):
         assert_same(found, whole, 1e-10)
 
 
+def slow(*values, **options):
+    return pytest.param(*values, marks=pytest.mark.slow, **options)
+
+
 @pytest.mark.parametrize(
     "model",
     [
-        FlaxDense(),
-        FlaxDense(options=(("use_fast_variance", False),)),
-        FlaxDense(wrap=flax.remat),
-        Dense(wrap=nn.remat),
-        Dense(wrap=nn.jit),
-        Dense(options=(("save_memory", True), ("activation", "silu"))),
-        Dense(options=(("group_size", 4), ("unbiased_variance", True))),
-        Dense(options=(("renorm", (1.1, 0.1)),)),
-    ],
-    ids=[
-        "flax",
-        "flax two passes",
-        "flax remat",
-        "remat",
-        "jit",
-        "save_memory",
-        "groups over microbatches",
-        "renorm",
+        pytest.param(FlaxDense(), id="flax"),
+        slow(FlaxDense(options=(("use_fast_variance", False),)), id="flax two passes"),
+        slow(FlaxDense(wrap=flax.remat), id="flax remat"),
+        pytest.param(Dense(wrap=nn.remat), id="remat"),
+        slow(Dense(wrap=nn.jit), id="jit"),
+        slow(
+            Dense(options=(("save_memory", True), ("activation", "silu"))),
+            id="save_memory",
+        ),
+        pytest.param(
+            Dense(options=(("group_size", 4), ("unbiased_variance", True))),
+            id="groups over microbatches",
+        ),
+        slow(Dense(options=(("renorm", (1.1, 0.1)),)), id="renorm"),
     ],
 )
 def test_of_layers_under_options_and_transforms_too(model):
@@ -190,6 +190,7 @@ def test_in_evaluation_nothing_is_combined():
     assert_same(found, whole, 1e-5)
 
 
+@pytest.mark.slow
 def test_masked_examples_count_nowhere():
     x, mask = numbers(8, 4, 4, 2), jnp.arange(8) < 5
 
@@ -228,8 +229,12 @@ def test_a_train_state_takes_one_step_for_all_microbatches():
 
 @pytest.mark.parametrize(
     "model",
-    [Dense(), FlaxDense(), Dense(wrap=nn.remat), FlaxDense(wrap=flax.jit)],
-    ids=["linsey", "flax", "remat", "flax jit"],
+    [
+        pytest.param(Dense(), id="linsey"),
+        pytest.param(FlaxDense(), id="flax"),
+        slow(Dense(wrap=nn.remat), id="remat"),
+        slow(FlaxDense(wrap=flax.jit), id="flax jit"),
+    ],
 )
 def test_ghost_normalizes_within_and_averages_the_pooled_moments_once(model):
     x = numbers(8, 3) * jnp.repeat(jnp.array([1.0, 5.0]), 4)[:, None]

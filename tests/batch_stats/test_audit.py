@@ -29,6 +29,11 @@ from linsey.training.train_state import TrainState
 from tests.batch_stats import zoo
 
 NAMES = ["mlp", "cnn", "resnet", "flax"]
+# Half of the models in the fast suite: what they share is tested in each.
+SOME = [
+    pytest.param(name, marks=[] if name in ("cnn", "flax") else pytest.mark.slow)
+    for name in NAMES
+]
 # The layer with the fault, another of the same shape, and the product before.
 PLACES = {
     "mlp": ("BatchNorm_1", "BatchNorm_0", "Dense_1"),
@@ -218,7 +223,7 @@ SEVERITIES = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SOME)
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_a_fault_is_named_with_its_layer(fault, name):
     case, kind = copy.deepcopy(healthy(name)), fault.__name__
@@ -235,7 +240,7 @@ def test_a_fault_is_named_with_its_layer(fault, name):
     json.loads(report.to_json())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SOME)
 def test_statistics_of_the_data_are_right(name):
     case = healthy(name)
     report = audit(case.variables, case.model, zoo.batches())
