@@ -19,7 +19,9 @@ from tests.batch_stats import mode_cases
 
 KEY = jax.random.key(0)
 LIBRARIES = pytest.mark.parametrize(
-    "nn", [linsey.linen, flax.linen], ids=["linsey", "flax"]
+    "nn",
+    [linsey.linen, pytest.param(flax.linen, marks=pytest.mark.slow)],
+    ids=["linsey", "flax"],
 )
 X = np.random.default_rng(0).normal(3, 2, (300, 4)).astype(np.float32)
 

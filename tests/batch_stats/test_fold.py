@@ -20,7 +20,9 @@ from linsey.ops.cpu.dispatch import plain_convolutions
 
 KEY = jax.random.key(0)
 LIBRARIES = pytest.mark.parametrize(
-    "nn", [linsey.linen, flax.linen], ids=["linsey", "flax"]
+    "nn",
+    [linsey.linen, pytest.param(flax.linen, marks=pytest.mark.slow)],
+    ids=["linsey", "flax"],
 )
 
 
