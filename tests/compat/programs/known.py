@@ -570,7 +570,9 @@ KNOWN = (
     Known("Keys that are drawn in `vjp` inside", differs(LEAKED, "nn.custom_vjp")),
     Known("In `WeightNorm` a kernel of another", differs(NORMED, "nn.WeightNorm")),
     Known("An example that is masked altogether", differs("finite num", "mask=")),
-    Known("`del self.name` leaves None", differs(".*has no attribute 'name'", "del")),
+    Known(
+        "`del self.name` leaves None", differs(".*has no attribute 'name'", "del self")
+    ),
     Known("A name that a parameter has fails", differs("Flax TypeError: Array.__cont")),
     Known("A Python number as a variable", forwarded),
     Known("Tables and interceptors fail where", differs(PARTIALS)),

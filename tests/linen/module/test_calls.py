@@ -247,6 +247,24 @@ def test_modules_that_use_their_scope_may_be_called_again(nn):
 
 
 @agrees
+def test_a_module_in_a_scope_leaves_the_names_of_the_scope_taken(nn):
+    class Inner(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return self.scope.param("w", nn.initializers.ones, (3,)) * x
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            scale = lambda scope, x: scope.param("s", nn.initializers.ones, (3,)) * x  # noqa: E731
+            x = self.scope.child(scale, prefix="scale")(x)
+            x = Inner(parent=self.scope)(x)
+            return self.scope.child(scale, prefix="scale")(x)
+
+    return Net().init_with_output(KEY, X)
+
+
+@agrees
 def test_bind_and_unbind(nn):
     model = autoencoder(nn)()
     variables = model.init(KEY, X)

@@ -207,7 +207,8 @@ def _wrap(fun: Callable[..., T]) -> Callable[..., T]:
             functional.RUNNING.reset(token)
             if opened is not None:
                 opened.frame.is_open = False
-                opened.scope.reservations.clear()  # what methods took by themselves
+                if opened.scope.reservations:  # names that methods took by themselves
+                    opened.scope = opened.scope.rewound()
 
     return method
 
