@@ -273,6 +273,85 @@ def test_fields_may_hold_what_has_no_hash(nn):
     return counts, jax.tree.map(jnp.shape, norm.init(KEY, X))
 
 
+class Traced:
+    """Programs in which a field of a module holds an array that is being traced."""
+
+    @staticmethod
+    def own(nn):
+        class Scale(nn.Module):
+            by: Any
+
+            @nn.jit
+            def __call__(self, x):
+                return x * self.by["by"][0]
+
+        return lambda by, x: Scale({"by": [by, by + 1]}).apply({}, x)
+
+    @staticmethod
+    def of_a_child(nn):
+        class Scale(nn.Module):
+            by: Any
+
+            def __call__(self, x):
+                return x * self.by
+
+        class Outer(nn.Module):
+            inner: nn.Module
+
+            @nn.jit
+            def __call__(self, x):
+                return self.inner(x)
+
+        return lambda by, x: Outer(Scale(by)).apply({}, x)
+
+    @staticmethod
+    def of_an_argument(nn):
+        class Scale(nn.Module):
+            by: Any
+
+            def __call__(self, x):
+                return x * self.by
+
+        class Use(nn.Module):
+            def __call__(self, x, other):
+                return other(x)
+
+        class Outer(nn.Module):
+            @nn.compact
+            def __call__(self, by, x):
+                return nn.jit(Use)()(x, Scale(by))
+
+        return lambda by, x: Outer().apply({}, by, x)
+
+
+@pytest.mark.parametrize("where", ["own", "of_a_child", "of_an_argument"])
+def test_a_traced_array_in_a_field_is_an_input_of_the_program(where):
+    scaled = getattr(Traced, where)(linsey.linen)
+    with jax.checking_leaks():
+        for by in (2.0, 3.0):  # the second call finds the program of the first
+            assert jax.jit(scaled)(jnp.float32(by), ONE) == by
+            assert jax.grad(scaled)(jnp.float32(by), ONE) == 1
+            assert jax.vmap(scaled, (0, None))(jnp.array([by, 1]), ONE)[0] == by
+        assert jax.eval_shape(scaled, ONE, ONE).shape == ()
+
+
+def test_a_traced_array_inside_an_object_names_the_field():
+    scaled = scale(linsey.linen)
+    with pytest.raises(errors.ArgumentTypeError, match="Field `config` of Scale"):
+        jax.jit(lambda by: scaled(Config(by)).apply({}, ONE))(ONE)
+
+
+def test_a_traced_array_in_a_module_among_the_arguments_names_the_field():
+    class Use(linsey.linen.Module):
+        @linsey.linen.jit
+        def __call__(self, x, other):
+            return other.config.by * x
+
+    Scale = scale(linsey.linen)
+    with pytest.raises(errors.ArgumentTypeError, match="Field `config` of Scale"):
+        jax.jit(lambda by: Use().apply({}, ONE, Scale(Config(by))))(ONE)
+
+
 def test_what_surrounds_a_call_is_part_of_the_program():
     nn = linsey.linen
 

@@ -20,6 +20,8 @@ from collections.abc import Callable, Mapping
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, ClassVar, TypeGuard, TypeVar, dataclass_transform
 
+import jax
+
 from linsey import errors
 from linsey.config import config
 from linsey.core.frozen_dict import FrozenDict
@@ -286,7 +288,7 @@ def map_modules(
         fields = dataclasses.fields(node)
         names = [f.name for f in fields if f.metadata.get("pytree_node", True)]
         return node.replace(**by_key({n: getattr(node, n) for n in names}))
-    if kind is not Variable:  # lifting replaces these
+    if not issubclass(kind, (Variable, jax.core.Tracer)):  # lifting replaces these
         _LEAF_TYPES.add(kind)
     return value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ from linsey.core.lift.split import Untraced, shifted
 from linsey.core.spmd import get_logical_axis_rules
 from linsey.core.state import Scope
 from linsey.linen.module.functional import INTERCEPTORS, Capture
-from linsey.linen.transforms.lifting import Methods, Run, lift, lifted
+from linsey.linen.transforms.lifting import Methods, Run, lift, lifted, map_leaves
 
 __all__ = ["checkpoint", "jit", "remat"]
 __all__ += ["add_metadata_axis", "fold_rngs", "map_variables", "named_call"]
@@ -56,8 +57,8 @@ def jit(
 
     Modules are equal if their class and fields are, whatever their names; a program
     that reads `name` or `path` is for one place. Fields that have no hash are compared
-    by their content. Random keys are drawn for each call: they do not depend on what
-    the process compiled before.
+    by their content; arrays that are being traced are inputs. Random keys are drawn for
+    each call: they do not depend on what the process compiled before.
 
     Example:
         >>> import jax, jax.numpy as jnp, linsey.linen as nn
@@ -82,6 +83,9 @@ def jit(
     return target
 
 
+_TRACERS = "the traced arrays in fields"  # a keyword that no call has
+
+
 def _call_program(
     program: Callable[..., Any],
     run: Run,
@@ -98,7 +102,11 @@ def _call_program(
     modules = getattr(run.modules, "value", run.modules)  # usually one module
     rules = get_logical_axis_rules() and static_key(get_logical_axis_rules())
     run.key = (*keys, config._values, rules, static_key(modules))
-    hash(run.key)  # the error for a field without a hash names it
+    # The error for a field without a hash names it; arguments may hold modules too.
+    hash(run.key)
+    map_leaves(lambda leaf: isinstance(leaf, Untraced) and hash(leaf), (args, kw))
+    if run.tracers:  # the program may outlive the trace that they belong to
+        kw[_TRACERS], run.tracers = tuple(run.tracers), ()
     # The program itself is traced under the name of its class.
     name = scopes[0]._path[-1] if scopes and scopes[0]._path else ""
     with jax.named_scope(name) if name else contextlib.nullcontext():
@@ -111,6 +119,7 @@ def _run_and_count(
     scopes: Sequence[Scope], run: Run, *args: object, **kwargs: object
 ) -> tuple[Any, Untraced]:
     """Run a compiled call; the counts leave it as part of the structure."""
+    run = dataclasses.replace(run, tracers=kwargs.pop(_TRACERS, ()))
     y = run(scopes, *args, **kwargs)
     return y, Untraced(tuple(run.counts.items()))
 

@@ -2,8 +2,8 @@
 
 A lifted function runs on other scopes than its caller's, so the modules it uses must be
 bound anew inside. `Detacher` turns bound modules into descriptions that hold no scope
-and no array, comparable by structure (a compiled function can be reused for an equal
-one); `Restorer` makes bound modules from them over the scopes inside.
+and no traced array, comparable by structure (a compiled function can be reused for an
+equal one); `Restorer` makes bound modules from them over the scopes inside.
 
 `call_lifted` is the one bridge: it detaches the modules that a call uses, hands their
 scopes to a transform of `core.lift`, and restores the modules inside (`Run`). On it
@@ -48,7 +48,8 @@ Methods = str | Iterable[str] | Mapping[str, Mapping[str, object]] | None
 class Detached:
     """A bound module without its scope; one that was met before has its number only.
 
-    An unbound module has the number -1, and is kept as its only attribute.
+    An unbound module has the number -1, and is kept as its only attribute. A traced
+    array in a field, whose value no program can be found by, has its number only.
 
     Attributes:
         index: its number among what was detached.
@@ -93,10 +94,14 @@ def _key_of_field(cls: type, name: str, value: object) -> Hashable:
     try:
         return static_key(value)
     except Exception as error:  # whatever `__reduce_ex__` of the value raises
+        if isinstance(value, Module):  # name the field of that one
+            for inner in value.__dict__.items():
+                _key_of_field(type(value), *inner)
         raise field_without_hash(cls, name, value) from error
 
 
 _PARTS = (Module, Variable)
+_IN_FIELDS = (*_PARTS, jax.core.Tracer)
 _DETACHED = (Detached, Module)
 
 
@@ -105,10 +110,12 @@ class Detacher:
 
     Attributes:
         scopes: the scope of each detached module and variable, by its number.
+        tracers: the traced arrays in fields, by their number.
     """
 
     def __init__(self) -> None:
         self.scopes: list[Scope] = []
+        self.tracers: list[jax.core.Tracer] = []
         # By its id the number of a module, and the module, so that no id comes twice.
         self._met: dict[int, tuple[int, Module]] = {}
 
@@ -126,8 +133,8 @@ class Detacher:
         is_ready = bound.phase == SETTING_UP  # it has what `setup` assigned so far
         hidden = {"parent", "name", "_bound", *(() if is_ready else bound.assigned)}
         attributes = tuple(
-            (name, _in_order(map_modules(self._detach_part, value, "", _PARTS)))
-            for name, value in module.__dict__.items()
+            (name, _in_order(map_modules(self._detach_part, field, "", _IN_FIELDS)))
+            for name, field in module.__dict__.items()
             if name not in hidden
         )
         name = module.__dict__.get("name")
@@ -139,6 +146,9 @@ class Detacher:
     def _detach_part(self, part: Any, path: str = "") -> object:
         if isinstance(part, Module):
             return self.detach(part)
+        if isinstance(part, jax.core.Tracer):
+            self.tracers.append(part)
+            return Detached(len(self.tracers) - 1, jax.core.Tracer)
         names = ("collection", "name", "unbox")
         attributes = tuple((name, getattr(part, name)) for name in names)
         return Detached(self._number(part.scope), Variable, attributes=attributes)
@@ -147,10 +157,9 @@ class Detacher:
         """Detach a leaf of the arguments if it is a module or a variable."""
         if not isinstance(leaf, _PARTS):
             return leaf
-        part: Any = self._detach_part(leaf)
-        if part is leaf:
-            part = Detached(-1, type(part), attributes=(("module", part),))
-        return Untraced(part)
+        unbound = Detached(-1, type(leaf), attributes=(("module", leaf),))
+        part = self._detach_part(leaf)
+        return Untraced(unbound if part is leaf else part)
 
     def _number(self, scope: Scope) -> int:
         self.scopes.append(scope)
@@ -162,10 +171,12 @@ class Restorer:
 
     Args:
         scopes: the scope for each number.
+        tracers: the traced array of fields for each number.
     """
 
-    def __init__(self, scopes: Sequence[Scope]):
+    def __init__(self, scopes: Sequence[Scope], tracers: Sequence[jax.Array] = ()):
         self.scopes = scopes
+        self.tracers = tracers
         self._made: dict[int | None, Module] = {}
 
     def restore(self, detached: Any) -> Any:
@@ -174,6 +185,8 @@ class Restorer:
             return detached
         if detached.index < 0:
             return detached.attributes[0][1]
+        if detached.cls is jax.core.Tracer:
+            return self.tracers[detached.index]
         if detached.index in self._made:
             return self._made[detached.index]
         scope = self.scopes[detached.index]
@@ -242,12 +255,14 @@ class Run:
         fn: called as `fn(modules, *args, **kwargs)`.
         modules: a detached module, or a tree of these.
         counts: filled with how many submodules the module has named after a run.
+        tracers: the traced arrays in fields of the modules.
         key: what runs are compared by.
     """
 
     fn: Callable[..., Any] = dataclasses.field(compare=False)
     modules: object = dataclasses.field(compare=False)
     counts: dict[str, int] = dataclasses.field(compare=False)
+    tracers: Sequence[jax.Array] = dataclasses.field(compare=False)
     key: object = None
 
     @property
@@ -256,7 +271,7 @@ class Run:
 
     def __call__(self, scopes: Sequence[Scope], *args: object, **kwargs: object) -> Any:
         """Run the function on modules restored over these scopes."""
-        restore = Restorer(scopes).restore_leaf
+        restore = Restorer(scopes, self.tracers).restore_leaf
         modules, args, kwargs = map_leaves(restore, (self.modules, args, kwargs))
         y = self.fn(modules, *args, **kwargs)
         if any(isinstance(x, _PARTS) for x in jax.tree_util.tree_leaves(y)):
@@ -292,7 +307,7 @@ def call_lifted(
     modules, args, kwargs = map_leaves(detacher.detach_leaf, (module, args, kwargs))
     if cls is not None:
         modules = Untraced(dataclasses.replace(modules.value, cls=cls))
-    runs = [Run(fn, modules, counts) for fn in fns]
+    runs = [Run(fn, modules, counts, detacher.tracers) for fn in fns]
     y = transform(*runs)(detacher.scopes, *args, **kwargs)
     if counts and isinstance(module, Module) and module._bound is not None:
         # Automatic names outside go on where they ended inside.
