@@ -414,7 +414,7 @@ TREES = "Flax (AttributeError: '(tuple|list)' .*_state|AssertionError: scope lis
 PRIVATE = (
     "<lambda>|scan_fn|layer_forward|shared_forward_fn|_l2_normalize|_get_bias_shape|"
     "_spectral_normalize|"
-    "'(Jit|Fold_rngs|Map_variables|Checkpoint|Vmap|Scan)[A-Z].*'setup'"
+    "'(Jit|Fold_rngs|Map_variables|Checkpoint|Vmap|Scan|Remat_scan)[A-Z].*'setup'"
 )
 NO_PATH = "('tuple', [])"  # of what surrounds a lifted function
 NO_ARRAY = (
@@ -548,6 +548,10 @@ KNOWN = (
     Known(
         "Interceptors and captured intermediates see",
         differs("Flax IndexError: tuple index", "nn.intercept_methods"),
+    ),
+    Known(
+        "Interceptors and captured intermediates see",
+        differs("Flax IndexError: tuple index", "nn.WeightNorm", "capture_inter"),
     ),
     Known(
         "Interceptors and captured intermediates see",

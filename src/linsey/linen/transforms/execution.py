@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 
@@ -119,7 +119,7 @@ def _run_and_count(
     scopes: Sequence[Scope], run: Run, *args: object, **kwargs: object
 ) -> tuple[Any, Untraced]:
     """Run a compiled call; the counts leave it as part of the structure."""
-    run = dataclasses.replace(run, tracers=kwargs.pop(_TRACERS, ()))
+    run = dataclasses.replace(run, tracers=cast(Any, kwargs.pop(_TRACERS, ())))
     y = run(scopes, *args, **kwargs)
     return y, Untraced(tuple(run.counts.items()))
 
