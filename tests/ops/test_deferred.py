@@ -195,7 +195,7 @@ def test_attention_takes_deferred_values():
 
 ACTIVATIONS = (
     "celu elu gelu glu hard_sigmoid hard_silu hard_tanh leaky_relu log_sigmoid "
-    "log_softmax logsumexp normalize relu relu6 selu silu soft_sign softmax "
+    "log_softmax logsumexp normalize relu relu6 selu sigmoid silu soft_sign softmax "
     "softplus standardize swish tanh"
 )
 
@@ -205,9 +205,38 @@ def test_activations_take_a_deferred_value(name):
     assert_same(getattr(nn, name), [ROWS])
 
 
-def test_sigmoid_takes_a_deferred_value_as_an_array():
-    """It is the function of jax, which hands what it gets to an operation of lax."""
-    assert_same(lambda x: nn.sigmoid(jnp.asarray(x)), [ROWS])
+@jax.custom_jvp
+def twice(x):
+    return 2 * x
+
+
+twice.defjvp(lambda primals, tangents: (twice(*primals), 3 * tangents[0]))
+DERIVED = {name: getattr(nn, name) for name in ACTIVATIONS.split()} | {"own": twice}
+
+
+@pytest.mark.parametrize("name", DERIVED)
+def test_derivatives_of_a_function_are_those_on_an_array(name):
+    """Whatever rule the function has: it is handed the array, and its tangent."""
+    x, shift = jnp.asarray(ROWS), jnp.full(6, 0.5)
+    spec, one = NormSpec((0,), (1,)), ONES(6)
+
+    def loss(x, make):
+        return (DERIVED[name](make(x)) ** 2).sum()
+
+    def defer(x):
+        return ops.Deferred((spec, None), (x, shift, one, None, None))
+
+    for transform in (jax.grad, jax.jacfwd):
+        found = transform(loss)(x, defer)
+        expected = transform(loss)(x, lambda x: x - shift)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_transform_sees_an_array():
+    assert [leaf.shape for leaf in jax.tree.leaves(STEPS)] == [STEPS.shape]
+    assert_same(jax.jit(lambda x: x), [STEPS])
+    assert_same(jax.vmap(lambda x: x.sum(0), in_axes=1, out_axes=1), [STEPS])
+    assert_same(jax.checkpoint(lambda x: x + 1), [STEPS])
 
 
 @pytest.mark.parametrize(

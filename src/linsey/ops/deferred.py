@@ -35,12 +35,12 @@ Others = tuple[Any, ...]  # arrays, trees of them, `None`
 T = TypeVar("T")
 
 
-@partial(
-    jax.tree_util.register_dataclass, data_fields=["operands"], meta_fields=["recipe"]
-)
 @dataclass(eq=False, repr=False)
 class Deferred:
     """An array `activation((x - mean) * rstd * scale + bias)` not yet computed.
+
+    As a pytree it is that array: so it is computed where it enters or leaves a function
+    that JAX transforms, whose derivatives and axes are those of an array.
 
     Args:
         recipe: which axes the operands belong to, and the activation or `None`.
@@ -108,6 +108,11 @@ class Deferred:
         if name.startswith("_") or name in ("recipe", "operands", "aval"):
             raise AttributeError(name)
         return getattr(self.array, name)
+
+
+jax.tree_util.register_pytree_node(
+    Deferred, lambda z: ((z.array,), None), lambda _, leaves: leaves[0]
+)
 
 
 def _add_operator(name: str) -> None:
