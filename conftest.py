@@ -21,6 +21,7 @@ import re
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -37,6 +38,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # else a worker, or a user's 
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
+import pytest  # noqa: E402
 from sybil import Sybil  # noqa: E402
 from sybil.parsers.myst import PythonCodeBlockParser, SkipParser  # noqa: E402
 
@@ -84,6 +86,18 @@ pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser(), SkipParser()],
     patterns=["README.md", "docs/**/*.md", "CONTRIBUTING.md"],
 ).pytest()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of the cases of a test that is marked `thinned(n)` only each n-th is fast."""
+    cases: Counter[str] = Counter()
+    for item in items:
+        for marker in item.iter_markers("thinned"):
+            name = item.nodeid.partition("[")[0]
+            if cases[name] % marker.args[0]:
+                item.add_marker("slow")
+            cases[name] += 1
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

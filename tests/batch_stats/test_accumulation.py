@@ -115,7 +115,8 @@ def both(loss_fn, k, args, **options):
     return run(accumulate(loss_fn, k, **options), *args), whole
 
 
-@pytest.mark.parametrize("keep_every", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("keep_every", [1, 2])
 def test_of_a_residual_block_all_is_that_of_the_undivided_batch(keep_every):
     with jax.enable_x64(True):
         args = variables_of(Block(), numbers(8, 4, 4, 2, dtype=jnp.float64))

@@ -117,6 +117,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_attention_equals_flax(options):
     expected, found = both("dot_product_attention", QUERY, KEY, VALUE, **options)

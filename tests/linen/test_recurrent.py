@@ -187,6 +187,7 @@ def test_scans_take_any_batch_axes(shape):
     assert_same(rnns("GRUCell", unroll=2), normal(*shape), return_carry=True)
 
 
+@pytest.mark.slow
 def test_scans_of_convolutional_cells_equal_those_of_flax():
     layers = [
         lib.RNN(lib.ConvLSTMCell(2, (3,), carry_init=quick_init), return_carry=True)

@@ -79,6 +79,7 @@ def transforms(point):
 NAMES = list(transforms((jnp.ones(1),)))
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize(
     ("name", "kind"),
     [(name, "none") for name in NAMES]
@@ -98,7 +99,9 @@ def test_derivatives_are_those_of_the_formula(name, kind):
         )
 
 
-@pytest.mark.parametrize("kind", ["mask", "float"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("mask", marks=pytest.mark.slow), "float"]
+)
 def test_derivatives_are_finite_differences(kind):
     with jax.enable_x64(True):
         point = (values(3, 2, 2) + 3, values(2, seed=1), values(2, seed=2))

@@ -250,6 +250,7 @@ def test_operators_are_those_of_the_array(name):
     assert_same(lambda x: function(x, x), [ROWS])
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("pool", [nn.max_pool, nn.min_pool, nn.avg_pool])
 def test_what_saves_memory_can_be_pooled(pool):
     """Values and gradients are those of a layer that keeps both arrays."""

@@ -223,6 +223,7 @@ def transforms(x):
     }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize(
     ("kind", "name"),
     [("none", name) for name in transforms(jnp.ones(1))]

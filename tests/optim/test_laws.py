@@ -30,6 +30,7 @@ def stacked(*trees: Any) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
+@pytest.mark.thinned(3)
 def test_scan_over_updates_equals_a_loop(name):
     """So it compiles, and neither structure nor shapes nor dtypes change."""
     optimizer = DEFINITIONS[name]().create(PARAMS)
@@ -46,6 +47,7 @@ def test_scan_over_updates_equals_a_loop(name):
     assert_close(contents(scanned), contents(after(optimizer, *GRADS)), atol=2e-6)
 
 
+@pytest.mark.thinned(3)
 def test_vmap_over_hyper_parameters_equals_separate_updates(name):
     optimizer = after(DEFINITIONS[name]().create(PARAMS), GRADS[0])
     rates = jnp.array([0.05, 0.5])

@@ -60,6 +60,7 @@ def run_gpu(path, *options):
     )
 
 
+@pytest.mark.slow
 def test_the_program_for_a_gpu_runs_on_a_cpu(tmp_path):
     path = tmp_path / "folder" / "gpu.json"
     done = run_gpu(path, "--platform", "cpu", "--small")

@@ -43,6 +43,7 @@ def test_initial_values_are_those_of_flax(name, arguments):
     assert_same_initial_values(name, *arguments, inputs=normal(2, 4, 3))
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("shape", [(3,), (2, 3), (2, 4, 3), (0, 3)])
 @pytest.mark.parametrize("use_bias", [True, False])
 def test_dense_maps_the_last_axis(shape, use_bias):

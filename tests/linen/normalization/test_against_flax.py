@@ -139,6 +139,7 @@ def test_norms_equal_those_of_flax(name, fields):
     assert_same_norm(name, normal(4, 5, 4, 6), **fields)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("name", NORMS)
 @pytest.mark.parametrize(
     ("inputs", "dtype"),
@@ -201,6 +202,7 @@ def test_batch_norm_options(fields):
     assert_same_norm("BatchNorm", normal(4, 3, 2, 6), **fields)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", ["LayerNorm", "RMSNorm"])
 @pytest.mark.parametrize(
     ("reduction", "features"), [(-1, -1), ((1, 2, 3), -1), (1, (1, -1)), ((-1, 0), 2)]
@@ -278,6 +280,7 @@ def mapped(layer, variables, x, **names):
     )(x)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", NORMS)
 def test_named_axes_belong_to_the_reduction(name):
     x = normal(4, 5, 3, 2)
@@ -367,6 +370,7 @@ def stacks(nn, name, kind):
     return Scanned()
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("kind", ["setup", "remat", "jit", "vmap", "scan"])
 @pytest.mark.parametrize("name", ["BatchNorm", "GroupNorm"])
 def test_layers_inside_transforms(name, kind):

@@ -179,6 +179,7 @@ def test_weights_of_any_scale():
             assert_close(gradient, np.longdouble(expected[1]) / 2.0**power)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", ["LayerNorm", "RMSNorm", "GroupNorm", "InstanceNorm"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_gradients_under_vmap_are_those_of_each_example(name, masked):
