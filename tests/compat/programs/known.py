@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import inspect
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -344,51 +345,34 @@ TRACED_EACH_TIME = Variation(
 )
 
 
-class Initializing:
-    """False outside of `init`."""
-
-    depth = 0
-
-    def __bool__(self) -> bool:
-        return Initializing.depth > 0
-
-
-def marked(method: Any) -> Any:
-    def call(*args: Any, **kwargs: Any) -> Any:
-        Initializing.depth += 1
-        try:
-            return method(*args, **kwargs)
-        finally:
-            Initializing.depth -= 1
-
-    return call
-
-
 @contextmanager
-def marking() -> Iterator[None]:
-    """Has `map_variables(..., init=True)` create variables inside of `init` alone."""
-    module, lift = flax.linen.Module, flax.linen.map_variables
+def made_once() -> Iterator[None]:
+    """Has `map_variables(..., init=True)` create variables only where none exist."""
+    lift = flax.core.lift.map_variables
+    signature = inspect.signature(lift)
 
     def map_variables(*args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("init") is True:
-            kwargs |= {"init": Initializing(), "mutable": True}
-        return lift(*args, **kwargs)
+        options = signature.bind(*args, **kwargs).arguments
 
-    init = marked(module.init_with_output)
-    linen: dict[str, Any] = {
-        "init": lambda *a, **k: marked(functions[0](*a, **k)),
-        "init_with_output": lambda *a, **k: marked(functions[1](*a, **k)),
-        "map_variables": map_variables,
-    }
-    functions = flax.linen.init, flax.linen.init_with_output
-    with (
-        mock.patch.object(module, "init_with_output", init),
-        mock.patch.multiple(flax.linen, **linen),
-    ):
+        def call(scopes: Any, *args: Any, **kwargs: Any) -> Any:
+            mapped = options["mapped_collections"]
+            exist = any(
+                tree and flax.core.scope.in_filter(mapped, name)
+                for scope in jax.tree.leaves(scopes)
+                for name, tree in scope.variables().items()
+            )
+            init = bool(options.get("init")) and not exist
+            writes = init or bool(options.get("init") or options.get("mutable"))
+            lifted = lift(**options | {"init": init, "mutable": writes})
+            return lifted(scopes, *args, **kwargs)
+
+        return call
+
+    with mock.patch.object(flax.core.lift, "map_variables", map_variables):
         yield
 
 
-MADE_ONCE = Variation(within=marking)
+MADE_ONCE = Variation(within=made_once)
 # Two bound modules are never equal.
 NOT_COMPARED = Variation(
     lambda source: source.replace("bound == model.bind(variables)", "False")
@@ -475,6 +459,10 @@ KNOWN = (
     Known(
         "`nn.map_variables(..., init=True)`",
         differs(MADE_TWICE, "nn.map_variables", "init=self.is_initializing()"),
+    ),
+    Known(
+        "JAX arrays in fields of modules",
+        differs("Flax TypeError: iteration over a #-d array", "nn.jit"),
     ),
     Known("`setup` of a module whose method", differs(SETUP_TWICE, "nn.jit")),
     Known("`setup` of a module whose method", differs(SETUP_TWICE, "nn.fold_rngs")),
