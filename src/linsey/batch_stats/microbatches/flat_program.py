@@ -9,7 +9,7 @@ is dissolved, so that the program can be cut where they are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import jax
 from jax import Array
@@ -185,18 +185,27 @@ def _unroll(
 ) -> list[Array]:
     """Run a scan as a sequence of its bodies."""
     length, reverse = eqn.params["length"], eqn.params["reverse"]
-    constants, carried = eqn.params["num_consts"], eqn.params["num_carry"]
-    consts, carry = values[:constants], values[constants : constants + carried]
-    stacked = values[constants + carried :]
+    body = eqn.params["jaxpr"]
+    # What is stacked has an axis more outside than in the body; a carry has not.
+    steps = sum(map(_is_stacked, eqn.invars, body.jaxpr.invars))
+    carried = len(eqn.outvars) - sum(map(_is_stacked, eqn.outvars, body.jaxpr.outvars))
+    first, last = len(values) - steps - carried, len(values) - steps
+    consts, carry, stacked = values[:first], values[first:last], values[last:]
     rows: list[Values] = []
     for i in reversed(range(length)) if reverse else range(length):
         inputs = [*consts, *carry, *(x[i] for x in stacked)]
-        outputs = evaluate(eqn.params["jaxpr"], inputs, axis, dissolved)
+        outputs = evaluate(body, inputs, axis, dissolved)
         carry = outputs[:carried]
         rows.append(outputs[carried:])
     ordered = rows[::-1] if reverse else rows
     return [*carry, *(jax.numpy.stack(column) for column in zip(*ordered, strict=True))]
 
 
+def _is_stacked(outside: Var | Literal, inside: Var | Literal) -> bool:
+    outer, inner = (cast(jax.core.ShapedArray, var.aval) for var in (outside, inside))
+    return outer.ndim > inner.ndim
+
+
 def _closed(program: Jaxpr | ClosedJaxpr) -> ClosedJaxpr:
-    return ClosedJaxpr(program, []) if isinstance(program, Jaxpr) else program
+    # Newer jax has one class for both: an open program has its constants with it.
+    return program if isinstance(program, ClosedJaxpr) else ClosedJaxpr(program, [])
