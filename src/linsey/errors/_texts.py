@@ -38,6 +38,17 @@ def no_attribute(cls: type, name: str, is_bound: bool) -> AttributeError:
     )
 
 
+def not_set_up(cls: type, method: str) -> LinseyError:
+    """Make the error for a `compact_name_scope` method of an unbound module."""
+    return OptionError(
+        f"Cannot call compact_name_scope method '{method}' on a Module that has not"
+        f" been setup. This is likely because you are calling '{method}' from outside"
+        " of init or apply.",
+        f"{cls.__name__} is only the description; its parameters are held outside.",
+        "Write `variables = module.init(key, x)`, then `module.apply(variables, x)`.",
+    )
+
+
 def no_parent(cls: type, parent: object) -> LinseyError:
     """Make the error for a module whose parent is neither a module nor a scope."""
     return OptionError(

@@ -115,6 +115,9 @@ MORE_FIELDS = (
 )
 
 
+INIT_VARS = {"2.0", "3.0"}  # the values that the generator gives them
+
+
 def private_calls(case: Case, difference: Difference) -> bool:
     """Calls of functions of the libraries, and of lambdas, are shown by one alone."""
     if not difference.cause.startswith(("facts", "keys")):
@@ -125,7 +128,8 @@ def private_calls(case: Case, difference: Difference) -> bool:
         return "'intermediates'" in a and public(a) == public(b)
     theirs, ours = lists
     paths = {NO_PATH} if case.has("intercept_methods", "module.path") else set()
-    more = ({*theirs} ^ {*ours}) - paths
+    values = INIT_VARS if case.has("dataclasses.InitVar") else set()
+    more = ({*theirs} ^ {*ours}) - paths - values
     return all(re.search(PRIVATE, one) for one in more)
 
 
@@ -263,8 +267,7 @@ def init_vars(case: Case, difference: Difference) -> bool:
     """The values of `InitVar`s differ, those that the generator knows."""
     if re.match(r"Flax .*__post_init__\(\) missing", difference.cause):
         return True
-    values = {"2.0", "3.0"}
-    found = {*case.theirs.seen} ^ {*case.ours.seen} <= values
+    found = {*case.theirs.seen} ^ {*case.ours.seen} <= INIT_VARS
     return "facts" in difference.cause and found and case.has("dataclasses.InitVar")
 
 
@@ -412,7 +415,7 @@ CALLED_UNBOUND = (
 )
 UNBOUND = (
     "Flax (ValueError: (not enough values|pytree structure)|IndexError: tuple index).*"
-    "linsey CallCompactUnboundModuleError"
+    "linsey (CallCompactUnboundModuleError|AttributeError)"
 )
 PARTIALS = "Flax AttributeError: 'functools.partial' object has no attribute '__name__'"
 FORWARDED = r"values at .*Flax #(\.#)? \| linsey Array\(shape=\(\)"

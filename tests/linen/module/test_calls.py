@@ -664,3 +664,18 @@ def test_bind_takes_a_key():
     dropout = linsey.linen.Dropout(0.5, deterministic=False)
     one = dropout.bind({}, rngs=KEY)
     np.testing.assert_array_equal(one(X), dropout.bind({}, rngs={"params": KEY})(X))
+
+
+@pytest.mark.parametrize("method", ["__call__", "run"])
+@agrees(refused=True)
+def test_a_name_scope_of_an_unbound_module_says_so(nn, method):
+    class Model(nn.Module):
+        @nn.compact_name_scope
+        def __call__(self, x):
+            return x
+
+        @nn.compact_name_scope
+        def run(self, x):
+            return x
+
+    return getattr(Model(), method)(X)

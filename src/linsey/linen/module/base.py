@@ -29,7 +29,7 @@ from linsey.core import scope as core_scope
 from linsey.core.filters import Filter
 from linsey.core.scope import RNGs as RNGs
 from linsey.core.state import Scope, Variable
-from linsey.errors._texts import no_attribute, no_parent
+from linsey.errors._texts import no_attribute, no_parent, not_set_up
 from linsey.linen.module import binding, functional, methods
 from linsey.linen.module.binding import FRESH, SETTING_UP, UNSPECIFIED, Bound, is_module
 from linsey.linen.module.functional import CREATED, RUNNING, CaptureFilter
@@ -611,7 +611,7 @@ def compact_name_scope(fun: CallableT) -> CallableT:
     def method(self: Module, *args: object, **kwargs: object) -> object:
         bound, name = self._bound, fun.__name__
         if bound is None:
-            raise errors.CallCompactUnboundModuleError(module=self)
+            raise not_set_up(type(self), name)
         if bound.phase == FRESH:
             bound.set_up(self)
         inner = bound.frame.names.get(name)
