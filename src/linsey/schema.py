@@ -2,7 +2,7 @@
 
 A type is the schema: `conform` walks a value and a type hint together and returns the
 value, dataclasses built and tuples made, or says which entry is not what it has to be.
-Whatever a file brings along goes through it before anything else looks at it.
+Whatever a file brings along goes through it before anything else looks at it::
 
     @dataclasses.dataclass(frozen=True)
     class Cursor:
