@@ -478,6 +478,24 @@ def test_a_table_with_a_name_for_two_things(library):
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
+def test_a_table_with_a_shared_scope(library):
+    nn = LIBRARIES[library]
+
+    class Module(nn.Module):
+        def setup(self):
+            self.inner = nn.Sequential([nn.Dense(4)])
+            nn.share_scope(self, self.inner)
+
+        def __call__(self, x):
+            return self.inner(x)
+
+    plain = {"width": 300, "force_terminal": False}
+    table = nn.tabulate(Module(), KEY, console_kwargs=plain)(normal(0, 2, 3))
+    assert ("inner/layers_0" in table) == (library == "flax")
+    assert {*Module().init(KEY, normal(0, 2, 3))["params"]} == {"layers_0"}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_names_taken_through_the_scope(library):
     nn = LIBRARIES[library]
 

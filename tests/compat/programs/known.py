@@ -386,7 +386,7 @@ MADE_TWICE = (
     "Flax ScopeParamShapeError: For parameter |(values|bits|numbers|lengths) at init"
 )
 TWICE = "(lengths at|facts:) .*intermediates"
-SETUP_TWICE = "lengths at .*/setup$"
+SETUP_TWICE = "lengths at .*/setup$|keys at .*/setup: Flax"
 SCALES = "(Flax ScopeParamNotFoundError|keys at [^:]*params): .*/scale|Flax InvalidRngE"
 LENGTHS = r"Flax \w+: .* \| linsey ShapeError: Inconsistent batch axis sizes"
 CARRY = "Flax TypeError: scan body function carry input and carry output must"
@@ -579,6 +579,10 @@ KNOWN = (
     ),
     Known("A table breaks the texts of partitioned", broken_lines),
     Known("A table shows a variable with the name", shared_name),
+    Known(
+        "A table names a layer inside of a shared",
+        differs("facts", "nn.tabulate", "nn.share_scope"),
+    ),
     Known("A table shows a module among the arguments", modules_in_tables),
     Known("`setup` marked with `compact`", raises("UsageError", "def setup")),
     Known("The value of an `InitVar`", init_vars),
