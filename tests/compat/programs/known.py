@@ -406,7 +406,8 @@ PRIVATE = (
 NO_PATH = "('tuple', [])"  # of what surrounds a lifted function
 NO_ARRAY = (
     r"Flax AttributeError: '\w+' object has no attribute '(ndim|shape|dtype)' *\| "
-    "linsey (InputRank|AxisOutOfRange|IntegerInput|Shape)Error"
+    "linsey (InputRank|AxisOutOfRange|IntegerInput|Shape)Error|"
+    "Flax TypeError: '>=' not supported between instances of 'NoneType'"  # PReLU
 )
 LEAKED = r"Flax UnexpectedTracerError: .*\| linsey passes"
 NORMED = "words: Flax ScopeParamShapeError"
