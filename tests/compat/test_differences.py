@@ -478,6 +478,23 @@ def test_a_table_with_a_name_for_two_things(library):
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
+def test_frozen_collections_with_a_metadata_axis(library):
+    nn, found = LIBRARIES[library], []
+
+    class Module(nn.Module):
+        @partial(nn.add_metadata_axis, variable_axes={"params": 0})
+        @nn.compact
+        def __call__(self, x):
+            _, back = nn.vjp(lambda m, x: x, self, x)
+            found.append(type(back(x)[0].get("params")).__name__)
+            return nn.Dense(3)(x)
+
+    x = normal(0, 2, 3)
+    Module().apply(nn.FrozenDict(Module().init(KEY, x)), x)
+    assert found[1:] == ["dict" if library == "flax" else "FrozenDict"]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_a_table_with_a_shared_scope(library):
     nn = LIBRARIES[library]
 
