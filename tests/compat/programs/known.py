@@ -621,6 +621,7 @@ KNOWN = (
     Known("`fold_rngs` of a function of", from_keys("nn.fold_rngs")),
     Known("`fold_rngs` of a function of", from_keys("nn.jit", "other")),
     Known("`fold_rngs` of a function of", from_keys("nn.jit", "lambda m, o")),
+    Known("`fold_rngs` of a function of", from_keys("nn.jit(lambda m")),
     Known("A module from outside that draws keys", from_keys("nn.scan")),
     Known("A module from outside that draws keys", from_keys("nn.vmap")),
     Known("Variables that went through lifted", lifted_order),
