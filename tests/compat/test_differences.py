@@ -768,6 +768,29 @@ def test_errors_name_the_path_of_a_shared_scope(library):
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
+def test_errors_in_setup_of_a_lifted_module_name_its_path(library):
+    nn = LIBRARIES[library]
+
+    class Inner(nn.Module):
+        def setup(self):
+            self.variable("state", "lost")
+
+        def __call__(self, x):
+            return x
+
+    class Outer(nn.Module):
+        def setup(self):
+            self.inner = nn.remat(Inner)()
+
+        def __call__(self, x):
+            return self.inner(x)
+
+    refused = refusal(lambda _: Outer().init(KEY, jnp.ones(2)), nn)
+    assert ('in "/inner"' in str(refused)) == (library == "linsey")
+    assert ('in "/"' in str(refused)) == (library == "flax")
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_weight_norm_of_everything_is_of_parameters(library):
     nn = LIBRARIES[library]
 

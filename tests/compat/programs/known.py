@@ -225,6 +225,13 @@ def moved(case: Case, difference: Difference) -> bool:
     return bool(words) and words[1] == words[2] and case.has("nn.share_scope")
 
 
+def without_path(case: Case, difference: Difference) -> bool:
+    """Messages differ by the path that only linsey has for a module made in `setup`."""
+    theirs, ours = pair(difference)
+    words = re.match(r"(.*? in \")/\"", theirs)
+    return bool(words) and ours.startswith(f"{words[1]}/") and case.has("def setup")
+
+
 def frozen(case: Case, difference: Difference) -> bool:
     """Only Flax shows `FrozenDict`s for dictionaries."""
     a, b = (text.replace("FrozenDict", "dict") for text in pair(difference))
@@ -475,6 +482,7 @@ KNOWN = (
     Known("Inside of `while_loop` the collections", frozen),
     Known("A scan over axes of several lengths", differs(LENGTHS, "nn.scan")),
     Known("After `share_scope` errors inside", moved),
+    Known("Errors in `setup` of a lifted module", without_path),
     Known(
         "A `compact_name_scope` method that is a property",
         differs("Flax KeyError: '[\\w#]+'", "nn.compact_name_scope", "super()."),
