@@ -90,9 +90,14 @@ pytest_collect_file = Sybil(
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of the cases of a test that is marked `thinned(n)` only each n-th is fast."""
+    """Of the cases of a test that is marked `thinned(n)` only each n-th is fast.
+
+    Cases that are slow by themselves do not count, so that some are always fast.
+    """
     cases: Counter[str] = Counter()
     for item in items:
+        if item.get_closest_marker("slow"):
+            continue
         for marker in item.iter_markers("thinned"):
             name = item.nodeid.partition("[")[0]
             if cases[name] % marker.args[0]:

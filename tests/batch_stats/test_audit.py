@@ -223,7 +223,6 @@ SEVERITIES = {
 }
 
 
-@pytest.mark.thinned(2)
 @pytest.mark.parametrize("name", SOME)
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_a_fault_is_named_with_its_layer(fault, name):

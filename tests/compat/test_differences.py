@@ -478,6 +478,41 @@ def test_a_table_with_a_name_for_two_things(library):
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
+def test_frozen_collections_with_a_metadata_axis(library):
+    nn, found = LIBRARIES[library], []
+
+    class Module(nn.Module):
+        @partial(nn.add_metadata_axis, variable_axes={"params": 0})
+        @nn.compact
+        def __call__(self, x):
+            _, back = nn.vjp(lambda m, x: x, self, x)
+            found.append(type(back(x)[0].get("params")).__name__)
+            return nn.Dense(3)(x)
+
+    x = normal(0, 2, 3)
+    Module().apply(nn.FrozenDict(Module().init(KEY, x)), x)
+    assert found[1:] == ["dict" if library == "flax" else "FrozenDict"]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_table_with_a_shared_scope(library):
+    nn = LIBRARIES[library]
+
+    class Module(nn.Module):
+        def setup(self):
+            self.inner = nn.Sequential([nn.Dense(4)])
+            nn.share_scope(self, self.inner)
+
+        def __call__(self, x):
+            return self.inner(x)
+
+    plain = {"width": 300, "force_terminal": False}
+    table = nn.tabulate(Module(), KEY, console_kwargs=plain)(normal(0, 2, 3))
+    assert ("inner/layers_0" in table) == (library == "flax")
+    assert {*Module().init(KEY, normal(0, 2, 3))["params"]} == {"layers_0"}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_names_taken_through_the_scope(library):
     nn = LIBRARIES[library]
 
@@ -730,6 +765,29 @@ def test_errors_name_the_path_of_a_shared_scope(library):
 
     refused = refusal(lambda _: Module().apply({"params": {}}, jnp.ones(2)), nn)
     assert ("/inner/" in str(refused)) == (library == "flax")
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_errors_in_setup_of_a_lifted_module_name_its_path(library):
+    nn = LIBRARIES[library]
+
+    class Inner(nn.Module):
+        def setup(self):
+            self.variable("state", "lost")
+
+        def __call__(self, x):
+            return x
+
+    class Outer(nn.Module):
+        def setup(self):
+            self.inner = nn.remat(Inner)()
+
+        def __call__(self, x):
+            return self.inner(x)
+
+    refused = refusal(lambda _: Outer().init(KEY, jnp.ones(2)), nn)
+    assert ('in "/inner"' in str(refused)) == (library == "linsey")
+    assert ('in "/"' in str(refused)) == (library == "flax")
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import linsey.linen as nn
+from linsey.errors import ShapeError
 from linsey.errors.layers import InputRankError
 from tests.linen.differential import assert_close, assert_same_bits, normal
 
@@ -194,6 +195,16 @@ def test_scans_of_convolutional_cells_equal_those_of_flax():
         for lib in LIBRARIES
     ]
     assert_same(layers, normal(2, 3, 4, 3), seq_lengths=jnp.array([3, 1]))
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 1), (3, 2)])
+def test_lengths_of_another_batch_are_refused(shape):
+    layer = nn.RNN(nn.GRUCell(2))
+    text = r"`seq_lengths` of `RNN` has shape .*, the batch has shape \(2,\)"
+    for options in ({}, {"return_carry": True}, {"reverse": True}):
+        with pytest.raises(ShapeError, match=text):
+            layer.init(KEY, X, seq_lengths=jnp.ones(shape, int), **options)
+    layer.init(KEY, X, seq_lengths=jnp.array([1]), return_carry=True)  # all alike
 
 
 def test_a_scan_is_a_loop_over_time():

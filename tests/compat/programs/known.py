@@ -225,6 +225,13 @@ def moved(case: Case, difference: Difference) -> bool:
     return bool(words) and words[1] == words[2] and case.has("nn.share_scope")
 
 
+def without_path(case: Case, difference: Difference) -> bool:
+    """Messages differ by the path that only linsey has for a module made in `setup`."""
+    theirs, ours = pair(difference)
+    words = re.match(r"(.*? in \")/\"", theirs)
+    return bool(words) and ours.startswith(f"{words[1]}/") and case.has("def setup")
+
+
 def frozen(case: Case, difference: Difference) -> bool:
     """Only Flax shows `FrozenDict`s for dictionaries."""
     a, b = (text.replace("FrozenDict", "dict") for text in pair(difference))
@@ -386,7 +393,7 @@ MADE_TWICE = (
     "Flax ScopeParamShapeError: For parameter |(values|bits|numbers|lengths) at init"
 )
 TWICE = "(lengths at|facts:) .*intermediates"
-SETUP_TWICE = "lengths at .*/setup$"
+SETUP_TWICE = "lengths at .*/setup$|keys at .*/setup: Flax"
 SCALES = "(Flax ScopeParamNotFoundError|keys at [^:]*params): .*/scale|Flax InvalidRngE"
 LENGTHS = r"Flax \w+: .* \| linsey ShapeError: Inconsistent batch axis sizes"
 CARRY = "Flax TypeError: scan body function carry input and carry output must"
@@ -406,7 +413,8 @@ PRIVATE = (
 NO_PATH = "('tuple', [])"  # of what surrounds a lifted function
 NO_ARRAY = (
     r"Flax AttributeError: '\w+' object has no attribute '(ndim|shape|dtype)' *\| "
-    "linsey (InputRank|AxisOutOfRange|IntegerInput|Shape)Error"
+    "linsey (InputRank|AxisOutOfRange|IntegerInput|Shape)Error|"
+    "Flax TypeError: '>=' not supported between instances of 'NoneType'"  # PReLU
 )
 LEAKED = r"Flax UnexpectedTracerError: .*\| linsey passes"
 NORMED = "words: Flax ScopeParamShapeError"
@@ -474,6 +482,7 @@ KNOWN = (
     Known("Inside of `while_loop` the collections", frozen),
     Known("A scan over axes of several lengths", differs(LENGTHS, "nn.scan")),
     Known("After `share_scope` errors inside", moved),
+    Known("Errors in `setup` of a lifted module", without_path),
     Known(
         "A `compact_name_scope` method that is a property",
         differs("Flax KeyError: '[\\w#]+'", "nn.compact_name_scope", "super()."),
@@ -579,6 +588,18 @@ KNOWN = (
     ),
     Known("A table breaks the texts of partitioned", broken_lines),
     Known("A table shows a variable with the name", shared_name),
+    Known(
+        "`RNN` takes `seq_lengths` of more",
+        differs(".*linsey ShapeError: `seq_lengths`", "seq_lengths"),
+    ),
+    Known(
+        "Inside of `nn.add_metadata_axis` collections",
+        differs("facts: .*FrozenDi", "nn.add_metadata_axis", "FrozenDict"),
+    ),
+    Known(
+        "A table names a layer inside of a shared",
+        differs("facts", "nn.tabulate", "nn.share_scope"),
+    ),
     Known("A table shows a module among the arguments", modules_in_tables),
     Known("`setup` marked with `compact`", raises("UsageError", "def setup")),
     Known("The value of an `InitVar`", init_vars),
@@ -611,6 +632,7 @@ KNOWN = (
     Known("`fold_rngs` of a function of", from_keys("nn.fold_rngs")),
     Known("`fold_rngs` of a function of", from_keys("nn.jit", "other")),
     Known("`fold_rngs` of a function of", from_keys("nn.jit", "lambda m, o")),
+    Known("`fold_rngs` of a function of", from_keys("nn.jit(lambda m")),
     Known("A module from outside that draws keys", from_keys("nn.scan")),
     Known("A module from outside that draws keys", from_keys("nn.vmap")),
     Known("Variables that went through lifted", lifted_order),

@@ -8,6 +8,7 @@ program can.
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -152,9 +153,12 @@ def field_without_a_hash_under_jit():
         @nn.jit
         @nn.compact
         def __call__(self, x):
-            return x * self.by
+            return x * self.by.factor
 
-    jax.jit(lambda by: Scale(by).init(KEY, X))(jnp.ones(3))
+    def init(factor):
+        return Scale(SimpleNamespace(factor=factor)).init(KEY, X)
+
+    jax.jit(init)(jnp.ones(3))
 
 
 # -- modules -------------------------------------------------------------------------

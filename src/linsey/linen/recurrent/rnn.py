@@ -13,6 +13,7 @@ from jax import Array, lax
 
 from linsey.core.filters import Filter
 from linsey.core.frozen_dict import FrozenDict
+from linsey.errors import ShapeError
 from linsey.errors.layers import InputRankError
 from linsey.linen.module import Module, nowrap
 from linsey.linen.recurrent.cells import Carry, Output, RNNCellBase
@@ -21,7 +22,7 @@ from linsey.ops import axes as ops_axes
 from linsey.ops import deferred, sharding
 from linsey.ops.sequences import flip_sequences
 from linsey.promotion import promote, promote_types
-from linsey.typing import InOutScanAxis, PRNGKey
+from linsey.typing import InOutScanAxis, PRNGKey, Shape
 
 
 class RNN(Module):
@@ -106,6 +107,7 @@ class RNN(Module):
 
         Raises:
             InputRankError: the inputs have too few axes.
+            ShapeError: there is not one length for each sequence.
         """
         inputs = deferred.resolve(inputs)
         return_carry = _given(return_carry, self.return_carry)
@@ -117,6 +119,9 @@ class RNN(Module):
         if batch_dims < 0:
             raise InputRankError("RNN", shape, "time, features")
         time = 0 if time_major else batch_dims
+        if seq_lengths is not None:
+            batch_shape = (*shape[:time], *shape[time + 1 :])[:batch_dims]
+            _check_lengths(np.shape(seq_lengths), batch_shape)
         axes = sharding.split_axes(inputs)
         if axes[time]:  # but each device takes all steps
             whole = *axes[:time], None, *axes[time + 1 :]
@@ -205,6 +210,17 @@ def _keep(going: Array, new: Array, old: Array) -> Array:
     return lax.select(
         sharding.split_like(ops_axes.broadcast_all(mask, new.shape), new), new, old
     )
+
+
+def _check_lengths(found: Shape, batch: Shape) -> None:
+    """Refuse lengths that are not those of a batch, nor one for several sequences."""
+    pairs = zip(reversed(found), reversed(batch), strict=False)
+    if len(found) > len(batch) or not all(n in (1, size) for n, size in pairs):
+        raise ShapeError(
+            f"`seq_lengths` of `RNN` has shape {found}, the batch has shape {batch}.",
+            "They are the numbers of elements of each sequence that are no padding.",
+            f"Pass one number for each sequence, an array of shape {batch}.",
+        )
 
 
 def _given(value: bool | None, default: bool) -> bool:
