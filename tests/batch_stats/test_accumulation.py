@@ -326,6 +326,10 @@ def test_a_batch_that_does_not_divide_is_refused_with_what_does():
         "Write `k=3`, or leave out 2 examples: `batch = jax.tree.map(lambda x: x[:4], "
         "batch)`."
     )
+    (n,) = jax.export.symbolic_shape("n")
+    x = jax.ShapeDtypeStruct((n,), jnp.float32)
+    text = refusal(errors.ShapeError, lambda: jax.eval_shape(step, 1.0, x))
+    assert text.endswith("Make the symbolic dimension a multiple, such as `4*n`.")
     text = refusal(errors.ShapeError, lambda: step(1.0, (jnp.ones(4), jnp.ones(8))))
     assert text.startswith("The arrays of the batch have shapes (4,), (8,).")
     assert "no arrays" in refusal(errors.ArgumentTypeError, lambda: step(1.0, ()))

@@ -557,6 +557,13 @@ def test_lifted_functions_of_unbound_modules():
     error = refusal(run, linsey.linen)
     assert isinstance(error, errors.CallCompactUnboundModuleError)
 
+    def run(nn):
+        return nn.vmap(nn.Dense, split_rngs={"params": True})(2)(normal(0, 2, 3))
+
+    assert type(refusal(run, flax.linen)) is ValueError
+    error = refusal(run, linsey.linen)
+    assert isinstance(error, errors.CallCompactUnboundModuleError)
+
 
 def test_a_deleted_name():
     def init(nn, lift):
@@ -765,6 +772,68 @@ def test_errors_name_the_path_of_a_shared_scope(library):
 
     refused = refusal(lambda _: Module().apply({"params": {}}, jnp.ones(2)), nn)
     assert ("/inner/" in str(refused)) == (library == "flax")
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_modules_with_one_default_module_under_jit(library):
+    nn = LIBRARIES[library]
+
+    class Layer(nn.Module):
+        inner: nn.Module = nn.Dense(2)  # noqa: RUF009 - shared on purpose
+
+        def __call__(self, x):
+            return self.inner(x)
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.jit(lambda m, o, x: o[0](x))(Layer(), [Layer()], x)
+
+    if library == "flax":
+        refused = refusal(Model().init, KEY, normal(0, 3))
+        assert "InstancePlaceholder" in str(refused)
+    else:
+        params = Model().init(KEY, normal(0, 3))["params"]
+        assert {*params["Layer_0"]} == {"inner"}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("lift", ["remat", "jit", "remat_scan"])
+def test_lifted_modules_inside_of_plain_transforms(lift, library):
+    nn = LIBRARIES[library]
+    options = {"lengths": (2, 2), "variable_broadcast": "params"}
+    options |= {"split_rngs": {"params": False}}
+
+    class Layer(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(3)(x)
+
+    class Part(nn.Module):
+        def setup(self):
+            lifted = getattr(nn, lift)
+            self.layer = lifted(Layer, **options if lift == "remat_scan" else {})()
+
+        def __call__(self, x):
+            return self.layer(x)
+
+    class Model(nn.Module):
+        def setup(self):
+            self.part = Part()
+
+        def __call__(self, x):
+            self.part(x)
+            return jax.checkpoint(lambda x: self.part(x))(x)  # noqa: PLW0108 - no hash
+
+    def init():
+        return jax.tree.map(np.sum, Model().init(KEY, normal(0, 3)))
+
+    if library == "linsey":
+        assert isinstance(refusal(init), errors.JaxTransformError)
+    elif lift == "remat_scan":
+        assert init()
+    else:
+        assert isinstance(refusal(init), jax.errors.UnexpectedTracerError)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

@@ -232,6 +232,20 @@ def without_path(case: Case, difference: Difference) -> bool:
     return bool(words) and ours.startswith(f"{words[1]}/") and case.has("def setup")
 
 
+def path_of_another(case: Case, difference: Difference) -> bool:
+    """Messages of Flax lack the module that has the `compact_name_scope` method."""
+    theirs, ours = (re.search(r'in "(.*?)"', one) for one in pair(difference))
+    found = bool(theirs and ours) and case.has("nn.compact_name_scope")
+    return found and ours[1].endswith(re.sub(r".*(?=/part/|/part$)", "", theirs[1]))
+
+
+def variables_of_another(case: Case, difference: Difference) -> bool:
+    """Flax has a name scope also in the module that uses another one."""
+    theirs, ours = (set(re.findall(r"'(\w+)'", one)) for one in pair(difference))
+    moved = theirs > ours and difference.cause.startswith("keys at ")
+    return moved and case.has("nn.compact_name_scope", "Wrap")
+
+
 def frozen(case: Case, difference: Difference) -> bool:
     """Only Flax shows `FrozenDict`s for dictionaries."""
     a, b = (text.replace("FrozenDict", "dict") for text in pair(difference))
@@ -322,14 +336,20 @@ def watching(found: list[bool]) -> Iterator[None]:
         yield
 
 
+@functools.lru_cache(maxsize=1)
+def with_other_keys(source: str, shape: Shape, numeric: bool) -> Outcome:
+    """What linsey does with other keys. A case asks once for each difference."""
+    other = re.sub(r"random\.key\((\d+)\)", r"random.key(7\1)", source)
+    return run(other, LINSEY, shape, numeric, seed=7)
+
+
 def from_keys(*words: str) -> Predicate:
     """A value that depends on the keys, in programs with all of the words."""
 
     def applies(case: Case, difference: Difference) -> bool:
         if not case.has(*words) or not difference.cause.startswith(("bits", "num")):
             return False
-        other = re.sub(r"random\.key\((\d+)\)", r"random.key(7\1)", case.source)
-        moved = run(other, LINSEY, case.shape, case.numeric, seed=7)
+        moved = with_other_keys(case.source, case.shape, case.numeric)
         a, b = (find(one.out, difference.path) for one in (case.ours, moved))
         return bool((a.values != b.values).any())
 
@@ -422,13 +442,14 @@ CALLED_UNBOUND = (
     r"Flax (CallCompactUnboundModuleError|TypeError: [\w#]+\.__call__\(\) takes)"
 )
 UNBOUND = (
-    "Flax (ValueError: (not enough values|pytree structure)|IndexError: tuple index).*"
+    "Flax (ValueError: (not enough values|pytree structure|vmap in_axes spec)|"
+    "IndexError: tuple index).*"
     "linsey (CallCompactUnboundModuleError|AttributeError)"
 )
 PARTIALS = "Flax AttributeError: 'functools.partial' object has no attribute '__name__'"
 FORWARDED = r"values at .*Flax #(\.#)? \| linsey Array\(shape=\(\)"
 LIFTED_CLASS = (
-    r"words: Flax NameInUseError: .* in Module (Jit|Vmap|Checkpoint|Remat|Scan)"
+    r"words: Flax NameInUseError: .* in Module (Jit|Vmap|Checkpoint|Remat|Scan|Map_)"
 )
 NUMBERS = "Flax TypeError: iteration over a #-d array|Flax TypeError: '(int|float)' ob"
 SYMBOLIC = (
@@ -536,6 +557,16 @@ KNOWN = (
         differs("Flax TypeError: while_loop body", "nn.while_loop", "carry_variables"),
     ),
     Known(
+        "`nn.jit` of a function fails with `TypeError` where",
+        differs("Flax TypeError: 'InstancePlaceholder' object is", "nn.jit(lambda m"),
+    ),
+    Known(
+        "`nn.remat_scan` may run in a plain JAX",
+        differs("Flax passes . linsey JaxTransformError", "nn.remat_scan", "jax."),
+    ),
+    Known("A `compact_name_scope` method of a submodule", path_of_another),
+    Known("A `compact_name_scope` method of a submodule", variables_of_another),
+    Known(
         "A `compact_name_scope` method of a submodule",
         shows(NAME_SCOPES, "nn.compact_name_scope"),
     ),
@@ -633,6 +664,7 @@ KNOWN = (
     Known("`fold_rngs` of a function of", from_keys("nn.jit", "other")),
     Known("`fold_rngs` of a function of", from_keys("nn.jit", "lambda m, o")),
     Known("`fold_rngs` of a function of", from_keys("nn.jit(lambda m")),
+    Known("`fold_rngs` of a function of", from_keys("nn.jit(nn.RNN)(nn.")),
     Known("A module from outside that draws keys", from_keys("nn.scan")),
     Known("A module from outside that draws keys", from_keys("nn.vmap")),
     Known("Variables that went through lifted", lifted_order),

@@ -177,6 +177,13 @@ def sizes_that_do_not_divide():
 
 
 @mistake(errors.OptionError)
+def groups_of_symbolic_channels():
+    (n,) = jax.export.symbolic_shape("n")
+    x = jax.ShapeDtypeStruct((2, n), jnp.float32)
+    jax.eval_shape(nn.GroupNorm(num_groups=4).init, KEY, x)
+
+
+@mistake(errors.OptionError)
 def groups_without_the_last_axis():
     nn.GroupNorm(num_groups=3, reduction_axes=(0,)).init(KEY, X)
 

@@ -220,13 +220,18 @@ def _count_examples(batch: PyTree, k: int) -> int:
             "them as an argument before the batch.",
         )
     if size % k:
-        divisors = [n for n in range(1, size + 1) if size % n == 0]
-        nearest = min(divisors, key=lambda n: (abs(n - k), n), default=1)
+        advice = f"Make the symbolic dimension a multiple, such as `{k}*n`."
+        if isinstance(size, int):
+            divisors = [n for n in range(1, size + 1) if size % n == 0]
+            nearest = min(divisors, key=lambda n: (abs(n - k), n), default=1)
+            advice = (
+                f"Write `k={nearest}`, or leave out {size % k} examples: `batch = "
+                f"jax.tree.map(lambda x: x[:{size - size % k}], batch)`."
+            )
         raise ShapeError(
             f"A batch of {size} examples cannot be divided into {k} microbatches of "
             "one size.",
             "Each is run by the same program, and counts the same in the mean.",
-            f"Write `k={nearest}`, or leave out {size % k} examples: `batch = "
-            f"jax.tree.map(lambda x: x[:{size - size % k}], batch)`.",
+            advice,
         )
     return size

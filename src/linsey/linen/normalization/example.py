@@ -277,12 +277,12 @@ def _count_groups(count: int | None, size: int | None, channels: int) -> int:
                 f"Number of channels ({channels}) is not multiple of the group size "
                 f"({size})."
             )
-        sizes = [n for n in range(1, channels + 1) if channels % n == 0]
-        raise OptionError(
-            found,
-            "All groups must have one size, at least 1.",
-            f"Choose one of {', '.join(map(str, sizes))}.",
-        )
+        if isinstance(channels, int):
+            sizes = [n for n in range(1, channels + 1) if channels % n == 0]
+            advice = f"Choose one of {', '.join(map(str, sizes))}."
+        else:
+            advice = f"Make the symbolic dimension a multiple, such as `{divisor}*n`."
+        raise OptionError(found, "All groups must have one size, at least 1.", advice)
     return divisor if size is None else channels // divisor
 
 
