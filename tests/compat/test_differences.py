@@ -837,6 +837,24 @@ def test_lifted_modules_inside_of_plain_transforms(lift, library):
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
+def test_lazy_init_computes_after_it_traced(library):
+    nn = LIBRARIES[library]
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            orthogonal = nn.initializers.orthogonal()
+            self.param(
+                "w", orthogonal, (2, 2), jnp.bfloat16
+            )  # XLA has none in bfloat16
+            raise RuntimeError
+
+    abstract = jax.ShapeDtypeStruct((2,), jnp.float32)
+    refused = refusal(Model().lazy_init, KEY, abstract)
+    assert type(refused) is (NotImplementedError if library == "flax" else RuntimeError)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_errors_in_setup_of_a_lifted_module_name_its_path(library):
     nn = LIBRARIES[library]
 

@@ -564,6 +564,10 @@ KNOWN = (
         "`nn.remat_scan` may run in a plain JAX",
         differs("Flax passes . linsey JaxTransformError", "nn.remat_scan", "jax."),
     ),
+    Known(
+        "`lazy_init` computes initial values while",
+        differs("Flax NotImplementedError: .*Unsupported dtype", "lazy_init"),
+    ),
     Known("A `compact_name_scope` method of a submodule", path_of_another),
     Known("A `compact_name_scope` method of a submodule", variables_of_another),
     Known(
