@@ -1,15 +1,10 @@
-"""Random initial values of any shape, drawn by few compiled programs.
+"""How an initializer draws an array, read from the program that JAX traces of it.
 
-XLA compiles a program that draws random numbers for each shape anew, which takes longer
-than to draw them. Where keys are those of threefry, an entry of a random array depends
-on the key and on its position alone. So `draw` runs an initializer on chunks of one
-size, by programs that have the position as an input and serve every shape; the values
-are the same to the bit.
-
-An initializer is read as the program that JAX traces. What has another shape than the
-result, such as keys and deviations, is computed once, as it is written. What has that
-shape must be random bits and elementwise operations on them; else (a decomposition into
-orthogonal matrices, say) the initializer runs as it is.
+What has another shape than the result, such as keys and deviations, is computed once, as
+it is written. What has that shape must be random bits and elementwise operations on them:
+where keys are those of threefry, an entry then depends on the key and on its position
+alone, and any part of the array can be drawn without the rest. Else, as for the
+decomposition into orthogonal matrices, the initializer is not one of this kind.
 """
 
 from __future__ import annotations
@@ -24,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.interpreters.partial_eval import dce_jaxpr
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
@@ -32,13 +28,8 @@ Shape = tuple[int, ...]
 # Computes the results of an equation, or of all, from a position and its inputs.
 Step = Callable[[Any, Sequence[Any]], list[Any]]
 
-HOME = "jax._src.nn.initializers"
-"""The module whose initializers are functions of their arguments alone."""
 SMALLEST = 32
 """Entries; the shape of fewer could be that of a key."""
-CHUNKS = 2**12, 2**16
-"""Entries that are drawn at once, of small and of large arrays."""
-LARGE = 2**14
 
 # Equations that only call a program, and the parameter that holds it.
 CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr"}
@@ -57,105 +48,88 @@ class NotInChunks(Exception):  # noqa: N818
     """An entry depends on more than the key and its position."""
 
 
-def draw(
-    init_fn: Callable[..., Any],
-    key: Any,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-) -> Any:
-    """Return `init_fn(key, *args, **kwargs)`, to the bit.
-
-    Args:
-        init_fn: an initializer.
-        key: a JAX key, or `None`.
-        args: its other arguments, such as a shape and a dtype.
-        kwargs: its keyword arguments.
-    """
-    if getattr(init_fn, "__module__", None) == HOME and _is_simple(key):
-        x64 = bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
-        given = tuple(args), tuple(kwargs.items())
-        with contextlib.suppress(NotInChunks, TypeError):  # arguments without a hash
-            recipe = _recipe(init_fn, (key.shape, key.dtype), *given, x64)
-            if recipe is not None:
-                return recipe.draw(key)
-    return init_fn(key, *args, **kwargs)
-
-
-def _is_simple(key: object) -> bool:
-    """Return whether a key is a value of threefry, and all is on the CPU."""
-    if not isinstance(key, jax.Array) or isinstance(key, jax.core.Tracer):
-        return False
-    config: Any = jax.config
-    impl = config.jax_default_prng_impl
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        impl = str(jax.random.key_impl(key))
-    device, *others = key.devices()
-    return (
-        impl == "threefry2x32"
-        and config.jax_threefry_partitionable
-        and not (others or key.committed or config.jax_default_device)
-        and device.platform == "cpu"
-        and jax.sharding.get_abstract_mesh().empty
-    )
-
-
 class Recipe(NamedTuple):
-    """How an initializer draws an array.
+    """What an initializer does with a key.
 
     Attributes:
-        once: computes from the key what serves all chunks.
-        chunk: computes the entries from a position on, from that.
+        run: the initializer, as a function of a key.
+        program: what JAX traces of it.
         structure: of the result, which holds one array.
         shape: of the array.
         dtype: of the array.
     """
 
-    once: Callable[[jax.Array], list[Any]]
-    chunk: Callable[[Any, Sequence[Any]], jax.Array]
+    run: Callable[[Any], Any]
+    program: Jaxpr
     structure: jax.tree_util.PyTreeDef
     shape: Shape
     dtype: np.dtype
 
-    def draw(self, key: jax.Array) -> Any:
-        """Draw the array."""
-        n, inputs = math.prod(self.shape), self.once(key)
-        values, size = _aligned(n, self.dtype), chunk_size(n)
-        for start in range(0, n, size):
-            chunk = self.chunk(np.uint32(start), inputs)
-            if isinstance(chunk, jax.core.Tracer):  # inside of a trace, from a constant
-                raise NotInChunks
-            values[start : start + size] = np.asarray(chunk)[: n - start]
-        array = jax.device_put(values.reshape(self.shape), may_alias=True)
-        return jax.tree_util.tree_unflatten(self.structure, [array])
+    @property
+    def size(self) -> int:
+        """How many entries the array has."""
+        return math.prod(self.shape)
+
+    def array(self, key: Any) -> Any:
+        """Draw the array as the initializer does."""
+        return jax.tree_util.tree_leaves(self.run(key))[0]
+
+    def parts(self, size: int) -> Parts | None:
+        """Return how to draw `size` entries at once; `None` if that cannot be done."""
+        return _parts(self, size)
 
 
-@functools.lru_cache(maxsize=512)
-def _recipe(
+@functools.lru_cache(maxsize=1024)
+def recipe(
     init_fn: Callable[..., Any],
     key: tuple[Shape, Any],
     args: tuple[Hashable, ...],
     kwargs: tuple[tuple[str, Hashable], ...],
     x64: bool,
 ) -> Recipe | None:
-    """Find out how an initializer draws; `None` if not in chunks."""
-    make = jax.make_jaxpr(
-        lambda key: init_fn(key, *args, **dict(kwargs)), return_shape=True
-    )
-    closed, found = make(jax.ShapeDtypeStruct(*key))
+    """Trace an initializer; `None` if its result is no array.
+
+    Args:
+        init_fn: the initializer.
+        key: shape and dtype of its key.
+        args: its other arguments.
+        kwargs: its keyword arguments, as pairs.
+        x64: whether 64 bits are enabled.
+    """
+
+    def run(key: Any) -> Any:
+        return init_fn(key, *args, **dict(kwargs))
+
+    closed, found = jax.make_jaxpr(run, return_shape=True)(jax.ShapeDtypeStruct(*key))
     (array, *others), structure = jax.tree_util.tree_flatten(found)
     n = math.prod(array.shape)
     if others or array.weak_type or closed.consts or not SMALLEST <= n < 2**32:
         return None
+    return Recipe(run, closed.jaxpr, structure, array.shape, array.dtype)
+
+
+class Parts(NamedTuple):
+    """How an array is drawn part by part.
+
+    Attributes:
+        keys: computes from the key those that are drawn from.
+        constants: numbers that all parts are computed with.
+        part: computes the entries from a position on, from keys and constants.
+        kind: equal where `part` computes the same, if the constants are data.
+    """
+
+    keys: Callable[[Any], list[Any]]
+    constants: tuple[np.ndarray, ...]
+    part: Callable[[Any, Sequence[Any]], jax.Array]
+    kind: Hashable
+
+
+@functools.lru_cache(maxsize=1024)
+def _parts(one: Recipe, size: int) -> Parts | None:
     try:
-        once, chunk = Chunked(array.shape, chunk_size(n)).divide(closed.jaxpr)
+        return Chunked(one.shape, size).divide(one.program)
     except NotInChunks:
         return None
-    return Recipe(once, chunk, structure, array.shape, array.dtype)
-
-
-def chunk_size(n: int) -> int:
-    """Return how many entries of `n` are drawn at once."""
-    return CHUNKS[n > LARGE]
 
 
 class Chunked(NamedTuple):
@@ -173,40 +147,67 @@ class Chunked(NamedTuple):
         """Return whether a variable is an array of the shape."""
         return getattr(var.aval, "shape", None) == self.shape
 
-    def divide(
-        self, program: Jaxpr
-    ) -> tuple[
-        Callable[[jax.Array], list[Any]], Callable[[Any, Sequence[Any]], jax.Array]
-    ]:
+    def divide(self, program: Jaxpr) -> Parts:
         """Divide a program of a key into what is run once and what for each chunk."""
-        from jax.extend import core as jex_core
-
         steps = [e for e in program.eqns if any(map(self.is_whole, e.outvars))]
         others = [e for e in program.eqns if e not in steps]
         (result,) = program.outvars
         if not self.is_whole(result) or self.takes_whole(others):
             raise NotInChunks
-        needed = (v for eqn in steps for v in eqn.invars if not hasattr(v, "val"))
+        needed = (v for eqn in steps for v in variables(eqn))
         inputs = list(dict.fromkeys(v for v in needed if not self.is_whole(v)))
-        part = program.replace(eqns=others, outvars=inputs)
-        once = jex_core.jaxpr_as_fun(jex_core.ClosedJaxpr(part, ()))
-        runs = [(self.compiled(eqn), eqn) for eqn in steps]
+        from_key = set(program.invars)
+        for eqn in others:
+            if from_key.intersection(variables(eqn)):
+                from_key.update(eqn.outvars)
+        inputs.sort(key=lambda v: v not in from_key)  # keys first
+        n_keys = sum(v in from_key for v in inputs)
+        constant = [e for e in others if not from_key.intersection(e.outvars)]
+        with jax.ensure_compile_time_eval():
+            found = _function(program, constant, (), inputs[n_keys:])()
+        runs = [(*self.compiled(eqn), eqn) for eqn in steps]
 
         def chunk(start: Any, values: Sequence[Any]) -> jax.Array:
             env: dict[Any, Any] = dict(zip(inputs, values, strict=True))
-            for run, eqn in runs:
-                found = run(start, read(env, eqn.invars))
-                env.update(zip(eqn.outvars, found, strict=True))
+            for run, _, eqn in runs:
+                made = run(start, read(env, eqn.invars))
+                env.update(zip(eqn.outvars, made, strict=True))
             return env[result]
 
-        return once, chunk
+        names: dict[Any, Any] = {v: i for i, v in enumerate(inputs)}
+        kind: list[Hashable] = [tuple(str(v.aval) for v in inputs)]
+        for _, text, eqn in runs:
+            names.update((v, len(names) + i) for i, v in enumerate(eqn.outvars))
+            used = (str(v.val) if hasattr(v, "val") else names[v] for v in eqn.invars)
+            kind.append((text, *used))
+        constants = tuple(map(np.asarray, found))
+        merged = self.merged(program, steps)
+        kind += [x.tobytes() for v, x in zip(inputs[n_keys:], constants) if v in merged]
+        keys = _function(program, others, program.invars, inputs[:n_keys])
+        return Parts(keys, constants, chunk, (*kind, names[result]))
+
+    def merged(self, program: Jaxpr, steps: Sequence[JaxprEqn]) -> set[Any]:
+        """Return scalars that XLA merges with another constant, and rounds once.
+
+        So does a product with a number of what is itself a product with a number.
+        """
+        found: set[Any] = set()
+        for eqn in steps:
+            whole = [v for v in eqn.invars if self.is_whole(v)]
+            if {last_operation(program, v) for v in whole} & {"mul", "div"}:
+                found.update(v for v in variables(eqn) if v not in whole)
+        return found
 
     def takes_whole(self, eqns: Iterable[JaxprEqn]) -> bool:
         """Return whether an equation has an array of the shape among its inputs."""
         return any(self.is_whole(v) for eqn in eqns for v in eqn.invars)
 
-    def compiled(self, eqn: JaxprEqn) -> Step:
-        """Compile an equation; equal ones on arrays of any shape share a program."""
+    def compiled(self, eqn: JaxprEqn) -> tuple[Step, str]:
+        """Compile an equation; equal ones on arrays of any shape share a program.
+
+        Returns:
+            The compiled equation and its text.
+        """
         from jax.extend import core as jex_core
 
         avals = [self.chunk_of(v.aval) for v in eqn.invars]
@@ -219,7 +220,8 @@ class Chunked(NamedTuple):
         def draw_chunk(start: Any, values: Sequence[Any]) -> list[Any]:
             return run(start, *values)
 
-        return PROGRAMS.setdefault(str(closed), jax.jit(draw_chunk))
+        text = str(closed)
+        return PROGRAMS.setdefault(text, jax.jit(draw_chunk)), text
 
     def chunk_of(self, aval: Any) -> jax.ShapeDtypeStruct:
         """Return the shape and dtype of a chunk of an array, or of another one."""
@@ -291,6 +293,33 @@ def random_bits(key: jax.Array, start: Any, size: int, width: int) -> jax.Array:
     return (first ^ second).astype(f"uint{width}")
 
 
+def _function(
+    program: Jaxpr, eqns: Sequence[JaxprEqn], inputs: Sequence[Var], outputs: list[Any]
+) -> Callable[..., list[Any]]:
+    """Return a part of a program as a function."""
+    from jax.extend import core as jex_core
+
+    part = program.replace(eqns=list(eqns), invars=list(inputs), outvars=outputs)
+    part, _ = dce_jaxpr(part, [True] * len(outputs), instantiate=True)
+    return jex_core.jaxpr_as_fun(jex_core.ClosedJaxpr(part, ()))
+
+
+def variables(eqn: JaxprEqn) -> list[Any]:
+    """Return the inputs of an equation that are no literals."""
+    return [v for v in eqn.invars if not hasattr(v, "val")]
+
+
+def last_operation(program: Jaxpr, var: Any) -> str | None:
+    """Return the name of the operation that computes a variable, inside of calls."""
+    for eqn in program.eqns:
+        if var in eqn.outvars:
+            if eqn.primitive.name not in CALLS:
+                return eqn.primitive.name
+            inner = eqn.params[CALLS[eqn.primitive.name]].jaxpr
+            return last_operation(inner, inner.outvars[eqn.outvars.index(var)])
+    return None
+
+
 def one_value(x: Any) -> Any:
     """Return the scalar that is to be combined with each entry.
 
@@ -305,11 +334,3 @@ def one_value(x: Any) -> Any:
 def read(env: Mapping[Any, Any], variables: Sequence[Var | Literal]) -> list[Any]:
     """Look up the values of variables; a literal is its own value."""
     return [v.val if hasattr(v, "val") else env[v] for v in variables]
-
-
-def _aligned(n: int, dtype: np.dtype) -> np.ndarray:
-    """Return an array without values, in memory that XLA takes over as it is."""
-    n_bytes = n * np.dtype(dtype).itemsize
-    memory = np.empty(n_bytes + 64, np.uint8)
-    first = -memory.ctypes.data % 64
-    return memory[first : first + n_bytes].view(dtype)
