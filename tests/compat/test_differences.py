@@ -478,11 +478,18 @@ def test_a_table_with_a_name_for_two_things(library):
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_frozen_collections_with_a_metadata_axis(library):
+@pytest.mark.parametrize(
+    ("transform", "options"),
+    [
+        ("add_metadata_axis", {"variable_axes": {"params": 0}}),
+        ("map_variables", {"init": True}),
+    ],
+)
+def test_frozen_collections_inside_of_a_transform(transform, options, library):
     nn, found = LIBRARIES[library], []
 
     class Module(nn.Module):
-        @partial(nn.add_metadata_axis, variable_axes={"params": 0})
+        @partial(getattr(nn, transform), **options)
         @nn.compact
         def __call__(self, x):
             _, back = nn.vjp(lambda m, x: x, self, x)
@@ -490,8 +497,10 @@ def test_frozen_collections_with_a_metadata_axis(library):
             return nn.Dense(3)(x)
 
     x = normal(0, 2, 3)
-    Module().apply(nn.FrozenDict(Module().init(KEY, x)), x)
-    assert found[1:] == ["dict" if library == "flax" else "FrozenDict"]
+    variables = nn.FrozenDict(Module().init(KEY, x))
+    found.clear()
+    Module().apply(variables, x)
+    assert found == ["dict" if library == "flax" else "FrozenDict"]
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -852,6 +861,49 @@ def test_lazy_init_computes_after_it_traced(library):
     abstract = jax.ShapeDtypeStruct((2,), jnp.float32)
     refused = refusal(Model().lazy_init, KEY, abstract)
     assert type(refused) is (NotImplementedError if library == "flax" else RuntimeError)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("derivative", [jax.custom_jvp, jax.custom_vjp])
+def test_variables_of_outside_in_a_custom_derivative(derivative, library):
+    nn = LIBRARIES[library]
+
+    class Module(nn.Module):
+        def setup(self):
+            self.layer = nn.Dense(3)
+
+        def __call__(self, x):
+            function = derivative(self.layer)
+            if derivative is jax.custom_jvp:
+                function.defjvp(lambda x, t: (function(*x), t[0]))
+            else:
+                function.defvjp(lambda x: (function(x), None), lambda _, t: (t,))
+            return function(x)
+
+    x = normal(0, 3)
+    compiled = refusal(jax.jit(Module().init), KEY, x)
+    if library == "flax":
+        assert isinstance(compiled, jax.errors.UnexpectedTracerError)
+        variables, expected = Module().lazy_init(KEY, x), Module().init(KEY, x)
+        jax.tree.map(np.testing.assert_array_equal, variables, expected)
+    else:
+        assert isinstance(compiled, errors.JaxTransformError)
+        lazy = refusal(Module().lazy_init, KEY, x)
+        assert isinstance(lazy, errors.JaxTransformError)
+
+
+def test_init_without_variables():
+    def init(nn):
+        class Module(nn.Module):
+            def __call__(self, x):
+                return x
+
+        module, x = Module(), jnp.arange(3)
+        assert nn.init(Module.__call__, module, mutable=False)(KEY, x) == 1
+        return module.init(KEY, x, mutable=False)
+
+    assert "too many values to unpack" in str(refusal(init, flax.linen))
+    assert init(linsey.linen) == 1
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

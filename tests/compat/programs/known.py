@@ -187,6 +187,13 @@ def fewer_children(case: Case, difference: Difference) -> bool:
     )
 
 
+def setup_twice(case: Case, difference: Difference) -> bool:
+    """Texts of intermediates differ by what `setup`, run once more, gave in Flax."""
+    a, b = pair(difference)
+    once = re.sub(r"('setup': \('tuple', \[)([^,\]]+)(, \2)+\]", r"\1\2]", a)
+    return a != b and once == b and (case.has("nn.jit") or case.has("nn.fold_rngs"))
+
+
 def is_part(part: str, whole: str) -> bool:
     """Whether a text is another one without some of its lines."""
     rows = (re.sub(r"(?m)^( *)(.*)\(\)$", r"\1\2(\n\1)", one) for one in (part, whole))
@@ -246,10 +253,21 @@ def variables_of_another(case: Case, difference: Difference) -> bool:
     return moved and case.has("nn.compact_name_scope", "Wrap")
 
 
-def frozen(case: Case, difference: Difference) -> bool:
-    """Only Flax shows `FrozenDict`s for dictionaries."""
-    a, b = (text.replace("FrozenDict", "dict") for text in pair(difference))
-    return a == b and "dict" in a and case.has("nn.while_loop")
+def frozen(*words: str) -> Predicate:
+    """Only one library shows `FrozenDict`s, in programs with all of the words."""
+
+    def plain(facts: list[str]) -> set[str]:
+        facts = [fact for fact in facts if not re.search(PRIVATE, fact)]
+        return {fact.replace("FrozenDict", "dict") for fact in facts}
+
+    def applies(case: Case, difference: Difference) -> bool:
+        a, b = (text.replace("FrozenDict", "dict") for text in pair(difference))
+        listed = only_one_has(difference) and difference.cause.startswith("facts")
+        same = listed and plain(case.theirs.seen) == plain(case.ours.seen)
+        shown = "FrozenDict" in difference.detail
+        return bool(shown and (a == b or same)) and case.has(*words)
+
+    return applies
 
 
 def modules_in_tables(case: Case, difference: Difference) -> bool:
@@ -414,7 +432,7 @@ MADE_TWICE = (
 )
 TWICE = "(lengths at|facts:) .*intermediates"
 SETUP_TWICE = "lengths at .*/setup$|keys at .*/setup: Flax"
-SCALES = "(Flax ScopeParamNotFoundError|keys at [^:]*params): .*/scale|Flax InvalidRngE"
+SCALES = "(Flax ScopeParamNotFoundError: |keys at .*params).*/scale|Flax InvalidRngE"
 LENGTHS = r"Flax \w+: .* \| linsey ShapeError: Inconsistent batch axis sizes"
 CARRY = "Flax TypeError: scan body function carry input and carry output must"
 AXES = "values at .*names|facts|Flax AssertionError"
@@ -454,6 +472,11 @@ LIFTED_CLASS = (
 NUMBERS = "Flax TypeError: iteration over a #-d array|Flax TypeError: '(int|float)' ob"
 SYMBOLIC = (
     r"Flax (InconclusiveDim|TypeError: .* for \*: 'DynamicJaxprTracer' and 'list')"
+)
+EAGER = r"Flax (passes|LazyInitError: .*) \| linsey JaxTransformError"
+UNPACKED = (
+    "Flax (ValueError: (too many|not enough) values to unpack|TypeError: .*linsey "
+    r"(IndexError: Too many indices|TypeError: '\w+' object is not subscriptable))"
 )
 CALLS = "(keys|lengths|facts|order of facts)"
 
@@ -499,8 +522,9 @@ KNOWN = (
     Known("`setup` of a module whose method", differs(SETUP_TWICE, "nn.jit")),
     Known("`setup` of a module whose method", differs(SETUP_TWICE, "nn.fold_rngs")),
     Known("`setup` of a module whose method", fewer_children),
+    Known("`setup` of a module whose method", setup_twice),
     Known("Inside of a lifted function the `repr`", more_children),
-    Known("Inside of `while_loop` the collections", frozen),
+    Known("Inside of `while_loop` the collections", frozen("nn.while_loop")),
     Known("A scan over axes of several lengths", differs(LENGTHS, "nn.scan")),
     Known("After `share_scope` errors inside", moved),
     Known("Errors in `setup` of a lifted module", without_path),
@@ -568,6 +592,14 @@ KNOWN = (
         "`lazy_init` computes initial values while",
         differs("Flax NotImplementedError: .*Unsupported dtype", "lazy_init"),
     ),
+    Known(
+        "In `lazy_init` a function under `custom_jvp`",
+        differs(EAGER, "nn.custom_vjp", "lazy_init"),
+    ),
+    Known(
+        "`Module.init(..., mutable=False)`",
+        differs(UNPACKED, "init(", "mutable=False"),
+    ),
     Known("A `compact_name_scope` method of a submodule", path_of_another),
     Known("A `compact_name_scope` method of a submodule", variables_of_another),
     Known(
@@ -628,8 +660,12 @@ KNOWN = (
         differs(".*linsey ShapeError: `seq_lengths`", "seq_lengths"),
     ),
     Known(
-        "Inside of `nn.add_metadata_axis` collections",
+        "Inside of `nn.add_metadata_axis` and",
         differs("facts: .*FrozenDi", "nn.add_metadata_axis", "FrozenDict"),
+    ),
+    Known(
+        "Inside of `nn.add_metadata_axis` and",
+        frozen("nn.map_variables", "FrozenDict"),
     ),
     Known(
         "A table names a layer inside of a shared",
