@@ -42,17 +42,13 @@ def draw(
         return init_fn(None, *args, **kwargs)
     if getattr(init_fn, "__module__", None) == HOME and _is_threefry(key.rng):
         collector = traced.collector_of(key.rng)
-        if collector is not None:
+        recipe = None
+        if collector is not None or _is_on_one_cpu(key.rng):
             recipe = _recipe(init_fn, key.rng, args, kwargs)
-            if recipe is not None:
+        if recipe is not None:
+            if collector is not None:
                 return collector.draw(recipe, key)
-        elif _is_on_one_cpu(key.rng):
-            recipe = _recipe(init_fn, key.rng, args, kwargs)
-            rng = key.as_jax_rng()
-            array = None if recipe is None else eager.draw_now(recipe, rng)
-            if array is not None:
-                return jax.tree_util.tree_unflatten(recipe.structure, [array])
-            return init_fn(rng, *args, **kwargs)
+            return eager.draw_now(recipe, key.as_jax_rng())
     return init_fn(key.as_jax_rng(), *args, **kwargs)
 
 

@@ -1,8 +1,8 @@
 """Random initial values of any shape, drawn outside of a trace.
 
-XLA compiles a program that draws random numbers for each shape anew, which takes longer
-than to draw them. Here arrays are drawn in chunks of one size, by programs that have the
-position as an input and serve every shape; the values are the same to the bit.
+XLA compiles a program that draws random numbers for each shape anew, which takes
+longer than to draw them. Here arrays are drawn in chunks of one size, by programs that
+have the position as an input and serve every shape; the values are the same to the bit.
 """
 
 from __future__ import annotations
@@ -19,21 +19,22 @@ CHUNKS = 2**12, 2**16
 LARGE = 2**14
 
 
-def draw_now(recipe: Recipe, key: jax.Array) -> jax.Array | None:
-    """Draw the array of a recipe; `None` if not in chunks."""
+def draw_now(recipe: Recipe, key: jax.Array) -> Any:
+    """Do what an initializer does with a key, in chunks where that can be done."""
     n = recipe.size
     size = CHUNKS[n > LARGE]
     parts = recipe.parts(size)
     if parts is None:
-        return None
+        return recipe.run(key)
     inputs = [*parts.keys(key), *parts.constants]
     values = _aligned(n, recipe.dtype)
     for start in range(0, n, size):
         chunk = parts.part(np.uint32(start), inputs)
         if isinstance(chunk, jax.core.Tracer):  # inside of a trace, from a constant
-            return None
+            return recipe.run(key)
         values[start : start + size] = np.asarray(chunk)[: n - start]
-    return jax.device_put(values.reshape(recipe.shape), may_alias=True)
+    array = jax.device_put(values.reshape(recipe.shape), may_alias=True)
+    return jax.tree_util.tree_unflatten(recipe.structure, [array])
 
 
 def _aligned(n: int, dtype: np.dtype) -> np.ndarray:

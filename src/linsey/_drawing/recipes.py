@@ -1,15 +1,14 @@
 """How an initializer draws an array, read from the program that JAX traces of it.
 
-What has another shape than the result, such as keys and deviations, is computed once, as
-it is written. What has that shape must be random bits and elementwise operations on them:
-where keys are those of threefry, an entry then depends on the key and on its position
-alone, and any part of the array can be drawn without the rest. Else, as for the
-decomposition into orthogonal matrices, the initializer is not one of this kind.
+What has another shape than the result, such as keys and deviations, is computed once,
+as it is written. What has that shape must be random bits and elementwise operations on
+them: where keys are those of threefry, an entry then depends on the key and on its
+position alone, and any part of the array can be drawn without the rest. Else, as for
+the decomposition into orthogonal matrices, the initializer is not one of this kind.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -87,7 +86,7 @@ def recipe(
     kwargs: tuple[tuple[str, Hashable], ...],
     x64: bool,
 ) -> Recipe | None:
-    """Trace an initializer; `None` if its result is no array.
+    """Trace an initializer; `None` if its result is no array of real numbers.
 
     Args:
         init_fn: the initializer.
@@ -105,6 +104,8 @@ def recipe(
     n = math.prod(array.shape)
     if others or array.weak_type or closed.consts or not SMALLEST <= n < 2**32:
         return None
+    if jnp.issubdtype(array.dtype, np.complexfloating):
+        return None  # sines at the end of an array are not those of vectors, to the bit
     return Recipe(run, closed.jaxpr, structure, array.shape, array.dtype)
 
 
@@ -154,17 +155,11 @@ class Chunked(NamedTuple):
         (result,) = program.outvars
         if not self.is_whole(result) or self.takes_whole(others):
             raise NotInChunks
-        needed = (v for eqn in steps for v in variables(eqn))
-        inputs = list(dict.fromkeys(v for v in needed if not self.is_whole(v)))
-        from_key = set(program.invars)
-        for eqn in others:
-            if from_key.intersection(variables(eqn)):
-                from_key.update(eqn.outvars)
-        inputs.sort(key=lambda v: v not in from_key)  # keys first
-        n_keys = sum(v in from_key for v in inputs)
-        constant = [e for e in others if not from_key.intersection(e.outvars)]
-        with jax.ensure_compile_time_eval():
-            found = _function(program, constant, (), inputs[n_keys:])()
+        known = dict.fromkeys(v for eqn in steps for v in variables(eqn))
+        random = reached(program.invars, others)
+        keys = [v for v in known if v in random and not self.is_whole(v)]
+        numbers = [v for v in known if v not in random and not self.is_whole(v)]
+        inputs = [*keys, *numbers]
         runs = [(*self.compiled(eqn), eqn) for eqn in steps]
 
         def chunk(start: Any, values: Sequence[Any]) -> jax.Array:
@@ -174,17 +169,23 @@ class Chunked(NamedTuple):
                 env.update(zip(eqn.outvars, made, strict=True))
             return env[result]
 
-        names: dict[Any, Any] = {v: i for i, v in enumerate(inputs)}
+        with jax.ensure_compile_time_eval():
+            constants = tuple(map(np.asarray, function_of(program, numbers)()))
+        merged = self.merged(program, steps)
         kind: list[Hashable] = [tuple(str(v.aval) for v in inputs)]
+        for number, value in zip(numbers, constants, strict=True):
+            kind.append(value.tobytes() if number in merged else None)
+        names: dict[Any, int] = {v: i for i, v in enumerate(inputs)}
         for _, text, eqn in runs:
             names.update((v, len(names) + i) for i, v in enumerate(eqn.outvars))
             used = (str(v.val) if hasattr(v, "val") else names[v] for v in eqn.invars)
             kind.append((text, *used))
-        constants = tuple(map(np.asarray, found))
-        merged = self.merged(program, steps)
-        kind += [x.tobytes() for v, x in zip(inputs[n_keys:], constants) if v in merged]
-        keys = _function(program, others, program.invars, inputs[:n_keys])
-        return Parts(keys, constants, chunk, (*kind, names[result]))
+        return Parts(
+            function_of(program, keys, program.invars),
+            constants,
+            chunk,
+            (*kind, names[result]),
+        )
 
     def merged(self, program: Jaxpr, steps: Sequence[JaxprEqn]) -> set[Any]:
         """Return scalars that XLA merges with another constant, and rounds once.
@@ -293,15 +294,24 @@ def random_bits(key: jax.Array, start: Any, size: int, width: int) -> jax.Array:
     return (first ^ second).astype(f"uint{width}")
 
 
-def _function(
-    program: Jaxpr, eqns: Sequence[JaxprEqn], inputs: Sequence[Var], outputs: list[Any]
+def function_of(
+    program: Jaxpr, outputs: Sequence[Var], inputs: Sequence[Var] = ()
 ) -> Callable[..., list[Any]]:
-    """Return a part of a program as a function."""
+    """Return the part of a program that computes some variables, as a function."""
     from jax.extend import core as jex_core
 
-    part = program.replace(eqns=list(eqns), invars=list(inputs), outvars=outputs)
-    part, _ = dce_jaxpr(part, [True] * len(outputs), instantiate=True)
+    part = program.replace(outvars=list(outputs))
+    part, _ = dce_jaxpr(part, [True] * len(outputs), instantiate=bool(inputs))
     return jex_core.jaxpr_as_fun(jex_core.ClosedJaxpr(part, ()))
+
+
+def reached(inputs: Iterable[Var], eqns: Iterable[JaxprEqn]) -> set[Any]:
+    """Return the variables that depend on inputs."""
+    found: set[Any] = set(inputs)
+    for eqn in eqns:
+        if found.intersection(variables(eqn)):
+            found.update(eqn.outvars)
+    return found
 
 
 def variables(eqn: JaxprEqn) -> list[Any]:

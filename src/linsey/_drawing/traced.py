@@ -1,11 +1,11 @@
 """Random initial values in one compiled program, drawn by a few loops.
 
 Inside of `jax.jit(model.init)` the program of each random array would be compiled for
-itself. So there `draw` is an operation of its own, and `collected` returns variables whose
-random arrays come from one such operation. On a CPU it becomes a loop over blocks for each
-kind of distribution, with keys, positions and scales as data; elsewhere, and on more than
-one device, it is what the initializers are. What the model computed with the arrays that
-were drawn one by one is not part of the result, and JAX removes it.
+itself. So there drawing is an operation of its own, and `collected` returns variables
+whose random arrays all come from one such operation. On a CPU it becomes loops over
+blocks of all arrays, with keys, positions and scales as data; elsewhere, and on more
+than one device, it is what the initializers are. What the model computed with arrays
+that were drawn one by one is not part of the result, and JAX removes it.
 """
 
 from __future__ import annotations
@@ -33,9 +33,7 @@ BLOCK = 256
 BLOCKS = 256
 """Blocks that a loop draws at once."""
 SHARE = 12
-"""The arrays that one loop draws are held twice: they are a part of all, one of so many."""
-SMALL = 2**18
-"""Entries, so few that they may be held twice."""
+"""One of so many parts of all entries is drawn by one loop, which holds them twice."""
 
 
 class Draw(NamedTuple):
@@ -70,15 +68,15 @@ class Collector:
 
     def draw(self, recipe: Recipe, key: LazyRng) -> Any:
         """Draw the array of a recipe, and remember it."""
-        root = next((i for i, r in enumerate(self.roots) if r is key.rng), None)
-        if root is None:
-            root = len(self.roots)
+        places = [i for i, root in enumerate(self.roots) if root is key.rng]
+        if not places:
+            places = [len(self.roots)]
             self.roots.append(key.rng)
         fold = None
         if key.suffix:
             fold = hash_suffix(key.suffix, config.flax_fix_rng_separator)
         (array,) = draw_p().bind(key.rng, draws=(Draw(0, fold, recipe),))
-        self.drawn[id(array)] = array, Draw(root, fold, recipe)
+        self.drawn[id(array)] = array, Draw(places[0], fold, recipe)
         return jax.tree_util.tree_unflatten(recipe.structure, [array])
 
     def together(self, variables: T) -> T:
@@ -117,7 +115,7 @@ def collected(
 
 
 def collector_of(key: object) -> Collector | None:
-    """Return what collects the values that are drawn from a key in the present trace."""
+    """Return what collects the values that are drawn from a key in this trace."""
     collector = COLLECTOR.get()
     # Only in a program; a key under `jax.vmap` or `jax.jvp` is another kind of tracer.
     if collector is None or type(key).__name__ != "DynamicJaxprTracer":
@@ -127,139 +125,165 @@ def collector_of(key: object) -> Collector | None:
 
 @functools.cache
 def draw_p() -> Any:
-    """Return the operation `(*keys, draws) -> arrays`."""
+    """Return the operation `(*roots, draws) -> arrays`."""
     from jax.extend.core import Primitive
     from jax.interpreters import batching, mlir
 
     primitive = Primitive("draw")
     primitive.multiple_results = True
-    primitive.def_impl(one_by_one)
+    primitive.def_impl(as_written)
 
     @primitive.def_abstract_eval
     def shapes(*_: Any, draws: Sequence[Draw]) -> list[Any]:
         return [jax.core.ShapedArray(d.recipe.shape, d.recipe.dtype) for d in draws]
 
-    def batch(keys: Any, axes: Any, *, draws: Sequence[Draw]) -> tuple[Any, list[int]]:
-        run = functools.partial(one_by_one, draws=draws)
-        return jax.vmap(run, in_axes=axes)(*keys), [0] * len(draws)
+    def batch(
+        roots: Sequence[Any], axes: Sequence[Any], *, draws: Sequence[Draw]
+    ) -> tuple[list[Any], list[int]]:
+        run = functools.partial(as_written, draws=draws)
+        return jax.vmap(run, in_axes=tuple(axes))(*roots), [0] * len(draws)
 
-    def lower_on_cpu(context: Any, *keys: Any, draws: Sequence[Draw]) -> Any:
+    def lower_on_cpu(context: Any, *roots: Any, draws: Sequence[Draw]) -> Any:
         devices = getattr(context.module_context.axis_context, "num_devices", None)
-        run = in_loops if devices == 1 else one_by_one
-        return mlir.lower_fun(run, multiple_results=True)(context, *keys, draws=draws)
+        run = in_loops if devices == 1 else as_written
+        return mlir.lower_fun(run)(context, *roots, draws=draws)
 
     batching.primitive_batchers[primitive] = batch
-    mlir.register_lowering(primitive, mlir.lower_fun(one_by_one, multiple_results=True))
+    mlir.register_lowering(primitive, mlir.lower_fun(as_written))
     mlir.register_lowering(primitive, lower_on_cpu, platform="cpu")
     return primitive
 
 
-def one_by_one(*roots: Any, draws: Sequence[Draw]) -> list[Any]:
+def as_written(*roots: Any, draws: Sequence[Draw]) -> list[Any]:
     """Draw arrays as their initializers do."""
-    return [d.recipe.array(key) for d, key in zip(draws, keys_of(roots, draws))]
+    keys = keys_of(roots, draws)
+    return [d.recipe.array(key) for d, key in zip(draws, keys, strict=True)]
 
 
-def keys_of(roots: Sequence[Any], draws: Sequence[Draw]) -> Iterator[Any]:
+def keys_of(roots: Sequence[Any], draws: Sequence[Draw]) -> list[Any]:
     """Return the key of each array."""
-    keys: dict[int, Any] = {}
+    keys = [roots[d.root] for d in draws]
     for r, root in enumerate(roots):
         folded = [i for i, d in enumerate(draws) if d.root == r and d.fold is not None]
         if folded:
             data = np.asarray([draws[i].fold for i in folded], np.uint32)
             found = jax.vmap(jax.random.fold_in, (None, 0))(root, data)
-            keys.update((i, found[k]) for k, i in enumerate(folded))
-    return (keys.get(i, roots[d.root]) for i, d in enumerate(draws))
+            for k, i in enumerate(folded):
+                keys[i] = found[k]
+    return keys
+
+
+class Member(NamedTuple):
+    """An array that is drawn together with others of its kind.
+
+    Attributes:
+        index: its place among the results.
+        recipe: of the array.
+        parts: how to draw a block of it.
+        keys: what is drawn from.
+    """
+
+    index: int
+    recipe: Recipe
+    parts: Parts
+    keys: Sequence[Any]
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks it has."""
+        return -(-self.recipe.size // BLOCK)
 
 
 def in_loops(*roots: Any, draws: Sequence[Draw]) -> list[Any]:
     """Draw arrays by loops: those of a kind one after the other, some at a time."""
-    keys = list(keys_of(roots, draws))
     arrays: list[Any] = [None] * len(draws)
-    kinds: dict[Any, list[int]] = {}
-    parts = [draw.recipe.parts(BLOCK) for draw in draws]
-    for i, (draw, found) in enumerate(zip(draws, parts, strict=True)):
-        if found is None:
-            arrays[i] = draw.recipe.array(keys[i])
+    kinds: dict[Any, list[Member]] = {}
+    for i, (draw, key) in enumerate(zip(draws, keys_of(roots, draws), strict=True)):
+        parts = draw.recipe.parts(BLOCK)
+        if parts is None:
+            arrays[i] = draw.recipe.array(key)
         else:
-            kinds.setdefault((found.kind, draw.recipe.dtype), []).append(i)
-    most = max(SMALL, sum(draw.recipe.size for draw in draws) // SHARE)
+            member = Member(i, draw.recipe, parts, parts.keys(key))
+            kinds.setdefault((parts.kind, draw.recipe.dtype), []).append(member)
+    most = max(BLOCKS, sum(draw.recipe.size for draw in draws) // (SHARE * BLOCK))
+    spare: dict[Any, Any] = {}
     for members in kinds.values():
-        # A large array is drawn where it will be, if no other comes after it.
-        members.sort(key=lambda i: draws[i].recipe.size)
-        drawn = draw_blocks(
-            [parts[i] for i in members],
-            [parts[i].keys(keys[i]) for i in members],
-            [draws[i].recipe for i in members],
-            -(-most // BLOCK),
-        )
-        for i, array in zip(members, drawn, strict=True):
-            arrays[i] = array
+        members.sort(key=lambda member: member.recipe.size)
+        drawn = draw_members(members, most, spare)
+        for member, array in zip(members, drawn, strict=True):
+            arrays[member.index] = array
     return arrays
 
 
-def draw_blocks(
-    parts: Sequence[Parts],
-    keys: Sequence[Sequence[Any]],
-    recipes: Sequence[Recipe],
-    most: int,
+def draw_members(
+    members: Sequence[Member], most: int, spare: dict[Any, Any]
 ) -> Iterator[Any]:
-    """Draw arrays of one kind, block by block.
-
-    All loops have the same body, which XLA then compiles once.
+    """Draw arrays of one kind; all loops have one body, which XLA compiles once.
 
     Args:
-        parts: how to draw a block, for each array.
-        keys: what is drawn from, for each array.
-        recipes: of the arrays.
-        most: blocks of several arrays that are drawn by one loop.
+        members: the arrays.
+        most: how many blocks of several arrays are drawn by one loop.
+        spare: an array of so many blocks, for each dtype that was drawn.
     """
-    counts = [-(-recipe.size // BLOCK) for recipe in recipes]
-    ends = np.cumsum(counts, dtype=np.int32)
-    columns = [jnp.stack(column) for column in zip(*keys, strict=True)]
-    for column in zip(*(part.constants for part in parts), strict=True):
-        same = all(x.tobytes() == column[0].tobytes() for x in column)
-        # What is the same for all is a constant of the program, as it is in one array.
-        columns.append(column[0] if same else np.stack(column))
-    is_data = [i < len(keys[0]) or c.ndim > 0 for i, c in enumerate(columns)]
-    draw_part = jax.vmap(parts[0].part, (0, [0 if data else None for data in is_data]))
-
-    def draw_from(row: Any, n: int) -> Any:
-        """Draw `n` blocks, counted through all arrays."""
-        rows = row + lax.iota(np.int32, n)
-        which = jnp.sum(rows[:, None] >= ends[:-1], axis=1, dtype=np.int32)
-        starts = (rows - jnp.asarray(ends - counts, np.int32)[which]).astype(np.uint32)
-        inputs = [
-            jnp.asarray(column)[which] if data else column
-            for column, data in zip(columns, is_data, strict=True)
-        ]
-        return draw_part(starts * np.uint32(BLOCK), inputs)
-
-    def step(n: int, carry: Any) -> Any:
-        row, first, end, values = carry
-        # The last blocks may be drawn twice: so no block is beyond the end.
-        place = jnp.maximum(jnp.minimum(row, end - n), first)
-        found = draw_from(place, n)
-        values = lax.dynamic_update_slice(values, found, (place - first, np.int32(0)))
-        return row + n, first, end, values
-
-    dtype, shared = recipes[0].dtype, None
-    for group in portions(counts, most):
-        first, end = ends[group[0]] - counts[group[0]], ends[group[-1]]
-        values, is_large = shared, end - first > most
-        if shared is None or is_large:
-            size = int(end - first) if is_large else min(most, int(ends[-1]))
-            values = jnp.zeros((size, BLOCK), dtype)
+    ends = np.cumsum([member.blocks for member in members], dtype=np.int32)
+    step = functools.partial(draw_next, draw_rows(members, ends))
+    dtype = members[0].recipe.dtype
+    for group in portions([member.blocks for member in members], most):
+        first, end = ends[group[0]] - members[group[0]].blocks, ends[group[-1]]
+        is_large = end - first > most  # one array, which is drawn where it will be
+        rows = int(end - first) if is_large else most
+        values = None if is_large else spare.get(dtype)
+        values = jnp.zeros((rows, BLOCK), dtype) if values is None else values
         carry = np.int32(first), np.int32(first), np.int32(end), values
-        n = min(len(values), BLOCKS)
-        go_on = lambda carry: carry[0] < carry[2]  # noqa: E731
-        values = lax.while_loop(go_on, functools.partial(step, n), carry)[3]
+        *_, values = lax.while_loop(lambda carry: carry[0] < carry[2], step, carry)
+        if not is_large:  # the next loop draws in the same memory
+            spare[dtype] = values
         flat, begin = values.reshape(-1), 0
-        for i in group:
-            array = flat[begin : begin + recipes[i].size]
-            yield array.reshape(recipes[i].shape)
-            begin += counts[i] * BLOCK
-        # The next loop draws in the same memory.
-        shared = shared if is_large else values
+        for recipe, blocks in ((members[i].recipe, members[i].blocks) for i in group):
+            yield flat[begin : begin + recipe.size].reshape(recipe.shape)
+            begin += blocks * BLOCK
+
+
+def draw_next(rows: Callable[[Any], Any], carry: Any) -> Any:
+    """Draw the next rows of a group into an array.
+
+    Args:
+        rows: draws rows from one on.
+        carry: the next row, the first and the end of the group, and the array.
+    """
+    row, first, end, values = carry
+    # The last rows may be drawn twice: so none is beyond the end of the array.
+    row = jnp.maximum(jnp.minimum(row, end - BLOCKS), first)
+    found = rows(row)
+    values = lax.dynamic_update_slice(values, found, (row - first, np.int32(0)))
+    return row + BLOCKS, first, end, values
+
+
+def draw_rows(members: Sequence[Member], ends: np.ndarray) -> Callable[[Any], Any]:
+    """Return a function that draws blocks, counted through all arrays of a kind.
+
+    Args:
+        members: the arrays.
+        ends: how many blocks there are up to the end of each.
+    """
+    begins = ends - np.asarray([member.blocks for member in members], np.int32)
+    data = [jnp.stack(keys) for keys in zip(*(m.keys for m in members), strict=True)]
+    axes: list[int | None] = [0] * len(data)
+    for values in zip(*(member.parts.constants for member in members), strict=True):
+        same = all(value.tobytes() == values[0].tobytes() for value in values)
+        # What is the same for all is a constant of the program, as it is in one array.
+        data.append(values[0] if same else jnp.stack(values))
+        axes.append(None if same else 0)
+    draw_blocks = jax.vmap(members[0].parts.part, (0, axes))
+
+    def rows_from(row: Any) -> Any:
+        rows = row + lax.iota(np.int32, BLOCKS)
+        which = jnp.sum(rows[:, None] >= ends[:-1], axis=1, dtype=np.int32)
+        positions = (rows - jnp.asarray(begins)[which]).astype(np.uint32)
+        inputs = [x if a is None else x[which] for x, a in zip(data, axes, strict=True)]
+        return draw_blocks(positions * np.uint32(BLOCK), inputs)
+
+    return rows_from
 
 
 def portions(counts: Sequence[int], most: int) -> Iterator[list[int]]:
