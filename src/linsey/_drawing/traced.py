@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from linsey._contexts import assigned
+from linsey._contexts import BY_DEFINITION, assigned
 from linsey._drawing.recipes import Parts, Recipe
 from linsey.config import config
 from linsey.core import tracers
@@ -98,7 +98,9 @@ COLLECTOR: ContextVar[Collector | None] = ContextVar("linsey_collector", default
 def collected(
     init_with_output: Callable[..., tuple[object, T]], *args: Any, **kwargs: Any
 ) -> T:
-    """Return the variables that a function creates; in a trace they are drawn together.
+    """Return the variables that a function creates, in little time.
+
+    In a trace, random arrays are drawn together.
 
     Args:
         init_with_output: takes `rngs`, returns a result and the variables.
@@ -107,7 +109,8 @@ def collected(
     """
     keys = jax.tree_util.tree_leaves((args[:1], kwargs.get("rngs")))
     if not any(isinstance(key, jax.core.Tracer) for key in keys):
-        return init_with_output(*args, **kwargs)[1]
+        with assigned(BY_DEFINITION, True):  # no kernel is loaded for unused results
+            return init_with_output(*args, **kwargs)[1]
     collector = Collector(tracers.current_trace())
     with assigned(COLLECTOR, collector):
         variables = init_with_output(*args, **kwargs)[1]

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
@@ -219,6 +220,43 @@ def standardize(
 
 # Traced once for each shape, however many layers of that shape a model has.
 standardize_jit = jax.jit(standardize, static_argnums=0)
+
+
+def standardize_once(
+    spec: NormSpec,
+    x: Array,
+    scale: Array | None,
+    bias: Array | None,
+    epsilon: ArrayLike,
+) -> Array:
+    """Normalize an array whose result is hardly used, as that of initialisation is.
+
+    To compile a program takes longer there than to compute with NumPy. See
+    `standardize` for the arguments.
+    """
+    if spec.names or not all(v is None or _is_on_host(v) for v in (x, scale, bias)):
+        return standardize_jit(spec, x, None, scale, bias, epsilon)[0]
+    wide = np.promote_types(x.dtype, np.float32)
+    values = np.asarray(x).astype(wide)
+    mean = values.mean(spec.axes, np.promote_types(wide, np.float64), keepdims=True)
+    values = values - mean.astype(wide)
+    var = np.square(np.abs(values)).mean(spec.axes, np.float64, keepdims=True)
+    shape = [n if i in spec.features else 1 for i, n in enumerate(x.shape)]
+    factor = 1 / np.sqrt(var + epsilon)
+    if scale is not None:
+        factor = factor * np.asarray(scale).reshape(shape)
+    values *= factor.astype(wide)
+    if bias is not None:
+        values += np.asarray(bias).reshape(shape)
+    return jnp.asarray(values, result_dtype(x, scale, bias, spec.dtype))
+
+
+def _is_on_host(x: Array) -> bool:
+    """Return whether NumPy reads the floating-point numbers of an array."""
+    if not isinstance(x, Array) or isinstance(x, jax.core.Tracer):
+        return False
+    on_cpu = all(device.platform == "cpu" for device in x.devices())
+    return on_cpu and len(x.devices()) == 1 and x.dtype in (np.float32, np.float64)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
