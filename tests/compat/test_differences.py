@@ -644,6 +644,21 @@ def test_a_name_of_a_parameter_inside_of_a_lifted_function():
     assert isinstance(refusal(init, linsey.linen), errors.NameInUseError)
 
 
+def test_a_name_of_a_variable_inside_of_a_lifted_function():
+    def table(nn):
+        class Module(nn.Module):
+            @nn.compact
+            def __call__(self, x):
+                self.sow("state", "n", x)
+                return nn.remat(lambda m, x: nn.Dense(3, name="n")(x))(self, x)
+
+        Module().init(KEY, normal(0, 3))
+        return Module().tabulate(KEY, normal(0, 3), console_kwargs={"width": 200})
+
+    assert "- " in table(flax.linen)
+    assert isinstance(refusal(table, linsey.linen), errors.NameInUseError)
+
+
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("lift", ["jit", "remat"])
 def test_a_number_that_goes_through_jit(library, lift):
@@ -664,6 +679,25 @@ def test_a_number_that_goes_through_jit(library, lift):
     version = tuple(map(int, flax.__version__.split(".")[:3]))
     stays = library == "flax" and version <= (0, 12, 8)  # newer Flax agrees with us
     assert found == [stays]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_number_that_goes_through_remat_scan(library):
+    nn = LIBRARIES[library]
+
+    class Step(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            self.param("w", lambda key: 2.0)
+            return x
+
+    def number_stays():
+        model = nn.remat_scan(Step, lengths=(2, 2), variable_broadcast="params")()
+        found.append(isinstance(model.init(KEY, normal(0, 3))["params"]["w"], float))
+
+    found = []
+    jax.eval_shape(number_stays)
+    assert found == [library == "flax"]
 
 
 def test_tables_of_lifted_partial_functions():
@@ -781,6 +815,29 @@ def test_errors_name_the_path_of_a_shared_scope(library):
 
     refused = refusal(lambda _: Module().apply({"params": {}}, jnp.ones(2)), nn)
     assert ("/inner/" in str(refused)) == (library == "flax")
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_modules_in_fields_have_the_path_of_a_shared_scope(library):
+    nn, paths = LIBRARIES[library], []
+
+    class Layer(nn.Module):
+        inner: nn.Module
+
+        def __call__(self, x):
+            paths.append(self.inner.path)
+            return self.inner(x)
+
+    class Module(nn.Module):
+        def setup(self):
+            self.layer = Layer(nn.Dense(3))
+            nn.share_scope(self, self.layer)
+
+        def __call__(self, x):
+            return self.layer(x)
+
+    assert set(Module().init(KEY, normal(0, 2))["params"]) == {"inner"}
+    assert paths == [("layer", "inner") if library == "flax" else ("inner",)]
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

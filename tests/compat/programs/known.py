@@ -204,7 +204,7 @@ def is_part(part: str, whole: str) -> bool:
 
 def forwarded(case: Case, difference: Difference) -> bool:
     """A number, which has no partition spec, went through a compiled function."""
-    if not re.search(r"nn\.(jit|remat|checkpoint)\b", case.source):
+    if not re.search(r"nn\.(jit|remat|checkpoint|remat_scan)\b", case.source):
         return False
     a, b = (text.replace("'P()'", "None") for text in pair(difference))
     specs = a == b and case.has("get_partition_spec")
@@ -232,6 +232,25 @@ def moved(case: Case, difference: Difference) -> bool:
     return bool(words) and words[1] == words[2] and case.has("nn.share_scope")
 
 
+def moved_paths(case: Case, difference: Difference) -> bool:
+    """Paths differ by the names of modules whose scope another one shares."""
+    facts = difference.cause.startswith("facts")
+    if not facts or not case.has("nn.share_scope", "path"):
+        return False
+    theirs, ours = ({*one.seen} for one in (case.theirs, case.ours))
+    more = {one for one in theirs - ours if not re.search(PRIVATE, one)} - {NO_PATH}
+    fewer = {shorter for shorter in ours if any(names_fewer(shorter, m) for m in more)}
+    found = all(any(names_fewer(one, m) for one in ours) for m in more)
+    return bool(more) and found and ours - theirs <= fewer
+
+
+def names_fewer(path: str, other: str) -> bool:
+    """Whether a path, as it is shown, is another one without some of its names."""
+    few, names = (re.findall(r"'(\w+)'", one) for one in (path, other))
+    rest = iter(names)
+    return len(few) < len(names) and all(name in rest for name in few)
+
+
 def without_path(case: Case, difference: Difference) -> bool:
     """Messages differ by the path that only linsey has for a module made in `setup`."""
     theirs, ours = pair(difference)
@@ -248,8 +267,13 @@ def path_of_another(case: Case, difference: Difference) -> bool:
 
 def variables_of_another(case: Case, difference: Difference) -> bool:
     """Flax has a name scope also in the module that uses another one."""
+    if not difference.cause.startswith("keys at "):
+        return False
     theirs, ours = (set(re.findall(r"'(\w+)'", one)) for one in pair(difference))
-    moved = theirs > ours and difference.cause.startswith("keys at ")
+    captured = theirs - ours == {"__call__"} and all(
+        re.match(r"Wrap\d+_\d+$", one) for one in ours - theirs
+    )
+    moved = theirs > ours or captured
     return moved and case.has("nn.compact_name_scope", "Wrap")
 
 
@@ -454,6 +478,10 @@ NO_ARRAY = (
     "linsey (InputRank|AxisOutOfRange|IntegerInput|Shape)Error|"
     "Flax TypeError: '>=' not supported between instances of 'NoneType'"  # PReLU
 )
+SHARED_NAME = (
+    "Flax (passes|TypeError: .* object is not iterable) . "
+    'linsey NameInUseError: Could not create submodule "[^"]*" in Module PATH'
+)
 LEAKED = r"Flax UnexpectedTracerError: .*\| linsey passes"
 NORMED = "words: Flax ScopeParamShapeError"
 CALLED_UNBOUND = (
@@ -527,6 +555,7 @@ KNOWN = (
     Known("Inside of `while_loop` the collections", frozen("nn.while_loop")),
     Known("A scan over axes of several lengths", differs(LENGTHS, "nn.scan")),
     Known("After `share_scope` errors inside", moved),
+    Known("After `share_scope` errors inside", moved_paths),
     Known("Errors in `setup` of a lifted module", without_path),
     Known(
         "A `compact_name_scope` method that is a property",
@@ -645,6 +674,7 @@ KNOWN = (
         "`del self.name` leaves None", differs(".*has no attribute 'name'", "del self")
     ),
     Known("A name that a parameter has fails", differs("Flax TypeError: Array.__cont")),
+    Known("A name that a parameter has fails", differs(SHARED_NAME)),
     Known("A Python number as a variable", forwarded),
     Known("Tables and interceptors fail where", differs(PARTIALS)),
     Known("Errors inside of a lifted class", differs(LIFTED_CLASS)),
