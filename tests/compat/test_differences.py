@@ -441,9 +441,13 @@ def test_keys_in_nested_derivatives_under_a_checkpoint():
 
 
 def test_an_input_of_none():
-    assert isinstance(refusal(flax.linen.Conv(2, (1,)).init, KEY, None), AttributeError)
-    attention = linsey.linen.MultiHeadDotProductAttention(1)
-    for layer in (linsey.linen.Conv(2, (1,)), linsey.linen.DenseGeneral(2), attention):
+    def layers(nn):
+        yield from (nn.Conv(2, (1,)), nn.DenseGeneral(2), nn.InstanceNorm())
+        yield from (nn.MultiHeadDotProductAttention(1), batch_norm(nn), nn.GroupNorm())
+
+    for layer in layers(flax.linen):
+        assert isinstance(refusal(layer.init, KEY, None), AttributeError)
+    for layer in (*layers(linsey.linen), linsey.linen.LayerNorm()):
         error = refusal(layer.init, KEY, None)
         assert isinstance(error, errors.ShapeError)
         assert "None, from a function without `return`" in str(error)
@@ -682,21 +686,25 @@ def test_a_number_that_goes_through_jit(library, lift):
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_a_number_that_goes_through_remat_scan(library):
+@pytest.mark.parametrize("value", [2.0, jnp.ones(3)])
+def test_a_variable_that_goes_through_remat_inside_of_a_scan(library, value):
     nn = LIBRARIES[library]
 
     class Step(nn.Module):
         @nn.compact
         def __call__(self, x):
-            self.param("w", lambda key: 2.0)
+            self.variable("state", "w", lambda: value)
             return x
 
-    def number_stays():
-        model = nn.remat_scan(Step, lengths=(2, 2), variable_broadcast="params")()
-        found.append(isinstance(model.init(KEY, normal(0, 3))["params"]["w"], float))
+    def object_stays():
+        model = nn.remat_scan(Step, lengths=(2, 2), variable_broadcast="state")()
+        before = {"state": {"w": value}}
+        _, state = model.apply(before, normal(0, 3), mutable="state")
+        after = state["state"]["w"]
+        found.append(isinstance(after, float) or after is value)
 
     found = []
-    jax.eval_shape(number_stays)
+    jax.eval_shape(object_stays)
     assert found == [library == "flax"]
 
 

@@ -204,7 +204,7 @@ def is_part(part: str, whole: str) -> bool:
 
 def forwarded(case: Case, difference: Difference) -> bool:
     """A number, which has no partition spec, went through a compiled function."""
-    if not re.search(r"nn\.(jit|remat|checkpoint|remat_scan)\b", case.source):
+    if not re.search(r"nn\.(jit|remat|checkpoint)\b", case.source):
         return False
     a, b = (text.replace("'P()'", "None") for text in pair(difference))
     specs = a == b and case.has("get_partition_spec")
@@ -265,6 +265,15 @@ def path_of_another(case: Case, difference: Difference) -> bool:
     return found and ours[1].endswith(re.sub(r".*(?=/part/|/part$)", "", theirs[1]))
 
 
+def name_of_another(case: Case, difference: Difference) -> bool:
+    """Flax has the name of such a method taken in the module outside."""
+    found = re.search(r'Could not create submodule "(\w+)"', str(case.theirs.error))
+    if not found or "Flax NameInUseError" not in difference.cause:
+        return False
+    method = rf"@nn\.compact_name_scope\s+def {found[1]}\b"
+    return bool(re.search(method, case.source))
+
+
 def variables_of_another(case: Case, difference: Difference) -> bool:
     """Flax has a name scope also in the module that uses another one."""
     if not difference.cause.startswith("keys at "):
@@ -298,7 +307,8 @@ def modules_in_tables(case: Case, difference: Difference) -> bool:
     """Texts of modules in tables are long in Flax, and classes in linsey."""
 
     def short(fact: str) -> str:
-        return re.sub(r"'', |, ''", "", re.sub(r'"(\w+)\(.*?\)"', r"\1", fact))
+        fact = re.sub(r'"(\w+)\(.*?\)"', r"\1", fact)
+        return re.sub(r"'', |, ''", "", re.sub(r"\b(\w+)\(\)", r"\1", fact))
 
     a, b = ({*map(short, one.seen)} for one in (case.theirs, case.ours))
     return "facts" in difference.cause and case.has("tabulate") and a == b
@@ -459,7 +469,7 @@ SETUP_TWICE = "lengths at .*/setup$|keys at .*/setup: Flax"
 SCALES = "(Flax ScopeParamNotFoundError: |keys at .*params).*/scale|Flax InvalidRngE"
 LENGTHS = r"Flax \w+: .* \| linsey ShapeError: Inconsistent batch axis sizes"
 CARRY = "Flax TypeError: scan body function carry input and carry output must"
-AXES = "values at .*names|facts|Flax AssertionError"
+AXES = "values at .*names|facts|Flax AssertionError|words: Flax PartitioningUnspecifi"
 NAME_SCOPES = (
     "(words: )?Flax AssignSubModuleError: Submodule CompactNameScope|"
     '(words: )?Flax NameInUseError: Could not create submodule "(part|__call__)"|'
@@ -494,6 +504,7 @@ UNBOUND = (
 )
 PARTIALS = "Flax AttributeError: 'functools.partial' object has no attribute '__name__'"
 FORWARDED = r"values at .*Flax #(\.#)? \| linsey Array\(shape=\(\)"
+COMPARED = r"Flax .* \| linsey (ValueError: The truth value of|TracerBoolConversion)"
 LIFTED_CLASS = (
     r"words: Flax NameInUseError: .* in Module (Jit|Vmap|Checkpoint|Remat|Scan|Map_)"
 )
@@ -630,6 +641,7 @@ KNOWN = (
         differs(UNPACKED, "init(", "mutable=False"),
     ),
     Known("A `compact_name_scope` method of a submodule", path_of_another),
+    Known("A `compact_name_scope` method of a submodule", name_of_another),
     Known("A `compact_name_scope` method of a submodule", variables_of_another),
     Known(
         "A `compact_name_scope` method of a submodule",
@@ -676,6 +688,14 @@ KNOWN = (
     Known("A name that a parameter has fails", differs("Flax TypeError: Array.__cont")),
     Known("A name that a parameter has fails", differs(SHARED_NAME)),
     Known("A Python number as a variable", forwarded),
+    Known(
+        "Where `nn.scan` or `nn.remat_scan` broadcasts",
+        differs(FORWARDED, "variable_broadcast", "nn.remat"),
+    ),
+    Known(
+        "Where `nn.scan` or `nn.remat_scan` broadcasts",
+        differs(COMPARED, "variable_broadcast", "nn.remat", "== bound.variables"),
+    ),
     Known("Tables and interceptors fail where", differs(PARTIALS)),
     Known("Errors inside of a lifted class", differs(LIFTED_CLASS)),
     Known("`fold_rngs` of a method fails", differs(NUMBERS, "nn.fold_rngs")),
@@ -741,6 +761,10 @@ KNOWN = (
     Known(
         "Statistics are float32 at first",
         differs("values at .*(mean|var): .*complex|Flax .*Error", "1j * x", "BatchNo"),
+    ),
+    Known(
+        "Statistics are float32 at first",
+        shows("facts.*\nlinsey: .*mean: complex", "1j * x", "BatchNo", "tabulate"),
     ),
 )
 
