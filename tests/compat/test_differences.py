@@ -441,9 +441,13 @@ def test_keys_in_nested_derivatives_under_a_checkpoint():
 
 
 def test_an_input_of_none():
-    assert isinstance(refusal(flax.linen.Conv(2, (1,)).init, KEY, None), AttributeError)
-    attention = linsey.linen.MultiHeadDotProductAttention(1)
-    for layer in (linsey.linen.Conv(2, (1,)), linsey.linen.DenseGeneral(2), attention):
+    def layers(nn):
+        yield from (nn.Conv(2, (1,)), nn.DenseGeneral(2), nn.InstanceNorm())
+        yield from (nn.MultiHeadDotProductAttention(1), batch_norm(nn), nn.GroupNorm())
+
+    for layer in layers(flax.linen):
+        assert isinstance(refusal(layer.init, KEY, None), AttributeError)
+    for layer in (*layers(linsey.linen), linsey.linen.LayerNorm()):
         error = refusal(layer.init, KEY, None)
         assert isinstance(error, errors.ShapeError)
         assert "None, from a function without `return`" in str(error)
@@ -644,6 +648,21 @@ def test_a_name_of_a_parameter_inside_of_a_lifted_function():
     assert isinstance(refusal(init, linsey.linen), errors.NameInUseError)
 
 
+def test_a_name_of_a_variable_inside_of_a_lifted_function():
+    def table(nn):
+        class Module(nn.Module):
+            @nn.compact
+            def __call__(self, x):
+                self.sow("state", "n", x)
+                return nn.remat(lambda m, x: nn.Dense(3, name="n")(x))(self, x)
+
+        Module().init(KEY, normal(0, 3))
+        return Module().tabulate(KEY, normal(0, 3), console_kwargs={"width": 200})
+
+    assert "- " in table(flax.linen)
+    assert isinstance(refusal(table, linsey.linen), errors.NameInUseError)
+
+
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("lift", ["jit", "remat"])
 def test_a_number_that_goes_through_jit(library, lift):
@@ -664,6 +683,29 @@ def test_a_number_that_goes_through_jit(library, lift):
     version = tuple(map(int, flax.__version__.split(".")[:3]))
     stays = library == "flax" and version <= (0, 12, 8)  # newer Flax agrees with us
     assert found == [stays]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("value", [2.0, jnp.ones(3)])
+def test_a_variable_that_goes_through_remat_inside_of_a_scan(library, value):
+    nn = LIBRARIES[library]
+
+    class Step(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            self.variable("state", "w", lambda: value)
+            return x
+
+    def object_stays():
+        model = nn.remat_scan(Step, lengths=(2, 2), variable_broadcast="state")()
+        before = {"state": {"w": value}}
+        _, state = model.apply(before, normal(0, 3), mutable="state")
+        after = state["state"]["w"]
+        found.append(isinstance(after, float) or after is value)
+
+    found = []
+    jax.eval_shape(object_stays)
+    assert found == [library == "flax"]
 
 
 def test_tables_of_lifted_partial_functions():
@@ -781,6 +823,29 @@ def test_errors_name_the_path_of_a_shared_scope(library):
 
     refused = refusal(lambda _: Module().apply({"params": {}}, jnp.ones(2)), nn)
     assert ("/inner/" in str(refused)) == (library == "flax")
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_modules_in_fields_have_the_path_of_a_shared_scope(library):
+    nn, paths = LIBRARIES[library], []
+
+    class Layer(nn.Module):
+        inner: nn.Module
+
+        def __call__(self, x):
+            paths.append(self.inner.path)
+            return self.inner(x)
+
+    class Module(nn.Module):
+        def setup(self):
+            self.layer = Layer(nn.Dense(3))
+            nn.share_scope(self, self.layer)
+
+        def __call__(self, x):
+            return self.layer(x)
+
+    assert set(Module().init(KEY, normal(0, 2))["params"]) == {"inner"}
+    assert paths == [("layer", "inner") if library == "flax" else ("inner",)]
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

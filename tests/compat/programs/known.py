@@ -232,6 +232,25 @@ def moved(case: Case, difference: Difference) -> bool:
     return bool(words) and words[1] == words[2] and case.has("nn.share_scope")
 
 
+def moved_paths(case: Case, difference: Difference) -> bool:
+    """Paths differ by the names of modules whose scope another one shares."""
+    facts = difference.cause.startswith("facts")
+    if not facts or not case.has("nn.share_scope", "path"):
+        return False
+    theirs, ours = ({*one.seen} for one in (case.theirs, case.ours))
+    more = {one for one in theirs - ours if not re.search(PRIVATE, one)} - {NO_PATH}
+    fewer = {shorter for shorter in ours if any(names_fewer(shorter, m) for m in more)}
+    found = all(any(names_fewer(one, m) for one in ours) for m in more)
+    return bool(more) and found and ours - theirs <= fewer
+
+
+def names_fewer(path: str, other: str) -> bool:
+    """Whether a path, as it is shown, is another one without some of its names."""
+    few, names = (re.findall(r"'(\w+)'", one) for one in (path, other))
+    rest = iter(names)
+    return len(few) < len(names) and all(name in rest for name in few)
+
+
 def without_path(case: Case, difference: Difference) -> bool:
     """Messages differ by the path that only linsey has for a module made in `setup`."""
     theirs, ours = pair(difference)
@@ -246,10 +265,24 @@ def path_of_another(case: Case, difference: Difference) -> bool:
     return found and ours[1].endswith(re.sub(r".*(?=/part/|/part$)", "", theirs[1]))
 
 
+def name_of_another(case: Case, difference: Difference) -> bool:
+    """Flax has the name of such a method taken in the module outside."""
+    found = re.search(r'Could not create submodule "(\w+)"', str(case.theirs.error))
+    if not found or "Flax NameInUseError" not in difference.cause:
+        return False
+    method = rf"@nn\.compact_name_scope\s+def {found[1]}\b"
+    return bool(re.search(method, case.source))
+
+
 def variables_of_another(case: Case, difference: Difference) -> bool:
     """Flax has a name scope also in the module that uses another one."""
+    if not difference.cause.startswith("keys at "):
+        return False
     theirs, ours = (set(re.findall(r"'(\w+)'", one)) for one in pair(difference))
-    moved = theirs > ours and difference.cause.startswith("keys at ")
+    captured = theirs - ours == {"__call__"} and all(
+        re.match(r"Wrap\d+_\d+$", one) for one in ours - theirs
+    )
+    moved = theirs > ours or captured
     return moved and case.has("nn.compact_name_scope", "Wrap")
 
 
@@ -274,7 +307,8 @@ def modules_in_tables(case: Case, difference: Difference) -> bool:
     """Texts of modules in tables are long in Flax, and classes in linsey."""
 
     def short(fact: str) -> str:
-        return re.sub(r"'', |, ''", "", re.sub(r'"(\w+)\(.*?\)"', r"\1", fact))
+        fact = re.sub(r'"(\w+)\(.*?\)"', r"\1", fact)
+        return re.sub(r"'', |, ''", "", re.sub(r"\b(\w+)\(\)", r"\1", fact))
 
     a, b = ({*map(short, one.seen)} for one in (case.theirs, case.ours))
     return "facts" in difference.cause and case.has("tabulate") and a == b
@@ -435,7 +469,7 @@ SETUP_TWICE = "lengths at .*/setup$|keys at .*/setup: Flax"
 SCALES = "(Flax ScopeParamNotFoundError: |keys at .*params).*/scale|Flax InvalidRngE"
 LENGTHS = r"Flax \w+: .* \| linsey ShapeError: Inconsistent batch axis sizes"
 CARRY = "Flax TypeError: scan body function carry input and carry output must"
-AXES = "values at .*names|facts|Flax AssertionError"
+AXES = "values at .*names|facts|Flax AssertionError|words: Flax PartitioningUnspecifi"
 NAME_SCOPES = (
     "(words: )?Flax AssignSubModuleError: Submodule CompactNameScope|"
     '(words: )?Flax NameInUseError: Could not create submodule "(part|__call__)"|'
@@ -454,6 +488,10 @@ NO_ARRAY = (
     "linsey (InputRank|AxisOutOfRange|IntegerInput|Shape)Error|"
     "Flax TypeError: '>=' not supported between instances of 'NoneType'"  # PReLU
 )
+SHARED_NAME = (
+    "Flax (passes|TypeError: .* object is not iterable) . "
+    'linsey NameInUseError: Could not create submodule "[^"]*" in Module PATH'
+)
 LEAKED = r"Flax UnexpectedTracerError: .*\| linsey passes"
 NORMED = "words: Flax ScopeParamShapeError"
 CALLED_UNBOUND = (
@@ -466,6 +504,7 @@ UNBOUND = (
 )
 PARTIALS = "Flax AttributeError: 'functools.partial' object has no attribute '__name__'"
 FORWARDED = r"values at .*Flax #(\.#)? \| linsey Array\(shape=\(\)"
+COMPARED = r"Flax .* \| linsey (ValueError: The truth value of|TracerBoolConversion)"
 LIFTED_CLASS = (
     r"words: Flax NameInUseError: .* in Module (Jit|Vmap|Checkpoint|Remat|Scan|Map_)"
 )
@@ -527,6 +566,7 @@ KNOWN = (
     Known("Inside of `while_loop` the collections", frozen("nn.while_loop")),
     Known("A scan over axes of several lengths", differs(LENGTHS, "nn.scan")),
     Known("After `share_scope` errors inside", moved),
+    Known("After `share_scope` errors inside", moved_paths),
     Known("Errors in `setup` of a lifted module", without_path),
     Known(
         "A `compact_name_scope` method that is a property",
@@ -601,6 +641,7 @@ KNOWN = (
         differs(UNPACKED, "init(", "mutable=False"),
     ),
     Known("A `compact_name_scope` method of a submodule", path_of_another),
+    Known("A `compact_name_scope` method of a submodule", name_of_another),
     Known("A `compact_name_scope` method of a submodule", variables_of_another),
     Known(
         "A `compact_name_scope` method of a submodule",
@@ -645,7 +686,16 @@ KNOWN = (
         "`del self.name` leaves None", differs(".*has no attribute 'name'", "del self")
     ),
     Known("A name that a parameter has fails", differs("Flax TypeError: Array.__cont")),
+    Known("A name that a parameter has fails", differs(SHARED_NAME)),
     Known("A Python number as a variable", forwarded),
+    Known(
+        "Where `nn.scan` or `nn.remat_scan` broadcasts",
+        differs(FORWARDED, "variable_broadcast", "nn.remat"),
+    ),
+    Known(
+        "Where `nn.scan` or `nn.remat_scan` broadcasts",
+        differs(COMPARED, "variable_broadcast", "nn.remat", "== bound.variables"),
+    ),
     Known("Tables and interceptors fail where", differs(PARTIALS)),
     Known("Errors inside of a lifted class", differs(LIFTED_CLASS)),
     Known("`fold_rngs` of a method fails", differs(NUMBERS, "nn.fold_rngs")),
@@ -711,6 +761,10 @@ KNOWN = (
     Known(
         "Statistics are float32 at first",
         differs("values at .*(mean|var): .*complex|Flax .*Error", "1j * x", "BatchNo"),
+    ),
+    Known(
+        "Statistics are float32 at first",
+        shows("facts.*\nlinsey: .*mean: complex", "1j * x", "BatchNo", "tabulate"),
     ),
 )
 

@@ -186,7 +186,7 @@ class BatchNorm(Module):
         """
         evaluate = _uses_running_average(self, use_running_average)
         trains = not evaluate and not self.is_initializing()
-        x = common.as_array(x)
+        x = common.as_array(self, x)
         channels = common.layer_axes(self, self.axis, x.shape)
         shape = tuple(x.shape[axis] for axis in channels)
         statistics = RunningStatistics(self, x.shape, x.dtype, channels, domain, trains)

@@ -10,15 +10,21 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from linsey.errors import OptionError, UnboundAxisNameError
-from linsey.errors.layers import AxisOutOfRangeError
+from linsey.errors.layers import AxisOutOfRangeError, InputRankError
 from linsey.linen.module import Module
 from linsey.ops.axes import Names, as_names, canonical_axes
 
 Affine = tuple[Array | None, Array | None]
 
 
-def as_array(x: ArrayLike) -> Array:
-    """Convert what is not a JAX array yet."""
+def as_array(layer: Module, x: ArrayLike | None) -> Array:
+    """Convert what is not a JAX array yet.
+
+    Raises:
+        InputRankError: the input of the layer is None.
+    """
+    if x is None:
+        raise InputRankError(type(layer).__name__, (), "channels")
     return x if isinstance(x, Array) else jnp.asarray(x)
 
 

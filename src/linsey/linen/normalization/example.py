@@ -94,7 +94,7 @@ class LayerNorm(ScaleAndBias):
             AxisOutOfRangeError: the input has no such axis.
             UnboundAxisNameError: an `axis_name` is not bound.
         """
-        x = common.as_array(x)
+        x = common.as_array(self, x)
         features = common.layer_axes(self, self.feature_axes, x.shape)
         reduced = common.layer_axes(self, self.reduction_axes, x.shape)
         return _normalize(self, x, mask, reduced, features)
@@ -160,7 +160,7 @@ class RMSNorm(Module):
             AxisOutOfRangeError: the input has no such axis.
             UnboundAxisNameError: an `axis_name` is not bound.
         """
-        x = common.as_array(x)
+        x = common.as_array(self, x)
         features = common.layer_axes(self, self.feature_axes, x.shape)
         reduced = common.layer_axes(self, self.reduction_axes, x.shape)
         return _normalize(self, x, mask, reduced, features, centred=False)
@@ -238,7 +238,7 @@ class GroupNorm(Module):
                 groups do not divide the channels, or the last axis is not reduced.
             UnboundAxisNameError: an `axis_name` is not bound.
         """
-        x = common.as_array(x)
+        x = common.as_array(self, x)
         axes = self.reduction_axes
         if axes is None:
             axes = (*range(1, x.ndim - 1), -1)
@@ -343,7 +343,7 @@ class InstanceNorm(ScaleAndBias):
             OptionError: the first axis is among the axes of the channels.
             UnboundAxisNameError: an `axis_name` is not bound.
         """
-        x = common.as_array(x)
+        x = common.as_array(self, x)
         channels = common.layer_axes(self, self.feature_axes, x.shape)
         if 0 in channels:
             raise OptionError(
