@@ -20,6 +20,7 @@ import linsey.linen as nn
 from linsey import _drawing
 from linsey._drawing import eager, traced
 from linsey._drawing.recipes import PROGRAMS, Chunked, NotInChunks
+from linsey.core import rng
 from linsey.core.rng import LazyRng
 
 initializers = nn.initializers
@@ -116,9 +117,11 @@ def test_a_box_is_put_around_the_values(boxed):
     assert_same_bits(found.value, expected.value)
 
 
-def test_functions_of_the_user_are_called_once_and_as_they_are():
+@pytest.mark.parametrize("wrap", [lambda f: f, functools.wraps(initializers.zeros)])
+def test_functions_of_the_user_are_called_once_and_as_they_are(wrap):
     calls = []
 
+    @wrap
     def init_fn(key, shape):
         calls.append(key)
         return jax.random.normal(key, shape)
@@ -126,6 +129,17 @@ def test_functions_of_the_user_are_called_once_and_as_they_are():
     found = draw(init_fn, KEYS["typed"], ((9, 8),), {})
     assert len(calls) == 1 and calls[0] is KEYS["typed"]
     assert_same_bits(found, jax.random.normal(KEYS["typed"], (9, 8)))
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
+def test_kernels_that_are_reshaped_are_drawn_too(wrap):
+    model, x = nn.MultiHeadDotProductAttention(4), jnp.ones((2, 5, 12))
+    found = wrap(model.init)(KEYS["typed"], x)["params"]
+    for name, shape in {"query": (12, 12), "out": (12, 12)}.items():
+        key = rng.fold_in_static(KEYS["typed"], (name, 1))
+        expected = initializers.lecun_normal()(key, shape)
+        kernel = found[name]["kernel"]
+        assert_same_bits(kernel, expected.reshape(kernel.shape))
 
 
 @pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
@@ -264,6 +278,8 @@ def test_under_jit_all_that_can_be_is_drawn_together():
     assert operations(plain(Parameters()), KEYS["typed"]) == []
     model = nn.Sequential([nn.Dense(40), nn.BatchNorm(True), nn.Dense(50)])
     assert operations(model.init, KEYS["typed"], jnp.ones((2, 30))) == [2]
+    attention = nn.MultiHeadDotProductAttention(4)
+    assert operations(attention.init, KEYS["typed"], jnp.ones((2, 5, 12))) == [4]
 
 
 def test_under_jit_keys_of_other_kinds():

@@ -22,6 +22,8 @@ from linsey.core.rng import LazyRng
 
 HOME = "jax._src.nn.initializers"
 """The module whose initializers are functions of their arguments alone."""
+WRAPPERS = {"linsey.core.meta", "linsey.linen.linear.dense"}
+"""Modules whose functions around an initializer are so if it is."""
 
 
 def draw(
@@ -40,7 +42,7 @@ def draw(
     """
     if key is None:
         return init_fn(None, *args, **kwargs)
-    if getattr(init_fn, "__module__", None) == HOME and _is_threefry(key.rng):
+    if _is_pure(init_fn) and _is_threefry(key.rng):
         collector = traced.collector_of(key.rng)
         recipe = None
         if collector is not None or _is_on_one_cpu(key.rng):
@@ -50,6 +52,15 @@ def draw(
                 return collector.draw(recipe, key)
             return eager.draw_now(recipe, key.as_jax_rng())
     return init_fn(key.as_jax_rng(), *args, **kwargs)
+
+
+def _is_pure(init_fn: Any) -> bool:
+    """Return whether an initializer is known to depend on its arguments alone."""
+    # Not by `__module__`, which `functools.wraps` gives to functions of the user too.
+    name = getattr(init_fn, "__globals__", {}).get("__name__")
+    return name == HOME or (
+        name in WRAPPERS and _is_pure(getattr(init_fn, "__wrapped__", None))
+    )
 
 
 def _recipe(

@@ -52,8 +52,9 @@ class Recipe(NamedTuple):
 
     Attributes:
         run: the initializer, as a function of a key.
-        program: what JAX traces of it.
+        program: what JAX traces of it, without reshaping at the end.
         structure: of the result, which holds one array.
+        drawn: shape that the program draws.
         shape: of the array.
         dtype: of the array.
     """
@@ -61,6 +62,7 @@ class Recipe(NamedTuple):
     run: Callable[[Any], Any]
     program: Jaxpr
     structure: jax.tree_util.PyTreeDef
+    drawn: Shape
     shape: Shape
     dtype: np.dtype
 
@@ -106,7 +108,22 @@ def recipe(
         return None
     if jnp.issubdtype(array.dtype, np.complexfloating):
         return None  # sines at the end of an array are not those of vectors, to the bit
-    return Recipe(run, closed.jaxpr, structure, array.shape, array.dtype)
+    program = before_reshape(closed.jaxpr)
+    drawn = program.outvars[0].aval.shape  # type: ignore[attr-defined]
+    return Recipe(run, program, structure, drawn, array.shape, array.dtype)
+
+
+def before_reshape(program: Jaxpr) -> Jaxpr:
+    """Leave out the equations that reshape the result of a program."""
+    (result,) = program.outvars
+    for eqn in program.eqns:
+        is_last = eqn.outvars == [result] and eqn.primitive.name == "reshape"
+        if is_last and eqn.params["dimensions"] is None:
+            shorter, _ = dce_jaxpr(
+                program.replace(outvars=eqn.invars), [True], instantiate=True
+            )
+            return before_reshape(shorter)
+    return program
 
 
 class Parts(NamedTuple):
@@ -128,7 +145,7 @@ class Parts(NamedTuple):
 @functools.lru_cache(maxsize=1024)
 def _parts(one: Recipe, size: int) -> Parts | None:
     try:
-        return Chunked(one.shape, size).divide(one.program)
+        return Chunked(one.drawn, size).divide(one.program)
     except NotInChunks:
         return None
 
