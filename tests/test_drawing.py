@@ -358,6 +358,13 @@ def test_under_jit_programs_are_exported_for_several_platforms():
     assert_equal(found, FEW.init(KEYS["raw"]))
 
 
+def test_under_jit_symbolic_shapes_are_drawn_as_written():
+    (n,) = jax.export.symbolic_shape("n")
+    x = jax.ShapeDtypeStruct((2, n), jnp.float32)
+    found = jax.eval_shape(nn.Dense(40).init, KEYS["typed"], x)
+    assert found["params"]["kernel"].shape == (n, 40)
+
+
 def test_under_jit_the_forward_computation_is_removed():
     model = nn.Sequential([nn.Conv(8, (3, 3)), nn.BatchNorm(True), nn.Dense(9)])
     text = jax.jit(model.init).lower(KEYS["typed"], jnp.ones((2, 8, 8, 3))).as_text()

@@ -103,8 +103,11 @@ def recipe(
 
     closed, found = jax.make_jaxpr(run, return_shape=True)(jax.ShapeDtypeStruct(*key))
     (array, *others), structure = jax.tree_util.tree_flatten(found)
-    n = math.prod(array.shape)
-    if others or array.weak_type or closed.consts or not SMALLEST <= n < 2**32:
+    if others or array.weak_type or closed.consts:
+        return None
+    if not all(isinstance(n, int) for n in array.shape):  # one of a program to export
+        return None
+    if not SMALLEST <= math.prod(array.shape) < 2**32:
         return None
     if jnp.issubdtype(array.dtype, np.complexfloating):
         return None  # sines at the end of an array are not those of vectors, to the bit
