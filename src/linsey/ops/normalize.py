@@ -236,27 +236,25 @@ def standardize_once(
     """
     if spec.names or not all(v is None or _is_on_host(v) for v in (x, scale, bias)):
         return standardize_jit(spec, x, None, scale, bias, epsilon)[0]
-    wide = np.promote_types(x.dtype, np.float32)
-    values = np.asarray(x).astype(wide)
-    mean = values.mean(spec.axes, np.promote_types(wide, np.float64), keepdims=True)
-    values = values - mean.astype(wide)
-    var = np.square(np.abs(values)).mean(spec.axes, np.float64, keepdims=True)
     shape = [n if i in spec.features else 1 for i, n in enumerate(x.shape)]
-    factor = 1 / np.sqrt(var + epsilon)
-    if scale is not None:
-        factor = factor * np.asarray(scale).reshape(shape)
-    values *= factor.astype(wide)
-    if bias is not None:
-        values += np.asarray(bias).reshape(shape)
-    return jnp.asarray(values, result_dtype(x, scale, bias, spec.dtype))
+    with np.errstate(all="ignore"):  # whose squares are finite if they are
+        values = np.asarray(x, np.float64)
+        values = values - values.mean(spec.axes, keepdims=True)
+        var = np.square(values).mean(spec.axes, keepdims=True)
+        values /= np.sqrt(var + epsilon)
+        if scale is not None:
+            values *= np.asarray(scale).reshape(shape)
+        if bias is not None:
+            values += np.asarray(bias).reshape(shape)
+        return jnp.asarray(values.astype(result_dtype(x, scale, bias, spec.dtype)))
 
 
 def _is_on_host(x: Array) -> bool:
-    """Return whether NumPy reads the floating-point numbers of an array."""
+    """Return whether an array of single precision is a value on the CPU."""
     if not isinstance(x, Array) or isinstance(x, jax.core.Tracer):
         return False
-    on_cpu = all(device.platform == "cpu" for device in x.devices())
-    return on_cpu and len(x.devices()) == 1 and x.dtype in (np.float32, np.float64)
+    platforms = [device.platform for device in x.devices()]
+    return x.dtype == np.float32 and not x.committed and platforms == ["cpu"]
 
 
 @partial(jax.jit, static_argnums=(0, 1))
