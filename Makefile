@@ -33,7 +33,7 @@ TESTS ?=
 
 UV_VERSION := 0.13.9
 TORCH_VERSION := 2.13.0
-BENCHMARKS := trace dispatch import_time optim batch_norm step memory objects checkpoint
+BENCHMARKS := trace first_step dispatch import_time optim batch_norm step memory objects checkpoint
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

@@ -41,6 +41,7 @@ FLOORS = [
     Room(2, ("jax_utils", "cursor"), "helpers on the states of models"),
     Room(1, ("core",), "state without modules; does not import `ops`"),
     Room(1, ("ops",), "arrays without state; does not import `core`"),
+    Room(1, ("_drawing",), "random initial values, drawn by few compiled programs"),
     Room(0, (), "everything else: `struct`, `serialization`, `errors`, `config`, ..."),
 ]
 # Rooms of one floor that must not know each other.

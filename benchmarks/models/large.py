@@ -112,9 +112,27 @@ def transformer(rival: str, sizes: Sizes, dtype: Any) -> Any:
     return Transformer()
 
 
+def mlp(rival: str, sizes: Sizes, dtype: Any) -> Any:
+    """A module of Linen: dense layers with relu on the flat input."""
+    nn, _ = linen(rival)
+
+    class Mlp(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=True):
+            x = x.reshape(len(x), -1)
+            for _ in range(sizes.depth):
+                x = nn.relu(nn.Dense(sizes.width, dtype=dtype)(x))
+            return nn.Dense(sizes.classes, dtype=dtype)(x)
+
+    return Mlp()
+
+
+MODELS = {"resnet": resnet, "transformer": transformer, "mlp": mlp}
+
+
 def inputs(name: str, sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
     """Fixed inputs of a model and their labels."""
-    if name == "resnet":
+    if name in ("resnet", "mlp"):
         x = models.numbers(sizes.batch, sizes.side, sizes.side, 3)
         return x, np.arange(sizes.batch) % sizes.classes
     words = np.arange(sizes.sequences * sizes.length) * 7 % sizes.words
@@ -127,9 +145,14 @@ def step(name: str, rival: str, sizes: Sizes, dtype: Any) -> Measured:
     x, labels = inputs(name, sizes)
     if rival == "torch":
         return None, _torch_step(name, sizes, dtype, x, labels)
-    model = {"resnet": resnet, "transformer": transformer}[name](rival, sizes, dtype)
+    model = MODELS[name](rival, sizes, dtype)
     state = jax.jit(model.init)(jax.random.key(0), x)
     params = state.pop("params")
+    return models.compiled(update(model), params, state, x, labels)
+
+
+def update(model: Any) -> Callable[..., tuple[Any, Any]]:
+    """A step of gradient descent: parameters and statistics from a batch."""
 
     def update(params, state, x, labels):
         def loss(params):
@@ -142,7 +165,7 @@ def step(name: str, rival: str, sizes: Sizes, dtype: Any) -> Measured:
         gradients, updated = jax.grad(loss, has_aux=True)(params)
         return jax.tree.map(lambda p, g: p - 0.1 * g, params, gradients), updated
 
-    return models.compiled(update, params, state, x, labels)
+    return update
 
 
 def evaluation(rival: str, sizes: Sizes, dtype: Any) -> Measured:
@@ -265,12 +288,21 @@ def _torch_images(torch: Any, x: np.ndarray) -> Any:
     return torch.from_numpy(x).permute(0, 3, 1, 2).to(torch_device(torch))
 
 
+def _torch_mlp(torch: Any, sizes: Sizes, entries: int) -> Any:
+    nn, layers = torch.nn, []
+    for i in range(sizes.depth):
+        layers += [nn.Linear(sizes.width if i else entries, sizes.width), nn.ReLU()]
+    return nn.Sequential(nn.Flatten(), *layers, nn.Linear(sizes.width, sizes.classes))
+
+
 def _torch_step(name: str, sizes: Sizes, dtype: Any, x: Any, labels: Any) -> Any:
     torch = models.import_torch()
     device, labels = torch_device(torch), torch.from_numpy(np.int64(labels))
     if name == "resnet":
         model = _torch_resnet(torch, sizes).to(memory_format=torch.channels_last)
         x = _torch_images(torch, x)
+    elif name == "mlp":
+        model, x = _torch_mlp(torch, sizes, x[0].size), torch.from_numpy(x)
     else:
         model, x = _torch_transformer(torch, sizes), torch.from_numpy(np.int64(x))
     model, x, labels = model.to(device), x.to(device), labels.to(device).flatten()

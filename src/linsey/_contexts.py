@@ -31,3 +31,7 @@ def assigned(variable: ContextVar[T], value: T) -> Iterator[T]:
         yield value
     finally:
         variable.reset(token)
+
+
+BY_DEFINITION: ContextVar[bool] = ContextVar("linsey_by_definition", default=False)
+"""Whether what is compiled does without the kernels for a CPU."""

@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 import jax
 import numpy as np
 
-from linsey import errors
+from linsey import _drawing, errors
 from linsey.config import config
 from linsey.core import meta, tracers
 from linsey.core.filters import NONE, Filter, Selection
@@ -448,8 +448,8 @@ class Scope:
             if not self.context.is_mutable("params"):
                 raise self._not_found(errors.ScopeParamNotFoundError, "params", name)
             key = self._next_key("params")
-            rng = None if init_fn in _KEYLESS else key.as_jax_rng()
-            value = init_fn(rng, *args, **kwargs)
+            drawn = None if init_fn in _KEYLESS else key
+            value = _drawing.draw(init_fn, drawn, args, kwargs)
             self.put_variable("params", name, value)
             return unbox_fast(value) if unbox else value
         if type(value) in PLAIN_TYPES or is_plain_array(value):

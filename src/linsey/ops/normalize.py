@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
@@ -219,6 +220,41 @@ def standardize(
 
 # Traced once for each shape, however many layers of that shape a model has.
 standardize_jit = jax.jit(standardize, static_argnums=0)
+
+
+def standardize_once(
+    spec: NormSpec,
+    x: Array,
+    scale: Array | None,
+    bias: Array | None,
+    epsilon: ArrayLike,
+) -> Array:
+    """Normalize an array whose result is hardly used, as that of initialisation is.
+
+    To compile a program takes longer there than to compute with NumPy. See
+    `standardize` for the arguments.
+    """
+    if spec.names or not all(v is None or _is_on_host(v) for v in (x, scale, bias)):
+        return standardize_jit(spec, x, None, scale, bias, epsilon)[0]
+    shape = [n if i in spec.features else 1 for i, n in enumerate(x.shape)]
+    with np.errstate(all="ignore"):  # whose squares are finite if they are
+        values = np.asarray(x, np.float64)
+        values = values - values.mean(spec.axes, keepdims=True)
+        var = np.square(values).mean(spec.axes, keepdims=True)
+        values /= np.sqrt(var + epsilon)
+        if scale is not None:
+            values *= np.asarray(scale).reshape(shape)
+        if bias is not None:
+            values += np.asarray(bias).reshape(shape)
+        return jnp.asarray(values.astype(result_dtype(x, scale, bias, spec.dtype)))
+
+
+def _is_on_host(x: Array) -> bool:
+    """Return whether an array of single precision is a value on the CPU."""
+    if not isinstance(x, Array) or isinstance(x, jax.core.Tracer):
+        return False
+    platforms = [device.platform for device in x.devices()]
+    return x.dtype == np.float32 and not x.committed and platforms == ["cpu"]
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -363,3 +363,25 @@ def test_options_that_cannot_be_are_refused(fields, match):
     variables = norm(axis=fields.get("axis", -1)).init(KEY, x)
     with pytest.raises(errors.OptionError, match=match):
         norm(**fields).apply(variables, x, mutable=MUTABLE)
+
+
+# Initialisation.
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("axis", [-1, 1, (1, 2)])
+def test_initialisation_normalizes_as_a_compiled_program_does(axis, dtype):
+    x = 3e20 * (normal(4, 5, 6) + 10)
+    random = dict.fromkeys(("scale_init", "bias_init"), nn.initializers.normal(1.0))
+    layer = norm(axis=axis, dtype=jnp.dtype(dtype), **random)
+    found, _ = layer.init_with_output(KEY, x)
+    expected, _ = jax.jit(layer.init_with_output)(KEY, x)
+    assert found.dtype == expected.dtype and not found.committed
+    tolerance = 1e-5 if dtype == "float32" else 2e-2
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_initialisation_on_a_chosen_device_stays_there():
+    (device,) = jax.devices()
+    x = jax.device_put(normal(4, 3), device)
+    assert norm().init_with_output(KEY, x)[0].committed

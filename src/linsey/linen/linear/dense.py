@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -169,13 +170,23 @@ class DenseGeneral(Module):
     def _param(self, name: str, init: Initializer, *sides: tuple[int, ...]) -> Array:
         """Initialize with each side flat, which fan-in initializers understand."""
         flat, shape = tuple(map(math.prod, sides)), sum(sides, ())
+        try:
+            init_fn = _reshaped(init, flat)
+        except TypeError:  # an initializer without a hash
+            init_fn = _reshaped.__wrapped__(init, flat)
+        return self.param(name, init_fn, shape, self.param_dtype)
 
-        def init_and_reshape(key: Array, shape: Shape, dtype: Dtype) -> Array:
-            value = init(key, flat, dtype)
-            reshaped = jnp.reshape(meta.unbox(value), shape)
-            return meta.replace_boxed(value, reshaped)
 
-        return self.param(name, init_and_reshape, shape, self.param_dtype)
+@functools.lru_cache(maxsize=256)
+def _reshaped(init: Initializer, flat: Shape) -> Initializer:
+    """Return an initializer that draws a flat shape and reshapes the result."""
+
+    @functools.wraps(init, assigned=())
+    def init_and_reshape(key: Array, shape: Shape, dtype: Dtype) -> Array:
+        value = init(key, flat, dtype)
+        return meta.replace_boxed(value, jnp.reshape(meta.unbox(value), shape))
+
+    return init_and_reshape
 
 
 class Einsum(Module):

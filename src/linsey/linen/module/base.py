@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 import jax
 import jax.numpy as jnp
 
-from linsey import errors
+from linsey import _drawing, errors
 from linsey.core import scope as core_scope
 from linsey.core.filters import Filter
 from linsey.core.scope import RNGs as RNGs
@@ -547,7 +547,7 @@ class Module(binding.ModuleBase):
             The variables, `{collection: tree}`.
         """
         functional.check_instance(self)
-        return self.init_with_output(*args, **kwargs)[1]
+        return _drawing.collected(self.init_with_output, *args, **kwargs)
 
     @api_boundary
     def lazy_init(

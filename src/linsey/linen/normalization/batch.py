@@ -19,7 +19,7 @@ from linsey.ops.axes import expand_rank, other_axes
 from linsey.ops.batch_norm import evaluate_batch_norm, train_batch_norm, train_moments
 from linsey.ops.deferred import Deferred
 from linsey.ops.moments import NormSpec
-from linsey.ops.normalize import result_dtype, standardize_jit
+from linsey.ops.normalize import result_dtype, standardize_jit, standardize_once
 from linsey.promotion import promote_types
 from linsey.typing import Dtype, Initializer
 
@@ -200,6 +200,8 @@ class BatchNorm(Module):
 
         if evaluate:
             y = evaluate_batch_norm(spec, x, *affine, epsilon, statistics.read())
+        elif not trains and mask is None:
+            y = standardize_once(spec, x, *affine, epsilon)
         elif not trains:
             y, _ = standardize_jit(spec, x, mask, *affine, epsilon)
         elif self.save_memory:

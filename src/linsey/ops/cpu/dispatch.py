@@ -28,14 +28,13 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import cache
 
 import jax
 import jax.numpy as jnp
 from jax.interpreters import mlir
 
-from linsey._contexts import assigned
+from linsey._contexts import BY_DEFINITION, assigned
 from linsey.extras import install_hint
 from linsey.typing import Dtype
 
@@ -188,7 +187,7 @@ def calls_kernel(context: mlir.LoweringRuleContext, module: str) -> bool:
     return (
         all(getattr(a, "dtype", None) == jnp.float32 for a in context.avals_in)
         and kernels_usable()
-        and not (parameters.for_export or _definitions.get())
+        and not (parameters.for_export or BY_DEFINITION.get())
         and _load(module)
     )
 
@@ -203,11 +202,8 @@ def by_definition() -> Iterator[None]:
         >>> with by_definition():
         ...     text = jax.jit(jnp.sin).lower(1.0).as_text()
     """
-    with assigned(_definitions, True):
+    with assigned(BY_DEFINITION, True):
         yield
-
-
-_definitions: ContextVar[bool] = ContextVar("definitions", default=False)
 
 
 @cache

@@ -16,6 +16,7 @@ from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from linsey._contexts import BY_DEFINITION
 from linsey.ops.cpu.dispatch import Shape, calls_kernel
 
 Function = Callable[..., Sequence[Array]]
@@ -104,7 +105,14 @@ def define(
         return rule(context, *operands, **options)
 
     operation = primitive.bind
-    primitive.def_impl(jax.jit(operation, static_argnames=static))
+    compiled = jax.jit(operation, static_argnames=static)
+    compiled_by_definition = jax.jit(definition, static_argnames=static)
+
+    def run(*operands: Array, **options: Hashable) -> Sequence[Array]:
+        chosen = compiled_by_definition if BY_DEFINITION.get() else compiled
+        return chosen(*operands, **options)
+
+    primitive.def_impl(run)
     primitive.def_abstract_eval(abstract)
     ad.primitive_jvps[primitive] = differentiate
     ad.primitive_transposes[primitive] = transpose

@@ -1,0 +1,99 @@
+"""Random initial values, drawn by few compiled programs.
+
+`draw` runs an initializer: outside of a trace in chunks, by programs that serve every
+shape (`eager`); inside of `collected`, which `Module.init` is, all together by a few
+loops (`traced`). How an initializer draws is read from its program (`recipes`). In all
+other cases, and where an initializer is not of JAX, it runs as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from linsey._drawing import eager, recipes, traced
+from linsey._drawing.recipes import Recipe
+from linsey._drawing.traced import collected as collected
+from linsey.core.rng import LazyRng
+
+HOME = "jax._src.nn.initializers"
+"""The module whose initializers are functions of their arguments alone."""
+WRAPPERS = {"linsey.core.meta", "linsey.linen.linear.dense"}
+"""Modules whose functions around an initializer are so if it is."""
+
+
+def draw(
+    init_fn: Callable[..., Any],
+    key: LazyRng | None,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> Any:
+    """Return `init_fn(key, *args, **kwargs)`, to the bit.
+
+    Args:
+        init_fn: an initializer.
+        key: its key; `None` if it takes none.
+        args: its other arguments, such as a shape and a dtype.
+        kwargs: its keyword arguments.
+    """
+    if key is None:
+        return init_fn(None, *args, **kwargs)
+    if _is_pure(init_fn) and _is_threefry(key.rng):
+        collector = traced.collector_of(key.rng)
+        recipe = None
+        if collector is not None or _is_on_one_cpu(key.rng):
+            recipe = _recipe(init_fn, key.rng, args, kwargs)
+        if recipe is not None:
+            if collector is not None:
+                return collector.draw(recipe, key)
+            return eager.draw_now(recipe, key.as_jax_rng())
+    return init_fn(key.as_jax_rng(), *args, **kwargs)
+
+
+def _is_pure(init_fn: Any) -> bool:
+    """Return whether an initializer is known to depend on its arguments alone."""
+    # Not by `__module__`, which `functools.wraps` gives to functions of the user too.
+    name = getattr(init_fn, "__globals__", {}).get("__name__")
+    return name == HOME or (
+        name in WRAPPERS and _is_pure(getattr(init_fn, "__wrapped__", None))
+    )
+
+
+def _recipe(
+    init_fn: Callable[..., Any],
+    key: jax.Array,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> Recipe | None:
+    x64 = bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
+    given = tuple(args), tuple(kwargs.items())
+    with contextlib.suppress(TypeError):  # arguments without a hash
+        return recipes.recipe(init_fn, (key.shape, key.dtype), *given, x64)
+    return None
+
+
+def _is_threefry(key: jax.Array) -> bool:
+    """Return whether a key is one of threefry, and no mesh is set."""
+    config: Any = jax.config
+    impl = config.jax_default_prng_impl
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        impl = str(jax.random.key_impl(key))
+    return (
+        impl == "threefry2x32"
+        and config.jax_threefry_partitionable
+        and jax.sharding.get_abstract_mesh().empty
+    )
+
+
+def _is_on_one_cpu(key: jax.Array) -> bool:
+    """Return whether a key has a value, and all is on the CPU."""
+    if not isinstance(key, jax.Array) or isinstance(key, jax.core.Tracer):
+        return False
+    config: Any = jax.config
+    device, *others = key.devices()
+    free = not (others or key.committed or config.jax_default_device)
+    return free and device.platform == "cpu"

@@ -1,0 +1,45 @@
+"""Random initial values of any shape, drawn outside of a trace.
+
+XLA compiles a program that draws random numbers for each shape anew, which takes
+longer than to draw them. Here arrays are drawn in chunks of one size, by programs that
+have the position as an input and serve every shape; the values are the same to the bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from linsey._drawing.recipes import Recipe
+
+CHUNKS = 2**12, 2**16
+"""Entries that are drawn at once, of small and of large arrays."""
+LARGE = 2**14
+
+
+def draw_now(recipe: Recipe, key: jax.Array) -> Any:
+    """Do what an initializer does with a key, in chunks where that can be done."""
+    n = recipe.size
+    size = CHUNKS[n > LARGE]
+    parts = recipe.parts(size)
+    if parts is None:
+        return recipe.run(key)
+    inputs = [*parts.keys(key), *parts.constants]
+    values = _aligned(n, recipe.dtype)
+    for start in range(0, n, size):
+        chunk = parts.part(np.uint32(start), inputs)
+        if isinstance(chunk, jax.core.Tracer):  # inside of a trace, from a constant
+            return recipe.run(key)
+        values[start : start + size] = np.asarray(chunk)[: n - start]
+    array = jax.device_put(values.reshape(recipe.shape), may_alias=True)
+    return jax.tree_util.tree_unflatten(recipe.structure, [array])
+
+
+def _aligned(n: int, dtype: np.dtype) -> np.ndarray:
+    """Return an array without values, in memory that XLA takes over as it is."""
+    n_bytes = n * np.dtype(dtype).itemsize
+    memory = np.empty(n_bytes + 64, np.uint8)
+    first = -memory.ctypes.data % 64
+    return memory[first : first + n_bytes].view(dtype)

@@ -1,0 +1,366 @@
+"""How an initializer draws an array, read from the program that JAX traces of it.
+
+What has another shape than the result, such as keys and deviations, is computed once,
+as it is written. What has that shape must be random bits and elementwise operations on
+them: where keys are those of threefry, an entry then depends on the key and on its
+position alone, and any part of the array can be drawn without the rest. Else, as for
+the decomposition into orthogonal matrices, the initializer is not one of this kind.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.interpreters.partial_eval import dce_jaxpr
+
+if TYPE_CHECKING:
+    from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+
+Shape = tuple[int, ...]
+# Computes the results of an equation, or of all, from a position and its inputs.
+Step = Callable[[Any, Sequence[Any]], list[Any]]
+
+SMALLEST = 32
+"""Entries; the shape of fewer could be that of a key."""
+
+# Equations that only call a program, and the parameter that holds it.
+CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr"}
+CALLS["custom_jvp_call"] = "call_jaxpr"
+ELEMENTWISE = frozenset(
+    "abs add and atan2 bitcast_convert_type broadcast_in_dim cbrt ceil clamp "
+    "complex conj convert_element_type copy cos cosh div eq erf erf_inv erfc exp "
+    "exp2 expm1 floor ge gt imag integer_pow is_finite le log log1p logistic lt max "
+    "min mul ne neg nextafter not or pow real reduce_precision rem round rsqrt "
+    "select_n shift_left shift_right_arithmetic shift_right_logical sign sin sinh "
+    "sqrt square stop_gradient sub tan tanh xor".split()
+)
+
+
+class NotInChunks(Exception):  # noqa: N818
+    """An entry depends on more than the key and its position."""
+
+
+class Recipe(NamedTuple):
+    """What an initializer does with a key.
+
+    Attributes:
+        run: the initializer, as a function of a key.
+        program: what JAX traces of it, without reshaping at the end.
+        structure: of the result, which holds one array.
+        drawn: shape that the program draws.
+        shape: of the array.
+        dtype: of the array.
+    """
+
+    run: Callable[[Any], Any]
+    program: Jaxpr
+    structure: jax.tree_util.PyTreeDef
+    drawn: Shape
+    shape: Shape
+    dtype: np.dtype
+
+    @property
+    def size(self) -> int:
+        """How many entries the array has."""
+        return math.prod(self.shape)
+
+    def array(self, key: Any) -> Any:
+        """Draw the array as the initializer does."""
+        return jax.tree_util.tree_leaves(self.run(key))[0]
+
+    def parts(self, size: int) -> Parts | None:
+        """Return how to draw `size` entries at once; `None` if that cannot be done."""
+        return _parts(self, size)
+
+
+@functools.lru_cache(maxsize=1024)
+def recipe(
+    init_fn: Callable[..., Any],
+    key: tuple[Shape, Any],
+    args: tuple[Hashable, ...],
+    kwargs: tuple[tuple[str, Hashable], ...],
+    x64: bool,
+) -> Recipe | None:
+    """Trace an initializer; `None` if its result is no array of real numbers.
+
+    Args:
+        init_fn: the initializer.
+        key: shape and dtype of its key.
+        args: its other arguments.
+        kwargs: its keyword arguments, as pairs.
+        x64: whether 64 bits are enabled.
+    """
+
+    def run(key: Any) -> Any:
+        return init_fn(key, *args, **dict(kwargs))
+
+    closed, found = jax.make_jaxpr(run, return_shape=True)(jax.ShapeDtypeStruct(*key))
+    (array, *others), structure = jax.tree_util.tree_flatten(found)
+    if others or array.weak_type or closed.consts:
+        return None
+    if not all(isinstance(n, int) for n in array.shape):  # one of a program to export
+        return None
+    if not SMALLEST <= math.prod(array.shape) < 2**32:
+        return None
+    if jnp.issubdtype(array.dtype, np.complexfloating):
+        return None  # sines at the end of an array are not those of vectors, to the bit
+    program = before_reshape(closed.jaxpr)
+    drawn = program.outvars[0].aval.shape  # type: ignore[attr-defined]
+    return Recipe(run, program, structure, drawn, array.shape, array.dtype)
+
+
+def before_reshape(program: Jaxpr) -> Jaxpr:
+    """Leave out the equations that reshape the result of a program."""
+    (result,) = program.outvars
+    for eqn in program.eqns:
+        is_last = eqn.outvars == [result] and eqn.primitive.name == "reshape"
+        if is_last and eqn.params["dimensions"] is None:
+            shorter, _ = dce_jaxpr(
+                program.replace(outvars=eqn.invars), [True], instantiate=True
+            )
+            return before_reshape(shorter)
+    return program
+
+
+class Parts(NamedTuple):
+    """How an array is drawn part by part.
+
+    Attributes:
+        keys: computes from the key those that are drawn from.
+        constants: numbers that all parts are computed with.
+        part: computes the entries from a position on, from keys and constants.
+        kind: equal where `part` computes the same, if the constants are data.
+    """
+
+    keys: Callable[[Any], list[Any]]
+    constants: tuple[np.ndarray, ...]
+    part: Callable[[Any, Sequence[Any]], jax.Array]
+    kind: Hashable
+
+
+@functools.lru_cache(maxsize=1024)
+def _parts(one: Recipe, size: int) -> Parts | None:
+    try:
+        return Chunked(one.drawn, size).divide(one.program)
+    except NotInChunks:
+        return None
+
+
+class Chunked(NamedTuple):
+    """Programs on arrays of one shape as programs on chunks of these.
+
+    Attributes:
+        shape: of the arrays. What has another one is computed as it is.
+        size: how many entries a chunk has, in the order of the array.
+    """
+
+    shape: Shape
+    size: int
+
+    def is_whole(self, var: Var | Literal) -> bool:
+        """Return whether a variable is an array of the shape."""
+        return getattr(var.aval, "shape", None) == self.shape
+
+    def divide(self, program: Jaxpr) -> Parts:
+        """Divide a program of a key into what is run once and what for each chunk."""
+        steps = [e for e in program.eqns if any(map(self.is_whole, e.outvars))]
+        others = [e for e in program.eqns if e not in steps]
+        (result,) = program.outvars
+        if not self.is_whole(result) or self.takes_whole(others):
+            raise NotInChunks
+        known = dict.fromkeys(v for eqn in steps for v in variables(eqn))
+        random = reached(program.invars, others)
+        keys = [v for v in known if v in random and not self.is_whole(v)]
+        numbers = [v for v in known if v not in random and not self.is_whole(v)]
+        inputs = [*keys, *numbers]
+        runs = [(*self.compiled(eqn), eqn) for eqn in steps]
+
+        def chunk(start: Any, values: Sequence[Any]) -> jax.Array:
+            env: dict[Any, Any] = dict(zip(inputs, values, strict=True))
+            for run, _, eqn in runs:
+                made = run(start, read(env, eqn.invars))
+                env.update(zip(eqn.outvars, made, strict=True))
+            return env[result]
+
+        with jax.ensure_compile_time_eval():
+            constants = tuple(map(np.asarray, function_of(program, numbers)()))
+        merged = self.merged(program, steps)
+        kind: list[Hashable] = [tuple(str(v.aval) for v in inputs)]
+        for number, value in zip(numbers, constants, strict=True):
+            kind.append(value.tobytes() if number in merged else None)
+        names: dict[Any, int] = {v: i for i, v in enumerate(inputs)}
+        for _, text, eqn in runs:
+            names.update((v, len(names) + i) for i, v in enumerate(eqn.outvars))
+            used = (str(v.val) if hasattr(v, "val") else names[v] for v in eqn.invars)
+            kind.append((text, *used))
+        return Parts(
+            function_of(program, keys, program.invars),
+            constants,
+            chunk,
+            (*kind, names[result]),
+        )
+
+    def merged(self, program: Jaxpr, steps: Sequence[JaxprEqn]) -> set[Any]:
+        """Return scalars that XLA merges with another constant, and rounds once.
+
+        So does a product with a number of what is itself a product with a number.
+        """
+        found: set[Any] = set()
+        for eqn in steps:
+            whole = [v for v in eqn.invars if self.is_whole(v)]
+            if {last_operation(program, v) for v in whole} & {"mul", "div"}:
+                found.update(v for v in variables(eqn) if v not in whole)
+        return found
+
+    def takes_whole(self, eqns: Iterable[JaxprEqn]) -> bool:
+        """Return whether an equation has an array of the shape among its inputs."""
+        return any(self.is_whole(v) for eqn in eqns for v in eqn.invars)
+
+    def compiled(self, eqn: JaxprEqn) -> tuple[Step, str]:
+        """Compile an equation; equal ones on arrays of any shape share a program.
+
+        Returns:
+            The compiled equation and its text.
+        """
+        from jax.extend import core as jex_core
+
+        avals = [self.chunk_of(v.aval) for v in eqn.invars]
+        position = jax.ShapeDtypeStruct((), np.uint32)
+        closed = jax.make_jaxpr(functools.partial(self.step, eqn))(position, avals)
+        if closed.consts:
+            raise NotInChunks
+        run = jex_core.jaxpr_as_fun(closed)
+
+        def draw_chunk(start: Any, values: Sequence[Any]) -> list[Any]:
+            return run(start, *values)
+
+        text = str(closed)
+        return PROGRAMS.setdefault(text, jax.jit(draw_chunk)), text
+
+    def chunk_of(self, aval: Any) -> jax.ShapeDtypeStruct:
+        """Return the shape and dtype of a chunk of an array, or of another one."""
+        shape = (self.size,) if aval.shape == self.shape else aval.shape
+        return jax.ShapeDtypeStruct(shape, aval.dtype, weak_type=aval.weak_type)
+
+    def step(self, eqn: JaxprEqn, start: Any, values: Sequence[Any]) -> list[Any]:
+        """Run an equation on the chunk at a position."""
+        name, params = eqn.primitive.name, eqn.params
+        if name in CALLS:
+            return self.run(params[CALLS[name]], start, values)
+        shape: Shape = eqn.outvars[0].aval.shape  # type: ignore[attr-defined]
+        is_one = shape == (1,) * len(self.shape)  # a scalar, of the rank of the array
+        if shape != self.shape and not (is_one and name in ELEMENTWISE):
+            if self.takes_whole([eqn]):
+                raise NotInChunks
+            found = eqn.primitive.bind(*values, **params)
+            return list(found) if eqn.primitive.multiple_results else [found]
+        if name == "random_bits":
+            return [random_bits(values[0], start, self.size, params["bit_width"])]
+        if name not in ELEMENTWISE:
+            raise NotInChunks
+        operands = [
+            x if self.is_whole(v) else one_value(x)
+            for v, x in zip(eqn.invars, values, strict=True)
+        ]
+        if name == "broadcast_in_dim":
+            size = () if is_one else (self.size,)
+            return [jnp.broadcast_to(operands[0], size)]
+        return [eqn.primitive.bind(*operands, **params)]
+
+    def run(self, closed: ClosedJaxpr, start: Any, values: Sequence[Any]) -> list[Any]:
+        """Run a program on the chunk at a position."""
+        program = closed.jaxpr
+        env = dict(zip(program.constvars, closed.consts, strict=True))
+        env |= dict(zip(program.invars, values, strict=True))
+        for eqn in program.eqns:
+            found = self.step(eqn, start, read(env, eqn.invars))
+            env.update(zip(eqn.outvars, found, strict=True))
+        return read(env, program.outvars)
+
+
+PROGRAMS: dict[str, Step] = {}
+"""What was compiled, by its text."""
+
+
+def random_bits(key: jax.Array, start: Any, size: int, width: int) -> jax.Array:
+    """Draw bits as `jax.random.bits` does, from a position on.
+
+    Source: Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3.
+
+    Args:
+        key: of threefry, typed or raw.
+        start: the first position, a `uint32`.
+        size: how many numbers.
+        width: bits of a number.
+
+    Returns:
+        Unsigned integers of that width.
+    """
+    from jax.extend.random import threefry2x32_p
+
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.key_data(key)
+    lower = lax.iota(np.uint32, size) + start
+    first, second = threefry2x32_p.bind(key[0], key[1], lax.full_like(lower, 0), lower)
+    if width == 64:
+        return first.astype(np.uint64) << np.uint64(32) | second.astype(np.uint64)
+    return (first ^ second).astype(f"uint{width}")
+
+
+def function_of(
+    program: Jaxpr, outputs: Sequence[Var], inputs: Sequence[Var] = ()
+) -> Callable[..., list[Any]]:
+    """Return the part of a program that computes some variables, as a function."""
+    from jax.extend import core as jex_core
+
+    part = program.replace(outvars=list(outputs))
+    part, _ = dce_jaxpr(part, [True] * len(outputs), instantiate=bool(inputs))
+    return jex_core.jaxpr_as_fun(jex_core.ClosedJaxpr(part, ()))
+
+
+def reached(inputs: Iterable[Var], eqns: Iterable[JaxprEqn]) -> set[Any]:
+    """Return the variables that depend on inputs."""
+    found: set[Any] = set(inputs)
+    for eqn in eqns:
+        if found.intersection(variables(eqn)):
+            found.update(eqn.outvars)
+    return found
+
+
+def variables(eqn: JaxprEqn) -> list[Any]:
+    """Return the inputs of an equation that are no literals."""
+    return [v for v in eqn.invars if not hasattr(v, "val")]
+
+
+def last_operation(program: Jaxpr, var: Any) -> str | None:
+    """Return the name of the operation that computes a variable, inside of calls."""
+    for eqn in program.eqns:
+        if var in eqn.outvars:
+            if eqn.primitive.name not in CALLS:
+                return eqn.primitive.name
+            inner = eqn.params[CALLS[eqn.primitive.name]].jaxpr
+            return last_operation(inner, inner.outvars[eqn.outvars.index(var)])
+    return None
+
+
+def one_value(x: Any) -> Any:
+    """Return the scalar that is to be combined with each entry.
+
+    Raises:
+        NotInChunks: there are several.
+    """
+    if np.size(x) != 1:
+        raise NotInChunks
+    return jnp.reshape(x, ())
+
+
+def read(env: Mapping[Any, Any], variables: Sequence[Var | Literal]) -> list[Any]:
+    """Look up the values of variables; a literal is its own value."""
+    return [v.val if hasattr(v, "val") else env[v] for v in variables]

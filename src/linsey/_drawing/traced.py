@@ -1,0 +1,301 @@
+"""Random initial values in one compiled program, drawn by a few loops.
+
+Inside of `jax.jit(model.init)` the program of each random array would be compiled for
+itself. So there drawing is an operation of its own, and `collected` returns variables
+whose random arrays all come from one such operation. On a CPU it becomes loops over
+blocks of all arrays, with keys, positions and scales as data; elsewhere, and on more
+than one device, it is what the initializers are. What the model computed with arrays
+that were drawn one by one is not part of the result, and JAX removes it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from linsey._contexts import BY_DEFINITION, assigned
+from linsey._drawing.recipes import Parts, Recipe
+from linsey.config import config
+from linsey.core import tracers
+from linsey.core.rng import LazyRng, hash_suffix
+
+T = TypeVar("T")
+
+BLOCK = 256
+"""Entries with one key and one scale."""
+BLOCKS = 256
+"""Blocks that a loop draws at once."""
+SHARE = 12
+"""One of so many parts of all entries is drawn by one loop, which holds them twice."""
+
+
+class Draw(NamedTuple):
+    """One random array of several.
+
+    Attributes:
+        root: which of the keys.
+        fold: what is folded into it.
+        recipe: what is done with the key.
+    """
+
+    root: int
+    fold: int | None
+    recipe: Recipe
+
+
+class Collector:
+    """What was drawn in a trace.
+
+    Args:
+        trace: the trace, as a token.
+
+    Attributes:
+        roots: the keys.
+        drawn: what was drawn with one of them, and how, by the identity of the value.
+    """
+
+    def __init__(self, trace: object):
+        self.trace = trace
+        self.roots: list[jax.Array] = []
+        self.drawn: dict[int, tuple[jax.Array, Draw]] = {}
+
+    def draw(self, recipe: Recipe, key: LazyRng) -> Any:
+        """Draw the array of a recipe, and remember it."""
+        places = [i for i, root in enumerate(self.roots) if root is key.rng]
+        if not places:
+            places = [len(self.roots)]
+            self.roots.append(key.rng)
+        fold = None
+        if key.suffix:
+            fold = hash_suffix(key.suffix, config.flax_fix_rng_separator)
+        (array,) = draw_p().bind(key.rng, draws=(Draw(0, fold, recipe),))
+        self.drawn[id(array)] = array, Draw(places[0], fold, recipe)
+        return jax.tree_util.tree_unflatten(recipe.structure, [array])
+
+    def together(self, variables: T) -> T:
+        """Return variables whose random arrays are drawn together."""
+        leaves, tree = jax.tree_util.tree_flatten(variables)
+        places = [i for i, leaf in enumerate(leaves) if id(leaf) in self.drawn]
+        if not places:
+            return variables
+        draws = tuple(self.drawn[id(leaves[i])][1] for i in places)
+        arrays = draw_p().bind(*self.roots, draws=draws)
+        for i, array in zip(places, arrays, strict=True):
+            leaves[i] = array
+        return jax.tree_util.tree_unflatten(tree, leaves)
+
+
+COLLECTOR: ContextVar[Collector | None] = ContextVar("linsey_collector", default=None)
+
+
+def collected(
+    init_with_output: Callable[..., tuple[object, T]], *args: Any, **kwargs: Any
+) -> T:
+    """Return the variables that a function creates, in little time.
+
+    In a trace, random arrays are drawn together.
+
+    Args:
+        init_with_output: takes `rngs`, returns a result and the variables.
+        *args: its arguments.
+        **kwargs: its keyword arguments.
+    """
+    keys = jax.tree_util.tree_leaves((args[:1], kwargs.get("rngs")))
+    if not any(isinstance(key, jax.core.Tracer) for key in keys):
+        with assigned(BY_DEFINITION, True):  # no kernel is loaded for unused results
+            return init_with_output(*args, **kwargs)[1]
+    collector = Collector(tracers.current_trace())
+    with assigned(COLLECTOR, collector):
+        variables = init_with_output(*args, **kwargs)[1]
+    return collector.together(variables)
+
+
+def collector_of(key: object) -> Collector | None:
+    """Return what collects the values that are drawn from a key in this trace."""
+    collector = COLLECTOR.get()
+    # Only in a program; a key under `jax.vmap` or `jax.jvp` is another kind of tracer.
+    if collector is None or type(key).__name__ != "DynamicJaxprTracer":
+        return None
+    return collector if collector.trace == tracers.current_trace() else None
+
+
+@functools.cache
+def draw_p() -> Any:
+    """Return the operation `(*roots, draws) -> arrays`."""
+    from jax.extend.core import Primitive
+    from jax.interpreters import batching, mlir
+
+    primitive = Primitive("draw")
+    primitive.multiple_results = True
+    primitive.def_impl(as_written)
+
+    @primitive.def_abstract_eval
+    def shapes(*_: Any, draws: Sequence[Draw]) -> list[Any]:
+        return [jax.core.ShapedArray(d.recipe.shape, d.recipe.dtype) for d in draws]
+
+    def batch(
+        roots: Sequence[Any], axes: Sequence[Any], *, draws: Sequence[Draw]
+    ) -> tuple[list[Any], list[int]]:
+        run = functools.partial(as_written, draws=draws)
+        return jax.vmap(run, in_axes=tuple(axes))(*roots), [0] * len(draws)
+
+    def lower_on_cpu(context: Any, *roots: Any, draws: Sequence[Draw]) -> Any:
+        devices = getattr(context.module_context.axis_context, "num_devices", None)
+        run = in_loops if devices == 1 else as_written
+        return mlir.lower_fun(run)(context, *roots, draws=draws)
+
+    batching.primitive_batchers[primitive] = batch
+    mlir.register_lowering(primitive, mlir.lower_fun(as_written))
+    mlir.register_lowering(primitive, lower_on_cpu, platform="cpu")
+    return primitive
+
+
+def as_written(*roots: Any, draws: Sequence[Draw]) -> list[Any]:
+    """Draw arrays as their initializers do."""
+    keys = keys_of(roots, draws)
+    return [d.recipe.array(key) for d, key in zip(draws, keys, strict=True)]
+
+
+def keys_of(roots: Sequence[Any], draws: Sequence[Draw]) -> list[Any]:
+    """Return the key of each array."""
+    keys = [roots[d.root] for d in draws]
+    for r, root in enumerate(roots):
+        folded = [i for i, d in enumerate(draws) if d.root == r and d.fold is not None]
+        if folded:
+            data = np.asarray([draws[i].fold for i in folded], np.uint32)
+            found = jax.vmap(jax.random.fold_in, (None, 0))(root, data)
+            for k, i in enumerate(folded):
+                keys[i] = found[k]
+    return keys
+
+
+class Member(NamedTuple):
+    """An array that is drawn together with others of its kind.
+
+    Attributes:
+        index: its place among the results.
+        recipe: of the array.
+        parts: how to draw a block of it.
+        keys: what is drawn from.
+    """
+
+    index: int
+    recipe: Recipe
+    parts: Parts
+    keys: Sequence[Any]
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks it has."""
+        return -(-self.recipe.size // BLOCK)
+
+
+def in_loops(*roots: Any, draws: Sequence[Draw]) -> list[Any]:
+    """Draw arrays by loops: those of a kind one after the other, some at a time."""
+    arrays: list[Any] = [None] * len(draws)
+    kinds: dict[Any, list[Member]] = {}
+    for i, (draw, key) in enumerate(zip(draws, keys_of(roots, draws), strict=True)):
+        parts = draw.recipe.parts(BLOCK)
+        if parts is None:
+            arrays[i] = draw.recipe.array(key)
+        else:
+            member = Member(i, draw.recipe, parts, parts.keys(key))
+            kinds.setdefault((parts.kind, draw.recipe.dtype), []).append(member)
+    most = max(BLOCKS, sum(draw.recipe.size for draw in draws) // (SHARE * BLOCK))
+    spare: dict[Any, Any] = {}
+    for members in kinds.values():
+        members.sort(key=lambda member: member.recipe.size)
+        drawn = draw_members(members, most, spare)
+        for member, array in zip(members, drawn, strict=True):
+            arrays[member.index] = array
+    return arrays
+
+
+def draw_members(
+    members: Sequence[Member], most: int, spare: dict[Any, Any]
+) -> Iterator[Any]:
+    """Draw arrays of one kind; all loops have one body, which XLA compiles once.
+
+    Args:
+        members: the arrays.
+        most: how many blocks of several arrays are drawn by one loop.
+        spare: an array of so many blocks, for each dtype that was drawn.
+    """
+    ends = np.cumsum([member.blocks for member in members], dtype=np.int32)
+    step = functools.partial(draw_next, draw_rows(members, ends))
+    dtype = members[0].recipe.dtype
+    for group in portions([member.blocks for member in members], most):
+        first, end = ends[group[0]] - members[group[0]].blocks, ends[group[-1]]
+        is_large = end - first > most  # one array, which is drawn where it will be
+        rows = int(end - first) if is_large else most
+        values = None if is_large else spare.get(dtype)
+        values = jnp.zeros((rows, BLOCK), dtype) if values is None else values
+        carry = np.int32(first), np.int32(first), np.int32(end), values
+        *_, values = lax.while_loop(lambda carry: carry[0] < carry[2], step, carry)
+        if not is_large:  # the next loop draws in the same memory
+            spare[dtype] = values
+        flat, begin = values.reshape(-1), 0
+        for recipe, blocks in ((members[i].recipe, members[i].blocks) for i in group):
+            yield flat[begin : begin + recipe.size].reshape(recipe.shape)
+            begin += blocks * BLOCK
+
+
+def draw_next(rows: Callable[[Any], Any], carry: Any) -> Any:
+    """Draw the next rows of a group into an array.
+
+    Args:
+        rows: draws rows from one on.
+        carry: the next row, the first and the end of the group, and the array.
+    """
+    row, first, end, values = carry
+    # The last rows may be drawn twice: so none is beyond the end of the array.
+    row = jnp.maximum(jnp.minimum(row, end - BLOCKS), first)
+    found = rows(row)
+    values = lax.dynamic_update_slice(values, found, (row - first, np.int32(0)))
+    return row + BLOCKS, first, end, values
+
+
+def draw_rows(members: Sequence[Member], ends: np.ndarray) -> Callable[[Any], Any]:
+    """Return a function that draws blocks, counted through all arrays of a kind.
+
+    Args:
+        members: the arrays.
+        ends: how many blocks there are up to the end of each.
+    """
+    begins = ends - np.asarray([member.blocks for member in members], np.int32)
+    data = [jnp.stack(keys) for keys in zip(*(m.keys for m in members), strict=True)]
+    axes: list[int | None] = [0] * len(data)
+    for values in zip(*(member.parts.constants for member in members), strict=True):
+        same = all(value.tobytes() == values[0].tobytes() for value in values)
+        # What is the same for all is a constant of the program, as it is in one array.
+        data.append(values[0] if same else jnp.stack(values))
+        axes.append(None if same else 0)
+    draw_blocks = jax.vmap(members[0].parts.part, (0, axes))
+
+    def rows_from(row: Any) -> Any:
+        rows = row + lax.iota(np.int32, BLOCKS)
+        which = jnp.sum(rows[:, None] >= ends[:-1], axis=1, dtype=np.int32)
+        positions = (rows - jnp.asarray(begins)[which]).astype(np.uint32)
+        inputs = [x if a is None else x[which] for x, a in zip(data, axes, strict=True)]
+        return draw_blocks(positions * np.uint32(BLOCK), inputs)
+
+    return rows_from
+
+
+def portions(counts: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Divide arrays into groups of at most so many blocks, a larger array alone."""
+    group: list[int] = []
+    for i, count in enumerate(counts):
+        if group and sum(counts[k] for k in group) + count > most:
+            yield group
+            group = []
+        group.append(i)
+    if group:
+        yield group
