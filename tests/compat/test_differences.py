@@ -904,7 +904,7 @@ def test_lifted_modules_inside_of_plain_transforms(lift, library):
 
     if library == "linsey":
         assert isinstance(refusal(init), errors.JaxTransformError)
-    elif lift == "remat_scan":
+    elif lift == "remat_scan" and jax.__version_info__ < (0, 11):
         assert init()
     else:
         assert isinstance(refusal(init), jax.errors.UnexpectedTracerError)
@@ -914,18 +914,23 @@ def test_lifted_modules_inside_of_plain_transforms(lift, library):
 def test_lazy_init_computes_after_it_traced(library):
     nn = LIBRARIES[library]
 
+    computed = []
+
+    def compute() -> np.ndarray:
+        computed.append(True)
+        return np.ones(2, np.float32)
+
     class Model(nn.Module):
         @nn.compact
         def __call__(self, x):
-            orthogonal = nn.initializers.orthogonal()
-            self.param(
-                "w", orthogonal, (2, 2), jnp.bfloat16
-            )  # XLA has none in bfloat16
+            shape = jax.ShapeDtypeStruct((2,), jnp.float32)
+            self.param("w", lambda key: jax.pure_callback(compute, shape))
             raise RuntimeError
 
     abstract = jax.ShapeDtypeStruct((2,), jnp.float32)
-    refused = refusal(Model().lazy_init, KEY, abstract)
-    assert type(refused) is (NotImplementedError if library == "flax" else RuntimeError)
+    assert isinstance(refusal(Model().lazy_init, KEY, abstract), RuntimeError)
+    jax.effects_barrier()
+    assert bool(computed) == (library == "flax")
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
