@@ -358,6 +358,18 @@ def test_under_jit_programs_are_exported_for_several_platforms():
     assert_equal(found, FEW.init(KEYS["raw"]))
 
 
+def test_under_jit_keys_stay_in_their_order():
+    orders = []
+
+    @jax.jit
+    def init(key):
+        for create in (FEW.init, plain(FEW)):
+            orders.append([*create(key)["params"]])
+
+    init(KEYS["typed"])
+    assert orders[0] == orders[1] != sorted(orders[0])
+
+
 def test_under_jit_symbolic_shapes_are_drawn_as_written():
     (n,) = jax.export.symbolic_shape("n")
     x = jax.ShapeDtypeStruct((2, n), jnp.float32)

@@ -24,6 +24,7 @@ from linsey._contexts import BY_DEFINITION, assigned
 from linsey._drawing.recipes import Parts, Recipe
 from linsey.config import config
 from linsey.core import tracers
+from linsey.core.frozen_dict import FrozenDict
 from linsey.core.rng import LazyRng, hash_suffix
 
 T = TypeVar("T")
@@ -81,15 +82,21 @@ class Collector:
 
     def together(self, variables: T) -> T:
         """Return variables whose random arrays are drawn together."""
-        leaves, tree = jax.tree_util.tree_flatten(variables)
-        places = [i for i, leaf in enumerate(leaves) if id(leaf) in self.drawn]
-        if not places:
+        leaves = jax.tree_util.tree_leaves(variables)
+        kept = [id(leaf) for leaf in leaves if id(leaf) in self.drawn]
+        if not kept:
             return variables
-        draws = tuple(self.drawn[id(leaves[i])][1] for i in places)
+        draws = tuple(self.drawn[key][1] for key in kept)
         arrays = draw_p().bind(*self.roots, draws=draws)
-        for i, array in zip(places, arrays, strict=True):
-            leaves[i] = array
-        return jax.tree_util.tree_unflatten(tree, leaves)
+        return replaced(variables, dict(zip(kept, arrays, strict=True)))
+
+
+def replaced(tree: Any, leaves: dict[int, Any]) -> Any:
+    """Return a tree with other leaves, by their identity; keys stay in their order."""
+    if type(tree) is dict or type(tree) is FrozenDict:
+        found = {key: replaced(value, leaves) for key, value in tree.items()}
+        return found if type(tree) is dict else FrozenDict(found)
+    return jax.tree.map(lambda leaf: leaves.get(id(leaf), leaf), tree)
 
 
 COLLECTOR: ContextVar[Collector | None] = ContextVar("linsey_collector", default=None)
