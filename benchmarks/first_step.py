@@ -10,12 +10,14 @@ Run with `python -m benchmarks.first_step`.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 from benchmarks import harness
 
@@ -36,7 +38,7 @@ def run(rounds: int) -> list[harness.Row]:
     rows = []
     for name in ("resnet", "resnet eager", "transformer", "mlp"):
         times: dict[str, list[dict[str, float]]] = {}
-        rivals = RIVALS[:2] if name == "resnet eager" else RIVALS
+        rivals = installed(RIVALS[:2] if name == "resnet eager" else RIVALS)
         for round_ in range(rounds + 1):  # the first fills the caches of files
             turn = round_ % len(rivals)
             for rival in rivals[turn:] + rivals[:turn]:
@@ -45,14 +47,26 @@ def run(rounds: int) -> list[harness.Row]:
     return rows
 
 
+def installed(rivals: Sequence[str]) -> list[str]:
+    """Rivals whose packages are there; the others are noted and left out."""
+    found = []
+    for rival in rivals:
+        package = IMPORTS.get(rival, rival).partition(".")[0]
+        if importlib.util.find_spec(package) is None:
+            harness.missing(rival, ImportError(f"{package} is not installed"))
+        else:
+            found.append(rival)
+    return found
+
+
 def rows_of(name: str, times: dict[str, list[dict[str, float]]]) -> list[harness.Row]:
     """A row for each phase and rival that has it; ratios are to Flax."""
     rows = []
     for phase in dict.fromkeys(p for found in times.values() for p in found[0]):
         task = f"{name.removesuffix(' eager')}, {phase}"
-        base = [one[phase] for one in times["flax"]]
+        base = [one[phase] for one in times.get("flax", [])]
         for rival, found in times.items():
-            if found and phase in found[0]:
+            if phase in found[0]:
                 seconds = [one[phase] for one in found]
                 goal = GOALS.get(task) if rival == "linsey" else None
                 rows.append(harness.summarise(task, rival, seconds, base, goal))
@@ -60,7 +74,7 @@ def rows_of(name: str, times: dict[str, list[dict[str, float]]]) -> list[harness
 
 
 def in_new_process(name: str, rival: str) -> dict[str, float]:
-    """Seconds of each phase; none where the rival is not installed."""
+    """Seconds of each phase of a model, in a process that ends with it."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.first_step", "--process", name, rival],
         capture_output=True,

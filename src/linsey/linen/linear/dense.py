@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache, partial, wraps
 
 import jax.numpy as jnp
 import numpy as np
@@ -177,11 +176,11 @@ class DenseGeneral(Module):
         return self.param(name, init_fn, shape, self.param_dtype)
 
 
-@functools.lru_cache(maxsize=256)
+@lru_cache(maxsize=256)
 def _reshaped(init: Initializer, flat: Shape) -> Initializer:
     """Return an initializer that draws a flat shape and reshapes the result."""
 
-    @functools.wraps(init, assigned=())
+    @wraps(init, assigned=())
     def init_and_reshape(key: Array, shape: Shape, dtype: Dtype) -> Array:
         value = init(key, flat, dtype)
         return meta.replace_boxed(value, jnp.reshape(meta.unbox(value), shape))
