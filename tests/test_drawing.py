@@ -7,6 +7,7 @@ import itertools
 import subprocess
 import sys
 import textwrap
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -280,6 +281,24 @@ def test_under_jit_all_that_can_be_is_drawn_together():
     assert operations(model.init, KEYS["typed"], jnp.ones((2, 30))) == [2]
     attention = nn.MultiHeadDotProductAttention(4)
     assert operations(attention.init, KEYS["typed"], jnp.ones((2, 5, 12))) == [4]
+
+
+def test_under_jit_keys_that_are_constants_and_other_ways_to_initialize():
+    args = KEYS["typed"], jnp.ones((2, 30))
+    model = nn.Dense(40)
+    assert operations(lambda: FEW.init(KEYS["typed"])) == [6]
+    assert_equal(jax.jit(lambda: FEW.init(KEYS["typed"]))(), FEW.init(KEYS["typed"]))
+    init = nn.init(nn.Dense.__call__, model)
+    assert operations(init, *args) == [1]
+    assert_equal(jax.jit(init)(*args), model.init(*args))
+
+
+def test_lazy_init_draws_in_chunks():
+    x = jax.ShapeDtypeStruct((2, 31), jnp.float32)
+    with mock.patch.object(eager, "_aligned", wraps=eager._aligned) as memory:
+        found = nn.Dense(40).lazy_init(KEYS["typed"], x)
+    assert [call.args[0] for call in memory.call_args_list] == [31 * 40]
+    assert_equal(found, nn.Dense(40).init(KEYS["typed"], jnp.ones(x.shape)))
 
 
 def test_under_jit_keys_of_other_kinds():

@@ -45,7 +45,7 @@ def draw(
     if _is_pure(init_fn) and _is_threefry(key.rng):
         collector = traced.collector_of(key.rng)
         recipe = None
-        if collector is not None or _is_on_one_cpu(key.rng):
+        if collector is not None or eager.is_on_one_cpu(key.rng):
             recipe = _recipe(init_fn, key.rng, args, kwargs)
         if recipe is not None:
             if collector is not None:
@@ -87,13 +87,3 @@ def _is_threefry(key: jax.Array) -> bool:
         and config.jax_threefry_partitionable
         and jax.sharding.get_abstract_mesh().empty
     )
-
-
-def _is_on_one_cpu(key: jax.Array) -> bool:
-    """Return whether a key has a value, and all is on the CPU."""
-    if not isinstance(key, jax.Array) or isinstance(key, jax.core.Tracer):
-        return False
-    config: Any = jax.config
-    device, *others = key.devices()
-    free = not (others or key.committed or config.jax_default_device)
-    return free and device.platform == "cpu"

@@ -21,20 +21,34 @@ LARGE = 2**14
 
 def draw_now(recipe: Recipe, key: jax.Array) -> Any:
     """Do what an initializer does with a key, in chunks where that can be done."""
+    return jax.tree_util.tree_unflatten(recipe.structure, [array_now(recipe, key)])
+
+
+def array_now(recipe: Recipe, key: jax.Array) -> jax.Array:
+    """Draw the array that the result of an initializer holds."""
     n = recipe.size
     size = CHUNKS[n > LARGE]
-    parts = recipe.parts(size)
+    parts = recipe.parts(size) if is_on_one_cpu(key) else None
     if parts is None:
-        return recipe.run(key)
+        return recipe.array(key)
     inputs = [*parts.keys(key), *parts.constants]
     values = _aligned(n, recipe.dtype)
     for start in range(0, n, size):
         chunk = parts.part(np.uint32(start), inputs)
         if isinstance(chunk, jax.core.Tracer):  # inside of a trace, from a constant
-            return recipe.run(key)
+            return recipe.array(key)
         values[start : start + size] = np.asarray(chunk)[: n - start]
-    array = jax.device_put(values.reshape(recipe.shape), may_alias=True)
-    return jax.tree_util.tree_unflatten(recipe.structure, [array])
+    return jax.device_put(values.reshape(recipe.shape), may_alias=True)
+
+
+def is_on_one_cpu(key: jax.Array) -> bool:
+    """Return whether a key has a value, and all is on the CPU."""
+    if not isinstance(key, jax.Array) or isinstance(key, jax.core.Tracer):
+        return False
+    config: Any = jax.config
+    device, *others = key.devices()
+    free = not (others or key.committed or config.jax_default_device)
+    return free and device.platform == "cpu"
 
 
 def _aligned(n: int, dtype: np.dtype) -> np.ndarray:

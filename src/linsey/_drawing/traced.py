@@ -21,6 +21,7 @@ import numpy as np
 from jax import lax
 
 from linsey._contexts import BY_DEFINITION, assigned
+from linsey._drawing import eager
 from linsey._drawing.recipes import Parts, Recipe
 from linsey.config import config
 from linsey.core import tracers
@@ -114,8 +115,7 @@ def collected(
         *args: its arguments.
         **kwargs: its keyword arguments.
     """
-    keys = jax.tree_util.tree_leaves((args[:1], kwargs.get("rngs")))
-    if not any(isinstance(key, jax.core.Tracer) for key in keys):
+    if not is_staged():
         with assigned(BY_DEFINITION, True):  # no kernel is loaded for unused results
             return init_with_output(*args, **kwargs)[1]
     collector = Collector(tracers.current_trace())
@@ -124,13 +124,23 @@ def collected(
     return collector.together(variables)
 
 
+def is_staged() -> bool:
+    """Return whether operations become a program now, as under `jax.jit`."""
+    return _is_of_program(jnp.add(np.float32(0), np.float32(0)))
+
+
+def _is_of_program(value: object) -> bool:
+    # A value under `jax.vmap` or `jax.jvp` is another kind of tracer.
+    return type(value).__name__ == "DynamicJaxprTracer"
+
+
 def collector_of(key: object) -> Collector | None:
     """Return what collects the values that are drawn from a key in this trace."""
     collector = COLLECTOR.get()
-    # Only in a program; a key under `jax.vmap` or `jax.jvp` is another kind of tracer.
-    if collector is None or type(key).__name__ != "DynamicJaxprTracer":
+    if collector is None or collector.trace != tracers.current_trace():
         return None
-    return collector if collector.trace == tracers.current_trace() else None
+    is_value = not isinstance(key, jax.core.Tracer)
+    return collector if is_value or _is_of_program(key) else None
 
 
 @functools.cache
@@ -141,7 +151,11 @@ def draw_p() -> Any:
 
     primitive = Primitive("draw")
     primitive.multiple_results = True
-    primitive.def_impl(as_written)
+
+    @primitive.def_impl
+    def draw_now(*roots: Any, draws: Sequence[Draw]) -> list[Any]:
+        keys = keys_of(roots, draws)
+        return [eager.array_now(d.recipe, k) for d, k in zip(draws, keys, strict=True)]
 
     @primitive.def_abstract_eval
     def shapes(*_: Any, draws: Sequence[Draw]) -> list[Any]:

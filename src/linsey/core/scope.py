@@ -17,9 +17,10 @@ boundary, structure only; what `apply` returns shares nothing writable with its 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar, cast
 
-from linsey import errors
+from linsey import _drawing, errors
 from linsey.core.filters import *
 from linsey.core.filters import DenyList, Filter, Selection
 from linsey.core.frozen_dict import FrozenDict, unfreeze
@@ -122,7 +123,7 @@ def lazy_init(
 
     def wrapper(rngs: RNGs, *args: object, **kwargs: object) -> VariableDict:
         initialise = init(fn, mutable=mutable, flags=flags)
-        create = evaluate_known(lambda *a, **k: initialise(rngs, *a, **k)[1])
+        create = evaluate_known(partial(_drawing.collected, initialise, rngs))
         return create(*args, **kwargs)
 
     return wrapper

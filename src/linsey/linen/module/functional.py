@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
-from linsey import errors
+from linsey import _drawing, errors
 from linsey._contexts import assigned
 from linsey.core import scope as core_scope
 from linsey.core.filters import DenyList, Filter, union_filters
@@ -154,8 +154,7 @@ def init_with_output(
 @with_signature_of(init_with_output)
 def init(*args: Any, **kwargs: Any) -> Callable[..., VariableDict]:
     """Act like `init_with_output`, but return the variables only."""
-    run = init_with_output(*args, **kwargs)
-    return lambda rngs, *args, **kwargs: run(rngs, *args, **kwargs)[1]
+    return functools.partial(_drawing.collected, init_with_output(*args, **kwargs))
 
 
 def capturing(
