@@ -164,7 +164,7 @@ def conv_local(
 
 
 def _slide(
-    function: Callable[..., Array],
+    function: partial[Array],
     x: Array,
     kernel: Array,
     bias: Array | None,
@@ -183,6 +183,8 @@ def _slide(
         return leave_to_compiler(slide, axes, x, kernel, bias)
     x, batch_shape = merge_batch_axes(x, rank)  # (batch, *spatial, channels)
     x, pads = _pad(x, padding, window, geometry)
+    if function.func is convolve:  # which has kernels that add it
+        function, bias = partial(function, bias=resolve(bias)), None
     y = function(
         x,
         kernel,

@@ -110,7 +110,7 @@ def gradient_of_gradient(x, scale, bias):
     return jax.grad(total, (0, 1, 2))(x, scale, bias)
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize(
     "function",
     [

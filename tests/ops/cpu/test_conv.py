@@ -36,6 +36,7 @@ CPU_CASES = [
 ]
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("case", CPU_CASES)
 def test_what_is_faster_on_a_cpu_is_the_same(case):
     compare_with_xla(case)
@@ -66,6 +67,7 @@ PLAIN_CASES = [
 ]
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("case", PLAIN_CASES)
 def test_every_lowering_computes_the_same(case, eager_lowerings):
     compare_with_xla(case)
@@ -135,6 +137,7 @@ def test_gradients_in_the_body_of_a_loop_have_the_order_that_kernels_want():
     assert orders == {"[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"}
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
 def test_lowerings_hold_inside_shard_map(padding, eager_lowerings):
     x, kernel = normal(0, 4, 16, 6, 3), normal(1, 3, 3, 3, 4)

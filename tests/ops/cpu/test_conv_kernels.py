@@ -85,11 +85,89 @@ def test_convolutions_of_all_windows(small, problem):
     assert_near(both(convs.convolve), both(definition))
 
 
+@hypothesis.given(problems())
+@hypothesis.settings(
+    max_examples=8,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+def test_convolutions_with_a_bias(small, problem):
+    x_shape, kernel_shape, window = problem
+    x, kernel = normal(0, *x_shape), normal(1, *kernel_shape)
+    operands = x, kernel, normal(2, kernel_shape[-1])
+
+    def values(function):
+        def run(*operands):
+            y, pull = jax.vjp(partial(function, window=window), *operands)
+            tangents = jax.jvp(partial(function, window=window), operands, operands)
+            return y, pull(jnp.cos(y)), tangents
+
+        return jax.jit(run)(*operands)
+
+    def reference(x, kernel, bias, window):
+        return definition(x, kernel, window) + bias
+
+    assert_near(values(convs.convolve_with_bias), values(reference), 5e-5)
+
+
 @pytest.mark.parametrize("columns", range(1, 31))
 def test_every_number_of_columns_has_its_tiles(small, columns):
     x, kernel = normal(0, 2, 3, columns, 5), normal(1, 3, 3, 5, 32)
-    found = jax.jit(partial(convs.convolve, window=SAME))(x, kernel)
-    assert_near(found, definition(x, kernel, SAME))
+    bias, expected = normal(2, 32), definition(x, kernel, SAME)
+
+    @jax.jit
+    def both(x, kernel, bias):
+        biased = convs.convolve_with_bias(x, kernel, bias, SAME)
+        return convs.convolve(x, kernel, SAME), biased
+
+    assert_near(both(x, kernel, bias), (expected, expected + bias))
+
+
+def test_a_bias_of_another_shape_is_refused():
+    x, kernel = normal(0, 2, 3, 5, 5), normal(1, 3, 3, 5, 32)
+    for shape in (1,), (5,), (2, 32):
+        with pytest.raises(ShapeError, match=r"It has to be \(32,\)"):
+            convs.convolve_with_bias(x, kernel, jnp.ones(shape), SAME)
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_layers_add_their_bias_inside_of_the_kernel(small, rank):
+    layer, x = nn.Conv(32, (3,) * rank), normal(0, 2, *[9] * rank, 5)
+    variables = layer.init(jax.random.key(0), x)
+    variables["params"]["bias"] += normal(1, 32)
+    y = jax.jit(layer.apply)(variables, x)
+    assert kernels_in(layer.apply, variables, x) == {"linsey_biased_convolution"}
+    with dispatch.plain_convolutions(True):
+        assert_near(y, layer.apply(variables, x))
+    # What the kernel does not take is added afterwards.
+    variables["params"]["bias"] = variables["params"]["bias"][:1]
+    layer = layer.clone(bias_init=lambda key, *_: jnp.zeros(1))
+    assert kernels_in(layer.apply, variables, x) == {"linsey_convolution"}
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_a_bias_costs_no_memory(use_bias):
+    class Blocks(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for _ in range(4):
+                x = nn.Conv(32, (3, 3), use_bias=use_bias)(x)
+                x = nn.relu(nn.BatchNorm(use_running_average=False)(x))
+            return x
+
+    x = jnp.ones((16, 16, 16, 32))
+    variables = jax.eval_shape(Blocks().init, jax.random.key(0), x)
+
+    def loss(params, stats):
+        variables = {"params": params, "batch_stats": stats}
+        y, updated = Blocks().apply(variables, x, mutable=["batch_stats"])
+        return jnp.mean(y * y), updated
+
+    gradient = jax.jit(jax.grad(loss, has_aux=True))
+    program = gradient.lower(variables["params"], variables["batch_stats"]).compile()
+    # Inputs and outputs of three norms, input of the last, and two gradients.
+    arrays = program.memory_analysis().temp_size_in_bytes / x.nbytes
+    assert arrays < 10
 
 
 def test_bands_cover_large_images(small, monkeypatch):
@@ -143,6 +221,7 @@ def test_convolutions_of_mapped_arrays(small):
     assert_near(gradients(convs.convolve), gradients(definition), 1e-4)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
 def test_layers_use_the_kernels(small, rank, padding):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from functools import cache
 
@@ -105,11 +108,51 @@ print(np.asarray(y).tobytes().hex()[:64], np.asarray(var).tobytes().hex()[:64])
 """
 
 
+@pytest.mark.slow
 def test_any_number_of_threads_gives_the_same_bits():
     one, two = in_new_process(PROGRAM, NPROC="1"), in_new_process(PROGRAM, NPROC="2")
     assert one == two and one[0] == "2"
 
 
+CONVOLUTIONS = """
+import hashlib, os, sys
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:int(sys.argv[1])])
+import jax, jax.numpy as jnp, numpy as np
+from linsey.ops.cpu import conv_kernels as convs, dispatch
+assert dispatch.kernels_usable()
+random = lambda key, *shape: jax.random.normal(jax.random.key(key), shape)
+for size, channels in (3, 16), (17, 32), (40, 64):
+    window = convs.Window((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), (1, 1), 1)
+    x, kernel = random(0, 5, size, size, channels), random(1, 3, 3, channels, 64)
+    y = convs.convolve_with_bias(x, kernel, kernel[0, 0, 0], window)
+    expected = convs._definition(x, kernel, window=window)[0] + kernel[0, 0, 0]
+    gradient = convs._bind_gradient(x, y, window=window)[0]
+    exact = convs._gradient_definition(x, y, window=window)[0]
+    assert jnp.abs(y - expected).max() < 1e-3
+    assert jnp.abs(gradient - exact).max() < 1e-4 * jnp.abs(exact).max()
+    print(hashlib.sha256(np.asarray(y).tobytes()).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_more_threads_than_cores_and_more_processes():
+    environments = [{**os.environ, "NPROC": str(n)} for n in (1, 2, 4, 8, 33)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", CONVOLUTIONS, cores],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for cores in ("1", "2")
+        for environment in environments
+    ]
+    results = [process.communicate()[0] for process in processes]
+    assert not any(process.returncode for process in processes)
+    assert len(set(results)) == 1 and len(results[0].splitlines()) == 3
+
+
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize(
     "environment",
     [
@@ -165,7 +208,7 @@ def test_kernels_that_do_not_compile_leave_the_work_to_xla(small, monkeypatch):
     for name in "_load", "_warn":  # as in a process that has loaded none
         anew = cache(getattr(dispatch, name).__wrapped__)
         monkeypatch.setattr(dispatch, name, anew)
-    monkeypatch.setattr(dispatch.importlib, "import_module", fail)
+    monkeypatch.setattr("linsey.ops.cpu.codegen.machine_code.load", fail)
     x = normal(0, 64, 64)
     with pytest.warns(dispatch.KernelsUnavailableWarning, match="no compiler here"):
         found = jax.jit(channel_kernels.channel_moments)(x, x[0])

@@ -25,6 +25,7 @@ from jax import Array, lax
 
 from linsey.ops.cpu.conv_xla import Precision, Window, convolve_by_xla
 from linsey.ops.cpu.dispatch import has_static_shape, takes_convolution
+from linsey.ops.dot import add_bias
 from linsey.promotion import promote_types
 
 LARGEST_WINDOW = 27
@@ -42,8 +43,9 @@ def convolve(
     dimension_numbers: lax.ConvDimensionNumbers,
     feature_group_count: int,
     precision: Precision,
+    bias: Array | None = None,
 ) -> Array:
-    """Compute `jax.lax.conv_general_dilated` of channels-last arrays on a CPU.
+    """Compute `jax.lax.conv_general_dilated` of channels-last arrays, plus a bias.
 
     Args:
         x: Inputs of shape (batch, *spatial, channels).
@@ -55,13 +57,34 @@ def convolve(
         dimension_numbers: Which axes are which.
         feature_group_count: Number of groups of channels that do not mix.
         precision: See `jax.lax.Precision`.
+        bias: Offsets of shape (features,). If `None`, nothing is added.
 
     Returns:
         Outputs of shape (batch, *spatial, features).
     """
-    size, groups = kernel.shape[:-2], feature_group_count
-    pads = tuple((low, high) for low, high in padding)
-    window = Window(size, strides, pads, lhs_dilation, rhs_dilation, groups)
+    window = Window(
+        kernel.shape[:-2],
+        strides,
+        tuple((low, high) for low, high in padding),
+        lhs_dilation,
+        rhs_dilation,
+        feature_group_count,
+    )
+    return _convolve(x, kernel, bias, window, dimension_numbers, precision)
+
+
+# One function of the program for all convolutions of the same shapes: it is traced,
+# differentiated and lowered once.
+@partial(jax.jit, static_argnums=(3, 4, 5))
+def _convolve(
+    x: Array,
+    kernel: Array,
+    bias: Array | None,
+    window: Window,
+    dimension_numbers: lax.ConvDimensionNumbers,
+    precision: Precision,
+) -> Array:
+    size, strides, pads, lhs_dilation, rhs_dilation, groups = window
     xla = partial(
         lax.conv_general_dilated,
         window_strides=strides,
@@ -71,48 +94,67 @@ def convolve(
         dimension_numbers=dimension_numbers,
         precision=precision,
     )
-    plain = jnp.issubdtype(x.dtype, jnp.floating) and x.dtype == kernel.dtype
-    plain = plain and set(lhs_dilation) <= {1} and has_static_shape(x)
-    if not (plain and x.size and kernel.size):
-        return xla(x, kernel, feature_group_count=groups)
-    if min(window.output_shape(x.shape[1:-1]), default=0) <= 0:
-        return xla(x, kernel, feature_group_count=groups)
     pointwise = groups == 1 and set(size) == {1} and x.dtype.itemsize >= 4
-    if pointwise and not any(map(any, pads)):
-        return _multiply(x, kernel, strides, precision)
-    y = _convolve_by_kernel(x, kernel, window)
-    if y is not None:
-        return y
-    if groups > 1:
-        if kernel.shape[-2] > 1:
-            return _convolve_groups(x, kernel, groups, xla)
-        if math.prod(size) <= LARGEST_WINDOW:
-            return _convolve_channels(x, kernel, window)
-        return xla(x, kernel, feature_group_count=groups)
-    return convolve_by_xla(x, kernel, window, precision)
+    if not _is_plain(x, kernel, window):
+        y = xla(x, kernel, feature_group_count=groups)
+    elif pointwise and not any(map(any, pads)):
+        y = _multiply(x, kernel, strides, precision)
+    elif _takes_kernel(x, kernel, window):
+        return _convolve_by_kernel(x, kernel, bias, window)
+    elif groups == 1:
+        y = convolve_by_xla(x, kernel, window, precision)
+    elif kernel.shape[-2] > 1:
+        y = _convolve_groups(x, kernel, groups, xla)
+    elif math.prod(size) <= LARGEST_WINDOW:
+        y = _convolve_channels(x, kernel, window)
+    else:
+        y = xla(x, kernel, feature_group_count=groups)
+    return y if bias is None else add_bias(y, bias)
 
 
-def _convolve_by_kernel(x: Array, kernel: Array, window: Window) -> Array | None:
-    """Convolve by a kernel of our own, if there is one; one axis is a row of two."""
-    rank, groups = len(window.size), window.groups
-    if rank > 2 or kernel.shape[-2] == 1 < groups:
-        return None
-    if x.shape[-1] != kernel.shape[-2] * groups:
-        return None  # jax says what is wrong
+def _is_plain(x: Array, kernel: Array, window: Window) -> bool:
+    """Return whether arrays of real numbers meet, of which the output has some."""
+    return (
+        jnp.issubdtype(x.dtype, jnp.floating)
+        and x.dtype == kernel.dtype
+        and set(window.lhs_dilation) <= {1}
+        and has_static_shape(x)
+        and x.size > 0
+        and kernel.size > 0
+        and min(window.output_shape(x.shape[1:-1]), default=0) > 0
+    )
+
+
+def _takes_kernel(x: Array, kernel: Array, window: Window) -> bool:
+    """Return whether a kernel of our own computes it; one axis is a row of two."""
+    rank, groups, channels = len(window.size), window.groups, kernel.shape[-2]
+    if rank > 2 or channels == 1 < groups or x.shape[-1] != channels * groups:
+        return False  # the last of these is an error, which jax explains
     more = (1,) * (2 - rank)
-    spatial = window.output_shape(x.shape[1:-1])
+    y = (*more, *window.output_shape(x.shape[1:-1]))
     image = (x.shape[0], *more, *x.shape[1:])
-    weights = (*more, *kernel.shape)
-    if not takes_convolution(x.dtype, image, weights, (*more, *spatial), groups):
-        return None
+    return takes_convolution(x.dtype, image, (*more, *kernel.shape), y, groups)
+
+
+def _convolve_by_kernel(
+    x: Array, kernel: Array, bias: Array | None, window: Window
+) -> Array:
     from linsey.ops.cpu import conv_kernels  # an exported program does not need it
 
-    size, strides, padding, _, rhs_dilation, _ = window
+    rank = len(window.size)
+    more = (1,) * (2 - rank)
+    size, strides, padding, _, rhs_dilation, groups = window
     sizes, pads = (*more, *size), (*((0, 0) for _ in more), *padding)
     steps, dilation = (*more, *strides), (*more, *rhs_dilation)
     window = Window(sizes, steps, pads, (1, 1), dilation, groups)
-    x, kernel = lax.reshape(x, image), lax.reshape(kernel, weights)
-    y = conv_kernels.convolve(x, kernel, window)
+    x = lax.reshape(x, (x.shape[0], *more, *x.shape[1:]))
+    kernel = lax.reshape(kernel, (*more, *kernel.shape))
+    if bias is None:
+        y = conv_kernels.convolve(x, kernel, window)
+    elif (bias.shape, bias.dtype) == (kernel.shape[-1:], x.dtype):
+        y = conv_kernels.convolve_with_bias(x, kernel, bias, window)
+    else:
+        y = add_bias(conv_kernels.convolve(x, kernel, window), bias)
     return lax.reshape(y, (y.shape[0], *y.shape[3 - rank :]))
 
 

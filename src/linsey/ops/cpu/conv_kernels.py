@@ -2,19 +2,21 @@
 
 Two operations, each linear in both of its arguments: the convolution, and the gradient
 of its kernel. The gradient of the input is a convolution too, so that all derivatives
-of any order are these two.
+of any order are these two. A convolution with a bias is a third one, without which XLA
+would keep the output both with and without the bias.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.core import ShapedArray
+from jax.custom_derivatives import SymbolicZero
 from jax.interpreters import ad
 
 from linsey.errors.base import ShapeError
@@ -45,6 +47,55 @@ def convolve(x: Array, kernel: Array, window: Window) -> Array:
         (1, 2, 2, 32)
     """
     return _bind_convolution(x, kernel, window=window)[0]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def convolve_with_bias(x: Array, kernel: Array, bias: Array, window: Window) -> Array:
+    """Compute a convolution of channels-last arrays, and add a bias.
+
+    Args:
+        x: Inputs of shape (batch, rows, columns, channels).
+        kernel: Weights of shape (rows, columns, channels // groups, features).
+        bias: Offsets of shape (features,).
+        window: How the window moves.
+
+    Returns:
+        Outputs of shape (batch, rows, columns, features).
+
+    Raises:
+        ShapeError: The arrays do not fit each other or the window.
+
+    Example:
+        >>> window = Window((1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), (1, 1), 1)
+        >>> x, kernel = jnp.ones((1, 2, 2, 1)), jnp.ones((1, 1, 1, 32))
+        >>> convolve_with_bias(x, kernel, jnp.ones(32), window)[0, 0, 0, 0].item()
+        2.0
+    """
+    bias = lax.reshape(bias, (1, 1, 1, *bias.shape))
+    return _bind_biased(x, kernel, bias, window=window)[0]
+
+
+def _convolve_with_bias_jvp(
+    window: Window,
+    primals: tuple[Array, Array, Array],
+    tangents: tuple[Array | SymbolicZero, ...],
+) -> tuple[Array, Array]:
+    y, (x, kernel, _), (dx, dkernel, dbias) = (
+        convolve_with_bias(*primals, window),
+        primals,
+        tangents,
+    )
+    terms = []
+    if not isinstance(dx, SymbolicZero):
+        terms.append(convolve(dx, kernel, window))
+    if not isinstance(dkernel, SymbolicZero):
+        terms.append(convolve(x, dkernel, window))
+    if not isinstance(dbias, SymbolicZero):
+        terms.append(lax.broadcast_in_dim(dbias, y.shape, (3,)))
+    return y, reduce(lax.add, terms)
+
+
+convolve_with_bias.defjvp(_convolve_with_bias_jvp, symbolic_zeros=True)
 
 
 def convolve_dilated(x: Array, kernel: Array, window: Window) -> Array:
@@ -103,7 +154,7 @@ def convolve_dilated(x: Array, kernel: Array, window: Window) -> Array:
     return y[:, :rows, :columns]
 
 
-# --- the two operations ---------------------------------------------------------------
+# --- the operations -------------------------------------------------------------------
 
 
 def _definition(x: Array, kernel: Array, *, window: Window) -> list[Array]:
@@ -139,6 +190,40 @@ def _kernel(x: Array, kernel: Array, *, window: Window) -> list[Array]:
         return _definition(x, kernel, window=window)
     plan = _plan(x.shape, shape, window, False)
     return [call_kernel("linsey_convolution", shape, (x, kernel), plan)]
+
+
+def _biased_definition(
+    x: Array, kernel: Array, bias: Array, *, window: Window
+) -> list[Array]:
+    (y,) = _definition(x, kernel, window=window)
+    return [lax.add(y, lax.broadcast_in_dim(bias, y.shape, (0, 1, 2, 3)))]
+
+
+def _biased_shape(
+    x: ShapedArray | Array,
+    kernel: ShapedArray | Array,
+    bias: ShapedArray | Array,
+    *,
+    window: Window,
+) -> list[Shape]:
+    shapes = _output_shape(x, kernel, window=window)
+    if bias.shape != (1, 1, 1, kernel.shape[-1]):
+        raise ShapeError(
+            f"`convolve_with_bias` got a bias of the shape {bias.shape[3:]}.",
+            f"It has to be ({kernel.shape[-1]},), one number for each feature.",
+            "Reshape or broadcast the bias before the call.",
+        )
+    return shapes
+
+
+def _biased_kernel(
+    x: Array, kernel: Array, bias: Array, *, window: Window
+) -> list[Array]:
+    (shape,) = _output_shape(x, kernel, window=window)
+    if min(*x.shape, *shape) <= 0 or not fills_vectors(shape[-1], window.groups):
+        return _biased_definition(x, kernel, bias, window=window)
+    plan = _plan(x.shape, shape, window, False)
+    return [call_kernel("linsey_biased_convolution", shape, (x, kernel, bias), plan)]
 
 
 def _gradient_definition(x: Array, dy: Array, *, window: Window) -> list[Array]:
@@ -220,13 +305,18 @@ def _input_gradient(dy: Array, kernel: Array, x: Shape, window: Window) -> Array
     return convolve_dilated(dy, kernel, window)
 
 
-_define = partial(define, module="convolution", multilinear=(0, 1), static=("window",))
+def _refuse_transposition(*_: object, **__: object) -> list[None]:
+    raise NotImplementedError("a convolution with a bias is not linear")
+
+
+_define = partial(define, module="convolution", static=("window",))
 _bind_convolution = _define(
     "linsey_convolution",
     _definition,
     _kernel,
     shapes=_output_shape,
     transpose=_transpose,
+    multilinear=(0, 1),
 )
 _bind_gradient = _define(
     "linsey_kernel_gradient",
@@ -234,4 +324,12 @@ _bind_gradient = _define(
     _gradient_kernel,
     shapes=_kernel_shape,
     transpose=_transpose_gradient,
+    multilinear=(0, 1),
+)
+_bind_biased = _define(
+    "linsey_biased_convolution",
+    _biased_definition,
+    _biased_kernel,
+    shapes=_biased_shape,
+    transpose=_refuse_transposition,
 )

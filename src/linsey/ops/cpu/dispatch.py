@@ -13,7 +13,8 @@ program is traced or lowered:
 - `calls_kernel`: whether the program that is being lowered may call kernels, and
   whether they could be compiled.
 
-The kernels are compiled by numba, on Linux where it is installed (the extra `cpu`).
+The kernels are compiled by numba, on Linux where it is installed (the extra `cpu`), and
+kept on disk.
 They compute large enough arrays of float32 on a single device. Everywhere else, and in
 programs that are exported, XLA computes the same from definitions in `jax.lax`.
 """
@@ -36,13 +37,16 @@ from jax.interpreters import mlir
 
 from linsey._contexts import BY_DEFINITION, assigned
 from linsey.extras import install_hint
+from linsey.ops.cpu.memory import keep_memory
 from linsey.typing import Dtype
 
-SWITCH = "LINSEY_KERNELS"  # environment variable; 0 leaves everything to XLA
-# Below these, what a kernel saves is less than what calling it costs.
-LARGE_SUMS = 2**16  # entries
-LARGE_COMBINATION = 2**20  # entries; more is new memory, which pages make expensive
-LARGE_CONVOLUTION = 2**21  # multiplications
+# Environment variable: 0 leaves everything to XLA, `all` nothing that a kernel can do.
+SWITCH = "LINSEY_KERNELS"
+# From how much on a kernel saves more than a call costs: entries that it sums, entries
+# that it writes (to new memory, whose pages are expensive), and multiplications.
+LARGE_SUMS, LARGE_COMBINATION, LARGE_CONVOLUTION = (
+    (0, 0, 0) if os.environ.get(SWITCH) == "all" else (2**16, 2**20, 2**21)
+)
 
 Shape = tuple[int, ...]
 
@@ -208,12 +212,12 @@ def by_definition() -> Iterator[None]:
 
 @cache
 def _load(module: str) -> bool:
-    """Compile the kernels of a module; return whether that went well."""
+    """Load the kernels of a module; return whether that went well."""
     try:
-        from linsey.ops.cpu.codegen import xla
+        from linsey.ops.cpu.codegen import machine_code
 
-        codegen = importlib.import_module(f"linsey.ops.cpu.codegen.{module}")
-        xla.load(codegen.KERNELS)
+        machine_code.load(module)
+        keep_memory()
     except Exception as error:  # whatever numba, LLVM or XLA raise
         _warn(f"{type(error).__name__}: {error}")
         return False

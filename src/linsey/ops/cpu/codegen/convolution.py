@@ -17,6 +17,9 @@ the output.
 # ruff: noqa: D103 - what numba compiles is short and of one kind
 from __future__ import annotations
 
+import math
+from functools import partial
+
 from linsey.ops.cpu.codegen import vectors, xla
 from linsey.ops.cpu.codegen.vectors import LANES
 from linsey.ops.cpu.codegen.xla import FLOAT, INPUT, OUTPUT, OWN, PLAN, THREADS
@@ -37,6 +40,8 @@ PLAN_WORDS = 20
 BANDS, SCRATCH, PACKED = OWN, OWN + 1, OWN + 2
 SUMS, SUMS_SIZE, SLOTS, PARTS = PACKED, OWN + 3, OWN + 4, OWN + 5
 LARGE_SUMS = 2**18  # floats that stay in the cache
+PRODUCTS_PER_SUM = 25
+GRAIN = 2**19  # multiplications, some microseconds: worth waking a thread for
 LARGEST_NUMBER, LARGEST_BAND = 2**30, 2.0**31
 
 _table = xla.symbol(vectors.TABLE)
@@ -67,6 +72,12 @@ def _shapes(job):
         (job[WINDOW_ROWS], job[WINDOW_COLUMNS], inner, job[FEATURES]),
         (job[BATCH], job[OUT_ROWS], job[OUT_COLUMNS], job[FEATURES]),
     )
+
+
+@xla.compiled
+def _biased_shapes(job):
+    image, kernel, output = _shapes(job)
+    return image, kernel, (1, 1, 1, job[FEATURES]), output
 
 
 @xla.compiled
@@ -106,9 +117,18 @@ def _band_shape(job):
 
 @xla.compiled
 def _allocate_bands(job):
-    """Allocate memory for the band of each thread."""
+    """Choose how many threads help, and allocate memory for the band of each."""
+    window = job[WINDOW_ROWS] * job[WINDOW_COLUMNS] * (job[CHANNELS] // job[GROUPS])
+    work = float(window) * job[FEATURES] * _positions(job)
+    if work < GRAIN * float(job[THREADS]):
+        job[THREADS] = int(work / GRAIN) + 1
     job[BANDS] = (job[OUT_ROWS] + job[BAND] - 1) // job[BAND]
     job[SCRATCH] = xla.allocate(job[THREADS] * _band_size(job))
+
+
+@xla.compiled
+def _positions(job):
+    return float(job[BATCH]) * job[OUT_ROWS] * job[OUT_COLUMNS]
 
 
 @xla.compiled
@@ -175,6 +195,17 @@ def _start_output(job):
 
 @xla.compiled
 def _compute_output(job, index, worker):
+    _compute(job, index, worker, 0)
+
+
+@xla.compiled
+def _compute_biased(job, index, worker):
+    _compute(job, index, worker, job[INPUT + 2])
+
+
+@xla.compiled
+def _compute(job, index, worker, bias):
+    """Compute a band of rows of the output, on top of a bias if there is one."""
     example, band = index // job[BANDS], index % job[BANDS]
     first = band * job[BAND]
     rows = min(job[BAND], job[OUT_ROWS] - first)
@@ -199,6 +230,7 @@ def _compute_output(job, index, worker):
             for start in range(0, columns, tile_rows):
                 # The last tile computes some columns again.
                 column = min(start, columns - tile_rows)
+                begun = _begin(job, target, column, block * lanes, bias)
                 for tap in range(spans):
                     tile_arguments = (
                         target + column * features * FLOAT,
@@ -213,9 +245,23 @@ def _compute_output(job, index, worker):
                         kernel_row,
                         span,
                         job[WINDOW_ROWS],
-                        tap,
+                        begun or tap > 0,
                     )
                     _call_tile(tile, tile_arguments)
+
+
+@xla.compiled
+def _begin(job, target, column, first_feature, bias):
+    """Set a tile to the bias, if there is one; return whether there is."""
+    if bias == 0:
+        return False
+    lanes, row = _lanes(job), job[FEATURES] * FLOAT
+    offsets = xla.floats(bias + first_feature * FLOAT, lanes)
+    for m in range(job[TILE_ROWS]):
+        values = xla.floats(target + (column + m) * row, lanes)
+        for n in range(lanes):
+            values[n] = offsets[n]
+    return True
 
 
 @xla.compiled
@@ -251,6 +297,9 @@ def _start_gradient(job):
     job[SUMS_SIZE] = blocks * rows * spans * span * lanes
     job[PARTS] = blocks if job[SUMS_SIZE] >= LARGE_SUMS else 1
     slots = max(2 * job[THREADS] // job[PARTS], 1)
+    # One thread adds the slots up, at a rate of one sum in the time of some products.
+    enough = math.sqrt(_positions(job) / PRODUCTS_PER_SUM) + 1
+    slots = int(min(float(slots), enough))
     job[SLOTS] = min(job[BATCH] * job[BANDS], slots)
     job[SUMS] = xla.allocate(job[SLOTS] * job[SUMS_SIZE] * FLOAT)
     if job[SUMS] == 0 or job[SCRATCH] == 0:
@@ -349,16 +398,20 @@ def _free_gradient(job):
 
 # --- what XLA calls -------------------------------------------------------------------
 
+_outputs = partial(
+    xla.Kernel,
+    plan=PLAN_WORDS,
+    is_valid=_is_valid_output,
+    start=_start_output,
+    finish=_finish_output,
+)
 KERNELS = (
-    xla.Kernel(
-        "linsey_convolution",
-        inputs=2,
-        plan=PLAN_WORDS,
-        is_valid=_is_valid_output,
-        shapes=_shapes,
-        start=_start_output,
-        work=_compute_output,
-        finish=_finish_output,
+    _outputs("linsey_convolution", inputs=2, shapes=_shapes, work=_compute_output),
+    _outputs(
+        "linsey_biased_convolution",
+        inputs=3,
+        shapes=_biased_shapes,
+        work=_compute_biased,
     ),
     xla.Kernel(
         "linsey_kernel_gradient",

@@ -41,12 +41,8 @@ _WORD, _FLOAT, _INDEX = ir.IntType(64), ir.FloatType(), ir.IntType(32)
 Value = ir.Constant | ir.NamedValue
 
 
-def compile_loops() -> binding.ExecutionEngine:
-    """Compile all functions and make the table of their addresses a symbol.
-
-    Returns:
-        What owns the compiled code and has to be kept.
-    """
+def write_loops() -> ir.Module:
+    """Write all functions and the table of their addresses, in the language of LLVM."""
     module = ir.Module(TABLE)
     functions = [
         _write_tile(module, rows, lanes, along_rows)
@@ -63,16 +59,7 @@ def compile_loops() -> binding.ExecutionEngine:
     kind = ir.ArrayType(_WORD, len(functions))
     table = ir.GlobalVariable(module, kind, TABLE)
     table.initializer = ir.Constant(kind, [f.ptrtoint(_WORD) for f in functions])
-    machine = binding.Target.from_default_triple().create_target_machine(
-        cpu=binding.get_host_cpu_name(),
-        features=binding.get_host_cpu_features().flatten(),
-        opt=3,
-        jit=True,
-    )
-    engine = binding.create_mcjit_compiler(binding.parse_assembly(str(module)), machine)
-    engine.finalize_object()
-    binding.add_symbol(TABLE, engine.get_global_value_address(TABLE))
-    return engine
+    return module
 
 
 class _Writer:

@@ -18,9 +18,10 @@ returns even where no other thread is free.
 **What keeps a kernel inside the memory that it was given.** Nothing below trusts its
 caller; each check refuses what the ones before it let through.
 
-1. `check_interface`, before anything is compiled: the header that jaxlib ships has one
-   of the `VERSIONS` whose structures were compared with the offsets below. A test
-   compares them with the installed header. Otherwise XLA computes instead.
+1. `interface.check_interface`, before anything is loaded: the header that jaxlib
+   ships has one of the `VERSIONS` whose structures were compared with the offsets
+   below. A test compares them with the installed header. Otherwise XLA computes
+   instead.
 2. `_answer_version`, when XLA registers a handler: the library that is running has one
    of these versions too. Otherwise the registration fails, and XLA computes instead.
    (Programs are lowered after jax has started its backend; before, it only notes them.)
@@ -34,40 +35,21 @@ caller; each check refuses what the ones before it let through.
 
 Where one of the last three fails, the call ends with an error of XLA before an array is
 read or written.
-
-**What numba keeps on disk** is found by the name of a function, which here ends in
-`VERSION`, a digest of the source of this package: code that was compiled from another
-source is never loaded. Its files stay until somebody deletes them.
 """
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
-import re
 from collections.abc import Callable, Sequence
-from functools import cache
-from pathlib import Path
 from types import FunctionType
 from typing import Any, NamedTuple
 
-import jax
-import jaxlib
 import numpy as np
 from llvmlite import binding, ir
-from numba import carray, cfunc, njit, types
-from numba.core.ccallback import CFunc
+from numba import carray, njit, types
 from numba.core.typing import Signature
 from numba.extending import intrinsic
 
-from linsey.errors.base import UnsupportedError
-from linsey.extras import install_hint
-from linsey.ops.cpu.codegen.vectors import compile_loops
-
-VERSIONS = ((0, 3), (0, 4), (0, 5))  # of the interface: jaxlib 0.10.0 to 0.12.0.1
-VERSION = hashlib.sha256(
-    b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
-).hexdigest()[:16]
+from linsey.ops.cpu.codegen.interface import VERSIONS
 
 NEXT, DONE, HOLDERS, PIECES, WORKERS, THREADS = range(6)
 INPUT, OUTPUT, OWN, CALL, PLAN, JOB = 8, 16, 20, 26, 32, 64
@@ -102,8 +84,7 @@ for _problem, _message in (
 
 _WORD = ir.IntType(64)
 _word = types.int64
-_HANDLER = _word(types.CPointer(_word))
-_TASK = _word(_word)
+_WORD_TO_WORD = _word(_word)
 
 # Functions that only compiled ones call need no way in from Python.
 _OPTIONS: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
@@ -113,24 +94,6 @@ allocate = types.ExternalFunction("malloc", _word(_word))
 free = types.ExternalFunction("free", types.void(_word))
 _advise = types.ExternalFunction("madvise", types.int32(_word, _word, types.int32))
 _yield = types.ExternalFunction("sched_yield", types.int32())
-
-
-def check_interface() -> None:
-    """Refuse a jaxlib whose interface is not one that the offsets were checked for.
-
-    Raises:
-        UnsupportedError: The header that jaxlib ships has another version.
-    """
-    header = Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h").read_text()
-    parts = re.findall(r"#define XLA_FFI_API_(?:MAJOR|MINOR) (\d+)", header)
-    if tuple(map(int, parts)) not in VERSIONS:
-        raise UnsupportedError(
-            f"jaxlib {jaxlib.__version__} has version {'.'.join(parts)} of XLA's "
-            "interface for custom calls.",
-            "The kernels read the structures of this interface by offsets that were "
-            f"checked for {', '.join(f'{a}.{b}' for a, b in VERSIONS)} only.",
-            f"Write `{install_hint('cpu')}`, which chooses a jaxlib that has one.",
-        )
 
 
 # --- instructions that numba does not have -------------------------------------------
@@ -171,7 +134,9 @@ _double_pointer = _pointer(types.float64, ir.DoubleType())
 
 
 def symbol(name: str) -> Callable[[], int]:
-    """Make a function that returns the address of a symbol of the process."""
+    """Make a function that returns the address of a symbol of the same module."""
+    # numba links each function that it compiles, though none runs there.
+    binding.add_symbol(name, 1)
 
     def emit(builder: ir.IRBuilder, values: Sequence[ir.Value]) -> ir.Value:
         found = builder.module.globals.get(name)
@@ -276,7 +241,7 @@ _is_valid = _shapes = _start = _work = _finish = _task = _unset
 
 def _handle(pointer):
     """Do what XLA asks for in a call frame; return an error of XLA, or 0."""
-    frame = carray(pointer, FRAME_WORDS)
+    frame = words(pointer, FRAME_WORDS)
     if frame[FRAME_EXTENSION] != 0:
         return _answer_version(frame)
     problem = _find_problem(frame, _inputs, _plan_words)
@@ -439,30 +404,36 @@ def _create_error(frame, problem):
     return error
 
 
-def load(kernels: Sequence[Kernel]) -> None:
-    """Compile kernels, and make them targets of custom calls on a CPU.
+# --- the text for LLVM ----------------------------------------------------------------
 
-    Raises:
-        UnsupportedError: The interface of the installed jaxlib is not known.
+# A function of a word to a word, around one that numba compiled. That returns whether
+# it raised, which none of ours can, and its result by address.
+_AROUND = """
+declare i32 @"{inner}"(ptr, ptr, i64)
+define i64 @{name}(i64 %argument) {{
+  %result = alloca i64
+  %raised = alloca ptr
+  call i32 @"{inner}"(ptr %result, ptr %raised, i64 %argument)
+  %value = load i64, ptr %result
+  ret i64 %value
+}}
+define linkonce_odr void @NRT_MemInfo_call_dtor(ptr %array) {{
+  ret void ; arrays that numba owns have it called, and there are none
+}}
+"""
+
+
+def write(kernel: Kernel, handler: str) -> str:
+    """Write the handler of a kernel, and its task, in the language of LLVM.
+
+    Args:
+        kernel: The kernel.
+        handler: Name of the function that XLA is to call.
     """
-    _load_loops()
-    for kernel in kernels:
-        _install(kernel)
-
-
-@cache
-def _load_loops() -> None:
-    check_interface()
-    _ALIVE.append(compile_loops())
-
-
-def _install(kernel: Kernel) -> None:
-    name = f"{kernel.target}_task"
-    task = _compile(_run, _TASK, kernel, _work=kernel.work)
-    binding.add_symbol(name, task.address)
-    handler = _compile(
+    task = f"{kernel.target}_run"
+    run = _fill(_run, kernel, _work=kernel.work)
+    handle = _fill(
         _handle,
-        _HANDLER,
         kernel,
         _inputs=kernel.inputs,
         _plan_words=kernel.plan,
@@ -470,28 +441,26 @@ def _install(kernel: Kernel) -> None:
         _shapes=kernel.shapes,
         _start=kernel.start,
         _finish=kernel.finish,
-        _task=symbol(name),
+        _task=symbol(task),
     )
-    capsule_type = ctypes.PYFUNCTYPE(
-        ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p
-    )
-    new_capsule = capsule_type(("PyCapsule_New", ctypes.pythonapi))
-    capsule = new_capsule(handler.address, None, None)
-    jax.ffi.register_ffi_target(kernel.target, capsule, platform="cpu")
+    whole = binding.parse_assembly(_compile(run, task))
+    whole.link_in(binding.parse_assembly(_compile(handle, handler)))
+    return str(whole)
 
 
-def _compile(
-    template: FunctionType, signature: Signature, kernel: Kernel, **names: object
-) -> CFunc:
-    """Compile a function with other values of global names; on disk where it may."""
+def _fill(template: FunctionType, kernel: Kernel, **names: object) -> FunctionType:
+    """Make a function of a template, with other values of global names."""
     function = FunctionType(template.__code__, {**template.__globals__, **names})
-    function.__qualname__ = f"{kernel.target}{template.__name__}_{VERSION}"
-    try:
-        result = cfunc(signature, cache=True)(function)
-    except RuntimeError:  # numba found no folder that it may write to
-        result = cfunc(signature)(function)
-    _ALIVE.append(result)
-    return result
+    function.__qualname__ = f"{kernel.target}{template.__name__}"
+    return function
 
 
-_ALIVE: list[object] = []  # what XLA holds addresses of
+def _compile(function: FunctionType, name: str) -> str:
+    """Compile a function of a word to a word; return a module that has it by a name."""
+    dispatcher = compiled(function)
+    dispatcher.compile(_WORD_TO_WORD)
+    (result,) = dispatcher.overloads.values()
+    whole = binding.parse_assembly(result.library.get_llvm_str())
+    around = _AROUND.format(inner=result.fndesc.llvm_func_name, name=name)
+    whole.link_in(binding.parse_assembly(around))
+    return str(whole)
