@@ -5,6 +5,7 @@ from __future__ import annotations
 import flax.linen.activation
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import linsey.linen as nn
@@ -21,8 +22,25 @@ FUNCTIONS = [
 @pytest.mark.parametrize("name", [*FUNCTIONS, "normalize", "tanh"])
 def test_activations_are_those_of_jax(name):
     expected = getattr(flax.linen.activation, name)
-    assert getattr(linsey.linen.activation, name) is expected
-    assert getattr(nn, name) is expected
+    found = getattr(nn, name)
+    assert getattr(linsey.linen.activation, name) is found
+    assert found is expected or name == "relu"
+
+
+def test_relu_is_that_of_jax_and_differentiated_once():
+    def value_and_slope(relu, x):
+        return relu(x), jax.grad(lambda x: relu(x).sum())(x)
+
+    x = jnp.array([-2.0, 0.0, 3.0, jnp.nan, jnp.inf])
+    for run in value_and_slope, jax.jit(value_and_slope, static_argnums=0):
+        np.testing.assert_array_equal(run(nn.relu, x), run(jax.nn.relu, x))
+    forward, backward = (
+        str(jax.make_jaxpr(function)(x))
+        for function in (nn.relu, jax.grad(lambda x: nn.relu(x).sum()))
+    )
+    assert forward == str(jax.make_jaxpr(jax.nn.relu)(x))
+    assert backward == str(jax.make_jaxpr(jax.grad(lambda x: jax.nn.relu(x).sum()))(x))
+    assert nn.relu.__name__ == "relu" and nn.relu.__doc__ == jax.nn.relu.__doc__
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

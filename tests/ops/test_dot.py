@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +31,32 @@ def test_dense_general_has_a_kernel_and_a_bias_per_batch_entry():
     found = dense_general(*arrays, axes=(2,), batch_axes=(0,))
     expected = np.einsum("bic,bcf->bif", x, kernel) + bias[:, None]
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+
+
+TRANSFORMS = {
+    "none": lambda function: function,
+    "jit": jax.jit,
+    "grad": lambda function: jax.grad(lambda *v: function(*v).sum(), (0, 1, 2)),
+    "vmap": lambda function: jax.vmap(function, (0, None, None)),
+    "checkpoint": jax.checkpoint,
+}
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("precision", [None, "highest", ["highest", "highest"]])
+def test_traced_maps_are_the_equations_of_the_formula(transform, precision):
+    def formula(x, kernel, bias):
+        numbers = (((x.ndim - 1,), (0,)), ((), ()))
+        y = jax.lax.dot_general(x, kernel, numbers, precision=precision)
+        return y + bias.reshape((1,) * (x.ndim - 1) + (-1,))
+
+    operands = jnp.ones((2, 4, 3)), jnp.ones((3, 5)), jnp.ones(5)
+    found, expected = (
+        str(jax.make_jaxpr(TRANSFORMS[transform](function))(*operands))
+        for function in (partial(dense, precision=precision), formula)
+    )
+    assert found.count("\n") == expected.count("\n")
+    assert found.count("dot_general") == expected.count("dot_general")
 
 
 def test_a_bias_of_another_dtype_promotes():

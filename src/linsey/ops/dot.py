@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -74,22 +75,8 @@ def dense(
         >>> dense(jnp.ones((1, 3)), jnp.ones((3, 2)), jnp.array([0.0, 1.0])).tolist()
         [[3.0, 4.0]]
     """
-    over_last = (((x.ndim - 1,), (0,)), ((), ()))
-    x, kernel = resolve(x), resolve(kernel)
-    try:
-        y = dot_general(x, kernel, over_last, precision=precision)
-    except Exception:  # raised by JAX where both are split along the contracted axis
-        if not _is_ambiguous(dot_general, x, kernel):
-            raise
-        product = partial(dense, precision=precision)
-        axes = *split_axes(x)[:-1], split_axes(kernel)[1]
-        y = leave_to_compiler(product, axes, x, kernel)
-    return y if bias is None else add_bias(y, bias)
-
-
-def _is_ambiguous(dot_general: Callable[..., Array], x: Array, kernel: Array) -> bool:
-    """Return whether JAX may ask how a product of arrays on a mesh shall be split."""
-    return dot_general is lax.dot_general and is_split(x, kernel)
+    x, kernel, bias = resolve(x), resolve(kernel), resolve(bias)
+    return _contract(x, kernel, bias, (x.ndim - 1,), (), precision, dot_general)
 
 
 def dense_general(
@@ -122,20 +109,45 @@ def dense_general(
         >>> dense_general(x, kernel, axes=(2,), batch_axes=(0,)).shape
         (2, 3, 5)
     """
+    x, kernel, bias = resolve(x), resolve(kernel), resolve(bias)
+    axes, batch_axes = tuple(axes), tuple(batch_axes)
+    return _contract(x, kernel, bias, axes, batch_axes, precision, dot_general)
+
+
+def _contract(
+    x: Array,
+    kernel: Array,
+    bias: Array | None,
+    axes: tuple[int, ...],
+    batch_axes: tuple[int, ...],
+    precision: PrecisionLike,
+    dot_general: Callable[..., Array],
+) -> Array:
+    is_plain = dot_general is lax.dot_general and not isinstance(precision, list)
+    if is_plain and any(isinstance(v, jax.core.Tracer) for v in (x, kernel, bias)):
+        return _equations_of_map(x, kernel, bias, axes, batch_axes, precision)
+    return _map(x, kernel, bias, axes, batch_axes, precision, dot_general)
+
+
+def _map(
+    x: Array,
+    kernel: Array,
+    bias: Array | None,
+    axes: tuple[int, ...],
+    batch_axes: tuple[int, ...],
+    precision: PrecisionLike,
+    dot_general: Callable[..., Array] = lax.dot_general,
+) -> Array:
     batch = len(batch_axes)
     contracted = tuple(range(batch, batch + len(axes)))
-    dimension_numbers = (
-        (tuple(axes), contracted),
-        (tuple(batch_axes), tuple(range(batch))),
-    )
-    x, kernel, bias = resolve(x), resolve(kernel), resolve(bias)
+    numbers = (axes, contracted), (batch_axes, tuple(range(batch)))
     try:
-        y = dot_general(x, kernel, dimension_numbers, precision=precision)
-    except Exception:
-        if not _is_ambiguous(dot_general, x, kernel):
+        y = dot_general(x, kernel, numbers, precision=precision)
+    except Exception:  # raised by JAX where both are split along the contracted axis
+        if not (dot_general is lax.dot_general and is_split(x, kernel)):
             raise
         product = partial(
-            lax.dot_general, dimension_numbers=dimension_numbers, precision=precision
+            lax.dot_general, dimension_numbers=numbers, precision=precision
         )
         done = *batch_axes, *axes
         rest = [split for i, split in enumerate(split_axes(x)) if i not in done]
@@ -149,6 +161,10 @@ def dense_general(
         between = (1,) * (y.ndim - len(shape))
         bias = lax.reshape(bias, shape[:batch] + between + shape[batch:])
     return add_bias(y, bias)
+
+
+# Traced once for each signature; the equations go into the program of the caller.
+_equations_of_map = jax.jit(_map, static_argnums=(3, 4, 5), inline=True)
 
 
 def lookup(

@@ -1,5 +1,6 @@
 """Activations: the functions of `jax.nn`, and the layers that learn their slope."""
 
+import jax
 from jax.nn import celu as celu
 from jax.nn import elu as elu
 from jax.nn import gelu as gelu
@@ -13,7 +14,6 @@ from jax.nn import log_sigmoid as log_sigmoid
 from jax.nn import log_softmax as log_softmax
 from jax.nn import logsumexp as logsumexp
 from jax.nn import one_hot as one_hot
-from jax.nn import relu as relu
 from jax.nn import relu6 as relu6
 from jax.nn import selu as selu
 from jax.nn import sigmoid as sigmoid
@@ -30,3 +30,6 @@ from linsey.linen.module import Module as Module  # programs look for it here to
 from linsey.linen.module import compact as compact
 
 normalize = standardize
+
+# Differentiated once for each signature, where `jax.nn.relu` is at each call.
+relu = jax.jit(jax.nn.relu, inline=True)
