@@ -33,7 +33,7 @@ TESTS ?=
 
 UV_VERSION := 0.13.9
 TORCH_VERSION := 2.13.0
-BENCHMARKS := trace first_step dispatch import_time optim batch_norm step memory objects checkpoint
+BENCHMARKS := trace first_step dispatch import_time optim batch_norm norms step memory objects checkpoint
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -95,12 +95,22 @@ FAILED := $(VENV)/.failed
 .PHONY: test-all
 test-all: lint $(VENV)/.stamp-torch $(VENV)/.stamp-programs
 	@rm -f $(FAILED); $(ALL_TESTS) || touch $(FAILED)
+	@for kernels in 0 all; do \
+	  LINSEY_KERNELS=$$kernels $(MAKE) --no-print-directory test-layers \
+	    || touch $(FAILED); \
+	done
 	@if [ -n "$(NEWER_PYTHON)" ]; then \
 	  $(MAKE) --no-print-directory test-newer || touch $(FAILED); \
 	else \
 	  echo "no Python 3.12 or 3.13 found: the suite ran on one Python only"; \
 	fi
 	@! [ -e $(FAILED) ]
+
+# What may call kernels: without any, and with one wherever there is one.
+.PHONY: test-layers
+test-layers: $(VENV)/.stamp-dev
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not soak" \
+	  tests/ops tests/linen
 
 .PHONY: test-newer
 test-newer:

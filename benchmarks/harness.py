@@ -237,7 +237,7 @@ def main(
     description: str,
     run: Callable[[int], list[Row]],
     rounds: int,
-) -> None:
+) -> list[Row]:
     """The command line of every benchmark: `--rounds N`, a table, a JSON file."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
@@ -251,3 +251,4 @@ def main(
     print(f"{facts['processor']}, {facts['cores']} cores, Python {facts['python']}")
     print(versions)
     print(f"written to {write_json(name, arguments.rounds, rows)}")
+    return rows

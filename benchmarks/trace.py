@@ -21,12 +21,13 @@ from benchmarks.models import Work
 RAW = "raw JAX"
 
 
-def find_work(rival: str, name: str) -> Work:
+def find_work(rival: str, name: str, **options: int) -> Work:
     """A rival's version of a work; ImportError where the rival is not installed."""
     if rival in ("linsey", "flax"):
         nn = importlib.import_module(f"{rival}.linen")
         try:
-            return getattr(importlib.import_module("benchmarks.models.linen"), name)(nn)
+            works = importlib.import_module("benchmarks.models.linen")
+            return getattr(works, name)(nn, **options)
         except AttributeError as error:
             raise ImportError(f"{rival}.linen lacks {error.name}") from error
     file = importlib.import_module(
@@ -34,7 +35,7 @@ def find_work(rival: str, name: str) -> Work:
     )
     if not hasattr(file, name):
         raise ImportError(f"no {name} is written for it")
-    return getattr(file, name)()
+    return getattr(file, name)(**options)
 
 
 def tracing(work: Work) -> Callable[[], Callable[[], object]]:
@@ -69,20 +70,23 @@ def lowering(work: Work) -> Callable[[], Callable[[], object]]:
 
 
 TASKS = (
-    ("apply, 200 Dense", "dense_apply", tracing, "<= 1.3"),
-    ("24 residual blocks, training", "residual_forward", tracing, "<= 1.2"),
-    ("gradient of these", "residual_grad", tracing, "<= 0.9"),
-    ("eval_shape(init), 200 Dense", "dense_init", shape_evaluation, "<= 1.2"),
+    ("apply, 200 Dense", "dense_apply", tracing, "<= 1.1"),
+    ("24 residual blocks, training", "residual_forward", tracing, "<= 0.7"),
+    ("gradient of these", "residual_grad", tracing, "<= 0.4"),
+    ("eval_shape(init), 200 Dense", "dense_init", shape_evaluation, "<= 1.0"),
     ("24-layer transformer", "transformer", tracing, "<= 1.25"),
     ("the same by scan", "transformer_scan", tracing, "<= 1.3"),
     ("lower 12 blocks under nn.jit", "compiled_blocks", lowering, "<= 1"),
 )
+SIZES = (50, 200, 2000)  # layers: what one costs does not grow with their number
 RIVALS = (RAW, "linsey", "flax", "haiku", "equinox")
 
 
-def prepare(kind: Callable, rival: str, name: str) -> Callable[[], Callable]:
+def prepare(
+    kind: Callable, rival: str, name: str, **options: int
+) -> Callable[[], Callable]:
     """The `prepare` function of one case; ImportError where the rival is missing."""
-    return kind(find_work(rival, name))
+    return kind(find_work(rival, name, **options))
 
 
 def run(rounds: int) -> list[harness.Row]:
@@ -96,6 +100,23 @@ def run(rounds: int) -> list[harness.Row]:
         rows += harness.measure(
             task, cases, rounds, baseline, {"linsey": goal}, clock=time.thread_time
         )
+    return rows + sizes(rounds)
+
+
+def sizes(rounds: int) -> list[harness.Row]:
+    """What one layer costs among few and many, in raw JAX and in linsey."""
+    rows = []
+    for rival in (RAW, "linsey"):
+        cases = [
+            harness.Case(
+                f"{rival}, {layers} layers",
+                prepare(tracing, rival, "dense_apply", layers=layers),
+                calls=layers,
+            )
+            for layers in SIZES
+        ]
+        task, baseline = "a Dense among", cases[0].rival
+        rows += harness.measure(task, cases, rounds, baseline, clock=time.thread_time)
     return rows
 
 

@@ -2,8 +2,8 @@
 
 Each file offers the same works:
 
-* `dense_apply`: 200 dense layers of width 64, forward.
-* `dense_init`: the parameters of these layers from a key.
+* `dense_apply`: dense layers of width 64, 200 if not told otherwise, forward.
+* `dense_init`: the parameters of 200 such layers from a key.
 * `residual_forward`: 24 blocks `x + relu(batch_norm(conv(x)))` in training mode,
   returning the output and the new running averages.
 * `residual_grad`: value and gradient of a loss over the same.

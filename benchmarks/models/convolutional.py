@@ -109,9 +109,13 @@ def norm_gradient(rival: str, shape: tuple[int, ...]) -> Call:
 
 def _torch_norm(x: np.ndarray, cotangent: np.ndarray) -> Call:
     torch = import_torch()
-    inputs, given = (torch.from_numpy(v).permute(0, 3, 1, 2) for v in (x, cotangent))
+    inputs, given = map(torch.from_numpy, (x, cotangent))
+    kind = torch.nn.BatchNorm1d
+    if x.ndim == 4:
+        inputs, given = (v.permute(0, 3, 1, 2) for v in (inputs, given))
+        kind = torch.nn.BatchNorm2d
     inputs.requires_grad_()
-    layer = torch.nn.BatchNorm2d(x.shape[-1])
+    layer = kind(x.shape[-1])
 
     def call():
         inputs.grad = None

@@ -19,21 +19,22 @@ from benchmarks.models import (
 )
 
 
-def _init_dense(key: jax.Array) -> list[eqx.nn.Linear]:
-    keys = jax.random.split(key, LAYERS)
+def _init_dense(key: jax.Array, layers: int = LAYERS) -> list[eqx.nn.Linear]:
+    keys = jax.random.split(key, layers)
     return [eqx.nn.Linear(WIDTH, WIDTH, key=layer_key) for layer_key in keys]
 
 
-def dense_apply() -> Work:
+def dense_apply(layers: int = LAYERS) -> Work:
     """Forward pass of the dense layers."""
 
-    def network(layers, x):
-        for layer in layers:
-            x = layer(x)
+    def network(modules, x):
+        for module in modules:
+            x = module(x)
         return x
 
     forward = jax.vmap(network, in_axes=(None, 0))
-    return Work(forward, (_init_dense(jax.random.key(0)), jnp.ones((BATCH, WIDTH))))
+    modules = _init_dense(jax.random.key(0), layers)
+    return Work(forward, (modules, jnp.ones((BATCH, WIDTH))))
 
 
 def dense_init() -> Work:

@@ -19,18 +19,18 @@ from benchmarks.models import (
 )
 
 
-def _dense():
+def _dense(layers: int = LAYERS):
     def forward(x):
-        for _ in range(LAYERS):
+        for _ in range(layers):
             x = hk.Linear(WIDTH)(x)
         return x
 
     return hk.without_apply_rng(hk.transform(forward)), jnp.ones((BATCH, WIDTH))
 
 
-def dense_apply() -> Work:
+def dense_apply(layers: int = LAYERS) -> Work:
     """Forward pass of the dense layers."""
-    model, x = _dense()
+    model, x = _dense(layers)
     return Work(model.apply, (model.init(jax.random.key(0), x), x))
 
 

@@ -25,20 +25,20 @@ from benchmarks.models import (
 )
 
 
-def _dense(nn: ModuleType):
+def _dense(nn: ModuleType, layers: int = LAYERS):
     class Stack(nn.Module):
         @nn.compact
         def __call__(self, x):
-            for _ in range(LAYERS):
+            for _ in range(layers):
                 x = nn.Dense(WIDTH)(x)
             return x
 
     return Stack(), jnp.ones((BATCH, WIDTH))
 
 
-def dense_apply(nn: ModuleType) -> Work:
+def dense_apply(nn: ModuleType, layers: int = LAYERS) -> Work:
     """Forward pass of the dense layers."""
-    model, x = _dense(nn)
+    model, x = _dense(nn, layers)
     return Work(model.apply, (model.init(jax.random.key(0), x), x))
 
 

@@ -23,11 +23,11 @@ from benchmarks.models import (
 )
 
 
-def _init_dense(key: jax.Array) -> list[dict[str, jax.Array]]:
+def _init_dense(key: jax.Array, layers: int = LAYERS) -> list[dict[str, jax.Array]]:
     init = jax.nn.initializers.lecun_normal()
     return [
         {"kernel": init(layer_key, (WIDTH, WIDTH)), "bias": jnp.zeros(WIDTH)}
-        for layer_key in jax.random.split(key, LAYERS)
+        for layer_key in jax.random.split(key, layers)
     ]
 
 
@@ -37,9 +37,9 @@ def _apply_dense(params: list[dict[str, jax.Array]], x: jax.Array) -> jax.Array:
     return x
 
 
-def dense_apply() -> Work:
+def dense_apply(layers: int = LAYERS) -> Work:
     """Forward pass of the dense layers."""
-    params = _init_dense(jax.random.key(0))
+    params = _init_dense(jax.random.key(0), layers)
     return Work(_apply_dense, (params, jnp.ones((BATCH, WIDTH))))
 
 
