@@ -68,7 +68,7 @@ def is_drawn_in_chunks(init_fn, *args) -> bool:
     return recipe is not None and recipe.parts(eager.CHUNKS[0]) is not None
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(15)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "complex64"])
 @pytest.mark.parametrize("name", INITIALIZERS)
 def test_bits_are_those_of_the_initializer(name, dtype):
@@ -85,6 +85,7 @@ def test_bits_are_those_of_the_initializer(name, dtype):
         assert is_drawn == ("orthogonal" not in name and dtype != jnp.complex64)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", ["lecun_normal", "normal", "uniform"])
 def test_in_double_precision_too(name):
     with jax.enable_x64(True):
@@ -316,7 +317,7 @@ WRAPS = {
 }
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize("wrap", WRAPS)
 def test_under_jit_in_other_transforms(wrap):
     keys = jax.random.split(KEYS["typed"], 2)

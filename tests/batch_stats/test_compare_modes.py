@@ -39,7 +39,7 @@ def check(model, cause, layer):
     assert [row[0] for row in report.rows] == ["a", "b", "c", "(output)"]
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize(("cause", "layer"), mode_cases.FAULTS)
 def test_layer_and_cause(cause, layer):
     check("mlp", cause, layer)

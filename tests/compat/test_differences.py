@@ -373,6 +373,7 @@ def test_a_table_names_modules_among_the_arguments(library):
     assert ("use_bias" in table) == (library == "flax")
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("layer", ["LayerNorm", "RMSNorm", "InstanceNorm"])
 def test_examples_that_are_masked_altogether(layer):
     x = normal(0, 2, 3, 4)

@@ -39,6 +39,7 @@ def test_many_programs_run_to_their_end():
     assert sum(one.error is None for one in runs) > 8
 
 
+@pytest.mark.thinned(2)
 # Layers of linsey promote nothing in tests (see `conftest.py`), which a program before
 # these does not take.
 @pytest.mark.parametrize("index", range(36, 96))
@@ -47,6 +48,7 @@ def test_programs_agree(index):
     assert result.kind != "disagrees", f"{result.cause}\n{result.detail}"
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("index", range(10))
 def test_programs_agree_in_numbers(index):
     result = check(SEED, index, numeric=True)

@@ -82,7 +82,7 @@ def transformed(name: str) -> dict[str, Any]:
     return {**program(variables, case.args, params), "directions": directions}
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(9)
 @every_module
 def test_jit_computes_what_is_computed_without(name):
     assert_close(transformed(name)["jit"], outcome(name)[1:], ATOL)

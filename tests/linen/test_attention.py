@@ -117,7 +117,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_attention_equals_flax(options):
     expected, found = both("dot_product_attention", QUERY, KEY, VALUE, **options)
@@ -294,6 +294,7 @@ LAYER_OPTIONS = {
 }
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("option", LAYER_OPTIONS)
 def test_the_layer_has_the_options_of_flax(option):
     fields, call = LAYER_OPTIONS[option]

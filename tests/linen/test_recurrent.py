@@ -66,6 +66,7 @@ def assert_same(layers, *inputs, **call):
 # -- cells -----------------------------------------------------------------------------
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize(
     ("name", "fields"),
     [
@@ -95,6 +96,7 @@ def test_cells_equal_those_of_flax(name, fields):
         assert_trees_close(gradient(theirs), gradient(ours), ulps=256)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", ["LSTMCell", "SimpleCell", "MGUCell"])
 def test_initial_values_of_cells_are_those_of_flax(name):
     trees = []
@@ -171,6 +173,7 @@ CALLS = {
 }
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_scans_equal_those_of_flax(call):
     assert_same(rnns(), X, **call)
@@ -361,6 +364,7 @@ BOTH_WAYS = {
 }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("case", BOTH_WAYS)
 def test_both_directions_equal_those_of_flax(case):
     fields, call = BOTH_WAYS[case]

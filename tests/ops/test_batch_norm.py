@@ -79,7 +79,7 @@ def transforms(point):
 NAMES = list(transforms((jnp.ones(1),)))
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(8)
 @pytest.mark.parametrize(
     ("name", "kind"),
     [(name, "none") for name in NAMES]

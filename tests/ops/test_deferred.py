@@ -122,6 +122,7 @@ def test_each_function_of_the_face_is_tested():
     assert FUNCTIONS.keys() | WITHOUT_ARRAYS == set(ops.__all__)
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions_take_a_deferred_value(name):
     for options, *arguments in FUNCTIONS[name]:
@@ -167,6 +168,7 @@ LAYERS = {
 }  # fmt: skip
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_take_a_deferred_value(name):
     make, inputs = LAYERS[name]
@@ -214,6 +216,7 @@ twice.defjvp(lambda primals, tangents: (twice(*primals), 3 * tangents[0]))
 DERIVED = {name: getattr(nn, name) for name in ACTIVATIONS.split()} | {"own": twice}
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("name", DERIVED)
 def test_derivatives_of_a_function_are_those_on_an_array(name):
     """Whatever rule the function has: it is handed the array, and its tangent."""

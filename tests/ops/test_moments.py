@@ -76,6 +76,7 @@ def test_moments_are_those_of_float64(problem):
     np.testing.assert_allclose(found.count, count, rtol=8 * eps)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("ratio", [1e2, 1e3, 1e4, 1e5])
 @pytest.mark.parametrize("shape", [(512, 3), (8, 7, 9, 3), (4, 200, 3)])
 @pytest.mark.parametrize("weighted", [False, True])
@@ -97,6 +98,7 @@ def test_outliers_where_the_shift_is_taken_cost_few_digits():
     np.testing.assert_allclose(found.var, reference(x, (0, 1, 2))[1], rtol=1e-5)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("rubbish", [np.nan, np.inf, -np.inf, 3e38])
 @pytest.mark.parametrize("kind", ["mask", "float"])
 def test_masked_entries_may_hold_anything(rubbish, kind):
@@ -223,7 +225,7 @@ def transforms(x):
     }
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize(
     ("kind", "name"),
     [("none", name) for name in transforms(jnp.ones(1))]
@@ -239,6 +241,7 @@ def test_derivatives_are_those_of_the_formula(kind, name):
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("kind", WEIGHTS)
 def test_derivatives_are_finite_differences(kind):
     with jax.enable_x64(True):
@@ -284,6 +287,7 @@ def test_reverse_mode_keeps_the_input_and_nothing_else_of_its_size(dtype):
 # Named axes; shards on devices are tested in `test_sharded_norms`.
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("kind", WEIGHTS)
 def test_a_mapped_axis_is_an_axis_like_others(kind):
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 4, 5)), jnp.float32)

@@ -15,6 +15,7 @@ def values(*shape, seed=0):
     return jnp.asarray(drawn, jnp.float32)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(
     ("axis", "feature_axis"),
     [(-1, None), (1, None), ((0, 2), None), (0, (1, 2)), ((0, 1), 2), (0, 0)],
@@ -50,6 +51,7 @@ def test_the_dtype_is_the_one_given_or_promoted():
     assert found == ["bfloat16", "float32", "float16", "float32"]
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("argument", range(5))
 def test_derivatives_are_those_of_the_formula(argument):
     def formula(x, mean, var, scale, bias):

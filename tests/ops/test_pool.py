@@ -60,7 +60,7 @@ def reduced(x, window, strides, padding):
     return lax.reduce_window(x, np.asarray(-np.inf, x.dtype), lax.max, *full, pads)
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(9)
 @pytest.mark.parametrize(
     ("window", "strides", "padding"),
     [

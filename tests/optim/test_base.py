@@ -121,6 +121,7 @@ def test_a_whole_set_and_names_on_top():
     np.testing.assert_allclose(updated.target, -3.8, rtol=1e-6)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", REFERENCE["defaults"])
 def test_an_update_without_a_learning_rate_is_refused(name):
     if name == "WeightNorm":

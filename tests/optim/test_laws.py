@@ -47,7 +47,7 @@ def test_scan_over_updates_equals_a_loop(name):
     assert_close(contents(scanned), contents(after(optimizer, *GRADS)), atol=2e-6)
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(36)
 def test_vmap_over_hyper_parameters_equals_separate_updates(name):
     optimizer = after(DEFINITIONS[name]().create(PARAMS), GRADS[0])
     rates = jnp.array([0.05, 0.5])
@@ -66,6 +66,7 @@ def test_vmap_over_ensembles_equals_separate_updates(name):
     assert_close(contents(together), separate, atol=2e-6)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("travel", [copy.deepcopy, "pickle"])
 def test_training_goes_on_after_a_copy(name, travel):
     optimizer = after(DEFINITIONS[name]().create(PARAMS), GRADS[0])
@@ -102,6 +103,7 @@ def test_frozen_and_plain_targets_are_updated_alike(name):
     assert type(serialization.from_bytes(target, stored).target) is FrozenDict
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("wide", ["gradients", "learning rate", "neither"])
 def test_half_precision_stays_and_follows_float32(name, wide):
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), PARAMS)
@@ -159,6 +161,7 @@ def test_training_goes_on_in_a_train_state_and_back(name):
     assert_close(after(returned, GRADS[2]).target, after(expected, GRADS[2]).target)
 
 
+@pytest.mark.thinned(3)
 def test_a_checkpoint_of_an_optimizer_becomes_a_train_state(name):
     definition = DEFINITIONS[name]()
     optimizer = after(definition.create(PARAMS), *GRADS[:2])

@@ -81,6 +81,7 @@ def steps(optimizer: optim.Optimizer, grads: list[Any], overrides: Any) -> list[
     return found
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("mode", ["eager", "jit"])
 @pytest.mark.parametrize("name", CASES)
 def test_three_updates_equal_the_original(name, mode):
@@ -134,6 +135,7 @@ def test_zeros_and_scalars_equal_the_original(name):
         assert_close(found, arrays(expected[kind]))
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", REFERENCE["training"]["runs"])
 def test_training_equals_the_original(name):

@@ -45,6 +45,7 @@ def row_2(value):
     return lambda x: x.at[2].set(value)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(
     ("change", "part", "count"),
     [

@@ -61,6 +61,7 @@ def test_run_stopped_in_each_of_its_15_steps(linsey, whole, tmp_path, monkeypatc
     assert raw_steps(tmp_path / "run") == raw_steps(whole)  # none missing, none twice
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("step", [5, 15])
 def test_signal_in_an_evaluation_leaves_the_best_step_right(
     linsey, whole, tmp_path, monkeypatch, step
@@ -96,6 +97,7 @@ def test_signal_in_an_evaluation_leaves_the_best_step_right(
     assert_one_history(tmp_path / "run0.5", tmp_path / "run0.0")
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize(
     ("module", "name"),
     [

@@ -155,6 +155,7 @@ NAMES = ("lock", "metrics.jsonl", "config.toml", "checkpoints", "tensorboard",
          "summary.txt", "report.html", "curves.png")  # fmt: skip
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_written_through_a_link(linsey, whole, tmp_path, monkeypatch, name):
     """Refused, or the link itself is replaced: never what it points to."""

@@ -45,6 +45,7 @@ def assert_right(store: CheckpointStore) -> None:
     assert found["n"]["count"] == value
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_call_of_save_and_prune_fails_once(memory, kind):
     store = CheckpointStore(memory / "run" / "checkpoints")

@@ -281,6 +281,7 @@ def outcome(call: Callable[[], Any]) -> Any:
     return found
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("is_orbax", [False, True], ids=["bytes", "orbax"])
 @pytest.mark.parametrize("lib", [np, jnp], ids=["numpy", "jax"])
 def test_what_is_not_strict_does_what_flax_does(is_orbax, lib, tmp_path):

@@ -108,6 +108,7 @@ def test_checkpointed_training_trains_like_any():
     )
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit, jax.checkpoint])
 def test_statistics_are_updated_once_per_step(transform):
     layer = tx.BatchNorm(momentum=0.5).init(0, X)

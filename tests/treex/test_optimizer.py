@@ -23,6 +23,7 @@ def equal(a, b):
         np.testing.assert_allclose(x, y, rtol=1e-6)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(
     "transform",
     [

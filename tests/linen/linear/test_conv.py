@@ -55,6 +55,7 @@ def test_conv_takes_any_number_of_batch_axes(shape, fields):
     assert_same_layer("Conv", 6, (3, 3), inputs=normal(*shape), grad=False, **fields)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(
     "fields",
     [

@@ -289,6 +289,7 @@ EINSUMS = [
 ]
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(("shape", "equation", "inputs"), EINSUMS)
 def test_einsum_follows_its_equation(shape, equation, inputs):
     grad = equation in ("abc,bcd->dba", "...ac,...cd->...ad")

@@ -124,6 +124,7 @@ def test_initial_values_are_those_of_flax(name):
     assert_same_initial_values(name, inputs=normal(2, 3, 4), **fields)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(
     "fields",
     [
@@ -139,7 +140,7 @@ def test_norms_equal_those_of_flax(name, fields):
     assert_same_norm(name, normal(4, 5, 4, 6), **fields)
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(8)
 @pytest.mark.parametrize("name", NORMS)
 @pytest.mark.parametrize(
     ("inputs", "dtype"),
@@ -186,6 +187,7 @@ def test_reductions_stay_in_float32_when_flax_is_told_not_to_force_them(name):
     assert_close(theirs, y, ulps=8)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(
     "fields",
     [
@@ -212,6 +214,7 @@ def test_axes_of_reduction_and_features(name, reduction, features):
     assert_same_norm(name, normal(4, 3, 2, 6), **fields)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(
     "fields",
     [
@@ -227,12 +230,14 @@ def test_group_norm_options(fields):
     assert_same_norm("GroupNorm", normal(4, 3, 2, 6), epsilon=0.1, **fields)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("features", [(1,), (-1, 2), (1, 2)])
 def test_instance_norm_options(features):
     fields = {"feature_axes": features, "epsilon": 0.1}
     assert_same_norm("InstanceNorm", normal(4, 3, 2, 6), **fields)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", NORMS)
 def test_masks(name):
     x = normal(4, 3, 2, 6)
@@ -370,7 +375,7 @@ def stacks(nn, name, kind):
     return Scanned()
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize("kind", ["setup", "remat", "jit", "vmap", "scan"])
 @pytest.mark.parametrize("name", ["BatchNorm", "GroupNorm"])
 def test_layers_inside_transforms(name, kind):

@@ -25,6 +25,7 @@ from tests.linen.normalization.training import (
 # Groups.
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(("batch", "size"), [(8, 4), (7, 4), (4, 9)])
 def test_groups_are_normalized_apart(batch, size):
     x = normal(batch, 5, 3) * jnp.arange(1.0, batch + 1)[:, None, None]
@@ -63,6 +64,7 @@ def test_groups_have_gradients_of_their_own():
         np.testing.assert_allclose(found[rows], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("size", [2, 8, 99])
 def test_groups_do_not_depend_on_how_a_batch_is_divided(size):
     x = normal(16, 3)
@@ -368,6 +370,7 @@ def test_options_that_cannot_be_are_refused(fields, match):
 # Initialisation.
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("axis", [-1, 1, (1, 2)])
 def test_initialisation_normalizes_as_a_compiled_program_does(axis, dtype):

@@ -58,6 +58,7 @@ def values(shape, kind):
     return {"plain": z, "half zero": np.maximum(z, 0), "offset": 0.8 + 0.2 * z}[kind]
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", LAYERS)
 def test_any_scale_gives_what_float64_gives(name):
     layer, shape, grouped, axes, is_centred = LAYERS[name]
@@ -179,7 +180,7 @@ def test_weights_of_any_scale():
             assert_close(gradient, np.longdouble(expected[1]) / 2.0**power)
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(9)
 @pytest.mark.parametrize("name", ["LayerNorm", "RMSNorm", "GroupNorm", "InstanceNorm"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_gradients_under_vmap_are_those_of_each_example(name, masked):

@@ -72,6 +72,7 @@ def assert_same(wrap, x=X, **call):
 # -- spectral --------------------------------------------------------------------------
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("update", [True, False])
 @pytest.mark.parametrize("steps", [1, 2])
 def test_spectral_norm_equals_flax(update, steps):
@@ -146,6 +147,7 @@ def test_spectral_norm_can_refuse_what_is_no_matrix():
 # -- weight ----------------------------------------------------------------------------
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(
     "fields",
     [

@@ -26,6 +26,7 @@ def sharded(tmp_path_factory):
     return dict(np.load(target))
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(
     ("way", "masked"),
     [(w, m) for w in ("jit", "shard_map") for m in (False, True)] + [("groups", False)],

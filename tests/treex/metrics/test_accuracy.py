@@ -18,6 +18,7 @@ LABELS = jnp.array([0, 1, 2, 1])
 LOGITS = jnp.array([[3, 1, 0], [0, 1, 2], [0, 1, 2], [0, 2, 1]], jnp.float32)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(
     ("options", "preds", "target", "expected"),
     [

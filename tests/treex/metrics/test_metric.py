@@ -82,6 +82,7 @@ def test_a_metric_may_be_a_dataclass():
     assert (total.name, float(total.compute())) == ("total", 5.0)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(
     ("values", "weights", "expected"),
     [

@@ -46,6 +46,7 @@ def network(nn):
 NETWORK = network(nn)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("library", [nn, flax_nn], ids=["linsey", "flax"])
 @pytest.mark.parametrize("pretrained", [False, True])
 def test_training_equals_linen_by_hand(library, pretrained):
@@ -139,6 +140,7 @@ MODULES = {
 }  # fmt: skip
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", MODULES)
 def test_from_linen_and_back_without_loss(name):
     module = MODULES[name]
@@ -164,6 +166,7 @@ def test_all_collections_come_back():
     np.testing.assert_array_equal(model.eval()(X), expected)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(
     "layer",
     [

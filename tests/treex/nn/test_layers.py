@@ -35,12 +35,14 @@ LAYERS: dict[str, tuple[Any, Any, int]] = {
 }
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", LAYERS)
 def test_number_of_leaves(name):
     layer, x, leaves = LAYERS[name]
     assert len(jax.tree.leaves(layer.init(0, x))) == leaves
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_compiled_call_changes_what_an_eager_one_does(name):
     layer, x, _ = LAYERS[name]
@@ -50,6 +52,7 @@ def test_a_compiled_call_changes_what_an_eager_one_does(name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), layer, after)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_are_quiet_in_evaluation(name):
     layer, x, _ = LAYERS[name]

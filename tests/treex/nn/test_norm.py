@@ -122,6 +122,7 @@ def test_when_batch_norm_updates(flags, given_):
     assert bool(jnp.any(layer.var != 1)) is updates
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("axis", [0, 1, -2, (0, 1), (1, 2), -1])
 def test_batch_norm_of_any_axes(axis):
     x = normal(3, 4, 2)

@@ -39,6 +39,7 @@ def test_gru_equals_its_formula():
     np.testing.assert_allclose(hr.T @ hr, np.eye(4), atol=1e-5)
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("time_axis", [0, 1, -2])
 @pytest.mark.parametrize("sequences", [False, True])
 @pytest.mark.parametrize("state", [False, True])
