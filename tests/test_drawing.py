@@ -7,6 +7,7 @@ import itertools
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from unittest import mock
 
 import jax
@@ -97,16 +98,15 @@ def test_in_double_precision_too(name):
 
 
 def test_programs_serve_every_shape():
-    init_fn = initializers.he_normal()
-    draw(init_fn, KEYS["typed"], ((3, 50), jnp.float32), {})
+    for init_fn in initializers.he_normal(), initializers.normal():
+        draw(init_fn, KEYS["typed"], ((3, 50), jnp.float32), {})
     before = set(PROGRAMS)
     for shape in ((7, 11), (3, 5, 60), (2, 2, 9, 9), (4000,)):
         other = initializers.normal() if len(shape) == 1 else initializers.he_normal()
         assert is_drawn_in_chunks(other, shape, jnp.float32)
         found = draw(other, KEYS["typed"], (shape, jnp.float32), {})
         assert_same_bits(found, other(KEYS["typed"], shape, jnp.float32))
-    added = set(PROGRAMS) - before
-    assert len(added) <= 1  # that of `normal`
+    assert not set(PROGRAMS) - before
 
 
 @pytest.mark.parametrize("boxed", [nn.with_partitioning, nn.with_logical_partitioning])
@@ -393,6 +393,11 @@ def test_under_jit_keys_stay_in_their_order():
 def test_under_jit_symbolic_shapes_are_drawn_as_written():
     (n,) = jax.export.symbolic_shape("n")
     x = jax.ShapeDtypeStruct((2, n), jnp.float32)
+    try:
+        init_fn = partial(initializers.lecun_normal(), shape=(n, 40))
+        jax.eval_shape(init_fn, KEYS["typed"])
+    except jax.errors.TracerBoolConversionError:
+        pytest.skip("the initializers of this jax take no symbolic shapes")
     found = jax.eval_shape(nn.Dense(40).init, KEYS["typed"], x)
     assert found["params"]["kernel"].shape == (n, 40)
 

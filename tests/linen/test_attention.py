@@ -12,6 +12,7 @@ import pytest
 
 import linsey.linen as nn
 from linsey.errors.base import OptionError, ShapeError
+from tests.jaxprs import primitive_names
 from tests.linen.differential import (
     KEYS,
     assert_close,
@@ -31,10 +32,7 @@ X = normal(2, 3, 8)
 
 def equations(function, *arguments):
     """Names of the primitives that one call traces to."""
-    return [
-        equation.primitive.name
-        for equation in jax.make_jaxpr(function)(*arguments).jaxpr.eqns
-    ]
+    return [*primitive_names(jax.make_jaxpr(function)(*arguments))]
 
 
 def heads(*shape, dtype=jnp.float32):

@@ -13,6 +13,7 @@ import pytest
 import linsey.linen as nn
 from linsey.errors.base import OptionError
 from linsey.errors.layers import AxisOutOfRangeError, InputRankError
+from tests.jaxprs import primitive_names
 from tests.linen.differential import (
     KEYS,
     assert_close,
@@ -27,8 +28,7 @@ from tests.linen.differential import (
 
 def equations(layer, variables, *inputs):
     """Names of the primitives that one application traces to."""
-    jaxpr = jax.make_jaxpr(layer.apply)(variables, *inputs)
-    return [equation.primitive.name for equation in jaxpr.jaxpr.eqns]
+    return [*primitive_names(jax.make_jaxpr(layer.apply)(variables, *inputs))]
 
 
 @pytest.mark.parametrize(
