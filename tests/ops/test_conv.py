@@ -164,3 +164,9 @@ def test_a_convolution_that_a_library_replaced_is_called(monkeypatch):
     # As libraries do that quantize: whoever holds the function calls theirs.
     monkeypatch.setattr(plain, "__code__", zero.__code__)
     assert layer.apply(variables, x).ravel().tolist() == [1, 1, 1, 1]
+
+
+def test_a_precision_may_be_a_list():
+    x, kernel = jnp.ones((1, 5, 5, 2)), jnp.ones((3, 3, 2, 4))
+    y = conv(x, kernel, precision=["highest", "highest"])
+    np.testing.assert_array_equal(y, conv(x, kernel, precision="highest"))

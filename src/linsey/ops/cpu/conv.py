@@ -17,6 +17,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +71,9 @@ def convolve(
         rhs_dilation,
         feature_group_count,
     )
-    return _convolve(x, kernel, bias, window, dimension_numbers, precision)
+    # Static arguments need a hash.
+    static: Any = tuple(precision) if isinstance(precision, list) else precision
+    return _convolve(x, kernel, bias, window, dimension_numbers, static)
 
 
 # One function of the program for all convolutions of the same shapes: it is traced,

@@ -14,9 +14,9 @@ program is traced or lowered:
   whether they could be compiled.
 
 The kernels are compiled by numba, on Linux where it is installed (the extra `cpu`), and
-kept on disk.
-They compute large enough arrays of float32 on a single device. Everywhere else, and in
-programs that are exported, XLA computes the same from definitions in `jax.lax`.
+kept on disk. They compute large enough arrays of float32 on a single device. Everywhere
+else, and in programs that are exported, XLA computes the same from definitions in
+`jax.lax`.
 """
 
 from __future__ import annotations

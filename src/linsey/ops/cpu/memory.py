@@ -2,8 +2,8 @@
 
 XLA takes the memory for what a program computes in between anew each time that it runs.
 The C library of Linux asks the operating system for each piece of more than 32 MiB, and
-gives it back at the end; so each step begins with the clearing of pages, which can take
-a third of its time. Kept memory is cleared once.
+gives it back at the end; so each step begins with the clearing of pages. Memory that is
+kept is cleared once.
 """
 
 from __future__ import annotations
@@ -24,13 +24,12 @@ OPTIONS = {-4: 0, -1: 2**31 - 1, -8: 1}  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_ARENA
 def keep_memory() -> bool:
     """Let the process keep memory that it frees, on Linux with its usual C library.
 
-    It is called when the kernels are loaded. What the process holds does not shrink
-    below the most that it needed so far, less 2 GiB. Where the environment says how the
-    C library shall do (`MALLOC_*_`, `GLIBC_TUNABLES`), or `LINSEY_KEEP_MEMORY` is 0,
-    nothing happens.
+    It is called when the kernels are loaded. Up to 2 GiB of freed memory then stay with
+    the process. Nothing changes where `LINSEY_KEEP_MEMORY` is 0, or where the
+    environment has settings of the C library (`MALLOC_*`, `GLIBC_TUNABLES`).
 
     Returns:
-        Whether the C library was told so.
+        Whether the C library took the settings.
 
     Example:
         >>> keep_memory() in (True, False)
