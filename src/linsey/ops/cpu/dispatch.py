@@ -10,8 +10,8 @@ program is traced or lowered:
 - `kernels_usable`: both, and kernels are installed and not switched off.
 - `takes_channels`, `takes_combination`, `takes_convolution`: whether the kernel for
   these arrays exists and is worth a call.
-- `calls_kernel`: whether the program that is being lowered may call kernels, and
-  whether they could be compiled.
+- `loads_kernel`: whether the program that is being lowered may call kernels, and
+  whether they could be compiled; `calls_kernel`: whether for these dtypes too.
 
 The kernels are compiled by numba, on Linux where it is installed (the extra `cpu`), and
 kept on disk. They compute large enough arrays of float32 on a single device. Everywhere
@@ -187,13 +187,15 @@ def calls_kernel(context: mlir.LoweringRuleContext, module: str) -> bool:
         context: What jax calls a lowering rule with.
         module: Name of the module in `codegen` that has the kernel.
     """
+    of_float = (getattr(a, "dtype", None) == jnp.float32 for a in context.avals_in)
+    return all(of_float) and loads_kernel(context, module)
+
+
+def loads_kernel(context: mlir.LoweringRuleContext, module: str) -> bool:
+    """Return whether what is being lowered may call the kernels of a module."""
     parameters = context.module_context.lowering_parameters
-    return (
-        all(getattr(a, "dtype", None) == jnp.float32 for a in context.avals_in)
-        and kernels_usable()
-        and not (parameters.for_export or BY_DEFINITION.get())
-        and _load(module)
-    )
+    is_exported = parameters.for_export or BY_DEFINITION.get()
+    return kernels_usable() and not is_exported and _load(module)
 
 
 @contextmanager

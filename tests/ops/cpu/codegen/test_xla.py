@@ -85,7 +85,11 @@ OTHERS = {
 OFFSETS = {k: f"XLA_FFI_CallFrame.{v}" for k, v in CALL_FRAME.items()} | OTHERS
 VALUES = {
     "ARRAY_ATTRIBUTE": "XLA_FFI_AttrType_ARRAY",
+    "DTYPE_BFLOAT16": "XLA_FFI_DataType_BF16",
+    "DTYPE_FLOAT16": "XLA_FFI_DataType_F16",
     "DTYPE_FLOAT32": "XLA_FFI_DataType_F32",
+    "DTYPE_FLOAT64": "XLA_FFI_DataType_F64",
+    "DTYPE_INT32": "XLA_FFI_DataType_S32",
     "DTYPE_INT64": "XLA_FFI_DataType_S64",
     "INVALID_ARGUMENT": "XLA_FFI_Error_Code_INVALID_ARGUMENT",
 }
@@ -113,6 +117,7 @@ def test_every_offset_is_compared_with_the_header():
     prefixes = ("FRAME_", "BUFFER_", "ARRAY_", "EXTENSION_", "METADATA_", "API_")
     names = {name for name in vars(xla) if name.startswith(prefixes)}
     assert names == OFFSETS.keys() | {"ARRAY_ATTRIBUTE"}
+    assert {n for n in vars(xla) if n.startswith("DTYPE_")} < VALUES.keys()
 
 
 @pytest.mark.parametrize("name", VALUES)
