@@ -6,7 +6,7 @@ the threads share:
 
     words 0 to 7    the next piece, how many are done, and so on
     words 8 to 15   addresses of the inputs
-    word 16         address of the output
+    words 16 to 19  addresses of the outputs
     words 20 to 25  for the kernel itself
     words 26 to 31  the arguments of a call into XLA
     words 32 to 63  the plan: numbers known when the program was compiled
@@ -25,12 +25,13 @@ caller; each check refuses what the ones before it let through.
 2. `_answer_version`, when XLA registers a handler: the library that is running has one
    of these versions too. Otherwise the registration fails, and XLA computes instead.
    (Programs are lowered after jax has started its backend; before, it only notes them.)
-3. `_find_problem`, at each call: the frame has as many inputs and numbers of the plan
-   as the kernel declares and one output, the plan is the only attribute and an array
-   of int64, and every array is of float32.
+3. `_find_problem`, at each call: the frame has as many inputs, outputs and numbers of
+   the plan as the kernel declares, the plan is the only attribute and an array of
+   int64, and every array is of float32.
 4. `is_valid` of the kernel and `_have_shapes`, at each call: the plan is one that the
-   loops can follow (`channels.py` and `convolution.py` say what that is), and every
-   array has the shape that it implies. All addresses are computed from the plan.
+   loops can follow (`channels.py`, `examples.py` and `convolution.py` say what that
+   is), and every array has the shape that it implies. All addresses are computed from
+   the plan.
 5. `start` of the kernel: memory for intermediate results could be allocated.
 
 Where one of the last three fails, the call ends with an error of XLA before an array is
@@ -221,17 +222,18 @@ class Kernel(NamedTuple):
 
     Attributes:
         target: The name.
-        inputs: Number of arrays that it reads; it writes one.
+        inputs: Number of arrays that it reads.
         plan: Number of words of the plan.
         is_valid: `is_valid(job)` returns whether the loops can follow the plan.
-        shapes: `shapes(job)` returns the shape of each input, and of the output, that a
-            valid plan implies. All have the same length: the first number is the
+        shapes: `shapes(job)` returns the shape of each input, and of each output, that
+            a valid plan implies. All have the same length: the first number is the
             product of all axes before the others.
         start: `start(job)` prepares, and returns the number of pieces; 0 if there is no
             memory.
         work: `work(job, piece, worker)` does one piece. The `worker` is the number of
             the thread, less than the number of threads.
         finish: `finish(job)` puts the results of the pieces together.
+        outputs: Number of arrays that it writes.
     """
 
     target: str
@@ -242,6 +244,7 @@ class Kernel(NamedTuple):
     start: Callable[..., int]
     work: Callable[..., None]
     finish: Callable[..., None]
+    outputs: int = 1
 
 
 class Handler(NamedTuple):
@@ -262,7 +265,7 @@ def _unset(*arguments: object) -> Any:
 
 
 # In the templates `_handle` and `_run`, these stand for what `_install` puts there.
-_inputs, _plan_words = 0, 0
+_inputs, _outputs, _plan_words = 0, 0, 0
 _is_valid = _shapes = _start = _work = _finish = _task = _do = _unset
 
 
@@ -280,7 +283,7 @@ def _handle(pointer):
     frame = words(pointer, FRAME_WORDS)
     if frame[FRAME_EXTENSION] != 0:
         return _answer_version(frame)
-    problem = _find_problem(frame, _inputs, _plan_words)
+    problem = _find_problem(frame, _inputs, _outputs, _plan_words)
     if problem != FINE:
         return _create_error(frame, problem)
     address = _open_job(frame)
@@ -321,11 +324,11 @@ def _answer_version(frame):
 
 
 @compiled
-def _find_problem(frame, inputs, plan_words):
+def _find_problem(frame, inputs, outputs, plan_words):
     """Compare what can be compared without knowing what the kernel computes."""
     if (
         frame[FRAME_INPUT_COUNT] != inputs
-        or frame[FRAME_OUTPUT_COUNT] != 1
+        or frame[FRAME_OUTPUT_COUNT] != outputs
         or frame[FRAME_ATTRIBUTE_COUNT] != 1
     ):
         return COUNTS
@@ -336,7 +339,7 @@ def _find_problem(frame, inputs, plan_words):
         return DTYPES
     if plan[ARRAY_SIZE] != plan_words:
         return COUNTS
-    for index in range(inputs + 1):
+    for index in range(inputs + outputs):
         if dtype_of(buffer(frame, index)) != DTYPE_FLOAT32:
             return DTYPES
     return FINE
@@ -391,7 +394,8 @@ def _open_job(frame):
     inputs = frame[FRAME_INPUT_COUNT]
     for index in range(inputs):
         job[INPUT + index] = buffer(frame, index)[BUFFER_DATA]
-    job[OUTPUT] = buffer(frame, inputs)[BUFFER_DATA]
+    for index in range(frame[FRAME_OUTPUT_COUNT]):
+        job[OUTPUT + index] = buffer(frame, inputs + index)[BUFFER_DATA]
     plan = words(words(frame[FRAME_ATTRIBUTES], 1)[0], ARRAY_WORDS)
     numbers = words(plan[ARRAY_DATA], plan[ARRAY_SIZE])
     for i in range(plan[ARRAY_SIZE]):
@@ -482,6 +486,7 @@ def write(kernel: Kernel | Handler, handler: str) -> str:
         _handle,
         kernel,
         _inputs=kernel.inputs,
+        _outputs=kernel.outputs,
         _plan_words=kernel.plan,
         _is_valid=kernel.is_valid,
         _shapes=kernel.shapes,
