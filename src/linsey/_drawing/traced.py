@@ -3,8 +3,9 @@
 Inside of `jax.jit(model.init)` the program of each random array would be compiled for
 itself. So there drawing is an operation of its own, and `collected` returns variables
 whose random arrays all come from one such operation. On a CPU it becomes loops over
-blocks of all arrays, with keys, positions and scales as data; elsewhere, and on more
-than one device, it is what the initializers are. What the model computed with arrays
+blocks of all arrays, with keys, positions and scales as data: one of each kind, if a
+kernel can put the blocks where they belong. Elsewhere, and on more than one device, it
+is what the initializers are. What the model computed with arrays
 that were drawn one by one is not part of the result, and JAX removes it.
 """
 
@@ -35,7 +36,8 @@ BLOCK = 256
 BLOCKS = 256
 """Blocks that a loop draws at once."""
 SHARE = 12
-"""One of so many parts of all entries is drawn by one loop, which holds them twice."""
+"""Without a kernel, one of so many parts of all entries is drawn by one loop, which
+holds them twice."""
 
 
 class Draw(NamedTuple):
@@ -149,6 +151,8 @@ def draw_p() -> Any:
     from jax.extend.core import Primitive
     from jax.interpreters import batching, mlir
 
+    from linsey.ops.cpu import dispatch
+
     primitive = Primitive("draw")
     primitive.multiple_results = True
 
@@ -169,7 +173,10 @@ def draw_p() -> Any:
 
     def lower_on_cpu(context: Any, *roots: Any, draws: Sequence[Draw]) -> Any:
         devices = getattr(context.module_context.axis_context, "num_devices", None)
-        run = in_loops if devices == 1 else as_written
+        run: Any = as_written
+        if devices == 1:
+            in_place = dispatch.loads_kernel(context, "placing")
+            run = functools.partial(in_loops, in_place=in_place)
         return mlir.lower_fun(run)(context, *roots, draws=draws)
 
     batching.primitive_batchers[primitive] = batch
@@ -218,8 +225,14 @@ class Member(NamedTuple):
         return -(-self.recipe.size // BLOCK)
 
 
-def in_loops(*roots: Any, draws: Sequence[Draw]) -> list[Any]:
-    """Draw arrays by loops: those of a kind one after the other, some at a time."""
+def in_loops(*roots: Any, draws: Sequence[Draw], in_place: bool) -> list[Any]:
+    """Draw arrays by loops: those of a kind one after the other.
+
+    Args:
+        *roots: the keys.
+        draws: the arrays.
+        in_place: whether a kernel puts what a loop draws into the arrays.
+    """
     arrays: list[Any] = [None] * len(draws)
     kinds: dict[Any, list[Member]] = {}
     for i, (draw, key) in enumerate(zip(draws, keys_of(roots, draws), strict=True)):
@@ -233,10 +246,35 @@ def in_loops(*roots: Any, draws: Sequence[Draw]) -> list[Any]:
     spare: dict[Any, Any] = {}
     for members in kinds.values():
         members.sort(key=lambda member: member.recipe.size)
-        drawn = draw_members(members, most, spare)
+        drawn = (
+            draw_in_place(members) if in_place else draw_members(members, most, spare)
+        )
         for member, array in zip(members, drawn, strict=True):
             arrays[member.index] = array
     return arrays
+
+
+def draw_in_place(members: Sequence[Member]) -> Sequence[Any]:
+    """Draw arrays of one kind by one loop, whose blocks a kernel copies into them."""
+    from linsey.ops.cpu.placing import place, unwritten
+
+    ends = np.cumsum([member.blocks for member in members], dtype=np.int32)
+    rows = draw_rows(members, ends)
+
+    def step(i: Any, arrays: list[Any]) -> list[Any]:
+        row = i * np.int32(BLOCKS)
+        return place(row, rows(row), arrays)
+
+    shapes = [member.recipe.shape for member in members]
+    arrays = unwritten(shapes, members[0].recipe.dtype)
+    return repeated(ends[-1], step, arrays)
+
+
+def repeated(rows: int, step: Callable[[Any, T], T], values: T) -> T:
+    """Repeat a step, which draws some rows, until so many are drawn."""
+    # Steps are counted: a loop from 0 to below 1 by more than 1 is never run by XLA.
+    count = -(-int(rows) // BLOCKS)
+    return lax.fori_loop(np.int32(0), np.int32(count), step, values)
 
 
 def draw_members(
@@ -258,8 +296,8 @@ def draw_members(
         rows = int(end - first) if is_large else most
         values = None if is_large else spare.get(dtype)
         values = jnp.zeros((rows, BLOCK), dtype) if values is None else values
-        carry = np.int32(first), np.int32(first), np.int32(end), values
-        *_, values = lax.while_loop(lambda carry: carry[0] < carry[2], step, carry)
+        carry = np.int32(first), np.int32(end), values
+        *_, values = repeated(end - first, step, carry)
         if not is_large:  # the next loop draws in the same memory
             spare[dtype] = values
         flat, begin = values.reshape(-1), 0
@@ -268,19 +306,20 @@ def draw_members(
             begin += blocks * BLOCK
 
 
-def draw_next(rows: Callable[[Any], Any], carry: Any) -> Any:
+def draw_next(rows: Callable[[Any], Any], i: Any, carry: Any) -> Any:
     """Draw the next rows of a group into an array.
 
     Args:
         rows: draws rows from one on.
-        carry: the next row, the first and the end of the group, and the array.
+        i: how many times that was done.
+        carry: the first row and the end of the group, and the array.
     """
-    row, first, end, values = carry
+    first, end, values = carry
     # The last rows may be drawn twice: so none is beyond the end of the array.
-    row = jnp.maximum(jnp.minimum(row, end - BLOCKS), first)
+    row = jnp.maximum(jnp.minimum(first + i * np.int32(BLOCKS), end - BLOCKS), first)
     found = rows(row)
     values = lax.dynamic_update_slice(values, found, (row - first, np.int32(0)))
-    return row + BLOCKS, first, end, values
+    return first, end, values
 
 
 def draw_rows(members: Sequence[Member], ends: np.ndarray) -> Callable[[Any], Any]:

@@ -11,7 +11,7 @@ over any axes, over named axes, and with weights `w`; a mask is a weight of 0 an
   anything is squared, so that nothing large cancels.
 - They read the array once: sum and sum of squares of the shifted values come from one
   pass. With weights, where a value picked beforehand could be masked, and along the
-  first axis alone, the shift is the mean as a first pass gives it.
+  first axis alone, unless by a kernel, the shift is the mean as a first pass gives it.
 - They are kept in float32 at least.
 - They do not overflow. Values are multiplied with a power of two per channel, the
   *prescale*, before anything is subtracted or squared: 1 for small values, otherwise
@@ -69,6 +69,7 @@ if TYPE_CHECKING:
 Average = Callable[[Array], Array]
 
 FEW = 8  # entries that tell the size of others
+MANY = 64  # rows that hold the shift of others, if there are no axes to choose along
 SMALLER = 2.0**-32
 
 
@@ -290,6 +291,9 @@ def _channel_moments(x: Array) -> tuple[Array, ...]:
     """Take moments of the channels of the last axis by a kernel for a CPU."""
     from linsey.ops.cpu.channel_kernels import channel_moments
 
+    if x.ndim == 2:  # some rows are a sample, since all are on this device
+        parts = math.gcd(x.shape[0], MANY)
+        x = lax.reshape(x, (parts, x.shape[0] // parts, x.shape[1]))
     shift, prescale = _choose_shift(x, None, tuple(range(x.ndim - 1)))
     count, sums = math.prod(x.shape[:-1]), channel_moments(x, shift, prescale)
     return *_unshift(shift, *(_divide(v, count) for v in sums)), prescale

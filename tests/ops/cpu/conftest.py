@@ -9,8 +9,8 @@ from linsey.ops.cpu import dispatch
 @pytest.fixture
 def small(monkeypatch):
     """Lets kernels compute arrays of any size."""
-    for threshold in "LARGE_CONVOLUTION", "LARGE_SUMS", "LARGE_COMBINATION":
-        monkeypatch.setattr(dispatch, threshold, 0)
+    for threshold in "CONVOLUTION", "SUMS", "EXAMPLES", "COMBINATION":
+        monkeypatch.setattr(dispatch, f"LARGE_{threshold}", 0)
     jax.clear_caches()
     yield
     jax.clear_caches()

@@ -13,6 +13,7 @@ import pytest
 from jax import lax
 
 from linsey.ops.conv import conv
+from linsey.ops.cpu import conv as cpu_conv
 from linsey.ops.cpu import conv_xla
 
 
@@ -40,6 +41,48 @@ CPU_CASES = [
 @pytest.mark.parametrize("case", CPU_CASES)
 def test_what_is_faster_on_a_cpu_is_the_same(case):
     compare_with_xla(case)
+
+
+FEW_POSITIONS = [
+    # shape, window, features, groups, strides, padding, dilation
+    ((2, 3, 2, 4), (3, 3), 16, 1, 1, "SAME", 1),
+    ((1, 5, 4, 3), (3, 2), 8, 1, (2, 1), ((0, 1), (2, 0)), (1, 2)),
+    ((2, 6, 3), (4,), 12, 1, 1, "CIRCULAR", 1),
+    ((1, 2, 3, 2, 2), (2, 2, 2), 12, 1, 1, "SAME", 1),
+    ((2, 2, 2, 4), (1, 1), 40, 1, 1, ((1, 0), (0, 1)), 1),
+]
+
+
+@pytest.mark.thinned(2)
+@pytest.mark.parametrize("case", FEW_POSITIONS)
+def test_products_of_patches_are_the_same(case, monkeypatch):
+    monkeypatch.setattr(cpu_conv, "PATCHED_WORK", 0)
+    jax.clear_caches()
+    shape, window, features, _, strides, padding, dilation = case
+    x, kernel = jnp.ones(shape), jnp.ones((*window, shape[-1], features))
+    run = partial(conv, strides=strides, padding=padding, kernel_dilation=dilation)
+    assert "convolution" not in jax.jit(run).lower(x, kernel).as_text()
+    compare_with_xla(case)
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize(
+    "shape, features, groups, dtype, is_product",
+    [
+        ((8, 2, 2, 256), 256, 1, "float32", True),
+        ((8, 2, 2, 16), 256, 1, "float32", False),  # too little work
+        ((8, 6, 6, 256), 256, 1, "float32", False),  # 288 positions
+        ((8, 2, 2, 256), 256, 2, "float32", False),
+        ((8, 2, 2, 256), 256, 1, "bfloat16", False),
+    ],
+)
+def test_patches_are_for_few_positions_and_much_work(
+    shape, features, groups, dtype, is_product
+):
+    x = jax.ShapeDtypeStruct(shape, dtype)
+    kernel = jax.ShapeDtypeStruct((3, 3, shape[-1] // groups, features), dtype)
+    run = jax.jit(partial(conv, feature_group_count=groups))
+    assert ("concatenate" in run.lower(x, kernel).as_text()) == is_product
 
 
 @pytest.fixture(params=[(1, 1), (2, 1), (2, 8)], ids=str)

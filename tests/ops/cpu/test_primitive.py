@@ -118,7 +118,7 @@ CONVOLUTIONS = """
 import hashlib, os, sys
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:int(sys.argv[1])])
 import jax, jax.numpy as jnp, numpy as np
-from linsey.ops.cpu import conv_kernels as convs, dispatch
+from linsey.ops.cpu import conv_kernels as convs, dispatch, example_kernels as norm
 assert dispatch.kernels_usable()
 random = lambda key, *shape: jax.random.normal(jax.random.key(key), shape)
 for size, channels in (3, 16), (17, 32), (40, 64):
@@ -131,6 +131,13 @@ for size, channels in (3, 16), (17, 32), (40, 64):
     assert jnp.abs(y - expected).max() < 1e-3
     assert jnp.abs(gradient - exact).max() < 1e-4 * jnp.abs(exact).max()
     print(hashlib.sha256(np.asarray(y).tobytes()).hexdigest())
+for shape in (300, 1, 1, 768), (3, 500, 4, 24):
+    x, scale = random(2, *shape), random(3, 1, 1, *shape[2:])
+    values = x + 1, x, scale, jnp.ones((1, 1, 1, 1))
+    results = norm._bind_cotangents(*values, centred=True)
+    for one, other in zip(results, norm._cotangents(*values, centred=True)):
+        assert jnp.abs(one - other).max() < 1e-5 * jnp.abs(other).max()
+        print(hashlib.sha256(np.asarray(one).tobytes()).hexdigest())
 """
 
 
@@ -149,7 +156,7 @@ def test_more_threads_than_cores_and_more_processes():
     ]
     results = [process.communicate()[0] for process in processes]
     assert not any(process.returncode for process in processes)
-    assert len(set(results)) == 1 and len(results[0].splitlines()) == 3
+    assert len(set(results)) == 1 and len(results[0].splitlines()) == 9
 
 
 @pytest.mark.thinned(2)

@@ -40,7 +40,11 @@ from linsey.ops.conv import conv as conv_arrays
 from linsey.ops.conv import conv_transpose as conv_transpose_arrays
 from linsey.ops.dropout import dropout as drop_entries
 from linsey.ops.moments import NormSpec
-from linsey.ops.normalize import standardize_groups, standardize_jit
+from linsey.ops.normalize import (
+    standardize_examples_jit,
+    standardize_groups,
+    standardize_jit,
+)
 from linsey.ops.pool import avg_pool as avg_pool
 from linsey.ops.pool import max_pool as max_pool
 from linsey.typing import Dtype, Initializer, PaddingLike, PrecisionLike, PRNGKey, Shape
@@ -262,7 +266,9 @@ def layer_norm(
     last, shape = (x.ndim - 1,), x.shape[-1:]
     inits = scale_init if scale else None, bias_init if bias else None
     affine = _affine(scope, shape, shape, *inits)
-    return standardize_jit(NormSpec(last, last, dtype), x, None, *affine, epsilon)[0]
+    return standardize_examples_jit(
+        NormSpec(last, last, dtype), x, None, *affine, epsilon
+    )
 
 
 def group_norm(

@@ -23,7 +23,7 @@ from linsey.linen.normalization.example import ScaleAndBias
 from linsey.linen.partitioning import param_with_axes, with_sharding_constraint
 from linsey.ops.dot import dense
 from linsey.ops.moments import NormSpec
-from linsey.ops.normalize import standardize_jit
+from linsey.ops.normalize import standardize_examples_jit
 from linsey.typing import *
 
 Activation = Callable[..., Array]
@@ -188,4 +188,4 @@ class LayerNorm(ScaleAndBias):
         if self.use_bias:
             bias = param_with_axes("bias", self.bias_init, *options, axes=axes)
         spec = NormSpec(last, last, self.dtype)
-        return standardize_jit(spec, x, None, scale, bias, self.epsilon)[0]
+        return standardize_examples_jit(spec, x, None, scale, bias, self.epsilon)

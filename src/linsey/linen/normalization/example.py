@@ -17,7 +17,7 @@ from linsey.linen.module import Module, compact
 from linsey.linen.normalization import common
 from linsey.ops.axes import as_groups, expand_rank, other_axes
 from linsey.ops.moments import NormSpec
-from linsey.ops.normalize import standardize_groups, standardize_jit
+from linsey.ops.normalize import standardize_examples_jit, standardize_groups
 from linsey.typing import Axes, Dtype, Initializer
 
 __all__ = ["GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm"]
@@ -388,5 +388,5 @@ def _normalize(
     if mask is not None:
         mask = expand_rank(mask, x.shape)
     if num_groups is None:
-        return standardize_jit(spec, x, mask, *affine, layer.epsilon)[0]
+        return standardize_examples_jit(spec, x, mask, *affine, layer.epsilon)
     return standardize_groups(spec, num_groups, x, mask, *affine, layer.epsilon)

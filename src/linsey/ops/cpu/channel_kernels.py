@@ -52,7 +52,7 @@ def _call(target: str, result: Shape, x: Array, *others: Array) -> Array:
     lanes = channel_lanes(x.shape)
     assert lanes is not None
     plan = (math.prod(x.shape[:-1]), x.shape[-1], lanes)
-    return call_kernel(target, result, (x, *others), plan)
+    return call_kernel(target, [result], (x, *others), plan)[0]
 
 
 def _kept(results: Sequence[Array], operands: Sequence[Linear]) -> list[Array | None]:

@@ -189,7 +189,7 @@ def _kernel(x: Array, kernel: Array, *, window: Window) -> list[Array]:
     if min(*x.shape, *shape) <= 0 or not fills_vectors(shape[-1], window.groups):
         return _definition(x, kernel, window=window)
     plan = _plan(x.shape, shape, window, False)
-    return [call_kernel("linsey_convolution", shape, (x, kernel), plan)]
+    return call_kernel("linsey_convolution", [shape], (x, kernel), plan)
 
 
 def _biased_definition(
@@ -223,7 +223,7 @@ def _biased_kernel(
     if min(*x.shape, *shape) <= 0 or not fills_vectors(shape[-1], window.groups):
         return _biased_definition(x, kernel, bias, window=window)
     plan = _plan(x.shape, shape, window, False)
-    return [call_kernel("linsey_biased_convolution", shape, (x, kernel, bias), plan)]
+    return call_kernel("linsey_biased_convolution", [shape], (x, kernel, bias), plan)
 
 
 def _gradient_definition(x: Array, dy: Array, *, window: Window) -> list[Array]:
@@ -246,7 +246,7 @@ def _gradient_kernel(x: Array, dy: Array, *, window: Window) -> list[Array]:
     if min(*x.shape, *dy.shape) <= 0 or not fills_vectors(shape[-1], window.groups):
         return _gradient_definition(x, dy, window=window)
     plan = _plan(x.shape, dy.shape, window, True)
-    return [call_kernel("linsey_kernel_gradient", shape, (x, dy), plan)]
+    return call_kernel("linsey_kernel_gradient", [shape], (x, dy), plan)
 
 
 def _plan(x: Shape, y: Shape, window: Window, gradient: bool) -> Sequence[int]:

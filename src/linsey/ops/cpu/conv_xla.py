@@ -17,8 +17,8 @@ What was measured on two cores of an AMD EPYC with jaxlib 0.10, in float32
   copies small.
 
 What is left to XLA: one thread takes 1.6 times as long for the gradient of a kernel as
-oneDNN does. Products of patches, or of shifted inputs, are no faster: building them
-costs what they gain.
+oneDNN does. Products of patches, or of shifted inputs, are no faster, unless there are
+few of them (`conv`): building them costs what they gain.
 """
 
 from __future__ import annotations

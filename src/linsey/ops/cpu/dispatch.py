@@ -8,10 +8,10 @@ program is traced or lowered:
 - `is_whole`: whether arrays are on one device. A kernel, and a loop over parts of the
   batch, would not see the rest.
 - `kernels_usable`: both, and kernels are installed and not switched off.
-- `takes_channels`, `takes_combination`, `takes_convolution`: whether the kernel for
-  these arrays exists and is worth a call.
-- `calls_kernel`: whether the program that is being lowered may call kernels, and
-  whether they could be compiled.
+- `takes_channels`, `takes_examples`, `takes_combination`, `takes_convolution`: whether
+  the kernel for these arrays exists and is worth a call.
+- `loads_kernel`: whether the program that is being lowered may call kernels, and
+  whether they could be compiled; `calls_kernel`: whether for these dtypes too.
 
 The kernels are compiled by numba, on Linux where it is installed (the extra `cpu`), and
 kept on disk. They compute large enough arrays of float32 on a single device. Everywhere
@@ -43,9 +43,10 @@ from linsey.typing import Dtype
 # Environment variable: 0 leaves everything to XLA, `all` nothing that a kernel can do.
 SWITCH = "LINSEY_KERNELS"
 # From how much on a kernel saves more than a call costs: entries that it sums, entries
-# that it writes (to new memory, whose pages are expensive), and multiplications.
-LARGE_SUMS, LARGE_COMBINATION, LARGE_CONVOLUTION = (
-    (0, 0, 0) if os.environ.get(SWITCH) == "all" else (2**16, 2**20, 2**21)
+# that it normalizes, entries that it writes (to new memory, whose pages are expensive),
+# and multiplications.
+LARGE_SUMS, LARGE_EXAMPLES, LARGE_COMBINATION, LARGE_CONVOLUTION = (
+    (0, 1, 0, 0) if os.environ.get(SWITCH) == "all" else (2**16, 2**14, 2**20, 2**21)
 )
 
 Shape = tuple[int, ...]
@@ -119,6 +120,22 @@ def takes_channels(x: jax.Array, axes: Shape) -> bool:
     )
 
 
+def takes_examples(x: jax.Array, depth: int) -> bool:
+    """Return whether a kernel should normalize examples, of groups of some depth.
+
+    Example:
+        >>> takes_examples(jnp.ones((8, 3)), 3)  # too small
+        False
+    """
+    return (
+        x.dtype == jnp.float32
+        and has_static_shape(x)
+        and math.prod(x.shape) >= max(LARGE_EXAMPLES, 1)
+        and kernels_usable()
+        and norm_lanes(depth) is not None
+    )
+
+
 def takes_combination(shape: Shape) -> bool:
     """Return whether a kernel should write a combination of arrays of this shape."""
     large = math.prod(shape) >= LARGE_COMBINATION
@@ -173,6 +190,18 @@ def _lanes_of(channels: int) -> int | None:
 
 
 @cache
+def norm_lanes(depth: int) -> int | None:
+    """Return the index of the number of values that a norm of examples takes at once.
+
+    It is `None` if no number divides the depth.
+    """
+    from linsey.ops.cpu.codegen.vectors import NORM_LANES
+
+    fitting = (i for i, lanes in enumerate(NORM_LANES) if depth % lanes == 0)
+    return next(fitting, None)
+
+
+@cache
 def fills_vectors(features: int, groups: int) -> bool:
     """Return whether the features of each group fill vectors, as kernels need."""
     from linsey.ops.cpu.codegen.vectors import LANES
@@ -187,13 +216,15 @@ def calls_kernel(context: mlir.LoweringRuleContext, module: str) -> bool:
         context: What jax calls a lowering rule with.
         module: Name of the module in `codegen` that has the kernel.
     """
+    of_float = (getattr(a, "dtype", None) == jnp.float32 for a in context.avals_in)
+    return all(of_float) and loads_kernel(context, module)
+
+
+def loads_kernel(context: mlir.LoweringRuleContext, module: str) -> bool:
+    """Return whether what is being lowered may call the kernels of a module."""
     parameters = context.module_context.lowering_parameters
-    return (
-        all(getattr(a, "dtype", None) == jnp.float32 for a in context.avals_in)
-        and kernels_usable()
-        and not (parameters.for_export or BY_DEFINITION.get())
-        and _load(module)
-    )
+    is_exported = parameters.for_export or BY_DEFINITION.get()
+    return kernels_usable() and not is_exported and _load(module)
 
 
 @contextmanager

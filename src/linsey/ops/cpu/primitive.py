@@ -32,6 +32,7 @@ def define(
     shapes: Callable[..., Sequence[Shape]],
     transpose: Callable[..., Sequence[Array | None]],
     multilinear: Sequence[int] = (),
+    examples: Sequence[int] = (),
     static: Sequence[str] = (),
 ) -> Function:
     """Make an operation of a definition and a kernel.
@@ -47,6 +48,9 @@ def define(
             `jax.interpreters.ad` expects it.
         multilinear: The arguments in each of which the function is linear if the
             others are fixed: derivatives by these are the operation itself.
+        examples: The arguments whose first axis counts examples, each of which is
+            computed without the others, as that of the results does. Batched along
+            these alone, the operation is itself with more examples.
         static: Names of the keyword arguments, which are hashable.
 
     Returns:
@@ -92,7 +96,12 @@ def define(
     def batch(
         operands: Sequence[Array], axes: Sequence[int | None], **options: Hashable
     ) -> tuple[Sequence[Array], list[int]]:
-        results = jax.vmap(partial(definition, **options), axes)(*operands)
+        if {i for i, axis in enumerate(axes) if axis is not None} <= set(examples):
+            results = _with_more_examples(
+                partial(primitive.bind, **options), operands, axes, examples
+            )
+        else:
+            results = jax.vmap(partial(definition, **options), axes)(*operands)
         return results, [0] * len(results)
 
     by_xla = mlir.lower_fun(definition, multiple_results=True)
@@ -122,26 +131,52 @@ def define(
     return operation
 
 
+def _with_more_examples(
+    function: Function,
+    operands: Sequence[Array],
+    axes: Sequence[int | None],
+    examples: Sequence[int],
+) -> list[Array]:
+    """Batch a function by examples: those of the whole batch follow one another."""
+    given = ((v, a) for v, a in zip(operands, axes, strict=True) if a is not None)
+    size = next(operand.shape[axis] for operand, axis in given)
+    merged = list(operands)
+    for i in examples:
+        axis, operand = axes[i], operands[i]
+        if axis is None:
+            operand = lax.broadcast(operand, (size,))
+        else:
+            operand = jax.numpy.moveaxis(operand, axis, 0)
+        shape = operand.shape
+        merged[i] = lax.reshape(operand, (shape[0] * shape[1], *shape[2:]))
+    results = function(*merged)
+    return [lax.reshape(v, (size, v.shape[0] // size, *v.shape[1:])) for v in results]
+
+
 def call_kernel(
-    target: str, result: Shape, operands: Sequence[Array], plan: Sequence[int]
-) -> Array:
+    target: str,
+    results: Sequence[Shape],
+    operands: Sequence[Array],
+    plan: Sequence[int],
+) -> list[Array]:
     """Call a kernel of `linsey.ops.cpu.codegen`, whose operands are of float32.
 
     Args:
         target: Name of the kernel.
-        result: Shape of the result.
+        results: Shapes of the results.
         operands: Arrays.
         plan: Numbers for the kernel.
 
     Returns:
-        The result, of float32.
+        The results, of float32.
 
     Example:
         >>> x, shift = jax.numpy.ones((4, 64)), jax.numpy.zeros(64)
         >>> name, plan = "linsey_channel_moments", (4, 64, 0)
-        >>> call = lambda *operands: call_kernel(name, (2, 64), operands, plan)
-        >>> jax.eval_shape(call, x, shift, shift).shape
+        >>> call = lambda *operands: call_kernel(name, [(2, 64)], operands, plan)
+        >>> jax.eval_shape(call, x, shift, shift)[0].shape
         (2, 64)
     """
-    call = jax.ffi.ffi_call(target, jax.ShapeDtypeStruct(result, np.float32))
-    return call(*operands, plan=np.array(plan, np.int64))
+    made = [jax.ShapeDtypeStruct(shape, np.float32) for shape in results]
+    call = jax.ffi.ffi_call(target, made)
+    return list(call(*operands, plan=np.array(plan, np.int64)))

@@ -85,7 +85,11 @@ OTHERS = {
 OFFSETS = {k: f"XLA_FFI_CallFrame.{v}" for k, v in CALL_FRAME.items()} | OTHERS
 VALUES = {
     "ARRAY_ATTRIBUTE": "XLA_FFI_AttrType_ARRAY",
+    "DTYPE_BFLOAT16": "XLA_FFI_DataType_BF16",
+    "DTYPE_FLOAT16": "XLA_FFI_DataType_F16",
     "DTYPE_FLOAT32": "XLA_FFI_DataType_F32",
+    "DTYPE_FLOAT64": "XLA_FFI_DataType_F64",
+    "DTYPE_INT32": "XLA_FFI_DataType_S32",
     "DTYPE_INT64": "XLA_FFI_DataType_S64",
     "INVALID_ARGUMENT": "XLA_FFI_Error_Code_INVALID_ARGUMENT",
 }
@@ -113,6 +117,7 @@ def test_every_offset_is_compared_with_the_header():
     prefixes = ("FRAME_", "BUFFER_", "ARRAY_", "EXTENSION_", "METADATA_", "API_")
     names = {name for name in vars(xla) if name.startswith(prefixes)}
     assert names == OFFSETS.keys() | {"ARRAY_ATTRIBUTE"}
+    assert {n for n in vars(xla) if n.startswith("DTYPE_")} < VALUES.keys()
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -224,33 +229,53 @@ def plan_of(x, y, window, gradient=False):
 X, KERNEL, Y = (2, 5, 6, 4), (3, 2, 2, 32), (2, 3, 5, 32)
 WINDOW = convs.Window((3, 2), (1, 1), ((0, 0), (0, 0)), (1, 1), (1, 1), 2)
 ROWS, CHANNEL = (3, 10, 64), (64,)
-# For each kernel the shapes of its inputs and of its output, and a plan for them.
+EXAMPLES, FEATURES, ONE = (2, 3, 4, 32), (1, 1, 4, 32), (1, 1, 1, 1)
+MODULES = "channels", "convolution", "examples"
+# For each kernel the shapes of its inputs and of its outputs, and a plan for them.
 CALLS = {
-    "linsey_channel_moments": ([ROWS, *[CHANNEL] * 2], (2, 64), (30, 64, 0)),
+    "linsey_example_norm": (
+        [EXAMPLES, FEATURES, FEATURES, ONE],
+        [EXAMPLES],
+        (*EXAMPLES, 1, 0),
+    ),
+    "linsey_example_cotangents": (
+        [EXAMPLES, EXAMPLES, FEATURES, ONE],
+        [EXAMPLES, FEATURES, FEATURES],
+        (*EXAMPLES, 0, 0),
+    ),
+    "linsey_channel_moments": ([ROWS, *[CHANNEL] * 2], [(2, 64)], (30, 64, 0)),
     "linsey_channel_products": (
         [ROWS, *[CHANNEL] * 2, ROWS],
-        (2, 64),
+        [(2, 64)],
         (30, 64, 0),
     ),
-    "linsey_channel_combine": ([ROWS] * 2 + [CHANNEL] * 5, ROWS, (30, 64, 0)),
-    "linsey_convolution": ([X, KERNEL], Y, plan_of(X, Y, WINDOW)),
+    "linsey_channel_combine": ([ROWS] * 2 + [CHANNEL] * 5, [ROWS], (30, 64, 0)),
+    "linsey_convolution": ([X, KERNEL], [Y], plan_of(X, Y, WINDOW)),
     "linsey_biased_convolution": (
         [X, KERNEL, (1, 1, 1, 32)],
-        Y,
+        [Y],
         plan_of(X, Y, WINDOW),
     ),
-    "linsey_kernel_gradient": ([X, Y], KERNEL, plan_of(X, Y, WINDOW, True)),
+    "linsey_kernel_gradient": ([X, Y], [KERNEL], plan_of(X, Y, WINDOW, True)),
 }
 COUNTS, DTYPES, SHAPES = "another number of", "of float32", "the plan implies"
 
 
+def floats(shapes):
+    return [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+
+
+def changed(values, index, value):
+    return [*values[:index], value, *values[index + 1 :]]
+
+
 def call(name, operands=None, result=None, plan=None, dtype=None, **attributes):
     """Calls a kernel as XLA does, without any check in Python."""
-    for module in "channels", "convolution":
+    for module in MODULES:
         assert dispatch._load(module)
-    shapes, output, numbers = CALLS[name]
+    shapes, outputs, numbers = CALLS[name]
     operands = [jnp.ones(s) for s in shapes] if operands is None else operands
-    result = jax.ShapeDtypeStruct(output, jnp.float32) if result is None else result
+    result = floats(outputs) if result is None else result
     plan = np.array(numbers if plan is None else plan, dtype or np.int64)
     run = jax.ffi.ffi_call(name, result)
     return jax.block_until_ready(
@@ -265,41 +290,46 @@ def refused(name, message, **changes):
 
 @pytest.mark.parametrize("name", CALLS)
 def test_calls_that_fit_are_computed(name):
-    assert np.all(np.isfinite(call(name)))
+    assert all(np.all(np.isfinite(result)) for result in call(name))
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_another_number_of_arrays_is_refused(name):
-    shapes, output, _ = CALLS[name]
+    shapes, outputs, _ = CALLS[name]
     operands = [jnp.ones(shape) for shape in shapes]
     refused(name, COUNTS, operands=operands[:-1])
     refused(name, COUNTS, operands=[*operands, operands[-1]])
-    result = [jax.ShapeDtypeStruct(output, jnp.float32)] * 2
-    refused(name, COUNTS, result=result)
+    refused(name, COUNTS, result=floats(outputs[:1] * (len(outputs) + 1)))
+    if len(outputs) > 1:
+        refused(name, COUNTS, result=floats(outputs[1:]))
 
 
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.int32, jnp.int8])
 def test_arrays_of_another_dtype_are_refused(name, dtype):
-    shapes, output, _ = CALLS[name]
+    shapes, outputs, _ = CALLS[name]
     for index in range(len(shapes)):
         operands = [jnp.ones(shape) for shape in shapes]
         operands[index] = operands[index].astype(dtype)
         refused(name, DTYPES, operands=operands)
-    refused(name, DTYPES, result=jax.ShapeDtypeStruct(output, dtype))
+    for index, output in enumerate(outputs):
+        other = jax.ShapeDtypeStruct(output, dtype)
+        refused(name, DTYPES, result=changed(floats(outputs), index, other))
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_arrays_of_another_shape_are_refused(name):
-    shapes, output, _ = CALLS[name]
+    shapes, outputs, _ = CALLS[name]
     for index, shape in enumerate(shapes):
         others = [shape[-1:], (*shape[:-1], shape[-1] - 1), (1, *shape, 2)]
         for other in {s for s in others if s != shape} | {()}:
             operands = [jnp.ones(s) for s in shapes]
             operands[index] = jnp.ones(other)
             refused(name, SHAPES, operands=operands)
-    for other in (*output[:-1], output[-1] - 1), output[1:], (2, *output):
-        refused(name, SHAPES, result=jax.ShapeDtypeStruct(other, jnp.float32))
+    for index, output in enumerate(outputs):
+        others = [(*output[:-1], output[-1] - 1), (2, *output)]
+        for other in [*others, output[1:]] if output[0] > 1 else others:
+            refused(name, SHAPES, result=floats(changed(outputs, index, other)))
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -315,17 +345,18 @@ def test_another_plan_is_refused(name):
         refused(name, SHAPES, plan=numbers)
     last = len(plan) - 1
     refused(name, SHAPES, plan=[*plan[:last], 2**31])
-    free = range(11, 13) if len(plan) > 3 else ()  # padding
+    free = range(11, 13) if len(plan) > 6 else ()  # padding
     for index in set(range(last)) - set(free):
         for number in {0, -1, 2**62}:
-            refused(name, SHAPES, plan=[*plan[:index], number, *plan[index + 1 :]])
+            if (len(plan), index, number) != (6, 4, 0):  # not centred
+                refused(name, SHAPES, plan=changed(plan, index, number))
 
 
 def test_an_attribute_that_is_no_array_is_refused():
-    for module in "channels", "convolution":
+    for module in MODULES:
         assert dispatch._load(module)
-    for name, (shapes, output, _) in CALLS.items():
-        run = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(output, jnp.float32))
+    for name, (shapes, outputs, _) in CALLS.items():
+        run = jax.ffi.ffi_call(name, floats(outputs))
         for plan in np.int64(3), "plan":
             with pytest.raises(jax.errors.JaxRuntimeError, match=COUNTS):
                 run(*map(jnp.ones, shapes), plan=plan)

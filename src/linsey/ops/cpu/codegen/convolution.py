@@ -327,6 +327,8 @@ def _add_gradient(job, index, worker):
         source = _copy_band(job, worker, example, first)
         for block in range(first_block, last_block):
             _add_band(job, sums, source, example, first, rows, block)
+    if job[SLOTS] == 1:  # nobody else adds to these
+        _write_blocks(job, first_block, last_block)
 
 
 @xla.compiled
@@ -371,14 +373,15 @@ def _add_band(job, sums, source, example, first, rows, block):
 
 
 @xla.compiled
-def _finish_gradient(job):
+def _write_blocks(job, first_block, last_block):
+    """Write the sums of some blocks of features, over all slots, to the output."""
     blocks, window_rows, spans, padded, lanes = _sums_shape(job)
     span = _spans(job)[1]
     sums = xla.floats(
         job[SUMS], (job[SLOTS], blocks, window_rows, spans, padded, lanes)
     )
     kernel = xla.floats(job[OUTPUT], (window_rows, spans, span, blocks, lanes))
-    for block in range(blocks):
+    for block in range(first_block, last_block):
         for i in range(window_rows):
             for tap in range(spans):
                 for m in range(span):
@@ -387,6 +390,12 @@ def _finish_gradient(job):
                         for slot in range(1, job[SLOTS]):
                             total += sums[slot, block, i, tap, m, n]
                         kernel[i, tap, m, block, n] = total
+
+
+@xla.compiled
+def _finish_gradient(job):
+    if job[SLOTS] > 1:
+        _write_blocks(job, 0, job[FEATURES] // _lanes(job))
     _free_gradient(job)
 
 

@@ -36,6 +36,8 @@ MODULES = {
         "linsey_biased_convolution",
         "linsey_kernel_gradient",
     ),
+    "examples": ("linsey_example_norm", "linsey_example_cotangents"),
+    "placing": ("linsey_place",),
 }
 DIGEST = hashlib.sha256().digest_size
 

@@ -11,6 +11,15 @@ and by strides in bytes, as 64-bit words; a row of floats is one vector, of as m
     combine   y[k, :] = a[k, :] * multiplier + z[k, :] * second + first, also past the
               cache, for arrays that it cannot hold
 
+Those of `examples.py` compute in float64, with h[k, :] = (x[k, :] - mean) * rstd:
+
+    spread    sums of x[k, :] - shift and of its square, over k and all lanes
+    scale     y[k, :] = h[k, :] * scale[k, :] + bias[k, :]
+    columns   sums of a[k, :] and of a[k, :] * h[k, :] over k, added to totals
+    rows      adds a[k, :] and a[k, :] * h[k, :] to totals of each k; and sums of
+              both times scale[k, :], over k and all lanes
+    gradient  y[k, :] = (a[k, :] * scale[k, :] - first - h[k, :] * second) * rstd
+
 There is a function for each number of rows and of lanes; `TABLE` holds their addresses.
 """
 
@@ -25,19 +34,28 @@ from llvmlite import binding, ir
 _LARGE = binding.get_host_cpu_features().get("avx512f", False)
 ROWS, LANES = (14, 32) if _LARGE else (6, 16)
 SUM_LANES = (64, 32, 16) if _LARGE else (32, 16, 8)
+NORM_LANES = (32, 16, 8) if _LARGE else (16, 8)
 
 ALIGNMENT = 64 if _LARGE else 32  # bytes of a vector register, and of XLA's arrays
 
 TABLE = "linsey_loops"
 # Where in the table functions are: tiles with `a` across and along the rows, with all
-# lanes and with half of them, for each number of rows; then the others, by `SUM_LANES`.
+# lanes and with half of them, for each number of rows; then others, by `SUM_LANES`, and
+# those of `examples.py`, by `NORM_LANES`.
 TILES, FIRST_SUMS, LANE_CHOICES = 0, 4 * ROWS, len(SUM_LANES)
 MOMENTS, PRODUCTS, COMBINE, STREAM = range(
     FIRST_SUMS, FIRST_SUMS + 4 * LANE_CHOICES, LANE_CHOICES
 )
+NORM_CHOICES = len(NORM_LANES)
+_FIRST_NORMS = FIRST_SUMS + 4 * LANE_CHOICES
+SPREAD, SCALE, COLUMNS, ROW_SUMS, GRADIENT = range(
+    _FIRST_NORMS, _FIRST_NORMS + 5 * NORM_CHOICES, NORM_CHOICES
+)
 TILE_WORDS, SUM_WORDS, COMBINE_WORDS = 11, 7, 10
+SPREAD_WORDS, SCALE_WORDS, COLUMNS_WORDS, ROW_WORDS, GRADIENT_WORDS = 5, 8, 6, 8, 8
 
 _WORD, _FLOAT, _INDEX = ir.IntType(64), ir.FloatType(), ir.IntType(32)
+_DOUBLE = ir.DoubleType()
 Value = ir.Constant | ir.NamedValue
 
 
@@ -56,6 +74,17 @@ def write_loops() -> ir.Module:
         for second_kind in (False, True)
         for lanes in SUM_LANES
     ]
+    functions += [
+        write(module, lanes)
+        for write in (
+            _write_spread,
+            _write_scale,
+            _write_columns,
+            _write_rows,
+            _write_gradient,
+        )
+        for lanes in NORM_LANES
+    ]
     kind = ir.ArrayType(_WORD, len(functions))
     table = ir.GlobalVariable(module, kind, TABLE)
     table.initializer = ir.Constant(kind, [f.ptrtoint(_WORD) for f in functions])
@@ -69,9 +98,11 @@ class _Writer:
         kind = ir.FunctionType(_WORD, [_WORD] * words)
         self.function = ir.Function(module, kind, name)
         self.builder = ir.IRBuilder(self.function.append_basic_block())
+        self.lanes = lanes
         self.vector = ir.VectorType(_FLOAT, lanes)
+        self.wide = ir.VectorType(_DOUBLE, lanes)
         self.zero = ir.Constant(self.vector, None)
-        self.undefined = ir.Constant(self.vector, ir.Undefined)
+        self.no_sum = ir.Constant(self.wide, None)
         self.first = ir.Constant(ir.VectorType(_INDEX, lanes), None)
 
     def number(self, value: int) -> Value:
@@ -89,13 +120,35 @@ class _Writer:
             hint = self.function.module.add_metadata([ir.Constant(_INDEX, 1)])
             stored.set_metadata("nontemporal", hint)
 
-    def repeat(self, address: Value) -> Value:
-        """Load a float into all lanes."""
-        entry = self.builder.load(self.builder.inttoptr(address, _FLOAT.as_pointer()))
-        entry = self.builder.insert_element(
-            self.undefined, entry, ir.Constant(_INDEX, 0)
-        )
-        return self.builder.shuffle_vector(entry, self.undefined, self.first)
+    def repeat(self, address: Value, kind: ir.Type = _FLOAT) -> Value:
+        """Load a number into all lanes."""
+        entry = self.builder.load(self.builder.inttoptr(address, kind.as_pointer()))
+        undefined = ir.Constant(ir.VectorType(kind, self.lanes), ir.Undefined)
+        entry = self.builder.insert_element(undefined, entry, ir.Constant(_INDEX, 0))
+        return self.builder.shuffle_vector(entry, undefined, self.first)
+
+    def load_wide(self, address: Value) -> Value:
+        """Load floats, as doubles."""
+        return self.builder.fpext(self.load(address), self.wide)
+
+    def add_to(self, address: Value, values: Value) -> None:
+        """Add doubles to those at an address."""
+        pointer = self.builder.inttoptr(address, self.wide.as_pointer())
+        total = self.builder.fadd(self.builder.load(pointer, align=8), values)
+        self.builder.store(total, pointer, align=8)
+
+    def store_sums(self, address: Value, *values: Value) -> None:
+        """Store the sum of all lanes of each value, as doubles."""
+        name = f"llvm.vector.reduce.fadd.v{self.lanes}f64"
+        total = self.function.module.globals.get(name)
+        if total is None:
+            kind = ir.FunctionType(_DOUBLE, [_DOUBLE, self.wide])
+            total = ir.Function(self.function.module, kind, name)
+        for i, value in enumerate(values):
+            zero = ir.Constant(_DOUBLE, 0.0)
+            found = self.builder.call(total, [zero, value], fastmath=["reassoc"])
+            at = self.builder.add(address, self.number(8 * i))
+            self.builder.store(found, self.builder.inttoptr(at, _DOUBLE.as_pointer()))
 
     def add_product(self, total: Value, a: Value, b: Value) -> Value:
         """Add a product, with one rounding where the processor can."""
@@ -208,4 +261,119 @@ def _write_combine(module: ir.Module, lanes: int, stream: bool) -> ir.Function:
         return [add(y, row), add(a, row), add(x, row)]
 
     w.loop(count, [y, a, x], body)
+    return w.finish()
+
+
+# --- of examples, in float64 ----------------------------------------------------------
+
+
+def _write_spread(module: ir.Module, lanes: int) -> ir.Function:
+    """Write `spread(x, row, count, shift, result)`."""
+    w = _Writer(module, f"spread_{lanes}", SPREAD_WORDS, lanes)
+    x, row, count, shift, result = w.function.args
+    shift = w.repeat(shift, _DOUBLE)
+
+    def body(x: Value, first: Value, second: Value) -> list[Value]:
+        value = w.builder.fsub(w.load_wide(x), shift)
+        first = w.builder.fadd(first, value)
+        return [w.builder.add(x, row), first, w.add_product(second, value, value)]
+
+    _, *sums = w.loop(count, [x, w.no_sum, w.no_sum], body)
+    w.store_sums(result, *sums)
+    return w.finish()
+
+
+def _standardized(w: _Writer, moments: Value) -> Callable[[Value], Value]:
+    """Load mean and reciprocal deviation; return what maps an address of `x` to `h`."""
+    mean = w.repeat(moments, _DOUBLE)
+    rstd = w.repeat(w.builder.add(moments, w.number(8)), _DOUBLE)
+
+    def standardize(x: Value) -> Value:
+        return w.builder.fmul(w.builder.fsub(w.load_wide(x), mean), rstd)
+
+    return standardize
+
+
+def _write_scale(module: ir.Module, lanes: int) -> ir.Function:
+    """Write `scale(y, x, row, scale, bias, step, moments, count)`."""
+    w = _Writer(module, f"scale_{lanes}", SCALE_WORDS, lanes)
+    add = w.builder.add
+    y, x, row, scale, bias, step, moments, count = w.function.args
+    standardized = _standardized(w, moments)
+
+    def body(y: Value, x: Value, scale: Value, bias: Value) -> list[Value]:
+        value = w.builder.fptrunc(standardized(x), w.vector)
+        w.store(w.add_product(w.load(bias), value, w.load(scale)), y)
+        return [add(y, row), add(x, row), add(scale, step), add(bias, step)]
+
+    w.loop(count, [y, x, scale, bias], body)
+    return w.finish()
+
+
+def _write_columns(module: ir.Module, lanes: int) -> ir.Function:
+    """Write `columns(a, x, row, moments, count, totals)`."""
+    w = _Writer(module, f"columns_{lanes}", COLUMNS_WORDS, lanes)
+    add = w.builder.add
+    a, x, row, moments, count, totals = w.function.args
+    standardized = _standardized(w, moments)
+
+    def body(a: Value, x: Value, first: Value, second: Value) -> list[Value]:
+        factor = w.load_wide(a)
+        second = w.add_product(second, factor, standardized(x))
+        return [add(a, row), add(x, row), w.builder.fadd(first, factor), second]
+
+    _, _, first, second = w.loop(count, [a, x, w.no_sum, w.no_sum], body)
+    w.add_to(totals, first)
+    w.add_to(add(totals, w.number(8 * lanes)), second)
+    return w.finish()
+
+
+def _write_rows(module: ir.Module, lanes: int) -> ir.Function:
+    """Write `rows(a, x, row, scale, moments, count, totals, result)`."""
+    w = _Writer(module, f"rows_{lanes}", ROW_WORDS, lanes)
+    add = w.builder.add
+    a, x, row, scale, moments, count, totals, result = w.function.args
+    standardized = _standardized(w, moments)
+
+    def body(
+        a: Value, x: Value, scale: Value, totals: Value, first: Value, second: Value
+    ) -> list[Value]:
+        factor = w.load_wide(a)
+        value = standardized(x)
+        w.add_to(totals, factor)
+        w.add_to(add(totals, w.number(8 * lanes)), w.builder.fmul(factor, value))
+        factor = w.builder.fmul(factor, w.load_wide(scale))
+        first = w.builder.fadd(first, factor)
+        second = w.add_product(second, factor, value)
+        totals = add(totals, w.number(16 * lanes))
+        return [add(a, row), add(x, row), add(scale, row), totals, first, second]
+
+    values: list[Value] = [a, x, scale, totals, w.no_sum, w.no_sum]
+    *_, first, second = w.loop(count, values, body)
+    w.store_sums(result, first, second)
+    return w.finish()
+
+
+def _write_gradient(module: ir.Module, lanes: int) -> ir.Function:
+    """Write `gradient(y, a, x, row, scale, step, moments, count)`.
+
+    After mean and reciprocal deviation come `first` and `second`.
+    """
+    w = _Writer(module, f"gradient_{lanes}", GRADIENT_WORDS, lanes)
+    add = w.builder.add
+    y, a, x, row, scale, step, moments, count = w.function.args
+    standardized = _standardized(w, moments)
+    rstd, first, second = (
+        w.repeat(add(moments, w.number(8 * i)), _DOUBLE) for i in (1, 2, 3)
+    )
+
+    def body(y: Value, a: Value, x: Value, scale: Value) -> list[Value]:
+        value = w.builder.fmul(w.load_wide(a), w.load_wide(scale))
+        value = w.builder.fsub(value, first)
+        part = w.builder.fmul(standardized(x), second)
+        value = w.builder.fmul(w.builder.fsub(value, part), rstd)
+        w.store(w.builder.fptrunc(value, w.vector), y)
+        return [add(y, row), add(a, row), add(x, row), add(scale, step)]
+
+    w.loop(count, [y, a, x, scale], body)
     return w.finish()

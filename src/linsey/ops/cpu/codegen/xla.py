@@ -6,7 +6,7 @@ the threads share:
 
     words 0 to 7    the next piece, how many are done, and so on
     words 8 to 15   addresses of the inputs
-    word 16         address of the output
+    words 16 to 19  addresses of the outputs
     words 20 to 25  for the kernel itself
     words 26 to 31  the arguments of a call into XLA
     words 32 to 63  the plan: numbers known when the program was compiled
@@ -25,16 +25,20 @@ caller; each check refuses what the ones before it let through.
 2. `_answer_version`, when XLA registers a handler: the library that is running has one
    of these versions too. Otherwise the registration fails, and XLA computes instead.
    (Programs are lowered after jax has started its backend; before, it only notes them.)
-3. `_find_problem`, at each call: the frame has as many inputs and numbers of the plan
-   as the kernel declares and one output, the plan is the only attribute and an array
-   of int64, and every array is of float32.
+3. `_find_problem`, at each call: the frame has as many inputs, outputs and numbers of
+   the plan as the kernel declares, the plan is the only attribute and an array of
+   int64, and every array is of float32.
 4. `is_valid` of the kernel and `_have_shapes`, at each call: the plan is one that the
-   loops can follow (`channels.py` and `convolution.py` say what that is), and every
-   array has the shape that it implies. All addresses are computed from the plan.
+   loops can follow (`channels.py`, `examples.py` and `convolution.py` say what that
+   is), and every array has the shape that it implies. All addresses are computed from
+   the plan.
 5. `start` of the kernel: memory for intermediate results could be allocated.
 
 Where one of the last three fails, the call ends with an error of XLA before an array is
 read or written.
+
+A `Handler` has neither threads nor a plan: it takes everything from the frame, and
+checks the frame itself.
 """
 
 from __future__ import annotations
@@ -65,20 +69,24 @@ BUFFER_DTYPE, BUFFER_DATA, BUFFER_RANK, BUFFER_SHAPE, BUFFER_WORDS = 2, 3, 4, 5,
 ARRAY_DTYPE, ARRAY_SIZE, ARRAY_DATA, ARRAY_WORDS = 0, 1, 2, 3
 EXTENSION_METADATA, METADATA_VERSION = 3, 3
 API_VERSION, API_CREATE_ERROR, API_SCHEDULE, API_THREADS = 4, 6, 17, 18
-ARRAY_ATTRIBUTE, DTYPE_FLOAT32, DTYPE_INT64, INVALID_ARGUMENT = 1, 11, 5, 3
+ARRAY_ATTRIBUTE, INVALID_ARGUMENT = 1, 3
+DTYPE_INT32, DTYPE_INT64 = 4, 5
+DTYPE_FLOAT16, DTYPE_FLOAT32, DTYPE_FLOAT64, DTYPE_BFLOAT16 = 10, 11, 12, 16
 
 # The versions as XLA writes them: two numbers of 32 bits in one word.
 _VERSION_WORDS = tuple(major | minor << 32 for major, minor in VERSIONS)
 _LOW_HALF = (1 << 32) - 1
 
-# What `_find_problem` and a kernel can find.
-_FINE, _COUNTS, _DTYPES, _PLAN, _MEMORY = range(5)
-_MESSAGES = np.zeros((5, 128), np.uint8)
+# What a handler can find wrong.
+FINE, COUNTS, DTYPES, SHAPES, MEMORY, ONE_DTYPE, PLACES = range(7)
+_MESSAGES = np.zeros((7, 128), np.uint8)
 for _problem, _message in (
-    (_COUNTS, b"linsey kernel: another number of arrays or of attributes is needed"),
-    (_DTYPES, b"linsey kernel: arrays have to be of float32 and the plan of int64"),
-    (_PLAN, b"linsey kernel: the arrays do not have the shapes that the plan implies"),
-    (_MEMORY, b"linsey kernel: no memory is left for intermediate results"),
+    (COUNTS, b"linsey kernel: another number of arrays or of attributes is needed"),
+    (DTYPES, b"linsey kernel: arrays have to be of float32 and the plan of int64"),
+    (SHAPES, b"linsey kernel: the arrays do not have the shapes that the plan implies"),
+    (MEMORY, b"linsey kernel: no memory is left for intermediate results"),
+    (ONE_DTYPE, b"linsey kernel: rows and arrays have to be of one dtype of floats"),
+    (PLACES, b"linsey kernel: rows need a number, two axes, and arrays to write to"),
 ):
     _MESSAGES[_problem, : len(_message)] = bytearray(_message)
 
@@ -92,6 +100,7 @@ compiled = njit(error_model="numpy", **_OPTIONS)
 
 allocate = types.ExternalFunction("malloc", _word(_word))
 free = types.ExternalFunction("free", types.void(_word))
+copy = types.ExternalFunction("memcpy", _word(_word, _word, _word))
 _advise = types.ExternalFunction("madvise", types.int32(_word, _word, types.int32))
 _yield = types.ExternalFunction("sched_yield", types.int32())
 
@@ -191,6 +200,12 @@ def doubles(address, shape):
 
 
 @compiled
+def halves(address, count):
+    """Return the integers of 32 bits at an address, as an array."""
+    return carray(_half_pointer(address), count)
+
+
+@compiled
 def use_huge_pages(address, size):
     """Ask for pages of 2 MiB before memory is first written: one fault, not 512."""
     first = (address + HUGE_PAGE - 1) // HUGE_PAGE * HUGE_PAGE
@@ -207,17 +222,18 @@ class Kernel(NamedTuple):
 
     Attributes:
         target: The name.
-        inputs: Number of arrays that it reads; it writes one.
+        inputs: Number of arrays that it reads.
         plan: Number of words of the plan.
         is_valid: `is_valid(job)` returns whether the loops can follow the plan.
-        shapes: `shapes(job)` returns the shape of each input, and of the output, that a
-            valid plan implies. All have the same length: the first number is the
+        shapes: `shapes(job)` returns the shape of each input, and of each output, that
+            a valid plan implies. All have the same length: the first number is the
             product of all axes before the others.
         start: `start(job)` prepares, and returns the number of pieces; 0 if there is no
             memory.
         work: `work(job, piece, worker)` does one piece. The `worker` is the number of
             the thread, less than the number of threads.
         finish: `finish(job)` puts the results of the pieces together.
+        outputs: Number of arrays that it writes.
     """
 
     target: str
@@ -228,6 +244,20 @@ class Kernel(NamedTuple):
     start: Callable[..., int]
     work: Callable[..., None]
     finish: Callable[..., None]
+    outputs: int = 1
+
+
+class Handler(NamedTuple):
+    """What XLA calls by one name, without threads and a plan.
+
+    Attributes:
+        target: The name.
+        do: `do(frame)` does what a call frame asks for, and returns `FINE`; or what is
+            wrong with the frame, before it has written anything.
+    """
+
+    target: str
+    do: Callable[..., int]
 
 
 def _unset(*arguments: object) -> Any:
@@ -235,8 +265,17 @@ def _unset(*arguments: object) -> Any:
 
 
 # In the templates `_handle` and `_run`, these stand for what `_install` puts there.
-_inputs, _plan_words = 0, 0
-_is_valid = _shapes = _start = _work = _finish = _task = _unset
+_inputs, _outputs, _plan_words = 0, 0, 0
+_is_valid = _shapes = _start = _work = _finish = _task = _do = _unset
+
+
+def _handle_alone(pointer):
+    """Do what XLA asks for in a call frame; return an error of XLA, or 0."""
+    frame = words(pointer, FRAME_WORDS)
+    if frame[FRAME_EXTENSION] != 0:
+        return _answer_version(frame)
+    problem = _do(frame)
+    return 0 if problem == FINE else _create_error(frame, problem)
 
 
 def _handle(pointer):
@@ -244,20 +283,20 @@ def _handle(pointer):
     frame = words(pointer, FRAME_WORDS)
     if frame[FRAME_EXTENSION] != 0:
         return _answer_version(frame)
-    problem = _find_problem(frame, _inputs, _plan_words)
-    if problem != _FINE:
+    problem = _find_problem(frame, _inputs, _outputs, _plan_words)
+    if problem != FINE:
         return _create_error(frame, problem)
     address = _open_job(frame)
     if address == 0:
-        return _create_error(frame, _MEMORY)
+        return _create_error(frame, MEMORY)
     job = words(address, JOB)
     if not (_is_valid(job) and _have_shapes(frame, _shapes(job))):
         free(address)
-        return _create_error(frame, _PLAN)
+        return _create_error(frame, SHAPES)
     pieces = _start(job)
     if pieces == 0:
         free(address)
-        return _create_error(frame, _MEMORY)
+        return _create_error(frame, MEMORY)
     _share(frame, address, pieces, _task())
     _finish(job)
     return _leave(address)
@@ -285,33 +324,41 @@ def _answer_version(frame):
 
 
 @compiled
-def _find_problem(frame, inputs, plan_words):
+def _find_problem(frame, inputs, outputs, plan_words):
     """Compare what can be compared without knowing what the kernel computes."""
     if (
         frame[FRAME_INPUT_COUNT] != inputs
-        or frame[FRAME_OUTPUT_COUNT] != 1
+        or frame[FRAME_OUTPUT_COUNT] != outputs
         or frame[FRAME_ATTRIBUTE_COUNT] != 1
     ):
-        return _COUNTS
-    if carray(_half_pointer(frame[FRAME_ATTRIBUTE_TYPES]), 1)[0] != ARRAY_ATTRIBUTE:
-        return _COUNTS
+        return COUNTS
+    if halves(frame[FRAME_ATTRIBUTE_TYPES], 1)[0] != ARRAY_ATTRIBUTE:
+        return COUNTS
     plan = words(words(frame[FRAME_ATTRIBUTES], 1)[0], ARRAY_WORDS)
     if plan[ARRAY_DTYPE] & _LOW_HALF != DTYPE_INT64:
-        return _DTYPES
+        return DTYPES
     if plan[ARRAY_SIZE] != plan_words:
-        return _COUNTS
-    for index in range(inputs + 1):
-        if _buffer(frame, index)[BUFFER_DTYPE] & _LOW_HALF != DTYPE_FLOAT32:
-            return _DTYPES
-    return _FINE
+        return COUNTS
+    for index in range(inputs + outputs):
+        if dtype_of(buffer(frame, index)) != DTYPE_FLOAT32:
+            return DTYPES
+    return FINE
 
 
 @compiled
-def _buffer(frame, index):
-    """Return the structure of an input, or of the output, which comes last."""
+def dtype_of(buffer):
+    """Return XLA's number of the dtype of an array."""
+    return buffer[BUFFER_DTYPE] & _LOW_HALF
+
+
+@compiled
+def buffer(frame, index):
+    """Return the structure of an input or of an output, which come after them."""
     inputs = frame[FRAME_INPUT_COUNT]
     first, index = (
-        (frame[FRAME_INPUTS], index) if index < inputs else (frame[FRAME_OUTPUTS], 0)
+        (frame[FRAME_INPUTS], index)
+        if index < inputs
+        else (frame[FRAME_OUTPUTS], index - inputs)
     )
     return words(words(first, index + 1)[index], BUFFER_WORDS)
 
@@ -320,11 +367,11 @@ def _buffer(frame, index):
 def _have_shapes(frame, shapes):
     """Return whether all arrays have the shapes that the plan implies."""
     for index in range(len(shapes)):
-        buffer, shape = _buffer(frame, index), shapes[index]
-        rank, last = buffer[BUFFER_RANK], len(shape) - 1
+        array, shape = buffer(frame, index), shapes[index]
+        rank, last = array[BUFFER_RANK], len(shape) - 1
         if rank < last:
             return False
-        found, count = words(buffer[BUFFER_SHAPE], rank), 1
+        found, count = words(array[BUFFER_SHAPE], rank), 1
         for axis in range(rank - last):
             count *= found[axis]
         if count != shape[0]:
@@ -346,8 +393,9 @@ def _open_job(frame):
         job[i] = 0
     inputs = frame[FRAME_INPUT_COUNT]
     for index in range(inputs):
-        job[INPUT + index] = _buffer(frame, index)[BUFFER_DATA]
-    job[OUTPUT] = _buffer(frame, inputs)[BUFFER_DATA]
+        job[INPUT + index] = buffer(frame, index)[BUFFER_DATA]
+    for index in range(frame[FRAME_OUTPUT_COUNT]):
+        job[OUTPUT + index] = buffer(frame, inputs + index)[BUFFER_DATA]
     plan = words(words(frame[FRAME_ATTRIBUTES], 1)[0], ARRAY_WORDS)
     numbers = words(plan[ARRAY_DATA], plan[ARRAY_SIZE])
     for i in range(plan[ARRAY_SIZE]):
@@ -423,19 +471,22 @@ define linkonce_odr void @NRT_MemInfo_call_dtor(ptr %array) {{
 """
 
 
-def write(kernel: Kernel, handler: str) -> str:
+def write(kernel: Kernel | Handler, handler: str) -> str:
     """Write the handler of a kernel, and its task, in the language of LLVM.
 
     Args:
         kernel: The kernel.
         handler: Name of the function that XLA is to call.
     """
+    if isinstance(kernel, Handler):
+        return _compile(_fill(_handle_alone, kernel, _do=kernel.do), handler)
     task = f"{kernel.target}_run"
     run = _fill(_run, kernel, _work=kernel.work)
     handle = _fill(
         _handle,
         kernel,
         _inputs=kernel.inputs,
+        _outputs=kernel.outputs,
         _plan_words=kernel.plan,
         _is_valid=kernel.is_valid,
         _shapes=kernel.shapes,
@@ -448,7 +499,9 @@ def write(kernel: Kernel, handler: str) -> str:
     return str(whole)
 
 
-def _fill(template: FunctionType, kernel: Kernel, **names: object) -> FunctionType:
+def _fill(
+    template: FunctionType, kernel: Kernel | Handler, **names: object
+) -> FunctionType:
     """Make a function of a template, with other values of global names."""
     function = FunctionType(template.__code__, {**template.__globals__, **names})
     function.__qualname__ = f"{kernel.target}{template.__name__}"
