@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TextIO
@@ -77,13 +78,22 @@ def progress(title: str, step: int, total: int, plain: bool) -> Iterator[Progres
         yield Progress(bar)
 
 
+def width() -> int:
+    """Return the columns of the terminal.
+
+    Where there is none to fit, that is enough for any table.
+    """
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 120
+
+
 def show(drawing: RenderableType) -> None:
     """Print something that rich can draw."""
     from rich.console import Console
 
-    # Wide enough for any table where there is no terminal to fit.
-    width = None if sys.stdout.isatty() else 120
-    Console(width=width).print(drawing)
+    console = Console(width=width())
+    with console.capture() as capture:
+        console.print(drawing)
+    _write(capture.get(), sys.stdout)
 
 
 def show_table(
@@ -122,9 +132,19 @@ def say(text: str, stream: TextIO | None = None) -> None:
         text: one line or several.
         stream: where to. Defaults to the standard output.
     """
-    stream = stream or sys.stdout
+    _write(_lines(text) + "\n", stream or sys.stdout)
+
+
+def flush() -> None:
+    """Write out what programs beside us have printed, if anybody reads it."""
+    for stream in (sys.stdout, sys.stderr):
+        _write("", stream)
+
+
+def _write(text: str, stream: TextIO) -> None:
     try:
-        print(_lines(text), file=stream, flush=True)
+        stream.write(text)
+        stream.flush()
     except OSError:  # from now on, and for what is still in the buffer
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
