@@ -1,81 +1,23 @@
 """What the person at the terminal sees.
 
-Progress is live on a terminal and plain lines anywhere else. Names of files, arrays and
-classes come from outside: nothing in them is a command to the terminal or markup.
+Names of files, arrays and classes come from outside: nothing in them is a command to
+the terminal or markup. Where nobody reads any more, as behind `| head -1`, output goes
+nowhere and nothing fails.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, TextIO
 
 from linsey.errors.base import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.progress import Progress as Bar
     from rich.text import Text
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """Show how far a run is: in lines only, or also on a bar that is redrawn.
-
-    Attributes:
-        bar: the bar, with one task. If `None`, lines only, for files and pipes.
-    """
-
-    bar: Bar | None = None
-
-    def advance(self, step: int, loss: float | None) -> None:
-        """Redraw the bar; a line for each step would drown the others."""
-        if self.bar is not None:
-            shown = "" if loss is None else f"loss {loss:.4f}"
-            self.bar.update(self.bar.task_ids[0], completed=step, loss=shown)
-
-    def say(self, text: str) -> None:
-        """Print a line that stays, above the bar."""
-        if self.bar is None:
-            say(text)
-        else:
-            lines = map(plain, text.split("\n"))
-            self.bar.console.print(*lines, sep="\n", soft_wrap=True)
-
-
-@contextlib.contextmanager
-def progress(title: str, step: int, total: int, plain: bool) -> Iterator[Progress]:
-    """Show the progress of a run.
-
-    Args:
-        title: what is running.
-        step: where it begins.
-        total: the last step.
-        plain: print lines even on a terminal.
-
-    Yields:
-        What to tell the progress to.
-    """
-    if plain or not sys.stdout.isatty():
-        yield Progress()
-        return
-    from rich import progress as rich
-
-    columns = (
-        rich.TextColumn("{task.description}", markup=False),
-        rich.BarColumn(),
-        rich.MofNCompleteColumn(),
-        rich.TextColumn("{task.fields[loss]}", markup=False),
-        rich.TimeElapsedColumn(),
-        rich.TimeRemainingColumn(),
-    )
-    with rich.Progress(*columns) as bar:
-        bar.add_task(title, completed=step, total=total, loss="")
-        yield Progress(bar)
 
 
 def width() -> int:
