@@ -1,6 +1,8 @@
 import io
 import re
 import sys
+import threading
+import time
 from contextlib import redirect_stdout
 
 import pytest
@@ -11,6 +13,7 @@ from linsey.app.progress import (
     Progress,
     Remaining,
     bar_line,
+    busy,
     duration,
     progress,
 )
@@ -64,6 +67,40 @@ def test_lines_of_evaluations_count_as_signs_of_life(capsys):
     assert re.fullmatch(
         r"step +2/100  epoch +0.20  0:01:38 left\n", capsys.readouterr().out
     )
+
+
+def test_what_takes_long_is_told_again():
+    told, again = [], threading.Event()
+
+    def later(text):
+        told.append(text)
+        again.set()
+
+    with busy("reading", told.append, later, interval=0.01):
+        assert again.wait(10)
+    count = len(told)
+    time.sleep(0.05)
+    assert len(told) == count  # no more after the block
+    assert told[:2] == ["reading ...", "reading: 0:00:00 so far"]
+
+
+def test_what_fails_is_not_told_again():
+    told = []
+    with pytest.raises(KeyError), busy("reading", told.append, told.append):
+        raise KeyError
+    assert told == ["reading ..."]
+
+
+def test_what_one_of_several_runs_does_is_a_detail(capsys):
+    shown = Progress(10)
+    with shown.busy("compiling"):
+        pass
+    with shown.busy("evaluating", is_told=False):
+        pass
+    shown.begin_part("run 1 of 2", 0)
+    with shown.busy("compiling"):
+        pass
+    assert capsys.readouterr().out == "compiling ...\n"
 
 
 def test_remaining_time_leaves_out_the_step_that_compiles():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -130,6 +131,19 @@ class Progress:
         )  # fmt: skip
         self.say("  ".join(part for part in shown if part))
 
+    def busy(
+        self, text: str, is_told: bool = True
+    ) -> contextlib.AbstractContextManager[None]:
+        """Say what is done in a block that no step ends, see `busy`.
+
+        Args:
+            text: what is done.
+            is_told: whether it is said at the beginning, too.
+        """
+        name = f"{self._part}: " if self._part else ""
+        begin = self.detail if is_told else _keep_silent
+        return busy(text, begin, lambda again: self.say(f"{name}{again}"))
+
     def left(self, done: int) -> str:
         """Say how long what follows a number of steps will take; may be empty."""
         return self._remaining.text(self._total - done)
@@ -152,6 +166,41 @@ class Progress:
         """Print a line unless the run is one of several."""
         if not self._part:
             self.say(text)
+
+
+def _keep_silent(text: str) -> None:
+    pass
+
+
+@contextlib.contextmanager
+def busy(
+    text: str,
+    begin: Callable[[str], None] = say,
+    again: Callable[[str], None] = say,
+    interval: float = INTERVAL,
+) -> Iterator[None]:
+    """Say what is done in a block, and again every ten seconds while it lasts.
+
+    Args:
+        text: what is done.
+        begin: takes what is said at the beginning.
+        again: takes what is said later, from a thread of its own.
+        interval: seconds between two lines.
+    """
+    begin(f"{text} ...")
+    start, done = time.monotonic(), threading.Event()
+
+    def repeat() -> None:
+        while not done.wait(interval):
+            again(f"{text}: {duration(time.monotonic() - start)} so far")
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 @contextlib.contextmanager

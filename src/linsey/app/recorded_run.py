@@ -13,7 +13,7 @@ from linsey.app.metadata import run_metadata
 from linsey.app.metrics_log import MetricsLog
 from linsey.app.models import LayerRow, summarize, summary_text, total_size
 from linsey.app.outcome import Outcome
-from linsey.app.progress import Progress, progress
+from linsey.app.progress import Progress, busy, progress
 from linsey.app.report import write_report
 from linsey.app.run_folder import RunFolder, newest_checkpoint
 from linsey.app.stopping import StopRequest
@@ -51,10 +51,11 @@ def train_run(
     """
     start = time.perf_counter()
     # Whatever can be wrong with model and data shows before the folder is touched.
-    trainer = Trainer(config, dataset, folder.checkpoints)
+    with _building(overview):
+        trainer = Trainer(config, dataset, folder.checkpoints)
+        layers = summarize(trainer.model, dataset.shape, config.batch_size)
     if overview is not None:
         trainer.most_warnings = 1
-    layers = summarize(trainer.model, dataset.shape, config.batch_size)
     stop.check()
     folder.begin(config)
     kind = "resume" if _resume(trainer) else "start"
@@ -81,6 +82,13 @@ def train_run(
     return outcome
 
 
+def _building(
+    overview: Progress | None,
+) -> contextlib.AbstractContextManager[None]:
+    text = "building the model"
+    return busy(text) if overview is None else overview.busy(text)
+
+
 def _shown(
     trainer: Trainer, overview: Progress | None
 ) -> contextlib.AbstractContextManager[Progress]:
@@ -90,21 +98,16 @@ def _shown(
 
 
 def _introduction(trainer: Trainer, layers: list[LayerRow], folder: RunFolder) -> str:
-    """What is trained, on what, and why nothing is seen for a moment."""
+    """What is trained, and on what."""
     config, dataset, here = trainer.config, trainer.dataset, describe_environment()
-    lines = [
+    return (
         f"{config.model}, norm {config.norm}, lr {config.lr:g}: "
         f"{total_size(layers, 'params'):,} parameters and "
-        f"{total_size(layers, 'batch_stats'):,} statistics (see {folder.summary})",
+        f"{total_size(layers, 'batch_stats'):,} statistics (see {folder.summary})\n"
         f"{printable(dataset.name)}: {len(dataset.y_train)} examples to train on, "
         f"{len(dataset.y_test)} to test on, {len(dataset.class_names)} classes; "
-        f"{here['devices']} x {here['device']}, {here['threads']} threads",
-    ]
-    if trainer.step < trainer.total:
-        lines.append(
-            "compiling evaluation and training: their first calls take longer ..."
-        )
-    return "\n".join(lines)
+        f"{here['devices']} x {here['device']}, {here['threads']} threads"
+    )
 
 
 _AUDITED = 8  # batches

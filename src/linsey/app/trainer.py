@@ -9,6 +9,7 @@ history is that of one run as well.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import time
@@ -88,6 +89,7 @@ class Trainer:
         self._speed = Speedometer(config.batch_size)
         self.most_warnings, self._warnings = 5, 0
         self._next: Batch | None = None
+        self._has_trained = False
 
     def restore(self, checkpoint: VerifiedCheckpoint) -> None:
         """Go to where a checkpoint was taken.
@@ -139,7 +141,8 @@ class Trainer:
                 self._end_if_not_finite(log)
                 if self.step == self.total:
                     return
-                self._train(batches, log)
+                with self._compiling(shown):
+                    self._train(batches, log)
                 shown.advance(self._moment())
                 if self.step % self.config.log_every == 0 or self.step == self.total:
                     self._log_training(log)
@@ -231,6 +234,13 @@ class Trainer:
         error.is_traced = True
         raise error
 
+    def _compiling(self, shown: Progress) -> contextlib.AbstractContextManager[None]:
+        """Say so where a step is the first one, which waits for the compiler."""
+        if self._has_trained:
+            return contextlib.nullcontext()
+        self._has_trained = True
+        return shown.busy("compiling the training step")
+
     def _moment(self) -> Moment:
         loss = self.scores.window.means(self.config.batch_size)["loss"]
         epoch = self.step / self.steps_per_epoch
@@ -250,7 +260,10 @@ class Trainer:
     # -- evaluation and checkpoints --------------------------------------------------
 
     def _evaluate(self, log: MetricsLog, shown: Progress, stop: StopRequest) -> None:
-        result, epoch = self.evaluate(stop), self.step / self.steps_per_epoch
+        is_first, epoch = self.evaluation is None, self.step / self.steps_per_epoch
+        text = "compiling the evaluation" if is_first else "evaluating"
+        with shown.busy(text, is_told=is_first):
+            result = self.evaluate(stop)
         log.write("eval", self.step, epoch=epoch, **result.numbers())
         shown.detail(
             f"step {self.step:>6}/{self.total}  epoch {epoch:6.2f}  "

@@ -12,6 +12,7 @@ from linsey.app import exit_codes
 from linsey.app.config import TrainConfig
 from linsey.app.one_process import refuse_several_processes
 from linsey.app.options import parse_train
+from linsey.app.progress import busy
 from linsey.app.run_folder import RunFolder, claim, default_out
 from linsey.app.stopping import Stopped, StopRequest
 from linsey.app.terminal import say, show_table, warn
@@ -51,13 +52,13 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Path]:
     # What follows can take seconds, the import of jax alone more than one.
     say(_plan(config, folder.path))
     # While nothing is written, a signal ends the work wherever it is.
-    from linsey.app.readers import load
+    with busy(f"reading {config.data}"):
+        from linsey.app.readers import load
 
-    dataset = load(config)  # before jax is imported: what is wrong shows at once
-    say("importing jax and building the model ...")
-
-    from linsey.app.compare import compare
-    from linsey.app.recorded_run import train_run
+        dataset = load(config)  # before jax is imported: what is wrong shows at once
+    with busy("importing jax"):
+        from linsey.app.compare import compare
+        from linsey.app.recorded_run import train_run
 
     paths = {"report": folder.report, "curves": folder.curves}
     with StopRequest() as stop:
@@ -89,7 +90,7 @@ def _plan(config: TrainConfig, path: Path) -> str:
         what = f"training {model} without normalization for {until}"
     else:
         what = f"training {model} with {config.norm} normalization for {until}"
-    return f"{what}, in {path}\nreading {config.data} ..."
+    return f"{what}, in {path}"
 
 
 def set_threads(threads: int | None) -> None:
