@@ -25,10 +25,11 @@ def outcome(loss=0.5, first=2.0, right=True, skipped_at=()):
                    len(skipped_at), Report("Audit"), records, 1.0)  # fmt: skip
 
 
-def test_a_loss_that_exploded_is_told():
-    told = outcome(loss=1e9, right=False).warnings()
-    assert told == [
-        "the run did not learn: test loss 1e+09, and before the first step 2; "
+@pytest.mark.parametrize("given", [{"loss": 4.5, "right": False}, {"loss": 250.0}])
+def test_a_loss_that_exploded_is_told(given):
+    loss = f"{given['loss']:.4f}"
+    assert outcome(**given).warnings() == [
+        f"the test loss rose from 2.0000 before the first step to {loss}; "
         "a lower --lr may help"
     ]
 

@@ -12,6 +12,7 @@ from linsey.app.exit_codes import NotFiniteError
 from linsey.app.metadata import Scores
 from linsey.app.metrics_log import Record
 from linsey.app.steps import Evaluation
+from linsey.app.terminal import number
 from linsey.batch_stats import Report
 
 
@@ -42,7 +43,8 @@ class Outcome:
         final = self.final
         return (
             f"test accuracy {final.accuracy:.4f} ({final.correct} of {final.count}), "
-            f"loss {final.loss:.4f}, with the running statistics of step {self.step}"
+            f"loss {number(final.loss)}, with the running statistics of step "
+            f"{self.step}"
         )
 
     def warnings(self) -> list[str]:
@@ -53,10 +55,10 @@ class Outcome:
                 f"{self.skipped} of {self.step} steps were skipped as a whole: loss, "
                 "gradients or statistics were not finite; a lower --lr may help"
             )
-        if self._did_not_learn():
+        if self._exploded():
             told.append(
-                f"the run did not learn: test loss {self.final.loss:.4g}, and before "
-                f"the first step {self._first_loss():.4g}; a lower --lr may help"
+                f"the test loss rose from {number(self._first_loss())} before the "
+                f"first step to {number(self.final.loss)}; a lower --lr may help"
             )
         told += [f"{one.layer}: {one.message}" for one in self.statistics.errors]
         return told
@@ -67,14 +69,15 @@ class Outcome:
         first = next(losses, None)
         return math.inf if first is None else first
 
-    def _did_not_learn(self) -> bool:
-        """Whether a constant answer is as good, and the loss exploded.
+    def _exploded(self) -> bool:
+        """Whether the loss is far above the first one.
 
-        The loss alone does not tell: it may rise while a model gets sure of itself.
+        It may rise while a model gets sure of itself and is right more often: a little
+        counts only if a constant answer is as good.
         """
-        most_frequent = self.final.confusion.sum(axis=1).max()
-        is_chance = self.final.correct <= most_frequent
-        return bool(is_chance and self.final.loss > 2 * self._first_loss())
+        is_chance = self.final.correct <= self.final.confusion.sum(axis=1).max()
+        factor = 2 if is_chance else 100
+        return bool(self.final.loss > factor * self._first_loss())
 
     def refuse_not_finite(self, folder: Path) -> None:
         """Refuse a run that came to its last step without a result.

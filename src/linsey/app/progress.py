@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from linsey.app.terminal import plain, say
+from linsey.app.terminal import number, plain, say
 from linsey.errors.base import printable
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Progress:
         if self.bar is None and self._now() - self._told < INTERVAL:
             return
         at = self._offset + moment.step
-        loss = "" if moment.loss is None else f"loss {moment.loss:.4f}"
+        loss = "" if moment.loss is None else f"loss {number(moment.loss)}"
         left = self._remaining.text(self._total - at)
         speed = moment.speed
         if self.bar is not None:

@@ -23,6 +23,7 @@ from linsey.app.progress import duration
 from linsey.app.run_folder import RunFolder
 from linsey.app.scores import CALIBRATION_BINS, Calibration, ClassScores
 from linsey.app.steps import Evaluation
+from linsey.app.terminal import number
 from linsey.batch_stats import Report
 from linsey.batch_stats.report import shown
 from linsey.checkpoint import durable
@@ -159,7 +160,7 @@ def _progress(records: Sequence[Record]) -> str:
     for record in records:
         if record["kind"] == "eval":
             step, epoch, loss = (record[key] for key in ("step", "epoch", "loss"))
-            told = "not finite" if loss is None else f"{loss:.4f}"
+            told = "not finite" if loss is None else number(loss)
             rows.append((step, f"{epoch:.2f}", told, f"{record['accuracy']:.4f}"))
     return table(("step", "epoch", "test loss", "test accuracy"), rows)
 

@@ -51,6 +51,16 @@ def show_table(
     show(table)
 
 
+def number(value: float) -> str:
+    """Write a loss with four digits after the point, or shortly if it exploded.
+
+    Example:
+        >>> number(0.51234), number(1.042e34), number(float("nan"))
+        ('0.5123', '1.042e+34', 'nan')
+    """
+    return f"{value:.4g}" if abs(value) >= 1e5 else f"{value:.4f}"
+
+
 def plain(text: str, style: str = "") -> Text:
     """Make a text for rich that is shown as it is, in one line."""
     from rich.text import Text

@@ -30,7 +30,7 @@ from linsey.app.models import Classifier, make_model
 from linsey.app.progress import Moment, Progress
 from linsey.app.speed import Speedometer
 from linsey.app.stopping import Stopped, StopRequest
-from linsey.app.terminal import warn
+from linsey.app.terminal import number, warn
 from linsey.app.window import Window
 from linsey.checkpoint import CheckpointStore, VerifiedCheckpoint
 from linsey.errors import InputError
@@ -267,7 +267,7 @@ class Trainer:
         log.write("eval", self.step, epoch=epoch, **result.numbers())
         shown.detail(
             f"step {self.step:>6}/{self.total}  epoch {epoch:6.2f}  "
-            f"test loss {result.loss:.4f}  test accuracy {result.accuracy:.4f}"
+            f"test loss {number(result.loss)}  test accuracy {result.accuracy:.4f}"
         )
         self.evaluation = result
         self.scores.evaluated_at, self.scores.accuracy = self.step, result.accuracy

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from linsey.app.config import EvalConfig
 from linsey.app.options import parse
-from linsey.app.terminal import say, show_table, warn, width
+from linsey.app.terminal import number, say, show_table, warn, width
 from linsey.errors import DiskError, InputError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
         _show(record)
         say(
             f"test accuracy {result.accuracy:.4f} ({result.correct} of "
-            f"{result.count}), loss {result.loss:.4f}, step {checkpoint.step} of "
+            f"{result.count}), loss {number(result.loss)}, step {checkpoint.step} of "
             f"{checkpoint.folder}"
         )
     if place is None:
