@@ -1,10 +1,13 @@
+import os
+import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from linsey.app import cli, exit_codes
+from linsey.app import cli, commands, exit_codes
 from linsey.app.commands import train
 from linsey.app.exit_codes import NotFiniteError
 from linsey.app.stopping import Stopped
@@ -12,6 +15,7 @@ from linsey.errors import DiskError, InputError
 from linsey.extras import install_hint
 from tests.app.runs import SMALL
 
+ROOT = Path(cli.__file__).parents[3]
 NEVER_FOR_HELP = {"jax", "jaxlib", "optax", "orbax", "matplotlib", "flax", "PIL"}
 
 
@@ -35,13 +39,17 @@ print("HEAVY", sorted({NEVER_FOR_HELP!r} & set(sys.modules)))
 def test_overview_names_every_command(linsey):
     result = linsey("--help")
     assert result.code == 0
-    for name in ("train", "eval", "inspect", "summary"):
-        assert f"  {name} " in result.out
+    modules = {module.name for module in pkgutil.iter_modules(commands.__path__)}
+    shown = re.findall(r"^  ([a-z]+) ", result.out, re.M)
+    assert set(shown) == modules == set(cli._COMMANDS)
+    assert len(shown) == len(modules)
+    guide = (ROOT / "docs/guides/command.md").read_text()
+    assert set(re.findall(r"^\| `linsey ([a-z]+)", guide, re.M)) == modules
     assert linsey().code == 2
 
 
 def test_exit_codes_are_told_in_the_help_and_in_the_guide(linsey):
-    guide = (Path(cli.__file__).parents[3] / "docs/guides/command.md").read_text()
+    guide = (ROOT / "docs/guides/command.md").read_text()
     shown = linsey("--help").out
     for code, _ in exit_codes.TABLE:
         assert f"\n  {code:<11} " in shown
@@ -80,8 +88,9 @@ def test_what_is_unexpected_keeps_its_traceback(linsey, monkeypatch):
         linsey("train")
 
 
-def test_version(linsey):
-    result = linsey("--version")
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_version(linsey, option):
+    result = linsey(option)
     assert (result.code, result.out.split()[0]) == (0, "linsey")
 
 
@@ -145,7 +154,8 @@ def test_bad_input_is_one_line_and_exit_code_2(linsey, tmp_path, arguments, erro
     result = linsey(*arguments)
     assert result.code == 2
     assert result.error == error.format(cwd=tmp_path)
-    assert result.out == ""
+    # What is about to be done is told before the data are looked for.
+    assert result.out.count("\n") == (2 if "--data" in arguments else 0)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -187,3 +197,17 @@ def test_summary_counts_what_is_learned_and_what_is_kept(linsey):
     assert ["Dense_0", "Dense", "float32", "(64,", "8)", "40"] in lines
     assert ["BatchNorm_1", "BatchNorm", "float32", "(64,", "8)", "16", "16"] in lines
     assert lines[-1] == ["total", "226", "32"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["-V"]])
+def test_closed_pipe_ends_quietly(arguments):
+    """As `linsey --help | head -1`, whose reader is gone before all is written."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "linsey", *arguments],
+        stdout=writing, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    os.close(writing)
+    assert done.stderr == ""
+    assert done.returncode in (0, 141)

@@ -7,6 +7,7 @@ import pytest
 
 from linsey.app import metrics_log, steps
 from linsey.app.compare import _thinned, accuracy_table, milestone_table, variants
+from linsey.app.conclusion import conclude
 from linsey.app.config import TrainConfig
 from tests.app.runs import SMALL, evaluations
 
@@ -38,7 +39,14 @@ def test_comparison_stopped_and_resumed(linsey, blobs, tmp_path, monkeypatch):
     assert [step for step, _, _ in histories[0]] == [0, 3, 6, 8]
     last = [f"{history[-1][2]:.4f}" for history in histories]
     assert re.search(rf"│ 8 +│ {last[0]} +│ {last[1]} ", result.out)
+    told = result.out.splitlines()
+    assert [line[:10] for line in told if line.startswith("run ")] == [
+        "run 1 of 2", "run 2 of 2",
+    ]  # fmt: skip
+    assert len(told) < 40
+    (conclusion,) = [line for line in told if line.startswith("Of one learning rate")]
     page = (tmp_path / "c" / "report.html").read_text()
+    assert conclusion in page
     assert "data:image/png;base64," in page
     assert f'<td class="number">{last[0]}</td>' in page
     assert (tmp_path / "c" / "curves.png").exists()
@@ -73,6 +81,22 @@ def test_tables_of_known_histories():
         ["0.5", "5", "10"], ["0.8", "5", "never"], ["0.9", "10", "never"],
         ["0.95", "10", "never"], ["0.98", "never", "never"],
     ]  # fmt: skip
+
+
+def test_the_conclusion_is_fair_to_both_sides():
+    curves = {
+        (0.1, "batch"): [(0, 0.1), (10, 0.4)],
+        (0.1, "none"): [(0, 0.1), (5, 0.6), (10, 0.9)],
+        (1.0, "batch"): [(0, 0.1), (10, 0.45)],
+        (1.0, "none"): [(0, 0.1), (10, 0.45)],
+    }
+    assert conclude(curves) == (
+        "Of 2 learning rates, normalization (batch) ended ahead at 0 and behind at 1: "
+        "at its best it reached a test accuracy of 0.4500 (lr 1), without it the best "
+        "was 0.9000 (lr 0.1)."
+    )
+    curves[1.0, "batch"] = []  # it ended before it was evaluated
+    assert "ended ahead at 0 and behind at 2" in conclude(curves)
 
 
 def test_long_tables_are_thinned_at_the_end():

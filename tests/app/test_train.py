@@ -3,11 +3,13 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from linsey.app import steps
+from linsey.app import metrics_log, steps
 from linsey.app.run_folder import CHECKPOINTS
 from linsey.checkpoint import CheckpointStore
 from linsey.checkpoint.manifest import file_name
@@ -80,6 +82,40 @@ def test_output_names_result_and_places(linsey, blobs):
     assert again.error == (
         "run: --out: holds a run already (--resume continues it; nothing was changed)"
     )
+
+
+def test_the_first_lines_say_what_is_being_done(linsey, blobs):
+    result = linsey("train", "--data", blobs, *SMALL, "--out", "run")
+    told = result.out.splitlines()
+    assert told[:4] == [
+        "training an mlp with batch normalization for 2 epochs, in run",
+        f"reading {blobs} ...",
+        "importing jax ...",
+        "building the model ...",
+    ]
+    assert told[6] == "compiling the evaluation ..."
+    assert told[7].startswith("step      0/8")
+    assert told[8] == "compiling the training step ..."
+    assert told[9].startswith("step      4/8")
+
+
+def test_the_first_line_needs_no_jax(blobs, tmp_path):
+    """It is there before what takes long is imported."""
+    code = f"""
+import builtins, sys
+from linsey.app import cli, terminal
+write, told = terminal._write, []
+def heavy(text, stream):
+    told.append(sorted({{"jax", "optax", "matplotlib", "PIL"}} & set(sys.modules)))
+    write(text, stream)
+terminal._write = heavy
+cli.main(["train", "--data", {str(blobs)!r}, "--epochs", "1", "--model", "mlp",
+          "--batch-size", "65", "--out", {str(tmp_path / "run")!r}])
+print("HEAVY", told[:2])
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "HEAVY [[], []]" in done.stdout
 
 
 def test_report_needs_nothing_but_itself(reference):
@@ -281,6 +317,15 @@ def test_metrics_are_lines_of_json(reference):
         "kind", "step", "epoch", "loss", "accuracy", "learning_rate", "skipped",
         "examples_per_second",
     }  # fmt: skip
+
+
+def test_the_step_that_compiles_has_no_speed(linsey, blobs, tmp_path):
+    options = (*SMALL, "--log-every", 1, "--epochs", 1)
+    assert linsey("train", "--data", blobs, *options, "--out", "run").code == 0
+    records = metrics_log.read(tmp_path / "run" / "metrics.jsonl")
+    speeds = [r["examples_per_second"] for r in records if r["kind"] == "train"]
+    assert speeds[0] is None
+    assert min(speeds[1:]) > 0
 
 
 def test_eval_repeats_the_final_evaluation(linsey, reference):

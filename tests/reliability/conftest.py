@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from linsey.app import cli, report
+from linsey.app import cli, curves
 from tests.app.conftest import blobs, linsey  # noqa: F401
 from tests.app.runs import make_blobs
 from tests.reliability.runs import OPTIONS
@@ -60,4 +60,4 @@ def terminal_may_hang_up() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def no_curves(monkeypatch):
     """Curves take most of the time of a small run, and no test here looks at them."""
-    monkeypatch.setattr(report, "drawn", lambda *arguments: "")
+    monkeypatch.setattr(curves, "drawn", lambda *arguments, **options: "")

@@ -42,7 +42,7 @@ def test_the_log_and_the_output_are_whole_after_a_kill(blobs, tmp_path):
     process = subprocess.Popen(
         [*command, "--out", str(run)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    lines = [process.stdout.readline() for _ in range(8)]
+    lines = [process.stdout.readline() for _ in range(12)]
     os.kill(process.pid, signal.SIGKILL)
     rest, err = process.communicate()
     out = b"".join(lines) + rest

@@ -12,11 +12,11 @@ import time
 
 import pytest
 
-from linsey.app import report
+from linsey.app import curves
 from linsey.app.checkpoint_choice import choose
 from linsey.app.config import InspectConfig
+from linsey.app.curves import drawn
 from linsey.app.one_process import refuse_several_processes
-from linsey.app.report import drawn
 from linsey.app.run_folder import lock
 from linsey.checkpoint import CheckpointStore, durable
 from linsey.errors import InputError
@@ -169,7 +169,7 @@ def test_nothing_is_written_through_a_link(linsey, whole, tmp_path, monkeypatch,
     (tmp_path / "run" / "config.toml").write_bytes((whole / "config.toml").read_bytes())
     (tmp_path / "run" / name).unlink(missing_ok=True)
     (tmp_path / "run" / name).symlink_to(outside)
-    monkeypatch.setattr(report, "drawn", drawn)
+    monkeypatch.setattr(curves, "drawn", drawn)
     result = linsey("train", "--resume", "--tensorboard", "--out", "run")
     kept = outside if outside.is_file() else outside / "mine"
     assert kept.read_text() == "mine"

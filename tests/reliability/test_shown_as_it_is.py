@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from linsey.app import report, terminal
+from linsey.app import page, terminal
 from linsey.app.commands.inspect import _drawn
+from linsey.app.progress import progress
 from tests.app.runs import SMALL
 from tests.reliability.figures import record
 
@@ -37,7 +38,8 @@ def test_trees_show_names_as_they_are():
 @pytest.mark.parametrize("has_bar", [False, True])
 def test_lines_show_names_as_they_are(has_bar, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: has_bar, raising=False)
-    with terminal.progress("[/b]", 0, 1, plain=not has_bar) as shown:
+    with progress(0, 1, plain=not has_bar) as shown:
+        shown.begin_part("[/b]", 0)
         shown.say("\n".join(NAMES))
     terminal.warn("\x1b[2J[/b]")
     out, err = capsys.readouterr()
@@ -47,10 +49,14 @@ def test_lines_show_names_as_they_are(has_bar, capsys, monkeypatch):
 
 
 def test_pages_show_names_as_they_are():
-    page = report.page(
-        "\x1b<b>", report.table(NAMES, [NAMES]), report.paragraph("\x07")
+    content = page.page(
+        "\x1b<b>",
+        page.table(NAMES, [NAMES]),
+        page.paragraph("\x07"),
+        page.matrix(NAMES, [[1] * len(NAMES)] * len(NAMES)),
+        page.figures([("data:", '"\x1b<b>', page.caption(*NAMES))]),
     )
-    text = page.decode()
+    text = content.decode()
     assert "<script>" not in text and "&lt;script&gt;" in text
     assert text.replace("\n", "").isprintable()
     assert r"\x1b&lt;b&gt;" in text

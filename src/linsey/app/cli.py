@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from linsey.app import exit_codes
 from linsey.app.exit_codes import NotFiniteError
 from linsey.app.stopping import Stopped, StopRequest
-from linsey.app.terminal import say
+from linsey.app.terminal import flush, say
 from linsey.errors import DiskError, InputError
 from linsey.extras import MissingPackageError, install_hint
 
@@ -54,7 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _finish(given)
     _replace_closed_streams()
     with StopRequest(at_once=True) as stop:
-        code = _finish(given)
+        try:
+            code = _finish(given)
+        finally:  # help ends by `SystemExit`
+            flush()
         if arguments is None:
             stop.ignore_others()
     return code
@@ -92,17 +95,12 @@ def _finish(given: Sequence[str]) -> int:
 
 def _run(given: Sequence[str]) -> int:
     if not given or given[0] in ("-h", "--help"):
-        print("usage: linsey COMMAND [OPTIONS]\n")
-        for name, text in _COMMANDS.items():
-            print(f"  {name:<11} {text}")
-        print("\nlinsey COMMAND --help lists the options of a command.\n\nexit codes:")
-        for code, text in exit_codes.TABLE:
-            print(f"  {code:<11} {text}")
+        say(_overview())
         return exit_codes.DONE if given else exit_codes.REFUSED
-    if given[0] == "--version":
+    if given[0] in ("-V", "--version"):
         from importlib.metadata import version
 
-        print("linsey", version("linsey"))
+        say(f"linsey {version('linsey')}")
         return exit_codes.DONE
     name, *options = given
     try:
@@ -112,6 +110,15 @@ def _run(given: Sequence[str]) -> int:
         # something else of it.
         StopRequest.check()
         raise
+
+
+def _overview() -> str:
+    lines = ["usage: linsey COMMAND [OPTIONS]", "       linsey --version", ""]
+    lines += [f"  {name:<11} {text}" for name, text in _COMMANDS.items()]
+    lines += ["", "linsey COMMAND --help lists the options of a command."]
+    lines += ["", "exit codes:"]
+    lines += [f"  {code:<11} {text}" for code, text in exit_codes.TABLE]
+    return "\n".join(lines)
 
 
 def _complain(error: Exception) -> None:

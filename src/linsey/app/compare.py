@@ -16,22 +16,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from linsey.app import metrics_log, report
+from linsey.app import curves, metrics_log, page
+from linsey.app.conclusion import MILESTONES, conclude
 from linsey.app.config import TrainConfig
 from linsey.app.dataset import Dataset
 from linsey.app.exit_codes import NotFiniteError
 from linsey.app.metrics_log import Record
+from linsey.app.progress import progress
 from linsey.app.recorded_run import train_run
 from linsey.app.run_folder import RunFolder, claim, refuse_link
 from linsey.app.stopping import StopRequest
 from linsey.app.terminal import warn
 from linsey.app.trainer import check
 from linsey.checkpoint import durable
+from linsey.errors.base import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MILESTONES = (0.5, 0.8, 0.9, 0.95, 0.98)
 _MAX_ROWS = 16
 
 Histories = dict[tuple[float, str], list[Record]]
@@ -45,9 +47,35 @@ class ResultTable(NamedTuple):
     rows: list[list[str]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What came of a comparison.
+
+    Attributes:
+        tables: accuracy against steps, and steps against accuracy.
+        conclusion: what was found, in a sentence.
+        ended_early: why runs ended before their last step, by folder.
+    """
+
+    tables: list[ResultTable]
+    conclusion: str
+    ended_early: dict[Path, str]
+
+    def refuse_not_finite(self, folder: Path) -> None:
+        """Refuse a comparison none of whose runs came to its end.
+
+        Raises:
+            NotFiniteError: they all were not finite.
+        """
+        count = len(self.tables[0].headers) - 1
+        if len(self.ended_early) == count:
+            hint = "try lower --compare-factors, or a lower --lr"
+            raise NotFiniteError(f"{folder}: none of {count} runs was finite ({hint})")
+
+
 def compare(
     config: TrainConfig, dataset: Dataset, folder: RunFolder, stop: StopRequest
-) -> list[ResultTable]:
+) -> Comparison:
     """Train every variant and write the comparison.
 
     Args:
@@ -57,44 +85,83 @@ def compare(
         stop: asks to save and end.
 
     Returns:
-        Accuracy against steps, and steps against accuracy.
+        What was found.
 
     Raises:
         Stopped: a signal arrived before the end.
     """
-    check(config, dataset)
+    _, steps_per_epoch = check(config, dataset)
     folder.begin(config)
+    chosen = variants(config, len(dataset.y_train))
+    steps = config.epochs * steps_per_epoch
+    ended_early: dict[Path, str] = {}
     histories: Histories = {}
-    for variant in variants(config, len(dataset.y_train)):
-        stop.check()
-        run = folder.path / f"{variant.norm}-lr{variant.lr:g}"
-        refuse_link(run)
-        with claim(run, variant) as place:
-            try:
-                train_run(variant, dataset, place, stop)
-            except NotFiniteError as error:
-                if config.on_nonfinite == "raise":
-                    raise
-                # To see how far each gets is what a comparison is for.
-                warn(f"{run} ended early: {error}")
-        records = metrics_log.read(RunFolder(run).metrics)
-        histories[variant.lr, variant.norm] = records
-    tables = [accuracy_table(histories), milestone_table(histories)]
-    setting = "Same data in the same order, same optimizer and schedule."
-    options = report.table(("option", "value"), config.identity.items())
-    content = report.page(
-        f"{config.model} with and without normalization on {dataset.name}",
-        report.paragraph(setting),
-        report.section("Curves", draw(folder.curves, histories)),
-        *[
-            report.section(t.title.capitalize(), report.table(t.headers, t.rows))
-            for t in tables
-        ],
-        report.section("Options", options),
+    with progress(0, steps * len(chosen), config.plain) as shown:
+        shown.say(
+            f"{len(chosen)} runs of {steps} steps on {printable(dataset.name)}; the "
+            "first steps of each wait for the compiler ..."
+        )
+        for number, variant in enumerate(chosen):
+            stop.check()
+            name = f"run {number + 1} of {len(chosen)}"
+            run = folder.path / f"{variant.norm}-lr{variant.lr:g}"
+            refuse_link(run)
+            shown.begin_part(name, number * steps)
+            with claim(run, variant) as place:
+                try:
+                    train_run(variant, dataset, place, stop, shown)
+                except NotFiniteError as error:
+                    if config.on_nonfinite == "raise":
+                        raise
+                    # To see how far each gets is what a comparison is for.
+                    warn(f"{run} ended early: {error}")
+                    ended_early[run] = str(error)
+            records = metrics_log.read(RunFolder(run).metrics)
+            key = variant.lr, variant.norm
+            histories[key] = records
+            left = shown.left((number + 1) * steps)
+            ending = "".join([_ending(records), left and f"; {left}"])
+            shown.say(f"{name}: {_label(key)}: {ending}")
+    found = Comparison(
+        [accuracy_table(histories), milestone_table(histories)],
+        conclude({key: _accuracies(records) for key, records in histories.items()}),
+        ended_early,
     )
-    durable.write_file(folder.report, content)
+    durable.write_file(folder.report, _page(config, dataset, folder, histories, found))
     stop.check()
-    return tables
+    return found
+
+
+def _ending(records: list[Record]) -> str:
+    points = _accuracies(records)
+    if not points:
+        return "no evaluation"
+    step, accuracy = points[-1]
+    return f"test accuracy {accuracy:.4f} after {step} steps"
+
+
+def _page(
+    config: TrainConfig,
+    dataset: Dataset,
+    folder: RunFolder,
+    histories: Histories,
+    found: Comparison,
+) -> bytes:
+    setting = "Same data in the same order, same optimizer and schedule, one seed."
+    options = page.table(("option", "value"), config.identity.items())
+    early = [f"{run.name} ended early: {why}" for run, why in found.ended_early.items()]
+    return page.page(
+        f"{config.model} with and without normalization on {dataset.name}",
+        page.paragraph(found.conclusion, "big"),
+        page.paragraph(setting),
+        *map(page.paragraph, early),
+        page.section("Curves", draw(folder.curves, histories)),
+        *[
+            page.section(t.title.capitalize(), page.table(t.headers, t.rows))
+            for t in found.tables
+        ],
+        page.section("Options", options),
+    )
 
 
 def variants(config: TrainConfig, examples: int) -> list[TrainConfig]:
@@ -121,10 +188,7 @@ def variants(config: TrainConfig, examples: int) -> list[TrainConfig]:
 
 def accuracy_table(histories: Histories) -> ResultTable:
     """Tabulate the test accuracy of each run against steps."""
-    accuracies = [
-        dict(zip(*report.curve(records, "eval", "accuracy"), strict=True))
-        for records in histories.values()
-    ]
+    accuracies = [dict(_accuracies(records)) for records in histories.values()]
     steps = sorted(set().union(*accuracies))
     rows = [
         [str(step), *(f"{of[step]:.4f}" if step in of else "" for of in accuracies)]
@@ -140,7 +204,7 @@ def milestone_table(histories: Histories) -> ResultTable:
     for milestone in MILESTONES:
         row = [f"{milestone:g}"]
         for records in histories.values():
-            points = zip(*report.curve(records, "eval", "accuracy"), strict=True)
+            points = _accuracies(records)
             reached = (str(step) for step, value in points if value >= milestone)
             row.append(next(reached, "never"))
         rows.append(row)
@@ -156,13 +220,17 @@ def draw(path: Path, histories: Histories) -> str:
         for axes, rate in zip(panels, rates, strict=True):
             for (lr, norm), records in histories.items():
                 if lr == rate:
-                    points = report.curve(records, "eval", "accuracy")
+                    points = curves.curve(records, "eval", "accuracy")
                     axes.plot(*points, label=f"norm {norm}", marker=".")
             title = f"learning rate {rate:g}"
             axes.set(title=title, xlabel="step", ylabel="test accuracy", ylim=(0, 1.02))
             axes.legend(loc="lower right")
 
-    return report.drawn(path, "test accuracy against steps", len(rates), draw_rates)
+    return curves.drawn(path, "test accuracy against steps", len(rates), draw_rates)
+
+
+def _accuracies(records: Sequence[Record]) -> list[tuple[int, float]]:
+    return list(zip(*curves.curve(records, "eval", "accuracy"), strict=True))
 
 
 def _label(name: tuple[float, str]) -> str:

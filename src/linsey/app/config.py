@@ -207,8 +207,9 @@ class StateOptions(InspectConfig):
 class EvalConfig(StateOptions):
     """Evaluate a checkpoint with its running statistics.
 
-    With --compare-modes, compare training and evaluation on the same data instead,
-    layer by layer. Only that works on files that no run of `linsey train` wrote.
+    The scores are printed, and saved as JSON in the folder of the run. With
+    --compare-modes, compare training and evaluation on the same data instead, layer by
+    layer. Only that works on files that no run of `linsey train` wrote.
     """
 
     data: _Text | None = None
@@ -220,7 +221,7 @@ class EvalConfig(StateOptions):
     batch_size: _Batch = 256
     """Examples on which the modes are compared."""
     json: bool = False
-    """Print the comparison as JSON."""
+    """Print the scores, or the comparison, as JSON and nothing else."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

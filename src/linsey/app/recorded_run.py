@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import math
+import time
 
+from linsey.app import metrics_log
 from linsey.app.config import TrainConfig
 from linsey.app.dataset import Dataset, training_batches
 from linsey.app.devices import describe_environment
-from linsey.app.exit_codes import NotFiniteError
 from linsey.app.metadata import run_metadata
 from linsey.app.metrics_log import MetricsLog
-from linsey.app.models import summarize, summary_text, total_size
-from linsey.app.report import Outcome, write_report
+from linsey.app.models import LayerRow, summarize, summary_text, total_size
+from linsey.app.outcome import Outcome
+from linsey.app.progress import Progress, busy, progress
+from linsey.app.report import write_report
 from linsey.app.run_folder import RunFolder, newest_checkpoint
 from linsey.app.stopping import StopRequest
-from linsey.app.terminal import progress, say, warn
+from linsey.app.terminal import warn
 from linsey.app.trainer import Trainer
 from linsey.batch_stats import Report, audit
 from linsey.checkpoint import durable
@@ -23,7 +25,11 @@ from linsey.errors.base import printable
 
 
 def train_run(
-    config: TrainConfig, dataset: Dataset, folder: RunFolder, stop: StopRequest
+    config: TrainConfig,
+    dataset: Dataset,
+    folder: RunFolder,
+    stop: StopRequest,
+    overview: Progress | None = None,
 ) -> Outcome:
     """Train, or go on training, and write everything into a folder.
 
@@ -32,6 +38,7 @@ def train_run(
         dataset: what is learned.
         folder: of the run, held by this process.
         stop: asks the run to save and end.
+        overview: where the run is one of several, the progress of all of them.
 
     Returns:
         The outcome.
@@ -42,39 +49,65 @@ def train_run(
         NotFiniteError: too much of the run was not finite.
         Stopped: a signal arrived before the end.
     """
+    start = time.perf_counter()
     # Whatever can be wrong with model and data shows before the folder is touched.
-    trainer = Trainer(config, dataset, folder.checkpoints)
-    layers = summarize(trainer.model, dataset.shape, config.batch_size)
+    with _building(overview):
+        trainer = Trainer(config, dataset, folder.checkpoints)
+        layers = summarize(trainer.model, dataset.shape, config.batch_size)
+    if overview is not None:
+        trainer.most_warnings = 1
     stop.check()
     folder.begin(config)
     kind = "resume" if _resume(trainer) else "start"
     durable.write_file(folder.summary, (summary_text(layers) + "\n").encode())
     here = describe_environment()
-    title = f"{config.model}, norm {config.norm}, lr {config.lr:g}"
-    say(
-        f"{title}: {total_size(layers, 'params'):,} parameters and "
-        f"{total_size(layers, 'batch_stats'):,} statistics (see {folder.summary})\n"
-        f"{printable(dataset.name)}: {len(dataset.y_train)} examples to train on, "
-        f"{len(dataset.y_test)} to test on, {len(dataset.class_names)} classes; "
-        f"{here['devices']} x {here['device']}, {here['threads']} threads"
-    )
     tensorboard = folder.tensorboard if config.tensorboard else None
     with contextlib.closing(MetricsLog(folder.metrics, tensorboard)) as log:
         log.write(kind, trainer.step, **here)
-        with progress(title, trainer.step, trainer.total, config.plain) as shown:
+        with _shown(trainer, overview) as shown:
+            shown.detail(_introduction(trainer, layers, folder))
             trainer.run(log, shown, stop)
         final = trainer.evaluation or trainer.evaluate(stop)
         skipped = int(trainer.state.skipped)
         log.write("final", trainer.step, **final.numbers(), skipped=skipped)
         log.sync()
     stop.check()
-    statistics = _audit(trainer)
-    outcome = Outcome(trainer.step, final, trainer.scores, skipped, statistics)
+    outcome = Outcome(
+        trainer.step, final, trainer.scores, skipped, _audit(trainer),
+        metrics_log.read(folder.metrics), time.perf_counter() - start,
+    )  # fmt: skip
     write_report(folder, config, dataset, layers, outcome)
     stop.check()
-    if not math.isfinite(final.loss):
-        raise NotFiniteError(f"{folder.path}: the final test loss is not finite")
+    outcome.refuse_not_finite(folder.path)
     return outcome
+
+
+def _building(
+    overview: Progress | None,
+) -> contextlib.AbstractContextManager[None]:
+    text = "building the model"
+    return busy(text) if overview is None else overview.busy(text)
+
+
+def _shown(
+    trainer: Trainer, overview: Progress | None
+) -> contextlib.AbstractContextManager[Progress]:
+    if overview is not None:
+        return contextlib.nullcontext(overview)
+    return progress(trainer.step, trainer.total, trainer.config.plain)
+
+
+def _introduction(trainer: Trainer, layers: list[LayerRow], folder: RunFolder) -> str:
+    """What is trained, and on what."""
+    config, dataset, here = trainer.config, trainer.dataset, describe_environment()
+    return (
+        f"{config.model}, norm {config.norm}, lr {config.lr:g}: "
+        f"{total_size(layers, 'params'):,} parameters and "
+        f"{total_size(layers, 'batch_stats'):,} statistics (see {folder.summary})\n"
+        f"{printable(dataset.name)}: {len(dataset.y_train)} examples to train on, "
+        f"{len(dataset.y_test)} to test on, {len(dataset.class_names)} classes; "
+        f"{here['devices']} x {here['device']}, {here['threads']} threads"
+    )
 
 
 _AUDITED = 8  # batches

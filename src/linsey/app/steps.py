@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ from linsey import struct
 from linsey.app.config import OptimizerOptions, Shape
 from linsey.app.dataset import Dataset, Standardizer
 from linsey.app.devices import Devices
+from linsey.app.scores import Answers
 from linsey.app.stopping import StopRequest
 from linsey.training import train_state
 
@@ -196,7 +197,7 @@ _BATCH = 256
 @jax.jit
 def eval_step(
     state: TrainState, x: jax.Array, y: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Apply the model with its running statistics.
 
     Args:
@@ -205,12 +206,18 @@ def eval_step(
         y: (batch,) int32 labels.
 
     Returns:
-        The loss and the predicted class of each example.
+        Of each example the loss, the predicted class, its probability, and how many
+        classes were put before the true one.
     """
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     logits = state.apply_fn(variables, x, False)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
-    return losses, logits.argmax(-1)
+    confidence = jax.nn.softmax(logits).max(-1)  # (batch,)
+    own = jnp.take_along_axis(logits, y[:, None], -1)  # (batch, 1)
+    # Of equal logits the first one counts, as in argmax; NaN is not below anything.
+    is_earlier = jnp.arange(logits.shape[-1]) < y[:, None]  # (batch, classes)
+    is_before = jnp.where(is_earlier, ~(logits < own), ~(logits <= own))
+    return losses, logits.argmax(-1), confidence, is_before.sum(-1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,11 +226,16 @@ class Evaluation:
 
     Attributes:
         loss: mean cross entropy, in nats.
-        confusion: examples by true (row) and predicted (column) class.
+        answers: what was said to each example, in the order of the test part.
     """
 
     loss: float
-    confusion: np.ndarray
+    answers: Answers
+
+    @functools.cached_property
+    def confusion(self) -> np.ndarray:
+        """Examples by true (row) and predicted (column) class."""
+        return self.answers.confusion()
 
     @property
     def correct(self) -> int:
@@ -243,15 +255,6 @@ class Evaluation:
     def numbers(self) -> dict[str, float]:
         """Return what is recorded of it."""
         return {"loss": self.loss, "accuracy": self.accuracy}
-
-    def by_class(self, names: Iterable[str]) -> Iterator[tuple[str, str, np.ndarray]]:
-        """Yield the name of each class, its accuracy, and what was predicted for it.
-
-        The accuracy is text, empty for a class without examples.
-        """
-        for index, (name, counts) in enumerate(zip(names, self.confusion, strict=True)):
-            count = counts.sum()
-            yield name, f"{counts[index] / count:.4f}" if count else "", counts
 
 
 def evaluate(
@@ -279,19 +282,20 @@ def evaluate(
     # Every batch has one shape, so one program serves all; rows beyond the end are
     # zeros whose results are dropped (nothing mixes rows in evaluation).
     size = -(-_BATCH // devices.count) * devices.count
-    classes = len(dataset.class_names)
-    confusion = np.zeros((classes, classes), np.int64)
-    losses = []
+    found = []
     for start in range(0, len(dataset.y_test), size):
         if stop is not None:
             stop.check()
         x = standardize(dataset.x_test[start : start + size])
         y = dataset.y_test[start : start + size]
         batch = devices.put_batch(_padded(x, size), _padded(y, size))
-        loss, predicted = eval_step(state, *batch)
-        losses.append(np.asarray(loss, np.float64)[: len(y)])
-        np.add.at(confusion, (y, np.asarray(predicted)[: len(y)]), 1)
-    return Evaluation(float(np.concatenate(losses).mean()), confusion)
+        found.append([np.asarray(a)[: len(y)] for a in eval_step(state, *batch)])
+    losses, predicted, confidence, rank = map(np.concatenate, zip(*found, strict=True))
+    # Rounding may take a probability of float32 above 1.
+    confidence = np.minimum(confidence.astype(np.float64), 1.0)
+    classes = len(dataset.class_names)
+    answers = Answers(dataset.y_test, predicted, confidence, rank, classes)
+    return Evaluation(float(losses.astype(np.float64).mean()), answers)
 
 
 def _padded(array: np.ndarray, size: int) -> np.ndarray:

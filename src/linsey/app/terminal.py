@@ -1,89 +1,41 @@
 """What the person at the terminal sees.
 
-Progress is live on a terminal and plain lines anywhere else. Names of files, arrays and
-classes come from outside: nothing in them is a command to the terminal or markup.
+Names of files, arrays and classes come from outside: nothing in them is a command to
+the terminal or markup. Where nobody reads any more, as behind `| head -1`, output goes
+nowhere and nothing fails.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import os
+import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, TextIO
 
 from linsey.errors.base import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.progress import Progress as Bar
     from rich.text import Text
 
 
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """Show how far a run is: in lines only, or also on a bar that is redrawn.
+def width() -> int:
+    """Return the columns of the terminal.
 
-    Attributes:
-        bar: the bar, with one task. If `None`, lines only, for files and pipes.
+    Where there is none to fit, that is enough for any table.
     """
-
-    bar: Bar | None = None
-
-    def advance(self, step: int, loss: float | None) -> None:
-        """Redraw the bar; a line for each step would drown the others."""
-        if self.bar is not None:
-            shown = "" if loss is None else f"loss {loss:.4f}"
-            self.bar.update(self.bar.task_ids[0], completed=step, loss=shown)
-
-    def say(self, text: str) -> None:
-        """Print a line that stays, above the bar."""
-        if self.bar is None:
-            say(text)
-        else:
-            lines = map(plain, text.split("\n"))
-            self.bar.console.print(*lines, sep="\n", soft_wrap=True)
-
-
-@contextlib.contextmanager
-def progress(title: str, step: int, total: int, plain: bool) -> Iterator[Progress]:
-    """Show the progress of a run.
-
-    Args:
-        title: what is running.
-        step: where it begins.
-        total: the last step.
-        plain: print lines even on a terminal.
-
-    Yields:
-        What to tell the progress to.
-    """
-    if plain or not sys.stdout.isatty():
-        yield Progress()
-        return
-    from rich import progress as rich
-
-    columns = (
-        rich.TextColumn("{task.description}", markup=False),
-        rich.BarColumn(),
-        rich.MofNCompleteColumn(),
-        rich.TextColumn("{task.fields[loss]}", markup=False),
-        rich.TimeElapsedColumn(),
-        rich.TimeRemainingColumn(),
-    )
-    with rich.Progress(*columns) as bar:
-        bar.add_task(title, completed=step, total=total, loss="")
-        yield Progress(bar)
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 120
 
 
 def show(drawing: RenderableType) -> None:
     """Print something that rich can draw."""
     from rich.console import Console
 
-    # Wide enough for any table where there is no terminal to fit.
-    width = None if sys.stdout.isatty() else 120
-    Console(width=width).print(drawing)
+    console = Console(width=width())
+    with console.capture() as capture:
+        console.print(drawing)
+    _write(capture.get(), sys.stdout)
 
 
 def show_table(
@@ -97,6 +49,16 @@ def show_table(
     for row in rows:
         table.add_row(*map(plain, row))
     show(table)
+
+
+def number(value: float) -> str:
+    """Write a loss with four digits after the point, or shortly if it exploded.
+
+    Example:
+        >>> number(0.51234), number(1.042e34), number(float("nan"))
+        ('0.5123', '1.042e+34', 'nan')
+    """
+    return f"{value:.4g}" if abs(value) >= 1e5 else f"{value:.4f}"
 
 
 def plain(text: str, style: str = "") -> Text:
@@ -122,9 +84,19 @@ def say(text: str, stream: TextIO | None = None) -> None:
         text: one line or several.
         stream: where to. Defaults to the standard output.
     """
-    stream = stream or sys.stdout
+    _write(_lines(text) + "\n", stream or sys.stdout)
+
+
+def flush() -> None:
+    """Write out what programs beside us have printed, if anybody reads it."""
+    for stream in (sys.stdout, sys.stderr):
+        _write("", stream)
+
+
+def _write(text: str, stream: TextIO) -> None:
     try:
-        print(_lines(text), file=stream, flush=True)
+        stream.write(text)
+        stream.flush()
     except OSError:  # from now on, and for what is still in the buffer
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())

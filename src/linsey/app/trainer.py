@@ -9,6 +9,7 @@ history is that of one run as well.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import time
@@ -26,13 +27,14 @@ from linsey.app.exit_codes import NotFiniteError
 from linsey.app.metadata import Scores, run_metadata
 from linsey.app.metrics_log import MetricsLog
 from linsey.app.models import Classifier, make_model
+from linsey.app.progress import Moment, Progress
+from linsey.app.speed import Speedometer
 from linsey.app.stopping import Stopped, StopRequest
-from linsey.app.terminal import Progress, warn
+from linsey.app.terminal import number, warn
 from linsey.app.window import Window
 from linsey.checkpoint import CheckpointStore, VerifiedCheckpoint
 from linsey.errors import InputError
 
-_MAX_WARNINGS = 5
 _MAX_EXAMPLES = 8
 """How many are named in a message; the log has all of them."""
 
@@ -60,6 +62,7 @@ class Trainer:
 
     Attributes:
         evaluation: the last one; `None` if there was none in this process.
+        most_warnings: skipped steps that a person is warned of, one by one.
 
     Raises:
         InputError: model, data and batch size do not go together.
@@ -83,9 +86,10 @@ class Trainer:
         self._saved: tuple[int, object] = (-1, None)
         self._data_digest = dataset.digest()
         self._never_finite = nonfinite.infinite_leaves(self._tree())
-        self._clock = time.perf_counter(), 0
-        self._warnings = 0
+        self._speed = Speedometer(config.batch_size)
+        self.most_warnings, self._warnings = 5, 0
         self._next: Batch | None = None
+        self._has_trained = False
 
     def restore(self, checkpoint: VerifiedCheckpoint) -> None:
         """Go to where a checkpoint was taken.
@@ -109,7 +113,6 @@ class Trainer:
         self.scores = metadata.cursor
         self.step = checkpoint.step
         self._saved = self.step, dataclasses.asdict(self.scores)
-        self._restart_clock()
 
     def run(self, log: MetricsLog, shown: Progress, stop: StopRequest) -> None:
         """Train to the end, or until asked to stop; save in both cases.
@@ -138,9 +141,11 @@ class Trainer:
                 self._end_if_not_finite(log)
                 if self.step == self.total:
                     return
-                self._train(batches, log)
+                with self._compiling(shown):
+                    self._train(batches, log)
+                shown.advance(self._moment())
                 if self.step % self.config.log_every == 0 or self.step == self.total:
-                    self._log_training(log, shown)
+                    self._log_training(log)
         except Stopped:
             self._save(log)
             raise
@@ -165,11 +170,13 @@ class Trainer:
             yield Batch(indices, shards)
 
     def _train(self, batches: Iterator[Batch], log: MetricsLog) -> None:
+        start = time.perf_counter()
         batch = self._next or next(batches)
         self.state, metrics = steps.train_step(self.state, *batch.shards)
         # While the devices compute.
         self._next = next(batches) if self.step + 1 < self.total else None
         seen = {key: value.item() for key, value in jax.device_get(metrics).items()}
+        self._speed.add(time.perf_counter() - start)
         is_skipped = bool(seen["skipped"])
         if is_skipped:
             self._meet_nonfinite(batch, log)
@@ -213,9 +220,9 @@ class Trainer:
         if policy == "skip":
             log.write("skip", step, part=found.part, examples=examples)
             self._warnings += 1
-            if self._warnings <= _MAX_WARNINGS:
+            if self._warnings <= self.most_warnings:
                 warn(f"{message}; skipped")
-            if self._warnings == _MAX_WARNINGS:
+            if self._warnings == self.most_warnings:
                 warn(f"further steps that are skipped are told in {log.path} only")
             return
         self.state = before
@@ -227,34 +234,40 @@ class Trainer:
         error.is_traced = True
         raise error
 
-    def _log_training(self, log: MetricsLog, shown: Progress) -> None:
-        means = self.scores.window.means(self.config.batch_size)
+    def _compiling(self, shown: Progress) -> contextlib.AbstractContextManager[None]:
+        """Say so where a step is the first one, which waits for the compiler."""
+        if self._has_trained:
+            return contextlib.nullcontext()
+        self._has_trained = True
+        return shown.busy("compiling the training step")
+
+    def _moment(self) -> Moment:
+        loss = self.scores.window.means(self.config.batch_size)["loss"]
+        epoch = self.step / self.steps_per_epoch
+        return Moment(self.step, self.total, epoch, loss, self._speed.recent)
+
+    def _log_training(self, log: MetricsLog) -> None:
         schedule = steps.make_schedule(self.config, self.steps_per_epoch)
         committed = self.step - int(self.state.skipped)
         rate = np.asarray(schedule(max(0, committed - 1))).item()
-        epoch = self.step / self.steps_per_epoch
-        start, done_before = self._clock
-        examples = (self.scores.window.steps - done_before) * self.config.batch_size
-        speed = examples / (time.perf_counter() - start)
         log.write(
-            "train", self.step, epoch=epoch, learning_rate=rate,
-            examples_per_second=speed, **means,
+            "train", self.step, epoch=self.step / self.steps_per_epoch,
+            learning_rate=rate, examples_per_second=self._speed.take(),
+            **self.scores.window.means(self.config.batch_size),
         )  # fmt: skip
-        shown.advance(self.step, means["loss"])
         self.scores.window = Window()
-        self._restart_clock()
-
-    def _restart_clock(self) -> None:
-        self._clock = time.perf_counter(), self.scores.window.steps
 
     # -- evaluation and checkpoints --------------------------------------------------
 
     def _evaluate(self, log: MetricsLog, shown: Progress, stop: StopRequest) -> None:
-        result, epoch = self.evaluate(stop), self.step / self.steps_per_epoch
+        is_first, epoch = self.evaluation is None, self.step / self.steps_per_epoch
+        text = "compiling the evaluation" if is_first else "evaluating"
+        with shown.busy(text, is_told=is_first):
+            result = self.evaluate(stop)
         log.write("eval", self.step, epoch=epoch, **result.numbers())
-        shown.say(
+        shown.detail(
             f"step {self.step:>6}/{self.total}  epoch {epoch:6.2f}  "
-            f"test loss {result.loss:.4f}  test accuracy {result.accuracy:.4f}"
+            f"test loss {number(result.loss)}  test accuracy {result.accuracy:.4f}"
         )
         self.evaluation = result
         self.scores.evaluated_at, self.scores.accuracy = self.step, result.accuracy

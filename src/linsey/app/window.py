@@ -57,6 +57,10 @@ class Window:
         }
 
 
+_TAIL = 10
+"""Steps at the end of a run; half of all of them in one of less than 20."""
+
+
 def recent(skipped_at: tuple[int, ...], step: int) -> tuple[int, ...]:
     """Return the skipped steps that count still when a step is done."""
     return tuple(skipped for skipped in skipped_at if skipped > step - RECENT)
@@ -77,3 +81,21 @@ def too_many(skipped_at: tuple[int, ...], total: int) -> bool:
         (False, True)
     """
     return len(skipped_at) > math.floor(min(RECENT, total) / 2)
+
+
+def ends_skipped(skipped_at: tuple[int, ...], total: int) -> bool:
+    """Tell whether a run that has come to its end did not get over its last steps.
+
+    That few were skipped before does not help it: nothing shows that it would have gone
+    on from there.
+
+    Args:
+        skipped_at: the skipped steps among the last ones.
+        total: steps of the whole run.
+
+    Example:
+        >>> ends_skipped((5, 6, 7, 8), total=8), ends_skipped((1, 2, 3, 8), total=8)
+        (True, False)
+    """
+    first = total - max(1, min(_TAIL, total // 2))
+    return set(range(first + 1, total + 1)) <= set(skipped_at)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from linsey.app.config import EvalConfig
 from linsey.app.options import parse
-from linsey.app.terminal import say, show_table
-from linsey.errors import InputError
+from linsey.app.terminal import number, say, show_table, warn, width
+from linsey.errors import DiskError, InputError
 
 if TYPE_CHECKING:
     from linsey.app.dataset import Dataset
@@ -35,6 +36,12 @@ def main(arguments: Sequence[str]) -> int:
     checkpoint = choose(config)  # before jax is imported: what is wrong shows at once
 
     from linsey.app.devices import Devices
+    from linsey.app.evaluation_record import (
+        evaluation_record,
+        place_of,
+        save,
+        to_json,
+    )
     from linsey.app.steps import evaluate
     from linsey.app.trained_model import load_model
 
@@ -43,17 +50,80 @@ def main(arguments: Sequence[str]) -> int:
     dataset = _test_data(model, config.data)
     model.standardize.check(dataset.x_test)
     result = evaluate(model.state, dataset, model.standardize, devices)
-    classes = enumerate(result.by_class(dataset.class_names))
-    rows = [
-        (name, accuracy, str(counts[index]), str(counts.sum()))
-        for index, (name, accuracy, counts) in classes
-    ]
-    show_table(("class", "accuracy", "right", "examples"), rows)
-    say(
-        f"test accuracy {result.accuracy:.4f} ({result.correct} of {result.count}), "
-        f"loss {result.loss:.4f}, step {checkpoint.step} of {checkpoint.folder}"
-    )
+    record = evaluation_record(result, dataset.class_names, checkpoint, dataset.name)
+    place = place_of(checkpoint, config.data)
+    if config.json:
+        say(to_json(record))
+    else:
+        _show(record)
+        say(
+            f"test accuracy {result.accuracy:.4f} ({result.correct} of "
+            f"{result.count}), loss {number(result.loss)}, step {checkpoint.step} of "
+            f"{checkpoint.folder}"
+        )
+    if place is None:
+        return 0
+    try:
+        save(place, record)
+    except DiskError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        warn(f"not saved: {error}")  # an archive of runs may be read only
+    else:
+        if not config.json:
+            say(f"saved as {place}")
     return 0
+
+
+_MOST_CLASSES = 25
+"""Classes up to which every one of them is shown."""
+_WORST = 10
+_SCORES = ("precision", "recall", "f1")
+
+
+def _show(record: dict[str, Any]) -> None:
+    classes = record["classes"]
+    chosen, title = classes, None
+    if len(classes) > _MOST_CLASSES:
+        chosen = sorted(
+            (one for one in classes if one["support"]), key=lambda one: one["recall"]
+        )[:_WORST]
+        title = f"the {len(chosen)} of {len(classes)} classes with the lowest recall"
+    rows = [(one["class"], *_four_digits(one), str(one["support"])) for one in chosen]
+    for key in ("macro_average", "weighted_average"):
+        name = key.replace("_", " ")
+        rows.append((name, *_four_digits(record[key]), str(record["examples"])))
+    show_table(("class", *_SCORES, "examples"), rows, title)
+    _show_mistakes(record)
+    calibration = record["calibration"]
+    if (error := calibration["expected_calibration_error"]) is not None:
+        say(
+            f"expected calibration error {error:.4f} ({len(calibration['bins'])} "
+            f"bins): mean confidence {calibration['mean_confidence']:.4f}, accuracy "
+            f"{record['accuracy']:.4f}"
+        )
+    if (top := record["top5_accuracy"]) is not None:
+        say(f"top-5 accuracy {top:.4f}")
+
+
+def _show_mistakes(record: dict[str, Any]) -> None:
+    """Show the confusion matrix, or its largest entries if it does not fit."""
+    names, matrix = [one["class"] for one in record["classes"]], ()
+    if len(names) <= _MOST_CLASSES:
+        matrix = [list(map(str, counts)) for counts in record["confusion_matrix"]]
+    headers = ["true \\ predicted", *names]
+    rows = [[name, *counts] for name, counts in zip(names, matrix, strict=False)]
+    columns = zip(headers, *rows, strict=True)
+    if rows and sum(max(map(len, cells)) + 3 for cells in columns) < width():
+        show_table(headers, rows)
+    elif found := record["most_confused"][:_WORST]:
+        rows = [(one["true"], one["predicted"], str(one["count"])) for one in found]
+        title = "the most frequent mistakes"
+        show_table(("true", "predicted", "examples"), rows, title)
+
+
+def _four_digits(scores: dict[str, float]) -> list[str]:
+    return [f"{scores[name]:.4f}" for name in _SCORES]
 
 
 _REFERENCE = 8  # batches

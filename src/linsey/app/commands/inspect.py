@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from linsey.app.config import InspectConfig
+from linsey.app.optimizer_state import in_words
 from linsey.app.options import parse
 from linsey.app.terminal import plain, say, show
 from linsey.checkpoint import flatten
@@ -55,7 +56,10 @@ def main(arguments: Sequence[str]) -> int:
     tree = checkpoint.read()
     known = [name for name in _TITLES if name in tree]
     for name in (*known, *sorted(tree.keys() - _TITLES.keys())):
-        show(_drawn(name, tree[name]))
+        collection = tree[name]
+        if name == "opt_state" and isinstance(collection, dict):
+            collection = in_words(collection)
+        show(_drawn(name, collection))
     return 0
 
 

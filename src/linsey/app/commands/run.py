@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from linsey import compat
+from linsey.app.terminal import say
 from linsey.compat import children, old_jax
 from linsey.compat.report import report
 from linsey.config import config
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     if "--misuse" in options:
         _choose_policy(options["--misuse"])
     if not rest:
-        print(_HELP)
+        say(_HELP)
         return 0 if "--help" in options else 2
     program = _module(rest[1:]) if rest[0] == "-m" else _script(rest)
     children.announce("--old-jax" in options)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from linsey.app.config import SummaryConfig
 from linsey.app.options import parse
+from linsey.app.terminal import say
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -22,5 +23,5 @@ def main(arguments: Sequence[str]) -> int:
     from linsey.app.models import make_model, summarize, summary_text
 
     model = make_model(config, config.shape, config.classes)
-    print(summary_text(summarize(model, config.shape, config.batch_size)))
+    say(summary_text(summarize(model, config.shape, config.batch_size)))
     return 0

@@ -12,6 +12,7 @@ from linsey.app import exit_codes
 from linsey.app.config import TrainConfig
 from linsey.app.one_process import refuse_several_processes
 from linsey.app.options import parse_train
+from linsey.app.progress import busy
 from linsey.app.run_folder import RunFolder, claim, default_out
 from linsey.app.stopping import Stopped, StopRequest
 from linsey.app.terminal import say, show_table, warn
@@ -48,19 +49,25 @@ def main(arguments: Sequence[str]) -> int:
 
 def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Path]:
     """Do what the options ask for; return what was written, and where."""
+    # What follows can take seconds, the import of jax alone more than one.
+    say(_plan(config, folder.path))
     # While nothing is written, a signal ends the work wherever it is.
-    from linsey.app.readers import load
+    with busy(f"reading {config.data}"):
+        from linsey.app.readers import load
 
-    dataset = load(config)  # before jax is imported: what is wrong shows at once
-
-    from linsey.app.compare import compare
-    from linsey.app.recorded_run import train_run
+        dataset = load(config)  # before jax is imported: what is wrong shows at once
+    with busy("importing jax"):
+        from linsey.app.compare import compare
+        from linsey.app.recorded_run import train_run
 
     paths = {"report": folder.report, "curves": folder.curves}
     with StopRequest() as stop:
         if config.compare:
-            for table in compare(config, dataset, folder, stop):
+            comparison = compare(config, dataset, folder, stop)
+            for table in comparison.tables:
                 show_table(table.headers, table.rows, table.title)
+            say(f"\n{comparison.conclusion}")
+            comparison.refuse_not_finite(folder.path)
             return {**paths, "runs": folder.path}
         outcome = train_run(config, dataset, folder, stop)
     for warning in outcome.warnings():
@@ -71,6 +78,19 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Path]:
     paths["checkpoint"] = folder.checkpoints.path(outcome.step)
     paths["best"] = folder.checkpoints.path(best)
     return paths
+
+
+def _plan(config: TrainConfig, path: Path) -> str:
+    """Say what is about to be done, from the options alone."""
+    model = f"an {config.model}" if config.model == "mlp" else f"a {config.model}"
+    until = f"{config.epochs} epochs" if config.epochs > 1 else "1 epoch"
+    if config.compare:
+        what = f"comparing {model} with and without normalization, {until} each"
+    elif config.norm == "none":
+        what = f"training {model} without normalization for {until}"
+    else:
+        what = f"training {model} with {config.norm} normalization for {until}"
+    return f"{what}, in {path}"
 
 
 def set_threads(threads: int | None) -> None:

@@ -1,0 +1,96 @@
+"""Curves of a run as PNG files, drawn by matplotlib where it is installed."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from linsey.app.metrics_log import Record
+from linsey.app.page import paragraph
+from linsey.checkpoint import durable
+from linsey.extras import install_hint
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def curve(
+    records: Sequence[Record], kind: str, key: str
+) -> tuple[list[int], list[float]]:
+    """Return steps and values of one metric, without the values that are missing.
+
+    Args:
+        records: as `metrics_log.read` gives them.
+        kind: of the records, `train` or `eval`.
+        key: the metric.
+
+    Returns:
+        Steps and values.
+    """
+    found = [r for r in records if r["kind"] == kind and r.get(key) is not None]
+    return [record["step"] for record in found], [record[key] for record in found]
+
+
+_PANELS = (
+    ("train", "loss"), ("train", "accuracy"), ("train", "learning_rate"),
+    ("train", "examples_per_second"),
+)  # fmt: skip
+
+
+def draw_run(path: Path, records: Sequence[Record]) -> str:
+    """Draw loss, accuracy, learning rate and speed of one run, for a page."""
+
+    def draw(panels: Sequence[Axes]) -> None:
+        for axes, (kind, key) in zip(panels, _PANELS, strict=True):
+            axes.plot(*curve(records, kind, key), label="training", alpha=0.7)
+            axes.set(xlabel="step", ylabel=key.replace("_", " "))
+        for axes, key in zip(panels, ("loss", "accuracy"), strict=False):
+            axes.plot(*curve(records, "eval", key), label="test", marker=".")
+            axes.legend()
+        panels[0].set_yscale("log")
+        panels[-1].set_ylim(bottom=0)
+
+    told = "loss, accuracy, learning rate and examples per second against steps"
+    return drawn(path, told, len(_PANELS), draw, columns=2)
+
+
+def drawn(
+    path: Path,
+    description: str,
+    panels: int,
+    draw: Callable[[Sequence[Axes]], None],
+    columns: int | None = None,
+) -> str:
+    """Draw curves where matplotlib is installed.
+
+    Args:
+        path: the PNG file.
+        description: what it shows.
+        panels: number of plots.
+        draw: draws into them.
+        columns: plots side by side. If `None`, all of them.
+
+    Returns:
+        The image for a page, or how to get it.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        return paragraph(f"no curves: {install_hint('plot')} draws them")
+    # Not pyplot: it looks for a display and keeps every figure.
+    from matplotlib.figure import Figure
+
+    columns = columns or panels
+    rows = -(-panels // columns)
+    figure = Figure(figsize=(5.5 * columns, 4 * rows), layout="constrained")
+    plots = figure.subplots(rows, columns, squeeze=False).ravel()[:panels]
+    for axes in plots:
+        axes.grid(alpha=0.3)
+    draw(list(plots))
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=120)
+    durable.write_file(path, image.getvalue())
+    data = base64.b64encode(image.getvalue()).decode()
+    return f'<p><img alt="{description}" src="data:image/png;base64,{data}"></p>'

@@ -1,0 +1,97 @@
+"""How a run ended: its result, and what should not be overlooked."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from linsey.app import window
+from linsey.app.exit_codes import NotFiniteError
+from linsey.app.metadata import Scores
+from linsey.app.metrics_log import Record
+from linsey.app.steps import Evaluation
+from linsey.app.terminal import number
+from linsey.batch_stats import Report
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """The end of a run.
+
+    Attributes:
+        step: the last step.
+        final: evaluation of the last step.
+        scores: the accuracies along the way.
+        skipped: steps that were not committed because something was not finite.
+        statistics: what an audit of the running statistics found.
+        records: the history of the run.
+        seconds: how long this process took; a resumed run had others before it.
+    """
+
+    step: int
+    final: Evaluation
+    scores: Scores
+    skipped: int
+    statistics: Report
+    records: Sequence[Record]
+    seconds: float
+
+    def headline(self) -> str:
+        """Return the result in a line."""
+        final = self.final
+        return (
+            f"test accuracy {final.accuracy:.4f} ({final.correct} of {final.count}), "
+            f"loss {number(final.loss)}, with the running statistics of step "
+            f"{self.step}"
+        )
+
+    def warnings(self) -> list[str]:
+        """List what should not be overlooked."""
+        told = []
+        if self.skipped:
+            told.append(
+                f"{self.skipped} of {self.step} steps were skipped as a whole: loss, "
+                "gradients or statistics were not finite; a lower --lr may help"
+            )
+        if self._exploded():
+            told.append(
+                f"the test loss rose from {number(self._first_loss())} before the "
+                f"first step to {number(self.final.loss)}; a lower --lr may help"
+            )
+        told += [f"{one.layer}: {one.message}" for one in self.statistics.errors]
+        return told
+
+    def _first_loss(self) -> float:
+        """The first test loss; infinite where there is none."""
+        losses = (r["loss"] for r in self.records if r["kind"] == "eval")
+        first = next(losses, None)
+        return math.inf if first is None else first
+
+    def _exploded(self) -> bool:
+        """Whether the loss is far above the first one.
+
+        It may rise while a model gets sure of itself and is right more often: a little
+        counts only if a constant answer is as good.
+        """
+        is_chance = self.final.correct <= self.final.confusion.sum(axis=1).max()
+        factor = 2 if is_chance else 100
+        return bool(self.final.loss > factor * self._first_loss())
+
+    def refuse_not_finite(self, folder: Path) -> None:
+        """Refuse a run that came to its last step without a result.
+
+        Raises:
+            NotFiniteError: its test loss is not finite, or it skipped its last steps.
+        """
+        hint = "a lower --lr may help"
+        if not math.isfinite(self.final.loss):
+            raise NotFiniteError(
+                f"{folder}: the final test loss is not finite ({hint})"
+            )
+        if window.ends_skipped(self.scores.skipped_at, self.step):
+            raise NotFiniteError(
+                f"{folder}: {self.skipped} of {self.step} steps were not finite and "
+                f"were skipped, the last ones all of them ({hint})"
+            )
