@@ -39,12 +39,9 @@ from linsey.ops.batch_norm import UpdateRule, evaluate_batch_norm, train_batch_n
 from linsey.ops.conv import conv as conv_arrays
 from linsey.ops.conv import conv_transpose as conv_transpose_arrays
 from linsey.ops.dropout import dropout as drop_entries
+from linsey.ops.examples import standardize_examples_jit, standardize_groups
 from linsey.ops.moments import NormSpec
-from linsey.ops.normalize import (
-    standardize_examples_jit,
-    standardize_groups,
-    standardize_jit,
-)
+from linsey.ops.normalize import standardize_jit
 from linsey.ops.pool import avg_pool as avg_pool
 from linsey.ops.pool import max_pool as max_pool
 from linsey.typing import Dtype, Initializer, PaddingLike, PrecisionLike, PRNGKey, Shape

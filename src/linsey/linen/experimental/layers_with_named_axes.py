@@ -22,8 +22,8 @@ from linsey.linen.module import Module, compact
 from linsey.linen.normalization.example import ScaleAndBias
 from linsey.linen.partitioning import param_with_axes, with_sharding_constraint
 from linsey.ops.dot import dense
+from linsey.ops.examples import standardize_examples_jit
 from linsey.ops.moments import NormSpec
-from linsey.ops.normalize import standardize_examples_jit
 from linsey.typing import *
 
 Activation = Callable[..., Array]

@@ -16,8 +16,8 @@ from linsey.linen.initializers import ones, zeros
 from linsey.linen.module import Module, compact
 from linsey.linen.normalization import common
 from linsey.ops.axes import as_groups, expand_rank, other_axes
+from linsey.ops.examples import standardize_examples_jit, standardize_groups
 from linsey.ops.moments import NormSpec
-from linsey.ops.normalize import standardize_examples_jit, standardize_groups
 from linsey.typing import Axes, Dtype, Initializer
 
 __all__ = ["GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm"]
