@@ -35,10 +35,10 @@ from PIL import Image
 from linsey import serialization
 from linsey.app import images, metrics_log
 from linsey.app.config import DataOptions, TrainConfig
-from linsey.app.dataset import Standardizer
 from linsey.app.metadata import run_metadata
 from linsey.app.options import load_options, save_config
 from linsey.app.readers import load
+from linsey.app.standardizer import Standardizer
 from linsey.checkpoint import format_1, manifest
 from linsey.checkpoint.step import open_checkpoint, write_checkpoint
 from linsey.errors import DiskError, InputError
@@ -276,7 +276,7 @@ def fuzz_image(folder: Path) -> Fuzzer:
         suffix, _, content = content.partition(b"\n")
         path = folder / f"image.{suffix.decode()}"
         path.write_bytes(content)
-        images._read_all([path], images._is_grey(path), 4)
+        images.read_image(path, 4)
 
     return Fuzzer(make, read)
 

@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from linsey.app import metrics_log, report
-from linsey.app.config import TrainConfig
+from linsey.app.batches import describe_batches
+from linsey.app.config import BATCH_SIZE, TrainConfig
 from linsey.app.dataset import Dataset
 from linsey.app.exit_codes import NotFiniteError
 from linsey.app.metrics_log import Record
 from linsey.app.recorded_run import train_run
 from linsey.app.run_folder import RunFolder, claim, refuse_link
 from linsey.app.stopping import StopRequest
-from linsey.app.terminal import warn
+from linsey.app.terminal import say, warn
 from linsey.app.trainer import check
 from linsey.checkpoint import durable
 
@@ -62,7 +63,9 @@ def compare(
     Raises:
         Stopped: a signal arrived before the end.
     """
-    check(config, dataset)
+    size = max(check(variant, dataset)[1] for variant in variants(config, 1))
+    say(describe_batches(config, len(dataset.y_train), size))
+    config = dataclasses.replace(config, batch_size=size)
     folder.begin(config)
     histories: Histories = {}
     for variant in variants(config, len(dataset.y_train)):
@@ -108,7 +111,8 @@ def variants(config: TrainConfig, examples: int) -> list[TrainConfig]:
         The options of each run.
     """
     # The difference is in the first epochs, so it is looked at closely.
-    steps = config.eval_every or max(1, examples // config.batch_size // 4)
+    size = config.batch_size or BATCH_SIZE
+    steps = config.eval_every or max(1, examples // size // 4)
     norms = (config.norm if config.norm != "none" else "batch", "none")
     return [
         dataclasses.replace(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 
+from linsey.app.batches import describe_batches
 from linsey.app.config import TrainConfig
 from linsey.app.dataset import Dataset, training_batches
 from linsey.app.devices import describe_environment
@@ -43,8 +44,9 @@ def train_run(
         Stopped: a signal arrived before the end.
     """
     # Whatever can be wrong with model and data shows before the folder is touched.
-    trainer = Trainer(config, dataset, folder.checkpoints)
-    layers = summarize(trainer.model, dataset.shape, config.batch_size)
+    given, trainer = config, Trainer(config, dataset, folder.checkpoints)
+    config, size = trainer.config, trainer.batch_size
+    layers = summarize(trainer.model, dataset.shape, size)
     stop.check()
     folder.begin(config)
     kind = "resume" if _resume(trainer) else "start"
@@ -56,7 +58,8 @@ def train_run(
         f"{total_size(layers, 'batch_stats'):,} statistics (see {folder.summary})\n"
         f"{printable(dataset.name)}: {len(dataset.y_train)} examples to train on, "
         f"{len(dataset.y_test)} to test on, {len(dataset.class_names)} classes; "
-        f"{here['devices']} x {here['device']}, {here['threads']} threads"
+        f"{here['devices']} x {here['device']}, {here['threads']} threads\n"
+        f"{describe_batches(given, len(dataset.y_train), size)}"
     )
     tensorboard = folder.tensorboard if config.tensorboard else None
     with contextlib.closing(MetricsLog(folder.metrics, tensorboard)) as log:
@@ -85,7 +88,7 @@ def _audit(trainer: Trainer) -> Report:
     state = trainer.state
     if not state.batch_stats:
         return Report("Audit")
-    x, size = trainer.dataset.x_train, trainer.config.batch_size
+    x, size = trainer.dataset.x_train, trainer.batch_size
     batches = training_batches(len(x), size, trainer.config.seed, trainer.step)
     chosen = [trainer.standardize(x[next(batches)]) for _ in range(_AUDITED)]
     committed = int(state.step) - int(state.skipped)

@@ -10,7 +10,6 @@ history is that of one run as well.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import time
 from collections.abc import Iterator
 
@@ -19,13 +18,15 @@ import numpy as np
 
 from linsey import serialization
 from linsey.app import nonfinite, steps, window
+from linsey.app.batches import choose_batch_size
 from linsey.app.config import TrainConfig
-from linsey.app.dataset import Dataset, Standardizer, training_batches
+from linsey.app.dataset import Dataset, training_batches
 from linsey.app.devices import Devices, describe_environment
 from linsey.app.exit_codes import NotFiniteError
 from linsey.app.metadata import Scores, run_metadata
 from linsey.app.metrics_log import MetricsLog
 from linsey.app.models import Classifier, make_model
+from linsey.app.standardizer import Standardizer
 from linsey.app.stopping import Stopped, StopRequest
 from linsey.app.terminal import Progress, warn
 from linsey.app.window import Window
@@ -59,6 +60,8 @@ class Trainer:
         store: takes the checkpoints.
 
     Attributes:
+        config: the options, with the batch size that is used.
+        batch_size: the same.
         evaluation: the last one; `None` if there was none in this process.
 
     Raises:
@@ -68,12 +71,15 @@ class Trainer:
     def __init__(
         self, config: TrainConfig, dataset: Dataset, store: CheckpointStore
     ) -> None:
-        self.config, self.dataset, self.store = config, dataset, store
+        self.dataset, self.store = dataset, store
         self.devices = Devices()
-        self.model, self.steps_per_epoch = check(config, dataset)
+        self.model, self.batch_size = check(config, dataset)
+        config = dataclasses.replace(config, batch_size=self.batch_size)
+        self.config = config
+        self.steps_per_epoch = len(dataset.x_train) // self.batch_size
         self.total = config.epochs * self.steps_per_epoch
         shape = dataset.shape
-        self.standardize = Standardizer.fit(dataset.x_train)
+        self.standardize = dataset.standardizer
         self.standardize.check(dataset.x_test)
         state = steps.create_state(config, self.model, shape, self.steps_per_epoch)
         self.state = self.devices.replicate(state)
@@ -158,7 +164,7 @@ class Trainer:
 
     def _batches(self) -> Iterator[Batch]:
         data, config = self.dataset, self.config
-        count, size = len(data.x_train), config.batch_size
+        count, size = len(data.x_train), self.batch_size
         for indices in training_batches(count, size, config.seed, self.step):
             x = self.standardize(data.x_train[indices])
             shards = self.devices.put_batch(x, data.y_train[indices])
@@ -228,13 +234,13 @@ class Trainer:
         raise error
 
     def _log_training(self, log: MetricsLog, shown: Progress) -> None:
-        means = self.scores.window.means(self.config.batch_size)
+        means = self.scores.window.means(self.batch_size)
         schedule = steps.make_schedule(self.config, self.steps_per_epoch)
         committed = self.step - int(self.state.skipped)
         rate = np.asarray(schedule(max(0, committed - 1))).item()
         epoch = self.step / self.steps_per_epoch
         start, done_before = self._clock
-        examples = (self.scores.window.steps - done_before) * self.config.batch_size
+        examples = (self.scores.window.steps - done_before) * self.batch_size
         speed = examples / (time.perf_counter() - start)
         log.write(
             "train", self.step, epoch=epoch, learning_rate=rate,
@@ -287,6 +293,7 @@ class Trainer:
                 "shape": list(self.dataset.shape),
                 "class_names": list(self.dataset.class_names),
                 "standardizer": self.standardize.to_json(),
+                "feature_names": list(self.dataset.feature_names),
             },
         }
         log.sync()  # no checkpoint is ahead of the records
@@ -301,17 +308,10 @@ def check(config: TrainConfig, dataset: Dataset) -> tuple[Classifier, int]:
     """Make the model, and check that the data fill a batch that can be sharded.
 
     Returns:
-        The model, and the steps per epoch.
+        The model, and the batch size.
 
     Raises:
         InputError: model, data and batch size do not go together.
     """
-    size, examples, devices = config.batch_size, len(dataset.x_train), Devices()
-    wrong = functools.partial(InputError, key="--batch-size", found=size)
-    if size % devices.count:
-        expected = f"a multiple of {devices.count}"
-        raise wrong("does not divide over the devices", expected=expected)
-    if size > examples:
-        raise wrong("larger than the training data", expected=f"at most {examples}")
     model = make_model(config, dataset.shape, len(dataset.class_names))
-    return model, examples // size
+    return model, choose_batch_size(config, dataset, Devices().count)
