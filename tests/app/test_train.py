@@ -234,7 +234,8 @@ def test_batch_must_fit_the_data(linsey, blobs, tmp_path):
                     "--out", "run")  # fmt: skip
     assert result.code == 2
     assert result.error == (
-        "--batch-size: larger than the training data: expected at most 64, found 65"
+        "--batch-size: larger than the training data: expected at most 64, found 65 "
+        "(--batch-size 64, or leave it out)"
     )
     assert not (tmp_path / "run").exists()
 
@@ -304,7 +305,10 @@ def test_eval_on_other_data_uses_all_of_them(linsey, reference, tmp_path):
         "expected (6,), found (9,)"
     )
     np.savez(tmp_path / "many.npz", x=x, y=y + 1)
-    assert "label out of range" in linsey("eval", step, "--data", "many.npz").error
+    assert linsey("eval", step, "--data", "many.npz").error == (
+        "many.npz: y[3]: a label that does not occur in the training part: expected "
+        "one of 0, 1, 2, 3, found 4"
+    )
 
 
 def test_eval_and_inspect_choose_the_step(linsey, reference):
