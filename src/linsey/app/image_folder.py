@@ -189,12 +189,11 @@ def _images(folder: Path) -> list[Path]:
     """All images in a folder and in the folders in it."""
     images = []
     for path in _entries(folder):
-        if path.is_dir() and not path.is_symlink():
-            images += _images(path)
+        if _is_image(path):
+            images.append(path)  # a link or a folder is refused when it is opened
         elif path.is_dir():
             _refuse_link(path)
-        elif _is_image(path):
-            images.append(path)
+            images += _images(path)
     return images
 
 

@@ -313,5 +313,5 @@ def check(config: TrainConfig, dataset: Dataset) -> tuple[Classifier, int]:
     Raises:
         InputError: model, data and batch size do not go together.
     """
-    model = make_model(config, dataset.shape, len(dataset.class_names))
-    return model, choose_batch_size(config, dataset, Devices().count)
+    size = choose_batch_size(config, dataset, Devices().count)
+    return make_model(config, dataset.shape, len(dataset.class_names)), size
