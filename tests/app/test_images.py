@@ -158,6 +158,15 @@ def test_images_directly_in_a_part_have_no_class(tmp_path, direct):
     assert load(DataOptions(data=str(tmp_path))).class_names == ("a", "b")
 
 
+def test_images_beside_class_folders_are_told_of(tmp_path):
+    make_images(tmp_path)
+    shutil.copy(tmp_path / "cat" / "0.png", tmp_path / "cover.png")
+    (note,) = load(DataOptions(data=str(tmp_path))).notes
+    assert (
+        note == f"{tmp_path.name}/ has images in no class folder, not used: cover.png"
+    )
+
+
 def test_folders_in_a_class_folder_belong_to_the_class(tmp_path):
     make_images(tmp_path / "cat", classes=("black", "white/old", "white/young"))
     make_images(tmp_path, classes=("dog",))
@@ -167,6 +176,10 @@ def test_folders_in_a_class_folder_belong_to_the_class(tmp_path):
     link.symlink_to(tmp_path / "dog")
     with pytest.raises(InputError, match="white/link: a link, and links are not"):
         load(DataOptions(data=str(tmp_path)))
+    link.unlink()  # "put what it points to in its place"
+    shutil.copytree(tmp_path / "dog", link)
+    data = load(DataOptions(data=str(tmp_path)))
+    assert labels_by_name(data) == {"cat": 20, "dog": 5}
 
 
 def test_a_class_without_images_is_refused_with_hints_that_work(tmp_path):

@@ -103,6 +103,8 @@ def test_train_and_test_parts_agree_on_the_classes(tmp_path):
         (["a", "b"], ["b", "zoo"], r"y_test\[1\]: a label .*one of a, b, found zoo"),
         ([0, 1] * 4, [0, 0, 5], r"y_test\[2\]: label out of range: expected 0 to 1, "
          r"found 5 \(--classes 6 makes room for it\)"),
+        ([0, 1] * 4, [0, -1], r"found -1$"),
+        ([0, 1] * 4, [0, 2**30], r"found 1073741824$"),
         ([0, 1] * 4, ["zoo"], "one of 0, 1, found zoo"),
     ],
 )  # fmt: skip
@@ -157,6 +159,11 @@ def test_many_numbers_are_classes_if_that_is_said(tmp_path):
     (count,) = re.findall(r"--classes (\d+) takes them", caught.value.hint)
     options = {"classes": int(count), **parts(np.arange(30) * 7, np.arange(30) * 7)}
     assert len(loaded(tmp_path, **options).class_names) == int(count)
+
+
+def test_one_example_of_a_class_is_enough_beside_a_test_part(tmp_path):
+    names = [f"class {i}" for i in range(25)]
+    assert len(loaded(tmp_path, **parts(names, names[:3])).class_names) == 25
 
 
 def test_an_empty_label_is_refused_with_hints_that_work(tmp_path):

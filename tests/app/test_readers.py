@@ -189,3 +189,48 @@ def test_npy_files_are_trusted_no_more_than_archives(tmp_path):
     (tmp_path / "x.npy").symlink_to(tmp_path / "y.npy")
     with pytest.raises(InputError, match="a link, and links are not followed"):
         load(options)
+
+
+@pytest.mark.parametrize("fraction", [0.2, 0.9])
+def test_data_that_cannot_be_split_so_are_refused_with_a_hint_that_works(
+    tmp_path, fraction
+):
+    np.savez(tmp_path / "a.npz", x=X[:4], y=[0, 0, 1, 1])
+    data = str(tmp_path / "a.npz")
+    with pytest.raises(
+        InputError, match="no examples to t(est|rain) on: found 4"
+    ) as err:
+        load(DataOptions(data=data, test_fraction=fraction))
+    assert err.value.hint == "--test-fraction 0.5 holds out half of each class"
+    assert len(load(DataOptions(data=data, test_fraction=0.5)).x_test) == 2
+    np.savez(tmp_path / "a.npz", x=X[:2], y=Y[:2])
+    with pytest.raises(InputError) as err:
+        load(DataOptions(data=data, test_fraction=fraction))
+    hint = "give examples to train and to test on, or more of each class"
+    assert err.value.hint == hint
+    np.savez(tmp_path / "a.npz", x_train=X[:2], y_train=Y[:2], x_test=X, y_test=Y)
+    assert len(load(DataOptions(data=data)).x_train) == 2
+    np.savez(tmp_path / "a.npz", x=X, y=Y)
+    assert len(load(DataOptions(data=data, test_fraction=0.5)).x_train) > 0
+
+
+def test_hints_about_arrays_work(tmp_path):
+    x = np.random.default_rng(0).normal(size=(10, 3, 9, 8))
+    hint = refused(save(tmp_path / "a.npz", x=x, y=Y))
+    assert hint == "save x.transpose(0, 2, 3, 1)"
+    options = save(tmp_path / "a.npz", x=eval(hint.removeprefix("save ")), y=Y)
+    assert load(options).shape == (9, 8, 3)
+    x = X.astype(object)
+    assert refused(save(tmp_path / "a.npz", x=x, y=Y)) == "save an array of numbers"
+    assert load(save(tmp_path / "a.npz", x=x.astype(float), y=Y)).shape == (3,)
+    y = np.array([{}, "b"] * 5)
+    hint = refused(save(tmp_path / "a.npz", x=X, y=y))
+    assert hint == "save an array of numbers or text"
+    assert load(save(tmp_path / "a.npz", x=X, y=y.astype(str))).class_names[0] == "b"
+
+
+def refused(options: DataOptions) -> str:
+    with pytest.raises(InputError) as caught:
+        load(options)
+    assert caught.value.hint is not None
+    return caught.value.hint

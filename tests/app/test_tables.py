@@ -109,6 +109,14 @@ def test_measurements_are_refused_with_a_hint_that_works(tmp_path):
     assert loaded(tmp_path, lines, target="kind").class_names == ("a", "b")
 
 
+def test_names_are_refused_with_a_hint_that_works(tmp_path):
+    lines = ["kind,name", *[f"{'ab'[i % 2]},name {i}" for i in range(30)]]
+    with pytest.raises(InputError, match="a label of its own") as caught:
+        loaded(tmp_path, lines)
+    assert caught.value.hint == "--target NAME names the column of classes"
+    assert loaded(tmp_path, lines, target="kind").class_names == ("a", "b")
+
+
 def test_missing_values_are_refused_with_a_hint_that_works(tmp_path):
     lines = [HEADER, *ROWS, "NA,1,a", "4,,b"]
     with pytest.raises(InputError) as caught:
@@ -189,6 +197,8 @@ def test_text_of_another_encoding_is_refused_with_a_hint_that_works(tmp_path):
         ([HEADER, *ROWS, "inf,2,a"], "line 22, column `length`: not a finite number"),
         ([HEADER, *ROWS, "1e999,2,a"], "line 22, column `length`: not a finite number"),
         (["k,k2", *["a,b", "b,a"] * 5, "a," + "b" * 256], "line 12, .*label too long"),
+        (["a" * 256 + ",b", "1,2"], "the name of a column is too long: .*found 256"),
+        (["t,k", *["x,a", "x,b"] * 5, "y" * 256 + ",a"], "column `t`: a text too long"),
         (
             [",".join(map(str, range(10_001)))],
             "too many columns: expected at most 10,0",

@@ -150,7 +150,8 @@ def make_dataset(
     x_train, labels = _checked_pair(name, train, keys[:2])
     if len(x_train) == 0:
         raise wrong("no examples", key=keys[0])
-    classes, note = _classes(labels, options, class_names, known)
+    is_parted = test is not None
+    classes, note = _classes(labels, is_parted, options, class_names, known)
     if len(classes.names) < 2:
         raise wrong("only one class", key=keys[1])
     conform(classes.names, ClassNames, file=name, key="classes")
@@ -161,8 +162,11 @@ def make_dataset(
         x_test, test_labels = _checked_pair(name, test, keys[2:])
         y_test = classes.numbers(test_labels)
     if len(x_test) == 0:
-        found, hint = f"{len(x_train)} to train on", "raise --test-fraction"
-        raise wrong("no examples to test on", found=found, hint=hint)
+        raise wrong("no examples to test on", found=f"{len(x_train)} to train on",
+                    hint=_split_hint(y_train))  # fmt: skip
+    if len(x_train) == 0 and known is None:
+        raise wrong("no examples to train on", found=f"{len(x_test)} to test on",
+                    hint=_split_hint(y_test))  # fmt: skip
     shape, found = x_train.shape[1:], x_test.shape[1:]
     if found != shape:
         problem = "examples of another shape"
@@ -174,6 +178,7 @@ def make_dataset(
 
 def _classes(
     labels: Labels,
+    is_parted: bool,
     options: DataOptions,
     class_names: Sequence[str] | None,
     known: Known | None,
@@ -182,7 +187,14 @@ def _classes(
         return Classes(tuple(class_names)), None
     if known is not None:
         return known_classes(known.class_names), None
-    return find_classes(labels, options.classes)
+    return find_classes(labels, options.classes, is_parted)
+
+
+def _split_hint(y: np.ndarray) -> str:
+    """Of a class of one example none can be held out."""
+    if len(y) and np.bincount(y).max() > 1:
+        return "--test-fraction 0.5 holds out half of each class"
+    return "give examples to train and to test on, or more of each class"
 
 
 def hold_out(

@@ -79,7 +79,12 @@ def load_image_folder(root: Path, options: DataOptions) -> Dataset:
         test = arrays[1]
     keys = ("train", "train", "test", "test")
     dataset = make_dataset(str(root), arrays[0], test, options, keys, names)
-    notes = (*layout.notes, *_broken_note(root, broken), *dataset.notes)
+    notes = (
+        *layout.notes,
+        *(note for folder in _folders(layout) for note in _loose_note(folder)),
+        *_broken_note(root, broken),
+        *dataset.notes,
+    )
     return dataclasses.replace(dataset, notes=notes)
 
 
@@ -277,6 +282,15 @@ def _refuse_lost_class(
         hint = "move the folder away, or put images in it"
         problem = "a class without an image that can be read"
         raise InputError(problem, file=folder / min(lost), hint=hint)
+
+
+def _loose_note(folder: Path) -> tuple[str, ...]:
+    """Tell of images beside the class folders."""
+    loose = [path.name for path in _entries(folder) if _is_image(path)]
+    if not loose:
+        return ()
+    shown = ", ".join(loose[:_NAMED]) + (", ..." if len(loose) > _NAMED else "")
+    return (f"{folder.name}/ has images in no class folder, not used: {shown}",)
 
 
 def _broken_note(root: Path, broken: list[Path]) -> tuple[str, ...]:

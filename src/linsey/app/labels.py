@@ -168,9 +168,10 @@ class Classes:
             is_strange = (values < 0) | (values >= count)
             if is_strange.any():
                 index = int(is_strange.argmax())
+                hint = _range_hint(int(values.min()), int(values.max()))
                 raise labels.wrong(
                     "label out of range", index, expected=f"0 to {count - 1}",
-                    found=values[index], hint=_range_hint(int(values.max())),
+                    found=values[index], hint=hint,
                 )  # fmt: skip
             return values.astype(np.int32)
         kind = np.str_ if labels.is_text else np.int64
@@ -187,18 +188,21 @@ class Classes:
         return found.astype(np.int32)
 
 
-def _range_hint(largest: int) -> str | None:
-    if largest >= MAX_CLASSES:
+def _range_hint(least: int, largest: int) -> str | None:
+    if least < 0 or largest >= MAX_CLASSES:
         return None
     return f"--classes {largest + 1} makes room for it"
 
 
-def find_classes(labels: Labels, count: int | None) -> tuple[Classes, str | None]:
+def find_classes(
+    labels: Labels, count: int | None, is_parted: bool = False
+) -> tuple[Classes, str | None]:
     """Find the classes of a training part.
 
     Args:
         labels: of the training part, at least one.
         count: number of classes, if it is given.
+        is_parted: there is a test part: one example of a class may be enough.
 
     Returns:
         The classes, and what the user should know of how they were found.
@@ -207,7 +211,7 @@ def find_classes(labels: Labels, count: int | None) -> tuple[Classes, str | None
         InputError: the labels are hardly classes.
     """
     if labels.is_text:
-        return _text_classes(labels, count), None
+        return _text_classes(labels, count, is_parted), None
     if count or labels.width:
         return _numbered(count or labels.width or 0), None
     values = labels.values
@@ -248,7 +252,7 @@ def _numbered(count: int) -> Classes:
     return Classes(tuple(map(str, range(count))))
 
 
-def _text_classes(labels: Labels, count: int | None) -> Classes:
+def _text_classes(labels: Labels, count: int | None, is_parted: bool) -> Classes:
     values = labels.values
     found = np.unique(values).tolist()
     if found[0] == "":
@@ -260,7 +264,7 @@ def _text_classes(labels: Labels, count: int | None) -> Classes:
             "labels of text bring their classes along", expected=f"{count} labels",
             found=_listed(found), hint="leave --classes out",
         )  # fmt: skip
-    if len(found) > _FEW and 2 * len(found) > len(values):
+    if not is_parted and len(found) > _FEW and 2 * len(found) > len(values):
         raise labels.wrong(
             "almost every example has a label of its own",
             expected="a class for each example",

@@ -191,9 +191,11 @@ def _data(
             return None, None
         return load(DataOptions(data=options.data)), None
     config = metadata.train_config
+    known = None
     if options.data is not None:
         config = dataclasses.replace(config, data=options.data)
-    dataset = load(config, metadata.data.known)
+        known = metadata.data.known
+    dataset = load(config, known)
     if dataset.shape != metadata.data.shape:
         problem = "examples of another shape than the model was trained on"
         wrong = {"expected": metadata.data.shape, "found": dataset.shape}

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import io
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -122,7 +123,8 @@ def load_table(path: Path, options: DataOptions, known: Known | None = None) -> 
     try:
         dataset = make_dataset(str(path), (x, y), None, options, keys, known=known)
     except InputError as error:
-        if options.target is None and "regression" in error.problem:
+        is_wrong_column = re.search("regression|label of its own", error.problem)
+        if options.target is None and is_wrong_column:
             raise error.with_hint("--target NAME names the column of classes") from None
         raise
     notes = dataset.notes
@@ -205,6 +207,11 @@ class Table:
             expected, found = f"at most {MAX_COLUMNS:,}", f"{len(first):,}"
             raise self.wrong("too many columns", expected=expected, found=found)
         is_header = self._is_header(first, second)
+        longest = max(first, key=len)
+        if is_header and len(longest) > MAX_LABEL:
+            expected, found = f"at most {MAX_LABEL} characters", f"{len(longest):,}"
+            raise self.wrong("the name of a column is too long", expected=expected,
+                             found=found)  # fmt: skip
         names = first if is_header else [f"column {i + 1}" for i in range(len(first))]
         return [Column(name, i) for i, name in enumerate(names)], is_header
 
@@ -358,7 +365,11 @@ def _encoder(
             expected=f"numbers, or at most {MAX_DISTINCT} texts",
             hint="remove the column, or put numbers in it",
         )  # fmt: skip
-    return Encoder(table, column, tuple(sorted(column.values)))
+    values = tuple(sorted(column.values))
+    if len(longest := max(values, key=len)) > MAX_LABEL:
+        expected, found = f"at most {MAX_LABEL} characters", f"{len(longest):,}"
+        raise table.wrong("a text too long", key=key, expected=expected, found=found)
+    return Encoder(table, column, values)
 
 
 def _labels(table: Table, target: Column, labels: list[str]) -> np.ndarray:

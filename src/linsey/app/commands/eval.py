@@ -85,10 +85,11 @@ def _compare_modes(config: EvalConfig) -> int:
 def _test_data(model: TrainedModel, other: str | None) -> Dataset:
     from linsey.app.readers import load
 
-    options = model.config
-    if other is not None:
-        options = dataclasses.replace(options, data=other, test_fraction=1.0)
-    dataset = load(options, model.known)
+    if other is None:
+        dataset = load(model.config)  # as in training, to the last bit
+    else:
+        options = dataclasses.replace(model.config, data=other, test_fraction=1.0)
+        dataset = load(options, model.known)
     wrong = functools.partial(InputError, file=dataset.name)
     if (found := dataset.shape) != model.shape:
         problem = "examples of another shape than the model was trained on"
