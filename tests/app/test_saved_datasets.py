@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from linsey.app.config import DataOptions
+from linsey.app.dataset import Known
 from linsey.app.readers import load
 from linsey.errors import InputError
 from linsey.extras import MissingPackageError
@@ -64,6 +65,11 @@ def test_columns_of_numbers_are_read_without_the_package(tmp_path, monkeypatch):
     data = load(DataOptions(data=str(tmp_path)))
     assert data.class_names == ("cat", "dog") and data.feature_names == ("a", "b")
     np.testing.assert_array_equal(data.x_test[:, 1], columns["b"])
+    known = Known(("cat", "dog"), ("b", "a"))
+    turned = load(DataOptions(data=str(tmp_path)), known)
+    np.testing.assert_array_equal(turned.x_test, data.x_test[:, ::-1])
+    with pytest.raises(InputError, match="other columns .*: expected c, found a, b"):
+        load(DataOptions(data=str(tmp_path)), Known(("cat", "dog"), ("c",)))
     with pytest.raises(InputError, match="no column of labels: expected kind, found a"):
         load(DataOptions(data=str(tmp_path), target="kind"))
     assert len(load(DataOptions(data=str(tmp_path), target="b")).class_names) == 3

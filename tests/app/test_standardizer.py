@@ -73,6 +73,7 @@ def test_features_that_say_nothing_are_named_in_one_line():
     same = "the same in all of the training data: nothing can be learned from it"
     assert told(x) == [f"feature 4 is {same}"]
     assert told(x, "abcdef") == [f"feature e is {same}"]
+    assert Standardizer.fit(x).oddities((), "channel") == [f"channel 4 is {same}"]
     x[:, 1] = 0
     assert told(x) == [f"features 1 and 4 are {same}"]
     x[:, 2:] = 0

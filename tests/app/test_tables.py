@@ -222,6 +222,9 @@ def test_other_tables_are_read_in_the_terms_of_the_model(tmp_path):
     assert data.feature_names == first.feature_names
     assert data.y_test.tolist() == [1, 1, 1]
     assert data.x_test.tolist() == [[1, 0, 0, 1], [2, 0, 0, 1], [means[0], 1, 0, 0]]
+    turned = [",".join(line.split(",")[i] for i in (1, 0, 2)) for line in other]
+    data = loaded(tmp_path, turned, known, test_fraction=1.0, missing="mean")
+    assert data.x_test.tolist() == [[1, 0, 0, 1], [2, 0, 0, 1], [means[0], 1, 0, 0]]
     with pytest.raises(
         InputError, match="line 2, column `t`: a value that does not occ"
     ):

@@ -82,7 +82,8 @@ class Dataset:
 
     def warnings(self) -> list[str]:
         """Return the notes, and what is odd in the training part."""
-        return [*self.notes, *self.standardizer.oddities(self.feature_names)]
+        kind = "channel" if len(self.shape) > 1 else "feature"
+        return [*self.notes, *self.standardizer.oddities(self.feature_names, kind)]
 
     def digest(self) -> str:
         """Return the SHA-256 of all arrays, to notice data that changed."""

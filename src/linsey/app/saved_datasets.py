@@ -63,6 +63,13 @@ def load_saved_dataset(
     columns = next(iter(parts.values())).features
     target = _target(folder, columns, options)
     inputs = [name for name in columns if name != target]
+    if known and known.feature_names:
+        if {*inputs} != {*known.feature_names}:
+            raise InputError(
+                "other columns than the model was trained on", file=folder,
+                expected=", ".join(known.feature_names), found=", ".join(inputs),
+            )  # fmt: skip
+        inputs = list(known.feature_names)
     image = next((n for n in inputs if type(columns[n]).__name__ == "Image"), None)
     pairs: list[Pair] = []
     for part in parts.values():

@@ -103,31 +103,25 @@ class Standardizer:
                 result[rows] = block
         return result
 
-    def oddities(self, names: Sequence[str] = ()) -> list[str]:
+    def oddities(self, names: Sequence[str] = (), kind: str = "feature") -> list[str]:
         """Tell in a line each which features say nothing, and which are enormous.
 
         Args:
             names: of the features. If empty, their numbers.
+            kind: what they are, such as "channel".
         """
         size = np.maximum(np.abs(self.mean), self.std)
         told = []
         if (places := np.flatnonzero(self.is_constant)).size:
-            told.append(f"{self._named(places, names)} the same in all of the training "
-                        "data: nothing can be learned from it")  # fmt: skip
+            named = _named(places, names, kind)
+            told.append(f"{named} the same in all of the training data: nothing can "
+                        "be learned from it")  # fmt: skip
         if (places := np.flatnonzero(size >= _ENORMOUS)).size:
             largest = f"{size[places].max():.1e}"
-            told.append(f"{self._named(places, names)} of enormous scale ({largest}): "
+            told.append(f"{_named(places, names, kind)} of enormous scale ({largest}): "
                         "is it a mark for missing values, or a number that only "
                         "names an example?")  # fmt: skip
         return told
-
-    def _named(self, places: np.ndarray, names: Sequence[str]) -> str:
-        shown = [names[place] if names else str(place) for place in places[:_SHOWN]]
-        if (more := len(places) - len(shown)) > 0:
-            return f"features {', '.join(shown)} and {more} more are"
-        if len(shown) == 1:
-            return f"feature {shown[0]} is"
-        return f"features {', '.join(shown[:-1])} and {shown[-1]} are"
 
     def to_json(self) -> dict[str, list[float]]:
         """Return the numbers, exactly."""
@@ -137,6 +131,15 @@ class Standardizer:
     def from_record(cls, record: StandardizerRecord) -> Standardizer:
         """Return the standardizer that `to_json` described."""
         return cls(np.asarray(record.mean), np.asarray(record.std))
+
+
+def _named(places: np.ndarray, names: Sequence[str], kind: str) -> str:
+    shown = [names[place] if names else str(place) for place in places[:_SHOWN]]
+    if (more := len(places) - len(shown)) > 0:
+        return f"{kind}s {', '.join(shown)} and {more} more are"
+    if len(shown) == 1:
+        return f"{kind} {shown[0]} is"
+    return f"{kind}s {', '.join(shown[:-1])} and {shown[-1]} are"
 
 
 def _blocks(x: np.ndarray) -> Iterator[slice]:
