@@ -163,7 +163,10 @@ def test_a_folded_run_is_evaluated_without_norms(linsey, finished):
     assert "BatchNorm_0" in result.out
     before, after = linsey("eval", finished / "run"), linsey("eval", "folded")
     assert after.code == 0
-    assert before.out.splitlines()[:-1] == after.out.splitlines()[:-1]
+    found, expected = (
+        run.out.partition("test accuracy")[0].splitlines() for run in (after, before)
+    )
+    assert len(found) > 8 and found == expected
     assert "normalization (0 values" in linsey("inspect", "folded").out
 
 

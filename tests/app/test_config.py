@@ -19,3 +19,11 @@ def test_resolved_data_do_not_depend_on_the_current_folder(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     assert resolve(TrainConfig(data="a.npz")).data == str(tmp_path / "a.npz")
     assert resolve(TrainConfig()).data == "digits"
+
+
+def test_options_that_came_later_leave_the_digests_of_old_runs():
+    """Checkpoints name the digest: these are from before there were such options."""
+    old = "f46d1bbd6bbba6f1e344ecd7e5dac677a7c811af7f62395cd56eae882d032627"
+    assert TrainConfig(batch_size=64).digest == old
+    for changed in ({"skip_broken": True}, {"missing": "mean"}, {"target": "kind"}):
+        assert TrainConfig(batch_size=64, **changed).digest != old

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from linsey.app.dataset import Standardizer, StandardizerRecord, training_batches
+from linsey.app.dataset import training_batches
+from linsey.app.standardizer import Standardizer, StandardizerRecord
 from linsey.errors import InputError
 from linsey.schema import conform
 

@@ -93,10 +93,11 @@ def test_the_first_lines_say_what_is_being_done(linsey, blobs):
         "importing jax ...",
         "building the model ...",
     ]
-    assert told[6] == "compiling the evaluation ..."
-    assert told[7].startswith("step      0/8")
-    assert told[8] == "compiling the training step ..."
-    assert told[9].startswith("step      4/8")
+    assert told[6] == "4 steps of 16 examples an epoch"
+    assert told[7] == "compiling the evaluation ..."
+    assert told[8].startswith("step      0/8")
+    assert told[9] == "compiling the training step ..."
+    assert told[10].startswith("step      4/8")
 
 
 def test_the_first_line_needs_no_jax(blobs, tmp_path):
@@ -270,7 +271,8 @@ def test_batch_must_fit_the_data(linsey, blobs, tmp_path):
                     "--out", "run")  # fmt: skip
     assert result.code == 2
     assert result.error == (
-        "--batch-size: larger than the training data: expected at most 64, found 65"
+        "--batch-size: larger than the training data: expected at most 64, found 65 "
+        "(--batch-size 64, or leave it out)"
     )
     assert not (tmp_path / "run").exists()
 
@@ -349,7 +351,10 @@ def test_eval_on_other_data_uses_all_of_them(linsey, reference, tmp_path):
         "expected (6,), found (9,)"
     )
     np.savez(tmp_path / "many.npz", x=x, y=y + 1)
-    assert "label out of range" in linsey("eval", step, "--data", "many.npz").error
+    assert linsey("eval", step, "--data", "many.npz").error == (
+        "many.npz: y[3]: a label that does not occur in the training part: expected "
+        "one of 0, 1, 2, 3, found 4"
+    )
 
 
 def test_eval_and_inspect_choose_the_step(linsey, reference):

@@ -35,10 +35,10 @@ from PIL import Image
 from linsey import serialization
 from linsey.app import images, metrics_log
 from linsey.app.config import DataOptions, TrainConfig
-from linsey.app.dataset import Standardizer
 from linsey.app.metadata import run_metadata
 from linsey.app.options import load_options, save_config
 from linsey.app.readers import load
+from linsey.app.standardizer import Standardizer
 from linsey.checkpoint import format_1, manifest
 from linsey.checkpoint.step import open_checkpoint, write_checkpoint
 from linsey.errors import DiskError, InputError
@@ -276,7 +276,60 @@ def fuzz_image(folder: Path) -> Fuzzer:
         suffix, _, content = content.partition(b"\n")
         path = folder / f"image.{suffix.decode()}"
         path.write_bytes(content)
-        images._read_all([path], images._is_grey(path), 4)
+        images.read_image(path, 4)
+
+    return Fuzzer(make, read)
+
+
+def fuzz_labels(folder: Path) -> Fuzzer:
+    """Labels of text and of each kind of numbers, with any bytes in them."""
+    kinds = ["<U3", ">U2", "|S5", "<f4", "<f8", "|b1", "<i8", ">u8", "|i1", "<u2"]
+    x, path = np.arange(24.0).reshape(12, 2), folder / "data.npz"
+
+    def make(rng: Random) -> bytes:
+        dtype = np.dtype(rng.choice(kinds))
+        shape = rng.choice(((12,), (12, 1), (12, 3), (3, 4)))
+        y = np.arange(np.prod(shape)).reshape(shape) % 2
+        raw = bytearray(y.astype(dtype).tobytes())
+        for _ in range(rng.choice((0, 1, 1, 4))):
+            number = rng.choice(NUMBERS).to_bytes(8, rng.choice(("little", "big")))
+            place = rng.randrange(len(raw))
+            raw[place : place + 8] = number[: len(raw) - place]
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            content = array_file(x.dtype.str, "False", str(x.shape), x.tobytes())
+            archive.writestr("x.npy", content)
+            content = array_file(dtype.str, "False", str(shape), bytes(raw))
+            archive.writestr("y.npy", content)
+        return buffer.getvalue()
+
+    def read(content: bytes) -> None:
+        path.write_bytes(content)
+        load(DataOptions(data=str(path)))
+
+    return Fuzzer(make, read)
+
+
+def fuzz_table(folder: Path) -> Fuzzer:
+    path = folder / "table.csv"
+    rows = [f"{i}.5,{'uv'[i % 2]},{i},{'ab'[i // 2 % 2]}" for i in range(12)]
+    seeds = ["\n".join([*head, *rows]).encode() for head in ([], ["n,t,m,label"])]
+    cells = (*LITERALS, "nan", "inf", "-0", "1_0", '"', '""', "'", "\0", "\r", "é",
+             "1e400", "x" * 300, ",", ",,", "\t", ";", "\ud800")  # fmt: skip
+
+    def make(rng: Random) -> bytes:
+        if rng.random() < 0.4:
+            return scrambled(rng, *seeds)
+        table = [line.split(",") for line in rng.choice(seeds).decode().split("\n")]
+        for _ in range(rng.choice((1, 1, 2, 6))):
+            row = rng.choice(table)
+            row[rng.randrange(len(row))] = rng.choice(cells)
+        return "\n".join(map(",".join, table)).encode(errors="surrogatepass")
+
+    def read(content: bytes) -> None:
+        path.write_bytes(content)
+        data = load(DataOptions(data=str(path), missing="mean"))
+        data.warnings()
 
     return Fuzzer(make, read)
 
@@ -357,6 +410,8 @@ FUZZERS: dict[str, Callable[[Path], Fuzzer]] = {
     "msgpack": fuzz_msgpack,
     "npz": fuzz_npz,
     "image": fuzz_image,
+    "labels": fuzz_labels,
+    "table": fuzz_table,
     "config": fuzz_config,
     "log": fuzz_log,
 }

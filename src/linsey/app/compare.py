@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from linsey.app import curves, metrics_log, page
+from linsey.app.batches import describe_batches
 from linsey.app.conclusion import MILESTONES, conclude
-from linsey.app.config import TrainConfig
+from linsey.app.config import BATCH_SIZE, TrainConfig
 from linsey.app.dataset import Dataset
 from linsey.app.exit_codes import NotFiniteError
 from linsey.app.metrics_log import Record
@@ -26,7 +27,7 @@ from linsey.app.progress import progress
 from linsey.app.recorded_run import train_run
 from linsey.app.run_folder import RunFolder, claim, refuse_link
 from linsey.app.stopping import StopRequest
-from linsey.app.terminal import warn
+from linsey.app.terminal import say, warn
 from linsey.app.trainer import check
 from linsey.checkpoint import durable
 from linsey.errors.base import printable
@@ -90,10 +91,12 @@ def compare(
     Raises:
         Stopped: a signal arrived before the end.
     """
-    _, steps_per_epoch = check(config, dataset)
+    size = max(check(variant, dataset)[1] for variant in variants(config, 1))
+    say(describe_batches(config, len(dataset.y_train), size))
+    config = dataclasses.replace(config, batch_size=size)
     folder.begin(config)
     chosen = variants(config, len(dataset.y_train))
-    steps = config.epochs * steps_per_epoch
+    steps = config.epochs * (len(dataset.y_train) // size)
     ended_early: dict[Path, str] = {}
     histories: Histories = {}
     with progress(0, steps * len(chosen), config.plain) as shown:
@@ -175,7 +178,8 @@ def variants(config: TrainConfig, examples: int) -> list[TrainConfig]:
         The options of each run.
     """
     # The difference is in the first epochs, so it is looked at closely.
-    steps = config.eval_every or max(1, examples // config.batch_size // 4)
+    size = config.batch_size or BATCH_SIZE
+    steps = config.eval_every or max(1, examples // size // 4)
     norms = (config.norm if config.norm != "none" else "batch", "none")
     return [
         dataclasses.replace(

@@ -45,6 +45,9 @@ Norm = Literal["batch", "none", "layer", "group"]
 OptimizerName = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["cosine", "constant", "step"]
 OnNonfinite = Literal["skip", "stop", "raise"]
+Missing = Literal["refuse", "mean"]
+BATCH_SIZE = 64
+"""Examples per step where `--batch-size` is not given and there are as many."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,9 +55,11 @@ class DataOptions:
     """What is learned from."""
 
     data: _Text = "digits"
-    """Data to learn from: `digits` (ships with linsey), FILE.npz with arrays x and y or
-    x_train, y_train, x_test, y_test, or a folder with a folder of images per class (or
-    with train/ and test/ folders of those)."""
+    """Data to learn from: `digits` (ships with linsey); FILE.npz or a folder of npy
+    files with x and y or x_train, y_train, x_test, y_test; FILE.npy with its labels
+    beside it; FILE.csv; a folder with a folder of images per class (or with train/ and
+    test/ or val/ folders of those); or a folder that save_to_disk of Hugging Face
+    datasets wrote."""
     test_fraction: _Fraction = 0.2
     """Fraction of each class held out for testing if the data have no test part."""
     split_seed: Annotated[int, Between(0, 2**63 - 1)] = 0
@@ -62,7 +67,15 @@ class DataOptions:
     image_size: Annotated[int, Between(1, 4096)] = 32
     """Images from a folder are resized to squares of this many pixels."""
     classes: _Classes | None = None
-    """Number of classes. Defaults to the largest training label plus one."""
+    """Number of classes, if labels are class numbers from 0. Defaults to the labels
+    that occur in the training part."""
+    target: _Text | None = None
+    """Column of a table that holds the classes. Defaults to one called label, target,
+    class or y, or else to the last."""
+    missing: Missing = "refuse"
+    """Missing values of a table: refuse them, or fill in the mean of the column."""
+    skip_broken: bool = False
+    """Leave images out that cannot be read, instead of refusing the data."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,8 +114,9 @@ class OptimizerOptions:
     """Largest global norm of the gradient; 0 does not clip."""
     epochs: Annotated[int, Between(1, 10**6)] = 30
     """Passes over the training data."""
-    batch_size: _Batch = 64
-    """Examples per step, over all devices."""
+    batch_size: _Batch | None = None
+    """Examples per step, over all devices. Defaults to 64, or to all examples of the
+    training part where these are fewer."""
     seed: Annotated[int, Between(0, 2**32 - 1)] = 0
     """Decides initial parameters, order of the data, and noise."""
 
@@ -152,6 +166,14 @@ class Identity(OptimizerOptions, ModelOptions, DataOptions):
     """The options that decide the numbers of a run."""
 
 
+# The options that decided the numbers of the first runs.
+_FIRST = frozenset("""
+    data test_fraction split_seed image_size classes model norm width depth dropout
+    optimizer lr schedule warmup_epochs momentum weight_decay clip_norm epochs
+    batch_size seed
+""".split())  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig(RunOptions, Identity):
     """Train a classifier and record the run in a folder."""
@@ -164,8 +186,18 @@ class TrainConfig(RunOptions, Identity):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the identity."""
-        text = json.dumps(self.identity, sort_keys=True)
+        """SHA-256 of the identity.
+
+        Options that came later count only where they are not at their defaults: the
+        digest of a run stays what it was before there were such options.
+        """
+        defaults = {field.name: field.default for field in dataclasses.fields(Identity)}
+        hashed = {
+            name: value
+            for name, value in self.identity.items()
+            if name in _FIRST or value != defaults[name]
+        }
+        text = json.dumps(hashed, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -11,24 +11,39 @@ from typing import Annotated
 import numpy as np
 
 from linsey import datasets
-from linsey.app.config import MAX_CLASSES, DataOptions, Positive
+from linsey.app.config import MAX_CLASSES, DataOptions
+from linsey.app.labels import (
+    MAX_LABEL,
+    Classes,
+    Labels,
+    find_classes,
+    known_classes,
+    read_labels,
+)
+from linsey.app.standardizer import Standardizer, first_not_finite
 from linsey.errors import InputError
 from linsey.schema import Between, conform
 
 Pair = tuple[np.ndarray, np.ndarray]  # examples and labels
 ClassNames = Annotated[
-    tuple[Annotated[str, Between(1, 255)], ...], Between(2, MAX_CLASSES)
+    tuple[Annotated[str, Between(1, MAX_LABEL)], ...], Between(2, MAX_CLASSES)
 ]
-_Moments = Annotated[tuple[float, ...], Between(1, 2**28)]
-_MANY_CLASSES = 1000
+_BLOCK = 2**22  # bytes that are moved at once
 
 
 @dataclasses.dataclass(frozen=True)
-class StandardizerRecord:
-    """The numbers of a `Standardizer`, as a checkpoint holds them."""
+class Known:
+    """What a model was trained on: other data are read in the same terms.
 
-    mean: _Moments
-    std: Annotated[tuple[Positive, ...], Between(1, 2**28)]
+    Attributes:
+        class_names: of its outputs.
+        feature_names: of its inputs, if they are the columns of a table.
+        means: of its inputs in the training part.
+    """
+
+    class_names: tuple[str, ...]
+    feature_names: tuple[str, ...] = ()
+    means: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +57,8 @@ class Dataset:
         x_test: like `x_train`.
         y_test: like `y_train`.
         class_names: one name for each class.
+        feature_names: of the features, if they have names.
+        notes: what the user should know of how they were read, a line each.
     """
 
     name: str
@@ -50,11 +67,23 @@ class Dataset:
     x_test: np.ndarray
     y_test: np.ndarray
     class_names: tuple[str, ...]
+    feature_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one example."""
         return self.x_train.shape[1:]
+
+    @functools.cached_property
+    def standardizer(self) -> Standardizer:
+        """What maps examples to inputs, measured on the training part."""
+        return Standardizer.fit(self.x_train)
+
+    def warnings(self) -> list[str]:
+        """Return the notes, and what is odd in the training part."""
+        kind = "channel" if len(self.shape) > 1 else "feature"
+        return [*self.notes, *self.standardizer.oddities(self.feature_names, kind)]
 
     def digest(self) -> str:
         """Return the SHA-256 of all arrays, to notice data that changed."""
@@ -91,65 +120,6 @@ def training_batches(
         epoch, done = epoch + 1, 0
 
 
-@dataclasses.dataclass(frozen=True)
-class Standardizer:
-    """Map raw examples to float32 network inputs: `(x - mean) / std`.
-
-    Attributes:
-        mean: of the training part, for each channel of images or feature of vectors.
-        std: likewise; 1 where the training part does not vary.
-    """
-
-    mean: np.ndarray
-    std: np.ndarray
-
-    @classmethod
-    def fit(cls, x: np.ndarray) -> Standardizer:
-        """Measure the training part, shape (examples, ..., channels).
-
-        Raises:
-            InputError: its values are too large to be measured in float64.
-        """
-        axes = tuple(range(x.ndim - 1))
-        with np.errstate(over="ignore", invalid="ignore"):
-            mean = x.mean(axes, dtype=np.float64)
-            std = x.std(axes, dtype=np.float64)
-        is_finite = np.isfinite(mean) & np.isfinite(std)
-        _refuse_large(is_finite, x, "their variance is not finite")
-        return cls(mean, np.where(std > 0, std, 1.0))
-
-    def check(self, x: np.ndarray) -> None:
-        """Refuse examples that others than those measured here make infinite.
-
-        Raises:
-            InputError: it names a feature or a channel with such values.
-        """
-        axes = tuple(range(x.ndim - 1))
-        extremes = self(np.stack([x.min(axes), x.max(axes)]))
-        _refuse_large(np.isfinite(extremes).all(0), x, "standardized they overflow")
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Standardize a batch."""
-        with np.errstate(over="ignore"):
-            return ((x - self.mean) / self.std).astype(np.float32)
-
-    def to_json(self) -> dict[str, list[float]]:
-        """Return the numbers, exactly."""
-        return {"mean": self.mean.tolist(), "std": self.std.tolist()}
-
-    @classmethod
-    def from_record(cls, record: StandardizerRecord) -> Standardizer:
-        """Return the standardizer that `to_json` described."""
-        return cls(np.asarray(record.mean), np.asarray(record.std))
-
-
-def _refuse_large(is_finite: np.ndarray | np.bool, x: np.ndarray, why: str) -> None:
-    if not is_finite.all():
-        key = f"--data: {'channel' if x.ndim > 2 else 'feature'} {is_finite.argmin()}"
-        problem = f"the values are too large: {why}"
-        raise InputError(problem, key=key, hint="rescale them")
-
-
 def make_dataset(
     name: str,
     train: Pair,
@@ -157,16 +127,19 @@ def make_dataset(
     options: DataOptions,
     keys: Sequence[str] = ("x", "y"),
     class_names: Sequence[str] | None = None,
+    known: Known | None = None,
 ) -> Dataset:
     """Validate arrays, and split off a test part if there is none.
 
     Args:
         name: the data set or its file, for messages.
-        train: examples and labels.
+        train: examples and labels. Without a test part the array of the examples is
+            given up: its rows are moved, so that no second copy is needed.
         test: the same. If `None`, a fraction of each class is held out.
         options: the data options.
         keys: what the arrays are called where they come from: x, y (, x test, y test).
-        class_names: names of the classes. If `None`, their numbers.
+        class_names: what the class numbers mean. If `None`, the labels tell.
+        known: the model that the data are for. If `None`, it is yet to be trained.
 
     Returns:
         The data set.
@@ -175,40 +148,87 @@ def make_dataset(
         InputError: the first thing wrong, with array and index.
     """
     wrong = functools.partial(InputError, file=name)
-    x_train, y_train = _checked_pair(name, train, keys[:2])
-    if len(y_train) == 0:
+    x_train, labels = _checked_pair(name, train, keys[:2])
+    if len(x_train) == 0:
         raise wrong("no examples", key=keys[0])
-    classes = options.classes or len(class_names or ()) or int(y_train.max()) + 1
-    is_counted = not (options.classes or class_names)
-    if is_counted and classes > max(_MANY_CLASSES, len(y_train)):
-        raise wrong(
-            "more classes than examples", key=f"{keys[1]}[{int(y_train.argmax())}]",
-            expected="class numbers from 0", found=y_train.max(),
-            hint="give --classes if this is meant",
-        )  # fmt: skip
-    if classes < 2:
+    is_parted = test is not None
+    classes, note = _classes(labels, is_parted, options, class_names, known)
+    if len(classes.names) < 2:
         raise wrong("only one class", key=keys[1])
-    _check_range(name, keys[1], y_train, classes)
+    conform(classes.names, ClassNames, file=name, key="classes")
+    y_train = classes.numbers(labels)
     if test is None:
-        how = options.test_fraction, options.split_seed
-        x_train, y_train, x_test, y_test = datasets.split(x_train, y_train, *how)
+        x_train, y_train, x_test, y_test = hold_out(x_train, y_train, options)
     else:
-        x_test, y_test = _checked_pair(name, test, keys[2:])
-        _check_range(name, keys[3], y_test, classes)
+        x_test, test_labels = _checked_pair(name, test, keys[2:])
+        y_test = classes.numbers(test_labels)
     if len(x_test) == 0:
-        found, hint = f"{len(x_train)} to train on", "raise --test-fraction"
-        raise wrong("no examples to test on", found=found, hint=hint)
+        raise wrong("no examples to test on", found=f"{len(x_train)} to train on",
+                    hint=_split_hint(y_train))  # fmt: skip
+    if len(x_train) == 0 and known is None:
+        raise wrong("no examples to train on", found=f"{len(x_test)} to test on",
+                    hint=_split_hint(y_test))  # fmt: skip
     shape, found = x_train.shape[1:], x_test.shape[1:]
     if found != shape:
         problem = "examples of another shape"
         raise wrong(problem, key=keys[2], expected=shape, found=found)
-    names = tuple(class_names or map(str, range(classes)))
-    conform(names, ClassNames, file=name, key="classes")
-    return Dataset(name, x_train, y_train, x_test, y_test, names)
+    notes = () if note is None else (note,)
+    names = classes.names
+    return Dataset(name, x_train, y_train, x_test, y_test, names, notes=notes)
 
 
-def _checked_pair(name: str, pair: Pair, keys: Sequence[str]) -> Pair:
-    """Check examples and labels; returns them with a channel axis, and as int32."""
+def _classes(
+    labels: Labels,
+    is_parted: bool,
+    options: DataOptions,
+    class_names: Sequence[str] | None,
+    known: Known | None,
+) -> tuple[Classes, str | None]:
+    if class_names is not None:
+        return Classes(tuple(class_names)), None
+    if known is not None:
+        return known_classes(known.class_names), None
+    return find_classes(labels, options.classes, is_parted)
+
+
+def _split_hint(y: np.ndarray) -> str:
+    """Of a class of one example none can be held out."""
+    if len(y) and np.bincount(y).max() > 1:
+        return "--test-fraction 0.5 holds out half of each class"
+    return "give examples to train and to test on, or more of each class"
+
+
+def hold_out(
+    x: np.ndarray, y: np.ndarray, options: DataOptions
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Split as `datasets.split` does, within the memory of `x` where that is possible.
+
+    Args:
+        x: examples; given up.
+        y: class numbers.
+        options: say which fraction of each class is held out.
+
+    Returns:
+        `x_train`, `y_train`, `x_test` and `y_test`.
+    """
+    how = options.test_fraction, options.split_seed
+    rows = np.arange(len(y))
+    train, y_train, test, y_test = datasets.split(rows, y, *how)
+    if not (x.flags.writeable and x.flags.c_contiguous):
+        return x[train], y_train, x[test], y_test
+    x_test = x[test]
+    size = max(1, _BLOCK // max(1, x[:1].nbytes))
+    for start in range(0, len(train), size):
+        # Rows only move to the front: what is still to be moved is never written to.
+        chosen = train[start : start + size]
+        x[start : start + len(chosen)] = x[chosen]
+    return x[: len(train)], y_train, x_test, y_test
+
+
+def _checked_pair(
+    name: str, pair: Pair, keys: Sequence[str]
+) -> tuple[np.ndarray, Labels]:
+    """Check examples and labels; returns the examples with a channel axis."""
     (x, y), (key, y_key) = pair, keys
     wrong = functools.partial(InputError, file=name, key=key)
     if x.dtype.kind not in "buif":
@@ -219,34 +239,13 @@ def _checked_pair(name: str, pair: Pair, keys: Sequence[str]) -> Pair:
         shapes = "(examples, features) or (examples, height, width[, channels])"
         raise wrong("wrong shape", expected=shapes, found=x.shape)
     if x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] not in (1, 2, 3, 4):
-        hint = "save x.transpose(0, 2, 3, 1)"
+        hint = f"save {key}.transpose(0, 2, 3, 1)"
         raise wrong("channels come last", found=x.shape, hint=hint)
-    if x.dtype.kind == "f" and not np.isfinite(x).all():
-        first = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
+    if (first := first_not_finite(x)) is not None:
         raise wrong("not a finite number", key=f"{key}{list(first)}", found=x[first])
-    wrong = functools.partial(InputError, file=name, key=y_key)
-    if y.ndim != 1:
-        hint = "save y.argmax(-1)" if y.ndim == 2 else None
-        raise wrong("wrong shape", expected="(examples,)", found=y.shape, hint=hint)
-    if y.dtype.kind not in "ui":
-        problem, hint = "labels are not class numbers", "save y.astype(int)"
-        raise wrong(problem, expected="integers", found=y.dtype, hint=hint)
-    out_of_range = (y < 0) | (y >= 2**31)
-    if out_of_range.any():
-        index = int(out_of_range.argmax())
-        key = f"{y_key}[{index}]"
-        raise wrong("label out of range", key=key, expected="0 or more", found=y[index])
-    if len(x) != len(y):
+    labels = read_labels(y, name, y_key)
+    if len(x) != len(labels.values):
         problem, expected = "as many labels as examples are needed", f"{len(x)} labels"
-        raise wrong(problem, expected=expected, found=len(y))
-    return x, y.astype(np.int32)
-
-
-def _check_range(name: str, key: str, y: np.ndarray, classes: int) -> None:
-    if (y >= classes).any():
-        index = int((y >= classes).argmax())
-        raise InputError(
-            "label out of range", file=name, key=f"{key}[{index}]",
-            expected=f"0 to {classes - 1}", found=y[index],
-            hint="train and test need the same classes; see --classes",
-        )  # fmt: skip
+        found = len(labels.values)
+        raise wrong(problem, key=y_key, expected=expected, found=found)
+    return x, labels

@@ -11,7 +11,8 @@ import math
 from typing import Annotated
 
 from linsey.app.config import Identity, Shape, TrainConfig
-from linsey.app.dataset import ClassNames, StandardizerRecord
+from linsey.app.dataset import ClassNames, Known
+from linsey.app.standardizer import StandardizerRecord
 from linsey.app.window import RECENT, Window
 from linsey.checkpoint.step import VerifiedCheckpoint
 from linsey.errors import InputError
@@ -56,6 +57,7 @@ class DataRecord:
         shape: of one example.
         class_names: one for each class.
         standardizer: mean and deviation of the training part.
+        feature_names: of the inputs, if they are the columns of a table.
     """
 
     name: Annotated[str, Between(1, 4096)]
@@ -63,6 +65,12 @@ class DataRecord:
     shape: Shape
     class_names: ClassNames
     standardizer: StandardizerRecord
+    feature_names: Annotated[tuple[_Word, ...], Between(0, MAX_VALUES)] = ()
+
+    @property
+    def known(self) -> Known:
+        """The terms in which other data are read."""
+        return Known(self.class_names, self.feature_names, self.standardizer.mean)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,11 +13,12 @@ import numpy as np
 from linsey import datasets
 from linsey.app.checkpoint_choice import choose, has_steps, refuse_special
 from linsey.app.config import DataOptions, InspectConfig, StateOptions
-from linsey.app.dataset import Dataset, Standardizer
+from linsey.app.dataset import Dataset
 from linsey.app.metadata import RunMetadata, run_metadata
 from linsey.app.model_file import load_model_file
 from linsey.app.models import make_model
 from linsey.app.readers import load
+from linsey.app.standardizer import Standardizer
 from linsey.batch_stats.statistics import Variables
 from linsey.batch_stats.subject import read_subject
 from linsey.checkpoint import durable
@@ -190,9 +191,11 @@ def _data(
             return None, None
         return load(DataOptions(data=options.data)), None
     config = metadata.train_config
+    known = None
     if options.data is not None:
         config = dataclasses.replace(config, data=options.data)
-    dataset = load(config)
+        known = metadata.data.known
+    dataset = load(config, known)
     if dataset.shape != metadata.data.shape:
         problem = "examples of another shape than the model was trained on"
         wrong = {"expected": metadata.data.shape, "found": dataset.shape}

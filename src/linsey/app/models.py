@@ -169,6 +169,21 @@ def make_model(options: ModelOptions, shape: Shape, classes: int) -> Classifier:
     return _MODELS[options.model](classes, options)
 
 
+def least_averaged(options: ModelOptions, shape: Shape) -> int:
+    """Count the values of an example that share statistics where they are fewest.
+
+    With one of them, and one example in a batch, batch normalization has no variance.
+
+    Args:
+        options: the model options.
+        shape: of one example, channels last.
+    """
+    if options.model != "resnet":
+        return 1  # of a dense layer
+    halvings = options.depth - 1
+    return math.prod(-(-size // 2**halvings) for size in shape[:2])
+
+
 # -- the table of layers -------------------------------------------------------------
 
 

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+
 from linsey import datasets
+from linsey.app.array_file import read_npy
+from linsey.app.array_names import Chosen, choose_arrays, is_whole
 from linsey.app.config import DataOptions
-from linsey.app.dataset import Dataset, make_dataset
-from linsey.app.images import load_image_folder
+from linsey.app.dataset import Dataset, Known, make_dataset
+from linsey.app.image_folder import load_image_folder
 from linsey.app.npz import read_npz
+from linsey.app.saved_datasets import is_saved_dataset, load_saved_dataset
+from linsey.app.tables import load_table
 from linsey.errors import InputError
 from linsey.files import parsing, reporting
 
-_WHOLE = ("x", "y")
-_PARTS = ("x_train", "y_train", "x_test", "y_test")
+_KINDS = ("`digits`, FILE.npz, FILE.npy, FILE.csv, or a folder of images by class, "
+          "of npy files, or of save_to_disk")  # fmt: skip
 
 
-def load(options: DataOptions) -> Dataset:
+def load(options: DataOptions, known: Known | None = None) -> Dataset:
     """Load what `--data` names.
 
     Args:
         options: the data options.
+        known: the model that the data are for. If `None`, it is yet to be trained.
 
     Returns:
         Validated arrays with a training and a test part.
@@ -30,28 +40,43 @@ def load(options: DataOptions) -> Dataset:
         DiskError: the disk refused.
     """
     if options.data == "digits":
-        return make_dataset("digits", datasets.digits(), None, options)
+        return make_dataset("digits", datasets.digits(), None, options, known=known)
     path = Path(options.data)
     with reporting(path, "read"):
         is_folder, exists = path.is_dir(), path.exists() or path.is_symlink()
     if is_folder:
-        with parsing(path, "the images cannot be loaded"):
-            return load_image_folder(path, options)
+        return _load_folder(path, options, known)
     if not exists:
         raise InputError("no such file or folder", file=path, key="--data")
-    if path.suffix != ".npz":
-        kinds = "`digits`, FILE.npz, or a folder of class folders of images"
-        raise InputError("data of an unknown kind", file=path, expected=kinds)
-    with parsing(path, "the arrays cannot be loaded"):
-        return load_npz(path, options)
+    if path.suffix == ".npz":
+        with parsing(path, "the arrays cannot be loaded"):
+            return load_npz(path, options, known)
+    if path.suffix == ".npy":
+        return load_npy(path.parent, _around(path), options, known)
+    if path.suffix in (".csv", ".tsv"):
+        with parsing(path, "the table cannot be loaded"):
+            return load_table(path, options, known)
+    raise InputError("data of an unknown kind", file=path, expected=_KINDS)
 
 
-def load_npz(path: Path, options: DataOptions) -> Dataset:
+def _load_folder(path: Path, options: DataOptions, known: Known | None) -> Dataset:
+    names = _npy_names(path)
+    if names:
+        return load_npy(path, choose_arrays(names, path), options, known)
+    if is_saved_dataset(path):
+        with parsing(path, "the data set cannot be loaded"):
+            return load_saved_dataset(path, options, known)
+    with parsing(path, "the images cannot be loaded"):
+        return load_image_folder(path, options)
+
+
+def load_npz(path: Path, options: DataOptions, known: Known | None = None) -> Dataset:
     """Load x and y, or x_train, y_train, x_test and y_test.
 
     Args:
         path: the archive.
         options: the data options.
+        known: the model that the data are for.
 
     Returns:
         The data set.
@@ -60,7 +85,68 @@ def load_npz(path: Path, options: DataOptions) -> Dataset:
         InputError: the file or an array is not usable.
         DiskError: the disk refused.
     """
-    arrays = read_npz(path, _PARTS, _WHOLE)
-    keys, values = tuple(arrays), list(arrays.values())
-    test = (values[2], values[3]) if len(values) == 4 else None
-    return make_dataset(str(path), (values[0], values[1]), test, options, keys)
+    chosen = Chosen(())
+
+    def choose(names: Iterable[str]) -> tuple[str, ...]:
+        nonlocal chosen
+        chosen = choose_arrays(names, path)
+        return chosen.keys
+
+    arrays = read_npz(path, choose, lambda key: key in chosen.labels)
+    return _from_arrays(path, chosen, list(arrays.values()), options, known)
+
+
+def load_npy(
+    folder: Path, chosen: Chosen, options: DataOptions, known: Known | None = None
+) -> Dataset:
+    """Load the same arrays from a file each.
+
+    Args:
+        folder: with `x.npy` and `y.npy`, or `x_train.npy`, ...
+        chosen: names of the files, without their endings.
+        options: the data options.
+        known: the model that the data are for.
+
+    Returns:
+        The data set.
+
+    Raises:
+        InputError: a file is not usable.
+        DiskError: the disk refused.
+    """
+    arrays = [read_npy(folder / f"{k}.npy", k in chosen.labels) for k in chosen.keys]
+    with parsing(folder, "the arrays cannot be loaded"):
+        return _from_arrays(folder, chosen, arrays, options, known)
+
+
+def _npy_names(folder: Path) -> list[str]:
+    with reporting(folder, "list"):
+        return sorted(entry.stem for entry in folder.glob("*.npy"))
+
+
+def _around(path: Path) -> Chosen:
+    """Choose what belongs to one npy file; the folder may hold several pairs."""
+    folder, own = path.parent, path.stem
+    others = [name for name in _npy_names(folder) if name != own]
+    with contextlib.suppress(InputError):
+        if own in (chosen := choose_arrays([own, *others], folder)).keys:
+            return chosen
+    chosen = choose_arrays([own, *filter(is_whole, others)], path)
+    if own not in chosen.keys:
+        keys = " and ".join(f"{key}.npy" for key in chosen.keys)
+        hint = f"name {keys.split()[0]} to learn from {keys}"
+        raise InputError("no array with labels belongs to it", file=path, hint=hint)
+    return chosen
+
+
+def _from_arrays(
+    path: Path,
+    chosen: Chosen,
+    arrays: list[np.ndarray],
+    options: DataOptions,
+    known: Known | None,
+) -> Dataset:
+    test = (arrays[2], arrays[3]) if len(arrays) == 4 else None
+    train, keys = (arrays[0], arrays[1]), chosen.keys
+    dataset = make_dataset(str(path), train, test, options, keys, known=known)
+    return dataclasses.replace(dataset, notes=chosen.notes + dataset.notes)

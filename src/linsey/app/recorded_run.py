@@ -6,6 +6,7 @@ import contextlib
 import time
 
 from linsey.app import metrics_log
+from linsey.app.batches import describe_batches
 from linsey.app.config import TrainConfig
 from linsey.app.dataset import Dataset, training_batches
 from linsey.app.devices import describe_environment
@@ -52,8 +53,9 @@ def train_run(
     start = time.perf_counter()
     # Whatever can be wrong with model and data shows before the folder is touched.
     with _building(overview):
-        trainer = Trainer(config, dataset, folder.checkpoints)
-        layers = summarize(trainer.model, dataset.shape, config.batch_size)
+        given, trainer = config, Trainer(config, dataset, folder.checkpoints)
+        config, size = trainer.config, trainer.batch_size
+        layers = summarize(trainer.model, dataset.shape, size)
     if overview is not None:
         trainer.most_warnings = 1
     stop.check()
@@ -66,6 +68,8 @@ def train_run(
         log.write(kind, trainer.step, **here)
         with _shown(trainer, overview) as shown:
             shown.detail(_introduction(trainer, layers, folder))
+            examples = len(dataset.y_train)
+            shown.detail(describe_batches(given, examples, size))
             trainer.run(log, shown, stop)
         final = trainer.evaluation or trainer.evaluate(stop)
         skipped = int(trainer.state.skipped)
@@ -118,7 +122,7 @@ def _audit(trainer: Trainer) -> Report:
     state = trainer.state
     if not state.batch_stats:
         return Report("Audit")
-    x, size = trainer.dataset.x_train, trainer.config.batch_size
+    x, size = trainer.dataset.x_train, trainer.batch_size
     batches = training_batches(len(x), size, trainer.config.seed, trainer.step)
     chosen = [trainer.standardize(x[next(batches)]) for _ in range(_AUDITED)]
     committed = int(state.step) - int(state.skipped)

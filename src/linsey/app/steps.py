@@ -21,9 +21,10 @@ from jax import numpy as jnp
 from linsey import linen as nn
 from linsey import struct
 from linsey.app.config import OptimizerOptions, Shape
-from linsey.app.dataset import Dataset, Standardizer
+from linsey.app.dataset import Dataset
 from linsey.app.devices import Devices
 from linsey.app.scores import Answers
+from linsey.app.standardizer import Standardizer
 from linsey.app.stopping import StopRequest
 from linsey.training import train_state
 

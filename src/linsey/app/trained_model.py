@@ -8,10 +8,11 @@ import jax
 
 from linsey import serialization
 from linsey.app.config import Shape, TrainConfig
-from linsey.app.dataset import Standardizer
+from linsey.app.dataset import Known
 from linsey.app.devices import Devices
 from linsey.app.metadata import run_metadata
 from linsey.app.models import make_model
+from linsey.app.standardizer import Standardizer
 from linsey.app.steps import TrainState, create_state
 from linsey.checkpoint.step import VerifiedCheckpoint
 
@@ -26,6 +27,7 @@ class TrainedModel:
         standardize: maps raw examples to inputs.
         shape: of one example.
         class_names: the meaning of its outputs.
+        known: the terms in which data for it are read.
     """
 
     config: TrainConfig
@@ -33,6 +35,7 @@ class TrainedModel:
     standardize: Standardizer
     shape: Shape
     class_names: tuple[str, ...]
+    known: Known
 
 
 def load_model(checkpoint: VerifiedCheckpoint, devices: Devices) -> TrainedModel:
@@ -57,4 +60,6 @@ def load_model(checkpoint: VerifiedCheckpoint, devices: Devices) -> TrainedModel
     restored = checkpoint.restore(serialization.to_state_dict(abstract))
     state = devices.replicate(serialization.from_state_dict(abstract, restored))
     standardize = Standardizer.from_record(data.standardizer)
-    return TrainedModel(config, state, standardize, data.shape, data.class_names)
+    return TrainedModel(
+        config, state, standardize, data.shape, data.class_names, data.known
+    )

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import time
 from collections.abc import Iterator
 
@@ -20,8 +19,9 @@ import numpy as np
 
 from linsey import serialization
 from linsey.app import nonfinite, steps, window
+from linsey.app.batches import choose_batch_size
 from linsey.app.config import TrainConfig
-from linsey.app.dataset import Dataset, Standardizer, training_batches
+from linsey.app.dataset import Dataset, training_batches
 from linsey.app.devices import Devices, describe_environment
 from linsey.app.exit_codes import NotFiniteError
 from linsey.app.metadata import Scores, run_metadata
@@ -29,6 +29,7 @@ from linsey.app.metrics_log import MetricsLog
 from linsey.app.models import Classifier, make_model
 from linsey.app.progress import Moment, Progress
 from linsey.app.speed import Speedometer
+from linsey.app.standardizer import Standardizer
 from linsey.app.stopping import Stopped, StopRequest
 from linsey.app.terminal import number, warn
 from linsey.app.window import Window
@@ -61,6 +62,8 @@ class Trainer:
         store: takes the checkpoints.
 
     Attributes:
+        config: the options, with the batch size that is used.
+        batch_size: the same.
         evaluation: the last one; `None` if there was none in this process.
         most_warnings: skipped steps that a person is warned of, one by one.
 
@@ -71,12 +74,15 @@ class Trainer:
     def __init__(
         self, config: TrainConfig, dataset: Dataset, store: CheckpointStore
     ) -> None:
-        self.config, self.dataset, self.store = config, dataset, store
+        self.dataset, self.store = dataset, store
         self.devices = Devices()
-        self.model, self.steps_per_epoch = check(config, dataset)
+        self.model, self.batch_size = check(config, dataset)
+        config = dataclasses.replace(config, batch_size=self.batch_size)
+        self.config = config
+        self.steps_per_epoch = len(dataset.x_train) // self.batch_size
         self.total = config.epochs * self.steps_per_epoch
         shape = dataset.shape
-        self.standardize = Standardizer.fit(dataset.x_train)
+        self.standardize = dataset.standardizer
         self.standardize.check(dataset.x_test)
         state = steps.create_state(config, self.model, shape, self.steps_per_epoch)
         self.state = self.devices.replicate(state)
@@ -86,7 +92,7 @@ class Trainer:
         self._saved: tuple[int, object] = (-1, None)
         self._data_digest = dataset.digest()
         self._never_finite = nonfinite.infinite_leaves(self._tree())
-        self._speed = Speedometer(config.batch_size)
+        self._speed = Speedometer(self.batch_size)
         self.most_warnings, self._warnings = 5, 0
         self._next: Batch | None = None
         self._has_trained = False
@@ -163,7 +169,7 @@ class Trainer:
 
     def _batches(self) -> Iterator[Batch]:
         data, config = self.dataset, self.config
-        count, size = len(data.x_train), config.batch_size
+        count, size = len(data.x_train), self.batch_size
         for indices in training_batches(count, size, config.seed, self.step):
             x = self.standardize(data.x_train[indices])
             shards = self.devices.put_batch(x, data.y_train[indices])
@@ -242,7 +248,7 @@ class Trainer:
         return shown.busy("compiling the training step")
 
     def _moment(self) -> Moment:
-        loss = self.scores.window.means(self.config.batch_size)["loss"]
+        loss = self.scores.window.means(self.batch_size)["loss"]
         epoch = self.step / self.steps_per_epoch
         return Moment(self.step, self.total, epoch, loss, self._speed.recent)
 
@@ -253,7 +259,7 @@ class Trainer:
         log.write(
             "train", self.step, epoch=self.step / self.steps_per_epoch,
             learning_rate=rate, examples_per_second=self._speed.take(),
-            **self.scores.window.means(self.config.batch_size),
+            **self.scores.window.means(self.batch_size),
         )  # fmt: skip
         self.scores.window = Window()
 
@@ -300,6 +306,7 @@ class Trainer:
                 "shape": list(self.dataset.shape),
                 "class_names": list(self.dataset.class_names),
                 "standardizer": self.standardize.to_json(),
+                "feature_names": list(self.dataset.feature_names),
             },
         }
         log.sync()  # no checkpoint is ahead of the records
@@ -314,17 +321,10 @@ def check(config: TrainConfig, dataset: Dataset) -> tuple[Classifier, int]:
     """Make the model, and check that the data fill a batch that can be sharded.
 
     Returns:
-        The model, and the steps per epoch.
+        The model, and the batch size.
 
     Raises:
         InputError: model, data and batch size do not go together.
     """
-    size, examples, devices = config.batch_size, len(dataset.x_train), Devices()
-    wrong = functools.partial(InputError, key="--batch-size", found=size)
-    if size % devices.count:
-        expected = f"a multiple of {devices.count}"
-        raise wrong("does not divide over the devices", expected=expected)
-    if size > examples:
-        raise wrong("larger than the training data", expected=f"at most {examples}")
-    model = make_model(config, dataset.shape, len(dataset.class_names))
-    return model, examples // size
+    size = choose_batch_size(config, dataset, Devices().count)
+    return make_model(config, dataset.shape, len(dataset.class_names)), size

@@ -155,17 +155,17 @@ def _compare_modes(config: EvalConfig) -> int:
 def _test_data(model: TrainedModel, other: str | None) -> Dataset:
     from linsey.app.readers import load
 
-    options = dataclasses.replace(model.config, classes=len(model.class_names))
-    if other is not None:
-        options = dataclasses.replace(options, data=other, test_fraction=1.0)
-    dataset = load(options)
+    if other is None:
+        dataset = load(model.config)  # as in training, to the last bit
+    else:
+        options = dataclasses.replace(model.config, data=other, test_fraction=1.0)
+        dataset = load(options, model.known)
     wrong = functools.partial(InputError, file=dataset.name)
     if (found := dataset.shape) != model.shape:
         problem = "examples of another shape than the model was trained on"
         raise wrong(problem, expected=model.shape, found=found)
-    numbers = tuple(map(str, range(len(model.class_names))))
-    if dataset.class_names not in (model.class_names, numbers):
+    if dataset.class_names != model.class_names:
         expected, found = map(", ".join, (model.class_names, dataset.class_names))
         problem = "other classes than the model was trained on"
         raise wrong(problem, expected=expected, found=found)
-    return dataclasses.replace(dataset, class_names=model.class_names)
+    return dataset

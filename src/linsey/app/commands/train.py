@@ -56,6 +56,8 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Path]:
         from linsey.app.readers import load
 
         dataset = load(config)  # before jax is imported: what is wrong shows at once
+    for warning in dataset.warnings():
+        warn(warning)
     with busy("importing jax"):
         from linsey.app.compare import compare
         from linsey.app.recorded_run import train_run

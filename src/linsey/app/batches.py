@@ -1,0 +1,73 @@
+"""How many examples a step learns from, and what of an epoch is left over."""
+
+from __future__ import annotations
+
+import functools
+
+from linsey.app.config import BATCH_SIZE, TrainConfig
+from linsey.app.dataset import Dataset
+from linsey.app.models import least_averaged
+from linsey.errors import InputError
+
+
+def choose_batch_size(config: TrainConfig, dataset: Dataset, devices: int) -> int:
+    """Return the batch size that is given, or one that fits the data.
+
+    Args:
+        config: the options.
+        dataset: what is learned.
+        devices: each batch is split over as many.
+
+    Returns:
+        Examples per step.
+
+    Raises:
+        InputError: the size that is given does not fit data, devices or model; or none
+            does.
+    """
+    examples = len(dataset.x_train)
+    size = config.batch_size or min(BATCH_SIZE, examples) // devices * devices
+    wrong = functools.partial(InputError, key="--batch-size", found=size)
+    most = examples // devices * devices
+    if size % devices:
+        expected = f"a multiple of {devices}"
+        raise wrong("does not divide over the devices", expected=expected)
+    if most == 0:
+        problem = "fewer examples to train on than devices"
+        raise InputError(problem, file=dataset.name, expected=devices, found=examples)
+    if size > examples:
+        hint = f"--batch-size {most}, or leave it out"
+        expected = f"at most {examples}"
+        problem = "larger than the training data"
+        raise wrong(problem, expected=expected, hint=hint)
+    if config.norm == "batch" and size * least_averaged(config, dataset.shape) == 1:
+        raise wrong(
+            "batch normalization has no variance in a batch of one example",
+            expected="2 or more",
+            hint="--norm layer does without others, or give --batch-size 2"
+            if examples > 1 else "--norm layer does without others",
+        )  # fmt: skip
+    return size
+
+
+def describe_batches(config: TrainConfig, examples: int, size: int) -> str:
+    """Say what a step and an epoch are, and which examples an epoch leaves out.
+
+    Args:
+        config: the options as they were given.
+        examples: number of training examples.
+        size: examples per step.
+
+    Example:
+        >>> describe_batches(TrainConfig(batch_size=16), examples=30, size=16)
+        '1 step of 16 examples an epoch; each epoch leaves out 14 of 30, drawn anew'
+        >>> describe_batches(TrainConfig(), examples=30, size=30)
+        '1 step of 30 examples an epoch (--batch-size is lowered from 64 to fit them)'
+    """
+    steps, left = divmod(examples, size)
+    text = f"{steps} step{'s' * (steps > 1)} of {size} examples an epoch"
+    if config.batch_size is None and size < BATCH_SIZE:
+        text += f" (--batch-size is lowered from {BATCH_SIZE} to fit them)"
+    if left:
+        text += f"; each epoch leaves out {left} of {examples}, drawn anew"
+    return text

@@ -1,0 +1,302 @@
+"""Images in one folder per class, with or without parts to train and to test on.
+
+The class of an image is the name of the class folder above it, however deep it lies in
+that one. Links, which could lead anywhere, are refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from linsey.app.array_names import PARTS
+from linsey.app.config import DataOptions
+from linsey.app.dataset import Dataset, make_dataset
+from linsey.app.images import SUFFIXES, read_image
+from linsey.errors import InputError
+from linsey.files import reporting
+
+_LEFT_BY_SYSTEMS = ("__macosx", "thumbs.db", "desktop.ini", "@eadir")
+_BLOCK = 256  # images that are stacked at a time
+_NAMED = 5
+SKIP = "--skip-broken leaves such images out"
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where the images of a folder are.
+
+    Attributes:
+        train: the folder of class folders to train on.
+        test: the one to test on, if there is one.
+        notes: what the user should know of the choice.
+    """
+
+    train: Path
+    test: Path | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    files: list[Path]
+    labels: list[int]
+
+
+def load_image_folder(root: Path, options: DataOptions) -> Dataset:
+    """Load FOLDER/class/image or FOLDER/train/class/image with FOLDER/test/...
+
+    All images become squares of `--image-size` pixels; they stay grey if all are.
+
+    Args:
+        root: the folder.
+        options: the data options.
+
+    Returns:
+        The data set, its classes in alphabetical order.
+
+    Raises:
+        InputError: no images, an unreadable image, a link, or classes that differ.
+        DiskError: the disk refused.
+    """
+    layout = find_layout(root)
+    names = [path.name for path in _subfolders(layout.train)]
+    if len(names) < 2:
+        raise _no_classes(layout.train, names)
+    parts = [_labelled_files(folder, names) for folder in _folders(layout)]
+    broken: list[Path] = []
+    arrays = [_read_part(part, options, broken) for part in parts]
+    for folder, (_, labels) in zip(_folders(layout), arrays, strict=True):
+        _refuse_lost_class(folder, names, labels, broken)
+    test = None
+    if layout.test is not None:
+        channels = max(x.shape[-1] for x, _ in arrays)
+        arrays = [(_with_channels(x, channels), y) for x, y in arrays]
+        test = arrays[1]
+    keys = ("train", "train", "test", "test")
+    dataset = make_dataset(str(root), arrays[0], test, options, keys, names)
+    notes = (
+        *layout.notes,
+        *(note for folder in _folders(layout) for note in _loose_note(folder)),
+        *_broken_note(root, broken),
+        *dataset.notes,
+    )
+    return dataclasses.replace(dataset, notes=notes)
+
+
+def find_layout(root: Path) -> Layout:
+    """Find the parts of a folder: train/ with test/, val/, valid/ or validation/.
+
+    Raises:
+        InputError: there are parts, but none to train on.
+    """
+    folders = {path.name.lower(): path for path in _subfolders(root)}
+    parts = {
+        part: next((folders[name] for name in names if name in folders), None)
+        for part, names in PARTS.items()
+    }
+    train, test, validation = parts["train"], parts["test"], parts["val"]
+    if train is None:
+        if folders and folders.keys() <= {*PARTS["test"], *PARTS["val"]}:
+            raise InputError(
+                "no part to train on", file=root, expected="a folder train/",
+                found=", ".join(sorted(path.name for path in folders.values())),
+            )  # fmt: skip
+        return Layout(root)
+    if test is None and validation is None:
+        # One folder alone holds the classes; beside others it is a class itself.
+        return Layout(train if len(folders) == 1 else root)
+    used = test or validation
+    notes = []
+    if test is not None and validation is not None:
+        notes.append(f"{validation.name}/ is not used: {test.name}/ is the test part")
+    others = {path.name for path in folders.values() if path not in (train, used)}
+    if validation is not None:
+        others.discard(validation.name)
+    if others:
+        shown = ", ".join(f"{name}/" for name in sorted(others)[:_NAMED])
+        notes.append(f"{shown} beside {train.name}/ is not used")
+    return Layout(train, used, tuple(notes))
+
+
+def _folders(layout: Layout) -> list[Path]:
+    return [layout.train] if layout.test is None else [layout.train, layout.test]
+
+
+def _no_classes(folder: Path, names: list[str]) -> InputError:
+    images = [path for path in _entries(folder) if _is_image(path)]
+    if not images:
+        return InputError(
+            "no classes", file=folder, found=f"{len(names)} folders",
+            expected="a folder of images for each class",
+        )  # fmt: skip
+    return InputError(
+        "the images lie in no folder that names their class", file=folder,
+        expected="a folder of images for each class", found=images[0].name,
+        hint=f"move each image into a folder of its class, such as "
+        f"{folder.name}/cat/{images[0].name}",
+    )  # fmt: skip
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in a folder, without what systems and archivers leave beside data."""
+    with reporting(folder, "list"):
+        paths = sorted(folder.iterdir())
+    return [
+        path
+        for path in paths
+        if not path.name.startswith(".") and path.name.lower() not in _LEFT_BY_SYSTEMS
+    ]
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    entries = _entries(folder)
+    for path in entries:
+        _refuse_link(path)
+    return [path for path in entries if path.is_dir()]
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+def _refuse_link(path: Path) -> None:
+    if path.is_symlink():
+        problem = "a link, and links are not followed"
+        raise InputError(problem, file=path, hint="put what it points to in its place")
+
+
+def _labelled_files(folder: Path, names: list[str]) -> _Part:
+    part = _Part([], [])
+    for path in _subfolders(folder):
+        if path.name not in names:
+            hint = "move it away, or add the class to the training part"
+            problem = "a class that is not in the training part"
+            raise InputError(problem, file=path, hint=hint)
+        images = _images(path)
+        if not images:
+            raise InputError(
+                "a class without images", file=path, expected=" ".join(SUFFIXES),
+                found=_endings(path), hint="move the folder away, or put images in it",
+            )  # fmt: skip
+        part.files.extend(images)
+        part.labels.extend([names.index(path.name)] * len(images))
+    if not part.files:
+        raise _no_classes(folder, [])
+    return part
+
+
+def _images(folder: Path) -> list[Path]:
+    """All images in a folder and in the folders in it."""
+    images = []
+    for path in _entries(folder):
+        if _is_image(path):
+            images.append(path)  # a link or a folder is refused when it is opened
+        elif path.is_dir():
+            _refuse_link(path)
+            images += _images(path)
+    return images
+
+
+def _endings(folder: Path) -> str:
+    found = sorted({path.suffix for path in _entries(folder) if path.is_file()})
+    return " ".join(found[:_NAMED]) or "nothing"
+
+
+def _read_part(
+    part: _Part, options: DataOptions, broken: list[Path]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read the images of a part; those that cannot be read go into a list."""
+    images, labels = Stack(), []
+    for path, label in zip(part.files, part.labels, strict=True):
+        try:
+            images.append(read_image(path, options.image_size))
+        except InputError as error:
+            if path.is_symlink() or not path.is_file() or not os.access(path, os.R_OK):
+                raise  # not for what is in the file
+            if not options.skip_broken:
+                raise error.with_hint(SKIP) from None
+            broken.append(path)
+            continue
+        labels.append(label)
+    return images.array(), np.asarray(labels, np.int32)
+
+
+class Stack:
+    """Images on their way to one array, which is never there twice.
+
+    All are uint8 or, if any has more than 8 bits, float32; all have three channels if
+    any has.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: list[np.ndarray] = []
+        self._images: list[np.ndarray] = []
+
+    def append(self, image: np.ndarray) -> None:
+        """Add an image of shape (size, size, channels)."""
+        self._images.append(image)
+        if len(self._images) == _BLOCK:
+            self._close()
+
+    def _close(self) -> None:
+        channels = max(image.shape[-1] for image in self._images)
+        self._blocks.append(
+            np.stack([_with_channels(image, channels) for image in self._images])
+        )
+        self._images.clear()
+
+    def array(self) -> np.ndarray:
+        """Return the images, shape (images, size, size, channels)."""
+        if self._images:
+            self._close()
+        if not self._blocks:
+            return np.zeros((0, 1, 1, 1), np.uint8)
+        channels = max(block.shape[-1] for block in self._blocks)
+        count, first = sum(map(len, self._blocks)), self._blocks[0]
+        dtype = np.result_type(*(block.dtype for block in self._blocks))
+        array, start = np.empty((count, *first.shape[1:3], channels), dtype), 0
+        for index, block in enumerate(self._blocks):
+            array[start : start + len(block)] = block  # grey is the same in all three
+            start += len(block)
+            self._blocks[index] = block[:0]
+        return array
+
+
+def _with_channels(x: np.ndarray, channels: int) -> np.ndarray:
+    return np.broadcast_to(x, (*x.shape[:-1], channels))
+
+
+def _refuse_lost_class(
+    folder: Path, names: list[str], labels: np.ndarray, broken: Iterable[Path]
+) -> None:
+    """Refuse a class of which no image is left."""
+    lost = {path.relative_to(folder).parts[0] for path in broken
+            if path.is_relative_to(folder)}  # fmt: skip
+    lost -= {names[label] for label in np.unique(labels)}
+    if lost:
+        hint = "move the folder away, or put images in it"
+        problem = "a class without an image that can be read"
+        raise InputError(problem, file=folder / min(lost), hint=hint)
+
+
+def _loose_note(folder: Path) -> tuple[str, ...]:
+    """Tell of images beside the class folders."""
+    loose = [path.name for path in _entries(folder) if _is_image(path)]
+    if not loose:
+        return ()
+    shown = ", ".join(loose[:_NAMED]) + (", ..." if len(loose) > _NAMED else "")
+    return (f"{folder.name}/ has images in no class folder, not used: {shown}",)
+
+
+def _broken_note(root: Path, broken: list[Path]) -> tuple[str, ...]:
+    if not broken:
+        return ()
+    shown = ", ".join(str(path.relative_to(root)) for path in broken[:_NAMED])
+    more = ", ..." if len(broken) > _NAMED else ""
+    noun = "image is" if len(broken) == 1 else "images are"
+    return (f"{len(broken)} broken {noun} left out: {shown}{more}",)

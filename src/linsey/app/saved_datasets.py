@@ -1,0 +1,145 @@
+"""Data sets of Hugging Face `datasets`, as its `save_to_disk` leaves them in a folder.
+
+The package is imported when such a folder is read. Nothing is fetched and no code of
+the data set is run: the folder holds tables of Arrow and their description.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from linsey.app.array_names import PARTS
+from linsey.app.config import DataOptions
+from linsey.app.dataset import Dataset, Known, Pair, make_dataset
+from linsey.app.image_folder import Stack
+from linsey.app.images import image_pixels
+from linsey.errors import InputError
+from linsey.extras import MissingPackageError
+
+_LABELS = ("label", "labels", "target", "class", "y", "fine_label")
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Tell whether a folder is one that `save_to_disk` wrote."""
+    files = "dataset_dict.json", "dataset_info.json"
+    return any((folder / name).is_file() for name in files)
+
+
+def load_saved_dataset(
+    folder: Path, options: DataOptions, known: Known | None = None
+) -> Dataset:
+    """Load images with labels, or numbers with labels.
+
+    Args:
+        folder: what `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote.
+        options: the data options; `--target` names the column of the classes.
+        known: the model that the data are for.
+
+    Returns:
+        The data set.
+
+    Raises:
+        MissingPackageError: `datasets` is not installed.
+        InputError: the data set has no such columns.
+    """
+    saved = _package().load_from_disk(str(folder))
+    if not hasattr(saved, "keys"):
+        parts = {"": saved}
+    else:
+        lower = {name.lower(): name for name in saved}
+        named = {part: next((lower[n] for n in names if n in lower), None)
+                 for part, names in PARTS.items()}  # fmt: skip
+        chosen = [name for name in (named["train"], named["test"] or named["val"])
+                  if name is not None]  # fmt: skip
+        if named["train"] is None:
+            found = ", ".join(saved)
+            raise InputError("no part to train on", file=folder, expected="train",
+                             found=found)  # fmt: skip
+        parts = {name: saved[name] for name in chosen}
+    columns = next(iter(parts.values())).features
+    target = _target(folder, columns, options)
+    inputs = [name for name in columns if name != target]
+    if known and known.feature_names:
+        if {*inputs} != {*known.feature_names}:
+            raise InputError(
+                "other columns than the model was trained on", file=folder,
+                expected=", ".join(known.feature_names), found=", ".join(inputs),
+            )  # fmt: skip
+        inputs = list(known.feature_names)
+    image = next((n for n in inputs if type(columns[n]).__name__ == "Image"), None)
+    pairs: list[Pair] = []
+    for part in parts.values():
+        x = _images(part, image, options) if image else _numbers(folder, part, inputs)
+        pairs.append((x, _column(part, target)))
+    names = getattr(columns[target], "names", None)
+    keys = [f"{part}{':' if part else ''}{kind}" for part in parts
+            for kind in (image or "columns", target)]  # fmt: skip
+    test = pairs[1] if len(pairs) == 2 else None
+    dataset = make_dataset(str(folder), pairs[0], test, options, keys, names, known)
+    if image is not None:
+        return dataset
+    width = dataset.shape[-1] if len(dataset.shape) == 1 else 0
+    features = tuple(inputs) if len(inputs) == width else ()
+    return dataclasses.replace(dataset, feature_names=features)
+
+
+def _package() -> Any:
+    try:
+        import datasets  # type: ignore[import-not-found]
+    except ModuleNotFoundError as error:
+        reworded = MissingPackageError(
+            f"A folder of save_to_disk needs `{error.name}`, which is not installed.",
+            "It comes with Hugging Face's package `datasets`.",
+            "Write `pip install datasets`.",
+        )
+        reworded.name = error.name
+        raise reworded from error
+    return datasets
+
+
+def _target(folder: Path, columns: Any, options: DataOptions) -> str:
+    wanted = _LABELS if options.target is None else (options.target,)
+    found = next((name for name in wanted if name in columns), None)
+    if found is None:
+        raise InputError(
+            "no column of labels", file=folder, key="--target",
+            expected=" or ".join(wanted), found=", ".join(columns),
+            hint="--target NAME names the column of classes",
+        )  # fmt: skip
+    return found
+
+
+def _column(part: Any, name: str) -> np.ndarray:
+    """Read one column, without decoding the images of others."""
+    return np.asarray(part.select_columns([name]).with_format("numpy")[:][name])
+
+
+def _images(part: Any, column: str, options: DataOptions) -> np.ndarray:
+    stack = Stack()
+    for row in part:
+        stack.append(image_pixels(row[column], options.image_size))
+    return stack.array()
+
+
+def _numbers(folder: Path, part: Any, columns: list[str]) -> np.ndarray:
+    """Return the columns of numbers side by side, or the one column of arrays."""
+    if not columns:
+        raise InputError("no columns beside the one of labels", file=folder)
+    arrays = [_column(part, name) for name in columns]
+    for name, array in zip(columns, arrays, strict=True):
+        if array.dtype.kind not in "buif":
+            hint = f'leave it out: save dataset.remove_columns("{name}")'
+            raise InputError("a column of neither images nor numbers", file=folder,
+                             key=name, found=array.dtype, hint=hint)  # fmt: skip
+    if len(arrays) == 1 and arrays[0].ndim > 1:
+        return arrays[0]
+    if any(array.ndim != 1 for array in arrays):
+        shapes = ", ".join(str(array.shape) for array in arrays)
+        expected = "one column of arrays, or columns of numbers"
+        raise InputError("columns of several shapes", file=folder, expected=expected,
+                         found=shapes)  # fmt: skip
+    return np.stack(arrays, 1)

@@ -1,0 +1,166 @@
+"""Standardization: examples minus their mean, divided by their deviation.
+
+Data may fill most of the memory, so nothing here holds a second copy of them: they are
+measured in one pass over blocks of rows, and a batch is standardized block by block.
+All sums and differences are in float64.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Annotated
+
+import numpy as np
+
+from linsey.app.config import Positive
+from linsey.errors import InputError
+from linsey.schema import Between
+
+_Moments = Annotated[tuple[float, ...], Between(1, 2**28)]
+_BLOCK = 2**18
+"""Values that are held in float64 at a time: 2 MiB."""
+_ENORMOUS = 1e15
+_SHOWN = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class StandardizerRecord:
+    """The numbers of a `Standardizer`, as a checkpoint holds them."""
+
+    mean: _Moments
+    std: Annotated[tuple[Positive, ...], Between(1, 2**28)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Standardizer:
+    """Map raw examples to float32 network inputs: `(x - mean) / std`.
+
+    Attributes:
+        mean: of the training part, for each channel of images or feature of vectors.
+        std: likewise; 1 where the training part does not vary.
+        is_constant: where it does not vary; empty if that is not known.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+    is_constant: np.ndarray = dataclasses.field(
+        default_factory=lambda: np.zeros(0, bool), repr=False
+    )
+
+    @classmethod
+    def fit(cls, x: np.ndarray) -> Standardizer:
+        """Measure the training part, shape (examples, ..., channels).
+
+        Raises:
+            InputError: its values are too large to be measured in float64.
+
+        References:
+            Chan, Golub and LeVeque (1983), Algorithms for Computing the Sample
+            Variance: Analysis and Recommendations.
+            https://doi.org/10.1080/00031305.1983.10483115
+        """
+        channels, count = x.shape[-1], 0
+        # What is summed are differences to the first values: a channel that does not
+        # vary gives zeros, and large values that vary little lose no digits.
+        origin = x[:1].reshape(-1, channels)[0].astype(np.float64)
+        mean, squares = np.zeros(channels), np.zeros(channels)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for rows in _blocks(x):
+                block = x[rows].reshape(-1, channels) - origin
+                size = len(block)
+                block_mean = block.mean(0)
+                block -= block_mean
+                delta = block_mean - mean
+                count += size
+                mean += delta * (size / count)
+                squares += np.einsum("ij,ij->j", block, block)
+                squares += delta**2 * (size * (count - size) / count)
+            mean += origin
+            std = np.sqrt(squares / count)
+        is_finite = np.isfinite(mean) & np.isfinite(std)
+        _refuse_large(is_finite, x, "their variance is not finite")
+        return cls(mean, np.where(std > 0, std, 1.0), std == 0)
+
+    def check(self, x: np.ndarray) -> None:
+        """Refuse examples that others than those measured here make infinite.
+
+        Raises:
+            InputError: it names a feature or a channel with such values.
+        """
+        axes = tuple(range(x.ndim - 1))
+        extremes = self(np.stack([x.min(axes), x.max(axes)]))
+        _refuse_large(np.isfinite(extremes).all(0), x, "standardized they overflow")
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Standardize a batch."""
+        result = np.empty(x.shape, np.float32)
+        with np.errstate(over="ignore"):
+            for rows in _blocks(x):
+                block = x[rows] - self.mean
+                block /= self.std
+                result[rows] = block
+        return result
+
+    def oddities(self, names: Sequence[str] = (), kind: str = "feature") -> list[str]:
+        """Tell in a line each which features say nothing, and which are enormous.
+
+        Args:
+            names: of the features. If empty, their numbers.
+            kind: what they are, such as "channel".
+        """
+        size = np.maximum(np.abs(self.mean), self.std)
+        told = []
+        if (places := np.flatnonzero(self.is_constant)).size:
+            named = _named(places, names, kind)
+            told.append(f"{named} the same in all of the training data: nothing can "
+                        "be learned from it")  # fmt: skip
+        if (places := np.flatnonzero(size >= _ENORMOUS)).size:
+            largest = f"{size[places].max():.1e}"
+            told.append(f"{_named(places, names, kind)} of enormous scale ({largest}): "
+                        "is it a mark for missing values, or a number that only "
+                        "names an example?")  # fmt: skip
+        return told
+
+    def to_json(self) -> dict[str, list[float]]:
+        """Return the numbers, exactly."""
+        return {"mean": self.mean.tolist(), "std": self.std.tolist()}
+
+    @classmethod
+    def from_record(cls, record: StandardizerRecord) -> Standardizer:
+        """Return the standardizer that `to_json` described."""
+        return cls(np.asarray(record.mean), np.asarray(record.std))
+
+
+def _named(places: np.ndarray, names: Sequence[str], kind: str) -> str:
+    shown = [names[place] if names else str(place) for place in places[:_SHOWN]]
+    if (more := len(places) - len(shown)) > 0:
+        return f"{kind}s {', '.join(shown)} and {more} more are"
+    if len(shown) == 1:
+        return f"{kind} {shown[0]} is"
+    return f"{kind}s {', '.join(shown[:-1])} and {shown[-1]} are"
+
+
+def _blocks(x: np.ndarray) -> Iterator[slice]:
+    """Yield the rows of blocks that are small in float64."""
+    rows = max(1, _BLOCK // max(1, math.prod(x.shape[1:])))
+    for start in range(0, len(x), rows):
+        yield slice(start, start + rows)
+
+
+def first_not_finite(x: np.ndarray) -> tuple[int, ...] | None:
+    """Return the index of the first value that is not finite, if there is one."""
+    if x.dtype.kind == "f":
+        for rows in _blocks(x):
+            if not np.isfinite(x[rows]).all():
+                first, *rest = np.argwhere(~np.isfinite(x[rows]))[0].tolist()
+                return (rows.start + first, *rest)
+    return None
+
+
+def _refuse_large(is_finite: np.ndarray | np.bool, x: np.ndarray, why: str) -> None:
+    if not is_finite.all():
+        key = f"--data: {'channel' if x.ndim > 2 else 'feature'} {is_finite.argmin()}"
+        problem = f"the values are too large: {why}"
+        raise InputError(problem, key=key, hint="rescale them")
