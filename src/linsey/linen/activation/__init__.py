@@ -1,7 +1,5 @@
 """Activations: the functions of `jax.nn`, and the layers that learn their slope."""
 
-import jax
-from jax import Array
 from jax.nn import celu as celu
 from jax.nn import elu as elu
 from jax.nn import gelu as gelu
@@ -25,29 +23,10 @@ from jax.nn import softplus as softplus
 from jax.nn import standardize as standardize
 from jax.nn import swish as swish
 from jax.numpy import tanh as tanh
-from jax.typing import ArrayLike
 
 from linsey.linen.activation._prelu import PReLU as PReLU
+from linsey.linen.activation._relu import relu as relu
 from linsey.linen.module import Module as Module  # programs look for it here too
 from linsey.linen.module import compact as compact
 
 normalize = standardize
-
-# Differentiated once for each signature, where `jax.nn.relu` is at each call.
-_relu = jax.jit(jax.nn.relu, inline=True)
-
-
-def relu(x: ArrayLike) -> Array:
-    """Compute `max(x, 0)`, with derivative 0 at 0.
-
-    Args:
-        x: array of any shape.
-
-    Returns:
-        An array of that shape.
-
-    Example:
-        >>> relu(jax.numpy.array([-2.0, 3.0])).tolist()
-        [0.0, 3.0]
-    """
-    return _relu(x)
