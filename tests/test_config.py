@@ -22,6 +22,7 @@ DEFAULTS = {
 }
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("prefix", ["", "flax_", "linsey_"])
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_every_name_of_a_flag_reads_and_sets_the_same_value(name, prefix):

@@ -33,6 +33,7 @@ def test_type_checkers_are_shown_every_public_submodule():
     assert names == [(name, name) for name in sorted(FILES)]
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_a_submodule_is_imported_when_it_is_asked_for(name):
     assert getattr(linsey, name) is importlib.import_module(f"linsey.{name}")

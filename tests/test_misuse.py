@@ -224,6 +224,7 @@ def test_every_text_has_a_program():
     assert PROGRAMS.keys() == TEXTS.keys()
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_full_text(name):
     program, kind, builtin = PROGRAMS[name]

@@ -72,6 +72,7 @@ OTHERS = [
 ]
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("values", OTHERS)
 def test_values_that_differ_for_a_program_have_other_keys(values):
     assert len(set(map(static_key, values))) == len(values)

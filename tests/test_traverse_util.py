@@ -140,6 +140,7 @@ CASES = {
 }  # fmt: skip
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("name", CASES)
 def test_iterate_and_update_see_the_same_values(name):
     traversal, inputs, values, outputs = CASES[name]
@@ -150,6 +151,7 @@ def test_iterate_and_update_see_the_same_values(name):
     assert inputs == before
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("name", CASES)
 def test_set_puts_back_what_iterate_gave(name):
     traversal, inputs, values, _ = CASES[name]

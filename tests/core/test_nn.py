@@ -93,7 +93,7 @@ CASES = {
 }
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize("name", CASES)
 def test_layers_equal_those_of_flax(name):
     function, args, options = CASES[name]

@@ -81,7 +81,7 @@ def steps(optimizer: optim.Optimizer, grads: list[Any], overrides: Any) -> list[
     return found
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize("mode", ["eager", "jit"])
 @pytest.mark.parametrize("name", CASES)
 def test_three_updates_equal_the_original(name, mode):

@@ -50,7 +50,7 @@ def treex_step(count: int, dtype: str):
     return step
 
 
-@pytest.mark.thinned(4)
+@pytest.mark.thinned(8)
 @pytest.mark.parametrize("face", [linen_step, treex_step])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("count", [1, 2, 64])

@@ -124,7 +124,7 @@ def test_initial_values_are_those_of_flax(name):
     assert_same_initial_values(name, inputs=normal(2, 3, 4), **fields)
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize(
     "fields",
     [
@@ -204,7 +204,7 @@ def test_batch_norm_options(fields):
     assert_same_norm("BatchNorm", normal(4, 3, 2, 6), **fields)
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize("name", ["LayerNorm", "RMSNorm"])
 @pytest.mark.parametrize(
     ("reduction", "features"), [(-1, -1), ((1, 2, 3), -1), (1, (1, -1)), ((-1, 0), 2)]
@@ -285,7 +285,7 @@ def mapped(layer, variables, x, **names):
     )(x)
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize("name", NORMS)
 def test_named_axes_belong_to_the_reduction(name):
     x = normal(4, 5, 3, 2)
@@ -375,7 +375,7 @@ def stacks(nn, name, kind):
     return Scanned()
 
 
-@pytest.mark.thinned(6)
+@pytest.mark.thinned(18)
 @pytest.mark.parametrize("kind", ["setup", "remat", "jit", "vmap", "scan"])
 @pytest.mark.parametrize("name", ["BatchNorm", "GroupNorm"])
 def test_layers_inside_transforms(name, kind):

@@ -56,6 +56,7 @@ def test_the_axis_of_the_variables(nn, axis):
     return y, variables, model.apply(variables, X3)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(
     "variable_axes",
     [

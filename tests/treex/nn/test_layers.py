@@ -42,7 +42,7 @@ def test_number_of_leaves(name):
     assert len(jax.tree.leaves(layer.init(0, x))) == leaves
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_compiled_call_changes_what_an_eager_one_does(name):
     layer, x, _ = LAYERS[name]
@@ -52,7 +52,7 @@ def test_a_compiled_call_changes_what_an_eager_one_does(name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), layer, after)
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_are_quiet_in_evaluation(name):
     layer, x, _ = LAYERS[name]
@@ -81,6 +81,7 @@ SIGNATURES = {
 }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("layer", SIGNATURES, ids=lambda cls: cls.__name__)
 def test_signatures(layer):
     assert " ".join(inspect.signature(layer).parameters) == SIGNATURES[layer]
