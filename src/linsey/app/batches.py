@@ -22,8 +22,8 @@ def choose_batch_size(config: TrainConfig, dataset: Dataset, devices: int) -> in
         Examples per step.
 
     Raises:
-        InputError: the size that is given does not fit data, devices or model; or none
-            does.
+        InputError: the size that is given does not fit data, devices or model, or no
+            size does.
     """
     examples = len(dataset.x_train)
     size = config.batch_size or min(BATCH_SIZE, examples) // devices * devices

@@ -7,6 +7,7 @@ belong to the last axes, a kernel for a CPU reads each example once.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import partial
 
 import jax
@@ -101,24 +102,21 @@ def _shape_of_examples(spec: NormSpec, x: Array) -> tuple[int, int, int, int] | 
 
     Kept are leading axes, and maybe one before those that scale and bias belong to.
     """
-    kept, size = (
-        other_axes(spec.axes, x.ndim),
-        lambda axes: math.prod(x.shape[a] for a in axes),
-    )
-    leading = next((i for i, axis in enumerate(kept) if axis != i), len(kept))
-    examples, groups = kept[:leading], kept[leading:]
     first = x.ndim - len(spec.features)
     if spec.features != tuple(range(first, x.ndim)) or x.ndim - 1 not in spec.axes:
         return None
-    if groups not in ((), (first,)) or leading > first:
+    kept = other_axes(spec.axes, x.ndim)
+    leading = len([axis for i, axis in enumerate(kept) if axis == i < first])
+    groups = kept[leading:]
+    if groups not in ((), (first,)):
         return None
+
+    def size(axes: Iterable[int]) -> int:
+        return math.prod(x.shape[axis] for axis in axes)
+
+    depth = spec.features[len(groups) :]
     positions = range(leading, first)
-    return (
-        size(examples),
-        size(positions),
-        size(groups),
-        size(spec.features) // size(groups),
-    )
+    return size(range(leading)), size(positions), size(groups), size(depth)
 
 
 def _normalize_examples(

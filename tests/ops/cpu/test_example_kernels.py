@@ -170,6 +170,30 @@ def test_layers_that_normalize_the_last_axes_call_a_kernel(layer, kernels):
     assert not kernels_in(layer.apply, *half)
 
 
+@pytest.mark.parametrize(
+    "layer, shape",
+    [
+        (nn.GroupNorm(4), (500, 64)),  # no positions
+        (nn.LayerNorm(reduction_axes=-1, feature_axes=(-2, -1)), (50, 8, 64)),
+    ],
+)
+def test_groups_that_are_the_axis_before_the_last(layer, shape):
+    x = normal(0, *shape)
+    variables = layer.init(jax.random.key(0), x)
+    assert kernels_in(layer.apply, variables, x) == {NORM}
+    groups = np.float64(x).reshape(shape[0], -1, 16 if len(shape) == 2 else 64)
+    mean, var = groups.mean(-1, keepdims=True), groups.var(-1, keepdims=True)
+    expected = ((groups - mean) / np.sqrt(var + 1e-6)).reshape(shape)
+    assert_near(layer.apply(variables, x), np.float32(expected), 1e-6)
+
+
+@pytest.mark.parametrize("shape", [(0, 8), (3, 0), (2, 0, 8), (2, 0, 0)])
+def test_layers_take_arrays_without_entries(shape):
+    layer = nn.LayerNorm(reduction_axes=-1, feature_axes=tuple(range(1, len(shape))))
+    x = jnp.ones(shape)
+    assert layer.apply(layer.init(jax.random.key(0), x), x).shape == shape
+
+
 def test_masks_and_small_arrays_are_left_to_xla():
     layer, mask = nn.LayerNorm(), jnp.ones(X.shape, bool)
     variables = layer.init(jax.random.key(0), X)

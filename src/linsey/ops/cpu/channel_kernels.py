@@ -19,7 +19,14 @@ from jax.interpreters import ad
 
 from linsey.errors.base import ShapeError
 from linsey.ops.cpu.dispatch import Shape, channel_lanes, takes_combination
-from linsey.ops.cpu.primitive import Cotangents, Linear, call_kernel, define
+from linsey.ops.cpu.primitive import (
+    Cotangents,
+    Linear,
+    call_kernel,
+    define,
+    kept,
+    refuse_transposition,
+)
 
 
 def _sum(values: Array) -> Array:
@@ -55,14 +62,6 @@ def _call(target: str, result: Shape, x: Array, *others: Array) -> Array:
     return call_kernel(target, [result], (x, *others), plan)[0]
 
 
-def _kept(results: Sequence[Array], operands: Sequence[Linear]) -> list[Array | None]:
-    """Keep the cotangents of operands that a transposition left open."""
-    return [
-        result if ad.is_undefined_primal(operand) else None
-        for result, operand in zip(results, operands, strict=True)
-    ]
-
-
 def _shifted(x: Array, shift: Array, prescale: Array) -> Array:
     scaled = lax.mul(x, _spread(prescale, x.shape))
     return lax.sub(scaled, _spread(shift, x.shape))
@@ -87,17 +86,13 @@ def _moments_kernel(x: Array, shift: Array, prescale: Array) -> list[Array]:
     return [*_call("linsey_channel_moments", shape, x, shift, prescale)]
 
 
-def _refuse_transposition(*_: object) -> list[None]:
-    raise NotImplementedError("sums of squares are not linear")
-
-
 _bind_moments = define(
     "channel_moments",
     _moments,
     _moments_kernel,
     "channels",
     lambda x, *per_channel: [_channels([x], per_channel)] * 2,
-    _refuse_transposition,
+    refuse_transposition,
 )
 
 
@@ -165,7 +160,7 @@ def _transpose_spreads(
     cotangents: Cotangents, first: Linear, second: Linear, *others: Array
 ) -> list[Array | None]:
     sums = channel_products(ad.instantiate_zeros(cotangents[0]), *others)
-    return [*_kept(sums, (first, second)), None, None, None]
+    return [*kept(sums, (first, second)), None, None, None]
 
 
 def _spread_shapes(*operands: ShapedArray) -> list[Shape]:
@@ -305,7 +300,7 @@ def _transpose_tangent(
     means = lax.div(dmean, count), lax.div(dsquare, count)
     results = _bind_tangent(dy, *means, *others)
     results = results[0], lax.mul(results[1], count), lax.mul(results[2], count)
-    return [*_kept(results, (dx, offset, slope)), *[None] * len(others)]
+    return [*kept(results, (dx, offset, slope)), *[None] * len(others)]
 
 
 _bind_tangent = define(

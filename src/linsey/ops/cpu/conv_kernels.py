@@ -22,7 +22,12 @@ from jax.interpreters import ad
 from linsey.errors.base import ShapeError
 from linsey.ops.cpu.conv_xla import Window
 from linsey.ops.cpu.dispatch import Shape, fills_vectors, takes_convolution
-from linsey.ops.cpu.primitive import Linear, call_kernel, define
+from linsey.ops.cpu.primitive import (
+    Linear,
+    call_kernel,
+    define,
+    refuse_transposition,
+)
 
 BAND = 2**16  # floats of the input that a thread copies, so that they stay in its cache
 
@@ -305,10 +310,6 @@ def _input_gradient(dy: Array, kernel: Array, x: Shape, window: Window) -> Array
     return convolve_dilated(dy, kernel, window)
 
 
-def _refuse_transposition(*_: object, **__: object) -> list[None]:
-    raise NotImplementedError("a convolution with a bias is not linear")
-
-
 _define = partial(define, module="convolution", static=("window",))
 _bind_convolution = _define(
     "linsey_convolution",
@@ -331,5 +332,5 @@ _bind_biased = _define(
     _biased_definition,
     _biased_kernel,
     shapes=_biased_shape,
-    transpose=_refuse_transposition,
+    transpose=refuse_transposition,
 )

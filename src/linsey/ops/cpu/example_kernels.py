@@ -9,7 +9,6 @@ for each example and group; scale and bias have the shape (1, 1, groups, depth).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -21,7 +20,14 @@ from jax.interpreters import ad
 
 from linsey.errors.base import ShapeError
 from linsey.ops.cpu.dispatch import Shape, norm_lanes
-from linsey.ops.cpu.primitive import Cotangents, Linear, call_kernel, define
+from linsey.ops.cpu.primitive import (
+    Cotangents,
+    Linear,
+    call_kernel,
+    define,
+    kept,
+    refuse_transposition,
+)
 from linsey.ops.moments import NormSpec, take_moments
 from linsey.ops.normalize import apply_moments, reciprocal_deviation
 
@@ -98,24 +104,12 @@ def _cotangents_kernel(
     return call_kernel("linsey_example_cotangents", results, operands, plan)
 
 
-def _kept(results: Sequence[Array], operands: Sequence[Linear]) -> list[Array | None]:
-    """Keep the cotangents of operands that a transposition left open."""
-    return [
-        result if ad.is_undefined_primal(operand) else None
-        for result, operand in zip(results, operands, strict=True)
-    ]
-
-
-def _refuse_transposition(*_: object, **__: object) -> list[None]:
-    raise NotImplementedError("normalization is not linear")
-
-
 def _transpose_tangent(
     cotangents: Cotangents, *operands: Any, centred: bool
 ) -> list[Array | None]:
     dy = ad.instantiate_zeros(cotangents[0])
     results = _bind_cotangents(dy, *operands[3:], centred=centred)
-    return [*_kept(results, operands[:3]), None, None, None]
+    return [*kept(results, operands[:3]), None, None, None]
 
 
 def _transpose_cotangents(
@@ -123,7 +117,7 @@ def _transpose_cotangents(
 ) -> list[Array | None]:
     given = map(ad.instantiate_zeros, cotangents)
     results = _bind_tangent(*given, *others, centred=centred)
-    return [*_kept(results, [dy]), None, None, None]
+    return [*kept(results, [dy]), None, None, None]
 
 
 def _norm_shapes(x: ShapedArray, *others: ShapedArray, centred: bool) -> list[Shape]:
@@ -160,7 +154,7 @@ _bind_norm = _define(
     _normalized,
     _norm_kernel,
     shapes=_norm_shapes,
-    transpose=_refuse_transposition,
+    transpose=refuse_transposition,
     examples=(0,),
 )
 _bind_tangent = _define(

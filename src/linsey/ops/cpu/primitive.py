@@ -140,17 +140,34 @@ def _with_more_examples(
     """Batch a function by examples: those of the whole batch follow one another."""
     given = ((v, a) for v, a in zip(operands, axes, strict=True) if a is not None)
     size = next(operand.shape[axis] for operand, axis in given)
-    merged = list(operands)
+    merged, count = list(operands), 0
     for i in examples:
         axis, operand = axes[i], operands[i]
         if axis is None:
             operand = lax.broadcast(operand, (size,))
         else:
             operand = jax.numpy.moveaxis(operand, axis, 0)
-        shape = operand.shape
-        merged[i] = lax.reshape(operand, (shape[0] * shape[1], *shape[2:]))
-    results = function(*merged)
-    return [lax.reshape(v, (size, v.shape[0] // size, *v.shape[1:])) for v in results]
+        count = operand.shape[1]
+        merged[i] = lax.reshape(operand, (size * count, *operand.shape[2:]))
+    return [lax.reshape(v, (size, count, *v.shape[1:])) for v in function(*merged)]
+
+
+def kept(results: Sequence[Array], operands: Sequence[Linear]) -> list[Array | None]:
+    """Keep the cotangents of operands that a transposition left open.
+
+    Example:
+        >>> kept([1.0], [2.0])
+        [None]
+    """
+    return [
+        result if ad.is_undefined_primal(operand) else None
+        for result, operand in zip(results, operands, strict=True)
+    ]
+
+
+def refuse_transposition(*_: object, **__: object) -> list[Array | None]:
+    """Refuse to transpose what is not linear in any of its arguments."""
+    raise NotImplementedError("the operation is linear in none of its arguments")
 
 
 def call_kernel(
