@@ -46,7 +46,7 @@ SWITCH = "LINSEY_KERNELS"
 # that it normalizes, entries that it writes (to new memory, whose pages are expensive),
 # and multiplications.
 LARGE_SUMS, LARGE_EXAMPLES, LARGE_COMBINATION, LARGE_CONVOLUTION = (
-    (0, 1, 0, 0) if os.environ.get(SWITCH) == "all" else (2**16, 2**14, 2**20, 2**21)
+    (0, 0, 0, 0) if os.environ.get(SWITCH) == "all" else (2**16, 2**14, 2**20, 2**21)
 )
 
 Shape = tuple[int, ...]
