@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from linsey._drawing import eager, recipes, traced
+from linsey._drawing import eager, filled, recipes, traced
 from linsey._drawing.recipes import Recipe
 from linsey._drawing.traced import collected as collected
 from linsey.core.rng import LazyRng
@@ -24,6 +24,11 @@ HOME = "jax._src.nn.initializers"
 """The module whose initializers are functions of their arguments alone."""
 WRAPPERS = {"linsey.core.meta", "linsey.linen.linear.dense"}
 """Modules whose functions around an initializer are so if it is."""
+
+FILLED: dict[Any, Callable[..., jax.Array]] = {
+    jax.nn.initializers.zeros: filled.zeros,
+    jax.nn.initializers.ones: filled.ones,
+}
 
 
 def draw(
@@ -41,7 +46,10 @@ def draw(
         kwargs: its keyword arguments.
     """
     if key is None:
-        return init_fn(None, *args, **kwargs)
+        fill = FILLED.get(init_fn)
+        if fill is None or len(args) != 2 or kwargs:
+            return init_fn(None, *args, **kwargs)
+        return fill(*args)
     if _is_pure(init_fn) and _is_threefry(key.rng):
         collector = traced.collector_of(key.rng)
         recipe = None

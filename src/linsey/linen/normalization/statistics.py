@@ -17,6 +17,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from linsey import errors
+from linsey._drawing.filled import ones, zeros
 from linsey.errors.base import named
 from linsey.errors.misuse import report_misuse
 from linsey.linen.module import Module, Variable
@@ -76,8 +77,8 @@ class RunningStatistics:
         # The dtype does not change by updates, so that steps can be scanned.
         is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
         of_mean = jnp.complex64 if is_complex else jnp.float32
-        self.mean = layer.variable(STATS, "mean", jnp.zeros, whole, of_mean)
-        self.var = layer.variable(STATS, "var", jnp.ones, whole, jnp.float32)
+        self.mean = layer.variable(STATS, "mean", zeros, whole, of_mean)
+        self.var = layer.variable(STATS, "var", ones, whole, jnp.float32)
         self.updates = None
         if counts:
             self.updates = layer.variable(COUNTS, "updates", jnp.zeros, rows, jnp.int32)

@@ -1,0 +1,62 @@
+"""Arrays of one number, made without a program where that is possible.
+
+Outside of a trace XLA would compile one for each shape, which takes longer than to
+write the numbers.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from linsey.core.tracers import current_trace
+
+LARGEST = 2**16
+"""Entries; XLA fills larger arrays faster, by several threads."""
+
+
+def zeros(shape: Any, dtype: DTypeLike) -> jax.Array:
+    """Return what `jnp.zeros` returns."""
+    return (
+        _filled(0, shape, dtype) if _is_plain(shape, dtype) else jnp.zeros(shape, dtype)
+    )
+
+
+def ones(shape: Any, dtype: DTypeLike) -> jax.Array:
+    """Return what `jnp.ones` returns."""
+    return (
+        _filled(1, shape, dtype) if _is_plain(shape, dtype) else jnp.ones(shape, dtype)
+    )
+
+
+def _filled(value: int, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+    return jax.device_put(np.full(shape, value, dtype), may_alias=False)
+
+
+def _is_plain(shape: Any, dtype: Any) -> bool:
+    """Return whether an array would be computed now, by the one CPU that JAX takes."""
+    config: Any = jax.config
+    return (
+        type(shape) is tuple
+        and dtype is not None
+        and current_trace() == _no_trace()
+        and all(type(n) is int for n in shape)
+        and math.prod(shape) <= LARGEST
+        and not jax.dtypes.issubdtype(dtype, jax.dtypes.extended)
+        and jax.dtypes.canonicalize_dtype(dtype) == dtype
+        and config.jax_default_device is None
+        and jax.sharding.get_abstract_mesh().empty
+        and jax.default_backend() == "cpu"
+    )
+
+
+@functools.cache
+def _no_trace() -> object:
+    with jax.ensure_compile_time_eval():
+        return current_trace()
