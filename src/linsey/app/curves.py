@@ -16,7 +16,6 @@ from linsey.extras import install_hint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from matplotlib.transforms import BboxBase
 
 
@@ -92,19 +91,24 @@ def drawn(
     for axes in plots:
         axes.grid(alpha=0.3)
     draw(plots)
-    durable.write_file(path, _png(figure, figure.bbox))
+    image = io.BytesIO()
+    figure.savefig(image, format="png")
+    durable.write_file(path, image.getvalue())
     # One by one on the page: so they stand below each other where it is narrow.
     images = (
         f'<img alt="{description}: plot {number}" src="data:image/png;base64,'
-        f'{base64.b64encode(_png(figure, part.bbox)).decode()}">'
+        f'{base64.b64encode(_cut(image, part.bbox)).decode()}">'
         for number, part in enumerate(parts, 1)
     )
     return f'<div class="curves">{"".join(images)}</div>'
 
 
-def _png(figure: Figure, part: BboxBase) -> bytes:
-    """Return a part of a figure as a file."""
-    image = io.BytesIO()
-    inches = part.transformed(figure.dpi_scale_trans.inverted())
-    figure.savefig(image, format="png", bbox_inches=inches)
-    return image.getvalue()
+def _cut(image: io.BytesIO, part: BboxBase) -> bytes:
+    """Return a part of a PNG file, given in pixels from below, as another file."""
+    from PIL import Image  # which matplotlib needs itself
+
+    found = io.BytesIO()
+    with Image.open(image) as whole:
+        box = part.x0, whole.height - part.y1, part.x1, whole.height - part.y0
+        whole.crop(tuple(map(round, box))).save(found, "png")
+    return found.getvalue()
