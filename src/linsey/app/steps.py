@@ -46,6 +46,11 @@ class TrainState(train_state.TrainState):
     skipped: jax.Array
     noise: jax.Array
 
+    @property
+    def evaluated(self) -> dict[str, Any]:
+        """The variables to evaluate, export and predict with."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
 
 def make_schedule(options: OptimizerOptions, steps_per_epoch: int) -> optax.Schedule:
     """Make the learning rate as a function of the step.
@@ -210,8 +215,7 @@ def eval_step(
         Of each example the loss, the predicted class, its probability, and how many
         classes were put before the true one.
     """
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    logits = state.apply_fn(variables, x, False)
+    logits = state.apply_fn(state.evaluated, x, False)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
     confidence = jax.nn.softmax(logits).max(-1)  # (batch,)
     own = jnp.take_along_axis(logits, y[:, None], -1)  # (batch, 1)
