@@ -66,6 +66,30 @@ def test_batches_that_do_not_fit_are_refused(given, devices, error):
             assert choose_batch_size(config, data_of(30), devices) == int(size)
 
 
+@pytest.mark.parametrize(
+    ("given", "accumulate", "devices", "error"),
+    [
+        (16, 3, 1, "into 3 microbatches .* a multiple of 3, found 16 .--batch-size 15"),
+        (2, 4, 2, "into 4 microbatches .* a multiple of 4, found 2 .--batch-size 4"),
+        (30, 31, 1, "into 31 microbatches .* found 30 .--accumulate 1"),
+        (None, 31, 1, "into 31 microbatches .* found 30 .--accumulate 1"),
+        (63, 7, 1, "larger than the training data: .* found 63 .--batch-size 28, or"),
+    ],
+)
+def test_batches_divide_into_microbatches_or_a_hint_that_works_is_given(
+    given, accumulate, devices, error
+):
+    config = TrainConfig(model="mlp", batch_size=given, accumulate=accumulate)
+    with pytest.raises(InputError, match=error) as caught:
+        choose_batch_size(config, data_of(30), devices)
+    name, value = re.search(r"--([a-z-]+) (\d+)", caught.value.hint).groups()
+    config = dataclasses.replace(config, **{name.replace("-", "_"): int(value)})
+    assert choose_batch_size(config, data_of(30), devices) > 0
+    assert (
+        choose_batch_size(TrainConfig(model="mlp", accumulate=4), data_of(30), 1) == 28
+    )
+
+
 def test_a_batch_size_that_is_not_given_is_lowered_and_kept(linsey, few, tmp_path):
     result = linsey("train", "--data", few, *QUICK, "--out", "run")
     assert (result.code, result.err) == (0, "")

@@ -112,17 +112,16 @@ def test_a_validation_part_serves_as_the_test_part(tmp_path, name):
     assert data.class_names == ("cat", "dog") and not data.notes
 
 
-def test_a_validation_part_beside_a_test_part_is_not_used(tmp_path):
+def test_a_validation_part_beside_a_test_part_chooses_the_best_step(tmp_path):
     make_images(tmp_path / "train")
     make_images(tmp_path / "val", count=3)
     make_images(tmp_path / "test", count=2)
     make_images(tmp_path / "more", count=1)
     data = load(DataOptions(data=str(tmp_path), image_size=4))
     assert (len(data.x_train), len(data.x_test)) == (10, 4)
-    assert data.notes == (
-        "val/ is not used: test/ is the test part",
-        "more/ beside train/ is not used",
-    )
+    assert data.validation is not None
+    assert len(data.validation[0]) == 6 and data.watched == "validation"
+    assert data.notes == ("more/ beside train/ is not used",)
 
 
 def test_one_folder_train_holds_the_classes_and_beside_others_it_is_one(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from linsey import serialization
 from linsey.app.config import OptimizerOptions
 from linsey.app.optimizer_state import in_words
-from linsey.app.steps import make_optimizer, make_schedule
+from linsey.app.optimizers import make_optimizer, make_schedule
 from tests.app.runs import SMALL
 
 PARAMS = {"Dense_0": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}

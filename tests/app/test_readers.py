@@ -124,14 +124,14 @@ def test_arrays_have_their_usual_names(tmp_path, names, form):
         assert len(data.x_train) == 16 and np.bincount(data.y_test).tolist() == [2, 2]
 
 
-def test_a_validation_part_beside_a_test_part_is_not_used_and_said_to_be(tmp_path):
+def test_a_validation_part_beside_a_test_part_chooses_the_best_step(tmp_path):
     parts = {f"x_{part}": X + i for i, part in enumerate(("train", "val", "test"))}
     parts |= {f"y_{part}": Y for part in ("train", "val", "test")}
     data = load(save(tmp_path / "a.npz", **parts))
     assert data.x_test[0, 0] == 2
-    assert data.notes == (
-        "x_val, y_val are not used: x_test, y_test are the test part",
-    )
+    assert data.validation is not None
+    assert data.validation[0][0, 0] == 1 and data.watched == "validation"
+    assert data.notes == ()
 
 
 def test_splitting_gives_the_rows_of_the_public_split(tmp_path, monkeypatch):
@@ -143,9 +143,8 @@ def test_splitting_gives_the_rows_of_the_public_split(tmp_path, monkeypatch):
     x, y = random.normal(size=(50, 2)), random.integers(0, 3, 50)
     expected = datasets.split(x.copy(), y, 0.3, 5)
     for array in (x.copy(), np.asfortranarray(x)):
-        options = DataOptions(test_fraction=0.3, split_seed=5)
         for one, other in zip(
-            dataset.hold_out(array, y, options), expected, strict=True
+            dataset.hold_out(array, y, 0.3, 5), expected, strict=True
         ):
             np.testing.assert_array_equal(one, other)
 

@@ -23,25 +23,16 @@ class Chosen(NamedTuple):
     """The arrays that are used.
 
     Attributes:
-        keys: of examples and labels to train on, and of those to test on, if any.
-        unused: those of a validation part beside a test part.
+        keys: of examples and labels to train on, of those to test on, if any, and of
+            those of a validation part beside a test part.
     """
 
     keys: tuple[str, ...]
-    unused: tuple[str, ...] = ()
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Those that hold labels."""
         return self.keys[1::2]
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What the user should know of the choice."""
-        if not self.unused:
-            return ()
-        unused, used = ", ".join(self.unused), ", ".join(self.keys[2:])
-        return (f"{unused} are not used: {used} are the test part",)
 
 
 def choose_arrays(names: Iterable[str], file: str | os.PathLike[str]) -> Chosen:
@@ -52,8 +43,8 @@ def choose_arrays(names: Iterable[str], file: str | os.PathLike[str]) -> Chosen:
         file: where they are, for messages.
 
     Returns:
-        A training part with its test part, or with its validation part in that place;
-        or else arrays that are not parted.
+        A training part with its test part, or with its validation part in that place,
+        or with both; or else arrays that are not parted.
 
     Raises:
         InputError: no examples with labels are among them.
@@ -70,7 +61,7 @@ def choose_arrays(names: Iterable[str], file: str | os.PathLike[str]) -> Chosen:
     train = _pair(found, PARTS["train"])
     if train:
         test, validation = _pair(found, PARTS["test"]), _pair(found, PARTS["val"])
-        return Chosen((*train, *(test or validation)), validation if test else ())
+        return Chosen((*train, *test, *validation))
     if whole := _pair(found, ("",)):
         return Chosen(whole)
     raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 
 from linsey.app.config import BATCH_SIZE, TrainConfig
 from linsey.app.dataset import Dataset
@@ -26,7 +27,8 @@ def choose_batch_size(config: TrainConfig, dataset: Dataset, devices: int) -> in
             size does.
     """
     examples = len(dataset.x_train)
-    size = config.batch_size or min(BATCH_SIZE, examples) // devices * devices
+    unit = math.lcm(devices, config.accumulate)
+    size = config.batch_size or min(BATCH_SIZE, examples) // unit * unit
     wrong = functools.partial(InputError, key="--batch-size", found=size)
     most = examples // devices * devices
     if size % devices:
@@ -35,8 +37,18 @@ def choose_batch_size(config: TrainConfig, dataset: Dataset, devices: int) -> in
     if most == 0:
         problem = "fewer examples to train on than devices"
         raise InputError(problem, file=dataset.name, expected=devices, found=examples)
+    if unit > examples or size % config.accumulate:
+        fitting = max(min(size, examples) // unit, 1) * unit
+        hint = f"--batch-size {fitting}" if fitting <= examples else "--accumulate 1"
+        problem = (
+            f"does not divide into {config.accumulate} microbatches (--accumulate)"
+        )
+        found, expected = size or examples, f"a multiple of {unit}"
+        raise InputError(
+            problem, key="--batch-size", expected=expected, found=found, hint=hint
+        )
     if size > examples:
-        hint = f"--batch-size {most}, or leave it out"
+        hint = f"--batch-size {examples // unit * unit}, or leave it out"
         expected = f"at most {examples}"
         problem = "larger than the training data"
         raise wrong(problem, expected=expected, hint=hint)

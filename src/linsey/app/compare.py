@@ -95,6 +95,7 @@ def compare(
     say(describe_batches(config, len(dataset.y_train), size))
     config = dataclasses.replace(config, batch_size=size)
     folder.begin(config)
+    folder.lengthen(config.epochs)
     chosen = variants(config, len(dataset.y_train))
     steps = config.epochs * (len(dataset.y_train) // size)
     ended_early: dict[Path, str] = {}
@@ -127,7 +128,10 @@ def compare(
             shown.say(f"{name}: {_label(key)}: {ending}")
     found = Comparison(
         [accuracy_table(histories), milestone_table(histories)],
-        conclude({key: _accuracies(records) for key, records in histories.items()}),
+        conclude(
+            {key: _accuracies(records) for key, records in histories.items()},
+            _watched(histories),
+        ),
         ended_early,
     )
     durable.write_file(folder.report, _page(config, dataset, folder, histories, found))
@@ -140,7 +144,8 @@ def _ending(records: list[Record]) -> str:
     if not points:
         return "no evaluation"
     step, accuracy = points[-1]
-    return f"test accuracy {accuracy:.4f} after {step} steps"
+    part = curves.watched_part(records)
+    return f"{part} accuracy {accuracy:.4f} after {step} steps"
 
 
 def _page(
@@ -191,7 +196,7 @@ def variants(config: TrainConfig, examples: int) -> list[TrainConfig]:
 
 
 def accuracy_table(histories: Histories) -> ResultTable:
-    """Tabulate the test accuracy of each run against steps."""
+    """Tabulate the accuracy of each run against steps."""
     accuracies = [dict(_accuracies(records)) for records in histories.values()]
     steps = sorted(set().union(*accuracies))
     rows = [
@@ -199,7 +204,7 @@ def accuracy_table(histories: Histories) -> ResultTable:
         for step in _thinned(steps)
     ]
     headers = ["step", *map(_label, histories)]
-    return ResultTable("test accuracy after steps", headers, rows)
+    return ResultTable(f"{_watched(histories)} accuracy after steps", headers, rows)
 
 
 def milestone_table(histories: Histories) -> ResultTable:
@@ -212,13 +217,19 @@ def milestone_table(histories: Histories) -> ResultTable:
             reached = (str(step) for step, value in points if value >= milestone)
             row.append(next(reached, "never"))
         rows.append(row)
-    headers = ["test accuracy", *map(_label, histories)]
-    return ResultTable("steps until a test accuracy is reached", headers, rows)
+    part = _watched(histories)
+    headers = [f"{part} accuracy", *map(_label, histories)]
+    return ResultTable(f"steps until a {part} accuracy is reached", headers, rows)
+
+
+def _watched(histories: Histories) -> str:
+    """Return the part of the data that the runs were evaluated on."""
+    return curves.watched_part([r for records in histories.values() for r in records])
 
 
 def draw(path: Path, histories: Histories) -> str:
-    """Draw test accuracy against steps, one plot for each learning rate."""
-    rates = list(dict.fromkeys(lr for lr, _ in histories))
+    """Draw accuracy against steps, one plot for each learning rate."""
+    rates, part = list(dict.fromkeys(lr for lr, _ in histories)), _watched(histories)
 
     def draw_rates(panels: Sequence[Axes]) -> None:
         for axes, rate in zip(panels, rates, strict=True):
@@ -227,10 +238,12 @@ def draw(path: Path, histories: Histories) -> str:
                     points = curves.curve(records, "eval", "accuracy")
                     axes.plot(*points, label=f"norm {norm}", marker=".")
             title = f"learning rate {rate:g}"
-            axes.set(title=title, xlabel="step", ylabel="test accuracy", ylim=(0, 1.02))
+            axes.set(
+                title=title, xlabel="step", ylabel=f"{part} accuracy", ylim=(0, 1.02)
+            )
             axes.legend(loc="lower right")
 
-    return curves.drawn(path, "test accuracy against steps", len(rates), draw_rates)
+    return curves.drawn(path, f"{part} accuracy against steps", len(rates), draw_rates)
 
 
 def _accuracies(records: Sequence[Record]) -> list[tuple[int, float]]:

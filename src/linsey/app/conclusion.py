@@ -17,11 +17,12 @@ class _Best(NamedTuple):
     rate: float
 
 
-def conclude(curves: Mapping[tuple[float, str], Points]) -> str:
+def conclude(curves: Mapping[tuple[float, str], Points], part: str = "test") -> str:
     """Say which of two kinds of runs got further, and which got there sooner.
 
     Args:
         curves: of each run by learning rate and normalization, of which `none` is one.
+        part: of the data, that the accuracies are of.
 
     Returns:
         A sentence.
@@ -41,9 +42,9 @@ def conclude(curves: Mapping[tuple[float, str], Points]) -> str:
     with_norm, without = (_best(curves, rates, name) for name in (norm, "none"))
     return (
         f"Of {count}, normalization ({norm}) ended ahead at {ahead} and behind at "
-        f"{behind}: at its best it reached a test accuracy of {with_norm.accuracy:.4f} "
-        f"(lr {with_norm.rate:g}), without it the best was {without.accuracy:.4f} "
-        f"(lr {without.rate:g}){_race(curves, norm)}."
+        f"{behind}: at its best it reached a {part} accuracy of "
+        f"{with_norm.accuracy:.4f} (lr {with_norm.rate:g}), without it the best "
+        f"was {without.accuracy:.4f} (lr {without.rate:g}){_race(curves, norm)}."
     )
 
 

@@ -17,6 +17,7 @@ import typing
 from pathlib import Path
 from typing import Annotated, Literal
 
+from linsey.app.training_options import TrainingOptions
 from linsey.errors import InputError
 from linsey.schema import Between, conform
 
@@ -42,8 +43,14 @@ Model = Literal["mlp", "cnn", "resnet"]
 # Of one example, channels last.
 Shape = Annotated[tuple[Annotated[int, Between(1, 2**24)], ...], Between(1, 3)]
 Norm = Literal["batch", "none", "layer", "group"]
-OptimizerName = Literal["sgd", "adam", "adamw"]
-Schedule = Literal["cosine", "constant", "step"]
+BUILT_IN = frozenset(("sgd", "adam", "adamw", "cosine", "constant", "step"))
+"""Optimizers and schedules that are not looked up in optax."""
+# Which names of optax there are is found out where it is imported.
+_Name = Between(1, 100)
+OptimizerName = Annotated[str, _Name]
+Schedule = Annotated[str, _Name]
+_Arguments = Annotated[tuple[_Text, ...], Between(0, 100)]
+Precision = Literal["float32", "bfloat16", "mixed"]
 OnNonfinite = Literal["skip", "stop", "raise"]
 Missing = Literal["refuse", "mean"]
 BATCH_SIZE = 64
@@ -62,6 +69,9 @@ class DataOptions:
     datasets wrote."""
     test_fraction: _Fraction = 0.2
     """Fraction of each class held out for testing if the data have no test part."""
+    validation_fraction: _Rate = 0.0
+    """Fraction of each class of the training part held out to choose the best step by;
+    the test part is then evaluated once, at the end."""
     split_seed: Annotated[int, Between(0, 2**63 - 1)] = 0
     """Decides which examples are held out."""
     image_size: Annotated[int, Between(1, 4096)] = 32
@@ -93,6 +103,9 @@ class ModelOptions:
     """Stages of a cnn or resnet, hidden layers of an mlp."""
     dropout: _Rate = 0.2
     """Fraction of the last hidden units dropped in training, in [0, 1)."""
+    precision: Precision = "float32"
+    """float32; mixed computes in bfloat16 and keeps parameters and statistics in
+    float32; bfloat16 keeps parameters and what the optimizer remembers in it too."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,11 +113,16 @@ class OptimizerOptions:
     """How it is trained."""
 
     optimizer: OptimizerName = "sgd"
-    """Gradient descent with Nesterov momentum, Adam, or AdamW."""
+    """sgd (with Nesterov momentum), adam, adamw, or optax:NAME, such as optax:lion."""
+    optimizer_arg: _Arguments = ()
+    """Arguments of optax:NAME, such as b1=0.9; several ones, or one each time."""
     lr: Positive = 0.05
     """Peak learning rate."""
     schedule: Schedule = "cosine"
-    """Learning rate: cosine to 0, constant, or tenfold less at 1/2 and 3/4."""
+    """Learning rate: cosine (to 0), constant, step (tenfold less at 1/2 and 3/4), or
+    optax:NAME, such as optax:exponential_decay."""
+    schedule_arg: _Arguments = ()
+    """Arguments of the schedule optax:NAME, such as decay_rate=0.1."""
     warmup_epochs: _NotNegative = 1.0
     """Epochs over which the learning rate rises to its peak."""
     momentum: _Rate = 0.9
@@ -152,6 +170,9 @@ class RunOptions:
     """A step with numbers that are not finite changes nothing and is skipped, until it
     is more than half of the last 50; or the run stops before it; or an error with its
     traceback is raised."""
+    early_stopping: _Interval = 0
+    """Evaluations in a row without a better accuracy after which the run ends; 0 does
+    not end it."""
     log_every: _Count = 10
     """Steps between records of the training loss."""
     tensorboard: bool = False
@@ -163,7 +184,7 @@ class RunOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Identity(OptimizerOptions, ModelOptions, DataOptions):
+class Identity(TrainingOptions, OptimizerOptions, ModelOptions, DataOptions):
     """The options that decide the numbers of a run."""
 
 

@@ -42,15 +42,22 @@ _PANELS = (
 )  # fmt: skip
 
 
+def watched_part(records: Sequence[Record]) -> str:
+    """Return the part of the data that was evaluated along the way."""
+    evaluated = (record for record in records if record["kind"] == "eval")
+    return str(next(evaluated, {}).get("part", "test"))
+
+
 def draw_run(path: Path, records: Sequence[Record]) -> str:
     """Draw loss, accuracy, learning rate and speed of one run, for a page."""
+    watched = watched_part(records)
 
     def draw(panels: Sequence[Axes]) -> None:
         for axes, (kind, key) in zip(panels, _PANELS, strict=True):
             axes.plot(*curve(records, kind, key), label="training", alpha=0.7)
             axes.set(xlabel="step", ylabel=key.replace("_", " "))
         for axes, key in zip(panels, ("loss", "accuracy"), strict=False):
-            axes.plot(*curve(records, "eval", key), label="test", marker=".")
+            axes.plot(*curve(records, "eval", key), label=watched, marker=".")
             axes.legend()
         panels[0].set_yscale("log")
         panels[-1].set_ylim(bottom=0)

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from linsey.errors import InputError
 from linsey.schema import Between, conform
 
 Pair = tuple[np.ndarray, np.ndarray]  # examples and labels
+PartName = Literal["test", "validation"]
 ClassNames = Annotated[
     tuple[Annotated[str, Between(1, MAX_LABEL)], ...], Between(2, MAX_CLASSES)
 ]
@@ -59,6 +60,7 @@ class Dataset:
         class_names: one name for each class.
         feature_names: of the features, if they have names.
         notes: what the user should know of how they were read, a line each.
+        validation: examples and labels to choose the best step by, if there are any.
     """
 
     name: str
@@ -69,6 +71,18 @@ class Dataset:
     class_names: tuple[str, ...]
     feature_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    validation: Pair | None = None
+
+    @property
+    def watched(self) -> PartName:
+        """The part that is evaluated along the way."""
+        return "test" if self.validation is None else "validation"
+
+    def part(self, name: PartName) -> Pair:
+        """Return the examples and labels of a part."""
+        if name == "validation" and self.validation is not None:
+            return self.validation
+        return self.x_test, self.y_test
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -88,7 +102,8 @@ class Dataset:
     def digest(self) -> str:
         """Return the SHA-256 of all arrays, to notice data that changed."""
         digest = hashlib.sha256()
-        for array in (self.x_train, self.y_train, self.x_test, self.y_test):
+        test = self.x_test, self.y_test
+        for array in (self.x_train, self.y_train, *test, *(self.validation or ())):
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
@@ -128,9 +143,10 @@ def make_dataset(
     keys: Sequence[str] = ("x", "y"),
     class_names: Sequence[str] | None = None,
     known: Known | None = None,
+    validation: Pair | None = None,
     may_miss: bool = False,
 ) -> Dataset:
-    """Validate arrays, and split off a test part if there is none.
+    """Validate arrays, and split off the parts that are missing.
 
     Args:
         name: the data set or its file, for messages.
@@ -138,9 +154,12 @@ def make_dataset(
             given up: its rows are moved, so that no second copy is needed.
         test: the same. If `None`, a fraction of each class is held out.
         options: the data options.
-        keys: what the arrays are called where they come from: x, y (, x test, y test).
+        keys: what the arrays are called where they come from: x, y (, x test, y test
+            (, x validation, y validation)).
         class_names: what the class numbers mean. If `None`, the labels tell.
         known: the model that the data are for. If `None`, it is yet to be trained.
+        validation: like `test`. If `None`, `--validation-fraction` of each class of
+            the training part is held out.
         may_miss: whether values may be missing, which are NaN then.
 
     Returns:
@@ -150,6 +169,9 @@ def make_dataset(
         InputError: the first thing wrong, with array and index.
     """
     wrong = functools.partial(InputError, file=name)
+    if validation is not None and options.validation_fraction:
+        problem, hint = "there is a validation part", "leave it out: that part is used"
+        raise wrong(problem, key="--validation-fraction", hint=hint)
     x_train, labels = _checked_pair(name, train, keys[:2], may_miss)
     if len(x_train) == 0:
         raise wrong("no examples", key=keys[0])
@@ -160,23 +182,38 @@ def make_dataset(
     conform(classes.names, ClassNames, file=name, key="classes")
     y_train = classes.numbers(labels)
     if test is None:
-        x_train, y_train, x_test, y_test = hold_out(x_train, y_train, options)
+        how = options.test_fraction, options.split_seed
+        x_train, y_train, x_test, y_test = hold_out(x_train, y_train, *how)
     else:
-        x_test, test_labels = _checked_pair(name, test, keys[2:], may_miss)
+        x_test, test_labels = _checked_pair(name, test, keys[2:4], may_miss)
         y_test = classes.numbers(test_labels)
+    if validation is not None:
+        pair = _checked_pair(name, validation, keys[4:], may_miss)
+        validation = pair[0], classes.numbers(pair[1])
+    elif options.validation_fraction:
+        how = options.validation_fraction, options.split_seed
+        x_train, y_train, *held_out = hold_out(x_train, y_train, *how)
+        validation = held_out[0], held_out[1]
     if len(x_test) == 0:
         raise wrong("no examples to test on", found=f"{len(x_train)} to train on",
                     hint=_split_hint(y_train))  # fmt: skip
     if len(x_train) == 0 and known is None:
         raise wrong("no examples to train on", found=f"{len(x_test)} to test on",
                     hint=_split_hint(y_test))  # fmt: skip
-    shape, found = x_train.shape[1:], x_test.shape[1:]
-    if found != shape:
-        problem = "examples of another shape"
-        raise wrong(problem, key=keys[2], expected=shape, found=found)
+    if validation is not None and len(validation[0]) == 0:
+        hint = "--validation-fraction 0.5 holds out half of each class"
+        raise wrong("no examples to validate on", hint=hint)
+    shape = x_train.shape[1:]
+    for index, x in enumerate([x_test, *(validation or ())[:1]], 1):
+        if (found := x.shape[1:]) != shape:
+            problem, key = "examples of another shape", keys[2 * index]
+            raise wrong(problem, key=key, expected=shape, found=found)
     notes = () if note is None else (note,)
     names = classes.names
-    return Dataset(name, x_train, y_train, x_test, y_test, names, notes=notes)
+    return Dataset(
+        name, x_train, y_train, x_test, y_test, names, notes=notes,
+        validation=validation,
+    )  # fmt: skip
 
 
 def _classes(
@@ -201,21 +238,21 @@ def _split_hint(y: np.ndarray) -> str:
 
 
 def hold_out(
-    x: np.ndarray, y: np.ndarray, options: DataOptions
+    x: np.ndarray, y: np.ndarray, fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Split as `datasets.split` does, within the memory of `x` where that is possible.
 
     Args:
         x: examples; given up.
         y: class numbers.
-        options: say which fraction of each class is held out.
+        fraction: how much of each class is held out.
+        seed: decides which examples are.
 
     Returns:
         `x_train`, `y_train`, `x_test` and `y_test`.
     """
-    how = options.test_fraction, options.split_seed
     rows = np.arange(len(y))
-    train, y_train, test, y_test = datasets.split(rows, y, *how)
+    train, y_train, test, y_test = datasets.split(rows, y, fraction, seed)
     if not (x.flags.writeable and x.flags.c_contiguous):
         return x[train], y_train, x[test], y_test
     x_test = x[test]

@@ -33,11 +33,13 @@ class Layout:
     Attributes:
         train: the folder of class folders to train on.
         test: the one to test on, if there is one.
+        validation: the one to choose the best step by, beside one to test on.
         notes: what the user should know of the choice.
     """
 
     train: Path
     test: Path | None = None
+    validation: Path | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -72,13 +74,15 @@ def load_image_folder(root: Path, options: DataOptions) -> Dataset:
     arrays = [_read_part(part, options, broken) for part in parts]
     for folder, (_, labels) in zip(_folders(layout), arrays, strict=True):
         _refuse_lost_class(folder, names, labels, broken)
-    test = None
-    if layout.test is not None:
+    if len(arrays) > 1:
         channels = max(x.shape[-1] for x, _ in arrays)
         arrays = [(_with_channels(x, channels), y) for x, y in arrays]
-        test = arrays[1]
-    keys = ("train", "train", "test", "test")
-    dataset = make_dataset(str(root), arrays[0], test, options, keys, names)
+    train, *others = arrays
+    test, validation = [*others, None, None][:2]
+    keys = ("train", "train", "test", "test", "validation", "validation")
+    dataset = make_dataset(
+        str(root), train, test, options, keys, names, validation=validation
+    )
     notes = (
         *layout.notes,
         *(note for folder in _folders(layout) for note in _loose_note(folder)),
@@ -110,21 +114,19 @@ def find_layout(root: Path) -> Layout:
     if test is None and validation is None:
         # One folder alone holds the classes; beside others it is a class itself.
         return Layout(train if len(folders) == 1 else root)
-    used = test or validation
     notes = []
-    if test is not None and validation is not None:
-        notes.append(f"{validation.name}/ is not used: {test.name}/ is the test part")
-    others = {path.name for path in folders.values() if path not in (train, used)}
-    if validation is not None:
-        others.discard(validation.name)
-    if others:
+    used = (train, test, validation)
+    if others := {path.name for path in folders.values() if path not in used}:
         shown = ", ".join(f"{name}/" for name in sorted(others)[:_NAMED])
         notes.append(f"{shown} beside {train.name}/ is not used")
-    return Layout(train, used, tuple(notes))
+    if test is None:
+        test, validation = validation, None
+    return Layout(train, test, validation, tuple(notes))
 
 
 def _folders(layout: Layout) -> list[Path]:
-    return [layout.train] if layout.test is None else [layout.train, layout.test]
+    folders = (layout.train, layout.test, layout.validation)
+    return [folder for folder in folders if folder is not None]
 
 
 def _no_classes(folder: Path, names: list[str]) -> InputError:

@@ -21,6 +21,7 @@ from linsey.schema import Between, Matching, conform
 MAX_VALUES = 2**28
 """Values that one example may have."""
 _Step = Annotated[int, Between(-1, 2**53)]
+_Count = Annotated[int, Between(0, 2**53)]
 _Accuracy = Annotated[float, Between(-1.0, 1.0)]
 _Sha256 = Annotated[str, Matching("[0-9a-f]{64}", "64 hexadecimal digits")]
 _Word = Annotated[str, Between(0, 1000)]
@@ -32,9 +33,10 @@ class Scores:
 
     Attributes:
         evaluated_at: the last step that was evaluated.
-        accuracy: test accuracy at that step.
-        best_step: the step with the best test accuracy, the first of equals.
-        best_accuracy: its test accuracy.
+        accuracy: at that step, on the validation or else the test part.
+        best_step: the step with the best accuracy, the first of equals.
+        best_accuracy: its accuracy.
+        since_best: evaluations after that one.
         window: the steps since the last record of training.
         skipped_at: those of the last steps that were not committed.
     """
@@ -43,8 +45,16 @@ class Scores:
     accuracy: _Accuracy = -1.0
     best_step: _Step = -1
     best_accuracy: _Accuracy = -1.0
+    since_best: _Count = 0
     window: Window = Window()
     skipped_at: Annotated[tuple[_Step, ...], Between(0, RECENT)] = ()
+
+    def evaluated(self, step: int, accuracy: float) -> None:
+        """Take in an evaluation."""
+        self.evaluated_at, self.accuracy = step, accuracy
+        self.since_best += 1
+        if accuracy > self.best_accuracy:
+            self.best_step, self.best_accuracy, self.since_best = step, accuracy, 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,7 @@ Record = dict[str, Any]
 
 # What a record of each kind has at least. Whatever else is there is a plain value, so
 # that the log of a newer version can be read.
-_Kind = Literal["start", "resume", "train", "eval", "skip", "final"]
+_Kind = Literal["start", "resume", "extend", "train", "eval", "skip", "final"]
 _Value = Annotated[str, Between(0, 1000)] | int | float | bool | list[int] | None
 _Number = Annotated[float, Between(-1e300, 1e300)]
 _STEP = {"step": Annotated[int, Between(0, 2**53)]}
@@ -33,6 +33,7 @@ _SCORES = {**_STEP, "loss": _Number | None, "accuracy": Annotated[float, Between
 _KINDS: dict[str, dict[str, Any]] = {
     "start": _STEP,
     "resume": _STEP,
+    "extend": _STEP,
     "train": {**_SCORES, "epoch": _Number},
     "eval": {**_SCORES, "epoch": _Number},
     "skip": _STEP,
@@ -76,7 +77,8 @@ class MetricsLog:
         """Append a record.
 
         Args:
-            kind: `start`, `resume`, `train`, `eval`, `skip` or `final`.
+            kind: `start`, `resume`, `extend` (to more epochs), `train`, `eval`,
+                `skip` or `final`.
             step: the step it belongs to.
             **values: JSON values; numbers also go to TensorBoard.
         """

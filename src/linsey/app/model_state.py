@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from linsey import datasets
+from linsey.app.averaging import evaluated_contents, without_average
 from linsey.app.checkpoint_choice import choose, has_steps, refuse_special
 from linsey.app.config import DataOptions, InspectConfig, StateOptions
 from linsey.app.dataset import Dataset
@@ -115,6 +116,8 @@ def load_state(
     """
     path, kind, contents = read_path(options)
     metadata = _metadata(options, path) if kind == "step" else None
+    if metadata is not None and metadata.config.ema:
+        contents, metadata = without_average(contents, metadata)
     model = None if options.model is None else load_model_file(options.model)
     if model is None and metadata is not None:
         data = metadata.data
@@ -156,7 +159,7 @@ def read_previous(options: StateOptions, path: Path | None) -> Variables | None:
     if path is None:
         return None
     earlier = dataclasses.replace(options, checkpoint=path, step=None, best=False)
-    return read_subject(read_path(earlier)[2].tree).variables
+    return read_subject(evaluated_contents(read_path(earlier)[2]).tree).variables
 
 
 def _metadata(options: StateOptions, path: Path) -> RunMetadata | None:
@@ -193,7 +196,7 @@ def _data(
     config = metadata.train_config
     known = None
     if options.data is not None:
-        config = dataclasses.replace(config, data=options.data)
+        config = dataclasses.replace(config, data=options.data, validation_fraction=0.0)
         known = metadata.data.known
     dataset = load(config, known)
     if dataset.shape != metadata.data.shape:

@@ -2,7 +2,7 @@
 
 Each takes a batch and whether it is being trained, and gives logits. With batch
 normalization their variables are `params` and `batch_stats`; a training call updates
-the second, an evaluation call reads it.
+the second, an evaluation call reads it. Logits have the dtype of the computation.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
+from typing import TypedDict
 
 import jax
 from jax import numpy as jnp
+from jax.typing import DTypeLike
 
 from linsey import linen as nn
-from linsey.app.config import ModelOptions, Norm, Shape
+from linsey.app.config import ModelOptions, Norm, Precision, Shape
 from linsey.checkpoint import flatten
 from linsey.errors import InputError
 from linsey.linen.summary.calls import is_array, record_calls
@@ -24,14 +26,30 @@ from linsey.linen.summary.calls import is_array, record_calls
 BATCH_NORM_MOMENTUM = 0.9
 
 
-def normalize(x: jax.Array, norm: Norm, train: bool) -> jax.Array:
-    """Apply the chosen normalization."""
+class Dtypes(TypedDict, total=False):
+    """What layers compute in, and what they keep their parameters in."""
+
+    dtype: DTypeLike
+    param_dtype: DTypeLike
+
+
+def dtypes_of(precision: Precision) -> Dtypes:
+    """Return the dtypes of layers; none where these are float32 anyway."""
+    if precision == "mixed":
+        return {"dtype": jnp.bfloat16}
+    if precision == "bfloat16":
+        return {"dtype": jnp.bfloat16, "param_dtype": jnp.bfloat16}
+    return {}
+
+
+def normalize(x: jax.Array, norm: Norm, train: bool, dtypes: Dtypes) -> jax.Array:
+    """Apply the chosen normalization; its moments are computed in float32."""
     if norm == "batch":
-        return nn.BatchNorm(not train, momentum=BATCH_NORM_MOMENTUM)(x)
+        return nn.BatchNorm(not train, momentum=BATCH_NORM_MOMENTUM, **dtypes)(x)
     if norm == "layer":
-        return nn.LayerNorm()(x)
+        return nn.LayerNorm(**dtypes)(x)
     if norm == "group":
-        return nn.GroupNorm(num_groups=math.gcd(8, x.shape[-1]))(x)
+        return nn.GroupNorm(num_groups=math.gcd(8, x.shape[-1]), **dtypes)(x)
     return x
 
 
@@ -41,10 +59,15 @@ class Classifier(nn.Module):
     classes: int
     options: ModelOptions
 
+    @property
+    def dtypes(self) -> Dtypes:
+        """The dtypes of its layers."""
+        return dtypes_of(self.options.precision)
+
     def logits(self, x: jax.Array, train: bool) -> jax.Array:
         """Drop some of the last hidden units and classify: (batch, classes)."""
         x = nn.Dropout(self.options.dropout, deterministic=not train)(x)
-        return nn.Dense(self.classes)(x)
+        return nn.Dense(self.classes, **self.dtypes)(x)
 
 
 class MLP(Classifier):
@@ -54,10 +77,11 @@ class MLP(Classifier):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Compute logits."""
         norm, units = self.options.norm, 4 * self.options.width
+        dtypes = self.dtypes
         x = x.reshape(x.shape[0], -1)  # (batch, features)
         for _ in range(self.options.depth):
-            x = nn.Dense(units, use_bias=norm == "none")(x)
-            x = nn.relu(normalize(x, norm, train))  # (batch, units)
+            x = nn.Dense(units, use_bias=norm == "none", **dtypes)(x)
+            x = nn.relu(normalize(x, norm, train, dtypes))  # (batch, units)
         return self.logits(x, train)
 
 
@@ -68,16 +92,17 @@ class CNN(Classifier):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Compute logits."""
         norm, features = self.options.norm, self.options.width
+        dtypes = self.dtypes
         use_bias = norm == "none"  # elsewhere the norm has one
         for stage in range(self.options.depth):
             features = self.options.width * 2**stage
             for _ in range(2):
-                x = nn.Conv(features, (3, 3), use_bias=use_bias)(x)
-                x = nn.relu(normalize(x, norm, train))
+                x = nn.Conv(features, (3, 3), use_bias=use_bias, **dtypes)(x)
+                x = nn.relu(normalize(x, norm, train, dtypes))
             x = nn.max_pool(x, (2, 2), strides=(2, 2))
         x = x.reshape(x.shape[0], -1)  # (batch, height * width * features)
-        x = nn.Dense(2 * features, use_bias=use_bias)(x)
-        x = nn.relu(normalize(x, norm, train))  # (batch, 2 * features)
+        x = nn.Dense(2 * features, use_bias=use_bias, **dtypes)(x)
+        x = nn.relu(normalize(x, norm, train, dtypes))  # (batch, 2 * features)
         return self.logits(x, train)
 
 
@@ -87,19 +112,20 @@ class ResidualBlock(nn.Module):
     features: int
     norm: Norm
     strides: int
+    precision: Precision = "float32"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Compute the features of the next stage."""
-        use_bias = self.norm == "none"
+        use_bias, dtypes = self.norm == "none", dtypes_of(self.precision)
         strides = (self.strides, self.strides)
-        y = nn.Conv(self.features, (3, 3), strides, use_bias=use_bias)(x)
-        y = nn.relu(normalize(y, self.norm, train))
-        y = nn.Conv(self.features, (3, 3), use_bias=use_bias)(y)
-        y = normalize(y, self.norm, train)
+        y = nn.Conv(self.features, (3, 3), strides, use_bias=use_bias, **dtypes)(x)
+        y = nn.relu(normalize(y, self.norm, train, dtypes))
+        y = nn.Conv(self.features, (3, 3), use_bias=use_bias, **dtypes)(y)
+        y = normalize(y, self.norm, train, dtypes)
         if x.shape != y.shape:
-            x = nn.Conv(self.features, (1, 1), strides, use_bias=use_bias)(x)
-            x = normalize(x, self.norm, train)
+            x = nn.Conv(self.features, (1, 1), strides, use_bias=use_bias, **dtypes)(x)
+            x = normalize(x, self.norm, train, dtypes)
         return nn.relu(x + y)  # (batch, height, width, features)
 
 
@@ -110,12 +136,13 @@ class ResNet(Classifier):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Compute logits."""
         norm, width = self.options.norm, self.options.width
-        x = nn.Conv(width, (3, 3), use_bias=norm == "none")(x)
-        x = nn.relu(normalize(x, norm, train))
+        dtypes, precision = self.dtypes, self.options.precision
+        x = nn.Conv(width, (3, 3), use_bias=norm == "none", **dtypes)(x)
+        x = nn.relu(normalize(x, norm, train, dtypes))
         for stage in range(self.options.depth):
             for block in range(2):
                 strides = 2 if stage > 0 and block == 0 else 1
-                x = ResidualBlock(width * 2**stage, norm, strides)(x, train)
+                x = ResidualBlock(width * 2**stage, norm, strides, precision)(x, train)
         return self.logits(jnp.mean(x, axis=(1, 2)), train)
 
 

@@ -81,8 +81,9 @@ def _finite_parts(state: steps.TrainState, x: jax.Array, y: jax.Array) -> Flags:
                 add(found, f"the statistics of {name or 'the model'}", statistics)
             return output
 
+        changed = state.recipe.augmented(x, state.key)
         with nn.intercept_methods(look):
-            loss, (_, batch_stats) = steps.loss_fn(params, state, x, y)
+            loss, (_, batch_stats) = steps.loss_fn(params, state, changed, y)
         add(found, "the loss", loss)
         return loss, (batch_stats, found)
 
@@ -94,7 +95,7 @@ def _finite_parts(state: steps.TrainState, x: jax.Array, y: jax.Array) -> Flags:
     leaves.sort(key=lambda item: -order.get(item[0].rpartition("/")[0], 0))
     for path, leaf in leaves:
         add(found, f"the gradient of {path}", leaf)
-    proposed = state.apply_gradients(grads=grads, batch_stats=batch_stats)
+    proposed = state.apply_gradients(grads=grads, batch_stats=batch_stats).moved()
     for path, leaf in jax.tree.leaves_with_path(proposed):
         add(found, f"the new value of {_path(path)}", leaf)
     return found

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import tyro
 
+from linsey.app.arguments import gathered
 from linsey.app.config import TrainConfig, resolve, validate
 from linsey.checkpoint import durable
 from linsey.errors import InputError
@@ -30,6 +31,9 @@ MAX_CONFIG_BYTES = 2**16
 _MAX_DOTS = 300  # in a line: the parser takes the square of the parts of a key
 # Where and how a run is continued is said anew each time.
 _NOT_SAVED = ("out", "config", "resume", "fallback")
+
+# Each of them adds to those before.
+_REPEATED = ("--optimizer-arg", "--schedule-arg", "--class-weights")
 
 ConfigType = TypeVar("ConfigType")
 
@@ -64,7 +68,7 @@ def parse(
             config = tyro.cli(
                 kind,
                 prog=f"linsey {name}",
-                args=list(arguments),
+                args=gathered(arguments, _REPEATED),
                 default=default,
                 config=(tyro.conf.PositionalRequiredArgs,),
             )
@@ -106,6 +110,8 @@ def parse_train(arguments: Sequence[str]) -> TrainConfig:
     kept = TrainConfig(**saved).identity if saved else {}
     for name, value in kept.items():
         if (found := config.identity[name]) != value:
+            if name == "epochs" and config.epochs > TrainConfig(**saved).epochs:
+                continue  # a run may go on for longer
             raise InputError(
                 "a resumed run keeps its options", file=config.out,
                 key="--" + name.replace("_", "-"), expected=value, found=found,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from linsey.app import window
+from linsey.app.dataset import PartName
 from linsey.app.exit_codes import NotFiniteError
 from linsey.app.metadata import Scores
 from linsey.app.metrics_log import Record
@@ -28,6 +29,8 @@ class Outcome:
         statistics: what an audit of the running statistics found.
         records: the history of the run.
         seconds: how long this process took; a resumed run had others before it.
+        watched: the part that the best step was chosen on.
+        total: the steps that the run was meant to have.
     """
 
     step: int
@@ -37,6 +40,24 @@ class Outcome:
     statistics: Report
     records: Sequence[Record]
     seconds: float
+    watched: PartName = "test"
+    total: int | None = None
+
+    def best(self) -> str:
+        """Return the best step in a line."""
+        accuracy, step = self.scores.best_accuracy, self.scores.best_step
+        return f"best {self.watched} accuracy {accuracy:.4f} at step {step}"
+
+    def early_end(self) -> str | None:
+        """Say that the run ended early, and how it goes on; `None` if it did not."""
+        if self.total is None or self.step == self.total:
+            return None
+        count = self.scores.since_best
+        return (
+            f"stopped early at step {self.step} of {self.total}: {count} "
+            f"evaluation{'s' * (count > 1)} in a row without a better {self.watched} "
+            f"accuracy; --resume with --early-stopping 0 goes on"
+        )
 
     def headline(self) -> str:
         """Return the result in a line."""

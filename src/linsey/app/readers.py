@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -146,7 +145,9 @@ def _from_arrays(
     options: DataOptions,
     known: Known | None,
 ) -> Dataset:
-    test = (arrays[2], arrays[3]) if len(arrays) == 4 else None
-    train, keys = (arrays[0], arrays[1]), chosen.keys
-    dataset = make_dataset(str(path), train, test, options, keys, known=known)
-    return dataclasses.replace(dataset, notes=chosen.notes + dataset.notes)
+    pairs = list(zip(arrays[::2], arrays[1::2], strict=True))
+    train, *others = pairs
+    test, validation = [*others, None, None][:2]
+    return make_dataset(
+        str(path), train, test, options, chosen.keys, known=known, validation=validation
+    )

@@ -18,7 +18,7 @@ from linsey.app.progress import Progress, busy, progress
 from linsey.app.report import write_report
 from linsey.app.run_folder import RunFolder, newest_checkpoint
 from linsey.app.stopping import StopRequest
-from linsey.app.terminal import warn
+from linsey.app.terminal import say, warn
 from linsey.app.trainer import Trainer
 from linsey.batch_stats import Report, audit
 from linsey.checkpoint import durable
@@ -66,12 +66,14 @@ def train_run(
     tensorboard = folder.tensorboard if config.tensorboard else None
     with contextlib.closing(MetricsLog(folder.metrics, tensorboard)) as log:
         log.write(kind, trainer.step, **here)
+        _lengthen(trainer, folder, log)
         with _shown(trainer, overview) as shown:
             shown.detail(_introduction(trainer, layers, folder))
             examples = len(dataset.y_train)
             shown.detail(describe_batches(given, examples, size))
             trainer.run(log, shown, stop)
-        final = trainer.evaluation or trainer.evaluate(stop)
+        last = trainer.evaluation if dataset.watched == "test" else None
+        final = last or trainer.evaluate(stop)
         skipped = int(trainer.state.skipped)
         log.write("final", trainer.step, **final.numbers(), skipped=skipped)
         log.sync()
@@ -79,6 +81,7 @@ def train_run(
     outcome = Outcome(
         trainer.step, final, trainer.scores, skipped, _audit(trainer),
         metrics_log.read(folder.metrics), time.perf_counter() - start,
+        dataset.watched, trainer.total,
     )  # fmt: skip
     write_report(folder, config, dataset, layers, outcome)
     stop.check()
@@ -104,13 +107,30 @@ def _shown(
 def _introduction(trainer: Trainer, layers: list[LayerRow], folder: RunFolder) -> str:
     """What is trained, and on what."""
     config, dataset, here = trainer.config, trainer.dataset, describe_environment()
+    validation = ""
+    if dataset.validation is not None:
+        validation = f"{len(dataset.validation[1])} to choose the best step by, "
     return (
         f"{config.model}, norm {config.norm}, lr {config.lr:g}: "
         f"{total_size(layers, 'params'):,} parameters and "
         f"{total_size(layers, 'batch_stats'):,} statistics (see {folder.summary})\n"
         f"{printable(dataset.name)}: {len(dataset.y_train)} examples to train on, "
-        f"{len(dataset.y_test)} to test on, {len(dataset.class_names)} classes; "
+        f"{validation}{len(dataset.y_test)} to test on, "
+        f"{len(dataset.class_names)} classes; "
         f"{here['devices']} x {here['device']}, {here['threads']} threads"
+    )
+
+
+def _lengthen(trainer: Trainer, folder: RunFolder, log: MetricsLog) -> None:
+    """Say and record that a run goes on for longer than it was meant to."""
+    before, epochs = trainer.epochs_before, trainer.config.epochs
+    if before == epochs:
+        return
+    folder.lengthen(epochs)
+    log.write("extend", trainer.step, epochs=epochs, before=before)
+    say(
+        f"{epochs} epochs instead of {before}: from step {trainer.step} on, the "
+        f"learning rate is that of a run of {epochs}"
     )
 
 
@@ -126,7 +146,8 @@ def _audit(trainer: Trainer) -> Report:
     batches = training_batches(len(x), size, trainer.config.seed, trainer.step)
     chosen = [trainer.standardize(x[next(batches)]) for _ in range(_AUDITED)]
     committed = int(state.step) - int(state.skipped)
-    return audit(state, trainer.model, chosen, step=committed)
+    evaluated = state.replace(**state.evaluated)
+    return audit(evaluated, trainer.model, chosen, step=committed)
 
 
 def _resume(trainer: Trainer) -> bool:

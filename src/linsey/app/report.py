@@ -12,7 +12,7 @@ import numpy as np
 
 from linsey.app import models
 from linsey.app.config import TrainConfig
-from linsey.app.curves import draw_run
+from linsey.app.curves import draw_run, watched_part
 from linsey.app.dataset import Dataset
 from linsey.app.devices import describe_environment
 from linsey.app.metrics_log import Record
@@ -50,6 +50,7 @@ def write_report(
         outcome: how it ended.
     """
     scores, names = outcome.scores, dataset.class_names
+    watched, early = outcome.watched, outcome.early_end()
     told = {**config.identity, **describe_environment()}
     options = {
         name: "not given" if value is None else value for name, value in told.items()
@@ -58,9 +59,11 @@ def write_report(
         f"{config.model} with {config.norm} normalization on {dataset.name}",
         paragraph(outcome.headline(), "big"),
         paragraph(
-            f"Best test accuracy along the way: {scores.best_accuracy:.4f} at step "
-            f"{scores.best_step}. It was chosen on the test part, so it flatters."
+            f"Best {watched} accuracy along the way: {scores.best_accuracy:.4f} at "
+            f"step {scores.best_step}. It was chosen on the {watched} part, so it "
+            "flatters."
         ),
+        *([] if early is None else [paragraph(early)]),
         *map(paragraph, outcome.warnings()),
         table(("run", ""), _facts(outcome)),
         section("Curves", draw_run(folder.curves, outcome.records)),
@@ -165,7 +168,8 @@ def _progress(records: Sequence[Record]) -> str:
             step, epoch, loss = (record[key] for key in ("step", "epoch", "loss"))
             told = "not finite" if loss is None else number(loss)
             rows.append((step, f"{epoch:.2f}", told, f"{record['accuracy']:.4f}"))
-    return table(("step", "epoch", "test loss", "test accuracy"), rows)
+    part = watched_part(records)
+    return table(("step", "epoch", f"{part} loss", f"{part} accuracy"), rows)
 
 
 def _statistics(found: Report) -> list[str]:

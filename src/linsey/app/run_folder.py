@@ -12,6 +12,7 @@ a run writes into its folder follows a link that somebody put there.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import functools
@@ -23,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from linsey.app.config import TrainConfig
-from linsey.app.options import CONFIG_FILE, save_config
+from linsey.app.options import CONFIG_FILE, load_options, save_config
 from linsey.checkpoint import CheckpointStore, VerifiedCheckpoint, durable
 from linsey.errors import DiskError, InputError
 from linsey.files import open_own, reporting
@@ -61,6 +62,12 @@ class RunFolder:
         self.checkpoints.clean()
         if not self.config.exists():
             save_config(self.config, config)
+
+    def lengthen(self, epochs: int) -> None:
+        """Have the saved options say that the run takes more epochs."""
+        saved = TrainConfig(**load_options(self.config))
+        if saved.epochs < epochs:
+            save_config(self.config, dataclasses.replace(saved, epochs=epochs))
 
 
 def newest_checkpoint(store: CheckpointStore) -> VerifiedCheckpoint | None:

@@ -53,8 +53,7 @@ def load_saved_dataset(
         lower = {name.lower(): name for name in saved}
         named = {part: next((lower[n] for n in names if n in lower), None)
                  for part, names in PARTS.items()}  # fmt: skip
-        chosen = [name for name in (named["train"], named["test"] or named["val"])
-                  if name is not None]  # fmt: skip
+        chosen = [name for name in named.values() if name is not None]
         if named["train"] is None:
             found = ", ".join(saved)
             raise InputError("no part to train on", file=folder, expected="train",
@@ -78,8 +77,11 @@ def load_saved_dataset(
     names = getattr(columns[target], "names", None)
     keys = [f"{part}{':' if part else ''}{kind}" for part in parts
             for kind in (image or "columns", target)]  # fmt: skip
-    test = pairs[1] if len(pairs) == 2 else None
-    dataset = make_dataset(str(folder), pairs[0], test, options, keys, names, known)
+    train, *others = pairs
+    test, validation = [*others, None, None][:2]
+    dataset = make_dataset(
+        str(folder), train, test, options, keys, names, known, validation
+    )
     if image is not None:
         return dataset
     width = dataset.shape[-1] if len(dataset.shape) == 1 else 0

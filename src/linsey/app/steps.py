@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -20,12 +20,17 @@ from jax import numpy as jnp
 
 from linsey import linen as nn
 from linsey import struct
-from linsey.app.config import OptimizerOptions, Shape
-from linsey.app.dataset import Dataset
+from linsey.app import averaging
+from linsey.app.config import Identity, Shape
+from linsey.app.dataset import Dataset, PartName
 from linsey.app.devices import Devices
+from linsey.app.losses import cross_entropy, widened
+from linsey.app.optimizers import make_optimizer, make_schedule
+from linsey.app.recipe import Recipe
 from linsey.app.scores import Answers
 from linsey.app.standardizer import Standardizer
 from linsey.app.stopping import StopRequest
+from linsey.batch_stats.averages import EmaState
 from linsey.training import train_state
 
 
@@ -37,6 +42,7 @@ class TrainState(train_state.TrainState):
         batch_stats: running statistics; empty without batch normalization.
         skipped: steps that were not committed.
         noise: key of all noise; never changes.
+        recipe: what a step does beside calling the model.
 
     `step` counts batches, the skipped ones included: it is the place in the data.
     """
@@ -45,74 +51,61 @@ class TrainState(train_state.TrainState):
     batch_stats: Mapping[str, Any]
     skipped: jax.Array
     noise: jax.Array
+    recipe: Recipe = struct.field(pytree_node=False)
+
+    @property
+    def evaluated(self) -> dict[str, Any]:
+        """The variables to evaluate, export and predict with."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
+    def key(self) -> jax.Array:
+        """The random key of the next step."""
+        committed = self.step - self.skipped
+        return jax.random.fold_in(jax.random.wrap_key_data(self.noise), committed)
+
+    def moved(self) -> Self:
+        """Return the state as it is after a step; here nothing is left to do."""
+        return self
 
 
-def make_schedule(options: OptimizerOptions, steps_per_epoch: int) -> optax.Schedule:
-    """Make the learning rate as a function of the step.
+class AveragedState(TrainState):
+    """A state with a moving average of its variables.
 
-    Args:
-        options: the optimizer options.
-        steps_per_epoch: steps in one pass over the data.
-
-    Returns:
-        A schedule, traceable.
+    Attributes:
+        average: of parameters and running statistics.
     """
-    total = options.epochs * steps_per_epoch
-    warmup = min(round(options.warmup_epochs * steps_per_epoch), total - 1)
-    remaining = total - warmup
-    drops = {remaining // 2: 0.1, 3 * remaining // 4: 0.1}
-    body = {
-        "constant": lambda: optax.constant_schedule(options.lr),
-        "cosine": lambda: optax.cosine_decay_schedule(options.lr, remaining),
-        "step": lambda: optax.piecewise_constant_schedule(options.lr, drops),
-    }[options.schedule]()
-    if warmup == 0:
-        return body
-    # The first step already learns: a rate of 0 would waste it.
-    rise = optax.linear_schedule(options.lr / (warmup + 1), options.lr, warmup)
-    return optax.join_schedules([rise, body], [warmup])
 
+    average: EmaState
 
-def make_optimizer(
-    options: OptimizerOptions, schedule: optax.Schedule
-) -> optax.GradientTransformation:
-    """Make the chosen optimizer.
+    @property
+    def evaluated(self) -> dict[str, Any]:
+        """The average."""
+        return averaging.averaged(self.average, super().evaluated)
 
-    Args:
-        options: the optimizer options.
-        schedule: its learning rate.
-
-    Returns:
-        A gradient transformation.
-    """
-    decay = options.weight_decay
-    parts: list[optax.GradientTransformation]
-    if options.optimizer == "sgd":
-        sgd = optax.sgd(schedule, options.momentum, nesterov=True)
-        parts = [optax.add_decayed_weights(decay, mask=_is_kernel), sgd]
-    elif options.optimizer == "adam":
-        parts = [optax.adam(schedule)]
-    else:
-        parts = [optax.adamw(schedule, weight_decay=decay, mask=_is_kernel)]
-    if options.clip_norm > 0:
-        parts.insert(0, optax.clip_by_global_norm(options.clip_norm))
-    return optax.chain(*parts)
-
-
-def _is_kernel(params: optax.Params) -> optax.Params:
-    return jax.tree.map(lambda param: param.ndim > 1, params)
+    def moved(self) -> Self:
+        """Return the state with its average moved towards its variables."""
+        decay = self.recipe.decay
+        average = averaging.moved(self.average, super().evaluated, decay)
+        return self.replace(average=average)
 
 
 def create_state(
-    options: OptimizerOptions, model: nn.Module, shape: Shape, steps_per_epoch: int
+    options: Identity,
+    model: nn.Module,
+    shape: Shape,
+    steps_per_epoch: int,
+    recipe: Recipe | None = None,
 ) -> TrainState:
     """Initialize a model and its optimizer.
 
     Args:
-        options: the optimizer options; the seed decides parameters and noise.
+        options: the options; the seed decides parameters and noise.
         model: takes (batch, train).
         shape: of one example.
         steps_per_epoch: steps in one pass over the data.
+        recipe: how steps learn. If `None`, as the options say, without the weights of
+            classes, which need data.
 
     Returns:
         The state before the first step.
@@ -120,13 +113,21 @@ def create_state(
     init_key, noise = jax.random.split(jax.random.key(options.seed))
     example = jnp.zeros((1, *shape), jnp.float32)
     variables = jax.jit(model.init, static_argnums=2)(init_key, example, False)
-    state = TrainState.create(
+    recipe = recipe or Recipe.of(options)
+    kind, fields = TrainState, {}
+    if recipe.decay:
+        start = {k: variables.get(k, {}) for k in ("params", "batch_stats")}
+        kind = AveragedState
+        fields = {"average": averaging.started(start, recipe.decay)}
+    state = kind.create(
         apply_fn=model.apply,
         params=variables["params"],
         tx=make_optimizer(options, make_schedule(options, steps_per_epoch)),
         batch_stats=variables.get("batch_stats", {}),
         skipped=jnp.zeros((), jnp.int32),
         noise=jax.random.key_data(noise),
+        recipe=recipe,
+        **fields,
     )
     # An array from the start: a Python 0 would compile the step twice.
     return state.replace(step=jnp.zeros((), jnp.int32))
@@ -146,9 +147,10 @@ def train_step(
     Returns:
         The next state; loss, correct answers, and whether the step was skipped.
     """
-    gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    x = state.recipe.augmented(x, state.key)
+    gradient_fn = state.recipe.value_and_grad(loss_fn)
     (loss, (logits, batch_stats)), grads = gradient_fn(state.params, state, x, y)
-    proposed = state.apply_gradients(grads=grads, batch_stats=batch_stats)
+    proposed = state.apply_gradients(grads=grads, batch_stats=batch_stats).moved()
     is_finite = _all_finite((loss, grads, proposed))
     committed = jax.tree.map(
         lambda new, old: jnp.where(is_finite, new, old), proposed, state
@@ -168,20 +170,17 @@ def loss_fn(
     Args:
         params: those of the state; what is derived by.
         state: before the step.
-        x: (batch, ...) float32.
+        x: (batch, ...) float32, augmented.
         y: (batch,) int32 labels.
 
     Returns:
-        The mean cross entropy; logits and new batch statistics.
+        The loss; logits and new batch statistics.
     """
-    committed = state.step - state.skipped
-    key = jax.random.fold_in(jax.random.wrap_key_data(state.noise), committed)
     variables = {"params": params, "batch_stats": state.batch_stats}
     logits, updates = state.apply_fn(
-        variables, x, True, rngs={"dropout": key}, mutable=["batch_stats"]
+        variables, x, True, rngs={"dropout": state.key}, mutable=["batch_stats"]
     )
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
-    return loss, (logits, updates.get("batch_stats", {}))
+    return state.recipe.loss(logits, y), (logits, updates.get("batch_stats", {}))
 
 
 def _all_finite(tree: object) -> jax.Array:
@@ -210,9 +209,9 @@ def eval_step(
         Of each example the loss, the predicted class, its probability, and how many
         classes were put before the true one.
     """
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    logits = state.apply_fn(variables, x, False)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+    logits = state.apply_fn(state.evaluated, x, False)
+    logits = widened(logits)
+    losses = cross_entropy(logits, y)
     confidence = jax.nn.softmax(logits).max(-1)  # (batch,)
     own = jnp.take_along_axis(logits, y[:, None], -1)  # (batch, 1)
     # Of equal logits the first one counts, as in argmax; NaN is not below anything.
@@ -227,7 +226,7 @@ class Evaluation:
 
     Attributes:
         loss: mean cross entropy, in nats.
-        answers: what was said to each example, in the order of the test part.
+        answers: what was said to each example, in the order of the data.
     """
 
     loss: float
@@ -264,15 +263,17 @@ def evaluate(
     standardize: Standardizer,
     devices: Devices,
     stop: StopRequest | None = None,
+    part: PartName = "test",
 ) -> Evaluation:
-    """Evaluate on the test part.
+    """Evaluate on a part of the data.
 
     Args:
         state: parameters and running statistics.
-        dataset: its test part is used.
+        dataset: what is evaluated on.
         standardize: as in training.
         devices: each batch is split over them.
         stop: checked before each batch.
+        part: of the data.
 
     Returns:
         The evaluation.
@@ -284,18 +285,19 @@ def evaluate(
     # zeros whose results are dropped (nothing mixes rows in evaluation).
     size = -(-_BATCH // devices.count) * devices.count
     found = []
-    for start in range(0, len(dataset.y_test), size):
+    x_part, y_part = dataset.part(part)
+    for start in range(0, len(y_part), size):
         if stop is not None:
             stop.check()
-        x = standardize(dataset.x_test[start : start + size])
-        y = dataset.y_test[start : start + size]
+        x = standardize(x_part[start : start + size])
+        y = y_part[start : start + size]
         batch = devices.put_batch(_padded(x, size), _padded(y, size))
         found.append([np.asarray(a)[: len(y)] for a in eval_step(state, *batch)])
     losses, predicted, confidence, rank = map(np.concatenate, zip(*found, strict=True))
     # Rounding may take a probability of float32 above 1.
     confidence = np.minimum(confidence.astype(np.float64), 1.0)
     classes = len(dataset.class_names)
-    answers = Answers(dataset.y_test, predicted, confidence, rank, classes)
+    answers = Answers(y_part, predicted, confidence, rank, classes)
     return Evaluation(float(losses.astype(np.float64).mean()), answers)
 
 

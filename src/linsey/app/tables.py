@@ -67,7 +67,8 @@ def load_table(path: Path, options: DataOptions, known: Known | None = None) -> 
             raise error.with_hint("--target NAME names the column of classes") from None
         raise
     means = known.means if known and names else _means(dataset, table, feature_names)
-    for part in (dataset.x_train, dataset.x_test):
+    validation = (dataset.validation or ())[:1]
+    for part in (dataset.x_train, dataset.x_test, *validation):
         _fill_missing(part, means)
     notes = dataset.notes
     if index is not None:

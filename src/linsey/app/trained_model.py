@@ -12,6 +12,7 @@ from linsey.app.dataset import Known
 from linsey.app.devices import Devices
 from linsey.app.metadata import run_metadata
 from linsey.app.models import make_model
+from linsey.app.optimizers import long_epoch
 from linsey.app.standardizer import Standardizer
 from linsey.app.steps import TrainState, create_state
 from linsey.checkpoint.step import VerifiedCheckpoint
@@ -56,7 +57,8 @@ def load_model(checkpoint: VerifiedCheckpoint, devices: Devices) -> TrainedModel
     config, data = metadata.train_config, metadata.data
     model = make_model(config, data.shape, len(data.class_names))
     # Only the structure: the values come from the checkpoint.
-    abstract = jax.eval_shape(lambda: create_state(config, model, data.shape, 1))
+    epoch = long_epoch(config)
+    abstract = jax.eval_shape(lambda: create_state(config, model, data.shape, epoch))
     restored = checkpoint.restore(serialization.to_state_dict(abstract))
     state = devices.replicate(serialization.from_state_dict(abstract, restored))
     standardize = Standardizer.from_record(data.standardizer)

@@ -21,13 +21,15 @@ from linsey import serialization
 from linsey.app import nonfinite, steps, window
 from linsey.app.batches import choose_batch_size
 from linsey.app.config import TrainConfig
-from linsey.app.dataset import Dataset, training_batches
+from linsey.app.dataset import Dataset, PartName, training_batches
 from linsey.app.devices import Devices, describe_environment
 from linsey.app.exit_codes import NotFiniteError
 from linsey.app.metadata import Scores, run_metadata
 from linsey.app.metrics_log import MetricsLog
 from linsey.app.models import Classifier, make_model
+from linsey.app.optimizers import make_schedule
 from linsey.app.progress import Moment, Progress
+from linsey.app.recipe import Recipe
 from linsey.app.speed import Speedometer
 from linsey.app.standardizer import Standardizer
 from linsey.app.stopping import Stopped, StopRequest
@@ -64,6 +66,8 @@ class Trainer:
     Attributes:
         config: the options, with the batch size that is used.
         batch_size: the same.
+        epochs_before: those the run had when its checkpoint was written, if it is
+            continued for longer.
         evaluation: the last one; `None` if there was none in this process.
         most_warnings: skipped steps that a person is warned of, one by one.
 
@@ -84,9 +88,14 @@ class Trainer:
         shape = dataset.shape
         self.standardize = dataset.standardizer
         self.standardize.check(dataset.x_test)
-        state = steps.create_state(config, self.model, shape, self.steps_per_epoch)
+        self.standardize.check(dataset.part(dataset.watched)[0])
+        recipe = Recipe.of(config, dataset.y_train, dataset.class_names)
+        state = steps.create_state(
+            config, self.model, shape, self.steps_per_epoch, recipe
+        )
         self.state = self.devices.replicate(state)
         self.step = 0
+        self.epochs_before = config.epochs
         self.scores = Scores()
         self.evaluation: steps.Evaluation | None = None
         self._saved: tuple[int, object] = (-1, None)
@@ -104,7 +113,9 @@ class Trainer:
             InputError: the checkpoint belongs to other options or other data.
         """
         metadata = run_metadata(checkpoint)
-        if metadata.config_sha256 != self.config.digest:
+        before = metadata.config.epochs
+        shorter = dataclasses.replace(self.config, epochs=before)
+        if metadata.config_sha256 != shorter.digest or before > self.config.epochs:
             problem = "checkpoint of another model"
             hint = "its options are not those in config.toml of this run"
             raise InputError(problem, file=checkpoint.folder, hint=hint)
@@ -118,6 +129,7 @@ class Trainer:
         self.standardize = Standardizer.from_record(metadata.data.standardizer)
         self.scores = metadata.cursor
         self.step = checkpoint.step
+        self.epochs_before = before
         self._saved = self.step, dataclasses.asdict(self.scores)
 
     def run(self, log: MetricsLog, shown: Progress, stop: StopRequest) -> None:
@@ -141,11 +153,12 @@ class Trainer:
                     self._evaluate(log, shown, stop)
                 stop.check()
                 is_best = self.scores.best_step == self.step
+                is_over = self.step == self.total or self.has_stopped_early
                 is_due = is_best or self._is_due(self.config.checkpoint_every)
-                if stop.takes_save() or is_due:
+                if stop.takes_save() or is_due or is_over:
                     self._save(log)
                 self._end_if_not_finite(log)
-                if self.step == self.total:
+                if is_over:
                     return
                 with self._compiling(shown):
                     self._train(batches, log)
@@ -156,10 +169,18 @@ class Trainer:
             self._save(log)
             raise
 
-    def evaluate(self, stop: StopRequest | None = None) -> steps.Evaluation:
+    @property
+    def has_stopped_early(self) -> bool:
+        """Whether too many evaluations were not better than the best before them."""
+        most = self.config.early_stopping
+        return most > 0 and self.scores.since_best >= most
+
+    def evaluate(
+        self, stop: StopRequest | None = None, part: PartName = "test"
+    ) -> steps.Evaluation:
         """Evaluate the state as it is."""
         data, devices = self.dataset, self.devices
-        return steps.evaluate(self.state, data, self.standardize, devices, stop)
+        return steps.evaluate(self.state, data, self.standardize, devices, stop, part)
 
     def _is_due(self, every: int) -> bool:
         interval = every or self.steps_per_epoch
@@ -253,7 +274,7 @@ class Trainer:
         return Moment(self.step, self.total, epoch, loss, self._speed.recent)
 
     def _log_training(self, log: MetricsLog) -> None:
-        schedule = steps.make_schedule(self.config, self.steps_per_epoch)
+        schedule = make_schedule(self.config, self.steps_per_epoch)
         committed = self.step - int(self.state.skipped)
         rate = np.asarray(schedule(max(0, committed - 1))).item()
         log.write(
@@ -269,17 +290,15 @@ class Trainer:
         is_first, epoch = self.evaluation is None, self.step / self.steps_per_epoch
         text = "compiling the evaluation" if is_first else "evaluating"
         with shown.busy(text, is_told=is_first):
-            result = self.evaluate(stop)
-        log.write("eval", self.step, epoch=epoch, **result.numbers())
+            result = self.evaluate(stop, part := self.dataset.watched)
+        told = {} if part == "test" else {"part": part}
+        log.write("eval", self.step, epoch=epoch, **result.numbers(), **told)
         shown.detail(
             f"step {self.step:>6}/{self.total}  epoch {epoch:6.2f}  "
-            f"test loss {number(result.loss)}  test accuracy {result.accuracy:.4f}"
+            f"{part} loss {number(result.loss)}  {part} accuracy {result.accuracy:.4f}"
         )
         self.evaluation = result
-        self.scores.evaluated_at, self.scores.accuracy = self.step, result.accuracy
-        if result.accuracy > self.scores.best_accuracy:
-            self.scores.best_step = self.step
-            self.scores.best_accuracy = result.accuracy
+        self.scores.evaluated(self.step, result.accuracy)
 
     def _tree(self) -> dict[str, object]:
         return serialization.to_state_dict(self.state)
@@ -326,5 +345,10 @@ def check(config: TrainConfig, dataset: Dataset) -> tuple[Classifier, int]:
     Raises:
         InputError: model, data and batch size do not go together.
     """
+    if config.augmentations and len(dataset.shape) != 3:
+        raise InputError(
+            "augmentation needs images", key="--augment",
+            found=f"examples {dataset.shape}", hint="leave it out",
+        )  # fmt: skip
     size = choose_batch_size(config, dataset, Devices().count)
     return make_model(config, dataset.shape, len(dataset.class_names)), size

@@ -158,7 +158,9 @@ def _test_data(model: TrainedModel, other: str | None) -> Dataset:
     if other is None:
         dataset = load(model.config)  # as in training, to the last bit
     else:
-        options = dataclasses.replace(model.config, data=other, test_fraction=1.0)
+        options = dataclasses.replace(
+            model.config, data=other, test_fraction=1.0, validation_fraction=0.0
+        )
         dataset = load(options, model.known)
     wrong = functools.partial(InputError, file=dataset.name)
     if (found := dataset.shape) != model.shape:

@@ -53,12 +53,13 @@ def _contents(state: ModelState, folded: dict[str, object]) -> Contents:
 
     from linsey import serialization
     from linsey.app.models import make_model
+    from linsey.app.optimizers import long_epoch
     from linsey.app.steps import create_state
 
     data = state.metadata.data
     options = dataclasses.replace(state.metadata.train_config, norm="none")
     model = make_model(options, data.shape, len(data.class_names))
-    fresh = create_state(options, model, data.shape, 1)
+    fresh = create_state(options, model, data.shape, long_epoch(options))
     params = serialization.to_state_dict(folded["params"])
     if jax.tree.map(np.shape, params) != jax.tree.map(np.shape, fresh.params):
         return contents  # a norm is left

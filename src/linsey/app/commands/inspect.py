@@ -22,6 +22,7 @@ _LONGEST = 2000  # characters of a line
 _TITLES = {
     "params": "params: what is learned",
     "batch_stats": "batch_stats: running statistics of batch normalization",
+    "average": "average: moving average that is evaluated",
     "opt_state": "opt_state: what the optimizer remembers",
 }
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from linsey.app import exit_codes
-from linsey.app.config import TrainConfig
+from linsey.app.config import BUILT_IN, TrainConfig
 from linsey.app.one_process import refuse_several_processes
 from linsey.app.options import parse_train
 from linsey.app.progress import busy
@@ -51,6 +51,11 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Path]:
     """Do what the options ask for; return what was written, and where."""
     # What follows can take seconds, the import of jax alone more than one.
     say(_plan(config, folder.path))
+    if {config.optimizer, config.schedule} - BUILT_IN:
+        with busy("importing optax"):
+            from linsey.app.optimizers import check_names
+
+            check_names(config)  # before data are read, which may take long
     # While nothing is written, a signal ends the work wherever it is.
     with busy(f"reading {config.data}"):
         from linsey.app.readers import load
@@ -74,11 +79,12 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Path]:
         outcome = train_run(config, dataset, folder, stop)
     for warning in outcome.warnings():
         warn(warning)
-    best, accuracy = outcome.scores.best_step, outcome.scores.best_accuracy
-    say(f"\n{outcome.headline()}\nbest test accuracy {accuracy:.4f} at step {best}")
+    say(f"\n{outcome.headline()}\n{outcome.best()}")
+    if (ending := outcome.early_end()) is not None:
+        say(ending)
     paths["metrics"] = folder.metrics
     paths["checkpoint"] = folder.checkpoints.path(outcome.step)
-    paths["best"] = folder.checkpoints.path(best)
+    paths["best"] = folder.checkpoints.path(outcome.scores.best_step)
     return paths
 
 

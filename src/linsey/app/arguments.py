@@ -1,0 +1,173 @@
+"""Arguments of functions on the command line: `--optimizer-arg b1=0.9`.
+
+A value is a Python literal, or else text. The names are those of the function that is
+called: others are refused, with the nearest one.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from linsey.errors import InputError
+
+T = TypeVar("T")
+_WORDS: dict[str, bool | None] = {"true": True, "false": False, "none": None}
+_LONGEST = 300  # characters that a message shows
+
+
+def read_arguments(texts: Iterable[str], option: str) -> dict[str, object]:
+    """Read arguments of the form NAME=VALUE.
+
+    Args:
+        texts: one for each argument.
+        option: where they come from, for messages.
+
+    Returns:
+        The values by name.
+
+    Raises:
+        InputError: one has another form, or a name is there twice.
+
+    Example:
+        >>> read_arguments(["b1=0.8", "nesterov=true", "mode=fan"], "--optimizer-arg")
+        {'b1': 0.8, 'nesterov': True, 'mode': 'fan'}
+    """
+    found: dict[str, object] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        name = name.strip()
+        if not equals or not name.isidentifier():
+            problem = "not an argument"
+            raise InputError(problem, key=option, expected="NAME=VALUE", found=text)
+        if name in found:
+            raise InputError("an argument is there twice", key=option, found=name)
+        found[name] = _value(value.strip())
+    return found
+
+
+def _value(text: str) -> object:
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+
+
+def accepted_names(function: Callable[..., object]) -> list[str]:
+    """List the arguments of a function that can be given by name."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(function).parameters.values()
+    return [one.name for one in parameters if one.kind in kinds]
+
+
+def call(
+    function: Callable[..., T],
+    name: str,
+    arguments: Mapping[str, object],
+    option: str,
+    given: Mapping[str, object],
+) -> T:
+    """Call a function with arguments of the command line, checked by its signature.
+
+    Args:
+        function: what is called.
+        name: what the user calls it.
+        arguments: those of the user.
+        option: where they come from, for messages.
+        given: those that the program gives; the arguments of the user win.
+
+    Raises:
+        InputError: it has no such argument, needs others, or refuses their values.
+
+    Example:
+        >>> call(lambda x, y=1: x + y, "sum", {"y": 3}, "--arg", {"x": 1})
+        4
+        >>> call(lambda x, y=1: x + y, "sum", {"yy": 3}, "--arg", {"x": 1})
+        Traceback (most recent call last):
+        linsey.errors.files.InputError: --arg: sum has no such argument: expected x, y,
+        found 'yy' (did you mean y?)
+    """
+    check_arguments(function, name, arguments, option, given)
+    try:
+        return function(**{**given, **arguments})
+    except Exception as error:
+        raise refused(name, arguments, option, error) from error
+
+
+def check_arguments(
+    function: Callable[..., object],
+    name: str,
+    arguments: Mapping[str, object],
+    option: str,
+    given: Mapping[str, object],
+) -> None:
+    """Compare arguments with the signature of a function, as `call` does.
+
+    Raises:
+        InputError: it has no such argument, or needs others.
+    """
+    names = accepted_names(function)
+    for one in arguments:
+        if one not in names:
+            problem, expected = f"{name} has no such argument", ", ".join(names)
+            raise InputError(problem, key=option, expected=expected, found=repr(one),
+                             hint=near(one, names))  # fmt: skip
+    parameters = inspect.signature(function).parameters
+    missing = [n for n in names if parameters[n].default is inspect.Parameter.empty
+               and n not in {*given, *arguments}]  # fmt: skip
+    if missing:
+        hint = " ".join([option, *(f"{one}=..." for one in missing)])
+        problem = f"{name} needs the argument{'s' * (len(missing) > 1)} "
+        raise InputError(problem + ", ".join(missing), key=option, hint=hint)
+
+
+def refused(
+    name: str, arguments: Mapping[str, object], option: str, error: Exception
+) -> InputError:
+    """Make the error of a function that does not take its arguments."""
+    text = " ".join(str(error).split())[:_LONGEST]
+    told = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+    problem = f"{name}({told}) cannot be used: {type(error).__name__}: {text}"
+    return InputError(problem, key=option)
+
+
+def near(name: str, names: Collection[str]) -> str | None:
+    """Suggest the nearest of some names, if one is near."""
+    found = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean {found[0]}?" if found else None
+
+
+def gathered(arguments: Sequence[str], options: Collection[str]) -> list[str]:
+    """Put the values of options that are given several times behind one of each.
+
+    Args:
+        arguments: of a command line.
+        options: that take several values.
+
+    Returns:
+        Arguments in which each of these options stands once, at the end.
+
+    Example:
+        >>> gathered(["--arg", "a=1", "--lr", "2", "--arg=b=3", "c=4"], {"--arg"})
+        ['--lr', '2', '--arg', 'a=1', 'b=3', 'c=4']
+    """
+    rest: list[str] = []
+    values: dict[str, list[str]] = {}
+    current: list[str] | None = None
+    for text in arguments:
+        name, equals, value = text.partition("=")
+        name = name.replace("_", "-")
+        if name in options:
+            current = values.setdefault(name, [])
+            current += [value] if equals else []
+        elif text.startswith("--") or current is None:
+            current = None
+            rest.append(text)
+        else:
+            current.append(text)
+    return [*rest, *(part for name in values for part in (name, *values[name]))]

@@ -1,0 +1,99 @@
+"""What a step of training does beside calling the model.
+
+A recipe is a part of the program, not of the state: steps are compiled for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from linsey.app.augment import augment
+from linsey.app.losses import CrossEntropy, class_weights
+from linsey.app.training_options import TrainingOptions
+from linsey.batch_stats.accumulation import accumulate
+
+# Of parameters, state, examples and labels: the loss; logits and batch statistics.
+LossFn = Callable[..., tuple[jax.Array, tuple[jax.Array, Any]]]
+_AUGMENTATION = 1
+"""Parts the noise of augmentation from that of the model."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a step learns.
+
+    Attributes:
+        loss: of logits and labels.
+        augmentations: how images are changed.
+        microbatches: that a batch is divided into.
+        decay: of the moving average of weights and statistics; 0 for none.
+    """
+
+    loss: CrossEntropy = CrossEntropy()
+    augmentations: frozenset[str] = frozenset()
+    microbatches: int = 1
+    decay: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        options: TrainingOptions,
+        y: np.ndarray | None = None,
+        class_names: tuple[str, ...] = (),
+    ) -> Recipe:
+        """Return the recipe of some options.
+
+        Args:
+            options: of training.
+            y: labels of the training part, for the weights of classes. If `None`, they
+                have none: the state is not there to learn.
+            class_names: names of the classes.
+
+        Raises:
+            InputError: the weights of classes are not those of such classes.
+        """
+        weights = () if y is None else class_weights(
+            options.class_weights, y, class_names
+        )  # fmt: skip
+        loss = CrossEntropy(options.label_smoothing, weights)
+        return cls(loss, options.augmentations, options.accumulate, options.ema)
+
+    def augmented(self, x: jax.Array, key: jax.Array) -> jax.Array:
+        """Change the examples of a batch as the step with that key does."""
+        if not self.augmentations:
+            return x
+        own = jax.random.fold_in(key, _AUGMENTATION)
+        return augment(x, own, self.augmentations)
+
+    def value_and_grad(
+        self, loss_fn: LossFn
+    ) -> Callable[..., tuple[tuple[jax.Array, tuple[jax.Array, Any]], Any]]:
+        """Make `jax.value_and_grad(loss_fn, has_aux=True)`, exact in microbatches.
+
+        Args:
+            loss_fn: `loss_fn(params, state, x, y) -> loss, (logits, batch_stats)`.
+        """
+        if self.microbatches == 1:
+            return jax.value_and_grad(loss_fn, has_aux=True)
+
+        def of_part(
+            params: Any, state: Any, batch: tuple[jax.Array, jax.Array]
+        ) -> tuple[jax.Array, dict[str, Any]]:
+            loss, (logits, batch_stats) = loss_fn(params, state, *batch)
+            return loss, {"logits": logits, "batch_stats": batch_stats}
+
+        def gradient_fn(
+            params: Any, state: Any, x: jax.Array, y: jax.Array
+        ) -> tuple[tuple[jax.Array, tuple[jax.Array, Any]], Any]:
+            # The loss needs neither, and microbatches would carry them along.
+            lean = state.replace(params={}, opt_state={})
+            parts = accumulate(of_part, self.microbatches)
+            (loss, found), grads = parts(params, lean, (x, y))
+            return (loss, (found["logits"], found["batch_stats"])), grads
+
+        return gradient_fn
