@@ -116,6 +116,8 @@ def _cut(image: io.BytesIO, part: BboxBase) -> bytes:
 
     found = io.BytesIO()
     with Image.open(image) as whole:
-        box = part.x0, whole.height - part.y1, part.x1, whole.height - part.y0
-        whole.crop(tuple(map(round, box))).save(found, "png")
+        top, bottom = whole.height - part.y1, whole.height - part.y0
+        # Whole pixels: an image cut between them would be blurred.
+        box = round(part.x0), round(top), round(part.x1), round(bottom)
+        whole.crop(box).save(found, "png")
     return found.getvalue()
