@@ -38,12 +38,17 @@ class TrainedModel:
     known: Known
 
 
-def load_model(checkpoint: VerifiedCheckpoint, devices: Devices) -> TrainedModel:
+def load_model(
+    checkpoint: VerifiedCheckpoint, devices: Devices, model: object = None
+) -> TrainedModel:
     """Build the model of a checkpoint and restore its state.
 
     Args:
         checkpoint: written by `linsey train`.
         devices: where the state goes.
+        model: of a run that trained a model of one's own: that model again, as an
+            object or as the text that `--model` takes. What a run names is never
+            imported unless it is given here. If `None`, a model of linsey.
 
     Returns:
         The model.
