@@ -17,20 +17,24 @@ import typing
 from pathlib import Path
 from typing import Annotated, Literal
 
+from linsey.app.model_arguments import in_one_form
+from linsey.app.model_name import checked_name, is_own, short_name
 from linsey.errors import InputError
-from linsey.schema import Between, conform
+from linsey.schema import Between, Matching, conform
 
 MAX_CLASSES = 1_000_000
 # What a value may be at most is far more than anyone needs, and far less than what
 # would keep a machine busy for ever before anybody looks at it.
 _LARGEST = math.nextafter(math.inf, 0)
 _Text = Annotated[str, Between(1, 4096)]
+_Sha256 = Annotated[str, Matching("[0-9a-f]{64}", "64 hexadecimal digits")]
 _Count = Annotated[int, Between(1, 10**9)]
 _Interval = Annotated[int, Between(0, 10**12)]
 _Classes = Annotated[int, Between(2, MAX_CLASSES)]
 _Batch = Annotated[int, Between(1, 2**24)]
 _NotNegative = Annotated[float, Between(0.0, 1e9)]
 Positive = Annotated[float, Between(5e-324, _LARGEST, "a positive number")]
+_Arguments = Annotated[tuple[Annotated[str, Between(1, 400)], ...], Between(0, 100)]
 _Factors = Annotated[tuple[Positive, ...], Between(1, 100)]
 _Fraction = Annotated[
     float, Between(5e-324, math.nextafter(1, 0), "a number between 0 and 1")
@@ -38,7 +42,6 @@ _Fraction = Annotated[
 _Rate = Annotated[float, Between(0.0, math.nextafter(1, 0), "a number in [0, 1)")]
 _Threads = Annotated[int, Between(1, max(256, 4 * (os.cpu_count() or 1)))]
 
-Model = Literal["mlp", "cnn", "resnet"]
 # Of one example, channels last.
 Shape = Annotated[tuple[Annotated[int, Between(1, 2**24)], ...], Between(1, 3)]
 Norm = Literal["batch", "none", "layer", "group"]
@@ -82,8 +85,16 @@ class DataOptions:
 class ModelOptions:
     """What is trained."""
 
-    model: Model = "cnn"
-    """Perceptron, convolutional network, or residual network."""
+    model: _Text = "cnn"
+    """`mlp` (perceptron), `cnn` (convolutional network) or `resnet` (residual network);
+    or one's own, as FILE.py:NAME or package.module:NAME: a module of linsey or Flax,
+    one of treex, a class or function that makes one, or a function of variables."""
+    model_arg: _Arguments = ()
+    """Arguments of the model, as NAME=VALUE; the models of linsey take momentum,
+    group_size, renorm and save_memory for their batch normalization."""
+    model_flag: _Text | None = None
+    """Argument or field of one's own model that is true in training, or `not NAME`.
+    Found by its usual names if it is not given."""
     norm: Norm = "batch"
     """Normalization after each dense layer and convolution."""
     width: Annotated[int, Between(1, 2**16)] = 32
@@ -92,6 +103,14 @@ class ModelOptions:
     """Stages of a cnn or resnet, hidden layers of an mlp."""
     dropout: _Rate = 0.2
     """Fraction of the last hidden units dropped in training, in [0, 1)."""
+
+    @property
+    def described(self) -> str:
+        """The model in a few words."""
+        if is_own(self.model):
+            return short_name(self.model)
+        norm = "without" if self.norm == "none" else f"with {self.norm}"
+        return f"{self.model} {norm} normalization"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,6 +176,9 @@ class RunOptions:
     """Also write TensorBoard event files."""
     plain: bool = False
     """Print plain lines instead of live progress, as when output is no terminal."""
+    model_sha256: _Sha256 | None = None
+    """What the source of one's own model was; a run records it, and another source is
+    told in a warning."""
     threads: _Threads | None = None
     """Number of threads to compute with; the same number gives the same bits."""
 
@@ -180,9 +202,13 @@ class TrainConfig(RunOptions, Identity):
 
     @property
     def identity(self) -> dict[str, object]:
-        """The options that decide the numbers of the run."""
+        """The options that decide the numbers of the run.
+
+        A file with a model may move to another folder.
+        """
         names = [field.name for field in dataclasses.fields(Identity)]
-        return {name: getattr(self, name) for name in names}
+        options = {name: getattr(self, name) for name in names}
+        return {**options, "model": short_name(self.model)}
 
     @property
     def digest(self) -> str:
@@ -226,8 +252,11 @@ class StateOptions(InspectConfig):
     """
 
     model: _Text | None = None
-    """Model of a file that no run of `linsey train` wrote, as FILE.py:NAME: a module of
-    linsey or Flax, its class, or a function without arguments that makes it."""
+    """One's own model that a run trained, or that of a file which no run wrote, as
+    FILE.py:NAME or package.module:NAME; see `linsey train`. What a run names is not
+    imported unless it is given here."""
+    model_arg: _Arguments = ()
+    """Arguments of the model, as NAME=VALUE. Defaults to those of the run."""
     data: _Text | None = None
     """Data, as for `linsey train`. Defaults to those of the run. For models of a file
     they are used as they are, without standardization."""
@@ -332,10 +361,15 @@ class SummaryConfig(ModelOptions):
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-    """Make the path of the data independent of the current folder.
+    """Make the paths of data and model independent of the current folder.
 
-    A file that is a link stays one, to be refused by those who read it.
+    A data file that is a link stays one, to be refused by those who read it.
+
+    Raises:
+        InputError: the model or its arguments have no form that is known.
     """
+    model, arguments = checked_name(config.model), in_one_form(config.model_arg)
+    config = dataclasses.replace(config, model=model, model_arg=arguments)
     if config.data == "digits":
         return config
     path = Path(config.data).expanduser()

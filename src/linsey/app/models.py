@@ -15,19 +15,20 @@ import jax
 from jax import numpy as jnp
 
 from linsey import linen as nn
+from linsey.app.batch_norm_options import BatchNormOptions, batch_norm_options
 from linsey.app.config import ModelOptions, Norm, Shape
+from linsey.app.model_name import checked_name
 from linsey.checkpoint import flatten
 from linsey.errors import InputError
 from linsey.linen.summary.calls import is_array, record_calls
 
-# Statistics average over about ten steps: the runs here are short.
-BATCH_NORM_MOMENTUM = 0.9
 
-
-def normalize(x: jax.Array, norm: Norm, train: bool) -> jax.Array:
+def normalize(
+    x: jax.Array, norm: Norm, train: bool, batch_norm: BatchNormOptions
+) -> jax.Array:
     """Apply the chosen normalization."""
     if norm == "batch":
-        return nn.BatchNorm(not train, momentum=BATCH_NORM_MOMENTUM)(x)
+        return nn.BatchNorm(not train, **vars(batch_norm))(x)
     if norm == "layer":
         return nn.LayerNorm()(x)
     if norm == "group":
@@ -40,6 +41,7 @@ class Classifier(nn.Module):
 
     classes: int
     options: ModelOptions
+    batch_norm: BatchNormOptions = BatchNormOptions()
 
     def logits(self, x: jax.Array, train: bool) -> jax.Array:
         """Drop some of the last hidden units and classify: (batch, classes)."""
@@ -57,7 +59,7 @@ class MLP(Classifier):
         x = x.reshape(x.shape[0], -1)  # (batch, features)
         for _ in range(self.options.depth):
             x = nn.Dense(units, use_bias=norm == "none")(x)
-            x = nn.relu(normalize(x, norm, train))  # (batch, units)
+            x = nn.relu(normalize(x, norm, train, self.batch_norm))  # (batch, units)
         return self.logits(x, train)
 
 
@@ -73,11 +75,11 @@ class CNN(Classifier):
             features = self.options.width * 2**stage
             for _ in range(2):
                 x = nn.Conv(features, (3, 3), use_bias=use_bias)(x)
-                x = nn.relu(normalize(x, norm, train))
+                x = nn.relu(normalize(x, norm, train, self.batch_norm))
             x = nn.max_pool(x, (2, 2), strides=(2, 2))
         x = x.reshape(x.shape[0], -1)  # (batch, height * width * features)
         x = nn.Dense(2 * features, use_bias=use_bias)(x)
-        x = nn.relu(normalize(x, norm, train))  # (batch, 2 * features)
+        x = nn.relu(normalize(x, norm, train, self.batch_norm))  # (batch, 2 * features)
         return self.logits(x, train)
 
 
@@ -87,6 +89,7 @@ class ResidualBlock(nn.Module):
     features: int
     norm: Norm
     strides: int
+    batch_norm: BatchNormOptions
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -94,12 +97,12 @@ class ResidualBlock(nn.Module):
         use_bias = self.norm == "none"
         strides = (self.strides, self.strides)
         y = nn.Conv(self.features, (3, 3), strides, use_bias=use_bias)(x)
-        y = nn.relu(normalize(y, self.norm, train))
+        y = nn.relu(normalize(y, self.norm, train, self.batch_norm))
         y = nn.Conv(self.features, (3, 3), use_bias=use_bias)(y)
-        y = normalize(y, self.norm, train)
+        y = normalize(y, self.norm, train, self.batch_norm)
         if x.shape != y.shape:
             x = nn.Conv(self.features, (1, 1), strides, use_bias=use_bias)(x)
-            x = normalize(x, self.norm, train)
+            x = normalize(x, self.norm, train, self.batch_norm)
         return nn.relu(x + y)  # (batch, height, width, features)
 
 
@@ -111,11 +114,13 @@ class ResNet(Classifier):
         """Compute logits."""
         norm, width = self.options.norm, self.options.width
         x = nn.Conv(width, (3, 3), use_bias=norm == "none")(x)
-        x = nn.relu(normalize(x, norm, train))
+        x = nn.relu(normalize(x, norm, train, self.batch_norm))
         for stage in range(self.options.depth):
             for block in range(2):
                 strides = 2 if stage > 0 and block == 0 else 1
-                x = ResidualBlock(width * 2**stage, norm, strides)(x, train)
+                features = width * 2**stage
+                block_of = ResidualBlock(features, norm, strides, self.batch_norm)
+                x = block_of(x, train)
         return self.logits(jnp.mean(x, axis=(1, 2)), train)
 
 
@@ -150,6 +155,7 @@ def make_model(options: ModelOptions, shape: Shape, classes: int) -> Classifier:
     Raises:
         InputError: the model cannot take such examples.
     """
+    checked_name(options.model)
     if options.model != "mlp" and len(shape) != 3:
         raise InputError(
             f"a {options.model} needs images", key="--model", found=f"examples {shape}",
@@ -166,7 +172,7 @@ def make_model(options: ModelOptions, shape: Shape, classes: int) -> Classifier:
             "a larger model than a machine can hold", key="--width and --depth",
             expected=f"at most {MAX_PARAMETERS:,} parameters", found=f"{found:.1e}",
         )  # fmt: skip
-    return _MODELS[options.model](classes, options)
+    return _MODELS[options.model](classes, options, batch_norm_options(options))
 
 
 def least_averaged(options: ModelOptions, shape: Shape) -> int:

@@ -52,7 +52,7 @@ def write_report(
     scores, names = outcome.scores, dataset.class_names
     options = {**config.identity, **describe_environment()}
     content = page(
-        f"{config.model} with {config.norm} normalization on {dataset.name}",
+        f"{config.described} on {dataset.name}",
         paragraph(outcome.headline(), "big"),
         paragraph(
             f"Best test accuracy along the way: {scores.best_accuracy:.4f} at step "

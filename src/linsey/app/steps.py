@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -18,14 +18,15 @@ import numpy as np
 import optax
 from jax import numpy as jnp
 
-from linsey import linen as nn
 from linsey import struct
 from linsey.app.config import OptimizerOptions, Shape
 from linsey.app.dataset import Dataset
 from linsey.app.devices import Devices
+from linsey.app.network import Network
 from linsey.app.scores import Answers
 from linsey.app.standardizer import Standardizer
 from linsey.app.stopping import StopRequest
+from linsey.batch_stats.objects import Variables
 from linsey.training import train_state
 
 
@@ -33,7 +34,7 @@ class TrainState(train_state.TrainState):
     """Everything a step changes.
 
     Attributes:
-        apply_fn: the model.
+        network: the model; `apply_fn` is `None`.
         batch_stats: running statistics; empty without batch normalization.
         skipped: steps that were not committed.
         noise: key of all noise; never changes.
@@ -41,10 +42,39 @@ class TrainState(train_state.TrainState):
     `step` counts batches, the skipped ones included: it is the place in the data.
     """
 
-    apply_fn: Callable[..., Any] = struct.field(pytree_node=False)
+    network: Network = struct.field(pytree_node=False)
     batch_stats: Mapping[str, Any]
     skipped: jax.Array
     noise: jax.Array
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The variables by collection."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+    def fields_of(self, changed: Variables) -> dict[str, Any]:
+        """Return collections that changed as fields of this state."""
+        return {"batch_stats": changed.get("batch_stats", self.batch_stats)}
+
+
+class WiderTrainState(TrainState):
+    """The state of a model that has other collections too.
+
+    Attributes:
+        collections: those beside `params` and `batch_stats`.
+    """
+
+    collections: Mapping[str, Any]
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The variables by collection."""
+        return {**super().variables, **self.collections}
+
+    def fields_of(self, changed: Variables) -> dict[str, Any]:
+        """Return collections that changed as fields of this state."""
+        others = {n: changed.get(n, tree) for n, tree in self.collections.items()}
+        return {**super().fields_of(changed), "collections": others}
 
 
 def make_schedule(options: OptimizerOptions, steps_per_epoch: int) -> optax.Schedule:
@@ -104,13 +134,13 @@ def _is_kernel(params: optax.Params) -> optax.Params:
 
 
 def create_state(
-    options: OptimizerOptions, model: nn.Module, shape: Shape, steps_per_epoch: int
+    options: OptimizerOptions, network: Network, shape: Shape, steps_per_epoch: int
 ) -> TrainState:
     """Initialize a model and its optimizer.
 
     Args:
         options: the optimizer options; the seed decides parameters and noise.
-        model: takes (batch, train).
+        network: the model.
         shape: of one example.
         steps_per_epoch: steps in one pass over the data.
 
@@ -119,15 +149,20 @@ def create_state(
     """
     init_key, noise = jax.random.split(jax.random.key(options.seed))
     example = jnp.zeros((1, *shape), jnp.float32)
-    variables = jax.jit(model.init, static_argnums=2)(init_key, example, False)
-    state = TrainState.create(
-        apply_fn=model.apply,
-        params=variables["params"],
-        tx=make_optimizer(options, make_schedule(options, steps_per_epoch)),
-        batch_stats=variables.get("batch_stats", {}),
-        skipped=jnp.zeros((), jnp.int32),
-        noise=jax.random.key_data(noise),
-    )
+    variables = dict(network.init(init_key, example))
+    fields: dict[str, Any] = {
+        "apply_fn": None,
+        "network": network,
+        "params": variables.pop("params"),
+        "tx": make_optimizer(options, make_schedule(options, steps_per_epoch)),
+        "batch_stats": variables.pop("batch_stats", {}),
+        "skipped": jnp.zeros((), jnp.int32),
+        "noise": jax.random.key_data(noise),
+    }
+    if variables:
+        state = WiderTrainState.create(**fields, collections=variables)
+    else:
+        state = TrainState.create(**fields)
     # An array from the start: a Python 0 would compile the step twice.
     return state.replace(step=jnp.zeros((), jnp.int32))
 
@@ -147,8 +182,8 @@ def train_step(
         The next state; loss, correct answers, and whether the step was skipped.
     """
     gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
-    (loss, (logits, batch_stats)), grads = gradient_fn(state.params, state, x, y)
-    proposed = state.apply_gradients(grads=grads, batch_stats=batch_stats)
+    (loss, (logits, changed)), grads = gradient_fn(state.params, state, x, y)
+    proposed = state.apply_gradients(grads=grads, **changed)
     is_finite = _all_finite((loss, grads, proposed))
     committed = jax.tree.map(
         lambda new, old: jnp.where(is_finite, new, old), proposed, state
@@ -162,7 +197,7 @@ def train_step(
 
 def loss_fn(
     params: optax.Params, state: TrainState, x: jax.Array, y: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+) -> tuple[jax.Array, tuple[jax.Array, dict[str, Any]]]:
     """Apply the model as in training, with the noise of the step.
 
     Args:
@@ -172,16 +207,15 @@ def loss_fn(
         y: (batch,) int32 labels.
 
     Returns:
-        The mean cross entropy; logits and new batch statistics.
+        The mean cross entropy; logits, and the fields of the state that change: new
+        batch statistics.
     """
     committed = state.step - state.skipped
     key = jax.random.fold_in(jax.random.wrap_key_data(state.noise), committed)
-    variables = {"params": params, "batch_stats": state.batch_stats}
-    logits, updates = state.apply_fn(
-        variables, x, True, rngs={"dropout": key}, mutable=["batch_stats"]
-    )
+    variables = {**state.variables, "params": params}
+    logits, changed = state.network.train(variables, x, {"dropout": key})
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
-    return loss, (logits, updates.get("batch_stats", {}))
+    return loss, (logits, state.fields_of(changed))
 
 
 def _all_finite(tree: object) -> jax.Array:
@@ -210,8 +244,7 @@ def eval_step(
         Of each example the loss, the predicted class, its probability, and how many
         classes were put before the true one.
     """
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    logits = state.apply_fn(variables, x, False)
+    logits = state.network.evaluate(state.variables, x)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
     confidence = jax.nn.softmax(logits).max(-1)  # (batch,)
     own = jnp.take_along_axis(logits, y[:, None], -1)  # (batch, 1)

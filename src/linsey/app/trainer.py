@@ -26,8 +26,11 @@ from linsey.app.devices import Devices, describe_environment
 from linsey.app.exit_codes import NotFiniteError
 from linsey.app.metadata import Scores, run_metadata
 from linsey.app.metrics_log import MetricsLog
-from linsey.app.models import Classifier, make_model
+from linsey.app.network import Network
+from linsey.app.own_model import OwnModel
+from linsey.app.own_network import make_network
 from linsey.app.progress import Moment, Progress
+from linsey.app.recorded_model import warn_of_other_source
 from linsey.app.speed import Speedometer
 from linsey.app.standardizer import Standardizer
 from linsey.app.stopping import Stopped, StopRequest
@@ -60,8 +63,10 @@ class Trainer:
         config: resolved options.
         dataset: what is learned.
         store: takes the checkpoints.
+        own: the model of one's own that the options name.
 
     Attributes:
+        network: the model.
         config: the options, with the batch size that is used.
         batch_size: the same.
         evaluation: the last one; `None` if there was none in this process.
@@ -72,11 +77,15 @@ class Trainer:
     """
 
     def __init__(
-        self, config: TrainConfig, dataset: Dataset, store: CheckpointStore
+        self,
+        config: TrainConfig,
+        dataset: Dataset,
+        store: CheckpointStore,
+        own: OwnModel | None = None,
     ) -> None:
-        self.dataset, self.store = dataset, store
+        self.dataset, self.store, self.own = dataset, store, own
         self.devices = Devices()
-        self.model, self.batch_size = check(config, dataset)
+        self.network, self.batch_size = check(config, dataset, own)
         config = dataclasses.replace(config, batch_size=self.batch_size)
         self.config = config
         self.steps_per_epoch = len(dataset.x_train) // self.batch_size
@@ -84,7 +93,7 @@ class Trainer:
         shape = dataset.shape
         self.standardize = dataset.standardizer
         self.standardize.check(dataset.x_test)
-        state = steps.create_state(config, self.model, shape, self.steps_per_epoch)
+        state = steps.create_state(config, self.network, shape, self.steps_per_epoch)
         self.state = self.devices.replicate(state)
         self.step = 0
         self.scores = Scores()
@@ -112,6 +121,8 @@ class Trainer:
             problem = "the data are not those the run began with"
             hint = "start another run with another --out"
             raise InputError(problem, file=self.dataset.name, key="--data", hint=hint)
+        if self.own is not None:
+            warn_of_other_source(self.own, metadata)
         restored = checkpoint.restore(serialization.to_state_dict(self.state))
         state = serialization.from_state_dict(self.state, restored)
         self.state = self.devices.replicate(state)
@@ -295,7 +306,7 @@ class Trainer:
                 f"step {self.step}: {', '.join(sorted(lost))} is not finite although "
                 "no step made it so; it is not saved (--resume goes on from before)"
             )
-        metadata = {
+        metadata: dict[str, object] = {
             "config": self.config.identity,
             "config_sha256": self.config.digest,
             "environment": describe_environment(),
@@ -309,6 +320,9 @@ class Trainer:
                 "feature_names": list(self.dataset.feature_names),
             },
         }
+        if self.own is not None:
+            record = {"name": self.own.name, "sha256": self.own.sha256}
+            metadata["model"] = record
         log.sync()  # no checkpoint is ahead of the records
         # Where the scores changed, the step was saved before.
         self.store.save(self.step, tree, metadata, replace=True)
@@ -317,7 +331,9 @@ class Trainer:
         self.store.prune({*newest, self.scores.best_step})
 
 
-def check(config: TrainConfig, dataset: Dataset) -> tuple[Classifier, int]:
+def check(
+    config: TrainConfig, dataset: Dataset, own: OwnModel | None = None
+) -> tuple[Network, int]:
     """Make the model, and check that the data fill a batch that can be sharded.
 
     Returns:
@@ -327,4 +343,5 @@ def check(config: TrainConfig, dataset: Dataset) -> tuple[Classifier, int]:
         InputError: model, data and batch size do not go together.
     """
     size = choose_batch_size(config, dataset, Devices().count)
-    return make_model(config, dataset.shape, len(dataset.class_names)), size
+    classes = len(dataset.class_names)
+    return make_network(config, dataset.shape, classes, own), size

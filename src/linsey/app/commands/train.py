@@ -10,6 +10,7 @@ from pathlib import Path
 
 from linsey.app import exit_codes
 from linsey.app.config import TrainConfig
+from linsey.app.model_name import is_own
 from linsey.app.one_process import refuse_several_processes
 from linsey.app.options import parse_train
 from linsey.app.progress import busy
@@ -39,12 +40,20 @@ def main(arguments: Sequence[str]) -> int:
         if not RunFolder(path).config.exists():
             raise
         say(f"stopped by {signal_name} after saving; to continue:")
-        say(f"  linsey train --resume --out {shlex.quote(str(path))}")
+        say(f"  {_resuming(config, path)}")
         return exit_codes.STOPPED
     for name, place in written.items():
         if place.exists():
             say(f"{name:<11}{place}")
     return exit_codes.DONE
+
+
+def _resuming(config: TrainConfig, path: Path) -> str:
+    """The command that continues a run."""
+    command = ["linsey", "train", "--resume", "--out", str(path)]
+    if is_own(config.model):  # code is imported only where it is named
+        command += ["--model", config.model]
+    return shlex.join(command)
 
 
 def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Path]:
@@ -60,7 +69,12 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Path]:
         warn(warning)
     with busy("importing jax"):
         from linsey.app.compare import compare
+        from linsey.app.own_model import named_model
         from linsey.app.recorded_run import train_run
+
+    own = None
+    if is_own(config.model):
+        own = named_model(config.model, config.model_arg)
 
     paths = {"report": folder.report, "curves": folder.curves}
     with StopRequest() as stop:
@@ -71,7 +85,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Path]:
             say(f"\n{comparison.conclusion}")
             comparison.refuse_not_finite(folder.path)
             return {**paths, "runs": folder.path}
-        outcome = train_run(config, dataset, folder, stop)
+        outcome = train_run(config, dataset, folder, stop, own=own)
     for warning in outcome.warnings():
         warn(warning)
     best, accuracy = outcome.scores.best_step, outcome.scores.best_accuracy
@@ -88,6 +102,8 @@ def _plan(config: TrainConfig, path: Path) -> str:
     until = f"{config.epochs} epochs" if config.epochs > 1 else "1 epoch"
     if config.compare:
         what = f"comparing {model} with and without normalization, {until} each"
+    elif is_own(config.model):
+        what = f"training {config.described} for {until}"
     elif config.norm == "none":
         what = f"training {model} without normalization for {until}"
     else:
