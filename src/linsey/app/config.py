@@ -49,6 +49,8 @@ OptimizerName = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["cosine", "constant", "step"]
 OnNonfinite = Literal["skip", "stop", "raise"]
 Missing = Literal["refuse", "mean"]
+ARRAYS = "(arrays)"
+"""The data of a run whose data a program handed over."""
 BATCH_SIZE = 64
 """Examples per step where `--batch-size` is not given and there are as many."""
 
@@ -349,6 +351,14 @@ class ConvertConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class NewConfig:
+    """Write a file with a model to change, and with how it is trained."""
+
+    file: Path
+    """The Python file to write; nothing is overwritten."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SummaryConfig(ModelOptions):
     """Show the layers of a model with shapes and sizes."""
 
@@ -370,7 +380,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
     """
     model, arguments = checked_name(config.model), in_one_form(config.model_arg)
     config = dataclasses.replace(config, model=model, model_arg=arguments)
-    if config.data == "digits":
+    if config.data in ("digits", ARRAYS):
         return config
     path = Path(config.data).expanduser()
     path = path.resolve() if path.is_dir() else path.parent.resolve() / path.name

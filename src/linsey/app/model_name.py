@@ -58,9 +58,10 @@ def checked_name(text: str) -> str:
             "no name of a model", key=OPTION, expected=expected, found=text,
             hint=_hint(text),
         )  # fmt: skip
-    if all(part.isidentifier() for part in place.split(".")) and place[-3:] != ".py":
-        return text
     path = Path(place).expanduser()
+    is_module = all(part.isidentifier() for part in place.split("."))
+    if is_module and path.suffix != ".py" and not path.is_file():
+        return text
     if path.suffix != ".py":
         raise InputError("not a Python file", file=path, key=OPTION, expected=FORMS)
     if not path.is_file():

@@ -11,9 +11,23 @@ from linsey.app import window
 from linsey.app.exit_codes import NotFiniteError
 from linsey.app.metadata import Scores
 from linsey.app.metrics_log import Record
-from linsey.app.steps import Evaluation
+from linsey.app.standardizer import Standardizer
+from linsey.app.steps import Evaluation, TrainState
 from linsey.app.terminal import number
 from linsey.batch_stats import Report
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What a run trained.
+
+    Attributes:
+        state: at the end.
+        standardize: maps raw examples to inputs.
+    """
+
+    state: TrainState
+    standardize: Standardizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +42,7 @@ class Outcome:
         statistics: what an audit of the running statistics found.
         records: the history of the run.
         seconds: how long this process took; a resumed run had others before it.
+        trained: the model.
     """
 
     step: int
@@ -37,6 +52,7 @@ class Outcome:
     statistics: Report
     records: Sequence[Record]
     seconds: float
+    trained: Trained | None = None
 
     def headline(self) -> str:
         """Return the result in a line."""

@@ -193,9 +193,10 @@ def given_model(value: object, arguments: Iterable[str] = ()) -> OwnModel:
     has_name = inspect.isclass(value) or inspect.isfunction(value)
     owner = value if has_name else type(value)
     module = sys.modules.get(getattr(owner, "__module__", ""))
-    name = getattr(owner, "__qualname__", type(value).__name__)
+    name = getattr(owner, "__qualname__", "").split(".")[-1]
+    name = name if name.isidentifier() else "model"  # such as a lambda
     sha256 = source_sha256(module) if module is not None else None
-    own = OwnModel(f"{_place(module)}:{name.split('.')[-1]}", value, sha256=sha256)
+    own = OwnModel(f"{_place(module)}:{name}", value, sha256=sha256)
     own = _with_given(own, arguments)
     if not is_linen(value):
         return own

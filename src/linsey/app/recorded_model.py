@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from linsey.app.config import TrainConfig
 from linsey.app.metadata import RunMetadata
 from linsey.app.model_name import not_given
 from linsey.app.own_model import OwnModel, given_model
@@ -52,13 +53,24 @@ def model_again(
 
 
 def warn_of_other_source(own: OwnModel, metadata: RunMetadata) -> None:
-    """Warn if the source of a model is not what it was."""
+    """Warn if the source of a model is not what a checkpoint recorded."""
     before = metadata.model.sha256 if metadata.model else None
     if before != own.sha256:
-        warn(
-            f"the source of {own.name} is not what it was when the checkpoint was "
-            f"written (SHA-256 {_short(own.sha256)}, before {_short(before)})"
-        )
+        warn(_changed(own, before, "the checkpoint was written"))
+
+
+def warn_of_other_file(config: TrainConfig, own: OwnModel) -> None:
+    """Warn if the source of a model is not what saved options say."""
+    # A run that is resumed has a checkpoint, which tells better.
+    if config.model_sha256 not in (None, own.sha256) and not config.resume:
+        warn(_changed(own, config.model_sha256, "the options were saved"))
+
+
+def _changed(own: OwnModel, before: str | None, when: str) -> str:
+    return (
+        f"the source of {own.name} is not what it was when {when} (SHA-256 "
+        f"{_short(own.sha256)}, before {_short(before)})"
+    )
 
 
 def _short(sha256: str | None) -> str:

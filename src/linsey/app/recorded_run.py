@@ -14,7 +14,7 @@ from linsey.app.devices import describe_environment
 from linsey.app.metadata import run_metadata
 from linsey.app.metrics_log import MetricsLog
 from linsey.app.models import LayerRow, summary_text, total_size
-from linsey.app.outcome import Outcome
+from linsey.app.outcome import Outcome, Trained
 from linsey.app.own_layers import layers_of
 from linsey.app.own_model import OwnModel
 from linsey.app.progress import Progress, busy, progress
@@ -85,6 +85,7 @@ def train_run(
     outcome = Outcome(
         trainer.step, final, trainer.scores, skipped, _audit(trainer),
         metrics_log.read(folder.metrics), time.perf_counter() - start,
+        Trained(trainer.state, trainer.standardize),
     )  # fmt: skip
     write_report(folder, config, dataset, layers, outcome)
     stop.check()

@@ -59,7 +59,7 @@ def _resuming(config: TrainConfig, path: Path) -> str:
 def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Path]:
     """Do what the options ask for; return what was written, and where."""
     # What follows can take seconds, the import of jax alone more than one.
-    say(_plan(config, folder.path))
+    say(plan(config, folder.path))
     # While nothing is written, a signal ends the work wherever it is.
     with busy(f"reading {config.data}"):
         from linsey.app.readers import load
@@ -70,11 +70,13 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Path]:
     with busy("importing jax"):
         from linsey.app.compare import compare
         from linsey.app.own_model import named_model
+        from linsey.app.recorded_model import warn_of_other_file
         from linsey.app.recorded_run import train_run
 
     own = None
     if is_own(config.model):
         own = named_model(config.model, config.model_arg)
+        warn_of_other_file(config, own)
 
     paths = {"report": folder.report, "curves": folder.curves}
     with StopRequest() as stop:
@@ -96,8 +98,13 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Path]:
     return paths
 
 
-def _plan(config: TrainConfig, path: Path) -> str:
-    """Say what is about to be done, from the options alone."""
+def plan(config: TrainConfig, path: Path) -> str:
+    """Say what is about to be done, from the options alone.
+
+    Args:
+        config: the options.
+        path: the folder of the run.
+    """
     model = f"an {config.model}" if config.model == "mlp" else f"a {config.model}"
     until = f"{config.epochs} epochs" if config.epochs > 1 else "1 epoch"
     if config.compare:
