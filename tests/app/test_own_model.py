@@ -18,7 +18,7 @@ from linsey.app.own_network import make_network
 from linsey.errors import InputError
 from tests.app.runs import arrays, assert_same_run, final
 
-PROGRAM = '''
+PROGRAM = """
 import jax, jax.numpy as jnp
 import flax.linen as fnn
 import linsey.linen as nn
@@ -77,11 +77,10 @@ class Flax(fnn.Module):
 
 class Treex(tx.Module):
     def __init__(self, classes, width=3):
-        self.layers = [tx.Linear(width), tx.BatchNorm(), tx.Linear(classes)]
-        self.drop = tx.Dropout(0.5)
+        self.first, self.norm = tx.Linear(width), tx.BatchNorm()
+        self.drop, self.last = tx.Dropout(0.5), tx.Linear(classes)
     def __call__(self, x):
-        first, norm, last = self.layers
-        return last(self.drop(jax.nn.relu(norm(first(x)))))
+        return self.last(self.drop(jax.nn.relu(self.norm(self.first(x)))))
 
 class Counting(nn.Module):
     classes: int
@@ -127,7 +126,7 @@ class Broken(nn.Module):
     @nn.compact
     def __call__(self, x):
         raise RuntimeError("no weather")
-'''
+"""
 OPTIONS = ("--epochs", 1, "--batch-size", 16, "--plain")
 
 
@@ -166,8 +165,7 @@ def test_every_kind_of_model_takes_a_step(file, name, flag, draws):
     state = steps.create_state(TrainConfig(), network, (6,), 4)
     x = jax.random.normal(jax.random.key(1), (16, 6))
     y = jnp.arange(16) % 4
-    with jax.disable_jit(False):
-        loss, (logits, changed) = steps.loss_fn(state.params, state, x, y)
+    loss, (logits, changed) = steps.loss_fn(state.params, state, x, y)
     assert logits.shape == (16, 4)
     assert np.isfinite(loss)
     # Statistics move in training, and evaluation uses them and draws nothing.
@@ -285,9 +283,10 @@ def test_what_a_folder_names_is_not_imported(linsey, file, blobs, tmp_path):
          "width (did you mean width?)"),
         ("Default", [], "Default: outputs of the wrong shape in evaluation: expected "
          "logits (batch, 4), found (batch, 7) (give --model-arg units=4)"),
-        ("Fixed", [], "found (batch, 7) (end the model with a layer of 4 units, one for "
-         "each class)"),
-        ("Pair", [], "found a tuple of (batch, 4), (batch, 6) (return the logits alone)"),
+        ("Fixed", [], "found (batch, 7) (end the model with a layer of 4 units, one "
+         "for each class)"),
+        ("Pair", [], "found a tuple of (batch, 4), (batch, 6) (return the logits "
+         "alone)"),
         ("Broken", [], "Broken: cannot be called on a batch of (2, 6): Tried with no "
          "flag: RuntimeError: no weather"),
         ("Odd", [], "--model-flag NAME"),
@@ -330,13 +329,13 @@ def test_refusals_leave_nothing(linsey, file, blobs, tmp_path, arguments, told):
 
 
 def test_models_of_linsey_take_options_of_batch_norm(linsey, blobs, tmp_path):
-    arguments = ("momentum=0.5", "renorm=3,5", "group_size=8")
+    arguments = ("renorm=3,5", "momentum=0.5")
     command = ("train", "--data", blobs, "--out", tmp_path / "run", "--model", "mlp")
     sizes = ("--width", 2, "--depth", 1)
     result = linsey(*command, *sizes, *OPTIONS, "--model-arg", *arguments)
     assert result.code == 0, result.err
     config = final(tmp_path / "run").metadata["config"]
-    expected = ["group_size=8", "momentum=0.5", "renorm=(3, 5)"]
+    expected = ["momentum=0.5", "renorm=(3, 5)"]
     assert config["model_arg"] == expected
     assert linsey("eval", tmp_path / "run").code == 0
 

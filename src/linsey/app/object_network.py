@@ -111,7 +111,8 @@ def object_network(given: Module, example: jax.ShapeDtypeStruct) -> ObjectNetwor
 def _initialized(given: Module, key: jax.Array, x: jax.Array) -> Module:
     """The object with new arrays; in evaluation, so that no statistics are updated."""
     fresh = given.train(False)
-    return fresh.init(key, x).train(True)
+    # Keys as numbers: whoever lists a checkpoint can show them.
+    return fresh.init(jax.random.key_data(key), x).train(True)
 
 
 def _placed(made: Module) -> Iterator[tuple[tuple[str, ...] | None, Any]]:
