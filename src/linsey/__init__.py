@@ -3,6 +3,7 @@
 - `linsey.linen`: modules whose variables travel outside them.
 - `linsey.treex`: modules that are pytrees and carry their variables.
 - `linsey.optim`: the classic `Optimizer` API.
+- `linsey.fit`: the command `linsey train` as a function.
 
 Submodules are imported when they are first asked for, so that `import linsey` is cheap.
 """
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING
 from linsey.version import __version__ as __version__
 
 _SUBMODULES = {m.name for m in pkgutil.iter_modules(__path__) if m.name[0] != "_"}
+
+_FUNCTIONS = {"fit": "linsey.app.fit"}  # and where they are
 
 _COMMAND = {"app"}  # what the command `linsey` is made of: users run it
 
@@ -50,14 +53,17 @@ if TYPE_CHECKING:
     from linsey import treex as treex
     from linsey import typing as typing
     from linsey import version as version
+    from linsey.app.fit import fit as fit
 else:
-    __all__ = ["__version__", *sorted(_SUBMODULES - _COMMAND)]
+    __all__ = ["__version__", *sorted({*_SUBMODULES, *_FUNCTIONS} - _COMMAND)]
 
     def __getattr__(name: str) -> object:
         if name in _SUBMODULES:
             return importlib.import_module(f"linsey.{name}")
+        if name in _FUNCTIONS:
+            return getattr(importlib.import_module(_FUNCTIONS[name]), name)
         raise AttributeError(f"module 'linsey' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_SUBMODULES})
+    return sorted({*globals(), *_SUBMODULES, *_FUNCTIONS})

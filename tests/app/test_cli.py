@@ -100,12 +100,12 @@ def test_version(linsey, option):
         (
             ["fly"],
             "no such command: expected train, eval, inspect, audit, recalibrate, fold, "
-            "convert, summary, run, found fly",
+            "convert, new, summary, run, found fly",
         ),
         (
             ["train", "--model", "vit"],
-            "invalid choice 'vit' for argument '--model'. Expected one of "
-            "('mlp', 'cnn', 'resnet') (linsey train --help)",
+            "--model: no name of a model: expected mlp, cnn, resnet, FILE.py:NAME or "
+            "package.module:NAME, found vit",
         ),
         (
             ["train", "--modle", "mlp"],

@@ -176,8 +176,9 @@ class Fixed:
 
     def __init__(self, logits):
         self.logits = logits
+        self.network = self
 
-    def apply_fn(self, variables, x, train):
+    def evaluate(self, variables, x):
         return self.logits
 
 

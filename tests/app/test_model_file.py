@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from linsey.app.model_file import load_model_file
+from linsey.app.own_model import named_model
 from linsey.errors import InputError
 
 PROGRAM = """
@@ -34,6 +34,10 @@ def broken():
 """
 
 
+def load_model_file(text):
+    return named_model(text).make(None)
+
+
 @pytest.fixture
 def file(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -57,8 +61,8 @@ def test_classes_instances_and_functions(file):
     [
         (
             "Wide",
-            "model.py: Wide: the class needs the arguments width, depth (write `model "
-            "= Wide(width=..., depth=...)` into model.py, and name model.py:model)",
+            "model.py: Wide: needs the arguments width, depth (give them with "
+            "--model-arg width=... --model-arg depth=...)",
         ),
         (
             "Nett",
@@ -100,11 +104,13 @@ def test_files_that_do_not_run(tmp_path, program, told):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("model.py", "--model: no name of a model: expected FILE.py:NAME"),
+        ("model.py", "--model: no name of a model: expected mlp, cnn"),
         ("model.txt:Net", "model.txt: --model: not a Python file"),
         ("nowhere.py:Net", "nowhere.py: --model: no such file"),
     ],
 )
-def test_texts_that_name_no_file(text, told):
+def test_texts_that_name_no_file(tmp_path, monkeypatch, text, told):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.txt").write_text("")
     with pytest.raises(InputError, match=told):
         load_model_file(text)

@@ -159,13 +159,18 @@ def gathered(arguments: Sequence[str], options: Collection[str]) -> list[str]:
     rest: list[str] = []
     values: dict[str, list[str]] = {}
     current: list[str] | None = None
+    is_pair = False
     for text in arguments:
         name, equals, value = text.partition("=")
         name = name.replace("_", "-")
         if name in options:
-            current = values.setdefault(name, [])
+            current, is_pair = values.setdefault(name, []), name.endswith("-arg")
             current += [value] if equals else []
-        elif text.startswith("--") or current is None:
+        elif (
+            text.startswith("--")
+            or current is None
+            or (is_pair and current and not equals)  # what the command works on
+        ):
             current = None
             rest.append(text)
         else:

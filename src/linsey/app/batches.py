@@ -7,6 +7,7 @@ import math
 
 from linsey.app.config import BATCH_SIZE, TrainConfig
 from linsey.app.dataset import Dataset
+from linsey.app.model_name import is_own
 from linsey.app.models import least_averaged
 from linsey.errors import InputError
 
@@ -52,7 +53,8 @@ def choose_batch_size(config: TrainConfig, dataset: Dataset, devices: int) -> in
         expected = f"at most {examples}"
         problem = "larger than the training data"
         raise wrong(problem, expected=expected, hint=hint)
-    if config.norm == "batch" and size * least_averaged(config, dataset.shape) == 1:
+    has_batch_norm = config.norm == "batch" and not is_own(config.model)
+    if has_batch_norm and size * least_averaged(config, dataset.shape) == 1:
         raise wrong(
             "batch normalization has no variance in a batch of one example",
             expected="2 or more",

@@ -35,6 +35,7 @@ _COMMANDS = {
     "recalibrate": "replace running statistics by those of the data",
     "fold": "fold batch norms into the layers around them, for evaluation",
     "convert": "copy a checkpoint into another format: steps, Orbax, msgpack",
+    "new": "write a file with a model to change",
     "summary": "show the layers of a model with shapes and sizes",
     "run": "run a program that imports Flax or treex, unedited, on linsey",
 }

@@ -186,10 +186,16 @@ def variants(config: TrainConfig, examples: int) -> list[TrainConfig]:
     size = config.batch_size or BATCH_SIZE
     steps = config.eval_every or max(1, examples // size // 4)
     norms = (config.norm if config.norm != "none" else "batch", "none")
+    arguments = {"none": ()}  # those of the normalization
     return [
         dataclasses.replace(
-            config, norm=norm, lr=config.lr * factor, eval_every=steps, compare=False
-        )
+            config,
+            norm=norm,
+            lr=config.lr * factor,
+            eval_every=steps,
+            compare=False,
+            model_arg=arguments.get(norm, config.model_arg),
+        )  # fmt: skip
         for factor in dict.fromkeys(config.compare_factors)
         for norm in norms
     ]

@@ -17,21 +17,25 @@ import typing
 from pathlib import Path
 from typing import Annotated, Literal
 
+from linsey.app.model_arguments import in_one_form
+from linsey.app.model_name import checked_name, is_own, short_name
 from linsey.app.training_options import TrainingOptions
 from linsey.errors import InputError
-from linsey.schema import Between, conform
+from linsey.schema import Between, Matching, conform
 
 MAX_CLASSES = 1_000_000
 # What a value may be at most is far more than anyone needs, and far less than what
 # would keep a machine busy for ever before anybody looks at it.
 _LARGEST = math.nextafter(math.inf, 0)
 _Text = Annotated[str, Between(1, 4096)]
+_Sha256 = Annotated[str, Matching("[0-9a-f]{64}", "64 hexadecimal digits")]
 _Count = Annotated[int, Between(1, 10**9)]
 _Interval = Annotated[int, Between(0, 10**12)]
 _Classes = Annotated[int, Between(2, MAX_CLASSES)]
 _Batch = Annotated[int, Between(1, 2**24)]
 _NotNegative = Annotated[float, Between(0.0, 1e9)]
 Positive = Annotated[float, Between(5e-324, _LARGEST, "a positive number")]
+_Arguments = Annotated[tuple[Annotated[str, Between(1, 400)], ...], Between(0, 100)]
 _Factors = Annotated[tuple[Positive, ...], Between(1, 100)]
 _Fraction = Annotated[
     float, Between(5e-324, math.nextafter(1, 0), "a number between 0 and 1")
@@ -39,7 +43,6 @@ _Fraction = Annotated[
 _Rate = Annotated[float, Between(0.0, math.nextafter(1, 0), "a number in [0, 1)")]
 _Threads = Annotated[int, Between(1, max(256, 4 * (os.cpu_count() or 1)))]
 
-Model = Literal["mlp", "cnn", "resnet"]
 # Of one example, channels last.
 Shape = Annotated[tuple[Annotated[int, Between(1, 2**24)], ...], Between(1, 3)]
 Norm = Literal["batch", "none", "layer", "group"]
@@ -53,6 +56,8 @@ _Arguments = Annotated[tuple[_Text, ...], Between(0, 100)]
 Precision = Literal["float32", "bfloat16", "mixed"]
 OnNonfinite = Literal["skip", "stop", "raise"]
 Missing = Literal["refuse", "mean"]
+ARRAYS = "(arrays)"
+"""The data of a run whose data a program handed over."""
 BATCH_SIZE = 64
 """Examples per step where `--batch-size` is not given and there are as many."""
 
@@ -93,8 +98,16 @@ class DataOptions:
 class ModelOptions:
     """What is trained."""
 
-    model: Model = "cnn"
-    """Perceptron, convolutional network, or residual network."""
+    model: _Text = "cnn"
+    """`mlp` (perceptron), `cnn` (convolutional network) or `resnet` (residual network);
+    or one's own, as FILE.py:NAME or package.module:NAME: a module of linsey or Flax,
+    one of treex, a class or function that makes one, or a function of variables."""
+    model_arg: _Arguments = ()
+    """Arguments of the model, as NAME=VALUE; the models of linsey take momentum,
+    group_size, renorm and save_memory for their batch normalization."""
+    model_flag: _Text | None = None
+    """Argument or field of one's own model that is true in training, or `not NAME`.
+    Found by its usual names if it is not given."""
     norm: Norm = "batch"
     """Normalization after each dense layer and convolution."""
     width: Annotated[int, Between(1, 2**16)] = 32
@@ -106,6 +119,14 @@ class ModelOptions:
     precision: Precision = "float32"
     """float32; mixed computes in bfloat16 and keeps parameters and statistics in
     float32; bfloat16 keeps parameters and what the optimizer remembers in it too."""
+
+    @property
+    def described(self) -> str:
+        """The model in a few words."""
+        if is_own(self.model):
+            return short_name(self.model)
+        norm = "without" if self.norm == "none" else f"with {self.norm}"
+        return f"{self.model} {norm} normalization"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,6 +200,9 @@ class RunOptions:
     """Also write TensorBoard event files."""
     plain: bool = False
     """Print plain lines instead of live progress, as when output is no terminal."""
+    model_sha256: _Sha256 | None = None
+    """What the source of one's own model was; a run records it, and another source is
+    told in a warning."""
     threads: _Threads | None = None
     """Number of threads to compute with; the same number gives the same bits."""
 
@@ -202,9 +226,13 @@ class TrainConfig(RunOptions, Identity):
 
     @property
     def identity(self) -> dict[str, object]:
-        """The options that decide the numbers of the run."""
+        """The options that decide the numbers of the run.
+
+        A file with a model may move to another folder.
+        """
         names = [field.name for field in dataclasses.fields(Identity)]
-        return {name: getattr(self, name) for name in names}
+        options = {name: getattr(self, name) for name in names}
+        return {**options, "model": short_name(self.model)}
 
     @property
     def digest(self) -> str:
@@ -248,8 +276,11 @@ class StateOptions(InspectConfig):
     """
 
     model: _Text | None = None
-    """Model of a file that no run of `linsey train` wrote, as FILE.py:NAME: a module of
-    linsey or Flax, its class, or a function without arguments that makes it."""
+    """One's own model that a run trained, or that of a file which no run wrote, as
+    FILE.py:NAME or package.module:NAME; see `linsey train`. What a run names is not
+    imported unless it is given here."""
+    model_arg: _Arguments = ()
+    """Arguments of the model, as NAME=VALUE. Defaults to those of the run."""
     data: _Text | None = None
     """Data, as for `linsey train`. Defaults to those of the run. For models of a file
     they are used as they are, without standardization."""
@@ -342,6 +373,14 @@ class ConvertConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class NewConfig:
+    """Write a file with a model to change, and with how it is trained."""
+
+    file: Path
+    """The Python file to write; nothing is overwritten."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SummaryConfig(ModelOptions):
     """Show the layers of a model with shapes and sizes."""
 
@@ -354,11 +393,16 @@ class SummaryConfig(ModelOptions):
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-    """Make the path of the data independent of the current folder.
+    """Make the paths of data and model independent of the current folder.
 
-    A file that is a link stays one, to be refused by those who read it.
+    A data file that is a link stays one, to be refused by those who read it.
+
+    Raises:
+        InputError: the model or its arguments have no form that is known.
     """
-    if config.data == "digits":
+    model, arguments = checked_name(config.model), in_one_form(config.model_arg)
+    config = dataclasses.replace(config, model=model, model_arg=arguments)
+    if config.data in ("digits", ARRAYS):
         return config
     path = Path(config.data).expanduser()
     path = path.resolve() if path.is_dir() else path.parent.resolve() / path.name

@@ -84,6 +84,19 @@ class DataRecord:
 
 
 @dataclasses.dataclass(frozen=True)
+class ModelRecord:
+    """Where a model of one's own was.
+
+    Attributes:
+        name: what `--model` said.
+        sha256: of its source; `None` if there was none.
+    """
+
+    name: Annotated[str, Between(1, 4096)]
+    sha256: _Sha256 | None
+
+
+@dataclasses.dataclass(frozen=True)
 class RunMetadata:
     """The metadata of a checkpoint that `linsey train` wrote.
 
@@ -93,6 +106,7 @@ class RunMetadata:
         environment: what the bits depend on beside them.
         cursor: the scores so far.
         data: what was learned.
+        model: where the model was; `None` for those of linsey.
     """
 
     config: Identity
@@ -100,6 +114,7 @@ class RunMetadata:
     environment: Annotated[dict[str, _Word | int], Between(0, 100)]
     cursor: Scores
     data: DataRecord
+    model: ModelRecord | None = None
 
     @property
     def train_config(self) -> TrainConfig:

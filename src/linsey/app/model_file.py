@@ -1,85 +1,52 @@
-"""The model that `--model FILE.py:NAME` names.
+"""What `FILE.py:NAME` and `package.module:NAME` name, imported.
 
-The file runs as a module of its own, with its folder in the search path, so that it
-imports what stands beside it. The name is a module of linsey or Flax, its class or a
-function that makes it without arguments, or a function of variables.
+A file runs as a module of its own, with its folder in the search path, so that it
+imports what stands beside it. It runs once in a process, and again where it changed.
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
+import importlib
 import importlib.util
-import inspect
+import os
 import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from linsey.batch_stats.calls import is_linen
+from linsey.app.model_name import OPTION, checked_name, parted
 from linsey.errors import InputError
 
-_FORM = "FILE.py:NAME, such as model.py:ResNet"
-_OPTION = "--model"
+EXPECTED = "a module, its class, or a function"
 
 
-def load_model_file(text: str) -> object:
-    """Return what a text of the form `FILE.py:NAME` names.
+def import_named(text: str) -> tuple[ModuleType, object]:
+    """Import what a text names.
 
     Args:
-        text: `NAME` is an attribute of the file. A class, and a function whose
-            parameters all have defaults, is called; another function is returned, to be
-            called as `function(variables, x, train=..., mutable=...)`.
+        text: `FILE.py:NAME`, or `package.module:NAME` of a package that is installed
+            or in the current folder.
 
     Returns:
-        The model.
+        The module, and the value that has the name in it.
 
     Raises:
-        InputError: there is no such file or name, the file raises an error, or a class
-            has arguments without defaults.
+        InputError: there is no such file, module or name, or running it raises.
     """
-    path, name = _parsed(text)
-    module = _run(path)
+    place, name = parted(checked_name(text))
+    is_file = place.endswith(".py")
+    module = _run(Path(place)) if is_file else _imported(place)
     if not hasattr(module, name):
-        raise _unknown(module, path, name)
-    value = getattr(module, name)
-    if is_linen(value):
-        return value
-    if not callable(value):
-        found = f"{type(value).__name__}"
-        expected = "a module, its class, or a function"
-        raise InputError(
-            "no model", file=path, key=name, expected=expected, found=found
-        )
-    if not (inspect.isclass(value) or inspect.isfunction(value)):
-        return value
-    missing = _required(value)
-    if not missing:
-        return _made(value, path, name)
-    if inspect.isfunction(value):
-        return value
-    hint = f"write `model = {name}({', '.join(f'{one}=...' for one in missing)})` into "
-    raise InputError(
-        f"the class needs the arguments {', '.join(missing)}", file=path, key=name,
-        hint=hint + f"{path.name}, and name {path.name}:model",
-    )  # fmt: skip
-
-
-def _parsed(text: str) -> tuple[Path, str]:
-    file, colon, name = text.rpartition(":")
-    if not colon or not name.isidentifier():
-        raise InputError("no name of a model", key=_OPTION, expected=_FORM, found=text)
-    path = Path(file)
-    if path.suffix != ".py":
-        raise InputError("not a Python file", file=path, key=_OPTION, expected=_FORM)
-    if not path.is_file():
-        raise InputError("no such file", file=path, key=_OPTION)
-    return path.resolve(), name
+        raise _unknown(module, place, name)
+    return module, getattr(module, name)
 
 
 def _run(path: Path) -> ModuleType:
-    """Run the file as a module, once in this process."""
-    name = f"linsey_model_{path.stem}_{abs(hash(path)):x}"
+    """Run a file as a module, unless this process has done so."""
+    content = hashlib.sha256(path.read_bytes()).hexdigest()
+    name = f"linsey_model_{path.stem}_{abs(hash(path)):x}_{content[:8]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
@@ -93,23 +60,38 @@ def _run(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise _raised(error, path, "running the file raised") from error
+        raise raised(error, path, "running the file raised") from error
     return module
 
 
-def _made(value: Callable[..., object], path: Path, name: str) -> object:
+def _imported(name: str) -> ModuleType:
+    # At the end: nothing in the current folder takes the place of what is installed.
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
-        return value()
+        return importlib.import_module(name)
     except Exception as error:
-        raise _raised(error, path, f"{name}() raised") from error
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and f"{name}.".startswith(f"{missing}."):
+            hint = "run linsey where it is installed or in its folder"
+            problem = "no such module"
+            raise InputError(problem, file=name, key=OPTION, hint=hint) from error
+        raise raised(error, name, "importing it raised") from error
 
 
-def _raised(error: Exception, path: Path, what: str) -> InputError:
-    """The error with the last line of the file that it went through."""
+def raised(error: Exception, place: str | Path, what: str) -> InputError:
+    """Return an error of somebody's code as a line, with where it was raised.
+
+    Args:
+        error: what the code raised.
+        place: the file or the module.
+        what: what was being done, such as "running the file raised".
+    """
+    file = str(place)
     lines = [
         frame.lineno
         for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename == str(path)
+        if frame.filename == file
     ]
     if isinstance(error, SyntaxError):
         lines.append(error.lineno)
@@ -118,20 +100,10 @@ def _raised(error: Exception, path: Path, what: str) -> InputError:
     hint = None
     if isinstance(error, ModuleNotFoundError):
         hint = f"install {error.name} where linsey is installed"
-    return InputError(problem, file=path, key=key, hint=hint)
+    return InputError(problem, file=file, key=key, hint=hint)
 
 
-def _required(value: Callable[..., object]) -> list[str]:
-    """Names of the parameters without defaults."""
-    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [
-        one.name
-        for one in inspect.signature(value).parameters.values()
-        if one.default is one.empty and one.kind not in kinds
-    ]
-
-
-def _unknown(module: ModuleType, path: Path, name: str) -> InputError:
+def _unknown(module: ModuleType, place: str, name: str) -> InputError:
     own = [
         key
         for key, value in vars(module).items()
@@ -140,6 +112,6 @@ def _unknown(module: ModuleType, path: Path, name: str) -> InputError:
     ]
     near = difflib.get_close_matches(name, own, n=1)
     hint = f"did you mean {near[0]}?" if near else None
-    expected = ", ".join(own) or "a module, its class, or a function"
-    problem = "the file has no such name"
-    return InputError(problem, file=path, key=name, expected=expected, hint=hint)
+    kind = "file" if place.endswith(".py") else "module"
+    problem, expected = f"the {kind} has no such name", ", ".join(own) or EXPECTED
+    return InputError(problem, file=place, key=name, expected=expected, hint=hint)

@@ -7,6 +7,7 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +17,10 @@ from linsey.app.checkpoint_choice import choose, has_steps, refuse_special
 from linsey.app.config import DataOptions, InspectConfig, StateOptions
 from linsey.app.dataset import Dataset
 from linsey.app.metadata import RunMetadata, run_metadata
-from linsey.app.model_file import load_model_file
-from linsey.app.models import make_model
+from linsey.app.own_model import named_model
+from linsey.app.own_network import make_network
 from linsey.app.readers import load
+from linsey.app.recorded_model import model_again
 from linsey.app.standardizer import Standardizer
 from linsey.batch_stats.statistics import Variables
 from linsey.batch_stats.subject import read_subject
@@ -51,9 +53,18 @@ class ModelState:
     test: np.ndarray | None
 
     @property
+    def tree(self) -> dict[str, Any]:
+        """What is there, with every collection at its outermost level."""
+        tree = self.contents.tree
+        if self.metadata is None or "collections" not in tree:
+            return tree
+        rest = {name: inner for name, inner in tree.items() if name != "collections"}
+        return {**rest, **tree["collections"]}
+
+    @property
     def variables(self) -> Variables:
         """The variables by collection."""
-        return read_subject(self.contents.tree).variables
+        return read_subject(self.tree).variables
 
     @property
     def updates(self) -> int | None:
@@ -102,8 +113,9 @@ def load_state(
 ) -> ModelState:
     """Read a state, its model, and batches of data.
 
-    A run of `linsey train` brings its model and its data; for others `--model` and
-    `--data` name them, and the data are given to the model as they are.
+    A run of `linsey train` brings its model, if that is one of linsey, and its data;
+    for others `--model` and `--data` name them, and the data are given to the model as
+    they are.
 
     Args:
         options: what to read.
@@ -118,10 +130,7 @@ def load_state(
     metadata = _metadata(options, path) if kind == "step" else None
     if metadata is not None and metadata.config.ema:
         contents, metadata = without_average(contents, metadata)
-    model = None if options.model is None else load_model_file(options.model)
-    if model is None and metadata is not None:
-        data = metadata.data
-        model = make_model(metadata.train_config, data.shape, len(data.class_names))
+    model = _model(options, path, contents, metadata)
     if model is None and needs_data:
         raise InputError(
             "the file does not say which model it is of", file=path, key="--model",
@@ -134,6 +143,22 @@ def load_state(
         hint = "name them with --data"
         raise InputError("no data to measure", file=path, key="--data", hint=hint)
     return ModelState(path, kind, contents, metadata, model, chosen, test)
+
+
+def _model(
+    options: StateOptions, path: Path, contents: Contents, metadata: RunMetadata | None
+) -> object:
+    """The model that is named, or that of a run; `None` if there is neither."""
+    if metadata is None or (metadata.model is None and options.model is not None):
+        if options.model is None:
+            return None
+        classes = len(metadata.data.class_names) if metadata else None
+        return named_model(options.model, options.model_arg).make(classes)
+    own = model_again(metadata, options.model, path, options.model_arg)
+    config, data = metadata.train_config, metadata.data
+    network = make_network(config, data.shape, len(data.class_names), own)
+    state = ModelState(path, "step", contents, metadata, None, [], None)
+    return network.model_with(state.variables)
 
 
 def read_path(options: InspectConfig) -> tuple[Path, Kind, Contents]:

@@ -8,6 +8,7 @@ the second, an evaluation call reads it. Logits have the dtype of the computatio
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections import Counter
 from typing import TypedDict
@@ -17,13 +18,12 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 
 from linsey import linen as nn
+from linsey.app.batch_norm_options import BatchNormOptions, batch_norm_options
 from linsey.app.config import ModelOptions, Norm, Precision, Shape
+from linsey.app.model_name import checked_name
 from linsey.checkpoint import flatten
 from linsey.errors import InputError
 from linsey.linen.summary.calls import is_array, record_calls
-
-# Statistics average over about ten steps: the runs here are short.
-BATCH_NORM_MOMENTUM = 0.9
 
 
 class Dtypes(TypedDict, total=False):
@@ -42,10 +42,12 @@ def dtypes_of(precision: Precision) -> Dtypes:
     return {}
 
 
-def normalize(x: jax.Array, norm: Norm, train: bool, dtypes: Dtypes) -> jax.Array:
+def normalize(
+    x: jax.Array, norm: Norm, train: bool, batch_norm: BatchNormOptions, dtypes: Dtypes
+) -> jax.Array:
     """Apply the chosen normalization; its moments are computed in float32."""
     if norm == "batch":
-        return nn.BatchNorm(not train, momentum=BATCH_NORM_MOMENTUM, **dtypes)(x)
+        return nn.BatchNorm(not train, **vars(batch_norm), **dtypes)(x)
     if norm == "layer":
         return nn.LayerNorm(**dtypes)(x)
     if norm == "group":
@@ -58,6 +60,7 @@ class Classifier(nn.Module):
 
     classes: int
     options: ModelOptions
+    batch_norm: BatchNormOptions = BatchNormOptions()
 
     @property
     def dtypes(self) -> Dtypes:
@@ -81,7 +84,8 @@ class MLP(Classifier):
         x = x.reshape(x.shape[0], -1)  # (batch, features)
         for _ in range(self.options.depth):
             x = nn.Dense(units, use_bias=norm == "none", **dtypes)(x)
-            x = nn.relu(normalize(x, norm, train, dtypes))  # (batch, units)
+            x = normalize(x, norm, train, self.batch_norm, dtypes)
+            x = nn.relu(x)  # (batch, units)
         return self.logits(x, train)
 
 
@@ -98,11 +102,12 @@ class CNN(Classifier):
             features = self.options.width * 2**stage
             for _ in range(2):
                 x = nn.Conv(features, (3, 3), use_bias=use_bias, **dtypes)(x)
-                x = nn.relu(normalize(x, norm, train, dtypes))
+                x = nn.relu(normalize(x, norm, train, self.batch_norm, dtypes))
             x = nn.max_pool(x, (2, 2), strides=(2, 2))
         x = x.reshape(x.shape[0], -1)  # (batch, height * width * features)
         x = nn.Dense(2 * features, use_bias=use_bias, **dtypes)(x)
-        x = nn.relu(normalize(x, norm, train, dtypes))  # (batch, 2 * features)
+        x = normalize(x, norm, train, self.batch_norm, dtypes)
+        x = nn.relu(x)  # (batch, 2 * features)
         return self.logits(x, train)
 
 
@@ -112,6 +117,7 @@ class ResidualBlock(nn.Module):
     features: int
     norm: Norm
     strides: int
+    batch_norm: BatchNormOptions
     precision: Precision = "float32"
 
     @nn.compact
@@ -119,13 +125,19 @@ class ResidualBlock(nn.Module):
         """Compute the features of the next stage."""
         use_bias, dtypes = self.norm == "none", dtypes_of(self.precision)
         strides = (self.strides, self.strides)
+        norm = functools.partial(
+            normalize,
+            norm=self.norm,
+            train=train,
+            batch_norm=self.batch_norm,
+            dtypes=dtypes,
+        )
         y = nn.Conv(self.features, (3, 3), strides, use_bias=use_bias, **dtypes)(x)
-        y = nn.relu(normalize(y, self.norm, train, dtypes))
-        y = nn.Conv(self.features, (3, 3), use_bias=use_bias, **dtypes)(y)
-        y = normalize(y, self.norm, train, dtypes)
+        y = nn.relu(norm(y))
+        y = norm(nn.Conv(self.features, (3, 3), use_bias=use_bias, **dtypes)(y))
         if x.shape != y.shape:
             x = nn.Conv(self.features, (1, 1), strides, use_bias=use_bias, **dtypes)(x)
-            x = normalize(x, self.norm, train, dtypes)
+            x = norm(x)
         return nn.relu(x + y)  # (batch, height, width, features)
 
 
@@ -138,11 +150,12 @@ class ResNet(Classifier):
         norm, width = self.options.norm, self.options.width
         dtypes, precision = self.dtypes, self.options.precision
         x = nn.Conv(width, (3, 3), use_bias=norm == "none", **dtypes)(x)
-        x = nn.relu(normalize(x, norm, train, dtypes))
+        x = nn.relu(normalize(x, norm, train, self.batch_norm, dtypes))
         for stage in range(self.options.depth):
             for block in range(2):
                 strides = 2 if stage > 0 and block == 0 else 1
-                x = ResidualBlock(width * 2**stage, norm, strides, precision)(x, train)
+                features, how = width * 2**stage, (self.batch_norm, precision)
+                x = ResidualBlock(features, norm, strides, *how)(x, train)
         return self.logits(jnp.mean(x, axis=(1, 2)), train)
 
 
@@ -177,6 +190,7 @@ def make_model(options: ModelOptions, shape: Shape, classes: int) -> Classifier:
     Raises:
         InputError: the model cannot take such examples.
     """
+    checked_name(options.model)
     if options.model != "mlp" and len(shape) != 3:
         raise InputError(
             f"a {options.model} needs images", key="--model", found=f"examples {shape}",
@@ -193,7 +207,7 @@ def make_model(options: ModelOptions, shape: Shape, classes: int) -> Classifier:
             "a larger model than a machine can hold", key="--width and --depth",
             expected=f"at most {MAX_PARAMETERS:,} parameters", found=f"{found:.1e}",
         )  # fmt: skip
-    return _MODELS[options.model](classes, options)
+    return _MODELS[options.model](classes, options, batch_norm_options(options))
 
 
 def least_averaged(options: ModelOptions, shape: Shape) -> int:

@@ -13,7 +13,6 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from linsey import linen as nn
 from linsey.app import steps
 
 Flags = dict[tuple[int, str], jax.Array]
@@ -81,21 +80,21 @@ def _finite_parts(state: steps.TrainState, x: jax.Array, y: jax.Array) -> Flags:
                 add(found, f"the statistics of {name or 'the model'}", statistics)
             return output
 
-        changed = state.recipe.augmented(x, state.key)
-        with nn.intercept_methods(look):
-            loss, (_, batch_stats) = steps.loss_fn(params, state, changed, y)
+        augmented = state.recipe.augmented(x, state.key)
+        with state.network.intercept(look):
+            loss, (_, changed) = steps.loss_fn(params, state, augmented, y)
         add(found, "the loss", loss)
-        return loss, (batch_stats, found)
+        return loss, (changed, found)
 
     gradient_fn = jax.grad(forward, has_aux=True)
-    grads, (batch_stats, found) = gradient_fn(state.params)
+    grads, (changed, found) = gradient_fn(state.params)
     # The last module comes first on the way back.
     order = {name: index for index, name in enumerate(modules)}
     leaves = [(_path(path), leaf) for path, leaf in jax.tree.leaves_with_path(grads)]
     leaves.sort(key=lambda item: -order.get(item[0].rpartition("/")[0], 0))
     for path, leaf in leaves:
         add(found, f"the gradient of {path}", leaf)
-    proposed = state.apply_gradients(grads=grads, batch_stats=batch_stats).moved()
+    proposed = state.apply_gradients(grads=grads, **changed).moved()
     for path, leaf in jax.tree.leaves_with_path(proposed):
         add(found, f"the new value of {_path(path)}", leaf)
     return found

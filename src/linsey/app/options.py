@@ -13,7 +13,7 @@ import json
 import re
 import tomllib
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ import tyro
 
 from linsey.app.arguments import gathered
 from linsey.app.config import TrainConfig, resolve, validate
+from linsey.app.model_name import is_own, not_given
 from linsey.checkpoint import durable
 from linsey.errors import InputError
 from linsey.files import parsing, read_regular
@@ -33,7 +34,7 @@ _MAX_DOTS = 300  # in a line: the parser takes the square of the parts of a key
 _NOT_SAVED = ("out", "config", "resume", "fallback")
 
 # Each of them adds to those before.
-_REPEATED = ("--optimizer-arg", "--schedule-arg", "--class-weights")
+_REPEATED = ("--optimizer-arg", "--schedule-arg", "--class-weights", "--model-arg")
 
 ConfigType = TypeVar("ConfigType")
 
@@ -106,7 +107,30 @@ def parse_train(arguments: Sequence[str]) -> TrainConfig:
         problem = "`out`, `resume` and `config` belong on the command line"
         raise InputError(problem, file=given.config)
     base = TrainConfig(**{**saved, **from_file})
-    config = resolve(parse(TrainConfig, "train", arguments, base))
+    config = parse(TrainConfig, "train", arguments, base)
+    # A file or a folder may be somebody else's.
+    if is_own(config.model) and config.model != given.model:
+        raise not_given(config.model, given.config or given.out)
+    config = resolve(config)
+    if config.compare and is_own(config.model):
+        raise InputError(
+            "compares models of linsey with and without normalization", key="--compare",
+            found=f"--model {config.model}", hint="leave --compare out",
+        )  # fmt: skip
+    refuse_other_options(config, saved)
+    return config
+
+
+def refuse_other_options(config: TrainConfig, saved: dict[str, Any]) -> None:
+    """Refuse to resume a run with options that would make it another one.
+
+    Args:
+        config: resolved options.
+        saved: those that the run saved; empty if there is none.
+
+    Raises:
+        InputError: an option that decides the numbers differs.
+    """
     kept = TrainConfig(**saved).identity if saved else {}
     for name, value in kept.items():
         if (found := config.identity[name]) != value:
@@ -117,7 +141,6 @@ def parse_train(arguments: Sequence[str]) -> TrainConfig:
                 key="--" + name.replace("_", "-"), expected=value, found=found,
                 hint="start another run with another --out",
             )  # fmt: skip
-    return config
 
 
 def _in_a_line(complaint: str) -> str:
@@ -156,17 +179,35 @@ def load_options(path: Path) -> dict[str, Any]:
             raise InputError("a key or a list that is too long", file=path, key=key)
     with parsing(path, "not a TOML file"):
         record = tomllib.loads(content.decode())
+    return options_of(_ungrouped(record), path)
+
+
+def options_of(
+    pairs: Iterable[tuple[str, object]], file: Path | None
+) -> dict[str, Any]:
+    """Check options by name.
+
+    Args:
+        pairs: names, with `-` or `_`, and values.
+        file: where they are, for messages.
+
+    Returns:
+        The values by field of `TrainConfig`.
+
+    Raises:
+        InputError: an unknown name, a value of another type or out of range.
+    """
     hints = typing.get_type_hints(TrainConfig, include_extras=True)
     options: dict[str, Any] = {}
-    for key, value in _ungrouped(record):
+    for key, value in pairs:
         name = key.replace("-", "_")
         if name not in hints:
             near = difflib.get_close_matches(name[:40], hints, n=1)
             hint = f"did you mean `{near[0]}`?" if near else "see linsey train --help"
-            raise InputError("unknown option", file=path, key=key, hint=hint)
+            raise InputError("unknown option", file=file, key=key, hint=hint)
         if name in options:
-            raise InputError("an option is there twice", file=path, key=key)
-        options[name] = conform(value, hints[name], file=path, key=key)
+            raise InputError("an option is there twice", file=file, key=key)
+        options[name] = conform(value, hints[name], file=file, key=key)
     return options
 
 

@@ -12,9 +12,23 @@ from linsey.app.dataset import PartName
 from linsey.app.exit_codes import NotFiniteError
 from linsey.app.metadata import Scores
 from linsey.app.metrics_log import Record
-from linsey.app.steps import Evaluation
+from linsey.app.standardizer import Standardizer
+from linsey.app.steps import Evaluation, TrainState
 from linsey.app.terminal import number
 from linsey.batch_stats import Report
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What a run trained.
+
+    Attributes:
+        state: at the end.
+        standardize: maps raw examples to inputs.
+    """
+
+    state: TrainState
+    standardize: Standardizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +45,7 @@ class Outcome:
         seconds: how long this process took; a resumed run had others before it.
         watched: the part that the best step was chosen on.
         total: the steps that the run was meant to have.
+        trained: the model.
     """
 
     step: int
@@ -58,6 +73,8 @@ class Outcome:
             f"evaluation{'s' * (count > 1)} in a row without a better {self.watched} "
             f"accuracy; --resume with --early-stopping 0 goes on"
         )
+
+    trained: Trained | None = None
 
     def headline(self) -> str:
         """Return the result in a line."""

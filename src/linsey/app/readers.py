@@ -11,7 +11,7 @@ import numpy as np
 from linsey import datasets
 from linsey.app.array_file import read_npy
 from linsey.app.array_names import Chosen, choose_arrays, is_whole
-from linsey.app.config import DataOptions
+from linsey.app.config import ARRAYS, DataOptions
 from linsey.app.dataset import Dataset, Known, make_dataset
 from linsey.app.image_folder import load_image_folder
 from linsey.app.npz import read_npz
@@ -40,6 +40,12 @@ def load(options: DataOptions, known: Known | None = None) -> Dataset:
     """
     if options.data == "digits":
         return make_dataset("digits", datasets.digits(), None, options, known=known)
+    if options.data == ARRAYS:
+        raise InputError(
+            "the data were arrays of a program", key="--data",
+            hint="save them with numpy.savez('data.npz', x=x, y=y), and give --data "
+            "data.npz",
+        )  # fmt: skip
     path = Path(options.data)
     with reporting(path, "read"):
         is_folder, exists = path.is_dir(), path.exists() or path.is_symlink()
@@ -92,7 +98,7 @@ def load_npz(path: Path, options: DataOptions, known: Known | None = None) -> Da
         return chosen.keys
 
     arrays = read_npz(path, choose, lambda key: key in chosen.labels)
-    return _from_arrays(path, chosen, list(arrays.values()), options, known)
+    return from_arrays(str(path), chosen, list(arrays.values()), options, known)
 
 
 def load_npy(
@@ -115,7 +121,7 @@ def load_npy(
     """
     arrays = [read_npy(folder / f"{k}.npy", k in chosen.labels) for k in chosen.keys]
     with parsing(folder, "the arrays cannot be loaded"):
-        return _from_arrays(folder, chosen, arrays, options, known)
+        return from_arrays(str(folder), chosen, arrays, options, known)
 
 
 def _npy_names(folder: Path) -> list[str]:
@@ -138,16 +144,27 @@ def _around(path: Path) -> Chosen:
     return chosen
 
 
-def _from_arrays(
-    path: Path,
+def from_arrays(
+    name: str,
     chosen: Chosen,
     arrays: list[np.ndarray],
     options: DataOptions,
     known: Known | None,
 ) -> Dataset:
-    pairs = list(zip(arrays[::2], arrays[1::2], strict=True))
-    train, *others = pairs
+    """Make a data set of arrays that were chosen by their names.
+
+    Args:
+        name: what to call it.
+        chosen: their names.
+        arrays: as many, in that order.
+        options: the data options.
+        known: the model that the data are for.
+
+    Raises:
+        InputError: an array is not usable.
+    """
+    train, *others = zip(arrays[::2], arrays[1::2], strict=True)
     test, validation = [*others, None, None][:2]
     return make_dataset(
-        str(path), train, test, options, chosen.keys, known=known, validation=validation
+        name, train, test, options, chosen.keys, known=known, validation=validation
     )

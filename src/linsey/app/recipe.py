@@ -17,8 +17,8 @@ from linsey.app.losses import CrossEntropy, class_weights
 from linsey.app.training_options import TrainingOptions
 from linsey.batch_stats.accumulation import accumulate
 
-# Of parameters, state, examples and labels: the loss; logits and batch statistics.
-LossFn = Callable[..., tuple[jax.Array, tuple[jax.Array, Any]]]
+# Of parameters, state, examples and labels: the loss; logits and what changes.
+LossFn = Callable[..., tuple[jax.Array, tuple[jax.Array, dict[str, Any]]]]
 _AUGMENTATION = 1
 """Parts the noise of augmentation from that of the model."""
 
@@ -72,11 +72,11 @@ class Recipe:
 
     def value_and_grad(
         self, loss_fn: LossFn
-    ) -> Callable[..., tuple[tuple[jax.Array, tuple[jax.Array, Any]], Any]]:
+    ) -> Callable[..., tuple[tuple[jax.Array, tuple[jax.Array, dict[str, Any]]], Any]]:
         """Make `jax.value_and_grad(loss_fn, has_aux=True)`, exact in microbatches.
 
         Args:
-            loss_fn: `loss_fn(params, state, x, y) -> loss, (logits, batch_stats)`.
+            loss_fn: `loss_fn(params, state, x, y) -> loss, (logits, changed)`.
         """
         if self.microbatches == 1:
             return jax.value_and_grad(loss_fn, has_aux=True)
@@ -84,16 +84,16 @@ class Recipe:
         def of_part(
             params: Any, state: Any, batch: tuple[jax.Array, jax.Array]
         ) -> tuple[jax.Array, dict[str, Any]]:
-            loss, (logits, batch_stats) = loss_fn(params, state, *batch)
-            return loss, {"logits": logits, "batch_stats": batch_stats}
+            loss, (logits, changed) = loss_fn(params, state, *batch)
+            return loss, {"logits": logits, **changed}
 
         def gradient_fn(
             params: Any, state: Any, x: jax.Array, y: jax.Array
-        ) -> tuple[tuple[jax.Array, tuple[jax.Array, Any]], Any]:
+        ) -> tuple[tuple[jax.Array, tuple[jax.Array, dict[str, Any]]], Any]:
             # The loss needs neither, and microbatches would carry them along.
             lean = state.replace(params={}, opt_state={})
             parts = accumulate(of_part, self.microbatches)
             (loss, found), grads = parts(params, lean, (x, y))
-            return (loss, (found["logits"], found["batch_stats"])), grads
+            return (loss, (found.pop("logits"), found)), grads
 
         return gradient_fn

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 
 from linsey.app import metrics_log
@@ -12,8 +13,10 @@ from linsey.app.dataset import Dataset, training_batches
 from linsey.app.devices import describe_environment
 from linsey.app.metadata import run_metadata
 from linsey.app.metrics_log import MetricsLog
-from linsey.app.models import LayerRow, summarize, summary_text, total_size
-from linsey.app.outcome import Outcome
+from linsey.app.models import LayerRow, summary_text, total_size
+from linsey.app.outcome import Outcome, Trained
+from linsey.app.own_layers import layers_of
+from linsey.app.own_model import OwnModel
 from linsey.app.progress import Progress, busy, progress
 from linsey.app.report import write_report
 from linsey.app.run_folder import RunFolder, newest_checkpoint
@@ -22,6 +25,7 @@ from linsey.app.terminal import say, warn
 from linsey.app.trainer import Trainer
 from linsey.batch_stats import Report, audit
 from linsey.checkpoint import durable
+from linsey.errors import ArgumentTypeError, OptionError
 from linsey.errors.base import printable
 
 
@@ -31,6 +35,7 @@ def train_run(
     folder: RunFolder,
     stop: StopRequest,
     overview: Progress | None = None,
+    own: OwnModel | None = None,
 ) -> Outcome:
     """Train, or go on training, and write everything into a folder.
 
@@ -40,6 +45,7 @@ def train_run(
         folder: of the run, held by this process.
         stop: asks the run to save and end.
         overview: where the run is one of several, the progress of all of them.
+        own: the model of one's own that the options name.
 
     Returns:
         The outcome.
@@ -53,13 +59,13 @@ def train_run(
     start = time.perf_counter()
     # Whatever can be wrong with model and data shows before the folder is touched.
     with _building(overview):
-        given, trainer = config, Trainer(config, dataset, folder.checkpoints)
+        given, trainer = config, Trainer(config, dataset, folder.checkpoints, own)
         config, size = trainer.config, trainer.batch_size
-        layers = summarize(trainer.model, dataset.shape, size)
+        layers = layers_of(trainer.network, dataset.shape, size)
     if overview is not None:
         trainer.most_warnings = 1
     stop.check()
-    folder.begin(config)
+    folder.begin(_with_source(config, own))
     kind = "resume" if _resume(trainer) else "start"
     durable.write_file(folder.summary, (summary_text(layers) + "\n").encode())
     here = describe_environment()
@@ -81,12 +87,17 @@ def train_run(
     outcome = Outcome(
         trainer.step, final, trainer.scores, skipped, _audit(trainer),
         metrics_log.read(folder.metrics), time.perf_counter() - start,
-        dataset.watched, trainer.total,
+        dataset.watched, trainer.total, Trained(trainer.state, trainer.standardize),
     )  # fmt: skip
     write_report(folder, config, dataset, layers, outcome)
     stop.check()
     outcome.refuse_not_finite(folder.path)
     return outcome
+
+
+def _with_source(config: TrainConfig, own: OwnModel | None) -> TrainConfig:
+    """The options with the hash of the source, which is that of this process."""
+    return dataclasses.replace(config, model_sha256=own.sha256) if own else config
 
 
 def _building(
@@ -111,7 +122,7 @@ def _introduction(trainer: Trainer, layers: list[LayerRow], folder: RunFolder) -
     if dataset.validation is not None:
         validation = f"{len(dataset.validation[1])} to choose the best step by, "
     return (
-        f"{config.model}, norm {config.norm}, lr {config.lr:g}: "
+        f"{config.described}, lr {config.lr:g}: "
         f"{total_size(layers, 'params'):,} parameters and "
         f"{total_size(layers, 'batch_stats'):,} statistics (see {folder.summary})\n"
         f"{printable(dataset.name)}: {len(dataset.y_train)} examples to train on, "
@@ -146,8 +157,16 @@ def _audit(trainer: Trainer) -> Report:
     batches = training_batches(len(x), size, trainer.config.seed, trainer.step)
     chosen = [trainer.standardize(x[next(batches)]) for _ in range(_AUDITED)]
     committed = int(state.step) - int(state.skipped)
-    evaluated = state.replace(**state.evaluated)
-    return audit(evaluated, trainer.model, chosen, step=committed)
+    model = trainer.network.model_with(state.evaluated)
+    variables = {**state.evaluated, "opt_state": state.opt_state}
+    try:
+        return audit(variables, model, chosen, step=committed)
+    except (OptionError, ArgumentTypeError) as error:
+        if trainer.own is None:
+            raise
+        # What a step can do, an audit, which looks at every layer, need not.
+        warn(f"the statistics were not audited: {error.found}")
+        return Report("Audit")
 
 
 def _resume(trainer: Trainer) -> bool:

@@ -56,7 +56,7 @@ def write_report(
         name: "not given" if value is None else value for name, value in told.items()
     }
     content = page(
-        f"{config.model} with {config.norm} normalization on {dataset.name}",
+        f"{config.described} on {dataset.name}",
         paragraph(outcome.headline(), "big"),
         paragraph(
             f"Best {watched} accuracy along the way: {scores.best_accuracy:.4f} at "

@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from linsey.app.config import TrainConfig
+from linsey.app.model_name import is_own, parted
 from linsey.app.options import CONFIG_FILE, load_options, save_config
 from linsey.checkpoint import CheckpointStore, VerifiedCheckpoint, durable
 from linsey.errors import DiskError, InputError
@@ -91,7 +92,11 @@ def default_out(config: TrainConfig) -> Path:
     """Return a new name under runs/ that tells what was trained, and when."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     kind = "compare" if config.compare else config.norm
-    name = f"{Path(config.data).stem}-{config.model}-{kind}-{stamp}"
+    if is_own(config.model):
+        kind = parted(config.model)[1]
+        name = f"{Path(config.data).stem}-{kind}-{stamp}"
+    else:
+        name = f"{Path(config.data).stem}-{config.model}-{kind}-{stamp}"
     return durable.unused(Path("runs", name))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Self
 
 import jax
@@ -18,19 +18,20 @@ import numpy as np
 import optax
 from jax import numpy as jnp
 
-from linsey import linen as nn
 from linsey import struct
 from linsey.app import averaging
 from linsey.app.config import Identity, Shape
 from linsey.app.dataset import Dataset, PartName
 from linsey.app.devices import Devices
 from linsey.app.losses import cross_entropy, widened
+from linsey.app.network import Network
 from linsey.app.optimizers import make_optimizer, make_schedule
 from linsey.app.recipe import Recipe
 from linsey.app.scores import Answers
 from linsey.app.standardizer import Standardizer
 from linsey.app.stopping import StopRequest
 from linsey.batch_stats.averages import EmaState
+from linsey.batch_stats.objects import Variables
 from linsey.training import train_state
 
 
@@ -38,7 +39,7 @@ class TrainState(train_state.TrainState):
     """Everything a step changes.
 
     Attributes:
-        apply_fn: the model.
+        network: the model; `apply_fn` is `None`.
         batch_stats: running statistics; empty without batch normalization.
         skipped: steps that were not committed.
         noise: key of all noise; never changes.
@@ -47,7 +48,7 @@ class TrainState(train_state.TrainState):
     `step` counts batches, the skipped ones included: it is the place in the data.
     """
 
-    apply_fn: Callable[..., Any] = struct.field(pytree_node=False)
+    network: Network = struct.field(pytree_node=False)
     batch_stats: Mapping[str, Any]
     skipped: jax.Array
     noise: jax.Array
@@ -56,7 +57,7 @@ class TrainState(train_state.TrainState):
     @property
     def evaluated(self) -> dict[str, Any]:
         """The variables to evaluate, export and predict with."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
+        return self.variables
 
     @property
     def key(self) -> jax.Array:
@@ -67,6 +68,35 @@ class TrainState(train_state.TrainState):
     def moved(self) -> Self:
         """Return the state as it is after a step; here nothing is left to do."""
         return self
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The variables by collection."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+    def fields_of(self, changed: Variables) -> dict[str, Any]:
+        """Return collections that changed as fields of this state."""
+        return {"batch_stats": changed.get("batch_stats", self.batch_stats)}
+
+
+class WiderTrainState(TrainState):
+    """The state of a model that has other collections too.
+
+    Attributes:
+        collections: those beside `params` and `batch_stats`.
+    """
+
+    collections: Mapping[str, Any]
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The variables by collection."""
+        return {**super().variables, **self.collections}
+
+    def fields_of(self, changed: Variables) -> dict[str, Any]:
+        """Return collections that changed as fields of this state."""
+        others = {n: changed.get(n, tree) for n, tree in self.collections.items()}
+        return {**super().fields_of(changed), "collections": others}
 
 
 class AveragedState(TrainState):
@@ -80,19 +110,33 @@ class AveragedState(TrainState):
 
     @property
     def evaluated(self) -> dict[str, Any]:
-        """The average."""
-        return averaging.averaged(self.average, super().evaluated)
+        """The average, and the collections that are not averaged as they are."""
+        last = {name: self.variables[name] for name in self.average.total}
+        return {**self.variables, **averaging.averaged(self.average, last)}
 
     def moved(self) -> Self:
         """Return the state with its average moved towards its variables."""
         decay = self.recipe.decay
-        average = averaging.moved(self.average, super().evaluated, decay)
-        return self.replace(average=average)
+        last = {name: self.variables[name] for name in self.average.total}
+        return self.replace(average=averaging.moved(self.average, last, decay))
+
+
+class WiderAveragedState(AveragedState, WiderTrainState):
+    """A state with other collections and with an average."""
+
+
+# By whether there are other collections, and an average.
+_KINDS: dict[tuple[bool, bool], type[TrainState]] = {
+    (False, False): TrainState,
+    (True, False): WiderTrainState,
+    (False, True): AveragedState,
+    (True, True): WiderAveragedState,
+}
 
 
 def create_state(
     options: Identity,
-    model: nn.Module,
+    network: Network,
     shape: Shape,
     steps_per_epoch: int,
     recipe: Recipe | None = None,
@@ -101,7 +145,7 @@ def create_state(
 
     Args:
         options: the options; the seed decides parameters and noise.
-        model: takes (batch, train).
+        network: the model.
         shape: of one example.
         steps_per_epoch: steps in one pass over the data.
         recipe: how steps learn. If `None`, as the options say, without the weights of
@@ -112,23 +156,24 @@ def create_state(
     """
     init_key, noise = jax.random.split(jax.random.key(options.seed))
     example = jnp.zeros((1, *shape), jnp.float32)
-    variables = jax.jit(model.init, static_argnums=2)(init_key, example, False)
+    variables = dict(network.init(init_key, example))
     recipe = recipe or Recipe.of(options)
-    kind, fields = TrainState, {}
+    fields: dict[str, Any] = {
+        "apply_fn": None,
+        "network": network,
+        "params": variables.pop("params"),
+        "tx": make_optimizer(options, make_schedule(options, steps_per_epoch)),
+        "batch_stats": variables.pop("batch_stats", {}),
+        "skipped": jnp.zeros((), jnp.int32),
+        "noise": jax.random.key_data(noise),
+        "recipe": recipe,
+    }
+    if variables:
+        fields["collections"] = variables
     if recipe.decay:
-        start = {k: variables.get(k, {}) for k in ("params", "batch_stats")}
-        kind = AveragedState
-        fields = {"average": averaging.started(start, recipe.decay)}
-    state = kind.create(
-        apply_fn=model.apply,
-        params=variables["params"],
-        tx=make_optimizer(options, make_schedule(options, steps_per_epoch)),
-        batch_stats=variables.get("batch_stats", {}),
-        skipped=jnp.zeros((), jnp.int32),
-        noise=jax.random.key_data(noise),
-        recipe=recipe,
-        **fields,
-    )
+        start = {name: fields[name] for name in ("params", "batch_stats")}
+        fields["average"] = averaging.started(start, recipe.decay)
+    state = _KINDS[bool(variables), bool(recipe.decay)].create(**fields)
     # An array from the start: a Python 0 would compile the step twice.
     return state.replace(step=jnp.zeros((), jnp.int32))
 
@@ -149,8 +194,8 @@ def train_step(
     """
     x = state.recipe.augmented(x, state.key)
     gradient_fn = state.recipe.value_and_grad(loss_fn)
-    (loss, (logits, batch_stats)), grads = gradient_fn(state.params, state, x, y)
-    proposed = state.apply_gradients(grads=grads, batch_stats=batch_stats).moved()
+    (loss, (logits, changed)), grads = gradient_fn(state.params, state, x, y)
+    proposed = state.apply_gradients(grads=grads, **changed).moved()
     is_finite = _all_finite((loss, grads, proposed))
     committed = jax.tree.map(
         lambda new, old: jnp.where(is_finite, new, old), proposed, state
@@ -164,7 +209,7 @@ def train_step(
 
 def loss_fn(
     params: optax.Params, state: TrainState, x: jax.Array, y: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+) -> tuple[jax.Array, tuple[jax.Array, dict[str, Any]]]:
     """Apply the model as in training, with the noise of the step.
 
     Args:
@@ -174,13 +219,11 @@ def loss_fn(
         y: (batch,) int32 labels.
 
     Returns:
-        The loss; logits and new batch statistics.
+        The loss; logits, and the fields of the state that change: new batch statistics.
     """
-    variables = {"params": params, "batch_stats": state.batch_stats}
-    logits, updates = state.apply_fn(
-        variables, x, True, rngs={"dropout": state.key}, mutable=["batch_stats"]
-    )
-    return state.recipe.loss(logits, y), (logits, updates.get("batch_stats", {}))
+    variables = {**state.variables, "params": params}
+    logits, changed = state.network.train(variables, x, {"dropout": state.key})
+    return state.recipe.loss(logits, y), (logits, state.fields_of(changed))
 
 
 def _all_finite(tree: object) -> jax.Array:
@@ -209,8 +252,7 @@ def eval_step(
         Of each example the loss, the predicted class, its probability, and how many
         classes were put before the true one.
     """
-    logits = state.apply_fn(state.evaluated, x, False)
-    logits = widened(logits)
+    logits = widened(state.network.evaluate(state.evaluated, x))
     losses = cross_entropy(logits, y)
     confidence = jax.nn.softmax(logits).max(-1)  # (batch,)
     own = jnp.take_along_axis(logits, y[:, None], -1)  # (batch, 1)

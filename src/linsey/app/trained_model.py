@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 
@@ -11,8 +12,9 @@ from linsey.app.config import Shape, TrainConfig
 from linsey.app.dataset import Known
 from linsey.app.devices import Devices
 from linsey.app.metadata import run_metadata
-from linsey.app.models import make_model
 from linsey.app.optimizers import long_epoch
+from linsey.app.own_network import make_network
+from linsey.app.recorded_model import model_again
 from linsey.app.standardizer import Standardizer
 from linsey.app.steps import TrainState, create_state
 from linsey.checkpoint.step import VerifiedCheckpoint
@@ -39,12 +41,21 @@ class TrainedModel:
     known: Known
 
 
-def load_model(checkpoint: VerifiedCheckpoint, devices: Devices) -> TrainedModel:
+def load_model(
+    checkpoint: VerifiedCheckpoint,
+    devices: Devices,
+    model: object = None,
+    arguments: Sequence[str] = (),
+) -> TrainedModel:
     """Build the model of a checkpoint and restore its state.
 
     Args:
         checkpoint: written by `linsey train`.
         devices: where the state goes.
+        model: of a run that trained a model of one's own: that model again, as an
+            object or as the text that `--model` takes. What a run names is never
+            imported unless it is given here. If `None`, a model of linsey.
+        arguments: of that model, `NAME=VALUE`. If there are none, those of the run.
 
     Returns:
         The model.
@@ -55,10 +66,13 @@ def load_model(checkpoint: VerifiedCheckpoint, devices: Devices) -> TrainedModel
     """
     metadata = run_metadata(checkpoint)
     config, data = metadata.train_config, metadata.data
-    model = make_model(config, data.shape, len(data.class_names))
+    own = model_again(metadata, model, checkpoint.folder, arguments)
+    if own is not None and own.arguments:
+        config = dataclasses.replace(config, model_arg=own.arguments)
+    network = make_network(config, data.shape, len(data.class_names), own)
     # Only the structure: the values come from the checkpoint.
     epoch = long_epoch(config)
-    abstract = jax.eval_shape(lambda: create_state(config, model, data.shape, epoch))
+    abstract = jax.eval_shape(lambda: create_state(config, network, data.shape, epoch))
     restored = checkpoint.restore(serialization.to_state_dict(abstract))
     state = devices.replicate(serialization.from_state_dict(abstract, restored))
     standardize = Standardizer.from_record(data.standardizer)

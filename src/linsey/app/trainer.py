@@ -26,10 +26,13 @@ from linsey.app.devices import Devices, describe_environment
 from linsey.app.exit_codes import NotFiniteError
 from linsey.app.metadata import Scores, run_metadata
 from linsey.app.metrics_log import MetricsLog
-from linsey.app.models import Classifier, make_model
+from linsey.app.network import Network
 from linsey.app.optimizers import make_schedule
+from linsey.app.own_model import OwnModel
+from linsey.app.own_network import make_network
 from linsey.app.progress import Moment, Progress
 from linsey.app.recipe import Recipe
+from linsey.app.recorded_model import warn_of_other_source
 from linsey.app.speed import Speedometer
 from linsey.app.standardizer import Standardizer
 from linsey.app.stopping import Stopped, StopRequest
@@ -62,8 +65,10 @@ class Trainer:
         config: resolved options.
         dataset: what is learned.
         store: takes the checkpoints.
+        own: the model of one's own that the options name.
 
     Attributes:
+        network: the model.
         config: the options, with the batch size that is used.
         batch_size: the same.
         epochs_before: those the run had when its checkpoint was written, if it is
@@ -76,11 +81,15 @@ class Trainer:
     """
 
     def __init__(
-        self, config: TrainConfig, dataset: Dataset, store: CheckpointStore
+        self,
+        config: TrainConfig,
+        dataset: Dataset,
+        store: CheckpointStore,
+        own: OwnModel | None = None,
     ) -> None:
-        self.dataset, self.store = dataset, store
+        self.dataset, self.store, self.own = dataset, store, own
         self.devices = Devices()
-        self.model, self.batch_size = check(config, dataset)
+        self.network, self.batch_size = check(config, dataset, own)
         config = dataclasses.replace(config, batch_size=self.batch_size)
         self.config = config
         self.steps_per_epoch = len(dataset.x_train) // self.batch_size
@@ -91,7 +100,7 @@ class Trainer:
         self.standardize.check(dataset.part(dataset.watched)[0])
         recipe = Recipe.of(config, dataset.y_train, dataset.class_names)
         state = steps.create_state(
-            config, self.model, shape, self.steps_per_epoch, recipe
+            config, self.network, shape, self.steps_per_epoch, recipe
         )
         self.state = self.devices.replicate(state)
         self.step = 0
@@ -123,6 +132,8 @@ class Trainer:
             problem = "the data are not those the run began with"
             hint = "start another run with another --out"
             raise InputError(problem, file=self.dataset.name, key="--data", hint=hint)
+        if self.own is not None:
+            warn_of_other_source(self.own, metadata)
         restored = checkpoint.restore(serialization.to_state_dict(self.state))
         state = serialization.from_state_dict(self.state, restored)
         self.state = self.devices.replicate(state)
@@ -314,7 +325,7 @@ class Trainer:
                 f"step {self.step}: {', '.join(sorted(lost))} is not finite although "
                 "no step made it so; it is not saved (--resume goes on from before)"
             )
-        metadata = {
+        metadata: dict[str, object] = {
             "config": self.config.identity,
             "config_sha256": self.config.digest,
             "environment": describe_environment(),
@@ -328,6 +339,9 @@ class Trainer:
                 "feature_names": list(self.dataset.feature_names),
             },
         }
+        if self.own is not None:
+            record = {"name": self.own.name, "sha256": self.own.sha256}
+            metadata["model"] = record
         log.sync()  # no checkpoint is ahead of the records
         # Where the scores changed, the step was saved before.
         self.store.save(self.step, tree, metadata, replace=True)
@@ -336,7 +350,9 @@ class Trainer:
         self.store.prune({*newest, self.scores.best_step})
 
 
-def check(config: TrainConfig, dataset: Dataset) -> tuple[Classifier, int]:
+def check(
+    config: TrainConfig, dataset: Dataset, own: OwnModel | None = None
+) -> tuple[Network, int]:
     """Make the model, and check that the data fill a batch that can be sharded.
 
     Returns:
@@ -351,4 +367,5 @@ def check(config: TrainConfig, dataset: Dataset) -> tuple[Classifier, int]:
             found=f"examples {dataset.shape}", hint="leave it out",
         )  # fmt: skip
     size = choose_batch_size(config, dataset, Devices().count)
-    return make_model(config, dataset.shape, len(dataset.class_names)), size
+    classes = len(dataset.class_names)
+    return make_network(config, dataset.shape, classes, own), size

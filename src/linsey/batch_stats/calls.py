@@ -215,20 +215,76 @@ def initial(
     Returns:
         The variables by collection, without values; `None` if there is no way to tell.
     """
+    try:
+        return find_initializer(model, batch, flag=flag, inputs=inputs).shapes
+    except OptionError:
+        return None
+
+
+def find_initializer(
+    model: object,
+    batch: Batch,
+    *,
+    flag: str | None = None,
+    inputs: Inputs | None = None,
+) -> Initializer:
+    """Find out how the variables of a Linen module are initialised.
+
+    Args:
+        model: as for `find_call`.
+        batch: an example of what one call takes; may be abstract.
+        flag: as for `find_call`.
+        inputs: as for `find_call`.
+
+    Returns:
+        A function of the keys of the random streams and a batch.
+
+    Raises:
+        OptionError: no way was found, or the model is none of Linen.
+    """
     keys = jax.random.split(jax.random.key(0))
     rngs = {"params": keys[0], "dropout": keys[1]}
+    failures: list[str] = []
     for _, run, flags in _forms(model, flag):
         if not isinstance(run, _LinenRun):
-            return None
+            failures.append("to call it: it is no Linen module")
+            continue
         evaluation = {name: not value for name, value in flags.items()}
         for chosen in _inputs(batch) if inputs is None else (inputs,):
+            make = functools.partial(run.init, flags=evaluation)
             args, kwargs = arguments(chosen(batch))
-            init = functools.partial(run.init, flags=evaluation)
             try:
-                return jax.eval_shape(init, rngs, args, kwargs)
-            except Exception:  # of any kind: it is the model's
+                made = jax.eval_shape(make, rngs, args, kwargs)
+            except Exception as error:  # of any kind: it is the model's
+                failures.append(f"with {dict(flags) or 'no flag'}: {_told(error)}")
                 continue
-    return None
+            return Initializer(run, evaluation, chosen, made)
+    raise OptionError(
+        f"No way was found to initialise {_label(model)}.",
+        "Tried " + "; ".join(dict.fromkeys(failures)) + ".",
+        'Name the flag, as `flag="train"` or `flag="not deterministic"`.',
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Initializer:
+    """A way to make the variables of a Linen module.
+
+    Attributes:
+        run: calls the module.
+        flags: the flags and their values in evaluation.
+        inputs: makes the arguments from a batch.
+        shapes: shapes and dtypes of the variables, by collection.
+    """
+
+    run: _LinenRun
+    flags: Mapping[str, bool]
+    inputs: Inputs
+    shapes: Variables
+
+    def __call__(self, rngs: Rngs, batch: Batch) -> Variables:
+        """Make the variables."""
+        return self.run.init(rngs, *arguments(self.inputs(batch)), self.flags)
 
 
 def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -422,14 +478,16 @@ def _failure(call: Call, variables: Variables, batch: Batch) -> str | None:
     try:
         _, _, updates = jax.eval_shape(both, variables, batch)
     except Exception as error:  # of any kind: it is the model's
-        return (
-            f"{type(error).__name__}: {str(error).splitlines()[0]}"
-            if str(error)
-            else type(error).__name__
-        )
+        return _told(error)
     if "batch_stats" in variables and "batch_stats" not in updates:
         return "training changed no `batch_stats`"
     return None
+
+
+def _told(error: Exception) -> str:
+    """An error by its class and its first line."""
+    first = str(error).splitlines()[:1]
+    return ": ".join([type(error).__name__, *first])
 
 
 def _label(model: object) -> str:

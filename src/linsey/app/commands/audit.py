@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     previous = read_previous(config, config.previous)
     with asking(state.path):
         report = audit(
-            state.contents.tree,
+            state.tree,
             state.model,
             state.batches,
             previous=previous,

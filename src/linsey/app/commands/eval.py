@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     from linsey.app.trained_model import load_model
 
     devices = Devices()
-    model = load_model(checkpoint, devices)
+    model = load_model(checkpoint, devices, config.model, config.model_arg)
     dataset = _test_data(model, config.data)
     model.standardize.check(dataset.x_test)
     result = evaluate(model.state, dataset, model.standardize, devices)

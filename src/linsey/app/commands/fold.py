@@ -46,20 +46,22 @@ def main(arguments: Sequence[str]) -> int:
 def _contents(state: ModelState, folded: dict[str, object]) -> Contents:
     """The folded variables; of a run, a state of its model without normalization."""
     contents = dataclasses.replace(state.contents, tree=folded, metadata={})
-    if state.metadata is None:
+    if state.metadata is None or state.metadata.model is not None:
         return contents
     import jax
     import numpy as np
 
     from linsey import serialization
-    from linsey.app.models import make_model
     from linsey.app.optimizers import long_epoch
+    from linsey.app.own_network import make_network
     from linsey.app.steps import create_state
 
     data = state.metadata.data
-    options = dataclasses.replace(state.metadata.train_config, norm="none")
-    model = make_model(options, data.shape, len(data.class_names))
-    fresh = create_state(options, model, data.shape, long_epoch(options))
+    options = dataclasses.replace(
+        state.metadata.train_config, norm="none", model_arg=()
+    )
+    network = make_network(options, data.shape, len(data.class_names))
+    fresh = create_state(options, network, data.shape, long_epoch(options))
     params = serialization.to_state_dict(folded["params"])
     if jax.tree.map(np.shape, params) != jax.tree.map(np.shape, fresh.params):
         return contents  # a norm is left

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from linsey.app.config import SummaryConfig
+from linsey.app.model_name import checked_name, is_own
 from linsey.app.options import parse
 from linsey.app.terminal import say
 
@@ -19,9 +20,14 @@ def main(arguments: Sequence[str]) -> int:
         0.
     """
     config = parse(SummaryConfig, "summary", arguments)
+    text = checked_name(config.model)
 
-    from linsey.app.models import make_model, summarize, summary_text
+    from linsey.app.models import summary_text
+    from linsey.app.own_layers import layers_of
+    from linsey.app.own_model import named_model
+    from linsey.app.own_network import make_network
 
-    model = make_model(config, config.shape, config.classes)
-    say(summary_text(summarize(model, config.shape, config.batch_size)))
+    own = named_model(text, config.model_arg) if is_own(text) else None
+    network = make_network(config, config.shape, config.classes, own)
+    say(summary_text(layers_of(network, config.shape, config.batch_size)))
     return 0

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from linsey.app import exit_codes
 from linsey.app.config import BUILT_IN, TrainConfig
+from linsey.app.model_name import is_own
 from linsey.app.one_process import refuse_several_processes
 from linsey.app.options import parse_train
 from linsey.app.progress import busy
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
         if not RunFolder(path).config.exists():
             raise
         say(f"stopped by {signal_name} after saving; to continue:")
-        say(f"  linsey train --resume --out {shlex.quote(str(path))}")
+        say(f"  {_resuming(config, path)}")
         return exit_codes.STOPPED
     for name, place in written.items():
         if place.exists():
@@ -47,10 +48,18 @@ def main(arguments: Sequence[str]) -> int:
     return exit_codes.DONE
 
 
+def _resuming(config: TrainConfig, path: Path) -> str:
+    """The command that continues a run."""
+    command = ["linsey", "train", "--resume", "--out", str(path)]
+    if is_own(config.model):  # code is imported only where it is named
+        command += ["--model", config.model]
+    return shlex.join(command)
+
+
 def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Path]:
     """Do what the options ask for; return what was written, and where."""
     # What follows can take seconds, the import of jax alone more than one.
-    say(_plan(config, folder.path))
+    say(plan(config, folder.path))
     if {config.optimizer, config.schedule} - BUILT_IN:
         with busy("importing optax"):
             from linsey.app.optimizers import check_names
@@ -65,7 +74,14 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Path]:
         warn(warning)
     with busy("importing jax"):
         from linsey.app.compare import compare
+        from linsey.app.own_model import named_model
+        from linsey.app.recorded_model import warn_of_other_file
         from linsey.app.recorded_run import train_run
+
+    own = None
+    if is_own(config.model):
+        own = named_model(config.model, config.model_arg)
+        warn_of_other_file(config, own)
 
     paths = {"report": folder.report, "curves": folder.curves}
     with StopRequest() as stop:
@@ -76,7 +92,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Path]:
             say(f"\n{comparison.conclusion}")
             comparison.refuse_not_finite(folder.path)
             return {**paths, "runs": folder.path}
-        outcome = train_run(config, dataset, folder, stop)
+        outcome = train_run(config, dataset, folder, stop, own=own)
     for warning in outcome.warnings():
         warn(warning)
     say(f"\n{outcome.headline()}\n{outcome.best()}")
@@ -88,12 +104,19 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Path]:
     return paths
 
 
-def _plan(config: TrainConfig, path: Path) -> str:
-    """Say what is about to be done, from the options alone."""
+def plan(config: TrainConfig, path: Path) -> str:
+    """Say what is about to be done, from the options alone.
+
+    Args:
+        config: the options.
+        path: the folder of the run.
+    """
     model = f"an {config.model}" if config.model == "mlp" else f"a {config.model}"
     until = f"{config.epochs} epochs" if config.epochs > 1 else "1 epoch"
     if config.compare:
         what = f"comparing {model} with and without normalization, {until} each"
+    elif is_own(config.model):
+        what = f"training {config.described} for {until}"
     elif config.norm == "none":
         what = f"training {model} without normalization for {until}"
     else:

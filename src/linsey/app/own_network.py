@@ -1,0 +1,229 @@
+"""A model of one's own as a network: its calls are found out, its outputs checked.
+
+Nothing is computed: whatever can be wrong shows by shapes, before a run begins.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+from jax import numpy as jnp
+
+from linsey.app.config import ModelOptions, Shape
+from linsey.app.model_arguments import parse_arguments
+from linsey.app.model_name import is_own, not_given
+from linsey.app.models import make_model
+from linsey.app.network import BuiltIn, Called, Network, Rngs
+from linsey.app.object_network import object_network
+from linsey.app.own_model import CLASSES, OwnModel
+from linsey.batch_stats.calls import find_call, find_initializer, is_linen
+from linsey.batch_stats.objects import Variables, is_object
+from linsey.batch_stats.subject import plain
+from linsey.errors import InputError, OptionError
+
+if TYPE_CHECKING:
+    from linsey.treex import Module
+
+_EXAMPLES = 2  # of a batch whose shapes are looked at
+_FLAG_HINT = "--model-flag NAME, or --model-flag 'not NAME'"
+_BUILT_IN_OPTIONS = ("norm", "width", "depth", "dropout", "precision")
+
+
+def make_network(
+    options: ModelOptions, shape: Shape, classes: int, own: OwnModel | None = None
+) -> Network:
+    """Make what a run trains.
+
+    Args:
+        options: the model options.
+        shape: of one example.
+        classes: number of classes.
+        own: the model of one's own that the options name; `None` for one of linsey.
+
+    Returns:
+        The network; its outputs are known to be (batch, classes).
+
+    Raises:
+        InputError: there is no way to call the model on such examples, or its outputs
+            are others; or the options name a model of one's own that is not given.
+    """
+    if own is None:
+        if is_own(options.model):
+            raise not_given(options.model, None)
+        return BuiltIn(make_model(options, shape, classes))
+    _refuse_options(options, own)
+    x = jax.ShapeDtypeStruct((_EXAMPLES, *shape), jnp.float32)
+    network, outputs = _network(own, x, classes, options.model_flag)
+    for mode, found in outputs.items():
+        if not _is_right(found, classes):
+            raise own.wrong(
+                f"outputs of the wrong shape in {mode}", found=_shown(found),
+                expected=f"logits (batch, {classes})",
+                hint=_fix(own, found, options, x, classes),
+            )  # fmt: skip
+    return network
+
+
+def _refuse_options(options: ModelOptions, own: OwnModel) -> None:
+    """Refuse options that would have no effect."""
+    taken, defaults = own.parameters(), ModelOptions()
+    for name in _BUILT_IN_OPTIONS:
+        if (value := getattr(options, name)) != getattr(defaults, name):
+            hint = (
+                f"give --model-arg {name}={value}" if name in taken else "leave it out"
+            )
+            raise InputError(
+                "an option of mlp, cnn and resnet alone", key=f"--{name}", hint=hint
+            )
+
+
+def _network(
+    own: OwnModel, x: jax.ShapeDtypeStruct, classes: int, flag: str | None
+) -> tuple[Network, dict[str, object]]:
+    """The model as a network, and the shapes of what it returns in both modes."""
+    model = own.make(classes)
+    problem = f"cannot be called on a batch of {x.shape}"
+    try:
+        if is_object(model):
+            return _of_object(model, x)
+        return _of_module(model, own, x, flag)
+    except InputError:
+        raise
+    except OptionError as error:
+        hint = None if flag else f"if its flag for training is to blame: {_FLAG_HINT}"
+        raise own.wrong(f"{problem}: {error.why.rstrip('.')}", hint=hint) from error
+    except Exception as error:  # of any kind: it is the model's
+        told = f"{type(error).__name__}: {error}"
+        raise own.wrong(f"{problem}: {told}") from error
+
+
+def _of_object(
+    model: Module, x: jax.ShapeDtypeStruct
+) -> tuple[Network, dict[str, object]]:
+    network = object_network(model, x)
+    variables = jax.eval_shape(network.init, jax.random.key(0), x)
+    return network, jax.eval_shape(network.outputs, variables, x)
+
+
+def _of_module(
+    model: object, own: OwnModel, x: jax.ShapeDtypeStruct, flag: str | None
+) -> tuple[Network, dict[str, object]]:
+    if is_linen(model):
+        initialize = find_initializer(model, x, flag=flag)
+        variables = initialize.shapes
+    else:
+        initialize, key = _initializer(model, own), jax.random.key(0)
+        variables = jax.eval_shape(initialize, {"params": key}, x)
+    variables = plain(variables)
+    call = find_call(model, variables, x, flag=flag)
+
+    def both(variables: Variables, x: jax.Array) -> tuple[Any, Any, Variables]:
+        trained, changed = call.train(variables, x)
+        return call.evaluate(variables, x), trained, plain(changed)
+
+    evaluated, trained, changed = jax.eval_shape(both, variables, x)
+    kept = _kept(changed, variables)
+    if not kept.get("params"):
+        raise own.wrong("has no parameters to train")
+    mutable = tuple(name for name in kept if name != "params")
+    network = Called(dataclasses.replace(call, mutable=mutable), initialize)
+    return network, {"evaluation": evaluated, "training": trained}
+
+
+def _initializer(model: Any, own: OwnModel) -> Any:
+    """The `init` of a function, as one of random streams and a batch."""
+    if not callable(getattr(model, "init", None)):
+        name = getattr(model, "__name__", "model")
+        raise own.wrong(
+            "a function of variables that cannot make them",
+            hint=f"add a function init(key, x) to it, as `{name}.init = init`",
+        )  # fmt: skip
+
+    def initialize(rngs: Rngs, x: jax.Array) -> Variables:
+        return model.init(rngs["params"], x)
+
+    return initialize
+
+
+def _kept(changed: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The collections that are state.
+
+    What a call leaves behind for others, such as values that are sown, grows from call
+    to call; it is left out.
+    """
+    return {
+        name: tree
+        for name, tree in variables.items()
+        if name not in changed or _is_alike(tree, changed[name])
+    }
+
+
+def _is_alike(one: object, other: object) -> bool:
+    structures = jax.tree.structure(one), jax.tree.structure(other)
+    leaves = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=False)
+    return structures[0] == structures[1] and all(a.shape == b.shape for a, b in leaves)
+
+
+# -- outputs -------------------------------------------------------------------------
+
+
+def _is_right(outputs: Any, classes: int) -> bool:
+    is_array = isinstance(outputs, jax.ShapeDtypeStruct)
+    return (
+        is_array
+        and outputs.shape == (_EXAMPLES, classes)
+        and jnp.issubdtype(outputs.dtype, jnp.floating)
+    )
+
+
+def _shown(outputs: object) -> str:
+    """Shapes, with the batch by its name."""
+    if isinstance(outputs, jax.ShapeDtypeStruct):
+        shape = [*map(str, outputs.shape)]
+        if outputs.shape[:1] == (_EXAMPLES,):
+            shape[0] = "batch"
+        is_float = jnp.issubdtype(outputs.dtype, jnp.floating)
+        return f"({', '.join(shape)})" + ("" if is_float else f" of {outputs.dtype}")
+    inner = ", ".join(map(_shown, jax.tree.leaves(outputs)))
+    return f"a {type(outputs).__name__} of {inner}"
+
+
+def _fix(
+    own: OwnModel,
+    outputs: Any,
+    options: ModelOptions,
+    x: jax.ShapeDtypeStruct,
+    classes: int,
+) -> str:
+    """What to do; an argument is named only if the outputs are right with it."""
+    if not isinstance(outputs, jax.ShapeDtypeStruct):
+        return "return the logits alone"
+    for name in _candidates(own, outputs):
+        texts = {**parse_arguments(own.arguments), name: classes}
+        arguments = tuple(f"{key}={value}" for key, value in texts.items())
+        other = own.with_arguments(arguments)
+        try:
+            _, found = _network(other, x, classes, options.model_flag)
+            if all(_is_right(one, classes) for one in found.values()):
+                return f"give --model-arg {name}={classes}"
+        except InputError:
+            continue
+    if len(outputs.shape) == 2:
+        return f"end the model with a layer of {classes} units, one for each class"
+    if outputs.shape[-1:] == (classes,):
+        axes = ", ".join(map(str, range(1, len(outputs.shape) - 1)))
+        return f"return the mean over the axes in between, y.mean(({axes},))"
+    return f"return one logit for each of the {classes} classes"
+
+
+def _candidates(own: OwnModel, outputs: jax.ShapeDtypeStruct) -> list[str]:
+    """Arguments that may be the number of outputs."""
+    taken = own.parameters()
+    named = [name for name in CLASSES if name in taken]
+    given = parse_arguments(own.arguments)
+    last = outputs.shape[-1] if outputs.shape else None
+    values = {name: given.get(name, taken[name].default) for name in taken}
+    return [*named, *(n for n, v in values.items() if v == last and n not in named)]
