@@ -91,10 +91,10 @@ def test_evaluation_uses_the_average():
     state = after(ema=0.5)[-1]
     x, y = BATCHES[0]
     losses, *_ = steps.eval_step(state, x, y)
-    logits = state.apply_fn(state.evaluated, x, False)
+    logits = state.network.evaluate(state.evaluated, x)
     expected = np.asarray(CrossEntropy()(logits, jnp.asarray(y)))
     assert float(losses.mean()) == pytest.approx(float(expected), rel=1e-5)
-    last = CrossEntropy()(state.apply_fn(variables(state), x, False), jnp.asarray(y))
+    last = CrossEntropy()(state.network.evaluate(variables(state), x), jnp.asarray(y))
     assert abs(float(last) - float(expected)) > 1e-3
 
 

@@ -52,7 +52,6 @@ BUILT_IN = frozenset(("sgd", "adam", "adamw", "cosine", "constant", "step"))
 _Name = Between(1, 100)
 OptimizerName = Annotated[str, _Name]
 Schedule = Annotated[str, _Name]
-_Arguments = Annotated[tuple[_Text, ...], Between(0, 100)]
 Precision = Literal["float32", "bfloat16", "mixed"]
 OnNonfinite = Literal["skip", "stop", "raise"]
 Missing = Literal["refuse", "mean"]
