@@ -172,7 +172,7 @@ def test_a_matrix_that_does_not_fit_the_terminal_is_not_torn(capsys, monkeypatch
 class Fixed:
     """A state whose model gives known logits."""
 
-    variables = None
+    evaluated = None
 
     def __init__(self, logits):
         self.logits = logits

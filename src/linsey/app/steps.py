@@ -52,6 +52,11 @@ class TrainState(train_state.TrainState):
         """The variables by collection."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
+    @property
+    def evaluated(self) -> dict[str, Any]:
+        """The variables to evaluate, export and predict with."""
+        return self.variables
+
     def fields_of(self, changed: Variables) -> dict[str, Any]:
         """Return collections that changed as fields of this state."""
         return {"batch_stats": changed.get("batch_stats", self.batch_stats)}
@@ -244,7 +249,7 @@ def eval_step(
         Of each example the loss, the predicted class, its probability, and how many
         classes were put before the true one.
     """
-    logits = state.network.evaluate(state.variables, x)
+    logits = state.network.evaluate(state.evaluated, x)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
     confidence = jax.nn.softmax(logits).max(-1)  # (batch,)
     own = jnp.take_along_axis(logits, y[:, None], -1)  # (batch, 1)
