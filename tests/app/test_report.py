@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from linsey.app import page
-from linsey.app.page import matrix
+from linsey.app.curves import draw_run
+from linsey.app.page import matrix, table
 from linsey.app.pictures import MOST, data_uri, wrong_examples
 from linsey.app.scores import Answers
 from tests.app.runs import SMALL, make_blobs
@@ -72,6 +73,29 @@ def test_a_confusion_matrix_is_shaded_by_its_rows():
     assert html.count('<td class="none">0</td>') == 2
     assert html.count("&lt;cat&gt;") == 2
     assert "<cat>" not in html
+
+
+def test_columns_of_numbers_are_aligned_to_the_right():
+    rows = [(1, "1,234", "", "5"), ("mean", "-2.5e-05", "0.5", "five")]
+    html = table(("class", "n", "part", "word"), rows)
+    assert html.count('<th class="number">') == 2
+    assert "<td>1</td>" in html
+    assert '<td class="number">1,234</td><td class="number"></td><td>5</td>' in html
+    assert "<tbody>\n</tbody>" in table(("class", "n"), [])
+
+
+def test_curves_are_one_file_and_one_picture_each(tmp_path):
+    records = [
+        {"kind": "train", "step": step, "loss": 1 / step, "accuracy": 0.5}
+        for step in (1, 2, 3)
+    ]
+    html = draw_run(tmp_path / "curves.png", records)
+    parts = pictures(html)
+    with Image.open(tmp_path / "curves.png") as whole:
+        quarter = pytest.approx((whole.width / 2, whole.height / 2), rel=0.03)
+    assert len(parts) == 4
+    assert all(part.size == quarter for part in parts)
+    assert len({part.tobytes() for part in parts}) == 4
 
 
 def test_pages_are_made_for_phones_and_for_paper():

@@ -118,24 +118,54 @@ def test_names_are_refused_with_a_hint_that_works(tmp_path):
 
 
 def test_missing_values_are_refused_with_a_hint_that_works(tmp_path):
-    lines = [HEADER, *ROWS, "NA,1,a", "4,,b"]
+    lines = [HEADER, *ROWS, "NA,55,a", "77,,b"]
     with pytest.raises(InputError) as caught:
         loaded(tmp_path, lines)
     assert str(caught.value) == (
         f"{tmp_path}/t.csv: line 22, column `length`: a value is missing (--missing "
         "mean fills in the mean of the column)"
     )
-    found = rows(loaded(tmp_path, lines, missing="mean"))
-    mean = (sum(i + 0.5 for i in range(20)) + 4) / 21
-    assert [mean, 1, 0] in found.tolist()
-    width = (sum(i % 3 - 1 for i in range(20)) + 1) / 21
-    assert [4, width, 1] in found.tolist()
+    data = loaded(tmp_path, lines, missing="mean")
+    assert len(rows(data)) == 22
+    assert_filled(data, 0, lambda row: row[1] == 55)
+    assert_filled(data, 1, lambda row: row[0] == 77)
+
+
+def assert_filled(data, column, is_filled):
+    """Assert that the row has the mean of the others of the training part."""
+    others = [row[column] for row in data.x_train if not is_filled(row)]
+    (filled,) = (row[column] for row in rows(data) if is_filled(row))
+    np.testing.assert_allclose(filled, np.mean(others), rtol=1e-15)
+
+
+def test_the_mean_is_of_the_training_part(tmp_path):
+    lines = [f"{2.0**i},{'ab'[i % 2]}" for i in range(20)] + [",a", ",b"]
+    data = loaded(tmp_path, ["n,k", *lines], missing="mean", test_fraction=0.5)
+    given = 2.0 ** np.arange(20)
+    mean = np.mean([n for n in data.x_train[:, 0] if n in given])
+    filled = [n for n in rows(data)[:, 0] if n not in given]
+    assert len(filled) == 2
+    np.testing.assert_allclose(filled, mean, rtol=1e-15)
 
 
 def test_missing_texts_are_filled_with_how_often_each_occurs(tmp_path):
     lines = [f"{i},{'xxxy'[i % 4]},{'ab'[i % 2]}" for i in range(16)]
     data = loaded(tmp_path, ["n,t,k", *lines, "99,?,a"], missing="mean")
-    assert rows(data)[-1].tolist() == [99, 0.75, 0.25, 0]
+    assert_filled(data, 1, lambda row: row[0] == 99)
+    assert_filled(data, 2, lambda row: row[0] == 99)
+
+
+def test_a_column_without_a_value_to_learn_from_is_refused(tmp_path):
+    lines = ["n,m,k", *[f"{i},{'7' if i == 5 else ''},{'ab'[i % 2]}" for i in range(9)]]
+    found = []
+    for seed in range(20):
+        try:
+            found.append(loaded(tmp_path, lines, missing="mean", split_seed=seed))
+        except InputError as error:
+            assert "column `m`: a column without values in the training" in str(error)
+            assert "--split-seed" in error.hint
+    assert 0 < len(found) < 20
+    assert all((data.x_train[:, 1] == 7).all() for data in found)
 
 
 def test_a_missing_label_is_refused_with_hints_that_work(tmp_path):

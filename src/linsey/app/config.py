@@ -76,7 +76,8 @@ class DataOptions:
     """Column of a table that holds the classes. Defaults to one called label, target,
     class or y, or else to the last."""
     missing: Missing = "refuse"
-    """Missing values of a table: refuse them, or fill in the mean of the column."""
+    """Missing values of a table: refuse them, or fill in the mean of the column in the
+    training part."""
     skip_broken: bool = False
     """Leave images out that cannot be read, instead of refusing the data."""
 

@@ -16,6 +16,8 @@ from linsey.extras import install_hint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.transforms import BboxBase
 
 
 def curve(
@@ -84,13 +86,25 @@ def drawn(
 
     columns = columns or panels
     rows = -(-panels // columns)
-    figure = Figure(figsize=(5.5 * columns, 4 * rows), layout="constrained")
-    plots = figure.subplots(rows, columns, squeeze=False).ravel()[:panels]
+    figure = Figure(figsize=(5.5 * columns, 4 * rows), layout="constrained", dpi=120)
+    parts = figure.subfigures(rows, columns, squeeze=False).ravel()[:panels]
+    plots = [part.subplots() for part in parts]
     for axes in plots:
         axes.grid(alpha=0.3)
-    draw(list(plots))
+    draw(plots)
+    durable.write_file(path, _png(figure, figure.bbox))
+    # One by one on the page: so they stand below each other where it is narrow.
+    images = (
+        f'<img alt="{description}: plot {number}" src="data:image/png;base64,'
+        f'{base64.b64encode(_png(figure, part.bbox)).decode()}">'
+        for number, part in enumerate(parts, 1)
+    )
+    return f'<div class="curves">{"".join(images)}</div>'
+
+
+def _png(figure: Figure, part: BboxBase) -> bytes:
+    """Return a part of a figure as a file."""
     image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=120)
-    durable.write_file(path, image.getvalue())
-    data = base64.b64encode(image.getvalue()).decode()
-    return f'<p><img alt="{description}" src="data:image/png;base64,{data}"></p>'
+    inches = part.transformed(figure.dpi_scale_trans.inverted())
+    figure.savefig(image, format="png", bbox_inches=inches)
+    return image.getvalue()

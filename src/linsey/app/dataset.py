@@ -128,6 +128,7 @@ def make_dataset(
     keys: Sequence[str] = ("x", "y"),
     class_names: Sequence[str] | None = None,
     known: Known | None = None,
+    may_miss: bool = False,
 ) -> Dataset:
     """Validate arrays, and split off a test part if there is none.
 
@@ -140,6 +141,7 @@ def make_dataset(
         keys: what the arrays are called where they come from: x, y (, x test, y test).
         class_names: what the class numbers mean. If `None`, the labels tell.
         known: the model that the data are for. If `None`, it is yet to be trained.
+        may_miss: whether values may be missing, which are NaN then.
 
     Returns:
         The data set.
@@ -148,7 +150,7 @@ def make_dataset(
         InputError: the first thing wrong, with array and index.
     """
     wrong = functools.partial(InputError, file=name)
-    x_train, labels = _checked_pair(name, train, keys[:2])
+    x_train, labels = _checked_pair(name, train, keys[:2], may_miss)
     if len(x_train) == 0:
         raise wrong("no examples", key=keys[0])
     is_parted = test is not None
@@ -160,7 +162,7 @@ def make_dataset(
     if test is None:
         x_train, y_train, x_test, y_test = hold_out(x_train, y_train, options)
     else:
-        x_test, test_labels = _checked_pair(name, test, keys[2:])
+        x_test, test_labels = _checked_pair(name, test, keys[2:], may_miss)
         y_test = classes.numbers(test_labels)
     if len(x_test) == 0:
         raise wrong("no examples to test on", found=f"{len(x_train)} to train on",
@@ -226,7 +228,7 @@ def hold_out(
 
 
 def _checked_pair(
-    name: str, pair: Pair, keys: Sequence[str]
+    name: str, pair: Pair, keys: Sequence[str], may_miss: bool
 ) -> tuple[np.ndarray, Labels]:
     """Check examples and labels; returns the examples with a channel axis."""
     (x, y), (key, y_key) = pair, keys
@@ -241,7 +243,7 @@ def _checked_pair(
     if x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] not in (1, 2, 3, 4):
         hint = f"save {key}.transpose(0, 2, 3, 1)"
         raise wrong("channels come last", found=x.shape, hint=hint)
-    if (first := first_not_finite(x)) is not None:
+    if not may_miss and (first := first_not_finite(x)) is not None:
         raise wrong("not a finite number", key=f"{key}{list(first)}", found=x[first])
     labels = read_labels(y, name, y_key)
     if len(x) != len(labels.values):

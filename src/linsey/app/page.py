@@ -7,10 +7,12 @@ other modules pass as HTML they have made with these functions.
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Sequence
 
 from linsey.errors.base import printable
 
+_NUMBER = r"-?[\d,]*\.?\d+(e[+-]?\d+)?"
 _STYLE = """
 :root { --ink: #222; --paper: #fff; --line: #ddd; --right: 46 125 50;
   --wrong: 198 40 40; }
@@ -21,7 +23,7 @@ h2 { font-size: 1.15rem; margin-top: 2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 img { max-width: 100%; }
 th, td { padding: .2rem .7rem; border-bottom: 1px solid var(--line); text-align: left; }
-td { white-space: pre; } td.number { text-align: right; }
+td { white-space: pre; } .number { text-align: right; }
 p { overflow-wrap: anywhere; } .big { font-size: 1.3rem; font-weight: 600; }
 div.wide { overflow-x: auto; }
 table.matrix td, table.matrix th { text-align: right; padding: .2rem .5rem; }
@@ -30,6 +32,8 @@ table.matrix th:first-child { text-align: left; position: sticky; left: 0;
 td.right { background: rgb(var(--right) / calc(var(--part) * .55)); }
 td.wrong { background: rgb(var(--wrong) / calc(.1 + var(--part) * .65)); }
 td.none { opacity: .4; }
+div.curves { display: grid; gap: .5rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
 div.figures { display: grid; gap: 1rem;
   grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); }
 figure { margin: 0; } figcaption { font-size: .85rem; overflow-wrap: anywhere; }
@@ -38,7 +42,7 @@ figure img { width: 100%; max-width: 8rem; image-rendering: pixelated;
 @media (prefers-color-scheme: dark) {
   :root { --ink: #ddd; --paper: #181818; --line: #444; --right: 102 187 106;
     --wrong: 239 83 80; }
-  p > img { background: #fff; } }
+  div.curves img { background: #fff; } }
 @media (max-width: 40rem) {
   body { font-size: 14px; margin: 1rem auto; padding: 0 .6rem; }
   h1 { font-size: 1.2rem; } .big { font-size: 1.1rem; }
@@ -87,14 +91,27 @@ def paragraph(text: str, style: str = "") -> str:
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Make a table; numbers are aligned to the right."""
-    head = "".join(f"<th>{_escaped(header)}</th>" for header in headers)
-    lines = ["".join(map(_cell, row)) for row in rows]
-    body = "".join(f"<tr>{line}</tr>\n" for line in lines)
+    """Make a table; columns of numbers after the first one are aligned to the right."""
+    texts = [list(map(str, row)) for row in rows]
+    styles = [
+        ' class="number"' if place and _are_numbers(column) else ""
+        for place, column in enumerate(zip(*texts, strict=True))
+    ] or [""] * len(headers)
+    head = _row("th", headers, styles)
+    body = "".join(f"<tr>{_row('td', row, styles)}</tr>\n" for row in texts)
     return (
         f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{body}</tbody></table></div>"
     )
+
+
+def _row(tag: str, texts: Sequence[str], styles: Sequence[str]) -> str:
+    cells = zip(texts, styles, strict=True)
+    return "".join(f"<{tag}{style}>{_escaped(text)}</{tag}>" for text, style in cells)
+
+
+def _are_numbers(texts: Sequence[str]) -> bool:
+    return all(text == "" or re.fullmatch(_NUMBER, text) for text in texts)
 
 
 def matrix(names: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
@@ -149,10 +166,3 @@ def caption(*lines: str) -> str:
 
 def _escaped(text: str) -> str:
     return html.escape(printable(text))
-
-
-def _cell(value: object) -> str:
-    text = str(value)
-    is_number = text.replace(",", "").replace(".", "", 1).strip("-").isdigit()
-    style = ' class="number"' if is_number else ""
-    return f"<td{style}>{_escaped(text)}</td>"

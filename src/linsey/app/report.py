@@ -50,7 +50,10 @@ def write_report(
         outcome: how it ended.
     """
     scores, names = outcome.scores, dataset.class_names
-    options = {**config.identity, **describe_environment()}
+    told = {**config.identity, **describe_environment()}
+    options = {
+        name: "not given" if value is None else value for name, value in told.items()
+    }
     content = page(
         f"{config.described} on {dataset.name}",
         paragraph(outcome.headline(), "big"),

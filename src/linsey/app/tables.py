@@ -56,15 +56,19 @@ def load_table(path: Path, options: DataOptions, known: Known | None = None) -> 
             expected=", ".join(names), found=", ".join(feature_names),
         )  # fmt: skip
     x, labels = _read(table, encoders, target)
-    _fill_missing(x, known.means if known and names else ())
     y, keys = _labels(table, target, labels), ("rows", f"column `{target.name}`")
     try:
-        dataset = make_dataset(str(path), (x, y), None, options, keys, known=known)
+        dataset = make_dataset(
+            str(path), (x, y), None, options, keys, known=known, may_miss=True
+        )
     except InputError as error:
         is_wrong_column = re.search("regression|label of its own", error.problem)
         if options.target is None and is_wrong_column:
             raise error.with_hint("--target NAME names the column of classes") from None
         raise
+    means = known.means if known and names else _means(dataset, table, feature_names)
+    for part in (dataset.x_train, dataset.x_test):
+        _fill_missing(part, means)
     notes = dataset.notes
     if index is not None:
         notes += (
@@ -168,14 +172,23 @@ def _labels(table: Table, target: Column, labels: list[str]) -> np.ndarray:
     return np.array(numbers)
 
 
+def _means(dataset: Dataset, table: Table, names: Sequence[str]) -> list[float]:
+    """Return the means of the training part, of the values that are there."""
+    means = []
+    for name, column in zip(names, dataset.x_train.T, strict=True):
+        present = column[~np.isnan(column)]
+        if not len(present):
+            problem = "a column without values in the training part"
+            hint = "remove the column, or choose other rows with --split-seed"
+            raise table.wrong(problem, key=f"column `{name}`", hint=hint)
+        means.append(present.mean())
+    return means
+
+
 def _fill_missing(x: np.ndarray, means: Sequence[float]) -> None:
     """Put the mean of its column in the place of each missing value."""
-    for index in range(x.shape[1]):
-        column = x[:, index]
-        is_missing_here = np.isnan(column)
-        if is_missing_here.any():
-            mean = means[index] if means else column[~is_missing_here].mean()
-            column[is_missing_here] = mean
+    for column, mean in zip(x.T, means, strict=True):
+        column[np.isnan(column)] = mean
 
 
 def _read(

@@ -44,7 +44,7 @@ NUMBERS: tuple[Check, ...] = (
 DATA: tuple[Check, ...] = (data.disagreement, data.dead_channel)
 # With one of these a model cannot be applied.
 _UNUSABLE = ("foreign_layout", "missing_statistics", "missing_parameters")
-_COLUMNS = ("layer", "channels", "updates", "mean", "variance from", "to")
+_COLUMNS = ("layer", "channels", "updates", "mean", "least var", "largest var")
 _DATA_COLUMNS = ("momentum", "shift", "ratio", "distance")
 
 
