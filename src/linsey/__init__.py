@@ -3,6 +3,7 @@
 - `linsey.linen`: modules whose variables travel outside them.
 - `linsey.treex`: modules that are pytrees and carry their variables.
 - `linsey.optim`: the classic `Optimizer` API.
+- `linsey.load`: a model that the command `linsey train` trained.
 
 Submodules are imported when they are first asked for, so that `import linsey` is cheap.
 """
@@ -18,6 +19,7 @@ from linsey.version import __version__ as __version__
 _SUBMODULES = {m.name for m in pkgutil.iter_modules(__path__) if m.name[0] != "_"}
 
 _COMMAND = {"app"}  # what the command `linsey` is made of: users run it
+_FUNCTIONS = {"load": "predictor"}  # what it offers in Python, and in which file
 
 if TYPE_CHECKING:
     from linsey import batch_stats as batch_stats
@@ -50,14 +52,18 @@ if TYPE_CHECKING:
     from linsey import treex as treex
     from linsey import typing as typing
     from linsey import version as version
+    from linsey.app.predictor import load as load
 else:
-    __all__ = ["__version__", *sorted(_SUBMODULES - _COMMAND)]
+    __all__ = ["__version__", *sorted(_SUBMODULES - _COMMAND | {*_FUNCTIONS})]
 
     def __getattr__(name: str) -> object:
         if name in _SUBMODULES:
             return importlib.import_module(f"linsey.{name}")
+        if name in _FUNCTIONS:
+            module = importlib.import_module(f"linsey.app.{_FUNCTIONS[name]}")
+            return getattr(module, name)
         raise AttributeError(f"module 'linsey' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_SUBMODULES})
+    return sorted({*globals(), *_SUBMODULES, *_FUNCTIONS})

@@ -30,6 +30,7 @@ from linsey.extras import MissingPackageError, install_hint
 _COMMANDS = {
     "train": "train a classifier and record the run in a folder",
     "eval": "evaluate a checkpoint on its test data, or on other data",
+    "predict": "predict the classes of images, tables or arrays",
     "inspect": "list what a checkpoint holds: shapes, dtypes, sizes, ranges",
     "audit": "find out what is wrong with running statistics",
     "recalibrate": "replace running statistics by those of the data",

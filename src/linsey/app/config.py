@@ -331,6 +331,45 @@ class FoldConfig(StateOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class _ModelGiven(InspectConfig):
+    """A step of a run, and the code of its model where that is the user's own."""
+
+    model: _Text | None = None
+    """One's own model, of a run that trained one, as it was given to `linsey train`.
+    What a run names is not imported unless it is given here."""
+    model_arg: _Arguments = ()
+    """Arguments of the model, as NAME=VALUE. Defaults to those of the run."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictConfig(_ModelGiven):
+    """Predict the classes of examples: a table of answers, as CSV or lines of JSON.
+
+    The newest step answers, as with `linsey eval`, unless --best or --step names
+    another one.
+    """
+
+    files: tuple[Path, ...]
+    """Images and folders of them, FILE.csv, FILE.npz, FILE.npy or folders of these;
+    labels in them are not needed, and not read."""
+    out: Path | None = None
+    """File to write; nothing is overwritten. Defaults to the standard output."""
+    json: bool = False
+    """Write a JSON record a line, not CSV."""
+    top: _Count = 1
+    """How many of the most probable classes are given."""
+    probabilities: bool = False
+    """Also give the probability of each class."""
+    batch_size: _Batch = 256
+    """Examples that are read and computed at once."""
+    missing: Missing | None = None
+    """Missing values of a table: refuse them, or fill in the mean of the training part.
+    Defaults to what the run did."""
+    skip_broken: bool = False
+    """Leave images out that cannot be read, and list them on standard error."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
     """Copy a checkpoint into another format, and compare every array.
 
