@@ -99,7 +99,7 @@ def test_version(linsey, option):
     [
         (
             ["fly"],
-            "no such command: expected train, eval, predict, inspect, audit, "
+            "no such command: expected train, eval, predict, export, inspect, audit, "
             "recalibrate, fold, convert, summary, run, found fly",
         ),
         (

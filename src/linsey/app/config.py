@@ -370,6 +370,28 @@ class PredictConfig(_ModelGiven):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportConfig(_ModelGiven):
+    """Export a model as a program of StableHLO, which plain JAX runs.
+
+    Standardization is part of the program, and so are the weights. It is read back and
+    compared with the model before the folder gets its name.
+    """
+
+    target: Path
+    """The folder to write; nothing is overwritten."""
+    fold: bool = False
+    """Fold batch norms into the layers around them."""
+    platforms: _Text = "cpu"
+    """What it can run on, with commas between: cpu, cuda, rocm, tpu."""
+    inputs: Literal["raw", "standardized"] = "raw"
+    """Whether it takes raw examples, or what `linsey.load(RUN).preprocess` returns."""
+    batch_size: _Batch | None = None
+    """Examples in a batch. Defaults to any number of them."""
+    json: bool = False
+    """Print the description of the program as JSON and nothing else."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
     """Copy a checkpoint into another format, and compare every array.
 
