@@ -16,7 +16,7 @@ import linsey
 # What the command is made of: users run it, they do not import it.
 COMMAND = {"__main__", "app"}
 MODULES = {info.name for info in pkgutil.iter_modules(linsey.__path__)}
-FUNCTIONS = {"fit"}
+FUNCTIONS = {"fit", "load"}  # what the command offers in Python
 FILES = {name for name in MODULES - COMMAND if not name.startswith("_")}
 
 
@@ -31,14 +31,20 @@ def test_type_checkers_are_shown_every_public_submodule():
     imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
     # `import name as name` says to a type checker that the name is offered.
     names = [(alias.name, alias.asname) for node in imports for alias in node.names]
-    shown = [*sorted(FILES), *sorted(FUNCTIONS)]
-    assert names == [(name, name) for name in shown]
+    assert sorted(names) == [(name, name) for name in sorted(FILES | FUNCTIONS)]
 
 
 @pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_a_submodule_is_imported_when_it_is_asked_for(name):
     assert getattr(linsey, name) is importlib.import_module(f"linsey.{name}")
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_a_function_of_the_command_is_imported_when_it_is_asked_for(name):
+    function = getattr(linsey, name)
+    assert callable(function) and function.__module__.startswith("linsey.app.")
+    assert name in dir(linsey)
 
 
 def test_other_names_are_refused():

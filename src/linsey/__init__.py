@@ -4,6 +4,7 @@
 - `linsey.treex`: modules that are pytrees and carry their variables.
 - `linsey.optim`: the classic `Optimizer` API.
 - `linsey.fit`: the command `linsey train` as a function.
+- `linsey.load`: a model that the command `linsey train` trained.
 
 Submodules are imported when they are first asked for, so that `import linsey` is cheap.
 """
@@ -18,9 +19,9 @@ from linsey.version import __version__ as __version__
 
 _SUBMODULES = {m.name for m in pkgutil.iter_modules(__path__) if m.name[0] != "_"}
 
-_FUNCTIONS = {"fit": "linsey.app.fit"}  # and where they are
-
 _COMMAND = {"app"}  # what the command `linsey` is made of: users run it
+# What it offers in Python, and where.
+_FUNCTIONS = {"fit": "linsey.app.fit", "load": "linsey.app.predictor"}
 
 if TYPE_CHECKING:
     from linsey import batch_stats as batch_stats
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from linsey import typing as typing
     from linsey import version as version
     from linsey.app.fit import fit as fit
+    from linsey.app.predictor import load as load
 else:
     __all__ = ["__version__", *sorted({*_SUBMODULES, *_FUNCTIONS} - _COMMAND)]
 

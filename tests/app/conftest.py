@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from linsey.app import cli
+from tests.app import served
 from tests.app.runs import make_blobs
 
 
@@ -47,3 +48,15 @@ def blobs(tmp_path) -> Path:
     x, y = make_blobs()
     np.savez(path, x=x, y=y)
     return path
+
+
+@pytest.fixture(scope="session")
+def table_run(tmp_path_factory) -> Path:
+    """A finished run on a table with texts and missing values, beside its data."""
+    return served.train_on_table(tmp_path_factory.mktemp("table"))
+
+
+@pytest.fixture(scope="session")
+def image_run(tmp_path_factory) -> Path:
+    """A finished run on a folder of images, beside its data."""
+    return served.train_on_images(tmp_path_factory.mktemp("photos"))

@@ -99,8 +99,8 @@ def test_version(linsey, option):
     [
         (
             ["fly"],
-            "no such command: expected train, eval, inspect, audit, recalibrate, fold, "
-            "convert, new, summary, run, found fly",
+            "no such command: expected train, eval, predict, export, inspect, audit, "
+            "recalibrate, fold, convert, new, summary, run, found fly",
         ),
         (
             ["train", "--model", "vit"],

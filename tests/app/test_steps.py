@@ -11,7 +11,7 @@ import pytest
 from linsey.app import steps
 from linsey.app.config import TrainConfig
 from linsey.app.losses import CrossEntropy
-from linsey.app.models import make_model
+from linsey.app.own_network import make_network
 from linsey.app.recipe import Recipe
 from tests.app.runs import make_blobs
 
@@ -23,7 +23,7 @@ BATCHES = [(X[i : i + 16], Y[i : i + 16].astype("i4")) for i in range(0, 48, 16)
 @functools.cache
 def start(**options) -> steps.TrainState:
     config = dataclasses.replace(CONFIG, **options)
-    return steps.create_state(config, make_model(config, (6,), 4), (6,), 4)
+    return steps.create_state(config, make_network(config, (6,), 4), (6,), 4)
 
 
 def trained(state, batches=BATCHES) -> list[steps.TrainState]:

@@ -71,6 +71,41 @@ def choose_arrays(names: Iterable[str], file: str | os.PathLike[str]) -> Chosen:
     )  # fmt: skip
 
 
+def choose_examples(names: Iterable[str], file: str | os.PathLike[str]) -> str:
+    """Choose the array of examples to be classified; labels are not needed.
+
+    Args:
+        names: of all arrays.
+        file: where they are, for messages.
+
+    Returns:
+        The only array, or that of examples; of a parted data set that of its test part.
+
+    Raises:
+        InputError: none is known to hold the examples.
+
+    Example:
+        >>> choose_examples(["X", "y"], "a.npz"), choose_examples(["pixels"], "a.npz")
+        ('X', 'pixels')
+        >>> choose_examples(["x_train", "y_train", "x_test", "y_test"], "a.npz")
+        'x_test'
+    """
+    names = list(names)
+    if len(names) == 1:
+        return names[0]
+    found = {name.lower(): name for name in sorted(names)}
+    for part in ("", *PARTS["test"], *PARTS["val"]):
+        for form in ("{name}_{part}", "{part}_{name}"):
+            for x in _X:
+                if (key := form.format(name=x, part=part).strip("_")) in found:
+                    return found[key]
+    raise InputError(
+        "no array of examples", file=file, expected=" or ".join(_X),
+        found=", ".join(names[:_MOST]) or "none",
+        hint="save the examples alone, or as x",
+    )  # fmt: skip
+
+
 def is_whole(name: str) -> bool:
     """Tell whether a name is one of arrays that are not parted.
 

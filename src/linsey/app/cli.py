@@ -30,6 +30,8 @@ from linsey.extras import MissingPackageError, install_hint
 _COMMANDS = {
     "train": "train a classifier and record the run in a folder",
     "eval": "evaluate a checkpoint on its test data, or on other data",
+    "predict": "predict the classes of images, tables or arrays",
+    "export": "export a model as a program for plain JAX, and check it",
     "inspect": "list what a checkpoint holds: shapes, dtypes, sizes, ranges",
     "audit": "find out what is wrong with running statistics",
     "recalibrate": "replace running statistics by those of the data",

@@ -353,6 +353,67 @@ class FoldConfig(StateOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class _ModelGiven(InspectConfig):
+    """A step of a run, and the code of its model where that is the user's own."""
+
+    model: _Text | None = None
+    """One's own model, of a run that trained one, as it was given to `linsey train`.
+    What a run names is not imported unless it is given here."""
+    model_arg: _Arguments = ()
+    """Arguments of the model, as NAME=VALUE. Defaults to those of the run."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictConfig(_ModelGiven):
+    """Predict the classes of examples: a table of answers, as CSV or lines of JSON.
+
+    The newest step answers, as with `linsey eval`, unless --best or --step names
+    another one.
+    """
+
+    files: tuple[Path, ...]
+    """Images and folders of them, FILE.csv, FILE.npz, FILE.npy or folders of these;
+    labels in them are not needed, and not read."""
+    out: Path | None = None
+    """File to write; nothing is overwritten. Defaults to the standard output."""
+    json: bool = False
+    """Write a JSON record a line, not CSV."""
+    top: _Count = 1
+    """How many of the most probable classes are given."""
+    probabilities: bool = False
+    """Also give the probability of each class."""
+    batch_size: _Batch = 256
+    """Examples that are read and computed at once."""
+    missing: Missing | None = None
+    """Missing values of a table: refuse them, or fill in the mean of the training part.
+    Defaults to what the run did."""
+    skip_broken: bool = False
+    """Leave images out that cannot be read, and list them on standard error."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportConfig(_ModelGiven):
+    """Export a model as a program of StableHLO, which plain JAX runs.
+
+    Standardization is part of the program, and so are the weights. It is read back and
+    compared with the model before the folder gets its name.
+    """
+
+    target: Path
+    """The folder to write; nothing is overwritten."""
+    fold: bool = False
+    """Fold batch norms into the layers around them."""
+    platforms: _Text = "cpu"
+    """What it can run on, with commas between: cpu, cuda, rocm, tpu."""
+    inputs: Literal["raw", "standardized"] = "raw"
+    """Whether it takes raw examples, or what `linsey.load(RUN).preprocess` returns."""
+    batch_size: _Batch | None = None
+    """Examples in a batch. Defaults to any number of them."""
+    json: bool = False
+    """Print the description of the program as JSON and nothing else."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
     """Copy a checkpoint into another format, and compare every array.
 

@@ -85,6 +85,7 @@ class Table:
 
     Args:
         path: the file.
+        least: how many columns there must be.
 
     Attributes:
         columns: what was learned of them.
@@ -94,8 +95,8 @@ class Table:
         InputError: it is not a table.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, least: int = 2) -> None:
+        self.path, self._least = path, least
         self.wrong = functools.partial(InputError, file=path)
         self.delimiter = self._find_delimiter()
         self.number = Number(has_commas=self.delimiter == ";")
@@ -145,7 +146,7 @@ class Table:
         lines = self._lines()
         first, second = ([cell.strip() for cell in next(lines, (0, []))[1]]
                          for _ in range(2))  # fmt: skip
-        if len(first) < 2:
+        if len(first) < self._least:
             expected = "cells with commas, semicolons, tabulators or bars between them"
             raise self.wrong("a table of one column", expected=expected)
         if len(first) > MAX_COLUMNS:

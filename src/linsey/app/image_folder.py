@@ -179,7 +179,7 @@ def _labelled_files(folder: Path, names: list[str]) -> _Part:
             hint = "move it away, or add the class to the training part"
             problem = "a class that is not in the training part"
             raise InputError(problem, file=path, hint=hint)
-        images = _images(path)
+        images = images_in(path)
         if not images:
             raise InputError(
                 "a class without images", file=path, expected=" ".join(SUFFIXES),
@@ -192,15 +192,15 @@ def _labelled_files(folder: Path, names: list[str]) -> _Part:
     return part
 
 
-def _images(folder: Path) -> list[Path]:
-    """All images in a folder and in the folders in it."""
+def images_in(folder: Path) -> list[Path]:
+    """List all images in a folder and in the folders in it, in the order of names."""
     images = []
     for path in _entries(folder):
         if _is_image(path):
             images.append(path)  # a link or a folder is refused when it is opened
         elif path.is_dir():
             _refuse_link(path)
-            images += _images(path)
+            images += images_in(path)
     return images
 
 

@@ -68,6 +68,7 @@ class DataRecord:
         class_names: one for each class.
         standardizer: mean and deviation of the training part.
         feature_names: of the inputs, if they are the columns of a table.
+        dtype: of the raw examples; empty in what an older linsey wrote.
     """
 
     name: Annotated[str, Between(1, 4096)]
@@ -76,6 +77,7 @@ class DataRecord:
     class_names: ClassNames
     standardizer: StandardizerRecord
     feature_names: Annotated[tuple[_Word, ...], Between(0, MAX_VALUES)] = ()
+    dtype: Annotated[str, Between(0, 100)] = ""
 
     @property
     def known(self) -> Known:

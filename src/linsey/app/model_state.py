@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from linsey.app.own_network import make_network
 from linsey.app.readers import load
 from linsey.app.recorded_model import model_again
 from linsey.app.standardizer import Standardizer
+from linsey.app.targets import refuse_occupied
 from linsey.batch_stats.statistics import Variables
 from linsey.batch_stats.subject import read_subject
 from linsey.checkpoint import durable
@@ -99,13 +99,6 @@ def asking(path: Path) -> Iterator[None]:
     except (OptionError, ArgumentTypeError) as error:
         fix = error.fix.rstrip(".")
         raise InputError(f"{error.found} {error.why}", file=path, hint=fix) from error
-
-
-def refuse_occupied(target: Path) -> None:
-    """Refuse a target that is there: nothing is overwritten."""
-    if os.path.lexists(target):
-        hint = "name another one, or remove it"
-        raise InputError("is there already", file=target, hint=hint)
 
 
 def load_state(

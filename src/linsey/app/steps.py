@@ -55,11 +55,6 @@ class TrainState(train_state.TrainState):
     recipe: Recipe = struct.field(pytree_node=False)
 
     @property
-    def evaluated(self) -> dict[str, Any]:
-        """The variables to evaluate, export and predict with."""
-        return self.variables
-
-    @property
     def key(self) -> jax.Array:
         """The random key of the next step."""
         committed = self.step - self.skipped
@@ -73,6 +68,11 @@ class TrainState(train_state.TrainState):
     def variables(self) -> dict[str, Any]:
         """The variables by collection."""
         return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
+    def evaluated(self) -> dict[str, Any]:
+        """The variables to evaluate, export and predict with."""
+        return self.variables
 
     def fields_of(self, changed: Variables) -> dict[str, Any]:
         """Return collections that changed as fields of this state."""

@@ -23,7 +23,8 @@ from linsey.errors import InputError
 
 MAX_VALUES = 2**27
 """Values that the features of a table may have: 1 GiB."""
-_TARGETS = ("label", "target", "class", "y")
+LABEL_COLUMNS = ("label", "target", "class", "y")
+"""What a column of classes may be called, in lower case."""
 
 
 def load_table(path: Path, options: DataOptions, known: Known | None = None) -> Dataset:
@@ -128,7 +129,7 @@ def _target(table: Table, options: DataOptions) -> Column:
             )  # fmt: skip
         return columns[options.target]
     lower = {column.name.lower(): column for column in reversed(table.columns)}
-    names = [name for name in _TARGETS if name in lower and table.has_header]
+    names = [name for name in LABEL_COLUMNS if name in lower and table.has_header]
     return lower[names[0]] if names else table.columns[-1]
 
 

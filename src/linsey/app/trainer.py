@@ -337,6 +337,7 @@ class Trainer:
                 "class_names": list(self.dataset.class_names),
                 "standardizer": self.standardize.to_json(),
                 "feature_names": list(self.dataset.feature_names),
+                "dtype": str(self.dataset.x_train.dtype),
             },
         }
         if self.own is not None:

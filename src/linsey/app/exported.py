@@ -1,0 +1,240 @@
+"""A model as one program of StableHLO: standardization, weights, logits, probabilities.
+
+The program needs no code of the model and no linsey: `jax.export.deserialize` reads it.
+Kernels of linsey are not in it; it computes what defines them. Before anybody gets it,
+the bytes are read back and compared with the model, on inputs of the data where these
+are there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import cast
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+
+from linsey.app.predictor import Predictor
+from linsey.app.standardizer import Standardizer
+from linsey.batch_stats import Report, fold
+from linsey.batch_stats.statistics import Variables
+from linsey.errors import InputError
+from linsey.extras import require
+from linsey.ops.cpu.dispatch import plain_convolutions
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+TOLERANCE = 1e-5
+"""The largest difference to the model, relative to the largest logit."""
+_EXAMPLE = 2  # examples in the batch on which folding is measured
+_ENOUGH = 1e-7  # of a deviation: an error that float32 makes anyhow
+# What jax raises where a program would depend on the size of the batch.
+_REFUSALS = (
+    jax.errors.InconclusiveDimensionOperation,
+    TypeError,
+    ValueError,
+    NotImplementedError,
+)
+
+Logits = Callable[[Variables, jax.Array], jax.Array]
+Program = Callable[[jax.Array], dict[str, jax.Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How far a program is from its model.
+
+    Attributes:
+        logits: `max |program - model| / max |model|`.
+        probabilities: `max |program - model|`.
+    """
+
+    logits: float
+    probabilities: float
+
+
+def chosen_platforms(text: str) -> tuple[str, ...]:
+    """Read a list of platforms.
+
+    Args:
+        text: names with commas between.
+
+    Returns:
+        The platforms.
+
+    Raises:
+        InputError: one is unknown, or none of them is here, so that the program could
+            not be compared with the model.
+    """
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if name not in PLATFORMS:
+            raise InputError("no such platform", key="--platforms", found=name or text,
+                             expected=", ".join(PLATFORMS))  # fmt: skip
+    if not any(map(_devices, names)):
+        raise InputError(
+            "the program could not be compared with the model here", key="--platforms",
+            expected="a platform of this machine among them", found=", ".join(names),
+            hint=f"--platforms {','.join(('cpu', *names))}",
+        )  # fmt: skip
+    return names
+
+
+def _devices(platform: str) -> list[jax.Device]:
+    try:
+        return jax.local_devices(backend=platform)
+    except RuntimeError:
+        return []
+
+
+@dataclasses.dataclass(frozen=True)
+class Exporter:
+    """Makes the program of a model.
+
+    Args:
+        model: the model.
+        is_raw: whether standardization is in the program.
+        dtype: of its inputs.
+        platforms: what it runs on.
+        batch_size: examples in a batch; any number if `None`.
+    """
+
+    model: Predictor
+    is_raw: bool
+    dtype: np.dtype
+    platforms: tuple[str, ...]
+    batch_size: int | None = None
+
+    def folded(self, raw: np.ndarray) -> tuple[Logits, Variables, Report]:
+        """Fold batch norms into the layers around them, see `linsey.batch_stats.fold`.
+
+        Args:
+            raw: examples.
+        """
+        network = self.model.network
+
+        def model(
+            variables: Variables, x: jax.Array, train: bool, mutable: object
+        ) -> jax.Array | tuple[jax.Array, Variables]:
+            if not mutable:
+                return network.evaluate(variables, x)
+            return network.train(variables, x, {"dropout": jax.random.key(0)})
+
+        example = self.model.standardized(raw[:_EXAMPLE])
+        return fold(model, self.model.variables, example)
+
+    def export(self, apply: Logits, variables: Variables) -> bytes:
+        """Export a function that computes logits of standardized inputs.
+
+        Args:
+            apply: called with variables and inputs.
+            variables: become constants of the program.
+
+        Returns:
+            The program, as `jax.export.Exported.serialize` writes it.
+
+        Raises:
+            InputError: the model does not take batches of any size.
+            MissingPackageError: jax writes programs with `flatbuffers`.
+        """
+        require("flatbuffers", "train", "An exported program")
+        program = self._program(apply, jax.device_get(variables))
+        size = self.batch_size or jax.export.symbolic_shape("batch")[0]
+        x = jax.ShapeDtypeStruct((size, *self.model.shape), self.dtype)
+        # Convolutions in a form that suits a CPU are slow elsewhere.
+        is_elsewhere = self.platforms != ("cpu",)
+        try:
+            with plain_convolutions(is_elsewhere):
+                exporting = jax.export.export(
+                    jax.jit(program), platforms=self.platforms
+                )
+                exported = exporting(x)
+        except _REFUSALS as error:
+            cause = " ".join(str(error).split())[:200]
+            hint = None if self.batch_size else "--batch-size N exports it for N alone"
+            problem = f"the model cannot be exported: {cause}"
+            raise InputError(problem, hint=hint) from error
+        return bytes(exported.serialize())
+
+    def _program(self, apply: Logits, variables: Variables) -> Program:
+        scaled = _standardization(self.model.standardizer) if self.is_raw else None
+
+        def program(x: jax.Array) -> dict[str, jax.Array]:
+            inputs = x if scaled is None else scaled(x)
+            logits = apply(variables, inputs).astype(jnp.float32)
+            return {"logits": logits, "probabilities": jax.nn.softmax(logits)}
+
+        return program
+
+    def compare(self, program: bytes, raw: np.ndarray) -> Difference:
+        """Compare a program with its model.
+
+        Args:
+            program: the bytes that `export` returned.
+            raw: examples, of the dtype of the data.
+
+        Returns:
+            The largest difference over batches of 1, 3, and all of the examples.
+        """
+        exported = jax.export.deserialize(bytearray(program))
+        device = next(d for name in self.platforms for d in _devices(name))
+        sizes = (
+            {self.batch_size} if self.batch_size else {1, min(3, len(raw)), len(raw)}
+        )
+        inputs = self.model.standardized(raw)
+        given = raw.astype(self.dtype) if self.is_raw else inputs
+        found = []
+        with jax.default_device(device):
+            variables = jax.device_put(jax.device_get(self.model.variables), device)
+            for size in sorted(sizes):
+                right = jax.jit(self.model.apply)(variables, jnp.asarray(inputs[:size]))
+                answer = exported.call(jnp.asarray(given[:size]))
+                answers = cast(dict[str, jax.Array], answer)
+                found.append(_difference(answers, right.astype(jnp.float32)))
+        return Difference(
+            max(one.logits for one in found), max(one.probabilities for one in found)
+        )
+
+
+def _difference(answer: dict[str, jax.Array], right: jax.Array) -> Difference:
+    gap = jnp.abs(answer["logits"] - right).max()
+    chances = jnp.abs(answer["probabilities"] - jax.nn.softmax(right)).max()
+    size = jnp.maximum(jnp.abs(right).max(), jnp.finfo(jnp.float32).tiny)
+    return Difference(float(gap / size), float(chances))
+
+
+def _standardization(standardizer: Standardizer) -> Callable[[jax.Array], jax.Array]:
+    """Return `(x - mean) / std` in float32, as close as it gets to that in float64.
+
+    Where a mean is much larger than its deviation, as of years, rounding it to float32
+    would shift all inputs: what was rounded off is subtracted too.
+    """
+    mean, std = standardizer.mean, standardizer.std
+    near = mean.astype(np.float32)
+    rest = (mean - near).astype(np.float32)
+    scale = std.astype(np.float32)
+
+    def standardize(x: jax.Array) -> jax.Array:
+        x = x.astype(jnp.float32) - near
+        if (np.abs(rest) / std > _ENOUGH).any():
+            # Else XLA adds both constants before it subtracts them.
+            x = jax.lax.optimization_barrier(x) - rest
+        return x / scale
+
+    return standardize
+
+
+def exported_dtype(model: Predictor) -> np.dtype:
+    """Return the dtype of raw examples of a model: uint8, or else float32."""
+    return np.dtype(np.uint8 if model.metadata.data.dtype == "uint8" else np.float32)
+
+
+def random_examples(model: Predictor, count: int) -> np.ndarray:
+    """Draw raw examples with the mean and the deviation of the training data."""
+    random, standardizer = np.random.default_rng(0), model.standardizer
+    x = random.normal(standardizer.mean, standardizer.std, (count, *model.shape))
+    dtype = exported_dtype(model)
+    if dtype == np.uint8:
+        return x.round().clip(0, 255).astype(dtype)
+    return x.astype(dtype)

@@ -1,0 +1,28 @@
+"""Where a command writes what it was asked for: nothing is ever overwritten."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+from linsey.errors import InputError
+
+
+def refuse_occupied(target: Path) -> None:
+    """Refuse a target that is there: nothing is overwritten."""
+    if os.path.lexists(target):
+        hint = "name another one, or remove it"
+        raise InputError("is there already", file=target, hint=hint)
+
+
+def refuse_target(target: Path) -> None:
+    """Refuse a target that is there, or whose folder is not.
+
+    Raises:
+        InputError: says which of the two.
+    """
+    refuse_occupied(target)
+    if not target.parent.is_dir():
+        hint = f"mkdir -p {shlex.quote(str(target.parent))}"
+        raise InputError("no such folder to write to", file=target.parent, hint=hint)
