@@ -45,6 +45,7 @@ Norm = Literal["batch", "none", "layer", "group"]
 OptimizerName = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["cosine", "constant", "step"]
 OnNonfinite = Literal["skip", "stop", "raise"]
+Loader = Literal["threads", "processes"]
 Missing = Literal["refuse", "mean"]
 BATCH_SIZE = 64
 """Examples per step where `--batch-size` is not given and there are as many."""
@@ -122,7 +123,22 @@ class OptimizerOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunOptions:
+class LoadingOptions:
+    """How examples get from files to the devices; without influence on any number."""
+
+    image_memory: Annotated[int, Between(0, 2**24)] = 128
+    """MiB for decoded images of a folder. One that needs more is decoded anew in each
+    epoch, while the devices compute."""
+    workers: Annotated[int, Between(0, 1024)] | None = None
+    """Threads that decode images, or processes; 0 decodes between the steps. Defaults
+    to the number of cores, at most 16."""
+    loader: Loader = "threads"
+    """What the workers are. Processes (of grain, which is then needed) have no lock of
+    Python in common, which many cores would wait for."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions(LoadingOptions):
     """Where it is recorded."""
 
     out: Path | None = None

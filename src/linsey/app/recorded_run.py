@@ -8,8 +8,9 @@ import time
 from linsey.app import metrics_log
 from linsey.app.batches import describe_batches
 from linsey.app.config import TrainConfig
-from linsey.app.dataset import Dataset, training_batches
+from linsey.app.dataset import Dataset, Plan
 from linsey.app.devices import describe_environment
+from linsey.app.loading import prepared
 from linsey.app.metadata import run_metadata
 from linsey.app.metrics_log import MetricsLog
 from linsey.app.models import LayerRow, summarize, summary_text, total_size
@@ -122,9 +123,9 @@ def _audit(trainer: Trainer) -> Report:
     state = trainer.state
     if not state.batch_stats:
         return Report("Audit")
-    x, size = trainer.dataset.x_train, trainer.batch_size
-    batches = training_batches(len(x), size, trainer.config.seed, trainer.step)
-    chosen = [trainer.standardize(x[next(batches)]) for _ in range(_AUDITED)]
+    x, size, step = trainer.dataset.x_train, trainer.batch_size, trainer.step
+    plan = Plan(len(x), size, trainer.config.seed, step, step + _AUDITED)
+    chosen = list(prepared(x, trainer.standardize, plan))
     committed = int(state.step) - int(state.skipped)
     return audit(state, trainer.model, chosen, step=committed)
 

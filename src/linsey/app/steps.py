@@ -8,6 +8,7 @@ rate: a step that is skipped leaves no trace in the ones after it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ from linsey import struct
 from linsey.app.config import OptimizerOptions, Shape
 from linsey.app.dataset import Dataset
 from linsey.app.devices import Devices
+from linsey.app.loading import prepared
 from linsey.app.scores import Answers
 from linsey.app.standardizer import Standardizer
 from linsey.app.stopping import StopRequest
@@ -283,14 +285,15 @@ def evaluate(
     # Every batch has one shape, so one program serves all; rows beyond the end are
     # zeros whose results are dropped (nothing mixes rows in evaluation).
     size = -(-_BATCH // devices.count) * devices.count
-    found = []
-    for start in range(0, len(dataset.y_test), size):
-        if stop is not None:
-            stop.check()
-        x = standardize(dataset.x_test[start : start + size])
-        y = dataset.y_test[start : start + size]
-        batch = devices.put_batch(_padded(x, size), _padded(y, size))
-        found.append([np.asarray(a)[: len(y)] for a in eval_step(state, *batch)])
+    found, y_test = [], dataset.y_test
+    order = np.array_split(np.arange(len(y_test)), range(size, len(y_test), size))
+    with contextlib.closing(prepared(dataset.x_test, standardize, order)) as inputs:
+        for rows, x in zip(order, inputs, strict=True):
+            if stop is not None:
+                stop.check()
+            y = y_test[rows]
+            batch = devices.put_batch(_padded(x, size), _padded(y, size))
+            found.append([np.asarray(a)[: len(y)] for a in eval_step(state, *batch)])
     losses, predicted, confidence, rank = map(np.concatenate, zip(*found, strict=True))
     # Rounding may take a probability of float32 above 1.
     confidence = np.minimum(confidence.astype(np.float64), 1.0)

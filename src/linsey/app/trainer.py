@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -21,9 +20,10 @@ from linsey import serialization
 from linsey.app import nonfinite, steps, window
 from linsey.app.batches import choose_batch_size
 from linsey.app.config import TrainConfig
-from linsey.app.dataset import Dataset, training_batches
+from linsey.app.dataset import Dataset, Plan
 from linsey.app.devices import Devices, describe_environment
 from linsey.app.exit_codes import NotFiniteError
+from linsey.app.loading import Batch, Loader, training_loader
 from linsey.app.metadata import Scores, run_metadata
 from linsey.app.metrics_log import MetricsLog
 from linsey.app.models import Classifier, make_model
@@ -40,19 +40,6 @@ _MAX_EXAMPLES = 8
 """How many are named in a message; the log has all of them."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    """The examples of a step.
-
-    Attributes:
-        indices: where they are in the training part.
-        shards: examples and labels on the devices.
-    """
-
-    indices: np.ndarray
-    shards: tuple[jax.Array, ...]
-
-
 class Trainer:
     """A run in progress.
 
@@ -65,6 +52,7 @@ class Trainer:
         config: the options, with the batch size that is used.
         batch_size: the same.
         evaluation: the last one; `None` if there was none in this process.
+        waited: seconds that steps waited for their batches.
         most_warnings: skipped steps that a person is warned of, one by one.
 
     Raises:
@@ -94,8 +82,7 @@ class Trainer:
         self._never_finite = nonfinite.infinite_leaves(self._tree())
         self._speed = Speedometer(self.batch_size)
         self.most_warnings, self._warnings = 5, 0
-        self._next: Batch | None = None
-        self._has_trained = False
+        self._has_trained, self.waited = False, 0.0
 
     def restore(self, checkpoint: VerifiedCheckpoint) -> None:
         """Go to where a checkpoint was taken.
@@ -132,7 +119,7 @@ class Trainer:
             Stopped: a signal arrived before the end.
             NotFiniteError: a step was not finite, or too many were skipped.
         """
-        batches = self._batches()
+        loader = self._loader()
         try:
             while True:
                 # A run resumed at a step that was evaluated does not do it again.
@@ -148,13 +135,16 @@ class Trainer:
                 if self.step == self.total:
                     return
                 with self._compiling(shown):
-                    self._train(batches, log)
+                    self._train(loader, log)
                 shown.advance(self._moment())
                 if self.step % self.config.log_every == 0 or self.step == self.total:
                     self._log_training(log)
-        except Stopped:
+        except (Stopped, InputError):  # of which the latter is about a file of the data
             self._save(log)
             raise
+        finally:
+            loader.close()
+            self.waited += loader.waited
 
     def evaluate(self, stop: StopRequest | None = None) -> steps.Evaluation:
         """Evaluate the state as it is."""
@@ -167,20 +157,18 @@ class Trainer:
 
     # -- training --------------------------------------------------------------------
 
-    def _batches(self) -> Iterator[Batch]:
-        data, config = self.dataset, self.config
-        count, size = len(data.x_train), self.batch_size
-        for indices in training_batches(count, size, config.seed, self.step):
-            x = self.standardize(data.x_train[indices])
-            shards = self.devices.put_batch(x, data.y_train[indices])
-            yield Batch(indices, shards)
+    def _loader(self) -> Loader:
+        count, config = len(self.dataset.x_train), self.config
+        plan = Plan(count, self.batch_size, config.seed, self.step, self.total)
+        return training_loader(
+            self.dataset, self.standardize, self.devices, plan, config
+        )
 
-    def _train(self, batches: Iterator[Batch], log: MetricsLog) -> None:
+    def _train(self, loader: Loader, log: MetricsLog) -> None:
         start = time.perf_counter()
-        batch = self._next or next(batches)
+        batch = loader.take()
         self.state, metrics = steps.train_step(self.state, *batch.shards)
-        # While the devices compute.
-        self._next = next(batches) if self.step + 1 < self.total else None
+        loader.top_up()  # while the devices compute
         seen = {key: value.item() for key, value in jax.device_get(metrics).items()}
         self._speed.add(time.perf_counter() - start)
         is_skipped = bool(seen["skipped"])

@@ -55,7 +55,9 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Path]:
     with busy(f"reading {config.data}"):
         from linsey.app.readers import load
 
-        dataset = load(config)  # before jax is imported: what is wrong shows at once
+        dataset = load(
+            config, loading=config
+        )  # before jax is imported: what is wrong shows at once
     for warning in dataset.warnings():
         warn(warning)
     with busy("importing jax"):
