@@ -222,16 +222,17 @@ def measured(file: str | Path, size: int) -> tuple[np.ndarray, np.ndarray]:
         What `ImageArray` wants to know of it, and the image.
     """
     image = decode(Path(file), size)
-    values = image.reshape(-1, image.shape[-1])
+    # (channels, pixels): sums along the last axis are many times as fast.
+    values = np.ascontiguousarray(image.reshape(-1, image.shape[-1]).T)
     facts = np.zeros((), _FACTS)
     with np.errstate(over="ignore", invalid="ignore"):
-        origin = values[0].astype(np.float64)
+        origin = values[:, :1].astype(np.float64)
         difference = values - origin
-        mean = difference.mean(0)
+        mean = difference.mean(1, keepdims=True)
         difference -= mean
-        facts["mean"] = origin + mean
-        facts["squares"] = np.einsum("ij,ij->j", difference, difference)
-    facts["low"], facts["high"] = values.min(0), values.max(0)
+        facts["mean"] = (origin + mean)[:, 0]
+        facts["squares"] = np.einsum("ij,ij->i", difference, difference)
+    facts["low"], facts["high"] = values.min(1), values.max(1)
     facts["is_colored"], facts["is_deep"] = image.shape[-1] > 1, image.dtype.kind == "f"
     facts["sha256"] = np.frombuffer(_sha256(image), np.uint8)
     return facts, image

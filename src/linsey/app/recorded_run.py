@@ -11,6 +11,7 @@ from linsey.app.config import TrainConfig
 from linsey.app.dataset import Dataset, Plan
 from linsey.app.devices import describe_environment
 from linsey.app.loading import prepared
+from linsey.app.memory import give_back
 from linsey.app.metadata import run_metadata
 from linsey.app.metrics_log import MetricsLog
 from linsey.app.models import LayerRow, summarize, summary_text, total_size
@@ -57,6 +58,7 @@ def train_run(
         given, trainer = config, Trainer(config, dataset, folder.checkpoints)
         config, size = trainer.config, trainer.batch_size
         layers = summarize(trainer.model, dataset.shape, size)
+    give_back()
     if overview is not None:
         trainer.most_warnings = 1
     stop.check()
@@ -81,6 +83,7 @@ def train_run(
         trainer.step, final, trainer.scores, skipped, _audit(trainer),
         metrics_log.read(folder.metrics), time.perf_counter() - start,
     )  # fmt: skip
+    give_back()
     write_report(folder, config, dataset, layers, outcome)
     stop.check()
     outcome.refuse_not_finite(folder.path)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -24,6 +25,7 @@ from linsey.app.dataset import Dataset, Plan
 from linsey.app.devices import Devices, describe_environment
 from linsey.app.exit_codes import NotFiniteError
 from linsey.app.loading import Batch, Loader, training_loader
+from linsey.app.memory import give_back
 from linsey.app.metadata import Scores, run_metadata
 from linsey.app.metrics_log import MetricsLog
 from linsey.app.models import Classifier, make_model
@@ -228,12 +230,16 @@ class Trainer:
         error.is_traced = True
         raise error
 
-    def _compiling(self, shown: Progress) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def _compiling(self, shown: Progress) -> Iterator[None]:
         """Say so where a step is the first one, which waits for the compiler."""
         if self._has_trained:
-            return contextlib.nullcontext()
+            yield
+            return
         self._has_trained = True
-        return shown.busy("compiling the training step")
+        with shown.busy("compiling the training step"):
+            yield
+        give_back()
 
     def _moment(self) -> Moment:
         loss = self.scores.window.means(self.batch_size)["loss"]
@@ -258,6 +264,8 @@ class Trainer:
         text = "compiling the evaluation" if is_first else "evaluating"
         with shown.busy(text, is_told=is_first):
             result = self.evaluate(stop)
+        if is_first:
+            give_back()
         log.write("eval", self.step, epoch=epoch, **result.numbers())
         shown.detail(
             f"step {self.step:>6}/{self.total}  epoch {epoch:6.2f}  "

@@ -66,6 +66,7 @@ class Processes:
 
     def __init__(self, steps: Steps, count: int) -> None:
         grain = require("grain", "images", "--loader processes")
+        _parse_flags()
         source = grain.MapDataset.source(steps)
         # A worker computes one batch while the last one waits to be taken.
         batches = source.to_iter_dataset(grain.ReadOptions(0, 0)).mp_prefetch(
@@ -82,12 +83,20 @@ class Processes:
         batch = next(self._batches)
         if isinstance(batch, InputError):
             raise batch
-        return batch
+        return np.array(batch)  # what is shared is gone when the worker ends
 
     def close(self) -> None:
         """End the processes."""
         self._taking.shutdown(cancel_futures=True)
         self._batches.close()
+        del self._batches  # and with it the shared memory of what was not taken
+
+
+def _parse_flags() -> None:
+    """Tell absl that this program has none of its flags, which grain asks for."""
+    flags = require("absl.flags", "images", "--loader processes").FLAGS
+    if not flags.is_parsed():
+        flags.mark_as_parsed()
 
 
 def _begin(index: int, count: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from linsey.app import exit_codes
 from linsey.app.config import TrainConfig
+from linsey.app.memory import use_one_heap
 from linsey.app.one_process import refuse_several_processes
 from linsey.app.options import parse_train
 from linsey.app.progress import busy
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     config = parse_train(arguments)
     refuse_several_processes()
     set_threads(config.threads)
+    use_one_heap()
     path = config.out or default_out(config)
     try:
         with claim(path, config) as folder:
