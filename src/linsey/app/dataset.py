@@ -245,7 +245,8 @@ def hold_out(
         # Rows only move to the front: what is still to be moved is never written to.
         chosen = train[start : start + size]
         x[start : start + len(chosen)] = x[chosen]
-    return x[: len(train)], y_train, x_test, y_test
+    x[len(train) :] = x_test  # the copy was needed for the time of moving alone
+    return x[: len(train)], y_train, x[len(train) :], y_test
 
 
 def _checked_pair(

@@ -7,6 +7,7 @@ that one. Links, which could lead anywhere, are refused.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +21,7 @@ from linsey.app.image_array import Holding, ImageArray, as_facts, measured
 from linsey.app.images import SUFFIXES, calm_pillow
 from linsey.app.workers import Workers, default_workers
 from linsey.errors import InputError
+from linsey.extras import missing
 from linsey.files import reporting
 
 _LEFT_BY_SYSTEMS = ("__macosx", "thumbs.db", "desktop.ini", "@eadir")
@@ -66,6 +68,7 @@ def load_image_folder(
 
     Raises:
         InputError: no images, an unreadable image, a link, or classes that differ.
+        MissingPackageError: processes are asked for, and grain is not installed.
         DiskError: the disk refused.
     """
     loading = loading or LoadingOptions()
@@ -96,6 +99,9 @@ def load_image_folder(
 
 
 def _workers(loading: LoadingOptions) -> Workers:
+    if loading.loader == "processes" and importlib.util.find_spec("grain") is None:
+        error = ModuleNotFoundError(name="grain")
+        raise missing(error, "images", "--loader processes")
     count = loading.workers
     return Workers(default_workers() if count is None else count)
 

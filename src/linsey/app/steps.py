@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -195,6 +196,8 @@ def _all_finite(tree: object) -> jax.Array:
 # -- evaluation ----------------------------------------------------------------------
 
 _BATCH = 256
+_VALUES = 2**22
+"""Inputs of a batch at most: 16 MiB, and a model needs many times that beside them."""
 
 
 @jax.jit
@@ -284,7 +287,8 @@ def evaluate(
     """
     # Every batch has one shape, so one program serves all; rows beyond the end are
     # zeros whose results are dropped (nothing mixes rows in evaluation).
-    size = -(-_BATCH // devices.count) * devices.count
+    most = max(1, min(_BATCH, _VALUES // math.prod(dataset.shape)))
+    size = -(-most // devices.count) * devices.count
     found, y_test = [], dataset.y_test
     order = np.array_split(np.arange(len(y_test)), range(size, len(y_test), size))
     with contextlib.closing(prepared(dataset.x_test, standardize, order)) as inputs:
