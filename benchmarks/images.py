@@ -112,7 +112,7 @@ def with_linsey(folder: str, given: argparse.Namespace, held: bool) -> dict[str,
     config = TrainConfig(
         data=folder, model="resnet", depth=4, width=given.channels, lr=0.05,
         image_size=given.side, batch_size=given.batch, epochs=given.epochs,
-        test_fraction=0.01, image_memory=1024 if held else 0, workers=given.workers,
+        test_fraction=0.05, image_memory=1024 if held else 0, workers=given.workers,
         log_every=1, checkpoint_every=10**9,
     )  # fmt: skip
     start = time.perf_counter()
@@ -143,8 +143,8 @@ def with_linsey(folder: str, given: argparse.Namespace, held: bool) -> dict[str,
 def with_torch(folder: str, given: argparse.Namespace) -> dict[str, float]:
     """The loop of a tutorial, with as many worker processes as there are cores."""
     import torch
-    from torchvision import datasets, transforms
 
+    datasets, transforms = import_torchvision(torch)
     from benchmarks.models.torch_resnet import resnet
 
     torch.manual_seed(0)
@@ -183,6 +183,20 @@ def with_torch(folder: str, given: argparse.Namespace) -> dict[str, float]:
             loss.item()
         epochs.append(time.perf_counter() - start)
     return summary(len(loader) * given.batch, reading, epochs, waited)
+
+
+def import_torchvision(torch: Any) -> tuple[Any, Any]:
+    """Its folders and transforms."""
+    try:
+        from torchvision import datasets, transforms
+    except RuntimeError:
+        # A wheel for another build of PyTorch has none of its own operators, which
+        # folders and transforms do without; only that they are known is asked for.
+        known = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            known.define(f"{name}(Tensor boxes, Tensor scores, float most) -> Tensor")
+        from torchvision import datasets, transforms
+    return datasets, transforms
 
 
 def process(rival: str, folder: str, given: argparse.Namespace) -> dict[str, float]:
