@@ -116,7 +116,7 @@ class Plan:
     Example:
         >>> plan = Plan(count=7, batch_size=3, seed=0, first_step=1, total=3)
         >>> [indices.tolist() for indices in plan]
-        [[5, 4, 6], [2, 4, 0]]
+        [[1, 2, 6], [3, 4, 2]]
     """
 
     count: int

@@ -212,7 +212,7 @@ def chunks(count: int) -> Iterator[slice]:
 
 def as_facts(facts: Sequence[np.ndarray]) -> np.ndarray:
     """Return what was measured of some images as `ImageArray` takes it."""
-    return np.array(facts, _FACTS)
+    return np.array(list(facts), _FACTS)
 
 
 def measured(file: str | Path, size: int) -> tuple[np.ndarray, np.ndarray]:
