@@ -84,7 +84,7 @@ def in_new_process(
         command += [f"--{name}", str(getattr(given, name))]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(done.stderr)
+        raise RuntimeError(f"{rival}: exit code {done.returncode}\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
 
 

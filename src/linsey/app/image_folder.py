@@ -16,7 +16,7 @@ import numpy as np
 
 from linsey.app.array_names import PARTS
 from linsey.app.config import DataOptions, LoadingOptions
-from linsey.app.dataset import Dataset, make_dataset
+from linsey.app.dataset import Dataset, Known, make_dataset
 from linsey.app.image_array import Holding, ImageArray, as_facts, measured
 from linsey.app.images import SUFFIXES, calm_pillow
 from linsey.app.workers import Workers, default_workers
@@ -51,7 +51,10 @@ class _Part:
 
 
 def load_image_folder(
-    root: Path, options: DataOptions, loading: LoadingOptions | None = None
+    root: Path,
+    options: DataOptions,
+    known: Known | None = None,
+    loading: LoadingOptions | None = None,
 ) -> Dataset:
     """Load FOLDER/class/image or FOLDER/train/class/image with FOLDER/test/...
 
@@ -61,6 +64,7 @@ def load_image_folder(
     Args:
         root: the folder.
         options: the data options.
+        known: the model that the data are for.
         loading: what memory and how many workers there are.
 
     Returns:
@@ -88,7 +92,7 @@ def load_image_folder(
         arrays = [(x.with_channels(channels), y) for x, y in arrays]
         test = arrays[1]
     keys = ("train", "train", "test", "test")
-    dataset = make_dataset(str(root), arrays[0], test, options, keys, names)
+    dataset = make_dataset(str(root), arrays[0], test, options, keys, names, known)
     notes = (
         *layout.notes,
         *(note for folder in _folders(layout) for note in _loose_note(folder)),

@@ -78,7 +78,7 @@ def _load_folder(
         with parsing(path, "the data set cannot be loaded"):
             return load_saved_dataset(path, options, known)
     with parsing(path, "the images cannot be loaded"):
-        return load_image_folder(path, options, loading)
+        return load_image_folder(path, options, known, loading)
 
 
 def load_npz(path: Path, options: DataOptions, known: Known | None = None) -> Dataset:

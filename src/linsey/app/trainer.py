@@ -123,6 +123,7 @@ class Trainer:
         """
         loader = self._loader()
         try:
+            loader.top_up()  # while the evaluation and the step are compiled
             while True:
                 # A run resumed at a step that was evaluated does not do it again.
                 is_new = self.scores.evaluated_at != self.step
