@@ -160,6 +160,7 @@ def with_torch(folder: str, given: argparse.Namespace) -> dict[str, float]:
         persistent_workers=workers > 0,
     )  # fmt: skip
     reading = time.perf_counter() - start
+    # With fewer channels than 16 its kernels for channels last may crash.
     model = resnet(given.channels, 4, 10).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         model.parameters(), 0.05, momentum=0.9, nesterov=True, weight_decay=1e-4

@@ -237,3 +237,13 @@ def test_an_image_array_can_be_sent_to_another_process(photos):
     again = pickle.loads(pickle.dumps(x))
     assert isinstance(again, ImageArray)
     assert again[:5].tobytes() == x[:5].tobytes()
+
+
+def test_another_folder_is_evaluated_by_the_classes_of_the_model(
+    linsey, photos, tmp_path
+):
+    assert run(linsey, photos, "run", "--epochs", 1).code == 0
+    other = make_photos(tmp_path / "other", 6)
+    result = linsey("eval", "run", "--data", other)
+    assert result.code == 0, result.err
+    assert "of 6)" in result.out

@@ -121,7 +121,7 @@ def test_without_a_gpu_it_says_how_to_run(tmp_path):
     ("name", "options"),
     [
         ("images", "--images 80 --width 40 --height 30 --side 8 --batch 16 --epochs 2 "
-                   "--channels 2 --workers 1"),
+                   "--channels 16 --workers 1"),
         ("table", "--examples 2000 --epochs 2"),
         ("training_memory", "--scale 0.01"),
     ],
