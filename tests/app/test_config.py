@@ -11,7 +11,8 @@ def test_digest_covers_what_decides_the_numbers_and_nothing_else():
             other = dataclasses.replace(base, **{field.name: field.default + 1})
             same = other.digest == base.digest
             assert same == (field.name in ("eval_every", "checkpoint_every", "keep",
-                                           "log_every", "early_stopping"))  # fmt: skip
+                                           "log_every", "early_stopping",
+                                           "image_memory"))  # fmt: skip
     assert dataclasses.replace(base, out=Path("x"), resume=True).digest == base.digest
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from linsey.app import image_folder
+from linsey.app import image_stack
 from linsey.app.config import DataOptions
 from linsey.app.images import read_image
 from linsey.app.readers import load
@@ -39,7 +39,7 @@ def test_image_folder_with_parts_and_color(tmp_path):
     make_images(tmp_path / "test", count=2, mode="L")
     data = load(DataOptions(data=str(tmp_path), image_size=3))
     assert (data.x_train.shape, data.x_test.shape) == ((10, 3, 3, 3), (4, 3, 3, 3))
-    np.testing.assert_array_equal(data.x_train[7, 0, 0], [52, 0, 203])
+    np.testing.assert_array_equal(data.x_train[7][0, 0], [52, 0, 203])
 
 
 def test_bad_image_folders_are_named(tmp_path):
@@ -318,9 +318,9 @@ def test_numbers_that_are_not_finite_are_refused_with_the_file(tmp_path):
 
 
 def test_a_stack_of_images_is_what_numpy_stacks(monkeypatch):
-    monkeypatch.setattr(image_folder, "_BLOCK", 3)
+    monkeypatch.setattr(image_stack, "_BLOCK", 3)
     random = np.random.default_rng(0)
-    stack, images = image_folder.Stack(), []
+    stack, images = image_stack.Stack(), []
     for index in range(8):
         image = random.integers(0, 255, (2, 2, 3 if index == 5 else 1))
         image = image.astype(np.float32 if index == 6 else np.uint8)

@@ -11,6 +11,7 @@ import pytest
 from linsey.app import steps
 from linsey.app.config import TrainConfig
 from linsey.app.losses import CrossEntropy
+from linsey.app.models import make_model
 from linsey.app.own_network import make_network
 from linsey.app.recipe import Recipe
 from tests.app.runs import make_blobs

@@ -118,6 +118,26 @@ def test_without_a_gpu_it_says_how_to_run(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("images", "--images 80 --width 40 --height 30 --side 8 --batch 16 --epochs 2 "
+                   "--channels 16 --workers 1"),
+        ("table", "--examples 2000 --epochs 2"),
+        ("training_memory", "--scale 0.01"),
+    ],
+)  # fmt: skip
+@pytest.mark.timeout(900)
+def test_benchmark_of_the_command_runs_in_small(name, options):
+    subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", "--rounds", "1", *options.split()],
+        check=True, cwd=ROOT, capture_output=True,
+    )  # fmt: skip
+    record = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+    assert any(row["rival"].startswith("linsey") for row in record["rows"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
     "name",
     [
         "trace",

@@ -54,6 +54,7 @@ OptimizerName = Annotated[str, _Name]
 Schedule = Annotated[str, _Name]
 Precision = Literal["float32", "bfloat16", "mixed"]
 OnNonfinite = Literal["skip", "stop", "raise"]
+Loader = Literal["threads", "processes"]
 Missing = Literal["refuse", "mean"]
 ARRAYS = "(arrays)"
 """The data of a run whose data a program handed over."""
@@ -161,7 +162,22 @@ class OptimizerOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunOptions:
+class LoadingOptions:
+    """How examples get from files to the devices; without influence on any number."""
+
+    image_memory: Annotated[int, Between(0, 2**24)] = 128
+    """MiB for decoded images of a folder. One that needs more is decoded anew in each
+    epoch, while the devices compute."""
+    workers: Annotated[int, Between(0, 1024)] | None = None
+    """Threads that decode images, or processes; 0 decodes between the steps. Defaults
+    to the number of cores, at most 16."""
+    loader: Loader = "threads"
+    """What the workers are. Processes (of grain, which is then needed) have no lock of
+    Python in common, which many cores would wait for."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions(LoadingOptions):
     """Where it is recorded."""
 
     out: Path | None = None

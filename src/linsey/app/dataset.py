@@ -12,6 +12,7 @@ import numpy as np
 
 from linsey import datasets
 from linsey.app.config import MAX_CLASSES, DataOptions
+from linsey.app.image_array import Examples, ImageArray
 from linsey.app.labels import (
     MAX_LABEL,
     Classes,
@@ -24,7 +25,7 @@ from linsey.app.standardizer import Standardizer, first_not_finite
 from linsey.errors import InputError
 from linsey.schema import Between, conform
 
-Pair = tuple[np.ndarray, np.ndarray]  # examples and labels
+Pair = tuple[Examples, np.ndarray]  # examples and labels
 PartName = Literal["test", "validation"]
 ClassNames = Annotated[
     tuple[Annotated[str, Between(1, MAX_LABEL)], ...], Between(2, MAX_CLASSES)
@@ -53,7 +54,8 @@ class Dataset:
 
     Attributes:
         name: what to call it.
-        x_train: (examples, features) or (examples, height, width, channels).
+        x_train: (examples, features) or (examples, height, width, channels); images in
+            files are decoded as rows are asked for.
         y_train: (examples,) int32 in [0, classes).
         x_test: like `x_train`.
         y_test: like `y_train`.
@@ -64,9 +66,9 @@ class Dataset:
     """
 
     name: str
-    x_train: np.ndarray
+    x_train: Examples
     y_train: np.ndarray
-    x_test: np.ndarray
+    x_test: Examples
     y_test: np.ndarray
     class_names: tuple[str, ...]
     feature_names: tuple[str, ...] = ()
@@ -105,34 +107,53 @@ class Dataset:
         test = self.x_test, self.y_test
         for array in (self.x_train, self.y_train, *test, *(self.validation or ())):
             digest.update(f"{array.dtype.str}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
+            if isinstance(array, ImageArray):
+                digest.update(array.digest())
+            else:
+                digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
 
-def training_batches(
-    count: int, batch_size: int, seed: int, first_step: int
-) -> Iterator[np.ndarray]:
-    """Yield the indices of one batch after the other, without end, from any step on.
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Which examples each step learns from: a function of the seed and the step.
 
     An epoch has `count // batch_size` steps. The examples left over change with the
     order of each epoch, so that none is left out for good.
 
-    Args:
+    Attributes:
         count: number of examples.
         batch_size: examples per step, at most `count`.
         seed: with the epoch it decides the order.
         first_step: steps done already.
+        total: steps of the whole run.
 
-    Yields:
-        Indices, shape (batch_size,).
+    Example:
+        >>> plan = Plan(count=7, batch_size=3, seed=0, first_step=1, total=3)
+        >>> [indices.tolist() for indices in plan]
+        [[1, 2, 6], [3, 4, 2]]
     """
-    steps_per_epoch = count // batch_size
-    epoch, done = divmod(first_step, steps_per_epoch)
-    while True:
-        order = datasets.permutation(count, seed, epoch)
-        for step in range(done, steps_per_epoch):
-            yield order[step * batch_size : (step + 1) * batch_size]
-        epoch, done = epoch + 1, 0
+
+    count: int
+    batch_size: int
+    seed: int
+    first_step: int
+    total: int
+
+    def __getitem__(self, step: int) -> np.ndarray:
+        """Return the indices of a step, shape (batch_size,)."""
+        epoch, place = divmod(step, self.count // self.batch_size)
+        start = place * self.batch_size
+        return _order(self.count, self.seed, epoch)[start : start + self.batch_size]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yield the indices of each step that is not done."""
+        return map(self.__getitem__, range(self.first_step, self.total))
+
+
+@functools.lru_cache(maxsize=1)
+def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+    return datasets.permutation(count, seed, epoch)
 
 
 def make_dataset(
@@ -192,8 +213,8 @@ def make_dataset(
         validation = pair[0], classes.numbers(pair[1])
     elif options.validation_fraction:
         how = options.validation_fraction, options.split_seed
-        x_train, y_train, *held_out = hold_out(x_train, y_train, *how)
-        validation = held_out[0], held_out[1]
+        x_train, y_train, x_held_out, y_held_out = hold_out(x_train, y_train, *how)
+        validation = x_held_out, y_held_out
     if len(x_test) == 0:
         raise wrong("no examples to test on", found=f"{len(x_train)} to train on",
                     hint=_split_hint(y_train))  # fmt: skip
@@ -238,8 +259,8 @@ def _split_hint(y: np.ndarray) -> str:
 
 
 def hold_out(
-    x: np.ndarray, y: np.ndarray, fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    x: Examples, y: np.ndarray, fraction: float, seed: int
+) -> tuple[Examples, np.ndarray, Examples, np.ndarray]:
     """Split as `datasets.split` does, within the memory of `x` where that is possible.
 
     Args:
@@ -253,6 +274,8 @@ def hold_out(
     """
     rows = np.arange(len(y))
     train, y_train, test, y_test = datasets.split(rows, y, fraction, seed)
+    if isinstance(x, ImageArray):
+        return x.select(train), y_train, x.select(test), y_test
     if not (x.flags.writeable and x.flags.c_contiguous):
         return x[train], y_train, x[test], y_test
     x_test = x[test]
@@ -261,15 +284,29 @@ def hold_out(
         # Rows only move to the front: what is still to be moved is never written to.
         chosen = train[start : start + size]
         x[start : start + len(chosen)] = x[chosen]
-    return x[: len(train)], y_train, x_test, y_test
+    x[len(train) :] = x_test  # the copy was needed for the time of moving alone
+    return x[: len(train)], y_train, x[len(train) :], y_test
 
 
 def _checked_pair(
     name: str, pair: Pair, keys: Sequence[str], may_miss: bool
-) -> tuple[np.ndarray, Labels]:
+) -> tuple[Examples, Labels]:
     """Check examples and labels; returns the examples with a channel axis."""
     (x, y), (key, y_key) = pair, keys
     wrong = functools.partial(InputError, file=name, key=key)
+    if not isinstance(x, ImageArray):  # which was checked image by image
+        x = _checked_array(x, key, wrong, may_miss)
+    labels = read_labels(y, name, y_key)
+    if len(x) != len(labels.values):
+        problem, expected = "as many labels as examples are needed", f"{len(x)} labels"
+        found = len(labels.values)
+        raise wrong(problem, key=y_key, expected=expected, found=found)
+    return x, labels
+
+
+def _checked_array(
+    x: np.ndarray, key: str, wrong: functools.partial[InputError], may_miss: bool
+) -> np.ndarray:
     if x.dtype.kind not in "buif":
         raise wrong("not numbers", expected="real numbers", found=x.dtype)
     if x.ndim == 3:
@@ -282,9 +319,4 @@ def _checked_pair(
         raise wrong("channels come last", found=x.shape, hint=hint)
     if not may_miss and (first := first_not_finite(x)) is not None:
         raise wrong("not a finite number", key=f"{key}{list(first)}", found=x[first])
-    labels = read_labels(y, name, y_key)
-    if len(x) != len(labels.values):
-        problem, expected = "as many labels as examples are needed", f"{len(x)} labels"
-        found = len(labels.values)
-        raise wrong(problem, key=y_key, expected=expected, found=found)
-    return x, labels
+    return x

@@ -7,6 +7,7 @@ that one. Links, which could lead anywhere, are refused.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,14 +15,16 @@ from pathlib import Path
 import numpy as np
 
 from linsey.app.array_names import PARTS
-from linsey.app.config import DataOptions
-from linsey.app.dataset import Dataset, make_dataset
-from linsey.app.images import SUFFIXES, read_image
+from linsey.app.config import DataOptions, LoadingOptions
+from linsey.app.dataset import Dataset, Known, make_dataset
+from linsey.app.image_array import Holding, ImageArray, as_facts, measured
+from linsey.app.images import SUFFIXES, calm_pillow
+from linsey.app.workers import Workers, default_workers
 from linsey.errors import InputError
+from linsey.extras import missing
 from linsey.files import reporting
 
 _LEFT_BY_SYSTEMS = ("__macosx", "thumbs.db", "desktop.ini", "@eadir")
-_BLOCK = 256  # images that are stacked at a time
 _NAMED = 5
 SKIP = "--skip-broken leaves such images out"
 
@@ -45,43 +48,54 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    files: list[Path]
+    files: list[str]
     labels: list[int]
 
 
-def load_image_folder(root: Path, options: DataOptions) -> Dataset:
+def load_image_folder(
+    root: Path,
+    options: DataOptions,
+    known: Known | None = None,
+    loading: LoadingOptions | None = None,
+) -> Dataset:
     """Load FOLDER/class/image or FOLDER/train/class/image with FOLDER/test/...
 
     All images become squares of `--image-size` pixels; they stay grey if all are.
+    They are all decoded once, to be measured, and held if the memory for that is given.
 
     Args:
         root: the folder.
         options: the data options.
+        known: the model that the data are for.
+        loading: what memory and how many workers there are.
 
     Returns:
         The data set, its classes in alphabetical order.
 
     Raises:
         InputError: no images, an unreadable image, a link, or classes that differ.
+        MissingPackageError: processes are asked for, and grain is not installed.
         DiskError: the disk refused.
     """
+    loading = loading or LoadingOptions()
     layout = find_layout(root)
     names = [path.name for path in _subfolders(layout.train)]
     if len(names) < 2:
         raise _no_classes(layout.train, names)
     parts = [_labelled_files(folder, names) for folder in _folders(layout)]
     broken: list[Path] = []
-    arrays = [_read_part(part, options, broken) for part in parts]
+    holding, workers = Holding(loading.image_memory * 2**20), _workers(loading)
+    arrays = [_read_part(part, options, holding, workers, broken) for part in parts]
     for folder, (_, labels) in zip(_folders(layout), arrays, strict=True):
         _refuse_lost_class(folder, names, labels, broken)
     if len(arrays) > 1:
         channels = max(x.shape[-1] for x, _ in arrays)
-        arrays = [(_with_channels(x, channels), y) for x, y in arrays]
+        arrays = [(x.with_channels(channels), y) for x, y in arrays]
     train, *others = arrays
     test, validation = [*others, None, None][:2]
     keys = ("train", "train", "test", "test", "validation", "validation")
     dataset = make_dataset(
-        str(root), train, test, options, keys, names, validation=validation
+        str(root), train, test, options, keys, names, known, validation=validation
     )
     notes = (
         *layout.notes,
@@ -90,6 +104,14 @@ def load_image_folder(root: Path, options: DataOptions) -> Dataset:
         *dataset.notes,
     )
     return dataclasses.replace(dataset, notes=notes)
+
+
+def _workers(loading: LoadingOptions) -> Workers:
+    if loading.loader == "processes" and importlib.util.find_spec("grain") is None:
+        error = ModuleNotFoundError(name="grain")
+        raise missing(error, "images", "--loader processes")
+    count = loading.workers
+    return Workers(default_workers() if count is None else count)
 
 
 def find_layout(root: Path) -> Layout:
@@ -185,7 +207,7 @@ def _labelled_files(folder: Path, names: list[str]) -> _Part:
                 "a class without images", file=path, expected=" ".join(SUFFIXES),
                 found=_endings(path), hint="move the folder away, or put images in it",
             )  # fmt: skip
-        part.files.extend(images)
+        part.files.extend(map(str, images))
         part.labels.extend([names.index(path.name)] * len(images))
     if not part.files:
         raise _no_classes(folder, [])
@@ -210,67 +232,42 @@ def _endings(folder: Path) -> str:
 
 
 def _read_part(
-    part: _Part, options: DataOptions, broken: list[Path]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Read the images of a part; those that cannot be read go into a list."""
-    images, labels = Stack(), []
-    for path, label in zip(part.files, part.labels, strict=True):
+    part: _Part,
+    options: DataOptions,
+    holding: Holding,
+    workers: Workers,
+    broken: list[Path],
+) -> tuple[ImageArray, np.ndarray]:
+    """Measure the images of a part; those that cannot be read go into a list."""
+
+    def read(file: str) -> tuple[np.ndarray, np.ndarray] | InputError:
         try:
-            images.append(read_image(path, options.image_size))
+            return measured(file, options.image_size)
         except InputError as error:
-            if path.is_symlink() or not path.is_file() or not os.access(path, os.R_OK):
-                raise  # not for what is in the file
-            if not options.skip_broken:
-                raise error.with_hint(SKIP) from None
-            broken.append(path)
-            continue
-        labels.append(label)
-    return images.array(), np.asarray(labels, np.int32)
+            return error
+
+    files, labels, facts = [], [], []
+    held = holding.begin(len(part.files))
+    with calm_pillow():
+        found = workers.ahead(read, part.files)
+        for file, label, read_ in zip(part.files, part.labels, found, strict=True):
+            if isinstance(read_, InputError):
+                _refuse_broken(Path(file), read_, options)
+                broken.append(Path(file))
+                continue
+            files.append(file)
+            labels.append(label)
+            facts.append(read_[0])
+            held.add(read_[1])
+    array = ImageArray(files, options.image_size, as_facts(facts), held.images, workers)
+    return array, np.asarray(labels, np.int32)
 
 
-class Stack:
-    """Images on their way to one array, which is never there twice.
-
-    All are uint8 or, if any has more than 8 bits, float32; all have three channels if
-    any has.
-    """
-
-    def __init__(self) -> None:
-        self._blocks: list[np.ndarray] = []
-        self._images: list[np.ndarray] = []
-
-    def append(self, image: np.ndarray) -> None:
-        """Add an image of shape (size, size, channels)."""
-        self._images.append(image)
-        if len(self._images) == _BLOCK:
-            self._close()
-
-    def _close(self) -> None:
-        channels = max(image.shape[-1] for image in self._images)
-        self._blocks.append(
-            np.stack([_with_channels(image, channels) for image in self._images])
-        )
-        self._images.clear()
-
-    def array(self) -> np.ndarray:
-        """Return the images, shape (images, size, size, channels)."""
-        if self._images:
-            self._close()
-        if not self._blocks:
-            return np.zeros((0, 1, 1, 1), np.uint8)
-        channels = max(block.shape[-1] for block in self._blocks)
-        count, first = sum(map(len, self._blocks)), self._blocks[0]
-        dtype = np.result_type(*(block.dtype for block in self._blocks))
-        array, start = np.empty((count, *first.shape[1:3], channels), dtype), 0
-        for index, block in enumerate(self._blocks):
-            array[start : start + len(block)] = block  # grey is the same in all three
-            start += len(block)
-            self._blocks[index] = block[:0]
-        return array
-
-
-def _with_channels(x: np.ndarray, channels: int) -> np.ndarray:
-    return np.broadcast_to(x, (*x.shape[:-1], channels))
+def _refuse_broken(path: Path, error: InputError, options: DataOptions) -> None:
+    if path.is_symlink() or not path.is_file() or not os.access(path, os.R_OK):
+        raise error  # not for what is in the file
+    if not options.skip_broken:
+        raise error.with_hint(SKIP) from None
 
 
 def _refuse_lost_class(

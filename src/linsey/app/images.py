@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -34,6 +34,9 @@ SUFFIXES = ".png .jpg .jpeg .bmp .gif .webp .ppm .pgm .pbm .tif .tiff".split()
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
 _COLOR_FREE = ("1", "L", "LA", "I", "F")
 _DEEP = ("I", "F")  # more than 8 bits: how the names of these modes begin, as "I;16B"
+_DETAIL = 2
+"""A JPEG is decoded at a half, a quarter or an eighth of its size where that is still
+this many times as large as the result: see `image_pixels`."""
 _FROM_16_BITS = np.float32(255 / 65535)
 # Pillow has called images of 16 bits "I" in formats that know no more bits.
 _AT_MOST_16 = ("PNG", "PPM")
@@ -57,13 +60,22 @@ def read_image(path: Path, size: int) -> np.ndarray:
         InputError: it is not a readable image, too large, or a link.
         DiskError: the disk refused.
     """
+    with calm_pillow():
+        return decode(path, size)
+
+
+def decode(path: Path, size: int) -> np.ndarray:
+    """Read an image as `read_image` does, under `calm_pillow` of whoever calls it.
+
+    Threads may call it at the same time: what filters warnings is one for all of them.
+    """
     with (
         open_regular(path, limit=MAX_BYTES) as file,
         parsing(path, "not a readable image"),
         _opened(path, file) as image,
     ):
         pixels = image_pixels(image, size)
-        if not np.isfinite(pixels).all():
+        if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
             raise InputError("an image with numbers that are not finite", file=path)
         return pixels
 
@@ -73,6 +85,10 @@ def image_pixels(image: Image, size: int) -> np.ndarray:
 
     Images of 16 bits are scaled to 0 to 255, those of 32 bits keep their values. What
     is transparent shows white.
+
+    A large JPEG is decoded at a fraction of its size, by fewer frequencies of its
+    blocks, which takes a half to a fifth of the time. Of photos of quality 90 that
+    changes the result by 0.1 to 0.6 of 255 in the mean and by at most 4.
 
     Args:
         image: of any mode.
@@ -84,15 +100,18 @@ def image_pixels(image: Image, size: int) -> np.ndarray:
     is_deep = image.mode.startswith(_DEEP)
     channels = 1 if image.mode.split(";")[0] in _COLOR_FREE else 3
     scale = image.format in _AT_MOST_16 or image.mode.startswith("I;16")
+    draft = image.draft(None, (_DETAIL * size, _DETAIL * size))
+    # The last block may be cut: the box is what the image is of all blocks.
+    box = None if draft is None else draft[1]
     image.load()
     turn = _UPRIGHT.get(_orientation(image))
     if is_deep:
         plain = _as_float(image, scale and not image.mode.startswith("F"))
     else:
         plain = _opaque(image, "L" if channels == 1 else "RGB")
+    resized = plain.resize((size, size), _pillow().Resampling.BILINEAR, box)
     if turn is not None:
-        plain = plain.transpose(_pillow().Transpose[turn])
-    resized = plain.resize((size, size), _pillow().Resampling.BILINEAR)
+        resized = resized.transpose(_pillow().Transpose[turn])
     return np.asarray(resized).reshape(size, size, channels)
 
 
@@ -107,28 +126,45 @@ def _pillow() -> ModuleType:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, file: object) -> Iterator[Image]:
-    pillow = _pillow()
+def calm_pillow() -> Iterator[None]:
+    """Ignore what pillow warns of, but for what is too large, in all threads.
+
+    To be entered in the main thread, around all that threads decode: Python puts back
+    the filters that it found, whatever another thread did meanwhile.
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about what it repairs
-        # What pillow itself holds too large is larger than our limit.
-        warnings.simplefilter("error", pillow.DecompressionBombWarning)
-        formats = [name for name in _FORMATS if name in pillow.OPEN]
-        try:
-            image = pillow.open(file, formats=formats)
-        except (
-            pillow.DecompressionBombWarning, pillow.DecompressionBombError
-        ) as bomb:  # fmt: skip
-            match = re.search(r"\((\d+) pixels\)", str(bomb))
-            found = f"{int(match[1]):,}" if match else "more"
-            raise _too_large(path, found) from None
-        except pillow.UnidentifiedImageError:
-            problem, expected = "not a readable image", ", ".join(formats)
-            raise InputError(problem, file=path, expected=expected) from None
-        with image:
-            if image.width * image.height > MAX_PIXELS:
-                raise _too_large(path, f"{image.width:,} x {image.height:,}")
-            yield image
+        hush_pillow()
+        yield
+
+
+def hush_pillow() -> None:
+    """Do the same for good, in a process that only decodes."""
+    pillow = _pillow()
+    # About what it repairs.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    # What pillow itself holds too large is larger than our limit.
+    warnings.simplefilter("error", pillow.DecompressionBombWarning)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, file: BinaryIO) -> Iterator[Image]:
+    pillow = _pillow()
+    formats = [name for name in _FORMATS if name in pillow.OPEN]
+    try:
+        image = pillow.open(file, formats=formats)
+    except (
+        pillow.DecompressionBombWarning, pillow.DecompressionBombError
+    ) as bomb:  # fmt: skip
+        match = re.search(r"\((\d+) pixels\)", str(bomb))
+        found = f"{int(match[1]):,}" if match else "more"
+        raise _too_large(path, found) from None
+    except pillow.UnidentifiedImageError:
+        problem, expected = "not a readable image", ", ".join(formats)
+        raise InputError(problem, file=path, expected=expected) from None
+    with image:
+        if image.width * image.height > MAX_PIXELS:
+            raise _too_large(path, f"{image.width:,} x {image.height:,}")
+        yield image
 
 
 def _too_large(path: Path, found: str) -> InputError:

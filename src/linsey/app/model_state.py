@@ -15,6 +15,7 @@ from linsey.app.averaging import evaluated_contents, without_average
 from linsey.app.checkpoint_choice import choose, has_steps, refuse_special
 from linsey.app.config import DataOptions, InspectConfig, StateOptions
 from linsey.app.dataset import Dataset
+from linsey.app.loading import prepared
 from linsey.app.metadata import RunMetadata, run_metadata
 from linsey.app.own_model import named_model
 from linsey.app.own_network import make_network
@@ -197,11 +198,11 @@ def _batches(
     x = dataset.x_train
     size, order = options.batch_size, datasets.permutation(len(x), 0, 0)
     count = min(most, -(-len(x) // size))
-    chosen = [x[order[i * size : (i + 1) * size]] for i in range(count)]
+    chosen = [order[i * size : (i + 1) * size] for i in range(count)]
     # One example alone has no variance.
     chosen = [one for one in chosen if len(one) > 1]
     prepare = standardize or (lambda x: x.astype(np.float32))
-    return list(map(prepare, chosen)), prepare(dataset.x_test[:size])
+    return list(prepared(x, prepare, chosen)), prepare(dataset.x_test[:size])
 
 
 def _data(

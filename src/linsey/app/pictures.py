@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from linsey.app.image_array import Examples, extremes
 from linsey.app.page import caption, figures
 from linsey.app.scores import Answers
 
@@ -19,7 +20,7 @@ _COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 """Of PNG, by channels: grey, grey with alpha, RGB, RGBA."""
 
 
-def wrong_examples(answers: Answers, x: np.ndarray, names: Sequence[str]) -> list[str]:
+def wrong_examples(answers: Answers, x: Examples, names: Sequence[str]) -> list[str]:
     """Show the mistakes that a classifier was most sure of.
 
     Args:
@@ -35,7 +36,8 @@ def wrong_examples(answers: Answers, x: np.ndarray, names: Sequence[str]) -> lis
         return []
     order = np.argsort(-answers.confidence[wrong], kind="stable")
     chosen = wrong[order[:MOST]]
-    low, high = min(0.0, float(x.min())), float(x.max())
+    smallest, largest = extremes(x)
+    low, high = min(0.0, float(smallest.min())), float(largest.max())
     shown = []
     for index in chosen:
         true, said = names[answers.labels[index]], names[answers.predicted[index]]

@@ -11,7 +11,7 @@ import numpy as np
 from linsey import datasets
 from linsey.app.array_file import read_npy
 from linsey.app.array_names import Chosen, choose_arrays, is_whole
-from linsey.app.config import ARRAYS, DataOptions
+from linsey.app.config import ARRAYS, DataOptions, LoadingOptions
 from linsey.app.dataset import Dataset, Known, make_dataset
 from linsey.app.image_folder import load_image_folder
 from linsey.app.npz import read_npz
@@ -24,12 +24,18 @@ _KINDS = ("`digits`, FILE.npz, FILE.npy, FILE.csv, or a folder of images by clas
           "of npy files, or of save_to_disk")  # fmt: skip
 
 
-def load(options: DataOptions, known: Known | None = None) -> Dataset:
+def load(
+    options: DataOptions,
+    known: Known | None = None,
+    loading: LoadingOptions | None = None,
+) -> Dataset:
     """Load what `--data` names.
 
     Args:
         options: the data options.
         known: the model that the data are for. If `None`, it is yet to be trained.
+        loading: what memory and how many workers a folder of images gets. If `None`,
+            the defaults.
 
     Returns:
         Validated arrays with a training and a test part.
@@ -50,7 +56,7 @@ def load(options: DataOptions, known: Known | None = None) -> Dataset:
     with reporting(path, "read"):
         is_folder, exists = path.is_dir(), path.exists() or path.is_symlink()
     if is_folder:
-        return _load_folder(path, options, known)
+        return _load_folder(path, options, known, loading)
     if not exists:
         raise InputError("no such file or folder", file=path, key="--data")
     if path.suffix == ".npz":
@@ -64,7 +70,12 @@ def load(options: DataOptions, known: Known | None = None) -> Dataset:
     raise InputError("data of an unknown kind", file=path, expected=_KINDS)
 
 
-def _load_folder(path: Path, options: DataOptions, known: Known | None) -> Dataset:
+def _load_folder(
+    path: Path,
+    options: DataOptions,
+    known: Known | None,
+    loading: LoadingOptions | None,
+) -> Dataset:
     names = _npy_names(path)
     if names:
         return load_npy(path, choose_arrays(names, path), options, known)
@@ -72,7 +83,7 @@ def _load_folder(path: Path, options: DataOptions, known: Known | None) -> Datas
         with parsing(path, "the data set cannot be loaded"):
             return load_saved_dataset(path, options, known)
     with parsing(path, "the images cannot be loaded"):
-        return load_image_folder(path, options)
+        return load_image_folder(path, options, known, loading)
 
 
 def load_npz(path: Path, options: DataOptions, known: Known | None = None) -> Dataset:

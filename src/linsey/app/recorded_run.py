@@ -9,8 +9,10 @@ import time
 from linsey.app import metrics_log
 from linsey.app.batches import describe_batches
 from linsey.app.config import TrainConfig
-from linsey.app.dataset import Dataset, training_batches
+from linsey.app.dataset import Dataset, Plan
 from linsey.app.devices import describe_environment
+from linsey.app.loading import prepared
+from linsey.app.memory import give_back
 from linsey.app.metadata import run_metadata
 from linsey.app.metrics_log import MetricsLog
 from linsey.app.models import LayerRow, summary_text, total_size
@@ -62,6 +64,7 @@ def train_run(
         given, trainer = config, Trainer(config, dataset, folder.checkpoints, own)
         config, size = trainer.config, trainer.batch_size
         layers = layers_of(trainer.network, dataset.shape, size)
+    give_back()
     if overview is not None:
         trainer.most_warnings = 1
     stop.check()
@@ -89,6 +92,7 @@ def train_run(
         metrics_log.read(folder.metrics), time.perf_counter() - start,
         dataset.watched, trainer.total, Trained(trainer.state, trainer.standardize),
     )  # fmt: skip
+    give_back()
     write_report(folder, config, dataset, layers, outcome)
     stop.check()
     outcome.refuse_not_finite(folder.path)
@@ -153,9 +157,9 @@ def _audit(trainer: Trainer) -> Report:
     state = trainer.state
     if not state.batch_stats:
         return Report("Audit")
-    x, size = trainer.dataset.x_train, trainer.batch_size
-    batches = training_batches(len(x), size, trainer.config.seed, trainer.step)
-    chosen = [trainer.standardize(x[next(batches)]) for _ in range(_AUDITED)]
+    x, size, step = trainer.dataset.x_train, trainer.batch_size, trainer.step
+    plan = Plan(len(x), size, trainer.config.seed, step, step + _AUDITED)
+    chosen = list(prepared(x, trainer.standardize, plan))
     committed = int(state.step) - int(state.skipped)
     model = trainer.network.model_with(state.evaluated)
     variables = {**state.evaluated, "opt_state": state.opt_state}

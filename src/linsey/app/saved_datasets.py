@@ -15,7 +15,7 @@ import numpy as np
 from linsey.app.array_names import PARTS
 from linsey.app.config import DataOptions
 from linsey.app.dataset import Dataset, Known, Pair, make_dataset
-from linsey.app.image_folder import Stack
+from linsey.app.image_stack import Stack
 from linsey.app.images import image_pixels
 from linsey.errors import InputError
 from linsey.extras import MissingPackageError

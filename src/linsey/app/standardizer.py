@@ -15,6 +15,7 @@ from typing import Annotated
 import numpy as np
 
 from linsey.app.config import Positive
+from linsey.app.image_array import Examples, ImageArray, extremes
 from linsey.errors import InputError
 from linsey.schema import Between
 
@@ -50,48 +51,29 @@ class Standardizer:
     )
 
     @classmethod
-    def fit(cls, x: np.ndarray) -> Standardizer:
+    def fit(cls, x: Examples) -> Standardizer:
         """Measure the training part, shape (examples, ..., channels).
+
+        Images in files were measured when they were read, held or not.
 
         Raises:
             InputError: its values are too large to be measured in float64.
-
-        References:
-            Chan, Golub and LeVeque (1983), Algorithms for Computing the Sample
-            Variance: Analysis and Recommendations.
-            https://doi.org/10.1080/00031305.1983.10483115
         """
-        channels, count = x.shape[-1], 0
-        # What is summed are differences to the first values: a channel that does not
-        # vary gives zeros, and large values that vary little lose no digits.
-        origin = x[:1].reshape(-1, channels)[0].astype(np.float64)
-        mean, squares = np.zeros(channels), np.zeros(channels)
         with np.errstate(over="ignore", invalid="ignore"):
-            for rows in _blocks(x):
-                block = x[rows].reshape(-1, channels) - origin
-                size = len(block)
-                block_mean = block.mean(0)
-                block -= block_mean
-                delta = block_mean - mean
-                count += size
-                mean += delta * (size / count)
-                squares += np.einsum("ij,ij->j", block, block)
-                squares += delta**2 * (size * (count - size) / count)
-            mean += origin
-            std = np.sqrt(squares / count)
+            moments = x.moments() if isinstance(x, ImageArray) else _moments(x)
+            mean, std = moments[0], np.sqrt(moments[1])
         is_finite = np.isfinite(mean) & np.isfinite(std)
         _refuse_large(is_finite, x, "their variance is not finite")
         return cls(mean, np.where(std > 0, std, 1.0), std == 0)
 
-    def check(self, x: np.ndarray) -> None:
+    def check(self, x: Examples) -> None:
         """Refuse examples that others than those measured here make infinite.
 
         Raises:
             InputError: it names a feature or a channel with such values.
         """
-        axes = tuple(range(x.ndim - 1))
-        extremes = self(np.stack([x.min(axes), x.max(axes)]))
-        _refuse_large(np.isfinite(extremes).all(0), x, "standardized they overflow")
+        standardized = self(np.stack(extremes(x)))
+        _refuse_large(np.isfinite(standardized).all(0), x, "standardized they overflow")
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Standardize a batch."""
@@ -142,6 +124,31 @@ def _named(places: np.ndarray, names: Sequence[str], kind: str) -> str:
     return f"{kind}s {', '.join(shown[:-1])} and {shown[-1]} are"
 
 
+def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and variance in float64, from one pass over blocks of rows.
+
+    References:
+        Chan, Golub and LeVeque (1983), Algorithms for Computing the Sample Variance:
+        Analysis and Recommendations. https://doi.org/10.1080/00031305.1983.10483115
+    """
+    channels, count = x.shape[-1], 0
+    # What is summed are differences to the first values: a channel that does not
+    # vary gives zeros, and large values that vary little lose no digits.
+    origin = x[:1].reshape(-1, channels)[0].astype(np.float64)
+    mean, squares = np.zeros(channels), np.zeros(channels)
+    for rows in _blocks(x):
+        block = x[rows].reshape(-1, channels) - origin
+        size = len(block)
+        block_mean = block.mean(0)
+        block -= block_mean
+        delta = block_mean - mean
+        count += size
+        mean += delta * (size / count)
+        squares += np.einsum("ij,ij->j", block, block)
+        squares += delta**2 * (size * (count - size) / count)
+    return mean + origin, squares / count
+
+
 def _blocks(x: np.ndarray) -> Iterator[slice]:
     """Yield the rows of blocks that are small in float64."""
     rows = max(1, _BLOCK // max(1, math.prod(x.shape[1:])))
@@ -159,7 +166,7 @@ def first_not_finite(x: np.ndarray) -> tuple[int, ...] | None:
     return None
 
 
-def _refuse_large(is_finite: np.ndarray | np.bool, x: np.ndarray, why: str) -> None:
+def _refuse_large(is_finite: np.ndarray | np.bool, x: Examples, why: str) -> None:
     if not is_finite.all():
         key = f"--data: {'channel' if x.ndim > 2 else 'feature'} {is_finite.argmin()}"
         problem = f"the values are too large: {why}"

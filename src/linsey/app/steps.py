@@ -8,8 +8,10 @@ rate: a step that is skipped leaves no trace in the ones after it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -23,6 +25,7 @@ from linsey.app import averaging
 from linsey.app.config import Identity, Shape
 from linsey.app.dataset import Dataset, PartName
 from linsey.app.devices import Devices
+from linsey.app.loading import prepared
 from linsey.app.losses import cross_entropy, widened
 from linsey.app.network import Network
 from linsey.app.optimizers import make_optimizer, make_schedule
@@ -235,6 +238,8 @@ def _all_finite(tree: object) -> jax.Array:
 # -- evaluation ----------------------------------------------------------------------
 
 _BATCH = 256
+_VALUES = 2**22
+"""Inputs of a batch at most: 16 MiB, and a model needs many times that beside them."""
 
 
 @jax.jit
@@ -325,16 +330,17 @@ def evaluate(
     """
     # Every batch has one shape, so one program serves all; rows beyond the end are
     # zeros whose results are dropped (nothing mixes rows in evaluation).
-    size = -(-_BATCH // devices.count) * devices.count
-    found = []
-    x_part, y_part = dataset.part(part)
-    for start in range(0, len(y_part), size):
-        if stop is not None:
-            stop.check()
-        x = standardize(x_part[start : start + size])
-        y = y_part[start : start + size]
-        batch = devices.put_batch(_padded(x, size), _padded(y, size))
-        found.append([np.asarray(a)[: len(y)] for a in eval_step(state, *batch)])
+    most = max(1, min(_BATCH, _VALUES // math.prod(dataset.shape)))
+    size = -(-most // devices.count) * devices.count
+    found, (x_part, y_part) = [], dataset.part(part)
+    order = np.array_split(np.arange(len(y_part)), range(size, len(y_part), size))
+    with contextlib.closing(prepared(x_part, standardize, order)) as inputs:
+        for rows, x in zip(order, inputs, strict=True):
+            if stop is not None:
+                stop.check()
+            y = y_part[rows]
+            batch = devices.put_batch(_padded(x, size), _padded(y, size))
+            found.append([np.asarray(a)[: len(y)] for a in eval_step(state, *batch)])
     losses, predicted, confidence, rank = map(np.concatenate, zip(*found, strict=True))
     # Rounding may take a probability of float32 above 1.
     confidence = np.minimum(confidence.astype(np.float64), 1.0)

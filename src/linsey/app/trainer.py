@@ -21,9 +21,11 @@ from linsey import serialization
 from linsey.app import nonfinite, steps, window
 from linsey.app.batches import choose_batch_size
 from linsey.app.config import TrainConfig
-from linsey.app.dataset import Dataset, PartName, training_batches
+from linsey.app.dataset import Dataset, PartName, Plan
 from linsey.app.devices import Devices, describe_environment
 from linsey.app.exit_codes import NotFiniteError
+from linsey.app.loading import Batch, Loader, training_loader
+from linsey.app.memory import give_back
 from linsey.app.metadata import Scores, run_metadata
 from linsey.app.metrics_log import MetricsLog
 from linsey.app.network import Network
@@ -45,19 +47,6 @@ _MAX_EXAMPLES = 8
 """How many are named in a message; the log has all of them."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    """The examples of a step.
-
-    Attributes:
-        indices: where they are in the training part.
-        shards: examples and labels on the devices.
-    """
-
-    indices: np.ndarray
-    shards: tuple[jax.Array, ...]
-
-
 class Trainer:
     """A run in progress.
 
@@ -74,6 +63,7 @@ class Trainer:
         epochs_before: those the run had when its checkpoint was written, if it is
             continued for longer.
         evaluation: the last one; `None` if there was none in this process.
+        waited: seconds that steps waited for their batches.
         most_warnings: skipped steps that a person is warned of, one by one.
 
     Raises:
@@ -112,8 +102,7 @@ class Trainer:
         self._never_finite = nonfinite.infinite_leaves(self._tree())
         self._speed = Speedometer(self.batch_size)
         self.most_warnings, self._warnings = 5, 0
-        self._next: Batch | None = None
-        self._has_trained = False
+        self._has_trained, self.waited = False, 0.0
 
     def restore(self, checkpoint: VerifiedCheckpoint) -> None:
         """Go to where a checkpoint was taken.
@@ -155,8 +144,9 @@ class Trainer:
             Stopped: a signal arrived before the end.
             NotFiniteError: a step was not finite, or too many were skipped.
         """
-        batches = self._batches()
+        loader = self._loader()
         try:
+            loader.top_up()  # while the evaluation and the step are compiled
             while True:
                 # A run resumed at a step that was evaluated does not do it again.
                 is_new = self.scores.evaluated_at != self.step
@@ -172,13 +162,16 @@ class Trainer:
                 if is_over:
                     return
                 with self._compiling(shown):
-                    self._train(batches, log)
+                    self._train(loader, log)
                 shown.advance(self._moment())
                 if self.step % self.config.log_every == 0 or self.step == self.total:
                     self._log_training(log)
-        except Stopped:
+        except (Stopped, InputError):  # of which the latter is about a file of the data
             self._save(log)
             raise
+        finally:
+            loader.close()
+            self.waited += loader.waited
 
     @property
     def has_stopped_early(self) -> bool:
@@ -199,20 +192,18 @@ class Trainer:
 
     # -- training --------------------------------------------------------------------
 
-    def _batches(self) -> Iterator[Batch]:
-        data, config = self.dataset, self.config
-        count, size = len(data.x_train), self.batch_size
-        for indices in training_batches(count, size, config.seed, self.step):
-            x = self.standardize(data.x_train[indices])
-            shards = self.devices.put_batch(x, data.y_train[indices])
-            yield Batch(indices, shards)
+    def _loader(self) -> Loader:
+        count, config = len(self.dataset.x_train), self.config
+        plan = Plan(count, self.batch_size, config.seed, self.step, self.total)
+        return training_loader(
+            self.dataset, self.standardize, self.devices, plan, config
+        )
 
-    def _train(self, batches: Iterator[Batch], log: MetricsLog) -> None:
+    def _train(self, loader: Loader, log: MetricsLog) -> None:
         start = time.perf_counter()
-        batch = self._next or next(batches)
+        batch = loader.take()
         self.state, metrics = steps.train_step(self.state, *batch.shards)
-        # While the devices compute.
-        self._next = next(batches) if self.step + 1 < self.total else None
+        loader.top_up()  # while the devices compute
         seen = {key: value.item() for key, value in jax.device_get(metrics).items()}
         self._speed.add(time.perf_counter() - start)
         is_skipped = bool(seen["skipped"])
@@ -272,12 +263,16 @@ class Trainer:
         error.is_traced = True
         raise error
 
-    def _compiling(self, shown: Progress) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def _compiling(self, shown: Progress) -> Iterator[None]:
         """Say so where a step is the first one, which waits for the compiler."""
         if self._has_trained:
-            return contextlib.nullcontext()
+            yield
+            return
         self._has_trained = True
-        return shown.busy("compiling the training step")
+        with shown.busy("compiling the training step"):
+            yield
+        give_back()
 
     def _moment(self) -> Moment:
         loss = self.scores.window.means(self.batch_size)["loss"]
@@ -302,6 +297,8 @@ class Trainer:
         text = "compiling the evaluation" if is_first else "evaluating"
         with shown.busy(text, is_told=is_first):
             result = self.evaluate(stop, part := self.dataset.watched)
+        if is_first:
+            give_back()
         told = {} if part == "test" else {"part": part}
         log.write("eval", self.step, epoch=epoch, **result.numbers(), **told)
         shown.detail(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from linsey.app import exit_codes
 from linsey.app.config import BUILT_IN, TrainConfig
+from linsey.app.memory import use_one_heap
 from linsey.app.model_name import is_own
 from linsey.app.one_process import refuse_several_processes
 from linsey.app.options import parse_train
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     config = parse_train(arguments)
     refuse_several_processes()
     set_threads(config.threads)
+    use_one_heap()
     path = config.out or default_out(config)
     try:
         with claim(path, config) as folder:
@@ -69,7 +71,9 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Path]:
     with busy(f"reading {config.data}"):
         from linsey.app.readers import load
 
-        dataset = load(config)  # before jax is imported: what is wrong shows at once
+        dataset = load(
+            config, loading=config
+        )  # before jax is imported: what is wrong shows at once
     for warning in dataset.warnings():
         warn(warning)
     with busy("importing jax"):

@@ -1,0 +1,251 @@
+"""Images in files that stand for an array: what is not held is decoded when asked for.
+
+All files are decoded once when the data are read. That finds the broken ones, and
+measures what else would take a pass over all pixels: mean and deviation, the extremes,
+and a digest of each image. So these numbers are the same, to the bit, whether the
+pixels are held or not; and a file that changes afterwards is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypeAlias, overload
+
+import numpy as np
+
+from linsey.app.images import calm_pillow, decode
+from linsey.app.workers import Workers
+from linsey.errors import InputError
+
+_CHANNELS = 3
+# Of each image; what is grey has the same in all channels.
+_FACTS = np.dtype([
+    ("mean", "f8", _CHANNELS), ("squares", "f8", _CHANNELS), ("low", "f4", _CHANNELS),
+    ("high", "f4", _CHANNELS), ("is_colored", "?"), ("is_deep", "?"),
+    ("sha256", "u1", 32),
+])  # fmt: skip
+_CHUNK = 8  # images that a worker decodes at a time
+Rows: TypeAlias = "slice | np.ndarray"
+
+
+class ImageArray:
+    """An array of shape (images, size, size, channels) whose rows come from files.
+
+    It has what the command uses of an array: length, shape, dtype and rows by a slice,
+    a mask or indices. All images have three channels if any has, and are float32 if any
+    has more than 8 bits, else uint8.
+
+    Args:
+        files: of the images.
+        size: pixels of a side.
+        facts: what was measured of each image.
+        held: the decoded images, if their memory is given.
+        workers: decode those that are not held.
+        channels: of the array. Defaults to those that the images need.
+        dtype: of the array. Defaults to the one that the images need.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> folder = tempfile.mkdtemp()
+        >>> files = [f"{folder}/a.png", f"{folder}/b.png"]
+        >>> for file, value in zip(files, (7, 9), strict=True):
+        ...     Image.new("L", (8, 8), value).save(file)
+        >>> facts, _ = zip(*(measured(file, 4) for file in files), strict=True)
+        >>> x = ImageArray(files, 4, as_facts(facts), None, Workers(0))
+        >>> x.shape, x[1:].ravel()[:3].tolist(), x.moments()[0].tolist()
+        ((2, 4, 4, 1), [9, 9, 9], [8.0])
+    """
+
+    ndim = 4
+
+    def __init__(
+        self,
+        files: Sequence[str],
+        size: int,
+        facts: np.ndarray,
+        held: Sequence[np.ndarray] | None,
+        workers: Workers,
+        channels: int | None = None,
+        dtype: np.dtype | None = None,
+    ) -> None:
+        self._files, self._size, self._facts, self._held = files, size, facts, held
+        self.workers = workers
+        if channels is None:
+            channels = _CHANNELS if facts["is_colored"].any() else 1
+        if dtype is None:
+            dtype = np.dtype(np.float32 if facts["is_deep"].any() else np.uint8)
+        self.shape, self.dtype = (len(files), size, size, channels), dtype
+
+    @property
+    def is_held(self) -> bool:
+        """Whether no file is read any more."""
+        return self._held is not None
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    @overload
+    def __getitem__(self, rows: int) -> np.ndarray: ...
+    @overload
+    def __getitem__(self, rows: Rows) -> np.ndarray: ...
+    def __getitem__(self, rows: int | Rows) -> np.ndarray:
+        """Return some images, or one, as an array.
+
+        Raises:
+            InputError: a file is not what it was when it was first read.
+            DiskError: the disk refused.
+        """
+        chosen = np.atleast_1d(np.arange(len(self))[rows])
+        result = np.empty((len(chosen), *self.shape[1:]), self.dtype)
+        if self.is_held:
+            self.fill(chosen, result)
+        else:
+            parts = chunks(len(chosen))
+            with calm_pillow():
+                for _ in self.workers.ahead(
+                    lambda part: self.fill(chosen[part], result[part]), parts
+                ):
+                    pass
+        return result[0] if isinstance(rows, int | np.integer) else result
+
+    def fill(self, rows: np.ndarray, result: np.ndarray) -> None:
+        """Write the images of some rows into an array, under `calm_pillow`."""
+        for place, row in enumerate(rows):
+            result[place] = self._image(row)
+
+    def _image(self, row: int) -> np.ndarray:
+        if self._held is not None:
+            return self._held[row]
+        file = Path(self._files[row])
+        image = decode(file, self._size)
+        if _sha256(image) != self._facts["sha256"][row].tobytes():
+            hint = "--resume goes on only with the images that the run began with"
+            raise InputError(
+                "not the image that it was when it was first read", file=file, hint=hint
+            )
+        return image
+
+    def select(self, rows: np.ndarray) -> ImageArray:
+        """Return the array of some rows, without reading them."""
+        files = [self._files[row] for row in rows]
+        held = None if self._held is None else [self._held[row] for row in rows]
+        return ImageArray(files, self._size, self._facts[rows], held, self.workers,
+                          self.shape[-1], self.dtype)  # fmt: skip
+
+    def with_channels(self, channels: int) -> ImageArray:
+        """Return the same images with three channels, where others have colors."""
+        return ImageArray(self._files, self._size, self._facts, self._held,
+                          self.workers, channels, self.dtype)  # fmt: skip
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and variance of each channel over all pixels, in float64."""
+        channels = self.shape[-1]
+        mean, squares = (self._facts[key][:, :channels] for key in ("mean", "squares"))
+        # All images have as many pixels. What does not vary differs by exact zeros.
+        total = mean[0] + (mean - mean[0]).mean(0)
+        between = ((mean - total) ** 2).mean(0)
+        return total, squares.mean(0) / self._size**2 + between
+
+    def extremes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the smallest and the largest value of each channel."""
+        low, high = (self._facts[key][:, : self.shape[-1]] for key in ("low", "high"))
+        return low.min(0), high.max(0)
+
+    def digest(self) -> bytes:
+        """Return a SHA-256 of all pixels."""
+        return hashlib.sha256(self._facts["sha256"].tobytes()).digest()
+
+
+Examples: TypeAlias = np.ndarray | ImageArray
+"""The examples of a data set: an array, or what stands for one."""
+
+
+class Holding:
+    """How much memory is left for images that are held.
+
+    Args:
+        budget: bytes, for the training part and the test part together.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.left = budget
+
+    def begin(self, count: int) -> Held:
+        """Begin to hold the images of a part, if they are likely to fit."""
+        return Held(self, count)
+
+
+class Held:
+    """The decoded images of a part, until they do not fit the memory any more.
+
+    Attributes:
+        images: those that were added; `None` if they did not fit.
+    """
+
+    def __init__(self, holding: Holding, count: int) -> None:
+        self._holding, self._count = holding, count
+        self.images: list[np.ndarray] | None = []
+
+    def add(self, image: np.ndarray) -> None:
+        """Hold another image."""
+        if self.images is None:
+            return
+        is_too_large = image.nbytes > self._holding.left
+        if not self.images:  # others are likely to be like the first
+            is_too_large |= image.nbytes * self._count > self._holding.left
+        if is_too_large:
+            self._holding.left += sum(held.nbytes for held in self.images)
+            self.images = None
+            return
+        self.images.append(image)
+        self._holding.left -= image.nbytes
+
+
+def chunks(count: int) -> Iterator[slice]:
+    """Yield the parts of a batch that a worker decodes at a time."""
+    for start in range(0, count, _CHUNK):
+        yield slice(start, start + _CHUNK)
+
+
+def as_facts(facts: Sequence[np.ndarray]) -> np.ndarray:
+    """Return what was measured of some images as `ImageArray` takes it."""
+    return np.array(list(facts), _FACTS)
+
+
+def measured(file: str | Path, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Decode an image and measure it.
+
+    Returns:
+        What `ImageArray` wants to know of it, and the image.
+    """
+    image = decode(Path(file), size)
+    # (channels, pixels): sums along the last axis are many times as fast.
+    values = np.ascontiguousarray(image.reshape(-1, image.shape[-1]).T)
+    facts = np.zeros((), _FACTS)
+    with np.errstate(over="ignore", invalid="ignore"):
+        origin = values[:, :1].astype(np.float64)
+        difference = values - origin
+        mean = difference.mean(1, keepdims=True)
+        difference -= mean
+        facts["mean"] = (origin + mean)[:, 0]
+        facts["squares"] = np.einsum("ij,ij->i", difference, difference)
+    facts["low"], facts["high"] = values.min(1), values.max(1)
+    facts["is_colored"], facts["is_deep"] = image.shape[-1] > 1, image.dtype.kind == "f"
+    facts["sha256"] = np.frombuffer(_sha256(image), np.uint8)
+    return facts, image
+
+
+def _sha256(image: np.ndarray) -> bytes:
+    kind = f"{image.dtype.str}{image.shape}".encode()
+    return hashlib.sha256(kind + image.tobytes()).digest()
+
+
+def extremes(x: Examples) -> tuple[np.ndarray, np.ndarray]:
+    """Return the smallest and the largest value of each channel or feature."""
+    if isinstance(x, ImageArray):
+        return x.extremes()
+    axes = tuple(range(x.ndim - 1))
+    return x.min(axes), x.max(axes)

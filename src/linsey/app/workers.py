@@ -1,0 +1,81 @@
+"""Threads that decode images while the main thread waits for the devices.
+
+Pillow gives up Python's lock while it decodes and resizes, and NumPy while it computes,
+so threads keep the cores busy without a copy of anything.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+Given = TypeVar("Given")
+Result = TypeVar("Result")
+Arguments = ParamSpec("Arguments")
+
+_MOST = 16
+_AHEAD = 4  # tasks for each worker that are begun before their results are asked for
+
+
+def default_workers() -> int:
+    """Return how many workers there are if nobody says: the cores, at most 16."""
+    if hasattr(os, "sched_getaffinity"):
+        return min(_MOST, len(os.sched_getaffinity(0)))
+    return min(_MOST, os.cpu_count() or 1)
+
+
+class Workers:
+    """A number of threads, which are started when they are first needed.
+
+    Args:
+        count: how many; 0 does the work in the thread that asks for it.
+
+    Example:
+        >>> list(Workers(2).ahead(abs, [-3, 1, -2]))
+        [3, 1, 2]
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._pool: ThreadPoolExecutor | None = None
+
+    def submit(
+        self,
+        function: Callable[Arguments, Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Future[Result]:
+        """Begin a task; needs at least one worker."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.count, "linsey-decode")
+        return self._pool.submit(function, *args, **kwargs)
+
+    def ahead(
+        self, function: Callable[[Given], Result], items: Iterable[Given]
+    ) -> Iterator[Result]:
+        """Yield `function(item)` in the order of the items, a few ahead of the caller.
+
+        Raises:
+            Exception: what the function raised, where its result would come.
+        """
+        if not self.count:
+            yield from map(function, items)
+            return
+        begun: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                begun.append(self.submit(function, item))
+                if len(begun) > _AHEAD * self.count:
+                    yield begun.popleft().result()
+            while begun:
+                yield begun.popleft().result()
+        finally:
+            for future in begun:
+                future.cancel()
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave the threads behind."""
+        return {"count": self.count, "_pool": None}
