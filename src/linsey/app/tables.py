@@ -67,10 +67,14 @@ def load_table(path: Path, options: DataOptions, known: Known | None = None) -> 
         if options.target is None and is_wrong_column:
             raise error.with_hint("--target NAME names the column of classes") from None
         raise
-    means = known.means if known and names else _means(dataset, table, feature_names)
+    means = (
+        known.means
+        if known and names
+        else _means(np.asarray(dataset.x_train), table, feature_names)
+    )
     validation = (dataset.validation or ())[:1]
     for part in (dataset.x_train, dataset.x_test, *validation):
-        _fill_missing(part, means)
+        _fill_missing(np.asarray(part), means)
     notes = dataset.notes
     if index is not None:
         notes += (
@@ -174,10 +178,10 @@ def _labels(table: Table, target: Column, labels: list[str]) -> np.ndarray:
     return np.array(numbers)
 
 
-def _means(dataset: Dataset, table: Table, names: Sequence[str]) -> list[float]:
+def _means(x: np.ndarray, table: Table, names: Sequence[str]) -> list[float]:
     """Return the means of the training part, of the values that are there."""
     means = []
-    for name, column in zip(names, dataset.x_train.T, strict=True):
+    for name, column in zip(names, x.T, strict=True):
         present = column[~np.isnan(column)]
         if not len(present):
             problem = "a column without values in the training part"
