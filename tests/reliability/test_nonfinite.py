@@ -11,8 +11,9 @@ import pytest
 
 from linsey.app import steps
 from linsey.app.config import TrainConfig
-from linsey.app.models import make_model
+from linsey.app.loading import Batch, Loader
 from linsey.app.nonfinite import diagnose
+from linsey.app.own_network import make_network
 from linsey.app.trainer import Trainer
 from linsey.checkpoint import CheckpointStore, flatten
 from tests.app.runs import arrays, final, make_blobs
@@ -28,15 +29,20 @@ def poison(monkeypatch):
     """Changes the inputs of some steps; returns the states before and after steps."""
 
     def start(change, *numbers):
-        batches = Trainer._batches
+        take, train = Loader.take, Trainer._train
 
-        def poisoned(self):
-            for number, batch in enumerate(batches(self), self.step + 1):
+        def train_poisoned(self, loader, log):
+            is_chosen = self.step + 1 in numbers
+
+            def poisoned(loader):
+                batch = take(loader)
                 x, y = batch.shards
-                x = change(x) if number in numbers else x
-                yield type(batch)(batch.indices, (x, y))
+                return Batch(batch.indices, (change(x), y)) if is_chosen else batch
 
-        monkeypatch.setattr(Trainer, "_batches", poisoned)
+            monkeypatch.setattr(Loader, "take", poisoned)
+            train(self, loader, log)
+
+        monkeypatch.setattr(Trainer, "_train", train_poisoned)
 
     return start
 
@@ -74,7 +80,7 @@ def test_steps_after_a_skipped_one_are_those_of_a_run_without_it():
     """Parameters, optimizer, statistics, with dropout and a schedule: every bit."""
     config = TrainConfig(model="mlp", width=2, depth=1, optimizer="adam", dropout=0.5)
     x, y = make_blobs()
-    model = make_model(config, x.shape[1:], 4)
+    model = make_network(config, x.shape[1:], 4)
     batches = [(x[i : i + 16], y[i : i + 16]) for i in range(0, 64, 16)]
 
     def trained(chosen):
@@ -141,7 +147,7 @@ def test_layers_outside_of_the_forward_pass_are_named():
     """Finite outputs, loss and gradients, and a rate that is too much for them."""
     config = TrainConfig(model="mlp", width=2, norm="none", lr=1e38, warmup_epochs=0)
     x, y = make_blobs(count=12)
-    state = steps.create_state(config, make_model(config, (6,), 4), (6,), 1)
+    state = steps.create_state(config, make_network(config, (6,), 4), (6,), 1)
     found = diagnose(state, 1e20 * x, y.astype("i4"))
     assert found.part == "the new value of params/Dense_0/kernel"
     assert found.rows.tolist() == list(range(12))
