@@ -90,6 +90,7 @@ def test_batch_norms_are_folded_and_other_platforms_served(
     np.testing.assert_allclose(found, right, atol=1e-5 * np.abs(right).max())
 
 
+@pytest.mark.slow
 def test_a_table_of_years_is_standardized_in_the_program(linsey, table_run, tmp_path):
     """Rounded to float32, a mean of 2,019 would shift years by 1e-4 / 2.6."""
     result = linsey("export", table_run, "raw")
@@ -133,6 +134,7 @@ def test_without_the_data_random_numbers_are_compared_and_said(
     assert read(tmp_path / "out")[1]["check"]["inputs"] == "random numbers"
 
 
+@pytest.mark.slow
 def test_a_program_that_differs_is_refused(linsey, image_run, tmp_path, monkeypatch):
     def wrong(standardizer):
         return lambda x: (

@@ -52,6 +52,7 @@ def test_bits_are_those_of_the_command(command, blobs, tmp_path):
     assert_same_run(tmp_path / "a", tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_arrays_and_objects(tmp_path):
     x, y = make_blobs()
     before = x.copy()

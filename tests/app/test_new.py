@@ -14,6 +14,7 @@ def path(monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("path")
 def test_the_file_trains_by_the_line_that_is_printed(linsey, blobs, tmp_path):
     result = linsey("new", "net.py")

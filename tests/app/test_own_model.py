@@ -202,6 +202,7 @@ def test_networks_of_equal_modules_are_one_program(file):
 # -- runs ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "others"), [("Counting", {"counter/calls"}), ("Treex", {"object_state"})]
 )
@@ -328,6 +329,7 @@ def test_refusals_leave_nothing(linsey, file, blobs, tmp_path, arguments, told):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_models_of_linsey_take_options_of_batch_norm(linsey, blobs, tmp_path):
     arguments = ("renorm=3,5", "momentum=0.5")
     command = ("train", "--data", blobs, "--out", tmp_path / "run", "--model", "mlp")

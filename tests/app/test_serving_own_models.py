@@ -61,6 +61,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", [("predict", "run", "blobs.npz"), ("export", "run", "out")]
 )

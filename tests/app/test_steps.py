@@ -82,6 +82,7 @@ def test_a_skipped_step_leaves_no_trace_and_the_average_is_the_formula():
     assert_close(first.evaluated, variables(first), rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_average_changes_no_bit_of_the_training():
     plain, averaged = after()[-1], after(ema=0.5)[-1]
     jax.tree.map(np.testing.assert_array_equal, variables(plain), variables(averaged))
@@ -135,6 +136,7 @@ def test_precision_of_parameters_statistics_and_computation(model, norm):
         assert {str(leaf.dtype) for leaf in statistics} <= {"float32"}
 
 
+@pytest.mark.slow
 def test_lower_precision_has_about_the_same_loss():
     x, y = BATCHES[0]
     state, expected = start(precision="bfloat16", ema=0.5), start()

@@ -163,6 +163,7 @@ def at_step(monkeypatch, number, action):
     monkeypatch.setattr(steps, "train_step", counted)
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_held_or_streamed_and_resumed_either_way(
     linsey, photos, tmp_path, monkeypatch
 ):
@@ -178,6 +179,7 @@ def test_a_run_is_the_same_held_or_streamed_and_resumed_either_way(
     assert_same_run(tmp_path / "held", tmp_path / "alone")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_file_that_breaks_ends_the_run_in_one_line_after_saving(
     linsey, tmp_path, monkeypatch, workers
@@ -239,6 +241,7 @@ def test_an_image_array_can_be_sent_to_another_process(photos):
     assert again[:5].tobytes() == x[:5].tobytes()
 
 
+@pytest.mark.slow
 def test_another_folder_is_evaluated_by_the_classes_of_the_model(
     linsey, photos, tmp_path
 ):

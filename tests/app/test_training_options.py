@@ -55,6 +55,7 @@ def everything(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_with_every_option_resumes_to_the_bit(everything, tmp_path):
     """As after a kill in the second epoch, after step 4."""
     run = tmp_path / "run"
@@ -77,6 +78,7 @@ def test_a_run_with_every_option_says_what_was_chosen_on_which_part(everything):
     assert found["opt_state/1/0/mu/Dense_0/kernel"].dtype == np.float32
 
 
+@pytest.mark.slow
 def test_eval_and_tools_use_the_average(everything, linsey, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(everything / "run", run)
@@ -94,6 +96,7 @@ def test_eval_and_tools_use_the_average(everything, linsey, tmp_path):
     assert "average: moving average that is evaluated" in linsey("inspect", run).out
 
 
+@pytest.mark.slow
 def test_a_schedule_with_steps_of_its_own_can_be_evaluated(linsey, blobs):
     """Nobody says there how many steps the run had."""
     schedule = ("--schedule", "optax:warmup_cosine_decay_schedule", "--schedule-arg",
