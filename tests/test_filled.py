@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import linsey.linen as nn
 from linsey._drawing import filled
 
 DTYPES = "float32 float16 bfloat16 int32 uint8 bool complex64 float64 int64".split()
@@ -42,12 +41,3 @@ def test_they_can_be_given_away():
     given = filled.zeros((64,), jnp.float32)
     jax.block_until_ready(jax.jit(lambda x: x + 1, donate_argnums=0)(given))
     assert given.is_deleted()
-
-
-def test_layers_compile_nothing_for_them(caplog):
-    layer, key, x = nn.BatchNorm(False), jax.random.key(0), jnp.ones((2, 37))
-    jax.clear_caches()
-    with jax.log_compiles(), caplog.at_level("WARNING", logger="jax"):
-        layer.init(key, x)
-    assert "Compiling" in caplog.text
-    assert "Compiling jit(broadcast_in_dim)" not in caplog.text
