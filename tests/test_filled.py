@@ -26,6 +26,7 @@ def test_they_are_what_jax_makes(fill, dtype, shape, x64):
 
 
 def test_in_a_trace_they_are_no_constants():
+    filled._no_trace.cache_clear()  # as where nothing was filled before
     program = jax.make_jaxpr(lambda: filled.ones((3,), jnp.float32))()
     assert not program.consts
     assert [eqn.primitive.name for eqn in program.eqns] == ["broadcast_in_dim"]
@@ -41,3 +42,10 @@ def test_they_can_be_given_away():
     given = filled.zeros((64,), jnp.float32)
     jax.block_until_ready(jax.jit(lambda x: x + 1, donate_argnums=0)(given))
     assert given.is_deleted()
+
+
+def test_outside_of_a_trace_they_are_no_program(monkeypatch):
+    filled._no_trace.cache_clear()
+    jax.jit(lambda: filled.ones((3,), jnp.float32))()
+    monkeypatch.setattr(filled.jnp, "ones", None)
+    assert filled.ones((3,), jnp.float32).tolist() == [1, 1, 1]
