@@ -210,9 +210,9 @@ def write_pieces(folder: Path, slices: list[tuple]) -> None:
         file = manifest.file_name(index, len(slices))
         part = WHOLE[tuple(slice(*bound) for bound in bounds)]
         name = manifest.Piece(file, bounds, "").name("w", WHOLE.shape)
-        chunks, files[file], entries = pieces.pack({name: part}, file)
+        chunks, share = pieces.pack({name: part}, file)
         durable.write_new(folder / file, chunks)
-        (piece,) = entries[name].pieces
+        files[file], (piece,) = share.file, share.arrays[name].pieces
         parts.append(dataclasses.replace(piece, slice=bounds))
     entry = manifest.ArrayEntry(WHOLE.shape, "complex64", "U8", tuple(parts))
     record = manifest.Manifest(2, 5, 0, {}, files, {"w": entry})

@@ -10,6 +10,9 @@ of steps.
     store.save(step, tree, metadata)
     tree = store.newest().restore(template)
 
+Where several processes hold parts of the arrays, all of them save, each into a file of
+its own, by `CheckpointStore(folder, Processes())`.
+
 What cannot be used raises `linsey.errors.InputError`, which names the file, the array,
 what was expected and what was found; what the disk refuses raises
 `linsey.errors.DiskError`. `linsey train` writes such checkpoints; those that Flax
@@ -17,6 +20,7 @@ reads and writes are in `linsey.training.checkpoints`.
 """
 
 from linsey.checkpoint import durable, manifest
+from linsey.checkpoint.group import Processes
 from linsey.checkpoint.step import open_checkpoint, write_checkpoint
 from linsey.checkpoint.store import CheckpointStore
 from linsey.checkpoint.trees import flatten, nest
@@ -26,6 +30,7 @@ from linsey.specs import ArraySpec
 __all__ = [
     "ArraySpec",
     "CheckpointStore",
+    "Processes",
     "VerifiedCheckpoint",
     "durable",
     "flatten",

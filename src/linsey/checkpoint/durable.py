@@ -57,6 +57,15 @@ def sync_folder(folder: Path) -> None:
         _sync(folder)
 
 
+def sync_file(path: Path) -> None:
+    """Make the content of a file durable, whatever becomes of its name.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    _sync(path)
+
+
 def make_folder(path: Path) -> None:
     """Create a folder and its parents, all of them durable; it may exist.
 

@@ -142,7 +142,24 @@ def encode(manifest: Manifest) -> bytes:
         UnsupportedError: it would be longer than what is read.
     """
 
-    def as_json(value: object) -> object:
+    body = as_json(vars(manifest)).removesuffix(b"}")
+    if len(body) > MAX_MANIFEST_BYTES - 100:
+        raise UnsupportedError(
+            f"The manifest of {len(manifest.arrays):,} arrays has {len(body):,} bytes.",
+            f"No more than {MAX_MANIFEST_BYTES:,} are read.",
+            "Save less metadata, or stack arrays of one kind.",
+        )
+    return body + _SEAL + _hash(body) + _END
+
+
+def as_json(content: Mapping[str, object]) -> bytes:
+    """Return entries of a manifest as JSON.
+
+    Raises:
+        ArgumentTypeError: something else in it is not JSON.
+    """
+
+    def plain(value: object) -> object:
         if isinstance(value, FileEntry | ArrayEntry | Piece):
             return vars(value)
         raise ArgumentTypeError(
@@ -151,14 +168,7 @@ def encode(manifest: Manifest) -> bytes:
             "Convert it to text, numbers, lists and dictionaries.",
         )
 
-    body = json.dumps(vars(manifest), default=as_json).encode().removesuffix(b"}")
-    if len(body) > MAX_MANIFEST_BYTES - 100:
-        raise UnsupportedError(
-            f"The manifest of {len(manifest.arrays):,} arrays has {len(body):,} bytes.",
-            f"No more than {MAX_MANIFEST_BYTES:,} are read.",
-            "Save less metadata, or stack arrays of one kind.",
-        )
-    return body + _SEAL + _hash(body) + _END
+    return json.dumps(content, default=plain).encode()
 
 
 def decode(content: bytes, file: Path) -> dict[str, Any]:

@@ -6,38 +6,59 @@ before anybody sees it. Each file is read once, so what was compared is what is 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from linsey.checkpoint import dtypes, tensors
+from linsey.checkpoint.group import ALONE, Group
 from linsey.checkpoint.manifest import ArrayEntry, FileEntry, Manifest, Piece
 from linsey.errors import ArgumentTypeError, InputError, UnsupportedError
 from linsey.files import open_regular, reporting
 
+Bounds = tuple[tuple[int, int], ...]
+"""Start and stop of each axis."""
 _OTHER_ARRAY = "the array is not the one that was written"
 
 
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """What one process writes of a checkpoint.
+
+    Attributes:
+        file: size and hash of its file.
+        arrays: by path, with the pieces in that file.
+    """
+
+    file: FileEntry
+    arrays: dict[str, ArrayEntry]
+
+
 def pack(
-    arrays: Mapping[str, Any], file: str
-) -> tuple[list[bytes | memoryview], FileEntry, dict[str, ArrayEntry]]:
-    """Lay out whole arrays as the content of one file.
+    arrays: Mapping[str, Any], file: str, group: Group = ALONE
+) -> tuple[list[bytes | memoryview], Share]:
+    """Lay out what this process has of arrays as the content of one file.
+
+    Of an array that is spread over several processes each one has pieces; all others
+    are those of the first process.
 
     Args:
         arrays: by path.
         file: its name.
+        group: the processes that write the checkpoint.
 
     Returns:
-        The content in chunks, what the manifest says of the file, and of each array.
+        The content in chunks, and what the manifest says of it.
 
     Raises:
         ArgumentTypeError: something is no array that can be stored.
-        UnsupportedError: an array is spread over several processes.
+        UnsupportedError: an array is spread over several processes, and one writes.
     """
     if tensors.RESERVED in arrays:
         raise ArgumentTypeError(
@@ -45,35 +66,113 @@ def pack(
             "Files of safetensors use that name for something else.",
             "Give the array another name.",
         )
-    for path, array in arrays.items():
-        if not getattr(array, "is_fully_addressable", True):
-            raise UnsupportedError(
-                f"`{path}` is spread over several processes.",
-                "A step is written by one process, which has only a part of it.",
-                "Gather it with `jax.experimental.multihost_utils.process_allgather`.",
-            )
-        if hasattr(array, "copy_to_host_async"):
-            array.copy_to_host_async()  # all on their way before the first is awaited
-    stored = {path: dtypes.to_stored(array, path) for path, array in arrays.items()}
+    parts = [
+        (path, part)
+        for path, array in arrays.items()
+        for part in _own_parts(path, array, group)
+    ]
+    for _, part in parts:
+        if hasattr(part.array, "copy_to_host_async"):
+            part.array.copy_to_host_async()  # all of them, before one is awaited
+    packed = [_packed(path, part, file) for path, part in parts]
     # Items of decreasing size, so that each array is aligned.
-    order = sorted(stored, key=lambda path: (-stored[path][1].itemsize, path))
-    entries = {}
-    for path in order:
-        dtype, array = stored[path]
-        found = dtypes.storage(dtype)
-        assert found is not None
-        shape = array.shape[: array.ndim - len(found.axes)]
-        piece = Piece(file, tuple((0, size) for size in shape), _sha256(array))
-        entries[path] = ArrayEntry(shape, dtype, found.code, (piece,))
-    laid_out = {path: stored[path][1] for path in order}
-    codes = {path: entry.stored for path, entry in entries.items()}
+    packed.sort(key=lambda each: (-each.content.itemsize, each.name))
+    entries: dict[str, ArrayEntry] = {}
+    for each in packed:
+        _add(entries, each.path, each.entry)
+    laid_out = {each.name: each.content for each in packed}
+    codes = {each.name: each.entry.stored for each in packed}
     header = tensors.encode_header(laid_out, codes)
     chunks = [header, *map(dtypes.raw, laid_out.values())]
     sha256 = hashlib.sha256()
     for chunk in chunks:
         sha256.update(chunk)
     size = sum(len(chunk) for chunk in chunks)
-    return chunks, FileEntry(size, sha256.hexdigest()), entries
+    return chunks, Share(FileEntry(size, sha256.hexdigest()), entries)
+
+
+class _Part(NamedTuple):
+    """A part of an array on one device, or all of it, which has no bounds."""
+
+    array: Any
+    shape: tuple[int, ...] = ()
+    bounds: Bounds | None = None
+
+
+class _Packed(NamedTuple):
+    """A piece as it lies in the file."""
+
+    name: str
+    path: str
+    entry: ArrayEntry
+    content: np.ndarray
+
+
+def _packed(path: str, part: _Part, file: str) -> _Packed:
+    dtype, content = dtypes.to_stored(part.array, path)
+    found = dtypes.storage(dtype)
+    assert found is not None
+    shape = content.shape[: content.ndim - len(found.axes)]
+    bounds, whole = part.bounds, part.shape
+    if bounds is None:
+        bounds, whole = tuple((0, size) for size in shape), shape
+    piece = Piece(file, bounds, _sha256(content))
+    entry = ArrayEntry(whole, dtype, found.code, (piece,))
+    return _Packed(piece.name(path, whole), path, entry, content)
+
+
+def _add(entries: dict[str, ArrayEntry], path: str, entry: ArrayEntry) -> None:
+    """Add the pieces of an array to those that are known."""
+    known = entries.get(path, dataclasses.replace(entry, pieces=()))
+    if known != dataclasses.replace(entry, pieces=known.pieces):
+        problem = "not the same array in all processes"
+        raise InputError(problem, file=None, key=path)
+    pieces = known.pieces + entry.pieces
+    entries[path] = dataclasses.replace(entry, pieces=pieces)
+
+
+def _own_parts(path: str, array: Any, group: Group) -> list[_Part]:
+    """The parts of an array that this process writes."""
+    if getattr(array, "is_fully_addressable", True):
+        return [] if group.index else [_Part(array)]
+    if group.count == 1:
+        raise UnsupportedError(
+            f"`{path}` is spread over several processes.",
+            "The step is written by one process, which has only a part of it.",
+            "Save it in all of them, by `CheckpointStore(folder, Processes())`.",
+        )
+    # Of what several devices hold, one has the copy that counts.
+    shards = [shard for shard in array.addressable_shards if shard.replica_id == 0]
+    return [
+        _Part(shard.data, array.shape, _bounds(shard.index, array.shape))
+        for shard in shards
+    ]
+
+
+def _bounds(index: tuple[slice, ...], shape: tuple[int, ...]) -> Bounds:
+    found = (part.indices(size) for part, size in zip(index, shape, strict=True))
+    return tuple((start, stop) for start, stop, _ in found)
+
+
+def merged(shares: Sequence[Share], paths: Collection[str]) -> dict[str, ArrayEntry]:
+    """Return the arrays that processes write together.
+
+    Args:
+        shares: of each process.
+        paths: of all arrays.
+
+    Raises:
+        InputError: some array is in no share, or processes have different ones; that
+            their pieces cover it is checked with the manifest.
+    """
+    arrays: dict[str, ArrayEntry] = {}
+    for share in shares:
+        for path, entry in share.arrays.items():
+            _add(arrays, path, entry)
+    if other := sorted(arrays.keys() ^ set(paths)):
+        problem = "an array that not all processes have"
+        raise InputError(problem, file=None, key=other[0])
+    return arrays
 
 
 def unpack(folder: Path, manifest: Manifest) -> dict[str, Any]:

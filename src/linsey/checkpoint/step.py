@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from linsey.checkpoint import durable, format_1, manifest, pieces
+from linsey.checkpoint.group import ALONE, Group
 from linsey.checkpoint.manifest import Manifest
+from linsey.checkpoint.pieces import Share
 from linsey.checkpoint.trees import Nested, flatten, leaves
 from linsey.checkpoint.verified import VerifiedCheckpoint
 from linsey.errors import DiskError, InputError
 from linsey.files import reporting
+from linsey.schema import conform, parse_json
 from linsey.specs import ArraySpec
 
 _NAME = re.compile(r"step_([0-9]{8,19})(?:\+([0-9]{1,9}))?")
@@ -48,7 +51,13 @@ def parse_name(name: str) -> tuple[int, int] | None:
 
 
 def write_checkpoint(
-    folder: Path, step: int, tree: Nested, metadata: Nested, *, revision: int = 0
+    folder: Path,
+    step: int,
+    tree: Nested,
+    metadata: Nested,
+    *,
+    revision: int = 0,
+    group: Group = ALONE,
 ) -> None:
     """Write a checkpoint: when this returns it is on the disk, complete.
 
@@ -58,6 +67,8 @@ def write_checkpoint(
         tree: nested dictionaries with text as keys and arrays as leaves.
         metadata: JSON values to record beside the arrays.
         revision: how often the step was replaced.
+        group: the processes that write it, of which this is the first one; the others
+            call `write_share`.
 
     Raises:
         DiskError: there is a folder of that name, or the disk refused.
@@ -65,28 +76,30 @@ def write_checkpoint(
         InputError: there is a key or a value that could not be read again.
         UnsupportedError: there is too much of it, or it is spread over processes.
     """
-    name = manifest.file_name(0, 1)
-    chunks, entry, arrays = pieces.pack(flatten(tree), name)
-    empty = tuple(path for path, leaf in leaves(tree) if path not in arrays)
+    name, chunks, shares = _shared_out(tree, group)
+    names = [manifest.file_name(i, group.count) for i in range(group.count)]
+    paths = flatten(tree)
     record = Manifest(
         manifest.FORMAT,
         index(step),
         revision,
         dict(metadata),
-        {name: entry},
-        arrays,
-        empty,
+        {name: share.file for name, share in zip(names, shares, strict=True)},
+        pieces.merged(shares, paths),
+        tuple(path for path, leaf in leaves(tree) if path not in paths),
     )
     sealed = manifest.encode(record)
     # What could not be read is not written: keys, numbers, sizes that nobody can have.
     record = manifest.check(manifest.decode(sealed, folder), folder)
-    needed = entry.bytes + len(sealed)
+    needed = sum(share.file.bytes for share in shares) + len(sealed)
     with reporting(folder, "save", needed):
         if durable.mode_of(folder):
             raise FileExistsError(errno.EEXIST, "there is a checkpoint of that name")
     with durable.replacing(folder, needed) as temporary:
         os.mkdir(temporary)
+        group.gather(os.fsencode(temporary.name))  # the others begin to write
         durable.write_new(temporary / name, chunks)
+        group.gather(b"")  # all have written
         durable.write_new(temporary / manifest.NAME, [sealed])
         try:
             _read_back(temporary, record, sealed)
@@ -94,6 +107,48 @@ def write_checkpoint(
             told = str(error).replace(durable.TEMPORARY, "")
             refused = OSError(errno.EIO, f"something else was written: {told}")
             raise DiskError(refused, folder, "save", needed) from error
+    group.gather(b"")  # it has its name
+
+
+def write_share(parent: Path, tree: Nested, group: Group) -> None:
+    """Write what a process has of a checkpoint that another one gives its name.
+
+    Args:
+        parent: the folder in which the checkpoint will be.
+        tree: the one that the first process passes to `write_checkpoint`, with the
+            pieces of arrays that this one has.
+        group: the processes that write it.
+
+    Raises:
+        DiskError: the disk refused.
+        ArgumentTypeError: something in the tree cannot be stored.
+    """
+    name, chunks, shares = _shared_out(tree, group)
+    folder = parent / os.fsdecode(group.gather(b"")[0])
+    with reporting(folder / name, "save", shares[group.index].file.bytes):
+        durable.write_new(folder / name, chunks)
+        durable.sync_file(folder / name)
+    group.gather(b"")
+    group.gather(b"")
+
+
+def _shared_out(
+    tree: Nested, group: Group
+) -> tuple[str, list[bytes | memoryview], list[Share]]:
+    """The file of this process, its content, and what each process writes."""
+    name = manifest.file_name(group.index, group.count)
+    chunks, share = pieces.pack(flatten(tree), name, group)
+    if group.count == 1:
+        return name, chunks, [share]
+    told = group.gather(manifest.as_json(vars(share)))
+    return (
+        name,
+        chunks,
+        [
+            conform(parse_json(text, Path(name)), Share, file=Path(name))
+            for text in told
+        ],
+    )
 
 
 def _read_back(folder: Path, record: Manifest, sealed: bytes) -> None:

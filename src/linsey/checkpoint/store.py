@@ -3,7 +3,8 @@
 There is no pointer to the latest step that could be wrong: the steps are listed and
 read, newest first. A *good* step is one that loads and matches its manifest; the last
 good one is never removed. A step is removed by renaming it away and then deleting it.
-One process writes at a time: the writer has to see to that. Others may read meanwhile.
+One process writes at a time, or the processes of one group: the writer has to see to
+that. Others may read meanwhile.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from linsey.checkpoint import durable
+from linsey.checkpoint.group import ALONE, Group
 from linsey.checkpoint.step import (
     folder_name,
     open_checkpoint,
     parse_name,
     write_checkpoint,
+    write_share,
 )
 from linsey.checkpoint.verified import VerifiedCheckpoint
 from linsey.errors import DiskError, InputError, OptionError
@@ -33,6 +36,9 @@ class CheckpointStore:
 
     Args:
         folder: where the steps are; created by the first `save`.
+        group: the processes that write steps together, each into a file of its own:
+            `Processes()` for arrays that are divided over all of them. By default this
+            process alone. All of them call `save` and `prune`.
 
     Example:
         >>> import tempfile
@@ -46,8 +52,8 @@ class CheckpointStore:
         {'params': {'w': array([0., 1., 2.])}}
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: Path, group: Group = ALONE) -> None:
+        self.folder, self.group = Path(folder), group
 
     def path(self, step: int) -> Path:
         """Return the folder of a step, whether it exists or not."""
@@ -94,12 +100,17 @@ class CheckpointStore:
             raise OptionError(
                 f"The step is {step}.", "Steps are counted from 0.", "Pass `step=0`."
             )
+        if self.group.index:
+            write_share(self.folder, tree, self.group)
+            return
         if not self._is_ours():
             durable.make_folder(self.folder)
         before = sorted(revision for s, revision in self._found() if s == step)
         revision = before[-1] + replace if before else 0
         folder = self.folder / folder_name(step, revision)
-        write_checkpoint(folder, step, tree, metadata, revision=revision)
+        write_checkpoint(
+            folder, step, tree, metadata, revision=revision, group=self.group
+        )
         for old in before:
             durable.remove_folder(self.folder / folder_name(step, old))
 
@@ -187,6 +198,8 @@ class CheckpointStore:
         Raises:
             DiskError: the disk refused.
         """
+        if self.group.index:
+            return
         kept = [step for step in self.steps() if step in keep]
         newest = {self.path(step).name for step in kept}
         names = [folder_name(*found) for found in sorted(self._found())]
