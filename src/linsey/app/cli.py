@@ -17,14 +17,14 @@ import os
 import shlex
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 
 from linsey.app import exit_codes
 from linsey.app.exit_codes import NotFiniteError
+from linsey.app.failures import exit_code
 from linsey.app.stopping import Stopped, StopRequest
 from linsey.app.terminal import flush, say
-from linsey.errors import DiskError, InputError
+from linsey.errors import InputError
 from linsey.extras import MissingPackageError, install_hint
 
 _COMMANDS = {
@@ -70,15 +70,8 @@ def _finish(given: Sequence[str]) -> int:
     """Run the command and turn what it raises into an exit code."""
     try:
         return _run(given)
-    except (InputError, MissingPackageError) as error:
-        _complain(error)
-        return exit_codes.REFUSED
-    except NotFiniteError as error:
-        if error.is_traced:
-            traceback.print_exc()
-        else:
-            _complain(error)
-        return exit_codes.NOT_FINITE
+    except (InputError, MissingPackageError, NotFiniteError) as error:
+        return exit_code(error)
     except Stopped as signal_name:
         # Whoever has something to save stops in another way.
         say(f"stopped by {signal_name}; to start again:\n  linsey {shlex.join(given)}")
@@ -90,10 +83,7 @@ def _finish(given: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
-        if not isinstance(error, DiskError):
-            error = DiskError(error, error.filename or "the disk or the system")
-        _complain(error)
-        return exit_codes.DISK
+        return exit_code(error)
 
 
 def _run(given: Sequence[str]) -> int:
@@ -122,10 +112,6 @@ def _overview() -> str:
     lines += ["", "exit codes:"]
     lines += [f"  {code:<11} {text}" for code, text in exit_codes.TABLE]
     return "\n".join(lines)
-
-
-def _complain(error: Exception) -> None:
-    say(" ".join(["linsey: error:", *str(error).split("\n")]), sys.stderr)
 
 
 def _load(name: str) -> Callable[[Sequence[str]], int]:

@@ -17,6 +17,7 @@ import typing
 from pathlib import Path
 from typing import Annotated, Literal
 
+from linsey.app.job_options import JobOptions
 from linsey.app.model_arguments import in_one_form
 from linsey.app.model_name import checked_name, is_own, short_name
 from linsey.app.training_options import TrainingOptions
@@ -177,7 +178,7 @@ class LoadingOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunOptions(LoadingOptions):
+class RunOptions(LoadingOptions, JobOptions):
     """Where it is recorded."""
 
     out: Path | None = None

@@ -2,12 +2,15 @@
 
 The step is compiled for the whole batch. Sums over the batch, those of batch
 normalization included, are therefore over all devices, and the number of devices
-does not change what is computed.
+does not change what is computed. Nor does the number of processes that they belong to:
+each process reads the rows of a batch that its own devices hold.
 """
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import jax
@@ -19,33 +22,70 @@ Tree = TypeVar("Tree")
 
 
 class Devices:
-    """All local devices in a row.
+    """Devices in a row, those of one process beside each other.
+
+    Args:
+        devices: those of all processes of a run. If `None`, those of this process.
 
     Attributes:
         count: how many.
+        is_shared: whether other processes have some of them.
         replicated: sharding of what every device holds.
         batch: sharding of arrays whose first axis is the batch.
     """
 
-    def __init__(self) -> None:
-        devices = jax.local_devices()
+    def __init__(self, devices: Sequence[jax.Device] | None = None) -> None:
+        devices = jax.local_devices() if devices is None else devices
+        devices = sorted(devices, key=lambda device: (device.process_index, device.id))
         mesh = Mesh(np.array(devices), (BATCH_AXIS,))
         self.count = len(devices)
+        self.is_shared = len({device.process_index for device in devices}) > 1
         self.replicated = NamedSharding(mesh, PartitionSpec())
         self.batch = NamedSharding(mesh, PartitionSpec(BATCH_AXIS))
+
+    def own_rows(self, size: int) -> slice:
+        """Return which rows of a batch of that size this process reads."""
+        parts = self.batch.addressable_devices_indices_map((size,)).values()
+        bounds = [rows.indices(size)[:2] for (rows,) in filter(None, parts)]
+        return slice(min(start for start, _ in bounds), max(stop for _, stop in bounds))
 
     def put_batch(self, *arrays: np.ndarray) -> tuple[jax.Array, ...]:
         """Shard arrays over the devices along their first axis.
 
-        The arrays are what this process contributes to the batch: with several
-        processes each would pass its own rows, and nothing after this line changes.
+        Args:
+            *arrays: the rows of the batch that are this process's own.
         """
         put = jax.make_array_from_process_local_data
         return tuple(put(self.batch, array) for array in arrays)
 
     def replicate(self, tree: Tree) -> Tree:
-        """Copy arrays to every device."""
-        return jax.device_put(tree, self.replicated)
+        """Copy arrays, which are the same in all processes, to every device."""
+        if not self.is_shared:
+            return jax.device_put(tree, self.replicated)
+        # `device_put` would compare the array with those of all others, one by one.
+        return jax.tree.map(self._copied, tree)
+
+    def _copied(self, leaf: jax.typing.ArrayLike) -> jax.Array:
+        array = np.asarray(leaf)
+        return jax.make_array_from_callback(
+            array.shape, self.replicated, lambda index: array[index]
+        )
+
+    def fetch(self, tree: Tree) -> Tree:
+        """Bring arrays to the host as a whole; with others, all call it together."""
+        if not self.is_shared:
+            return jax.device_get(tree)
+        return jax.device_get(self._whole(tree))
+
+    def local(self, tree: Tree) -> Tree:
+        """Return arrays to compute with in this process alone; all call it together."""
+        if not self.is_shared:
+            return tree
+        return jax.tree.map(jax.numpy.asarray, self.fetch(tree))
+
+    @functools.cached_property
+    def _whole(self) -> Callable[[Tree], Tree]:
+        return jax.jit(lambda tree: tree, out_shardings=self.replicated)
 
 
 def thread_count() -> int:
@@ -67,6 +107,7 @@ def describe_environment() -> dict[str, str | int]:
         "jax": jax.__version__,
         "platform": device.platform,
         "device": device.device_kind,
-        "devices": jax.local_device_count(),
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
         "threads": thread_count(),
     }

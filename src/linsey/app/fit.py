@@ -37,7 +37,8 @@ from linsey.app.stopping import Stopped, StopRequest
 from linsey.app.terminal import say, warn
 from linsey.errors import InputError
 
-_NOT_HERE = ("config", "compare")  # options of the command alone
+# Options of the command alone.
+_NOT_HERE = ("config", "compare", "coordinator", "processes", "rank", "step_timeout")
 
 
 @dataclasses.dataclass(frozen=True)

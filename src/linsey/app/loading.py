@@ -41,7 +41,7 @@ class Batch:
     """The examples of a step.
 
     Attributes:
-        indices: where they are in the training part.
+        indices: where they are in the training part, those of all processes.
         shards: examples and labels on the devices.
     """
 
@@ -163,13 +163,13 @@ class _Parts:
 
 
 class Loader:
-    """The batches of a run.
+    """The batches of a run; of each, the rows that this process reads.
 
     Args:
         source: prepares the examples.
         labels: of the training part.
         devices: take the batches.
-        order: the indices of each batch.
+        order: the indices of each batch, those of all processes.
 
     Attributes:
         waited: seconds that batches were waited for when they were needed.
@@ -221,13 +221,15 @@ class Loader:
     def _begin(self, count: int) -> None:
         missing = max(0, count - len(self._coming))
         for indices in itertools.islice(self._order, missing):
-            self._coming.append((indices, self._source.begin(indices)))
+            own = indices[self._devices.own_rows(len(indices))]
+            self._coming.append((indices, self._source.begin(own)))
 
     def _put(self) -> None:
         indices, pending = self._coming[0]
         x = pending.result()
         self._coming.popleft()
-        shards = self._devices.put_batch(x, self._labels[indices])
+        own = indices[self._devices.own_rows(len(indices))]
+        shards = self._devices.put_batch(x, self._labels[own])
         self._ready.append(Batch(indices, shards))
 
     def close(self) -> None:
@@ -254,7 +256,8 @@ def training_loader(
         from linsey.app.worker_processes import Processes, Steps
 
         source.close()
-        steps = Steps(source.x, standardize, plan)
+        own = devices.own_rows(plan.batch_size)
+        steps = Steps(source.x, standardize, plan, own)
         source = Processes(steps, source.x.workers.count)
     return Loader(source, dataset.y_train, devices, iter(plan))
 

@@ -107,6 +107,26 @@ class MetricsLog:
             self._writer.close()
 
 
+class Unwritten(MetricsLog):
+    """The log of a process that does not write it, because another one does.
+
+    Args:
+        path: the file that the other one writes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, kind: str, step: int, **values: object) -> None:
+        """Leave a record to the other process."""
+
+    def sync(self) -> None:
+        """Leave that to the other process."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 def read(path: Path) -> list[Record]:
     """Read the records that belong to the run as it went on.
 

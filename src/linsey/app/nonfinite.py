@@ -14,6 +14,7 @@ import numpy as np
 from jax import numpy as jnp
 
 from linsey.app import steps
+from linsey.app.devices import Devices
 
 Flags = dict[tuple[int, str], jax.Array]
 
@@ -32,19 +33,23 @@ class Culprit:
     rows: np.ndarray
 
 
-def diagnose(state: steps.TrainState, x: jax.Array, y: jax.Array) -> Culprit:
+def diagnose(
+    state: steps.TrainState, x: jax.Array, y: jax.Array, devices: Devices | None = None
+) -> Culprit:
     """Find what is not finite first in a step: in the forward pass, then backward.
 
     Args:
         state: before the step.
         x: (batch, ...) its examples.
         y: (batch,) their labels.
+        devices: hold the batch. Defaults to those of this process.
 
     Returns:
         The first part that is not finite.
     """
     everything = np.arange(len(y))
-    for (_, part), is_finite in jax.device_get(_finite_parts(state, x, y)).items():
+    fetch = jax.device_get if devices is None else devices.fetch
+    for (_, part), is_finite in fetch(_finite_parts(state, x, y)).items():
         if not is_finite.all():
             rows = np.flatnonzero(~is_finite) if is_finite.ndim else everything
             return Culprit(part, rows)

@@ -18,6 +18,7 @@ _LAUNCHERS = (
     (("JAX_NUM_PROCESSES",), "JAX_PROCESS_ID"),
     (("JAX_PROCESS_COUNT",), "JAX_PROCESS_INDEX"),
     (("WORLD_SIZE",), "RANK"),
+    (("LINSEY_PROCESSES",), "LINSEY_RANK"),
 )
 
 
@@ -33,9 +34,10 @@ def refuse_several_processes(environment: Mapping[str, str] = os.environ) -> Non
     Example:
         >>> refuse_several_processes({"SLURM_PROCID": "1", "SLURM_NTASKS": "2"})
         Traceback (most recent call last):
-        linsey.errors.files.InputError: SLURM_NTASKS: training in several processes is
-        not supported yet: expected 1 process, found 2, of which this is number 1 (start
-        one process: it uses all devices of its machine)
+        linsey.errors.files.InputError: SLURM_NTASKS: one of several processes that know
+        nothing of each other: expected 1 process, found 2, of which this is number 1
+        (start one process, which uses all devices of its machine; or `linsey train`
+        with --coordinator, --processes and --rank)
     """
     for sizes, rank_name in _LAUNCHERS:
         known = [name for name in sizes if environment.get(name, "").isdigit()]
@@ -52,7 +54,8 @@ def refuse_several_processes(environment: Mapping[str, str] = os.environ) -> Non
 
 def _refuse(key: str, count: object, rank: object) -> None:
     raise InputError(
-        "training in several processes is not supported yet", key=key,
+        "one of several processes that know nothing of each other", key=key,
         expected="1 process", found=f"{count}, of which this is number {rank}",
-        hint="start one process: it uses all devices of its machine",
+        hint="start one process, which uses all devices of its machine; or "
+        "`linsey train` with --coordinator, --processes and --rank",
     )  # fmt: skip

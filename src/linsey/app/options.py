@@ -31,7 +31,7 @@ CONFIG_FILE = "config.toml"
 MAX_CONFIG_BYTES = 2**16
 _MAX_DOTS = 300  # in a line: the parser takes the square of the parts of a key
 # Where and how a run is continued is said anew each time.
-_NOT_SAVED = ("out", "config", "resume", "fallback")
+_NOT_SAVED = ("out", "config", "resume", "fallback", "coordinator", "processes", "rank")
 
 # Each of them adds to those before.
 _REPEATED = ("--optimizer-arg", "--schedule-arg", "--class-weights", "--model-arg")

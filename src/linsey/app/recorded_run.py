@@ -14,7 +14,7 @@ from linsey.app.devices import describe_environment
 from linsey.app.loading import prepared
 from linsey.app.memory import give_back
 from linsey.app.metadata import run_metadata
-from linsey.app.metrics_log import MetricsLog
+from linsey.app.metrics_log import MetricsLog, Unwritten
 from linsey.app.models import LayerRow, summary_text, total_size
 from linsey.app.outcome import Outcome, Trained
 from linsey.app.own_layers import layers_of
@@ -23,10 +23,11 @@ from linsey.app.progress import Progress, busy, progress
 from linsey.app.report import write_report
 from linsey.app.run_folder import RunFolder, newest_checkpoint
 from linsey.app.stopping import StopRequest
+from linsey.app.team import Team
 from linsey.app.terminal import say, warn
 from linsey.app.trainer import Trainer
 from linsey.batch_stats import Report, audit
-from linsey.checkpoint import durable
+from linsey.checkpoint import VerifiedCheckpoint, durable
 from linsey.errors import ArgumentTypeError, OptionError
 from linsey.errors.base import printable
 
@@ -38,16 +39,18 @@ def train_run(
     stop: StopRequest,
     overview: Progress | None = None,
     own: OwnModel | None = None,
+    team: Team | None = None,
 ) -> Outcome:
     """Train, or go on training, and write everything into a folder.
 
     Args:
         config: resolved options.
         dataset: what is learned.
-        folder: of the run, held by this process.
+        folder: of the run, held by this process, or by the first of the team.
         stop: asks the run to save and end.
         overview: where the run is one of several, the progress of all of them.
         own: the model of one's own that the options name.
+        team: the processes that train it. All get the outcome; the first one writes.
 
     Returns:
         The outcome.
@@ -58,45 +61,59 @@ def train_run(
         NotFiniteError: too much of the run was not finite.
         Stopped: a signal arrived before the end.
     """
-    start = time.perf_counter()
+    start, team = time.perf_counter(), team or Team()
+    together = team.stops(stop)
     # Whatever can be wrong with model and data shows before the folder is touched.
     with _building(overview):
-        given, trainer = config, Trainer(config, dataset, folder.checkpoints, own)
+        given, trainer = config, Trainer(config, dataset, folder.checkpoints, own, team)
         config, size = trainer.config, trainer.batch_size
         layers = layers_of(trainer.network, dataset.shape, size)
     give_back()
     if overview is not None:
         trainer.most_warnings = 1
-    stop.check()
-    folder.begin(_with_source(config, own))
+    together.check()
+    if team.is_first:
+        folder.begin(_with_source(config, own))
     kind = "resume" if _resume(trainer) else "start"
-    durable.write_file(folder.summary, (summary_text(layers) + "\n").encode())
+    if team.is_first:
+        durable.write_file(folder.summary, (summary_text(layers) + "\n").encode())
     here = describe_environment()
-    tensorboard = folder.tensorboard if config.tensorboard else None
-    with contextlib.closing(MetricsLog(folder.metrics, tensorboard)) as log:
+    with contextlib.closing(_log(config, folder, team)) as log:
         log.write(kind, trainer.step, **here)
         _lengthen(trainer, folder, log)
         with _shown(trainer, overview) as shown:
             shown.detail(_introduction(trainer, layers, folder))
             examples = len(dataset.y_train)
             shown.detail(describe_batches(given, examples, size))
-            trainer.run(log, shown, stop)
+            trainer.run(log, shown, together)
         last = trainer.evaluation if dataset.watched == "test" else None
-        final = last or trainer.evaluate(stop)
+        final = last or trainer.evaluate(together)
         skipped = int(trainer.state.skipped)
         log.write("final", trainer.step, **final.numbers(), skipped=skipped)
         log.sync()
-    stop.check()
+    together.check(trainer.step)
+    trainer.team.beat("writing the report")
     outcome = Outcome(
         trainer.step, final, trainer.scores, skipped, _audit(trainer),
-        metrics_log.read(folder.metrics), time.perf_counter() - start,
-        dataset.watched, trainer.total, Trained(trainer.state, trainer.standardize),
+        metrics_log.read(folder.metrics) if team.is_first else (),
+        time.perf_counter() - start, dataset.watched, trainer.total,
+        Trained(trainer.state, trainer.standardize),
     )  # fmt: skip
     give_back()
-    write_report(folder, config, dataset, layers, outcome)
-    stop.check()
+    if team.is_first:
+        write_report(folder, config, dataset, layers, outcome)
+        if team.is_alone:  # else others may be gone
+            stop.check()
     outcome.refuse_not_finite(folder.path)
     return outcome
+
+
+def _log(config: TrainConfig, folder: RunFolder, team: Team) -> MetricsLog:
+    if not team.is_first:
+        return Unwritten(folder.metrics)
+    return MetricsLog(
+        folder.metrics, folder.tensorboard if config.tensorboard else None
+    )
 
 
 def _with_source(config: TrainConfig, own: OwnModel | None) -> TrainConfig:
@@ -141,7 +158,8 @@ def _lengthen(trainer: Trainer, folder: RunFolder, log: MetricsLog) -> None:
     before, epochs = trainer.epochs_before, trainer.config.epochs
     if before == epochs:
         return
-    folder.lengthen(epochs)
+    if trainer.team.is_first:
+        folder.lengthen(epochs)
     log.write("extend", trainer.step, epochs=epochs, before=before)
     say(
         f"{epochs} epochs instead of {before}: from step {trainer.step} on, the "
@@ -156,6 +174,9 @@ def _audit(trainer: Trainer) -> Report:
     """Compare the running statistics with the training data."""
     state = trainer.state
     if not state.batch_stats:
+        return Report("Audit")
+    state = trainer.devices.local(state)
+    if not trainer.team.is_first:
         return Report("Audit")
     x, size, step = trainer.dataset.x_train, trainer.batch_size, trainer.step
     plan = Plan(len(x), size, trainer.config.seed, step, step + _AUDITED)
@@ -173,14 +194,22 @@ def _audit(trainer: Trainer) -> Report:
         return Report("Audit")
 
 
-def _resume(trainer: Trainer) -> bool:
-    """Go to the newest checkpoint of the run; return whether there is one."""
+def _newest(trainer: Trainer) -> VerifiedCheckpoint | None:
     if trainer.config.fallback:
         for reason in trainer.store.discard_damaged():
             warn(f"put aside: {reason}")
-    checkpoint = newest_checkpoint(trainer.store)
-    if checkpoint is None:
+    return newest_checkpoint(trainer.store)
+
+
+def _resume(trainer: Trainer) -> bool:
+    """Go to the newest checkpoint of the run; return whether there is one."""
+    team, checkpoint = trainer.team, None
+    if team.is_first:
+        checkpoint = _newest(trainer)
+    step = team.told(None if checkpoint is None else checkpoint.step)
+    if step is None:
         return False
+    checkpoint = checkpoint or trainer.store.open(step)
     trainer.restore(checkpoint)
     now = describe_environment()
     for name, before in run_metadata(checkpoint).environment.items():

@@ -27,6 +27,7 @@ from linsey.app.config import TrainConfig
 from linsey.app.model_name import is_own, parted
 from linsey.app.options import CONFIG_FILE, load_options, save_config
 from linsey.checkpoint import CheckpointStore, VerifiedCheckpoint, durable
+from linsey.checkpoint.group import ALONE, Group
 from linsey.errors import DiskError, InputError
 from linsey.files import open_own, reporting
 
@@ -41,9 +42,10 @@ class RunFolder:
 
     Args:
         path: the folder.
+        group: the processes that write its checkpoints.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, group: Group = ALONE) -> None:
         self.path = path
         self.config = path / CONFIG_FILE
         self.metrics = path / "metrics.jsonl"
@@ -51,7 +53,7 @@ class RunFolder:
         self.summary = path / "summary.txt"
         self.curves = path / "curves.png"
         self.report = path / "report.html"
-        self.checkpoints = CheckpointStore(path / CHECKPOINTS)
+        self.checkpoints = CheckpointStore(path / CHECKPOINTS, group)
 
     def begin(self, config: TrainConfig) -> None:
         """Save the options, which makes the folder that of a run, and tidy it up.

@@ -32,7 +32,7 @@ from linsey.app.optimizers import make_optimizer, make_schedule
 from linsey.app.recipe import Recipe
 from linsey.app.scores import Answers
 from linsey.app.standardizer import Standardizer
-from linsey.app.stopping import StopRequest
+from linsey.app.stopping import Stops
 from linsey.batch_stats.averages import EmaState
 from linsey.batch_stats.objects import Variables
 from linsey.training import train_state
@@ -309,7 +309,7 @@ def evaluate(
     dataset: Dataset,
     standardize: Standardizer,
     devices: Devices,
-    stop: StopRequest | None = None,
+    stop: Stops | None = None,
     part: PartName = "test",
 ) -> Evaluation:
     """Evaluate on a part of the data.
@@ -318,7 +318,8 @@ def evaluate(
         state: parameters and running statistics.
         dataset: what is evaluated on.
         standardize: as in training.
-        devices: each batch is split over them.
+        devices: each batch is split over them; of processes that share them, each
+            reads its own rows, and all get the whole evaluation.
         stop: checked before each batch.
         part: of the data.
 
@@ -332,15 +333,20 @@ def evaluate(
     # zeros whose results are dropped (nothing mixes rows in evaluation).
     most = max(1, min(_BATCH, _VALUES // math.prod(dataset.shape)))
     size = -(-most // devices.count) * devices.count
+    own = devices.own_rows(size)
     found, (x_part, y_part) = [], dataset.part(part)
     order = np.array_split(np.arange(len(y_part)), range(size, len(y_part), size))
-    with contextlib.closing(prepared(x_part, standardize, order)) as inputs:
-        for rows, x in zip(order, inputs, strict=True):
+    own_order = [rows[own] for rows in order]
+    with contextlib.closing(prepared(x_part, standardize, own_order)) as inputs:
+        for rows, own_rows, x in zip(order, own_order, inputs, strict=True):
             if stop is not None:
                 stop.check()
-            y = y_part[rows]
-            batch = devices.put_batch(_padded(x, size), _padded(y, size))
-            found.append([np.asarray(a)[: len(y)] for a in eval_step(state, *batch)])
+            missing = own.stop - own.start - len(own_rows)
+            batch = devices.put_batch(
+                _padded(x, missing), _padded(y_part[own_rows], missing)
+            )
+            results = devices.fetch(eval_step(state, *batch))
+            found.append([result[: len(rows)] for result in results])
     losses, predicted, confidence, rank = map(np.concatenate, zip(*found, strict=True))
     # Rounding may take a probability of float32 above 1.
     confidence = np.minimum(confidence.astype(np.float64), 1.0)
@@ -349,6 +355,5 @@ def evaluate(
     return Evaluation(float(losses.astype(np.float64).mean()), answers)
 
 
-def _padded(array: np.ndarray, size: int) -> np.ndarray:
-    missing = size - len(array)
+def _padded(array: np.ndarray, missing: int) -> np.ndarray:
     return np.pad(array, [(0, missing), *[(0, 0)] * (array.ndim - 1)])

@@ -16,7 +16,7 @@ import stat
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _RETRY_SECONDS = 0.02
@@ -27,6 +27,18 @@ class Stopped(BaseException):
 
     It is no `Exception`, so that no library takes it for a failure of its own.
     """
+
+
+class Stops(Protocol):
+    """Whether a run was asked to stop, or to save."""
+
+    def check(self, step: int | None = None) -> None:
+        """Raise `Stopped` if it was asked to stop."""
+        ...
+
+    def takes_save(self) -> bool:
+        """Return whether it was asked to save since this was called before."""
+        ...
 
 
 class StopRequest:
@@ -53,8 +65,15 @@ class StopRequest:
         self._is_save_asked = False
         self._previous: dict[signal.Signals, Callable[..., object] | int | None] = {}
 
+    @property
+    def signal_name(self) -> str:
+        """The signal that asked to stop, in any block that we are in; or nothing."""
+        return next(
+            (each._signal_name for each in self._active if each._signal_name), ""
+        )
+
     @classmethod
-    def check(cls) -> None:
+    def check(cls, step: int | None = None) -> None:
         """Raise `Stopped` if a signal asked for it, in any block that we are in.
 
         An outer one counts: code that swallows exceptions, such as a callback of the

@@ -72,9 +72,19 @@ def _lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
+_is_hushed = False
+
+
+def hush() -> None:
+    """Print errors alone from now on: another process says everything else."""
+    global _is_hushed
+    _is_hushed = True
+
+
 def warn(text: str) -> None:
     """Print a line about something the user should know."""
-    say(f"linsey: warning: {text}", sys.stderr)
+    if not _is_hushed:
+        say(f"linsey: warning: {text}", sys.stderr)
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
@@ -84,7 +94,8 @@ def say(text: str, stream: TextIO | None = None) -> None:
         text: one line or several.
         stream: where to. Defaults to the standard output.
     """
-    _write(_lines(text) + "\n", stream or sys.stdout)
+    if stream is not None or not _is_hushed:
+        _write(_lines(text) + "\n", stream or sys.stdout)
 
 
 def flush() -> None:

@@ -37,7 +37,8 @@ from linsey.app.recipe import Recipe
 from linsey.app.recorded_model import warn_of_other_source
 from linsey.app.speed import Speedometer
 from linsey.app.standardizer import Standardizer
-from linsey.app.stopping import Stopped, StopRequest
+from linsey.app.stopping import Stopped, Stops
+from linsey.app.team import Team
 from linsey.app.terminal import number, warn
 from linsey.app.window import Window
 from linsey.checkpoint import CheckpointStore, VerifiedCheckpoint
@@ -55,6 +56,7 @@ class Trainer:
         dataset: what is learned.
         store: takes the checkpoints.
         own: the model of one's own that the options name.
+        team: the processes that train it.
 
     Attributes:
         network: the model.
@@ -76,10 +78,12 @@ class Trainer:
         dataset: Dataset,
         store: CheckpointStore,
         own: OwnModel | None = None,
+        team: Team | None = None,
     ) -> None:
         self.dataset, self.store, self.own = dataset, store, own
-        self.devices = Devices()
-        self.network, self.batch_size = check(config, dataset, own)
+        self.team = team or Team()
+        self.devices = self.team.devices()
+        self.network, self.batch_size = check(config, dataset, own, self.devices)
         config = dataclasses.replace(config, batch_size=self.batch_size)
         self.config = config
         self.steps_per_epoch = len(dataset.x_train) // self.batch_size
@@ -99,6 +103,7 @@ class Trainer:
         self.evaluation: steps.Evaluation | None = None
         self._saved: tuple[int, object] = (-1, None)
         self._data_digest = dataset.digest()
+        self.team.refuse_differences(config, self._data_digest)
         self._never_finite = nonfinite.infinite_leaves(self._tree())
         self._speed = Speedometer(self.batch_size)
         self.most_warnings, self._warnings = 5, 0
@@ -132,7 +137,7 @@ class Trainer:
         self.epochs_before = before
         self._saved = self.step, dataclasses.asdict(self.scores)
 
-    def run(self, log: MetricsLog, shown: Progress, stop: StopRequest) -> None:
+    def run(self, log: MetricsLog, shown: Progress, stop: Stops) -> None:
         """Train to the end, or until asked to stop; save in both cases.
 
         Args:
@@ -152,7 +157,7 @@ class Trainer:
                 is_new = self.scores.evaluated_at != self.step
                 if is_new and self._is_due(self.config.eval_every):
                     self._evaluate(log, shown, stop)
-                stop.check()
+                stop.check(self.step)
                 is_best = self.scores.best_step == self.step
                 is_over = self.step == self.total or self.has_stopped_early
                 is_due = is_best or self._is_due(self.config.checkpoint_every)
@@ -180,9 +185,10 @@ class Trainer:
         return most > 0 and self.scores.since_best >= most
 
     def evaluate(
-        self, stop: StopRequest | None = None, part: PartName = "test"
+        self, stop: Stops | None = None, part: PartName = "test"
     ) -> steps.Evaluation:
         """Evaluate the state as it is."""
+        self.team.beat("evaluation")
         data, devices = self.dataset, self.devices
         return steps.evaluate(self.state, data, self.standardize, devices, stop, part)
 
@@ -201,7 +207,9 @@ class Trainer:
 
     def _train(self, loader: Loader, log: MetricsLog) -> None:
         start = time.perf_counter()
+        self.team.beat("data loading")
         batch = loader.take()
+        self.team.beat("training")
         self.state, metrics = steps.train_step(self.state, *batch.shards)
         loader.top_up()  # while the devices compute
         seen = {key: value.item() for key, value in jax.device_get(metrics).items()}
@@ -236,7 +244,7 @@ class Trainer:
         # A skipped step changed nothing but these counters.
         state = self.state
         before = state.replace(step=state.step - 1, skipped=state.skipped - 1)
-        found = nonfinite.diagnose(before, *batch.shards)
+        found = nonfinite.diagnose(before, *batch.shards, self.devices)
         examples = batch.indices[found.rows].tolist()
         shown = ", ".join(map(str, sorted(examples)[:_MAX_EXAMPLES]))
         more = (
@@ -292,7 +300,7 @@ class Trainer:
 
     # -- evaluation and checkpoints --------------------------------------------------
 
-    def _evaluate(self, log: MetricsLog, shown: Progress, stop: StopRequest) -> None:
+    def _evaluate(self, log: MetricsLog, shown: Progress, stop: Stops) -> None:
         is_first, epoch = self.evaluation is None, self.step / self.steps_per_epoch
         text = "compiling the evaluation" if is_first else "evaluating"
         with shown.busy(text, is_told=is_first):
@@ -316,6 +324,7 @@ class Trainer:
         cursor = dataclasses.asdict(self.scores)
         if self._saved == (self.step, cursor):
             return
+        self.team.beat("saving")
         tree = self._tree()
         if lost := nonfinite.infinite_leaves(tree) - self._never_finite:
             raise NotFiniteError(
@@ -344,14 +353,24 @@ class Trainer:
         # Where the scores changed, the step was saved before.
         self.store.save(self.step, tree, metadata, replace=True)
         self._saved = self.step, cursor
-        newest = self.store.steps()[-self.config.keep :]
-        self.store.prune({*newest, self.scores.best_step})
+        if self.team.is_first:
+            newest = self.store.steps()[-self.config.keep :]
+            self.store.prune({*newest, self.scores.best_step})
 
 
 def check(
-    config: TrainConfig, dataset: Dataset, own: OwnModel | None = None
+    config: TrainConfig,
+    dataset: Dataset,
+    own: OwnModel | None = None,
+    devices: Devices | None = None,
 ) -> tuple[Network, int]:
     """Make the model, and check that the data fill a batch that can be sharded.
+
+    Args:
+        config: resolved options.
+        dataset: what is learned.
+        own: the model of one's own that the options name.
+        devices: batches are sharded over. Defaults to those of this process.
 
     Returns:
         The model, and the batch size.
@@ -364,6 +383,6 @@ def check(
             "augmentation needs images", key="--augment",
             found=f"examples {dataset.shape}", hint="leave it out",
         )  # fmt: skip
-    size = choose_batch_size(config, dataset, Devices().count)
+    size = choose_batch_size(config, dataset, (devices or Devices()).count)
     classes = len(dataset.class_names)
     return make_network(config, dataset.shape, classes, own), size

@@ -32,17 +32,19 @@ class Steps:
         x: images that are not held.
         standardize: makes inputs of them.
         plan: which images a step has.
+        own: those of them that are prepared here; the others are for other machines.
     """
 
     x: ImageArray
     standardize: Standardizer
     plan: Plan
+    own: slice = slice(None)
 
     def __len__(self) -> int:
         return self.plan.total - self.plan.first_step
 
     def __getitem__(self, index: int) -> np.ndarray | InputError:
-        rows = self.plan[self.plan.first_step + index]
+        rows = self.plan[self.plan.first_step + index][self.own]
         images = np.empty((len(rows), *self.x.shape[1:]), self.x.dtype)
         try:
             self.x.fill(rows, images)

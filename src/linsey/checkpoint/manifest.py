@@ -141,7 +141,6 @@ def encode(manifest: Manifest) -> bytes:
         ArgumentTypeError: the metadata is not JSON.
         UnsupportedError: it would be longer than what is read.
     """
-
     body = as_json(vars(manifest)).removesuffix(b"}")
     if len(body) > MAX_MANIFEST_BYTES - 100:
         raise UnsupportedError(

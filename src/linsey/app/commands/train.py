@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
 import sys
@@ -12,11 +13,11 @@ from linsey.app import exit_codes
 from linsey.app.config import BUILT_IN, TrainConfig
 from linsey.app.memory import use_one_heap
 from linsey.app.model_name import is_own
-from linsey.app.one_process import refuse_several_processes
 from linsey.app.options import parse_train
 from linsey.app.progress import busy
-from linsey.app.run_folder import RunFolder, claim, default_out
+from linsey.app.run_folder import RunFolder, default_out
 from linsey.app.stopping import Stopped, StopRequest
+from linsey.app.team import Team, claimed, joined
 from linsey.app.terminal import say, show_table, warn
 from linsey.errors import InputError
 
@@ -31,15 +32,26 @@ def main(arguments: Sequence[str]) -> int:
         0, or 75 if a signal stopped the run.
     """
     config = parse_train(arguments)
-    refuse_several_processes()
     set_threads(config.threads)
     use_one_heap()
-    path = config.out or default_out(config)
+    with joined(config) as team:
+        return _main(config, team)
+
+
+def _main(config: TrainConfig, team: Team) -> int:
+    if config.compare and not team.is_alone:
+        problem, hint = "compares in one process", "leave --compare out"
+        raise InputError(problem, key="--compare", hint=hint)
+    # A command that is resumed names its folder as it was named.
+    if team.is_first and config.out is None:
+        config = dataclasses.replace(config, out=default_out(config))
+    path = config.out
     try:
-        with claim(path, config) as folder:
-            written = _train(config, folder)
+        with claimed(config, team) as folder:
+            path = folder.path
+            written = _train(config, folder, team)
     except Stopped as signal_name:
-        if not RunFolder(path).config.exists():
+        if path is None or not RunFolder(path).config.exists():
             raise
         say(f"stopped by {signal_name} after saving; to continue:")
         say(f"  {_resuming(config, path)}")
@@ -58,7 +70,7 @@ def _resuming(config: TrainConfig, path: Path) -> str:
     return shlex.join(command)
 
 
-def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Path]:
+def _train(config: TrainConfig, folder: RunFolder, team: Team) -> dict[str, Path]:
     """Do what the options ask for; return what was written, and where."""
     # What follows can take seconds, the import of jax alone more than one.
     say(plan(config, folder.path))
@@ -96,7 +108,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Path]:
             say(f"\n{comparison.conclusion}")
             comparison.refuse_not_finite(folder.path)
             return {**paths, "runs": folder.path}
-        outcome = train_run(config, dataset, folder, stop, own=own)
+        outcome = train_run(config, dataset, folder, stop, own=own, team=team)
     for warning in outcome.warnings():
         warn(warning)
     say(f"\n{outcome.headline()}\n{outcome.best()}")

@@ -1,0 +1,23 @@
+"""Options of a process that trains together with others."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+from linsey.schema import Between
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JobOptions:
+    """Which process of which job this is."""
+
+    coordinator: Annotated[str, Between(1, 1000)] | None = None
+    """HOST:PORT at which the process of rank 0 waits for the others. `linsey launch`,
+    Slurm, Open MPI, Kubernetes and TPU pods tell it by themselves."""
+    processes: Annotated[int, Between(1, 2**20)] | None = None
+    """Number of processes that train the model together."""
+    rank: Annotated[int, Between(0, 2**20)] | None = None
+    """Which of them this is, from 0 on."""
+    step_timeout: Annotated[float, Between(1.0, 1e6)] = 300.0
+    """Seconds without a step after which several processes end as hung."""

@@ -1,0 +1,207 @@
+"""The processes that train one model together, and what they tell each other.
+
+All of them run the same program, in the same order: the same steps, evaluations and
+saves. The first one writes what is written once, and speaks; what it alone can know,
+such as the checkpoint that a run goes on from, it tells the others. Each has the part
+of every batch, and of every checkpoint, that lies on its own devices.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from linsey.app.config import TrainConfig
+from linsey.app.failures import exit_code
+from linsey.app.job_options import JobOptions
+from linsey.app.one_process import refuse_several_processes
+from linsey.app.run_folder import RunFolder, claim, default_out
+from linsey.app.stopping import Stopped, StopRequest, Stops
+from linsey.app.terminal import hush
+from linsey.checkpoint import Processes
+from linsey.checkpoint.group import ALONE, Group
+from linsey.errors import InputError
+
+if TYPE_CHECKING:
+    from linsey.app.devices import Devices
+
+_OWN = frozenset("out config resume rank coordinator plain workers threads".split())
+"""Options that each process may have its own of."""
+
+
+class Fate(Protocol):
+    """What `linsey.distributed.shared_fate` gives."""
+
+    def step(self, step: int) -> str:
+        """Return "", "save" or "stop": the same in all processes."""
+        ...
+
+    def beat(self, doing: str = "") -> None:
+        """Give a sign of life."""
+        ...
+
+    def ask(self, action: Any) -> None:
+        """Ask all processes to save or to stop."""
+        ...
+
+
+class Team:
+    """The processes of a run; by default this one alone.
+
+    Args:
+        group: how they gather what each of them has.
+        fate: how they stop together. If `None`, there are no others.
+    """
+
+    def __init__(self, group: Group = ALONE, fate: Fate | None = None) -> None:
+        self.group, self._fate = group, fate
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there are no other processes."""
+        return self.group.count == 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.group.index == 0
+
+    def devices(self) -> Devices:
+        """Return the devices of all processes."""
+        import jax
+
+        from linsey.app.devices import Devices
+
+        return Devices(jax.devices() if not self.is_alone else None)
+
+    def told(self, value: Any) -> Any:
+        """Return what the first process passes, a value of JSON, in all of them."""
+        if self.is_alone:
+            return value
+        content = json.dumps(value).encode() if self.is_first else b""
+        return json.loads(self.group.gather(content)[0])
+
+    def beat(self, doing: str) -> None:
+        """Say what this process begins to do."""
+        if self._fate is not None:
+            self._fate.beat(doing)
+
+    def stops(self, own: StopRequest) -> Stops:
+        """Return what asks all processes to stop where a signal asks one of them."""
+        return own if self._fate is None else _StopTogether(own, self._fate)
+
+    def refuse_differences(self, config: TrainConfig, data: str) -> None:
+        """Compare what has to be the same in all processes.
+
+        Args:
+            config: the options.
+            data: a digest of the data.
+
+        Raises:
+            InputError: options or data differ.
+        """
+        if self.is_alone:
+            return
+        own = {
+            f"--{name.replace('_', '-')}": repr(value)
+            for name, value in vars(config).items()
+            if name not in _OWN
+        }
+        own["the data"] = f"SHA-256 {data[:12]}"
+        first, *others = map(json.loads, self.group.gather(json.dumps(own).encode()))
+        for rank, other in enumerate(others, 1):
+            _refuse_difference(first, other, rank)
+
+
+def _refuse_difference(
+    first: Mapping[str, str], other: Mapping[str, str], rank: int
+) -> None:
+    for name, value in first.items():
+        if other.get(name) != value:
+            raise InputError(
+                "not the same in all processes", key=name,
+                expected=f"{value} as in rank 0",
+                found=f"{other.get(name)} in rank {rank}",
+                hint="start all of them with the same options, on the same files",
+            )  # fmt: skip
+
+
+class _StopTogether:
+    """Whether any process was asked to: all get the same answer at the same call."""
+
+    def __init__(self, own: StopRequest, fate: Fate) -> None:
+        self._own, self._fate = own, fate
+        self._step, self._is_save_asked = 0, False
+
+    def check(self, step: int | None = None) -> None:
+        self._step = self._step if step is None else step
+        if self._own.signal_name:
+            self._fate.ask("stop")
+        if self._own.takes_save():
+            self._fate.ask("save")
+        asked = self._fate.step(self._step)
+        if asked == "stop":
+            raise Stopped(self._own.signal_name or "a signal to another process")
+        self._is_save_asked |= asked == "save"
+
+    def takes_save(self) -> bool:
+        asked, self._is_save_asked = self._is_save_asked, False
+        return asked
+
+
+@contextlib.contextmanager
+def joined(options: JobOptions) -> Iterator[Team]:
+    """Be one of the processes of a job for the time of a block.
+
+    An error in one of them ends them all, with its exit code.
+
+    Args:
+        options: say which process of which job this is, where no launcher does.
+
+    Yields:
+        The processes; this one alone if there is no job.
+
+    Raises:
+        InputError: the job cannot begin, or its launcher is not known.
+    """
+    from linsey import distributed
+
+    job = distributed.initialize(options.coordinator, options.processes, options.rank)
+    if job.is_alone:
+        if options.processes is None:
+            refuse_several_processes()
+        yield Team()
+        return
+    if not job.is_first:
+        hush()
+    with distributed.shared_fate(
+        options.step_timeout, signals=(), on_error=exit_code
+    ) as fate:
+        yield Team(Processes(), fate)
+
+
+@contextlib.contextmanager
+def claimed(config: TrainConfig, team: Team) -> Iterator[RunFolder]:
+    """Hold the folder of a run: the first process does, for all of them.
+
+    Args:
+        config: the options.
+        team: the processes of the run.
+
+    Yields:
+        The folder, the same in all processes.
+
+    Raises:
+        InputError: the folder holds something else, or another run holds it.
+        DiskError: the disk refused.
+    """
+    if team.is_first:
+        path = config.out or default_out(config)
+        with claim(path, config):
+            team.told(str(path.absolute()))
+            yield RunFolder(path, team.group)
+    else:
+        yield RunFolder(Path(team.told(None)), team.group)
