@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 
 from linsey.app import exit_codes
 from linsey.app.exit_codes import NotFiniteError
-from linsey.app.failures import exit_code
+from linsey.app.failures import report
 from linsey.app.stopping import Stopped, StopRequest
 from linsey.app.terminal import flush, say
 from linsey.errors import InputError
@@ -71,7 +71,7 @@ def _finish(given: Sequence[str]) -> int:
     try:
         return _run(given)
     except (InputError, MissingPackageError, NotFiniteError) as error:
-        return exit_code(error)
+        return _complain(error)
     except Stopped as signal_name:
         # Whoever has something to save stops in another way.
         say(f"stopped by {signal_name}; to start again:\n  linsey {shlex.join(given)}")
@@ -83,7 +83,7 @@ def _finish(given: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
-        return exit_code(error)
+        return _complain(error)
 
 
 def _run(given: Sequence[str]) -> int:
@@ -112,6 +112,12 @@ def _overview() -> str:
     lines += ["", "exit codes:"]
     lines += [f"  {code:<11} {text}" for code, text in exit_codes.TABLE]
     return "\n".join(lines)
+
+
+def _complain(error: Exception) -> int:
+    code, text = report(error)
+    say(text.removesuffix("\n"), sys.stderr)
+    return code
 
 
 def _load(name: str) -> Callable[[Sequence[str]], int]:

@@ -2,43 +2,41 @@
 
 from __future__ import annotations
 
-import sys
 import traceback
 
 from linsey.app import exit_codes
 from linsey.app.exit_codes import NotFiniteError
 from linsey.app.stopping import Stopped
-from linsey.app.terminal import say
 from linsey.errors import DiskError, InputError
 from linsey.extras import MissingPackageError
 
 
-def exit_code(error: BaseException) -> int:
-    """Say what went wrong, and return the exit code of the process.
+def report(error: BaseException) -> tuple[int, str]:
+    """Return the exit code for an error, and what to print of it.
 
     Errors that a user can mend get one line, all others a traceback.
+
+    Example:
+        >>> report(InputError("no such file", file=None, key="--data"))
+        (2, 'linsey: error: --data: no such file\\n')
     """
     if isinstance(error, InputError | MissingPackageError):
-        complain(error)
-        return exit_codes.REFUSED
+        return exit_codes.REFUSED, _line(error)
     if isinstance(error, NotFiniteError):
-        if error.is_traced:
-            traceback.print_exception(error)
-        else:
-            complain(error)
-        return exit_codes.NOT_FINITE
+        is_traced = error.is_traced
+        return exit_codes.NOT_FINITE, _trace(error) if is_traced else _line(error)
     if isinstance(error, Stopped):
-        say(f"stopped by {error} before there was anything to save", sys.stderr)
-        return exit_codes.STOPPED
+        return exit_codes.STOPPED, f"stopped by {error} before anything was saved\n"
     if isinstance(error, OSError):
         if not isinstance(error, DiskError):
             error = DiskError(error, error.filename or "the disk or the system")
-        complain(error)
-        return exit_codes.DISK
-    traceback.print_exception(error)
-    return exit_codes.FAILED
+        return exit_codes.DISK, _line(error)
+    return exit_codes.FAILED, _trace(error)
 
 
-def complain(error: Exception) -> None:
-    """Print an error in one line."""
-    say(" ".join(["linsey: error:", *str(error).split("\n")]), sys.stderr)
+def _line(error: Exception) -> str:
+    return " ".join(["linsey: error:", *str(error).split("\n")]) + "\n"
+
+
+def _trace(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))

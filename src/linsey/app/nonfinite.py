@@ -7,6 +7,7 @@ batch is passed through the model once more with an eye on every module.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,7 +15,6 @@ import numpy as np
 from jax import numpy as jnp
 
 from linsey.app import steps
-from linsey.app.devices import Devices
 
 Flags = dict[tuple[int, str], jax.Array]
 
@@ -34,7 +34,10 @@ class Culprit:
 
 
 def diagnose(
-    state: steps.TrainState, x: jax.Array, y: jax.Array, devices: Devices | None = None
+    state: steps.TrainState,
+    x: jax.Array,
+    y: jax.Array,
+    fetch: Callable[[Flags], Flags] = jax.device_get,
 ) -> Culprit:
     """Find what is not finite first in a step: in the forward pass, then backward.
 
@@ -42,13 +45,12 @@ def diagnose(
         state: before the step.
         x: (batch, ...) its examples.
         y: (batch,) their labels.
-        devices: hold the batch. Defaults to those of this process.
+        fetch: brings what was found to the host.
 
     Returns:
         The first part that is not finite.
     """
     everything = np.arange(len(y))
-    fetch = jax.device_get if devices is None else devices.fetch
     for (_, part), is_finite in fetch(_finite_parts(state, x, y)).items():
         if not is_finite.all():
             rows = np.flatnonzero(~is_finite) if is_finite.ndim else everything

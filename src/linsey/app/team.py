@@ -12,10 +12,10 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from linsey.app.config import TrainConfig
-from linsey.app.failures import exit_code
+from linsey.app.failures import report
 from linsey.app.job_options import JobOptions
 from linsey.app.one_process import refuse_several_processes
 from linsey.app.run_folder import RunFolder, claim, default_out
@@ -35,15 +35,15 @@ _OWN = frozenset("out config resume rank coordinator plain workers threads".spli
 class Fate(Protocol):
     """What `linsey.distributed.shared_fate` gives."""
 
-    def step(self, step: int) -> str:
-        """Return "", "save" or "stop": the same in all processes."""
+    def step(self, step: int) -> Literal["", "save", "stop"]:
+        """Return what all processes do now: the same answer in all of them."""
         ...
 
-    def beat(self, doing: str = "") -> None:
+    def beat(self, doing: str | None = None) -> None:
         """Give a sign of life."""
         ...
 
-    def ask(self, action: Any) -> None:
+    def ask(self, action: Literal["save", "stop"]) -> None:
         """Ask all processes to save or to stop."""
         ...
 
@@ -178,7 +178,7 @@ def joined(options: JobOptions) -> Iterator[Team]:
     if not job.is_first:
         hush()
     with distributed.shared_fate(
-        options.step_timeout, signals=(), on_error=exit_code
+        options.step_timeout, signals=(), on_error=report
     ) as fate:
         yield Team(Processes(), fate)
 

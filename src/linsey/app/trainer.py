@@ -244,7 +244,7 @@ class Trainer:
         # A skipped step changed nothing but these counters.
         state = self.state
         before = state.replace(step=state.step - 1, skipped=state.skipped - 1)
-        found = nonfinite.diagnose(before, *batch.shards, self.devices)
+        found = nonfinite.diagnose(before, *batch.shards, fetch=self.devices.fetch)
         examples = batch.indices[found.rows].tolist()
         shown = ", ".join(map(str, sorted(examples)[:_MAX_EXAMPLES]))
         more = (

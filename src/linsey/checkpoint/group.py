@@ -7,9 +7,12 @@ function, `gather`.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import jax
 
 
 class Group(Protocol):
@@ -58,14 +61,35 @@ class Processes:
         """Return what each process gives, once all of them have called this."""
         if self.count == 1:
             return [content]
-        from jax.experimental.multihost_utils import process_allgather
-
-        sizes = process_allgather(np.int32(len(content))).tolist()
+        sizes = _rows(np.array([len(content)], np.int32))[:, 0].tolist()
         # Few sizes, for each is a program of its own.
         room = 1 << max(*sizes, 1).bit_length()
-        padded = np.frombuffer(content.ljust(room, b"\0"), np.uint8)
-        rows = process_allgather(padded)  # (processes, room)
+        rows = _rows(np.frombuffer(content.ljust(room, b"\0"), np.uint8))
         return [row[:size].tobytes() for row, size in zip(rows, sizes, strict=True)]
+
+
+def _rows(row: np.ndarray) -> np.ndarray:
+    """Return the row that each process gives, shape (processes, length).
+
+    The collective is one of all devices, as a step has it: connections between some of
+    them would have to be made first, for which JAX waits no longer than 30 s on CPUs.
+    """
+    import jax
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    devices = sorted(jax.devices(), key=lambda one: (one.process_index, one.id))
+    mesh = Mesh(np.array(devices), ("devices",))
+    copies = np.repeat(row[None], jax.local_device_count(), 0)
+    divided = jax.make_array_from_process_local_data(
+        NamedSharding(mesh, PartitionSpec("devices")), copies
+    )
+    whole = jax.jit(_same, out_shardings=NamedSharding(mesh, PartitionSpec()))(divided)
+    owners = [device.process_index for device in devices]
+    return np.asarray(whole)[[owners.index(i) for i in range(jax.process_count())]]
+
+
+def _same(x: jax.Array) -> jax.Array:
+    return x
 
 
 ALONE = Alone()
