@@ -12,6 +12,7 @@ import importlib.util
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from linsey.distributed.meeting import is_loopback
 from linsey.errors import InputError
@@ -33,7 +34,10 @@ _OTHERS = (
     ("JAX_PROCESS_COUNT", "JAX_PROCESS_INDEX"),
     ("WORLD_SIZE", "RANK"),
 )
-_HINT = "give --coordinator HOST:PORT, --processes N and --rank R"
+_HINT = (
+    "give --coordinator HOST:PORT, --processes N and --rank R, or --processes 1 for a "
+    "process that is alone"
+)
 
 
 @dataclass(frozen=True)
@@ -180,8 +184,10 @@ def _counted(environment: Mapping[str, str]) -> Job | None:
     """A job of a launcher that does not say where rank 0 is."""
     for size, rank in _OTHERS:
         if size in environment and rank in environment:
-            job = Job(_number(environment, size), _number(environment, rank))
-            return replace(job, found_by=size)
+            return Job(
+                _number(environment, size), _number(environment, rank),
+                environment.get("JAX_COORDINATOR_ADDRESS"), found_by=size,
+            )  # fmt: skip
     return None
 
 
@@ -203,7 +209,8 @@ def _marks(environment: Mapping[str, str]) -> str:
             return "Slurm"
     if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environment.keys():
         return "Kubernetes"
-    if importlib.util.find_spec("libtpu") is not None:
+    has_tpu = any(Path("/dev").glob("accel*")) or any(Path("/dev/vfio").glob("[0-9]*"))
+    if has_tpu and importlib.util.find_spec("libtpu") is not None:
         return "the TPU pod"
     return ""
 

@@ -74,6 +74,7 @@ class Keeper:
         for message in self.link.receive():
             self.hub.send(message._replace(rank=self.rank))
         if not self.link.is_open:
+            self._report()
             if self._life.words[life.LEFT]:
                 self.hub.send(Message("left", self.rank))
             self.hub.close()
@@ -129,8 +130,11 @@ class Keeper:
         self._silent += 1
         if self._silent > _SILENT_TICKS and not self._is_ending:
             self._end_without_hub()
+        self._report()
+
+    def _report(self) -> None:
         words = self._life.words
-        age = now - words[life.SIGN] / 1e9
+        age = time.monotonic() - words[life.SIGN] / 1e9
         numbers = (
             words[life.CALLS], words[life.STEP], int(1000 * age), words[life.LIMIT],
             words[life.LEFT], int(stacks.is_stopped(self._process)),

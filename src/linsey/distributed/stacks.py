@@ -30,21 +30,24 @@ def take(process: int, file: IO[bytes]) -> str:
     """Ask a process for its stacks.
 
     Args:
-        process: its number. One that is stopped by a signal goes on by this.
+        process: its number. One that is stopped by a signal runs for a moment.
         file: what `offer` returned there.
 
     Returns:
         The stacks as `faulthandler` writes them; empty if nothing comes.
     """
     start = os.fstat(file.fileno()).st_size
+    was_stopped = is_stopped(process)
     os.kill(process, _SIGNAL)
     os.kill(process, signal.SIGCONT)
     end, size = time.monotonic() + _SECONDS, start
     while time.monotonic() < end:
-        time.sleep(0.05)
+        time.sleep(0.02)
         before, size = size, os.fstat(file.fileno()).st_size
         if start < before == size:
             break
+    if was_stopped:
+        os.kill(process, signal.SIGSTOP)
     # The offset of the file is that of the other process too: it stays where it is.
     return os.pread(file.fileno(), size - start, start).decode(errors="replace")
 

@@ -17,7 +17,7 @@ from linsey.distributed.link import Link
 from linsey.distributed.meeting import is_loopback
 from linsey.errors import UsageError
 
-_NEAR_SECONDS, _FAR_SECONDS = 12.0, 300.0
+_NEAR_SECONDS, _FAR_SECONDS = 10.0, 300.0
 _JAX_SECONDS = 300
 _LONG_SECONDS = 86400
 _KEY = "linsey/coordinator"
@@ -48,7 +48,7 @@ def initialize(
         rank: which one this is, from 0 on. What is `None` is taken from the launcher:
             `linsey launch`, or one that JAX knows (Slurm, Open MPI, TPU pods,
             Kubernetes).
-        timeout: seconds to wait for ranks that are not there yet. Defaults to 12 on one
+        timeout: seconds to wait for ranks that are not there yet. Defaults to 10 on one
             machine and to 300 across machines.
 
     Returns:

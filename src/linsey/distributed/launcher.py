@@ -1,0 +1,184 @@
+"""Starts the processes of a job on one machine, and leaves none behind.
+
+Each rank is a process group of its own, so that what it started ends with it. If one
+fails, the others end by themselves, since they share their fate; who does not within
+seconds is killed. Rank 0 writes to the terminal as if it were alone; lines of the other
+ranks are passed on whole, behind the number of the rank. On Linux the ranks end with
+the launcher too, however that ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import BinaryIO
+
+from linsey.distributed import job
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+_LOOK_SECONDS = 0.05
+_OTHERS_SECONDS = 4.0
+_OUTPUT_SECONDS = 2.0
+_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
+ORDERLY = (0, 75)
+"""Exit codes that do not end the others: done, and stopped after saving."""
+
+
+class Launcher:
+    """The processes of a job, and what is passed between them and the terminal.
+
+    Args:
+        processes: how many.
+        devices: how many devices each one has. If `None`, one accelerator, or as many
+            CPU devices as the environment says.
+    """
+
+    def __init__(self, processes: int, devices: int | None = None) -> None:
+        self._processes = processes
+        self._devices = devices
+        self._ranks: list[subprocess.Popen[bytes]] = []
+        self._pumps: list[threading.Thread] = []
+        self._screen = threading.Lock()
+        self.is_stopping = False
+
+    def run(self, command: Sequence[str], restart: int = 0) -> tuple[int, int]:
+        """Run the command in all processes, to their end.
+
+        Args:
+            command: a program and its arguments.
+            restart: how often the job was started before.
+
+        Returns:
+            The exit code of the first that failed, and its rank; 75 and 0 have the
+            rank of the first as well. A signal N counts as 128 + N.
+        """
+        address = f"127.0.0.1:{_free_port()}"
+        token = secrets.token_hex(16)
+        previous = {each: signal.signal(each, self._pass_on) for each in _SIGNALS}
+        try:
+            for rank in range(self._processes):
+                environment = self._environment(rank, address, token, restart)
+                self._start(rank, command, environment)
+            self._pass_output()  # by threads, which a new process should not meet
+            return self._wait()
+        finally:
+            self._kill()
+            self._forget()
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _environment(
+        self, rank: int, address: str, token: str, restart: int
+    ) -> Mapping[str, str]:
+        devices = self._devices or 1
+        first = rank * devices
+        environment = {
+            **os.environ,
+            job.COORDINATOR: address,
+            job.PROCESSES: str(self._processes),
+            job.RANK: str(rank),
+            job.TOKEN: token,
+            job.RESTART: str(restart),
+            job.DEVICES: ",".join(map(str, range(first, first + devices))),
+            "PYTHONUNBUFFERED": "1",  # what is printed before a crash is seen
+        }
+        if self._devices is not None:
+            environment["JAX_NUM_CPU_DEVICES"] = str(devices)
+        return environment
+
+    def _start(
+        self, rank: int, command: Sequence[str], environment: Mapping[str, str]
+    ) -> None:
+        output = None if rank == 0 else subprocess.PIPE
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=output,
+            stderr=output, process_group=0, preexec_fn=_end_with(os.getpid()),
+        )  # fmt: skip
+        self._ranks.append(process)
+
+    def _pass_output(self) -> None:
+        for rank, process in enumerate(self._ranks):
+            for source, target in ((process.stdout, 1), (process.stderr, 2)):
+                if source is not None:
+                    arguments = (rank, source, target)
+                    pump = threading.Thread(target=self._pump, args=arguments)
+                    pump.daemon = True
+                    pump.start()
+                    self._pumps.append(pump)
+
+    def _pump(self, rank: int, source: BinaryIO, target: int) -> None:
+        with source:
+            for line in source:
+                text = f"[{rank}] ".encode() + line
+                with self._screen:
+                    try:
+                        os.write(target, text if text.endswith(b"\n") else text + b"\n")
+                    except OSError:
+                        pass  # nobody reads any more; the rank goes on
+
+    def _pass_on(self, number: int, frame: object) -> None:
+        if number != signal.SIGUSR1:
+            self.is_stopping = True
+        for process in self._ranks:
+            if process.returncode is None:
+                process.send_signal(number)
+
+    def _wait(self) -> tuple[int, int]:
+        ended: dict[int, int] = {}
+        deadline = None
+        while len(ended) < self._processes:
+            for rank, process in enumerate(self._ranks):
+                if rank not in ended and process.poll() is not None:
+                    ended[rank] = process.returncode
+            failed = [rank for rank in ended if ended[rank] not in ORDERLY]
+            if failed and deadline is None:
+                deadline = time.monotonic() + _OTHERS_SECONDS
+            if deadline is not None and time.monotonic() > deadline:
+                self._kill()
+            time.sleep(_LOOK_SECONDS)
+        rank = next(iter([*failed, *(r for r in ended if ended[r]), 0]))
+        code = ended[rank]
+        return (code if code >= 0 else 128 - code), rank
+
+    def _kill(self) -> None:
+        """End what is left of all ranks, and of what they started."""
+        for process in self._ranks:
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass  # nobody is left
+
+    def _forget(self) -> None:
+        for process in self._ranks:
+            process.wait()
+        for pump in self._pumps:
+            pump.join(_OUTPUT_SECONDS)
+        self._ranks, self._pumps = [], []
+
+
+def _end_with(launcher: int) -> Callable[[], None] | None:
+    """Return what a new process does first, to end with the launcher."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl
+
+    def prepare() -> None:
+        prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+        if os.getppid() != launcher:  # it ended meanwhile
+            os._exit(1)
+
+    return prepare
+
+
+def _free_port() -> int:
+    with socket.socket() as trial:
+        trial.bind(("127.0.0.1", 0))
+        return trial.getsockname()[1]
