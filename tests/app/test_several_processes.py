@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from linsey.app import metrics_log
-from linsey.app.run_folder import RunFolder
+from linsey.app import metrics_log, run_folder
+from linsey.app.config import TrainConfig
 from tests.app.runs import (
     SMALL,
     arrays,
@@ -81,20 +81,183 @@ def data(tmp_path) -> tuple[str, Path]:
 
 
 def test_two_processes_train_and_write_as_one_does(jobs, linsey, data, tmp_path):
-    two = start(jobs, 2, tmp_path / "two", *data, *ALL)
-    assert linsey("train", *data, *ALL, "--out", "one").code == 0
+    options = (*data, *SMALL, "--dropout", 0.5)
+    two = start(jobs, 2, tmp_path / "two", *options)
+    assert linsey("train", *options, "--out", "one").code == 0
     ended = two.end()
     assert ended.codes == [0, 0], ended.texts
     assert_close(tmp_path / "one", tmp_path / "two")
-    assert said(ended.texts[1]) == ""
     assert "test accuracy" in ended.texts[0]
+    assert said(ended.texts[1]) == ""
     names = {path.name for path in (tmp_path / "one").iterdir()}
     assert names == {path.name for path in (tmp_path / "two").iterdir()}
-    files = {path.name for path in final(tmp_path / "two").folder.iterdir()}
+    step = final(tmp_path / "two")
     shares = {f"state-0000{rank}-of-00002.safetensors" for rank in (0, 1)}
-    assert files == {"manifest.json", *shares}
-    environment = final(tmp_path / "two").metadata["environment"]
+    assert {path.name for path in step.folder.iterdir()} == {"manifest.json", *shares}
+    environment = step.metadata["environment"]
     assert (environment["devices"], environment["processes"]) == (2, 2)
-    # One of them goes on with what both wrote, and refuses other data.
-    again = ("train", "--resume", "--out", "two", "--early-stopping", 1)
-    assert linsey(*again, *data, *ALL).code == 0
+
+
+# --- 9: the same bits elsewhere -----------------------------------------------------
+
+
+@slow
+@pytest.mark.parametrize("options", [ALL, IMAGES], ids=["mlp", "cnn"])
+def test_two_processes_give_the_bits_of_two_devices(
+    jobs, data, tmp_path, monkeypatch, options
+):
+    """So they do where a run goes on with the other number of processes."""
+    options = options if "--data" in options else (*data, *options)
+    train(jobs, 2, tmp_path / "two", *options)
+    early = ("--early-stopping", 1, "--eval-every", 2)
+    ended = train(jobs, 2, tmp_path / "two-one", *options, *early)
+    assert "stopped early" in ended.texts[0], ended.texts
+    monkeypatch.setenv("XLA_FLAGS", TWO_DEVICES)
+    train(jobs, 1, tmp_path / "one", *options)
+    train(jobs, 1, tmp_path / "one-two", *options, *early)
+    resume = (*options, "--resume", "--early-stopping", 0)
+    train(jobs, 1, tmp_path / "two-one", *resume)
+    monkeypatch.delenv("XLA_FLAGS")
+    train(jobs, 2, tmp_path / "one-two", *resume)
+    for other in ("two", "two-one", "one-two"):
+        found, expected = arrays(tmp_path / other), arrays(tmp_path / "one")
+        assert found.keys() == expected.keys()
+        for name in found:
+            assert found[name].tobytes() == expected[name].tobytes(), (other, name)
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+    record("2 processes and 1 of 2 devices, and back", "the same bits")
+
+
+@slow
+@pytest.mark.parametrize("processes", [2, 3])
+def test_60_steps_of_processes_are_those_of_one(
+    jobs, data, linsey, tmp_path, processes
+):
+    options = (*ALL, "--batch-size", 12, "--epochs", 12)
+    train(jobs, processes, tmp_path / "several", *data, *options)
+    assert linsey("train", *data, *options, "--out", "one").code == 0
+    assert final(tmp_path / "one").step == 60
+    assert_close(tmp_path / "one", tmp_path / "several")
+    record(f"60 steps in {processes} processes and in one", "equal to 1e-5")
+
+
+# --- 17: uneven data ----------------------------------------------------------------
+
+_UNEVEN = "tests.app.uneven"
+
+
+@slow
+def test_each_example_counts_once_whatever_their_number(jobs, tmp_path):
+    found = {}
+    for processes in (1, 2, 3):
+        address = f"127.0.0.1:{free_port()}"
+        names = [tmp_path / f"{processes}-{rank}.json" for rank in range(processes)]
+        ended = jobs.start(
+            *(
+                [sys.executable, "-m", _UNEVEN, address, str(processes), str(rank),
+                 str(name)]
+                for rank, name in enumerate(names)
+            )
+        ).end()  # fmt: skip
+        assert ended.codes == [0] * processes, ended.texts
+        first, *others = (json.loads(name.read_text()) for name in names)
+        assert all(other == first for other in others)
+        found[processes] = first
+    for processes in (2, 3):
+        for count, one in found[1].items():
+            several = found[processes][count]
+            assert several["count"] == int(count)
+            assert several["confusion"] == one["confusion"]
+            assert several["loss"] == pytest.approx(one["loss"], rel=1e-6)
+            assert several["rows"] == list(range(int(count)))
+    record("uneven data", f"{len(found[1])} sizes in 1 to 3 processes, to 1e-6")
+
+
+# --- 1 and 12: killed and stopped at any instant ------------------------------------
+
+
+@slow
+def test_killed_ranks_lose_no_step(jobs, data, tmp_path):
+    options = (*data, *ALL, "--checkpoint-every", 1, "--epochs", 6)
+    train(jobs, 2, tmp_path / "whole", *options)
+    instants, trials = random.Random(3), 4
+    for trial in range(trials):
+        out = tmp_path / f"run{trial}"
+        running = start(jobs, 2, out, *options)
+        while not list(out.glob("checkpoints/step_*")):
+            assert running.processes[0].poll() is None, running.texts()
+            time.sleep(0.01)
+        time.sleep(instants.uniform(0, 1))
+        victim = running.processes[trial % 2]
+        victim.kill()
+        ended = running.end()
+        assert ended.codes[trial % 2] == -signal.SIGKILL or ended.codes == [0, 0]
+        # Where both had come to their end, nothing is left to do.
+        train(jobs, 2 - trial // 2, out, *options, "--resume")
+        assert not list(out.glob("checkpoints/.*"))
+        assert_close(tmp_path / "whole", out, 0 if trial < 2 else 1e-5)
+    record("ranks of 2 killed while they save", f"{trials} of {trials}")
+
+
+@slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_to_any_rank_stops_all_at_one_step(jobs, data, tmp_path, number):
+    options = (
+        *data,
+        *ALL,
+        "--epochs",
+        40,
+        "--eval-every",
+        2,
+        "--checkpoint-every",
+        999,
+    )
+    train(jobs, 2, tmp_path / "whole", *options)
+    for rank in (0, 1):
+        out = tmp_path / f"run{rank}"
+        running = start(jobs, 2, out, *options)
+        running.wait_for("compiling the training step")
+        while len(metrics_log.read(out / "metrics.jsonl")) < 5:
+            time.sleep(0.005)
+        asked = time.monotonic()
+        running.processes[rank].send_signal(number)
+        ended = running.end()
+        if number is signal.SIGUSR1:
+            assert ended.codes == [0, 0], ended.texts
+            continue
+        assert ended.codes == [75, 75], ended.texts
+        assert time.monotonic() - asked < 10
+        assert "after saving; to continue:" in ended.texts[0]
+        assert said(ended.texts[1]) == ""
+        assert 0 < final(out).step < final(tmp_path / "whole").step
+        train(jobs, 2, out, *options, "--resume")
+        assert_same_run(tmp_path / "whole", out)
+
+
+# --- refusals -----------------------------------------------------------------------
+
+
+@slow
+def test_a_folder_in_use_is_refused_by_all(jobs, data, tmp_path):
+    run = tmp_path / "run"
+    with run_folder.claim(run, TrainConfig()):
+        ended = start(jobs, 2, run, *data, *SMALL).end()
+    assert ended.codes == [2, 2], ended.texts
+    text = f"linsey: error: {run}: in use by process {os.getpid()} on"
+    assert sum(text in printed for printed in ended.texts) == 1
+
+
+@slow
+def test_an_error_in_one_rank_ends_all(jobs, data, tmp_path):
+    address = f"127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "linsey", "train", *map(str, (*data, *SMALL)),
+               "--out", str(tmp_path / "run"), "--coordinator", address,
+               "--processes", "2", "--rank"]  # fmt: skip
+    ended = jobs.start([*command, "0"], [*command, "1", "--epochs", "3"]).end()
+    assert ended.codes == [2, 2], ended.texts
+    text = (
+        "--epochs: not the same in all processes: expected 2 as in rank 0, found 3 in "
+        "rank 1 (start all of them with the same options, on the same files)"
+    )
+    assert any(text in printed for printed in ended.texts), ended.texts
+    assert not (tmp_path / "run").exists()

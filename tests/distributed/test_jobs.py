@@ -158,7 +158,10 @@ def test_error_outside_of_the_block_and_exit_codes_end_all(jobs: Jobs):
 
 @slow
 def test_jobs_that_cannot_start_end_in_15_seconds(jobs: Jobs):
-    for rank, problem in ((0, "rank 1 of 2 did not come"), (1, "rank 0 did not answer")):
+    for rank, problem in (
+        (0, "rank 1 of 2 did not come"),
+        (1, "rank 0 did not answer"),
+    ):
         address = f"127.0.0.1:{free_port()}"
         ended = jobs.start(jobs.rank(address, 2, rank)).end()
         assert ended.codes == [1]
