@@ -91,8 +91,14 @@ class Devices:
 def thread_count() -> int:
     """Count the threads that XLA computes with on the CPU.
 
-    Bits repeat for the same number.
+    Bits repeat for the same number. Where one process has several devices on the CPU,
+    there are at least as many.
     """
+    device = jax.local_devices()[0]
+    return max(_threads(), len(jax.local_devices()) if device.platform == "cpu" else 1)
+
+
+def _threads() -> int:
     if os.environ.get("NPROC", "").isdigit():
         return int(os.environ["NPROC"])
     if hasattr(os, "sched_getaffinity"):

@@ -12,13 +12,13 @@ from linsey.extras import MissingPackageError
 
 
 def report(error: BaseException) -> tuple[int, str]:
-    """Return the exit code for an error, and what to print of it.
+    r"""Return the exit code for an error, and what to print of it.
 
     Errors that a user can mend get one line, all others a traceback.
 
     Example:
         >>> report(InputError("no such file", file=None, key="--data"))
-        (2, 'linsey: error: --data: no such file\\n')
+        (2, 'linsey: error: --data: no such file\n')
     """
     if isinstance(error, InputError | MissingPackageError):
         return exit_codes.REFUSED, _line(error)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -93,15 +94,18 @@ class Team:
         """Return what asks all processes to stop where a signal asks one of them."""
         return own if self._fate is None else _StopTogether(own, self._fate)
 
-    def refuse_differences(self, config: TrainConfig, data: str) -> None:
+    def refuse_differences(
+        self, config: TrainConfig, data: str, source: str | None = None
+    ) -> None:
         """Compare what has to be the same in all processes.
 
         Args:
             config: the options.
             data: a digest of the data.
+            source: a digest of the source of one's own model.
 
         Raises:
-            InputError: options or data differ.
+            InputError: options, data, source or the version of jax differ.
         """
         if self.is_alone:
             return
@@ -111,6 +115,8 @@ class Team:
             if name not in _OWN
         }
         own["the data"] = f"SHA-256 {data[:12]}"
+        own["the source of the model"] = str(source)
+        own["jax"] = version("jax")
         first, *others = map(json.loads, self.group.gather(json.dumps(own).encode()))
         for rank, other in enumerate(others, 1):
             _refuse_difference(first, other, rank)

@@ -103,7 +103,7 @@ class Trainer:
         self.evaluation: steps.Evaluation | None = None
         self._saved: tuple[int, object] = (-1, None)
         self._data_digest = dataset.digest()
-        self.team.refuse_differences(config, self._data_digest)
+        self.team.refuse_differences(config, self._data_digest, own and own.sha256)
         self._never_finite = nonfinite.infinite_leaves(self._tree())
         self._speed = Speedometer(self.batch_size)
         self.most_warnings, self._warnings = 5, 0
@@ -171,8 +171,12 @@ class Trainer:
                 shown.advance(self._moment())
                 if self.step % self.config.log_every == 0 or self.step == self.total:
                     self._log_training(log)
-        except (Stopped, InputError):  # of which the latter is about a file of the data
+        except Stopped:
             self._save(log)
+            raise
+        except InputError:  # about a file of the data, which another process may read
+            if self.team.is_alone:
+                self._save(log)
             raise
         finally:
             loader.close()
