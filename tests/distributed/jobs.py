@@ -135,7 +135,10 @@ class Jobs:
         """Start a job of `tests.distributed.loop`."""
         address = f"127.0.0.1:{free_port()}"
         return self.start(
-            *(self.rank(address, processes, n, module, **given) for n in range(processes))
+            *(
+                self.rank(address, processes, n, module, **given)
+                for n in range(processes)
+            )
         )
 
     @staticmethod

@@ -1,6 +1,6 @@
 """A job that sums over its processes in a loop, and what can happen to it.
 
-    python -m tests.distributed.loop COORDINATOR PROCESSES RANK [NAME=VALUE ...]
+python -m tests.distributed.loop COORDINATOR PROCESSES RANK [NAME=VALUE ...]
 """
 
 from __future__ import annotations

@@ -231,7 +231,9 @@ class Hub:
     def _go_on_ending(self, now: float) -> None:
         end = self._end
         assert end is not None
-        others = {n for n in self.ranks if n != 0 and not (n == end.rank and end.speaks)}
+        others = {
+            n for n in self.ranks if n != 0 and not (n == end.rank and end.speaks)
+        }
         if self._phase == "others" and (self._are_gone(others) or now > self._deadline):
             self._phase, self._deadline = "culprit", now + _CULPRIT_SECONDS
             if end.speaks:
@@ -258,7 +260,9 @@ def blamed(ranks: dict[int, Rank]) -> list[int]:
     stopped = [n for n, rank in ranks.items() if rank.is_stopped]
     if stopped:
         return stopped
-    numbers = [n for n, rank in ranks.items() if not stacks.is_in_jax(rank.stacks or "")]
+    numbers = [
+        n for n, rank in ranks.items() if not stacks.is_in_jax(rank.stacks or "")
+    ]
     numbers = numbers or list(ranks)
     least = min(ranks[n].calls for n in numbers)
     return [n for n in numbers if ranks[n].calls == least]

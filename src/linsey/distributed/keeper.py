@@ -20,6 +20,8 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 
 from linsey.distributed import life, stacks
 from linsey.distributed.hub import Hub, Rank
@@ -52,7 +54,7 @@ class Keeper:
         link: the connection to the rank.
         hub: the connection to the hub.
         signs: the signs of life of the rank.
-        stack_file: where the rank writes its stacks.
+        stack_file: the descriptor of the file for its stacks.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class Keeper:
         self.link = link
         self.hub = hub
         self._life = signs
-        self._stacks = open(stack_file, "rb", closefd=False)
+        self._stacks = stack_file
         self._kill_at = 0.0
         self._silent = 0
         self._is_ending = False
@@ -170,27 +172,26 @@ class HubLoop:
 
 def keep(keeper: Keeper, loop: HubLoop | None) -> None:
     """Watch a rank, and the job if this is the keeper of rank 0, to their end."""
-    last = 0.0
+    takers: dict[Channel, Callable[[], None]] = {
+        keeper.link: keeper.take_from_rank,
+        keeper.hub: keeper.take_from_hub,
+    }
+    if loop is not None:
+        takers |= {c: partial(loop.take, n) for n, c in loop.channels.items()}
     selector = selectors.DefaultSelector()
-    selector.register(keeper.link, selectors.EVENT_READ, keeper.take_from_rank)
-    selector.register(keeper.hub, selectors.EVENT_READ, keeper.take_from_hub)
-    channels = {} if loop is None else loop.channels
-    for number, channel in channels.items():
-        selector.register(channel, selectors.EVENT_READ, number)
-    gone_at = 0.0
+    for channel in takers:
+        selector.register(channel, selectors.EVENT_READ, channel)
+    ticked, gone_at = 0.0, 0.0
     while True:
         for key, _ in selector.select(_TICK):
-            if isinstance(key.data, int):
-                assert loop is not None
-                loop.take(key.data)
-            elif key.fileobj.is_open:
-                key.data()
-        for fileobj in [key.fileobj for key in selector.get_map().values()]:
-            if not fileobj.is_open:
-                selector.unregister(fileobj)
+            if key.data.is_open:
+                takers[key.data]()
+        for channel in [channel for channel in takers if not channel.is_open]:
+            selector.unregister(channel)
+            del takers[channel]
         now = time.monotonic()
-        if now - last >= _TICK:
-            last = now
+        if now - ticked >= _TICK:
+            ticked = now
             keeper.tick()
             if loop is not None:
                 loop.tick()
@@ -213,7 +214,7 @@ def main(link_number: int) -> None:
     ((_, rank, numbers, text),) = link.receive()
     processes, process, life_file, stack_file, milliseconds = numbers
     host, port, token = text.split("\n")
-    signs = Life(open(life_file, "r+b", buffering=0))
+    signs = Life(life_file)
     loop = None
     try:
         if rank == 0:

@@ -31,7 +31,12 @@ options:
                            which rank 0 takes the first D (defaults to 1)"""
 
 # To start again would lead to the same end.
-_FINAL = (exit_codes.DONE, exit_codes.STOPPED, exit_codes.REFUSED, exit_codes.NOT_FINITE)
+_FINAL = (
+    exit_codes.DONE,
+    exit_codes.STOPPED,
+    exit_codes.REFUSED,
+    exit_codes.NOT_FINITE,
+)
 
 
 @dataclass
@@ -101,7 +106,9 @@ def _parsed(arguments: Sequence[str]) -> tuple[_Options | None, list[str]]:
             raise InputError("not a number", key=option, expected=expected, found=value)
         values[names[option].replace("-", "_")] = int(value)
     if rest and "processes" not in values:
-        raise InputError("how many processes?", key="-n", hint="linsey launch -n 2 -- ...")
+        raise InputError(
+            "how many processes?", key="-n", hint="linsey launch -n 2 -- ..."
+        )
     return _Options(**values), rest
 
 
