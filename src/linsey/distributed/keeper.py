@@ -24,7 +24,7 @@ from collections.abc import Callable
 from functools import partial
 
 from linsey.distributed import life, stacks
-from linsey.distributed.hub import Hub, Rank
+from linsey.distributed.hub import Hub, Rank, farewell
 from linsey.distributed.life import Life
 from linsey.distributed.meeting import Meeting, Refused, enter
 from linsey.distributed.wire import Channel, Message
@@ -105,9 +105,9 @@ class Keeper:
             case Message("stacks"):
                 text = stacks.take(self._process, self._stacks)
                 self.hub.send(Message("stacks", self.rank, (), text))
-            case Message("why", _, _, reason):
-                say(f"linsey: rank {self.rank} ends: {reason}")
-            case Message("end", _, (code,)):
+            case Message("end", _, (code,), reason):
+                if reason:
+                    say(farewell(self.rank, reason))
                 self._end(code)
             case Message("speak"):
                 self.link.send(message)
@@ -116,7 +116,7 @@ class Keeper:
         if self._life.words[life.LEFT]:
             self._is_ending = True  # the others have left as well
             return
-        say(f"linsey: rank {self.rank} ends: rank 0 was killed, or its machine is gone")
+        say(farewell(self.rank, "rank 0 was killed, or its machine is gone"))
         self._end(1)
 
     def _end(self, code: int) -> None:
