@@ -210,7 +210,11 @@ class Hub:
         silence = max(ranks[n].age for n in numbers)
         who = " and ".join(f"rank {n}" for n in numbers)
         how = ", stopped by a signal" if rank.is_stopped else ""
-        reason = f"{who} gave no sign of life for {silence:.0f} s, {rank.place}{how}"
+        left = [n for n, one in self.ranks.items() if one.has_left]
+        alone = f", and rank {left[0]} has left" if left else ""
+        reason = (
+            f"{who} gave no sign of life for {silence:.0f} s, {rank.place}{how}{alone}"
+        )
         self._finish(End(numbers[0], reason), now)
 
     # --- the end ------------------------------------------------------------------

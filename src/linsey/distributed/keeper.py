@@ -37,9 +37,13 @@ _LAST_SECONDS = 5.0
 
 
 def say(text: str) -> None:
-    """Print a line for people, even if nobody reads any more."""
+    """Print lines for people, even if nobody reads any more.
+
+    What ranks say is no command to the terminal.
+    """
+    shown = (c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
     try:
-        sys.stderr.write(f"{text}\n")
+        sys.stderr.write("".join(shown) + "\n")
         sys.stderr.flush()
     except OSError:
         pass
