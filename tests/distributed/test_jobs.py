@@ -147,6 +147,20 @@ def test_error_is_printed_after_all_others_ended(jobs: Jobs, victim):
 
 
 @slow
+def test_one_of_several_errors_is_printed(jobs: Jobs):
+    ended = jobs.launch(3, what="raise_all").end()
+    assert ended.codes == [1]
+    assert ended.texts[0].count("Traceback") == 1
+    assert ended.texts[0].endswith("ValueError: a bad sample\n")
+
+
+@slow
+def test_processes_with_several_devices(jobs: Jobs):
+    ended = jobs.launch(2, "--devices-per-process", "2", steps=3).end()
+    assert ended.codes == [0], ended.texts  # the sum is over 4 devices
+
+
+@slow
 def test_error_outside_of_the_block_and_exit_codes_end_all(jobs: Jobs):
     ended = jobs.loop(2, what="raise_before", victim=1).end()
     assert ended.codes == [1, 1]

@@ -119,20 +119,23 @@ class Launcher:
 
     def _wait(self) -> tuple[int, int]:
         ended: dict[int, int] = {}
-        deadline = None
+        deadline, first = None, None
         while len(ended) < self._processes:
             for rank, process in enumerate(self._ranks):
                 if rank not in ended and process.poll() is not None:
                     ended[rank] = process.returncode
             failed = [rank for rank in ended if ended[rank] not in ORDERLY]
             if failed and deadline is None:
+                # Of those that ended at once, who was killed is the cause.
+                first = min(failed, key=lambda rank: ended[rank] >= 0)
                 deadline = time.monotonic() + _OTHERS_SECONDS
             if deadline is not None and time.monotonic() > deadline:
                 self._kill()
             time.sleep(_LOOK_SECONDS)
-        rank = next(iter([*failed, *(r for r in ended if ended[r]), 0]))
-        code = ended[rank]
-        return (code if code >= 0 else 128 - code), rank
+        if first is None:
+            first = next((rank for rank in ended if ended[rank]), 0)
+        code = ended[first]
+        return (code if code >= 0 else 128 - code), first
 
     def _kill(self) -> None:
         """End what is left of all ranks, and of what they started."""
