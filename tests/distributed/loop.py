@@ -1,4 +1,4 @@
-"""A job that sums over its processes in a loop, and what can happen to it.
+"""A job that sums over its devices in a loop, and what can happen to it.
 
 python -m tests.distributed.loop COORDINATOR PROCESSES RANK [NAME=VALUE ...]
 """
@@ -29,6 +29,7 @@ def main() -> None:
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
     rows = NamedSharding(Mesh(jax.devices(), ("data",)), PartitionSpec("data"))
+    ones = np.ones(jax.local_device_count(), np.float32)
     total = jax.jit(lambda x: x.sum())
     timeout = number.get("timeout", 10)
     if what == "raise_before" and job.rank == victim:
@@ -36,15 +37,15 @@ def main() -> None:
     with distributed.shared_fate(timeout) as fate:
         for step in range(steps):
             fate.beat("data loading")
-            if step == at and job.rank == victim:
+            if step == at and (job.rank == victim or what == "raise_all"):
                 happen(what, number)
-            array = jax.make_array_from_process_local_data(rows, np.ones(1, np.float32))
+            array = jax.make_array_from_process_local_data(rows, ones)
             if fate.step(step) == "stop":
                 break
             fate.beat("training")
             if step == 0 and job.rank == victim:
                 time.sleep(number.get("late", 0))
-            assert float(total(array)) == job.processes
+            assert float(total(array)) == jax.device_count()
             print(f"rank {job.rank} step {step} pid {os.getpid()}", flush=True)
             time.sleep(number.get("pause", 0))
     print(f"rank {job.rank} left at {step} stopped={fate.is_stopped}", flush=True)
@@ -52,7 +53,7 @@ def main() -> None:
 
 
 def happen(what: str, number: dict[str, float]) -> None:
-    if what == "raise":
+    if what in ("raise", "raise_all"):
         raise ValueError("a bad sample")
     if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)

@@ -37,7 +37,7 @@ class Agreement:
         self._at = 0
 
     def ask(self, action: int) -> None:
-        """Ask all ranks to save or to stop, as soon as what was asked before is done."""
+        """Have all ranks save or stop, as soon as what was asked before is done."""
         if action not in (*self._asked, self._action):
             self._asked.append(action)
 

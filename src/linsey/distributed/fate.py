@@ -130,7 +130,7 @@ class Fate:
         self._words[life.LIMIT] = before
 
     def ask(self, action: Literal["save", "stop"]) -> None:
-        """Ask that all ranks save or stop at the next call of `step` that they can meet.
+        """Ask that all ranks save or stop at the next `step` that they can meet.
 
         Any rank may ask, from a signal handler too, and as often as it likes.
 

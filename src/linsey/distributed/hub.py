@@ -210,7 +210,11 @@ class Hub:
         silence = max(ranks[n].age for n in numbers)
         who = " and ".join(f"rank {n}" for n in numbers)
         how = ", stopped by a signal" if rank.is_stopped else ""
-        reason = f"{who} gave no sign of life for {silence:.0f} s, {rank.place}{how}"
+        left = [n for n, one in self.ranks.items() if one.has_left]
+        alone = f", and rank {left[0]} has left" if left else ""
+        reason = (
+            f"{who} gave no sign of life for {silence:.0f} s, {rank.place}{how}{alone}"
+        )
         self._finish(End(numbers[0], reason), now)
 
     # --- the end ------------------------------------------------------------------
@@ -223,9 +227,10 @@ class Hub:
         for number, rank in self.ranks.items():
             if number == end.rank and end.speaks:
                 continue
-            rank.send(Message("why", end.rank, (), end.reason))
-            if number != 0:
-                rank.send(Message("end", end.rank, (end.code,)))
+            if number == 0:  # at once: the culprit may speak next
+                self._show(farewell(0, end.reason))
+            else:
+                rank.send(Message("end", end.rank, (end.code,), end.reason))
         self._go_on_ending(now)
 
     def _go_on_ending(self, now: float) -> None:
@@ -246,6 +251,11 @@ class Hub:
 
     def _are_gone(self, numbers: set[int]) -> bool:
         return all(self.ranks[number].is_gone for number in numbers)
+
+
+def farewell(rank: int, reason: str) -> str:
+    """The line that says why a rank ends."""
+    return f"linsey: rank {rank} ends: {reason}"
 
 
 def blamed(ranks: dict[int, Rank]) -> list[int]:

@@ -158,8 +158,10 @@ def _checked(job: Job) -> Job:
         problem = "there has to be a process"
         raise InputError(problem, key="--processes", found=job.processes)
     if not 0 <= job.rank < job.processes:
-        raise InputError("no such rank", key="--rank",
-                         expected=f"0 to {job.processes - 1}", found=job.rank)  # fmt: skip
+        expected = f"0 to {job.processes - 1}"
+        raise InputError(
+            "no such rank", key="--rank", expected=expected, found=job.rank
+        )
     host, _, port = str(job.coordinator).rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 1 << 16:
         raise InputError("not an address", key="--coordinator", expected="HOST:PORT",

@@ -20,9 +20,11 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 
 from linsey.distributed import life, stacks
-from linsey.distributed.hub import Hub, Rank
+from linsey.distributed.hub import Hub, Rank, farewell
 from linsey.distributed.life import Life
 from linsey.distributed.meeting import Meeting, Refused, enter
 from linsey.distributed.wire import Channel, Message
@@ -35,9 +37,13 @@ _LAST_SECONDS = 5.0
 
 
 def say(text: str) -> None:
-    """Print a line for people, even if nobody reads any more."""
+    """Print lines for people, even if nobody reads any more.
+
+    What ranks say is no command to the terminal.
+    """
+    shown = (c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
     try:
-        sys.stderr.write(f"{text}\n")
+        sys.stderr.write("".join(shown) + "\n")
         sys.stderr.flush()
     except OSError:
         pass
@@ -52,7 +58,7 @@ class Keeper:
         link: the connection to the rank.
         hub: the connection to the hub.
         signs: the signs of life of the rank.
-        stack_file: where the rank writes its stacks.
+        stack_file: the descriptor of the file for its stacks.
     """
 
     def __init__(
@@ -64,7 +70,7 @@ class Keeper:
         self.link = link
         self.hub = hub
         self._life = signs
-        self._stacks = open(stack_file, "rb", closefd=False)
+        self._stacks = stack_file
         self._kill_at = 0.0
         self._silent = 0
         self._is_ending = False
@@ -103,9 +109,9 @@ class Keeper:
             case Message("stacks"):
                 text = stacks.take(self._process, self._stacks)
                 self.hub.send(Message("stacks", self.rank, (), text))
-            case Message("why", _, _, reason):
-                say(f"linsey: rank {self.rank} ends: {reason}")
-            case Message("end", _, (code,)):
+            case Message("end", _, (code,), reason):
+                if reason:
+                    say(farewell(self.rank, reason))
                 self._end(code)
             case Message("speak"):
                 self.link.send(message)
@@ -114,7 +120,7 @@ class Keeper:
         if self._life.words[life.LEFT]:
             self._is_ending = True  # the others have left as well
             return
-        say(f"linsey: rank {self.rank} ends: rank 0 was killed, or its machine is gone")
+        say(farewell(self.rank, "rank 0 was killed, or its machine is gone"))
         self._end(1)
 
     def _end(self, code: int) -> None:
@@ -170,27 +176,26 @@ class HubLoop:
 
 def keep(keeper: Keeper, loop: HubLoop | None) -> None:
     """Watch a rank, and the job if this is the keeper of rank 0, to their end."""
-    last = 0.0
+    takers: dict[Channel, Callable[[], None]] = {
+        keeper.link: keeper.take_from_rank,
+        keeper.hub: keeper.take_from_hub,
+    }
+    if loop is not None:
+        takers |= {c: partial(loop.take, n) for n, c in loop.channels.items()}
     selector = selectors.DefaultSelector()
-    selector.register(keeper.link, selectors.EVENT_READ, keeper.take_from_rank)
-    selector.register(keeper.hub, selectors.EVENT_READ, keeper.take_from_hub)
-    channels = {} if loop is None else loop.channels
-    for number, channel in channels.items():
-        selector.register(channel, selectors.EVENT_READ, number)
-    gone_at = 0.0
+    for channel in takers:
+        selector.register(channel, selectors.EVENT_READ, channel)
+    ticked, gone_at = 0.0, 0.0
     while True:
         for key, _ in selector.select(_TICK):
-            if isinstance(key.data, int):
-                assert loop is not None
-                loop.take(key.data)
-            elif key.fileobj.is_open:
-                key.data()
-        for fileobj in [key.fileobj for key in selector.get_map().values()]:
-            if not fileobj.is_open:
-                selector.unregister(fileobj)
+            if key.data.is_open:
+                takers[key.data]()
+        for channel in [channel for channel in takers if not channel.is_open]:
+            selector.unregister(channel)
+            del takers[channel]
         now = time.monotonic()
-        if now - last >= _TICK:
-            last = now
+        if now - ticked >= _TICK:
+            ticked = now
             keeper.tick()
             if loop is not None:
                 loop.tick()
@@ -213,7 +218,7 @@ def main(link_number: int) -> None:
     ((_, rank, numbers, text),) = link.receive()
     processes, process, life_file, stack_file, milliseconds = numbers
     host, port, token = text.split("\n")
-    signs = Life(open(life_file, "r+b", buffering=0))
+    signs = Life(life_file)
     loop = None
     try:
         if rank == 0:

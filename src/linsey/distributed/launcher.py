@@ -16,12 +16,11 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import BinaryIO
 
 from linsey.distributed import job
+from linsey.distributed.output import Output
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _LOOK_SECONDS = 0.05
@@ -45,8 +44,7 @@ class Launcher:
         self._processes = processes
         self._devices = devices
         self._ranks: list[subprocess.Popen[bytes]] = []
-        self._pumps: list[threading.Thread] = []
-        self._screen = threading.Lock()
+        self._output: Output | None = None
         self.is_stopping = False
 
     def run(self, command: Sequence[str], restart: int = 0) -> tuple[int, int]:
@@ -67,7 +65,7 @@ class Launcher:
             for rank in range(self._processes):
                 environment = self._environment(rank, address, token, restart)
                 self._start(rank, command, environment)
-            self._pass_output()  # by threads, which a new process should not meet
+            self._pass_output()  # by a thread, which a new process should not meet
             return self._wait()
         finally:
             self._kill()
@@ -105,24 +103,12 @@ class Launcher:
         self._ranks.append(process)
 
     def _pass_output(self) -> None:
-        for rank, process in enumerate(self._ranks):
-            for source, target in ((process.stdout, 1), (process.stderr, 2)):
-                if source is not None:
-                    arguments = (rank, source, target)
-                    pump = threading.Thread(target=self._pump, args=arguments)
-                    pump.daemon = True
-                    pump.start()
-                    self._pumps.append(pump)
-
-    def _pump(self, rank: int, source: BinaryIO, target: int) -> None:
-        with source:
-            for line in source:
-                text = f"[{rank}] ".encode() + line
-                with self._screen:
-                    try:
-                        os.write(target, text if text.endswith(b"\n") else text + b"\n")
-                    except OSError:
-                        pass  # nobody reads any more; the rank goes on
+        self._output = Output(
+            (rank, process.stdout, process.stderr)
+            for rank, process in enumerate(self._ranks)
+            if process.stdout is not None and process.stderr is not None
+        )
+        self._output.start()
 
     def _pass_on(self, number: int, frame: object) -> None:
         if number != signal.SIGUSR1:
@@ -133,20 +119,23 @@ class Launcher:
 
     def _wait(self) -> tuple[int, int]:
         ended: dict[int, int] = {}
-        deadline = None
+        deadline, first = None, None
         while len(ended) < self._processes:
             for rank, process in enumerate(self._ranks):
                 if rank not in ended and process.poll() is not None:
                     ended[rank] = process.returncode
             failed = [rank for rank in ended if ended[rank] not in ORDERLY]
             if failed and deadline is None:
+                # Of those that ended at once, who was killed is the cause.
+                first = min(failed, key=lambda rank: ended[rank] >= 0)
                 deadline = time.monotonic() + _OTHERS_SECONDS
             if deadline is not None and time.monotonic() > deadline:
                 self._kill()
             time.sleep(_LOOK_SECONDS)
-        rank = next(iter([*failed, *(r for r in ended if ended[r]), 0]))
-        code = ended[rank]
-        return (code if code >= 0 else 128 - code), rank
+        if first is None:
+            first = next((rank for rank in ended if ended[rank]), 0)
+        code = ended[first]
+        return (code if code >= 0 else 128 - code), first
 
     def _kill(self) -> None:
         """End what is left of all ranks, and of what they started."""
@@ -159,9 +148,9 @@ class Launcher:
     def _forget(self) -> None:
         for process in self._ranks:
             process.wait()
-        for pump in self._pumps:
-            pump.join(_OUTPUT_SECONDS)
-        self._ranks, self._pumps = [], []
+        if self._output is not None:
+            self._output.join(_OUTPUT_SECONDS)
+        self._ranks, self._output = [], None
 
 
 def _end_with(launcher: int) -> Callable[[], None] | None:

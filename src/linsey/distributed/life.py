@@ -9,8 +9,8 @@ of eight bytes, which are written at once.
 from __future__ import annotations
 
 import mmap
+import os
 import tempfile
-from typing import IO
 
 _WORDS = 16
 _TEXT = 120  # bytes
@@ -41,19 +41,30 @@ DECIDED = 10
 SAVE, STOP = 1, 2
 
 
+def new_file(size: int = _SIZE) -> int:
+    """Open a file without a name, for two processes.
+
+    Args:
+        size: in bytes. Defaults to what the signs of life take.
+
+    Returns:
+        Its descriptor, which is open until the process ends.
+    """
+    with tempfile.TemporaryFile() as file:
+        file.truncate(size)
+        return os.dup(file.fileno())
+
+
 class Life:
     """The shared memory of a rank and its keeper.
 
     Args:
-        file: an open file, which both have. If `None`, a new one without a name.
+        file: the descriptor of a file that both have open. If `None`, the memory is of
+            this process alone.
     """
 
-    def __init__(self, file: IO[bytes] | None = None) -> None:
-        if file is None:
-            file = tempfile.TemporaryFile()
-            file.truncate(_SIZE)
-        self.file = file
-        self._memory = mmap.mmap(file.fileno(), _SIZE)
+    def __init__(self, file: int | None = None) -> None:
+        self._memory = mmap.mmap(-1 if file is None else file, _SIZE)
         self.words = memoryview(self._memory)[: 8 * _WORDS].cast("q")
 
     @property

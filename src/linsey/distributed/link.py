@@ -17,7 +17,7 @@ from typing import NoReturn
 import linsey
 from linsey.distributed import life, stacks
 from linsey.distributed.job import Job
-from linsey.distributed.life import Life
+from linsey.distributed.life import Life, new_file
 from linsey.distributed.wire import Channel, Message
 from linsey.errors import InputError
 
@@ -56,14 +56,14 @@ class Link:
 
     def __init__(self, job: Job, seconds: float) -> None:
         self.job = job
-        self.life = Life()
-        self._stacks = stacks.offer()
+        life_file, stack_file = new_file(), stacks.offer()
+        self.life = Life(life_file)
         self._may_speak = threading.Event()
         self._is_failing = False
         ours, theirs = socketpair()
         self.channel = Channel(ours)
         host, port = job.address
-        files = (theirs.fileno(), self.life.file.fileno(), self._stacks.fileno())
+        files = (theirs.fileno(), life_file, stack_file)
         _start_keeper(files)
         theirs.close()
         numbers = (job.processes, os.getpid(), *files[1:], int(1000 * seconds))

@@ -70,15 +70,15 @@ class Meeting:
         """
         ours, hub_end = socket.socketpair()
         self._present[0], self._hosts[0] = Channel(hub_end), socket.gethostname()
-        server = _listen(self._address)
         try:
-            self._gather(server, link)
+            with _listen(self._address) as server:
+                self._gather(server, link)
         except Refused as refusal:
             for number, channel in self._present.items():
                 channel.send(Message("refused", number, (), str(refusal)))
+                channel.close()
+            ours.close()
             raise
-        finally:
-            server.close()
         jax_port = _free_port(self._address[0])
         for number, channel in self._present.items():
             if number != 0:
@@ -133,6 +133,7 @@ class Meeting:
             )
         if problem:
             caller.send(Message("refused", rank, (), problem))
+            caller.close()
             raise Refused(problem)
         self._present[rank], self._hosts[rank] = caller, host
 
@@ -182,6 +183,7 @@ def enter(
                 raise SystemExit  # the rank is gone
             for message in hub.receive() if ready else ():
                 if message.kind == "refused":
+                    hub.close()
                     raise Refused(message.text)
                 if message.kind == "welcome":
                     return hub, message.numbers[0]

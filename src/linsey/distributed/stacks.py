@@ -9,9 +9,9 @@ import faulthandler
 import os
 import signal
 import sys
-import tempfile
 import time
-from typing import IO
+
+from linsey.distributed.life import new_file
 
 _SIGNAL = getattr(signal, "SIGRTMIN", signal.SIGUSR2 - 3) + 3  # SIGUSR2 on a Mac
 _SECONDS = 1.0  # for the handler to write
@@ -19,37 +19,41 @@ _COMPILER = "/jax/_src/compiler.py"
 _JAX = ("/jax/", "/jaxlib/")
 
 
-def offer() -> IO[bytes]:
-    """Have this process write its stacks into a file when it gets the signal."""
-    file = tempfile.TemporaryFile()
+def offer() -> int:
+    """Have this process write its stacks into a file when it gets the signal.
+
+    Returns:
+        The descriptor of the file.
+    """
+    file = new_file(0)
     faulthandler.register(_SIGNAL, file=file, all_threads=True)
     return file
 
 
-def take(process: int, file: IO[bytes]) -> str:
+def take(process: int, file: int) -> str:
     """Ask a process for its stacks.
 
     Args:
         process: its number. One that is stopped by a signal runs for a moment.
-        file: what `offer` returned there.
+        file: where it writes them.
 
     Returns:
         The stacks as `faulthandler` writes them; empty if nothing comes.
     """
-    start = os.fstat(file.fileno()).st_size
+    start = os.fstat(file).st_size
     was_stopped = is_stopped(process)
     os.kill(process, _SIGNAL)
     os.kill(process, signal.SIGCONT)
     end, size = time.monotonic() + _SECONDS, start
     while time.monotonic() < end:
         time.sleep(0.02)
-        before, size = size, os.fstat(file.fileno()).st_size
+        before, size = size, os.fstat(file).st_size
         if start < before == size:
             break
     if was_stopped:
         os.kill(process, signal.SIGSTOP)
     # The offset of the file is that of the other process too: it stays where it is.
-    return os.pread(file.fileno(), size - start, start).decode(errors="replace")
+    return os.pread(file, size - start, start).decode(errors="replace")
 
 
 def is_compiling(text: str) -> bool:

@@ -35,8 +35,8 @@ def initialize(
     """Make this process a rank of its job, if it is one of several.
 
     From here on the death of any rank ends all others within five seconds.
-    `jax.distributed` is initialised; on CPUs collectives use Gloo. JAX's own service for
-    preemption is off: it would take SIGTERM for itself, which `shared_fate` minds.
+    `jax.distributed` is initialised; on CPUs collectives use Gloo. JAX's own service
+    for preemption is off: it would take SIGTERM for itself, which `shared_fate` minds.
 
     Call this before anything that JAX computes. It is called once; a process that is
     alone goes on as if it had not been.
@@ -137,7 +137,7 @@ def link() -> Link | None:
 
 
 def _job_of_jax() -> Job:
-    """The job that JAX knows; rank 0 tells the others by JAX's service where it waits."""
+    """The job that JAX knows; by JAX's service rank 0 tells where it waits."""
     import jax
 
     # What Orbax uses as well; JAX has no public name for it.
