@@ -42,6 +42,7 @@ def batch() -> tuple[np.ndarray, np.ndarray]:
 
 def model(library: Any = nn, boxed: bool = False) -> Any:
     """Two dense layers with a batch norm between; the first may have named axes."""
+    # No bias before a batch norm: its gradient would be nothing but roundings.
     init = library.initializers.lecun_normal()
     if boxed:
         init = library.with_partitioning(init, (None, "model"))
@@ -49,7 +50,7 @@ def model(library: Any = nn, boxed: bool = False) -> Any:
     class Model(library.Module):
         @library.compact
         def __call__(self, x, train: bool = True):
-            x = library.Dense(64, kernel_init=init)(x)
+            x = library.Dense(64, use_bias=False, kernel_init=init)(x)
             x = library.BatchNorm(use_running_average=not train)(x)
             return library.Dense(8)(library.relu(x))
 
@@ -98,7 +99,7 @@ def linen_way(cls: Any, net: Any) -> tuple[Callable[[], Any], Callable[..., Any]
 def treex_way() -> tuple[Callable[[], Any], Callable[..., Any]]:
     """The same with modules and an optimizer of treex."""
     x, _ = batch()
-    layers = tx.Linear(64), tx.BatchNorm(), jax.nn.relu, tx.Linear(8)
+    layers = tx.Linear(64, use_bias=False), tx.BatchNorm(), jax.nn.relu, tx.Linear(8)
     net = tx.Sequential(*layers).init(1, x[:1])
     optimizer = tx.Optimizer(MOMENTUM).init(net.parameters())
 
@@ -225,8 +226,12 @@ def main(target: str) -> None:
         for way, devices in (("one", (1, 1)), ("divided", shape)):
             state, found, facts = train(name, devices)
             leaves = flat({"state": state, **found})
-            results |= {f"{name}/{way}/value/{k}": np.asarray(v) for k, v in leaves.items()}
-            results |= {f"{name}/{way}/fact/{k}": np.asarray(v) for k, v in facts.items()}
+            results |= {
+                f"{name}/{way}/value/{k}": np.asarray(v) for k, v in leaves.items()
+            }
+            results |= {
+                f"{name}/{way}/fact/{k}": np.asarray(v) for k, v in facts.items()
+            }
             results |= {f"{name}/{way}/spec/{k}": v for k, v in specs(state).items()}
             if (name, way) == ("rule", "divided"):
                 with tempfile.TemporaryDirectory() as folder:

@@ -45,7 +45,8 @@ Path = tuple[object, ...]
 MIN_SIZE = 2**14
 """Elements of an array from which on it is divided: 64 KiB of float32. Gathering less
 costs more time than its memory is worth."""
-STATISTICS = ("batch_stats",)
+STATISTICS = ("batch_stats", "mean", "var")
+"""Where running statistics are: a collection of Linen, fields of treex."""
 
 
 class Box(Protocol):
@@ -120,7 +121,7 @@ def shard_state(
     A step keeps it divided if it is compiled with the shardings of its result:
     `jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))`.
 
-    A checkpoint is saved of a divided state as of any other, and restored with arrays of
+    A checkpoint of a divided state is saved as any other, and restored with arrays of
     NumPy; then this divides it again, over any mesh.
 
     Args:
@@ -184,7 +185,9 @@ class _Rule:
                 lambda _, value: self._named(path, box, np.shape(value)), box
             )
         is_whole = not self.whole.isdisjoint(map(_entry_name, path))
-        return self._over(PartitionSpec() if is_whole else self._by_shape(np.shape(leaf)))
+        return self._over(
+            PartitionSpec() if is_whole else self._by_shape(np.shape(leaf))
+        )
 
     def _over(self, spec: PartitionSpec) -> NamedSharding:
         return NamedSharding(self.mesh, spec)
