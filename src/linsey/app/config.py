@@ -220,6 +220,9 @@ class RunOptions(LoadingOptions):
     told in a warning."""
     threads: _Threads | None = None
     """Number of threads to compute with; the same number gives the same bits."""
+    shard_params: bool = False
+    """Divide large parameters, and what belongs to them, over the devices: for models
+    that are larger than one of these."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,7 @@
 """Where arrays live: batches are sharded over all devices, the rest is replicated.
 
+With `--shard-params` large arrays of the state are sharded too.
+
 The step is compiled for the whole batch. Sums over the batch, those of batch
 normalization included, are therefore over all devices, and the number of devices
 does not change what is computed.
@@ -8,6 +10,7 @@ does not change what is computed.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TypeVar
 
 import jax
@@ -22,6 +25,7 @@ class Devices:
     """All local devices in a row.
 
     Attributes:
+        mesh: the devices, along the axis of the batch.
         count: how many.
         replicated: sharding of what every device holds.
         batch: sharding of arrays whose first axis is the batch.
@@ -29,7 +33,7 @@ class Devices:
 
     def __init__(self) -> None:
         devices = jax.local_devices()
-        mesh = Mesh(np.array(devices), (BATCH_AXIS,))
+        self.mesh = mesh = Mesh(np.array(devices), (BATCH_AXIS,))
         self.count = len(devices)
         self.replicated = NamedSharding(mesh, PartitionSpec())
         self.batch = NamedSharding(mesh, PartitionSpec(BATCH_AXIS))
@@ -46,6 +50,22 @@ class Devices:
     def replicate(self, tree: Tree) -> Tree:
         """Copy arrays to every device."""
         return jax.device_put(tree, self.replicated)
+
+    def create_divided(self, create: Callable[[], Tree]) -> tuple[Tree, Tree]:
+        """Make a tree whose large arrays are divided, and never whole on a device.
+
+        Returns:
+            The tree, and the shardings of its arrays.
+        """
+        from linsey.training.sharding import state_sharding
+
+        shapes = jax.eval_shape(create)
+        shardings = state_sharding(shapes, self.mesh)
+        # Leaves: what is static in the tree of another call need not be equal.
+        leaves = jax.jit(
+            lambda: jax.tree.leaves(create()), out_shardings=jax.tree.leaves(shardings)
+        )()
+        return jax.tree.unflatten(jax.tree.structure(shapes), leaves), shardings
 
 
 def thread_count() -> int:

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -89,10 +91,15 @@ class Trainer:
         self.standardize.check(dataset.x_test)
         self.standardize.check(dataset.part(dataset.watched)[0])
         recipe = Recipe.of(config, dataset.y_train, dataset.class_names)
-        state = steps.create_state(
-            config, self.network, shape, self.steps_per_epoch, recipe
-        )
-        self.state = self.devices.replicate(state)
+        options = config, self.network, shape, self.steps_per_epoch, recipe
+        create = functools.partial(steps.create_state, *options)
+        self._shardings: steps.TrainState | None = None
+        self._divided_step: Callable[..., Any] | None = None
+        if config.shard_params:
+            self.state, self._shardings = self.devices.create_divided(create)
+            self._divided_step = steps.divided_step(self._shardings)
+        else:
+            self.state = self.devices.replicate(create())
         self.step = 0
         self.epochs_before = config.epochs
         self.scores = Scores()
@@ -125,7 +132,8 @@ class Trainer:
             warn_of_other_source(self.own, metadata)
         restored = checkpoint.restore(serialization.to_state_dict(self.state))
         state = serialization.from_state_dict(self.state, restored)
-        self.state = self.devices.replicate(state)
+        where = self._shardings or self.devices.replicated
+        self.state = jax.device_put(state, where)
         self.standardize = Standardizer.from_record(metadata.data.standardizer)
         self.scores = metadata.cursor
         self.step = checkpoint.step
@@ -202,7 +210,8 @@ class Trainer:
     def _train(self, loader: Loader, log: MetricsLog) -> None:
         start = time.perf_counter()
         batch = loader.take()
-        self.state, metrics = steps.train_step(self.state, *batch.shards)
+        train_step = self._divided_step or steps.train_step
+        self.state, metrics = train_step(self.state, *batch.shards)
         loader.top_up()  # while the devices compute
         seen = {key: value.item() for key, value in jax.device_get(metrics).items()}
         self._speed.add(time.perf_counter() - start)

@@ -177,7 +177,7 @@ class _Rule:
                     f"Pass `axis={self.mesh.axis_names[0]!r}`.",
                 )
 
-    def sharding(self, path: Path, leaf: object) -> Any:
+    def sharding(self, path: Path, leaf: Any) -> Any:
         """Return the sharding of an array, or of what is in a box, in that box."""
         if _is_box(leaf):
             box = leaf
