@@ -11,7 +11,6 @@ from linsey.app import steps
 from linsey.app.devices import Devices
 from tests.app.runs import SMALL, arrays, evaluations, final
 
-
 DROPPING = (*SMALL, "--dropout", 0.5)
 # Its second layer is divided: 128 x 128 entries.
 DIVIDED = ("--model", "mlp", "--width", 32, "--depth", 2, "--epochs", 2,
