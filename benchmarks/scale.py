@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks import harness, hlo
@@ -59,47 +60,48 @@ class Row:
     arguments: int
 
 
-def run(counts: list[int], models: list[str], small: bool) -> list[Row]:
+def run(options: argparse.Namespace) -> list[Row]:
     """All numbers of devices, one process after the other."""
     rows = []
-    for count in counts:
+    chosen = ["--models", *options.models, "--ways", *options.ways]
+    chosen += ["--passes", *options.passes, *["--small"] * options.small]
+    for count in options.devices:
         print(f"{count} devices", file=sys.stderr, flush=True)
-        rows += in_new_process(count, models, small)
+        rows += in_new_process(count, chosen)
     order = {name: i for i, name in enumerate((*MODELS, *PASSES, *WAYS, *RIVALS))}
-    names = lambda row: (*row.task.split(", "), row.way, row.rival)  # noqa: E731
-    return sorted(rows, key=lambda row: [*map(order.get, names(row)), row.devices])
+
+    def place(row: Row) -> list[int]:
+        names = (*row.task.split(", "), row.way, row.rival)
+        return [*(order[name] for name in names), row.devices]
+
+    return sorted(rows, key=place)
 
 
-def in_new_process(count: int, models: list[str], small: bool) -> list[Row]:
+def in_new_process(count: int, options: Sequence[str]) -> list[Row]:
     """The rows of one number of devices, which jax takes from its environment."""
     flags = f"--xla_force_host_platform_device_count={count} {FLAGS}"
     command = [sys.executable, "-m", "benchmarks.scale", "--process"]
-    command += ["--small"] * small + ["--devices", str(count), "--models", *models]
     # Without kernels for one CPU: the program is then that of any device.
     environment = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "LINSEY_KERNELS": "0"}
     done = subprocess.run(
-        command, stdout=subprocess.PIPE, text=True, check=True,
-        env=os.environ | environment,
+        [*command, "--devices", str(count), *options],
+        stdout=subprocess.PIPE, text=True, check=True, env=os.environ | environment,
     )  # fmt: skip
     return [Row(**row) for row in json.loads(done.stdout.splitlines()[-1])]
 
 
-def process(count: int, models: list[str], small: bool) -> list[Row]:
-    """The rows of this process."""
-    rows = []
-    for model in models:
-        for way in WAYS:
-            for rival in RIVALS:
-                try:
-                    programs = compiled(model, rival, way, count, small)
-                except ImportError as error:
-                    harness.missing(rival, error)
-                    continue
-                for name, program in programs.items():
-                    task = f"{model}, {name}"
-                    rows.append(
-                        measured(Row(task, rival, way, count, *[0] * 5), program)
-                    )
+def process(options: argparse.Namespace) -> list[Row]:
+    """The rows of this process, which has as many devices as it should."""
+    rows, (count,) = [], options.devices
+    cases = itertools.product(options.models, options.ways, RIVALS, options.passes)
+    for model, way, rival, name in cases:
+        try:
+            program = compiled(model, rival, way, name, count, options.small)
+        except ImportError as error:
+            harness.missing(rival, error)
+            continue
+        row = Row(f"{model}, {name}", rival, way, count, *[0] * 5)
+        rows.append(measured(row, program))
     return rows
 
 
@@ -118,58 +120,46 @@ def measured(row: Row, program: Any) -> Row:
 
 
 def compiled(
-    name: str, rival: str, way: str, count: int, small: bool
-) -> dict[str, Any]:
-    """The programs of a model, by pass."""
+    name: str, rival: str, way: str, pass_name: str, count: int, small: bool
+) -> Any:
+    """The program of a pass of a model."""
     import jax
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
     from benchmarks.models import large
     from linsey.training import state_sharding
 
-    sizes = large.SMALL if small else large.Sizes(batch=8, sequences=8, length=128)
-    axis_name = "data" if way == "shard_map" else None
-    options = {"axis_name": axis_name} if name == "resnet" else {}
-    model = large.MODELS[name](rival, sizes, None, **options)
-    x, labels = large.inputs(name, sizes)
-    unnamed = large.MODELS[name](rival, sizes, None)
-    state = jax.eval_shape(unnamed.init, jax.random.key(0), x)
-    state = {"params": state["params"], "batch_stats": state.get("batch_stats", {})}
-
     mesh = Mesh(jax.devices(), ("data",))
     whole, split = PartitionSpec(), PartitionSpec("data")
+    sizes = large.SMALL if small else large.Sizes(batch=8, sequences=8, length=128)
+    model = large.MODELS[name](rival, sizes, None)
+    batch = large.inputs(name, sizes)
+    variables = jax.eval_shape(model.init, jax.random.key(0), batch[0])
+    state = {"params": variables["params"]}
+    state["batch_stats"] = variables.get("batch_stats", {})
+    axis_name = None
+    if way == "shard_map":
+        axis_name = "data"
+        if name == "resnet":
+            model = large.resnet(rival, sizes, None, axis_name)
+    function = {"forward": forward, "step": step}[pass_name](model, axis_name)
+    if way == "shard_map":
+        places = {"in_specs": (whole, split, split), "out_specs": (whole, whole)}
+        function = jax.shard_map(function, mesh=mesh, **places)
     if way == "divided":
         where = state_sharding(state, mesh)
     else:
         where = jax.tree.map(lambda _: NamedSharding(mesh, whole), state)
-    shapes = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=sharding
-        ),
-        state,
-        where,
-    )
-    x, labels = (
-        jax.ShapeDtypeStruct(
-            (count * len(v), *v.shape[1:]), jax.dtypes.canonicalize_dtype(v.dtype),
-            sharding=NamedSharding(mesh, split),
-        )
-        for v in (x, labels)
-    )  # fmt: skip
-    functions: dict[str, Callable[..., Any]] = {
-        "forward": forward(model, axis_name), "step": step(model, axis_name)
-    }  # fmt: skip
-    programs = {}
-    for pass_name, function in functions.items():
-        out = (where, None)
-        if way == "shard_map":
-            function = jax.shard_map(
-                function, mesh=mesh, in_specs=(whole, split, split),
-                out_specs=(whole, whole),
-            )  # fmt: skip
-        jitted = jax.jit(function, donate_argnums=0, out_shardings=out)
-        programs[pass_name] = jitted.lower(shapes, x, labels).compile()
-    return programs
+
+    def placed(array: Any, sharding: Any, times: int = 1) -> Any:
+        shape = (times * len(array), *array.shape[1:]) if times > 1 else array.shape
+        dtype = jax.dtypes.canonicalize_dtype(array.dtype)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    divided = NamedSharding(mesh, split)
+    arguments = (placed(array, divided, count) for array in batch)
+    jitted = jax.jit(function, donate_argnums=0, out_shardings=(where, None))
+    return jitted.lower(jax.tree.map(placed, state, where), *arguments).compile()
 
 
 def forward(model: Any, axis_name: str | None) -> Callable[..., Any]:
@@ -224,16 +214,18 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--devices", type=int, nargs="+", default=list(DEVICES))
-    parser.add_argument("--models", choices=MODELS, nargs="+", default=list(MODELS))
+    for name, all_of_them in {"models": MODELS, "ways": WAYS, "passes": PASSES}.items():
+        parser.add_argument(
+            f"--{name}", choices=all_of_them, nargs="+", default=list(all_of_them)
+        )
     parser.add_argument("--small", action="store_true", help="tiny models, to try it")
     parser.add_argument("--rounds", type=int, help="ignored: nothing is timed")
     parser.add_argument("--process", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.process:
-        rows = process(options.devices[0], options.models, options.small)
-        print(json.dumps([dataclasses.asdict(row) for row in rows]))
+        print(json.dumps([dataclasses.asdict(row) for row in process(options)]))
         return
-    rows = run(options.devices, options.models, options.small)
+    rows = run(options)
     show(rows)
     print(f"written to {harness.write_json('scale', 1, rows)}")
 
