@@ -240,5 +240,30 @@ def main(target: str) -> None:
     np.savez(target, **results)
 
 
+def main_of_two(target: str, port: str, rank: str) -> None:
+    """Train in two processes, each with its part of the state and of the batch."""
+    jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(rank))
+    create, step = WAYS["rule"][0]()
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    state = create()  # the same in each process
+    shardings = state_sharding(state, mesh, **OPTIONS)
+    state = shard_state({"state": state, "noise": jax.random.key(3)}, mesh, **OPTIONS)
+    assert jax.random.key_data(state["noise"]).tolist() == [0, 3]
+    split = NamedSharding(mesh, PartitionSpec("data"))
+    rows = slice(16 * int(rank), 16 * int(rank) + 16)
+    x, y = (jax.make_array_from_process_local_data(split, v[rows]) for v in batch())
+    compiled = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+    state = state["state"]
+    for _ in range(STEPS):
+        state, _ = compiled(state, x, y)
+    assert same_sharding(state, shardings)
+    again = shard_state(state, mesh, **OPTIONS)
+    found = jax.jit(
+        lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec())
+    )(again)
+    if rank == "0":
+        np.savez(target, **{k: np.asarray(v) for k, v in flat(found).items()})
+
+
 if __name__ == "__main__":
-    main(sys.argv[1])
+    (main if len(sys.argv) == 2 else main_of_two)(*sys.argv[1:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 import subprocess
 import sys
 from typing import Any
@@ -194,17 +195,18 @@ def test_modules_of_treex_keep_their_structure():
 # -- training, and checkpoints ---------------------------------------------------------
 
 
+def started(devices: int, *arguments: object) -> subprocess.Popen[bytes]:
+    flags = f"--xla_force_host_platform_device_count={devices} "
+    flags += "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=1"
+    command = [sys.executable, "-m", sharded_states.__name__, *map(str, arguments)]
+    return subprocess.Popen(command, env={**os.environ, "XLA_FLAGS": flags})
+
+
 @pytest.fixture(scope="module")
 def eight(tmp_path_factory):
     """What `sharded_states` writes, from a process that has eight devices."""
     target = tmp_path_factory.mktemp("sharded") / "results.npz"
-    flags = "--xla_force_host_platform_device_count=8 "
-    flags += "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=1"
-    subprocess.run(
-        [sys.executable, "-m", sharded_states.__name__, str(target)],
-        env={**os.environ, "XLA_FLAGS": flags},
-        check=True,
-    )
+    assert started(8, target).wait() == 0
     with np.load(target) as results:
         return dict(results)
 
@@ -247,3 +249,26 @@ def test_checkpoints_of_divided_and_whole_states_are_restored_on_any_mesh(eight)
     facts = under(eight, "restored/")
     assert len(facts) == 4 * 3 + 2 * 3 * 2
     assert not [name for name, is_same in facts.items() if not is_same]
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_divided_state(eight, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    target = tmp_path / "results.npz"
+    processes = [started(2, target, port, rank) for rank in range(2)]
+    try:
+        assert [process.wait(120) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    expected = under(eight, "rule/one/value/state/")
+    with np.load(target) as found:
+        assert set(found) == expected.keys()
+        for path, value in expected.items():
+            scale = max(np.abs(value).max(), 1e-30)
+            np.testing.assert_allclose(
+                found[path] / scale, value / scale, rtol=0, atol=1e-5, err_msg=path
+            )

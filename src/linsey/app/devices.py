@@ -51,6 +51,12 @@ class Devices:
         """Copy arrays to every device."""
         return jax.device_put(tree, self.replicated)
 
+    def divide(self, tree: Tree) -> Tree:
+        """Divide large arrays over the devices, and copy the others to each."""
+        from linsey.training.sharding import shard_state
+
+        return shard_state(tree, self.mesh)
+
     def create_divided(self, create: Callable[[], Tree]) -> tuple[Tree, Tree]:
         """Make a tree whose large arrays are divided, and never whole on a device.
 

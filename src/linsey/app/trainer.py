@@ -93,11 +93,10 @@ class Trainer:
         recipe = Recipe.of(config, dataset.y_train, dataset.class_names)
         options = config, self.network, shape, self.steps_per_epoch, recipe
         create = functools.partial(steps.create_state, *options)
-        self._shardings: steps.TrainState | None = None
         self._divided_step: Callable[..., Any] | None = None
         if config.shard_params:
-            self.state, self._shardings = self.devices.create_divided(create)
-            self._divided_step = steps.divided_step(self._shardings)
+            self.state, shardings = self.devices.create_divided(create)
+            self._divided_step = steps.divided_step(shardings)
         else:
             self.state = self.devices.replicate(create())
         self.step = 0
@@ -132,8 +131,8 @@ class Trainer:
             warn_of_other_source(self.own, metadata)
         restored = checkpoint.restore(serialization.to_state_dict(self.state))
         state = serialization.from_state_dict(self.state, restored)
-        where = self._shardings or self.devices.replicated
-        self.state = jax.device_put(state, where)
+        put = self.devices.divide if self._divided_step else self.devices.replicate
+        self.state = put(state)
         self.standardize = Standardizer.from_record(metadata.data.standardizer)
         self.scores = metadata.cursor
         self.step = checkpoint.step

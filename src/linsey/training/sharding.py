@@ -12,7 +12,9 @@ optimizer is divided as its parameter is, without knowing of it.
     all else                 whole, on each device
 
 Shardings change no number but by the order of sums: they say where arrays are, and the
-compiler adds the collectives.
+compiler adds the collectives. Roads not taken: to gather all parameters at the head of
+a step, after which all of them are whole at once; and to divide what is flattened into
+one vector, which divides anything evenly, but makes another state of it.
 
 References:
     Zhao et al. 2023, https://arxiv.org/abs/2304.11277 (FSDP)
@@ -155,7 +157,20 @@ def shard_state(
     shardings = state_sharding(
         state, mesh, axis=axis, min_size=min_size, whole=whole, rules=rules
     )
-    return jax.device_put(state, shardings)
+    return jax.tree.map(_placed, state, shardings)
+
+
+def _placed(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """Put an array where it belongs; of several processes each puts its own part."""
+    is_here = getattr(leaf, "is_fully_addressable", True)
+    if sharding.is_fully_addressable or not is_here:
+        return jax.device_put(leaf, sharding)
+    if jax.dtypes.issubdtype(jax.typeof(leaf).dtype, jax.dtypes.prng_key):
+        numbers = _placed(jax.random.key_data(leaf), sharding)
+        return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf))
+    # `device_put` would compare the array with those of all others first.
+    array = np.asarray(leaf, jax.typeof(leaf).dtype)
+    return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
 
 
 @dataclasses.dataclass(frozen=True)
