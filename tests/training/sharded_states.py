@@ -1,6 +1,7 @@
 """Trains small models divided over eight devices; writes what came out of it.
 
-Run as a program, with the path of the file to write, in a process with eight devices.
+Run as a program in a process with eight devices, with the path of the file to write and
+one of `WAYS`; or in each of two processes, with the path, a port and the rank.
 """
 
 from __future__ import annotations
@@ -220,24 +221,19 @@ def same_bits(tree: Any, expected: Any) -> bool:
     return all(jax.tree.leaves(same))
 
 
-def main(target: str) -> None:
+def main(target: str, name: str) -> None:
+    """Train one of `WAYS` on one device, and divided."""
     results: dict[str, Any] = {}
-    for name, (_, shape) in WAYS.items():
-        for way, devices in (("one", (1, 1)), ("divided", shape)):
-            state, found, facts = train(name, devices)
-            leaves = flat({"state": state, **found})
-            results |= {
-                f"{name}/{way}/value/{k}": np.asarray(v) for k, v in leaves.items()
-            }
-            results |= {
-                f"{name}/{way}/fact/{k}": np.asarray(v) for k, v in facts.items()
-            }
-            results |= {f"{name}/{way}/spec/{k}": v for k, v in specs(state).items()}
-            if (name, way) == ("rule", "divided"):
-                with tempfile.TemporaryDirectory() as folder:
-                    facts = restored_everywhere(state, Path(folder))
-                results |= {f"restored/{k}": np.asarray(v) for k, v in facts.items()}
-    np.savez(target, **results)
+    for way, shape in (("one", (1, 1)), ("divided", WAYS[name][1])):
+        state, found, facts = train(name, shape)
+        if (name, way) == ("boxes", "divided"):
+            with tempfile.TemporaryDirectory() as folder:
+                facts["restored"] = restored_everywhere(state, Path(folder))
+        results |= {f"{way}/value/{k}": v for k, v in flat(found).items()}
+        results |= {f"{way}/value/state/{k}": v for k, v in flat(state).items()}
+        results |= {f"{way}/fact/{k}": v for k, v in flat(facts).items()}
+        results |= {f"{way}/spec/{k}": v for k, v in specs(state).items()}
+    np.savez(target, **{name: np.asarray(value) for name, value in results.items()})
 
 
 def main_of_two(target: str, port: str, rank: str) -> None:
@@ -266,4 +262,4 @@ def main_of_two(target: str, port: str, rank: str) -> None:
 
 
 if __name__ == "__main__":
-    (main if len(sys.argv) == 2 else main_of_two)(*sys.argv[1:])
+    (main if len(sys.argv) == 3 else main_of_two)(*sys.argv[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import socket
@@ -203,12 +204,28 @@ def started(devices: int, *arguments: object) -> subprocess.Popen[bytes]:
 
 
 @pytest.fixture(scope="module")
-def eight(tmp_path_factory):
-    """What `sharded_states` writes, from a process that has eight devices."""
-    target = tmp_path_factory.mktemp("sharded") / "results.npz"
-    assert started(8, target).wait() == 0
-    with np.load(target) as results:
-        return dict(results)
+def trained(tmp_path_factory):
+    """What `sharded_states` writes of a way, from a process that has eight devices."""
+    folder = tmp_path_factory.mktemp("sharded")
+
+    @functools.cache
+    def results(name: str) -> dict[str, Any]:
+        target = folder / f"{name}.npz"
+        assert started(8, target, name).wait() == 0
+        with np.load(target) as found:
+            return dict(found)
+
+    return results
+
+
+# The one with boxes has arrays that are divided by the rule as well.
+each_way = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name == "boxes" else pytest.mark.slow)
+        for name in sharded_states.WAYS
+    ],
+)
 
 
 def under(results: dict[str, Any], prefix: str) -> dict[str, Any]:
@@ -219,10 +236,10 @@ def under(results: dict[str, Any], prefix: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", sharded_states.WAYS)
-def test_a_divided_state_is_trained_as_a_whole_one(eight, name):
-    expected = under(eight, f"{name}/one/value/")
-    found = under(eight, f"{name}/divided/value/")
+@each_way
+def test_a_divided_state_is_trained_as_a_whole_one(trained, name):
+    expected = under(trained(name), "one/value/")
+    found = under(trained(name), "divided/value/")
     assert expected.keys() == found.keys()
     for path, value in expected.items():
         is_first = path.partition("/")[0] in ("outputs", "statistics")
@@ -233,11 +250,11 @@ def test_a_divided_state_is_trained_as_a_whole_one(eight, name):
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", sharded_states.WAYS)
-def test_steps_keep_the_state_divided_and_reuse_its_memory(eight, name):
-    facts = under(eight, f"{name}/divided/fact/")
+@each_way
+def test_steps_keep_the_state_divided_and_reuse_its_memory(trained, name):
+    facts = under(trained(name), "divided/fact/")
     assert facts["kept"] and facts["given_up"]
-    specs = under(eight, f"{name}/divided/spec/")
+    specs = under(trained(name), "divided/spec/")
     kernels = {str(s) for path, s in specs.items() if path.endswith("0/kernel")}
     axis = "model" if name == "boxes" else "data"
     assert kernels == {str((None, axis))}
@@ -245,14 +262,14 @@ def test_steps_keep_the_state_divided_and_reuse_its_memory(eight, name):
     assert statistics and set(map(str, statistics)) == {"()"}
 
 
-def test_checkpoints_of_divided_and_whole_states_are_restored_on_any_mesh(eight):
-    facts = under(eight, "restored/")
+def test_checkpoints_of_divided_and_whole_states_are_restored_on_any_mesh(trained):
+    facts = under(trained("boxes"), "divided/fact/restored/")
     assert len(facts) == 4 * 3 + 2 * 3 * 2
     assert not [name for name, is_same in facts.items() if not is_same]
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_divided_state(eight, tmp_path):
+def test_two_processes_train_one_divided_state(trained, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -264,7 +281,7 @@ def test_two_processes_train_one_divided_state(eight, tmp_path):
         for process in processes:
             process.kill()
             process.wait()
-    expected = under(eight, "rule/one/value/state/")
+    expected = under(trained("rule"), "one/value/state/")
     with np.load(target) as found:
         assert set(found) == expected.keys()
         for path, value in expected.items():
