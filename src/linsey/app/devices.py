@@ -25,18 +25,19 @@ class Devices:
     """All local devices in a row.
 
     Attributes:
-        mesh: the devices, along the axis of the batch.
         count: how many.
         replicated: sharding of what every device holds.
         batch: sharding of arrays whose first axis is the batch.
+        mesh: the devices, along that axis.
     """
 
     def __init__(self) -> None:
         devices = jax.local_devices()
-        self.mesh = mesh = Mesh(np.array(devices), (BATCH_AXIS,))
+        mesh = Mesh(np.array(devices), (BATCH_AXIS,))
         self.count = len(devices)
         self.replicated = NamedSharding(mesh, PartitionSpec())
         self.batch = NamedSharding(mesh, PartitionSpec(BATCH_AXIS))
+        self.mesh = mesh
 
     def put_batch(self, *arrays: np.ndarray) -> tuple[jax.Array, ...]:
         """Shard arrays over the devices along their first axis.
