@@ -1,3 +1,4 @@
+import importlib.util
 import os
 import subprocess
 import sys
@@ -87,6 +88,27 @@ def test_steps_of_a_divided_state_keep_it_divided(linsey, blobs, monkeypatch):
         assert kernels[0] == kernels[1]["Dense_1"]["kernel"] == P(None, "batch")
         assert {*jax.tree.leaves(specs.batch_stats, is_leaf=is_spec)} == {P()}
         assert before.params["Dense_1"]["kernel"].is_deleted()  # its memory is reused
+
+
+@pytest.mark.slow
+def test_a_divided_run_of_two_processes_is_continued_by_one(linsey, blobs, tmp_path):
+    if importlib.util.find_spec("linsey.app.commands.launch") is None:
+        pytest.skip("`linsey launch` is no command yet")
+    whole, divided = tmp_path / "whole", tmp_path / "divided"
+    command = [sys.executable, "-m", "linsey", "launch", "-n", 2, "--", "train", "--data",
+               blobs, *DIVIDED, "--shard-params", "--out", divided]  # fmt: skip
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL)
+    try:
+        assert linsey("train", "--data", blobs, *DIVIDED, "--out", whole).code == 0
+        assert process.wait(200) == 0
+    finally:
+        process.terminate()  # it ends those that it started
+        process.wait()
+    assert_near(arrays(divided), arrays(whole))
+    for run in whole, divided:
+        further = "--resume", "--epochs", 3, "--no-shard-params", "--out", run
+        assert linsey("train", *further).code == 0
+    assert_near(arrays(divided), arrays(whole))
 
 
 def is_spec(value) -> bool:
