@@ -95,8 +95,8 @@ def test_a_divided_run_of_two_processes_is_continued_by_one(linsey, blobs, tmp_p
     if importlib.util.find_spec("linsey.app.commands.launch") is None:
         pytest.skip("`linsey launch` is no command yet")
     whole, divided = tmp_path / "whole", tmp_path / "divided"
-    command = [sys.executable, "-m", "linsey", "launch", "-n", 2, "--", "train",
-               "--data", blobs, *DIVIDED, "--shard-params", "--out", divided]  # fmt: skip
+    train = "train", "--data", blobs, *DIVIDED, "--shard-params", "--out", divided
+    command = [sys.executable, "-m", "linsey", "launch", "-n", 2, "--", *train]
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL)
     try:
         assert linsey("train", "--data", blobs, *DIVIDED, "--out", whole).code == 0
