@@ -48,12 +48,16 @@ def linen(rival: str) -> tuple[Any, bool]:
     return importlib.import_module(f"{library}.linen"), bool(option)
 
 
-def resnet(rival: str, sizes: Sizes, dtype: Any) -> Any:
-    """A module of Linen: bottleneck blocks with the stride in the 3x3 convolution."""
+def resnet(rival: str, sizes: Sizes, dtype: Any, axis_name: str | None = None) -> Any:
+    """A module of Linen: bottleneck blocks with the stride in the 3x3 convolution.
+
+    `axis_name` is that of its batch norms.
+    """
     nn, saves = linen(rival)
 
     def normalize(x, train, activation=True):
         options = {"use_running_average": not train, "dtype": dtype}
+        options |= {"axis_name": axis_name}
         if saves and activation and train:
             options |= {"activation": "relu", "save_memory": True}
             return nn.BatchNorm(**options)(x)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import harness
+from benchmarks import harness, hlo, scale
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,6 +22,7 @@ def test_ratio_is_the_median_of_paired_ratios():
     assert (row.low, row.median, row.high) == (2.0, 2.0, 20.0)
 
 
+@pytest.mark.slow
 def test_rivals_take_turns_and_the_order_rotates():
     calls = []
     cases = [
@@ -49,6 +50,61 @@ def test_a_missing_rival_is_named_and_left_out(capsys):
 )
 def test_times_carry_the_unit_that_suits_them(seconds, words):
     assert harness.in_words(seconds) == words
+
+
+PROGRAM = """\
+HloModule jit_f, num_partitions=4
+
+%rare (p: f32[64]) -> f32[64] {
+  %p = f32[64]{0} parameter(0)
+  ROOT %sum = f32[64]{0} all-reduce(%p), replica_groups=[1,4]<=[4], to_apply=%add
+}
+
+%usual (q: f32[64]) -> f32[64] {
+  ROOT %q = f32[64]{0} parameter(0)
+}
+
+%body (c: (s32[], f32[64])) -> (s32[], f32[64]) {
+  %c = (s32[], f32[64]{0}) parameter(0)
+  %v = f32[64]{0} get-tuple-element(%c), index=1
+  %moved = f32[64]{0} collective-permute(%v), source_target_pairs={{0,1},{1,0}}
+  ROOT %t = (s32[], f32[64]{0}) tuple(%i, %moved)
+}
+
+ENTRY %main (x: f32[64], y: bf16[2,8]) -> f32[64] {
+  %x = f32[64]{0} parameter(0)
+  %two = (f32[64]{0}, bf16[2,8]{1,0}) all-reduce(%x, %y), replica_groups={{0,1,2,3}}
+  %begun = (bf16[2,8]{1,0}, bf16[8,8]{1,0}) all-gather-start(%y), dimensions={0}
+  %done = bf16[8,8]{1,0} all-gather-done(%begun)
+  %part = f32[16]{0} reduce-scatter(%x), replica_groups={{0,1,2,3}}, to_apply=%add
+  %either = f32[64]{0} conditional(%i, %x, %x), branch_computations={%usual, %rare}
+  ROOT %loop = (s32[], f32[64]{0}) while(%t), condition=%less, body=%body, \
+backend_config={"known_trip_count":{"n":"5"}}
+}
+"""
+
+
+def test_collectives_are_counted_on_the_usual_path():
+    # all-reduce of two, all-gather, reduce-scatter, and five times round the loop
+    sent = (256 + 32) + 128 + 4 * 64 + 5 * 256
+    assert hlo.traffic(PROGRAM) == hlo.Traffic(3 + 5, sent)
+    assert hlo.traffic(PROGRAM, max) == hlo.Traffic(3 + 5 + 1, sent + 256)
+
+
+@pytest.mark.slow
+def test_scale_shows_what_a_batch_norm_sends():
+    options = "--small --models resnet --ways jit --passes forward".split()
+    linsey, flax = scale.in_new_process(4, options)
+    assert (linsey.rival, flax.rival, flax.task) == (
+        "linsey",
+        "flax",
+        "resnet, forward",
+    )
+    # Of 704 channels the mean and the mean of squares, and the loss.
+    assert flax.sent == 2 * 4 * (3 * 64 + 2 * 256) + 4
+    assert flax.at_most == flax.collectives == 5
+    assert 0 < linsey.collectives <= linsey.at_most
+    assert linsey.arguments == flax.arguments > 0 < linsey.temporary
 
 
 def run_gpu(path, *options):
@@ -124,6 +180,7 @@ def test_without_a_gpu_it_says_how_to_run(tmp_path):
                    "--channels 16 --workers 1"),
         ("table", "--examples 2000 --epochs 2"),
         ("training_memory", "--scale 0.01"),
+        ("scale", "--small --devices 1 4"),
     ],
 )  # fmt: skip
 @pytest.mark.timeout(900)

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh
 
+import linsey.linen as nn
 from linsey import checkpoint, config, errors, io
 from linsey.metrics.tensorboard import SummaryWriter
-from linsey.training import checkpoints
+from linsey.training import checkpoints, state_sharding
 
 TEXTS = dict(
     re.findall(
@@ -76,6 +78,23 @@ def sound_without_channels(folder, monkeypatch):
         writer.close()
 
 
+def divided(names, **options):
+    box = nn.with_partitioning(nn.initializers.ones, names)(None, (10, 8))
+    state_sharding({"kernel": box}, AbstractMesh((4,), ("data",)), **options)
+
+
+def axis_that_the_mesh_lacks(folder, monkeypatch):
+    divided(("data", None), axis="fsdp")
+
+
+def name_that_is_no_axis(folder, monkeypatch):
+    divided((None, "model"))
+
+
+def uneven_division(folder, monkeypatch):
+    divided(("data", None))
+
+
 PROGRAMS = {
     older_step: errors.InvalidCheckpointError,
     step_that_is_not_there: errors.OptionError,
@@ -85,6 +104,9 @@ PROGRAMS = {
     unknown_mode: errors.OptionError,
     remote_without_tensorflow: ImportError,
     sound_without_channels: errors.ShapeError,
+    axis_that_the_mesh_lacks: errors.OptionError,
+    name_that_is_no_axis: errors.OptionError,
+    uneven_division: errors.ShapeError,
 }
 
 

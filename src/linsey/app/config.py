@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from linsey.app.job_options import JobOptions
-from linsey.app.model_arguments import in_one_form
 from linsey.app.model_name import checked_name, is_own, short_name
+from linsey.app.named_values import in_one_form
 from linsey.app.training_options import TrainingOptions
 from linsey.errors import InputError
 from linsey.schema import Between, Matching, conform
@@ -221,6 +221,9 @@ class RunOptions(LoadingOptions, JobOptions):
     told in a warning."""
     threads: _Threads | None = None
     """Number of threads to compute with; the same number gives the same bits."""
+    shard_params: bool = False
+    """Divide large parameters, and what belongs to them, over the devices: for models
+    that are larger than one of these."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

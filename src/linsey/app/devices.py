@@ -1,5 +1,7 @@
 """Where arrays live: batches are sharded over all devices, the rest is replicated.
 
+With `--shard-params` large arrays of the state are sharded too.
+
 The step is compiled for the whole batch. Sums over the batch, those of batch
 normalization included, are therefore over all devices, and the number of devices
 does not change what is computed. Nor does the number of processes that they belong to:
@@ -32,6 +34,7 @@ class Devices:
         is_shared: whether other processes have some of them.
         replicated: sharding of what every device holds.
         batch: sharding of arrays whose first axis is the batch.
+        mesh: the devices, along that axis.
     """
 
     def __init__(self, devices: Sequence[jax.Device] | None = None) -> None:
@@ -42,6 +45,7 @@ class Devices:
         self.is_shared = len({device.process_index for device in devices}) > 1
         self.replicated = NamedSharding(mesh, PartitionSpec())
         self.batch = NamedSharding(mesh, PartitionSpec(BATCH_AXIS))
+        self.mesh = mesh
 
     def own_rows(self, size: int) -> slice:
         """Return which rows of a batch of that size this process reads."""
@@ -86,6 +90,28 @@ class Devices:
     @functools.cached_property
     def _whole(self) -> Callable[[Tree], Tree]:
         return jax.jit(lambda tree: tree, out_shardings=self.replicated)
+
+    def divide(self, tree: Tree) -> Tree:
+        """Divide large arrays over the devices, and copy the others to each."""
+        from linsey.training.sharding import shard_state
+
+        return shard_state(tree, self.mesh)
+
+    def create_divided(self, create: Callable[[], Tree]) -> tuple[Tree, Tree]:
+        """Make a tree whose large arrays are divided, and never whole on a device.
+
+        Returns:
+            The tree, and the shardings of its arrays.
+        """
+        from linsey.training.sharding import state_sharding
+
+        shapes = jax.eval_shape(create)
+        shardings = state_sharding(shapes, self.mesh)
+        # Leaves: what is static in the tree of another call need not be equal.
+        leaves = jax.jit(
+            lambda: jax.tree.leaves(create()), out_shardings=jax.tree.leaves(shardings)
+        )()
+        return jax.tree.unflatten(jax.tree.structure(shapes), leaves), shardings
 
 
 def thread_count() -> int:

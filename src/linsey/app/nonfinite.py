@@ -127,6 +127,8 @@ def _path(path: tuple[Any, ...]) -> str:
 def infinite_leaves(tree: Any) -> frozenset[str]:
     """List the paths of the arrays that hold something not finite.
 
+    Of arrays that are divided over processes, this one looks at its own parts.
+
     Example:
         >>> sorted(infinite_leaves({"a": jnp.ones(2), "b": jnp.array([1.0, jnp.inf])}))
         ['b']
@@ -134,5 +136,12 @@ def infinite_leaves(tree: Any) -> frozenset[str]:
     return frozenset(
         _path(path)
         for path, leaf in jax.tree.leaves_with_path(tree)
-        if jnp.issubdtype(leaf.dtype, jnp.inexact) and not np.isfinite(leaf).all()
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+        and not all(np.isfinite(part).all() for part in _own_parts(leaf))
     )
+
+
+def _own_parts(leaf: Any) -> list[Any]:
+    if getattr(leaf, "is_fully_addressable", True):
+        return [leaf]
+    return [shard.data for shard in leaf.addressable_shards]

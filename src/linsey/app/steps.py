@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import jax
@@ -208,6 +208,18 @@ def train_step(
     correct = jnp.sum(logits.argmax(-1) == y)
     metrics = {"loss": loss, "correct": correct, "skipped": skipped}
     return committed.replace(**counters), metrics
+
+
+def divided_step(
+    shardings: TrainState,
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """Compile `train_step` for a state that is divided over devices and stays it.
+
+    Args:
+        shardings: of the state.
+    """
+    out = shardings, None
+    return jax.jit(train_step, donate_argnums=0, out_shardings=out)
 
 
 def loss_fn(

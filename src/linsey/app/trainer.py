@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -93,10 +95,14 @@ class Trainer:
         self.standardize.check(dataset.x_test)
         self.standardize.check(dataset.part(dataset.watched)[0])
         recipe = Recipe.of(config, dataset.y_train, dataset.class_names)
-        state = steps.create_state(
-            config, self.network, shape, self.steps_per_epoch, recipe
-        )
-        self.state = self.devices.replicate(state)
+        options = config, self.network, shape, self.steps_per_epoch, recipe
+        create = functools.partial(steps.create_state, *options)
+        self._divided_step: Callable[..., Any] | None = None
+        if config.shard_params:
+            self.state, shardings = self.devices.create_divided(create)
+            self._divided_step = steps.divided_step(shardings)
+        else:
+            self.state = self.devices.replicate(create())
         self.step = 0
         self.epochs_before = config.epochs
         self.scores = Scores()
@@ -130,7 +136,8 @@ class Trainer:
             warn_of_other_source(self.own, metadata)
         restored = checkpoint.restore(serialization.to_state_dict(self.state))
         state = serialization.from_state_dict(self.state, restored)
-        self.state = self.devices.replicate(state)
+        put = self.devices.divide if self._divided_step else self.devices.replicate
+        self.state = put(state)
         self.standardize = Standardizer.from_record(metadata.data.standardizer)
         self.scores = metadata.cursor
         self.step = checkpoint.step
@@ -214,7 +221,8 @@ class Trainer:
         self.team.beat("data loading")
         batch = loader.take()
         self.team.beat("training")
-        self.state, metrics = steps.train_step(self.state, *batch.shards)
+        train_step = self._divided_step or steps.train_step
+        self.state, metrics = train_step(self.state, *batch.shards)
         loader.top_up()  # while the devices compute
         seen = {key: value.item() for key, value in jax.device_get(metrics).items()}
         self._speed.add(time.perf_counter() - start)

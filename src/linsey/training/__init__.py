@@ -1,9 +1,15 @@
-"""Train state, checkpoints, and other tools of training loops."""
+"""Train state, checkpoints, states divided over devices, and tools of training."""
 
+import importlib
 import sys
+from typing import TYPE_CHECKING
 
 from linsey.checkpoint import durable, manifest, step, store
 from linsey.errors import files
+
+if TYPE_CHECKING:
+    from linsey.training.sharding import shard_state as shard_state
+    from linsey.training.sharding import state_sharding as state_sharding
 
 # Modules that were documented under these names before they moved.
 for _name, _module in {
@@ -14,3 +20,11 @@ for _name, _module in {
     "verified_checkpoint": step,
 }.items():
     sys.modules[f"{__name__}.{_name}"] = _module
+
+if not TYPE_CHECKING:  # type checkers would take every name for one of training
+
+    def __getattr__(name: str) -> object:
+        # Checkpoints are read without importing jax.
+        if name in ("shard_state", "state_sharding"):
+            return getattr(importlib.import_module(f"{__name__}.sharding"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

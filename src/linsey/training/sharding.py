@@ -1,0 +1,283 @@
+"""States divided over devices, for models that are larger than one of them.
+
+Parameters, what an optimizer remembers and moving averages are arrays of the same
+shapes. Where each device holds a part of each of them, as in FSDP or ZeRO, a state
+needs 1/n of the memory on each of n devices; a step gathers what it needs when it needs
+it. Which axis of an array is divided follows from its shape alone: a moment of an
+optimizer is divided as its parameter is, without knowing of it.
+
+    large array              its longest axis that divides evenly
+    box with names           as the model says, see `linsey.linen.with_partitioning`
+    running statistics       whole, on each device
+    all else                 whole, on each device
+
+Shardings change no number but by the order of sums: they say where arrays are, and the
+compiler adds the collectives. Roads not taken: to gather all parameters at the head of
+a step, after which all of them are whole at once; and to divide what is flattened into
+one vector, which divides anything evenly, but makes another state of it.
+
+References:
+    Zhao et al. 2023, https://arxiv.org/abs/2304.11277 (FSDP)
+    Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054 (ZeRO)
+    Xu et al. 2021, https://arxiv.org/abs/2105.04663 (GSPMD)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection, Sequence
+from typing import Any, Protocol, TypeGuard, TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+
+from linsey.core.spmd import from_sharding_rules
+from linsey.errors.base import OptionError, ShapeError
+from linsey.linen.spmd import logical_to_mesh_axes
+from linsey.typing import LogicalRules
+
+__all__ = ["shard_state", "state_sharding"]
+
+State = TypeVar("State")
+MeshAxes = str | tuple[str, ...]
+Path = tuple[object, ...]
+
+MIN_SIZE = 2**14
+"""Elements of an array from which on it is divided: 64 KiB of float32. Gathering less
+costs more time than its memory is worth."""
+STATISTICS = ("batch_stats", "mean", "var")
+"""Where running statistics are: a collection of Linen, fields of treex."""
+
+
+class Box(Protocol):
+    """What `with_partitioning` puts around a value, here or in Flax."""
+
+    names: Sequence[Any]
+
+    def get_partition_spec(self) -> PartitionSpec:
+        """Return the names as a specification."""
+        ...
+
+
+def state_sharding(
+    state: object,
+    mesh: Mesh | AbstractMesh,
+    *,
+    axis: MeshAxes | None = None,
+    min_size: int = MIN_SIZE,
+    whole: Collection[str] = STATISTICS,
+    rules: LogicalRules | None = None,
+) -> Any:
+    """Say where each array of a state belongs, if it is divided over a mesh.
+
+    Args:
+        state: any pytree: a `TrainState`, of linsey or Flax, variables, a module or an
+            optimizer of treex. Shapes will do, as `jax.eval_shape` returns them.
+        mesh: the devices.
+        axis: axis of the mesh, or several, that large arrays are divided over. If
+            `None`, its first axis, which is that of the batch by convention.
+        min_size: elements of an array from which on it is divided, at least 1.
+        whole: names of collections or fields that stay whole, boxes aside.
+        rules: mesh axes for the names in boxes, as pairs; `None` for an axis that stays
+            whole. Defaults to those of a box, or the current ones, for logical names.
+
+    Returns:
+        A tree like the state, with a `NamedSharding` for each array. It is what
+        `jax.device_put`, and the `in_shardings` and `out_shardings` of `jax.jit` take.
+
+    Raises:
+        OptionError: the mesh has no such axis.
+        ShapeError: the axis that a box names does not divide evenly.
+
+    Example:
+        A state that was never whole on any device:
+
+        >>> import jax.numpy as jnp
+        >>> mesh = Mesh(jax.devices()[:1], ("data",))
+        >>> create = lambda: {"kernel": jnp.ones((128, 256)), "bias": jnp.ones(256)}
+        >>> shardings = state_sharding(jax.eval_shape(create), mesh)
+        >>> shardings["kernel"].spec, shardings["bias"].spec
+        (P(None, 'data'), P())
+        >>> state = jax.jit(create, out_shardings=shardings)()
+        >>> state["kernel"].sharding.spec
+        P(None, 'data')
+    """
+    axis = mesh.axis_names[0] if axis is None else axis
+    rule = _Rule(mesh, axis, min_size, frozenset(whole), rules)
+    return jax.tree.map_with_path(rule.sharding, state, is_leaf=_is_box)
+
+
+def shard_state(
+    state: State,
+    mesh: Mesh,
+    *,
+    axis: MeshAxes | None = None,
+    min_size: int = MIN_SIZE,
+    whole: Collection[str] = STATISTICS,
+    rules: LogicalRules | None = None,
+) -> State:
+    """Divide a state over the devices of a mesh.
+
+    A step keeps it divided if it is compiled with the shardings of its result:
+    `jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))`.
+
+    A checkpoint of a divided state is saved as any other, and restored with arrays of
+    NumPy; then this divides it again, over any mesh.
+
+    Args:
+        state: any pytree of arrays, wherever they are; see `state_sharding`.
+        mesh: the devices. With several processes each of them passes the same state.
+        axis: see `state_sharding`.
+        min_size: see `state_sharding`.
+        whole: see `state_sharding`.
+        rules: see `state_sharding`.
+
+    Returns:
+        The state, with the same values. What stays whole may share memory with what was
+        given: where a step is given the one to reuse its memory, the other is gone.
+
+    Raises:
+        OptionError: the mesh has no such axis.
+        ShapeError: the axis that a box names does not divide evenly.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from linsey.training.train_state import TrainState
+        >>> state = TrainState.create(
+        ...     apply_fn=None, params=jnp.ones((128, 256)), tx=optax.adam(0.1)
+        ... )
+        >>> state = shard_state(state, Mesh(jax.devices()[:1], ("data",)))
+        >>> state.params.sharding.spec == state.opt_state[0].mu.sharding.spec
+        True
+        >>> state.params.sharding.spec
+        P(None, 'data')
+    """
+    shardings = state_sharding(
+        state, mesh, axis=axis, min_size=min_size, whole=whole, rules=rules
+    )
+    return jax.tree.map(_placed, state, shardings)
+
+
+def _placed(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """Put an array where it belongs; of several processes each puts its own part."""
+    is_here = getattr(leaf, "is_fully_addressable", True)
+    if sharding.is_fully_addressable or not is_here:
+        return jax.device_put(leaf, sharding)
+    if jax.dtypes.issubdtype(jax.typeof(leaf).dtype, jax.dtypes.prng_key):
+        numbers = _placed(jax.random.key_data(leaf), sharding)
+        return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf))
+    # `device_put` would compare the array with those of all others first.
+    array = np.asarray(leaf, jax.typeof(leaf).dtype)
+    return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rule:
+    """Which axis of an array is divided over which of a mesh."""
+
+    mesh: Mesh | AbstractMesh
+    axis: MeshAxes
+    min_size: int
+    whole: frozenset[str]
+    rules: LogicalRules | None
+
+    def __post_init__(self) -> None:
+        for name in _names(self.axis):
+            if name not in self.mesh.shape:
+                raise OptionError(
+                    f"The mesh has no axis {name!r}; it has {_listed(self.mesh)}.",
+                    "Arrays are divided over axes of the mesh.",
+                    f"Pass `axis={self.mesh.axis_names[0]!r}`.",
+                )
+
+    def sharding(self, path: Path, leaf: Any) -> Any:
+        """Return the sharding of an array, or of what is in a box, in that box."""
+        if _is_box(leaf):
+            box = leaf
+            return jax.tree.map_with_path(
+                lambda _, value: self._named(path, box, np.shape(value)), box
+            )
+        is_whole = not self.whole.isdisjoint(map(_entry_name, path))
+        return self._over(
+            PartitionSpec() if is_whole else self._by_shape(np.shape(leaf))
+        )
+
+    def _over(self, spec: PartitionSpec) -> NamedSharding:
+        return NamedSharding(self.mesh, spec)
+
+    def _by_shape(self, shape: tuple[int, ...]) -> PartitionSpec:
+        """Divide the longest axis that divides evenly, the last one of several."""
+        parts = self._count(self.axis)
+        sizes = [size if size % parts == 0 else 0 for size in shape]
+        if math.prod(shape) < self.min_size or not any(sizes):
+            return PartitionSpec()
+        place = max(range(len(sizes)), key=lambda i: (sizes[i], i))
+        return PartitionSpec(*[None] * place, self.axis)
+
+    def _named(self, path: Path, box: Box, shape: tuple[int, ...]) -> NamedSharding:
+        """Divide what is in a box as its names say."""
+        if len(box.names) > len(shape):
+            # Not the parameter: an optimizer that keeps sums over its axes.
+            return self._over(self._by_shape(shape))
+        spec: list[object] = []
+        for place, part in enumerate(self._spec(path, box)):
+            size, count, name = shape[place], self._count(part), box.names[place]
+            if size % count and size > 1:
+                raise ShapeError(
+                    f"`{_text(path)}` has shape {shape}, and axis {place} is divided "
+                    f"over {count} devices, by the name {name!r}.",
+                    "Each device holds a part of the same size.",
+                    f"Make the size a multiple of {count}, or leave the axis whole: "
+                    f"`rules=[({name!r}, None)]`.",
+                )
+            # One element cannot be divided: the place of a sum that is not kept.
+            spec.append(None if size == 1 else part)
+        return self._over(PartitionSpec(*spec))
+
+    def _spec(self, path: Path, box: Box) -> PartitionSpec:
+        """Return the mesh axes that the names in a box stand for."""
+        if hasattr(box, "rules"):  # the names are logical ones
+            rules = box.rules if self.rules is None else self.rules
+            spec = logical_to_mesh_axes(tuple(box.names), rules) or PartitionSpec()
+        else:
+            names = from_sharding_rules(tuple(box.names), self.rules or ())
+            spec = PartitionSpec(*names)
+        for name in (name for part in spec for name in _names(part)):
+            if name not in self.mesh.shape:
+                raise OptionError(
+                    f"`{_text(path)}` names the mesh axis {name!r}; the mesh has "
+                    f"{_listed(self.mesh)}.",
+                    "A name stands for an axis of the mesh, or a rule says for which.",
+                    f"Pass `rules=[({name!r}, None)]` to leave that axis of the array "
+                    "whole, or a mesh that has it.",
+                )
+        return spec
+
+    def _count(self, part: object) -> int:
+        """Return over how many devices an axis with that specification is divided."""
+        return math.prod(self.mesh.shape[name] for name in _names(part))
+
+
+def _is_box(leaf: object) -> TypeGuard[Box]:
+    return hasattr(leaf, "get_partition_spec") and hasattr(leaf, "names")
+
+
+def _names(part: object) -> tuple[str, ...]:
+    """Return the mesh axes in one entry of a specification."""
+    if isinstance(part, tuple | list):
+        return tuple(part)
+    return (part,) if isinstance(part, str) else ()
+
+
+def _entry_name(entry: object) -> str:
+    return jax.tree_util.keystr((entry,), simple=True)
+
+
+def _text(path: Path) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _listed(mesh: Mesh | AbstractMesh) -> str:
+    return ", ".join(map(repr, mesh.axis_names))
