@@ -12,7 +12,7 @@ def test_digest_covers_what_decides_the_numbers_and_nothing_else():
             same = other.digest == base.digest
             assert same == (field.name in ("eval_every", "checkpoint_every", "keep",
                                            "log_every", "early_stopping",
-                                           "image_memory"))  # fmt: skip
+                                           "image_memory", "step_timeout"))  # fmt: skip
     assert dataclasses.replace(base, out=Path("x"), resume=True).digest == base.digest
 
 

@@ -2,6 +2,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -121,12 +122,14 @@ def test_batch_is_split_and_the_rest_is_copied():
     put_x, put_y = devices.put_batch(x, y)
     np.testing.assert_array_equal(put_x, x)
     assert put_x.sharding == devices.batch
+    assert devices.own_rows(16) == slice(0, 16)
     assert put_y.addressable_shards[0].data.shape == (16 // devices.count,)
     assert devices.replicate(x).sharding.is_fully_replicated
 
 
 def test_batch_that_cannot_be_sharded_is_refused(linsey, blobs, monkeypatch):
-    monkeypatch.setattr("linsey.app.devices.jax.local_devices", lambda: [0, 1, 2])
+    three = [SimpleNamespace(process_index=0, id=number) for number in range(3)]
+    monkeypatch.setattr("linsey.app.devices.jax.local_devices", lambda: three)
     monkeypatch.setattr("linsey.app.devices.Mesh", lambda *_: None)
     monkeypatch.setattr("linsey.app.devices.NamedSharding", lambda *_: None)
     result = linsey("train", "--data", blobs, *SMALL, "--out", "run")

@@ -146,6 +146,32 @@ def test_60_steps_of_processes_are_those_of_one(
     record(f"60 steps in {processes} processes and in one", "equal to 1e-5")
 
 
+@slow
+def test_divided_parameters_are_written_by_their_owners(
+    jobs, data, tmp_path, monkeypatch
+):
+    options = (*data, *SMALL, "--width", 64, "--depth", 2, "--threads", 2,
+               "--checkpoint-every", 4, "--keep", 9)  # fmt: skip
+    two, whole = tmp_path / "two", tmp_path / "whole"
+    train(jobs, 2, two, *options, "--shard-params")
+    train(jobs, 2, whole, *options)
+    assert_close(whole, two)
+    record = json.loads((final(two).folder / "manifest.json").read_text())
+    for path in ("params/Dense_1/kernel", "opt_state/1/0/trace/Dense_1/kernel"):
+        files = [piece["file"][:11] for piece in record["arrays"][path]["pieces"]]
+        assert files == ["state-00000", "state-00001"]
+    # Of both there is about a half in each file.
+    sizes = [record["files"][name]["bytes"] for name in sorted(record["files"])]
+    assert 0.8 < sizes[1] / sizes[0] < 1
+    train(jobs, 2, half(whole, "divided"), *options, "--resume", "--shard-params")
+    monkeypatch.setenv("XLA_FLAGS", TWO_DEVICES)
+    train(jobs, 1, half(two, "one"), *options, "--resume", "--shard-params")
+    train(jobs, 1, half(two, "undivided"), *options, "--resume")
+    for name in ("divided", "one", "undivided"):
+        assert_close(whole, tmp_path / name)
+    assert_same_run(two, tmp_path / "one")
+
+
 # --- 17: uneven data ----------------------------------------------------------------
 
 _UNEVEN = "tests.app.uneven"

@@ -240,7 +240,7 @@ def test_folders_and_records_are_durable(linsey, whole, tmp_path, monkeypatch):
         {"WORLD_SIZE": "2", "RANK": "1"},
     ],
 )
-def test_one_of_several_processes_is_refused(
+def test_one_of_several_that_do_not_know_of_each_other_is_refused(
     linsey, whole, tmp_path, monkeypatch, environment
 ):
     for name, value in environment.items():
@@ -248,7 +248,8 @@ def test_one_of_several_processes_is_refused(
     data = ("--data", whole.parent / "blobs.npz")
     result = linsey("train", *data, *OPTIONS, "--out", "run")
     assert result.code == 2
-    assert "training in several processes is not supported yet" in result.error
+    assert "--coordinator" in result.error
+    assert "--processes" in result.error
     assert list(tmp_path.iterdir()) == []
 
 

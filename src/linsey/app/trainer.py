@@ -109,7 +109,8 @@ class Trainer:
         self.evaluation: steps.Evaluation | None = None
         self._saved: tuple[int, object] = (-1, None)
         self._data_digest = dataset.digest()
-        self.team.refuse_differences(config, self._data_digest, own and own.sha256)
+        source = None if own is None else own.sha256
+        self.team.refuse_differences(config, self._data_digest, source)
         self._never_finite = nonfinite.infinite_leaves(self._tree())
         self._speed = Speedometer(self.batch_size)
         self.most_warnings, self._warnings = 5, 0
