@@ -25,7 +25,7 @@ from tests.app.runs import (
     final,
     make_blobs,
 )
-from tests.distributed.jobs import Ended, Jobs, Running, free_port
+from tests.distributed.jobs import Ended, Jobs, Running, free_port, with_mark
 from tests.distributed.jobs import jobs as jobs
 from tests.reliability.figures import record
 
@@ -230,39 +230,64 @@ def test_killed_ranks_lose_no_step(jobs, data, tmp_path):
     record("ranks of 2 killed while they save", f"{trials} of {trials}")
 
 
+def rank_of(mark: str, rank: int) -> int:
+    """The process of a rank of `linsey train` that a launcher started."""
+    for process in with_mark(mark):
+        folder = Path("/proc", str(process))
+        variables = (folder / "environ").read_bytes().split(b"\0")
+        if f"LINSEY_RANK={rank}".encode() in variables:
+            if b"train" in (folder / "cmdline").read_bytes().split(b"\0"):
+                return process
+    raise AssertionError(f"there is no rank {rank}")
+
+
 @slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_signal_to_any_rank_stops_all_at_one_step(jobs, data, tmp_path, number):
-    options = (
-        *data,
-        *ALL,
-        "--epochs",
-        40,
-        "--eval-every",
-        2,
-        "--checkpoint-every",
-        999,
-    )
+def test_a_killed_rank_is_started_again_with_the_others(jobs, data, tmp_path):
+    options = (*data, *ALL, "--checkpoint-every", 1, "--epochs", 6)
     train(jobs, 2, tmp_path / "whole", *options)
-    for rank in (0, 1):
-        out = tmp_path / f"run{rank}"
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "linsey", "launch", "-n", "2",
+               "--max-restarts", "1", "--", "train", "--out", out]  # fmt: skip
+    running = jobs.start([str(part) for part in (*command, *options)])
+    while len(list(out.glob("checkpoints/step_*"))) < 2:
+        assert running.processes[0].poll() is None, running.texts()
+        time.sleep(0.01)
+    os.kill(rank_of(running.mark, 1), signal.SIGKILL)
+    ended = running.end()
+    assert ended.codes == [0], ended.texts
+    assert "rank 1 was ended by SIGKILL" in ended.texts[0]
+    assert_same_run(tmp_path / "whole", out)
+
+
+@slow
+def test_a_signal_to_any_rank_stops_or_saves_all_at_one_step(jobs, data, tmp_path):
+    options = (*data, *SMALL, "--dropout", 0.5, "--epochs", 30, "--eval-every", 2,
+               "--checkpoint-every", 999)  # fmt: skip
+    train(jobs, 2, tmp_path / "whole", *options)
+    latest = 0.0
+    for rank, number in enumerate((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)):
+        out = tmp_path / number.name
         running = start(jobs, 2, out, *options)
         running.wait_for("compiling the training step")
         while len(metrics_log.read(out / "metrics.jsonl")) < 5:
             time.sleep(0.005)
         asked = time.monotonic()
-        running.processes[rank].send_signal(number)
+        running.processes[1 - rank % 2].send_signal(number)
         ended = running.end()
         if number is signal.SIGUSR1:
             assert ended.codes == [0, 0], ended.texts
-            continue
-        assert ended.codes == [75, 75], ended.texts
-        assert time.monotonic() - asked < 10
-        assert "after saving; to continue:" in ended.texts[0]
-        assert said(ended.texts[1]) == ""
-        assert 0 < final(out).step < final(tmp_path / "whole").step
-        train(jobs, 2, out, *options, "--resume")
+        else:
+            assert ended.codes == [75, 75], ended.texts
+            latest = max(latest, time.monotonic() - asked)
+            assert "after saving; to continue:" in ended.texts[0]
+            assert said(ended.texts[1]) == ""
+            assert 0 < final(out).step < final(tmp_path / "whole").step
+            train(jobs, 2, out, *options, "--resume")
         assert_same_run(tmp_path / "whole", out)
+    assert latest < 10
+    record(
+        "a signal to one of 2 ranks", f"both stop at one step, {latest:.1f} s at most"
+    )
 
 
 # --- refusals -----------------------------------------------------------------------
