@@ -37,9 +37,9 @@ slow = pytest.mark.slow
 TWO_DEVICES = "--xla_force_host_platform_device_count=2"
 # 81 examples: 65 to train on, 16 to test on; with all that draws numbers or adds up.
 ALL = (*SMALL, "--dropout", 0.5, "--ema", 0.9, "--accumulate", 2, "--norm", "batch")
-IMAGES = ("--data", "digits", "--model", "cnn", "--width", 4, "--epochs", 1,
-          "--augment", "flip,crop,color", "--dropout", 0.3, "--batch-size", 24,
-          "--eval-every", 20)  # fmt: skip
+IMAGES = ("--data", "digits", "--model", "cnn", "--width", 4, "--depth", 1,
+          "--epochs", 1, "--augment", "flip,crop,color", "--dropout", 0.3,
+          "--batch-size", 24, "--eval-every", 20)  # fmt: skip
 
 
 def start(jobs: Jobs, processes: int, out: Path, *options: object) -> Running:
@@ -82,6 +82,12 @@ def assert_close(one: Path, other: Path, tolerance: float = 1e-5) -> None:
             second[name], first[name], rtol=0, atol=tolerance * size, err_msg=name
         )
     np.testing.assert_allclose(evaluations(other), evaluations(one), rtol=tolerance)
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """Convolutions take long to compile where others use the cores."""
+    monkeypatch.setattr("tests.distributed.jobs.SECONDS", 300)
 
 
 @pytest.fixture
