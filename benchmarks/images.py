@@ -2,7 +2,8 @@
 
 2,000 JPEGs of 400 x 300, quality 90, of ten classes; a ResNet-18 (with a quarter of its
 channels and without the strides of its stem, which is as much to compute) at 64 x 64,
-batch 64, float32, gradient descent with momentum. The loop is that of `linsey train`,
+batch 64, float32, gradient descent with momentum; images are mirrored and shifted at
+random, padded as torchvision does it. The loop is that of `linsey train`,
 with the images streamed and held, against PyTorch with torchvision's folder and
 loader. Each runs in processes of its own, which take turns. Evaluation, saving and
 compiling do not count. *From nothing* is the first epoch with what has to be read
@@ -112,8 +113,8 @@ def with_linsey(folder: str, given: argparse.Namespace, held: bool) -> dict[str,
     config = TrainConfig(
         data=folder, model="resnet", depth=4, width=given.channels, lr=0.05,
         image_size=given.side, batch_size=given.batch, epochs=given.epochs,
-        test_fraction=0.05, image_memory=1024 if held else 0, workers=given.workers,
-        log_every=1, checkpoint_every=10**9,
+        augment="flip,crop", test_fraction=0.05, image_memory=1024 if held else 0,
+        workers=given.workers, log_every=1, checkpoint_every=10**9,
     )  # fmt: skip
     start = time.perf_counter()
     dataset = load(config, loading=config)
@@ -150,8 +151,10 @@ def with_torch(folder: str, given: argparse.Namespace) -> dict[str, float]:
     torch.manual_seed(0)
     start = time.perf_counter()
     prepare = transforms.Compose([
-        transforms.Resize((given.side, given.side)), transforms.ToTensor(),
-        transforms.Normalize((0.45,) * 3, (0.25,) * 3),
+        transforms.Resize((given.side, given.side)),
+        transforms.RandomHorizontalFlip(),
+        transforms.RandomCrop(given.side, padding=-(-given.side // 8)),
+        transforms.ToTensor(), transforms.Normalize((0.45,) * 3, (0.25,) * 3),
     ])  # fmt: skip
     images = datasets.ImageFolder(folder, prepare)
     workers = given.workers

@@ -87,7 +87,7 @@ def test_bits_are_those_of_the_initializer(name, dtype):
         assert is_drawn == ("orthogonal" not in name and dtype != jnp.complex64)
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lecun_normal", "normal", "uniform"])
 def test_in_double_precision_too(name):
     with jax.enable_x64(True):
@@ -336,7 +336,7 @@ WRAPS = {
 }
 
 
-@pytest.mark.thinned(6)
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", WRAPS)
 def test_under_jit_in_other_transforms(wrap):
     keys = jax.random.split(KEYS["typed"], 2)

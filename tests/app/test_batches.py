@@ -103,6 +103,7 @@ def test_a_batch_size_that_is_not_given_is_lowered_and_kept(linsey, few, tmp_pat
     assert again.code == 0 and "lowered" not in again.out
 
 
+@pytest.mark.slow
 def test_what_an_epoch_leaves_out_is_said(linsey, few):
     result = linsey("train", "--data", few, *QUICK, "--batch-size", 16, "--out", "run")
     assert result.code == 0
@@ -135,6 +136,7 @@ def test_a_batch_of_one_example_has_no_variance(linsey, few, tmp_path, norm):
     assert [path.name for path in tmp_path.iterdir()] == ["few.npz"]
 
 
+@pytest.mark.slow
 def test_what_it_says_about_one_example_works(linsey, few):
     for name, more in {
         "layer": ("--batch-size", 1, "--norm", "layer"),

@@ -12,6 +12,7 @@ from linsey.app.config import TrainConfig
 from tests.app.runs import SMALL, evaluations
 
 
+@pytest.mark.slow
 def test_comparison_stopped_and_resumed(linsey, blobs, tmp_path, monkeypatch):
     """Stopped in its second run, it goes on there and ends with tables and a page."""
     calls = 0

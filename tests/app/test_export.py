@@ -74,6 +74,7 @@ def test_no_kernel_is_called(plain):
     assert not calls
 
 
+@pytest.mark.slow
 def test_batch_norms_are_folded_and_other_platforms_served(
     linsey, image_run, model, tmp_path
 ):

@@ -157,6 +157,17 @@ def test_images_directly_in_a_part_have_no_class(tmp_path, direct):
     assert load(DataOptions(data=str(tmp_path))).class_names == ("a", "b")
 
 
+def test_hint_for_classes_that_lie_deeper_works(tmp_path):
+    make_images(tmp_path / "archive" / "photos")
+    with pytest.raises(InputError, match="no classes: .* found 1 folder ") as caught:
+        load(DataOptions(data=str(tmp_path)))
+    folder = str(caught.value).split("give --data ")[1].split(", if its")[0]
+    assert load(DataOptions(data=folder)).class_names == ("cat", "dog")
+    make_images(tmp_path / "alone" / "cat", classes=("black",))
+    with pytest.raises(InputError, match="found 1 folder$"):
+        load(DataOptions(data=str(tmp_path / "alone")))
+
+
 def test_images_beside_class_folders_are_told_of(tmp_path):
     make_images(tmp_path)
     shutil.copy(tmp_path / "cat" / "0.png", tmp_path / "cover.png")

@@ -71,6 +71,7 @@ def diverging(first):
     return diverged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "message"),
     [

@@ -111,6 +111,13 @@ class Default(nn.Module):
     def __call__(self, x):
         return nn.Dense(self.units)(x)
 
+class Precise(nn.Module):
+    classes: int
+    dtype: jnp.dtype = jnp.float32
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.classes, dtype=self.dtype)(x)
+
 class Fixed(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -272,6 +279,27 @@ def test_what_a_folder_names_is_not_imported(linsey, file, blobs, tmp_path):
         result = linsey(*arguments, "--model", f"{moved}:Train")
         assert result.code == 0, result.err
         assert "is not what it was when the checkpoint was written" in result.err
+
+
+def test_a_model_that_takes_dtypes_gets_those_of_the_precision(file):
+    def network(name, precision, *arguments):
+        own = named_model(f"{file}:{name}", arguments)
+        options = TrainConfig(model=own.name, precision=precision)
+        return make_network(options, (6,), 4, own)
+
+    x = jnp.ones((2, 6))
+    mixed = network("Precise", "mixed")
+    variables = mixed.init(jax.random.key(0), x)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
+    assert "bf16" in str(jax.make_jaxpr(mixed.evaluate)(variables, x))
+    with pytest.raises(InputError) as caught:
+        network("Precise", "bfloat16")
+    assert "precision bfloat16: has no argument `param_dtype`" in str(caught.value)
+    assert "let the model take `param_dtype`, and pass" in str(caught.value)
+    with pytest.raises(InputError, match="let the model take `dtype`, and pass"):
+        network("Train", "mixed")
+    with pytest.raises(InputError, match="make the model with dtype=jax.numpy.bf"):
+        network("function", "mixed")
 
 
 # -- refusals ------------------------------------------------------------------------

@@ -126,6 +126,7 @@ def test_the_page_of_a_run_on_images(linsey, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_page_of_many_classes_lists_their_mistakes(linsey, tmp_path):
     x, y = make_blobs(count=400, classes=50)
     np.savez(tmp_path / "many.npz", x=x, y=y)

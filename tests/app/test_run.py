@@ -253,6 +253,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_children_nnx_report_and_old_jax(tmp_path, monkeypatch):
     (tmp_path / "main.py").write_text(CHILDREN)
     (tmp_path / "site").mkdir()

@@ -92,6 +92,7 @@ def test_features_of_enormous_scale_are_named_in_one_line():
     assert len(told(x)) == 2
 
 
+@pytest.mark.slow
 def test_the_command_warns_of_odd_features_and_labels(linsey, tmp_path):
     x = RANDOM.normal(size=(40, 3))
     x[:, 2] = 1

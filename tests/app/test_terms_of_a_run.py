@@ -53,6 +53,7 @@ def test_tables_are_evaluated_in_the_terms_of_the_run(linsey, table_run, tmp_pat
     )
 
 
+@pytest.mark.slow
 def test_labels_that_are_no_class_numbers_are_evaluated_by_name(linsey, tmp_path):
     x, y = make_blobs(classes=3)
     names = np.array([10, 500, 7])

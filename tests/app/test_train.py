@@ -128,6 +128,7 @@ def test_report_needs_nothing_but_itself(reference):
     assert "BatchNorm_0" in page
 
 
+@pytest.mark.slow
 def test_run_with_norm_none_has_no_statistics(linsey, blobs, tmp_path):
     linsey("train", "--data", blobs, *SMALL, "--norm", "none", "--out", "run")
     names = arrays(tmp_path / "run")

@@ -116,6 +116,7 @@ def test_a_schedule_with_steps_of_its_own_can_be_evaluated(linsey, blobs):
 STANDING = ("--lr", 1e-12, "--epochs", 5)  # the first evaluation stays the best
 
 
+@pytest.mark.slow
 def test_early_stopping_ends_the_run_and_can_be_taken_back(linsey, blobs, tmp_path):
     data = ("--data", blobs, *SMALL, *STANDING)
     whole = linsey("train", *data, "--out", "whole")

@@ -128,7 +128,7 @@ def slow(*values, **options):
     return pytest.param(*values, marks=pytest.mark.slow, **options)
 
 
-@pytest.mark.thinned(6)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [
@@ -159,6 +159,7 @@ def test_of_layers_under_options_and_transforms_too(model):
     assert jnp.isfinite(outside[0]).all()  # no axis is asked for afterwards
 
 
+@pytest.mark.slow
 def test_of_scanned_layers_too():
     class Layer(nn.Module):
         @nn.compact
@@ -229,6 +230,7 @@ def test_a_train_state_takes_one_step_for_all_microbatches():
     assert_same(updated["BatchNorm_0"]["mean"], expected, 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [

@@ -97,6 +97,7 @@ def many(request):
     return model, variables, x, *fold(model, variables, x)
 
 
+@pytest.mark.slow
 def test_every_norm_has_a_row_in_the_order_of_the_program(many):
     report = many[-1]
     assert [row[:2] for row in report.rows] == [

@@ -57,6 +57,7 @@ def single(nn, **options):
     return Model(), Model().init(KEY, BATCHES[0])
 
 
+@pytest.mark.slow
 @LIBRARIES
 def test_uneven_batches(nn):
     model, variables = single(nn)
@@ -85,6 +86,7 @@ def test_masks_and_weights_of_batches(nn):
     assert_moments(found["batch_stats"]["norm"], double(kept[0], kept[0], kept[1]))
 
 
+@pytest.mark.slow
 @LIBRARIES
 def test_scanned_mapped_and_shared_layers(nn):
     class Block(nn.Module):

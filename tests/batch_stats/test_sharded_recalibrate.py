@@ -26,6 +26,7 @@ def found(tmp_path_factory):
     return dict(np.load(target))
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("way", ["linsey", "flax", "shard_map"])
 @pytest.mark.parametrize("count", [1, 8])
 def test_statistics_are_those_of_all_data(found, way, count):

@@ -36,7 +36,7 @@ def floats(tree):
     return [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize("name", sorted(set(CASES) - ONE_DTYPE))
 def test_half_precision_is_single_precision_with_larger_roundings(name):
     case = in_dtype(name, jnp.bfloat16)
@@ -75,7 +75,7 @@ def test_parameters_can_be_stored_in_half_precision(name):
     assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, expected)
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(6)
 @every_module
 def test_double_precision_agrees_with_single(name):
     variables, *expected = outcome(name)

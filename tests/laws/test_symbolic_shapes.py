@@ -65,7 +65,7 @@ class Layer(nn.Module):
         return LAYERS[self.name_of_layer](x)
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("name", LAYERS)
 def test_lengths_may_be_symbolic(name):
     x, layer = normal(2, 5, 4), Layer(name)

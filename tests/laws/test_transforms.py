@@ -88,6 +88,7 @@ def test_jit_computes_what_is_computed_without(name):
     assert_close(transformed(name)["jit"], outcome(name)[1:], ATOL)
 
 
+@pytest.mark.thinned(3)
 @every_module
 def test_vmap_computes_each_instance(name):
     expected = outcome(name)[1:]

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:SelfAttention will be deprecated
 every_module = pytest.mark.parametrize("name", CASES)
 
 
+@pytest.mark.thinned(3)
 @every_module
 def test_a_pickled_module_gives_the_same_bits(name):
     case = CASES[name]
@@ -45,6 +46,7 @@ def test_eval_shape_tells_what_init_and_apply_give(name):
             assert (a.shape, a.dtype) == (b.shape, b.dtype)
 
 
+@pytest.mark.thinned(2)
 @every_module
 def test_lazy_init_needs_only_shapes(name):
     case = CASES[name]
@@ -54,6 +56,7 @@ def test_lazy_init_needs_only_shapes(name):
     assert_close(found, outcome(name)[0], 0.0)
 
 
+@pytest.mark.thinned(2)
 @every_module
 def test_no_tracer_outlives_a_trace(name):
     case = CASES[name]

@@ -292,7 +292,7 @@ LAYER_OPTIONS = {
 }
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("option", LAYER_OPTIONS)
 def test_the_layer_has_the_options_of_flax(option):
     fields, call = LAYER_OPTIONS[option]
@@ -301,6 +301,7 @@ def test_the_layer_has_the_options_of_flax(option):
     )
 
 
+@pytest.mark.slow
 def test_queries_and_keys_can_be_normalized():
     assert_same_layer(LAYER, 2, inputs=X, normalize_qk=True, ulps=256)
 

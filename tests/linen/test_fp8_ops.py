@@ -48,7 +48,7 @@ def trained(lib, name):
     return seen
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_products_and_their_state_equal_those_of_flax(name):
     expected, found = (trained(lib, name) for lib in LIBRARIES)

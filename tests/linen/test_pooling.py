@@ -22,6 +22,7 @@ def pools(name):
     return [getattr(lib.linen.pooling, name) for lib in (flax, linsey)]
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("name", POOLS)
 @pytest.mark.parametrize(
     ("padding", "strides"),

@@ -118,6 +118,7 @@ def test_the_lstm_in_two_products_is_the_lstm():
     )
 
 
+@pytest.mark.slow
 def test_convolutional_cells_equal_those_of_flax():
     layers = [
         lib.ConvLSTMCell(2, (3,), carry_init=quick_init, use_bias=False)
@@ -173,7 +174,7 @@ CALLS = {
 }
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_scans_equal_those_of_flax(call):
     assert_same(rnns(), X, **call)

@@ -21,7 +21,7 @@ from tests.linen.differential import (
 )
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.complex64])
 @pytest.mark.parametrize(
     "fields",

@@ -109,6 +109,7 @@ def test_derivatives_are_finite_differences(kind):
         check_grads(loss, (point,), order=2, modes=["fwd", "rev"], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [False, True])
 def test_derivatives_pass_through_synced_statistics(masked):
     with jax.enable_x64(True):

@@ -8,6 +8,7 @@ import hypothesis
 import hypothesis.strategies as st
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax import lax
 
 from linsey.ops.conv import (
@@ -100,6 +101,7 @@ def test_conv_equals_its_definition(case, groups):
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 @hypothesis.given(case=configurations())
 @hypothesis.settings(max_examples=8)
 def test_conv_local_equals_its_definition(case):

@@ -168,7 +168,7 @@ LAYERS = {
 }  # fmt: skip
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_take_a_deferred_value(name):
     make, inputs = LAYERS[name]
@@ -253,7 +253,7 @@ def test_operators_are_those_of_the_array(name):
     assert_same(lambda x: function(x, x), [ROWS])
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", [nn.max_pool, nn.min_pool, nn.avg_pool])
 def test_what_saves_memory_can_be_pooled(pool):
     """Values and gradients are those of a layer that keeps both arrays."""

@@ -76,7 +76,7 @@ def test_moments_are_those_of_float64(problem):
     np.testing.assert_allclose(found.count, count, rtol=8 * eps)
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(12)
 @pytest.mark.parametrize("ratio", [1e2, 1e3, 1e4, 1e5])
 @pytest.mark.parametrize("shape", [(512, 3), (8, 7, 9, 3), (4, 200, 3)])
 @pytest.mark.parametrize("weighted", [False, True])
@@ -259,6 +259,7 @@ def test_weights_have_derivatives():
         check_grads(take, (weights,), order=2, modes=["fwd", "rev"])
 
 
+@pytest.mark.slow
 def test_complex_values_have_real_variances_and_derivatives():
     with jax.enable_x64(True):
         generator = np.random.default_rng(0)

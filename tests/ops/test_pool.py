@@ -84,6 +84,7 @@ def test_the_gradient_of_a_maximum_is_that_of_xla(window, strides, padding, dtyp
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_derivatives_of_a_maximum_nest():
     with jax.enable_x64(True):
         x = jnp.asarray(

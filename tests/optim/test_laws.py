@@ -30,7 +30,7 @@ def stacked(*trees: Any) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(6)
 def test_scan_over_updates_equals_a_loop(name):
     """So it compiles, and neither structure nor shapes nor dtypes change."""
     optimizer = DEFINITIONS[name]().create(PARAMS)
@@ -57,6 +57,7 @@ def test_vmap_over_hyper_parameters_equals_separate_updates(name):
     assert_close(contents(together), separate, atol=2e-6)
 
 
+@pytest.mark.thinned(3)
 def test_vmap_over_ensembles_equals_separate_updates(name):
     definition = DEFINITIONS[name]()
     members = [PARAMS, jax.tree.map(lambda x: 2 * x + 1, PARAMS)]
@@ -103,7 +104,7 @@ def test_frozen_and_plain_targets_are_updated_alike(name):
     assert type(serialization.from_bytes(target, stored).target) is FrozenDict
 
 
-@pytest.mark.thinned(4)
+@pytest.mark.thinned(8)
 @pytest.mark.parametrize("wide", ["gradients", "learning rate", "neither"])
 def test_half_precision_stays_and_follows_float32(name, wide):
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), PARAMS)
@@ -171,6 +172,7 @@ def test_a_checkpoint_of_an_optimizer_becomes_a_train_state(name):
     assert_close(state.params, after(optimizer, GRADS[2]).target)
 
 
+@pytest.mark.thinned(2)
 def test_traced_hyper_parameters_are_as_good_as_plain_ones(name):
     """Nothing branches on a number, zeros included."""
     definition = DEFINITIONS[name]()

@@ -22,6 +22,7 @@ def test_ratio_is_the_median_of_paired_ratios():
     assert (row.low, row.median, row.high) == (2.0, 2.0, 20.0)
 
 
+@pytest.mark.slow
 def test_rivals_take_turns_and_the_order_rotates():
     calls = []
     cases = [

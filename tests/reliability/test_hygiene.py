@@ -34,6 +34,7 @@ def test_help_imports_nothing_that_computes(command):
     assert "usage:" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_the_log_and_the_output_are_whole_after_a_kill(blobs, tmp_path):
     options = [*map(str, SMALL), "--epochs", "100000"]

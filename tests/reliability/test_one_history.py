@@ -136,6 +136,7 @@ def test_signal_that_saves_goes_on(linsey, whole, tmp_path, monkeypatch):
     assert_one_history(tmp_path / "run", whole)
 
 
+@pytest.mark.slow
 def test_comparison_goes_on_where_it_stopped(linsey, whole, tmp_path, monkeypatch):
     data = ("--data", whole.parent / "blobs.npz")
     options = (*data, *OPTIONS, "--compare", "--compare-factors", 1)

@@ -144,6 +144,7 @@ def test_live_run_is_refused_before_jax_is_imported(tmp_path):
             assert f"run: in use by process {os.getpid()}" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_that_never_began_leaves_no_folder(linsey, whole, tmp_path):
     data = ("--data", whole.parent / "blobs.npz")
     result = linsey("train", *data, *OPTIONS, "--batch-size", 65, "--out", "a/b/run")

@@ -65,6 +65,7 @@ def test_gradients_of_whole_modules():
         jax.grad(lambda m: m(X).sum())(made())
 
 
+@pytest.mark.slow
 def test_ensembles():
     models = jax.vmap(lambda key: Network().init(key, X))(
         jax.random.split(jax.random.key(0), 3)

@@ -1,61 +1,19 @@
-"""Arguments of functions on the command line: `--optimizer-arg b1=0.9`.
+"""Functions called with arguments of the command line: `--optimizer-arg b1=0.9`.
 
-A value is a Python literal, or else text. The names are those of the function that is
-called: others are refused, with the nearest one.
+The names are those of the function: others are refused, with the nearest one.
 """
 
 from __future__ import annotations
 
-import ast
 import difflib
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 from linsey.errors import InputError
 
 T = TypeVar("T")
-_WORDS: dict[str, bool | None] = {"true": True, "false": False, "none": None}
 _LONGEST = 300  # characters that a message shows
-
-
-def read_arguments(texts: Iterable[str], option: str) -> dict[str, object]:
-    """Read arguments of the form NAME=VALUE.
-
-    Args:
-        texts: one for each argument.
-        option: where they come from, for messages.
-
-    Returns:
-        The values by name.
-
-    Raises:
-        InputError: one has another form, or a name is there twice.
-
-    Example:
-        >>> read_arguments(["b1=0.8", "nesterov=true", "mode=fan"], "--optimizer-arg")
-        {'b1': 0.8, 'nesterov': True, 'mode': 'fan'}
-    """
-    found: dict[str, object] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        name = name.strip()
-        if not equals or not name.isidentifier():
-            problem = "not an argument"
-            raise InputError(problem, key=option, expected="NAME=VALUE", found=text)
-        if name in found:
-            raise InputError("an argument is there twice", key=option, found=name)
-        found[name] = _value(value.strip())
-    return found
-
-
-def _value(text: str) -> object:
-    if text.lower() in _WORDS:
-        return _WORDS[text.lower()]
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return text
 
 
 def accepted_names(function: Callable[..., object]) -> list[str]:

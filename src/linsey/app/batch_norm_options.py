@@ -7,7 +7,7 @@ import difflib
 from typing import Annotated
 
 from linsey.app.config import ModelOptions
-from linsey.app.model_arguments import parse_arguments
+from linsey.app.named_values import parse_arguments
 from linsey.errors import InputError
 from linsey.schema import Between, conform
 

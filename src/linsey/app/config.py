@@ -17,8 +17,8 @@ import typing
 from pathlib import Path
 from typing import Annotated, Literal
 
-from linsey.app.model_arguments import in_one_form
 from linsey.app.model_name import checked_name, is_own, short_name
+from linsey.app.named_values import in_one_form
 from linsey.app.training_options import TrainingOptions
 from linsey.errors import InputError
 from linsey.schema import Between, Matching, conform

@@ -16,8 +16,8 @@ from linsey.app.commands.train import plan, set_threads
 from linsey.app.config import ARRAYS, TrainConfig, resolve, validate
 from linsey.app.dataset import Dataset
 from linsey.app.given_data import given_data
-from linsey.app.model_arguments import argument_texts
 from linsey.app.model_name import BUILT_IN
+from linsey.app.named_values import argument_texts
 from linsey.app.one_process import refuse_several_processes
 from linsey.app.options import (
     CONFIG_FILE,

@@ -154,9 +154,13 @@ def _folders(layout: Layout) -> list[Path]:
 def _no_classes(folder: Path, names: list[str]) -> InputError:
     images = [path for path in _entries(folder) if _is_image(path)]
     if not images:
+        inner = _only_way_down(folder)
+        is_deeper = inner != folder and len(_subfolders(inner)) > 1
         return InputError(
-            "no classes", file=folder, found=f"{len(names)} folders",
-            expected="a folder of images for each class",
+            "no classes", file=folder, expected="a folder of images for each class",
+            found="1 folder" if len(names) == 1 else f"{len(names)} folders",
+            hint=f"give --data {inner}, if its folders are the classes"
+            if is_deeper else None,
         )  # fmt: skip
     return InputError(
         "the images lie in no folder that names their class", file=folder,
@@ -164,6 +168,15 @@ def _no_classes(folder: Path, names: list[str]) -> InputError:
         hint=f"move each image into a folder of its class, such as "
         f"{folder.name}/cat/{images[0].name}",
     )  # fmt: skip
+
+
+def _only_way_down(folder: Path) -> Path:
+    """Follow folders that hold one other folder and no image."""
+    while len(found := _subfolders(folder)) == 1:
+        if any(map(_is_image, _entries(folder))):
+            break
+        folder = found[0]
+    return folder
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -22,10 +22,10 @@ from linsey.app.arguments import (
     call,
     check_arguments,
     near,
-    read_arguments,
     refused,
 )
 from linsey.app.config import OptimizerOptions
+from linsey.app.named_values import parse_arguments
 from linsey.errors import InputError
 
 T = TypeVar("T")
@@ -110,7 +110,7 @@ def _optax_schedule(
         "transition_steps": total if "pct_start" in names else remaining,
     }
     given = {key: value for key, value in known.items() if key in names}
-    arguments = read_arguments(options.schedule_arg, option)
+    arguments = parse_arguments(options.schedule_arg, option)
     schedule = call(function, name, arguments, option, given)
     try:
         rate = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
@@ -182,7 +182,7 @@ def _optax_optimizer(
             key = "--" + field.replace("_", "-")
             hint = f"{option} {field}={getattr(options, field)}, if it has that"
             raise InputError(f"not used by {name}", key=key, hint=hint)
-    arguments = read_arguments(options.optimizer_arg, option)
+    arguments = parse_arguments(options.optimizer_arg, option)
     given: dict[str, object] = {"learning_rate": schedule}
     if "learning_rate" in arguments:
         hint = "--lr and --schedule decide it"

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from linsey.app import model_arguments
+from linsey.app import named_values
 from linsey.app.model_file import EXPECTED, import_named, raised
 from linsey.app.model_name import checked_name, parted
 from linsey.app.model_source import source_sha256
@@ -39,12 +39,14 @@ class OwnModel:
             variables.
         arguments: `NAME=VALUE`, in their one form.
         sha256: of its source; `None` if there is none.
+        filled: further arguments, which other options give; those above win.
     """
 
     name: str
     target: object
     arguments: tuple[str, ...] = ()
     sha256: str | None = None
+    filled: Mapping[str, object] = dataclasses.field(default_factory=dict, hash=False)
 
     @property
     def place(self) -> str:
@@ -112,7 +114,7 @@ class OwnModel:
 
     def _filled(self, classes: int | None) -> dict[str, object]:
         taken = self.parameters()
-        given = model_arguments.parse_arguments(self.arguments)
+        given = named_values.parse_arguments(self.arguments)
         names = [
             n
             for n, p in taken.items()
@@ -132,6 +134,7 @@ class OwnModel:
         ]
         if classes is not None:
             given |= {name: classes for name in missing if name in CLASSES}
+        given = {**self.filled, **given}
         if missing := [name for name in missing if name not in given]:
             fix = " ".join(f"--model-arg {name}=..." for name in missing)
             hint = f"give {'it' if len(missing) == 1 else 'them'} with {fix}"
@@ -201,7 +204,7 @@ def given_model(value: object, arguments: Iterable[str] = ()) -> OwnModel:
     if not is_linen(value):
         return own
     return dataclasses.replace(
-        own, arguments=model_arguments.argument_texts(_fields(value))
+        own, arguments=named_values.argument_texts(_fields(value))
     )
 
 
@@ -211,7 +214,7 @@ def _with_given(own: OwnModel, arguments: Iterable[str]) -> OwnModel:
     Raises:
         InputError: there is nothing that takes them.
     """
-    texts = model_arguments.in_one_form(arguments)
+    texts = named_values.in_one_form(arguments)
     if texts and is_made(own.target):
         raise own.wrong(
             "takes no arguments, since it is made already", key="--model-arg",
@@ -241,6 +244,6 @@ def _fields(module: Any) -> dict[str, object]:
         value = getattr(module, field.name, None)
         is_filled = field.name in CLASSES and field.default is dataclasses.MISSING
         is_own = field.init and field.name not in _OF_LINEN and not is_filled
-        if is_own and model_arguments.is_literal(value) and value != field.default:
+        if is_own and named_values.is_literal(value) and value != field.default:
             found[field.name] = value
     return found

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import jax
 from jax import numpy as jnp
 
-from linsey.app.config import ModelOptions, Shape
-from linsey.app.model_arguments import parse_arguments
+from linsey.app.config import ModelOptions, Precision, Shape
 from linsey.app.model_name import is_own, not_given
-from linsey.app.models import make_model
+from linsey.app.models import dtypes_of, make_model
+from linsey.app.named_values import parse_arguments
 from linsey.app.network import BuiltIn, Called, Network, Rngs
 from linsey.app.object_network import object_network
-from linsey.app.own_model import CLASSES, OwnModel
+from linsey.app.own_model import CLASSES, OwnModel, is_made
 from linsey.batch_stats.calls import find_call, find_initializer, is_linen
 from linsey.batch_stats.objects import Variables, is_object
 from linsey.batch_stats.subject import plain
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _EXAMPLES = 2  # of a batch whose shapes are looked at
 _FLAG_HINT = "--model-flag NAME, or --model-flag 'not NAME'"
-_BUILT_IN_OPTIONS = ("norm", "width", "depth", "dropout", "precision")
+_BUILT_IN_OPTIONS = ("norm", "width", "depth", "dropout")
 
 
 def make_network(
@@ -55,6 +55,7 @@ def make_network(
             raise not_given(options.model, None)
         return BuiltIn(make_model(options, shape, classes))
     _refuse_options(options, own)
+    own = _in_precision(own, options.precision)
     x = jax.ShapeDtypeStruct((_EXAMPLES, *shape), jnp.float32)
     network, outputs = _network(own, x, classes, options.model_flag)
     for mode, found in outputs.items():
@@ -78,6 +79,21 @@ def _refuse_options(options: ModelOptions, own: OwnModel) -> None:
             raise InputError(
                 "an option of mlp, cnn and resnet alone", key=f"--{name}", hint=hint
             )
+
+
+def _in_precision(own: OwnModel, precision: Precision) -> OwnModel:
+    """Give the model the dtypes of a precision, under the names that layers have."""
+    dtypes, taken = dict(dtypes_of(precision)), own.parameters()
+    if missing := [name for name in dtypes if name not in taken]:
+        fields = " and ".join(f"`{name}`" for name in missing)
+        hint = f"let the model take {fields}, and pass them on to its layers"
+        if is_made(own.target):
+            made_with = ", ".join(f"{n}=jax.numpy.bfloat16" for n in dtypes)
+            hint = f"make the model with {made_with}, and leave it out"
+        raise own.wrong(
+            f"has no argument {fields}", key=f"--precision {precision}", hint=hint
+        )
+    return dataclasses.replace(own, filled=dtypes)
 
 
 def _network(

@@ -41,7 +41,7 @@ def with_loops_and_calls(w, x):
     return [last, sums, inner(x)]
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "function",
     [several_levels, other_collectives, of_shared_values, with_loops_and_calls],

@@ -175,6 +175,7 @@ def test_conv_local_pads_like_flax(padding):
     )
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(
     "fields",
     [
@@ -197,6 +198,7 @@ def test_conv_local_has_the_gradients_of_flax():
 TRANSPOSED = ["SAME", "VALID", "CIRCULAR", 1, ((1, 2),)]
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("padding", TRANSPOSED)
 @pytest.mark.parametrize("transpose_kernel", [False, True])
 @pytest.mark.parametrize(("window", "strides"), [(3, None), (4, (2,)), (2, (3,))])
@@ -213,6 +215,7 @@ def test_conv_transpose_pads_like_flax(padding, transpose_kernel, window, stride
     )
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize(
     "fields",
     [
@@ -357,6 +360,7 @@ def test_conv_local_refuses_groups():
     )
 
 
+@pytest.mark.slow
 def test_conv_kernels_are_shared_with_flax_in_one_tree():
     def model(lib):
         class Net(lib.Module):

@@ -50,6 +50,7 @@ def test_dense_maps_the_last_axis(shape, use_bias):
     assert_same_layer("Dense", 4, use_bias=use_bias, inputs=normal(*shape))
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(
     "fields",
     [
@@ -166,6 +167,7 @@ def test_dense_refuses_a_scalar():
     )
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("features", [4, (4, 5), [2]])
 @pytest.mark.parametrize(
     ("axis", "batch_dims"),

@@ -28,6 +28,7 @@ def whole_numbers(key, shape, dtype):
     return jnp.arange(np.prod(shape)).reshape(shape).astype(dtype)
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("dtype", [jnp.int32, jnp.int8, jnp.uint8])
 @pytest.mark.parametrize("rows", [5, 1])
 @pytest.mark.parametrize(

@@ -280,7 +280,7 @@ def _of(cls, interceptor):
     return restricted
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "name"),
     [

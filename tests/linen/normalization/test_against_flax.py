@@ -172,6 +172,7 @@ def test_batch_norm_takes_other_dtypes_as_flax_does(inputs):
     assert_same_norm("BatchNorm", (10 * normal(4, 5, 4, 6)).astype(inputs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["BatchNorm", "LayerNorm"])
 def test_reductions_stay_in_float32_when_flax_is_told_not_to_force_them(name):
     x = normal(4, 3, 2, 6).astype(jnp.bfloat16)
@@ -237,7 +238,7 @@ def test_instance_norm_options(features):
     assert_same_norm("InstanceNorm", normal(4, 3, 2, 6), **fields)
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize("name", NORMS)
 def test_masks(name):
     x = normal(4, 3, 2, 6)

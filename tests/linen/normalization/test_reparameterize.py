@@ -79,6 +79,7 @@ def test_spectral_norm_equals_flax(update, steps):
     assert_same(lambda lib: lib.SpectralNorm(dense(lib), steps), update_stats=update)
 
 
+@pytest.mark.slow
 def test_spectral_norm_of_a_network_equals_flax():
     assert_same(
         lambda lib: lib.SpectralNorm(
@@ -89,6 +90,7 @@ def test_spectral_norm_of_a_network_equals_flax():
     )
 
 
+@pytest.mark.slow
 def test_spectral_norm_takes_kernels_with_more_axes_as_matrices():
     x = normal(1, 5, 2)
     assert_same(
@@ -165,6 +167,7 @@ def test_weight_norm_equals_flax(fields):
     assert_same(lambda lib: lib.WeightNorm(dense(lib), **fields))
 
 
+@pytest.mark.slow
 def test_weight_norm_of_a_network_equals_flax():
     variables = assert_same(lambda lib: lib.WeightNorm(network(lib)), double=True)
     assert "layer_instance/last/kernel/scale" in variables["params"]

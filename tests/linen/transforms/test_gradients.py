@@ -80,6 +80,7 @@ def test_vjp_by_chosen_collections(nn, by):
     return Net().apply(variables, X)
 
 
+@pytest.mark.slow
 @agrees(ulps=64)  # Flax's own variance is that far from the exact one
 def test_vjp_writes_state_once(nn):
     class Net(nn.Module):

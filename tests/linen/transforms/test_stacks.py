@@ -6,6 +6,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from tests.compat.agreement import KEY, X, agrees
 
@@ -33,6 +34,7 @@ def boxed(nn, box):
     return Boxed
 
 
+@pytest.mark.slow
 @agrees(ulps=256)  # Flax's own variance is that far from the exact one
 def test_a_transformer_with_dropout(nn):
     class Layer(nn.Module):
@@ -71,6 +73,7 @@ def test_a_transformer_with_dropout(nn):
     return variables, gradient(variables)
 
 
+@pytest.mark.slow
 @agrees(ulps=16)
 def test_caches_of_all_layers(nn):
     class Layer(nn.Module):

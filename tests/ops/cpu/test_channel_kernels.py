@@ -48,6 +48,7 @@ def test_values_of_other_channels_are_refused():
     ]
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("rows", [1, 63, 64, 65, 1000])
 @pytest.mark.parametrize("channels", [16, 48, 64, 96, 320])
 def test_sums_against_float64(rows, channels):
@@ -167,6 +168,7 @@ def test_half_precision_is_left_to_xla(small):
         assert not kernels_in(half, X.astype(jnp.bfloat16))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2**20, 2**22])
 def test_gradients_of_large_arrays(size):
     x = normal(0, size // 64, 64, loc=2.0)

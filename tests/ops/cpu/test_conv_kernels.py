@@ -113,6 +113,7 @@ def test_convolutions_with_a_bias(small, problem):
     assert_near(values(convs.convolve_with_bias), values(reference), 5e-5)
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("columns", range(1, 31))
 def test_every_number_of_columns_has_its_tiles(small, columns):
     x, kernel = normal(0, 2, 3, columns, 5), normal(1, 3, 3, 5, 32)

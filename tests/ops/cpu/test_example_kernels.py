@@ -146,6 +146,7 @@ def test_a_batch_of_examples_is_more_examples():
 X = jnp.ones((4, 8, 8, 128))
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(
     "layer, kernels",
     [

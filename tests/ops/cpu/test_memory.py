@@ -28,6 +28,7 @@ print(faults[-1] < faults[0] / 10)
 """
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize(
     "environment, kept",
     [

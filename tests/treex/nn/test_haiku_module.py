@@ -28,6 +28,7 @@ def forward(x, training):
     return haiku.Linear(2)(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made", [forward, haiku.transform_with_state(forward)],
                          ids=["function", "transformed"])  # fmt: skip
 def test_haiku_functions_are_objects(made):

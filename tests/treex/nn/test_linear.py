@@ -50,6 +50,7 @@ def test_a_linear_layer_of_one_vector_and_of_the_wrong_one():
         layer(normal(4, 5))
 
 
+@pytest.mark.slow
 @few
 @given(
     size=st.tuples(st.integers(1, 3), st.integers(1, 3)),

@@ -3,56 +3,71 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from linsey.app.examples.terms import Example, Terms
 from linsey.app.image_folder import images_in
-from linsey.app.images import SUFFIXES, read_image
+from linsey.app.images import SUFFIXES, calm_pillow, read_image
+from linsey.app.workers import Workers, default_workers
 from linsey.errors import InputError
 
 Broken = Callable[[InputError], None]
 """Is told of an image that cannot be read and is left out."""
 
 
-def read_images(folder: Path, terms: Terms, broken: Broken | None) -> Iterator[Example]:
-    """Yield the images in a folder and in the folders in it, in the order of names.
+def files_in(folder: Path) -> list[Path]:
+    """List the images in a folder and in the folders in it, in the order of names.
 
     Raises:
-        InputError: there are none, one cannot be read, or a link is among them.
+        InputError: there are none, or a link is among the folders.
     """
     files = images_in(folder)
     if not files:
         raise InputError("no images", file=folder, expected=" ".join(SUFFIXES))
-    for path in files:
-        yield from read_one(path, terms, broken)
+    return files
 
 
-def read_one(path: Path, terms: Terms, broken: Broken | None) -> Iterator[Example]:
-    """Yield an image as the model takes it; nothing if it is broken and left out.
+def read_images(
+    files: Iterable[Path], terms: Terms, broken: Broken | None
+) -> Iterator[Example]:
+    """Yield images as the model takes them, without those that are broken.
+
+    Threads decode a few of them ahead.
 
     Args:
-        path: the file.
+        files: where they are.
         terms: of the run.
         broken: is told of an image that cannot be read. If `None`, it is refused.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: one cannot be read.
     """
-    terms.refuse_images(path)
-    try:
-        pixels = read_image(path, terms.shape[0])
-    except InputError as error:
-        if path.is_symlink() or not path.is_file() or not os.access(path, os.R_OK):
-            raise  # not for what is in the file
-        if broken is None:
-            hint = "--skip-broken leaves such images out"
-            raise error.with_hint(hint) from None
-        broken(error)
-        return
-    yield Example(str(path), None, _with_channels(path, pixels, terms.shape[2]))
+
+    def read(path: Path) -> Example | InputError:
+        terms.refuse_images(path)
+        try:
+            pixels = read_image(path, terms.shape[0])
+        except InputError as error:
+            _refuse_broken(path, error, is_left_out=broken is not None)
+            return error
+        return Example(str(path), None, _with_channels(path, pixels, terms.shape[2]))
+
+    with calm_pillow():
+        for found in Workers(default_workers()).ahead(read, files):
+            if isinstance(found, Example):
+                yield found
+            elif broken is not None:
+                broken(found)
+
+
+def _refuse_broken(path: Path, error: InputError, *, is_left_out: bool) -> None:
+    if path.is_symlink() or not path.is_file() or not os.access(path, os.R_OK):
+        raise error  # not for what is in the file
+    if not is_left_out:
+        raise error.with_hint("--skip-broken leaves such images out") from None
 
 
 def _with_channels(path: Path, pixels: np.ndarray, channels: int) -> np.ndarray:

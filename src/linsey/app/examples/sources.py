@@ -9,7 +9,7 @@ from pathlib import Path
 
 from linsey.app.array_names import choose_examples
 from linsey.app.examples.array_rows import read_archive, read_array
-from linsey.app.examples.image_files import Broken, read_images, read_one
+from linsey.app.examples.image_files import Broken, files_in, read_images
 from linsey.app.examples.table_rows import Tell, read_table
 from linsey.app.examples.terms import Example, Terms
 from linsey.app.images import SUFFIXES
@@ -32,9 +32,7 @@ def refuse_unknown(paths: Sequence[Path]) -> None:
         hint = "linsey predict RUN FILE..."
         raise InputError("no files to predict", key="FILES", hint=hint)
     for path in paths:
-        with reporting(path, "read"):
-            is_folder = path.is_dir()
-        if is_folder:
+        if _is_folder(path):
             continue
         if not os.path.lexists(path):
             raise InputError("no such file or folder", file=path)
@@ -58,19 +56,28 @@ def read_examples(
         InputError: the first thing wrong, with file and place.
         DiskError: the disk refused.
     """
-    for path in paths:
-        with reporting(path, "read"):
-            is_folder = path.is_dir()
-        if is_folder:
-            yield from _read_folder(path, terms, broken)
-        elif path.suffix.lower() in _TABLES:
-            yield from read_table(path, terms, tell)
-        elif path.suffix.lower() == ".npz":
-            yield from read_archive(path, terms)
-        elif path.suffix.lower() == ".npy":
-            yield from read_array(path, terms)
-        else:
-            yield from read_one(path, terms, broken)
+    for are_images, some in itertools.groupby(paths, _is_image):
+        if are_images:
+            yield from read_images(some, terms, broken)
+            continue
+        for path in some:
+            if _is_folder(path):
+                yield from _read_folder(path, terms, broken)
+            elif path.suffix.lower() in _TABLES:
+                yield from read_table(path, terms, tell)
+            elif path.suffix.lower() == ".npz":
+                yield from read_archive(path, terms)
+            else:
+                yield from read_array(path, terms)
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not _is_folder(path)
+
+
+def _is_folder(path: Path) -> bool:
+    with reporting(path, "read"):
+        return path.is_dir()
 
 
 def _read_folder(
@@ -85,7 +92,7 @@ def _read_folder(
         raise InputError("a folder of save_to_disk", file=folder,
                          expected=f"a folder of {_KINDS}", hint=hint)  # fmt: skip
     else:
-        yield from read_images(folder, terms, broken)
+        yield from read_images(files_in(folder), terms, broken)
 
 
 def batches(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:

@@ -205,6 +205,7 @@ def in_new_process(program, cache=None):
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_the_running_library_is_asked_for_its_version_too(tmp_path):
     program = """
 import jax
@@ -304,6 +305,7 @@ def test_another_number_of_arrays_is_refused(name):
         refused(name, COUNTS, result=floats(outputs[1:]))
 
 
+@pytest.mark.thinned(8)
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.int32, jnp.int8])
 def test_arrays_of_another_dtype_are_refused(name, dtype):
@@ -317,6 +319,7 @@ def test_arrays_of_another_dtype_are_refused(name, dtype):
         refused(name, DTYPES, result=changed(floats(outputs), index, other))
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("name", CALLS)
 def test_arrays_of_another_shape_are_refused(name):
     shapes, outputs, _ = CALLS[name]
@@ -332,6 +335,7 @@ def test_arrays_of_another_shape_are_refused(name):
             refused(name, SHAPES, result=floats(changed(outputs, index, other)))
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("name", CALLS)
 def test_another_plan_is_refused(name):
     plan = list(CALLS[name][2])

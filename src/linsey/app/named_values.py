@@ -1,7 +1,8 @@
-"""`NAME=VALUE`: arguments of a model on a command line and in the record of a run.
+"""`NAME=VALUE`: arguments on a command line and in the record of a run.
 
-A value is what TOML or Python reads, and text otherwise. Values have one form in
-writing, so that runs with equal arguments have equal records.
+A value is `true`, `false` or `none` in any case, what TOML or Python reads, and text
+otherwise. Values have one form in writing, so that runs with equal arguments have equal
+records.
 """
 
 from __future__ import annotations
@@ -12,12 +13,21 @@ from collections.abc import Iterable, Mapping
 
 from linsey.errors import InputError
 
-_OPTION = "--model-arg"
+_WORDS: dict[str, bool | None] = {"true": True, "false": False, "none": None}
 _NUMBERS = (bool, int, float, complex, type(None))
 
 
-def parse_arguments(texts: Iterable[str]) -> dict[str, object]:
+def parse_arguments(
+    texts: Iterable[str], option: str = "--model-arg"
+) -> dict[str, object]:
     """Read arguments.
+
+    Args:
+        texts: one for each argument.
+        option: where they come from, for messages.
+
+    Returns:
+        The values by name.
 
     Raises:
         InputError: a text has no name, or two have the same one.
@@ -31,11 +41,10 @@ def parse_arguments(texts: Iterable[str]) -> dict[str, object]:
         name, equals, value = text.partition("=")
         name = name.strip().replace("-", "_")
         if not equals or not name.isidentifier():
-            raise InputError(
-                "no argument of a model", key=_OPTION, expected="NAME=VALUE", found=text
-            )
+            problem = "not an argument"
+            raise InputError(problem, key=option, expected="NAME=VALUE", found=text)
         if name in found:
-            raise InputError("an argument is there twice", key=_OPTION, found=name)
+            raise InputError("an argument is there twice", key=option, found=name)
         found[name] = _value(value.strip())
     return found
 
@@ -65,7 +74,7 @@ def is_literal(value: object) -> bool:
     if isinstance(value, tuple | list):
         return all(map(is_literal, value))
     if isinstance(value, dict):
-        return all(isinstance(key, str) and is_literal(value[key]) for key in value)
+        return all(map(is_literal, (*value, *value.values())))
     return isinstance(value, (*_NUMBERS, str))
 
 
@@ -82,6 +91,8 @@ def _text(name: str, value: object) -> str:
 
 
 def _value(text: str) -> object:
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
     for read in (_toml, ast.literal_eval):
         try:
             value = read(text)
