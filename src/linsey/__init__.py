@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from linsey import core as core
     from linsey import cursor as cursor
     from linsey import datasets as datasets
+    from linsey import distributed as distributed
     from linsey import errors as errors
     from linsey import extras as extras
     from linsey import files as files

@@ -100,7 +100,7 @@ def test_version(linsey, option):
         (
             ["fly"],
             "no such command: expected train, eval, predict, export, inspect, audit, "
-            "recalibrate, fold, convert, new, summary, run, found fly",
+            "recalibrate, fold, convert, new, summary, launch, run, found fly",
         ),
         (
             ["train", "--model", "vit"],

@@ -7,7 +7,7 @@ finite; 6 the disk or the system refused (one line with path, cause, needed and 
 bytes); 75 stopped by a signal after saving, run again with `--resume`.
 
 Signals are minded before anything else is imported; see `linsey.app.stopping`. A
-program under `run` has them for itself.
+program under `run` has them for itself, and `launch` passes them on.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ _COMMANDS = {
     "convert": "copy a checkpoint into another format: steps, Orbax, msgpack",
     "new": "write a file with a model to change",
     "summary": "show the layers of a model with shapes and sizes",
+    "launch": "start several processes of one job on this machine",
     "run": "run a program that imports Flax or treex, unedited, on linsey",
 }
 
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == ["run"]:
+    if given[:1] in (["run"], ["launch"]):  # these leave signals to what they start
         return _finish(given)
     _replace_closed_streams()
     with StopRequest(at_once=True) as stop:
@@ -122,6 +123,11 @@ def _overview() -> str:
     lines += ["", "exit codes:"]
     lines += [f"  {code:<11} {text}" for code, text in exit_codes.TABLE]
     return "\n".join(lines)
+
+
+def is_command(name: str) -> bool:
+    """Whether a command has this name."""
+    return name in _COMMANDS
 
 
 def _complain(error: Exception) -> None:

@@ -1,0 +1,38 @@
+"""Jobs of several processes: who belongs to one, and how they end together.
+
+`initialize` makes a process a *rank* of its job; `shared_fate` has all ranks go on,
+stop or end together. Beside each rank runs its *keeper*, a small process that sees when
+the rank dies or hangs; the keeper of rank 0 holds the *hub*, where all is known. What
+they say goes over one connection for each rank, to the coordinator's address.
+
+Nothing here imports jax before it is needed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+# Keepers import this package and must not pay for what only ranks need.
+_HOMES = {
+    "Fate": "fate",
+    "Job": "job",
+    "find": "job",
+    "initialize": "start",
+    "shared_fate": "fate",
+}
+
+if TYPE_CHECKING:
+    from linsey.distributed.fate import Fate as Fate
+    from linsey.distributed.fate import shared_fate as shared_fate
+    from linsey.distributed.job import Job as Job
+    from linsey.distributed.job import find as find
+    from linsey.distributed.start import initialize as initialize
+else:
+    __all__ = sorted(_HOMES)
+
+    def __getattr__(name: str) -> object:
+        if name in _HOMES:
+            module = importlib.import_module(f"linsey.distributed.{_HOMES[name]}")
+            return getattr(module, name)
+        raise AttributeError(f"module 'linsey.distributed' has no attribute {name!r}")

@@ -1,0 +1,3 @@
+"""What the tests of jobs share."""
+
+from tests.distributed.jobs import jobs as jobs
