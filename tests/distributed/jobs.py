@@ -152,10 +152,15 @@ class Jobs:
 
     def launch(self, processes: int, *options: str, **given: object) -> Running:
         """Start a job of `tests.distributed.loop` by `linsey launch`."""
+        return self.start(self.launched(processes, *options, **given))
+
+    @staticmethod
+    def launched(processes: int, *options: str, **given: object) -> list[str]:
+        """The command line for it."""
         arguments = [f"{name}={value}" for name, value in given.items()]
         loop = ["python", "-m", LOOP, "launched", "0", "0", *arguments]
         command = [sys.executable, "-m", "linsey", "launch", "-n", str(processes)]
-        return self.start([*command, *options, "--", *loop])
+        return [*command, *options, "--", *loop]
 
     def clean(self) -> None:
         for running in self._running:

@@ -82,6 +82,24 @@ def test_all_ranks_stop_at_the_same_call(calls, events):
     assert first.pop()[1] == life.STOP
 
 
+def test_what_is_asked_after_a_decision_is_done_later():
+    ranks = Ranks([3, 3])
+    ranks.agreement.ask(life.SAVE)
+    ranks.agreement.advance(ranks.calls())
+    for number in (0, 1, 0):
+        ranks.keep(number)
+    ranks.run(0)
+    assert ranks.answers == [[(4, life.SAVE)], []]
+    ranks.agreement.ask(life.SAVE)
+    for _ in range(10):
+        ranks.agreement.advance(ranks.calls())
+        for number in (0, 1):
+            ranks.keep(number)
+            ranks.run(number)
+    assert ranks.answers[0] == ranks.answers[1]
+    assert len(ranks.answers[0]) == 2
+
+
 @pytest.mark.parametrize("last", [life.SAVE, life.STOP])
 def test_one_action_follows_the_other(last):
     ranks = Ranks([3, 5])

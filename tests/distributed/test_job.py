@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from linsey.distributed import find, initialize, shared_fate
+from linsey.distributed import find, initialize, life, shared_fate
 from linsey.distributed.job import Job
 from linsey.errors import InputError, OptionError
 
@@ -114,3 +114,19 @@ def test_save_is_answered_once_and_stop_for_good():
         with pytest.raises(OptionError, match="`action` is 'end'"):
             fate.ask("end")
     assert answers == ["", "save", "", "stop", "stop"]
+
+
+def test_limit_is_the_longest_that_holds():
+    with shared_fate(10, first_step_timeout=100) as fate:
+
+        def limit() -> float:
+            return fate._words[life.LIMIT] / 1000
+
+        limits = [limit()]
+        fate.step(0)
+        with fate.allow(50, "saving"):
+            limits.append(limit())
+            fate.step(1)
+            limits.append(limit())
+        limits.append(limit())
+    assert limits == [100, 100, 50, 10]

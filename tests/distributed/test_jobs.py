@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -158,6 +160,22 @@ def test_one_of_several_errors_is_printed(jobs: Jobs):
 def test_processes_with_several_devices(jobs: Jobs):
     ended = jobs.launch(2, "--devices-per-process", "2", steps=3).end()
     assert ended.codes == [0], ended.texts  # the sum is over 4 devices
+
+
+OWN_NETWORK = ["unshare", "--user", "--map-root-user", "--net", "--uts"]
+
+
+@slow
+def test_one_machine_needs_its_loopback_interface_only(jobs: Jobs):
+    """There is no other one, and nobody knows the name of the machine."""
+    if not (shutil.which("ip") and shutil.which("unshare")) or (
+        subprocess.run([*OWN_NETWORK, "true"], capture_output=True).returncode != 0
+    ):
+        pytest.skip("needs a network of its own")
+    job = jobs.launched(2, steps=3)
+    prepare = 'hostname no-such-host && ip link set lo up && exec "$@"'
+    ended = jobs.start([*OWN_NETWORK, "sh", "-c", prepare, "sh", *job]).end()
+    assert ended.codes == [0], ended.texts
 
 
 @slow

@@ -76,6 +76,8 @@ def test_numbers_keys_and_statistics_stay_whole():
     found = state_sharding(state, EIGHT, min_size=1)
     assert found.pop("none") is None
     assert found["average"].pop("params").spec == PartitionSpec("data")
+    layer = state_sharding({"mean": {"kernel": jnp.ones(64)}}, EIGHT, min_size=1)
+    assert layer["mean"]["kernel"].spec == PartitionSpec("data")
     assert all(s.is_fully_replicated for s in jax.tree.leaves(found))
     other = state_sharding(state, EIGHT, min_size=1, whole=["params"])
     assert other["average"]["batch_stats"]["var"].spec == PartitionSpec("data")

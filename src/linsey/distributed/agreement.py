@@ -38,7 +38,8 @@ class Agreement:
 
     def ask(self, action: int) -> None:
         """Have all ranks save or stop, as soon as what was asked before is done."""
-        if action not in (*self._asked, self._action):
+        is_under_way = action == self._action and not self._is_decided
+        if action not in self._asked and not is_under_way:
             self._asked.append(action)
 
     def advance(self, calls: dict[int, int]) -> None:

@@ -49,10 +49,16 @@ class Fate:
         self._link = link
         self._life = Life() if link is None else link.life
         self._words = self._life.words
-        self._timeout = step_timeout
         self._asked: set[int] = set()
-        self._give_limit(first_step_timeout)
+        self._calls = 0  # in this block
+        self._timeout, self._limit, self._allowed = (
+            step_timeout,
+            first_step_timeout,
+            0.0,
+        )
+        self._tell_limit()
         self.beat()
+        self._words[life.LEFT] = 0
 
     def step(self, step: int) -> Asked:
         """Begin a step: a sign of life, and a point where all ranks may act together.
@@ -72,8 +78,10 @@ class Fate:
         words[life.STEP] = step
         words[life.SIGN] = time.monotonic_ns()
         words[life.CALLS] = calls
-        if calls == 2:  # the first step, with its compilation, is behind us
-            self._give_limit(self._timeout)
+        self._calls += 1
+        if self._calls == 2:  # the first step, with its compilation, is behind us
+            self._limit = self._timeout
+            self._tell_limit()
         if self._link is None:
             return self._alone()
         if self.is_stopped:
@@ -122,12 +130,16 @@ class Fate:
             seconds: how long the block may take without a sign of life.
             doing: what it does, as in `beat`.
         """
-        before, did = self._words[life.LIMIT], self._life.doing
+        before, did = self._allowed, self._life.doing
         self.beat(doing)
-        self._words[life.LIMIT] = max(before, int(1000 * seconds))
-        yield
-        self.beat(did)
-        self._words[life.LIMIT] = before
+        self._allowed = max(before, seconds)
+        self._tell_limit()
+        try:
+            yield
+        finally:
+            self.beat(did)
+            self._allowed = before
+            self._tell_limit()
 
     def ask(self, action: Literal["save", "stop"]) -> None:
         """Ask that all ranks save or stop at the next `step` that they can meet.
@@ -148,8 +160,8 @@ class Fate:
             if self._link is not None:
                 self._link.ask(number)
 
-    def _give_limit(self, seconds: float) -> None:
-        self._words[life.LIMIT] = int(1000 * seconds)
+    def _tell_limit(self) -> None:
+        self._words[life.LIMIT] = int(1000 * max(self._limit, self._allowed))
 
 
 class shared_fate:  # noqa: N801 (used as a function)

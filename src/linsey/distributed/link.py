@@ -93,7 +93,11 @@ class Link:
                 if message.kind == "speak":
                     self._may_speak.set()
                 elif message.kind == "end":
+                    _flush()  # if that hangs, the keeper kills this process
                     os._exit(message.numbers[0])
+        if self._is_failing:
+            self._may_speak.set()
+            return
         # Without its keeper nobody would know how this rank is.
         _write(f"linsey: rank {self.job.rank} ends: its keeper is gone")
         os._exit(1)

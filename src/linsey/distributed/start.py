@@ -8,9 +8,12 @@ the others.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import secrets
 import socket
 import sys
+from collections.abc import Iterator
 
 from linsey.distributed.job import Job, find
 from linsey.distributed.link import Link
@@ -99,7 +102,25 @@ def _initialize_jax(job: Job, port: int) -> None:
         shutdown_timeout_seconds=_LONG_SECONDS,
         coordinator_bind_address=f"{name}:{port}" if near else None,
     )  # fmt: skip
-    _connect_gloo()
+    with _gloo_at(host) if near else contextlib.nullcontext():
+        _connect_gloo()
+
+
+@contextlib.contextmanager
+def _gloo_at(host: str) -> Iterator[None]:
+    """Have Gloo use an address for the CPU client that is made in this block.
+
+    It would look up the name of the machine, which need not be known to anybody, or be
+    an address that others can reach. JAX has no option for it.
+    """
+    from jaxlib import _jax
+
+    make = _jax.make_gloo_tcp_collectives
+    _jax.make_gloo_tcp_collectives = functools.partial(make, hostname=host)
+    try:
+        yield
+    finally:
+        _jax.make_gloo_tcp_collectives = make
 
 
 def _connect_gloo() -> None:

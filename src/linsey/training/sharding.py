@@ -47,7 +47,8 @@ Path = tuple[object, ...]
 MIN_SIZE = 2**14
 """Elements of an array from which on it is divided: 64 KiB of float32. Gathering less
 costs more time than its memory is worth."""
-STATISTICS = ("batch_stats", "mean", "var")
+FIELDS = ("mean", "var")
+STATISTICS = ("batch_stats", *FIELDS)
 """Where running statistics are: a collection of Linen, fields of treex."""
 
 
@@ -79,7 +80,7 @@ def state_sharding(
         axis: axis of the mesh, or several, that large arrays are divided over. If
             `None`, its first axis, which is that of the batch by convention.
         min_size: elements of an array from which on it is divided, at least 1.
-        whole: names of collections or fields that stay whole, boxes aside.
+        whole: names of collections, and of arrays, that stay whole; boxes aside.
         rules: mesh axes for the names in boxes, as pairs; `None` for an axis that stays
             whole. Defaults to those of a box, or the current ones, for logical names.
 
@@ -199,9 +200,16 @@ class _Rule:
             return jax.tree.map_with_path(
                 lambda _, value: self._named(path, box, np.shape(value)), box
             )
-        is_whole = not self.whole.isdisjoint(map(_entry_name, path))
+        is_whole = self._is_whole([_entry_name(entry) for entry in path])
         return self._over(
             PartitionSpec() if is_whole else self._by_shape(np.shape(leaf))
+        )
+
+    def _is_whole(self, names: list[str]) -> bool:
+        # A layer may be called `mean`; only arrays of that name are statistics.
+        collections = self.whole.difference(FIELDS)
+        return bool(names) and (
+            names[-1] in self.whole or not collections.isdisjoint(names)
         )
 
     def _over(self, spec: PartitionSpec) -> NamedSharding:
@@ -233,7 +241,7 @@ class _Rule:
                     f"`rules=[({name!r}, None)]`.",
                 )
             # One element cannot be divided: the place of a sum that is not kept.
-            spec.append(None if size == 1 else part)
+            spec.append(part if size > 1 and _names(part) else None)
         return self._over(PartitionSpec(*spec))
 
     def _spec(self, path: Path, box: Box) -> PartitionSpec:
