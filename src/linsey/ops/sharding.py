@@ -131,6 +131,23 @@ def begin_loop(carry: T, batch: Axes, inputs: Array, others: object = None) -> T
     return jax.tree.map(begin, carry) if varying or any(batch) else carry
 
 
+def vary_like(value: Array, other: Array) -> Array:
+    """Let a value differ between the devices of a `jax.shard_map` as another one does.
+
+    JAX does so by itself where both meet; in reverse mode the gradients of all devices
+    are added there. Where the value has been repeated before, that sums arrays as large
+    as a batch: so this comes first.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> vary_like(jnp.ones(2), jnp.ones((3, 2))).tolist()
+        [1.0, 1.0]
+    """
+    varying = _varying(other)
+    missing = varying - _varying(value) if varying else ()
+    return jax.lax.pcast(value, tuple(missing), to="varying") if missing else value
+
+
 def split_like(value: Any, other: Array) -> Array:
     """Split an array like another one of its rank.
 
