@@ -287,15 +287,16 @@ def _local_moments(
     if not centred:
         prescale = power_of_size(_sum_few(x, weights, axes))
         var = average(square_abs(prescale_values(x, prescale, axes)))
-        return lax.full_like(var, 0, x.dtype), var, *count, prescale
-    shift, prescale = _choose_shift(x, weights, axes, average)
-    first = average(_subtract(prescale_values(x, prescale, axes), shift, axes))
-    # Halved, because XLA on CPU stores a product, a difference or a repeated value that
-    # two reductions share: one more array to write and to read.
-    halved = prescale_values(x, times(prescale, 0.5), axes)
-    halved = _subtract(halved, times(shift, 0.5), axes)
-    second = times(average(square_abs(halved)), 4)
-    mean, var = _unshift(shift, first, second)
+        mean = lax.full_like(var, 0, x.dtype)
+    else:
+        shift, prescale = _choose_shift(x, weights, axes, average)
+        first = average(_subtract(prescale_values(x, prescale, axes), shift, axes))
+        # Halved, because XLA on CPU stores a product, a difference or a repeated value
+        # that two reductions share: one more array to write and to read.
+        halved = prescale_values(x, times(prescale, 0.5), axes)
+        halved = _subtract(halved, times(shift, 0.5), axes)
+        second = times(average(square_abs(halved)), 4)
+        mean, var = _unshift(shift, first, second)
     if _is_divided(axes):
         mean, var, prescale = settle(mean, var, prescale)
     return mean, var, *count, prescale
@@ -316,7 +317,8 @@ def _choose_shift(
     """Choose a value that lies among those of `x * prescale`, and the prescale.
 
     It is the mean of a sample, or, with weights and along the first axis alone, as the
-    first pass over all of `x` gives it.
+    first pass over all of `x` gives it. Where sums may be sums over devices, it does not
+    wait for the size of a few values.
 
     Args:
         x: array.
@@ -328,12 +330,9 @@ def _choose_shift(
     Returns:
         The shift, which is subtracted from `x * prescale`, and the prescale.
     """
-    sample = _sample(x, axes)
-    if _is_divided(axes):
-        sample = sample if weights is None else x
-        return _choose_shared_shift(x, sample, weights, axes, average)
+    sample = x if weights is not None else _sample(x, axes)
     size = _sum_few(x, weights, axes)
-    if weights is None and sample is not x:
+    if sample is not x and not _is_divided(axes):
         prescale = power_of_size(size)
         sample, count = (
             prescale_values(sample, prescale, axes),
@@ -341,12 +340,13 @@ def _choose_shift(
         )
         return divide(lax.reduce_sum(sample, axes), max(count, 1)), prescale
     # So small, values can be added without overflow.
-    smaller = times(x, SMALLER)
-    if average is None:
-        mean = divide(lax.reduce_sum(smaller, axes), _entries(x.shape, axes))
+    smaller = times(sample, SMALLER)
+    if weights is None or average is None:
+        count = max(_entries(sample.shape, axes), 1)
+        mean = divide(lax.reduce_sum(smaller, axes), count)
     else:
         mean = average(smaller)
-    size = lax.add(size, times(lax.abs(mean), 1 / SMALLER))
+    size = lax.add(split_like(size, mean), times(lax.abs(mean), 1 / SMALLER))
     prescale = power_of_size(size)
     larger = times(prescale, 1 / SMALLER)
     return lax.mul(mean, lax.convert_element_type(larger, mean.dtype)), prescale
@@ -357,49 +357,25 @@ def _is_divided(axes: tuple[int, ...]) -> bool:
     return axes[:1] == (0,) and is_divided()
 
 
-def _choose_shared_shift(
-    x: Array,
-    sample: Array,
-    weights: Array | None,
-    axes: tuple[int, ...],
-    average: Average | None,
-) -> tuple[Array, Array]:
-    """Choose shift and prescale by one sum over devices, as `_choose_shift` does."""
-    smaller = times(sample, SMALLER)
-    if weights is None or average is None:
-        count = _entries(sample.shape, axes)
-        mean = divide(lax.reduce_sum(smaller, axes), max(count, 1))
-    else:
-        mean = average(smaller)
-    size = times(lax.abs(mean), 1 / SMALLER)
-    few = _few(x, weights, axes)
-    if few is not None:
-        others = other_axes(axes, x.ndim)
-        of_rows = largest_finite(times(few, SMALLER), others)
-        of_layer = lax.reduce_sum(of_rows, range(of_rows.ndim))
-        size = lax.add(size, split_like(lax.broadcast(of_layer, size.shape), size))
-    prescale = power_of_size(size)
-    larger = times(prescale, 1 / SMALLER)
-    return lax.mul(mean, lax.convert_element_type(larger, mean.dtype)), prescale
-
-
 def _sum_few(x: Array, weights: Array | None, axes: tuple[int, ...]) -> Array:
-    """Add the absolute values of a few entries, the weighted ones if there are any."""
-    few = _few(x, weights, axes)
-    if few is None:
-        # The sum is for its shape, and never computed.
-        return zeros(lax.reduce_sum(lax.abs(x), axes))
-    return lax.reduce_sum(few, axes)
+    """Add the absolute values of a few entries, the weighted ones if there are any.
 
-
-def _few(x: Array, weights: Array | None, axes: tuple[int, ...]) -> Array | None:
-    """Take the absolute values of a few entries, if there is a way to."""
+    Where sums may be sums over devices, it is one number for all channels: the sum of
+    the largest in each row, made smaller.
+    """
     sample = _sample(x, axes, FEW)
     if sample is x and not (has_static_shape(x) and _entries(x.shape, axes) <= FEW):
-        return None
+        # There is no way to take a few; the sum is for its shape, and never computed.
+        return zeros(lax.reduce_sum(lax.abs(x), axes))
     if weights is not None:
         weights = _sample(broadcast_all(weights, x.shape), axes, FEW)
-    return lax.abs(_apply_weights(weights, sample))
+    few = lax.abs(_apply_weights(weights, sample))
+    if not _is_divided(axes):
+        return lax.reduce_sum(few, axes)
+    channels = other_axes(axes, x.ndim)
+    of_rows = largest_finite(times(few, SMALLER), channels)
+    of_layer = lax.reduce_sum(of_rows, range(of_rows.ndim))
+    return lax.broadcast(of_layer, [x.shape[axis] for axis in channels])
 
 
 def _sample(x: Array, axes: tuple[int, ...], at_least: int = 1) -> Array:
