@@ -6,9 +6,9 @@ shards of named axes (`merge_shards`):
 
 - Shards of a `vmap` are on one device. They are stacked, which is no communication.
 - Shards of a mesh are combined by two all-reduces, whatever their number. One gives a
-  value that lies among all means, the *anchor*; then the moments relative to it can be
-  added, since they are as small as the deviations. They are three numbers a channel and
-  one a layer, with weights four a channel.
+  value that lies among all values, the *anchor*: the mean of the shifts of all shards.
+  Then the moments relative to it can be added, since they are as small as deviations.
+  These are three numbers a channel and one a layer, with weights four a channel.
 
 No single sum does. What is added by one has to be relative to a value that all shards
 know; relative to zero, the variance loses `2 log10(|mean| / std)` digits. To gather the
@@ -41,7 +41,11 @@ from linsey.ops.prescale import SMALLER, largest_finite, power_of_size, settle
 if TYPE_CHECKING:
     from jaxtyping import Float, Inexact, Real
 
+# Mean and variance, the count if it differs between channels, and the prescale.
 Parts = tuple[Array, ...]
+# A value that lies among others, mean and mean square relative to it, and the same. The
+# mean is `None` if the shift is zero and mean squares are wanted.
+Shifted = tuple[Array, Array | None, Array, *tuple[Array, ...]]
 
 
 def merge_moments(
@@ -95,33 +99,52 @@ def merge_moments(
     )
 
 
-def merge_shards(
-    local: Parts, names: Names, groups: Groups | None, centred: bool = True
-) -> Parts:
+# --- shards ---------------------------------------------------------------------------
+
+
+def unshift(local: Shifted) -> tuple[Array, Array]:
+    """Compute mean and variance from mean and mean square of shifted values.
+
+    Example:
+        >>> shift, first, second = jnp.array(3.0), jnp.array(1.0), jnp.array(5.0)
+        >>> mean, var = unshift((shift, first, second, jnp.array(1.0)))
+        >>> mean.item(), var.item()
+        (4.0, 4.0)
+    """
+    shift, first, second, *_ = local
+    if first is None:
+        return shift, second
+    var = lax.sub(second, square_abs(first))
+    return lax.add(shift, first), lax.max(var, np.zeros((), var.dtype))
+
+
+def merge_shards(local: Shifted, names: Names, groups: Groups | None) -> Parts:
     """Combine the moments of all shards of named axes.
 
     Args:
-        local: mean and variance of `x * prescale` on this shard, the count if it
-            differs between channels, and the prescale.
+        local: moments of `x * prescale` on this shard, relative to a shift.
         names: bound names of axes.
         groups: indices of the shards that are combined.
-        centred: whether the means are not zero.
 
     Returns:
-        The same of the whole.
+        Mean and variance of the whole, the count if there was one, and the prescale.
 
     Example:
         >>> import jax
         >>> one = jnp.ones(2)
-        >>> merge = lambda mean: merge_shards((mean, one, one), ("i",), None)[:2]
-        >>> mean, var = jax.vmap(merge, axis_name="i")(jnp.array([[1.0, 0], [3.0, 0]]))
+        >>> merge = lambda shift: merge_shards((shift, 0 * one, one, one), ("i",), None)
+        >>> mean, var, _ = jax.vmap(merge, axis_name="i")(jnp.eye(2))
         >>> mean[0].tolist(), var[0].tolist()
-        ([1.0, 0.0], [0.5, 1.0])
+        ([0.5, 0.5], [1.25, 1.25])
     """
     of_mesh, of_vmap = split_names(names)
     if of_vmap:
-        local = _gather(local, of_vmap, groups)
-    return _sum_twice(local, of_mesh, groups, centred) if of_mesh else local
+        whole = _gather((*unshift(local), *local[3:]), of_vmap, groups)
+        if not of_mesh:
+            return whole
+        mean, *others = whole
+        local = mean, None if local[1] is None else zeros(mean), *others
+    return _sum_twice(local, of_mesh, groups)
 
 
 def _gather(local: Parts, names: Names, groups: Groups | None) -> Parts:
@@ -138,18 +161,19 @@ def _gather(local: Parts, names: Names, groups: Groups | None) -> Parts:
     merged = merge_moments(mean, var, columns[1] if count else None)
     return (*merged[:2], *([] if merged[2] is None else [merged[2]]), prescale)
 
-def _sum_twice(
-    local: Parts, names: Names, groups: Groups | None, centred: bool
-) -> Parts:
+
+def _sum_twice(local: Shifted, names: Names, groups: Groups | None) -> Parts:
     """Combine moments of shards by two sums over them."""
-    mean, var, *count, prescale = local
+    shift, first, _, *count, prescale = local
+    var, centred = unshift(local)[1], first is not None
+    # What is in the first sum is known before all values have been read.
     share = times(count[0], SMALLER) if count else _equal_share(var, names, groups)
-    size = times(lax.abs(mean) + lax.sqrt(var), SMALLER)
-    terms = [largest_finite(divide(size, prescale)), *([share] if count else [])]
+    size = lax.div(lax.full_like(prescale, SMALLER), prescale)
+    terms = [largest_finite(size), *([share] if count else [])]
     if centred:
-        terms.append(_multiply(divide(mean, prescale), share))
+        terms.append(_multiply(divide(shift, prescale), share))
     sums = sum_shards(terms, names, groups)
-    anchor = sums.pop() if centred else zeros(mean)
+    anchor = sums.pop() if centred else zeros(shift)
     if count:
         counted = nonzero(sums[1])
         anchor, share = divide(anchor, counted), divide(share, counted)
@@ -157,14 +181,16 @@ def _sum_twice(
 
     scale = power_of_size(lax.abs(anchor) + sums[0])
     ratio, anchor = lax.div(scale, prescale), _multiply(anchor, scale)
-    first = _multiply(mean, ratio) - anchor
-    second = var * ratio * ratio + square_abs(first)
-    terms = [second * share, *([_multiply(first, share)] if centred else [])]
-    second, *firsts = sum_shards(terms, names, groups)
-    first = firsts[0] if centred else zeros(mean)
-    var = lax.max(second - square_abs(first), np.zeros((), var.dtype))
-    mean, var, scale = settle(anchor + first, var, scale)
-    return mean, var, *count, scale
+    var = var * ratio * ratio
+    if first is None:
+        (var,) = sum_shards([var * share], names, groups)
+        return settle(anchor, var, *count, scale)
+    # The difference of what is near is exact.
+    first = (_multiply(shift, ratio) - anchor) + _multiply(first, ratio)
+    terms = [_multiply(first, share), (var + square_abs(first)) * share]
+    first, second = sum_shards(terms, names, groups)
+    mean, var = unshift((anchor, first, second, scale))
+    return settle(mean, var, *count, scale)
 
 
 def _equal_share(like: Array, names: Names, groups: Groups | None) -> Array:

@@ -40,7 +40,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
@@ -73,7 +72,7 @@ from linsey.ops.cpu.dispatch import (
     is_whole,
     takes_channels,
 )
-from linsey.ops.merging import merge_shards
+from linsey.ops.merging import Shifted, merge_shards, unshift
 from linsey.ops.prescale import (
     SMALLER,
     largest_finite,
@@ -81,7 +80,7 @@ from linsey.ops.prescale import (
     prescale_values,
     settle,
 )
-from linsey.ops.sharding import split_like, vary_like
+from linsey.ops.sharding import repeat_like, split_like
 from linsey.promotion import promote_types
 from linsey.typing import Dtype
 
@@ -242,12 +241,15 @@ def _moments(spec: NormSpec, x: Array, weights: Array | None) -> tuple[Array, ..
     by_kernel = _sums_by_kernel(spec, x)
     x = lax.convert_element_type(x, _dtype(spec, x))
     if weights is None and by_kernel:
-        local = _channel_moments(x)
+        local = _sum_channels(x)
     else:
-        local = _local_moments(x, weights, spec.axes, spec.centred)
-    if not spec.names:
-        return local
-    return merge_shards(local, spec.names, spec.groups, spec.centred)
+        local = _sum_values(x, weights, spec.axes, spec.centred)
+    if spec.names:
+        return merge_shards(local, spec.names, spec.groups)
+    mean, var = unshift(local)
+    if _is_divided(spec.axes):
+        return settle(mean, var, *local[3:])
+    return mean, var, *local[3:]
 
 
 def _dtype(spec: NormSpec, x: Array) -> jnp.dtype:
@@ -260,8 +262,8 @@ def _sums_by_kernel(spec: NormSpec, x: Array) -> bool:
     return spec.centred and _dtype(spec, x) == x.dtype and takes_channels(x, spec.axes)
 
 
-def _channel_moments(x: Array) -> tuple[Array, ...]:
-    """Take moments of the channels of the last axis by a kernel for a CPU."""
+def _sum_channels(x: Array) -> Shifted:
+    """Do what `_sum_values` does, for the channels of the last axis, by a kernel."""
     from linsey.ops.cpu.channel_kernels import channel_moments
 
     if x.ndim == 2:  # some rows are a sample, since all are on this device
@@ -269,13 +271,13 @@ def _channel_moments(x: Array) -> tuple[Array, ...]:
         x = lax.reshape(x, (parts, x.shape[0] // parts, x.shape[1]))
     shift, prescale = _choose_shift(x, None, tuple(range(x.ndim - 1)))
     count, sums = math.prod(x.shape[:-1]), channel_moments(x, shift, prescale)
-    return *_unshift(shift, *(divide(v, count) for v in sums)), prescale
+    return shift, divide(sums[0], count), divide(sums[1], count), prescale
 
 
-def _local_moments(
+def _sum_values(
     x: Array, weights: Array | None, axes: tuple[int, ...], centred: bool
-) -> tuple[Array, ...]:
-    """Take the moments of this shard, as `_moments` does of all."""
+) -> Shifted:
+    """Take the moments of this shard relative to a shift."""
     count, divisor = (), max(math.prod(x.shape[axis] for axis in axes), 1)
     if weights is not None:
         count = (_sum_weights(weights, x.shape, axes, jnp.finfo(x.dtype).dtype),)
@@ -286,26 +288,16 @@ def _local_moments(
 
     if not centred:
         prescale = power_of_size(_sum_few(x, weights, axes))
-        var = average(square_abs(prescale_values(x, prescale, axes)))
-        mean = lax.full_like(var, 0, x.dtype)
-    else:
-        shift, prescale = _choose_shift(x, weights, axes, average)
-        first = average(_subtract(prescale_values(x, prescale, axes), shift, axes))
-        # Halved, because XLA on CPU stores a product, a difference or a repeated value
-        # that two reductions share: one more array to write and to read.
-        halved = prescale_values(x, times(prescale, 0.5), axes)
-        halved = _subtract(halved, times(shift, 0.5), axes)
-        second = times(average(square_abs(halved)), 4)
-        mean, var = _unshift(shift, first, second)
-    if _is_divided(axes):
-        mean, var, prescale = settle(mean, var, prescale)
-    return mean, var, *count, prescale
-
-
-def _unshift(shift: Array, first: Array, second: Array) -> tuple[Array, Array]:
-    """Compute mean and variance from mean and mean square of shifted values."""
-    var = lax.sub(second, square_abs(first))
-    return lax.add(shift, first), lax.max(var, np.zeros((), var.dtype))
+        second = average(square_abs(prescale_values(x, prescale, axes)))
+        return lax.full_like(second, 0, x.dtype), None, second, *count, prescale
+    shift, prescale = _choose_shift(x, weights, axes, average)
+    first = average(_subtract(prescale_values(x, prescale, axes), shift, axes))
+    # Halved, because XLA on CPU stores a product, a difference or a repeated value that
+    # two reductions share: one more array to write and to read.
+    halved = prescale_values(x, times(prescale, 0.5), axes)
+    halved = _subtract(halved, times(shift, 0.5), axes)
+    second = times(average(square_abs(halved)), 4)
+    return shift, first, second, *count, prescale
 
 
 def _choose_shift(
@@ -317,8 +309,8 @@ def _choose_shift(
     """Choose a value that lies among those of `x * prescale`, and the prescale.
 
     It is the mean of a sample, or, with weights and along the first axis alone, as the
-    first pass over all of `x` gives it. Where sums may be sums over devices, it does not
-    wait for the size of a few values.
+    first pass over all of `x` gives it. Where sums may be sums over devices, it does
+    not wait for the size of a few values.
 
     Args:
         x: array.
@@ -541,7 +533,7 @@ def _sum_weights(
 
 
 def _subtract(x: Array, values: Array, axes: tuple[int, ...]) -> Array:
-    return lax.sub(x, broadcast_kept(vary_like(values, x), x.shape, axes))
+    return lax.sub(x, repeat_like(values, other_axes(axes, x.ndim), x))
 
 
 def _count(spec: NormSpec, shape: tuple[int, ...]) -> int:

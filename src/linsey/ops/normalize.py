@@ -29,7 +29,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from linsey.ops.arithmetic import times
-from linsey.ops.axes import broadcast_all, broadcast_kept, canonical_axes, other_axes
+from linsey.ops.axes import broadcast_all, canonical_axes, other_axes
 from linsey.ops.cpu.dispatch import Shape, takes_channels
 from linsey.ops.moments import (
     Moments,
@@ -39,7 +39,7 @@ from linsey.ops.moments import (
     take_moments,
 )
 from linsey.ops.prescale import prescale_values
-from linsey.ops.sharding import split_like, vary_like
+from linsey.ops.sharding import repeat_like, split_like
 from linsey.promotion import promote_types, result_type
 from linsey.typing import Dtype
 
@@ -298,18 +298,16 @@ def _replace_masked(
         wide = lax.convert_element_type(x, promote_types(x.dtype, mean.dtype))
         scaled = prescale_values(wide, prescale, spec.axes)
         of_values = mean / prescale.astype(mean.dtype)
-    mean, rstd, of_values = (
-        broadcast_kept(vary_like(v, x), x.shape, spec.axes)
-        for v in (mean, rstd, of_values)
-    )
+    kept = other_axes(spec.axes, x.ndim)
+    mean, rstd, of_values = (repeat_like(v, kept, x) for v in (mean, rstd, of_values))
     size = lax.abs(scaled - mean) * rstd
     small = size <= jnp.sqrt(jnp.finfo(dtype).max.astype(size.dtype))
-    kept = lax.bitwise_or(broadcast_all(is_counted(weights), x.shape), small)
+    usable = lax.bitwise_or(broadcast_all(is_counted(weights), x.shape), small)
     # Where shardings are explicit, both cases must have that of `x`.
     mean = lax.convert_element_type(
         lax.add(lax.full_like(size, 0, mean.dtype), of_values), x.dtype
     )
-    return lax.select(split_like(kept, x), x, mean)
+    return lax.select(split_like(usable, x), x, mean)
 
 
 # --- the formula ----------------------------------------------------------------------
@@ -357,13 +355,13 @@ def scale_and_shift(
         x, rstd = prescale_values(x, prescale, spec.axes), times(rstd, 0.25)
         mean = None if mean is None else times(mean, 4)
     if mean is not None:
-        x = lax.sub(x, _spread(mean, kept, x))
-    factor = _spread(rstd, kept, x, joint)
+        x = lax.sub(x, repeat_like(mean, kept, x))
+    factor = repeat_like(rstd, kept, x, joint)
     if scale is not None:
-        factor = lax.mul(factor, _spread(scale, spec.features, x, joint))
-    y = lax.mul(x, _spread(factor, joint, x))
+        factor = lax.mul(factor, repeat_like(scale, spec.features, x, joint))
+    y = lax.mul(x, repeat_like(factor, joint, x))
     if bias is not None:
-        y = lax.add(y, _spread(bias, spec.features, x))
+        y = lax.add(y, repeat_like(bias, spec.features, x))
     return lax.convert_element_type(y, result)
 
 
@@ -429,11 +427,11 @@ def _tangent(
         first, second = (zero if v is None else v for v in (offset, slope))
         terms, slope = [channel_spread(first, second, x, mean, prescale)], None
     elif offset is not None:
-        terms = [_spread(offset, joint, x)]
+        terms = [repeat_like(offset, joint, x)]
     if dx is not None:
         if prescale is not None:
             factor = lax.mul(factor, per_channel(prescale))
-        terms.append(lax.mul(dx, _spread(factor, joint, x)))
+        terms.append(lax.mul(dx, repeat_like(factor, joint, x)))
     if slope is not None:
         # Doubled, and `x - mean` as a sum, for a reason given in `moments`.
         if prescale is not None:
@@ -441,8 +439,8 @@ def _tangent(
             x, slope = prescale_values(x, double, spec.axes), times(slope, 0.5)
             mean = None if mean is None else times(mean, 2)
         if mean is not None:
-            x = lax.add(x, _spread(lax.neg(mean), joint, x))
-        terms.append(lax.mul(x, _spread(slope, joint, x)))
+            x = lax.add(x, repeat_like(lax.neg(mean), joint, x))
+        terms.append(lax.mul(x, repeat_like(slope, joint, x)))
     return lax.convert_element_type(reduce(lax.add, terms), result)
 
 
@@ -464,24 +462,11 @@ def _convert(value: Array | None, dtype: jnp.dtype) -> Array | None:
 def _align(
     values: Array, dtype: jnp.dtype, axes: Shape, like: Array, onto: Shape
 ) -> Array:
-    return _spread(lax.convert_element_type(values, dtype), axes, like, onto)
+    return repeat_like(lax.convert_element_type(values, dtype), axes, like, onto)
 
 
 def _sum(a: Array | None, b: Array) -> Array:
     return b if a is None else lax.add(a, b)
-
-
-def _spread(
-    values: Array, axes: Shape, like: Array, onto: Shape | None = None
-) -> Array:
-    """Repeat values along the axes `onto` of `like` (all of them) not in `axes`."""
-    if onto is None:
-        onto = tuple(range(like.ndim))
-    if axes == onto:
-        return values
-    shape = [like.shape[axis] for axis in onto]
-    axes_in_onto = [onto.index(axis) for axis in axes]
-    return lax.broadcast_in_dim(vary_like(values, like), shape, axes_in_onto)
 
 
 # --- on a CPU: moments and formula as one operation -----------------------------------

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from linsey.ops.arithmetic import divide, zeros
+from linsey.ops.arithmetic import zeros
 from linsey.ops.axes import broadcast_kept
 
 SMALLER = 2.0**-32  # so small, values can be added without overflow
@@ -66,15 +66,25 @@ def largest_finite(size: Array, axes: Sequence[int] | None = None) -> Array:
     return lax.reduce_max(size, range(size.ndim) if axes is None else tuple(axes))
 
 
-def settle(mean: Array, var: Array, prescale: Array) -> tuple[Array, Array, Array]:
+def settle(mean: Array, var: Array, *others: Array) -> tuple[Array, ...]:
     """Choose the prescale anew, by the moments of values that had another one.
 
+    Args:
+        mean: means.
+        var: variances.
+        *others: the prescale, and before it what does not depend on it.
+
+    Returns:
+        The same of values with the new prescale.
+
     Example:
-        >>> settle(jnp.array([3.0]), jnp.array([1.0]), jnp.array([1.0]))
-        (Array([0.75], dtype=float32), Array([0.0625], dtype=float32), Array([0.25], dtype=float32))
+        >>> three, one = jnp.array([3.0]), jnp.array([1.0])
+        >>> [value.item() for value in settle(three, one, one)]
+        [0.75, 0.0625, 0.25]
     """
+    *counts, prescale = others
     size = lax.add(lax.abs(mean), lax.sqrt(var))
     settled = power_of_size(lax.div(size, prescale))
     ratio = lax.div(settled, prescale)
     mean = lax.mul(mean, lax.convert_element_type(ratio, mean.dtype))
-    return mean, lax.mul(lax.mul(var, ratio), ratio), settled
+    return mean, lax.mul(lax.mul(var, ratio), ratio), *counts, settled

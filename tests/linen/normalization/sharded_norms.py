@@ -87,7 +87,7 @@ def observe(run: Callable, kind: str, sharding=None, dtype=np.float32) -> dict:
 def unsharded(kind: str, dtype=np.float32, **options) -> dict:
     layer = nn.BatchNorm(use_running_average=False, **options)
     found = observe(partial(apply, layer), kind, dtype=dtype)
-    return {part: v for part, v in found.items() if part != "sent"}
+    return {part: np.asarray(v) for part, v in found.items() if part != "sent"}
 
 
 def grouped() -> dict:
@@ -98,7 +98,9 @@ def grouped() -> dict:
     found = {"y": np.empty_like(x), "gradient of x": np.empty_like(x)}
     for group in GROUPS:
         rows = np.concatenate([np.arange(4 * i, 4 * i + 4) for i in group])
-        y, gradients = forward_and_gradients(run, params, x[rows], cotangent[rows], None)
+        y, gradients = forward_and_gradients(
+            run, params, x[rows], cotangent[rows], None
+        )
         found["y"][rows], found["gradient of x"][rows] = y["y"], gradients["x"]
     return found
 

@@ -37,7 +37,11 @@ def assert_equal(sharded, name, expected, gradients=1e-5, others=1e-6):
         found, largest = sharded[f"{name}/{part}"], np.abs(value).max()
         atol = gradients if part.startswith("gradient") else others
         np.testing.assert_allclose(
-            found / largest, value / largest, rtol=0, atol=atol, err_msg=f"{name} {part}"
+            found / largest,
+            value / largest,
+            rtol=0,
+            atol=atol,
+            err_msg=f"{name} {part}",
         )
 
 
