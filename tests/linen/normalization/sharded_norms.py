@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from tests.linen.normalization.collectives import collectives
 BATCH, FEATURES = (16, 3, 5), 5
 WHOLE, SPLIT = PartitionSpec(), PartitionSpec("data")
 MASKS = ("none", "mask", "weights")
+Results = Iterator[tuple[str, dict]]
 GROUPS = [[0, 3], [1, 2]]  # of four devices
 OFFSET = 1e5  # mean by deviation
 
@@ -163,17 +165,19 @@ def by_pmap(count: int) -> Callable:
     return run
 
 
-def ways(kind: str) -> Iterator[tuple[str, int, Callable]]:
+def ways(kind: str, counts: tuple[int, ...]) -> Iterator[tuple[str, int, Callable]]:
     """Ways to divide the batch over devices, none of which may change anything."""
-    for count in (1, 2, 4, 8) if kind != "weights" else (8,):
+    for count in counts:
         yield "jit", count, of_compiler(count)
         yield "shard_map", count, mapped(count)
-        if kind == "none":
-            yield "ghost", count, mapped(count, group_size=8)
     if kind == "none":
-        layer = nn.BatchNorm(use_running_average=False, group_size=8)
-        yield "ghost of compiler", 8, of_compiler(8, layer)
-    if kind == "mask":
+        yield "ghost", 4, mapped(4, group_size=8)
+    if kind == "none" and len(counts) > 2:
+        ghost = nn.BatchNorm(use_running_average=False, group_size=8)
+        yield "ghost of compiler", 8, of_compiler(8, ghost)
+        for count in (1, 2, 8):
+            yield "ghost", count, mapped(count, group_size=8)
+    if kind == "mask" and len(counts) > 2:
         yield "unchecked", 8, mapped(8, check_vma=False)
         yield "pmap", 2, by_pmap(2)
         yield "positions", 2, of_compiler(2, spec=PartitionSpec(None, "data"))
@@ -204,45 +208,68 @@ def forward_sent(run: Callable, kind: str, count: int) -> list[int]:
     return [len(found), sum(c.size for c in found)]
 
 
-def everything() -> Iterator[tuple[str, dict]]:
-    for kind in MASKS:
-        for way, count, run in ways(kind):
+def divided(counts: tuple[int, ...], kinds: tuple[str, ...]) -> Results:
+    for kind in kinds:
+        for way, count, run in ways(kind, counts):
             sharding = NamedSharding(mesh_of(count), SPLIT)
             yield f"{way}/{kind}/{count}", observe(run, kind, sharding)
-    sharding = NamedSharding(mesh_of(2, AxisType.Explicit), SPLIT)
+
+
+def others() -> Results:
+    explicit = NamedSharding(mesh_of(2, AxisType.Explicit), SPLIT)
     layer = nn.BatchNorm(use_running_average=False)
-    with jax.set_mesh(sharding.mesh):
-        found = observe(partial(apply, layer), "mask", sharding)
-    yield "explicit/mask/2", found
+    with jax.set_mesh(explicit.mesh):
+        yield "explicit/mask/2", observe(partial(apply, layer), "mask", explicit)
+    sharding = NamedSharding(mesh_of(4), SPLIT)
     for way, checked in (("groups", True), ("unchecked groups", False)):
         run = mapped(4, checked, axis_index_groups=GROUPS)
-        sharding = NamedSharding(mesh_of(4), SPLIT)
         yield f"{way}/none/4", observe(run, "none", sharding)
+    sharding = NamedSharding(mesh_of(8), SPLIT)
     with jax.enable_x64(True):
-        sharding = NamedSharding(mesh_of(8), SPLIT)
-        for kind, way, run in (
-            ("none", "jit", of_compiler(8)),
-            ("mask", "shard_map", mapped(8)),
-        ):
-            yield f"{way}/{kind}/double", observe(run, kind, sharding, np.float64)
-    for count in (2, 8):
-        for way in ("jit", "shard_map"):
-            yield f"{way}/far/{count}", {"var": far_from_zero(count, way)}
-    for kind in ("none", "mask"):
         for way, run in (("jit", of_compiler(8)), ("shard_map", mapped(8))):
-            yield f"{way}/{kind}/forward", {"sent": forward_sent(run, kind, 8)}
+            yield f"{way}/mask/double", observe(run, "mask", sharding, np.float64)
+    for way in ("jit", "shard_map"):
+        yield f"{way}/far/8", {"var": far_from_zero(8, way)}
+    for way, kind, run in (
+        ("jit", "mask", of_compiler(8)),
+        ("shard_map", "none", mapped(8)),
+    ):
+        yield f"{way}/{kind}/forward", {"sent": forward_sent(run, kind, 8)}
 
 
-def main(target: str) -> None:
+def sent_by(count: int) -> Results:
+    """What is sent where nothing is computed, because the devices are many."""
+    shape = (count, *BATCH[1:])
+    sharding = NamedSharding(mesh_of(count), SPLIT)
+    x = jax.ShapeDtypeStruct(shape, np.float32, sharding=sharding)
+    mask = jax.ShapeDtypeStruct((*shape[:-1], 1), bool, sharding=sharding)
+    for kind, given in (("none", None), ("mask", mask)):
+        for way, run in (("jit", of_compiler(count)), ("shard_map", mapped(count))):
+            program = jax.jit(partial(forward_and_gradients, run))
+            program = program.lower(variables()["params"], x, x, given).compile()
+            found = collectives(program.as_text())
+            yield (
+                f"{way}/{kind}/{count}",
+                {"sent": [len(found), sum(c.size for c in found)]},
+            )
+
+
+def main(target: str, what: str) -> None:
+    if what == "few":
+        found = chain(divided((2, 8), MASKS[:2]), others())
+    elif what == "all":
+        found = divided((1, 2, 4, 8), MASKS)
+    else:
+        found = sent_by(int(what))
     np.savez(
         target,
         **{
             f"{name}/{part}": np.asarray(value)
-            for name, found in everything()
-            for part, value in found.items()
+            for name, parts in found
+            for part, value in parts.items()
         },
     )
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
