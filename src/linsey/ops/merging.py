@@ -142,8 +142,8 @@ def merge_shards(local: Shifted, names: Names, groups: Groups | None) -> Parts:
         whole = _gather((*unshift(local), *local[3:]), of_vmap, groups)
         if not of_mesh:
             return whole
-        mean, *others = whole
-        local = mean, None if local[1] is None else zeros(mean), *others
+        mean, var, *others = whole
+        local = mean, None if local[1] is None else zeros(mean), var, *others
     return _sum_twice(local, of_mesh, groups)
 
 
