@@ -25,8 +25,8 @@ from linsey.ops.dropout import dropout as dropout
 from linsey.ops.fp8 import dequantize as dequantize
 from linsey.ops.fp8 import fp8_scaled_dot_general as fp8_scaled_dot_general
 from linsey.ops.fp8 import quantize as quantize
+from linsey.ops.merging import merge_moments as merge_moments
 from linsey.ops.moments import Moments as Moments
-from linsey.ops.moments import merge_moments as merge_moments
 from linsey.ops.moments import moments as moments
 from linsey.ops.normalize import normalize as normalize
 from linsey.ops.pool import avg_pool as avg_pool

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from linsey.errors.base import ShapeError
@@ -202,13 +203,10 @@ def sum_shards(tree: Tree, names: Names, groups: Groups | None = None) -> Tree:
         >>> jax.vmap(lambda x: sum_shards(x, ("i",)), axis_name="i")(jnp.arange(3.0))
         Array([3., 3., 3.], dtype=float32)
     """
+    manual, mapped = split_names(names)
     if groups is not None:
-        # `psum` does not take groups under a `shard_map` that checks replication.
-        return jax.tree.map(
-            lambda x: lax.reduce_sum(gather_shards(x, names, groups), (0,)), tree
-        )
+        return _sum_groups(tree, names[0], groups, is_mapped=bool(mapped))
     # JAX refuses names of a mesh and of a `vmap` in one collective.
-    manual, mapped = _split(names)
     if mapped:
         tree = lax.psum(tree, mapped)
     return lax.psum(tree, manual) if manual else tree
@@ -231,7 +229,7 @@ def gather_shards(x: Array, names: Names, groups: Groups | None = None) -> Array
         >>> gather(jnp.arange(2.0)).tolist()
         [[0.0, 1.0], [0.0, 1.0]]
     """
-    manual, mapped = _split(names)
+    manual, mapped = split_names(names)
     if groups is not None:
         (name,) = names
         if manual:
@@ -246,6 +244,23 @@ def gather_shards(x: Array, names: Names, groups: Groups | None = None) -> Array
     return lax.reshape(x, (shard_count(names), *shape))
 
 
+def _sum_groups(tree: Tree, name: Hashable, groups: Groups, is_mapped: bool) -> Tree:
+    """Add the values of the shards of each group."""
+    if is_mapped:  # `vmap` does not take groups
+        return jax.tree.map(
+            lambda x: lax.reduce_sum(gather_shards(x, (name,), groups), (0,)), tree
+        )
+    try:
+        return lax.psum(tree, name, axis_index_groups=groups)
+    except NotImplementedError:  # under a `shard_map` that checks replication
+        flat, unravel = ravel_pytree(tree)
+    size = flat.shape[0]
+    flat = lax.pad(flat, np.zeros((), flat.dtype), [(0, -size % len(groups[0]), 0)])
+    options = {"axis_index_groups": groups, "tiled": True}
+    part = lax.psum_scatter(flat, name, **options)
+    return unravel(lax.all_gather(part, name, **options)[:size])
+
+
 def _own_group(name: Hashable, groups: Groups) -> Array:
     """List the shards of the group that this one is in."""
     table = np.zeros((sum(map(len, groups)), len(groups[0])), np.int32)
@@ -254,8 +269,13 @@ def _own_group(name: Hashable, groups: Groups) -> Array:
     return jnp.asarray(table)[lax.axis_index(name)]
 
 
-def _split(names: Names) -> tuple[Names, Names]:
-    """Separate names that a mesh has bound from names of `vmap`, in that order."""
+def split_names(names: Names) -> tuple[Names, Names]:
+    """Separate names that a mesh has bound from names of `vmap`, in that order.
+
+    Example:
+        >>> split_names(("i",))  # outside of `jax.shard_map`
+        ((), ('i',))
+    """
     manual = jax.sharding.get_abstract_mesh().manual_axes
     return (
         tuple(name for name in names if name in manual),

@@ -22,8 +22,10 @@ over any axes, over named axes, and with weights `w`; a mask is a weight of 0 an
 - An entry of weight zero is *masked*. It is selected away before anything is
   multiplied, because `0 * nan` is not 0: it may hold anything and reaches no sum and no
   derivative.
-- Shards are combined by one collective, a gather of their moments. A sum would have
-  to be relative to a value all shards know, which is a second collective.
+- Devices share two sums, the second relative to the result of the first, whether the
+  compiler divides the batch or a named axis does (`linsey.ops.merging`). In the first
+  they agree on the shift, and by one number a layer on the prescale. What they send
+  does not depend on their number.
 
 Derivatives are those of the formula, in forward and reverse mode and any nesting of
 them; they keep the array and values per channel, nothing else of its size.
@@ -38,11 +40,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
+from linsey.ops.arithmetic import (
+    divide,
+    nonzero,
+    real_product,
+    square_abs,
+    times,
+    zeros,
+)
 from linsey.ops.axes import (
     AxisNames,
     Groups,
@@ -53,12 +62,25 @@ from linsey.ops.axes import (
     broadcast_kept,
     canonical_axes,
     expand_rank,
-    gather_shards,
+    other_axes,
     shard_count,
     sum_shards,
 )
-from linsey.ops.cpu.dispatch import has_static_shape, is_whole, takes_channels
-from linsey.ops.sharding import split_like
+from linsey.ops.cpu.dispatch import (
+    has_static_shape,
+    is_divided,
+    is_whole,
+    takes_channels,
+)
+from linsey.ops.merging import Shifted, merge_shards, unshift
+from linsey.ops.prescale import (
+    SMALLER,
+    largest_finite,
+    power_of_size,
+    prescale_values,
+    settle,
+)
+from linsey.ops.sharding import repeat_like, split_like
 from linsey.promotion import promote_types
 from linsey.typing import Dtype
 
@@ -70,7 +92,6 @@ Average = Callable[[Array], Array]
 
 FEW = 8  # entries that tell the size of others
 MANY = 64  # rows that hold the shift of others, if there are no axes to choose along
-SMALLER = 2.0**-32
 
 
 class Moments(NamedTuple):
@@ -193,57 +214,6 @@ def moments(
     return take_moments(spec, x, expanded).of_values()
 
 
-def merge_moments(
-    mean: Inexact[Array, "*parts"],
-    var: Float[Array, "*parts"],
-    count: Real[Array, "*#parts"] | None = None,
-    axis: int = 0,
-) -> tuple[
-    Inexact[Array, "*whole"], Float[Array, "*whole"], Real[Array, "*whole"] | None
-]:
-    """Merge the moments of parts, which lie along one axis.
-
-    The variance of the whole is the mean of the variances of its parts plus the
-    variance of their means. Both terms are sums of squares of small numbers, so that
-    nothing is lost however far the values lie from zero.
-
-    Args:
-        mean: means of the parts.
-        var: biased variances of the parts, or mean squares with means of zero.
-        count: number of values, or sum of weights, of each part. If `None`, all parts
-            count the same. A part that counts nothing may hold anything.
-        axis: the axis of the parts.
-
-    Returns:
-        Mean, variance and count of the whole; the count is `None` if it was not given.
-
-    Example:
-        >>> mean, var, count = merge_moments(
-        ...     jnp.array([1.0, 4.0]), jnp.array([0.0, 0.0]), jnp.array([1.0, 2.0])
-        ... )
-        >>> print(mean, var, count)
-        3.0 2.0 3.0
-
-    References:
-        Chan, Golub, LeVeque 1983, https://doi.org/10.1080/00031305.1983.10483115
-    """
-    total = None if count is None else jnp.sum(count, axis, keepdims=True)
-
-    def average(values: Array) -> Array:
-        if count is None or total is None:
-            return jnp.mean(values, axis, keepdims=True)
-        weighted = jnp.where(count > 0, count * values, 0)
-        return jnp.sum(weighted, axis, keepdims=True) / jnp.where(total > 0, total, 1)
-
-    whole = average(mean)
-    spread = average(var + _square_abs(mean - whole))
-    return (
-        jnp.squeeze(whole, axis),
-        jnp.squeeze(spread, axis),
-        None if total is None else jnp.squeeze(total, axis),
-    )
-
-
 def take_moments(spec: NormSpec, x: Array, weights: Array | None) -> ScaledMoments:
     """Take the moments that an array is normalized by.
 
@@ -271,10 +241,15 @@ def _moments(spec: NormSpec, x: Array, weights: Array | None) -> tuple[Array, ..
     by_kernel = _sums_by_kernel(spec, x)
     x = lax.convert_element_type(x, _dtype(spec, x))
     if weights is None and by_kernel:
-        local = _channel_moments(x)
+        local = _sum_channels(x)
     else:
-        local = _local_moments(x, weights, spec.axes, spec.centred)
-    return _merge_shards(local, spec.names, spec.groups) if spec.names else local
+        local = _sum_values(x, weights, spec.axes, spec.centred)
+    if spec.names:
+        return merge_shards(local, spec.names, spec.groups)
+    mean, var = unshift(local)
+    if _is_divided(spec.axes):
+        return settle(mean, var, *local[3:])
+    return mean, var, *local[3:]
 
 
 def _dtype(spec: NormSpec, x: Array) -> jnp.dtype:
@@ -287,8 +262,8 @@ def _sums_by_kernel(spec: NormSpec, x: Array) -> bool:
     return spec.centred and _dtype(spec, x) == x.dtype and takes_channels(x, spec.axes)
 
 
-def _channel_moments(x: Array) -> tuple[Array, ...]:
-    """Take moments of the channels of the last axis by a kernel for a CPU."""
+def _sum_channels(x: Array) -> Shifted:
+    """Do what `_sum_values` does, for the channels of the last axis, by a kernel."""
     from linsey.ops.cpu.channel_kernels import channel_moments
 
     if x.ndim == 2:  # some rows are a sample, since all are on this device
@@ -296,39 +271,33 @@ def _channel_moments(x: Array) -> tuple[Array, ...]:
         x = lax.reshape(x, (parts, x.shape[0] // parts, x.shape[1]))
     shift, prescale = _choose_shift(x, None, tuple(range(x.ndim - 1)))
     count, sums = math.prod(x.shape[:-1]), channel_moments(x, shift, prescale)
-    return *_unshift(shift, *(_divide(v, count) for v in sums)), prescale
+    return shift, divide(sums[0], count), divide(sums[1], count), prescale
 
 
-def _local_moments(
+def _sum_values(
     x: Array, weights: Array | None, axes: tuple[int, ...], centred: bool
-) -> tuple[Array, ...]:
-    """Take the moments of this shard, as `_moments` does of all."""
+) -> Shifted:
+    """Take the moments of this shard relative to a shift."""
     count, divisor = (), max(math.prod(x.shape[axis] for axis in axes), 1)
     if weights is not None:
         count = (_sum_weights(weights, x.shape, axes, jnp.finfo(x.dtype).dtype),)
-        divisor = _nonzero(count[0])
+        divisor = nonzero(count[0])
 
     def average(values: Array) -> Array:
-        return _divide(lax.reduce_sum(_apply_weights(weights, values), axes), divisor)
+        return divide(lax.reduce_sum(_apply_weights(weights, values), axes), divisor)
 
     if not centred:
         prescale = power_of_size(_sum_few(x, weights, axes))
-        var = average(_square_abs(prescale_values(x, prescale, axes)))
-        return lax.full_like(var, 0, x.dtype), var, *count, prescale
+        second = average(square_abs(prescale_values(x, prescale, axes)))
+        return lax.full_like(second, 0, x.dtype), None, second, *count, prescale
     shift, prescale = _choose_shift(x, weights, axes, average)
     first = average(_subtract(prescale_values(x, prescale, axes), shift, axes))
     # Halved, because XLA on CPU stores a product, a difference or a repeated value that
     # two reductions share: one more array to write and to read.
     halved = prescale_values(x, times(prescale, 0.5), axes)
     halved = _subtract(halved, times(shift, 0.5), axes)
-    second = times(average(_square_abs(halved)), 4)
-    return *_unshift(shift, first, second), *count, prescale
-
-
-def _unshift(shift: Array, first: Array, second: Array) -> tuple[Array, Array]:
-    """Compute mean and variance from mean and mean square of shifted values."""
-    var = lax.sub(second, _square_abs(first))
-    return lax.add(shift, first), lax.max(var, np.zeros((), var.dtype))
+    second = times(average(square_abs(halved)), 4)
+    return shift, first, second, *count, prescale
 
 
 def _choose_shift(
@@ -340,7 +309,8 @@ def _choose_shift(
     """Choose a value that lies among those of `x * prescale`, and the prescale.
 
     It is the mean of a sample, or, with weights and along the first axis alone, as the
-    first pass over all of `x` gives it.
+    first pass over all of `x` gives it. Where sums may be sums over devices, it does
+    not wait for the size of a few values.
 
     Args:
         x: array.
@@ -352,60 +322,52 @@ def _choose_shift(
     Returns:
         The shift, which is subtracted from `x * prescale`, and the prescale.
     """
-    sample, size = _sample(x, axes), _sum_few(x, weights, axes)
-    if weights is None and sample is not x:
+    sample = x if weights is not None else _sample(x, axes)
+    size = _sum_few(x, weights, axes)
+    if sample is not x and not _is_divided(axes):
         prescale = power_of_size(size)
         sample, count = (
             prescale_values(sample, prescale, axes),
             _entries(sample.shape, axes),
         )
-        return _divide(lax.reduce_sum(sample, axes), max(count, 1)), prescale
+        return divide(lax.reduce_sum(sample, axes), max(count, 1)), prescale
     # So small, values can be added without overflow.
-    smaller = times(x, SMALLER)
-    if average is None:
-        mean = _divide(lax.reduce_sum(smaller, axes), _entries(x.shape, axes))
+    smaller = times(sample, SMALLER)
+    if weights is None or average is None:
+        count = max(_entries(sample.shape, axes), 1)
+        mean = divide(lax.reduce_sum(smaller, axes), count)
     else:
         mean = average(smaller)
-    size = lax.add(size, times(lax.abs(mean), 1 / SMALLER))
+    size = lax.add(split_like(size, mean), times(lax.abs(mean), 1 / SMALLER))
     prescale = power_of_size(size)
     larger = times(prescale, 1 / SMALLER)
     return lax.mul(mean, lax.convert_element_type(larger, mean.dtype)), prescale
 
 
-def power_of_size(size: Array) -> Array:
-    """Return a power of two, at most 1, that brings values of some size to about 1.
-
-    Example:
-        >>> power_of_size(jnp.array([0.1, 5.0])).tolist()
-        [1.0, 0.25]
-    """
-    info = jnp.finfo(size.dtype)
-    # Not beyond what has a normal reciprocal; also where the sum of a few overflows.
-    smallest, largest = np.array([1, 2.0 ** (info.maxexp - 4)], size.dtype)
-    size = lax.clamp(smallest, size, largest)
-    return lax.integer_pow(lax.reduce_precision(size, info.nexp, 0), -1)
-
-
-def prescale_values(x: Array, prescale: Array, axes: tuple[int, ...]) -> Array:
-    """Multiply an array with values of the shape of the axes not in `axes`.
-
-    Example:
-        >>> prescale_values(jnp.ones((1, 2)), jnp.array([1.0, 0.5]), (0,)).tolist()
-        [[1.0, 0.5]]
-    """
-    prescale = lax.convert_element_type(prescale, x.dtype)
-    return lax.mul(x, broadcast_kept(prescale, x.shape, axes))
+def _is_divided(axes: tuple[int, ...]) -> bool:
+    """Return whether sums over the batch may be sums over devices."""
+    return axes[:1] == (0,) and is_divided()
 
 
 def _sum_few(x: Array, weights: Array | None, axes: tuple[int, ...]) -> Array:
-    """Add the absolute values of a few entries, the weighted ones if there are any."""
+    """Add the absolute values of a few entries, the weighted ones if there are any.
+
+    Where sums may be sums over devices, it is one number for all channels: the sum of
+    the largest in each row, made smaller.
+    """
     sample = _sample(x, axes, FEW)
     if sample is x and not (has_static_shape(x) and _entries(x.shape, axes) <= FEW):
         # There is no way to take a few; the sum is for its shape, and never computed.
-        return _zeros(lax.reduce_sum(lax.abs(x), axes))
+        return zeros(lax.reduce_sum(lax.abs(x), axes))
     if weights is not None:
         weights = _sample(broadcast_all(weights, x.shape), axes, FEW)
-    return lax.reduce_sum(lax.abs(_apply_weights(weights, sample)), axes)
+    few = lax.abs(_apply_weights(weights, sample))
+    if not _is_divided(axes):
+        return lax.reduce_sum(few, axes)
+    channels = other_axes(axes, x.ndim)
+    of_rows = largest_finite(times(few, SMALLER), channels)
+    of_layer = lax.reduce_sum(of_rows, range(of_rows.ndim))
+    return lax.broadcast(of_layer, [x.shape[axis] for axis in channels])
 
 
 def _sample(x: Array, axes: tuple[int, ...], at_least: int = 1) -> Array:
@@ -436,23 +398,6 @@ def _entries(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
     return math.prod(shape[axis] for axis in axes)
 
 
-def _merge_shards(
-    local: tuple[Array, ...], names: Names, groups: Groups | None
-) -> tuple[Array, ...]:
-    """Combine moments of shards, which travel as one real array."""
-    mean, var, *count, prescale = local
-    is_complex = jnp.iscomplexobj(mean)
-    parts = [prescale, var, *count, mean.real, *([mean.imag] if is_complex else [])]
-    gathered = gather_shards(jnp.stack(parts), names, groups)
-    prescales, *columns = [gathered[:, i] for i in range(len(parts))]
-    prescale = jnp.min(prescales, 0)  # which suits the largest values
-    ratio = lax.div(broadcast_kept(prescale, prescales.shape, (0,)), prescales)
-    mean = lax.complex(*columns[-2:]) if is_complex else columns[-1]
-    mean, var = mean * ratio.astype(mean.dtype), columns[0] * ratio * ratio
-    merged = merge_moments(mean, var, columns[1] if count else None)
-    return (*merged[:2], *([] if merged[2] is None else [merged[2]]), prescale)
-
-
 # --- derivatives ----------------------------------------------------------------------
 
 
@@ -465,9 +410,9 @@ def _moments_jvp(
     dx, dweights = (None if isinstance(t, SymbolicZero) else t for t in tangents)
     out = _moments(spec, x, weights)
     if dx is None and dweights is None:
-        return out, tuple(map(_zeros, out))
+        return out, tuple(map(zeros, out))
     if dx is None:
-        dx = _zeros(x)
+        dx = zeros(x)
     return out, _tangents(spec, x, weights, out, dx, dweights)
 
 
@@ -513,8 +458,8 @@ def _tangents(
         # Before it is a factor: reverse mode multiplies `x` with cotangents of zero.
         x = _apply_weights(is_counted(weights), x)
     first = _apply_weights(weights, dx)
-    second = _apply_weights(weights, _real_product(x, dx))
-    dcount = list(map(_zeros, count))
+    second = _apply_weights(weights, real_product(x, dx))
+    dcount = list(map(zeros, count))
     remaining = prescale
     if weights is not None and dweights is not None:
         first, second = (prescale_values(v, prescale, axes) for v in (first, second))
@@ -522,7 +467,7 @@ def _tangents(
         dweights = _apply_weights(is_counted(weights), dweights)
         dcount = [_sum_weights(dweights, x.shape, axes, var.dtype)]
         dw = broadcast_all(lax.convert_element_type(dweights, var.dtype), x.shape)
-        excess = lax.sub(_square_abs(x), broadcast_kept(var, x.shape, axes))
+        excess = lax.sub(square_abs(x), broadcast_kept(var, x.shape, axes))
         first = lax.add(first, lax.mul(lax.convert_element_type(dw, dtype), x))
         second = lax.add(
             second, lax.mul(dw, lax.mul(excess, lax.full_like(excess, 0.5)))
@@ -544,14 +489,14 @@ def _from_sums(
     """Make tangents of moments of sums: the second, that of the count, the first."""
     if spec.names:
         sums = sum_shards(sums, spec.names, spec.groups)
-    divisor = _count(spec, x.shape) if count is None else _nonzero(count)
-    dmean = _zeros(out[0])
+    divisor = _count(spec, x.shape) if count is None else nonzero(count)
+    dmean = zeros(out[0])
     if spec.centred:
-        dmean = _divide(sums.pop(), divisor)
+        dmean = divide(sums.pop(), divisor)
         dmean = lax.mul(dmean, lax.convert_element_type(prescale, dmean.dtype))
     dvar, *dcount = sums
-    dvar = lax.mul(_divide(dvar, divisor), prescale)
-    return dmean, dvar, *dcount, _zeros(prescale)
+    dvar = lax.mul(divide(dvar, divisor), prescale)
+    return dmean, dvar, *dcount, zeros(prescale)
 
 
 # --- weights --------------------------------------------------------------------------
@@ -587,54 +532,10 @@ def _sum_weights(
     return broadcast_all(total, tuple(kept))
 
 
-# --- arithmetic without promotion -----------------------------------------------------
-
-
-def _square_abs(x: Array) -> Array:
-    """Compute `|x|^2`, real also for complex `x`."""
-    if jnp.iscomplexobj(x):
-        return lax.add(lax.square(lax.real(x)), lax.square(lax.imag(x)))
-    return lax.mul(x, x)
-
-
-def _real_product(x: Array, dx: Array) -> Array:
-    """Compute `Re[conj(x) dx]`."""
-    if jnp.iscomplexobj(x):
-        return lax.real(lax.mul(lax.conj(x), dx))
-    return lax.mul(x, dx)
-
-
 def _subtract(x: Array, values: Array, axes: tuple[int, ...]) -> Array:
-    return lax.sub(x, broadcast_kept(values, x.shape, axes))
+    return lax.sub(x, repeat_like(values, other_axes(axes, x.ndim), x))
 
 
 def _count(spec: NormSpec, shape: tuple[int, ...]) -> int:
     local = math.prod(shape[axis] for axis in spec.axes)
     return local * shard_count(spec.names, spec.groups)
-
-
-def _divide(values: Array, divisor: Array | float) -> Array:
-    if isinstance(divisor, Array):
-        divisor = lax.convert_element_type(divisor, values.dtype)
-        return lax.div(values, divisor)
-    if isinstance(divisor, int | float):
-        return lax.div(values, np.asarray(divisor, values.dtype))
-    return lax.div(values, lax.full_like(values, divisor))  # a symbolic size
-
-
-def _nonzero(count: Array) -> Array:
-    return lax.select(lax.gt(count, _zeros(count)), count, lax.full_like(count, 1))
-
-
-def times(values: Array, factor: float) -> Array:
-    """Multiply with a constant: one equation, without a broadcast.
-
-    Example:
-        >>> times(jnp.ones(2), 3).tolist()
-        [3.0, 3.0]
-    """
-    return lax.mul(values, np.asarray(factor, values.dtype))
-
-
-def _zeros(values: Array) -> Array:
-    return lax.full_like(values, 0)

@@ -28,18 +28,18 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
-from linsey.ops.axes import broadcast_all, broadcast_kept, canonical_axes, other_axes
+from linsey.ops.arithmetic import times
+from linsey.ops.axes import broadcast_all, canonical_axes, other_axes
 from linsey.ops.cpu.dispatch import Shape, takes_channels
 from linsey.ops.moments import (
     Moments,
     NormSpec,
     ScaledMoments,
     is_counted,
-    prescale_values,
     take_moments,
-    times,
 )
-from linsey.ops.sharding import split_like
+from linsey.ops.prescale import prescale_values
+from linsey.ops.sharding import repeat_like, split_like
 from linsey.promotion import promote_types, result_type
 from linsey.typing import Dtype
 
@@ -298,17 +298,16 @@ def _replace_masked(
         wide = lax.convert_element_type(x, promote_types(x.dtype, mean.dtype))
         scaled = prescale_values(wide, prescale, spec.axes)
         of_values = mean / prescale.astype(mean.dtype)
-    mean, rstd, of_values = (
-        broadcast_kept(v, x.shape, spec.axes) for v in (mean, rstd, of_values)
-    )
+    kept = other_axes(spec.axes, x.ndim)
+    mean, rstd, of_values = (repeat_like(v, kept, x) for v in (mean, rstd, of_values))
     size = lax.abs(scaled - mean) * rstd
     small = size <= jnp.sqrt(jnp.finfo(dtype).max.astype(size.dtype))
-    kept = lax.bitwise_or(broadcast_all(is_counted(weights), x.shape), small)
+    usable = lax.bitwise_or(broadcast_all(is_counted(weights), x.shape), small)
     # Where shardings are explicit, both cases must have that of `x`.
     mean = lax.convert_element_type(
         lax.add(lax.full_like(size, 0, mean.dtype), of_values), x.dtype
     )
-    return lax.select(split_like(kept, x), x, mean)
+    return lax.select(split_like(usable, x), x, mean)
 
 
 # --- the formula ----------------------------------------------------------------------
@@ -349,20 +348,20 @@ def scale_and_shift(
     dtype = _working_dtype(x, mean, rstd, scale, bias)
     x, rstd = (lax.convert_element_type(v, dtype) for v in (x, rstd))
     mean, scale, bias = (_convert(v, dtype) for v in (mean, scale, bias))
-    kept, joint, shape = *_kept_and_joint(spec, x), x.shape
+    kept, joint = _kept_and_joint(spec, x)
     if prescale is not None:
         # Four times as large, for a reason given in `moments`.
         prescale = times(lax.convert_element_type(prescale, dtype), 4)
         x, rstd = prescale_values(x, prescale, spec.axes), times(rstd, 0.25)
         mean = None if mean is None else times(mean, 4)
     if mean is not None:
-        x = lax.sub(x, _spread(mean, kept, shape))
-    factor = _spread(rstd, kept, shape, joint)
+        x = lax.sub(x, repeat_like(mean, kept, x))
+    factor = repeat_like(rstd, kept, x, joint)
     if scale is not None:
-        factor = lax.mul(factor, _spread(scale, spec.features, shape, joint))
-    y = lax.mul(x, _spread(factor, joint, shape))
+        factor = lax.mul(factor, repeat_like(scale, spec.features, x, joint))
+    y = lax.mul(x, repeat_like(factor, joint, x))
     if bias is not None:
-        y = lax.add(y, _spread(bias, spec.features, shape))
+        y = lax.add(y, repeat_like(bias, spec.features, x))
     return lax.convert_element_type(y, result)
 
 
@@ -401,9 +400,9 @@ def _tangent(
     needs twice as many. A checkpoint, so that `x` is kept and not `x - mean`.
     """
     dtype = _working_dtype(*primals)
-    kept, joint, shape = *_kept_and_joint(spec, primals[0]), primals[0].shape
+    kept, joint = _kept_and_joint(spec, primals[0])
     x, dx = lax.convert_element_type(primals[0], dtype), _convert(tangents[0], dtype)
-    per_channel = partial(_align, dtype=dtype, axes=kept, shape=shape, onto=joint)
+    per_channel = partial(_align, dtype=dtype, axes=kept, like=x, onto=joint)
     per_feature = partial(per_channel, axes=spec.features)
     rstd = per_channel(primals[2])
     mean, dmean, drstd = (
@@ -428,11 +427,11 @@ def _tangent(
         first, second = (zero if v is None else v for v in (offset, slope))
         terms, slope = [channel_spread(first, second, x, mean, prescale)], None
     elif offset is not None:
-        terms = [_spread(offset, joint, shape)]
+        terms = [repeat_like(offset, joint, x)]
     if dx is not None:
         if prescale is not None:
             factor = lax.mul(factor, per_channel(prescale))
-        terms.append(lax.mul(dx, _spread(factor, joint, shape)))
+        terms.append(lax.mul(dx, repeat_like(factor, joint, x)))
     if slope is not None:
         # Doubled, and `x - mean` as a sum, for a reason given in `moments`.
         if prescale is not None:
@@ -440,8 +439,8 @@ def _tangent(
             x, slope = prescale_values(x, double, spec.axes), times(slope, 0.5)
             mean = None if mean is None else times(mean, 2)
         if mean is not None:
-            x = lax.add(x, _spread(lax.neg(mean), joint, shape))
-        terms.append(lax.mul(x, _spread(slope, joint, shape)))
+            x = lax.add(x, repeat_like(lax.neg(mean), joint, x))
+        terms.append(lax.mul(x, repeat_like(slope, joint, x)))
     return lax.convert_element_type(reduce(lax.add, terms), result)
 
 
@@ -461,25 +460,13 @@ def _convert(value: Array | None, dtype: jnp.dtype) -> Array | None:
 
 
 def _align(
-    values: Array, dtype: jnp.dtype, axes: Shape, shape: Shape, onto: Shape
+    values: Array, dtype: jnp.dtype, axes: Shape, like: Array, onto: Shape
 ) -> Array:
-    return _spread(lax.convert_element_type(values, dtype), axes, shape, onto)
+    return repeat_like(lax.convert_element_type(values, dtype), axes, like, onto)
 
 
 def _sum(a: Array | None, b: Array) -> Array:
     return b if a is None else lax.add(a, b)
-
-
-def _spread(
-    values: Array, axes: Shape, shape: Shape, onto: Shape | None = None
-) -> Array:
-    """Repeat values along the axes `onto` of `shape` (all of them) not in `axes`."""
-    if onto is None:
-        onto = tuple(range(len(shape)))
-    if axes == onto:
-        return values
-    axes_in_onto = [onto.index(axis) for axis in axes]
-    return lax.broadcast_in_dim(values, [shape[axis] for axis in onto], axes_in_onto)
 
 
 # --- on a CPU: moments and formula as one operation -----------------------------------

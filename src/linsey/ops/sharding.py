@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import jax
 import numpy as np
 from jax import Array
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
@@ -129,6 +129,46 @@ def begin_loop(carry: T, batch: Axes, inputs: Array, others: object = None) -> T
         return value if wanted == axes else _split(value, wanted, inputs)
 
     return jax.tree.map(begin, carry) if varying or any(batch) else carry
+
+
+def repeat_like(
+    values: Array,
+    axes: tuple[int, ...],
+    other: Array,
+    onto: tuple[int, ...] | None = None,
+) -> Array:
+    """Repeat values along axes of another array, divided over devices as that one is.
+
+    JAX would divide them where both meet, once they are as large. In reverse mode whole
+    arrays of that size were then sent: added by all devices of a `jax.shard_map` where
+    values begin to differ between them, or gathered on a mesh with explicit axes.
+
+    Args:
+        values: array.
+        axes: the axes of `other` that those of `values` belong to.
+        other: array.
+        onto: the axes of `other` that the result has. If `None`, all.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> repeat_like(jnp.array([1.0, 2.0]), (1,), jnp.ones((2, 2))).tolist()
+        [[1.0, 2.0], [1.0, 2.0]]
+    """
+    if onto is None:
+        onto = tuple(range(other.ndim))
+    if axes == onto:
+        return values
+    varying, split, out_sharding = _varying(other), split_axes(other), None
+    if varying and (missing := varying - _varying(values)):
+        values = jax.lax.pcast(values, tuple(missing), to="varying")
+    if any(split):
+        own = dict(zip(axes, split_axes(values), strict=True))
+        spec = _specification(tuple(own.get(axis, split[axis]) for axis in onto))
+        out_sharding = NamedSharding(jax.typeof(other).sharding.mesh, spec)
+    shape = [other.shape[axis] for axis in onto]
+    return jax.lax.broadcast_in_dim(
+        values, shape, [onto.index(axis) for axis in axes], out_sharding=out_sharding
+    )
 
 
 def split_like(value: Any, other: Array) -> Array:

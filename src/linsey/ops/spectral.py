@@ -10,7 +10,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from linsey.ops.deferred import resolve
-from linsey.ops.moments import power_of_size
+from linsey.ops.prescale import power_of_size
 from linsey.ops.sharding import is_split, leave_to_compiler, split_axes
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ program is traced or lowered:
 
 - `on_cpu`: whether a CPU computes. Convolutions and pooling are then written so that
   XLA is fast there.
+- `is_divided`: whether the compiler may divide arrays over devices.
 - `is_whole`: whether arrays are on one device. A kernel, and a loop over parts of the
   batch, would not see the rest.
 - `kernels_usable`: both, and kernels are installed and not switched off.
@@ -63,6 +64,18 @@ def on_cpu() -> bool:
 def is_whole() -> bool:
     """Return whether the arrays that are traced now lie on one device, without mesh."""
     return jax.device_count() == 1 and jax.sharding.get_abstract_mesh().empty
+
+
+def is_divided() -> bool:
+    """Return whether a compiler may divide the arrays that are traced now.
+
+    Then each sum over the batch may be one over devices. Inside of `jax.shard_map`
+    every device has arrays of its own.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return jax.device_count() > 1
+    return mesh.size > 1 and len(mesh.manual_axes) < len(mesh.axis_names)
 
 
 @cache
