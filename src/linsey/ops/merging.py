@@ -36,7 +36,13 @@ from linsey.ops.axes import (
     split_names,
     sum_shards,
 )
-from linsey.ops.prescale import SMALLER, largest_finite, power_of_size, settle
+from linsey.ops.prescale import (
+    LEAST,
+    SMALLER,
+    largest_finite,
+    power_of_size,
+    settle,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Inexact, Real
@@ -167,8 +173,9 @@ def _sum_twice(local: Shifted, names: Names, groups: Groups | None) -> Parts:
     shift, first, _, *count, prescale = local
     var, centred = unshift(local)[1], first is not None
     # What is in the first sum is known before all values have been read.
-    share = times(count[0], SMALLER) if count else _equal_share(var, names, groups)
-    size = lax.div(lax.full_like(prescale, SMALLER), prescale)
+    equal = 1 / shard_count(names, groups)
+    share = times(count[0], SMALLER) if count else lax.full_like(var, equal)
+    size = lax.div(lax.full_like(prescale, LEAST * equal), prescale)
     terms = [largest_finite(size), *([share] if count else [])]
     if centred:
         terms.append(_multiply(divide(shift, prescale), share))
@@ -191,10 +198,6 @@ def _sum_twice(local: Shifted, names: Names, groups: Groups | None) -> Parts:
     first, second = sum_shards(terms, names, groups)
     mean, var = unshift((anchor, first, second, scale))
     return settle(mean, var, *count, scale)
-
-
-def _equal_share(like: Array, names: Names, groups: Groups | None) -> Array:
-    return lax.full_like(like, 1 / shard_count(names, groups))
 
 
 def _multiply(values: Array, factor: Array) -> Array:

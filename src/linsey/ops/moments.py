@@ -74,6 +74,7 @@ from linsey.ops.cpu.dispatch import (
 )
 from linsey.ops.merging import Shifted, merge_shards, unshift
 from linsey.ops.prescale import (
+    LEAST,
     SMALLER,
     largest_finite,
     power_of_size,
@@ -352,8 +353,8 @@ def _is_divided(axes: tuple[int, ...]) -> bool:
 def _sum_few(x: Array, weights: Array | None, axes: tuple[int, ...]) -> Array:
     """Add the absolute values of a few entries, the weighted ones if there are any.
 
-    Where sums may be sums over devices, it is one number for all channels: the sum of
-    the largest in each row, made smaller.
+    Where sums may be sums over devices, it is one number for all channels: the average
+    of the largest in each row, made smaller.
     """
     sample = _sample(x, axes, FEW)
     if sample is x and not (has_static_shape(x) and _entries(x.shape, axes) <= FEW):
@@ -365,8 +366,9 @@ def _sum_few(x: Array, weights: Array | None, axes: tuple[int, ...]) -> Array:
     if not _is_divided(axes):
         return lax.reduce_sum(few, axes)
     channels = other_axes(axes, x.ndim)
-    of_rows = largest_finite(times(few, SMALLER), channels)
-    of_layer = lax.reduce_sum(of_rows, range(of_rows.ndim))
+    of_rows = largest_finite(times(few, LEAST), channels)
+    rows = math.prod(of_rows.shape)
+    of_layer = divide(lax.reduce_sum(of_rows, range(of_rows.ndim)), max(rows, 1))
     return lax.broadcast(of_layer, [x.shape[axis] for axis in channels])
 
 

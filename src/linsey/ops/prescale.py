@@ -3,10 +3,10 @@
 Values are multiplied with one power of two for each channel, which is exact. It is 1
 for small values, which need none. Its choice must not cost a sum over devices of its
 own, or a number for each channel in one: where a sum is shared, it is chosen by a first
-guess of the means and by one number a layer, the *largest size*. The guess of the size
-of a channel is then at least 2**-32 of the largest of all, so that whatever 2**31 times
-as large as that does not overflow, and what is up to 2**95 times as small does not
-vanish. Afterwards `settle` chooses it by the moments themselves.
+guess of the means and by one number a layer, the average over devices or rows of the
+*largest size* among all channels. No channel counts as smaller than 2**-48 of that: so
+what is 2**14 times as large does not overflow, and what is 2**110 (1e33) times as small
+does not vanish. Afterwards `settle` chooses it by the moments themselves.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from linsey.ops.arithmetic import zeros
 from linsey.ops.axes import broadcast_kept
 
 SMALLER = 2.0**-32  # so small, values can be added without overflow
+LEAST = 2.0**-48  # of the largest size of a layer, the least that a channel counts as
 
 
 def power_of_size(size: Array) -> Array:

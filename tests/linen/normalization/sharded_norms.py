@@ -197,6 +197,39 @@ def far_from_zero(count: int, way: str) -> np.ndarray:
     return jax.jit(run)(x)
 
 
+def wild_inputs() -> np.ndarray:
+    """A batch with a channel that is not finite, and one that is very large."""
+    x = np.random.default_rng(0).standard_normal((16, 6, 5)) + 3
+    x[:, :, 1] *= 1e30
+    x[5, 2, 0] = np.nan
+    return np.float32(x)
+
+
+def wild(count: int, run: Callable) -> np.ndarray:
+    """What a layer makes of such a batch."""
+    x = jax.device_put(wild_inputs(), NamedSharding(mesh_of(count), SPLIT))
+    return jax.jit(lambda x: run(variables()["params"], x, None)[0])(x)
+
+
+def layer_norm_sent(count: int) -> list[int]:
+    """Number and bytes of the collectives of the gradients of another norm."""
+    layer = nn.LayerNorm()
+    mapped = jax.shard_map(
+        lambda params, x: layer.apply({"params": params}, x),
+        mesh=mesh_of(count),
+        in_specs=(WHOLE, SPLIT),
+        out_specs=SPLIT,
+    )
+
+    def gradients(params, x, cotangent):
+        return jax.vjp(mapped, params, x)[1](cotangent)
+
+    given = jax.device_put(inputs()[:2], NamedSharding(mesh_of(count), SPLIT))
+    program = jax.jit(gradients).lower(variables()["params"], *given).compile()
+    found = collectives(program.as_text())
+    return [len(found), sum(c.size for c in found)]
+
+
 def forward_sent(run: Callable, kind: str, count: int) -> list[int]:
     """Number and bytes of the collectives of the forward pass."""
     given = jax.device_put(inputs(kind), NamedSharding(mesh_of(count), SPLIT))
@@ -230,6 +263,9 @@ def others() -> Results:
             yield f"{way}/mask/double", observe(run, "mask", sharding, np.float64)
     for way in ("jit", "shard_map"):
         yield f"{way}/far/8", {"var": far_from_zero(8, way)}
+    for way, run in (("jit", of_compiler(8)), ("shard_map", mapped(8))):
+        yield f"{way}/wild/8", {"y": wild(8, run)}
+    yield "layer norm/none/8", {"sent": layer_norm_sent(8)}
     for way, kind, run in (
         ("jit", "mask", of_compiler(8)),
         ("shard_map", "none", mapped(8)),

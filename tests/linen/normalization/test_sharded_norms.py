@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+import linsey.linen as nn
 from tests.linen.normalization import sharded_norms
 from tests.linen.normalization.sharded_norms import FEATURES
 
@@ -92,6 +93,18 @@ def test_a_large_mean_costs_a_divided_batch_no_digits(sharded, way):
     np.testing.assert_allclose(sharded[f"{way}/far/8/var"], expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("way", ["jit", "shard_map"])
+def test_a_channel_spoils_no_other(sharded, way):
+    layer = nn.BatchNorm(use_running_average=False)
+    params = sharded_norms.variables()["params"]
+    x = sharded_norms.wild_inputs()
+    expected = np.asarray(sharded_norms.apply(layer, params, x, None)[0])
+    found = sharded[f"{way}/wild/8/y"]
+    assert np.isnan(expected[..., 0]).all()
+    assert np.isfinite(expected[..., 1:]).all()
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
 # How many numbers of float32 are sent: forward for each channel and each layer, in two
 # collectives; backward for each channel, in one.
 FORWARD = {"none": (3, 1), "mask": (4, 1)}
@@ -120,6 +133,12 @@ def test_two_collectives_are_of_the_forward_pass(sharded):
 
 def test_an_explicit_mesh_sends_as_little(sharded):
     assert_sends_little(sharded, "explicit", "mask", 2)
+
+
+def test_gradients_of_other_norms_are_summed_by_channel(sharded):
+    number, size = sharded["layer norm/none/8/sent"]
+    assert number == 1
+    assert size == 4 * 2 * FEATURES
 
 
 @pytest.mark.slow
