@@ -281,6 +281,7 @@ def test_block_serves_programs_that_initialised_jax(jobs: Jobs, tmp_path: Path):
     assert len(stopped) == 1 and stopped.pop().endswith("True")
 
 
+@pytest.mark.filterwarnings("ignore:os.fork")  # jax is loaded here, not in `launch`
 def test_the_launcher_kills_who_does_not_end(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(launcher, "_OTHERS_SECONDS", 0.2)
     script = "import os, sys, time; time.sleep(60 * int(os.environ['LINSEY_RANK']))"

@@ -97,6 +97,7 @@ def test_vmap_computes_each_instance(name):
         assert_close(found, expected, ATOL)
 
 
+@pytest.mark.thinned(3)
 @every_module
 def test_scan_hands_the_state_on(name):
     case = CASES[name]

@@ -26,6 +26,7 @@ def test_a_pickled_module_gives_the_same_bits(name):
     assert_close(found, tuple(expected), 0.0)
 
 
+@pytest.mark.thinned(3)
 @every_module
 def test_variables_pass_through_msgpack(name):
     variables = outcome(name)[0]

@@ -67,6 +67,7 @@ def test_conv(size, strides, padding, groups, use_bias, batch):
     agree(tx.Conv(4, **given_), linen, normal(*batch, 5, 4, 2))
 
 
+@pytest.mark.slow
 @few
 @given(
     size=st.tuples(st.integers(1, 3), st.integers(1, 3)),
