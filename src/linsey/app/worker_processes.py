@@ -38,7 +38,7 @@ class Steps:
     x: ImageArray
     standardize: Standardizer
     plan: Plan
-    own: slice = slice(None)
+    own: slice = dataclasses.field(default_factory=lambda: slice(None))
 
     def __len__(self) -> int:
         return self.plan.total - self.plan.first_step
