@@ -3,7 +3,7 @@
 #
 #   make demo      train a batch-normalized classifier on the digits that ship with us
 #   make test      lint, then the fast tests
-#   make test-all  also the slow tests, PyTorch as oracle, and a newer Python with its jax
+#   make test-all  also the slow tests, PyTorch as oracle; the fast ones on a newer Python
 #   make soak      all tests of reliability: kills, fuzzers, thousands of saves
 #   make lint      formatting, lint and types      make format   rewrite the files
 #   make bench     benchmarks against the peers    make docs     HTML in docs/_build/html
@@ -82,14 +82,17 @@ $(VENV)/.stamp-programs: requirements/programs.txt requirements/programs-alone.t
 demo: $(VENV)/.stamp-train
 	$(BIN)/linsey train $(ARGS)
 
+FAST_TESTS = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
+  -m "not slow and not soak" $(TESTS)
+
 .PHONY: test
 test: lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not soak" $(TESTS)
+	$(FAST_TESTS)
 
 # The files with few tests are the long ones here: they do not wait for the others.
 ALL_TESTS = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
   -m "not soak" $(TESTS)
-# A failure on one Python does not keep the other one from running.
+# A failure in one part does not keep the next one from running.
 FAILED := $(VENV)/.failed
 
 .PHONY: test-all
@@ -109,9 +112,9 @@ test-all: lint $(VENV)/.stamp-torch $(VENV)/.stamp-programs
 # What may call kernels: without any, and with one wherever there is one.
 .PHONY: test-layers
 test-layers: $(VENV)/.stamp-dev
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not soak" \
-	  tests/ops tests/linen
+	$(FAST_TESTS) tests/ops tests/linen
 
+# The fast tests only: the slow ones would take an hour more.
 .PHONY: test-newer
 test-newer:
 	$(MAKE) --no-print-directory VENV=$(NEWER_VENV) PYTHON="$(NEWER_PYTHON)" test-here
@@ -119,7 +122,7 @@ test-newer:
 .PHONY: test-here
 test-here: $(VENV)/.stamp-dev
 	$(BIN)/python -c 'import jax, sys; print("Python", sys.version.split()[0], "jax", jax.__version__)'
-	$(ALL_TESTS)
+	$(FAST_TESTS)
 
 # One after the other: what they measure needs the machine for itself.
 .PHONY: soak
