@@ -2,7 +2,8 @@
 
 Every model is a row of small dense layers, each with its static attributes; the
 compiled function doubles all arrays and returns the model, so nearly all of the time
-goes into taking the model apart and putting it together. Run with
+goes into taking the model apart and putting it together. The least that an object can
+cost is what a class costs whose two functions do nothing but that. Run with
 `python -m benchmarks.objects`.
 """
 
@@ -20,6 +21,7 @@ WIDTH = 4
 DEPTHS = (50, 200, 1000)
 DICT = "dictionaries"
 OBJECT = "linsey treex"
+LEAST = "the least"
 
 
 def double(tree: Any) -> Any:
@@ -46,6 +48,25 @@ def treex(depth: int) -> Any:
         vars(layer).update(arrays(), _initialized=True)
     vars(model)["_initialized"] = True
     return model
+
+
+class Least:
+    """A layer without static attributes, context or check, as JAX registers it."""
+
+    def __init__(self, kernel: jax.Array, bias: jax.Array) -> None:
+        self.kernel, self.bias = kernel, bias
+
+
+jax.tree_util.register_pytree_node(
+    Least,
+    lambda layer: ((layer.kernel, layer.bias), None),
+    lambda _, children: Least(*children),
+)
+
+
+def least(depth: int) -> Any:
+    """A list of such layers."""
+    return [Least(**arrays()) for _ in range(depth)]
 
 
 def equinox(depth: int) -> Any:
@@ -137,6 +158,7 @@ def dispatch_cases(depth: int, calls: int) -> list[harness.Case]:
         {
             DICT: lambda: stepping(jax.jit(double), dictionaries(depth), calls),
             OBJECT: lambda: stepping(jax.jit(double), treex(depth), calls),
+            LEAST: lambda: stepping(jax.jit(double), least(depth), calls),
             "equinox, jax.jit": lambda: stepping(
                 jax.jit(double), equinox(depth), calls
             ),
@@ -153,6 +175,7 @@ def flatten_cases(depth: int, calls: int) -> list[harness.Case]:
         {
             DICT: lambda: flattening(dictionaries(depth), calls),
             OBJECT: lambda: flattening(treex(depth), calls),
+            LEAST: lambda: flattening(least(depth), calls),
             "equinox": lambda: flattening(equinox(depth), calls),
         },
         calls=calls,

@@ -17,15 +17,11 @@ import pytest
 from linsey.app import metrics_log, run_folder
 from linsey.app.config import TrainConfig
 from linsey.app.run_folder import RunFolder
-from tests.app.runs import (
-    SMALL,
-    arrays,
-    assert_same_run,
-    evaluations,
-    final,
-    make_blobs,
-)
-from tests.distributed.jobs import Ended, Jobs, Running, free_port, with_mark
+from tests.app.runs import SMALL, arrays, assert_same_run, evaluations, final
+from tests.app.several import data as data
+from tests.app.several import patience as patience
+from tests.app.several import said, start, train
+from tests.distributed.jobs import free_port, with_mark
 from tests.distributed.jobs import jobs as jobs
 from tests.reliability.figures import record
 
@@ -42,21 +38,6 @@ IMAGES = ("--data", "digits", "--model", "cnn", "--width", 4, "--depth", 1,
           "--batch-size", 24, "--eval-every", 20)  # fmt: skip
 
 
-def start(jobs: Jobs, processes: int, out: Path, *options: object) -> Running:
-    """Start a job of `linsey train`, of one process as well."""
-    address = f"127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "linsey", "train", "--out", out, *options]
-    job = ["--coordinator", address, "--processes", processes]
-    commands = [[*command, *job, "--rank", rank] for rank in range(processes)]
-    return jobs.start(*([str(part) for part in one] for one in commands))
-
-
-def train(jobs: Jobs, processes: int, out: Path, *options: object) -> Ended:
-    ended = start(jobs, processes, out, *options).end()
-    assert ended.codes == [0] * processes, ended.texts
-    return ended
-
-
 def half(run: Path, name: str) -> Path:
     """A copy of a run that has only the older half of its checkpoints."""
     copy = run.with_name(name)
@@ -64,12 +45,6 @@ def half(run: Path, name: str) -> Path:
     store = RunFolder(copy).checkpoints
     store.prune(store.steps()[: len(store.steps()) // 2])
     return copy
-
-
-def said(text: str) -> str:
-    """What a process printed, without what Gloo says of its connections."""
-    lines = text.splitlines(keepends=True)
-    return "".join(line for line in lines if not line.startswith("[Gloo]"))
 
 
 def assert_close(one: Path, other: Path, tolerance: float = 1e-5) -> None:
@@ -82,19 +57,6 @@ def assert_close(one: Path, other: Path, tolerance: float = 1e-5) -> None:
             second[name], first[name], rtol=0, atol=tolerance * size, err_msg=name
         )
     np.testing.assert_allclose(evaluations(other), evaluations(one), rtol=tolerance)
-
-
-@pytest.fixture(autouse=True)
-def patience(monkeypatch):
-    """Convolutions take long to compile where others use the cores."""
-    monkeypatch.setattr("tests.distributed.jobs.SECONDS", 300)
-
-
-@pytest.fixture
-def data(tmp_path) -> tuple[str, Path]:
-    x, y = make_blobs(count=81)
-    np.savez(tmp_path / "blobs.npz", x=x, y=y)
-    return "--data", tmp_path / "blobs.npz"
 
 
 def test_two_processes_train_and_write_as_one_does(jobs, linsey, data, tmp_path):

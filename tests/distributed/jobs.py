@@ -141,6 +141,13 @@ class Jobs:
             )
         )
 
+    def norms(self, processes: int, folder: Path) -> Running:
+        """Start a job of `tests.distributed.norms`."""
+        address = f"127.0.0.1:{free_port()}"
+        command = [sys.executable, "-m", "tests.distributed.norms", address]
+        ranks = [[str(processes), str(n), str(folder)] for n in range(processes)]
+        return self.start(*([*command, *rank] for rank in ranks))
+
     @staticmethod
     def rank(
         address: str, processes: int, rank: int, module: str = LOOP, **given: object
