@@ -33,6 +33,8 @@ TESTS ?=
 
 UV_VERSION := 0.13.9
 TORCH_VERSION := 2.13.0
+TORCHVISION_VERSION := 0.28.0
+TIMM_VERSION := 1.0.31
 BENCHMARKS := trace first_step dispatch import_time optim batch_norm norms step memory objects checkpoint
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -67,6 +69,8 @@ $(VENV)/.stamp-docs: requirements/docs.txt pyproject.toml | $(BIN)/python
 $(VENV)/.stamp-torch: $(VENV)/.stamp-dev
 	$(BIN)/python -m pip install --quiet torch==$(TORCH_VERSION) \
 	  || echo "torch $(TORCH_VERSION) is not available here: tests that need it are skipped"
+	$(BIN)/python -m pip install --quiet torchvision==$(TORCHVISION_VERSION) timm==$(TIMM_VERSION) \
+	  || echo "torchvision or timm is not available here: tests that need them are skipped"
 	@touch $@
 
 # Other people's programs too are tests that skip themselves.

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from linsey import jax_utils as jax_utils
     from linsey import linen as linen
     from linsey import metrics as metrics
+    from linsey import models as models
     from linsey import msgpack_format as msgpack_format
     from linsey import ops as ops
     from linsey import optim as optim

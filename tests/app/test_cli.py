@@ -104,8 +104,8 @@ def test_version(linsey, option):
         ),
         (
             ["train", "--model", "vit"],
-            "--model: no name of a model: expected mlp, cnn, resnet, FILE.py:NAME or "
-            "package.module:NAME, found vit",
+            "--model: no name of a model: expected mlp, cnn, resnet, one such as "
+            "resnet50, FILE.py:NAME or package.module:NAME, found vit",
         ),
         (
             ["train", "--modle", "mlp"],

@@ -342,7 +342,7 @@ def test_hint_for_the_number_of_classes_works(file):
         (["nowhere.net:Net"], "nowhere.net: --model: no such module"),
         (["own_models.py"], "add the name of the model in it, as own_models.py:NAME"),
         (["resnt"], "did you mean resnet?"),
-        (["own_models.py:Train", "--compare"], "--compare: compares models of linsey"),
+        (["own_models.py:Train", "--compare"], "--compare: compares mlp, cnn and"),
         (["own_models.py:Train", "--width", 5], "--width: an option of mlp, cnn and "
          "resnet alone (give --model-arg width=5)"),
         (["mlp", "--model-arg", "width=5"], "expected momentum, group_size, renorm, "

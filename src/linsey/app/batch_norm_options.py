@@ -58,10 +58,15 @@ def batch_norm_options(options: ModelOptions) -> BatchNormOptions:
                 problem, key=key, hint="give --norm batch, or leave it out"
             )
     read = conform(given, BatchNormOptions, file=None, key="--model-arg")
-    if read.save_memory and read.group_size is not None:
+    refuse_excluded(read.save_memory, read.group_size)
+    return read
+
+
+def refuse_excluded(save_memory: bool, group_size: int | None) -> None:
+    """Refuse options of batch normalization that exclude each other."""
+    if save_memory and group_size is not None:
         problem, hint = "excludes group_size", "leave one of them out"
         raise InputError(problem, key="--model-arg save_memory", hint=hint)
-    return read
 
 
 def _other_option(name: str, given: dict[str, object]) -> str | None:

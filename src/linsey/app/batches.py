@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import math
 
-from linsey.app.config import BATCH_SIZE, TrainConfig
+from linsey.app.architectures import least_averaged_by
+from linsey.app.config import BATCH_SIZE, Shape, TrainConfig
 from linsey.app.dataset import Dataset
-from linsey.app.model_name import is_own
+from linsey.app.model_name import is_architecture, is_own
 from linsey.app.models import least_averaged
 from linsey.errors import InputError
 
@@ -53,15 +54,31 @@ def choose_batch_size(config: TrainConfig, dataset: Dataset, devices: int) -> in
         expected = f"at most {examples}"
         problem = "larger than the training data"
         raise wrong(problem, expected=expected, hint=hint)
-    has_batch_norm = config.norm == "batch" and not is_own(config.model)
-    if has_batch_norm and size * least_averaged(config, dataset.shape) == 1:
+    if size * (_least_averaged(config, dataset.shape) or 2) == 1:
+        hints = (
+            []
+            if is_architecture(config.model)
+            else ["--norm layer does without others"]
+        )
+        hints += ["give --batch-size 2"] if examples > 1 else []
         raise wrong(
             "batch normalization has no variance in a batch of one example",
-            expected="2 or more",
-            hint="--norm layer does without others, or give --batch-size 2"
-            if examples > 1 else "--norm layer does without others",
+            expected="2 or more", hint=", or ".join(hints) or None,
         )  # fmt: skip
     return size
+
+
+def _least_averaged(config: TrainConfig, shape: Shape) -> int | None:
+    """Count the values of an example that share statistics where they are fewest.
+
+    Returns:
+        `None` without batch normalization, and where it is not known.
+    """
+    if is_architecture(config.model):
+        return least_averaged_by(config.model, shape)
+    if config.norm != "batch" or is_own(config.model):
+        return None
+    return least_averaged(config, shape)
 
 
 def describe_batches(config: TrainConfig, examples: int, size: int) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from linsey.app.job_options import JobOptions
-from linsey.app.model_name import checked_name, is_own, short_name
+from linsey.app.model_name import checked_name, is_architecture, is_own, short_name
 from linsey.app.named_values import in_one_form
 from linsey.app.training_options import TrainingOptions
 from linsey.errors import InputError
@@ -101,11 +101,14 @@ class ModelOptions:
 
     model: _Text = "cnn"
     """`mlp` (perceptron), `cnn` (convolutional network) or `resnet` (residual network);
-    or one's own, as FILE.py:NAME or package.module:NAME: a module of linsey or Flax,
-    one of treex, a class or function that makes one, or a function of variables."""
+    an architecture of linsey.models, such as resnet18 or vit_s_16; or one's own, as
+    FILE.py:NAME or package.module:NAME: a module of linsey or Flax, one of treex, a
+    class or function that makes one, or a function of variables."""
     model_arg: _Arguments = ()
-    """Arguments of the model, as NAME=VALUE; the models of linsey take momentum,
-    group_size, renorm and save_memory for their batch normalization."""
+    """Arguments of the model, as NAME=VALUE. The models of linsey take momentum,
+    group_size, renorm and save_memory for their batch normalization; architectures also
+    epsilon, and those of dropout, drop_path, attention_dropout and patch_size that they
+    have."""
     model_flag: _Text | None = None
     """Argument or field of one's own model that is true in training, or `not NAME`.
     Found by its usual names if it is not given."""
@@ -126,6 +129,8 @@ class ModelOptions:
         """The model in a few words."""
         if is_own(self.model):
             return short_name(self.model)
+        if is_architecture(self.model):
+            return self.model
         norm = "without" if self.norm == "none" else f"with {self.norm}"
         return f"{self.model} {norm} normalization"
 

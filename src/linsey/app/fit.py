@@ -16,7 +16,7 @@ from linsey.app.commands.train import plan, set_threads
 from linsey.app.config import ARRAYS, TrainConfig, resolve, validate
 from linsey.app.dataset import Dataset
 from linsey.app.given_data import given_data
-from linsey.app.model_name import BUILT_IN
+from linsey.app.model_name import is_of_linsey
 from linsey.app.named_values import argument_texts
 from linsey.app.one_process import refuse_several_processes
 from linsey.app.options import (
@@ -120,8 +120,9 @@ def fit(
     either of them resumes a run of the other: `out="runs/mine", resume=True`.
 
     Args:
-        model: `"mlp"`, `"cnn"`, `"resnet"`; a Linen module of linsey or Flax, an object
-            of `linsey.treex`, a class or function that makes one, or a function
+        model: `"mlp"`, `"cnn"`, `"resnet"`, an architecture of `linsey.models`
+            by its name; a Linen module of linsey or Flax, an object of
+            `linsey.treex`, a class or function that makes one, or a function
             `(variables, x, train, mutable)` with an attribute `init(key, x)`; or a text
             that names one, `"FILE.py:NAME"` or `"package.module:NAME"`.
         data: a path or a name, as for `--data`; `(x, y)`, `(x_train, y_train, x_test,
@@ -155,7 +156,7 @@ def fit(
     given = _options(model, data, config, options)
     saved = _saved(given)
     own = None
-    if not (isinstance(model, str) and model in BUILT_IN):
+    if not (isinstance(model, str) and is_of_linsey(model)):
         own = given_model(model, given.get("model_arg", saved.get("model_arg", ())))
         given |= {"model": own.name, "model_arg": own.arguments}
     chosen = TrainConfig(**{**saved, **given})

@@ -1,4 +1,4 @@
-"""What `--model` may say: a model of linsey, or a place in somebody's code.
+"""What `--model` may say: a model of linsey, an architecture, or a place in code.
 
 Nothing is imported here.
 """
@@ -12,6 +12,13 @@ from pathlib import Path
 from linsey.errors import InputError
 
 BUILT_IN = ("mlp", "cnn", "resnet")
+ARCHITECTURES = (
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
+    "mobilenet_v3_small", "mobilenet_v3_large",
+    "efficientnet_b0", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3",
+    "densenet121", "densenet169", "vit_s_16", "vit_b_16",
+)  # fmt: skip
+"""Those of `linsey.models`."""
 FORMS = "FILE.py:NAME or package.module:NAME"
 OPTION = "--model"
 
@@ -19,6 +26,16 @@ OPTION = "--model"
 def is_own(text: str) -> bool:
     """Tell whether a text names somebody's own code."""
     return ":" in text
+
+
+def is_architecture(text: str) -> bool:
+    """Tell whether a text names one of `linsey.models`."""
+    return text in ARCHITECTURES
+
+
+def is_of_linsey(text: str) -> bool:
+    """Tell whether a text names a model that linsey brings along."""
+    return text in BUILT_IN or text in ARCHITECTURES
 
 
 def parted(text: str) -> tuple[str, str]:
@@ -49,11 +66,11 @@ def checked_name(text: str) -> str:
     Raises:
         InputError: it is no name of a model, or there is no such file.
     """
-    if text in BUILT_IN:
+    if is_of_linsey(text):
         return text
     place, name = parted(text)
     if not is_own(text) or not name.isidentifier():
-        expected = f"{', '.join(BUILT_IN)}, {FORMS}"
+        expected = f"{', '.join(BUILT_IN)}, one such as resnet50, {FORMS}"
         raise InputError(
             "no name of a model", key=OPTION, expected=expected, found=text,
             hint=_hint(text),
@@ -72,7 +89,7 @@ def checked_name(text: str) -> str:
 def _hint(text: str) -> str | None:
     if text.endswith(".py"):
         return f"add the name of the model in it, as {shlex.quote(text)}:NAME"
-    near = difflib.get_close_matches(text, BUILT_IN, n=1)
+    near = difflib.get_close_matches(text, (*BUILT_IN, *ARCHITECTURES), n=1)
     return f"did you mean {near[0]}?" if near else None
 
 

@@ -21,7 +21,7 @@ import tyro
 
 from linsey.app.arguments import gathered
 from linsey.app.config import TrainConfig, resolve, validate
-from linsey.app.model_name import is_own, not_given
+from linsey.app.model_name import BUILT_IN, is_own, not_given
 from linsey.checkpoint import durable
 from linsey.errors import InputError
 from linsey.files import parsing, read_regular
@@ -112,10 +112,11 @@ def parse_train(arguments: Sequence[str]) -> TrainConfig:
     if is_own(config.model) and config.model != given.model:
         raise not_given(config.model, given.config or given.out)
     config = resolve(config)
-    if config.compare and is_own(config.model):
+    if config.compare and config.model not in BUILT_IN:
         raise InputError(
-            "compares models of linsey with and without normalization", key="--compare",
-            found=f"--model {config.model}", hint="leave --compare out",
+            "compares mlp, cnn and resnet with and without normalization",
+            key="--compare", found=f"--model {config.model}",
+            hint="leave --compare out",
         )  # fmt: skip
     refuse_other_options(config, saved)
     return config

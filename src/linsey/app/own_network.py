@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import jax
 from jax import numpy as jnp
 
+from linsey.app.architectures import make_architecture, refuse_options
 from linsey.app.config import ModelOptions, Precision, Shape
-from linsey.app.model_name import is_own, not_given
+from linsey.app.model_name import is_architecture, is_own, not_given
 from linsey.app.models import dtypes_of, make_model
 from linsey.app.named_values import parse_arguments
 from linsey.app.network import BuiltIn, Called, Network, Rngs
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 _EXAMPLES = 2  # of a batch whose shapes are looked at
 _FLAG_HINT = "--model-flag NAME, or --model-flag 'not NAME'"
-_BUILT_IN_OPTIONS = ("norm", "width", "depth", "dropout")
 
 
 def make_network(
@@ -53,8 +53,10 @@ def make_network(
     if own is None:
         if is_own(options.model):
             raise not_given(options.model, None)
+        if is_architecture(options.model):
+            return BuiltIn(make_architecture(options, shape, classes))
         return BuiltIn(make_model(options, shape, classes))
-    _refuse_options(options, own)
+    refuse_options(options, own.parameters())
     own = _in_precision(own, options.precision)
     x = jax.ShapeDtypeStruct((_EXAMPLES, *shape), jnp.float32)
     network, outputs = _network(own, x, classes, options.model_flag)
@@ -66,19 +68,6 @@ def make_network(
                 hint=_fix(own, found, options, x, classes),
             )  # fmt: skip
     return network
-
-
-def _refuse_options(options: ModelOptions, own: OwnModel) -> None:
-    """Refuse options that would have no effect."""
-    taken, defaults = own.parameters(), ModelOptions()
-    for name in _BUILT_IN_OPTIONS:
-        if (value := getattr(options, name)) != getattr(defaults, name):
-            hint = (
-                f"give --model-arg {name}={value}" if name in taken else "leave it out"
-            )
-            raise InputError(
-                "an option of mlp, cnn and resnet alone", key=f"--{name}", hint=hint
-            )
 
 
 def _in_precision(own: OwnModel, precision: Precision) -> OwnModel:

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from linsey.app.config import TrainConfig
-from linsey.app.model_name import is_own, parted
+from linsey.app.model_name import is_architecture, is_own, parted
 from linsey.app.options import CONFIG_FILE, load_options, save_config
 from linsey.checkpoint import CheckpointStore, VerifiedCheckpoint, durable
 from linsey.checkpoint.group import ALONE, Group
@@ -94,7 +94,7 @@ def default_out(config: TrainConfig) -> Path:
     """Return a new name under runs/ that tells what was trained, and when."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     kind = "compare" if config.compare else config.norm
-    if is_own(config.model):
+    if is_own(config.model) or is_architecture(config.model):
         kind = parted(config.model)[1]
         name = f"{Path(config.data).stem}-{kind}-{stamp}"
     else:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from linsey.app import exit_codes
 from linsey.app.config import FoldConfig
+from linsey.app.model_name import is_architecture
 from linsey.app.options import parse
 from linsey.app.terminal import say
 
@@ -48,6 +49,8 @@ def _contents(state: ModelState, folded: dict[str, object]) -> Contents:
     contents = dataclasses.replace(state.contents, tree=folded, metadata={})
     if state.metadata is None or state.metadata.model is not None:
         return contents
+    if is_architecture(state.metadata.config.model):
+        return contents  # which has no form without normalization
     import jax
     import numpy as np
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from linsey.app import exit_codes
 from linsey.app.config import BUILT_IN, TrainConfig
 from linsey.app.memory import use_one_heap
-from linsey.app.model_name import is_own
+from linsey.app.model_name import is_architecture, is_own
 from linsey.app.options import parse_train
 from linsey.app.progress import busy
 from linsey.app.run_folder import RunFolder, default_out
@@ -131,7 +131,7 @@ def plan(config: TrainConfig, path: Path) -> str:
     until = f"{config.epochs} epochs" if config.epochs > 1 else "1 epoch"
     if config.compare:
         what = f"comparing {model} with and without normalization, {until} each"
-    elif is_own(config.model):
+    elif is_own(config.model) or is_architecture(config.model):
         what = f"training {config.described} for {until}"
     elif config.norm == "none":
         what = f"training {model} without normalization for {until}"

@@ -1,0 +1,170 @@
+"""Every architecture is that of torchvision and timm: names, numbers, training."""
+
+from __future__ import annotations
+
+import functools
+from importlib.util import find_spec
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from linsey import models
+from tests.models import torch_models as theirs
+
+# They are looked for, not imported: torchvision needs help for that.
+MISSING = [name for name in ("torchvision", "timm") if find_spec(name) is None]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}"),
+]
+torch = pytest.importorskip("torch")
+
+# In training the last layers of the smallest image normalize one pixel an example, and
+# rounding grows from step to step: with 4 examples and a rate of 0.05 PyTorch differs
+# from itself by 1e-7 in three steps of a ResNet-34 if the batch is in another order.
+# With 8 examples and a rate of 0.01 it is 2e-12.
+CLASSES, RATE = 5, 0.01
+OF_TORCHVISION = [name for name in models.MODELS if name != "vit_s_16"]
+CASES = [
+    *(("torchvision", name) for name in OF_TORCHVISION),
+    *(("timm", name) for name in theirs.OF_TIMM),
+]
+# timm keeps PyTorch's epsilon and momentum, where the paper has others.
+USUAL = {"momentum": 0.9, "epsilon": 1e-5}
+
+
+def smallest(name: str) -> int:
+    """The side of the smallest image that a model takes in training."""
+    return 29 if name.startswith("densenet") else 32
+
+
+def batch(name: str) -> int:
+    """How many examples; the deepest of the narrow networks need more for 1e-8."""
+    return 32 if name.startswith("efficientnet") else 8
+
+
+def pair(library: str, name: str) -> tuple[models.Architecture, Any]:
+    """Our model and theirs, the second with random arrays."""
+    make = getattr(theirs, f"{library}_model")
+    other = make(torch, name, CLASSES, smallest(name))
+    theirs.randomize(torch, other)
+    options: dict[str, Any] = {}
+    if name.startswith(("mobilenet", "efficientnet")):
+        options["dropout"] = 0.0
+    if name.startswith("efficientnet"):
+        options["drop_path"] = 0.0
+    if library == "timm" and not name.startswith("vit"):
+        options["batch_norm"] = USUAL
+    return models.by_name(name, CLASSES, **options), other
+
+
+def relative(ours: Any, other: np.ndarray) -> float:
+    """The largest difference, by the largest value."""
+    scale = max(float(np.abs(other).max()), 1e-30)
+    return float(np.abs(np.asarray(ours) - other).max()) / scale
+
+
+def largest(ours: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
+    return max(relative(ours[name], array) for name, array in other.items())
+
+
+@pytest.mark.parametrize(("library", "name"), CASES)
+def test_names_and_arrays_go_there_and_back_bit_by_bit(library, name):
+    model, other = pair(library, name)
+    state = theirs.arrays(other)
+    variables = theirs.shapes(model, smallest(name))
+    filled = theirs.to_ours(model, variables, state, library)
+    back = theirs.to_theirs(model, filled, state, library)
+    assert back.keys() == state.keys()
+    for key, array in state.items():
+        assert back[key].tobytes() == array.tobytes(), key
+
+
+@pytest.mark.parametrize(("library", "name"), CASES)
+def test_single_precision_is_near(library, name):
+    model, other = pair(library, name)
+    side = smallest(name)
+    x = (
+        np.random.default_rng(0)
+        .normal(size=(batch(name), side, side, 3))
+        .astype(np.float32)
+    )
+    variables = theirs.shapes(model, side)
+    filled = theirs.to_ours(model, variables, theirs.arrays(other), library)
+    with torch.no_grad():
+        expected = other.eval()(torch.tensor(x.transpose(0, 3, 1, 2))).numpy()
+    found = relative(jax.jit(model.apply)(filled, x), expected)
+    print(f"{library} {name}: single precision {found:.1e}")
+    assert found < 1e-4
+
+
+@pytest.mark.parametrize(("library", "name"), CASES)
+def test_double_precision_agrees_in_gradients_and_training(library, name):
+    model, other = pair(library, name)
+    other.double()
+    side, state = smallest(name), theirs.arrays(other)
+    drawn = np.random.default_rng(0)
+    x = drawn.normal(size=(batch(name), side, side, 3))
+    cotangent = drawn.normal(size=(batch(name), CLASSES))
+    labels = drawn.integers(CLASSES, size=batch(name))
+    shapes = theirs.shapes(model, side)
+
+    with jax.enable_x64(True):
+        variables = theirs.to_ours(model, shapes, state, library)
+        variables = jax.tree.map(jnp.asarray, variables)
+        logits, gradients = evaluated(model, variables, x, cotangent)
+        stepped = variables
+        for _ in range(3):
+            stepped = step(model, stepped, x, labels)
+        trained = theirs.to_theirs(model, stepped, state, library)
+        gradients = theirs.to_theirs(model, gradients, state, library)
+
+    image = torch.tensor(x.transpose(0, 3, 1, 2))
+    output = other.eval()(image)
+    (output * torch.tensor(cotangent)).sum().backward()
+    outputs = relative(logits, output.detach().numpy())
+    expected = {n: p.grad.numpy() for n, p in other.named_parameters()}
+    moves = largest(gradients, expected)
+    print(f"{library} {name}: outputs {outputs:.1e}, gradients {moves:.1e}")
+    assert max(outputs, moves) < 1e-9
+
+    other.train()
+    optimizer = torch.optim.SGD(other.parameters(), RATE)
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(other(image), torch.tensor(labels))
+        loss.backward()
+        optimizer.step()
+    moved = theirs.arrays(other)
+    steps = largest(trained, moved)
+    print(f"{library} {name}: three steps {steps:.1e}")
+    assert steps < 1e-8
+    assert max(relative(moved[key], state[key]) for key in state) > 1e-3
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def evaluated(model, variables, x, cotangent):
+    def loss(params):
+        logits = model.apply({**variables, "params": params}, x)
+        return jnp.sum(logits * cotangent), logits
+
+    gradients, logits = jax.grad(loss, has_aux=True)(variables["params"])
+    return logits, {"params": gradients}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def step(model, variables, x, labels):
+    def loss(params):
+        logits, changed = model.apply(
+            {**variables, "params": params}, x, True, mutable=["batch_stats"]
+        )
+        chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1)
+        return -jnp.mean(chosen), changed
+
+    gradients, changed = jax.grad(loss, has_aux=True)(variables["params"])
+    moved = jax.tree.map(lambda p, g: p - RATE * g, variables["params"], gradients)
+    return {**variables, **changed, "params": moved}
