@@ -281,8 +281,8 @@ def test_a_trained_model_has_no_error(seed, steps, lr):
         *[("flax", 0.9), ("flax", 0.99), ("layer", 0.9), ("none", 0.9)],
     ],
 )
-def test_trained_models_have_no_error(name, momentum, monkeypatch):
-    model = zoo.with_momentum(name, momentum, monkeypatch)
+def test_trained_models_have_no_error(name, momentum):
+    model = zoo.with_momentum(name, momentum)
     for seed, steps, size, lr in (
         (0, 60, 64, 0.02),
         (1, 20, 16, 5e-3),

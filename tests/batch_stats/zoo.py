@@ -13,10 +13,8 @@ import numpy as np
 import optax
 
 from linsey import datasets
-from linsey.app import models as app_models
 from linsey.app.config import ModelOptions
 from linsey.app.models import make_model
-from linsey.batch_stats.auditing import observed
 
 KEY = jax.random.key(0)
 
@@ -47,28 +45,26 @@ class Foreign(flax.linen.Module):
         return self.head(x.mean((1, 2)))
 
 
+DEPTHS = {"mlp": 2, "cnn": 1, "resnet": 1}
+
+
 def models() -> dict[str, Any]:
     """The classifiers by name."""
-    depths = {"mlp": 2, "cnn": 1, "resnet": 1}
-    ours = {
-        name: make_model(ModelOptions(model=name, width=4, depth=depth), (8, 8, 1), 10)
-        for name, depth in depths.items()
-    }
-    return {**ours, "flax": Foreign()}
+    return {**{name: _classifier(name) for name in DEPTHS}, "flax": Foreign()}
 
 
-def with_momentum(name: str, momentum: float, monkeypatch: Any) -> Any:
+def _classifier(model: str, **options: Any) -> Any:
+    given = ModelOptions(model=model, width=4, depth=DEPTHS[model], **options)
+    return make_model(given, (8, 8, 1), 10)
+
+
+def with_momentum(name: str, momentum: float) -> Any:
     """Return a classifier with another momentum, or another norm."""
     if name == "flax":
         return Foreign(momentum)
-    # A constant of the module decides it, which what is compiled does not know.
-    monkeypatch.setattr(app_models, "BATCH_NORM_MOMENTUM", momentum)
-    for cached in (init, _step, observed._program):
-        cached.cache_clear()
     if name in ("layer", "none"):
-        options = ModelOptions(model="cnn", norm=name, width=4, depth=1)
-        return make_model(options, (8, 8, 1), 10)
-    return models()[name]
+        return _classifier("cnn", norm=name)
+    return _classifier(name, model_arg=(f"momentum={momentum}",))
 
 
 @functools.cache

@@ -103,7 +103,6 @@ def test_signal_in_an_evaluation_leaves_the_best_step_right(
     [
         (Trainer, "_save"),
         (recorded_run, "write_report"),
-        (recorded_run, "summarize"),
         (recorded_run, "summary_text"),
     ],
 )
