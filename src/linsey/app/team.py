@@ -172,11 +172,18 @@ def joined(options: JobOptions) -> Iterator[Team]:
 
     Raises:
         InputError: the job cannot begin, or its launcher is not known.
+        Stopped: a signal arrived meanwhile.
     """
     from linsey import distributed
 
-    job = distributed.initialize(options.coordinator, options.processes, options.rank)
+    # Not at once: the others would wait for a rank that goes while they connect.
+    with StopRequest() as stop:
+        given = options.coordinator, options.processes, options.rank
+        job = distributed.initialize(*given)
+        asked = stop.signal_name
     if job.is_alone:
+        if asked:
+            raise Stopped(asked)
         if options.processes is None:
             refuse_several_processes()
         yield Team()
@@ -186,6 +193,8 @@ def joined(options: JobOptions) -> Iterator[Team]:
     with distributed.shared_fate(
         options.step_timeout, signals=(), on_error=report
     ) as fate:
+        if asked:
+            raise Stopped(asked)  # in the block, which tells the others
         yield Team(Processes(), fate)
 
 
