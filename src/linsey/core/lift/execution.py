@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -51,6 +52,7 @@ def jit(
     static = shifted(static_argnums, -1)
     # The constants of programs that read a path: each of these is for one path only.
     placed: set[tuple[object, ...]] = set()
+    traced = threading.local()  # whether the last call of this thread was traced there
 
     def constants(plan: Plan, args: tuple[object, ...]) -> tuple[object, ...]:
         return (plan, *(args[i] for i in static if i < len(args)))
@@ -62,6 +64,7 @@ def jit(
         try:
             y, out = plan.pure(fn)(variables, rngs, *args, **kwargs)
         finally:
+            traced.here = True
             if PLACE_READ.get():
                 placed.add(constants(plan, args))
             else:
@@ -80,13 +83,22 @@ def jit(
         **{name: value for name, value in options.items() if value is not None},
     )
 
+    def run_shared(plan: Plan, *operands: Any, **kwargs: object) -> Any:
+        traced.here = False
+        result = compiled(plan, *operands, **kwargs)
+        if placed and not traced.here and constants(plan, operands[2:]) in placed:
+            # Another thread traced it meanwhile, for a path of its own.
+            return compiled(plan.placed(), *operands, **kwargs)
+        return result
+
     def call(scopes: object, *args: object, **kwargs: object) -> T:
         lifted = Lifted(scopes, (variables,), (variables,), (rngs,))
         lifted.rngs = lifted.forked_rngs()
         plan = lifted.plan.detached()
         if placed and constants(plan, args) in placed:
-            plan = plan.placed()
-        run = functools.partial(compiled, plan)
+            run = functools.partial(compiled, plan.placed())
+        else:
+            run = functools.partial(run_shared, plan)
         y, counters = lifted.call(run, *args, **kwargs)
         # As if the function had run now: a cached program was traced long ago.
         lifted.plan.update_counters(counters.value)
