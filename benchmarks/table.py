@@ -129,12 +129,12 @@ def with_linsey(data: Data, epochs: int) -> Points:
         dataset = load(config, loading=config)
 
         class Watched(Trainer):
-            def evaluate(self, stop: Any = None) -> Any:
-                clock.look(lambda: self._evaluated(stop))
+            def evaluate(self, stop: Any = None, part: Any = "test") -> Any:
+                clock.look(lambda: self._evaluated(stop, part))
                 return self.last
 
-            def _evaluated(self, stop: Any) -> float:
-                self.last = super().evaluate(stop)
+            def _evaluated(self, stop: Any, part: Any) -> float:
+                self.last = super().evaluate(stop, part)
                 return self.last.accuracy
 
         trainer = Watched(config, dataset, CheckpointStore(Path(folder) / "steps"))

@@ -176,7 +176,7 @@ def test_without_a_gpu_it_says_how_to_run(tmp_path):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("images", "--images 80 --width 40 --height 30 --side 8 --batch 16 --epochs 2 "
+        ("images", "--images 400 --width 40 --height 30 --side 8 --batch 16 --epochs 2 "
                    "--channels 16 --workers 1"),
         ("table", "--examples 2000 --epochs 2"),
         ("training_memory", "--scale 0.01"),
