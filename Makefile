@@ -86,12 +86,11 @@ $(VENV)/.stamp-programs: requirements/programs.txt requirements/programs-alone.t
 demo: $(VENV)/.stamp-train
 	$(BIN)/linsey train $(ARGS)
 
-FAST_TESTS = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
-  -m "not slow and not soak" $(TESTS)
+FAST_TESTS = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not soak"
 
 .PHONY: test
 test: lint
-	$(FAST_TESTS)
+	$(FAST_TESTS) $(TESTS)
 
 # The files with few tests are the long ones here: they do not wait for the others.
 ALL_TESTS = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
@@ -126,7 +125,7 @@ test-newer:
 .PHONY: test-here
 test-here: $(VENV)/.stamp-dev
 	$(BIN)/python -c 'import jax, sys; print("Python", sys.version.split()[0], "jax", jax.__version__)'
-	$(FAST_TESTS)
+	$(FAST_TESTS) $(TESTS)
 
 # One after the other: what they measure needs the machine for itself.
 .PHONY: soak

@@ -67,6 +67,34 @@ def test_signals_at_12_instants(jobs, data, tmp_path):
     check_instants(jobs, data, tmp_path, 12)
 
 
+# Rank 1 fails while JAX connects the processes, in a way that the command knows.
+UNCONNECTED = """
+import os, signal, sys
+from linsey.app import cli
+from linsey.distributed import start
+
+connect = start._connect_gloo
+
+def fail():
+    if sys.argv[-1] == "1":
+        if sys.argv[1] == "SIGTERM":
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise OSError(28, "No space left on device", "/dev/shm")
+    connect()
+
+start._connect_gloo = fail
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize(("what", "code"), [("SIGTERM", 75), ("OSError", 6)])
+def test_a_rank_that_ends_while_all_connect_ends_all(jobs, data, tmp_path, what, code):
+    """Though the command catches what was raised, and would end in good order."""
+    ended = with_program(jobs, tmp_path, UNCONNECTED, what, *data, *SMALL).end()
+    assert ended.codes == [code, code], ended.texts
+    assert ended.spread < 5
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_signals_at_50_instants(jobs, data, tmp_path):
@@ -112,12 +140,19 @@ PLACES = ("training", "data loading", "evaluation", "saving")
 
 def stuck(jobs: Jobs, folder: Path, where: str, *options: object) -> Running:
     """A job whose rank 1 does not go on."""
-    program = folder / "stuck.py"
-    program.write_text(STUCK)
+    return with_program(jobs, folder, STUCK, where, *options)
+
+
+def with_program(
+    jobs: Jobs, folder: Path, text: str, what: str, *options: object
+) -> Running:
+    """A job of two that run a program, with a word and the options of the command."""
+    program = folder / "program.py"
+    program.write_text(text)
     job = ["train", "--out", folder / "run", "--coordinator",
            f"127.0.0.1:{free_port()}", "--processes", 2, *options]  # fmt: skip
     commands = [
-        [sys.executable, program, where, *job, "--rank", rank] for rank in (0, 1)
+        [sys.executable, program, what, *job, "--rank", rank] for rank in (0, 1)
     ]
     return jobs.start(*([str(part) for part in one] for one in commands))
 
@@ -134,7 +169,7 @@ def test_a_stuck_rank_ends_all(jobs, data, tmp_path, where):
     assert 0 not in ended.codes
     assert "--- stack of rank 0" in ended.texts[0]
     assert "--- stack of rank 1" in ended.texts[0]
-    assert "in slowly" in ended.texts[0] or "in call" in ended.texts[0]
+    assert "in call" in ended.texts[0]
     for text in ended.texts:
         assert "ends: rank 1 gave no sign of life for" in text, text
         assert f", in {where}" in text, text
@@ -179,6 +214,4 @@ def test_a_second_signal_ends_all_at_once(jobs, data, tmp_path):
     assert ended.at[1] + running.began - asked < 1
     assert ended.codes[1] == -signal.SIGTERM
     assert time.monotonic() - asked < 5
-    assert "rank 1 was ended by SIGTERM" in ended.texts[0] or (
-        "rank 1 was killed" in ended.texts[0]
-    ), ended.texts
+    assert "rank 0 ends: rank 1 was killed" in ended.texts[0], ended.texts

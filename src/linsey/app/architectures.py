@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 import math
 from collections.abc import Mapping
 from typing import Annotated
 
 from linsey import models
-from linsey.app.batch_norm_options import refuse_excluded
+from linsey.app.batch_norm_options import (
+    BatchNormOptions,
+    read_options,
+    refuse_unknown,
+)
 from linsey.app.config import ModelOptions, Shape
 from linsey.app.models import MAX_PARAMETERS, dtypes_of
 from linsey.app.named_values import parse_arguments
@@ -19,7 +22,6 @@ from linsey.schema import Between, conform
 
 _BUILT_IN_OPTIONS = ("norm", "width", "depth", "dropout")
 _Rate = Annotated[float, Between(0.0, math.nextafter(1, 0), "a number in [0, 1)")]
-_Bounds = tuple[Annotated[float, Between(1, 1e6)], Annotated[float, Between(0, 1e6)]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,14 +35,10 @@ class Arguments:
 
 
 @dataclasses.dataclass(frozen=True)
-class BatchNormArguments:
+class BatchNormArguments(BatchNormOptions):
     """What it may say of batch normalization."""
 
-    momentum: Annotated[float, Between(0, 1)] = 0.9
     epsilon: Annotated[float, Between(1e-12, 1.0)] = 1e-5
-    group_size: Annotated[int, Between(1, 2**24)] | None = None
-    renorm: _Bounds | None = None
-    save_memory: bool = False
 
 
 def make_architecture(
@@ -93,21 +91,11 @@ def _arguments(options: ModelOptions, taken: Mapping[str, object]) -> dict[str, 
     given = parse_arguments(options.model_arg)
     own = [field.name for field in dataclasses.fields(Arguments) if field.name in taken]
     norms = [field.name for field in dataclasses.fields(BatchNormArguments)]
-    names = [*own, *(norms if "batch_norm" in taken else ())]
-    for name in given:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            raise InputError(
-                "no such argument", key=f"--model-arg {name}",
-                expected=", ".join(names),
-                hint=f"did you mean {near[0]}?" if near else None,
-            )  # fmt: skip
+    refuse_unknown(given, [*own, *(norms if "batch_norm" in taken else ())])
     of_norm = {name: value for name, value in given.items() if name in norms}
-    key = "--model-arg"
-    read = conform(of_norm, BatchNormArguments, file=None, key=key)
-    refuse_excluded(read.save_memory, read.group_size)
+    read = read_options(of_norm, BatchNormArguments)
     own_given = {name: value for name, value in given.items() if name in own}
-    found = vars(conform(own_given, Arguments, file=None, key=key))
+    found = vars(conform(own_given, Arguments, file=None, key="--model-arg"))
     arguments = {name: found[name] for name in own_given}
     if of_norm:
         arguments["batch_norm"] = {name: getattr(read, name) for name in of_norm}

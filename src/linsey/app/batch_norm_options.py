@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from typing import Annotated
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, TypeVar
 
 from linsey.app.config import ModelOptions
 from linsey.app.named_values import parse_arguments
@@ -32,6 +33,9 @@ class BatchNormOptions:
     save_memory: bool = False
 
 
+Options = TypeVar("Options", bound=BatchNormOptions)
+
+
 def batch_norm_options(options: ModelOptions) -> BatchNormOptions:
     """Read the options of batch normalization of a model of linsey.
 
@@ -45,32 +49,51 @@ def batch_norm_options(options: ModelOptions) -> BatchNormOptions:
     """
     given = parse_arguments(options.model_arg)
     names = [field.name for field in dataclasses.fields(BatchNormOptions)]
+    # Models of linsey take their sizes as options of the command.
+    others = {
+        name: f"give --{name} {given[name]}"
+        for name in ("norm", "width", "depth", "dropout")
+        if name in given
+    }
+    refuse_unknown(given, names, others)
+    if given and options.norm != "batch":
+        key = f"--model-arg {next(iter(given))}"
+        problem = "an option of batch normalization, which this model has not"
+        raise InputError(problem, key=key, hint="give --norm batch, or leave it out")
+    return read_options(given, BatchNormOptions)
+
+
+def refuse_unknown(
+    given: Iterable[str], names: Sequence[str], hints: Mapping[str, str] = {}
+) -> None:
+    """Refuse arguments of a model that it does not take.
+
+    Args:
+        given: their names.
+        names: of those that it takes.
+        hints: what to write instead, where a name is known elsewhere.
+
+    Raises:
+        InputError: it does not take one of them.
+    """
     for name in given:
-        key = f"--model-arg {name}"
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {near[0]}?" if near else _other_option(name, given)
-            expected = ", ".join(names)
-            raise InputError("no such argument", key=key, expected=expected, hint=hint)
-        if options.norm != "batch":
-            problem = "an option of batch normalization, which this model has not"
             raise InputError(
-                problem, key=key, hint="give --norm batch, or leave it out"
-            )
-    read = conform(given, BatchNormOptions, file=None, key="--model-arg")
-    refuse_excluded(read.save_memory, read.group_size)
-    return read
+                "no such argument", key=f"--model-arg {name}",
+                expected=", ".join(names),
+                hint=f"did you mean {near[0]}?" if near else hints.get(name),
+            )  # fmt: skip
 
 
-def refuse_excluded(save_memory: bool, group_size: int | None) -> None:
-    """Refuse options of batch normalization that exclude each other."""
-    if save_memory and group_size is not None:
+def read_options(given: Mapping[str, object], kind: type[Options]) -> Options:
+    """Read options of batch normalization.
+
+    Raises:
+        InputError: one is out of range, or excludes another.
+    """
+    read = conform(given, kind, file=None, key="--model-arg")
+    if read.save_memory and read.group_size is not None:
         problem, hint = "excludes group_size", "leave one of them out"
         raise InputError(problem, key="--model-arg save_memory", hint=hint)
-
-
-def _other_option(name: str, given: dict[str, object]) -> str | None:
-    """Models of linsey take their sizes as options of the command."""
-    if name in ("norm", "width", "depth", "dropout"):
-        return f"give --{name} {given[name]}"
-    return None
+    return read

@@ -172,18 +172,17 @@ def joined(options: JobOptions) -> Iterator[Team]:
 
     Raises:
         InputError: the job cannot begin, or its launcher is not known.
-        Stopped: a signal arrived meanwhile.
     """
     from linsey import distributed
 
-    # Not at once: the others would wait for a rank that goes while they connect.
-    with StopRequest() as stop:
-        given = options.coordinator, options.processes, options.rank
+    given = options.coordinator, options.processes, options.rank
+    try:
         job = distributed.initialize(*given)
-        asked = stop.signal_name
+    except BaseException:
+        # Those that it has met wait for it: all end with it, if there are any.
+        with distributed.shared_fate(signals=(), on_error=report):
+            raise
     if job.is_alone:
-        if asked:
-            raise Stopped(asked)
         if options.processes is None:
             refuse_several_processes()
         yield Team()
@@ -193,8 +192,6 @@ def joined(options: JobOptions) -> Iterator[Team]:
     with distributed.shared_fate(
         options.step_timeout, signals=(), on_error=report
     ) as fate:
-        if asked:
-            raise Stopped(asked)  # in the block, which tells the others
         yield Team(Processes(), fate)
 
 
