@@ -55,8 +55,8 @@ def test_it_is_a_network_of_the_command():
     ("options", "shape", "message"),
     [
         ({"model_arg": ("momentums=1",)}, (32, 32, 3),
-         "--model-arg momentums: no such argument: expected momentum, epsilon, "
-         "group_size, renorm, save_memory (did you mean momentum?)"),
+         "--model-arg momentums: no such argument: expected momentum, group_size, "
+         "renorm, save_memory, epsilon (did you mean momentum?)"),
         ({"model_arg": ("momentum=2",)}, (32, 32, 3),
          "--model-arg.momentum: out of range: expected 0 to 1, found 2.0"),
         ({"model_arg": ("save_memory=true", "group_size=2")}, (32, 32, 3),

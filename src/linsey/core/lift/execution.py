@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import threading
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -49,13 +47,11 @@ def jit(
     Returns:
         A function `(scope, *args, **kwargs)`.
     """
-    static = shifted(static_argnums, -1)
     # The constants of programs that read a path: each of these is for one path only.
     placed: set[tuple[object, ...]] = set()
-    traced = threading.local()  # whether the last call of this thread was traced there
 
     def constants(plan: Plan, args: tuple[object, ...]) -> tuple[object, ...]:
-        return (plan, *(args[i] for i in static if i < len(args)))
+        return (plan, *(args[i] for i in shifted(static_argnums, -1) if i < len(args)))
 
     def program(
         plan: Plan, variables: Groups, rngs: Groups, *args: object, **kwargs: object
@@ -64,15 +60,14 @@ def jit(
         try:
             y, out = plan.pure(fn)(variables, rngs, *args, **kwargs)
         finally:
-            traced.here = True
-            if PLACE_READ.get():
+            if read := PLACE_READ.get():
                 placed.add(constants(plan, args))
             else:
                 PLACE_READ.reset(token)
-        return (y, Untraced(plan.relative_counters())), out
+        kept = Untraced((plan.relative_counters(), read and tuple(plan.places)))
+        return (y, kept), out
 
     program.__name__ = getattr(fn, "__name__", "unnamed_function")
-    program.__qualname__ = getattr(fn, "__qualname__", program.__name__)
     options: dict[str, Any] = {"device": device, "backend": backend}
     # Argument 0 of `fn` is the scope; here three arguments take its place.
     compiled = jax.jit(
@@ -83,25 +78,22 @@ def jit(
         **{name: value for name, value in options.items() if value is not None},
     )
 
-    def run_shared(plan: Plan, *operands: Any, **kwargs: object) -> Any:
-        traced.here = False
-        result = compiled(plan, *operands, **kwargs)
-        if placed and not traced.here and constants(plan, operands[2:]) in placed:
-            # Another thread traced it meanwhile, for a path of its own.
-            return compiled(plan.placed(), *operands, **kwargs)
-        return result
-
     def call(scopes: object, *args: object, **kwargs: object) -> T:
         lifted = Lifted(scopes, (variables,), (variables,), (rngs,))
         lifted.rngs = lifted.forked_rngs()
         plan = lifted.plan.detached()
-        if placed and constants(plan, args) in placed:
-            run = functools.partial(compiled, plan.placed())
-        else:
-            run = functools.partial(run_shared, plan)
-        y, counters = lifted.call(run, *args, **kwargs)
+
+        def run(*operands: Any, **kwargs: object) -> Any:
+            if not placed or constants(plan, args) not in placed:
+                result = compiled(plan, *operands, **kwargs)
+                if result[0][1].value[1] in (False, tuple(plan.places)):
+                    return result
+                # Another thread traced it meanwhile, for paths of its own.
+            return compiled(plan.placed(), *operands, **kwargs)
+
+        y, kept = lifted.call(run, *args, **kwargs)
         # As if the function had run now: a cached program was traced long ago.
-        lifted.plan.update_counters(counters.value)
+        lifted.plan.update_counters(kept.value[0])
         return y
 
     return call

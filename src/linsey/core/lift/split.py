@@ -193,9 +193,9 @@ class Plan:
     places: list[tuple[str | None, Path]] = dataclasses.field(compare=False)
     counters: list[Counters] = dataclasses.field(compare=False)
     kept: Selection = dataclasses.field(default_factory=KEPT.get)
-    # In a detached plan: the counters at the start, and the paths if they matter.
+    # In a detached plan: the counters at the start, and the places if they matter.
     counts: tuple[frozenset[Any], ...] | None = None
-    paths: tuple[Path, ...] | None = None
+    fixed: tuple[tuple[str | None, Path], ...] | None = None
 
     def detached(self) -> Plan:
         """Return the plan with counters of its own, usable as a static argument."""
@@ -209,8 +209,7 @@ class Plan:
         """Return a detached plan that is equal to those for the same paths only."""
         PLACE_READ.set(True)  # what is traced around it depends on them too
         places = [(path[-1] if path else None, path) for _, path in self.places]
-        paths = tuple(path for _, path in places)
-        return dataclasses.replace(self, places=places, paths=paths)
+        return dataclasses.replace(self, places=places, fixed=tuple(places))
 
     def relative_counters(self) -> tuple[frozenset[Any], ...]:
         """Return the counters as they are now, as a value, by paths from each root."""
