@@ -1,6 +1,6 @@
 """What one layer of batch normalization costs in training, and how accurate it is.
 
-Forward and backward pass on float32, compiled. Run with
+Forward and backward pass on float32, compiled, several calls in a turn. Run with
 `python -m benchmarks.batch_norm`.
 """
 
@@ -26,10 +26,11 @@ def run(rounds: int) -> list[harness.Row]:
     rows = []
     for shape in SHAPES:
         cases = harness.available(
-            {rival: partial(_prepare, rival, shape) for rival in models.RIVALS}
+            {rival: partial(_prepare, rival, shape) for rival in models.RIVALS},
+            models.CALLS,
         )
-        cases.append(harness.Case(FLOOR, _prepare_floor(shape)))
-        cases.append(harness.Case(TRAFFIC, _prepare_traffic(shape)))
+        cases.append(harness.Case(FLOOR, _prepare_floor(shape), models.CALLS))
+        cases.append(harness.Case(TRAFFIC, _prepare_traffic(shape), models.CALLS))
         goals = {"linsey": f"<= 1.15 of {TRAFFIC}"}
         task = f"forward and backward, {shape}"
         rows += harness.measure(task, cases, rounds, "flax", goals, models.CLOCK)
@@ -37,15 +38,14 @@ def run(rounds: int) -> list[harness.Row]:
 
 
 def _prepare(rival: str, shape: tuple[int, ...]):
-    call = models.norm_gradient(rival, shape)
-    return lambda: call
+    return models.repeated(models.norm_gradient(rival, shape))
 
 
 def _prepare_floor(shape: tuple[int, ...]):
     """No statistics: reads the input and the gradient, writes one array for each."""
     x = models.numbers(*shape)
     call = models.compiled(lambda x, cotangent: (2 * x, 3 * cotangent), x, x + 1)[1]
-    return lambda: call
+    return models.repeated(call)
 
 
 def _prepare_traffic(shape: tuple[int, ...]):
@@ -56,7 +56,7 @@ def _prepare_traffic(shape: tuple[int, ...]):
     """
     arrays = [models.numbers(*shape) + i for i in range(6)]
     call = models.compiled(lambda a, b, c, d, e, f: (a + b + c, d + e + f), *arrays)[1]
-    return lambda: call
+    return models.repeated(call)
 
 
 def deviation(rival: str, loc: float, scale: float) -> float:

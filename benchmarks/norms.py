@@ -1,7 +1,8 @@
 """What one layer of layer, RMS or group normalization costs in training.
 
 Forward and backward pass on float32, compiled, at a large, a middle and a small size.
-Run with `python -m benchmarks.norms`.
+A turn is several calls in a row. One program reads three such arrays and writes two:
+as much as has to be moved. Run with `python -m benchmarks.norms`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ SHAPES = {
     "GroupNorm": ((8, 56, 56, 64), (32, 16, 16, 128), (8, 8, 8, 256)),
 }
 RIVALS = ("linsey", "flax", "torch")
+FLOOR = "3 read, 2 written"
 
 
 def run(rounds: int) -> list[harness.Row]:
@@ -30,8 +32,10 @@ def run(rounds: int) -> list[harness.Row]:
     for name, shapes in SHAPES.items():
         for shape in shapes:
             cases = harness.available(
-                {rival: partial(_prepare, rival, name, shape) for rival in RIVALS}
+                {rival: partial(_prepare, rival, name, shape) for rival in RIVALS},
+                models.CALLS,
             )
+            cases.append(harness.Case(FLOOR, _floor(shape), models.CALLS))
             task, goals = f"{name} {shape}", {"linsey": "<= 0.7"}
             rows += harness.measure(task, cases, rounds, "flax", goals, models.CLOCK)
     return rows
@@ -39,7 +43,14 @@ def run(rounds: int) -> list[harness.Row]:
 
 def _prepare(rival: str, name: str, shape: tuple[int, ...]):
     call = (_torch if rival == "torch" else partial(_linen, rival))(name, shape)
-    return lambda: call
+    return models.repeated(call)
+
+
+def _floor(shape: tuple[int, ...]):
+    """The input is read for the output, input and gradient for that of the input."""
+    x = models.numbers(*shape)
+    call = models.compiled(lambda x, cotangent: (2 * x, x * cotangent), x, x + 1)[1]
+    return models.repeated(call)
 
 
 def _linen(rival: str, name: str, shape: tuple[int, ...]) -> models.Call:

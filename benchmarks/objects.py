@@ -187,7 +187,7 @@ def run(rounds: int) -> list[harness.Row]:
     rows = []
     for depth in DEPTHS:
         calls = max(2, 2000 // depth)
-        goals = {OBJECT: "<= 1.2"} if depth == 200 else {}
+        goals = {OBJECT: "<= 1.1"} if depth == 200 else {}
         rows += harness.measure(
             f"compiled call, {depth} layers",
             dispatch_cases(depth, calls),

@@ -51,6 +51,23 @@ def compiled(function: Callable, *arguments: Any) -> tuple[Any, Call]:
     return program, lambda: jax.block_until_ready(program(*arguments))
 
 
+CALLS = 20
+
+
+def repeated(call: Call) -> Callable[[], Call]:
+    """How to prepare a case that makes `CALLS` calls in a turn, as in training.
+
+    A first call after a pause wakes threads, fills caches and may take memory anew,
+    which can last longer than the work of one layer.
+    """
+
+    def run():
+        for _ in range(CALLS):
+            call()
+
+    return lambda: run
+
+
 # One layer of batch normalization.
 
 
