@@ -97,19 +97,28 @@ class Devices:
 
         return shard_state(tree, self.mesh)
 
-    def create_divided(self, create: Callable[[], Tree]) -> tuple[Tree, Tree]:
-        """Make a tree whose large arrays are divided, and never whole on a device.
+    def create(
+        self, make: Callable[[], Tree], is_divided: bool = False
+    ) -> tuple[Tree, Tree]:
+        """Make a tree on the devices, by one program.
+
+        Args:
+            make: makes it; its arrays are the same in all processes.
+            is_divided: whether large arrays are divided, and never whole on a device.
 
         Returns:
             The tree, and the shardings of its arrays.
         """
-        from linsey.training.sharding import state_sharding
+        shapes = jax.eval_shape(make)
+        if is_divided:
+            from linsey.training.sharding import state_sharding
 
-        shapes = jax.eval_shape(create)
-        shardings = state_sharding(shapes, self.mesh)
+            shardings = state_sharding(shapes, self.mesh)
+        else:
+            shardings = jax.tree.map(lambda _: self.replicated, shapes)
         # Leaves: what is static in the tree of another call need not be equal.
         leaves = jax.jit(
-            lambda: jax.tree.leaves(create()), out_shardings=jax.tree.leaves(shardings)
+            lambda: jax.tree.leaves(make()), out_shardings=jax.tree.leaves(shardings)
         )()
         return jax.tree.unflatten(jax.tree.structure(shapes), leaves), shardings
 

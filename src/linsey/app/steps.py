@@ -242,9 +242,13 @@ def loss_fn(
 
 
 def _all_finite(tree: object) -> jax.Array:
-    leaves = jax.tree.leaves(tree)
-    inexact = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in inexact]).all()
+    # Arrays of a shape are looked at together: a loop for each takes long to compile.
+    flags: dict[tuple[int, ...], list[jax.Array]] = {}
+    for leaf in jax.tree.leaves(tree):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            flags.setdefault(leaf.shape, []).append(jnp.isfinite(leaf))
+    found = [functools.reduce(jnp.logical_and, same).all() for same in flags.values()]
+    return jnp.stack(found).all()
 
 
 # -- evaluation ----------------------------------------------------------------------

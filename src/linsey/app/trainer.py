@@ -13,8 +13,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -97,12 +96,9 @@ class Trainer:
         recipe = Recipe.of(config, dataset.y_train, dataset.class_names)
         options = config, self.network, shape, self.steps_per_epoch, recipe
         create = functools.partial(steps.create_state, *options)
-        self._divided_step: Callable[..., Any] | None = None
-        if config.shard_params:
-            self.state, shardings = self.devices.create_divided(create)
-            self._divided_step = steps.divided_step(shardings)
-        else:
-            self.state = self.devices.replicate(create())
+        is_divided = config.shard_params
+        self.state, shardings = self.devices.create(create, is_divided)
+        self._divided_step = steps.divided_step(shardings) if is_divided else None
         self.step = 0
         self.epochs_before = config.epochs
         self.scores = Scores()
