@@ -7,6 +7,7 @@ follow by a rule; what differs is in the table of its architecture.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from linsey.models.architecture import Architecture
 
@@ -43,10 +44,16 @@ def torch_name(model: Architecture, path: str, library: str = "torchvision") -> 
         >>> models.torch_name(model, path, "timm")
         'blocks.0.0.bn1.weight'
     """
-    return _torch_name(model.torch_names(library), path)
+    return name_by_table(model.torch_names(library), path)
 
 
-def _torch_name(names: dict[str, str], path: str) -> str:
+def name_by_table(names: Mapping[str, str], path: str) -> str:
+    """Return the name of an array.
+
+    Args:
+        names: what `Architecture.torch_names` returns, for many calls made once.
+        path: collection and names, joined by slashes.
+    """
     parts = path.split("/")[1:]
     # The longest part that has a name of its own.
     for size in range(len(parts), 0, -1):

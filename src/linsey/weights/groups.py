@@ -1,0 +1,140 @@
+"""Their side: names of arrays, put together to the layers that they belong to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from linsey.weights.layers import ATTENTION, CELLS
+
+COLLECTIONS = ("params", "batch_stats", "batch_counts")
+_OF_LINEN = {"kernel", "scale", "embedding"}
+_OF_TORCH = {"weight", "running_mean", "running_var", "num_batches_tracked"}
+_LEAVES = {"bias", *_OF_TORCH}
+_RECURRENT = re.compile(r"(?:weight|bias)_[ih]h(?P<index>_l\d+)?(?P<back>_reverse)?")
+_FUSED = re.compile(r"(in|q|k|v)_proj_(weight|bias)")
+# What timm calls otherwise than `torch.nn.MultiheadAttention`.
+_ATTENTION_OF_TIMM = {
+    "qkv.weight": "in_proj_weight",
+    "qkv.bias": "in_proj_bias",
+    "proj.weight": "out_proj.weight",
+    "proj.bias": "out_proj.bias",
+}
+_INSIDE_ATTENTION = {"out_proj", "qkv", "proj", "q_norm", "k_norm"}
+
+
+@dataclass(frozen=True)
+class Group:
+    """The arrays of a layer of theirs.
+
+    Attributes:
+        path: what their names begin with; of an array that is alone, its name.
+        arrays: names, by their part below the layer.
+    """
+
+    path: str
+    arrays: Mapping[str, str]
+
+
+def is_linen_tree(names: Iterable[str]) -> bool:
+    """Return whether names are those of a tree of Linen.
+
+    Example:
+        >>> is_linen_tree(["params/Dense_0/kernel", "params/Dense_0/bias"])
+        True
+    """
+    names = list(names)
+    if any(name.startswith("params/") for name in names):
+        return True
+    leaves = {re.split(r"[./]", name)[-1] for name in names}
+    return bool(leaves & _OF_LINEN) and not leaves & _OF_TORCH
+
+
+def is_counter(name: str) -> bool:
+    """Return whether an array counts updates of running statistics."""
+    return name.endswith("num_batches_tracked")
+
+
+def is_ordered(names: Iterable[str]) -> bool:
+    """Return whether names have an order that is not the one of the alphabet."""
+    parts = [re.split(r"[./]", name) for name in names if not is_counter(name)]
+    return parts != sorted(parts)
+
+
+def joined_kinds(names: Iterable[str], kinds: Iterable[str]) -> set[str]:
+    """Return the kinds of layers whose inner arrays are joined on their side.
+
+    Args:
+        names: their names.
+        kinds: the kinds of our layers.
+    """
+    leaves = [name.split(".") for name in names]
+    fused = any(
+        _FUSED.fullmatch(parts[-1]) or "qkv" in parts[-2:-1] for parts in leaves
+    )
+    recurrent = any(_RECURRENT.fullmatch(parts[-1]) for parts in leaves)
+    joined = {*(ATTENTION if fused else ()), *(CELLS if recurrent else ())}
+    return joined & set(kinds)
+
+
+def groups_of(names: Iterable[str], joined: set[str]) -> list[Group]:
+    """Put names together to layers.
+
+    Args:
+        names: their names.
+        joined: as from `joined_kinds`.
+
+    Returns:
+        The layers in the order of the names.
+    """
+    # Some files have counters, which are of another dtype, before all others.
+    names = sorted(names, key=is_counter)
+    members: dict[str, dict[str, str]] = {}
+    if is_linen_tree(names):
+        for name in names:
+            path = name.split("/" if "/" in name else ".")
+            path = path[1:] if path[0] in COLLECTIONS else path
+            alone = path[-1] not in {*_OF_LINEN, "bias", "mean", "var", "updates"}
+            owner, local = (path, "") if alone else (path[:-1], path[-1])
+            members.setdefault("/".join(owner), {})[local] = name
+    else:
+        attentions = _attentions(names) if {*ATTENTION} & joined else set()
+        for name in names:
+            owner, local = _place(name, attentions, bool({*CELLS} & joined))
+            members.setdefault(owner, {})[local] = name
+    return [Group(path, arrays) for path, arrays in members.items()]
+
+
+def _attentions(names: Iterable[str]) -> set[str]:
+    """What the names of layers of attention begin with."""
+    found = set()
+    for name in names:
+        owner, _, leaf = name.rpartition(".")
+        if _FUSED.fullmatch(leaf):
+            found.add(owner)
+        elif owner.rpartition(".")[2] == "qkv":
+            found.add(owner.rpartition(".")[0])
+    return found
+
+
+def _place(name: str, attentions: set[str], recurrent: bool) -> tuple[str, str]:
+    """The group that a name belongs to, and its part below that."""
+    owner, _, leaf = name.rpartition(".")
+    if owner in attentions:
+        return owner, leaf
+    above, _, inner = owner.rpartition(".")
+    if above in attentions and inner in _INSIDE_ATTENTION:
+        local = f"{inner}.{leaf}"
+        return above, _ATTENTION_OF_TIMM.get(local, local)
+    found = _RECURRENT.fullmatch(leaf)
+    if found and recurrent:
+        if found["index"] is None:  # of a cell
+            return owner, leaf
+        # Numbers, so that layers and directions have an order.
+        place = f"{found['index'][2:]}.{int(bool(found['back']))}"
+        return f"{owner}.{place}" if owner else place, leaf[: found.start("index")]
+    if _FUSED.fullmatch(leaf):  # of a module whose projection is one of our layers
+        inner, _, leaf = leaf.rpartition("_")
+        return f"{owner}.{inner}" if owner else inner, leaf
+    return (owner, leaf) if leaf in _LEAVES else (name, "")

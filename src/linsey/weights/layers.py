@@ -1,0 +1,183 @@
+"""Our side: which layer owns which array, in the order in which layers are called.
+
+Variables do not say what kind of layer owns them, and their order is that of the
+alphabet. So the module is run abstractly, and an interceptor looks at each call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from linsey.batch_stats.calls import library_of
+from linsey.checkpoint import flatten
+from linsey.core import meta
+
+ATTENTION = ("MultiHeadDotProductAttention",)
+CELLS = {
+    "LSTMCell": "ifgo",
+    "OptimizedLSTMCell": "ifgo",
+    "GRUCell": "rzn",
+    "SimpleCell": ("",),
+}
+"""Recurrent cells and their gates, in the order of PyTorch."""
+_SIMPLE = ("DenseGeneral", "ConvTranspose", "ConvLocal", "Einsum", "BatchNorm")
+KINDS = {*ATTENTION, *CELLS, *_SIMPLE}
+LEAVES = ("kernel", "scale", "embedding", "bias", "mean", "var", "updates")
+
+Interceptor = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a call of a module tells about it.
+
+    Attributes:
+        kind: the name of the class, if its layout depends on it.
+        contracted: number of axes that a `DenseGeneral` contracts.
+        transpose_kernel: the option of `ConvTranspose`.
+        batch_norm: momentum, epsilon and `unbiased_variance` of a `BatchNorm`.
+    """
+
+    kind: str = ""
+    contracted: int = 1
+    transpose_kernel: bool = False
+    batch_norm: tuple[float | None, float, bool] | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer and the arrays that it owns.
+
+    Attributes:
+        path: names joined by `/`; a parameter of a module of one's own is a layer by
+            itself, and its path is that of the array.
+        seen: what its call told.
+        arrays: paths of the arrays with their collections, by their part below the
+            layer.
+        shapes: their shapes, likewise.
+    """
+
+    path: str
+    seen: Seen
+    arrays: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]]
+
+    @property
+    def kind(self) -> str:
+        """The name of the class, if the layout depends on it."""
+        return self.seen.kind
+
+    @property
+    def contracted(self) -> int:
+        """Number of axes that a `DenseGeneral` contracts."""
+        return self.seen.contracted
+
+    @property
+    def transpose_kernel(self) -> bool:
+        """The option of `ConvTranspose`."""
+        return self.seen.transpose_kernel
+
+
+def abstract_variables(
+    module: Any, inputs: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[dict[str, jax.ShapeDtypeStruct], dict[str, Seen]]:
+    """Find shapes and dtypes of the variables, and the layers that own them.
+
+    Args:
+        module: a Linen module.
+        inputs: what it is called with; may be abstract.
+        kwargs: keyword arguments of the call.
+
+    Returns:
+        Shapes by path, and what was seen by path of the module, in the order of calls.
+    """
+
+    def make(*inputs: Any) -> Any:
+        return module.init(initial_rngs(), *inputs, **kwargs)
+
+    with watching(module) as seen:
+        variables = jax.eval_shape(make, *inputs)
+    return flatten(meta.unbox(variables)), seen
+
+
+def initial_rngs() -> dict[str, jax.Array]:
+    """Return the keys that initial values are drawn with."""
+    return {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+
+
+@contextmanager
+def watching(module: object) -> Iterator[dict[str, Seen]]:
+    """Note the modules that are called, by path, in the order of their first calls."""
+    seen: dict[str, Seen] = {}
+
+    def watch(next_fun: Interceptor, args: Any, kwargs: Any, context: Any) -> Any:
+        path = "/".join(context.module.path)
+        if context.method_name != "setup" and path not in seen:
+            seen[path] = _look_at(context.module)
+        return next_fun(*args, **kwargs)
+
+    with library_of(module).intercept_methods(watch):
+        yield seen
+
+
+def _look_at(module: Any) -> Seen:
+    names = [cls.__name__ for cls in type(module).__mro__]
+    kind = next((name for name in names if name in KINDS), "")
+    if kind == "DenseGeneral":
+        axis = module.axis
+        return Seen(kind, len(axis) if isinstance(axis, Sequence) else 1)
+    if kind == "BatchNorm":
+        unbiased = bool(getattr(module, "unbiased_variance", False))
+        return Seen(kind, batch_norm=(module.momentum, module.epsilon, unbiased))
+    return Seen(kind, transpose_kernel=bool(getattr(module, "transpose_kernel", False)))
+
+
+def layers_of(
+    shapes: Mapping[str, tuple[int, ...]], seen: Mapping[str, Seen], joined: set[str]
+) -> list[Layer]:
+    """Put arrays together to layers.
+
+    Args:
+        shapes: shapes by path of the array, with its collection.
+        seen: what was seen, by path of the module.
+        joined: kinds whose inner layers are taken together with them.
+
+    Returns:
+        The layers in the order of their first calls.
+    """
+    members: dict[str, dict[str, str]] = {}
+    for path in shapes:
+        owner, local = _owner(path.partition("/")[2], seen, joined)
+        members.setdefault(owner, {})[local] = path
+    places = {path: place for place, path in enumerate(seen)}
+
+    def place(owner: str) -> int:
+        # A parameter that is a layer by itself stands where its module does.
+        return places.get(owner, places.get(owner.rpartition("/")[0], len(places)))
+
+    return [
+        Layer(
+            owner,
+            seen.get(owner, Seen()),
+            arrays,
+            {local: shapes[path] for local, path in arrays.items()},
+        )
+        for owner, arrays in sorted(members.items(), key=lambda item: place(item[0]))
+    ]
+
+
+def _owner(path: str, seen: Mapping[str, Seen], joined: set[str]) -> tuple[str, str]:
+    """The path of the layer that an array belongs to, and the rest of its path."""
+    parts = path.split("/")
+    for size in range(len(parts)):
+        owner = "/".join(parts[:size])
+        if owner in seen and seen[owner].kind in joined:
+            return owner, "/".join(parts[size:])
+    if parts[-1] in LEAVES:
+        return "/".join(parts[:-1]), parts[-1]
+    return path, ""

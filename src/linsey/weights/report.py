@@ -1,0 +1,195 @@
+"""What `load` has done: which arrays went where, and what has no counterpart."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from linsey.weights.layers import Layer
+from linsey.weights.matching import Match, tokens
+from linsey.weights.translation import LEAVES
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """An array without a counterpart.
+
+    Attributes:
+        name: its name in the file, or its path here.
+        shape: its shape.
+        is_ours: whether it is one of the module, which has no value then.
+        why: why it has none.
+        resembles: the array of the other side that it most resembles; empty if there
+            is none.
+    """
+
+    name: str
+    shape: Shape
+    is_ours: bool
+    why: str
+    resembles: str = ""
+
+    def __str__(self) -> str:
+        """Return a line."""
+        line = f"`{self.name}` {self.shape}: {self.why}"
+        return line + (f"; most like `{self.resembles}`" if self.resembles else "")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `load` has done.
+
+    Attributes:
+        matches: the layers of both sides that are the same: `layer.path` is ours,
+            `group.path` theirs, and `by` the evidence.
+        leftovers: arrays without a counterpart.
+        tied: names of theirs that hold the array of another name.
+        counters: counters of updates, which the module does not keep.
+        dropped: names that the mapping leaves out.
+        initial: paths that have their initial values, since no file has any, such as
+            caches.
+        rounded: paths of arrays that lost digits, as JAX has no float64 by default.
+    """
+
+    matches: tuple[Match, ...]
+    leftovers: tuple[Leftover, ...]
+    tied: Mapping[str, str]
+    counters: tuple[str, ...]
+    dropped: tuple[str, ...]
+    initial: tuple[str, ...]
+    rounded: tuple[str, ...] = ()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every array of both sides has its place."""
+        return not self.leftovers
+
+    def __str__(self) -> str:
+        """Return the report as lines of text."""
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        arrays = sum(len(link.ours) for match in self.matches for link in match.links)
+        counts = Counter(match.by for match in self.matches)
+        ways = ", ".join(f"{count} by {by}" for by, count in counts.items())
+        yield f"{arrays} arrays loaded into {len(self.matches)} layers ({ways})"
+        for match in self.matches:
+            if match.by in ("order", "shape"):
+                theirs, ours = match.group.path, match.layer.path
+                yield f"  by {match.by}: `{theirs}` is `{ours}`"
+        for which in (True, False):
+            found = [rest for rest in self.leftovers if rest.is_ours is which]
+            if found:
+                yield "without a value:" if which else "in the file, but not used:"
+                yield from (f"  {rest}" for rest in found)
+        for name, other in self.tied.items():
+            yield f"tied: `{name}` is the array of `{other}`"
+        for what, names in (
+            ("counters of updates, not kept by the module", self.counters),
+            ("left out by the mapping", self.dropped),
+            ("at their initial values, as they are no weights", self.initial),
+            ("rounded from float64", self.rounded),
+        ):
+            if names:
+                yield f"{what}: {_some(names)}"
+        yield from self._batch_norm()
+
+    def _batch_norm(self) -> Iterator[str]:
+        found = {m.layer.seen.batch_norm: m for m in self.matches}
+        for options in found:
+            if options is not None:
+                momentum, epsilon, unbiased = options
+                theirs = None if momentum is None else round(1 - momentum, 12)
+                kind = "unbiased" if unbiased else "biased"
+                yield (
+                    f"batch normalization has momentum {momentum} (PyTorch: {theirs}), "
+                    f"epsilon {epsilon} and the {kind} running variance; a file says "
+                    "nothing of these: compare them by `prove`"
+                )
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    shown = ", ".join(f"`{name}`" for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def leftovers_of(
+    layers: Iterable[Layer],
+    matches: Sequence[Match],
+    shapes: Mapping[str, Shape],
+    handled: Iterable[str],
+) -> list[Leftover]:
+    """List arrays without a counterpart, and what each resembles.
+
+    Args:
+        layers: all layers of ours.
+        matches: what was matched.
+        shapes: shapes of their arrays by name.
+        handled: names of theirs that are accounted for otherwise.
+    """
+    ours: dict[str, Shape] = {}
+    for layer in layers:
+        ours |= {layer.arrays[local]: shape for local, shape in layer.shapes.items()}
+    links = [link for match in matches for link in match.links]
+    right = [link for link in links if link.fits(shapes)]
+    loaded = {path for link in right for path in link.ours}
+    used = {name for link in right for name in link.theirs} | set(handled)
+    free_ours = {path: shape for path, shape in ours.items() if path not in loaded}
+    free_theirs = {name: shape for name, shape in shapes.items() if name not in used}
+    found = []
+    for link in links:
+        if link in right:
+            continue
+        for path in link.ours:
+            if path in free_ours:
+                why = _why_not(link.turn.theirs, [shapes[name] for name in link.theirs])
+                shape = free_ours.pop(path)
+                found.append(Leftover(path, shape, True, why, link.theirs[0]))
+        for name in link.theirs:
+            if name in free_theirs:
+                why = "its shape does not fit"
+                shape = free_theirs.pop(name)
+                found.append(Leftover(name, shape, False, why, link.ours[0]))
+    for path, shape in free_ours.items():
+        near = _nearest(path, shape, free_theirs or shapes)
+        found.append(Leftover(path, shape, True, "nothing in the file is it", near))
+    for name, shape in free_theirs.items():
+        near = _nearest(name, shape, free_ours or ours)
+        found.append(Leftover(name, shape, False, "nothing in the module is it", near))
+    return found
+
+
+def _why_not(expected: Sequence[Shape], found: Sequence[Shape]) -> str:
+    """Say which shapes were expected, and which order of the axes would fit."""
+    lines = []
+    for wanted, shape in zip(expected, found, strict=True):
+        line = f"the file has shape {shape} where {wanted} is needed"
+        if sorted(shape) == sorted(wanted) and shape != wanted and len(shape) < 6:
+            orders = itertools.permutations(range(len(shape)))
+            fits = next(o for o in orders if tuple(shape[a] for a in o) == wanted)
+            line += f", which `array.transpose{fits}` would have"
+        lines.append(line)
+    return "; ".join(dict.fromkeys(lines))
+
+
+def _nearest(name: str, shape: Shape, others: Mapping[str, Shape]) -> str:
+    """The array that another resembles by its name and by its shape."""
+
+    def likeness(other: str) -> float:
+        ratio = difflib.SequenceMatcher(None, _words(name), _words(other)).ratio()
+        return ratio + (sorted(others[other]) == sorted(shape))
+
+    return max(others, key=likeness, default="")
+
+
+def _words(name: str) -> tuple[str, ...]:
+    """The tokens of a name, the last part as PyTorch has it."""
+    match = re.fullmatch(r"(?:params/|batch_stats/)?(.*?)([^./]*)", name)
+    owner, leaf = match.groups() if match else ("", name)
+    return tokens(f"{owner}.{LEAVES.get(leaf, leaf)}")

@@ -1,0 +1,49 @@
+"""The architectures of `linsey.models` by their tables of names, without PyTorch."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from linsey import models
+from linsey.checkpoint import flatten
+from linsey.models.mobilenet_v3 import SMALL
+from linsey.weights import load, to_torch
+from tests.weights.nets import random_variables
+
+SMALL_ONES = {
+    "resnet": functools.partial(models.ResNet, 3, stage_sizes=(1, 1)),
+    "mobilenet": functools.partial(models.MobileNetV3, 3, rows=SMALL[:2]),
+    "densenet": functools.partial(models.DenseNet, 3, block_sizes=(1, 1), growth=4),
+    "vit": functools.partial(
+        models.VisionTransformer, 3, patch_size=8, features=8, depth=1, heads=2,
+        hidden=16,
+    ),
+}  # fmt: skip
+LARGE_ONES = {
+    name: functools.partial(make, 3)
+    for name, make in models.MODELS.items()
+    if name != "vit_b_16"
+}
+CASES = [
+    *SMALL_ONES.items(),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in LARGE_ONES.items()),
+]
+
+
+@pytest.mark.parametrize(("name", "make"), CASES)
+def test_variables_come_back_from_both_libraries_bit_by_bit(name, make):
+    model, x = make(), jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+    variables = random_variables(model, x)
+    for library in ("torchvision", "timm"):
+        state = to_torch(model, variables, x, library=library)
+        found, report = load(model, state, x)
+        assert {match.by for match in report.matches} == {"table"}
+        assert report.is_complete
+        expected = flatten(variables)
+        for path, array in flatten(found).items():
+            assert np.asarray(array).tobytes() == np.asarray(expected[path]).tobytes()
+        assert flatten(found).keys() == expected.keys()
