@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from linsey import treex as treex
     from linsey import typing as typing
     from linsey import version as version
+    from linsey import weights as weights
     from linsey.app.fit import fit as fit
     from linsey.app.predictor import load as load
 else:
