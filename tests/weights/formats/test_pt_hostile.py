@@ -189,7 +189,7 @@ add(
         )
     ),
 )  # fmt: skip
-add("as many strides as axes", fewer_strides=value(tensor(strides=(1,))))
+add("not as many strides as axes", fewer_strides=value(tensor(strides=(1,))))
 add("not the offset of a tensor", offset_below_0=value(tensor(offset=-1)))
 add(
     "a tensor with other arguments",

@@ -43,7 +43,8 @@ STORAGES = {
     "ShortStorage": "int16",
 }
 """The dtypes of storages that know theirs."""
-UNTYPED = "torch.storage.UntypedStorage"
+UNTYPED = "UntypedStorage"
+"""The kind of those that know the number of their bytes only."""
 LATER_DTYPES = (
     "uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2",
     "float8_e5m2fnuz", "float8_e8m0fnu",
@@ -63,8 +64,8 @@ _CALLED = {
 }
 _NAMES = {
     *_CALLED,
-    UNTYPED,
-    "torch.UntypedStorage",
+    f"torch.{UNTYPED}",
+    f"torch.storage.{UNTYPED}",
     *(f"torch.{name}" for name in (*STORAGES, *DTYPES)),
 }
 _REFUSED = {
@@ -285,7 +286,7 @@ class _Machine:
                 kind = text.removeprefix("torch.").removeprefix("storage.")
             case _:
                 self.refuse("not a reference to a storage", found=type(found).__name__)
-        if kind not in STORAGES and kind != "UntypedStorage":
+        if kind not in STORAGES and kind != UNTYPED:
             self.refuse("not a kind of storage", found=text)
         # Never the name of a file, but a number it is all the same.
         if not (key.isascii() and key.isdecimal() and len(key) <= _MAX_KEY):

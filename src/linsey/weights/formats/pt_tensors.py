@@ -17,9 +17,9 @@ from linsey.files import PathLike
 from linsey.weights.formats.pt_pickle import (
     DTYPES,
     PARAMETER,
-    REBUILD,
     REBUILD_LATER,
     STORAGES,
+    UNTYPED,
     Name,
     Rebuilt,
     Storage,
@@ -68,9 +68,9 @@ class Tensor:
             array = np.empty(self.shape, self.dtype)
         else:
             size = self.dtype.itemsize
-            strides = tuple(stride * size for stride in self.strides)
             # A length of 1 needs no stride, and may have an absurd one.
-            strides = tuple(s if n > 1 else 0 for n, s in zip(self.shape, strides))
+            pairs = zip(self.shape, self.strides, strict=True)
+            strides = tuple(stride * size if n > 1 else 0 for n, stride in pairs)
             offset = self.offset * size
             # NumPy compares all of it with the size of the buffer once more.
             array = np.ndarray(self.shape, self.dtype, raw.data, offset, strides)
@@ -105,63 +105,55 @@ def tensor_of(rebuilt: Rebuilt, file: PathLike, key: str) -> Tensor:
             problem, file=file, key=key, expected=expected, found=found, hint=_WHOLE
         )
 
+    def lengths(name: str, value: object) -> tuple[int, ...]:
+        # Of 64 bits at most: products of longer ones are slow, and long to print.
+        if isinstance(value, tuple) and len(value) <= MAX_RANK:
+            if all(type(n) is int and 0 <= n < 2**63 for n in value):
+                return value
+        expected = f"at most {MAX_RANK} whole numbers, none below 0"
+        raise wrong(f"not {name} of a tensor", expected, _shown(value))
+
     if rebuilt.function == PARAMETER:
         inner = rebuilt.arguments[0] if rebuilt.arguments else None
         if not isinstance(inner, Rebuilt) or inner.function == PARAMETER:
             raise wrong("a parameter without a tensor", found=type(inner).__name__)
         rebuilt = inner
-    arguments: list[object] = list(rebuilt.arguments)
-    metadata: object = None
-    dtype_name: object = None
-    if rebuilt.function == REBUILD_LATER and 7 <= len(arguments) <= 8:
-        dtype_name = arguments.pop(6)
-    if 6 < len(arguments) <= 7:
-        metadata = arguments.pop(6)
-    if len(arguments) != 6 or rebuilt.function not in (REBUILD, REBUILD_LATER):
+    first, rest = rebuilt.arguments[:6], list(rebuilt.arguments[6:])
+    dtype_name = rest.pop(0) if rest and rebuilt.function == REBUILD_LATER else None
+    metadata = rest.pop() if rest else None
+    if len(first) < 6 or rest:
         raise wrong("a tensor with other arguments", found=len(rebuilt.arguments))
     if metadata:
         raise wrong("a conjugated or negated view", found=type(metadata).__name__)
-    storage, offset, shape, strides = arguments[:4]
+    storage, offset = first[:2]
     if not isinstance(storage, Storage):
         raise wrong("a tensor without a storage", found=type(storage).__name__)
-    dtype = _dtype(storage, dtype_name, rebuilt.function)
+    dtype = _dtype(storage, dtype_name)
     if dtype is None:
         found = f"{storage.kind} and {type(dtype_name).__name__}"
         raise wrong("a dtype that is not known", found=found)
-    for name, lengths in (("shape", shape), ("strides", strides)):
-        if not _are_lengths(lengths):
-            expected = f"at most {MAX_RANK} whole numbers, none below 0"
-            raise wrong(f"not {name} of a tensor", expected, _shown(lengths))
+    shape, strides = lengths("shape", first[2]), lengths("strides", first[3])
     if type(offset) is not int or offset < 0:
         raise wrong("not the offset of a tensor", "at least 0", _shown(offset))
     if len(shape) != len(strides):
-        raise wrong("as many strides as axes", len(shape), len(strides))
-    itemsize = dtype.itemsize
-    stored = storage.count * (1 if storage.kind == "UntypedStorage" else itemsize)
-    last = offset + sum((n - 1) * s for n, s in zip(shape, strides))
-    if 0 not in shape and (last + 1) * itemsize > stored:
-        expected = f"at most {stored // itemsize:,} items"
+        raise wrong("not as many strides as axes", len(shape), len(strides))
+    itemsize = 1 if storage.kind == UNTYPED else dtype.itemsize
+    stored = storage.count * itemsize
+    last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+    if 0 not in shape and (last + 1) * dtype.itemsize > stored:
+        expected = f"at most {stored // dtype.itemsize:,} items"
         raise wrong("a tensor beyond its storage", expected, f"item {last:,}")
     return Tensor(storage.key, stored, dtype, offset, shape, strides)
 
 
-def _dtype(storage: Storage, name: object, function: str) -> np.dtype | None:
-    if function == REBUILD:
-        found = STORAGES.get(storage.kind)
-    else:
-        text = name.text.removeprefix("torch.") if isinstance(name, Name) else ""
-        is_untyped = storage.kind == "UntypedStorage"
-        found = text if is_untyped and text in DTYPES else None
-    return None if found is None else dtype_of(found)
-
-
-def _are_lengths(value: object) -> bool:
-    # Not more than 64 bits: the product of large ones is slow, and long to print.
-    return (
-        isinstance(value, tuple)
-        and len(value) <= MAX_RANK
-        and all(type(n) is int and 0 <= n < 2**63 for n in value)
-    )
+def _dtype(storage: Storage, name: object) -> np.dtype | None:
+    """The dtype of a storage, or, if that has none, the one that was named."""
+    found = STORAGES.get(storage.kind)
+    if storage.kind == UNTYPED and isinstance(name, Name):
+        found = name.text.removeprefix("torch.")
+    elif name is not None:
+        found = None
+    return None if found not in DTYPES else dtype_of(found)
 
 
 def _shown(value: object) -> str:

@@ -52,7 +52,7 @@ def _tensor(array: np.ndarray, key: str) -> bytes:
     """The call of the function that makes a tensor, see `pt_tensors`."""
     dtype = array.dtype.name
     is_typed = dtype in _KINDS
-    kind = f"torch.{_KINDS[dtype]}" if is_typed else UNTYPED
+    kind = f"torch.{_KINDS[dtype]}" if is_typed else f"torch.storage.{UNTYPED}"
     count = array.size if is_typed else array.nbytes
     storage = (_text("storage"), _name(kind), _text(key), _text("cpu"), _number(count))
     strides, stride = [], 1
