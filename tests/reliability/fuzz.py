@@ -187,7 +187,7 @@ def fuzz_msgpack(folder: Path) -> Fuzzer:
 
 
 def fuzz_pt(folder: Path) -> Fuzzer:
-    """Members of an archive of PyTorch, the pickle most of all, with right checksums."""
+    """Members of an archive of PyTorch, most of all the pickle; checksums are right."""
     path = folder / "weights.pt"
     arrays = {"a.weight": np.ones((2, 3), "f4"), "b": np.arange(3), "c": np.array(True)}
     weights.write(path, {**arrays, "d": np.ones(2, "u2"), "e": arrays["b"]})

@@ -56,7 +56,12 @@ class _Bounded:
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
         self._file, self._path = file, path
-        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+        self.tell, self.seekable = file.tell, file.seekable
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if whence == os.SEEK_SET and offset < 0:  # which would be a refusal of the disk
+            raise InputError("a member before the file begins", file=self._path)
+        return self._file.seek(offset, whence)
 
     def read(self, size: int = -1) -> bytes:
         most = _MAX_DIRECTORY + 1

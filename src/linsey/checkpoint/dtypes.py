@@ -73,9 +73,7 @@ SAFETENSORS = {
     "float8_e8m0fnu": "F8_E8M0",
 }
 """All of its dtypes; of those that it got later a step has the bits."""
-BY_CODE = {
-    code: _DTYPES[name] for name, code in SAFETENSORS.items() if name in _DTYPES
-}
+BY_CODE = {code: _DTYPES[name] for name, code in SAFETENSORS.items() if name in _DTYPES}
 """The same, by what it calls them."""
 
 

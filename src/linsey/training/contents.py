@@ -15,7 +15,6 @@ import numpy as np
 
 from linsey import files
 from linsey.checkpoint import (
-    dtypes,
     flatten,
     nest,
     open_checkpoint,

@@ -1,4 +1,4 @@
-"""Files of `torch.save` made by hand: what PyTorch would write, and what it would not."""
+"""Files of `torch.save` made by hand: what PyTorch writes, and what it never would."""
 
 from __future__ import annotations
 

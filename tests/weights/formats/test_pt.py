@@ -89,7 +89,10 @@ def test_dtypes_that_torch_got_later(tmp_path, dtype):
 
 def test_tied_weights_share_memory(tmp_path):
     pairs = b"}(" + text("a") + tensor() + b"q\0" + text("b") + b"h\0"
-    save(tmp_path / "a.pt", program(pairs + text("c") + tensor(offset=4, shape=(2, 4)) + b"u"))
+    save(
+        tmp_path / "a.pt",
+        program(pairs + text("c") + tensor(offset=4, shape=(2, 4)) + b"u"),
+    )
     found = read(tmp_path / "a.pt")
     assert np.shares_memory(found["a"], found["b"])
     assert np.shares_memory(found["a"], found["c"])
@@ -221,9 +224,11 @@ def torch_files() -> dict[str, object]:
                     "p": torch.randn(2, 3, 4, 5).permute(3, 1, 0, 2)},
         "channels last": {"w": torch.randn(2, 3, 4, 5).to(
             memory_format=torch.channels_last)},
-        "shapes": {"0": torch.tensor(3.5), "e": torch.zeros(0), "f": torch.zeros(2, 0, 3),
-                   "o": torch.ones(1, 1, 1), "n": torch.tensor(7)},
-        "parameters": {"p": nn.Parameter(x), "f": nn.Parameter(x[0], requires_grad=False)},
+        "shapes": {"0": torch.tensor(3.5), "e": torch.zeros(0),
+                   "f": torch.zeros(2, 0, 3), "o": torch.ones(1, 1, 1),
+                   "n": torch.tensor(7)},
+        "parameters": {"p": nn.Parameter(x),
+                       "f": nn.Parameter(x[0], requires_grad=False)},
         "optimizer": {"model": net.state_dict(), "ema": net.state_dict(),
                       "optimizer": optimizer.state_dict(), "epoch": 3, "loss": 0.5,
                       "scheduler": scheduler.state_dict(), "name": "net", "best": None},
@@ -297,5 +302,7 @@ def test_files_of_older_formats_say_how_to_save_them_anew(tmp_path):
 def test_a_whole_model_is_refused_by_its_name(tmp_path):
     torch = pytest.importorskip("torch")
     torch.save(torch.nn.Linear(2, 3), tmp_path / "a.pt")
-    with pytest.raises(InputError, match=r"found torch.nn.modules.linear.Linear \(load"):
+    with pytest.raises(
+        InputError, match=r"found torch.nn.modules.linear.Linear \(load"
+    ):
         read(tmp_path / "a.pt")

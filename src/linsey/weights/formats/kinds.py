@@ -40,6 +40,9 @@ def recognize(path: Path) -> Kind:
         raise InputError("a folder without weights", file=path, expected=READ)
     with open_regular(path) as file, reporting(path, "read"):
         size, start = os.fstat(file.fileno()).st_size, file.read(512)
+    # First: the length of the header can look like the beginning of anything else.
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < MAX_BYTES:
+        return "safetensors"
     if start[:2] == b"PK":
         return _of_archive(path)
     if start.startswith(_BEFORE_ZIP) or start[257:262] == b"ustar":
@@ -47,9 +50,6 @@ def recognize(path: Path) -> Kind:
         raise InputError(problem, file=path, hint=_SAVE_ANEW)
     if start[:1] == b"\x80" and size > 1 and start[1] <= 5:
         raise InputError("a pickle, and no pickle is read", file=path, hint=_SAVE_ANEW)
-    # In other files these would be the length of a header that no file has.
-    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < MAX_BYTES:
-        return "safetensors"
     if start and start[0] in _MAPS:
         return "msgpack"
     found = start[:8].hex(" ") or "an empty file"

@@ -56,7 +56,9 @@ def _chosen(found: object, path: Path) -> dict[str, Rebuilt]:
     if not isinstance(found, dict):
         hint = 'save a dictionary of tensors, such as `{"weight": tensor}`'
         kind = "a tensor" if _is_tensor(found) else type(found).__name__
-        raise InputError("not a dictionary of tensors", file=path, found=kind, hint=hint)
+        raise InputError(
+            "not a dictionary of tensors", file=path, found=kind, hint=hint
+        )
     # Each once: the same one may be there very often.
     values = {id(value): value for value in found.values()}.values()
     inner = [value for value in values if _is_state_dict(value)]

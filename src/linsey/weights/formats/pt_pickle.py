@@ -108,7 +108,7 @@ class Rebuilt:
 
 
 def parse(content: bytes, file: Path, key: str) -> object:
-    """Run the program of a pickle.
+    r"""Run the program of a pickle.
 
     Args:
         content: its bytes.
@@ -123,9 +123,9 @@ def parse(content: bytes, file: Path, key: str) -> object:
             that no state dict needs.
 
     Example:
-        >>> parse(b"\\x80\\x02}X\\1\\0\\0\\0aK\\7s.", Path("a.pt"), "data.pkl")
+        >>> parse(b"\x80\x02}X\1\0\0\0aK\7s.", Path("a.pt"), "data.pkl")
         {'a': 7}
-        >>> parse(b"\\x80\\x02cos\\nsystem\\n.", Path("a.pt"), "data.pkl")
+        >>> parse(b"\x80\x02cos\nsystem\n.", Path("a.pt"), "data.pkl")
         Traceback (most recent call last):
         linsey.errors.files.InputError: a.pt: data.pkl, byte 2: a name that no state
         dict has, and nothing is imported: found os.system (load it with torch, and save
@@ -282,7 +282,7 @@ class _Machine:
     def storage(self) -> None:
         """Make a record of bytes that lie elsewhere."""
         match found := self.pop():
-            case ("storage", Name(text), str(key), str(), int(count)):
+            case ("storage", Name(text=text), str(key), str(), int(count)):
                 kind = text.removeprefix("torch.").removeprefix("storage.")
             case _:
                 self.refuse("not a reference to a storage", found=type(found).__name__)

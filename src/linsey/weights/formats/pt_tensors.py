@@ -1,4 +1,4 @@
-"""Tensors of PyTorch: strides over the items of a storage, checked before they are read.
+"""Tensors of PyTorch: strides over items of a storage, checked before they are read.
 
 A tensor has a shape, and for each axis the stride from an item to the next one, counted
 in items of its storage. Tensors may share a storage, and overlap.

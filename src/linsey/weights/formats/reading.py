@@ -13,7 +13,8 @@ import numpy as np
 from linsey._array_files.npz import read_npz
 from linsey.checkpoint import tensors
 from linsey.errors import InputError
-from linsey.files import parsing, read_regular
+from linsey.files import read_regular
+from linsey.training import checkpoints, orbax_utils
 from linsey.training.contents import read_contents
 from linsey.weights.formats import names
 from linsey.weights.formats.kinds import Kind, recognize, run_steps
@@ -93,7 +94,12 @@ def _read_run(path: Path) -> dict[str, np.ndarray]:
     return {} if newest is None else _arrays_of(newest.read(), path)
 
 
-def _tree_reader(kind: Literal["step", "orbax", "msgpack"]) -> Reader:
+def _read_orbax(path: Path) -> dict[str, np.ndarray]:
+    reader = checkpoints.orbax().PyTreeCheckpointer()
+    return _arrays_of(orbax_utils.stored_arrays(reader, os.path.abspath(path)), path)
+
+
+def _tree_reader(kind: Literal["step", "msgpack"]) -> Reader:
     return lambda path: _arrays_of(read_contents(path, kind).tree, path)
 
 
@@ -119,7 +125,7 @@ _READERS: dict[Kind, Reader] = {
     "pt": read_pt,
     "npz": _read_npz,
     "msgpack": _tree_reader("msgpack"),
-    "orbax": _tree_reader("orbax"),
+    "orbax": _read_orbax,
     "step": _tree_reader("step"),
     "run": _read_run,
 }

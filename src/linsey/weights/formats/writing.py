@@ -14,6 +14,7 @@ import numpy as np
 
 from linsey._array_files.archive import add_member
 from linsey.checkpoint import dtypes, durable, tensors
+from linsey.checkpoint.trees import keys_of
 from linsey.errors import ArgumentTypeError, OptionError
 from linsey.training import checkpoints, orbax_utils
 from linsey.training.contents import Contents, write_contents
@@ -34,7 +35,9 @@ _OF_NUMPY = {
 
 
 def write(
-    path: str | os.PathLike[str], arrays: Mapping[str, Any], format: Format | None = None
+    path: str | os.PathLike[str],
+    arrays: Mapping[str, Any],
+    format: Format | None = None,
 ) -> None:
     """Write arrays by name as a file or folder of weights.
 
@@ -153,6 +156,15 @@ def _write_msgpack(path: Path, arrays: Arrays) -> None:
 
 
 def _write_orbax(path: Path, arrays: Arrays) -> None:
+    stored: dict[str, str] = {}
+    for name in arrays:
+        other = stored.setdefault(".".join(keys_of(name)), name)
+        if other != name:
+            raise OptionError(
+                f"The names `{other}` and `{name}` are one to Orbax.",
+                "It joins keys with a point, and one array would replace the other.",
+                "Rename one of the two arrays, or write msgpack.",
+            )
     write_contents(path, "orbax", Contents(names.unflatten(arrays)))
 
 
