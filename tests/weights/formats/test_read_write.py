@@ -147,7 +147,7 @@ def test_safetensors_of_the_library_are_read_and_back(tmp_path):
     same(safetensors.numpy.load_file(path), ARRAYS)
 
 
-@pytest.mark.parametrize("start", [b"\x80\x02", b"\x80\0", b"PK", b"\xde\0"])
+@pytest.mark.parametrize("start", [b"\x80\x02", b"\x80\0\1", b"PK", b"\xde\0\1"])
 def test_the_length_of_a_header_is_not_taken_for_another_format(start, tmp_path):
     path = tmp_path / "w"
     write(path, ARRAYS, "safetensors")
@@ -235,7 +235,10 @@ REFUSED = {
         "w: a pickle, and no pickle is read (load it with torch, and save it anew: "
         "`torch.save(model.state_dict(), F)`)",
     ),
-    "a name twice": (named_twice, "w: a: a key is there twice"),
+    "a name twice": (
+        named_twice,
+        "w: a: a key is there twice (copy or download it again)",
+    ),
     "objects": (
         lambda path: save_npz(path, np.array([{}])),
         "w: a: the array holds Python objects, which are never unpickled (save an "
@@ -246,6 +249,11 @@ REFUSED = {
         "w: a: not numbers: expected real numbers, found '<V2' (save numbers that "
         "NumPy has, such as float32, or use safetensors)",
     ),
+    "half an archive": (
+        lambda path: path.write_bytes(b"PK\3\4" + bytes(99)),
+        "w: not a readable zip archive: File is not a zip file (copy or download it "
+        "again)",
+    ),
     "no arrays": (
         lambda path: path.write_bytes(flax.serialization.to_bytes({"a": 1})),
         "w: no arrays in it",
@@ -254,7 +262,7 @@ REFUSED = {
         lambda path: path.write_bytes(flax.serialization.to_bytes(np.array(1))),
         "w: weights of an unknown kind: expected safetensors, a file of `torch.save`, "
         "MessagePack of Flax, npz, a checkpoint of Orbax, a run of linsey or a step of "
-        "it, found c7",
+        "it, found c7 12 01 93 90 a5 69 6e",
     ),
 }
 
@@ -266,9 +274,7 @@ def test_what_cannot_be_read_is_named(case, tmp_path, monkeypatch):
     make(Path("w"))
     with pytest.raises(InputError) as caught:
         read("w")
-    assert str(caught.value).startswith(told) and (
-        case == "one array" or str(caught.value) == told
-    )
+    assert str(caught.value) == told
 
 
 @pytest.mark.parametrize("format", FILES)

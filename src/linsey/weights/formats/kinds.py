@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +17,7 @@ from linsey.training.formats import kind_of
 Kind = Literal["safetensors", "pt", "msgpack", "npz", "orbax", "step", "run"]
 CHECKPOINTS = "checkpoints"
 """The folder of steps in that of a run."""
+AGAIN = "copy or download it again"
 READ = (
     "safetensors, a file of `torch.save`, MessagePack of Flax, npz, a checkpoint of "
     "Orbax, a run of linsey or a step of it"
@@ -63,8 +66,20 @@ def run_steps(path: Path) -> CheckpointStore:
     return CheckpointStore(inside if inside.is_dir() else path)
 
 
+@contextlib.contextmanager
+def advising(hint: str) -> Iterator[None]:
+    """Add advice to an error about a file that has none."""
+    try:
+        yield
+    except InputError as error:
+        if error.hint is None:
+            raise error.with_hint(hint) from error
+        raise
+
+
 def _of_archive(path: Path) -> Kind:
-    with open_archive(path, "not a readable zip archive") as archive:
+    opened = open_archive(path, "not a readable zip archive")
+    with advising(AGAIN), opened as archive:
         if any(name.endswith("/data.pkl") for name in archive.members):
             return "pt"
         if any(name.endswith(".npy") for name in archive.members):

@@ -17,14 +17,13 @@ from linsey._array_files.array_file import fill
 from linsey.errors import InputError
 from linsey.files import parsing
 from linsey.weights.formats import names, pt_pickle
+from linsey.weights.formats.kinds import AGAIN
 from linsey.weights.formats.pt_pickle import Rebuilt
 from linsey.weights.formats.pt_tensors import Tensor, tensor_of
 
 PICKLE = "data.pkl"
 MAX_PICKLE = 16 * 2**20
 """Bytes that the pickle may have: about 60,000 tensors."""
-BEFORE_ZIP = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""How files begin that PyTorch wrote before 1.6."""
 _PROBLEM = "not a readable file of `torch.save`"
 
 
@@ -128,7 +127,7 @@ class _Reader:
         key: str | None,
         expected: object = None,
         found: object = None,
-        hint: str = "copy or download it again",
+        hint: str = AGAIN,
     ) -> InputError:
         """Return the error about a member or an array."""
         return InputError(

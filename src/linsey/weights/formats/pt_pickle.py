@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from linsey.errors import InputError
+from linsey.weights.formats.kinds import AGAIN
 
 FIX = "load it with torch, and save `model.state_dict()` with `torch.save`"
 """What to do about a file that holds more than arrays."""
@@ -189,8 +190,7 @@ class _Machine:
         end = self.place + size
         if end > len(self.content):
             found = f"{len(self.content) - self.place:,}"
-            hint = "copy or download it again"
-            self.refuse("the pickle ends early", f"{size:,} bytes", found, hint)
+            self.refuse("the pickle ends early", f"{size:,} bytes", found, AGAIN)
         taken, self.place = self.content[self.place : end], end
         return taken
 

@@ -17,7 +17,13 @@ from linsey.files import read_regular
 from linsey.training import checkpoints, orbax_utils
 from linsey.training.contents import read_contents
 from linsey.weights.formats import names
-from linsey.weights.formats.kinds import Kind, recognize, run_steps
+from linsey.weights.formats.kinds import (
+    AGAIN,
+    Kind,
+    advising,
+    recognize,
+    run_steps,
+)
 from linsey.weights.formats.pt_archive import read_pt
 
 Reader = Callable[[Path], dict[str, np.ndarray]]
@@ -71,18 +77,14 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    return tensors.decode(read_regular(path), path)
+    with advising(AGAIN):
+        return tensors.decode(read_regular(path), path)
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
+    # `bfloat16`, for example, is what NumPy writes without its name.
+    with advising("save numbers that NumPy has, such as float32, or use safetensors"):
         arrays = read_npz(path, tuple)
-    except InputError as error:
-        if error.hint is None:
-            # Such as `bfloat16`, which NumPy writes without its name.
-            hint = "save numbers that NumPy has, such as float32, or use safetensors"
-            raise error.with_hint(hint) from error
-        raise
     return {
         name: array.astype(array.dtype.newbyteorder("="), copy=False)
         for name, array in arrays.items()
