@@ -32,7 +32,7 @@ import msgpack
 import numpy as np
 from PIL import Image
 
-from linsey import serialization
+from linsey import serialization, weights
 from linsey.app import images, metrics_log
 from linsey.app.config import DataOptions, TrainConfig
 from linsey.app.metadata import run_metadata
@@ -184,6 +184,34 @@ def fuzz_msgpack(folder: Path) -> Fuzzer:
         return scrambled(rng, *sealed, *bare, *bare)
 
     return Fuzzer(make, serialization.msgpack_restore)
+
+
+def fuzz_pt(folder: Path) -> Fuzzer:
+    """Members of an archive of PyTorch, most of all the pickle; checksums are right."""
+    path = folder / "weights.pt"
+    arrays = {"a.weight": np.ones((2, 3), "f4"), "b": np.arange(3), "c": np.array(True)}
+    weights.write(path, {**arrays, "d": np.ones(2, "u2"), "e": arrays["b"]})
+    good = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    pickled = next(name for name in members if name.endswith("data.pkl"))
+
+    def make(rng: Random) -> bytes:
+        if rng.random() < 0.2:
+            return scrambled(rng, good)
+        name = pickled if rng.random() < 0.9 else rng.choice(list(members))
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for other, content in members.items():
+                content = scrambled(rng, content) if other == name else content
+                archive.writestr(zipfile.ZipInfo(other), content)
+        return buffer.getvalue()
+
+    def read(content: bytes) -> None:
+        path.write_bytes(content)
+        weights.read(path)
+
+    return Fuzzer(make, read)
 
 
 # -- data ----------------------------------------------------------------------------
@@ -408,6 +436,7 @@ FUZZERS: dict[str, Callable[[Path], Fuzzer]] = {
     "step": fuzz_step,
     "metadata": fuzz_metadata,
     "msgpack": fuzz_msgpack,
+    "pt": fuzz_pt,
     "npz": fuzz_npz,
     "image": fuzz_image,
     "labels": fuzz_labels,

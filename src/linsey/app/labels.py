@@ -15,10 +15,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from linsey._array_files.array_file import MAX_TEXT
 from linsey.app.config import MAX_CLASSES
 from linsey.errors import InputError
 
-MAX_LABEL = 255
+MAX_LABEL = MAX_TEXT
 """Characters that a label may have."""
 _FEW = 20  # as many classes may have one example each
 _EXACT = 2**53  # floats beyond it do not tell integers apart

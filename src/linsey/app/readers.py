@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from linsey import datasets
-from linsey.app.array_file import read_npy
+from linsey._array_files.array_file import read_npy
+from linsey._array_files.npz import read_npz
 from linsey.app.array_names import Chosen, choose_arrays, is_whole
 from linsey.app.config import ARRAYS, DataOptions, LoadingOptions
 from linsey.app.dataset import Dataset, Known, make_dataset
 from linsey.app.image_folder import load_image_folder
-from linsey.app.npz import read_npz
 from linsey.app.saved_datasets import is_saved_dataset, load_saved_dataset
 from linsey.app.tables import load_table
 from linsey.errors import InputError

@@ -65,6 +65,16 @@ _DTYPES = {
     for name in [*CODES, *_BITS]
     if hasattr(ml_dtypes, name) or hasattr(np, name)
 }
+SAFETENSORS = {
+    **CODES,
+    "complex64": "C64",
+    "float8_e4m3fnuz": "F8_E4M3FNUZ",
+    "float8_e5m2fnuz": "F8_E5M2FNUZ",
+    "float8_e8m0fnu": "F8_E8M0",
+}
+"""All of its dtypes; of those that it got later a step has the bits."""
+BY_CODE = {code: _DTYPES[name] for name, code in SAFETENSORS.items() if name in _DTYPES}
+"""The same, by what it calls them."""
 
 
 def name_of(dtype: Any) -> str:

@@ -18,8 +18,9 @@ from typing import Annotated
 
 import numpy as np
 
-from linsey.checkpoint.dtypes import CODES, storage
+from linsey.checkpoint.dtypes import BY_CODE, SAFETENSORS, raw
 from linsey.errors import InputError
+from linsey.files import parsing
 from linsey.schema import Between, conform, parse_json
 
 RESERVED = "__metadata__"
@@ -36,11 +37,7 @@ class Tensor:
     data_offsets: tuple[Size, Size]
 
 
-_ITEM_BYTES = {
-    code: found.dtype.itemsize
-    for name, code in CODES.items()
-    if (found := storage(name)) is not None
-}
+_ITEM_BYTES = {code: dtype.itemsize for code, dtype in BY_CODE.items()}
 
 
 def encode_header(arrays: Mapping[str, np.ndarray], codes: Mapping[str, str]) -> bytes:
@@ -96,3 +93,39 @@ def parse_header(content: bytes, file: Path) -> tuple[dict[str, Tensor], int]:
         problem = "the arrays do not end where the file ends"
         raise InputError(problem, file=file, expected=start + end, found=len(content))
     return tensors, start
+
+
+def encode(arrays: Mapping[str, np.ndarray]) -> list[bytes | memoryview]:
+    """Return the content of a file of arrays, in chunks.
+
+    Args:
+        arrays: contiguous and little-endian, of dtypes that safetensors has. Those of
+            larger items come first, so that each is aligned.
+    """
+    ordered = dict(sorted(arrays.items(), key=lambda item: -item[1].itemsize))
+    codes = {name: SAFETENSORS[array.dtype.name] for name, array in ordered.items()}
+    return [encode_header(ordered, codes), *map(raw, ordered.values())]
+
+
+def decode(content: bytes, file: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a file, in the order of its header.
+
+    Args:
+        content: the whole file.
+        file: its path, for messages.
+
+    Returns:
+        Views of the content, which cannot be written to.
+
+    Raises:
+        InputError: it is not such a file.
+    """
+    entries, start = parse_header(content, file)
+    arrays = {}
+    for name, entry in entries.items():
+        first, end = (start + offset for offset in entry.data_offsets)
+        part = memoryview(content)[first:end]
+        values = np.frombuffer(part, BY_CODE[entry.dtype])
+        with parsing(file, "an impossible shape", name):
+            arrays[name] = values.reshape(entry.shape)
+    return arrays

@@ -15,7 +15,6 @@ import numpy as np
 
 from linsey import files
 from linsey.checkpoint import (
-    dtypes,
     flatten,
     nest,
     open_checkpoint,
@@ -97,14 +96,9 @@ def _read_bytes(path: Path) -> Contents:
 
 def _read_safetensors(path: Path) -> Contents:
     """Split flat names at `/`, or, if none has one, at `.`, as in PyTorch."""
-    content = files.read_regular(path)
-    entries, start = tensors.parse_header(content, path)
-    separator = "/" if any("/" in name for name in entries) else "."
-    flat: dict[str, np.ndarray] = {}
-    for name, entry in entries.items():
-        first, end = (start + offset for offset in entry.data_offsets)
-        values = np.frombuffer(content[first:end], _DTYPES[entry.dtype])
-        flat[name.replace(separator, "/")] = values.reshape(entry.shape)
+    found = tensors.decode(files.read_regular(path), path)
+    separator = "/" if any("/" in name for name in found) else "."
+    flat = {name.replace(separator, "/"): array for name, array in found.items()}
     try:
         return Contents(nest(flat), separator=separator)
     except ValueError as error:
@@ -118,18 +112,9 @@ def _safetensors(contents: Contents) -> bytes:
         contents.separator.join(keys_of(path)): np.asarray(leaf, order="C")
         for path, leaf in flatten(contents.tree).items()
     }
-    # Those of larger items first: so all are aligned.
-    arrays = dict(sorted(arrays.items(), key=lambda item: -item[1].itemsize))
-    codes = {name: dtypes.CODES[array.dtype.name] for name, array in arrays.items()}
-    header = tensors.encode_header(arrays, codes)
-    return b"".join([header, *(array.tobytes() for array in arrays.values())])
+    return b"".join(tensors.encode(arrays))
 
 
-_DTYPES = {
-    code: found.dtype
-    for name, code in dtypes.CODES.items()
-    if (found := dtypes.storage(name)) is not None
-}
 _READ: dict[str, Callable[[Path], Contents]] = {
     "step": _read_step,
     "orbax": _read_tree,

@@ -110,12 +110,42 @@ def stored_specs(reader: ocp.Checkpointer, path: str) -> Any:
         InputError: Orbax cannot read it.
     """
     with reading(path):
-        found: Any = reader.metadata(path)
-        found = getattr(found, "item_metadata", found)
-        tree = getattr(found, "tree", found)
-        if tree is None:  # older than these descriptions
+        tree = _metadata(reader, path)
+        if tree is None:
             tree = reader.restore(path)
         return serialization.to_state_dict(jax.tree.map(_described, tree))
+
+
+def stored_arrays(reader: ocp.Checkpointer, path: str) -> Any:
+    """Restore a checkpoint as it is stored, whatever devices it was on.
+
+    Args:
+        reader: of Orbax.
+        path: of the checkpoint, absolute.
+
+    Returns:
+        A state dict; arrays are NumPy's, of the dtypes that are stored.
+
+    Raises:
+        InputError: Orbax cannot read it.
+    """
+    import orbax.checkpoint as ocp
+
+    def of(leaf: object) -> ocp.RestoreArgs:
+        is_array = type(leaf).__name__ == "ArrayMetadata"
+        return ocp.RestoreArgs(restore_type=np.ndarray if is_array else None)
+
+    with reading(path):
+        tree = _metadata(reader, path)
+        args = {} if tree is None else {"restore_args": jax.tree.map(of, tree)}
+        return serialization.to_state_dict(reader.restore(path, **args))
+
+
+def _metadata(reader: ocp.Checkpointer, path: str) -> Any:
+    """What Orbax says of each leaf; `None` if the checkpoint is older than that."""
+    found: Any = reader.metadata(path)
+    found = getattr(found, "item_metadata", found)
+    return getattr(found, "tree", found)
 
 
 def _described(leaf: Any) -> Spec:

@@ -1,6 +1,7 @@
 """Trained weights from other libraries, and back, with a proof.
 
-`load` puts the arrays of a state dict into the variables of a module, `to_torch` is the
+`read` and `write` take files of several formats for flat dictionaries of arrays, `load`
+puts the arrays of a state dict into the variables of a module, `to_torch` is the
 way back, and `prove` runs both models layer by layer.
 
 The words used here: a *name* is what an array is called in the file (`conv1.weight`), a
@@ -10,6 +11,8 @@ which arrays are which, and how their axes are turned.
 """
 
 from linsey.weights.batch_norm import batch_norm_options as batch_norm_options
+from linsey.weights.formats import read as read
+from linsey.weights.formats import write as write
 from linsey.weights.loading import load as load
 from linsey.weights.proof import Cause as Cause
 from linsey.weights.proof import Difference as Difference

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from linsey.app.array_file import read_npy
+from linsey._array_files.array_file import read_npy
+from linsey._array_files.npz import read_npz
 from linsey.app.array_names import choose_examples
 from linsey.app.examples.terms import Example, Terms
-from linsey.app.npz import read_npz
 from linsey.files import parsing
 
 

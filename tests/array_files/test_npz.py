@@ -6,8 +6,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from linsey.app.array_file import MAX_UNPACKED, read_npy
-from linsey.app.npz import read_npz
+from linsey._array_files.array_file import MAX_UNPACKED, read_npy
+from linsey._array_files.npz import read_npz
 from linsey.errors import DiskError, InputError
 
 DTYPES = "?,i1,u1,<i2,>i2,<u4,>u8,<i8,<f2,<f4,>f4,<f8,<c8,<c16".split(",")

@@ -19,11 +19,12 @@ from typing import IO
 
 import numpy as np
 
-from linsey.app.labels import MAX_LABEL
 from linsey.errors import InputError
 from linsey.files import open_regular, parsing
 
 MAX_AXES = 32
+MAX_TEXT = 255
+"""Characters that a text may have, such as a label."""
 MAX_UNPACKED = 128 * 2**20
 """Bytes that the arrays of a file may have whatever its size."""
 _MAX_HEADER = 2**16
@@ -135,8 +136,8 @@ class ArrayFile:
         if match is None:
             return False
         # UTF-8 takes up to four bytes for a character.
-        most, unit = (4 * MAX_LABEL, "bytes") if match["kind"] == "|S" else (
-            MAX_LABEL, "characters")  # fmt: skip
+        most, unit = (4 * MAX_TEXT, "bytes") if match["kind"] == "|S" else (
+            MAX_TEXT, "characters")  # fmt: skip
         if (length := int(match["length"])) > most:
             expected = f"at most {most:,} {unit}"
             raise self.wrong("labels too long", expected=expected, found=f"{length:,}")
@@ -164,15 +165,30 @@ class ArrayFile:
         raw = array.view(np.uint8)
         with self._open() as file:
             file.read(self.offset)
-            for start in range(0, len(raw), _PIECE):
-                wanted = raw[start : start + _PIECE]
-                piece = file.read(len(wanted))
-                if len(piece) != len(wanted):
-                    raise self.wrong("the array ends early")
-                wanted[:] = np.frombuffer(piece, np.uint8)
-            file.read(1)  # compares the checksum
+            if not fill(raw, file):
+                raise self.wrong("the array ends early")
         order = "F" if header.in_fortran_order else "C"
         return array.reshape(header.shape, order=order)
+
+
+def fill(raw: np.ndarray, file: IO[bytes]) -> bool:
+    """Read bytes, piece by piece, into an array of them.
+
+    Args:
+        raw: of `uint8`, with one axis.
+        file: of a member of an archive, whose checksum is compared at its end.
+
+    Returns:
+        Whether there were as many.
+    """
+    for start in range(0, len(raw), _PIECE):
+        wanted = raw[start : start + _PIECE]
+        piece = file.read(len(wanted))
+        if len(piece) != len(wanted):
+            return False
+        wanted[:] = np.frombuffer(piece, np.uint8)
+    file.read(1)  # compares the checksum
+    return True
 
 
 def _begin(start: bytes) -> str:
