@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -28,7 +30,7 @@ from tests.interop.training import (
 )
 
 
-def net(x, is_training=False):
+def net(x, is_training):
     x = hk.BatchNorm(True, True, 0.9)(hk.Linear(4)(x), is_training)
     return hk.nets.MLP([4, 1])(jax.nn.relu(x))
 
@@ -38,13 +40,13 @@ module = from_haiku(net)
 
 
 def initial():
-    params, state = theirs.init(KEY, X)
+    params, state = theirs.init(KEY, X, True)
     return {"params": params, "batch_stats": state}
 
 
 def test_names_are_those_of_haiku():
-    shapes = jax.tree.map(jnp.shape, module.init(KEY, X))
-    params, state = theirs.init(KEY, X)
+    shapes = jax.tree.map(jnp.shape, module.init(KEY, X, True))
+    params, state = theirs.init(KEY, X, True)
     assert shapes == jax.tree.map(jnp.shape, {"params": params, "batch_stats": state})
     assert shapes["params"]["mlp/~/linear_1"] == {"w": (4, 1), "b": (1,)}
     assert "batch_norm/~/mean_ema" in shapes["batch_stats"]
@@ -61,13 +63,13 @@ def test_training_has_the_losses_and_arrays_of_haiku():
         steps, opt_state = OPTIMIZER.update(grads, opt_state)
         return loss, optax.apply_updates(params, steps), after, opt_state
 
-    params, state = theirs.init(KEY, X)
+    params, state = theirs.init(KEY, X, True)
     expected, (params, state, _) = descend(step, params, state, OPTIMIZER.init(params))
     losses, variables = train(module, initial(), is_training=True)
     np.testing.assert_allclose(losses, expected, 1e-6)
     assert_close(variables, {"params": params, "batch_stats": state})
-    outputs, _ = theirs.apply(params, state, None, X)
-    np.testing.assert_allclose(module.apply(variables, X), outputs, 1e-5, 1e-6)
+    outputs, _ = theirs.apply(params, state, None, X, False)
+    np.testing.assert_allclose(module.apply(variables, X, False), outputs, 1e-5, 1e-6)
     # And as objects: that of Haiku, and that of any Linen module.
     start = initial()
     objects = [
@@ -82,7 +84,7 @@ def test_training_has_the_losses_and_arrays_of_haiku():
 
 def test_what_was_transformed_is_taken_too():
     for made in (theirs, hk.transform_with_state(net)):
-        assert_equal(from_haiku(made).init(KEY, X), module.init(KEY, X))
+        assert_equal(from_haiku(made).init(KEY, X, True), module.init(KEY, X, True))
     stateless = hk.transform(lambda x: hk.Linear(2)(x))
     bridged = from_haiku(stateless)
     variables = bridged.init(KEY, X)
@@ -93,10 +95,10 @@ def test_what_was_transformed_is_taken_too():
 
 def test_statistics_change_in_training_alone():
     variables = initial()
-    _, updates = module.apply(variables, X, mutable=["batch_stats"])
+    _, updates = module.apply(variables, X, False, mutable=["batch_stats"])
     assert_equal(updates["batch_stats"], variables["batch_stats"])
     with pytest.raises(ModifyScopeVariableError):
-        module.apply(variables, X, is_training=True)
+        module.apply(variables, X, True)
     assert find_call(module, variables, X).flags == {"is_training": True}
 
 
@@ -107,11 +109,14 @@ def test_checkpoints_bring_variables_back(tmp_path):
 
 def test_vmap_over_variables_equals_one_call_each():
     keys = jax.random.split(KEY, 3)
-    stacked = jax.vmap(module.init, (0, None))(keys, X)
-    outputs = jax.vmap(module.apply, (0, None))(stacked, X)
+    stacked = jax.vmap(lambda key: module.init(key, X, True))(keys)
+    outputs = jax.vmap(lambda one: module.apply(one, X, False))(stacked)
     for i, key in enumerate(keys):
         np.testing.assert_allclose(
-            outputs[i], module.apply(module.init(key, X), X), 1e-5, 1e-6
+            outputs[i],
+            module.apply(module.init(key, X, True), X, False),
+            1e-5,
+            1e-6,
         )
 
 
@@ -127,10 +132,11 @@ class Around(nn.Module):
 
 
 def test_inside_of_linen_models():
-    variables = Around().init(KEY, X)
+    variables = Around().init(KEY, X, training=True)
     _, variables = train(Around(), variables, training=True)
     assert "mlp/~/linear_0" in variables["params"]["inner"]
-    assert_close(Around(nn.jit).apply(variables, X), Around().apply(variables, X))
+    jitted = functools.partial(nn.jit, static_argnums=2)
+    assert_close(Around(jitted).apply(variables, X), Around().apply(variables, X))
 
 
 def test_random_keys_come_from_the_stream_dropout():

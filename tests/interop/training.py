@@ -94,7 +94,7 @@ def assert_survives(variables: Any, folder: Path) -> None:
         serialization.from_bytes(template, serialization.to_bytes(variables)), variables
     )
     store = CheckpointStore(folder)
-    store.save(1, variables)
+    store.save(1, variables, metadata={})
     newest = store.newest()
     assert newest is not None
     assert_equal(newest.restore(template), variables)

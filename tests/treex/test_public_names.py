@@ -51,7 +51,10 @@ def test_without_haiku_its_module_says_what_to_install():
                           capture_output=True, text=True)  # fmt: skip
     needed, _, install = done.stdout.splitlines()
     assert needed == "A function of Haiku needs `haiku`, which is not installed."
-    assert install in ("Write `pip install dm-haiku`.", "Write `pip install '.[haiku]'`.")
+    assert install in (
+        "Write `pip install dm-haiku`.",
+        "Write `pip install '.[haiku]'`.",
+    )
 
 
 def test_import_of_the_object_face_is_light():

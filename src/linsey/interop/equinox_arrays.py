@@ -46,10 +46,22 @@ class Blueprint:
             return made, None
         return equinox().nn.make_with_state(lambda: made)()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.make, self.collection)
+
     @functools.cached_property
     def skeleton(self) -> tuple[Any, Any]:
         """A model and its state, with shapes and dtypes in place of arrays."""
-        return equinox().filter_eval_shape(self.build, jax.random.key(0))
+        others: list[Any] = []
+
+        def build(key: jax.Array) -> Any:
+            arrays, rest = equinox().partition(self.build(key), _is_array)
+            others.append(rest)
+            return arrays
+
+        # `eqx.filter_eval_shape` takes the values of NumPy arrays away too.
+        arrays = jax.eval_shape(build, jax.random.key(0))
+        return equinox().combine(arrays, *others)
 
     @functools.cached_property
     def places(self) -> dict[Path, int]:
@@ -85,8 +97,7 @@ class Blueprint:
                 names[node] = (_collection_of(leaves[node]), *path)
             elif state is not None:
                 for inner, at in jax.tree.leaves_with_path(state.get(node)):
-                    # Layers that share an index are named by the first of them.
-                    names.setdefault(at, (self.collection, *path, *_texts(inner)))
+                    names[at] = (self.collection, *path, *_texts(inner))
         return {path: at for at, path in names.items() if _is_array(leaves[at])}
 
 

@@ -69,8 +69,11 @@ def _layer_class() -> Any:
             self.inference = False
             self.module = Hashable(module)
 
-        def __call__(self, *args: Any, key: jax.Array | None = None) -> Any:
-            *inputs, state = args
+        def __call__(
+            self, *inputs: Any, state: Any = None, key: jax.Array | None = None
+        ) -> Any:
+            if state is None:  # only `eqx.nn.Sequential` names it
+                *inputs, state = inputs
             module = self.module.value
             parameters = inspect.signature(type(module).__call__).parameters
             flags = {

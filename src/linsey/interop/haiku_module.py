@@ -77,7 +77,9 @@ class HaikuModule(nn.Module):
         key = self.make_rng("dropout") if has_key else None
         outputs, after = self.transformed.apply(params, state, key, *args, **kwargs)
         before, leaves = jax.tree.leaves(state), jax.tree.leaves(after)
-        if not self.is_initializing() and list(map(id, before)) != list(map(id, leaves)):
+        if not self.is_initializing() and list(map(id, before)) != list(
+            map(id, leaves)
+        ):
             self._store(self.collection, after)
         return outputs
 
