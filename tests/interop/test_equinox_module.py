@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 
 import equinox as eqx
@@ -84,8 +85,13 @@ make = eqx.nn.make_with_state(Net)
 module = from_equinox(Net)
 
 
+@functools.cache
+def made():
+    return eqx.filter_jit(make)(KEY)
+
+
 def initial():
-    return module.split(*make(KEY))
+    return module.split(*made())
 
 
 def mapped(model, state):
@@ -94,7 +100,8 @@ def mapped(model, state):
 
 
 def test_names_are_the_paths_of_the_tree():
-    shapes = jax.tree.map(jnp.shape, module.init(KEY, X))
+    made = jax.eval_shape(lambda: module.init(KEY, X))
+    shapes = jax.tree.map(jnp.shape, made)
     linear = {"weight": (4, 3), "bias": (4,)}
     assert shapes["params"] == {
         "first": linear,
@@ -118,7 +125,7 @@ def test_training_has_the_losses_and_arrays_of_equinox():
         steps, opt_state = OPTIMIZER.update(grads, opt_state)
         return loss, eqx.apply_updates(model, steps), state, opt_state
 
-    model, state = make(KEY)
+    model, state = made()
     opt_state = OPTIMIZER.init(eqx.filter(model, eqx.is_inexact_array))
     expected, (model, state, _) = descend(step, model, state, opt_state)
     losses, variables = train(module, initial(), training=True)
@@ -134,6 +141,7 @@ def test_training_has_the_losses_and_arrays_of_equinox():
     np.testing.assert_allclose(trained.eval()(X), outputs, 1e-5, 1e-6)
 
 
+@pytest.mark.slow
 def test_merge_is_the_inverse_of_split():
     variables = module.init(KEY, X)
     model, state = module.merge(variables)
@@ -142,10 +150,12 @@ def test_merge_is_the_inverse_of_split():
     np.testing.assert_array_equal(module.apply(variables, X), outputs)
 
 
+@pytest.mark.slow
 def test_a_function_may_return_the_state_as_well():
     assert_equal(from_equinox(make).init(KEY, X), module.init(KEY, X))
 
 
+@pytest.mark.slow
 def test_an_object_is_initialized_by_itself():
     model = tx.FlaxModule(module).init(3, X)
     before = model.batch_stats_
@@ -171,6 +181,7 @@ def test_checkpoints_bring_variables_back(tmp_path):
     assert_survives(variables, tmp_path)
 
 
+@pytest.mark.slow
 def test_vmap_over_variables_equals_one_call_each():
     keys = jax.random.split(KEY, 3)
     stacked = jax.vmap(module.init, (0, None))(keys, X)
@@ -193,6 +204,7 @@ class Around(nn.Module):
         return nn.Dense(1)(inner(x, **flags))
 
 
+@pytest.mark.slow
 def test_inside_of_linen_models():
     variables = Around().init(KEY, X)
     losses, variables = train(Around(), variables, training=True)
@@ -201,6 +213,7 @@ def test_inside_of_linen_models():
         assert_close(Around(lifted).apply(variables, X), Around().apply(variables, X))
 
 
+@pytest.mark.slow
 def test_lifted_vmap_makes_ensembles():
     many = nn.vmap(
         type(module), variable_axes={"params": 0, "batch_stats": 0},
@@ -214,6 +227,7 @@ def test_lifted_vmap_makes_ensembles():
     np.testing.assert_allclose(outputs[1], module.apply(single, X), 1e-5, 1e-6)
 
 
+@pytest.mark.slow
 def test_dropout_and_arrays_without_gradient():
     noisy = from_equinox(Noisy)
     variables = noisy.init(KEY, X)
@@ -234,6 +248,7 @@ def test_dropout_and_arrays_without_gradient():
     np.testing.assert_allclose(jnp.where(zeros, kept, dropped / 2), kept, 1e-6)
 
 
+@pytest.mark.slow
 def test_without_an_axis_the_module_takes_arguments_as_they_are():
     single = from_equinox(lambda key: eqx.nn.Linear(3, 2, key=key), axis_name=None)
     variables = single.init(KEY, X[0])
@@ -243,6 +258,7 @@ def test_without_an_axis_the_module_takes_arguments_as_they_are():
     np.testing.assert_array_equal(single.apply(variables, X[0]), expected(X[0]))
 
 
+@pytest.mark.slow
 def test_spectral_norm_and_tied_weights():
     class Tied(eqx.Module):
         layers: eqx.nn.Shared
@@ -295,12 +311,13 @@ def test_variables_of_another_module_are_refused():
 
 def test_copies_are_modules_of_the_same_arrays():
     variables = initial()
-    for made in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
         np.testing.assert_array_equal(
-            made.apply(variables, X), module.apply(variables, X)
+            other.apply(variables, X), module.apply(variables, X)
         )
 
 
+@pytest.mark.slow
 def test_initialization_is_pure_of_the_data():
     abstract = module.lazy_init(KEY, jax.ShapeDtypeStruct(X.shape, X.dtype))
     assert_close(abstract, module.init(KEY, X))

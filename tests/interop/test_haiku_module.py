@@ -14,7 +14,7 @@ import pytest
 import linsey.linen as nn
 import linsey.treex as tx
 from linsey.batch_stats.calls import find_call
-from linsey.errors import ModifyScopeVariableError
+from linsey.errors import MismatchError, ModifyScopeVariableError
 from linsey.interop import from_haiku
 from tests.interop.training import (
     KEY,
@@ -39,15 +39,16 @@ theirs = hk.transform_with_state(net)
 module = from_haiku(net)
 
 
+@functools.cache
 def initial():
-    params, state = theirs.init(KEY, X, True)
+    params, state = jax.jit(theirs.init, static_argnums=2)(KEY, X, True)
     return {"params": params, "batch_stats": state}
 
 
 def test_names_are_those_of_haiku():
-    shapes = jax.tree.map(jnp.shape, module.init(KEY, X, True))
-    params, state = theirs.init(KEY, X, True)
-    assert shapes == jax.tree.map(jnp.shape, {"params": params, "batch_stats": state})
+    made = jax.eval_shape(lambda: module.init(KEY, X, True))
+    shapes = jax.tree.map(jnp.shape, made)
+    assert shapes == jax.tree.map(jnp.shape, initial())
     assert shapes["params"]["mlp/~/linear_1"] == {"w": (4, 1), "b": (1,)}
     assert "batch_norm/~/mean_ema" in shapes["batch_stats"]
 
@@ -63,7 +64,7 @@ def test_training_has_the_losses_and_arrays_of_haiku():
         steps, opt_state = OPTIMIZER.update(grads, opt_state)
         return loss, optax.apply_updates(params, steps), after, opt_state
 
-    params, state = theirs.init(KEY, X, True)
+    params, state = initial().values()
     expected, (params, state, _) = descend(step, params, state, OPTIMIZER.init(params))
     losses, variables = train(module, initial(), is_training=True)
     np.testing.assert_allclose(losses, expected, 1e-6)
@@ -83,8 +84,8 @@ def test_training_has_the_losses_and_arrays_of_haiku():
 
 
 def test_what_was_transformed_is_taken_too():
-    for made in (theirs, hk.transform_with_state(net)):
-        assert_equal(from_haiku(made).init(KEY, X, True), module.init(KEY, X, True))
+    outputs = from_haiku(theirs).apply(initial(), X, False)
+    np.testing.assert_array_equal(outputs, module.apply(initial(), X, False))
     stateless = hk.transform(lambda x: hk.Linear(2)(x))
     bridged = from_haiku(stateless)
     variables = bridged.init(KEY, X)
@@ -99,6 +100,13 @@ def test_statistics_change_in_training_alone():
     assert_equal(updates["batch_stats"], variables["batch_stats"])
     with pytest.raises(ModifyScopeVariableError):
         module.apply(variables, X, True)
+    with pytest.raises(MismatchError) as caught:
+        module.apply({"params": variables["params"]}, X, True)
+    assert str(caught.value) == (
+        "`batch_stats/batch_norm/~/mean_ema` is missing among the variables.\n"
+        "The function of Haiku has a state of this name, and would start anew.\n"
+        "Pass all variables, as `init` returned them."
+    )
     assert find_call(module, variables, X).flags == {"is_training": True}
 
 
@@ -107,6 +115,7 @@ def test_checkpoints_bring_variables_back(tmp_path):
     assert_survives(variables, tmp_path)
 
 
+@pytest.mark.slow
 def test_vmap_over_variables_equals_one_call_each():
     keys = jax.random.split(KEY, 3)
     stacked = jax.vmap(lambda key: module.init(key, X, True))(keys)
@@ -131,6 +140,7 @@ class Around(nn.Module):
         return nn.Dense(1)(inner(x, training))
 
 
+@pytest.mark.slow
 def test_inside_of_linen_models():
     variables = Around().init(KEY, X, training=True)
     _, variables = train(Around(), variables, training=True)
@@ -139,6 +149,7 @@ def test_inside_of_linen_models():
     assert_close(Around(jitted).apply(variables, X), Around().apply(variables, X))
 
 
+@pytest.mark.slow
 def test_random_keys_come_from_the_stream_dropout():
     def noisy(x):
         return hk.dropout(hk.next_rng_key(), 0.5, hk.Linear(3)(x))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import linsey.linen as nn
 from tests.interop.training import (
@@ -62,6 +64,7 @@ def train_step(model, optimizer):
     return loss
 
 
+@functools.cache
 def trained():
     model = wrapped()
     optimizer = nnx.Optimizer(model, OPTIMIZER, wrt=nnx.Param)
@@ -87,6 +90,7 @@ def test_checkpoints_bring_variables_back(tmp_path):
     np.testing.assert_array_equal(other(X), model(X))
 
 
+@pytest.mark.slow
 def test_vmap_over_models_equals_one_call_each():
     rngs = nnx.Rngs(0).split(3)
     models = nnx.vmap(lambda rngs: nnx.bridge.ToNNX(NET, rngs=rngs).lazy_init(X))(rngs)
@@ -96,6 +100,7 @@ def test_vmap_over_models_equals_one_call_each():
         np.testing.assert_allclose(outputs[i], NET.apply(variables, X), 1e-5, 1e-6)
 
 
+@pytest.mark.slow
 def test_inside_of_a_module_of_nnx():
     class Outer(nnx.Module):
         def __init__(self, rngs):
@@ -115,6 +120,7 @@ def test_inside_of_a_module_of_nnx():
     assert all(jnp.any(a != b) for a, b in pairs)
 
 
+@pytest.mark.slow
 def test_other_methods_sown_values_and_random_streams():
     model = wrapped()
     twice = model(X, method="double", mutable=["intermediates"])

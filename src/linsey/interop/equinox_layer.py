@@ -70,13 +70,14 @@ def _layer_class() -> Any:
             self.module = Hashable(module)
 
         def __call__(
-            self, *inputs: Any, state: Any = None, key: jax.Array | None = None
+            self, *args: Any, state: Any = None, key: jax.Array | None = None
         ) -> Any:
-            if state is None:  # only `eqx.nn.Sequential` names it
-                *inputs, state = inputs
+            inputs = list(args)
+            if state is None:  # `eqx.nn.Sequential` gives it by name
+                state = inputs.pop()
             module = self.module.value
             parameters = inspect.signature(type(module).__call__).parameters
-            flags = {
+            flags: dict[str, Any] = {
                 name: value != self.inference
                 for name, value in FLAGS.items()
                 if name in parameters

@@ -61,6 +61,7 @@ class HaikuModule(nn.Module):
             **kwargs: keyword arguments, such as `is_training`.
 
         Raises:
+            MismatchError: a state is missing among the variables.
             ModifyScopeVariableError: the function changed its state, and the collection
                 is immutable. Functions under `haiku.remat` make all of it anew.
         """
@@ -87,3 +88,7 @@ class HaikuModule(nn.Module):
     def _store(self, collection: str, values: Any) -> None:
         for name, value in values.items():
             self.put_variable(collection, name, dict(value))
+
+
+def _identities(tree: Any) -> list[int]:
+    return [id(leaf) for leaf in jax.tree.leaves(tree)]
