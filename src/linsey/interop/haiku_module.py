@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 import linsey.linen as nn
+from linsey.errors.base import MismatchError
 from linsey.treex.nn.haiku_module import transformed
 
 
@@ -77,12 +78,22 @@ class HaikuModule(nn.Module):
         has_key = self.has_rng("dropout") or self.has_rng("params")
         key = self.make_rng("dropout") if has_key else None
         outputs, after = self.transformed.apply(params, state, key, *args, **kwargs)
-        before, leaves = jax.tree.leaves(state), jax.tree.leaves(after)
-        if not self.is_initializing() and list(map(id, before)) != list(
-            map(id, leaves)
-        ):
-            self._store(self.collection, after)
+        if not self.is_initializing():
+            self._refuse_new(after.keys() - state.keys())
+            # What the function did not touch comes back as the very same arrays.
+            if _identities(after) != _identities(state):
+                self._store(self.collection, after)
         return outputs
+
+    @nn.nowrap
+    def _refuse_new(self, names: set[str]) -> None:
+        """Refuse state that is not among the variables; Haiku would create it."""
+        if names:
+            raise MismatchError(
+                f"`{self.collection}/{min(names)}` is missing among the variables.",
+                "The function of Haiku has a state of this name, and would start anew.",
+                "Pass all variables, as `init` returned them.",
+            )
 
     @nn.nowrap
     def _store(self, collection: str, values: Any) -> None:
