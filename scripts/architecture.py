@@ -32,6 +32,7 @@ FLOORS = [
     Room(5, ("batch_stats",), "tools that see, repair and use running statistics"),
     Room(5, ("models",), "architectures that pretrained weights exist for"),
     Room(5, ("weights",), "weights of other libraries, both ways, with a proof"),
+    Room(5, ("interop",), "bridges to and from Equinox and Haiku"),
     Room(4, ("treex",), "the object face: modules that are pytrees"),
     Room(4, ("optim",), "the classic optimizers, on optax"),
     Room(4, ("compat",), "`import flax` and `import treex` served by linsey"),

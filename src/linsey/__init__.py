@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from linsey import extras as extras
     from linsey import files as files
     from linsey import ids as ids
+    from linsey import interop as interop
     from linsey import io as io
     from linsey import jax_utils as jax_utils
     from linsey import linen as linen

@@ -40,17 +40,21 @@ def test_every_name_is_there_and_documented(name):
     assert isinstance(found, ModuleType) or found is not None
 
 
-def test_without_haiku_its_module_is_absent():
+def test_without_haiku_its_module_says_what_to_install():
     program = (
         "import sys; sys.modules['haiku'] = None\n"
-        "import importlib.util as u; find = u.find_spec\n"
-        "u.find_spec = lambda name, *a: None if name == 'haiku' else find(name, *a)\n"
         "import linsey.treex as tx\n"
-        "print(hasattr(tx, 'HaikuModule'), 'HaikuModule' in tx.__all__)"
+        "try: tx.HaikuModule(lambda x: x)\n"
+        "except ModuleNotFoundError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True,
                           capture_output=True, text=True)  # fmt: skip
-    assert done.stdout.split() == ["False", "False"]
+    needed, _, install = done.stdout.splitlines()
+    assert needed == "A function of Haiku needs `haiku`, which is not installed."
+    assert install in (
+        "Write `pip install dm-haiku`.",
+        "Write `pip install '.[haiku]'`.",
+    )
 
 
 def test_import_of_the_object_face_is_light():

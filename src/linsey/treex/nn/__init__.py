@@ -1,12 +1,12 @@
 """Layers: the Linen layers as objects."""
 
-import importlib.util
 import sys
 
 from linsey.treex.nn import linear, recurrent
 from linsey.treex.nn.dropout import Dropout
 from linsey.treex.nn.flax_module import FlaxModule
 from linsey.treex.nn.flow import MLP, Flatten, Lambda, Sequential, sequence
+from linsey.treex.nn.haiku_module import HaikuModule
 from linsey.treex.nn.linear import Conv, ConvTranspose, Embed, Linear
 from linsey.treex.nn.norm import BatchNorm, GroupNorm, LayerNorm
 from linsey.treex.nn.recurrent import GRU
@@ -22,6 +22,7 @@ __all__ = [
     "Flatten",
     "FlaxModule",
     "GroupNorm",
+    "HaikuModule",
     "Lambda",
     "LayerNorm",
     "Linear",
@@ -29,11 +30,6 @@ __all__ = [
     "recurrent",
     "sequence",
 ]
-
-if importlib.util.find_spec("haiku") is not None:
-    from linsey.treex.nn.haiku_module import HaikuModule as HaikuModule
-
-    __all__ += ["HaikuModule"]
 
 # The convolutions were in a file of their own; pickles name it.
 sys.modules[f"{__name__}.conv"] = linear

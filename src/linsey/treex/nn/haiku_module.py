@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from linsey.errors.treex import MissingVariableError
+from linsey.extras import require
 from linsey.treex.key_seq import KeySeq
 from linsey.treex.module import Module
 from linsey.treex.nn.flax_module import wants_training
@@ -28,6 +29,9 @@ class HaikuModule(Module):
         params: its parameters, if it has been initialized before.
         states: its state.
 
+    Raises:
+        MissingPackageError: Haiku is not installed.
+
     Attributes:
         params_: parameters by module and name.
         state_: state by module and name.
@@ -41,16 +45,9 @@ class HaikuModule(Module):
     def __init__(
         self, transform: Any, params: Params | None = None, states: Params | None = None
     ) -> None:
-        import haiku
-
         init = getattr(transform, "init", None)  # haiku keeps the function there
         self.function = getattr(init, "_original_fn", _unknown) if init else transform
-        if isinstance(transform, haiku.TransformedWithState):
-            self.transform = transform
-        elif isinstance(transform, haiku.Transformed):
-            self.transform = haiku.with_empty_state(transform)
-        else:
-            self.transform = haiku.transform_with_state(transform)
+        self.transform = transformed(transform)
         self.next_key = KeySeq()
         self.params_ = None if params is None else _mutable(params)
         self.state_ = None if states is None else _mutable(states)
@@ -79,6 +76,24 @@ class HaikuModule(Module):
         if training and not initializing:
             self.state_ = _mutable(state)
         return outputs
+
+
+def transformed(function: Any) -> Any:
+    """Return a function that uses Haiku modules as a pair of pure ones, with state.
+
+    Args:
+        function: the function, or what `haiku.transform` or
+            `haiku.transform_with_state` made of one.
+
+    Raises:
+        MissingPackageError: Haiku is not installed.
+    """
+    haiku = require("haiku", "haiku", "A function of Haiku")
+    if isinstance(function, haiku.TransformedWithState):
+        return function
+    if isinstance(function, haiku.Transformed):
+        return haiku.with_empty_state(function)
+    return haiku.transform_with_state(function)
 
 
 def _unknown(*args: object, **kwargs: object) -> None:

@@ -1,0 +1,149 @@
+"""Modules of Equinox as Linen modules."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import jax
+
+import linsey.linen as nn
+from linsey.interop.equinox_arrays import Blueprint, equinox
+
+
+def from_equinox(
+    make: Callable[[jax.Array], Any],
+    *,
+    collection: str = "batch_stats",
+    axis_name: Hashable | None = "batch",
+) -> EquinoxModule:
+    """Return a Linen module that computes what a module of Equinox does.
+
+    Args:
+        make: a function of a random key that returns the module, or module and state as
+            `eqx.nn.make_with_state` returns them.
+        collection: where the state lives.
+        axis_name: modules of Equinox take one example; they are mapped over the leading
+            axis of each argument, under this name, which is the `axis_name` of their
+            batch norms. If `None`, the module is called with the arguments as they are.
+
+    Raises:
+        MissingPackageError: Equinox is not installed.
+
+    Example:
+        >>> import equinox as eqx, jax, jax.numpy as jnp
+        >>> from linsey.interop import from_equinox
+        >>> module = from_equinox(lambda key: eqx.nn.MLP(3, 2, 8, 1, key=key))
+        >>> variables = module.init(jax.random.key(0), jnp.ones((5, 3)))
+        >>> jax.tree.map(jnp.shape, variables["params"]["layers"]["1"])
+        {'bias': (2,), 'weight': (2, 8)}
+        >>> module.apply(variables, jnp.ones((5, 3))).shape
+        (5, 2)
+    """
+    blueprint = Blueprint(make, collection)
+    _ = blueprint.places  # what is wrong with `make` shows here
+    return EquinoxModule(blueprint, axis_name)
+
+
+class EquinoxModule(nn.Module):
+    """A module of Equinox with its arrays in collections, see `from_equinox`.
+
+    An array is named by its path in the module, the parts of its state by the path of
+    the `StateIndex`. Arrays that have gradients are in `params`, other ones (integers,
+    random keys) in `constants`.
+
+    Attributes:
+        blueprint: the function that makes the module, and the names of its arrays.
+        axis_name: of the axis that the module is mapped over.
+    """
+
+    blueprint: Blueprint
+    axis_name: Hashable | None = "batch"
+
+    def __call__(self, *args: Any, training: bool = False) -> Any:
+        """Call the module.
+
+        One that takes a `key` is given one of the stream `dropout`, for each example
+        another.
+
+        Args:
+            *args: its arguments, batches of them unless `axis_name` is `None`.
+            training: call it as it was made; otherwise in its inference mode. The state
+                changes in training, and wherever its collection is mutable.
+
+        Raises:
+            MismatchError: a variable is missing or has another shape.
+            ModifyScopeVariableError: the state of a module in training is immutable.
+        """
+        is_new = self.is_initializing() and not any(self.variables.values())
+        if is_new:
+            model, state = self.blueprint.build(self.make_rng("params"))
+            self._store(self.split(model, state))
+        else:
+            model, state = self.merge(self.variables)
+        if not training:
+            model = equinox().nn.inference_mode(model)
+        has_key = self.has_rng("dropout") or self.has_rng("params")
+        key = self.make_rng("dropout") if has_key else None
+        outputs, state = self._call(model, state, key, args)
+        collection = self.blueprint.collection
+        is_kept = training or self.is_mutable_collection(collection)
+        if state is not None and is_kept and not self.is_initializing():
+            stored = self.split(model, state)
+            self._store({collection: stored.get(collection, {})})
+        return outputs
+
+    @nn.nowrap
+    def split(self, model: Any, state: Any = None) -> dict[str, Any]:
+        """Return the variables that a module of Equinox and its state are.
+
+        Args:
+            model: a module, as `make` returns it.
+            state: its `eqx.nn.State`, if it has one.
+
+        Returns:
+            The variables of this Linen module: the same arrays.
+        """
+        return self.blueprint.split(model, state)
+
+    @nn.nowrap
+    def merge(self, variables: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Return the module of Equinox and its state: the inverse of `split`.
+
+        Args:
+            variables: those of this Linen module.
+
+        Returns:
+            The module, and its state, `None` if it has none.
+
+        Raises:
+            MismatchError: a variable is missing or has another shape.
+        """
+        return self.blueprint.merge(variables)
+
+    @nn.nowrap
+    def _call(
+        self, model: Any, state: Any, key: jax.Array | None, args: tuple[Any, ...]
+    ) -> tuple[Any, Any]:
+        takes_key = "key" in inspect.signature(model).parameters
+
+        def call(key: jax.Array | None, *args: Any) -> tuple[Any, Any]:
+            options = {"key": key} if takes_key else {}
+            if state is None:
+                return model(*args, **options), None
+            return model(*args, state, **options)
+
+        if self.axis_name is None:
+            return call(key, *args)
+        size = jax.tree.leaves(args)[0].shape[0]
+        keys = None if key is None else jax.random.split(key, size)
+        # The state is one for all examples.
+        mapped = jax.vmap(call, out_axes=(0, None), axis_name=self.axis_name)
+        return mapped(keys, *args)
+
+    @nn.nowrap
+    def _store(self, variables: Mapping[str, Mapping[str, Any]]) -> None:
+        for collection, values in variables.items():
+            for name, value in values.items():
+                self.put_variable(collection, name, value)
