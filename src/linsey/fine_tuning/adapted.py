@@ -1,11 +1,11 @@
 """Models whose layers run otherwise than their source says.
 
-An adapted model is an instance of a subclass of its class, which has no field and no
-name of its own: whatever knows the model by its class, its fields or its methods knows
-this one. Each method runs the one of the class under two interceptors. The outer one
-runs another module in the place of a layer, over the same scope, so that its variables
-are where those of the layer were, also inside of `nn.scan`, `nn.remat` and `nn.jit`;
-other interceptors see only that module. The inner one changes what a call returns.
+An adapted model is an instance of a subclass of its class, without fields of its own:
+whatever knows the model by its class, its fields or its methods knows this one. Its
+methods run under an interceptor, the `Editor`, which runs another module in the place of
+a layer, over the scope of that layer. So the variables of the new module are where those
+of the old one were, also inside of `nn.scan`, `nn.remat` and `nn.jit`, and other
+interceptors see the new module only.
 """
 
 from __future__ import annotations
@@ -13,140 +13,125 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Hashable, Mapping
-from contextvars import ContextVar
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Self, TypeVar
 
 from linsey._contexts import assigned
-from linsey._static import static_key
 from linsey.errors import ArgumentTypeError, UsageError
 from linsey.errors.base import named
-from linsey.fine_tuning.paths import Path, Rename, as_text, is_within
+from linsey.fine_tuning.paths import is_within, text_of
 from linsey.linen.module import InterceptorContext, Module
 from linsey.linen.module.binding import copy_unbound
 from linsey.linen.module.functional import INTERCEPTORS, bound_copy
 
+M = TypeVar("M", bound=Module)
 T = TypeVar("T")
 Run = Callable[..., Any]
-Args = tuple[Any, ...]
-Kwargs = Mapping[str, Any]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class Change:
-    """One change of a model; paths are relative to it. The defaults change nothing."""
+    """One change of a model; paths are relative to it. These defaults change nothing.
 
-    def other(self, path: Path, module: Module) -> Module | None:
-        """Return the unbound module that runs in the place of one, if any does."""
-        return None
+    Attributes:
+        layers: what is changed, by path, where paths are known.
+    """
 
-    def call(
-        self, path: Path, run: Run, args: Args, kwargs: Kwargs, called: Called
-    ) -> Any:
-        """Call the method of a layer, and return what it returns."""
-        return run(*args, **kwargs)
+    layers: Mapping[str, Any]
 
-    def around(self, run: Run, model: Module, args: Args, kwargs: Kwargs) -> Any:
+    def without(self, paths: Iterable[str]) -> Self:
+        """Return the change without what it does at these paths, and below them."""
+        gone = tuple(paths)
+        kept = {
+            path: value
+            for path, value in self.layers.items()
+            if not any(is_within(path, one) for one in gone)
+        }
+        return dataclasses.replace(self, layers=kept)
+
+    def layer(self, path: str, layer: Module) -> Module:
+        """Return what runs in the place of a layer: it, or another, unbound module."""
+        return layer
+
+    def behind(self, path: str) -> Mapping[str, Module]:
+        """Return what runs on the result of a layer, by its name below the layer."""
+        return {}
+
+    def around(self, run: Run, model: Module, /, *args: Any, **kwargs: Any) -> Any:
         """Call a method of the model itself, as `run(model, *args, **kwargs)`."""
         return run(model, *args, **kwargs)
 
-    def renamed(self, rename: Rename) -> Change | None:
-        """Return the change after layers got other paths; `None` if it is void."""
-        return self
 
-
-Called = InterceptorContext
 Changes = tuple[Change, ...]
-# The paths where a module runs in the place of another one now.
-IN_PLACE: ContextVar[tuple[tuple[Changes, Path], ...]] = ContextVar(
-    "linsey_in_place", default=()
-)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Interceptor:
-    """What the interceptors of an adapted model share.
+@dataclasses.dataclass(frozen=True)
+class Editor:
+    """The interceptor of an adapted model.
 
-    They are compared by content, as programs of `nn.jit` are found by them.
+    Two are equal if they are of one model at one place: programs that `nn.jit` keeps
+    are found by their interceptors.
 
     Attributes:
-        changes: the changes of the model.
+        model: the class of the model, which has the changes.
         root: the path of the model.
+        running: the paths of layers that run already, as changed.
     """
 
-    changes: Changes
-    root: Path
-
-    @functools.cached_property
-    def key(self) -> Hashable:
-        """What it is compared by."""
-        return static_key((type(self), self.changes, self.root))
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    def __eq__(self, other: object) -> bool:
-        if type(other) is not type(self) or other.root != self.root:
-            return False
-        return other.changes is self.changes or other.key == self.key
-
-    def path_of(self, module: Module) -> Path | None:
-        """Return the path of a layer in the model, `None` if it is not in there."""
-        if module._bound is None or not is_within(module.path, self.root):
-            return None
-        return module.path[len(self.root) :]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Editor(Interceptor):
-    """Runs other modules in the place of layers."""
+    model: Any
+    root: tuple[str, ...]
+    running: frozenset[tuple[str, ...]] = frozenset()
 
     def __call__(
-        self, next_fun: Run, args: Args, kwargs: Kwargs, called: Called
+        self,
+        next_fun: Run,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        context: InterceptorContext,
     ) -> Any:
-        """Run the method of the module that is in the place of this."""
-        old, method = called.module, called.method_name
-        path, standing = self.path_of(old), IN_PLACE.get()
-        if path is None or (self.changes, old.path) in standing:
+        """Run the method of what is in the place of a layer, and what is behind it."""
+        old, method = context.module, context.method_name
+        # What has no such method is lifted: a function of the layer, inside of a call.
+        if old._bound is None or not hasattr(type(old), method):
             return next_fun(*args, **kwargs)
+        path, depth = old.path, len(self.root)
+        if path[:depth] != self.root or path in self.running:
+            return next_fun(*args, **kwargs)
+        text, changes = text_of(path[depth:]), self.model._changes
         new: Module = old
-        for change in self.changes:
-            other = change.other(path, new)
-            new = new if other is None else other
-        if new is old or not hasattr(type(old), method):  # a function of the layer
-            return next_fun(*args, **kwargs)
-        if method == "setup":
+        for change in changes:
+            new = change.layer(text, new)
+        if new is not old and method == "setup":
             return None  # or there would be the variables of both
-        with assigned(IN_PLACE, (*standing, (self.changes, old.path))):
-            bound = bound_copy(new, old.scope)
-            if not hasattr(bound, method):
-                raise UsageError(
-                    f"{named(new)} has no method `{method}`, and is in the place of "
-                    f'{named(old)} at "{as_text(path)}".',
-                    "The model calls this method of the layer.",
-                    f"Give it a method `{method}`, or derive it from {named(old)}.",
-                )
-            return getattr(bound, method)(*args, **kwargs)
+        inside = dataclasses.replace(self, running=self.running | {path})
+        others = tuple(inside if i is self else i for i in INTERCEPTORS.get())
+        with assigned(INTERCEPTORS, others):
+            run = next_fun if new is old else _method(new, old, method, text)
+            y = run(*args, **kwargs)
+        if method == "__call__":
+            for change in changes:
+                for name, layer in change.behind(text).items():
+                    y = _bound(layer, old.scope._descend(name), name)(y)
+        return y
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Caller(Interceptor):
-    """Changes what calls of layers return."""
-
-    def __call__(
-        self, next_fun: Run, args: Args, kwargs: Kwargs, called: Called
-    ) -> Any:
-        """Call a method through all changes, the first one innermost."""
-        path, run = self.path_of(called.module), next_fun
-        if path is not None:
-            for change in self.changes:
-                run = functools.partial(_step, change, path, run, called)
-        return run(*args, **kwargs)
+def _bound(module: Module, scope: Any, name: str | None) -> Any:
+    copy = bound_copy(module, scope)
+    copy.__dict__["name"] = name
+    return copy
 
 
-def _step(
-    change: Change, path: Path, run: Run, called: Called, /, *args: Any, **kwargs: Any
-) -> Any:
-    return change.call(path, run, args, kwargs, called)
+def _method(new: Module, old: Module, method: str, path: str) -> Run:
+    """Return the method of a module in the place of another one."""
+    bound = _bound(new, old.scope, old.name)
+    if not hasattr(bound, method):
+        raise UsageError(
+            f'{named(new)}, in the place of {named(old)} at "{path}", has no method '
+            f"`{method}`.",
+            "The model calls this method of the layer.",
+            f"Give it a method `{method}`, or derive it from {named(old)}.",
+        )
+    return getattr(bound, method)
 
 
 def changes_of(module: Module) -> Changes:
@@ -154,45 +139,55 @@ def changes_of(module: Module) -> Changes:
     return getattr(type(module), "_changes", ())
 
 
-def adapt(module: Module, changes: Changes) -> Module:
-    """Return a model with these changes in place of those that it has.
-
-    Raises:
-        ArgumentTypeError: it is no module of linsey.
-        UsageError: it is bound.
-    """
-    check_module(module)
+def adapt(module: M, changes: Changes) -> M:
+    """Return a model with these changes in the place of those that it has."""
     base = getattr(type(module), "_unchanged", type(module))
-    twin = object.__new__(_subclass(base, changes) if changes else base)
-    twin.__dict__.update(copy_unbound(module).__dict__)
-    return twin
+    return _restored(base, changes, copy_unbound(module).__dict__)
 
 
-def check_module(module: object) -> None:
-    """Refuse what cannot be changed.
+def check_unbound(module: object, what: str, example: str) -> None:
+    """Refuse what is no unbound module.
 
     Raises:
-        ArgumentTypeError: it is no module of linsey.
-        UsageError: it is bound.
+        ArgumentTypeError: it is no module of linsey, or a bound one.
     """
-    if not isinstance(module, Module):
-        found = module.__name__ if isinstance(module, type) else type(module).__name__
-        raise ArgumentTypeError(
-            f"The model is `{found}`, and no module of `linsey.linen`.",
-            "Layers are found by the interceptors that such modules have.",
-            "Pass an instance of `linsey.linen.Module`.",
-        )
-    if module._bound is not None:
-        raise UsageError(
-            f"{named(module)} is bound to variables.",
-            "A change is one of the description, and of the variables beside it.",
-            "Pass `module, variables = module.unbind()`.",
-        )
+    if isinstance(module, Module) and module._bound is None:
+        return
+    if isinstance(module, Module):
+        found = f"{named(module)}, bound to variables"
+    elif isinstance(module, type):
+        found = f"the class {named(module)}"
+    else:
+        found = f"of type {named(module)}"
+    raise ArgumentTypeError(
+        f"{what} is {found}.",
+        "What is changed is the description of a model, an unbound module of "
+        "`linsey.linen`, and its variables beside it.",
+        f"Pass {example}.",
+    )
 
 
 def _subclass(base: type[Module], changes: Changes) -> type[Module]:
     """Make the class of an adapted model."""
-    body: dict[str, object] = {
+
+    def adapted(original: Callable[..., T]) -> Callable[..., T]:
+        @functools.wraps(original)
+        def method(self: Any, *args: Any, **kwargs: Any) -> T:
+            if self._bound is None:
+                return original(self, *args, **kwargs)
+            editor, others = Editor(cls, self.path), INTERCEPTORS.get()
+            for i in others:
+                if isinstance(i, Editor) and (i.model, i.root) == (cls, editor.root):
+                    return original(self, *args, **kwargs)  # called by another method
+            run: Run = original
+            for change in changes:
+                run = functools.partial(change.around, run)
+            with assigned(INTERCEPTORS, (editor, *others)):
+                return run(self, *args, **kwargs)
+
+        return method
+
+    body: dict[str, Any] = {
         "_unchanged": base,
         "_changes": changes,
         "__doc__": base.__doc__,
@@ -200,49 +195,23 @@ def _subclass(base: type[Module], changes: Changes) -> type[Module]:
         "__qualname__": base.__qualname__,
         "__reduce__": _reduce,
     }
-    for cls in reversed(base.__mro__):
-        if cls in Module.__mro__:
-            continue
-        for name, value in vars(cls).items():
-            is_special = name.startswith("__") and name != "__call__"
-            is_field = name in base.__dataclass_fields__
-            if inspect.isfunction(value) and not is_special and not is_field:
-                body[name] = _adapted_method(getattr(base, name))
-    return type(base.__name__, (base,), body)
-
-
-def _adapted_method(original: Callable[..., T]) -> Callable[..., T]:
-    """Run a method of a class under the changes of its subclass."""
-
-    @functools.wraps(original)
-    def method(self: Any, *args: Any, **kwargs: Any) -> T:
-        if self._bound is None:
-            return original(self, *args, **kwargs)
-        place = changes_of(self), self.path
-        editor, caller = Editor(*place), Caller(*place)
-        others = INTERCEPTORS.get()
-        if editor in others:  # a method that another one calls
-            return original(self, *args, **kwargs)
-        run: Run = original
-        if original.__name__ != "setup":
-            for change in editor.changes:
-                run = functools.partial(_around, change, run)
-        with assigned(INTERCEPTORS, (editor, *others, caller)):
-            return run(self, *args, **kwargs)
-
-    return method
-
-
-def _around(change: Change, run: Run, model: Module, /, *args: Any, **kw: Any) -> Any:
-    return change.around(run, model, args, kw)
+    names = {n: f for c in base.__mro__ if c not in Module.__mro__ for n, f in vars(c).items()}
+    for name in names:
+        is_own = name == "__call__" or not name.startswith("__") and name != "setup"
+        if is_own and name not in base.__dataclass_fields__:
+            value = inspect.getattr_static(base, name)
+            if inspect.isfunction(value):
+                body[name] = adapted(value)
+    cls: type[Module] = type(base.__name__, (base,), body)
+    return cls
 
 
 def _reduce(self: Any) -> tuple[Callable[..., object], tuple[Any, ...]]:
     """Pickle an adapted model by its class and its changes, which made its own."""
-    return _restored, (self._unchanged, self._changes, self.__getstate__())
+    return _restored, (self._unchanged, self._changes, {}), self.__getstate__()
 
 
-def _restored(base: type[Module], changes: Changes, state: dict[str, object]) -> Module:
-    twin = object.__new__(_subclass(base, changes))
-    twin.__setstate__(state)
+def _restored(base: type[Any], changes: Changes, values: Mapping[str, Any]) -> Any:
+    twin = object.__new__(_subclass(base, changes) if changes else base)
+    twin.__dict__.update(values)
     return twin

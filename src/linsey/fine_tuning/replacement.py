@@ -1,224 +1,206 @@
-"""Other layers in the place of those of a model, by path."""
+"""Layers replaced, put in and taken out by path."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-import jax
-import numpy as np
-
-from linsey.errors import ArgumentTypeError, MismatchError, ShapeError
-from linsey.fine_tuning.adapted import Change, adapt, changes_of, check_module
-from linsey.fine_tuning.paths import (
-    Path,
-    Rename,
-    as_path,
-    as_text,
-    is_within,
-    leaves,
-    like,
-    not_found,
-    put,
-)
+from linsey.errors import OptionError
+from linsey.fine_tuning.adapted import Change, adapt, changes_of, check_unbound
+from linsey.fine_tuning.paths import not_found
+from linsey.fine_tuning.variables import Rngs, calls_of, completed
 from linsey.linen.module import Module
-from linsey.linen.module.functional import CREATED
-from linsey.linen.summary.calls import Call, first_calls, record_calls
 
-Rngs = Any
+M = TypeVar("M", bound=Module)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Replacement(Change):
-    """Another module in the place of a layer.
+    """Other modules in the place of layers, by path."""
 
-    Attributes:
-        path: of the layer.
-        layer: the module, unbound.
-    """
+    def layer(self, path: str, layer: Module) -> Module:
+        """Return the module that has the path."""
+        return self.layers.get(path, layer)
 
-    path: Path
-    layer: Module
 
-    def other(self, path: Path, module: Module) -> Module | None:
-        """Return the module."""
-        return self.layer if path == self.path else None
+@dataclasses.dataclass(frozen=True, eq=False)
+class Insertion(Change):
+    """Modules that run on the result of the layer above them, by path."""
 
-    def renamed(self, rename: Rename) -> Change | None:
-        """Follow the layer."""
-        path = rename(self.path)
-        return None if path is None else dataclasses.replace(self, path=path)
+    def behind(self, path: str) -> Mapping[str, Module]:
+        """Return the modules right below a path."""
+        split = [(at.rpartition("/"), layer) for at, layer in self.layers.items()]
+        return {name: layer for (above, _, name), layer in split if above == path}
+
+
+class Identity(Module):
+    """Return the first argument: what stands where a layer was removed."""
+
+    def __call__(self, x: Any, *args: object, **kwargs: object) -> Any:
+        """Return `x`."""
+        return x
 
 
 def replace(
-    module: Module,
+    module: M,
     variables: Mapping[str, Any],
-    path: str | Sequence[str],
-    layer: Module,
+    layers: Mapping[str, Module],
     *inputs: object,
     rngs: Rngs,
     **kwargs: object,
-) -> tuple[Module, Any]:
-    """Replace a layer of a model, or a whole block, by another module.
+) -> tuple[M, dict[str, Any]]:
+    """Replace layers of a model, or whole blocks, by other modules.
 
-    The module that comes back is of the class of the model and is called as it is; the
-    new layer is called where, and as, the model calls the old one, in loops of
-    `nn.scan` and inside of `nn.remat` and `nn.jit` too. Of the variables only those
-    below the path are new; all others are the same arrays.
+    The model that comes back is of the same class, with the same fields, and is called
+    as before. A new module is called where and as the model calls the old one, in loops
+    of `nn.scan` and inside of `nn.remat` and `nn.jit` too. Of the variables only those
+    of the new modules are new; all other arrays are the same.
 
-    Layers that are called by methods of the model are meant. A bound layer that is
-    taken out of a bound model and called by itself, `model.bind(variables).head(x)`, is
-    the old one.
+    What the model calls is replaced, in any of its methods. A layer that is taken out
+    of a bound model and called by itself, `model.bind(variables).head(x)`, is the old
+    one.
 
     Args:
         module: the model.
         variables: its variables by collection.
-        path: the names that lead to the layer, as in the variables: `"head"`,
-            `"encoder/layer_3/mlp"`.
-        layer: the new layer, unbound.
-        *inputs: arguments of `module.init`, with which the model is traced. They may be
+        layers: the new modules, unbound, by the path of the layer that each replaces:
+            `"head"`, `"encoder/layer_3/mlp"`, as in the variables.
+        *inputs: arguments of `init`, with which the model is traced. They may be
             `jax.ShapeDtypeStruct`s.
-        rngs: keys for the initial values of the layer, as for `init`.
+        rngs: keys for the initial values of the new modules, as for `init`.
         **kwargs: keyword arguments of `init`, such as `train=False`.
 
     Returns:
-        The model and its variables with the layer replaced.
+        The changed model, and its variables.
 
     Raises:
-        OptionError: the model calls no layer at the path.
-        ShapeError: other layers would need variables of another shape.
-        MismatchError: they would need variables that there are not.
-        ArgumentTypeError: model or layer is no module of linsey.
+        OptionError: the model calls no layer at a path.
+        ShapeError: a layer that stays would need variables of another shape.
+        MismatchError: `variables` lack something that the model had before.
+        ArgumentTypeError: the model, or a layer, is no unbound module of linsey.
 
     Example:
         >>> import jax, jax.numpy as jnp, linsey.linen as nn
         >>> model = nn.Sequential([nn.Dense(8), nn.relu, nn.Dense(1000)])
         >>> x, key = jnp.ones((1, 4)), jax.random.key(0)
         >>> variables = model.init(key, x)
-        >>> model, variables = replace(
-        ...     model, variables, "layers_2", nn.Dense(10), x, rngs=key
-        ... )
+        >>> head = {"layers_2": nn.Dense(10)}
+        >>> model, variables = replace(model, variables, head, x, rngs=key)
         >>> model.apply(variables, x).shape
         (1, 10)
     """
-    check_module(module)
-    check_layer(layer)
-    names = as_path(path)
-    calls = trace(module, inputs, kwargs)[0]
-    if not any(call.path == names for call in calls):
-        raise not_found(as_text(names), (call.path for call in calls))
-    changed = with_replacement(module, names, layer)
-    return changed, completed(changed, variables, names, inputs, rngs, kwargs)
+    check_unbound(module, "The model", "an instance, such as `Model()`")
+    for path, layer in layers.items():
+        check_unbound(layer, f'The layer for "{path}"', "one such as `nn.Dense(10)`")
+    before = calls_of(module, inputs, kwargs)
+    for path in layers:
+        if path not in before or not path:
+            raise not_found(path, before)
+    kept = (change.without(layers) for change in changes_of(module))
+    changed = adapt(module, (*kept, Replacement(dict(layers))))
+    new = list(layers)
+    return changed, completed(changed, variables, new, before, inputs, kwargs, rngs)
 
 
-def with_replacement(module: Module, path: Path, layer: Module) -> Module:
-    """Return a model with another layer; what was changed below the path is gone."""
-
-    def kept(old: Path) -> Path | None:
-        return None if is_within(old, path) else old
-
-    before = (change.renamed(kept) for change in changes_of(module))
-    changes = tuple(change for change in before if change is not None)
-    return adapt(module, (*changes, Replacement(path, layer)))
-
-
-def check_layer(layer: object) -> None:
-    """Refuse what is no unbound module.
-
-    Raises:
-        ArgumentTypeError: it is none.
-    """
-    if not isinstance(layer, Module) or layer._bound is not None:
-        found = layer.__name__ if isinstance(layer, type) else type(layer).__name__
-        raise ArgumentTypeError(
-            f"The new layer is `{found}`, and no unbound module of `linsey.linen`.",
-            "It is called in the model, over the variables that it has there.",
-            "Pass an instance such as `nn.Dense(10)`; put a function into a module.",
-        )
-
-
-def trace(
-    module: Module, inputs: tuple[object, ...], kwargs: Mapping[str, Any]
-) -> tuple[list[Call], dict[str, Any]]:
-    """Return the first call of each layer, and the abstract variables of a model."""
-    keys = jax.eval_shape(lambda: jax.random.key(0))
-    rngs = {"params": keys, "dropout": keys}
-    calls, variables = record_calls(module, rngs, CREATED, inputs, kwargs)
-    return first_calls(calls), dict(variables)
-
-
-def completed(
-    module: Module,
+def remove(
+    module: M,
     variables: Mapping[str, Any],
-    path: Path,
-    inputs: tuple[object, ...],
+    paths: str | Sequence[str],
+    *inputs: object,
+    **kwargs: object,
+) -> tuple[M, dict[str, Any]]:
+    """Take layers out of a model, with their variables.
+
+    Where a layer was, its first argument is passed on. The other layers, of a list in
+    `setup` or of a `Sequential` too, keep their names.
+
+    Args:
+        module: the model.
+        variables: its variables by collection.
+        paths: the path of the layer, or several.
+        *inputs: arguments of `init`, as for `replace`.
+        **kwargs: keyword arguments of `init`.
+
+    Returns:
+        The changed model, and its variables.
+
+    Raises:
+        OptionError: the model calls no layer at a path.
+        ShapeError: a layer that stays would need variables of another shape.
+        MismatchError: `variables` lack something that the model had before.
+        ArgumentTypeError: the model is no unbound module of linsey.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, linsey.linen as nn
+        >>> model, x = nn.Sequential([nn.Dense(8), nn.LayerNorm()]), jnp.ones((1, 4))
+        >>> variables = model.init(jax.random.key(0), x)
+        >>> model, variables = remove(model, variables, "layers_1", x)
+        >>> list(variables["params"])
+        ['layers_0']
+    """
+    gone = [paths] if isinstance(paths, str) else paths
+    layers = {path: Identity() for path in gone}
+    return replace(module, variables, layers, *inputs, rngs=None, **kwargs)
+
+
+def insert(
+    module: M,
+    variables: Mapping[str, Any],
+    layers: Mapping[str, Module],
+    *inputs: object,
     rngs: Rngs,
-    kwargs: Mapping[str, Any],
-) -> Any:
-    """Return variables with those below a path initialised, all others as they are.
+    **kwargs: object,
+) -> tuple[M, dict[str, Any]]:
+    """Put layers into a model, each behind another one.
+
+    The path of a new layer is a name below that of the layer it follows: the one at
+    `"stem/norm"` is called with what `stem` returns, and what it returns is the result
+    of `stem`. A single name, `"head"`, follows the model. All other layers, of a list
+    in `setup` or of a `Sequential` too, keep their names, so that weights and paths
+    from elsewhere go on fitting.
+
+    Args:
+        module: the model.
+        variables: its variables by collection.
+        layers: the new modules, unbound, by their paths.
+        *inputs: arguments of `init`, as for `replace`.
+        rngs: keys for the initial values of the new modules, as for `init`.
+        **kwargs: keyword arguments of `init`.
+
+    Returns:
+        The changed model, and its variables.
 
     Raises:
-        ShapeError: one of the others has not the shape that the model needs.
-        MismatchError: one of them is missing.
+        OptionError: the model calls no layer of which a path could be below, or the
+            path is taken.
+        ShapeError: a layer that stays would need variables of another shape.
+        MismatchError: `variables` lack something that the model had before.
+        ArgumentTypeError: the model, or a layer, is no unbound module of linsey.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, linsey.linen as nn
+        >>> model, x = nn.Sequential([nn.Dense(8), nn.Dense(2)]), jnp.ones((1, 4))
+        >>> key = jax.random.key(0)
+        >>> variables, norm = model.init(key, x), {"layers_0/norm": nn.LayerNorm()}
+        >>> model, variables = insert(model, variables, norm, x, rngs=key)
+        >>> {name: sorted(tree) for name, tree in variables["params"].items()}
+        {'layers_0': ['bias', 'kernel', 'norm'], 'layers_1': ['bias', 'kernel']}
     """
-    _, needed = trace(module, inputs, kwargs)
-    new = [col for col, tree in needed.items() if _at(tree, path) is not None]
-    check_variables(needed, variables, path)
-    out: dict[str, Any] = dict(variables)
-    for collection in variables:
-        out = put(out, (collection, *path), None)
-    if new:
-        created = initialised(module, inputs, rngs, kwargs)
-        for collection in new:
-            out = put(out, (collection, *path), _at(created[collection], path))
-    return like(out, variables)
-
-
-def initialised(
-    module: Module, inputs: tuple[object, ...], rngs: Rngs, kwargs: Mapping[str, Any]
-) -> Any:
-    """Initialise a model; inputs may be abstract."""
-    is_abstract = (isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(inputs))
-    init = module.lazy_init if any(is_abstract) else module.init
-    return init(rngs, *inputs, **dict(kwargs))
-
-
-def _at(tree: object, path: Path) -> object:
-    for name in path:
-        if not isinstance(tree, Mapping) or name not in tree:
-            return None
-        tree = tree[name]
-    return tree
-
-
-def check_variables(
-    needed: Mapping[str, Any], given: Mapping[str, Any], path: Path | None = None
-) -> None:
-    """Compare what a model needs with what there is, except below a path.
-
-    Raises:
-        ShapeError: something has another shape than the model needs.
-        MismatchError: something is missing.
-    """
-    found = leaves(given)
-    for (collection, *rest), leaf in leaves(needed).items():
-        names = tuple(rest)
-        if path is not None and is_within(names, path):
-            continue
-        name, have = f"{collection}/{as_text(names)}", found.get((collection, *names))
-        if have is None:
-            raise MismatchError(
-                f"The model needs `{name}`, of shape {leaf.shape}, and the variables "
-                "do not hold it.",
-                "Only the variables of a new layer are initialised.",
-                "Pass all variables of the model, as `init` returned them.",
+    check_unbound(module, "The model", "an instance, such as `Model()`")
+    before = calls_of(module, inputs, kwargs)
+    for path, layer in layers.items():
+        check_unbound(layer, f'The layer for "{path}"', "one such as `nn.LayerNorm()`")
+        above, _, name = path.rpartition("/")
+        if above not in before or not name:
+            raise not_found(path, before)
+        names = {name for tree in before[above].variables.values() for name in tree}
+        if name in names:
+            raise OptionError(
+                f'A layer cannot be put in at "{path}".',
+                "A layer or a variable has this path already.",
+                f'Call it "{path}_1", or change what is there with `replace`.',
             )
-        if np.shape(have) != leaf.shape:
-            raise ShapeError(
-                f"After the change the model needs `{name}` of shape {leaf.shape}; the "
-                f"variables hold one of shape {np.shape(have)}.",
-                "What comes to this layer has another shape than before.",
-                "Change the layers before it so that they return as many features as "
-                "they did, or replace the block that holds them and this one.",
-            )
+    changed = adapt(module, (*changes_of(module), Insertion(dict(layers))))
+    new = list(layers)
+    return changed, completed(changed, variables, new, before, inputs, kwargs, rngs)
