@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import linsey.linen as nn
 
 KEY = jax.random.key(0)
+EVAL = {"rngs": KEY, "train": False}
 
 
 class Network(nn.Module):

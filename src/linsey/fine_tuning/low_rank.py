@@ -16,12 +16,17 @@ from linsey.core.meta import replace_boxed, unbox
 from linsey.errors import MismatchError, OptionError, UnsupportedError, UsageError
 from linsey.errors.base import named
 from linsey.fine_tuning.adapted import Change, adapt, changes_of, check_unbound
-from linsey.fine_tuning.paths import Where, check_where, is_within, matches
+from linsey.fine_tuning.paths import Where, check_where, matches, text_of
 from linsey.fine_tuning.variables import Calls, Rngs, calls_of, completed
 from linsey.linen.initializers import lecun_normal, zeros
 from linsey.linen.linear import Conv, Dense, DenseGeneral
 from linsey.linen.linear.dense import as_tuple
-from linsey.linen.module import Module, compact
+from linsey.linen.module import (
+    InterceptorContext,
+    Module,
+    compact,
+    intercept_methods,
+)
 from linsey.linen.normalization import SpectralNorm, WeightNorm
 from linsey.traverse_util import flatten_dict, unflatten_dict
 from linsey.typing import Dtype
@@ -169,8 +174,11 @@ def lora(
             "It is the number of features between both factors.",
             "Give at least 1; usual are 4 to 64.",
         )
-    before = calls_of(module, inputs, kwargs)
-    change = Adaptation(dict.fromkeys(_chosen(before, where), float(alpha)), rank)
+    watch = _Watch()
+    with intercept_methods(watch):
+        before = calls_of(module, inputs, kwargs)
+    chosen = _chosen(before, where, watch.paths)
+    change = Adaptation(dict.fromkeys(chosen, float(alpha)), rank)
     changed = adapt(module, (*changes_of(module), change))
     new = [f"{path}/{NAME}".removeprefix("/") for path in change.layers]
     return changed, completed(changed, variables, new, before, inputs, kwargs, rngs)
@@ -242,13 +250,37 @@ def _product(kernel: Array, a: Array, b: Array) -> Array:
     return multiply(a.astype(dtype), b.astype(dtype))
 
 
-def _chosen(calls: Calls, where: Where) -> list[str]:
+@dataclasses.dataclass(eq=False)
+class _Watch:
+    """An interceptor that notes the layers whose parameters others normalize."""
+
+    paths: set[str] = dataclasses.field(default_factory=set)
+    depth: int = 0
+
+    def __call__(
+        self,
+        next_fun: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        context: InterceptorContext,
+    ) -> Any:
+        if self.depth:
+            self.paths.add(text_of(context.module.path))
+        is_norm = isinstance(context.module, WeightNorm | SpectralNorm)
+        self.depth += is_norm
+        try:
+            return next_fun(*args, **kwargs)
+        finally:
+            self.depth -= is_norm
+
+
+def _chosen(calls: Calls, where: Where, normalized: set[str]) -> list[str]:
     """Return the paths of the layers that get factors."""
     check_where(where, calls)
     linear = [path for path, one in calls.items() if isinstance(one.module, LINEAR)]
     chosen = [path for path in linear if matches(where, path)]
     for path in chosen:
-        if reason := _unsupported(path, calls):
+        if reason := _unsupported(path, calls, normalized):
             raise UnsupportedError(
                 f'The layer at "{path}" {reason}.',
                 "What is added would be no product of two matrices beside its kernel.",
@@ -263,13 +295,11 @@ def _chosen(calls: Calls, where: Where) -> list[str]:
     return chosen
 
 
-def _unsupported(path: str, calls: Calls) -> str | None:
+def _unsupported(path: str, calls: Calls, normalized: set[str]) -> str | None:
     """Return why a layer can have no factors, `None` if it can."""
     layer: Any = calls[path].module
-    for above, call in calls.items():
-        if isinstance(call.module, WeightNorm | SpectralNorm):
-            if is_within(path, above) or not above:
-                return f"has a kernel that {named(call.module)} normalizes"
+    if path in normalized:
+        return "has a kernel that `WeightNorm` or `SpectralNorm` changes"
     if getattr(layer, "feature_group_count", 1) != 1:
         return f"has feature_group_count={layer.feature_group_count}"
     if getattr(layer, "mask", None) is not None:
