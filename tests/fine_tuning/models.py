@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import linsey.linen as nn
 
 KEY = jax.random.key(0)
 EVAL = {"rngs": KEY, "train": False}
+# A layer whose initial values are drawn by no program.
+Dense = functools.partial(nn.Dense, kernel_init=nn.initializers.ones)
 
 
 class Network(nn.Module):
@@ -33,7 +37,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool):
-        x = nn.Dense(self.features)(x)
+        x = Dense(self.features)(x)
         x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
         return nn.Dropout(0.5, deterministic=not train)(x)
 
@@ -93,13 +97,19 @@ class Scale(nn.Module):
 
     @nn.compact
     def __call__(self, x, *args):
-        y = x * self.param("scale", lambda key: jnp.full((), self.start, jnp.float32))
+        y = x * self.param("scale", lambda key: np.float32(self.start))
         return (y, None) if args else y
 
 
-def made(model, *inputs, **kwargs):
-    return model.init({"params": KEY, "dropout": KEY}, *inputs, **kwargs)
+def made(model, *inputs, seed=0, **kwargs):
+    """Variables that no program has to be compiled for."""
+    init = functools.partial(model.init, **kwargs)
+    shapes = jax.eval_shape(init, {"params": KEY, "dropout": KEY}, *inputs)
+    draw = np.random.default_rng(seed).uniform
+    return jax.tree.map(
+        lambda s: jnp.asarray(draw(0.5, 1.5, s.shape).astype(s.dtype)), shapes
+    )
 
 
 def x_of(*shape):
-    return jax.random.normal(jax.random.key(7), shape)
+    return jnp.asarray(np.random.default_rng(7).normal(size=shape).astype(np.float32))

@@ -31,7 +31,7 @@ class Backbone(nn.Module):
     @nn.compact
     def __call__(self, x, train):
         x = nn.SpectralNorm(nn.Dense(4))(x, update_stats=train)
-        x = nn.remat(nn.BatchNorm)(momentum=0.5)(x, not train)
+        x = nn.remat(nn.BatchNorm)(not train, momentum=0.5)(x)
         seen = self.variable("batch_stats", "seen", jnp.zeros, (), jnp.float32)
         if train:
             seen.value += 1
@@ -59,9 +59,9 @@ def loss(model, variables, x):
 def test_gradients_are_zero_and_statistics_stay(norms):
     model, variables, x = norms
     frozen = freeze(model, "backbone")
-    grads, updates = jax.jit(
-        jax.grad(loss(frozen, variables, x), has_aux=True)
-    )(variables["params"])
+    grads, updates = jax.jit(jax.grad(loss(frozen, variables, x), has_aux=True))(
+        variables["params"]
+    )
     assert not any((g != 0).any() for g in jax.tree.leaves(grads["backbone"]))
     assert all((g != 0).any() for g in jax.tree.leaves(grads["head"]))
     before, after = variables["batch_stats"], updates["batch_stats"]
@@ -98,17 +98,17 @@ def test_after_steps_the_backbone_evaluates_bit_by_bit_as_before(norms):
     frozen = freeze(model, "backbone")
     mask = trainable(variables["params"], "backbone")
     adam = optax.adamw(0.1, weight_decay=0.1)
-    tx = optax.multi_transform({True: adam, False: optax.set_to_zero()}, mask)
+    sgd = optax.multi_transform({True: adam, False: optax.set_to_zero()}, mask)
 
     @jax.jit
     def step(variables, opt):
         of = loss(frozen, variables, x)
         grads, updates = jax.grad(of, has_aux=True)(variables["params"])
-        moves, opt = tx.update(grads, opt, variables["params"])
+        moves, opt = sgd.update(grads, opt, variables["params"])
         params = optax.apply_updates(variables["params"], moves)
         return {**variables, **updates, "params": params}, opt
 
-    trained, opt = variables, tx.init(variables["params"])
+    trained, opt = variables, sgd.init(variables["params"])
     assert len(jax.tree.leaves(opt)) == 2 * 4 + 1  # no moments of the backbone
     for _ in range(3):
         trained, opt = step(trained, opt)
@@ -122,14 +122,16 @@ def test_after_steps_the_backbone_evaluates_bit_by_bit_as_before(norms):
         return Backbone().apply(below, x, train=False)
 
     equal(features(trained), features(variables))
-    assert (trained["params"]["head"]["kernel"] != variables["params"]["head"]["kernel"]).all()
+    assert (
+        trained["params"]["head"]["kernel"] != variables["params"]["head"]["kernel"]
+    ).all()
 
 
 def test_patterns_parameters_and_what_is_inserted(norms):
     model, variables, x = norms
     layers = {"backbone/adapter": nn.Dense(4)}
     model, variables = insert(model, variables, layers, x, **EVAL)
-    model = freeze(model, ["*/*Dense_0*", "head/kernel", "norm"])
+    model = freeze(model, ["*/Dense_0", "head/kernel", "norm"])
     grads, updates = jax.grad(loss(model, variables, x), has_aux=True)(
         variables["params"]
     )
@@ -137,14 +139,16 @@ def test_patterns_parameters_and_what_is_inserted(norms):
     assert moved["head"] == {"kernel": False, "bias": True}
     assert moved["norm"] == {"scale": False, "bias": False}
     assert moved["backbone"]["adapter"]["kernel"]
-    equal(updates["batch_stats"]["norm"]["var"], variables["batch_stats"]["norm"]["var"])
+    equal(
+        updates["batch_stats"]["norm"]["var"], variables["batch_stats"]["norm"]["var"]
+    )
     assert updates["batch_stats"]["backbone"]["seen"] == 1.25
 
 
 def test_a_frozen_object_trains_its_head(norms):
     model, variables, x = norms
     network = tx.from_linen(freeze(model, "backbone"), variables).train()
-    network(x)
+    network(x, train=True)
     after = network.to_linen()[1]["batch_stats"]
     jax.tree.map(equal, after["backbone"], variables["batch_stats"]["backbone"])
     assert (after["norm"]["mean"] != variables["batch_stats"]["norm"]["mean"]).all()

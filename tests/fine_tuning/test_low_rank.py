@@ -75,7 +75,9 @@ def test_only_factors_are_trained_and_merged_the_model_is_the_same():
     where = nn.DenyList(["*/lora", "head"])
     model = freeze(model, where)
     mask = trainable(variables["params"], where)
-    tx = optax.multi_transform({True: optax.adam(0.1), False: optax.set_to_zero()}, mask)
+    tx = optax.multi_transform(
+        {True: optax.adam(0.1), False: optax.set_to_zero()}, mask
+    )
 
     @jax.jit
     def step(variables, opt):

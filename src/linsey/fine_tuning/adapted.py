@@ -75,12 +75,14 @@ class Editor:
     Attributes:
         model: the class of the model, which has the changes.
         root: the path of the model.
-        running: the paths of layers that run already, as changed.
+        running: the paths where another module runs already.
+        called: the paths whose call has begun: methods call those of base classes.
     """
 
     model: Any
     root: tuple[str, ...]
     running: frozenset[tuple[str, ...]] = frozenset()
+    called: frozenset[tuple[str, ...]] = frozenset()
 
     def __call__(
         self,
@@ -95,20 +97,26 @@ class Editor:
         if old._bound is None or not hasattr(type(old), method):
             return next_fun(*args, **kwargs)
         path, depth = old.path, len(self.root)
-        if path[:depth] != self.root or path in self.running:
+        if path[:depth] != self.root:
             return next_fun(*args, **kwargs)
         text, changes = text_of(path[depth:]), self.model._changes
         new: Module = old
-        for change in changes:
-            new = change.layer(text, new)
+        if path not in self.running:
+            for change in changes:
+                new = change.layer(text, new)
         if new is not old and method == "setup":
             return None  # or there would be the variables of both
-        inside = dataclasses.replace(self, running=self.running | {path})
+        is_call = method == "__call__" and path not in self.called
+        inside = dataclasses.replace(
+            self,
+            running=self.running | ({path} if new is not old else set()),
+            called=self.called | ({path} if is_call else set()),
+        )
         others = tuple(inside if i is self else i for i in INTERCEPTORS.get())
         with assigned(INTERCEPTORS, others):
             run = next_fun if new is old else _method(new, old, method, text)
             y = run(*args, **kwargs)
-        if method == "__call__":
+        if is_call:
             for change in changes:
                 for name, layer in change.behind(text).items():
                     y = _bound(layer, old.scope._descend(name), name)(y)
@@ -195,7 +203,12 @@ def _subclass(base: type[Module], changes: Changes) -> type[Module]:
         "__qualname__": base.__qualname__,
         "__reduce__": _reduce,
     }
-    names = {n: f for c in base.__mro__ if c not in Module.__mro__ for n, f in vars(c).items()}
+    names = {
+        n: f
+        for c in base.__mro__
+        if c not in Module.__mro__
+        for n, f in vars(c).items()
+    }
     for name in names:
         is_own = name == "__call__" or not name.startswith("__") and name != "setup"
         if is_own and name not in base.__dataclass_fields__:

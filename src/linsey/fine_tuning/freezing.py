@@ -42,7 +42,9 @@ class Freezing(Change):
         if model.is_initializing():
             return run(model, *args, **kwargs)
         leaves = tree_leaves_with_path(model.variables)
-        check_where(self.where, (text_of(path[1:]) for path, _ in leaves))
+        paths = (text_of(path[1:]) for path, _ in leaves)
+        # `*/lora` chooses nothing once factors are merged.
+        check_where(self.where, paths, patterns=False)
         stored: list[dict[str, Any]] = []
 
         def stop(collections: Collections) -> Collections:

@@ -17,7 +17,7 @@ from linsey.errors import MismatchError, OptionError, UnsupportedError, UsageErr
 from linsey.errors.base import named
 from linsey.fine_tuning.adapted import Change, adapt, changes_of, check_unbound
 from linsey.fine_tuning.paths import Where, check_where, matches, text_of
-from linsey.fine_tuning.variables import Calls, Rngs, calls_of, completed
+from linsey.fine_tuning.variables import Calls, Rngs, traced, completed
 from linsey.linen.initializers import lecun_normal, zeros
 from linsey.linen.linear import Conv, Dense, DenseGeneral
 from linsey.linen.linear.dense import as_tuple
@@ -58,7 +58,10 @@ class LowRank(Module):
     @compact
     def __call__(self, x: Array, kernel: Array, *args: Any, **kwargs: Any) -> Array:
         """Return the product of `x` and the kernel, as changed."""
-        inputs, outputs = kernel.shape[: self.contracted], kernel.shape[self.contracted :]
+        inputs, outputs = (
+            kernel.shape[: self.contracted],
+            kernel.shape[self.contracted :],
+        )
         a = self.param("a", _normal, (*inputs, self.rank), self.param_dtype)
         b = self.param("b", zeros, (self.rank, *outputs), self.param_dtype)
         y = self.product(x, kernel, *args, **kwargs)
@@ -176,7 +179,7 @@ def lora(
         )
     watch = _Watch()
     with intercept_methods(watch):
-        before = calls_of(module, inputs, kwargs)
+        before, _ = traced(module, inputs, kwargs)
     chosen = _chosen(before, where, watch.paths)
     change = Adaptation(dict.fromkeys(chosen, float(alpha)), rank)
     changed = adapt(module, (*changes_of(module), change))
@@ -241,9 +244,7 @@ def merge(module: M, variables: Mapping[str, Any]) -> tuple[M, dict[str, Any]]:
 
 def _product(kernel: Array, a: Array, b: Array) -> Array:
     """Multiply factors in float32 at least; leading axes are those of `nn.scan`."""
-    multiply = functools.partial(
-        jnp.tensordot, axes=1, precision=lax.Precision.HIGHEST
-    )
+    multiply = functools.partial(jnp.tensordot, axes=1, precision=lax.Precision.HIGHEST)
     for _ in range(a.ndim + b.ndim - 2 - kernel.ndim):
         multiply = jax.vmap(multiply)
     dtype = jnp.promote_types(kernel.dtype, jnp.float32)

@@ -57,18 +57,25 @@ def matches(where: Where, path: str) -> bool:
     return any(fnmatchcase(text, one) for one in patterns for text in above)
 
 
-def check_where(where: Where, paths: Iterable[str]) -> None:
-    """Refuse patterns that no path has.
+def check_where(where: Where, paths: Iterable[str], *, patterns: bool = True) -> None:
+    """Refuse what chooses nothing.
+
+    Args:
+        where: what chooses.
+        paths: all that there are.
+        patterns: whether patterns have to choose something, and not only paths.
 
     Raises:
-        OptionError: there is such a pattern.
+        OptionError: something in `where` chooses nothing.
     """
     paths = list(paths)
     while isinstance(where, DenyList):
         where = where.deny  # type: ignore[assignment]
-    for pattern in [where] if isinstance(where, str) else where:
-        if not any(matches(pattern, path) for path in paths):
-            raise not_found(pattern, paths)
+    for one in [where] if isinstance(where, str) else where:
+        if "*" in one and not patterns:
+            continue
+        if not any(matches(one, path) for path in paths):
+            raise not_found(one, paths)
 
 
 def not_found(path: str, paths: Iterable[str]) -> OptionError:

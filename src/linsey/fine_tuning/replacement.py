@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from linsey.errors import OptionError
 from linsey.fine_tuning.adapted import Change, adapt, changes_of, check_unbound
 from linsey.fine_tuning.paths import not_found
-from linsey.fine_tuning.variables import Rngs, calls_of, completed
+from linsey.fine_tuning.variables import Rngs, traced, completed
 from linsey.linen.module import Module
 
 M = TypeVar("M", bound=Module)
@@ -93,7 +93,7 @@ def replace(
     check_unbound(module, "The model", "an instance, such as `Model()`")
     for path, layer in layers.items():
         check_unbound(layer, f'The layer for "{path}"', "one such as `nn.Dense(10)`")
-    before = calls_of(module, inputs, kwargs)
+    before, _ = traced(module, inputs, kwargs)
     for path in layers:
         if path not in before or not path:
             raise not_found(path, before)
@@ -188,7 +188,7 @@ def insert(
         {'layers_0': ['bias', 'kernel', 'norm'], 'layers_1': ['bias', 'kernel']}
     """
     check_unbound(module, "The model", "an instance, such as `Model()`")
-    before = calls_of(module, inputs, kwargs)
+    before, _ = traced(module, inputs, kwargs)
     for path, layer in layers.items():
         check_unbound(layer, f'The layer for "{path}"', "one such as `nn.LayerNorm()`")
         above, _, name = path.rpartition("/")

@@ -16,6 +16,7 @@ from linsey.linen.module import InterceptorContext, Module, intercept_methods
 from linsey.linen.module.functional import CREATED
 from linsey.linen.summary.calls import Call, first_calls, record_calls
 from linsey.traverse_util import flatten_dict, unflatten_dict
+from linsey.typing import VariableDict
 
 Rngs = Any
 Calls = dict[str, Call]
@@ -23,18 +24,22 @@ Args = tuple[object, ...]
 Kwargs = Mapping[str, Any]
 
 
-def calls_of(module: Module, inputs: Args, kwargs: Kwargs) -> Calls:
-    """Trace a model, and return the first call at each path in the order they begin.
+def traced(module: Module, inputs: Args, kwargs: Kwargs) -> tuple[Calls, VariableDict]:
+    """Trace the `init` of a model.
 
     Args:
         module: the model.
         inputs: arguments of `init`; may be abstract.
         kwargs: keyword arguments of `init`.
+
+    Returns:
+        The first call at each path, in the order in which they begin, and the abstract
+        variables.
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
     rngs = {"params": key, "dropout": key}
-    calls, _ = record_calls(module, rngs, CREATED, inputs, kwargs)
-    return {text_of(call.path): call for call in first_calls(calls)}
+    calls, variables = record_calls(module, rngs, CREATED, inputs, kwargs)
+    return {text_of(call.path): call for call in first_calls(calls)}, variables
 
 
 def completed(
@@ -66,8 +71,8 @@ def completed(
         return any(is_within(text_of(key[1:]), path) for path in new)
 
     with intercept_methods(_noting(new)):
-        calls = calls_of(changed, inputs, kwargs)
-    needed = flatten_dict(calls[""].variables)
+        calls, abstract = traced(changed, inputs, kwargs)
+    needed = flatten_dict(abstract)
     given = flatten_dict(variables).items()
     kept = {key: leaf for key, leaf in given if not is_new(key)}
     _check(needed, kept, is_new, new, calls, before)
