@@ -12,7 +12,7 @@ import linsey.linen as nn
 import linsey.treex as tx
 from linsey.errors import OptionError
 from linsey.fine_tuning import freeze, insert, trainable
-from tests.fine_tuning.models import EVAL, KEY, Network, made, x_of
+from tests.fine_tuning.models import EVAL, Network, made, x_of
 
 equal = np.testing.assert_array_equal
 

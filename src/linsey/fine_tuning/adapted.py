@@ -2,9 +2,9 @@
 
 An adapted model is an instance of a subclass of its class, without fields of its own:
 whatever knows the model by its class, its fields or its methods knows this one. Its
-methods run under an interceptor, the `Editor`, which runs another module in the place of
-a layer, over the scope of that layer. So the variables of the new module are where those
-of the old one were, also inside of `nn.scan`, `nn.remat` and `nn.jit`, and other
+methods run under an interceptor, the `Editor`, which runs another module in the place
+of a layer, over the scope of that layer. So the variables of the new module are where
+those of the old one were, also inside of `nn.scan`, `nn.remat` and `nn.jit`, and other
 interceptors see the new module only.
 """
 
@@ -219,7 +219,7 @@ def _subclass(base: type[Module], changes: Changes) -> type[Module]:
     return cls
 
 
-def _reduce(self: Any) -> tuple[Callable[..., object], tuple[Any, ...]]:
+def _reduce(self: Any) -> tuple[Callable[..., object], tuple[Any, ...], object]:
     """Pickle an adapted model by its class and its changes, which made its own."""
     return _restored, (self._unchanged, self._changes, {}), self.__getstate__()
 

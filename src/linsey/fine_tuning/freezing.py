@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import jax
 from jax import lax
 from jax.tree_util import tree_leaves_with_path, tree_map_with_path
 

@@ -17,7 +17,7 @@ from linsey.errors import MismatchError, OptionError, UnsupportedError, UsageErr
 from linsey.errors.base import named
 from linsey.fine_tuning.adapted import Change, adapt, changes_of, check_unbound
 from linsey.fine_tuning.paths import Where, check_where, matches, text_of
-from linsey.fine_tuning.variables import Calls, Rngs, traced, completed
+from linsey.fine_tuning.variables import Calls, Rngs, completed, traced
 from linsey.linen.initializers import lecun_normal, zeros
 from linsey.linen.linear import Conv, Dense, DenseGeneral
 from linsey.linen.linear.dense import as_tuple

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from linsey.errors import OptionError
 from linsey.fine_tuning.adapted import Change, adapt, changes_of, check_unbound
 from linsey.fine_tuning.paths import not_found
-from linsey.fine_tuning.variables import Rngs, traced, completed
+from linsey.fine_tuning.variables import Rngs, completed, traced
 from linsey.linen.module import Module
 
 M = TypeVar("M", bound=Module)

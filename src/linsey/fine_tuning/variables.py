@@ -85,7 +85,6 @@ def completed(
 
 def _noting(new: Sequence[str]) -> Callable[..., Any]:
     """Return an interceptor that says in which layer a change has led to an error."""
-
     noted: list[BaseException] = []
 
     def note(
