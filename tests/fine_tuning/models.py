@@ -107,7 +107,7 @@ def made(model, *inputs, seed=0, **kwargs):
     shapes = jax.eval_shape(init, {"params": KEY, "dropout": KEY}, *inputs)
     draw = np.random.default_rng(seed).uniform
     return jax.tree.map(
-        lambda s: jnp.asarray(draw(0.5, 1.5, s.shape).astype(s.dtype)), shapes
+        lambda s: jnp.asarray(draw(0.1, 0.6, s.shape).astype(s.dtype)), shapes
     )
 
 

@@ -41,7 +41,13 @@ def with_factors(variables, seed=1):
     return jax.tree_util.tree_map_with_path(drawn, variables)
 
 
-@pytest.mark.parametrize("name", LAYERS)
+FAST = ("dense without bias", "conv")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n in FAST else pytest.mark.slow) for n in LAYERS],
+)
 def test_it_is_the_layer_with_w_plus_the_product(name):
     layer, shape = LAYERS[name]
     with jax.enable_x64(True):
@@ -115,6 +121,7 @@ def test_only_factors_are_trained_and_merged_the_model_is_the_same():
     )
 
 
+@pytest.mark.slow
 def test_each_step_of_a_scan_has_its_factors():
     model, x = Scanned(), x_of(2, 3)
     given = made(model, x)
@@ -130,6 +137,7 @@ def test_each_step_of_a_scan_has_its_factors():
     assert jax.tree.structure(plain) == jax.tree.structure(given)
 
 
+@pytest.mark.slow
 def test_attention_and_half_precision():
     model = nn.MultiHeadDotProductAttention(2, dtype=jnp.bfloat16, deterministic=True)
     x = x_of(2, 3, 4)
@@ -141,6 +149,7 @@ def test_attention_and_half_precision():
     assert model.apply(variables, x).dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_a_convolution_after_a_deferred_norm_has_gradients():
     class Model(nn.Module):
         @nn.compact

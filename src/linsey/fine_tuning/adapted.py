@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Self, TypeVar
 
 from linsey._contexts import assigned
@@ -39,13 +39,12 @@ class Change:
 
     layers: Mapping[str, Any]
 
-    def without(self, paths: Iterable[str]) -> Self:
+    def without(self, paths: Collection[str]) -> Self:
         """Return the change without what it does at these paths, and below them."""
-        gone = tuple(paths)
         kept = {
             path: value
             for path, value in self.layers.items()
-            if not any(is_within(path, one) for one in gone)
+            if not any(is_within(path, one) for one in paths)
         }
         return dataclasses.replace(self, layers=kept)
 
@@ -153,7 +152,7 @@ def adapt(module: M, changes: Changes) -> M:
     return _restored(base, changes, copy_unbound(module).__dict__)
 
 
-def check_unbound(module: object, what: str, example: str) -> None:
+def check_unbound(module: object, what: str = "The model") -> None:
     """Refuse what is no unbound module.
 
     Raises:
@@ -169,9 +168,10 @@ def check_unbound(module: object, what: str, example: str) -> None:
         found = f"of type {named(module)}"
     raise ArgumentTypeError(
         f"{what} is {found}.",
-        "What is changed is the description of a model, an unbound module of "
-        "`linsey.linen`, and its variables beside it.",
-        f"Pass {example}.",
+        "What is changed is the description of a model, beside its variables: an "
+        "unbound module of `linsey.linen`.",
+        "Pass an instance such as `nn.Dense(10)`; of a bound one, "
+        "`module, variables = module.unbind()`.",
     )
 
 

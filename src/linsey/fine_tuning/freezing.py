@@ -116,7 +116,7 @@ def freeze(module: M, where: Where) -> M:
         >>> [bool((layer["kernel"] != 0).any()) for layer in grads.values()]
         [False, True]
     """
-    check_unbound(module, "The model", "an instance, such as `Model()`")
+    check_unbound(module)
     return adapt(module, (*changes_of(module), Freezing({}, where)))
 
 

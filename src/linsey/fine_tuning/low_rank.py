@@ -58,12 +58,9 @@ class LowRank(Module):
     @compact
     def __call__(self, x: Array, kernel: Array, *args: Any, **kwargs: Any) -> Array:
         """Return the product of `x` and the kernel, as changed."""
-        inputs, outputs = (
-            kernel.shape[: self.contracted],
-            kernel.shape[self.contracted :],
-        )
-        a = self.param("a", _normal, (*inputs, self.rank), self.param_dtype)
-        b = self.param("b", zeros, (self.rank, *outputs), self.param_dtype)
+        count, dtype = self.contracted, self.param_dtype
+        a = self.param("a", _normal, (*kernel.shape[:count], self.rank), dtype)
+        b = self.param("b", zeros, (self.rank, *kernel.shape[count:]), dtype)
         y = self.product(x, kernel, *args, **kwargs)
         low = self.product(x, a.astype(kernel.dtype), *args, **kwargs)  # (..., rank)
         precision = kwargs.get("precision")
@@ -170,7 +167,7 @@ def lora(
     References:
         Hu et al. 2021, https://arxiv.org/abs/2106.09685
     """
-    check_unbound(module, "The model", "an instance, such as `Model()`")
+    check_unbound(module)
     if rank < 1:
         raise OptionError(
             f"`rank` is {rank}.",
@@ -211,7 +208,7 @@ def merge(module: M, variables: Mapping[str, Any]) -> tuple[M, dict[str, Any]]:
         >>> merged == model, sorted(variables["params"])
         (True, ['bias', 'kernel'])
     """
-    check_unbound(module, "The model", "what `lora` returned")
+    check_unbound(module)
     changes = changes_of(module)
     rest = tuple(one for one in changes if not isinstance(one, Adaptation))
     if rest == changes:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Self, TypeVar
 
 from linsey.errors import OptionError
 from linsey.fine_tuning.adapted import Change, adapt, changes_of, check_unbound
@@ -27,6 +27,12 @@ class Replacement(Change):
 @dataclasses.dataclass(frozen=True, eq=False)
 class Insertion(Change):
     """Modules that run on the result of the layer above them, by path."""
+
+    def without(self, paths: Collection[str]) -> Self:
+        """Keep what has one of these paths itself: another module runs there."""
+        kept = super().without(paths).layers.keys() | set(paths)
+        layers = {path: one for path, one in self.layers.items() if path in kept}
+        return dataclasses.replace(self, layers=layers)
 
     def behind(self, path: str) -> Mapping[str, Module]:
         """Return the modules right below a path."""
@@ -90,9 +96,9 @@ def replace(
         >>> model.apply(variables, x).shape
         (1, 10)
     """
-    check_unbound(module, "The model", "an instance, such as `Model()`")
+    check_unbound(module)
     for path, layer in layers.items():
-        check_unbound(layer, f'The layer for "{path}"', "one such as `nn.Dense(10)`")
+        check_unbound(layer, f'The layer for "{path}"')
     before, _ = traced(module, inputs, kwargs)
     for path in layers:
         if path not in before or not path:
@@ -172,8 +178,8 @@ def insert(
         The changed model, and its variables.
 
     Raises:
-        OptionError: the model calls no layer of which a path could be below, or the
-            path is taken.
+        OptionError: the model calls no layer of which a path could be below, or not by
+            `__call__`; or the path is taken.
         ShapeError: a layer that stays would need variables of another shape.
         MismatchError: `variables` lack something that the model had before.
         ArgumentTypeError: the model, or a layer, is no unbound module of linsey.
@@ -187,10 +193,10 @@ def insert(
         >>> {name: sorted(tree) for name, tree in variables["params"].items()}
         {'layers_0': ['bias', 'kernel', 'norm'], 'layers_1': ['bias', 'kernel']}
     """
-    check_unbound(module, "The model", "an instance, such as `Model()`")
+    check_unbound(module)
     before, _ = traced(module, inputs, kwargs)
     for path, layer in layers.items():
-        check_unbound(layer, f'The layer for "{path}"', "one such as `nn.LayerNorm()`")
+        check_unbound(layer, f'The layer for "{path}"')
         above, _, name = path.rpartition("/")
         if above not in before or not name:
             raise not_found(path, before)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from linsey.core.meta import unbox
-from linsey.errors import MismatchError, ShapeError
+from linsey.errors import MismatchError, OptionError, ShapeError
 from linsey.errors.base import named
 from linsey.fine_tuning.paths import is_within, text_of
 from linsey.linen.module import InterceptorContext, Module, intercept_methods
@@ -63,8 +63,9 @@ def completed(
         rngs: keys for initial values.
 
     Raises:
+        OptionError: something new is not called.
         ShapeError: what is kept has not the shape that is needed now.
-        MismatchError: what is not new is missing.
+        MismatchError: what is not new is missing, or never fitted.
     """
 
     def is_new(key: tuple[str, ...]) -> bool:
@@ -117,21 +118,25 @@ def _check(
     """Compare what a changed model needs with what is kept.
 
     Raises:
+        OptionError: something new is not called.
         ShapeError: something has not the shape that is needed.
         MismatchError: something is missing.
     """
+    for path in new:
+        if path not in calls:
+            raise OptionError(
+                f'Nothing calls what is new at "{path}".',
+                "A replaced block does not call the layers of the old one, and what "
+                "follows a layer is called if `__call__` of that layer is.",
+                "Leave this path out, or give one that the changed model calls.",
+            )
     order = list(calls)
     broken: list[tuple[int, tuple[str, ...]]] = []
     for key, leaf in needed.items():
         if is_new(key):
             continue
         if key not in kept:
-            raise MismatchError(
-                f"The model needs `{text_of(key)}` of shape {_shape(leaf)}, and the "
-                "variables do not hold it.",
-                f"Only what is new is initialised: {_listed(new)}.",
-                "Pass all variables of the model, as `init` returned them.",
-            )
+            raise _unfit(key, leaf, "none")
         if _shape(kept[key]) != _shape(leaf):
             owner = text_of(key[1:-1])
             broken.append((order.index(owner) if owner in order else len(order), key))
@@ -140,8 +145,10 @@ def _check(
     at, key = min(broken)
     above, name = text_of(key[1:-1]), key[-1]
     called = [path for path in new if path in order[:at]]
-    cause = max(called, key=order.index) if called else new[0]
+    cause = max(called or new, key=order.index)
     old = before.get(cause) or before[cause.rpartition("/")[0]]
+    if not called or _shapes(old) == _shapes(calls[cause]):
+        raise _unfit(key, needed[key], str(_shape(kept[key])))
     raise ShapeError(
         f'{named(calls[cause].module)} at "{cause}" returns {_shapes(calls[cause])}, '
         f'where the model had {_shapes(old)}; "{above}" then needs `{name}` of shape '
@@ -149,6 +156,15 @@ def _check(
         "What is not new keeps its variables, which fit what came before.",
         f'Give "{cause}" a layer that returns {_shapes(old)}, or replace "{above}" '
         f'too: `replace(model, variables, {{"{cause}": ..., "{above}": ...}}, ...)`.',
+    )
+
+
+def _unfit(key: tuple[str, ...], needed: object, found: str) -> MismatchError:
+    return MismatchError(
+        f"The model needs `{text_of(key)}` of shape {_shape(needed)}; the variables "
+        f"hold {found}.",
+        "Only what is new is initialised; everything else is taken as it is.",
+        "Pass all variables of the model, as `init` returned them.",
     )
 
 
