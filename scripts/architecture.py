@@ -33,6 +33,7 @@ FLOORS = [
     Room(5, ("models",), "architectures that pretrained weights exist for"),
     Room(5, ("weights",), "weights of other libraries, both ways, with a proof"),
     Room(5, ("interop",), "bridges to and from Equinox and Haiku"),
+    Room(5, ("fine_tuning",), "layers of a trained model replaced, adapted and frozen"),
     Room(4, ("treex",), "the object face: modules that are pytrees"),
     Room(4, ("optim",), "the classic optimizers, on optax"),
     Room(4, ("compat",), "`import flax` and `import treex` served by linsey"),
