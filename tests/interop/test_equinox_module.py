@@ -179,6 +179,11 @@ def test_statistics_change_in_training_alone():
 def test_checkpoints_bring_variables_back(tmp_path):
     _, variables = train(module, initial(), training=True)
     assert_survives(variables, tmp_path)
+    read = jax.tree.map(np.asarray, variables)
+    model, state = module.merge(read)
+    arrays = jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
+    assert len(arrays) == len(jax.tree.leaves(variables["params"]))
+    assert_equal(module.split(model, state), variables)
 
 
 @pytest.mark.slow

@@ -37,6 +37,10 @@ class Blueprint:
     make: Callable[[jax.Array], Any]
     collection: str
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without the skeleton, whose functions may not be found by their names.
+        return type(self), (self.make, self.collection)
+
     def build(self, key: jax.Array) -> tuple[Any, Any]:
         """Make a model and its state, `None` if it has none."""
         made = self.make(key)
@@ -45,9 +49,6 @@ class Blueprint:
         if not any(map(_is_index, jax.tree.leaves(made, is_leaf=_is_index))):
             return made, None
         return equinox().nn.make_with_state(lambda: made)()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.make, self.collection)
 
     @functools.cached_property
     def skeleton(self) -> tuple[Any, Any]:
@@ -140,4 +141,4 @@ def _find(variables: Mapping[str, Any], path: Path, shape: tuple[int, ...]) -> A
             f"The module of Equinox has an array of shape {shape} there.",
             "Pass all variables, from `init` or `split(model, state)` of this module.",
         )
-    return value
+    return jnp.asarray(value)  # Equinox trains no NumPy arrays
