@@ -112,7 +112,7 @@ class Conv(_Conv):
                 )
         shape = (*window, channels // groups, features)
         kernel, bias = masked_kernel_and_bias("Conv", self, shape, (features,))
-        if isinstance(inputs, Deferred):
+        if isinstance(inputs, Deferred) and self.conv_general_dilated_cls is None:
             return inputs.feed(self._convolve, kernel, bias)
         return self._convolve(inputs, kernel, bias)
 
