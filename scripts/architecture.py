@@ -31,6 +31,7 @@ FLOORS = [
     Room(7, ("app", "__main__"), "the `linsey` command"),
     Room(5, ("batch_stats",), "tools that see, repair and use running statistics"),
     Room(5, ("models",), "architectures that pretrained weights exist for"),
+    Room(5, ("fine_tuning",), "layers of a trained model replaced, adapted and frozen"),
     Room(4, ("treex",), "the object face: modules that are pytrees"),
     Room(4, ("optim",), "the classic optimizers, on optax"),
     Room(4, ("compat",), "`import flax` and `import treex` served by linsey"),

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from linsey import errors as errors
     from linsey import extras as extras
     from linsey import files as files
+    from linsey import fine_tuning as fine_tuning
     from linsey import ids as ids
     from linsey import io as io
     from linsey import jax_utils as jax_utils
