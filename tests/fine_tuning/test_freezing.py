@@ -130,6 +130,7 @@ def test_after_steps_the_backbone_evaluates_bit_by_bit_as_before(norms):
     ).all()
 
 
+@pytest.mark.slow
 def test_patterns_parameters_and_what_is_inserted(norms):
     model, variables, x = norms
     layers = {"backbone/adapter": Dense(4)}

@@ -104,6 +104,7 @@ def test_a_replaced_block_trains_as_the_same_block_written_there(network):
     jax.tree.map(equal, step(new, changed["params"]), step(model, changed["params"]))
 
 
+@pytest.mark.slow
 def test_layers_of_setup_and_their_other_methods():
     model, x = Stack(), jnp.arange(4)
     layers = {"embed": nn.Embed(9, 3, embedding_init=nn.initializers.ones)}
@@ -274,6 +275,7 @@ def test_what_has_no_slash_follows_the_model(network):
     equal(y, Dense(7).apply(layer, model.apply(variables, x, train=False)))
 
 
+@pytest.mark.slow
 def test_insertion_inside_of_scan_and_below_what_calls_its_base_class():
     class Twice(nn.Dense):
         def __call__(self, inputs):

@@ -108,7 +108,7 @@ def freeze(module: M, where: Where) -> M:
         ArgumentTypeError: the model is no unbound module of linsey.
 
     Example:
-        >>> import jax.numpy as jnp, linsey.linen as nn
+        >>> import jax, jax.numpy as jnp, linsey.linen as nn
         >>> model, x = nn.Sequential([nn.Dense(2), nn.Dense(1)]), jnp.ones((1, 3))
         >>> variables = model.init(jax.random.key(0), x)
         >>> model = freeze(model, "layers_0")
