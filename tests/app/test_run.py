@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+import textwrap
 import types
 from pathlib import Path
 
@@ -175,19 +176,27 @@ def test_an_attribute_that_is_not_there(installed):
     assert "ops" not in dir(ours)
 
 
-def test_nnx_is_the_real_one_beside_linen(installed):
-    import flax.linen as nn
-    from flax import nnx
+def test_nnx_is_the_real_one_beside_linen(tmp_path):
+    program = """
+        import pickle, sys
 
-    assert nnx is sys.modules["flax.nnx"]
-    assert nnx.Linear.__module__ == "flax.nnx.nn.linear"
-    assert nn.Dense.__module__ == "linsey.linen.linear.dense"
-    layer = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
-    assert nnx.state(layer)["kernel"].shape == (2, 3)
-    assert pickle.loads(pickle.dumps(nnx.Linear)) is nnx.Linear
-    # Modules of linsey run inside of the real bridge.
-    wrapped = nnx.bridge.ToNNX(nn.Dense(3), rngs=nnx.Rngs(0))
-    assert wrapped.lazy_init(jnp.ones((1, 2)))(jnp.ones((4, 2))).shape == (4, 3)
+        import flax.linen as nn
+        import jax.numpy as jnp
+        from flax import nnx
+
+        assert nnx is sys.modules["flax.nnx"]
+        assert nnx.Linear.__module__ == "flax.nnx.nn.linear"
+        assert nn.Dense.__module__ == "linsey.linen.linear.dense"
+        layer = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+        assert nnx.state(layer)["kernel"].shape == (2, 3)
+        assert pickle.loads(pickle.dumps(nnx.Linear)) is nnx.Linear
+        # Modules of linsey run inside of the real bridge.
+        wrapped = nnx.bridge.ToNNX(nn.Dense(3), rngs=nnx.Rngs(0))
+        print(wrapped.lazy_init(jnp.ones((1, 2)))(jnp.ones((4, 2))).shape)
+    """
+    (tmp_path / "main.py").write_text(textwrap.dedent(program))
+    done = run(tmp_path, "main.py")
+    assert done.stdout == "(4, 3)\n", done.stderr
 
 
 def test_treex_is_served_too(installed):
