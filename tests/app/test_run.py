@@ -199,6 +199,26 @@ def test_nnx_is_the_real_one_beside_linen(tmp_path):
     assert done.stdout == "(4, 3)\n", done.stderr
 
 
+def test_nnx_that_was_imported_before_is_not_run_again(tmp_path):
+    program = """
+        import flax.nnx as before
+
+        from linsey import compat
+
+        compat.install()
+        from flax import nnx
+
+        assert nnx is before and nnx.bridge is before.bridge
+        import flax.linen
+
+        print(flax.linen.Dense.__module__)
+    """
+    (tmp_path / "main.py").write_text(textwrap.dedent(program))
+    command = [sys.executable, str(tmp_path / "main.py")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == "linsey.linen.linear.dense\n", done.stderr
+
+
 def test_treex_is_served_too(installed):
     import treeo
     import treex as tx

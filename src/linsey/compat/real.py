@@ -48,13 +48,16 @@ class RealFlax:
 
     def is_available(self) -> bool:
         """Return whether Flax is installed."""
+        if "flax" in self.modules:
+            # Without a swap, which brings NNX back into `sys.modules`: while it is
+            # being found, the import system would run the module a second time.
+            return True
         if self._available is None:
             try:
                 with self._swapped():
-                    found = "flax" in self.modules or _find("flax") is not None
+                    self._available = _find("flax") is not None
             except ImportError:  # of a finder that refuses
-                found = False
-            self._available = found
+                self._available = False
         return self._available
 
     def load(self, name: str) -> ModuleType:
