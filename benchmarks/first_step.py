@@ -79,7 +79,12 @@ def in_new_process(name: str, rival: str) -> dict[str, float]:
         [sys.executable, "-m", "benchmarks.first_step", "--process", name, rival],
         capture_output=True,
         text=True,
-        env={**os.environ, STARTED: str(time.time())},
+        # An empty value lets Python keep its bytecode, as it does for users.
+        env={
+            **os.environ,
+            STARTED: str(time.time()),
+            "PYTHONDONTWRITEBYTECODE": "",
+        },  # fmt: skip
     )
     if done.returncode:
         raise RuntimeError(done.stderr)

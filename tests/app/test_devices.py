@@ -10,7 +10,9 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from linsey.app import steps
+from linsey.app.config import TrainConfig
 from linsey.app.devices import Devices
+from linsey.app.own_network import make_network
 from tests.app.runs import SMALL, arrays, evaluations, final
 
 DROPPING = (*SMALL, "--dropout", 0.5)
@@ -125,6 +127,20 @@ def test_batch_is_split_and_the_rest_is_copied():
     assert devices.own_rows(16) == slice(0, 16)
     assert put_y.addressable_shards[0].data.shape == (16 // devices.count,)
     assert devices.replicate(x).sharding.is_fully_replicated
+
+
+def test_one_program_makes_the_state_that_many_make():
+    config = TrainConfig(model="cnn", width=8, depth=1, optimizer="adam", ema=0.5)
+    network = make_network(config, (8, 8, 1), 3)
+    expected = steps.create_state(config, network, (8, 8, 1), 4)
+    made, shardings = Devices().create(
+        lambda: steps.create_state(config, network, (8, 8, 1), 4)
+    )
+    pairs = zip(jax.tree.leaves(expected), jax.tree.leaves(made), strict=True)
+    for one, other in pairs:
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+    assert all(s.is_fully_replicated for s in jax.tree.leaves(shardings))
 
 
 def test_batch_that_cannot_be_sharded_is_refused(linsey, blobs, monkeypatch):
