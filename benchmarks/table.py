@@ -138,6 +138,8 @@ def with_linsey(data: Data, epochs: int) -> Points:
 
         class Watched(Trainer):
             def evaluate(self, stop: Any = None, part: Any = "test") -> Any:
+                if self.compiling is not None:  # what it does meanwhile counts as well
+                    self.compiling.exception()
                 clock.look(lambda: self._evaluated(stop, part))
                 return self.last
 

@@ -1,3 +1,4 @@
+import functools
 import importlib.util
 import os
 import subprocess
@@ -13,6 +14,9 @@ from linsey.app import steps
 from linsey.app.config import TrainConfig
 from linsey.app.devices import Devices
 from linsey.app.own_network import make_network
+from linsey.app.readers import load
+from linsey.app.trainer import Trainer
+from linsey.checkpoint import CheckpointStore
 from tests.app.runs import SMALL, arrays, evaluations, final
 
 DROPPING = (*SMALL, "--dropout", 0.5)
@@ -133,14 +137,30 @@ def test_one_program_makes_the_state_that_many_make():
     config = TrainConfig(model="cnn", width=8, depth=1, optimizer="adam", ema=0.5)
     network = make_network(config, (8, 8, 1), 3)
     expected = steps.create_state(config, network, (8, 8, 1), 4)
-    made, shardings = Devices().create(
-        lambda: steps.create_state(config, network, (8, 8, 1), 4)
-    )
+    devices = Devices()
+    create = functools.partial(steps.create_state, config, network, (8, 8, 1), 4)
+    abstract = devices.abstract(create)
+    made = devices.create(create, abstract)
     pairs = zip(jax.tree.leaves(expected), jax.tree.leaves(made), strict=True)
     for one, other in pairs:
         assert one.dtype == other.dtype
         np.testing.assert_array_equal(one, other)
-    assert all(s.is_fully_replicated for s in jax.tree.leaves(shardings))
+        assert one.sharding.is_fully_replicated
+    assert jax.tree.structure(made) == jax.tree.structure(abstract)
+
+
+def test_step_is_compiled_while_the_state_is_made(blobs, tmp_path, monkeypatch):
+    config = TrainConfig(data=str(blobs), model="mlp", batch_size=16)
+    trainer = Trainer(config, load(config, loading=config), CheckpointStore(tmp_path))
+    assert trainer.compiling.exception() is None
+    compilers = []
+    monkeypatch.setattr(
+        "jax._src.compiler.backend_compile_and_load",
+        lambda *_, **__: compilers.append(1),
+    )
+    x, y = trainer.dataset.x_train[:16].astype("f4"), trainer.dataset.y_train[:16]
+    state, _ = steps.train_step(trainer.state, *trainer.devices.put_batch(x, y))
+    assert not compilers and state.step.item() == 1
 
 
 def test_batch_that_cannot_be_sharded_is_refused(linsey, blobs, monkeypatch):

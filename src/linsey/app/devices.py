@@ -13,11 +13,13 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from linsey.app import compiling
 
 BATCH_AXIS = "batch"
 Tree = TypeVar("Tree")
@@ -97,17 +99,12 @@ class Devices:
 
         return shard_state(tree, self.mesh)
 
-    def create(
-        self, make: Callable[[], Tree], is_divided: bool = False
-    ) -> tuple[Tree, Tree]:
-        """Make a tree on the devices, by one program.
+    def abstract(self, make: Callable[[], Tree], is_divided: bool = False) -> Tree:
+        """Return the shapes and shardings of a tree that `create` will make.
 
         Args:
             make: makes it; its arrays are the same in all processes.
             is_divided: whether large arrays are divided, and never whole on a device.
-
-        Returns:
-            The tree, and the shardings of its arrays.
         """
         shapes = jax.eval_shape(make)
         if is_divided:
@@ -116,11 +113,31 @@ class Devices:
             shardings = state_sharding(shapes, self.mesh)
         else:
             shardings = jax.tree.map(lambda _: self.replicated, shapes)
+        return jax.tree.map(_abstract, shapes, shardings)
+
+    def abstract_batch(self, shape: Sequence[int], dtype: np.typing.DTypeLike) -> Any:
+        """Return shape and sharding of an array that `put_batch` makes."""
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=self.batch)
+
+    def create(self, make: Callable[[], Tree], abstract: Tree) -> Tree:
+        """Make a tree on the devices, by one program.
+
+        Args:
+            make: makes it; its arrays are the same in all processes.
+            abstract: shapes and shardings of its arrays.
+        """
         # Leaves: what is static in the tree of another call need not be equal.
-        leaves = jax.jit(
-            lambda: jax.tree.leaves(make()), out_shardings=jax.tree.leaves(shardings)
-        )()
-        return jax.tree.unflatten(jax.tree.structure(shapes), leaves), shardings
+        leaves, structure = jax.tree.flatten(abstract)
+        made = compiling.run_once(
+            lambda: jax.tree.leaves(make()),
+            [leaf.sharding for leaf in leaves],
+            self.mesh.devices.flat[0].platform,
+        )
+        return jax.tree.unflatten(structure, made)
+
+
+def _abstract(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> Any:
+    return leaf.update(sharding=sharding)
 
 
 def thread_count() -> int:

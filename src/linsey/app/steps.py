@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Self
 
 import jax
@@ -21,7 +21,7 @@ import optax
 from jax import numpy as jnp
 
 from linsey import struct
-from linsey.app import averaging
+from linsey.app import averaging, compiling
 from linsey.app.config import Identity, Shape
 from linsey.app.dataset import Dataset, PartName
 from linsey.app.devices import Devices
@@ -181,8 +181,7 @@ def create_state(
     return state.replace(step=jnp.zeros((), jnp.int32))
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def train_step(
+def _train_step(
     state: TrainState, x: jax.Array, y: jax.Array
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Learn from one batch.
@@ -210,16 +209,19 @@ def train_step(
     return committed.replace(**counters), metrics
 
 
+train_step = compiling.Step(_train_step, donate_argnums=0)
+
+
 def divided_step(
-    shardings: TrainState,
-) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """Compile `train_step` for a state that is divided over devices and stays it.
+    abstract: TrainState,
+) -> compiling.Step[tuple[TrainState, dict[str, jax.Array]]]:
+    """Return a step for a state that is divided over devices and stays it.
 
     Args:
-        shardings: of the state.
+        abstract: shapes and shardings of the state.
     """
-    out = shardings, None
-    return jax.jit(train_step, donate_argnums=0, out_shardings=out)
+    out = jax.tree.map(lambda leaf: leaf.sharding, abstract), None
+    return compiling.Step(_train_step, donate_argnums=0, out_shardings=out)
 
 
 def loss_fn(
@@ -258,7 +260,7 @@ _VALUES = 2**22
 """Inputs of a batch at most: 16 MiB, and a model needs many times that beside them."""
 
 
-@jax.jit
+@compiling.Step
 def eval_step(
     state: TrainState, x: jax.Array, y: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:

@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 
 import jax
 import numpy as np
@@ -21,6 +22,7 @@ import numpy as np
 from linsey import serialization
 from linsey.app import nonfinite, steps, window
 from linsey.app.batches import choose_batch_size
+from linsey.app.compiling import Step
 from linsey.app.config import TrainConfig
 from linsey.app.dataset import Dataset, PartName, Plan
 from linsey.app.devices import Devices, describe_environment
@@ -67,6 +69,7 @@ class Trainer:
             continued for longer.
         evaluation: the last one; `None` if there was none in this process.
         waited: seconds that steps waited for their batches.
+        compiling: ends with the compiler of the step; `None` if that was not begun.
         most_warnings: skipped steps that a person is warned of, one by one.
 
     Raises:
@@ -97,8 +100,10 @@ class Trainer:
         options = config, self.network, shape, self.steps_per_epoch, recipe
         create = functools.partial(steps.create_state, *options)
         is_divided = config.shard_params
-        self.state, shardings = self.devices.create(create, is_divided)
-        self._divided_step = steps.divided_step(shardings) if is_divided else None
+        abstract = self.devices.abstract(create, is_divided)
+        self._divided_step = steps.divided_step(abstract) if is_divided else None
+        self.compiling = self._compile_step(abstract)  # while the state is made
+        self.state = self.devices.create(create, abstract)
         self.step = 0
         self.epochs_before = config.epochs
         self.scores = Scores()
@@ -111,6 +116,8 @@ class Trainer:
         self._speed = Speedometer(self.batch_size)
         self.most_warnings, self._warnings = 5, 0
         self._has_trained, self.waited = False, 0.0
+        # One program: each operation of a schedule by itself is compiled as well.
+        self._schedule = jax.jit(make_schedule(config, self.steps_per_epoch))
 
     def restore(self, checkpoint: VerifiedCheckpoint) -> None:
         """Go to where a checkpoint was taken.
@@ -213,12 +220,25 @@ class Trainer:
             self.dataset, self.standardize, self.devices, plan, config
         )
 
+    def _compile_step(self, state: steps.TrainState) -> Future[object] | None:
+        train_step = self._divided_step or steps.train_step
+        if not isinstance(train_step, Step):
+            return None
+        of_batch, size = self.devices.abstract_batch, self.batch_size
+        x = of_batch((size, *self.dataset.shape), np.float32)
+        return train_step.compile(
+            state, x, of_batch((size,), self.dataset.y_train.dtype)
+        )
+
     def _train(self, loader: Loader, log: MetricsLog) -> None:
         start = time.perf_counter()
         self.team.beat("data loading")
         batch = loader.take()
         self.team.beat("training")
         train_step = self._divided_step or steps.train_step
+        if self.compiling is not None:
+            self.compiling.exception()  # which the step raises again
+            self.compiling = None
         self.state, metrics = train_step(self.state, *batch.shards)
         loader.top_up()  # while the devices compute
         seen = {key: value.item() for key, value in jax.device_get(metrics).items()}
@@ -297,12 +317,11 @@ class Trainer:
         return Moment(self.step, self.total, epoch, loss, self._speed.recent)
 
     def _log_training(self, log: MetricsLog) -> None:
-        schedule = make_schedule(self.config, self.steps_per_epoch)
         committed = self.step - int(self.state.skipped)
-        rate = np.asarray(schedule(max(0, committed - 1))).item()
+        rate = np.asarray(self._schedule(max(0, committed - 1)))
         log.write(
             "train", self.step, epoch=self.step / self.steps_per_epoch,
-            learning_rate=rate, examples_per_second=self._speed.take(),
+            learning_rate=float(str(rate)), examples_per_second=self._speed.take(),
             **self.scores.window.means(self.batch_size),
         )  # fmt: skip
         self.scores.window = Window()

@@ -1,0 +1,77 @@
+"""How the programs of a run are compiled: early, and some of them in less time.
+
+XLA's newer emitters of fused loops for CPUs make faster loops of large arrays, and take
+about twice as long to compile. A program that runs once, and a step of examples that
+are rows of a table, do not make up for that: `benchmarks/table.py`. The bits are the
+same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Generic, TypeVar
+
+import jax
+
+Result = TypeVar("Result")
+
+# XLA refuses an option that it does not know; it has only one kind of emitters later.
+_QUICKLY: dict[str, Any] = (
+    {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}
+)
+_ONCE = {**_QUICKLY, "xla_backend_optimization_level": 1}
+
+
+def run_once(function: Callable[[], Result], shardings: Any, platform: str) -> Result:
+    """Compile a function, in little time, and call it.
+
+    Args:
+        function: returns arrays.
+        shardings: of the arrays.
+        platform: of the devices.
+    """
+    options = _ONCE if platform == "cpu" else None
+    compiled = jax.jit(function, out_shardings=shardings, compiler_options=options)
+    return compiled()
+
+
+class Step(Generic[Result]):
+    """A compiled function of a state, examples and labels.
+
+    Args:
+        function: what it calls.
+        **options: of `jax.jit`.
+    """
+
+    def __init__(self, function: Callable[..., Result], **options: Any) -> None:
+        self.__doc__ = function.__doc__
+        self._for_tables = jax.jit(function, compiler_options=_QUICKLY, **options)
+        self._for_others = jax.jit(function, **options)
+
+    def __call__(self, state: Any, x: jax.Array, y: jax.Array) -> Result:
+        """Call the function, compiled for these shapes."""
+        return self._for(x)(state, x, y)
+
+    def compile(self, state: Any, x: Any, y: Any) -> Future[Any] | None:
+        """Compile it beside other work; only tracing is done at once.
+
+        Args:
+            state: shapes and shardings.
+            x: the same of examples.
+            y: the same of labels.
+
+        Returns:
+            What ends with the compiler; `None` if the call will be refused.
+        """
+        with contextlib.suppress(Exception):  # the call itself says what is wrong
+            lowered = self._for(x).lower(state, x, y)
+            pool = ThreadPoolExecutor(1, "compiling")
+            compiling = pool.submit(lowered.compile)
+            pool.shutdown(wait=False)
+            return compiling
+        return None
+
+    def _for(self, x: Any) -> Any:
+        return self._for_tables if x.ndim == 2 else self._for_others
