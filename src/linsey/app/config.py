@@ -440,21 +440,47 @@ class ExportConfig(_ModelGiven):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
-    """Copy a checkpoint into another format, and compare every array.
+    """Copy weights or a checkpoint into another format, and compare every array.
 
-    What is read is recognized: a step of linsey, of any version; a checkpoint of Orbax;
-    a file of msgpack bytes, as Flax writes it. Nothing is overwritten.
+    What is read is recognized: a run of linsey or a step of it, of any version; a
+    checkpoint of Orbax; a file of msgpack bytes, as Flax writes it; safetensors; a
+    state dict of PyTorch; npz. With a model, the weights of PyTorch or of another Linen
+    module become those of the model, and back. Nothing is overwritten.
     """
 
     source: Path
-    """The checkpoint to read."""
+    """The file or folder to read."""
     target: Path
     """The file or folder to write; its name may say the format: `step_00000042`,
-    `NAME.orbax`, `NAME.msgpack`."""
-    to: Literal["step", "orbax", "msgpack"] | None = None
+    `NAME.orbax`, `NAME.msgpack`, `NAME.safetensors`, `NAME.pt`, `NAME.npz`."""
+    to: Literal["step", "orbax", "msgpack", "safetensors", "pt", "npz"] | None = None
     """Format to write."""
     step: _Interval | None = None
     """Number of the step to write. Defaults to that of the source."""
+    model: _Text | None = None
+    """Model whose weights these become: an architecture of linsey.models, such as
+    resnet18, or one's own, as FILE.py:NAME or package.module:NAME."""
+    model_arg: _Arguments = ()
+    """Arguments of the model, as NAME=VALUE."""
+    shape: Shape = (224, 224, 3)
+    """Shape of one example of the model, channels last."""
+    classes: _Classes = 1000
+    """Number of classes of the model."""
+    names: Literal["linen", "torchvision", "timm"] = "linen"
+    """Names and layouts to write: those of the model's variables, or of a state dict
+    of PyTorch."""
+    map: tuple[str, ...] = ()
+    """Names that differ, as THEIRS=OURS: a name, or what it begins with; nothing after
+    the sign leaves it out."""
+    strict: bool = True
+    """Refuse weights of either side that have no counterpart; else they are listed,
+    and the model keeps initial values there."""
+    prove: bool = True
+    """Run both models, layer by layer, where torchvision or timm has theirs."""
+    activations: Path | None = None
+    """What `linsey.weights.record` wrote of their model, to compare with."""
+    example: Path | None = None
+    """The input it was recorded with."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

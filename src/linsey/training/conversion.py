@@ -96,7 +96,7 @@ def convert(
         DiskError: the disk refused.
     """
     source, target = Path(source), Path(target)
-    kind = kind or _kind_of_name(target)
+    kind = kind or kind_of_name(target)
     if os.path.lexists(target):
         hint = "name another one, or remove it"
         raise InputError("is there already", file=target, hint=hint)
@@ -106,7 +106,7 @@ def convert(
         problem = "a file of safetensors is not converted"
         raise InputError(problem, file=source, hint=hint)
     contents = read_contents(source, found)
-    step = _number(contents, source, target, step) if kind == "step" else None
+    step = step_number(contents.step, source, target, step) if kind == "step" else None
     tree, notes = _storable(contents.tree, found, kind, source)
     if contents.metadata and kind != "step":
         names = ", ".join(contents.metadata)
@@ -127,8 +127,9 @@ def convert(
     return Conversion(source, target, (found, kind), step, len(hashes), size, notes)
 
 
-def _kind_of_name(target: Path) -> Written:
-    if _STEP.fullmatch(target.name):
+def kind_of_name(target: Path) -> Written:
+    """Return what the name of a target says that it becomes."""
+    if is_step_name(target):
         return "step"
     for kind in get_args(Written):
         if target.suffix == f".{kind}":
@@ -137,10 +138,27 @@ def _kind_of_name(target: Path) -> Written:
     raise InputError("the name does not say what to write", file=target, hint=hint)
 
 
-def _number(contents: Contents, source: Path, target: Path, given: int | None) -> int:
+def is_step_name(target: Path) -> bool:
+    """Return whether a name is that of a step."""
+    return _STEP.fullmatch(target.name) is not None
+
+
+def step_number(
+    recorded: int | None, source: Path, target: Path, given: int | None
+) -> int:
+    """Return the number of a step that is written.
+
+    Args:
+        recorded: the number in the source.
+        source: its name may have the number, the last one in it.
+        target: its name may say the number.
+        given: the number that is asked for.
+
+    Raises:
+        InputError: the name of the target is that of another step.
+    """
     named = _STEP.fullmatch(target.name)
-    if given is None and contents.step is not None:
-        given = contents.step
+    given = recorded if given is None else given
     if named and given not in (None, int(named[1])):
         problem = "the name of another step"
         raise InputError(problem, file=target, expected=f"step {given}")

@@ -1,4 +1,4 @@
-"""`linsey convert`: copy a checkpoint into another format, and compare every array."""
+"""`linsey convert`: copy weights into another format, and compare every array."""
 
 from __future__ import annotations
 
@@ -24,14 +24,20 @@ def main(arguments: Sequence[str]) -> int:
 
     refuse_special(config.source)
 
+    from linsey.app.weights_conversion import convert_weights, tree_kind
     from linsey.training.conversion import convert
 
-    done = convert(config.source, config.target, config.to, step=config.step)
+    if to := tree_kind(config):
+        done = convert(config.source, config.target, to, step=config.step)
+        count = f"{done.leaves} entries"
+    else:
+        done = convert_weights(config)
+        count = f"{done.count} arrays"
     before, after = done.kinds
     number = "" if done.step is None else f", step {done.step}"
     say(f"read {done.source} ({before})")
-    say(f"wrote {done.target} ({after}{number})")
-    say(f"read it back: {done.leaves} entries, {done.size:,} bytes, all hashes equal")
+    say(f"wrote {config.target} ({after}{number})")
+    say(f"read it back: {count}, {done.size:,} bytes, all hashes equal")
     for note in done.notes:
         say(f"note: {note}")
     return 0

@@ -1,0 +1,79 @@
+"""The same architecture in torchvision or timm, where they are installed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+OF_TIMM = {
+    "resnet18": "resnet18",
+    "resnet34": "resnet34",
+    "resnet50": "resnet50",
+    "resnet101": "resnet101",
+    "resnet152": "resnet152",
+    "mobilenet_v3_small": "mobilenetv3_small_100",
+    "mobilenet_v3_large": "mobilenetv3_large_100",
+    "efficientnet_b0": "efficientnet_b0",
+    "efficientnet_b1": "efficientnet_b1",
+    "efficientnet_b2": "efficientnet_b2",
+    "efficientnet_b3": "efficientnet_b3",
+    "densenet121": "densenet121",
+    "densenet169": "densenet169",
+    "vit_s_16": "vit_small_patch16_224",
+    "vit_b_16": "vit_base_patch16_224",
+}
+"""Names of the architectures of `linsey.models` in timm."""
+
+
+def installed_model(
+    name: str, arrays: Mapping[str, np.ndarray], classes: int, shape: Sequence[int]
+) -> Any:
+    """Make the model that a state dict is of.
+
+    Args:
+        name: of the architecture in `linsey.models`.
+        arrays: the state dict.
+        classes: number of classes.
+        shape: of a batch, channels last.
+
+    Returns:
+        A `torch.nn.Module` with these weights; `None` if neither library is installed,
+        or the names are of neither.
+    """
+    if name not in OF_TIMM:
+        return None
+    for library, make in (("torchvision", _of_torchvision), ("timm", _of_timm)):
+        if importlib.util.find_spec(library) is None:
+            continue
+        try:
+            torch = importlib.import_module("torch")
+            importlib.import_module(library)
+        except (ImportError, RuntimeError):  # of another build than torch
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its optional parts
+            model = make(name, classes, shape)
+        if model is None or {*model.state_dict()} != {*arrays}:
+            continue
+        state = {key: torch.from_numpy(a.copy()) for key, a in arrays.items()}
+        model.load_state_dict(state)
+        return model
+    return None
+
+
+def _of_torchvision(name: str, classes: int, shape: Sequence[int]) -> Any:
+    models = importlib.import_module("torchvision.models")
+    make = getattr(models, name, None)
+    options = {"image_size": shape[1]} if name.startswith("vit") else {}
+    return make and make(num_classes=classes, **options)
+
+
+def _of_timm(name: str, classes: int, shape: Sequence[int]) -> Any:
+    timm = importlib.import_module("timm")
+    options = {"img_size": shape[1]} if name.startswith("vit") else {}
+    return timm.create_model(OF_TIMM[name], num_classes=classes, **options)

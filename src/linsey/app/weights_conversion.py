@@ -1,0 +1,273 @@
+"""Weights of one library as those of another, in another format: `linsey convert`.
+
+With a model, names and layouts are translated too: whatever the file has goes into the
+variables of the model, and these are written with the names that are asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import jax
+import numpy as np
+
+from linsey import weights
+from linsey.app.averaging import evaluated_contents
+from linsey.app.config import ConvertConfig, ModelOptions
+from linsey.app.model_name import is_own
+from linsey.app.network import BuiltIn
+from linsey.app.own_model import named_model
+from linsey.app.own_network import make_network
+from linsey.app.their_model import installed_model
+from linsey.batch_stats.calls import find_call, find_initializer, is_linen
+from linsey.checkpoint import durable, flatten
+from linsey.errors import ArgumentTypeError, InputError, MismatchError, OptionError
+from linsey.training.contents import Contents, read_contents, write_contents
+from linsey.training.conversion import Written, is_step_name, step_number
+from linsey.weights.formats import kinds, names
+from linsey.weights.formats.writing import Format
+
+_SUFFIXES = {**{f".{name}": name for name in get_args(Format)}, ".pth": "pt"}
+_COUNTERS = {"step", "skipped", "noise"}  # of a run, beside its model
+Arrays = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Converted:
+    """What was done.
+
+    Attributes:
+        source: what was read.
+        kinds: of source and target.
+        step: number of the step, if one was written.
+        count: of arrays.
+        size: their bytes.
+        notes: on what was left out, matched and proved; lines of text.
+    """
+
+    source: Path
+    kinds: tuple[str, str]
+    step: int | None
+    count: int
+    size: int
+    notes: tuple[str, ...]
+
+
+def convert_weights(config: ConvertConfig) -> Converted:
+    """Read arrays, translate them if a model is given, and write them.
+
+    Args:
+        config: the options.
+
+    Raises:
+        InputError: the source cannot be read; the target is there, or cannot hold the
+            arrays; or arrays of either side have no counterpart.
+        DiskError: the disk refused.
+    """
+    target = config.target
+    format = config.to or _format_of_name(target)
+    if os.path.lexists(target):
+        hint = "name another one, or remove it"
+        raise InputError("is there already", file=target, hint=hint)
+    kind = kinds.recognize(config.source)
+    source, arrays = _read(config.source, kind)
+    notes: list[str] = []
+    if config.model is not None:
+        arrays, notes = _translated(config, arrays)
+    step = None
+    if format == "step":
+        step = step_number(None, source, target, config.step)
+    try:
+        _write(target, format, arrays, step)
+    except (ArgumentTypeError, OptionError) as error:
+        problem = f"not for {format}: {error.found}"
+        raise InputError(problem, file=config.source, hint=error.fix) from error
+    size = sum(array.nbytes for array in arrays.values())
+    return Converted(source, (kind, format), step, len(arrays), size, tuple(notes))
+
+
+def tree_kind(config: ConvertConfig) -> Written | None:
+    """Return what a tree becomes, of which `training.conversion` keeps everything.
+
+    `None` if arrays alone are read or written, or a model is given.
+    """
+    try:
+        is_flat = kinds.recognize(config.source) not in get_args(Written)
+    except InputError:  # which is told by whoever reads it
+        is_flat = False
+    if is_flat or config.model is not None:
+        return None
+    suffix = config.target.suffix[1:]
+    to = config.to or ("step" if is_step_name(config.target) else suffix)
+    return next((kind for kind in get_args(Written) if kind == to), None)
+
+
+def _format_of_name(target: Path) -> str:
+    if is_step_name(target):
+        return "step"
+    if format := _SUFFIXES.get(target.suffix):
+        return format
+    hint = f"say it with --to: step, {', '.join(get_args(Format))}"
+    raise InputError("the name does not say what to write", file=target, hint=hint)
+
+
+def _read(path: Path, kind: kinds.Kind) -> tuple[Path, Arrays]:
+    """Read arrays by name, of a run the newest step, as it is evaluated."""
+    if kind not in ("run", "step"):
+        return path, weights.read(path)
+    if kind == "run":
+        newest = kinds.run_steps(path).newest()
+        assert newest is not None  # else it is no run
+        path = newest.folder
+    tree = evaluated_contents(read_contents(path, "step")).tree
+    tree = {**tree, **tree.get("collections", {})}
+    tree.pop("collections", None)
+    return path, {name: np.asarray(array) for name, array in flatten(tree).items()}
+
+
+def _write(target: Path, format: Any, arrays: Arrays, step: int | None) -> None:
+    """Write arrays; the target has its name when what is read again is the same."""
+    durable.make_folder(target.absolute().parent)
+    with durable.replacing(target) as temporary:
+        if format == "step":
+            write_contents(temporary, "step", Contents(names.unflatten(arrays), step))
+        else:
+            weights.write(temporary, arrays, format)
+        again = weights.read(temporary)
+        for name in {**arrays, **again}:
+            if (
+                name not in arrays
+                or name not in again
+                or not _is_same(arrays[name], again[name])
+            ):
+                problem = "read back otherwise than it was written"
+                raise InputError(problem, file=target, key=name)
+
+
+def _is_same(one: np.ndarray, other: np.ndarray) -> bool:
+    kinds_agree = one.dtype.name == other.dtype.name and one.shape == other.shape
+    return kinds_agree and one.tobytes() == other.tobytes()
+
+
+# -- between libraries ---------------------------------------------------------------
+
+
+def _translated(config: ConvertConfig, arrays: Arrays) -> tuple[Arrays, list[str]]:
+    """Bring arrays into a model, and out of it with other names."""
+    module, flags = _module(config)
+    x = jax.ShapeDtypeStruct((1, *config.shape), np.float32)
+    mapping = _mapping(config.map)
+    arrays, left_out = _of_model(arrays)
+    try:
+        variables, report = weights.load(
+            module, arrays, x, mapping=mapping, strict=config.strict, **flags
+        )
+    except (MismatchError, OptionError) as error:
+        raise InputError(
+            f"not the weights of {config.model}: {error.found}", file=config.source,
+            hint="say what is what by --map THEIRS=OURS, leave out by --map THEIRS=, "
+            "give --classes and --shape as the weights have them, or --no-strict for "
+            "initial values where there are none",
+        ) from error  # fmt: skip
+    notes = [*left_out, *str(report).splitlines()]
+    if config.names == "linen":
+        found = {path: np.asarray(array) for path, array in flatten(variables).items()}
+    else:
+        call: dict[str, Any] = {"library": config.names, **flags}
+        found = weights.to_torch(module, variables, x, **call)
+    if config.prove:
+        of_theirs = arrays if config.names == "linen" else found
+        notes += _proof(config, module, variables, of_theirs)
+    return found, notes
+
+
+def _of_model(arrays: Arrays) -> tuple[Arrays, list[str]]:
+    """Leave out of a training what is not of its model."""
+    outer = {name.split("/")[0] for name in arrays}
+    if "params" not in outer or not outer & {"opt_state", *_COUNTERS}:
+        return arrays, []
+    rest = {name for name in outer if name in {"opt_state", "average", *_COUNTERS}}
+    kept = {n: array for n, array in arrays.items() if n.split("/")[0] not in rest}
+    return kept, [f"left out, as it is not of the model: {', '.join(sorted(rest))}"]
+
+
+def _module(config: ConvertConfig) -> tuple[Any, dict[str, bool]]:
+    """Make the module, and find the flags that it is called with in evaluation."""
+    text = config.model or ""
+    options = ModelOptions(model=text, model_arg=config.model_arg)
+    module: Any = None
+    if is_own(text):
+        module = named_model(text, config.model_arg).make(config.classes)
+    else:
+        network = make_network(options, config.shape, config.classes)
+        if isinstance(network, BuiltIn):
+            module = network.module
+    if not is_linen(module):
+        problem = "weights are brought into Linen modules alone"
+        raise InputError(problem, key="--model", found=type(module).__name__)
+    x = jax.ShapeDtypeStruct((2, *config.shape), np.float32)
+    try:
+        shapes = find_initializer(module, x).shapes
+        call = find_call(module, shapes, x)
+    except OptionError as error:
+        problem = f"cannot be called on a batch of {x.shape}: {error.why}"
+        hint = "give --shape as one example has it"
+        raise InputError(problem, key="--model", hint=hint) from error
+    flags = {name: value is False for name, value in call.flags.items()}
+    taken = inspect.signature(type(module).__call__).parameters
+    fields = {name: value for name, value in flags.items() if name not in taken}
+    module = module.clone(**fields) if fields else module
+    return module, {name: flags[name] for name in flags if name in taken}
+
+
+def _mapping(given: Iterable[str]) -> dict[str, Any]:
+    """Read THEIRS=OURS; nothing for what is left out, commas between several."""
+    mapping: dict[str, Any] = {}
+    for text in given:
+        theirs, equals, ours = text.partition("=")
+        if not equals or not theirs:
+            expected = "THEIRS=OURS, or THEIRS= for what is left out"
+            raise InputError("no pair", key="--map", expected=expected, found=text)
+        paths = tuple(ours.split(","))
+        mapping[theirs] = None if not ours else paths if len(paths) > 1 else ours
+    return mapping
+
+
+def _proof(
+    config: ConvertConfig,
+    module: Any,
+    variables: Mapping[str, Any],
+    arrays: Arrays,
+) -> list[str]:
+    """Run both models, where theirs is installed or was recorded."""
+    x = np.random.default_rng(0).normal(size=(8, *config.shape)).astype(np.float32)
+    if config.activations is not None:
+        theirs: Any = weights.read(config.activations)
+        x = _example(config)
+    else:
+        theirs = installed_model(config.model or "", arrays, config.classes, x.shape)
+        if theirs is None:
+            return [
+                "not proved: theirs is not installed, or the file is not of "
+                "torchvision or timm; --activations FILE --example FILE compares with "
+                "what `linsey.weights.record` wrote where it is"
+            ]
+    proof = weights.prove((module, variables), theirs, x, mapping=_mapping(config.map))
+    if proof.first is not None:
+        problem = f"the models differ after the conversion:\n{proof}"
+        hint = "mend what is named there, or give --no-prove"
+        raise InputError(problem, file=config.source, hint=hint)
+    return [f"proof: {line}" for line in str(proof).splitlines()]
+
+
+def _example(config: ConvertConfig) -> np.ndarray:
+    if config.example is None:
+        hint = "give --example FILE.npy: what was given to `record`"
+        raise InputError("an input is needed", key="--activations", hint=hint)
+    (example,) = weights.read(config.example).values()
+    return example
