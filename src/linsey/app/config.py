@@ -224,6 +224,8 @@ class RunOptions(LoadingOptions, JobOptions):
     model_sha256: _Sha256 | None = None
     """What the source of one's own model was; a run records it, and another source is
     told in a warning."""
+    weights_sha256: _Sha256 | None = None
+    """What the arrays of --weights were; a run records it, as of the model."""
     threads: _Threads | None = None
     """Number of threads to compute with; the same number gives the same bits."""
     shard_params: bool = False
@@ -252,11 +254,12 @@ class TrainConfig(RunOptions, Identity):
     def identity(self) -> dict[str, object]:
         """The options that decide the numbers of the run.
 
-        A file with a model may move to another folder.
+        Files with a model or weights may move to another folder.
         """
         names = [field.name for field in dataclasses.fields(Identity)]
         options = {name: getattr(self, name) for name in names}
-        return {**options, "model": short_name(self.model)}
+        weights = self.weights and Path(self.weights).name
+        return {**options, "model": short_name(self.model), "weights": weights}
 
     @property
     def digest(self) -> str:
@@ -513,6 +516,9 @@ def resolve(config: TrainConfig) -> TrainConfig:
     """
     model, arguments = checked_name(config.model), in_one_form(config.model_arg)
     config = dataclasses.replace(config, model=model, model_arg=arguments)
+    if config.weights is not None:
+        weights = str(Path(config.weights).expanduser().absolute())
+        config = dataclasses.replace(config, weights=weights)
     if config.data in ("digits", ARRAYS):
         return config
     path = Path(config.data).expanduser()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+from typing import Any
 
 from linsey.app import metrics_log
 from linsey.app.batches import describe_batches
 from linsey.app.config import TrainConfig
 from linsey.app.dataset import Dataset, Plan
 from linsey.app.devices import describe_environment
+from linsey.app.initial_weights import InitialWeights, initial_weights
 from linsey.app.loading import prepared
 from linsey.app.memory import give_back
 from linsey.app.metadata import run_metadata
@@ -68,12 +70,13 @@ def train_run(
         given, trainer = config, Trainer(config, dataset, folder.checkpoints, own, team)
         config, size = trainer.config, trainer.batch_size
         layers = layers_of(trainer.network, dataset.shape, size)
+        weights = _begin_with_weights(trainer)
     give_back()
     if overview is not None:
         trainer.most_warnings = 1
     together.check()
     if team.is_first:
-        folder.begin(_with_source(config, own))
+        folder.begin(_with_hashes(config, own, weights))
     kind = "resume" if _resume(trainer) else "start"
     if team.is_first:
         durable.write_file(folder.summary, (summary_text(layers) + "\n").encode())
@@ -83,6 +86,8 @@ def train_run(
         _lengthen(trainer, folder, log)
         with _shown(trainer, overview) as shown:
             shown.detail(_introduction(trainer, layers, folder))
+            if weights is not None:
+                shown.detail(f"begins with {config.weights}: {weights.report}")
             examples = len(dataset.y_train)
             shown.detail(describe_batches(given, examples, size))
             trainer.run(log, shown, together)
@@ -116,9 +121,24 @@ def _log(config: TrainConfig, folder: RunFolder, team: Team) -> MetricsLog:
     )
 
 
-def _with_source(config: TrainConfig, own: OwnModel | None) -> TrainConfig:
-    """The options with the hash of the source, which is that of this process."""
-    return dataclasses.replace(config, model_sha256=own.sha256) if own else config
+def _begin_with_weights(trainer: Trainer) -> InitialWeights | None:
+    """Begin with the weights that the options name, unless the run has begun."""
+    config = trainer.config
+    if config.weights is None or trainer.store.steps():
+        return None
+    weights = initial_weights(config, trainer.network, trainer.dataset.shape)
+    trainer.begin_with(weights.arrays)
+    return weights
+
+
+def _with_hashes(
+    config: TrainConfig, own: OwnModel | None, weights: InitialWeights | None
+) -> TrainConfig:
+    """The options with the hashes of source and weights, those of this process."""
+    found: dict[str, Any] = {} if own is None else {"model_sha256": own.sha256}
+    if weights is not None:
+        found["weights_sha256"] = weights.sha256
+    return dataclasses.replace(config, **found)
 
 
 def _building(

@@ -35,6 +35,7 @@ from linsey.app.standardizer import Standardizer
 from linsey.app.stopping import Stops
 from linsey.batch_stats.averages import EmaState
 from linsey.batch_stats.objects import Variables
+from linsey.checkpoint import flatten, nest
 from linsey.training import train_state
 
 
@@ -179,6 +180,26 @@ def create_state(
     state = _KINDS[bool(variables), bool(recipe.decay)].create(**fields)
     # An array from the start: a Python 0 would compile the step twice.
     return state.replace(step=jnp.zeros((), jnp.int32))
+
+
+def begun_with(state: TrainState, arrays: Mapping[str, Any]) -> TrainState:
+    """Return a state before the first step with other variables.
+
+    Args:
+        state: as `create_state` makes it.
+        arrays: values by path, such as `params/Dense_0/kernel`; what is not there stays
+            as it is.
+    """
+    named = {**flatten(state.variables)}
+    for name in named.keys() & arrays.keys():
+        named[name] = jnp.asarray(arrays[name], named[name].dtype)
+    variables = {**state.variables, **nest(named)}
+    changed = {**state.fields_of(variables), "params": variables["params"]}
+    changed["opt_state"] = state.tx.init(changed["params"])
+    if decay := state.recipe.decay:
+        start = {name: variables[name] for name in ("params", "batch_stats")}
+        changed["average"] = averaging.started(start, decay)
+    return state.replace(**changed)
 
 
 def _train_step(

@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 
 import jax
@@ -139,14 +139,20 @@ class Trainer:
         if self.own is not None:
             warn_of_other_source(self.own, metadata)
         restored = checkpoint.restore(serialization.to_state_dict(self.state))
-        state = serialization.from_state_dict(self.state, restored)
-        put = self.devices.divide if self._divided_step else self.devices.replicate
-        self.state = put(state)
+        self._put(serialization.from_state_dict(self.state, restored))
         self.standardize = Standardizer.from_record(metadata.data.standardizer)
         self.scores = metadata.cursor
         self.step = checkpoint.step
         self.epochs_before = before
         self._saved = self.step, dataclasses.asdict(self.scores)
+
+    def begin_with(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Begin with other variables than the initial ones, by path."""
+        self._put(steps.begun_with(self.devices.local(self.state), arrays))
+
+    def _put(self, state: steps.TrainState) -> None:
+        put = self.devices.divide if self._divided_step else self.devices.replicate
+        self.state = put(state)
 
     def run(self, log: MetricsLog, shown: Progress, stop: Stops) -> None:
         """Train to the end, or until asked to stop; save in both cases.

@@ -25,6 +25,12 @@ _Below1 = Between(0.0, math.nextafter(1, 0), "a number in [0, 1)")
 class TrainingOptions:
     """What else decides how it is trained."""
 
+    weights: _Text | None = None
+    """Begin with trained weights: any file or folder that `linsey convert` reads, of
+    PyTorch, Flax or linsey, or a run."""
+    new_head: bool = False
+    """With --weights: begin with a new layer where one layer has another shape there,
+    as the last one of a model for other classes."""
     augment: Augment = "none"
     """Change images at random while learning: flip (mirror), crop (shift by up to an
     eighth), color (brightness, contrast, saturation), parted by commas."""

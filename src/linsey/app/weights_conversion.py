@@ -7,7 +7,6 @@ variables of the model, and these are written with the names that are asked for.
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,12 +18,11 @@ import numpy as np
 from linsey import weights
 from linsey.app.averaging import evaluated_contents
 from linsey.app.config import ConvertConfig, ModelOptions
+from linsey.app.linen_module import linen_module
 from linsey.app.model_name import is_own
-from linsey.app.network import BuiltIn
 from linsey.app.own_model import named_model
 from linsey.app.own_network import make_network
 from linsey.app.their_model import installed_model
-from linsey.batch_stats.calls import find_call, find_initializer, is_linen
 from linsey.checkpoint import durable, flatten
 from linsey.errors import ArgumentTypeError, InputError, MismatchError, OptionError
 from linsey.training.contents import Contents, read_contents, write_contents
@@ -75,7 +73,7 @@ def convert_weights(config: ConvertConfig) -> Converted:
         hint = "name another one, or remove it"
         raise InputError("is there already", file=target, hint=hint)
     kind = kinds.recognize(config.source)
-    source, arrays = _read(config.source, kind)
+    source, arrays = read_arrays(config.source)
     notes: list[str] = []
     if config.model is not None:
         arrays, notes = _translated(config, arrays)
@@ -116,8 +114,20 @@ def _format_of_name(target: Path) -> str:
     raise InputError("the name does not say what to write", file=target, hint=hint)
 
 
-def _read(path: Path, kind: kinds.Kind) -> tuple[Path, Arrays]:
-    """Read arrays by name, of a run the newest step, as it is evaluated."""
+def read_arrays(path: Path) -> tuple[Path, Arrays]:
+    """Read arrays by name, of a run the newest step, as it is evaluated.
+
+    Args:
+        path: a file or folder of any kind.
+
+    Returns:
+        What was read, and the arrays.
+
+    Raises:
+        InputError: it is of another kind, or damaged.
+        DiskError: the disk refused.
+    """
+    kind = kinds.recognize(path)
     if kind not in ("run", "step"):
         return path, weights.read(path)
     if kind == "run":
@@ -162,7 +172,7 @@ def _translated(config: ConvertConfig, arrays: Arrays) -> tuple[Arrays, list[str
     module, flags = _module(config)
     x = jax.ShapeDtypeStruct((1, *config.shape), np.float32)
     mapping = _mapping(config.map)
-    arrays, left_out = _of_model(arrays)
+    arrays, left_out = of_model(arrays)
     try:
         variables, report = weights.load(
             module, arrays, x, mapping=mapping, strict=config.strict, **flags
@@ -186,8 +196,15 @@ def _translated(config: ConvertConfig, arrays: Arrays) -> tuple[Arrays, list[str
     return found, notes
 
 
-def _of_model(arrays: Arrays) -> tuple[Arrays, list[str]]:
-    """Leave out of a training what is not of its model."""
+def of_model(arrays: Arrays) -> tuple[Arrays, list[str]]:
+    """Leave out of a training what is not of its model.
+
+    Args:
+        arrays: by name.
+
+    Returns:
+        The others, and a note if anything was left out.
+    """
     outer = {name.split("/")[0] for name in arrays}
     if "params" not in outer or not outer & {"opt_state", *_COUNTERS}:
         return arrays, []
@@ -199,30 +216,9 @@ def _of_model(arrays: Arrays) -> tuple[Arrays, list[str]]:
 def _module(config: ConvertConfig) -> tuple[Any, dict[str, bool]]:
     """Make the module, and find the flags that it is called with in evaluation."""
     text = config.model or ""
+    own = named_model(text, config.model_arg) if is_own(text) else None
     options = ModelOptions(model=text, model_arg=config.model_arg)
-    module: Any = None
-    if is_own(text):
-        module = named_model(text, config.model_arg).make(config.classes)
-    else:
-        network = make_network(options, config.shape, config.classes)
-        if isinstance(network, BuiltIn):
-            module = network.module
-    if not is_linen(module):
-        problem = "weights are brought into Linen modules alone"
-        raise InputError(problem, key="--model", found=type(module).__name__)
-    x = jax.ShapeDtypeStruct((2, *config.shape), np.float32)
-    try:
-        shapes = find_initializer(module, x).shapes
-        call = find_call(module, shapes, x)
-    except OptionError as error:
-        problem = f"cannot be called on a batch of {x.shape}: {error.why}"
-        hint = "give --shape as one example has it"
-        raise InputError(problem, key="--model", hint=hint) from error
-    flags = {name: value is False for name, value in call.flags.items()}
-    taken = inspect.signature(type(module).__call__).parameters
-    fields = {name: value for name, value in flags.items() if name not in taken}
-    module = module.clone(**fields) if fields else module
-    return module, {name: flags[name] for name in flags if name in taken}
+    return linen_module(make_network(options, config.shape, config.classes, own))
 
 
 def _mapping(given: Iterable[str]) -> dict[str, Any]:

@@ -1,0 +1,99 @@
+"""`linsey train --weights`: a run begins with weights that something else trained."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from linsey import weights
+from tests.app.runs import arrays, final
+from tests.app.test_convert import MODEL
+
+# So small a rate leaves every weight what it is.
+FROZEN = ("--optimizer", "sgd", "--lr", 1e-38, "--weight-decay", 0, "--epochs", 1,
+          "--batch-size", 16, "--ema", 0.5)  # fmt: skip
+
+
+@pytest.fixture
+def images(tmp_path):
+    drawn = np.random.default_rng(0)
+    y = drawn.integers(3, size=80)
+    x = (drawn.normal(size=(80, 6, 6, 2)) + y[:, None, None, None]).astype(np.float32)
+    np.savez(tmp_path / "images.npz", x=x, y=y)
+    (tmp_path / "net.py").write_text(MODEL)
+    return ("--data", "images.npz", "--model", "net.py:Net")
+
+
+def state_dict(classes: int) -> dict[str, np.ndarray]:
+    drawn = np.random.default_rng(1)
+
+    def array(*shape):
+        return drawn.normal(size=shape).astype(np.float32)
+
+    return {
+        "conv.weight": array(4, 2, 3, 3),
+        "bn.weight": array(4), "bn.bias": array(4),
+        "bn.running_mean": array(4), "bn.running_var": np.exp(array(4)),
+        "fc.weight": array(classes, 4), "fc.bias": array(classes),
+    }  # fmt: skip
+
+
+def test_a_run_begins_with_the_weights_and_goes_on_without_the_file(
+    linsey, images, tmp_path
+):
+    theirs = state_dict(3)
+    weights.write("theirs.pt", theirs)
+    done = linsey("train", *images, *FROZEN, "--weights", "theirs.pt", "--out", "run")
+    assert done.code == 0, done.err
+    assert "7 arrays loaded into 3 layers (3 by name)" in done.out
+    found = arrays(tmp_path / "run")
+    np.testing.assert_array_equal(found["params/fc/bias"], theirs["fc.bias"])
+    kernel = theirs["conv.weight"].transpose(2, 3, 1, 0)
+    for place in "params", "average/total/params":
+        assert f"{place}/conv/kernel" in found
+    np.testing.assert_array_equal(found["params/conv/kernel"], kernel)
+    text = (tmp_path / "run" / "config.toml").read_text()
+    assert "weights_sha256" in text and "theirs.pt" in text
+    final_step = final(tmp_path / "run").step
+    (tmp_path / "theirs.pt").unlink()
+    longer = ("--resume", "--epochs", 2, *images[2:], "--out", "run")
+    assert linsey("train", *longer).code == 0
+    assert final(tmp_path / "run").step == 2 * final_step
+
+
+def test_a_head_of_another_size_is_refused_and_begins_anew_if_asked(
+    linsey, images, tmp_path
+):
+    theirs = state_dict(5)
+    weights.write("theirs.safetensors", theirs)
+    options = (*images, *FROZEN, "--weights", "theirs.safetensors", "--out", "run")
+    refused = linsey("train", *options)
+    assert refused.code == 2 and "`params/fc/kernel`" in refused.error
+    assert refused.error.endswith("(--new-head begins with a new layer there)")
+    assert not (tmp_path / "run").exists()
+    done = linsey("train", *options, "--new-head")
+    assert done.code == 0, done.err
+    found = arrays(tmp_path / "run")
+    assert found["params/fc/kernel"].shape == (4, 3)
+    np.testing.assert_array_equal(found["params/bn/scale"], theirs["bn.weight"])
+
+
+def test_weights_of_another_model_are_refused(linsey, images, tmp_path):
+    weights.write("other.npz", {"a.weight": np.ones((2, 3), np.float32)})
+    options = (*images, *FROZEN, "--weights", "other.npz", "--out", "run")
+    refused = linsey("train", *options, "--new-head")
+    assert refused.code == 2 and "--map" in refused.error
+    assert not (tmp_path / "run").exists()
+    refused = linsey("train", *options[:-4], "--weights", "no.npz", "--out", "run")
+    assert refused.code == 2 and "no.npz: no such file" in refused.error
+
+
+def test_a_run_is_what_another_one_begins_with(linsey, images, tmp_path):
+    weights.write("theirs.pt", state_dict(3))
+    first = (*images, *FROZEN, "--weights", "theirs.pt", "--out", "first")
+    assert linsey("train", *first).code == 0
+    second = (*images, *FROZEN, "--weights", "first", "--out", "second")
+    assert linsey("train", *second).code == 0
+    one, other = arrays(tmp_path / "first"), arrays(tmp_path / "second")
+    name = "params/conv/kernel"
+    np.testing.assert_allclose(one[name], other[name], rtol=1e-6)  # its average
