@@ -465,3 +465,27 @@ def test_scaled_weights_are_no_lack_of_updates_where_there_were_enough():
     variables["batch_stats"].update(mean=x.mean(0), var=x.var(0))
     report = audit(variables, layer, [2 * x], step=60)
     assert {one.kind for one in report} == {"wrong_statistics"}
+
+
+class Behind(nn.Module):
+    """A frozen batch norm before one that is trained."""
+
+    momentum: float = 0.9
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.BatchNorm(not train, frozen=True)(x)
+        x = nn.BatchNorm(not train, momentum=self.momentum)(nn.Dense(4)(x))
+        return nn.Dense(2)(x)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_layer_behind_a_frozen_one_has_its_own_momentum(momentum):
+    model, x = Behind(momentum), np.random.default_rng(0).normal(size=(32, 3))
+    x = x.astype(np.float32)
+    variables = model.init(jax.random.key(0), x, False)
+    found = observe(find_call(model, variables, x), variables, [x])
+    assert [*found] == [("BatchNorm_1",)]
+    np.testing.assert_allclose(found["BatchNorm_1",].momentum, momentum, atol=1e-6)
+    report = audit(variables, model, [x], step=0 if momentum else 3)
+    assert "inf" not in str(report) and "nan" not in str(report)

@@ -98,9 +98,11 @@ def few_updates(
 
 
 def _needed(momentum: float) -> str:
-    return (
-        f"{np.log(_NOTED_SHARE) / np.log(momentum):.0f}" if momentum < 1 else "endless"
-    )
+    if momentum >= 1:
+        return "endless"
+    # Momentum 0 keeps nothing of what was there.
+    count = np.log(_NOTED_SHARE) / np.log(momentum) if momentum > 0 else 1
+    return f"{max(1, count):.0f}"
 
 
 def stale(evidence: Evidence) -> Iterator[Finding]:

@@ -111,6 +111,11 @@ def observe(
     for batch in batches:
         new = run(start, batch)
         if not momenta:
+            # What is frozen uses its statistics: others of it would change the inputs
+            # of the layers behind, and be taken for their momentum.
+            same = map(_is_same, old, new)
+            kept = {path for path, is_kept in zip(paths, same, strict=True) if is_kept}
+            far = _with(far, start, kept)
             other = _moments({"batch_stats": far}), run(far, batch)
             momenta = list(map(_momentum, old, new, *other))
         for found, momentum, a, b in zip(pairs, momenta, old, new, strict=True):
@@ -177,9 +182,27 @@ def _on_host(moments: list[Moments]) -> list[Moments]:
     ]
 
 
+def _is_same(one: Moments, other: Moments) -> bool:
+    return all(map(np.array_equal, one, other))
+
+
+def _with(stats: Any, other: Any, paths: set[Path], path: Path = ()) -> Any:
+    """Return statistics with those of another collection at some paths."""
+    if path in paths:
+        return other
+    if not isinstance(stats, Mapping):
+        return stats
+    return {
+        name: _with(inner, other[name], paths, (*path, name))
+        for name, inner in stats.items()
+    }
+
+
 def _momentum(old: Moments, new: Moments, far: Moments, after: Moments) -> float:
     """The share of the old mean in the new one, in the median over the channels."""
     before = np.asarray(far[0], np.float64) - np.asarray(old[0], np.float64)
+    if not before.any():  # of a frozen layer
+        return 1.0
     return float(np.clip(np.median((after[0] - new[0]) / before), 0.0, 1.0))
 
 
