@@ -17,9 +17,9 @@ EXAMPLES = ROOT / "examples"
 PROGRAMS = sorted(EXAMPLES.rglob("*.py"))
 
 
-def load(name: str) -> ModuleType:
+def load(folder: str, name: str = "train") -> ModuleType:
     spec = importlib.util.spec_from_file_location(
-        f"examples_{name}", EXAMPLES / name / "train.py"
+        f"examples_{folder}_{name}", EXAMPLES / folder / f"{name}.py"
     )
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -28,7 +28,7 @@ def load(name: str) -> ModuleType:
 
 def test_every_example_has_a_program_and_a_page():
     for folder in EXAMPLES.iterdir():
-        assert {"train.py", "README.md"} <= {path.name for path in folder.iterdir()}
+        assert (folder / "README.md").is_file() and [*folder.glob("*.py")]
 
 
 def documented() -> set[str]:
@@ -36,7 +36,7 @@ def documented() -> set[str]:
     found = set()
     for page in (ROOT / "docs" / "api").glob("*.md"):
         for name in re.findall(
-            r"^\.\. (?:automodule|currentmodule):: (\S+)", page.read_text(), re.M
+            r"^\.\. (?:auto\w+|currentmodule):: (\S+)", page.read_text(), re.M
         ):
             parts = name.split(".")
             found |= {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
@@ -78,3 +78,50 @@ def test_batch_norm_learns_digits_sooner(capsys):
     assert final[True, 0.01] > final[False, 0.01] + 0.2
     assert final[True, 0.3] > 0.9
     assert capsys.readouterr().out.count("learning rate") == 4
+
+
+def test_figure_of_2015(capsys, tmp_path):
+    picture = tmp_path / "figure.svg"
+    command = ["--steps", "300", "--every", "100", "--out", str(picture)]
+    curves = load("batch_norm_2015").main(command)
+    assert curves[True].accuracy[-1] > 0.9 > 0.5 > curves[False].accuracy[-1]
+    assert curves[True].steps == [100, 200, 300]
+    assert picture.read_text().startswith("<?xml")
+    assert "0.9 never" in capsys.readouterr().out
+
+
+def test_each_program_about_state_is_listed():
+    page = (EXAMPLES / "state" / "README.md").read_text()
+    programs = {path.name for path in (EXAMPLES / "state").glob("*.py")}
+    assert set(re.findall(r"examples/state/(\w+\.py)", page)) == programs
+
+
+def test_dropped_updates_are_named():
+    assert load("state", "audit").main() == ["never_updated"]
+
+
+@pytest.mark.slow
+def test_recalibration_brings_evaluation_to_training():
+    before, after = load("state", "recalibrate").main()
+    assert after < before / 50
+
+
+@pytest.mark.slow
+def test_folding_leaves_fewer_arrays():
+    before, after, difference = load("state", "fold").main()
+    assert after == before / 2 and difference < 1e-5
+
+
+@pytest.mark.slow
+def test_accumulation_is_exact_where_sums_are_not():
+    naive, exact = load("state", "accumulate").main()
+    assert naive > 0.01 and exact < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore:`BatchNorm` has momentum=0.1")
+def test_an_inverted_momentum_is_found():
+    assert load("state", "proof").main() == ["momentum inverted"]
+
+
+def test_equal_blocks_are_traced_once():
+    assert load("state", "first_step").main(4) == {False: 4, True: 1}
