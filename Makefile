@@ -150,6 +150,7 @@ bench: $(VENV)/.stamp-dev
 .PHONY: docs
 docs: $(VENV)/.stamp-docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+	$(BIN)/python scripts/check_site.py docs/_build/html
 	@echo "open docs/_build/html/index.html"
 
 .PHONY: dist

@@ -6,6 +6,10 @@ import importlib.metadata
 import re
 from typing import Any
 
+import docutils.nodes
+import latex2mathml.converter
+import sphinx.addnodes
+
 project = "linsey"
 author = "The linsey maintainers"
 copyright = "2026, The linsey maintainers"
@@ -16,7 +20,6 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
 ]
 exclude_patterns = ["_build"]
@@ -32,9 +35,11 @@ autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # fields of dataclasses are documented once
+python_use_unqualified_type_names = True
 
 html_theme = "furo"
 html_title = f"linsey {release}"
+html_math_renderer = "mathml"  # browsers set it without scripts, fonts or a network
 
 
 def read_given_signatures() -> None:
@@ -52,6 +57,47 @@ def read_given_signatures() -> None:
             read(obj, bound_method)
 
     _signatures.update_default_value = update_default_value
+
+
+def shorten_defaults(
+    app: Any, what: str, name: str, obj: Any, options: Any, given: str, returned: str
+) -> tuple[str | None, str | None]:
+    """Writes `zeros` for a default that is `<function zeros at 0x7f..>`."""
+    shown = r"<(?:function|class) '?(?:[\w<>]+\.)*(\w+)'?(?: at 0x\w+)?>"
+    return given and re.sub(shown, r"\1", given), returned
+
+
+def shorten_type(app: Any, env: Any, node: Any, shown: Any) -> Any:
+    """Writes `Array` for the type `jax.Array` of a signature: it has no page here."""
+    if node and isinstance(node[0], sphinx.addnodes.pending_xref_condition):
+        return docutils.nodes.Text(node["reftarget"].rsplit(".", 1)[-1])
+    return None
+
+
+def drop_links_from_source(
+    app: Any, name: str, template: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Leaves out the links of source pages that viewcode derives from private paths.
+
+    They lead to the name under which an object is defined, and an object has its page
+    under its public name. The index also lists `builtins`, which has no source.
+    """
+    if name.startswith("_modules/"):
+        links = r'<a class="viewcode-back".*?</a>|<li><a href="builtins.html">.*?</li>'
+        context["body"] = re.sub(links, "", context["body"], flags=re.DOTALL)
+
+
+def render_inline_math(writer: Any, node: Any) -> None:
+    """Writes a formula in a line of text as MathML."""
+    writer.body.append(latex2mathml.converter.convert(node.astext()))
+    raise docutils.nodes.SkipNode
+
+
+def render_block_math(writer: Any, node: Any) -> None:
+    """Writes a formula that stands alone; a wide one scrolls in a box of its own."""
+    formula = latex2mathml.converter.convert(node.astext(), display="block")
+    writer.body.append(f'<div class="math" style="overflow-x: auto">{formula}</div>')
+    raise docutils.nodes.SkipNode
 
 
 def markdown_to_rst(
@@ -82,6 +128,12 @@ def markdown_to_rst(
 
 
 def setup(app: Any) -> None:
-    """Runs the conversion before napoleon sees the docstring."""
+    """Connects the above; docstrings are converted before napoleon sees them."""
     read_given_signatures()
+    app.add_html_math_renderer(
+        "mathml", (render_inline_math, None), (render_block_math, None)
+    )
+    app.connect("autodoc-process-signature", shorten_defaults)
+    app.connect("missing-reference", shorten_type)
+    app.connect("html-page-context", drop_links_from_source)
     app.connect("autodoc-process-docstring", markdown_to_rst, priority=400)
