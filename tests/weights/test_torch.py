@@ -19,6 +19,7 @@ from tests.weights.test_prove import MISTAKES, planted
 torch = pytest.importorskip("torch")
 GUIDE = Path(__file__).parents[2] / "docs/guides/bringing_weights_along.md"
 torch_nets = pytest.importorskip("tests.weights.torch_nets")
+LARGEST = 1e-6  # about ten roundings in float32
 
 
 def state_of(model) -> dict[str, np.ndarray]:
@@ -37,8 +38,8 @@ def figures() -> dict[str, float]:
 
 def check_figure(name: str, ours, expected: np.ndarray) -> None:
     found = np.abs(np.asarray(ours) - expected).max() / np.abs(expected).max()
-    print(f"{name}: {found:.1e}")
-    assert found <= figures()[name]
+    print(f"{name}: {found:.1e}")  # which scripts/weights_table.py reads
+    assert found < LARGEST
 
 
 def to_channels_first(x: np.ndarray):
@@ -156,6 +157,7 @@ def test_every_row_of_the_guide_is_measured():
     recurrent = ("LSTMCell", "GRUCell", "SimpleCell")
     measured = {f"`RNN({cell})`, in both directions" for cell in recurrent}
     assert figures().keys() == {*LAYERS, "`MultiHeadDotProductAttention`", *measured}
+    assert max(figures().values()) < LARGEST
 
 
 @pytest.mark.parametrize("net", nets.EXAMPLES)
