@@ -59,9 +59,9 @@ def faults_of_metadata(text: str) -> list[str]:
 
 
 def readme_example() -> str:
-    """The first Python block of the README."""
+    """The Python blocks of the README, one after the other."""
     readme = (ROOT / "README.md").read_text()
-    return readme.split("```python\n", 1)[1].split("```", 1)[0]
+    return "\n".join(re.findall(r"^```python\n(.*?)^```", readme, re.M | re.S))
 
 
 def extra_of_readme() -> str:
