@@ -6,10 +6,6 @@ import importlib.metadata
 import re
 from typing import Any
 
-import docutils.nodes
-import latex2mathml.converter
-import sphinx.addnodes
-
 project = "linsey"
 author = "The linsey maintainers"
 copyright = "2026, The linsey maintainers"
@@ -69,6 +65,9 @@ def shorten_defaults(
 
 def shorten_type(app: Any, env: Any, node: Any, shown: Any) -> Any:
     """Writes `Array` for the type `jax.Array` of a signature: it has no page here."""
+    import docutils.nodes
+    import sphinx.addnodes
+
     if node and isinstance(node[0], sphinx.addnodes.pending_xref_condition):
         return docutils.nodes.Text(node["reftarget"].rsplit(".", 1)[-1])
     return None
@@ -89,12 +88,18 @@ def drop_links_from_source(
 
 def render_inline_math(writer: Any, node: Any) -> None:
     """Writes a formula in a line of text as MathML."""
+    import docutils.nodes
+    import latex2mathml.converter
+
     writer.body.append(latex2mathml.converter.convert(node.astext()))
     raise docutils.nodes.SkipNode
 
 
 def render_block_math(writer: Any, node: Any) -> None:
     """Writes a formula that stands alone; a wide one scrolls in a box of its own."""
+    import docutils.nodes
+    import latex2mathml.converter
+
     formula = latex2mathml.converter.convert(node.astext(), display="block")
     writer.body.append(f'<div class="math" style="overflow-x: auto">{formula}</div>')
     raise docutils.nodes.SkipNode

@@ -46,7 +46,7 @@ class Step(Generic[Result]):
     """
 
     def __init__(self, function: Callable[..., Result], **options: Any) -> None:
-        self.__doc__ = function.__doc__
+        self.__wrapped__, self.__doc__ = function, function.__doc__
         self._for_tables = jax.jit(function, compiler_options=_QUICKLY, **options)
         self._for_others = jax.jit(function, **options)
 
