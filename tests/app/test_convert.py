@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -114,6 +115,24 @@ def test_names_that_differ_are_said_by_map(linsey, state):
     assert "params/head/kernel" in weights.read("x.npz")
 
 
+def test_names_of_both_sides_may_differ_from_those_of_pytorch(linsey, state):
+    renamed = {f"net.{name}": array for name, array in state.items()}
+    weights.write("renamed.pt", renamed)
+    pairs = ("--map", "net.conv=conv", "net.bn=bn", "net.fc=fc")
+    names = ("--names", "torchvision")
+    done = linsey("convert", "renamed.pt", "back.pt", *OPTIONS, *pairs, *names)
+    assert done.code == 0, done.err
+    assert_same(weights.read("back.pt"), state)
+
+
+def test_half_precision_is_read_and_written(linsey, state):
+    half = {n: a.astype(jnp.bfloat16) if a.ndim else a for n, a in state.items()}
+    weights.write("half.pt", half)
+    assert linsey("convert", "half.pt", "x.safetensors", *OPTIONS).code == 0
+    found = weights.read("x.safetensors")["params/fc/bias"]
+    np.testing.assert_array_equal(found, half["fc.bias"].astype(np.float32))
+
+
 def test_a_record_of_their_model_proves_the_weights(linsey, state, tmp_path):
     assert linsey("convert", "theirs.pt", "ours.npz", *OPTIONS).code == 0
     namespace: dict = {}
@@ -139,6 +158,10 @@ def test_a_record_of_their_model_proves_the_weights(linsey, state, tmp_path):
     [
         (("x.npz", *OPTIONS[:2], "--classes", 5, *OPTIONS[4:]), "not the weights of"),
         (("x.npz", *OPTIONS, "--activations", "theirs.pt"), "an input is needed"),
+        (
+            ("x.npz", *OPTIONS, "--activations", "theirs.pt", "--example", "theirs.pt"),
+            "more than one array",
+        ),
         (("theirs.pt",), "is there already"),
         (("x.txt",), "the name does not say what to write"),
     ],

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+
 import numpy as np
 import pytest
 
@@ -76,6 +79,29 @@ def test_a_head_of_another_size_is_refused_and_begins_anew_if_asked(
     found = arrays(tmp_path / "run")
     assert found["params/fc/kernel"].shape == (4, 3)
     np.testing.assert_array_equal(found["params/bn/scale"], theirs["bn.weight"])
+
+
+def test_the_command_that_is_suggested_makes_weights_that_fit(linsey, images, tmp_path):
+    theirs = {**state_dict(3), "aux.weight": np.ones((7, 4), np.float32)}
+    weights.write("theirs.pt", theirs)
+    options = (*images, *FROZEN, "--out", "run", "--weights")
+    refused = linsey("train", *options, "theirs.pt")
+    assert refused.code == 2
+    command = shlex.split(re.search("`(linsey convert .*?)`", refused.error)[1])
+    assert command[-1] == "THEIRS=OURS"
+    done = linsey(*command[1:-1], "aux=")
+    assert done.code == 0, done.err
+    done = linsey("train", *options, "ours.safetensors")
+    assert done.code == 0, done.err
+    found = arrays(tmp_path / "run")["params/fc/bias"]
+    np.testing.assert_array_equal(found, theirs["fc.bias"])
+
+
+def test_a_comparison_begins_anew(linsey, images):
+    refused = linsey("train", "--compare", "--weights", "theirs.pt")
+    assert refused.error == (
+        "--compare: compares models that both begin anew (leave --weights out)"
+    )
 
 
 def test_weights_of_another_model_are_refused(linsey, images, tmp_path):

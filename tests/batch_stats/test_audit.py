@@ -489,3 +489,12 @@ def test_a_layer_behind_a_frozen_one_has_its_own_momentum(momentum):
     np.testing.assert_allclose(found["BatchNorm_1",].momentum, momentum, atol=1e-6)
     report = audit(variables, model, [x], step=0 if momentum else 3)
     assert "inf" not in str(report) and "nan" not in str(report)
+
+
+def test_a_dead_layer_with_the_statistics_of_its_data_is_not_frozen():
+    layer, x = nn.BatchNorm(momentum=0.9), np.zeros((16, 3), np.float32)
+    variables = layer.init(jax.random.key(0), x, True)
+    exact = {"mean": jnp.zeros(3), "var": jnp.zeros(3)}
+    variables = {**variables, "batch_stats": exact}
+    (found,) = observe(find_call(layer, variables, x), variables, [x]).values()
+    assert found.momentum == pytest.approx(0.9, abs=1e-6)

@@ -171,7 +171,7 @@ def test_what_changes_in_a_copy_is_noted(tmp_path):
         ("step_00000005", "step_00000006", {}, "the name of another step"),
         ("x.msgpack", "step_00000006", {"step": 7}, "expected step 7"),
         (".", "a.msgpack", {}, "name one step of it: .*step_00000005"),
-        ("a.safetensors", "a.msgpack", {}, "not converted"),
+        ("a.safetensors", "a.msgpack", {}, "is no tree"),
         ("broken.msgpack", "a.orbax", {}, "not a serialized tree"),
         ("twice.msgpack", "a.orbax", {}, "unique string representation"),
         ("list.msgpack", "a.orbax", {}, "its outermost value is no dictionary"),

@@ -74,4 +74,5 @@ class Step(Generic[Result]):
         return None
 
     def _for(self, x: Any) -> Any:
-        return self._for_tables if x.ndim == 2 else self._for_others
+        is_quick = x.ndim == 2 and jax.default_backend() == "cpu"
+        return self._for_tables if is_quick else self._for_others

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class InitialWeights:
 
 
 def initial_weights(
-    config: TrainConfig, network: Network, shape: Shape
+    config: TrainConfig, network: Network, shape: Shape, classes: int
 ) -> InitialWeights:
     """Read the weights that the options name.
 
@@ -45,6 +46,7 @@ def initial_weights(
         config: the options; `weights` is given.
         network: the model.
         shape: of one example.
+        classes: number of classes.
 
     Raises:
         InputError: the file cannot be read, or arrays of either side have no
@@ -65,7 +67,7 @@ def initial_weights(
         raise InputError(error.found, file=file, key="--weights") from error
     rest = [left for left in report.leftovers if left.is_ours]
     if report.leftovers and not (config.new_head and _is_head(report.leftovers)):
-        raise _incomplete(config, report.leftovers)
+        raise _incomplete(config, report.leftovers, shape, classes)
     found = flatten(jax.tree.map(np.asarray, variables))
     for name in (*report.initial, *(left.name for left in rest)):
         found.pop(name, None)
@@ -80,11 +82,15 @@ def _is_head(leftovers: tuple[Leftover, ...]) -> bool:
     return len(ours) == 1 and all(theirs)
 
 
-def _incomplete(config: TrainConfig, leftovers: tuple[Leftover, ...]) -> InputError:
-    hint = (
-        f"`linsey convert {config.weights} FILE --model {config.model} --map "
-        "THEIRS=OURS` says what is what"
-    )
+def _incomplete(
+    config: TrainConfig, leftovers: tuple[Leftover, ...], shape: Shape, classes: int
+) -> InputError:
+    options = ["--model", config.model, "--classes", classes, "--shape", *shape]
+    if config.model_arg:
+        options += ["--model-arg", *config.model_arg]
+    command = ["linsey", "convert", config.weights, "ours.safetensors", *options]
+    shown = shlex.join(map(str, command))
+    hint = f"begin with what `{shown} --map THEIRS=OURS` writes, or leaves out: THEIRS="
     if _is_head(leftovers):
         hint = "--new-head begins with a new layer there"
     lines = "; ".join(map(str, leftovers[:4]))

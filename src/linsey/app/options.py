@@ -118,6 +118,9 @@ def parse_train(arguments: Sequence[str]) -> TrainConfig:
             key="--compare", found=f"--model {config.model}",
             hint="leave --compare out",
         )  # fmt: skip
+    if config.compare and config.weights is not None:
+        problem = "compares models that both begin anew"
+        raise InputError(problem, key="--compare", hint="leave --weights out")
     refuse_other_options(config, saved)
     return config
 

@@ -126,7 +126,9 @@ def _begin_with_weights(trainer: Trainer) -> InitialWeights | None:
     config = trainer.config
     if config.weights is None or trainer.store.steps():
         return None
-    weights = initial_weights(config, trainer.network, trainer.dataset.shape)
+    dataset = trainer.dataset
+    classes = len(dataset.class_names)
+    weights = initial_weights(config, trainer.network, dataset.shape, classes)
     trainer.begin_with(weights.arrays)
     return weights
 

@@ -43,10 +43,11 @@ def installed_model(
 
     Returns:
         A `torch.nn.Module` with these weights; `None` if neither library is installed,
-        or the names are of neither.
+        or names and shapes are of neither.
     """
-    if name not in OF_TIMM:
+    if name not in OF_TIMM or (name.startswith("vit") and shape[1] != shape[2]):
         return None
+    expected = {key: array.shape for key, array in arrays.items()}
     for library, make in (("torchvision", _of_torchvision), ("timm", _of_timm)):
         if importlib.util.find_spec(library) is None:
             continue
@@ -58,11 +59,14 @@ def installed_model(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its optional parts
             model = make(name, classes, shape)
-        if model is None or {*model.state_dict()} != {*arrays}:
+        if model is None:
             continue
-        state = {key: torch.from_numpy(a.copy()) for key, a in arrays.items()}
-        model.load_state_dict(state)
-        return model
+        found = {key: tuple(array.shape) for key, array in model.state_dict().items()}
+        if found == expected:
+            # NumPy has no bfloat16 of its own that PyTorch would take.
+            wide = {key: a.astype(np.float64) for key, a in arrays.items()}
+            model.load_state_dict({key: torch.from_numpy(a) for key, a in wide.items()})
+            return model
     return None
 
 

@@ -6,9 +6,10 @@ variables of the model, and these are written with the names that are asked for.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -173,27 +174,39 @@ def _translated(config: ConvertConfig, arrays: Arrays) -> tuple[Arrays, list[str
     x = jax.ShapeDtypeStruct((1, *config.shape), np.float32)
     mapping = _mapping(config.map)
     arrays, left_out = of_model(arrays)
-    try:
+    with _telling(
+        f"not the weights of {config.model}", config.source,
+        "say what is what by --map THEIRS=OURS, leave out by --map THEIRS=, give "
+        "--classes and --shape as the weights have them, or --no-strict for initial "
+        "values where there are none",
+    ):  # fmt: skip
         variables, report = weights.load(
             module, arrays, x, mapping=mapping, strict=config.strict, **flags
         )
-    except (MismatchError, OptionError) as error:
-        raise InputError(
-            f"not the weights of {config.model}: {error.found}", file=config.source,
-            hint="say what is what by --map THEIRS=OURS, leave out by --map THEIRS=, "
-            "give --classes and --shape as the weights have them, or --no-strict for "
-            "initial values where there are none",
-        ) from error  # fmt: skip
     notes = [*left_out, *str(report).splitlines()]
+    found, of_theirs = arrays, arrays
     if config.names == "linen":
         found = {path: np.asarray(array) for path, array in flatten(variables).items()}
     else:
         call: dict[str, Any] = {"library": config.names, **flags}
-        found = weights.to_torch(module, variables, x, **call)
+        problem = f"{config.model} has no names of {config.names}"
+        with _telling(problem, config.source, "leave --names out"):
+            found = weights.to_torch(module, variables, x, **call)
+        of_theirs, mapping = found, {}
     if config.prove:
-        of_theirs = arrays if config.names == "linen" else found
-        notes += _proof(config, module, variables, of_theirs)
+        problem = "the models cannot be compared"
+        with _telling(problem, config.source, "give --no-prove"):
+            notes += _proof(config, module, variables, of_theirs, mapping)
     return found, notes
+
+
+@contextlib.contextmanager
+def _telling(problem: str, file: Path, hint: str) -> Iterator[None]:
+    """Tell errors of `linsey.weights` in one line, with an option as the hint."""
+    try:
+        yield
+    except (ArgumentTypeError, MismatchError, OptionError) as error:
+        raise InputError(f"{problem}: {error.found}", file=file, hint=hint) from error
 
 
 def of_model(arrays: Arrays) -> tuple[Arrays, list[str]]:
@@ -239,6 +252,7 @@ def _proof(
     module: Any,
     variables: Mapping[str, Any],
     arrays: Arrays,
+    mapping: Mapping[str, Any],
 ) -> list[str]:
     """Run both models, where theirs is installed or was recorded."""
     x = np.random.default_rng(0).normal(size=(8, *config.shape)).astype(np.float32)
@@ -253,7 +267,7 @@ def _proof(
                 "torchvision or timm; --activations FILE --example FILE compares with "
                 "what `linsey.weights.record` wrote where it is"
             ]
-    proof = weights.prove((module, variables), theirs, x, mapping=_mapping(config.map))
+    proof = weights.prove((module, variables), theirs, x, mapping=mapping)
     if proof.first is not None:
         problem = f"the models differ after the conversion:\n{proof}"
         hint = "mend what is named there, or give --no-prove"
@@ -263,7 +277,10 @@ def _proof(
 
 def _example(config: ConvertConfig) -> np.ndarray:
     if config.example is None:
-        hint = "give --example FILE.npy: what was given to `record`"
+        hint = "give --example FILE.npz: what was given to `record`"
         raise InputError("an input is needed", key="--activations", hint=hint)
-    (example,) = weights.read(config.example).values()
-    return example
+    found = weights.read(config.example)
+    if len(found) > 1:
+        names = ", ".join(found)
+        raise InputError("more than one array", file=config.example, found=names)
+    return next(iter(found.values()))

@@ -96,14 +96,14 @@ def convert(
         DiskError: the disk refused.
     """
     source, target = Path(source), Path(target)
-    kind = kind or kind_of_name(target)
+    kind = kind or _kind_of_name(target)
     if os.path.lexists(target):
         hint = "name another one, or remove it"
         raise InputError("is there already", file=target, hint=hint)
     found = recognize(source)
     if found == "safetensors":
-        hint = "`linsey inspect` lists what is in it"
-        problem = "a file of safetensors is not converted"
+        hint = "`linsey convert` takes it, and so does linsey.weights.read"
+        problem = "a file of safetensors is no tree"
         raise InputError(problem, file=source, hint=hint)
     contents = read_contents(source, found)
     step = step_number(contents.step, source, target, step) if kind == "step" else None
@@ -127,8 +127,7 @@ def convert(
     return Conversion(source, target, (found, kind), step, len(hashes), size, notes)
 
 
-def kind_of_name(target: Path) -> Written:
-    """Return what the name of a target says that it becomes."""
+def _kind_of_name(target: Path) -> Written:
     if is_step_name(target):
         return "step"
     for kind in get_args(Written):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,12 +111,13 @@ def observe(
     for batch in batches:
         new = run(start, batch)
         if not momenta:
-            # What is frozen uses its statistics: others of it would change the inputs
-            # of the layers behind, and be taken for their momentum.
-            same = map(_is_same, old, new)
-            kept = {path for path, is_kept in zip(paths, same, strict=True) if is_kept}
-            far = _with(far, start, kept)
             other = _moments({"batch_stats": far}), run(far, batch)
+            kept = _unchanged(paths, (old, new), other)
+            if kept:
+                # What is frozen uses its statistics: others of it change the inputs of
+                # the layers behind, which would be taken for their momentum.
+                far = _with(far, start, kept)
+                other = _moments({"batch_stats": far}), run(far, batch)
             momenta = list(map(_momentum, old, new, *other))
         for found, momentum, a, b in zip(pairs, momenta, old, new, strict=True):
             found.append(_batch(momentum, a, b))
@@ -182,8 +183,17 @@ def _on_host(moments: list[Moments]) -> list[Moments]:
     ]
 
 
-def _is_same(one: Moments, other: Moments) -> bool:
-    return all(map(np.array_equal, one, other))
+def _unchanged(
+    paths: Sequence[Path], *calls: tuple[list[Moments], list[Moments]]
+) -> set[Path]:
+    """Return the layers whose statistics no call changed, wherever it began."""
+    changed = {
+        path
+        for before, after in calls
+        for path, one, other in zip(paths, before, after, strict=True)
+        if not all(map(np.array_equal, one, other))
+    }
+    return {*paths} - changed
 
 
 def _with(stats: Any, other: Any, paths: set[Path], path: Path = ()) -> Any:
