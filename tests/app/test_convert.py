@@ -207,4 +207,6 @@ def test_the_proof_runs_the_model_of_torchvision(linsey, name):
     assert linsey("convert", "ours.npz", "back.pt", *options, *names).code == 0
     back, state = torch.load("back.pt", weights_only=True), model.state_dict()
     assert back.keys() == state.keys()
-    assert all(torch.equal(back[key], state[key]) for key in state)
+    # The module does not count updates, and the report says so.
+    kept = [key for key in state if not key.endswith("num_batches_tracked")]
+    assert all(torch.equal(back[key], state[key]) for key in kept)
