@@ -35,7 +35,10 @@ UV_VERSION := 0.13.9
 TORCH_VERSION := 2.13.0
 TORCHVISION_VERSION := 0.28.0
 TIMM_VERSION := 1.0.31
-BENCHMARKS := trace first_step dispatch import_time optim batch_norm norms step memory objects checkpoint
+SKLEARN_VERSION := 1.9.1
+KERAS_VERSION := 3.15.1
+BENCHMARKS ?= trace first_step dispatch import_time optim batch_norm norms step memory \
+  objects checkpoint fold accumulate recalibrate table images training_memory scale
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -71,6 +74,12 @@ $(VENV)/.stamp-torch: $(VENV)/.stamp-dev
 	  || echo "torch $(TORCH_VERSION) is not available here: tests that need it are skipped"
 	$(BIN)/python -m pip install --quiet torchvision==$(TORCHVISION_VERSION) timm==$(TIMM_VERSION) \
 	  || echo "torchvision or timm is not available here: tests that need them are skipped"
+	@touch $@
+
+# Rivals of benchmarks alone; those that cannot be had are named and left out.
+$(VENV)/.stamp-rivals: $(VENV)/.stamp-torch
+	$(BIN)/python -m pip install --quiet scikit-learn==$(SKLEARN_VERSION) keras==$(KERAS_VERSION) \
+	  || echo "scikit-learn or keras is not available here: they are left out"
 	@touch $@
 
 # Other people's programs too are tests that skip themselves.
@@ -144,8 +153,9 @@ format: $(VENV)/.stamp-dev
 	$(BIN)/ruff format .
 
 .PHONY: bench
-bench: $(VENV)/.stamp-dev
+bench: $(VENV)/.stamp-rivals
 	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name $(ARGS); done
+	$(BIN)/python -m benchmarks.claims
 
 .PHONY: docs
 docs: $(VENV)/.stamp-docs

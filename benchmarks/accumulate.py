@@ -13,9 +13,7 @@ counts processor time.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -34,18 +32,6 @@ SETTINGS: dict[str, tuple[int, int, int, tuple[int, int, int]]] = {
     "resnet": (16, 3, 64, (32, 32, 3)),
 }
 PARTS = (1, 2, 4, 8)
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """What one way needs; ratios are to the undivided batch."""
-
-    task: str
-    rival: str
-    seconds: float
-    time: float
-    megabytes: float
-    memory: float
 
 
 def loss_and_arguments(name: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -67,7 +53,7 @@ def loss_and_arguments(name: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     return loss_fn, (variables["params"], variables["batch_stats"], (x, labels))
 
 
-def measure(name: str, rounds: int) -> list[Row]:
+def measure(name: str, rounds: int) -> list[harness.Row]:
     """All ways to the gradient of one model, in turns that rotate."""
     loss_fn, args = loss_and_arguments(name)
     ways = {"undivided": jax.value_and_grad(loss_fn, has_aux=True)}
@@ -88,13 +74,14 @@ def measure(name: str, rounds: int) -> list[Row]:
         way: program.memory_analysis().temp_size_in_bytes
         for way, program in programs.items()
     }
-    rows = []
-    for way, (_, *seconds) in times.items():
-        ratio = statistics.median(a / b for a, b in zip(seconds, base, strict=True))
-        memory = sizes[way] / sizes["undivided"]
-        row = statistics.median(seconds), ratio, sizes[way] / 2**20, memory
-        rows.append(Row(name, way, *row))
-    return rows
+    whole = [sizes["undivided"]]
+    return [
+        harness.summarise(f"{name}, time", way, seconds, base)
+        for way, (_, *seconds) in times.items()
+    ] + [
+        harness.summarise(f"{name}, memory", way, [sizes[way]], whole, unit="B")
+        for way in ways
+    ]
 
 
 def main() -> None:
@@ -103,12 +90,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="default: %(default)s")
     rounds = parser.parse_args().rounds
     rows = [row for name in SETTINGS for row in measure(name, rounds)]
-    print("model   way           time    ratio  memory     ratio")
-    for row in rows:
-        print(
-            f"{row.task:7} {row.rival:11} {harness.in_words(row.seconds):>8}"
-            f" {row.time:7.2f} {row.megabytes:7.1f} MiB {row.memory:6.2f}"
-        )
+    harness.print_table("accumulate: against the undivided batch", rows)
     path = harness.write_json("accumulate", rounds, rows)
     print(f"written to {path}")
 

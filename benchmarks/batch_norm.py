@@ -34,6 +34,21 @@ def run(rounds: int) -> list[harness.Row]:
         goals = {"linsey": f"<= 1.15 of {TRAFFIC}"}
         task = f"forward and backward, {shape}"
         rows += harness.measure(task, cases, rounds, "flax", goals, models.CLOCK)
+    return rows + accuracy()
+
+
+def accuracy() -> list[harness.Row]:
+    """How far the deviation of the outputs is from what float64 says, relatively."""
+    rows = []
+    for loc, scale in OFFSETS:
+        task = f"error of outputs, mean {loc:g}, deviation {scale:g}"
+        for rival in models.RIVALS:
+            try:
+                error = abs(deviation(rival, loc, scale) - 1)
+            except ImportError as reason:
+                harness.missing(rival, reason)
+                continue
+            rows.append(harness.summarise(task, rival, [error], unit=""))
     return rows
 
 
@@ -60,7 +75,7 @@ def _prepare_traffic(shape: tuple[int, ...]):
 
 
 def deviation(rival: str, loc: float, scale: float) -> float:
-    """The standard deviation of an output channel, where float64 says 1 is right."""
+    """The deviation of the worst output channel over that of float64: 1 is right."""
     x = models.numbers(4096, 1, 1, 2, loc=loc, scale=scale)
     exact = np.float64(x).var((0, 1, 2))
     right = np.sqrt(exact / (exact + models.EPSILON))
@@ -78,33 +93,7 @@ def deviation(rival: str, loc: float, scale: float) -> float:
     return float(ratios[np.argmax(np.abs(ratios - 1))])
 
 
-def print_ratios(rows: list[harness.Row]) -> None:
-    """Prints the medians of linsey over those of everyone else."""
-    print("\nlinsey's median time / that of")
-    for task in dict.fromkeys(row.task for row in rows):
-        medians = {row.rival: row.median for row in rows if row.task == task}
-        ours = medians.pop("linsey")
-        ratios = (f"{rival} {ours / other:.2f}" for rival, other in medians.items())
-        print(f"{task}: {', '.join(ratios)}")
-
-
-def print_accuracy() -> None:
-    """Prints how far the outputs' deviation is from that of float64."""
-    print("\noutput deviation / that of float64, worst channel (1 is right)")
-    head = "".join(f"{f'mean {loc:g}, std {scale:g}':>22}" for loc, scale in OFFSETS)
-    print(f"{'':10}{head}")
-    for rival in models.RIVALS:
-        try:
-            found = [deviation(rival, loc, scale) for loc, scale in OFFSETS]
-        except ImportError as error:
-            harness.missing(rival, error)
-            continue
-        print(f"{rival:10}" + "".join(f"{value:>22.4f}" for value in found))
-
-
 if __name__ == "__main__":
-    found = harness.main(
+    harness.main(
         "batch_norm", "one layer of batch normalization in training", run, rounds=15
     )
-    print_ratios(found)
-    print_accuracy()

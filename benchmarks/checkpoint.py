@@ -228,7 +228,12 @@ def main() -> None:
             f"one flipped bit, {each.rival:14} {each.refused:4} refused "
             f"{each.silent:4} silent {each.harmless:4} harmless"
         )
-    path = harness.write_json("checkpoint", options.rounds, [*rows, *outcomes])
+    for each in outcomes:
+        for what in ("refused", "silent", "harmless"):
+            task = f"one flipped bit, of {options.flips}: {what}"
+            count = [getattr(each, what)]
+            rows.append(harness.summarise(task, each.rival, count, unit=""))
+    path = harness.write_json("checkpoint", options.rounds, rows)
     print(f"written to {path}")
 
 

@@ -22,12 +22,16 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("linsey", "jax", "jaxlib", "flax", "dm-haiku", "equinox", "optax", "numpy")
+# Tests write elsewhere: what is committed here was measured.
+RESULTS = Path(os.environ.get("BENCHMARK_RESULTS") or Path(__file__).parent / "results")
+PACKAGES = (
+    "linsey", "jax", "jaxlib", "numpy", "numba", "flax", "dm-haiku", "equinox", "optax",
+    "orbax-checkpoint", "safetensors", "torch", "torchvision", "scikit-learn", "keras",
+)  # fmt: skip
 
 
 Clock = Callable[[], float]
@@ -48,7 +52,11 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What was measured for one case, in seconds; low and high are the quartiles."""
+    """What was measured for one case; low and high are the quartiles.
+
+    `unit` is "s", "B" (bytes), "/s" or nothing (a count, an error). `samples` are the
+    values of all rounds: those of two rivals belong together in pairs.
+    """
 
     task: str
     rival: str
@@ -57,6 +65,8 @@ class Row:
     high: float
     ratio: float | None
     goal: str | None
+    unit: str = "s"
+    samples: tuple[float, ...] = ()
 
 
 def missing(rival: str, error: ImportError) -> None:
@@ -133,18 +143,23 @@ def measure(
 def summarise(
     task: str,
     rival: str,
-    seconds: list[float],
-    base: list[float] | None,
+    values: Sequence[float],
+    base: Sequence[float] | None = None,
     goal: str | None = None,
+    unit: str = "s",
 ) -> Row:
     """Median, quartiles and the median ratio to the baseline of the same rounds."""
-    low, high = min(seconds), max(seconds)
-    if len(seconds) > 3:
-        low, _, high = statistics.quantiles(seconds, n=4)
-    ratio = None
-    if base:
-        ratio = statistics.median(a / b for a, b in zip(seconds, base, strict=True))
-    return Row(task, rival, statistics.median(seconds), low, high, ratio, goal)
+    low, high = min(values), max(values)
+    if len(values) > 3:
+        low, _, high = statistics.quantiles(values, n=4)
+    ratio = paired_ratio(values, base) if base else None
+    median = statistics.median(values)
+    return Row(task, rival, median, low, high, ratio, goal, unit, tuple(values))
+
+
+def paired_ratio(values: Sequence[float], base: Sequence[float]) -> float:
+    """The median of the ratios of values that were measured in the same round."""
+    return statistics.median(a / b for a, b in zip(values, base, strict=True))
 
 
 def machine() -> dict[str, Any]:
@@ -177,12 +192,25 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def in_words(seconds: float) -> str:
-    """A time with the unit that suits it, three significant digits."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds / 1e-9:.3g} ns"
+UNITS = {
+    "s": {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9},
+    "B": {"MB": 1e6, "kB": 1e3, "B": 1.0},
+    "/s": {"/s": 1.0},
+    "": {"": 1.0},
+}
+
+
+def in_words(value: float, unit: str = "s") -> str:
+    """A value with the unit that suits it, three significant digits."""
+    units = UNITS[unit]
+    name = next(
+        (name for name, size in units.items() if abs(value) >= size), list(units)[-1]
+    )
+    size = units[name]
+    digits = f"{value / size:.3g}"
+    if "e+" in digits:
+        digits = f"{value / size:.0f}"
+    return f"{digits} {name}".rstrip()
 
 
 def print_table(title: str, rows: list[Row]) -> None:
@@ -192,8 +220,8 @@ def print_table(title: str, rows: list[Row]) -> None:
         (
             row.task,
             row.rival,
-            in_words(row.median),
-            f"{in_words(row.low)} to {in_words(row.high)}",
+            in_words(row.median, row.unit),
+            f"{in_words(row.low, row.unit)} to {in_words(row.high, row.unit)}",
             "" if row.ratio is None else f"{row.ratio:.2f}",
             row.goal or "",
         )
@@ -219,7 +247,7 @@ def print_table(title: str, rows: list[Row]) -> None:
 
 def write_json(name: str, rounds: int, rows: list[Row]) -> Path:
     """Writes the rows with all that is needed to judge them; returns the file."""
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     target = RESULTS / f"{name}.json"
     record = {
         "benchmark": name,

@@ -14,7 +14,6 @@ Run with `python -m benchmarks.images`; `--images 200 --epochs 2` tries it in sm
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import importlib.util
 import json
 import os
@@ -32,20 +31,11 @@ RIVALS = ("torch", "linsey streamed", "linsey held")
 GOAL, MOST_WAITING = ">= 0.85", "<= 0.05"
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """Images a second, or the fraction of the time in which steps waited for data."""
-
-    task: str
-    rival: str
-    median: float
-    low: float
-    high: float
-    ratio: float | None = None
-    goal: str | None = None
+# Images a second, and the fraction of the time in which steps waited for data.
+UNITS = {"epoch": "/s", "from nothing": "/s", "waiting": ""}
 
 
-def run(given: argparse.Namespace) -> list[Row]:
+def run(given: argparse.Namespace) -> list[harness.Row]:
     """All rivals, interleaved."""
     rivals = list(RIVALS)
     for package in ("torch", "torchvision"):
@@ -62,17 +52,16 @@ def run(given: argparse.Namespace) -> list[Row]:
             for rival in rivals[turn:] + rivals[:turn]:
                 found[rival].append(in_new_process(rival, folder, given))
     rows = []
-    for task in ("epoch", "from nothing", "waiting"):
+    for task, unit in UNITS.items():
         base = [one[task] for one in found.get("torch", [])]
         for rival, measured in found.items():
             values = [one[task] for one in measured]
             goal = {"epoch": GOAL, "waiting": MOST_WAITING}.get(task)
             is_ours = rival == "linsey streamed"
-            row = harness.summarise(
-                task, rival, values, None if task == "waiting" else base,
-                goal if is_ours else None,
-            )  # fmt: skip
-            rows.append(Row(**dataclasses.asdict(row)))
+            rows.append(harness.summarise(
+                task, rival, values, base if unit else None,
+                goal if is_ours else None, unit,
+            ))  # fmt: skip
     return rows
 
 
@@ -229,8 +218,5 @@ if __name__ == "__main__":
         print(json.dumps(process(*options.process, options)))
         raise SystemExit
     measured = run(options)
-    for one in measured:
-        figures = f"{one.median:8.3g} ({one.low:.3g} to {one.high:.3g})"
-        ratio = "" if one.ratio is None else f"{one.ratio:.2f}"
-        print(f"{one.task:14} {one.rival:18} {figures:28} {ratio:6} {one.goal or ''}")
+    harness.print_table("images: a second, and the fraction of waiting", measured)
     print(f"written to {harness.write_json('images', options.rounds, measured)}")

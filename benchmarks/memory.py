@@ -8,31 +8,19 @@ Run with `python -m benchmarks.memory`.
 
 from __future__ import annotations
 
-import dataclasses
-
 from benchmarks import harness
 from benchmarks.models import convolutional as models
 
 WIDTHS, SHAPE = (64,) * 8, (32, 32, 32, 64)
 GOALS = {
-    "linsey": "<= 150",
-    "linsey save_memory": "<= 90",
+    "linsey": "<= 150 MB",
+    "linsey save_memory": "<= 90 MB",
     "flax": None,
     "haiku": None,
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """What one rival needs."""
-
-    task: str
-    rival: str
-    megabytes: float
-    goal: str | None = None
-
-
-def run() -> list[Row]:
+def run() -> list[harness.Row]:
     """All rivals that run on XLA."""
     x, rows = models.numbers(*SHAPE), []
     for rival, goal in GOALS.items():
@@ -42,12 +30,12 @@ def run() -> list[Row]:
             harness.missing(rival, error)
             continue
         size = program.memory_analysis().temp_size_in_bytes
-        rows.append(Row("gradient of 8 blocks", rival, size / 2**20, goal))
+        task = "gradient of 8 blocks"
+        rows.append(harness.summarise(task, rival, [size], None, goal, "B"))
     return rows
 
 
 if __name__ == "__main__":
     found = run()
-    for row in found:
-        print(f"{row.task}, {row.rival:20} {row.megabytes:6.0f} MiB  {row.goal or ''}")
+    harness.print_table("memory: beside arguments and results", found)
     print(f"written to {harness.write_json('memory', 1, found)}")

@@ -22,7 +22,6 @@ import numpy as np
 from benchmarks import harness
 from linsey import datasets
 from linsey.batch_stats import recalibrate
-from linsey.batch_stats.report import aligned
 
 Pair = tuple[np.ndarray, np.ndarray]
 BATCH, FEATURES = 256, 16
@@ -91,6 +90,7 @@ def by_torch() -> Callable[[list[np.ndarray]], Pair]:
     return run
 
 
+ORDERS = {"shuffled": batches(False), "sorted": batches(True)}
 RULES = {
     "linsey.batch_stats.recalibrate": by_linsey,
     "the same on a module of Flax": by_linsey_on_flax,
@@ -108,21 +108,24 @@ def errors(found: Pair, data: list[np.ndarray]) -> tuple[float, float]:
     return float(off[0].max()), float(off[1].max())
 
 
-def main() -> None:
-    """Print the table."""
-    columns = ["rule", "mean", "variance", "mean, sorted", "variance, sorted"]
-    rows: list[list[str]] = []
+def run() -> list[harness.Row]:
+    """The errors of all rules."""
+    rows = []
     for name, make in RULES.items():
         try:
             rule = make()
         except ImportError as error:
             harness.missing(name, error)
             continue
-        orders = [batches(is_sorted) for is_sorted in (False, True)]
-        found = [value for data in orders for value in errors(rule(data), data)]
-        rows.append([name, *(f"{value:.1e}" for value in found)])
-    print("\n".join(aligned([columns, *rows])))
+        for order, data in ORDERS.items():
+            found = zip(("mean", "variance"), errors(rule(data), data), strict=True)
+            for of, error in found:
+                task = f"error of the {of}, {order}"
+                rows.append(harness.summarise(task, name, [error], unit=""))
+    return sorted(rows, key=lambda row: row.task)
 
 
 if __name__ == "__main__":
-    main()
+    measured = run()
+    harness.print_table("recalibrate: errors against float64", measured)
+    print(f"written to {harness.write_json('recalibrate', 1, measured)}")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -52,19 +51,7 @@ make_folder(Path(sys.argv[1]), int(sys.argv[2]), (int(sys.argv[3]),) * 2, distin
 """
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """What one command needs, or one more than another, in millions of bytes."""
-
-    task: str
-    rival: str
-    median: float
-    low: float
-    high: float
-    goal: str | None = None
-
-
-def run(rounds: int, scale: float) -> list[Row]:
+def run(rounds: int, scale: float) -> list[harness.Row]:
     """All commands, interleaved, and the differences of each round."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -77,11 +64,11 @@ def run(rounds: int, scale: float) -> list[Row]:
                 out = folder / f"run-{round_}-{task.replace(' ', '-')}"
                 peaks[task].append(peak([*commands[task], "--out", str(out)]))
     rows = [row(task, found) for task, found in peaks.items()]
-    rows[0] = dataclasses.replace(rows[0], goal="<= 550")
+    rows[0] = dataclasses.replace(rows[0], goal="<= 550 MB")
     for more, less, goal in (
-        ("npz", "npz few", "<= 220"),
-        ("folder held", "folder held few", "<= 150"),
-        ("folder streamed", "folder streamed few", "<= 150"),
+        ("npz", "npz few", "<= 220 MB"),
+        ("folder held", "folder held few", "<= 150 MB"),
+        ("folder streamed", "folder streamed few", "<= 150 MB"),
     ):
         difference = [a - b for a, b in zip(peaks[more], peaks[less], strict=True)]
         rows.append(row(f"{more} less {less}", difference, goal))
@@ -122,17 +109,16 @@ def python(program: str, *arguments: object) -> str:
 
 
 def peak(arguments: list[str]) -> float:
-    """The largest resident memory of a command, in millions of bytes."""
+    """The largest resident memory of a command, in bytes."""
     last = python(COMMAND, *arguments).splitlines()[-1].split()
     if last[1] != "0":
         raise RuntimeError(f"{arguments} ended with exit code {last[1]}")
-    return int(last[2]) / 1e6
+    return int(last[2])
 
 
-def row(task: str, found: list[float], goal: str | None = None) -> Row:
-    """The median with the extremes."""
-    median, low, high = statistics.median(found), min(found), max(found)
-    return Row(task, "linsey", median, low, high, goal)
+def row(task: str, found: list[float], goal: str | None = None) -> harness.Row:
+    """A row of bytes."""
+    return harness.summarise(task, "linsey", found, None, goal, "B")
 
 
 if __name__ == "__main__":
@@ -141,7 +127,5 @@ if __name__ == "__main__":
     parser.add_argument("--scale", type=float, default=1.0, help="of the larger data")
     given = parser.parse_args()
     measured = run(given.rounds, given.scale)
-    for one in measured:
-        figures = f"{one.median:6.0f} MB ({one.low:.0f} to {one.high:.0f})"
-        print(f"{one.task:40} {figures:28} {one.goal or ''}")
+    harness.print_table("training_memory: largest resident memory", measured)
     print(f"written to {harness.write_json('training_memory', given.rounds, measured)}")

@@ -94,18 +94,8 @@ def accumulate(
         >>> all(map(bool, jax.tree.leaves(same)))
         True
 
-    Measured by `python -m benchmarks.accumulate`: time and temporary memory over those
-    of the undivided batch, one thread of an Intel Xeon, jax 0.10.2. A mlp of 6 hidden
-    layers (26 MiB undivided), a cnn of 6 convolutions (124 MiB), a resnet of 15 (70):
-
-        time      mlp   cnn   resnet        memory    mlp   cnn   resnet
-        exact 1   1.01  0.97  0.99          exact 1   1.00  0.99  1.00
-        exact 2   1.30  1.60  1.64          exact 2   0.47  0.58  0.42
-        exact 4   1.24  1.56  1.55          exact 4   0.40  0.47  0.35
-        exact 8   1.21  1.51  1.64          exact 8   0.36  0.41  0.33
-        ghost 2   0.96  0.94  0.88          ghost 2   0.53  0.53  0.52
-        ghost 4   0.92  0.90  0.79          ghost 4   0.27  0.28  0.26
-        ghost 8   0.94  0.94  0.77          ghost 8   0.14  0.15  0.14
+    Time and memory for several `k`, against those of the undivided batch, are measured
+    by `python -m benchmarks.accumulate`.
 
     References:
         Wu, Johnson 2021, https://arxiv.org/abs/2105.07576 (what batch a norm sees);

@@ -1,0 +1,256 @@
+"""Writes what was measured on one page, and quotes it where people read.
+
+`benchmarks/CLAIMS.md` holds every figure of `benchmarks/results`, with a chart of each
+benchmark, the machine and the versions. README and docs quote: between the lines
+`<!-- quoted: NAME -->` and `<!-- end -->` stands the table of a benchmark, or, where
+the name is `claims`, a few figures of several. Nobody writes these by hand.
+Run with `python -m benchmarks.claims`, as `make bench` does when it is done; `--check`
+says which files differ from the results, and writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks import harness
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGE = ROOT / "benchmarks" / "CLAIMS.md"
+CHARTS = ROOT / "benchmarks" / "charts"
+OURS = "linsey"
+QUOTED = re.compile(r"(<!-- quoted: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+Records = Mapping[str, Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """What the first page says of one task, against some rivals."""
+
+    says: str
+    benchmark: str
+    task: str
+    rivals: tuple[str, ...]
+    ours: str = OURS
+
+
+CLAIMS = (
+    Claim("tracing the gradient of 24 residual blocks", "trace",
+          "gradient of these", ("flax", "haiku", "equinox")),
+    Claim("import, after that of JAX", "import_time",
+          "import, after jax", ("flax.linen", "haiku", "equinox"), "linsey.linen"),
+    Claim("training step of six convolutions with batch norm", "step",
+          "training step", ("flax", "haiku", "torch")),
+    Claim("batch norm alone, forward and backward, (128, 32, 32, 64)", "batch_norm",
+          "forward and backward, (128, 32, 32, 64)", ("flax", "equinox", "torch")),
+    Claim("error of its outputs, mean 1000, deviation 0.01", "batch_norm",
+          "error of outputs, mean 1000, deviation 0.01", ("flax", "equinox", "torch")),
+    Claim("memory of the gradient of 8 blocks with batch norm", "memory",
+          "gradient of 8 blocks", ("flax", "haiku")),
+    Claim("variance of recalibrated statistics, data in order of classes: error",
+          "recalibrate", "error of the variance, sorted",
+          ("torch's update_bn", "rule of fvcore"), "linsey.batch_stats.recalibrate"),
+    Claim("checkpoints with a flipped bit that are read as if nothing was, of 300",
+          "checkpoint", "one flipped bit, of 300: silent",
+          ("Orbax", "Flax msgpack", "safetensors", "torch.save")),
+    Claim("`linsey train` on a table, until the same accuracy", "table",
+          "table", ("scikit-learn", "keras")),
+    Claim("`linsey train` on JPEGs, images a second", "images",
+          "epoch", ("torch",), "linsey streamed"),
+)  # fmt: skip
+
+
+def read(folder: Path = harness.RESULTS) -> Records:
+    """What the benchmarks wrote, by their names; the runs on a GPU are not among it."""
+    records = (json.loads(path.read_text()) for path in sorted(folder.glob("*.json")))
+    return {each["benchmark"]: each for each in records if "benchmark" in each}
+
+
+def rows_of(record: Mapping[str, Any]) -> dict[str, dict[str, harness.Row]]:
+    """The rows of a benchmark by task and rival."""
+    tasks: dict[str, dict[str, harness.Row]] = {}
+    for fields in record["rows"]:
+        row = harness.Row(**fields)
+        tasks.setdefault(row.task, {})[row.rival] = row
+    return tasks
+
+
+def ours_for(rival: str, rows: Mapping[str, harness.Row]) -> harness.Row | None:
+    """The row of linsey to hold against a rival: in the same way, or its first one."""
+    way = rival.partition(" ")[2]
+    ours = [name for name in rows if name.startswith(OURS)]
+    if rival in ours or not ours:
+        return None
+    return rows[next((name for name in ours if name.partition(" ")[2] == way), ours[0])]
+
+
+def ratio(ours: harness.Row, theirs: harness.Row) -> float | None:
+    """What part of a rival's figure linsey's is; None for counts, errors and zero."""
+    if not ours.unit or not all(theirs.samples):
+        return None
+    return harness.paired_ratio(ours.samples, theirs.samples)
+
+
+def table(record: Mapping[str, Any]) -> str:
+    """The Markdown table of a benchmark: every figure of it."""
+    lines = [
+        "| task | who | median | quartiles | linsey / this |",
+        "|---|---|---|---|---|",
+    ]
+    for task, rows in rows_of(record).items():
+        for number, row in enumerate(rows.values()):
+            ours = ours_for(row.rival, rows)
+            part = ratio(ours, row) if ours else None
+            spread = ""
+            if row.low != row.high:
+                low, high = (harness.in_words(x, row.unit) for x in (row.low, row.high))
+                spread = f"{low} to {high}"
+            cells = (
+                "" if number else task, row.rival,
+                harness.in_words(row.median, row.unit), spread,
+                "" if part is None else f"{part:.2f}",
+            )  # fmt: skip
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def claims(records: Records, link: str) -> str:
+    """The table of the first page; `link` leads to the page that it quotes."""
+    lines = ["| measured | linsey | others (linsey / this) |", "|---|---|---|"]
+    for claim in CLAIMS:
+        rows = rows_of(records[claim.benchmark])[claim.task]
+        ours = rows[claim.ours]
+        others = []
+        for rival in claim.rivals:
+            if theirs := rows.get(rival):
+                part = ratio(ours, theirs)
+                words = f"{rival} {harness.in_words(theirs.median, theirs.unit)}"
+                others.append(words + ("" if part is None else f" ({part:.2f})"))
+        value = harness.in_words(ours.median, ours.unit)
+        says = f"[{claim.says}]({link}#{claim.benchmark})"
+        lines.append(f"| {says} | {value} | {', '.join(others)} |")
+    return "\n".join(lines) + "\n"
+
+
+def page(records: Records) -> str:
+    """The whole page."""
+    parts = [
+        "# What was measured\n\n"
+        "Written by `make bench` from `benchmarks/results`; what the benchmarks time,\n"
+        "and how to read them, is in [their README](README.md). The last column has\n"
+        "the median of the ratios of linsey to a rival in the same round: below 1\n"
+        "linsey needs less.\n\n<!-- tables -->\n"
+    ]
+    for name, record in records.items():
+        facts = record["machine"]
+        versions = ", ".join(f"{k} {v}" for k, v in facts["versions"].items() if v)
+        parts.append(
+            f"## {name}\n\n`python -m benchmarks.{name} --rounds {record['rounds']}`, "
+            f"{record['when'][:10]}: {facts['processor']}, {facts['cores']} cores, "
+            f"{facts['system']}, Python {facts['python']}; {versions}.\n"
+        )
+        if bars(record):
+            parts.append(f"![linsey's part of what others need](charts/{name}.png)\n")
+        parts.append(table(record))
+    return "\n".join(parts)
+
+
+def bars(record: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """What a chart shows: task and rival, and linsey's part of what it needs."""
+    found = []
+    for task, rows in rows_of(record).items():
+        for row in rows.values():
+            ours = ours_for(row.rival, rows)
+            if ours and (part := ratio(ours, row)):
+                # Of images a second more is better: then it is the rival's part.
+                found.append(
+                    (f"{task}: {row.rival}", 1 / part if row.unit == "/s" else part)
+                )
+    return found
+
+
+def draw(record: Mapping[str, Any], path: Path) -> None:
+    """Write the chart of a benchmark: a bar for each rival and task."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    labels, values = zip(*reversed(bars(record)), strict=True)
+    figure = Figure(figsize=(8, 0.8 + 0.22 * len(labels)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    colors = ["tab:blue" if value <= 1 else "tab:orange" for value in values]
+    axes.barh(labels, values, color=colors)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_xscale("log")
+    ticks = [tick for tick in (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+             if min(values) / 2 <= tick <= max(1, *values) * 2]  # fmt: skip
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlim(ticks[0], max(ticks[-1], 1.2))
+    axes.margins(y=0.01)
+    axes.tick_params(labelsize=8)
+    axes.set_xlabel("linsey / this rival: below 1 linsey needs less")
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=100, metadata={"Software": None})
+
+
+def quoting() -> Iterator[Path]:
+    """The files that quote."""
+    for path in (ROOT / "README.md", *sorted(DOCS.rglob("*.md"))):
+        if "_build" not in path.parts and "<!-- quoted: " in path.read_text():
+            yield path
+
+
+def quote(text: str, records: Records, link: str) -> str:
+    """A text with the tables that it quotes."""
+
+    def fill(found: re.Match[str]) -> str:
+        name = found[2]
+        content = claims(records, link) if name == "claims" else table(records[name])
+        return f"{found[1]}{content}{found[3]}"
+
+    return QUOTED.sub(fill, text)
+
+
+def wanted(records: Records) -> dict[Path, str]:
+    """What the page and the files that quote should hold."""
+    files = {PAGE: page(records)}
+    for path in quoting():
+        link = "claims.md" if path.is_relative_to(DOCS) else "benchmarks/CLAIMS.md"
+        files[path] = quote(path.read_text(), records, link)
+    return files
+
+
+def main() -> int:
+    """Write, or check."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    is_check = parser.parse_args().check
+    records = read()
+    differ = [
+        path
+        for path, text in wanted(records).items()
+        if not path.exists() or path.read_text() != text
+    ]
+    if is_check:
+        for path in differ:
+            print(f"{path.relative_to(ROOT)} differs from the results: make bench")
+        return bool(differ)
+    for path, text in wanted(records).items():
+        path.write_text(text)
+    for name, record in records.items():
+        if bars(record):
+            draw(record, CHARTS / f"{name}.png")
+    print(f"written to {PAGE}" + (", changed" if differ else ", as it was"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
