@@ -26,6 +26,7 @@ DOCS = ROOT / "docs"
 PAGE = ROOT / "benchmarks" / "CLAIMS.md"
 CHARTS = ROOT / "benchmarks" / "charts"
 OURS = "linsey"
+MOST_BARS = 80  # more than these nobody reads
 QUOTED = re.compile(r"(<!-- quoted: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 Records = Mapping[str, Mapping[str, Any]]
 
@@ -82,13 +83,18 @@ def rows_of(record: Mapping[str, Any]) -> dict[str, dict[str, harness.Row]]:
     return tasks
 
 
+def way(who: str) -> str:
+    """How somebody does a task: "folded" of "torch folded"."""
+    return who.rpartition(", ")[2] if ", " in who else who.partition(" ")[2]
+
+
 def ours_for(rival: str, rows: Mapping[str, harness.Row]) -> harness.Row | None:
     """The row of linsey to hold against a rival: in the same way, or its first one."""
-    way = rival.partition(" ")[2]
     ours = [name for name in rows if name.startswith(OURS)]
     if rival in ours or not ours:
         return None
-    return rows[next((name for name in ours if name.partition(" ")[2] == way), ours[0])]
+    same = (name for name in ours if way(name) == way(rival))
+    return rows[next(same, ours[0])]
 
 
 def ratio(ours: harness.Row, theirs: harness.Row) -> float | None:
@@ -156,7 +162,7 @@ def page(records: Records) -> str:
             f"{record['when'][:10]}: {facts['processor']}, {facts['cores']} cores, "
             f"{facts['system']}, Python {facts['python']}; {versions}.\n"
         )
-        if bars(record):
+        if 0 < len(bars(record)) <= MOST_BARS:
             parts.append(f"![linsey's part of what others need](charts/{name}.png)\n")
         parts.append(table(record))
     return "\n".join(parts)
@@ -246,7 +252,7 @@ def main() -> int:
     for path, text in wanted(records).items():
         path.write_text(text)
     for name, record in records.items():
-        if bars(record):
+        if 0 < len(bars(record)) <= MOST_BARS:
             draw(record, CHARTS / f"{name}.png")
     print(f"written to {PAGE}" + (", changed" if differ else ", as it was"))
     return 0

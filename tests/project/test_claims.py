@@ -29,11 +29,17 @@ def test_ratios_are_of_the_same_rounds_and_of_the_same_way():
     rows = [
         harness.summarise("t", "linsey", [1.0, 30.0, 1.0]),
         harness.summarise("t", "linsey folded", [1.0, 10.0, 1.0]),
+        harness.summarise("t", "linsey, 9 layers", [1.0, 1.0, 1.0]),
+        harness.summarise("t", "raw JAX, 9 layers", [8.0, 8.0, 8.0]),
         harness.summarise("t", "torch", [2.0, 60.0, 2.0]),
         harness.summarise("t", "torch folded", [4.0, 40.0, 4.0]),
     ]
     found = dict(claims.bars(record(*rows)))
-    assert found == {"t: torch": 0.5, "t: torch folded": 0.25}
+    assert found == {
+        "t: raw JAX, 9 layers": 0.125,
+        "t: torch": 0.5,
+        "t: torch folded": 0.25,
+    }
     assert "| torch folded | 4 s | 4 s to 40 s | 0.25 |" in claims.table(record(*rows))
 
 
