@@ -69,9 +69,9 @@ CLAIMS = (
 
 
 def read(folder: Path = harness.RESULTS) -> Records:
-    """What the benchmarks wrote, by their names; the runs on a GPU are not among it."""
+    """What the benchmarks wrote, by their names; runs on a GPU have no such rows."""
     records = (json.loads(path.read_text()) for path in sorted(folder.glob("*.json")))
-    return {each["benchmark"]: each for each in records if "benchmark" in each}
+    return {each["benchmark"]: each for each in records if "rows" in each}
 
 
 def rows_of(record: Mapping[str, Any]) -> dict[str, dict[str, harness.Row]]:
@@ -98,9 +98,14 @@ def ours_for(rival: str, rows: Mapping[str, harness.Row]) -> harness.Row | None:
 
 
 def ratio(ours: harness.Row, theirs: harness.Row) -> float | None:
-    """What part of a rival's figure linsey's is; None for counts, errors and zero."""
+    """What part of a rival's time or memory linsey takes; None for counts and errors.
+
+    Of images a second more is better: their ratio is that of the times for one.
+    """
     if not ours.unit or not all(theirs.samples):
         return None
+    if ours.unit == "/s":
+        return harness.paired_ratio(theirs.samples, ours.samples)
     return harness.paired_ratio(ours.samples, theirs.samples)
 
 
@@ -131,7 +136,13 @@ def claims(records: Records, link: str) -> str:
     """The table of the first page; `link` leads to the page that it quotes."""
     lines = ["| measured | linsey | others (linsey / this) |", "|---|---|---|"]
     for claim in CLAIMS:
-        rows = rows_of(records[claim.benchmark])[claim.task]
+        rows = rows_of(records.get(claim.benchmark, {"rows": []})).get(claim.task, {})
+        if claim.ours not in rows:
+            raise LookupError(
+                f"{claim.says}: no row {claim.task!r} of {claim.ours!r} in the results "
+                f"of {claim.benchmark}. Run `python -m benchmarks.{claim.benchmark}` "
+                "as it is, without options that change the task."
+            )
         ours = rows[claim.ours]
         others = []
         for rival in claim.rivals:
@@ -151,8 +162,8 @@ def page(records: Records) -> str:
         "# What was measured\n\n"
         "Written by `make bench` from `benchmarks/results`; what the benchmarks time,\n"
         "and how to read them, is in [their README](README.md). The last column has\n"
-        "the median of the ratios of linsey to a rival in the same round: below 1\n"
-        "linsey needs less.\n\n<!-- tables -->\n"
+        "the median of the ratios of linsey to a rival in the same round, of rates\n"
+        "those of the times: below 1 linsey needs less.\n\n<!-- tables -->\n"
     ]
     for name, record in records.items():
         facts = record["machine"]
@@ -162,7 +173,7 @@ def page(records: Records) -> str:
             f"{record['when'][:10]}: {facts['processor']}, {facts['cores']} cores, "
             f"{facts['system']}, Python {facts['python']}; {versions}.\n"
         )
-        if 0 < len(bars(record)) <= MOST_BARS:
+        if has_chart(record):
             parts.append(f"![linsey's part of what others need](charts/{name}.png)\n")
         parts.append(table(record))
     return "\n".join(parts)
@@ -175,11 +186,13 @@ def bars(record: Mapping[str, Any]) -> list[tuple[str, float]]:
         for row in rows.values():
             ours = ours_for(row.rival, rows)
             if ours and (part := ratio(ours, row)):
-                # Of images a second more is better: then it is the rival's part.
-                found.append(
-                    (f"{task}: {row.rival}", 1 / part if row.unit == "/s" else part)
-                )
+                found.append((f"{task}: {row.rival}", part))
     return found
+
+
+def has_chart(record: Mapping[str, Any]) -> bool:
+    """Whether there is something to show, and not too much of it."""
+    return 0 < len(bars(record)) <= MOST_BARS
 
 
 def draw(record: Mapping[str, Any], path: Path) -> None:
@@ -192,14 +205,15 @@ def draw(record: Mapping[str, Any], path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     colors = ["tab:blue" if value <= 1 else "tab:orange" for value in values]
-    axes.barh(labels, values, color=colors)
+    axes.barh(labels, [value - 1 for value in values], left=1, color=colors)
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xscale("log")
-    ticks = [tick for tick in (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
-             if min(values) / 2 <= tick <= max(1, *values) * 2]  # fmt: skip
+    low, high = min(0.8, *values) * 0.9, max(1, *values) * 1.1
+    marks = (digit * 10.0**power for power in range(-4, 4) for digit in (1, 2, 5))
+    ticks = [mark for mark in marks if low <= mark <= high]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    axes.set_xlim(ticks[0], max(ticks[-1], 1.2))
+    axes.set_xlim(low, high)
     axes.margins(y=0.01)
     axes.tick_params(labelsize=8)
     axes.set_xlabel("linsey / this rival: below 1 linsey needs less")
@@ -247,12 +261,13 @@ def main() -> int:
     ]
     if is_check:
         for path in differ:
-            print(f"{path.relative_to(ROOT)} differs from the results: make bench")
+            print(f"{path.relative_to(ROOT)} differs from the results: "
+                  "python -m benchmarks.claims")  # fmt: skip
         return bool(differ)
     for path, text in wanted(records).items():
         path.write_text(text)
     for name, record in records.items():
-        if 0 < len(bars(record)) <= MOST_BARS:
+        if has_chart(record):
             draw(record, CHARTS / f"{name}.png")
     print(f"written to {PAGE}" + (", changed" if differ else ", as it was"))
     return 0

@@ -14,8 +14,8 @@ import sys
 
 from benchmarks import harness
 
-# What each functional face is called; `json` shows what the method itself adds.
-MODULES = ("json", "linsey.linen", "flax.linen", "haiku", "equinox")
+# What each functional face is called.
+MODULES = ("linsey.linen", "flax.linen", "haiku", "equinox")
 PROGRAM = """
 import time
 import jax

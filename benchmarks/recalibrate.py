@@ -90,7 +90,6 @@ def by_torch() -> Callable[[list[np.ndarray]], Pair]:
     return run
 
 
-ORDERS = {"shuffled": batches(False), "sorted": batches(True)}
 RULES = {
     "linsey.batch_stats.recalibrate": by_linsey,
     "the same on a module of Flax": by_linsey_on_flax,
@@ -110,6 +109,7 @@ def errors(found: Pair, data: list[np.ndarray]) -> tuple[float, float]:
 
 def run() -> list[harness.Row]:
     """The errors of all rules."""
+    orders = {"shuffled": batches(False), "sorted": batches(True)}
     rows = []
     for name, make in RULES.items():
         try:
@@ -117,7 +117,7 @@ def run() -> list[harness.Row]:
         except ImportError as error:
             harness.missing(name, error)
             continue
-        for order, data in ORDERS.items():
+        for order, data in orders.items():
             found = zip(("mean", "variance"), errors(rule(data), data), strict=True)
             for of, error in found:
                 task = f"error of the {of}, {order}"

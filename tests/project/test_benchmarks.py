@@ -231,4 +231,5 @@ def test_benchmark_runs_and_writes_its_figures(name, tmp_path):
     record = recorded(name, tmp_path)
     assert record["rounds"] == 1
     assert any(row["rival"].startswith("linsey") for row in record["rows"])
-    assert all(row["median"] > 0 for row in record["rows"])
+    # Errors may be zero, and are not a number where a rival gets it wrong.
+    assert all(row["median"] > 0 for row in record["rows"] if row["unit"])

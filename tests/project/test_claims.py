@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -43,7 +42,7 @@ def test_ratios_are_of_the_same_rounds_and_of_the_same_way():
     assert "| torch folded | 4 s | 4 s to 40 s | 0.25 |" in claims.table(record(*rows))
 
 
-def test_of_rates_the_chart_shows_the_time():
+def test_ratios_of_rates_are_those_of_the_times():
     rows = [harness.summarise("t", who, [n], unit="/s")
             for who, n in (("linsey", 200.0), ("torch", 100.0))]  # fmt: skip
     assert claims.bars(record(*rows)) == [("t: torch", 0.5)]
@@ -67,7 +66,43 @@ def test_charts_are_drawn(tmp_path):
     assert (tmp_path / "charts" / "b.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_check_says_nothing_where_all_agrees():
-    command = [sys.executable, "-m", "benchmarks.claims", "--check"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "")
+def test_the_check_names_what_differs_until_it_is_written(
+    tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "README.md").write_text(
+        "a\n<!-- quoted: claims -->\n9\n<!-- end -->\nb\n"
+    )
+    page = tmp_path / "CLAIMS.md"
+    for name, value in {
+        "ROOT": tmp_path,
+        "DOCS": tmp_path / "docs",
+        "PAGE": page,
+    }.items():
+        monkeypatch.setattr(claims, name, value)
+    monkeypatch.setattr(claims, "draw", lambda record, path: None)
+    monkeypatch.setattr(sys, "argv", ["claims", "--check"])
+    assert claims.main() == 1 and not page.exists()
+    assert "README.md differs" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["claims"])
+    assert claims.main() == 0 and page.exists()
+    monkeypatch.setattr(sys, "argv", ["claims", "--check"])
+    assert claims.main() == 0
+
+
+def test_runs_on_a_gpu_are_left_out_and_a_missing_claim_is_named(tmp_path):
+    (tmp_path / "gpu-1.json").write_text('{"benchmark": "gpu", "parts": {}}')
+    assert claims.read(tmp_path) == {}
+    with pytest.raises(LookupError, match=r"Run `python -m benchmarks.trace`"):
+        claims.claims({}, "page")
+
+
+def test_the_index_begins_as_the_readme_does():
+    readme, index = (
+        (ROOT / "README.md").read_text(),
+        (ROOT / "docs/index.md").read_text(),
+    )
+    first = readme[readme.index("Neural networks") : readme.index("What `make bench`")]
+    first = first.replace("docs/images/", "images/").replace("](docs/", "](")
+    first = first.replace("](examples/batch_norm_2015/README.md)", "]")
+    first = first.replace("[`examples/batch_norm_2015`]", "`examples/batch_norm_2015`")
+    assert " ".join(first.split()) in " ".join(index.split())
