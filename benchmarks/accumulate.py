@@ -35,7 +35,7 @@ PARTS = (1, 2, 4, 8)
 
 
 def loss_and_arguments(name: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """The loss function of a model, and what it takes."""
+    """Return the loss function of a model, and what it takes."""
     width, depth, examples, shape = SETTINGS[name]
     options = ModelOptions(model=name, width=width, depth=depth, dropout=0.0)
     model = make_model(options, shape, 10)
@@ -54,7 +54,7 @@ def loss_and_arguments(name: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
 
 
 def measure(name: str, rounds: int) -> list[harness.Row]:
-    """All ways to the gradient of one model, in turns that rotate."""
+    """Time all ways to the gradient of one model, in turns that rotate."""
     loss_fn, args = loss_and_arguments(name)
     ways = {"undivided": jax.value_and_grad(loss_fn, has_aux=True)}
     ways |= {f"exact, k={k}": accumulate(loss_fn, k) for k in PARTS}
@@ -85,7 +85,7 @@ def measure(name: str, rounds: int) -> list[harness.Row]:
 
 
 def main() -> None:
-    """The command line: `--rounds N`, a table, a JSON file."""
+    """Run the command line: `--rounds N`, a table, a JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9, help="default: %(default)s")
     rounds = parser.parse_args().rounds

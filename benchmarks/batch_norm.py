@@ -22,7 +22,7 @@ OFFSETS = ((0.0, 1.0), (100.0, 1.0), (3000.0, 0.01), (1000.0, 0.01))
 
 
 def run(rounds: int) -> list[harness.Row]:
-    """All shapes by all rivals, and by programs that move memory and do no more."""
+    """Time all shapes by all rivals, and programs that only move memory."""
     rows = []
     for shape in SHAPES:
         cases = harness.available(
@@ -38,7 +38,7 @@ def run(rounds: int) -> list[harness.Row]:
 
 
 def accuracy() -> list[harness.Row]:
-    """How far the deviation of the outputs is from what float64 says, relatively."""
+    """Compare the deviation of the outputs with that of float64, relatively."""
     rows = []
     for loc, scale in OFFSETS:
         task = f"error of outputs, mean {loc:g}, deviation {scale:g}"
@@ -64,7 +64,7 @@ def _prepare_floor(shape: tuple[int, ...]):
 
 
 def _prepare_traffic(shape: tuple[int, ...]):
-    """As many readings and writings of such arrays as batch normalization needs.
+    """Read and write arrays as often as batch normalization needs to, and no more.
 
     The input is read for its moments and for the output; input and gradient are read
     for two sums, and for the gradient of the input.
@@ -75,7 +75,7 @@ def _prepare_traffic(shape: tuple[int, ...]):
 
 
 def deviation(rival: str, loc: float, scale: float) -> float:
-    """The deviation of the worst output channel over that of float64: 1 is right."""
+    """Divide the worst channel's deviation by that of float64; 1 is right."""
     x = models.numbers(4096, 1, 1, 2, loc=loc, scale=scale)
     exact = np.float64(x).var((0, 1, 2))
     right = np.sqrt(exact / (exact + models.EPSILON))

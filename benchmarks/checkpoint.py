@@ -58,7 +58,7 @@ def make_tree() -> Tree:
 
 
 def linsey() -> Library:
-    """The store of `linsey.checkpoint`."""
+    """Time the store of `linsey.checkpoint`."""
     from linsey.checkpoint import CheckpointStore
 
     def load(path: Path, tree: Tree) -> Tree:
@@ -81,7 +81,7 @@ def orbax() -> Library:
 
 
 def safetensors() -> Library:
-    """The safetensors library alone."""
+    """Time the safetensors library alone."""
     from safetensors import numpy
 
     return Library(
@@ -101,7 +101,7 @@ def flax() -> Library:
 
 
 def torch() -> Library:
-    """`torch.save`, which Lightning uses too."""
+    """Time `torch.save`, which Lightning uses too."""
     import torch
 
     def save(path: Path, tree: Tree) -> None:
@@ -115,7 +115,7 @@ def torch() -> Library:
 
 
 def equinox() -> Library:
-    """The leaves of a tree, one after the other."""
+    """Time Equinox, which writes the leaves of a tree one after the other."""
     import equinox
 
     return Library(
@@ -135,13 +135,13 @@ RIVALS: dict[str, Callable[[], Library]] = {
 
 
 def fresh(folder: Path, counter: list[int]) -> Path:
-    """A path that nothing has yet, with the ending that one library asks for."""
+    """Return a path that is still free, with the suffix that one library asks for."""
     counter[0] += 1
     return folder / f"{counter[0]}.eqx"
 
 
 def is_same(found: Any, tree: Tree) -> bool:
-    """Whether every array has the right bits."""
+    """Tell whether every array has the right bits."""
     return found.keys() == tree.keys() and all(
         np.asarray(found[key]).tobytes() == value.tobytes()
         for key, value in tree.items()
@@ -181,7 +181,7 @@ def damage(rival: str, library: Library, flips: int, folder: Path) -> Outcome:
 
 
 def run(rounds: int, flips: int) -> tuple[list[harness.Row], list[Outcome]]:
-    """Times and outcomes of all libraries that are installed."""
+    """Return times and outcomes of all libraries that are installed."""
     tree, counter = make_tree(), [0]
     libraries: dict[str, Library] = {}
     for rival, make in RIVALS.items():

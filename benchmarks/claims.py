@@ -69,13 +69,13 @@ CLAIMS = (
 
 
 def read(folder: Path = harness.RESULTS) -> Records:
-    """What the benchmarks wrote, by their names; runs on a GPU have no such rows."""
+    """Read what the benchmarks wrote, by name; runs on a GPU have no such rows."""
     records = (json.loads(path.read_text()) for path in sorted(folder.glob("*.json")))
     return {each["benchmark"]: each for each in records if "rows" in each}
 
 
 def rows_of(record: Mapping[str, Any]) -> dict[str, dict[str, harness.Row]]:
-    """The rows of a benchmark by task and rival."""
+    """Group the rows of a benchmark by task and rival."""
     tasks: dict[str, dict[str, harness.Row]] = {}
     for fields in record["rows"]:
         row = harness.Row(**fields)
@@ -84,12 +84,12 @@ def rows_of(record: Mapping[str, Any]) -> dict[str, dict[str, harness.Row]]:
 
 
 def way(who: str) -> str:
-    """How somebody does a task: "folded" of "torch folded"."""
+    """Return how somebody does a task: "folded" of "torch folded"."""
     return who.rpartition(", ")[2] if ", " in who else who.partition(" ")[2]
 
 
 def ours_for(rival: str, rows: Mapping[str, harness.Row]) -> harness.Row | None:
-    """The row of linsey to hold against a rival: in the same way, or its first one."""
+    """Return the row of linsey to compare with a rival: the same way, or its first."""
     ours = [name for name in rows if name.startswith(OURS)]
     if rival in ours or not ours:
         return None
@@ -98,7 +98,7 @@ def ours_for(rival: str, rows: Mapping[str, harness.Row]) -> harness.Row | None:
 
 
 def ratio(ours: harness.Row, theirs: harness.Row) -> float | None:
-    """What part of a rival's time or memory linsey takes; None for counts and errors.
+    """Return linsey's time or memory over a rival's; `None` for counts and errors.
 
     Of images a second more is better: their ratio is that of the times for one.
     """
@@ -110,7 +110,7 @@ def ratio(ours: harness.Row, theirs: harness.Row) -> float | None:
 
 
 def table(record: Mapping[str, Any]) -> str:
-    """The Markdown table of a benchmark: every figure of it."""
+    """Write the Markdown table of a benchmark, with every figure of it."""
     lines = [
         "| task | who | median | quartiles | linsey / this |",
         "|---|---|---|---|---|",
@@ -133,7 +133,7 @@ def table(record: Mapping[str, Any]) -> str:
 
 
 def claims(records: Records, link: str) -> str:
-    """The table of the first page; `link` leads to the page that it quotes."""
+    """Write the table of the first page; `link` leads to the page that it quotes."""
     lines = ["| measured | linsey | others (linsey / this) |", "|---|---|---|"]
     for claim in CLAIMS:
         rows = rows_of(records.get(claim.benchmark, {"rows": []})).get(claim.task, {})
@@ -157,7 +157,7 @@ def claims(records: Records, link: str) -> str:
 
 
 def page(records: Records) -> str:
-    """The whole page."""
+    """Write the whole page."""
     parts = [
         "# What was measured\n\n"
         "Written by `make bench` from `benchmarks/results`; what the benchmarks time,\n"
@@ -180,7 +180,7 @@ def page(records: Records) -> str:
 
 
 def bars(record: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """What a chart shows: task and rival, and linsey's part of what it needs."""
+    """Return what a chart shows: task and rival, and linsey's part of what it needs."""
     found = []
     for task, rows in rows_of(record).items():
         for row in rows.values():
@@ -191,7 +191,7 @@ def bars(record: Mapping[str, Any]) -> list[tuple[str, float]]:
 
 
 def has_chart(record: Mapping[str, Any]) -> bool:
-    """Whether there is something to show, and not too much of it."""
+    """Tell whether there is something to show, and not too much of it."""
     return 0 < len(bars(record)) <= MOST_BARS
 
 
@@ -222,14 +222,14 @@ def draw(record: Mapping[str, Any], path: Path) -> None:
 
 
 def quoting() -> Iterator[Path]:
-    """The files that quote."""
+    """List the files that quote the page."""
     for path in (ROOT / "README.md", *sorted(DOCS.rglob("*.md"))):
         if "_build" not in path.parts and "<!-- quoted: " in path.read_text():
             yield path
 
 
 def quote(text: str, records: Records, link: str) -> str:
-    """A text with the tables that it quotes."""
+    """Return a text with its quoted tables brought up to date."""
 
     def fill(found: re.Match[str]) -> str:
         name = found[2]
@@ -240,7 +240,7 @@ def quote(text: str, records: Records, link: str) -> str:
 
 
 def wanted(records: Records) -> dict[Path, str]:
-    """What the page and the files that quote should hold."""
+    """Return what the page and the files that quote it should hold."""
     files = {PAGE: page(records)}
     for path in quoting():
         link = "claims.md" if path.is_relative_to(DOCS) else "benchmarks/CLAIMS.md"

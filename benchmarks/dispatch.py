@@ -23,7 +23,7 @@ RAW = "raw dict"
 
 
 def parameters() -> dict[str, dict[str, jax.Array]]:
-    """Kernels and biases of the layers, as Linen names them."""
+    """Return kernels and biases of the layers, as Linen names them."""
     return {
         f"Dense_{i}": {"kernel": jnp.ones((WIDTH, WIDTH)), "bias": jnp.zeros(WIDTH)}
         for i in range(LAYERS)
@@ -31,12 +31,12 @@ def parameters() -> dict[str, dict[str, jax.Array]]:
 
 
 def optimizer() -> optax.GradientTransformation:
-    """The same optimizer for everyone."""
+    """Return the same optimizer for everyone."""
     return optax.adam(1e-3)
 
 
 def repeated(step: Callable[[Any], Any], state: Any) -> Callable[[], Callable]:
-    """Each round makes CALLS steps, each from the state of the step before."""
+    """Make CALLS steps in a round, each from the state of the step before."""
 
     def prepare():
         def call():
@@ -51,7 +51,7 @@ def repeated(step: Callable[[Any], Any], state: Any) -> Callable[[], Callable]:
 
 
 def raw() -> Callable[[], Callable]:
-    """A dictionary of dictionaries and `jax.jit`."""
+    """Prepare a dictionary of dictionaries and `jax.jit`."""
     tx = optimizer()
     params = parameters()
     state = {"params": params, "opt_state": tx.init(params), "step": jnp.zeros((), int)}
@@ -70,7 +70,7 @@ def raw() -> Callable[[], Callable]:
 
 
 def train_state(package: str) -> Callable[[], Callable]:
-    """The `TrainState` of linsey or Flax and `jax.jit`."""
+    """Prepare the `TrainState` of linsey or Flax and `jax.jit`."""
     module = __import__(f"{package}.training.train_state", fromlist=["TrainState"])
     state = module.TrainState.create(
         apply_fn=None, params=parameters(), tx=optimizer()
@@ -80,7 +80,7 @@ def train_state(package: str) -> Callable[[], Callable]:
 
 
 def equinox() -> Callable[[], Callable]:
-    """An Equinox module with its optimizer state and `filter_jit`."""
+    """Prepare an Equinox module with its optimizer state and `filter_jit`."""
     import equinox as eqx
 
     class Dense(eqx.Module):
@@ -101,7 +101,7 @@ def equinox() -> Callable[[], Callable]:
 
 
 def nnx() -> Callable[[], Callable]:
-    """An NNX model and optimizer, updated in place under `nnx.jit`."""
+    """Prepare an NNX model and optimizer, updated in place under `nnx.jit`."""
     from flax import nnx
 
     class Stack(nnx.Module):
@@ -133,7 +133,7 @@ def nnx() -> Callable[[], Callable]:
 
 
 def run(rounds: int) -> list[harness.Row]:
-    """One task, all rivals."""
+    """Time the one task by all rivals."""
     cases = harness.available(
         {
             RAW: raw,

@@ -34,7 +34,7 @@ LATER = 7
 
 
 def run(rounds: int) -> list[harness.Row]:
-    """All models by all rivals, interleaved."""
+    """Time all models by all rivals, interleaved."""
     rows = []
     for name in ("resnet", "resnet eager", "transformer", "mlp"):
         times: dict[str, list[dict[str, float]]] = {}
@@ -48,7 +48,7 @@ def run(rounds: int) -> list[harness.Row]:
 
 
 def installed(rivals: Sequence[str]) -> list[str]:
-    """Rivals whose packages are there; the others are noted and left out."""
+    """Return the rivals that are installed; note the others, and leave them out."""
     found = []
     for rival in rivals:
         package = IMPORTS.get(rival, rival).partition(".")[0]
@@ -60,7 +60,7 @@ def installed(rivals: Sequence[str]) -> list[str]:
 
 
 def rows_of(name: str, times: dict[str, list[dict[str, float]]]) -> list[harness.Row]:
-    """A row for each phase and rival that has it; ratios are to Flax."""
+    """Return a row for each phase and rival that has it; ratios are to Flax."""
     rows = []
     for phase in dict.fromkeys(p for found in times.values() for p in found[0]):
         task = f"{name.removesuffix(' eager')}, {phase}"
@@ -74,7 +74,7 @@ def rows_of(name: str, times: dict[str, list[dict[str, float]]]) -> list[harness
 
 
 def in_new_process(name: str, rival: str) -> dict[str, float]:
-    """Seconds of each phase of a model, in a process that ends with it."""
+    """Measure the seconds of each phase of a model, in a process that ends with it."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.first_step", "--process", name, rival],
         capture_output=True,

@@ -54,11 +54,11 @@ class Report:
         self.facts: dict[str, Any] = {}
 
     def elapsed(self) -> float:
-        """Seconds since the start."""
+        """Return seconds since the start."""
         return time.monotonic() - self.start
 
     def run(self, name: str, part: Callable[[Report], None]) -> None:
-        """Runs a part until its share of the time is spent."""
+        """Run a part until its share of the time is spent."""
         record: dict[str, Any] = {"rows": [], "skipped": [], "errors": []}
         self.parts[name] = record
         self.deadline += SHARES[name] * self.seconds
@@ -72,7 +72,7 @@ class Report:
         self.write(finished=False)
 
     def tries(self, task: str, work: Callable[[], Any]) -> Any:
-        """The result of some work; `None` if there is no time, or if it fails."""
+        """Return the result of some work, `None` if there is no time or it fails."""
         record = list(self.parts.values())[-1]
         if time.monotonic() > self.deadline:
             record["skipped"].append(f"{task}: the time for this part is spent")
@@ -88,11 +88,11 @@ class Report:
         return None
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Adds a row to the part that runs."""
+        """Add a row to the part that runs."""
         list(self.parts.values())[-1]["rows"].append(dict(row))
 
     def write(self, finished: bool) -> None:
-        """Writes what there is, in a way that a reader never sees half of it."""
+        """Write what there is, in a way that a reader never sees half of it."""
         record = {
             "benchmark": "gpu",
             "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -108,14 +108,14 @@ class Report:
 
 
 def peak_of_process() -> int | None:
-    """Bytes that jax has had in use at most since the process began, on a GPU."""
+    """Return the most bytes of a GPU that jax has had in use in this process."""
     import jax
 
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
 def device_facts() -> dict[str, Any]:
-    """What jax and PyTorch compute on."""
+    """Return what jax and PyTorch compute on."""
     import jax
 
     device = jax.devices()[0]
@@ -134,7 +134,7 @@ def device_facts() -> dict[str, Any]:
 
 
 def find(name: str) -> Any:
-    """A function of `linsey.ops`, in whichever of its modules it is."""
+    """Find a function of `linsey.ops`, in whichever of its modules it is."""
     ops = importlib.import_module("linsey.ops")
     paths = [info.name for info in pkgutil.iter_modules(ops.__path__, "linsey.ops.")]
     for module in (ops, *map(importlib.import_module, paths)):
@@ -230,7 +230,7 @@ def operations() -> dict[str, tuple[Callable[[], Callable], tuple[tuple, ...]]]:
 
 
 def norm_layers() -> dict[str, Callable[[Any], Any]]:
-    """The norm layers, made of the layers of a library."""
+    """Make the norm layers from the layers of a library."""
     return {
         "BatchNorm": lambda nn: nn.BatchNorm(False),
         "BatchNorm, evaluation": lambda nn: nn.BatchNorm(True),
@@ -249,7 +249,7 @@ def norm_layers() -> dict[str, Callable[[Any], Any]]:
 
 
 def layer_function(make: Callable[[Any], Any]) -> tuple[Callable, tuple[Any, ...]]:
-    """A function of params and inputs to all that a layer returns, and arguments."""
+    """Return a layer as a function of params and inputs, and its arguments."""
     import jax
     import jax.numpy as jnp
 
@@ -269,7 +269,7 @@ def layer_function(make: Callable[[Any], Any]) -> tuple[Callable, tuple[Any, ...
 
 
 def correctness(report: Report, small: bool) -> None:
-    """Compares forward and backward passes with those of a CPU."""
+    """Compare forward and backward passes with those of a CPU."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -343,7 +343,7 @@ def correctness(report: Report, small: bool) -> None:
 
 
 def memory_of(program: Any) -> dict[str, int | None]:
-    """Bytes that XLA plans for a program."""
+    """Return the bytes that XLA plans for a program."""
     plan = program.memory_analysis()
     names = ("temp", "argument", "output")
     found = {name: getattr(plan, f"{name}_size_in_bytes", None) for name in names}
@@ -351,7 +351,7 @@ def memory_of(program: Any) -> dict[str, int | None]:
 
 
 def torch_peak(call: Callable[[], Any]) -> dict[str, int | None]:
-    """Bytes that PyTorch had allocated at most during a call on a GPU."""
+    """Return the most bytes that PyTorch allocated during a call on a GPU."""
     torch = importlib.import_module("torch")
     if not torch.cuda.is_available():
         return {"peak": None}
@@ -367,7 +367,7 @@ def compare_rivals(
     rivals: tuple[str, ...],
     rounds: int,
 ) -> None:
-    """Compiles a task of all rivals, times them in turns, and notes their memory."""
+    """Compile a task of all rivals, time them in turns, and note their memory."""
     cases, memory, seconds = [], {}, {}
     for rival in rivals:
         begin = time.monotonic()
@@ -394,7 +394,7 @@ def compare_rivals(
 
 
 def measure(report: Report, small: bool, rounds: int) -> None:
-    """All parts that compare costs."""
+    """Run all parts that compare costs."""
     import jax
     import jax.numpy as jnp
 
@@ -485,7 +485,7 @@ def measure(report: Report, small: bool, rounds: int) -> None:
 
 
 def main() -> int:
-    """Runs all parts; 1 if an operation is wrong or something failed."""
+    """Run all parts; return 1 if an operation is wrong or something failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--platform", choices=("gpu", "cpu"), default="gpu")
     parser.add_argument("--small", action="store_true", help="tiny shapes, two rounds")

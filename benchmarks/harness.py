@@ -70,14 +70,14 @@ class Row:
 
 
 def missing(rival: str, error: ImportError) -> None:
-    """Notes on the terminal that a rival cannot take part."""
+    """Note on the terminal that a rival cannot take part."""
     print(f"  skipped {rival}: {error}", file=sys.stderr)
 
 
 def available(
     makers: Mapping[str, Callable[[], Callable[[], Callable[[], Any]]]], calls: int = 1
 ) -> list[Case]:
-    """The cases whose packages can be imported; the others are noted and left out.
+    """Return the cases whose packages can be imported; note the others.
 
     Args:
         makers: for each rival a function that imports what the rival needs and returns
@@ -94,7 +94,7 @@ def available(
 
 
 def once(case: Case, clock: Clock = time.perf_counter) -> float:
-    """Seconds per call of one freshly prepared case, garbage collection kept out."""
+    """Return seconds per call of a new case, without garbage collection."""
     call = case.prepare()
     gc.collect()
     gc.disable()
@@ -114,7 +114,7 @@ def measure(
     goals: Mapping[str, str] | None = None,
     clock: Clock = time.perf_counter,
 ) -> list[Row]:
-    """Times all cases of a task, interleaved, after one round that is not counted.
+    """Time all cases of a task, interleaved, after one round that is not counted.
 
     Args:
         task: what to call the task.
@@ -158,12 +158,12 @@ def summarise(
 
 
 def paired_ratio(values: Sequence[float], base: Sequence[float]) -> float:
-    """The median of the ratios of values that were measured in the same round."""
+    """Return the median of the ratios of values measured in the same round."""
     return statistics.median(a / b for a, b in zip(values, base, strict=True))
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on: processor, cores, Python, package versions."""
+    """Return what the figures depend on: processor, cores, Python, package versions."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -182,7 +182,7 @@ def machine() -> dict[str, Any]:
 
 
 def processor_name() -> str:
-    """The processor's name where the system tells it, else the architecture."""
+    """Return the processor's name where the system tells it, else the architecture."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -201,7 +201,7 @@ UNITS = {
 
 
 def in_words(value: float, unit: str = "s") -> str:
-    """A value with the unit that suits it, three significant digits."""
+    """Write a value with the unit that suits it, three significant digits."""
     units = UNITS[unit]
     name = next(
         (name for name, size in units.items() if abs(value) >= size), list(units)[-1]
@@ -214,7 +214,7 @@ def in_words(value: float, unit: str = "s") -> str:
 
 
 def print_table(title: str, rows: list[Row]) -> None:
-    """Prints the rows with rich where it is installed and as plain lines elsewhere."""
+    """Print the rows with rich where it is installed and as plain lines elsewhere."""
     header = ("task", "rival", "median", "quartiles", "ratio", "goal")
     cells = [
         (
@@ -246,7 +246,7 @@ def print_table(title: str, rows: list[Row]) -> None:
 
 
 def write_json(name: str, rounds: int, rows: list[Row]) -> Path:
-    """Writes the rows with all that is needed to judge them; returns the file."""
+    """Write the rows with all that is needed to judge them; return the file."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     target = RESULTS / f"{name}.json"
     record = {
@@ -266,7 +266,7 @@ def main(
     run: Callable[[int], list[Row]],
     rounds: int,
 ) -> list[Row]:
-    """The command line of every benchmark: `--rounds N`, a table, a JSON file."""
+    """Run the command line of a benchmark: `--rounds N`, a table, a JSON file."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--rounds", type=int, default=rounds, help="default: %(default)s"

@@ -52,7 +52,7 @@ class Traffic:
 
 
 def traffic(text: str, branch: Callable[..., Traffic] = min) -> Traffic:
-    """What a program sends in one run.
+    """Return what a program sends in one run.
 
     Args:
         text: of the compiled program, `compiled.as_text()`.
@@ -87,7 +87,7 @@ def traffic(text: str, branch: Callable[..., Traffic] = min) -> Traffic:
 
 
 def _computations(text: str) -> tuple[dict[str, list[Sequence[str]]], str]:
-    """The lines of each computation, taken apart, and the name of the first one."""
+    """Return the parsed lines of each computation, and the name of the first one."""
     found: dict[str, list[Sequence[str]]] = {}
     lines: list[Sequence[str]] = []
     entry = ""
@@ -101,7 +101,7 @@ def _computations(text: str) -> tuple[dict[str, list[Sequence[str]]], str]:
 
 
 def _own(shape: str, operation: str, rest: str) -> Traffic:
-    """One collective, or none."""
+    """Return one collective, or `None`."""
     kind = operation.removesuffix("-start")
     if kind not in KINDS:
         return Traffic()
@@ -116,7 +116,7 @@ def _own(shape: str, operation: str, rest: str) -> Traffic:
 
 
 def _sizes(shape: str) -> Iterator[int]:
-    """Bytes of each array of a type."""
+    """Return bytes of each array of a type."""
     for dtype, dimensions in _SHAPE.findall(shape):
         digits = re.search(r"\d+", dtype)
         bits = _BITS.get(dtype) or (int(digits[0]) if digits else 0)

@@ -36,7 +36,7 @@ UNITS = {"epoch": "/s", "from nothing": "/s", "waiting": ""}
 
 
 def run(given: argparse.Namespace) -> list[harness.Row]:
-    """All rivals, interleaved."""
+    """Measure all rivals, interleaved."""
     rivals = list(RIVALS)
     for package in ("torch", "torchvision"):
         if "torch" in rivals and importlib.util.find_spec(package) is None:
@@ -68,7 +68,7 @@ def run(given: argparse.Namespace) -> list[harness.Row]:
 def in_new_process(
     rival: str, folder: str, given: argparse.Namespace
 ) -> dict[str, float]:
-    """What one rival achieves, in a process that ends with it."""
+    """Measure one rival in a process that ends with it."""
     command = [sys.executable, "-m", "benchmarks.images", "--process", rival, folder]
     for name in ("epochs", "side", "batch", "channels", "workers"):
         command += [f"--{name}", str(getattr(given, name))]
@@ -81,7 +81,7 @@ def in_new_process(
 def summary(
     count: int, read: float, epochs: list[float], waited: float
 ) -> dict[str, float]:
-    """Images a second from seconds: of reading, of each epoch, of waiting in them."""
+    """Return images per second from the seconds of reading, epochs and waiting."""
     return {
         "epoch": count / statistics.median(epochs[1:] or epochs),
         "from nothing": count / (read + epochs[0]),
@@ -90,7 +90,7 @@ def summary(
 
 
 def with_linsey(folder: str, given: argparse.Namespace, held: bool) -> dict[str, float]:
-    """The loop of the command, and what it records of its speed."""
+    """Run the loop of the command, and return what it records of its speed."""
     from linsey.app.config import TrainConfig
     from linsey.app.metrics_log import MetricsLog, read
     from linsey.app.progress import progress
@@ -131,7 +131,7 @@ def with_linsey(folder: str, given: argparse.Namespace, held: bool) -> dict[str,
 
 
 def with_torch(folder: str, given: argparse.Namespace) -> dict[str, float]:
-    """The loop of a tutorial, with as many worker processes as there are cores."""
+    """Run the loop of a tutorial, with as many worker processes as there are cores."""
     import torch
 
     datasets, transforms = import_torchvision(torch)
@@ -179,7 +179,7 @@ def with_torch(folder: str, given: argparse.Namespace) -> dict[str, float]:
 
 
 def import_torchvision(torch: Any) -> tuple[Any, Any]:
-    """Its folders and transforms."""
+    """Import its folders and transforms."""
     try:
         from torchvision import datasets, transforms
     except RuntimeError:
@@ -193,14 +193,14 @@ def import_torchvision(torch: Any) -> tuple[Any, Any]:
 
 
 def process(rival: str, folder: str, given: argparse.Namespace) -> dict[str, float]:
-    """What one rival achieves."""
+    """Measure one rival."""
     if rival == "torch":
         return with_torch(folder, given)
     return with_linsey(folder, given, held=rival.endswith("held"))
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options; those of the model hold for all rivals."""
+    """Return the parser; options of the model hold for all rivals."""
     result = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
     for name, default in {

@@ -26,7 +26,7 @@ print(time.process_time() - start)
 
 
 def seconds_to_import(module: str) -> float:
-    """Seconds that importing a module takes in a process that has imported jax."""
+    """Measure the import of a module in a process that has imported jax."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(module=module)],
         check=True,
@@ -43,7 +43,7 @@ def seconds_to_import(module: str) -> float:
 
 
 def run(rounds: int) -> list[harness.Row]:
-    """All modules, interleaved, after one round that fills the file caches."""
+    """Time all modules, interleaved, after one round that fills the file caches."""
     times: dict[str, list[float]] = {}
     for module in MODULES:
         package = module.partition(".")[0]

@@ -21,7 +21,7 @@ GOALS = {
 
 
 def run() -> list[harness.Row]:
-    """All rivals that run on XLA."""
+    """Measure all rivals that run on XLA."""
     x, rows = models.numbers(*SHAPE), []
     for rival, goal in GOALS.items():
         try:

@@ -27,7 +27,7 @@ FLOOR = "3 read, 2 written"
 
 
 def run(rounds: int) -> list[harness.Row]:
-    """All layers at all sizes by all rivals."""
+    """Time all layers at all sizes by all rivals."""
     rows = []
     for name, shapes in SHAPES.items():
         for shape in shapes:
@@ -47,7 +47,7 @@ def _prepare(rival: str, name: str, shape: tuple[int, ...]):
 
 
 def _floor(shape: tuple[int, ...]):
-    """The input is read for the output, input and gradient for that of the input."""
+    """Read the input for the output, and input and gradient for that of the input."""
     x = models.numbers(*shape)
     call = models.compiled(lambda x, cotangent: (2 * x, x * cotangent), x, x + 1)[1]
     return models.repeated(call)

@@ -25,7 +25,7 @@ LEAST = "the least"
 
 
 def double(tree: Any) -> Any:
-    """The arithmetic that everyone does."""
+    """Do the arithmetic that everyone does."""
     return jax.tree.map(lambda x: 2 * x, tree)
 
 
@@ -35,12 +35,12 @@ def arrays() -> dict[str, jax.Array]:
 
 
 def dictionaries(depth: int) -> list[Any]:
-    """A dictionary for each layer."""
+    """Prepare a dictionary for each layer."""
     return [arrays() for _ in range(depth)]
 
 
 def treex(depth: int) -> Any:
-    """Layers of linsey in a `Sequential`."""
+    """Prepare layers of linsey in a `Sequential`."""
     import linsey.treex as tx
 
     model = tx.Sequential(*(tx.Linear(WIDTH) for _ in range(depth)))
@@ -65,12 +65,12 @@ jax.tree_util.register_pytree_node(
 
 
 def least(depth: int) -> Any:
-    """A list of such layers."""
+    """Prepare a list of such layers."""
     return [Least(**arrays()) for _ in range(depth)]
 
 
 def equinox(depth: int) -> Any:
-    """Layers of Equinox in a `Sequential`."""
+    """Prepare layers of Equinox in a `Sequential`."""
     import equinox as eqx
 
     keys = jax.random.split(jax.random.key(0), depth)
@@ -78,7 +78,7 @@ def equinox(depth: int) -> Any:
 
 
 def nnx(depth: int) -> Any:
-    """Layers of NNX in a list."""
+    """Prepare layers of NNX in a list."""
     from flax import nnx as flax_nnx
 
     class Stack(flax_nnx.Module):
@@ -91,7 +91,7 @@ def nnx(depth: int) -> Any:
 
 
 def stepping(step: Callable[[Any], Any], model: Any, calls: int) -> Callable:
-    """Each round calls a compiled function again and again on its own result."""
+    """Call a compiled function again and again on its own result."""
     model = step(model)
 
     def prepare():
@@ -107,7 +107,7 @@ def stepping(step: Callable[[Any], Any], model: Any, calls: int) -> Callable:
 
 
 def nnx_stepping(depth: int, calls: int) -> Callable:
-    """The same under `nnx.jit`, which updates the model in place."""
+    """Do the same under `nnx.jit`, which updates the model in place."""
     from flax import nnx as flax_nnx
 
     model = nnx(depth)
@@ -128,7 +128,7 @@ def nnx_stepping(depth: int, calls: int) -> Callable:
 
 
 def equinox_filtered(depth: int, calls: int) -> Callable:
-    """The same under `eqx.filter_jit`."""
+    """Do the same under `eqx.filter_jit`."""
     import equinox as eqx
 
     step = eqx.filter_jit(
@@ -138,7 +138,7 @@ def equinox_filtered(depth: int, calls: int) -> Callable:
 
 
 def flattening(model: Any, calls: int) -> Callable:
-    """Each round takes a model apart and puts it together again and again."""
+    """Flatten and unflatten a model again and again."""
     model = jax.tree.map(lambda leaf: leaf, model)  # as compiled functions return it
 
     def prepare():

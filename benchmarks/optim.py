@@ -32,7 +32,7 @@ DEFINITIONS: dict[str, Callable[[], optim.OptimizerDef]] = {
 
 
 def parameters() -> dict[str, dict[str, jax.Array]]:
-    """Kernels and biases of the layers, as Linen names them."""
+    """Return kernels and biases of the layers, as Linen names them."""
     return {
         f"Dense_{i}": {"kernel": jnp.ones((WIDTH, WIDTH)), "bias": jnp.zeros(WIDTH)}
         for i in range(LAYERS)
@@ -40,7 +40,7 @@ def parameters() -> dict[str, dict[str, jax.Array]]:
 
 
 def repeated(step: Callable[[Any], Any], state: Any) -> Callable[[], Callable]:
-    """Each round makes CALLS updates, each from the result of the one before."""
+    """Make CALLS updates in a round, each from the result of the one before."""
 
     def prepare():
         def call():
@@ -55,7 +55,7 @@ def repeated(step: Callable[[Any], Any], state: Any) -> Callable[[], Callable]:
 
 
 def train_state(definition: optim.OptimizerDef) -> Callable[[], Callable]:
-    """A `TrainState` with the equivalent transformation."""
+    """Prepare a `TrainState` with the equivalent transformation."""
     state = TrainState.create(
         apply_fn=None, params=parameters(), tx=definition.to_optax()
     ).replace(step=jnp.zeros((), int))
@@ -64,13 +64,13 @@ def train_state(definition: optim.OptimizerDef) -> Callable[[], Callable]:
 
 
 def optimizer(definition: optim.OptimizerDef) -> Callable[[], Callable]:
-    """An `Optimizer`."""
+    """Prepare an `Optimizer`."""
     step = jax.jit(lambda optimizer: optimizer.apply_gradient(optimizer.target))
     return repeated(step, definition.create(parameters()))
 
 
 def run(rounds: int) -> list[harness.Row]:
-    """A task for each definition, two rivals."""
+    """Time a task for each definition by two rivals."""
     rows = []
     for name, make in DEFINITIONS.items():
         cases = [

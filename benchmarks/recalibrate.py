@@ -28,7 +28,7 @@ BATCH, FEATURES = 256, 16
 
 
 def batches(is_sorted: bool) -> list[np.ndarray]:
-    """Batches of features, float32."""
+    """Return batches of features, float32."""
     images, labels = datasets.digits()
     images = images.reshape(len(labels), -1)
     generator = np.random.default_rng(0)
@@ -41,14 +41,14 @@ def batches(is_sorted: bool) -> list[np.ndarray]:
 
 
 def by_linsey() -> Callable[[list[np.ndarray]], Pair]:
-    """`recalibrate` on a module of linsey."""
+    """Call `recalibrate` on a module of linsey."""
     import linsey.linen as nn
 
     return lambda data: _recalibrated(nn, data)
 
 
 def by_linsey_on_flax() -> Callable[[list[np.ndarray]], Pair]:
-    """`recalibrate` on a module of Flax."""
+    """Call `recalibrate` on a module of Flax."""
     import flax.linen as nn
 
     return lambda data: _recalibrated(nn, data)
@@ -62,12 +62,12 @@ def _recalibrated(nn: Any, data: list[np.ndarray]) -> Pair:
 
 
 def rule_of_update_bn() -> Callable[[list[np.ndarray]], Pair]:
-    """Averages of means and of unbiased variances of batches, with equal weights."""
+    """Average means and unbiased variances of batches, with equal weights."""
     return functools.partial(_averages, degrees=1)
 
 
 def rule_of_fvcore() -> Callable[[list[np.ndarray]], Pair]:
-    """Averages of means and of biased variances of batches, with equal weights."""
+    """Average means and biased variances of batches, with equal weights."""
     return functools.partial(_averages, degrees=0)
 
 
@@ -78,7 +78,7 @@ def _averages(data: list[np.ndarray], degrees: int) -> Pair:
 
 
 def by_torch() -> Callable[[list[np.ndarray]], Pair]:
-    """`torch.optim.swa_utils.update_bn` itself."""
+    """Call `torch.optim.swa_utils.update_bn` itself."""
     import torch  # type: ignore
     from torch.optim.swa_utils import update_bn  # type: ignore
 
@@ -108,7 +108,7 @@ def errors(found: Pair, data: list[np.ndarray]) -> tuple[float, float]:
 
 
 def run() -> list[harness.Row]:
-    """The errors of all rules."""
+    """Measure the errors of all rules."""
     orders = {"shuffled": batches(False), "sorted": batches(True)}
     rows = []
     for name, make in RULES.items():

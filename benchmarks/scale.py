@@ -61,7 +61,7 @@ class Row:
 
 
 def run(options: argparse.Namespace) -> list[Row]:
-    """All numbers of devices, one process after the other."""
+    """Count for all numbers of devices, one process after the other."""
     rows = []
     chosen = ["--models", *options.models, "--ways", *options.ways]
     chosen += ["--passes", *options.passes, *["--small"] * options.small]
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> list[Row]:
 
 
 def in_new_process(count: int, options: Sequence[str]) -> list[Row]:
-    """The rows of one number of devices, which jax takes from its environment."""
+    """Return the rows of one number of devices, which the environment sets."""
     flags = f"--xla_force_host_platform_device_count={count} {FLAGS}"
     command = [sys.executable, "-m", "benchmarks.scale", "--process"]
     # Without kernels for one CPU: the program is then that of any device.
@@ -91,7 +91,7 @@ def in_new_process(count: int, options: Sequence[str]) -> list[Row]:
 
 
 def process(options: argparse.Namespace) -> list[Row]:
-    """The rows of this process, which has as many devices as it should."""
+    """Return the rows of this process, which has as many devices as it should."""
     rows, (count,) = [], options.devices
     cases = itertools.product(options.models, options.ways, RIVALS, options.passes)
     for model, way, rival, name in cases:
@@ -106,7 +106,7 @@ def process(options: argparse.Namespace) -> list[Row]:
 
 
 def measured(row: Row, program: Any) -> Row:
-    """A row with the figures of a compiled program."""
+    """Return a row with the figures of a compiled program."""
     text, memory = program.as_text(), program.memory_analysis()
     usual = hlo.traffic(text)
     return dataclasses.replace(
@@ -122,7 +122,7 @@ def measured(row: Row, program: Any) -> Row:
 def compiled(
     name: str, rival: str, way: str, pass_name: str, count: int, small: bool
 ) -> Any:
-    """The program of a pass of a model."""
+    """Compile a pass of a model."""
     import jax
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -163,7 +163,7 @@ def compiled(
 
 
 def forward(model: Any, axis_name: str | None) -> Callable[..., Any]:
-    """`f(state, x, labels) -> (state, loss)` with new statistics."""
+    """Return `f(state, x, labels) -> (state, loss)` with new statistics."""
     import jax
     import jax.numpy as jnp
 
@@ -178,7 +178,7 @@ def forward(model: Any, axis_name: str | None) -> Callable[..., Any]:
 
 
 def step(model: Any, axis_name: str | None) -> Callable[..., Any]:
-    """`f(state, x, labels) -> (state, loss)` after a step of gradient descent."""
+    """Return `f(state, x, labels) -> (state, loss)`, a step of gradient descent."""
     import jax
 
     apply = forward(model, axis_name)
@@ -197,7 +197,7 @@ def step(model: Any, axis_name: str | None) -> Callable[..., Any]:
 
 
 def show(rows: list[Row]) -> None:
-    """Prints the rows of each task below each other."""
+    """Print the rows of each task below each other."""
     form = "{:20} {:10} {:7} {:>7} {:>11} {:>10} {:>12} {:>12}"
     print(form.format("task", "way", "rival", "devices", "collectives", "kB each",
                       "temp. MiB", "arg. MiB"))  # fmt: skip
@@ -211,7 +211,7 @@ def show(rows: list[Row]) -> None:
 
 
 def figures(rows: list[Row]) -> list[harness.Row]:
-    """Rows as other benchmarks have them."""
+    """Return the rows as other benchmarks have them."""
     kinds = {"collectives": "", "sent": "B", "temporary": "B", "arguments": "B"}
     return [
         harness.summarise(
@@ -224,7 +224,7 @@ def figures(rows: list[Row]) -> list[harness.Row]:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--devices", type=int, nargs="+", default=list(DEVICES))
     for name, all_of_them in {"models": MODELS, "ways": WAYS, "passes": PASSES}.items():

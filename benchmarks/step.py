@@ -17,7 +17,7 @@ RIVALS = ("linsey", "flax", "haiku", "torch")
 
 
 def run(rounds: int) -> list[harness.Row]:
-    """The step by all rivals, the scan by those with lifted transforms."""
+    """Time the step by all rivals, the scan by those with lifted transforms."""
     cases = harness.available({rival: partial(_prepare, rival) for rival in RIVALS})
     goals = {"linsey": "<= 0.55"}
     rows = harness.measure("training step", cases, rounds, "flax", goals, models.CLOCK)

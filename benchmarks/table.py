@@ -47,7 +47,7 @@ Data = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def run(given: argparse.Namespace) -> list[harness.Row]:
-    """All rivals, interleaved; ratios are linsey's to each of them."""
+    """Time all rivals, interleaved; ratios are linsey's to each of them."""
     rivals = []
     for rival, package in RIVALS.items():
         if importlib.util.find_spec(package) is None:
@@ -74,12 +74,12 @@ def run(given: argparse.Namespace) -> list[harness.Row]:
 
 
 def first(points: Points, goal: float) -> float:
-    """The seconds after which the goal was reached."""
+    """Return the seconds after which the goal was reached."""
     return next(seconds for seconds, accuracy in points if accuracy >= goal)
 
 
 def in_new_process(rival: str, given: argparse.Namespace) -> Points:
-    """How one rival gets on, in a process that ends with it."""
+    """Time one rival in a process that ends with it."""
     command = [sys.executable, "-m", "benchmarks.table", "--process", rival]
     command += ["--examples", str(given.examples), "--epochs", str(given.epochs)]
     environment = {**os.environ, "KERAS_BACKEND": "jax"}
@@ -90,7 +90,7 @@ def in_new_process(rival: str, given: argparse.Namespace) -> Points:
 
 
 def table(count: int) -> Data:
-    """Examples and labels to train on, then those to test on, a fifth as many."""
+    """Make examples and labels for training, and a fifth as many for testing."""
     random = np.random.default_rng(0)
     x = random.normal(size=(count + count // 5, FEATURES)).astype(np.float32)
     hidden = np.maximum(x @ random.normal(size=(FEATURES, 32)), 0)
@@ -114,7 +114,7 @@ class Clock:
 
 
 def with_linsey(data: Data, epochs: int) -> Points:
-    """The loop of the command."""
+    """Run the loop of the command."""
     from linsey.app.config import TrainConfig
     from linsey.app.metrics_log import MetricsLog
     from linsey.app.progress import progress
@@ -156,7 +156,7 @@ def with_linsey(data: Data, epochs: int) -> Points:
 
 
 def with_keras(data: Data, epochs: int, is_falling: bool = False) -> Points:
-    """`fit` of a sequential model."""
+    """Call `fit` of a sequential model."""
     import keras
 
     x, y, x_test, y_test = data
@@ -183,7 +183,7 @@ def with_keras(data: Data, epochs: int, is_falling: bool = False) -> Points:
 
 
 def with_sklearn(data: Data, epochs: int) -> Points:
-    """`partial_fit`, an epoch at a time."""
+    """Call `partial_fit`, an epoch at a time."""
     from sklearn.neural_network import MLPClassifier
 
     x, y, x_test, y_test = data
@@ -199,7 +199,7 @@ def with_sklearn(data: Data, epochs: int) -> Points:
 
 
 def process(rival: str, given: argparse.Namespace) -> Points:
-    """How one rival gets on."""
+    """Time one rival."""
     data, few = table(given.examples), min(FALLING_EPOCHS, given.epochs)
     match rival:
         case "linsey":

@@ -22,7 +22,7 @@ RAW = "raw JAX"
 
 
 def find_work(rival: str, name: str, **options: int) -> Work:
-    """A rival's version of a work; ImportError where the rival is not installed."""
+    """Return a rival's version of a work; ImportError where it is not installed."""
     if rival in ("linsey", "flax"):
         nn = importlib.import_module(f"{rival}.linen")
         try:
@@ -39,7 +39,7 @@ def find_work(rival: str, name: str, **options: int) -> Work:
 
 
 def tracing(work: Work) -> Callable[[], Callable[[], object]]:
-    """Each round traces a function object that jax has not seen."""
+    """Trace, in each round, a function object that jax has not seen."""
 
     def prepare():
         jitted = jax.jit(work.fresh())
@@ -49,7 +49,7 @@ def tracing(work: Work) -> Callable[[], Callable[[], object]]:
 
 
 def shape_evaluation(work: Work) -> Callable[[], Callable[[], object]]:
-    """Each round evaluates the shapes of a function object that jax has not seen."""
+    """Evaluate, in each round, the shapes of a function object new to jax."""
 
     def prepare():
         function = work.fresh()
@@ -59,7 +59,7 @@ def shape_evaluation(work: Work) -> Callable[[], Callable[[], object]]:
 
 
 def lowering(work: Work) -> Callable[[], Callable[[], object]]:
-    """Each round traces and lowers a model of which jax has seen no part."""
+    """Trace and lower, in each round, a model of which jax has seen no part."""
 
     def prepare():
         jax.clear_caches()
@@ -85,12 +85,12 @@ RIVALS = (RAW, "linsey", "flax", "haiku", "equinox")
 def prepare(
     kind: Callable, rival: str, name: str, **options: int
 ) -> Callable[[], Callable]:
-    """The `prepare` function of one case; ImportError where the rival is missing."""
+    """Return `prepare` of one case; ImportError where the rival is missing."""
     return kind(find_work(rival, name, **options))
 
 
 def run(rounds: int) -> list[harness.Row]:
-    """All tasks by all rivals."""
+    """Time all tasks by all rivals."""
     rows = []
     for task, name, kind, goal in TASKS:
         cases = harness.available(
@@ -104,7 +104,7 @@ def run(rounds: int) -> list[harness.Row]:
 
 
 def sizes(rounds: int) -> list[harness.Row]:
-    """What one layer costs among few and many, in raw JAX and in linsey."""
+    """Return what one layer costs among few and many, in raw JAX and in linsey."""
     rows = []
     for rival in (RAW, "linsey"):
         cases = [

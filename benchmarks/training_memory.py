@@ -52,7 +52,7 @@ make_folder(Path(sys.argv[1]), int(sys.argv[2]), (int(sys.argv[3]),) * 2, distin
 
 
 def run(rounds: int, scale: float) -> list[harness.Row]:
-    """All commands, interleaved, and the differences of each round."""
+    """Measure all commands, interleaved, and the differences of each round."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         commands = make(folder, scale)
@@ -109,7 +109,7 @@ def python(program: str, *arguments: object) -> str:
 
 
 def peak(arguments: list[str]) -> float:
-    """The largest resident memory of a command, in bytes."""
+    """Return the largest resident memory of a command, in bytes."""
     last = python(COMMAND, *arguments).splitlines()[-1].split()
     if last[1] != "0":
         raise RuntimeError(f"{arguments} ended with exit code {last[1]}")
@@ -117,7 +117,7 @@ def peak(arguments: list[str]) -> float:
 
 
 def row(task: str, found: list[float], goal: str | None = None) -> harness.Row:
-    """A row of bytes."""
+    """Return a row of bytes."""
     return harness.summarise(task, "linsey", found, None, goal, "B")
 
 

@@ -55,7 +55,7 @@ FORBIDDEN = [("linen.module", "linen.summary"), ("linen.module", "linen.transfor
 
 
 def room_of(module: str) -> Room:
-    """The room of a `linsey...` module: the one with the longest name that fits."""
+    """Return the room of a `linsey...` module: the longest name that fits."""
     parts = module.split(".")[1:]
     for size in range(len(parts), 0, -1):
         name = ".".join(parts[:size])
@@ -66,7 +66,7 @@ def room_of(module: str) -> Room:
 
 
 def module_name(path: Path) -> str:
-    """The dotted name of a source file."""
+    """Return the dotted name of a source file."""
     parts = path.relative_to(SOURCE.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -97,7 +97,7 @@ def imported_modules(path: Path) -> set[str]:
 
 
 def imports() -> dict[str, set[str]]:
-    """The modules of linsey that each module of linsey imports."""
+    """Return the modules of linsey that each module of linsey imports."""
     return {
         name: {other for other in imported_modules(path) if other in MODULES} - {name}
         for name, path in MODULES.items()
@@ -105,7 +105,7 @@ def imports() -> dict[str, set[str]]:
 
 
 def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
-    """The groups of modules of which each reaches each other (Tarjan, 1972)."""
+    """Return the groups of modules that import each other (Tarjan, 1972)."""
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
@@ -134,7 +134,7 @@ def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
 
 
 def table() -> str:
-    """The floors as a table in Markdown, the highest first."""
+    """Return the floors as a table in Markdown, the highest first."""
     rows = ["| floor | where | what |", "|---|---|---|"]
     for room in FLOORS:
         folders = ", ".join(f"`{name.replace('.', '/')}`" for name in room.modules)
@@ -143,13 +143,13 @@ def table() -> str:
 
 
 def with_table(text: str) -> str:
-    """A page with the table between its two marks."""
+    """Return a page with the table between its two marks."""
     before, rest = text.split(START)
     return f"{before}{START}\n{table()}\n{END}{rest.split(END, 1)[1]}"
 
 
 def main() -> None:
-    """Prints the table, or puts it into CONTRIBUTING.md."""
+    """Print the table, or put it into CONTRIBUTING.md."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="put it where it is read")
     if parser.parse_args().write:

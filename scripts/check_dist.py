@@ -1,4 +1,4 @@
-"""Checks what `make dist` has built, as an index and as a user would.
+"""Check what `make dist` has built, as an index and as a user would.
 
 `python scripts/check_dist.py [DIST]` reads the metadata of the wheel, compares the
 wheel with one built from the sdist, and installs it into a new environment the way the
@@ -26,14 +26,14 @@ URLS = {"Homepage", "Source", "Documentation", "Changelog", "Issues"}
 
 
 def wheel_metadata(wheel: Path) -> str:
-    """The metadata file of a wheel, whose body is the long description."""
+    """Return the metadata file of a wheel, whose body is the long description."""
     with zipfile.ZipFile(wheel) as archive:
         name = next(n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
         return archive.read(name).decode()
 
 
 def faults_of_metadata(text: str) -> list[str]:
-    """What an index would refuse or show wrongly.
+    """Return what an index would refuse or show wrongly.
 
     Args:
         text: a METADATA file.
@@ -59,25 +59,25 @@ def faults_of_metadata(text: str) -> list[str]:
 
 
 def readme_example() -> str:
-    """The Python blocks of the README, one after the other."""
+    """Return the Python blocks of the README, one after the other."""
     readme = (ROOT / "README.md").read_text()
     return "\n".join(re.findall(r"^```python\n(.*?)^```", readme, re.M | re.S))
 
 
 def extra_of_readme() -> str:
-    """The extras that the README's line for pip asks for, in brackets."""
+    """Return the extras that the README's line for pip asks for, in brackets."""
     (extras,) = re.findall(r"pip install '\.(\[[\w,]+\])'", readme_start())
     return extras
 
 
 def readme_start() -> str:
-    """The first console block of the README: clone, install, run."""
+    """Return the first console block of the README: clone, install, run."""
     readme = (ROOT / "README.md").read_text()
     return readme.split("```console\n", 1)[1].split("```", 1)[0]
 
 
 def run(*command: str | Path, folder: Path) -> str:
-    """Runs a command, away from the source, and returns what it printed."""
+    """Run a command, away from the source, and return what it printed."""
     print("$", *command, flush=True)
     done = subprocess.run(
         command, cwd=folder, check=False, capture_output=True, text=True
@@ -89,7 +89,7 @@ def run(*command: str | Path, folder: Path) -> str:
 
 
 def check_rebuilt(sdist: Path, wheel: Path, folder: Path) -> None:
-    """The sdist holds all that the wheel is built from."""
+    """Check that the sdist holds all that the wheel is built from."""
     with tarfile.open(sdist) as archive:
         archive.extractall(folder, filter="data")
     (source,) = folder.iterdir()
@@ -102,7 +102,7 @@ def check_rebuilt(sdist: Path, wheel: Path, folder: Path) -> None:
 
 
 def check_installed(wheel: Path, folder: Path) -> None:
-    """A user who installs the wheel can run what the README shows."""
+    """Check that a user who installs the wheel can run what the README shows."""
     environment = folder / "environment"
     venv.create(environment, with_pip=True)
     python = environment / "bin" / "python"
@@ -122,7 +122,7 @@ def check_installed(wheel: Path, folder: Path) -> None:
 
 
 def main() -> None:
-    """Checks wheel and sdist, and exits with 1 at the first fault."""
+    """Check wheel and sdist, and exit with 1 at the first fault."""
     dist = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "dist").resolve()
     (wheel,), (sdist,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
     faults = faults_of_metadata(wheel_metadata(wheel))

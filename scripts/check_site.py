@@ -41,7 +41,7 @@ class Page(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Sorts the addresses of a tag into what is loaded and what is linked."""
+        """Sort the addresses of a tag into what is loaded and what is linked."""
         given = {name: value for name, value in attrs if value}
         self.anchors.update(given[name] for name in ("id", "name") if name in given)
         relations = set(given.get("rel", "").split())
@@ -54,7 +54,7 @@ class Page(HTMLParser):
 
 
 def find_faults(root: Path) -> list[str]:
-    """Returns one line for each fault of the site under `root`."""
+    """Return one line for each fault of the site under `root`."""
     pages = {
         path.resolve(): Page(path.read_text(encoding="utf-8"))
         for path in sorted(root.rglob("*.html"))
@@ -75,7 +75,7 @@ def find_faults(root: Path) -> list[str]:
 
 
 def find_fault(address: str, path: Path, pages: dict[Path, Page]) -> str | None:
-    """Returns what is wrong with an address in the page at `path`, if anything is."""
+    """Return what is wrong with an address in the page at `path`, if anything is."""
     parts = urlsplit(address)
     if parts.scheme in ("data", "mailto"):
         return None
@@ -92,7 +92,7 @@ def find_fault(address: str, path: Path, pages: dict[Path, Page]) -> str | None:
 
 
 def main() -> None:
-    """Prints the faults and exits with 1 if there are any."""
+    """Print the faults and exit with 1 if there are any."""
     faults = find_faults(Path(sys.argv[1]))
     print(
         "\n".join(faults) or "links are good, and the pages load nothing from outside"

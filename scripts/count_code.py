@@ -33,7 +33,7 @@ NOT_CODE = {
 
 
 def docstring_lines(tree: ast.Module) -> set[int]:
-    """The line numbers that docstrings take."""
+    """Return the line numbers that docstrings take."""
     lines: set[int] = set()
     for node in ast.walk(tree):
         if not isinstance(
@@ -47,7 +47,7 @@ def docstring_lines(tree: ast.Module) -> set[int]:
 
 
 def count_code(text: str) -> int:
-    r"""The number of lines that hold code and are no part of a docstring.
+    r"""Return the number of lines that hold code and are no part of a docstring.
 
     >>> count_code('"About."\n\nx = 1  # one\n# nothing\n')
     1
@@ -60,7 +60,7 @@ def count_code(text: str) -> int:
 
 
 def count_folder(folder: Path) -> dict[Path, int]:
-    """Lines of code of every Python file under the folder."""
+    """Return lines of code of every Python file under the folder."""
     files = sorted(folder.rglob("*.py"))
     return {path.relative_to(folder): count_code(path.read_text()) for path in files}
 
@@ -72,7 +72,7 @@ IGNORE = re.compile(r"#\s*(type|pyrefly|pyright|mypy):\s*ignore")
 
 
 def count_heart(counts: dict[Path, int]) -> int:
-    """Lines of code of the core, the module system and the transforms."""
+    """Return lines of code of the core, the module system and the transforms."""
     return sum(
         lines
         for path, lines in counts.items()
@@ -82,7 +82,7 @@ def count_heart(counts: dict[Path, int]) -> int:
 
 
 def means_any(node: ast.AST, names: set[str]) -> bool:
-    """Whether an expression is one of the names, or a union with one of them."""
+    """Tell whether an expression is one of the names, or a union with one of them."""
     match node:
         case ast.Name(id=name):
             return name in names
@@ -95,7 +95,7 @@ def means_any(node: ast.AST, names: set[str]) -> bool:
 
 
 def count_any(folder: Path) -> int:
-    """The number of `Any` under a folder, aliases and imports counted."""
+    """Return the number of `Any` under a folder, aliases and imports counted."""
     trees = {path: ast.parse(path.read_text()) for path in sorted(folder.rglob("*.py"))}
     aliases: dict[str, set[str]] = {}
     for path, tree in trees.items():
@@ -126,12 +126,12 @@ def count_any(folder: Path) -> int:
 
 
 def count_ignores(folder: Path) -> int:
-    """The number of comments that silence a type checker."""
+    """Return the number of comments that silence a type checker."""
     return sum(len(IGNORE.findall(p.read_text())) for p in folder.rglob("*.py"))
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=SOURCE)
     parser.add_argument("--files", action="store_true", help="one line a file too")
@@ -158,7 +158,7 @@ def main() -> None:
 
 
 def summary(layout: str, name: str, lines: list[int]) -> str:
-    """One row of the table."""
+    """Format one row of the table."""
     median = f"{statistics.median(lines):.0f}" if lines else "0"
     return layout.format(name, sum(lines), len(lines), median, max(lines, default=0))
 

@@ -40,5 +40,5 @@ class Work:
     arguments: tuple[Any, ...]
 
     def fresh(self) -> Callable[..., Any]:
-        """The function as a new object: jax caches the trace of one that it knows."""
+        """Return a new function object, since jax caches the trace of a known one."""
         return lambda *arguments: self.function(*arguments)

@@ -45,7 +45,7 @@ def numbers(*shape: int, loc: float = 0.0, scale: float = 1.0) -> np.ndarray:
 
 
 def compiled(function: Callable, *arguments: Any) -> tuple[Any, Call]:
-    """The program of a function, and the call of it."""
+    """Return the program of a function, and the call of it."""
     arguments = jax.tree.map(jnp.asarray, arguments)
     program = jax.jit(function).lower(*arguments).compile()
     return program, lambda: jax.block_until_ready(program(*arguments))
@@ -55,7 +55,7 @@ CALLS = 20
 
 
 def repeated(call: Call) -> Callable[[], Call]:
-    """How to prepare a case that makes `CALLS` calls in a turn, as in training.
+    """Return how to prepare a case that makes `CALLS` calls in a turn, as in training.
 
     A first call after a pause wakes threads, fills caches and may take memory anew,
     which can last longer than the work of one layer.
@@ -72,7 +72,7 @@ def repeated(call: Call) -> Callable[[], Call]:
 
 
 def norm_function(rival: str, shape: tuple[int, ...]) -> tuple[Callable, Any, Any]:
-    """`f(params, state, x) -> (y, state)` in training mode, with params and state."""
+    """Return `f(params, state, x) -> (y, state)`, training, with params and state."""
     if rival in ("linsey", "flax"):
         nn = importlib.import_module(f"{rival}.linen")
         layer = nn.BatchNorm(False, momentum=MOMENTUM, epsilon=EPSILON)
@@ -170,7 +170,7 @@ def linen_network(rival: str, widths: tuple[int, ...], pools: bool) -> Any:
 
 
 def haiku_network(widths: tuple[int, ...], pools: bool) -> Any:
-    """The same in Haiku."""
+    """Return the same in Haiku."""
     hk = importlib.import_module("haiku")
 
     def network(x):
@@ -214,7 +214,7 @@ def network_gradient(
 
 
 def training_step(rival: str) -> Call:
-    """A training step of six convolutions with pooling, batch 64, 32 x 32."""
+    """Return a training step of six convolutions with pooling, batch 64, 32 x 32."""
     x = numbers(64, 32, 32, 3)
     if rival == "torch":
         return _torch_step(x)
@@ -222,7 +222,7 @@ def training_step(rival: str) -> Call:
 
 
 def scan_gradient(rival: str) -> Call:
-    """The gradient of four residual convolutions with parameters stacked by a scan."""
+    """Return the gradient of four residual convolutions stacked by a scan."""
     nn = importlib.import_module(f"{rival}.linen")
 
     class Block(nn.Module):

@@ -38,7 +38,7 @@ def dense_apply(layers: int = LAYERS) -> Work:
 
 
 def dense_init() -> Work:
-    """The dense layers."""
+    """Return the dense layers."""
     return Work(_init_dense, (jax.random.key(0),))
 
 
@@ -57,7 +57,7 @@ class Block(eqx.Module):
         )
 
     def __call__(self, x: jax.Array, state: eqx.nn.State):
-        """One example and the state of the whole network."""
+        """Apply the network to one example and its state."""
         y, state = self.norm(self.conv(x), state)
         return x + jax.nn.relu(y), state
 
@@ -71,7 +71,7 @@ class Residual(eqx.Module):
         self.blocks = [Block(block_key) for block_key in jax.random.split(key, BLOCKS)]
 
     def __call__(self, x: jax.Array, state: eqx.nn.State):
-        """One example and the state of the whole network."""
+        """Apply the network to one example and its state."""
         for block in self.blocks:
             x, state = block(x, state)
         return x, state

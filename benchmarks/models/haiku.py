@@ -35,7 +35,7 @@ def dense_apply(layers: int = LAYERS) -> Work:
 
 
 def dense_init() -> Work:
-    """Parameters of the dense layers."""
+    """Return parameters of the dense layers."""
     model, x = _dense()
     return Work(model.init, (jax.random.key(0), x))
 

@@ -43,13 +43,13 @@ SMALL = Sizes(2, 16, (1,), 5, 1, 8, 2, 4, 2, 11)
 
 
 def linen(rival: str) -> tuple[Any, bool]:
-    """The layers of a rival, and whether they save memory."""
+    """Return a rival's layers, and whether they save memory."""
     library, _, option = rival.partition(" ")
     return importlib.import_module(f"{library}.linen"), bool(option)
 
 
 def resnet(rival: str, sizes: Sizes, dtype: Any, axis_name: str | None = None) -> Any:
-    """A module of Linen: bottleneck blocks with the stride in the 3x3 convolution.
+    """Return a Linen module: bottleneck blocks, the stride in the 3x3 convolution.
 
     `axis_name` is that of its batch norms.
     """
@@ -97,7 +97,7 @@ def resnet(rival: str, sizes: Sizes, dtype: Any, axis_name: str | None = None) -
 
 
 def transformer(rival: str, sizes: Sizes, dtype: Any) -> Any:
-    """A module of Linen: causal attention and a perceptron, each after a layer norm."""
+    """Return a Linen module: causal attention and an mlp, each after a layer norm."""
     nn, _ = linen(rival)
 
     class Transformer(nn.Module):
@@ -117,7 +117,7 @@ def transformer(rival: str, sizes: Sizes, dtype: Any) -> Any:
 
 
 def mlp(rival: str, sizes: Sizes, dtype: Any) -> Any:
-    """A module of Linen: dense layers with relu on the flat input."""
+    """Return a Linen module: dense layers with relu on the flat input."""
     nn, _ = linen(rival)
 
     class Mlp(nn.Module):
@@ -145,7 +145,7 @@ def inputs(name: str, sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def step(name: str, rival: str, sizes: Sizes, dtype: Any) -> Measured:
-    """A step of gradient descent on the cross entropy."""
+    """Return a step of gradient descent on the cross entropy."""
     x, labels = inputs(name, sizes)
     if rival == "torch":
         return None, _torch_step(name, sizes, dtype, x, labels)
@@ -156,7 +156,7 @@ def step(name: str, rival: str, sizes: Sizes, dtype: Any) -> Measured:
 
 
 def update(model: Any) -> Callable[..., tuple[Any, Any]]:
-    """A step of gradient descent: parameters and statistics from a batch."""
+    """Take a step of gradient descent: parameters and statistics from a batch."""
 
     def update(params, state, x, labels):
         def loss(params):
@@ -173,7 +173,7 @@ def update(model: Any) -> Callable[..., tuple[Any, Any]]:
 
 
 def evaluation(rival: str, sizes: Sizes, dtype: Any) -> Measured:
-    """The ResNet applied with its running statistics.
+    """Return the ResNet applied with its running statistics.
 
     "linsey folded", "flax folded" and "torch folded" have these in the convolutions.
     """
@@ -269,13 +269,13 @@ def _torch_transformer(torch: Any, sizes: Sizes) -> Any:
 
 
 def torch_device(torch: Any) -> str:
-    """Where PyTorch computes: on the GPU if jax does."""
+    """Return where PyTorch computes: on the GPU if jax does."""
     on_gpu = jax.default_backend() != "cpu" and torch.cuda.is_available()
     return "cuda" if on_gpu else "cpu"
 
 
 def _torch_call(torch: Any, dtype: Any, run: Callable[[], Any]) -> Callable[[], Any]:
-    """A call that waits, with mixed precision if the dtype is half."""
+    """Return a call that waits, with mixed precision if the dtype is half."""
     device = torch_device(torch)
     half = dtype == jnp.bfloat16
 

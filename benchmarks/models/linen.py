@@ -43,7 +43,7 @@ def dense_apply(nn: ModuleType, layers: int = LAYERS) -> Work:
 
 
 def dense_init(nn: ModuleType) -> Work:
-    """Variables of the dense layers."""
+    """Initialize variables of the dense layers."""
     model, x = _dense(nn)
     return Work(model.init, (jax.random.key(0), x))
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def jpeg(seed: int, size: tuple[int, int], label: int, quality: int = 90) -> bytes:
-    """One photo, (width, height); its class tells how bright it is."""
+    """Return one photo, (width, height); its class tells how bright it is."""
     random, (width, height) = np.random.default_rng(seed), size
     values = np.full((height, width, 3), 40.0 + 12 * label)
     for cell, strength in ((48, 90.0), (6, 40.0)):

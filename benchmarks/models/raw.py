@@ -44,7 +44,7 @@ def dense_apply(layers: int = LAYERS) -> Work:
 
 
 def dense_init() -> Work:
-    """Parameters of the dense layers and one forward pass, which libraries need too."""
+    """Initialize the dense layers, with the forward pass that libraries need too."""
 
     def init(key: jax.Array, x: jax.Array):
         params = _init_dense(key)

@@ -58,7 +58,7 @@ class Model:
 
 
 def dense(get: Get, name: str, x: Any, features: int) -> Any:
-    """A dense layer."""
+    """Apply a dense layer."""
     shape = x.shape[-1], features
     kernel = get(f"{name}/kernel", INITIALIZERS.lecun_normal(), *shape)
     return x @ kernel + get(f"{name}/bias", INITIALIZERS.zeros, features)

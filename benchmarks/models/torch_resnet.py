@@ -7,7 +7,7 @@ from typing import Any
 
 
 def resnet(width: int, depth: int, classes: int) -> Any:
-    """A stem and stages of two residual blocks, averaged over the image."""
+    """Return a stem and stages of two residual blocks, averaged over the image."""
     torch = importlib.import_module("torch")
     nn = torch.nn
 

@@ -36,7 +36,7 @@ class Perceptron(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Logits (batch, 10) of images (batch, 64)."""
+        """Compute logits (batch, 10) of images (batch, 64)."""
         small = nn.initializers.normal(0.1)
         for layer in range(3):
             x = nn.Dense(100, use_bias=not self.normalize, kernel_init=small)(x)
@@ -63,7 +63,7 @@ class TrainState(train_state.TrainState):
 def train_step(
     state: TrainState, x: jax.Array, y: jax.Array
 ) -> tuple[TrainState, jax.Array]:
-    """One update; returns the state and the last sigmoids' inputs (batch, 100)."""
+    """Make one update; return the state and the last sigmoids' inputs (batch, 100)."""
 
     def loss_fn(params):
         logits, changed = state.apply_fn(
@@ -83,7 +83,7 @@ def train_step(
 
 @jax.jit
 def accuracy(state: TrainState, x: jax.Array, y: jax.Array) -> jax.Array:
-    """The fraction that is classified correctly, with running statistics."""
+    """Return the fraction that is classified correctly, with running statistics."""
     logits = state.apply_fn(state.variables, x, train=False)
     return jnp.mean(logits.argmax(-1) == y)
 

@@ -29,7 +29,7 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Logits (batch, 10) of images (batch, 64)."""
+        """Compute logits (batch, 10) of images (batch, 64)."""
         for _ in range(2):
             # The normalization subtracts a bias again: then the layer needs none.
             x = nn.Dense(features=64, use_bias=not self.normalize)(x)
@@ -47,7 +47,7 @@ class TrainState(train_state.TrainState):
 
 @jax.jit
 def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
-    """One update; returns the new state and the loss."""
+    """Make one update; return the new state and the loss."""
 
     def loss_fn(params):
         logits, updates = state.apply_fn(
@@ -66,7 +66,7 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
 
 @jax.jit
 def accuracy(state: TrainState, batch: Batch) -> jax.Array:
-    """The fraction of a batch that is classified correctly, with running averages."""
+    """Return the fraction of a batch that is classified correctly in evaluation."""
     logits = state.apply_fn(
         {"params": state.params, "batch_stats": state.batch_stats},
         batch["image"],
@@ -92,7 +92,7 @@ def train(
     data: Batch,
     report: Callable[[int, TrainState], None],
 ) -> TrainState:
-    """Trains one classifier and calls `report(step, state)` ten times on the way."""
+    """Train one classifier and call `report(step, state)` ten times on the way."""
     model = Classifier(normalize)
     variables = model.init(jax.random.key(0), data["image"][:1], train=False)
     state = TrainState.create(
@@ -111,7 +111,7 @@ def train(
 
 
 def main(arguments: list[str] | None = None) -> dict[tuple[bool, float], float]:
-    """Trains with and without batch normalization at two learning rates.
+    """Train with and without batch normalization at two learning rates.
 
     Returns:
         The final test accuracy by (normalized, learning rate).

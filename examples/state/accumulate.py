@@ -18,7 +18,7 @@ class Model(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Values (batch,) of inputs (batch, features)."""
+        """Compute values (batch,) of inputs (batch, features)."""
         for _ in range(2):
             x = nn.Dense(16, use_bias=False)(x)
             x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
@@ -47,7 +47,7 @@ def main() -> tuple[float, float]:
     _, exact = jax.jit(accumulate(loss_fn, k=4))(params, stats, batch)
 
     def distance(grads) -> float:
-        """The largest difference, relative to the largest entry."""
+        """Return the largest difference, relative to the largest entry."""
         pairs = zip(jax.tree.leaves(grads), jax.tree.leaves(whole), strict=True)
         scale = max(float(abs(leaf).max()) for leaf in jax.tree.leaves(whole))
         return max(float(abs(a - b).max()) for a, b in pairs) / scale

@@ -18,7 +18,7 @@ class Model(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Values (batch,) of inputs (batch, features)."""
+        """Compute values (batch,) of inputs (batch, features)."""
         x = nn.Dense(16)(x)
         x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
         return nn.Dense(1)(x)[:, 0]

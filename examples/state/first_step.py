@@ -20,7 +20,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Features (batch, 64) to the same."""
+        """Map features (batch, 64) to the same shape."""
         TRACED.append(1)  # a name would differ from block to block
         y = nn.BatchNorm(use_running_average=not train)(nn.Dense(64)(x))
         return x + nn.relu(y)
@@ -37,7 +37,7 @@ class Deep(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Features (batch, 64) to the same."""
+        """Map features (batch, 64) to the same shape."""
         block = SharedBlock if self.shared else Block
         for i in range(self.depth):
             x = block(name=f"block_{i}")(x, train)

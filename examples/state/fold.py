@@ -17,7 +17,7 @@ class Model(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Logits (batch, 3) of images (batch, height, width, channels)."""
+        """Compute logits (batch, 3) of images (batch, height, width, channels)."""
         for _ in range(2):
             x = nn.Conv(8, (3, 3), use_bias=False)(x)
             x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))

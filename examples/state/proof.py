@@ -21,7 +21,7 @@ class Model(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Logits (batch, 2) of images (batch, height, width, channels)."""
+        """Compute logits (batch, 2) of images (batch, height, width, channels)."""
         x = nn.Conv(4, (3, 3), use_bias=False, name="conv")(x)
         x = nn.BatchNorm(not train, momentum=self.momentum, name="bn")(x)
         return nn.Dense(2, name="fc")(nn.relu(x).mean((1, 2)))

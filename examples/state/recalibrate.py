@@ -17,7 +17,7 @@ class Model(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Outputs (batch, 4) of inputs (batch, features)."""
+        """Compute outputs (batch, 4) of inputs (batch, features)."""
         for _ in range(2):
             x = nn.BatchNorm(use_running_average=not train)(nn.Dense(16)(x))
             x = nn.relu(x)
@@ -35,7 +35,7 @@ def main() -> tuple[float, float]:
     variables = {"params": params, "batch_stats": one["batch_stats"]}
 
     def distance(variables) -> float:
-        """The largest difference between both modes on the data."""
+        """Return the largest difference between both modes on the data."""
         x = jax.numpy.concatenate(batches)
         trained, _ = model.apply(variables, x, train=True, mutable=["batch_stats"])
         return float(abs(model.apply(variables, x, train=False) - trained).max())

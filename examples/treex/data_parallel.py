@@ -30,7 +30,7 @@ from linsey import datasets  # noqa: E402
 
 
 def network(axis_name: str | None) -> tx.Module:
-    """A perceptron that is normalized over a mapped axis."""
+    """Return a perceptron that is normalized over a mapped axis."""
     return tx.Sequential(
         tx.Linear(64),
         tx.BatchNorm(momentum=0.9, axis_name=axis_name),
@@ -40,7 +40,7 @@ def network(axis_name: str | None) -> tx.Module:
 
 
 def train_step(model, optimizer, x, y, axis_name=None):
-    """One update, on one device or as one of several."""
+    """Make one update, on one device or as one of several."""
 
     def loss_fn(params, model):
         model = model.merge(params)
@@ -56,7 +56,7 @@ def train_step(model, optimizer, x, y, axis_name=None):
 
 
 def main(arguments: list[str] | None = None) -> tuple[float, float]:
-    """Trains on all devices and on one.
+    """Train on all devices and on one.
 
     Returns:
         The accuracy on the test part, and the largest difference between both models.

@@ -26,7 +26,7 @@ class Linear(tx.Module):
         self.b = None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps (batch, channels) to (batch, features)."""
+        """Map (batch, channels) to (batch, features)."""
         if self.initializing():
             shape = (x.shape[-1], self.features)
             self.w = jax.random.normal(tx.next_key(), shape) * 0.1
@@ -36,13 +36,13 @@ class Linear(tx.Module):
 
 @jax.value_and_grad
 def loss_fn(params: Linear, model: Linear, x: jax.Array, y: jax.Array) -> jax.Array:
-    """The mean squared error of the model with these parameters."""
+    """Return the mean squared error of the model with these parameters."""
     return jnp.mean((model.merge(params)(x) - y) ** 2)
 
 
 @jax.jit
 def train_step(model: Linear, x: jax.Array, y: jax.Array) -> tuple[Linear, jax.Array]:
-    """One step of gradient descent."""
+    """Make one step of gradient descent."""
     params = model.parameters()
     loss, grads = loss_fn(params, model, x, y)
     params = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
@@ -50,7 +50,7 @@ def train_step(model: Linear, x: jax.Array, y: jax.Array) -> tuple[Linear, jax.A
 
 
 def main(arguments: list[str] | None = None) -> tuple[float, float]:
-    """Fits y = 1.4 x - 0.3 with noise; returns the slope and the offset found."""
+    """Fit y = 1.4 x - 0.3 with noise; return the slope and the offset found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=300)
     steps = parser.parse_args(arguments).steps

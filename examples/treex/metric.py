@@ -24,22 +24,22 @@ class ConfusionMatrix(tx.Metric):
         self.counts = jnp.zeros((classes, classes), jnp.int32)
 
     def update(self, target: jax.Array, preds: jax.Array) -> None:
-        """Adds labels (batch,) and predicted labels (batch,)."""
+        """Add labels (batch,) and predicted labels (batch,)."""
         self.counts = self.counts.at[target, preds].add(1)
 
     def compute(self) -> jax.Array:
-        """The fraction of each class, by what it was taken for."""
+        """Return the fraction of each class, by what it was taken for."""
         return self.counts / jnp.maximum(self.counts.sum(axis=1, keepdims=True), 1)
 
 
 @jax.jit
 def evaluate(metrics: tx.metrics.Metrics, target: jax.Array, preds: jax.Array):
-    """Adds a batch; returns the values of the batch and the metrics."""
+    """Add a batch; return the values of the batch and the metrics."""
     return metrics(target=target, preds=preds), metrics
 
 
 def main(arguments: list[str] | None = None) -> np.ndarray:
-    """Evaluates a classifier that confuses classes 1 and 2; returns the matrix."""
+    """Evaluate a classifier that confuses classes 1 and 2; return the matrix."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batches", type=int, default=20)
     batches = parser.parse_args(arguments).batches

@@ -24,7 +24,7 @@ class MLP(tx.Module):
 
     @tx.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps (batch, channels) to (batch, features)."""
+        """Map (batch, channels) to (batch, features)."""
         x = tx.Linear(self.hidden)(x)
         x = tx.BatchNorm(momentum=0.9)(x)
         x = jax.nn.relu(x)
@@ -33,7 +33,7 @@ class MLP(tx.Module):
 
 @jax.jit
 def train_step(model, optimizer, x, y):
-    """One update; the model that comes back has new averages as well."""
+    """Make one update; the model that comes back has new averages as well."""
 
     def loss_fn(params, model):
         model = model.merge(params)
@@ -46,7 +46,7 @@ def train_step(model, optimizer, x, y):
 
 
 def main(arguments: list[str] | None = None) -> float:
-    """Fits a parabola; returns the error in evaluation."""
+    """Fit a parabola; return the error in evaluation."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=500)
     steps = parser.parse_args(arguments).steps

@@ -20,7 +20,7 @@ class CNN(tx.Module):
 
     @tx.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Logits (batch, 10) of images (batch, 8, 8, 1)."""
+        """Compute logits (batch, 10) of images (batch, 8, 8, 1)."""
         for features, strides in ((16, 1), (32, 2)):
             x = tx.Conv(features, (3, 3), strides=strides)(x)
             x = tx.BatchNorm(momentum=0.9)(x)
@@ -31,13 +31,13 @@ class CNN(tx.Module):
 
 
 def logs() -> tx.LossAndLogs:
-    """What is minimized and what is reported."""
+    """Return what is minimized and what is reported."""
     return tx.LossAndLogs(tx.losses.Crossentropy(), tx.metrics.Accuracy())
 
 
 @jax.jit
 def train_step(model, optimizer, logger, x, y):
-    """One update of parameters, averages, keys, optimizer and metrics."""
+    """Make one update of parameters, averages, keys, optimizer and metrics."""
 
     def loss_fn(params, model, logger):
         model = model.merge(params)
@@ -52,12 +52,12 @@ def train_step(model, optimizer, logger, x, y):
 
 @jax.jit
 def accuracy(model: CNN, x: jax.Array, y: jax.Array) -> jax.Array:
-    """The fraction that a model in evaluation classifies correctly."""
+    """Return the fraction that a model in evaluation classifies correctly."""
     return (model(x).argmax(axis=-1) == y).mean()
 
 
 def main(arguments: list[str] | None = None) -> float:
-    """Trains; returns the accuracy on the test part."""
+    """Train; return the accuracy on the test part."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=400)
     steps = parser.parse_args(arguments).steps

@@ -32,7 +32,7 @@ class Encoder(tx.Module):
 
     @tx.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Codes (batch, size) of images (batch, 64)."""
+        """Compute codes (batch, size) of images (batch, 64)."""
         x = jax.nn.relu(tx.Linear(64)(x))
         mean = tx.Linear(self.size, name="mean")(x)
         log_std = tx.Linear(self.size, name="log_std")(x)
@@ -53,13 +53,13 @@ class VAE(tx.Module):
         self.decoder = tx.MLP([64, 64])
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Logits (batch, 64) of images (batch, 64)."""
+        """Compute logits (batch, 64) of images (batch, 64)."""
         return self.decoder(self.encoder(x))
 
 
 @jax.jit
 def train_step(model, optimizer, x):
-    """One update; returns reconstruction and divergence."""
+    """Make one update; return reconstruction and divergence."""
 
     def loss_fn(params, model):
         model = model.merge(params)
@@ -74,7 +74,7 @@ def train_step(model, optimizer, x):
 
 
 def main(arguments: list[str] | None = None) -> tuple[float, float]:
-    """Trains; returns the first and the last loss."""
+    """Train; return the first and the last loss."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=600)
     steps = parser.parse_args(arguments).steps

@@ -330,7 +330,7 @@ class Reader:
 
 
 def _in_order(entries: object) -> list[Any] | None:
-    """The values of the keys "0", "1", ..., if there are no others."""
+    """Return the values of the keys "0", "1", ..., if there are no others."""
     if not isinstance(entries, dict):
         return None
     names = [str(index) for index in range(len(entries))]

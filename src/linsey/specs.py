@@ -226,7 +226,7 @@ def _renamed(missing: dict[str, Any], extra: dict[str, Any]) -> dict[str, str]:
 
 
 def _outline(tree: object) -> Hashable:
-    """What equal trees have in common; numbers and arrays without axes are alike."""
+    """Return what equal trees share; numbers and arrays without axes count as equal."""
     specs = ((path, spec_of(leaf)) for path, leaf in flatten(tree))
     return frozenset(
         (path, "number" if spec in _NUMBERS or _is_scalar(spec) else spec)

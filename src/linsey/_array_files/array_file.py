@@ -144,7 +144,7 @@ class ArrayFile:
         return True
 
     def _unreadable(self, body: str) -> InputError:
-        """Objects, records, text: dtypes that are legal, but of no use here."""
+        """Return the error for objects, records and text, which are legal dtypes."""
         match = re.search(
             r"""descr['"]\s*:\s*([^,]*(?:,(?!\s*'(?:f|s))[^,]*)*)""", body
         )

@@ -103,7 +103,7 @@ def _arguments(options: ModelOptions, taken: Mapping[str, object]) -> dict[str, 
 
 
 def _fitting(model: models.Architecture, shape: Shape) -> str:
-    """What to write for images that a model cannot take."""
+    """Return what to write for images that a model cannot take."""
     if isinstance(model, models.VisionTransformer):
         common = math.gcd(*shape[:2])
         size = max(n for n in range(1, model.patch_size + 1) if common % n == 0)

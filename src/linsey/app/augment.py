@@ -54,7 +54,7 @@ def flip(x: jax.Array, key: jax.Array) -> jax.Array:
 def crop(x: jax.Array, key: jax.Array) -> jax.Array:
     """Shift each image by up to an eighth of its height and width (pad and crop).
 
-    The margin that appears has the mean of the training part, which is 0 here.
+    The padding has the mean of the training part, which is 0 here.
 
     References:
         Krizhevsky 2010, https://www.cs.toronto.edu/~kriz/conv-cifar10-aug2010.pdf; He

@@ -116,7 +116,7 @@ def _overview() -> str:
 
 
 def is_command(name: str) -> bool:
-    """Whether a command has this name."""
+    """Tell whether a command has this name."""
     return name in _COMMANDS
 
 

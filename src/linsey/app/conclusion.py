@@ -51,7 +51,7 @@ def conclude(curves: Mapping[tuple[float, str], Points], part: str = "test") -> 
 def _standing(
     curves: Mapping[tuple[float, str], Points], rates: Sequence[float], norm: str
 ) -> tuple[int, int]:
-    """At how many learning rates the normalized run ended ahead, and behind."""
+    """Count the learning rates at which the normalized run ended ahead, or behind."""
     ends = [(_end(curves[rate, norm]), _end(curves[rate, "none"])) for rate in rates]
     return sum(a > b for a, b in ends), sum(a < b for a, b in ends)
 
@@ -68,7 +68,7 @@ def _best(
 
 
 def _race(curves: Mapping[tuple[float, str], Points], norm: str) -> str:
-    """Which kind reached an accuracy first: the highest one that both reached."""
+    """Tell which kind was first at the highest accuracy that both reached."""
     for milestone in reversed(MILESTONES):
         first = {True: [], False: []}
         for (_, name), points in curves.items():

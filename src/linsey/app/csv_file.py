@@ -162,7 +162,7 @@ class Table:
         return [Column(name, i) for i, name in enumerate(names)], is_header
 
     def _is_header(self, first: list[str], second: list[str]) -> bool:
-        """Names are no numbers, but where a library numbered columns without names."""
+        """Tell whether a row holds names; a library may number columns without one."""
         numbers = [i for i, cell in enumerate(first) if self.number(cell) is not None]
         if numbers:
             are_places = all(first[i] in (str(i), str(i + 1)) for i in numbers)

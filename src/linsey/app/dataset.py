@@ -252,7 +252,7 @@ def _classes(
 
 
 def _split_hint(y: np.ndarray) -> str:
-    """Of a class of one example none can be held out."""
+    """Suggest how to get a test part if no example can be held out."""
     if len(y) and np.bincount(y).max() > 1:
         return "--test-fraction 0.5 holds out half of each class"
     return "give examples to train and to test on, or more of each class"

@@ -64,8 +64,8 @@ def chosen_platforms(text: str) -> tuple[str, ...]:
         The platforms.
 
     Raises:
-        InputError: one is unknown, or none of them is here, so that the program could
-            not be compared with the model.
+        InputError: a platform is unknown, or this machine has no device of any of
+            them, so that the program could not be compared with the model.
     """
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in names:

@@ -173,7 +173,7 @@ def _options(
     config: TrainConfig | Mapping[str, object] | None,
     options: Mapping[str, object],
 ) -> dict[str, Any]:
-    """What is given, checked, by field of `TrainConfig`."""
+    """Return what is given, checked, by field of `TrainConfig`."""
     if isinstance(config, TrainConfig):
         defaults = vars(TrainConfig())
         config = {k: v for k, v in vars(config).items() if v != defaults[k]}
@@ -191,7 +191,7 @@ def _options(
 
 
 def _saved(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of the run that is resumed."""
+    """Return the options of the run that is resumed."""
     if not given.get("resume"):
         return {}
     if given.get("out") is None:

@@ -54,7 +54,7 @@ def _named(data: object) -> Mapping[str, Any]:
 
 
 def _read_only(value: object) -> np.ndarray:
-    """An array that nobody writes to: who reads a file may, and moves its rows."""
+    """Return a read-only view; arrays read from a file may have their rows moved."""
     array = np.asarray(value).view()
     array.flags.writeable = False
     return array

@@ -180,7 +180,7 @@ def _only_way_down(folder: Path) -> Path:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What is in a folder, without what systems and archivers leave beside data."""
+    """List a folder, without the files that systems and archivers leave in it."""
     with reporting(folder, "list"):
         paths = sorted(folder.iterdir())
     return [

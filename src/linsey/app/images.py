@@ -175,7 +175,7 @@ def _too_large(path: Path, found: str) -> InputError:
 
 
 def _orientation(image: Image) -> int:
-    """How the camera was held; pillow has turned TIFF images when they are loaded."""
+    """Read the orientation of an image; pillow turns TIFF images when it loads them."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     # Damage there is none of the pixels.

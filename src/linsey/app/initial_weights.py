@@ -75,7 +75,7 @@ def initial_weights(
 
 
 def _is_head(leftovers: tuple[Leftover, ...]) -> bool:
-    """Whether only the arrays of one layer differ, by their shapes."""
+    """Tell whether only the arrays of one layer differ, by their shapes."""
     ours = {left.name.rpartition("/")[0] for left in leftovers if left.is_ours}
     names = {left.name for left in leftovers if left.is_ours}
     theirs = (left.resembles in names for left in leftovers if not left.is_ours)

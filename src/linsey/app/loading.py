@@ -93,7 +93,7 @@ class Here:
         return _Later(lambda: self._prepare(self._x[indices]))
 
     def close(self) -> None:
-        """Nothing is to be ended."""
+        """Do nothing: there is nothing to end."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -80,12 +80,12 @@ def class_weights(
 
     Args:
         given: `balanced`; or NAME=WEIGHT for some classes, the others having 1; or a
-            weight for each class in their order. Empty for none.
+            weight for each class in their order. If empty, classes are not weighted.
         y: labels of the training part.
         names: of the classes.
 
     Returns:
-        A weight for each class; empty for none.
+        A weight for each class; empty if classes are not weighted.
 
     Raises:
         InputError: an unknown class, or no weight.

@@ -124,7 +124,7 @@ class Unwritten(MetricsLog):
         """Leave that to the other process."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no file is open."""
 
 
 def read(path: Path) -> list[Record]:

@@ -94,7 +94,7 @@ def _hint(text: str) -> str | None:
 
 
 def not_given(text: str, file: Path | None) -> InputError:
-    """The refusal to import what a folder or a file names."""
+    """Return the error for a model named by a folder or file, which is not imported."""
     again = f"--model {shlex.quote(text)}"
     return InputError(
         f"its model is not of linsey but {short_name(text)}, and code is imported only "

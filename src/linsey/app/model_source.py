@@ -48,7 +48,7 @@ def _file(module: ModuleType) -> Path | None:
 
 
 def _root(module: ModuleType, path: Path) -> Path:
-    """The folder of the outermost package, or that of the file."""
+    """Return the folder of the outermost package, or that of the file."""
     depth = module.__name__.count(".")
     if getattr(module, "__path__", None) is not None:
         depth += 1
@@ -56,7 +56,7 @@ def _root(module: ModuleType, path: Path) -> Path:
 
 
 def _nearby(module: ModuleType, root: Path, seen: set[str]) -> Iterator[Path]:
-    """The files below a folder that a module has something from."""
+    """Return the files below a folder that a module has something from."""
     seen.add(module.__name__)
     for value in list(vars(module).values()):
         is_module = isinstance(value, ModuleType)

@@ -142,7 +142,7 @@ def load_state(
 def _model(
     options: StateOptions, path: Path, contents: Contents, metadata: RunMetadata | None
 ) -> object:
-    """The model that is named, or that of a run; `None` if there is neither."""
+    """Return the model that is named, or that of a run; `None` if there is neither."""
     if metadata is None or (metadata.model is None and options.model is not None):
         if options.model is None:
             return None
@@ -182,7 +182,7 @@ def read_previous(options: StateOptions, path: Path | None) -> Variables | None:
 
 
 def _metadata(options: StateOptions, path: Path) -> RunMetadata | None:
-    """What `linsey train` recorded; `None` if another program wrote the step."""
+    """Return the record of `linsey train`; `None` if another program wrote the step."""
     checkpoint = choose(options)
     if {"config", "data"} <= checkpoint.metadata.keys():
         return run_metadata(checkpoint)

@@ -110,7 +110,7 @@ def _toml(text: str) -> object:
 
 
 def _with_tuples(value: object) -> object:
-    """Modules are compared and hashed, which lists are not made for."""
+    """Turn lists into tuples: modules are hashed, and lists have no hash."""
     if isinstance(value, list | tuple):
         return tuple(map(_with_tuples, value))
     if isinstance(value, dict):

@@ -108,7 +108,7 @@ def _finite_parts(state: steps.TrainState, x: jax.Array, y: jax.Array) -> Flags:
 
 
 def _is_finite(tree: Any, rows: int) -> jax.Array:
-    """Whether arrays are finite: (rows,) if that is their first axis, else ()."""
+    """Tell whether arrays are finite: (rows,) if that is their first axis, else ()."""
     flags = []
     for leaf in jax.tree.leaves(tree):
         if jnp.issubdtype(leaf.dtype, jnp.inexact):

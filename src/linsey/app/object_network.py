@@ -109,14 +109,14 @@ def object_network(given: Module, example: jax.ShapeDtypeStruct) -> ObjectNetwor
 
 
 def _initialized(given: Module, key: jax.Array, x: jax.Array) -> Module:
-    """The object with new arrays; in evaluation, so that no statistics are updated."""
+    """Return the object with new arrays, in evaluation mode: no statistics change."""
     fresh = given.train(False)
     # Keys as numbers: whoever lists a checkpoint can show them.
     return fresh.init(jax.random.key_data(key), x).train(True)
 
 
 def _placed(made: Module) -> Iterator[tuple[tuple[str, ...] | None, Any]]:
-    """Collection and path of each leaf, `None` for Python numbers, with the leaf."""
+    """List each leaf with its collection, `None` for Python numbers, and its path."""
     kinds = {
         tuple(map(entry_name, path[1:])): entry_name(path[0])
         for path, _ in jax.tree.leaves_with_path(variables_of(made))

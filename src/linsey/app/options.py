@@ -83,7 +83,7 @@ def parse(
 
 
 def parse_train(arguments: Sequence[str]) -> TrainConfig:
-    """Layer the options of a run: command line over TOML file over saved run.
+    """Merge the options of a run: command line over TOML file over saved run.
 
     Args:
         arguments: what follows `linsey train`.

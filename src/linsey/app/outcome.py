@@ -102,13 +102,13 @@ class Outcome:
         return told
 
     def _first_loss(self) -> float:
-        """The first test loss; infinite where there is none."""
+        """Return the first test loss; infinite where there is none."""
         losses = (r["loss"] for r in self.records if r["kind"] == "eval")
         first = next(losses, None)
         return math.inf if first is None else first
 
     def _exploded(self) -> bool:
-        """Whether the loss is far above the first one.
+        """Tell whether the loss is far above the first one.
 
         It may rise while a model gets sure of itself and is right more often: a little
         counts only if a constant answer is as good.

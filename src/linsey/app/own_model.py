@@ -224,7 +224,7 @@ def _with_given(own: OwnModel, arguments: Iterable[str]) -> OwnModel:
 
 
 def _place(module: ModuleType | None) -> str:
-    """How the module of a model can be named on a command line."""
+    """Return how the module of a model can be named on a command line."""
     if module is None:
         return "__main__"
     file = getattr(module, "__file__", None)
@@ -235,7 +235,7 @@ def _place(module: ModuleType | None) -> str:
 
 
 def _fields(module: Any) -> dict[str, object]:
-    """The fields of a Linen module that differ from their defaults and can be written.
+    """Return the fields of a Linen module that are not the default and can be written.
 
     The number of classes is left out: it is filled in.
     """

@@ -88,7 +88,7 @@ def _in_precision(own: OwnModel, precision: Precision) -> OwnModel:
 def _network(
     own: OwnModel, x: jax.ShapeDtypeStruct, classes: int, flag: str | None
 ) -> tuple[Network, dict[str, object]]:
-    """The model as a network, and the shapes of what it returns in both modes."""
+    """Return the model as a network, and the shapes of its results in both modes."""
     model = own.make(classes)
     problem = f"cannot be called on a batch of {x.shape}"
     try:
@@ -139,7 +139,7 @@ def _of_module(
 
 
 def _initializer(model: Any, own: OwnModel) -> Any:
-    """The `init` of a function, as one of random streams and a batch."""
+    """Return the `init` of a function, as one of random streams and a batch."""
     if not callable(getattr(model, "init", None)):
         name = getattr(model, "__name__", "model")
         raise own.wrong(
@@ -154,7 +154,7 @@ def _initializer(model: Any, own: OwnModel) -> Any:
 
 
 def _kept(changed: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
-    """The collections that are state.
+    """Return the collections that are state.
 
     What a call leaves behind for others, such as values that are sown, grows from call
     to call; it is left out.
@@ -185,7 +185,7 @@ def _is_right(outputs: Any, classes: int) -> bool:
 
 
 def _shown(outputs: object) -> str:
-    """Shapes, with the batch by its name."""
+    """Write shapes as text, with `batch` as the size of the first axis."""
     if isinstance(outputs, jax.ShapeDtypeStruct):
         shape = [*map(str, outputs.shape)]
         if outputs.shape[:1] == (_EXAMPLES,):
@@ -203,7 +203,7 @@ def _fix(
     x: jax.ShapeDtypeStruct,
     classes: int,
 ) -> str:
-    """What to do; an argument is named only if the outputs are right with it."""
+    """Return what to do; an argument is named only if the outputs are right with it."""
     if not isinstance(outputs, jax.ShapeDtypeStruct):
         return "return the logits alone"
     for name in _candidates(own, outputs):
@@ -225,7 +225,7 @@ def _fix(
 
 
 def _candidates(own: OwnModel, outputs: jax.ShapeDtypeStruct) -> list[str]:
-    """Arguments that may be the number of outputs."""
+    """Return arguments that may be the number of outputs."""
     taken = own.parameters()
     named = [name for name in CLASSES if name in taken]
     given = parse_arguments(own.arguments)

@@ -75,7 +75,7 @@ def data_uri(pixels: np.ndarray) -> str:
     """
     height, width, channels = pixels.shape
     header = struct.pack(">IIBBBBB", width, height, 8, _COLOR_TYPES[channels], 0, 0, 0)
-    # Each row begins with its filter, 0 for none.
+    # Each row begins with the number of its filter; 0 is "no filter".
     rows = b"".join(b"\0" + row.tobytes() for row in pixels)
     chunks = (
         (b"IHDR", header), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b""),

@@ -103,7 +103,7 @@ class PredictionTable:
 
 
 def _short(value: np.float32) -> float:
-    """The shortest decimal number that is this one in float32."""
+    """Return the shortest decimal number that rounds to this one in float32."""
     return float(str(value))
 
 

@@ -31,7 +31,7 @@ class Recipe:
         loss: of logits and labels.
         augmentations: how images are changed.
         microbatches: that a batch is divided into.
-        decay: of the moving average of weights and statistics; 0 for none.
+        decay: of the moving average of weights and statistics; 0 switches it off.
     """
 
     loss: CrossEntropy = CrossEntropy()

@@ -136,7 +136,7 @@ def _begin_with_weights(trainer: Trainer) -> InitialWeights | None:
 def _with_hashes(
     config: TrainConfig, own: OwnModel | None, weights: InitialWeights | None
 ) -> TrainConfig:
-    """The options with the hashes of source and weights, those of this process."""
+    """Return the options with the hashes of the source and weights of this process."""
     found: dict[str, Any] = {} if own is None else {"model_sha256": own.sha256}
     if weights is not None:
         found["weights_sha256"] = weights.sha256
@@ -159,7 +159,7 @@ def _shown(
 
 
 def _introduction(trainer: Trainer, layers: list[LayerRow], folder: RunFolder) -> str:
-    """What is trained, and on what."""
+    """Return what is trained, and on what."""
     config, dataset, here = trainer.config, trainer.dataset, describe_environment()
     validation = ""
     if dataset.validation is not None:

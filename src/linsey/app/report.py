@@ -78,7 +78,7 @@ def write_report(
 
 
 def _facts(outcome: Outcome) -> list[tuple[str, str]]:
-    """How long it took, how fast it was, and with which versions."""
+    """Return the section about time, speed and versions."""
     speeds = [
         record["examples_per_second"]
         for record in outcome.records
@@ -94,7 +94,7 @@ def _facts(outcome: Outcome) -> list[tuple[str, str]]:
 
 
 def _classes(final: Evaluation, names: Sequence[str]) -> list[str]:
-    """The sections about classes, mistakes, and confidence."""
+    """Return the sections about classes, mistakes, and confidence."""
     found = ClassScores.of(final.confusion)
     columns = (found.precision, found.recall, found.f1)
     rows = [
@@ -173,7 +173,7 @@ def _progress(records: Sequence[Record]) -> str:
 
 
 def _statistics(found: Report) -> list[str]:
-    """The section about the running statistics; none without batch normalization."""
+    """Return the section about running statistics; empty without batch norm."""
     if not found.rows:
         return []
     names = ("severity", "layer", "kind", "finding")

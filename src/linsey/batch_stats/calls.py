@@ -315,7 +315,7 @@ def library_of(module: object) -> Any:
 def _forms(
     model: Any, flag: str | None
 ) -> Iterator[tuple[Any, Run, Mapping[str, bool]]]:
-    """Module, way to run it, and flags that come into question, the likeliest first."""
+    """List possible modules, ways to run them, and flags, the likeliest first."""
     if is_object(model):
         yield None, _run_object(model), {}
         return
@@ -354,7 +354,7 @@ def _forms(
 def _named(
     module: Any, fixed: Mapping[str, Any], function: Any, flag: str
 ) -> Iterator[tuple[Any, Run, Mapping[str, bool]]]:
-    """The form in which a flag has the name that the user gives."""
+    """List the calls in which a flag has the name that the user gives."""
     name = flag.removeprefix("not ").strip()
     names, is_open = _parameters(function)
     is_field = name not in names and not is_open and hasattr(module, name)
@@ -363,7 +363,7 @@ def _named(
 
 
 def _parameters(function: Any) -> tuple[tuple[str, ...], bool]:
-    """Names of the parameters of a function, and whether it takes others."""
+    """Return names of the parameters of a function, and whether it takes others."""
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
@@ -457,7 +457,7 @@ def _run_object(model: Any) -> Run:
 
 
 def _inputs(batch: Batch) -> Iterator[Inputs]:
-    """Ways to make arguments from a batch: as it is, then without labels."""
+    """List ways to make arguments from a batch: as it is, then without labels."""
     yield lambda batch: batch
     if isinstance(batch, tuple | list) and len(batch) > 1:
         yield operator.itemgetter(0)
@@ -469,7 +469,7 @@ def _inputs(batch: Batch) -> Iterator[Inputs]:
 
 
 def _failure(call: Call, variables: Variables, batch: Batch) -> str | None:
-    """Why a call does not work; `None` if it does."""
+    """Return why a call does not work; `None` if it does."""
 
     def both(variables: Variables, batch: Batch) -> Any:
         y, updates = call.train(variables, batch)
@@ -485,7 +485,7 @@ def _failure(call: Call, variables: Variables, batch: Batch) -> str | None:
 
 
 def _told(error: Exception) -> str:
-    """An error by its class and its first line."""
+    """Return an error by its class and its first line."""
     first = str(error).splitlines()[:1]
     return ": ".join([type(error).__name__, *first])
 

@@ -87,7 +87,7 @@ def find_cause(one: Evidence, tolerance: float) -> Cause | None:
 
 
 def _certain(one: Evidence) -> Cause | None:
-    """What the state of the layer shows by itself."""
+    """Return what the state of the layer shows by itself."""
     running, batch = one.running, one.batch
     if not np.isfinite([*running.mean, *running.var]).all() or np.any(running.var < 0):
         bad = np.sum(~np.isfinite(running.mean) | ~(running.var >= 0))
@@ -119,7 +119,7 @@ def _certain(one: Evidence) -> Cause | None:
 
 
 def _by_batch(one: Evidence, tolerance: float) -> Cause | None:
-    """What remains without data that the model was trained on."""
+    """Return what remains without data that the model was trained on."""
     if not is_beyond_chance(one.gap, tolerance, one.batch):
         return _small_batch(one, tolerance)
     if one.previous is None:
@@ -175,7 +175,7 @@ def _stale(one: Evidence, wrong: float) -> Cause:
 
 
 def _small_batch(one: Evidence, tolerance: float) -> Cause | None:
-    """Chance parts the modes, or would have with other examples."""
+    """Report that chance separates the modes, or would with other examples."""
     is_small = chance(one.batch) >= LARGE and one.gap > tolerance
     if one.gap < LARGE and not is_small:
         return None
@@ -199,7 +199,7 @@ def _beyond(one: Evidence) -> str:
 def _way_left(
     running: Sample, previous: Sample, reference: Sample
 ) -> tuple[float, float]:
-    """Share of the way from `previous` to `reference` that is left, and lies across.
+    """Return what is left of the way from `previous` to `reference`, and the deviation.
 
     Moving averages go there on a straight line in means and variances.
     """
@@ -214,7 +214,7 @@ def _way_left(
 
 
 def _difference(a: Sample, b: Sample, scale: Sample | None = None) -> np.ndarray:
-    """Means and variances of `a` less those of `b`, in deviations and variances."""
+    """Subtract moments of `b` from `a`, in units of deviations and variances."""
     size = (b if scale is None else scale).var + b.epsilon
     return np.concatenate([(a.mean - b.mean) / np.sqrt(size), (a.var - b.var) / size])
 

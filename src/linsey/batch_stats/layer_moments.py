@@ -129,7 +129,7 @@ def read_call(
 def _named_arguments(
     module: object, args: Sequence[object], kwargs: Mapping[str, object]
 ) -> dict[str, Any]:
-    """The arguments of a call by name, in the order of the signature."""
+    """Return the arguments of a call by name, in the order of the signature."""
     names = list(inspect.signature(type(module).__call__).parameters)[1:]
     positional = dict(zip(names, args, strict=False))
     unnamed = {f"argument {i}": v for i, v in enumerate(args[len(positional) :])}
@@ -141,7 +141,7 @@ def _named_arguments(
 def _channel_axes(
     module: object, shape: tuple[int, ...], kept: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """The axes of the channels: as the layer says, or where the sizes fit."""
+    """Return the axes of the channels: as the layer says, or where the sizes fit."""
     rank, count = len(shape), len(kept)
     candidates = [tuple(range(rank - count, rank))] if count <= rank else []
     axis = getattr(module, "axis", None)
@@ -166,7 +166,7 @@ def _channel_axes(
 
 
 def _bound_names(axis_name: AxisNames | None) -> Names:
-    """Those names of mapped axes that a transform around the call binds."""
+    """Return the names of mapped axes that a transform around the call binds."""
 
     def is_bound(name: Hashable) -> bool:
         try:

@@ -130,7 +130,7 @@ class Layer(NamedTuple):
 def _look(
     call: Call, observe: Step[Seen], variables: Variables, batch: Batch
 ) -> tuple[Seen, dict[Path, Statistics], float]:
-    """What layers see in the batch, their statistics then, and the gap of outputs."""
+    """Return what layers see in the batch, their new statistics, and the output gap."""
 
     def look(variables: Variables, batch: Batch, rngs: Rngs) -> Any:
         y, updates = call.train(variables, batch, rngs)
@@ -144,7 +144,7 @@ def _look(
 
 
 def _relative(train: object, evaluation: object) -> float:
-    """How far the outputs of evaluation are from those of training."""
+    """Return how far the outputs of evaluation are from those of training."""
     pairs = zip(jax.tree.leaves(train), jax.tree.leaves(evaluation), strict=False)
     squares = [
         [np.sum(np.abs(exact(b) - exact(a)) ** 2), np.sum(np.abs(exact(a)) ** 2)]
@@ -158,7 +158,7 @@ def _relative(train: object, evaluation: object) -> float:
 def _earlier(
     variables: Variables, previous: Variables | None
 ) -> dict[Path, Statistics]:
-    """Statistics of an earlier checkpoint, if its parameters are others."""
+    """Return statistics of an earlier checkpoint, if its parameters are others."""
     if previous is None:
         return {}
     trees = [jax.tree.leaves(v.get("params", {})) for v in (variables, previous)]
@@ -179,7 +179,7 @@ def _layers(
     known: Seen,
     earlier: dict[Path, Statistics],
 ) -> Iterator[Layer]:
-    """A layer, or its rows: what lies along the axes before the last."""
+    """Return a layer, or its rows: what lies along the axes before the last."""
     of = seen[one.path]
     order, moved = (np.atleast_1d(np.squeeze(part)) for part in (of.order, of.moved))
     for row in np.ndindex(order.shape[:-1]):

@@ -64,5 +64,5 @@ class ModesReport(Report):
 
 
 def _drawn(value: Cell) -> float:
-    """A length: gaps that are not finite have none."""
+    """Return the length of a bar; a gap that is not finite gets no bar."""
     return value if isinstance(value, float) and math.isfinite(value) else 0.0

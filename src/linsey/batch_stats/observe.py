@@ -61,7 +61,7 @@ class Observer:
         return dict(self._found(updates.get(STATS, {})))
 
     def _with_slots(self, stats: Variables) -> dict[str, object]:
-        """Statistics with empty slots beside them, as plain dictionaries."""
+        """Return statistics with empty slots beside them, as plain dictionaries."""
         out: dict[str, object] = {
             str(name): self._with_slots(inner) if isinstance(inner, Mapping) else inner
             for name, inner in stats.items()
@@ -128,7 +128,7 @@ class Observer:
             module.put_variable(STATS, slot, boxed)
 
     def _taken(self, read: LayerCall, shape: tuple[int, ...], moved: bool) -> Observed:
-        """What one call of a layer says."""
+        """Return what one call of a layer says."""
         mean, var, count = read.moments(shape)
         within = read.within(shape) if self.within else var * 0
         facts: dict[str, float] = {

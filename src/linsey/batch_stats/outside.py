@@ -86,7 +86,7 @@ def observe_outside(call: Call, variables: Variables, batch: Batch, rngs: Rngs) 
 
 
 def _started(variables: Variables, start: int) -> dict[str, Any]:
-    """Variables whose statistics all have one value, and whose counts are zero."""
+    """Set all statistics of variables to one value, and their counts to zero."""
 
     def filled(tree: Variables, value: int) -> Variables:
         return jax.tree.map(lambda leaf: jnp.full_like(leaf, value), tree)
@@ -100,7 +100,7 @@ def _started(variables: Variables, start: int) -> dict[str, Any]:
 def _pairs(
     variables: Variables, *updates: Variables
 ) -> Iterator[tuple[Path, list[Array], list[Array]]]:
-    """Mean and variance of each layer, after each of two calls."""
+    """Return mean and variance of each layer, after each of two calls."""
     for one in find_statistics(variables):
         found = [at(update, one.path) for update in updates]
         mean, var = ([unbox(node[name]) for node in found] for name in ("mean", "var"))

@@ -173,7 +173,7 @@ class Data:
             yield jax.tree.map(lambda leaf, index=index: leaf[index], self.batches)
 
     def _count(self) -> int | None:
-        """How many batches there are, if that is known."""
+        """Return how many batches there are, if that is known."""
         if isinstance(self.batches, Mapping):
             return min(np.shape(leaf)[0] for leaf in jax.tree.leaves(self.batches))
         return len(self.batches) if isinstance(self.batches, Sized) else None

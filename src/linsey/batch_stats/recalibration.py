@@ -149,7 +149,7 @@ def recalibrate(
 
 
 def _example(data: Data, method: str) -> Batch:
-    """The first batch."""
+    """Return the first batch."""
     if method == "layerwise" and data.is_read_once:
         raise OptionError(
             "`batches` can be read once only.",
@@ -201,13 +201,13 @@ def _layer_by_layer(
 
 
 def _depth(variables: Variables) -> int:
-    """The largest number of passes: one for each layer and row, and one to check."""
+    """Count the passes at most: one for each layer and row, and one to check."""
     rows = (int(np.prod(np.shape(o.mean)[:-1])) for o in find_statistics(variables))
     return sum(rows) + 1
 
 
 def _is_close(before: Variables, after: Variables) -> bool:
-    """Whether no statistic has moved by more than rounding; unknown under tracing."""
+    """Tell whether statistics moved by rounding only; unknown under tracing."""
     for old, new in zip(find_statistics(before), find_statistics(after), strict=True):
         if is_traced(new.var):
             return False

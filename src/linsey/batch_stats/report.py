@@ -153,14 +153,14 @@ def finite(value: object) -> object:
 
 
 def shown(cell: Cell) -> str:
-    """The text of a cell."""
+    """Return the text of a cell."""
     if cell is None:
         return ""
     return f"{cell:.4g}" if isinstance(cell, float) else printable(str(cell))
 
 
 def aligned(rows: Iterable[Sequence[Cell]]) -> list[str]:
-    """Lines of a table: the first column to the left, numbers to the right."""
+    """Return lines of a table: the first column to the left, numbers to the right."""
     texts = [[shown(cell) for cell in row] for row in rows]
     numeric = [
         any(isinstance(c, int | float) for c in column)
@@ -177,12 +177,12 @@ def aligned(rows: Iterable[Sequence[Cell]]) -> list[str]:
 
 
 def escaped(text: str) -> str:
-    """A text from anywhere as HTML."""
+    """Return a text from anywhere as HTML."""
     return html.escape(printable(text))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
-    """An HTML table."""
+    """Return an HTML table."""
 
     def line(cells: Iterable[str], tag: str) -> str:
         inside = "".join(f"<{tag}>{escaped(cell)}</{tag}>" for cell in cells)

@@ -93,7 +93,7 @@ def _compare(folder: Path, files: Mapping[str, FileEntry]) -> None:
 
 
 def _list(folder: Path, above: str = "") -> Iterator[str]:
-    """Names of all files below a folder, refusing whatever is not a plain file."""
+    """List the names of all files below a folder; refuse what is not a plain file."""
     with reporting(folder, "read"):
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     for entry in entries:

@@ -132,7 +132,7 @@ def _add(entries: dict[str, ArrayEntry], path: str, entry: ArrayEntry) -> None:
 
 
 def _own_parts(path: str, array: Any, group: Group) -> list[_Part]:
-    """The parts of an array that this process writes."""
+    """Return the parts of an array that this process writes."""
     if getattr(array, "is_fully_addressable", True):
         return [] if group.index else [_Part(array)]
     if group.count == 1:

@@ -135,7 +135,7 @@ def write_share(parent: Path, tree: Nested, group: Group) -> None:
 def _shared_out(
     tree: Nested, group: Group
 ) -> tuple[str, list[bytes | memoryview], list[Share]]:
-    """The file of this process, its content, and what each process writes."""
+    """Return the file of this process, its content, and what each process writes."""
     name = manifest.file_name(group.index, group.count)
     chunks, share = pieces.pack(flatten(tree), name, group)
     if group.count == 1:

@@ -227,7 +227,7 @@ class CheckpointStore:
         return [found for found in map(parse_name, names) if found]
 
     def _is_ours(self) -> bool:
-        """Whether the folder is there; a link to another one is refused."""
+        """Tell whether the folder is there; a link to another one is refused."""
         with reporting(self.folder, "read"):
             mode = durable.mode_of(self.folder)
             if stat.S_ISLNK(mode):

@@ -253,7 +253,7 @@ def _is_orderly(error: BaseException) -> bool:
 
 
 def _exit_code(error: SystemExit) -> tuple[int, str]:
-    """The exit code and the text that Python would give a `SystemExit`."""
+    """Return the exit code and the text that Python would give a `SystemExit`."""
     if isinstance(error.code, int):
         return error.code, ""
     return 1, f"{error.code}\n"

@@ -254,7 +254,7 @@ class Hub:
 
 
 def farewell(rank: int, reason: str) -> str:
-    """The line that says why a rank ends."""
+    """Return the line that says why a rank ends."""
     return f"linsey: rank {rank} ends: {reason}"
 
 

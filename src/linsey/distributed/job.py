@@ -170,7 +170,7 @@ def _checked(job: Job) -> Job:
 
 
 def _launched(environment: Mapping[str, str]) -> Job | None:
-    """The job that `linsey launch` started."""
+    """Return the job that `linsey launch` started."""
     if COORDINATOR not in environment:
         return None
     devices = environment.get(DEVICES)
@@ -183,7 +183,7 @@ def _launched(environment: Mapping[str, str]) -> Job | None:
 
 
 def _counted(environment: Mapping[str, str]) -> Job | None:
-    """A job of a launcher that does not say where rank 0 is."""
+    """Return a job of a launcher that does not say where rank 0 is."""
     for size, rank in _OTHERS:
         if size in environment and rank in environment:
             return Job(
@@ -201,7 +201,7 @@ def _number(environment: Mapping[str, str], name: str) -> int:
 
 
 def _marks(environment: Mapping[str, str]) -> str:
-    """The launcher whose marks are there, of those that JAX knows."""
+    """Return the launcher whose marks are there, of those that JAX knows."""
     if "OMPI_MCA_orte_hnp_uri" in environment:
         return "Open MPI"
     # A script of a batch is one process: only `srun` starts several. It says so by the
@@ -218,7 +218,7 @@ def _marks(environment: Mapping[str, str]) -> str:
 
 
 def _detected(environment: Mapping[str, str]) -> Job | None:
-    """The job that JAX's own detection finds."""
+    """Return the job that JAX's own detection finds."""
     launcher = _marks(environment)
     if not launcher or environment is not os.environ:
         return None

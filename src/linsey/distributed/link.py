@@ -111,7 +111,7 @@ class Link:
         self.life.words[life.LEFT] = 1
 
     def leave_unless_failing(self) -> None:
-        """The end of the process: in good order, unless an exception led to it."""
+        """Leave at the end of the process, unless an exception ended it."""
         if not self._is_failing:
             self.leave()
 

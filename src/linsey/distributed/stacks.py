@@ -58,19 +58,19 @@ def take(process: int, file: int) -> str:
 
 
 def is_compiling(text: str) -> bool:
-    """Whether a thread is in the compiler of JAX."""
+    """Tell whether a thread is in the compiler of JAX."""
     return _COMPILER in text
 
 
 def is_in_jax(text: str) -> bool:
-    """Whether the main thread, which is the last, waits inside of JAX."""
+    """Tell whether the main thread, which is the last, waits inside of JAX."""
     main = text.rstrip().rpartition("\n\n")[2]
     frames = [line for line in main.split("\n") if line.lstrip().startswith("File ")]
     return bool(frames) and any(name in frames[0] for name in _JAX)
 
 
 def is_stopped(process: int) -> bool:
-    """Whether a process is stopped by a signal; false where that cannot be told."""
+    """Tell whether a signal has stopped a process; false where that is unknown."""
     if sys.platform != "linux":
         return False
     try:

@@ -158,7 +158,7 @@ def link() -> Link | None:
 
 
 def _job_of_jax() -> Job:
-    """The job that JAX knows; by JAX's service rank 0 tells where it waits."""
+    """Return the job that JAX knows; by JAX's service rank 0 tells where it waits."""
     import jax
 
     # What Orbax uses as well; JAX has no public name for it.

@@ -44,7 +44,7 @@ class Channel:
         self.is_open = True
 
     def fileno(self) -> int:
-        """The number of the socket, for `select`."""
+        """Return the number of the socket, for `select`."""
         return self._connection.fileno()
 
     def send(self, message: Message) -> None:

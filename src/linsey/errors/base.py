@@ -104,7 +104,7 @@ def printable(text: str) -> str:
 
 
 def named(module: object) -> str:
-    """Names a module given as class, instance or text in a message."""
+    """Name a module, given as class, instance or text, in a message."""
     if module is None:
         return "the module"
     if isinstance(module, str):
@@ -114,5 +114,5 @@ def named(module: object) -> str:
 
 
 def listed(values: Iterable[object]) -> str:
-    """Lists names in a message."""
+    """List names in a message."""
     return ", ".join(f"`{value}`" for value in values) or "none"

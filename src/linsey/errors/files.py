@@ -67,7 +67,7 @@ class InputError(LinseyError):
 
 
 def _shortened(text: str | None) -> str | None:
-    """What a file brought along, short enough to be read."""
+    """Return what a file brought along, short enough to be read."""
     if text is None or len(text) <= _LONGEST:
         return text
     return f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
@@ -119,7 +119,7 @@ class DiskError(LinseyError, OSError):
 
 
 def _free_bytes(path: str) -> int | None:
-    """Bytes that a user may still write where a path is, or will be."""
+    """Return how many bytes a user may still write at a path."""
     while path and not os.path.lexists(path):
         path = os.path.dirname(path)
     try:

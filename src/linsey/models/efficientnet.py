@@ -110,7 +110,7 @@ class EfficientNet(NormalizedArchitecture):
 
     @nn.nowrap
     def _blocks(self) -> Iterator[tuple[str, Stage, int]]:
-        """Each block: its name, its stage and its strides."""
+        """Return each block: its name, its stage and its strides."""
         for number, stage in enumerate(STAGES):
             for index in range(math.ceil(stage.blocks * self.depth)):
                 strides = stage.strides if index == 0 else 1

@@ -28,7 +28,7 @@ class InvertedResidual(nn.Module):
         size: of the window of the filter.
         strides: by which the image gets smaller.
         activation: after the first two convolutions.
-        squeezed: units of `SqueezeExcite`; 0 for none.
+        squeezed: units of `SqueezeExcite`; 0 leaves it out.
         squeeze_activation: inside of it.
         gate: at its end.
         drop_rate: probability to drop the branch of an example, in [0, 1].

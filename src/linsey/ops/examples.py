@@ -98,7 +98,7 @@ def _split_last(values: Array, num_groups: int) -> Array:
 
 
 def _shape_of_examples(spec: NormSpec, x: Array) -> tuple[int, int, int, int] | None:
-    """Return (examples, positions, groups, depth) of an array; `None` if it has none.
+    """Return (examples, spatial, groups, depth) of an array; `None` if it has none.
 
     Kept are leading axes, and maybe one before those that scale and bias belong to.
     """
@@ -115,8 +115,8 @@ def _shape_of_examples(spec: NormSpec, x: Array) -> tuple[int, int, int, int] | 
         return math.prod(x.shape[axis] for axis in axes)
 
     depth = spec.features[len(groups) :]
-    positions = range(leading, first)
-    return size(range(leading)), size(positions), size(groups), size(depth)
+    spatial = range(leading, first)
+    return size(range(leading)), size(spatial), size(groups), size(depth)
 
 
 def _normalize_examples(

@@ -158,7 +158,7 @@ def in_qdq(
 def in_qdq_fwd(
     compute_dtype: Dtype, q_dtype: Dtype, inp: Array, scale: Array, amax_history: Array
 ) -> tuple[Array, tuple[Array, Array]]:
-    """The forward rule of `in_qdq`."""
+    """Return the forward rule of `in_qdq`."""
     rounded, new_scale, new_history = quantize_dequantize_update(
         inp, q_dtype, scale, amax_history, compute_dtype
     )
@@ -168,7 +168,7 @@ def in_qdq_fwd(
 def in_qdq_bwd(
     compute_dtype: Dtype, q_dtype: Dtype, res: tuple[Array, Array], g: Array
 ) -> tuple[Array, Array, Array]:
-    """The backward rule of `in_qdq`."""
+    """Return the backward rule of `in_qdq`."""
     return (g, *res)
 
 
@@ -186,14 +186,14 @@ def out_qdq(
 def out_qdq_fwd(
     compute_dtype: Dtype, q_dtype: Dtype, out: Array, scale: Array, amax_history: Array
 ) -> tuple[Array, tuple[Array, Array]]:
-    """The forward rule of `out_qdq`."""
+    """Return the forward rule of `out_qdq`."""
     return out, (scale, amax_history)
 
 
 def out_qdq_bwd(
     compute_dtype: Dtype, q_dtype: Dtype, res: tuple[Array, Array], g: Array
 ) -> tuple[Array, Array, Array]:
-    """The backward rule of `out_qdq`."""
+    """Return the backward rule of `out_qdq`."""
     scale, amax_history = res
     return quantize_dequantize_update(g, q_dtype, scale, amax_history, compute_dtype)
 
@@ -212,7 +212,7 @@ def in_q(
 def in_q_fwd(
     compute_dtype: Dtype, q_dtype: Dtype, inp: Array, scale: Array, amax_history: Array
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """The forward rule of `in_q`."""
+    """Return the forward rule of `in_q`."""
     new_scale, new_history = update_fp8_meta(inp, q_dtype, scale, amax_history)
     rounded = quantize(inp, q_dtype, new_scale, compute_dtype)
     return (rounded, new_scale), (
@@ -224,7 +224,7 @@ def in_q_fwd(
 def in_q_bwd(
     compute_dtype: Dtype, q_dtype: Dtype, res: tuple[Array, Array], _: object
 ) -> tuple[None, Array, Array]:
-    """The backward rule of `in_q`: the product gives the gradient of the values."""
+    """Return the backward rule of `in_q`; the product gives the gradient of `x`."""
     return (None, *res)
 
 
@@ -240,12 +240,12 @@ def out_dq(dq_type: Dtype, lhs_scale: Array, rhs_scale: Array, out: Array) -> Ar
 def out_dq_fwd(
     dq_type: Dtype, lhs_scale: Array, rhs_scale: Array, out: Array
 ) -> tuple[Array, None]:
-    """The forward rule of `out_dq`."""
+    """Return the forward rule of `out_dq`."""
     return dequantize(out, dq_type, lhs_scale * rhs_scale), None
 
 
 def out_dq_bwd(dq_type: Dtype, _: None, g: Array) -> tuple[None, None, Array]:
-    """The backward rule of `out_dq`: `quantized_dot` takes the scales into account."""
+    """Return the backward rule of `out_dq`; `quantized_dot` applies the scales."""
     return None, None, g
 
 
@@ -266,7 +266,7 @@ def dot_general_with_precision(
     precision: PrecisionLike = None,
     preferred_element_type: Dtype | None = None,
 ) -> Array:
-    """A product whose forward pass may accumulate fast and whose gradient may not."""
+    """Multiply as `jax.lax.dot_general`; only the forward pass may accumulate fast."""
     return _fast_dot(lhs, rhs, dimension_numbers)
 
 
@@ -278,7 +278,7 @@ def dot_general_with_precision_jvp(
     primals: tuple[Array, Array],
     tangents: tuple[Array, Array],
 ) -> tuple[Array, Array]:
-    """The derivative of `dot_general_with_precision`, in the highest precision."""
+    """Compute the JVP of `dot_general_with_precision` in the highest precision."""
     (lhs, rhs), (lhs_dot, rhs_dot) = primals, tangents
     out = _fast_dot(lhs, rhs, dimension_numbers)
     exact = partial(_exact_dot, dimension_numbers=dimension_numbers)
@@ -292,7 +292,7 @@ def _transpose(
     dimension_numbers: DotDimensionNumbers,
     of_lhs: bool,
 ) -> Array:
-    """The gradient of a product by one operand, from that of its output."""
+    """Return the gradient of a product by one operand, from that of its output."""
     dtype = g.dtype if g.dtype.itemsize > 1 else np.float32
 
     def product(x: Array) -> Array:
@@ -316,7 +316,7 @@ def quantized_dot(
     dimension_numbers: DotDimensionNumbers,
     preferred_element_type: Dtype | None = None,
 ) -> Array:
-    """A product of 8-bit values, whose gradient is computed from 8-bit values too.
+    """Multiply 8-bit values; the gradient is computed from 8-bit values too.
 
     Args:
         lhs: left operand, before it was rounded.
@@ -355,7 +355,7 @@ def quantized_dot_fwd(
     dimension_numbers: DotDimensionNumbers,
     preferred_element_type: Dtype | None,
 ) -> tuple[Array, DotResiduals]:
-    """The forward rule of `quantized_dot`."""
+    """Return the forward rule of `quantized_dot`."""
     left, right = (lhs, q_lhs, lhs_scale), (rhs, q_rhs, rhs_scale)
     state = out_grad_scale, out_grad_amax_history
     static = dimension_numbers, preferred_element_type
@@ -368,7 +368,7 @@ def quantized_dot_bwd(
     res: DotResiduals,
     g: Array,
 ) -> tuple[Array | None, ...]:
-    """The backward rule of `quantized_dot`."""
+    """Return the backward rule of `quantized_dot`."""
     (lhs, q_lhs, lhs_scale), (rhs, q_rhs, rhs_scale), scale, history = res
     new_scale, new_history = update_fp8_meta(g, E5M2, scale, history)
     q_g = quantize(g, E5M2, new_scale, preferred_element_type or g.dtype)
@@ -398,7 +398,7 @@ def fp8_scaled_dot_general(
     grad_amax_history: Array,
     quantize_compute_type: Dtype = jnp.float32,
 ) -> Array:
-    """A product in 8 bits, forward and backward, called like `jax.lax.dot_general`.
+    """Multiply in 8 bits, forward and backward; called like `jax.lax.dot_general`.
 
     Args:
         lhs: left operand.

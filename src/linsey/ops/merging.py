@@ -6,7 +6,7 @@ shards of named axes (`merge_shards`):
 
 - Shards of a `vmap` are on one device. They are stacked, which is no communication.
 - Shards of a mesh are combined by two all-reduces, whatever their number. One gives a
-  value that lies among all values, the *anchor*: the mean of the shifts of all shards.
+  value that lies among all values, the mean of the shifts of all shards, `common`.
   Then the moments relative to it can be added, since they are as small as deviations.
   These are three numbers a channel and one a layer, with weights four a channel.
 
@@ -180,23 +180,23 @@ def _sum_twice(local: Shifted, names: Names, groups: Groups | None) -> Parts:
     if centred:
         terms.append(_multiply(divide(shift, prescale), share))
     sums = sum_shards(terms, names, groups)
-    anchor = sums.pop() if centred else zeros(shift)
+    common = sums.pop() if centred else zeros(shift)
     if count:
         counted = nonzero(sums[1])
-        anchor, share = divide(anchor, counted), divide(share, counted)
+        common, share = divide(common, counted), divide(share, counted)
         count = [times(sums[1], 1 / SMALLER)]
 
-    scale = power_of_size(lax.abs(anchor) + sums[0])
-    ratio, anchor = lax.div(scale, prescale), _multiply(anchor, scale)
+    scale = power_of_size(lax.abs(common) + sums[0])
+    ratio, common = lax.div(scale, prescale), _multiply(common, scale)
     var = var * ratio * ratio
     if first is None:
         (var,) = sum_shards([var * share], names, groups)
-        return settle(anchor, var, *count, scale)
+        return settle(common, var, *count, scale)
     # The difference of what is near is exact.
-    first = (_multiply(shift, ratio) - anchor) + _multiply(first, ratio)
+    first = (_multiply(shift, ratio) - common) + _multiply(first, ratio)
     terms = [_multiply(first, share), (var + square_abs(first)) * share]
     first, second = sum_shards(terms, names, groups)
-    mean, var = unshift((anchor, first, second, scale))
+    mean, var = unshift((common, first, second, scale))
     return settle(mean, var, *count, scale)
 
 

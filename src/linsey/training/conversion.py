@@ -225,7 +225,7 @@ def _holds(kind: Kind, value: Any) -> bool:
 
 
 def _hashes(tree: object) -> dict[str, str]:
-    """A hash of each leaf: of the dtype, the shape, and the bytes."""
+    """Return a hash of each leaf: of the dtype, the shape, and the bytes."""
     return {path: _hash(leaf) for path, leaf in flatten(tree)}
 
 

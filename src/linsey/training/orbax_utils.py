@@ -142,7 +142,7 @@ def stored_arrays(reader: ocp.Checkpointer, path: str) -> Any:
 
 
 def _metadata(reader: ocp.Checkpointer, path: str) -> Any:
-    """What Orbax says of each leaf; `None` if the checkpoint is older than that."""
+    """Return Orbax's metadata of each leaf; `None` if the checkpoint has none."""
     found: Any = reader.metadata(path)
     found = getattr(found, "item_metadata", found)
     return getattr(found, "tree", found)

@@ -174,7 +174,7 @@ def is_inside(path: str, other: str) -> bool:
 
 
 def _unmatched(plan: Plan) -> Iterator[Cause]:
-    """Layers that only one side has."""
+    """Return layers that only one side has."""
     paths: dict[tuple[str, bool], list[str]] = {}
     for rest in plan.leftovers:
         owner = owner_of(rest.name)
@@ -186,7 +186,7 @@ def _unmatched(plan: Plan) -> Iterator[Cause]:
 
 
 def _computation(evidence: Evidence, parting: Difference) -> Cause:
-    """Arrays and options agree, so that something between two layers does not."""
+    """Report a difference between two layers, since arrays and options agree."""
     mode = parting.mode if parting.mode != "statistics" else "training"
     calls = [(path, kind) for _, kind, path in calls_of(evidence.other, mode)]
     theirs = [path for path, _ in calls]

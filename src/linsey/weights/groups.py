@@ -107,7 +107,7 @@ def groups_of(names: Iterable[str], joined: set[str]) -> list[Group]:
 
 
 def _attentions(names: Iterable[str]) -> set[str]:
-    """What the names of layers of attention begin with."""
+    """Return what the names of layers of attention begin with."""
     found = set()
     for name in names:
         owner, _, leaf = name.rpartition(".")
@@ -119,7 +119,7 @@ def _attentions(names: Iterable[str]) -> set[str]:
 
 
 def _place(name: str, attentions: set[str], recurrent: bool) -> tuple[str, str]:
-    """The group that a name belongs to, and its part below that."""
+    """Return the group that a name belongs to, and its part below that."""
     owner, _, leaf = name.rpartition(".")
     if owner in attentions:
         return owner, leaf

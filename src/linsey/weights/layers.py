@@ -172,7 +172,7 @@ def layers_of(
 
 
 def _owner(path: str, seen: Mapping[str, Seen], joined: set[str]) -> tuple[str, str]:
-    """The path of the layer that an array belongs to, and the rest of its path."""
+    """Split the path of an array into that of its layer and the rest."""
     parts = path.split("/")
     for size in range(len(parts)):
         owner = "/".join(parts[:size])

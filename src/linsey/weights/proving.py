@@ -118,7 +118,7 @@ def prove(
 
 
 def _pairs(plan: Plan, mine: Record, other: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """Their path of a layer by ours: as their arrays, or by equal names without any.
+    """Map our path of a layer to theirs: by its arrays, or by name if it has none.
 
     Modules without arrays are not compared: equal names do not say that they return
     the same.
@@ -220,7 +220,7 @@ def _relative(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def _precision(mine: Record, other: Mapping[str, np.ndarray]) -> str:
-    """The lower precision of the results."""
+    """Return the lower precision of the results."""
     keys = [f"{mode}/output" for mode in MODES]
     sizes = [r[key].dtype.itemsize for r in (mine, other) for key in keys if key in r]
     return {8: "float64", 4: "float32"}.get(min(sizes), "half")

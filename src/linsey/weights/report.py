@@ -179,7 +179,7 @@ def _why_not(expected: Sequence[Shape], found: Sequence[Shape]) -> str:
 
 
 def _nearest(name: str, shape: Shape, others: Mapping[str, Shape]) -> str:
-    """The array that another resembles by its name and by its shape."""
+    """Return the array that another resembles by its name and by its shape."""
 
     def likeness(other: str) -> float:
         ratio = difflib.SequenceMatcher(None, _words(name), _words(other)).ratio()
@@ -189,7 +189,7 @@ def _nearest(name: str, shape: Shape, others: Mapping[str, Shape]) -> str:
 
 
 def _words(name: str) -> tuple[str, ...]:
-    """The tokens of a name, the last part as PyTorch has it."""
+    """Return the tokens of a name, the last part as PyTorch has it."""
     match = re.fullmatch(r"(?:params/|batch_stats/)?(.*?)([^./]*)", name)
     owner, leaf = match.groups() if match else ("", name)
     return tokens(f"{owner}.{LEAVES.get(leaf, leaf)}")

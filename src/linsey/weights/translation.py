@@ -219,7 +219,7 @@ def _unchanged(shape: Shape, theirs: Shape | None = None) -> Axes:
 
 
 def _layout(layer: Layer, local: str) -> Axes:
-    """The layout of an array of a layer that has no others inside."""
+    """Return the layout of an array of a layer that has no others inside."""
     shape = layer.shapes[local]
     if layer.kind == "DenseGeneral":
         return _map(shape, layer.contracted, local == "bias")
@@ -235,7 +235,7 @@ def _layout(layer: Layer, local: str) -> Axes:
 
 
 def _map(shape: Shape, contracted: int, is_bias: bool) -> Axes:
-    """The layout of a map between several axes, which is one of flat axes there."""
+    """Return the layout of a map between several axes, which are flat in PyTorch."""
     if is_bias:
         return _unchanged(shape, (math.prod(shape),))
     rows, columns = math.prod(shape[:contracted]), math.prod(shape[contracted:])

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _contents(state: ModelState, folded: dict[str, object]) -> Contents:
-    """The folded variables; of a run, a state of its model without normalization."""
+    """Return the folded variables, or for a run the state of its folded model."""
     contents = dataclasses.replace(state.contents, tree=folded, metadata={})
     if state.metadata is None or state.metadata.model is not None:
         return contents

@@ -76,7 +76,7 @@ def _inspect_foreign(path: Path, kind: str) -> int:
 
 
 def _drawn(name: str, collection: Any) -> Tree:
-    """A collection as a tree with one line for each array."""
+    """Return a collection as a tree with one line for each array."""
     from rich.tree import Tree
 
     arrays = [np.asarray(array) for array in flatten({name: collection}).values()]

@@ -113,7 +113,7 @@ def _parsed(arguments: Sequence[str]) -> tuple[_Options | None, list[str]]:
 
 
 def _command(program: Sequence[str]) -> list[str]:
-    """The command line of a rank."""
+    """Return the command line of a rank."""
     from linsey.app.cli import is_command
 
     if is_command(program[0]):

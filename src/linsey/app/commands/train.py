@@ -63,7 +63,7 @@ def _main(config: TrainConfig, team: Team) -> int:
 
 
 def _resuming(config: TrainConfig, path: Path) -> str:
-    """The command that continues a run."""
+    """Return the command that continues a run."""
     command = ["linsey", "train", "--resume", "--out", str(path)]
     if is_own(config.model):  # code is imported only where it is named
         command += ["--model", config.model]

@@ -34,7 +34,7 @@ _CONSTANT = 1e-10
 
 
 def disagreement(evidence: Evidence) -> Iterator[Finding]:
-    """Statistics that are not those of the data, and what they are instead."""
+    """Find statistics that are not those of the data, and what they are instead."""
     for layer in evidence.layers:
         if layer.observed is None or layer.is_initial.all():
             continue
@@ -56,7 +56,7 @@ def disagreement(evidence: Evidence) -> Iterator[Finding]:
 
 
 def dead_channel(evidence: Evidence) -> Iterator[Finding]:
-    """Channels that are the same for all data."""
+    """Find channels that are the same for all data."""
     for layer in evidence.layers:
         if layer.observed is None:
             continue
@@ -115,7 +115,7 @@ def _told(effect: Effect) -> str:
 
 
 def extremes(effect: Effect) -> tuple[float, float]:
-    """The shift and the ratio that are the furthest from 0 and 1, where it matters."""
+    """Return the shift furthest from 0 and the ratio furthest from 1, if it matters."""
     matters = effect.distance > 0
     shift = np.nan_to_num(np.where(matters, effect.shift, 0.0)).ravel()
     ratio = np.nan_to_num(np.where(matters, effect.ratio, 1.0), nan=np.inf).ravel()
@@ -135,13 +135,13 @@ def _severity(effect: Effect) -> str:
 
 
 def _may_be_left(evidence: Evidence, layer: Layer, share: float) -> bool:
-    """Whether so much may be left after as many updates as there were."""
+    """Tell whether so much may be left after as many updates as there were."""
     left = share_left(evidence, layer)
     return left is None or left > _UNLIKELY * share
 
 
 def _initial_share(layer: Layer) -> float:
-    """The share of 0 and 1 in statistics that are else those of the data; 0 if not so.
+    """Return the share of 0 and 1 in statistics that else are those of the data, or 0.
 
     The share is that of least squares, in units of the deviation and the variance.
     """

@@ -53,7 +53,7 @@ class Effect:
         return float(np.sqrt(np.mean(self.distance**2))) if self.distance.size else 0.0
 
     def is_beyond(self, limits: tuple[float, float]) -> bool:
-        """Whether it is larger than one of the limits."""
+        """Tell whether it is larger than one of the limits."""
         return self.largest > limits[0] or self.overall > limits[1]
 
 
@@ -79,7 +79,7 @@ def effect_of(layer: Layer) -> Effect:
 
 
 def misfit(layer: Layer, mean: np.ndarray, var: np.ndarray) -> float:
-    """How far numbers are from the moments of the data, in units of these.
+    """Return how far numbers are from the moments of the data, in units of these.
 
     It is the square mean of the distance of the means, in deviations, and of the
     logarithms of the deviations. Other than the effect it is fair to large variances,
@@ -97,12 +97,12 @@ def misfit(layer: Layer, mean: np.ndarray, var: np.ndarray) -> float:
 
 
 def agrees(layer: Layer) -> bool | None:
-    """Whether statistics agree with the data; `None` without data."""
+    """Tell whether statistics agree with the data; `None` without data."""
     return None if layer.observed is None else not effect_of(layer).is_beyond(NOTICED)
 
 
 def _counts(layer: Layer) -> np.ndarray:
-    """Where statistics decide an output, and more than a few examples decide them."""
+    """Mark the statistics that decide an output and depend on many examples."""
     assert layer.observed is not None
     rare = (layer.var >= 0) & np.full(layer.var.shape, True)
     for var in (layer.observed.var, layer.var):

@@ -24,7 +24,7 @@ _FAR = 1e-2
 
 
 def place(collection: str, path: Path, *names: str) -> str:
-    """The Python expression of an entry of the variables.
+    """Return the Python expression of an entry of the variables.
 
     Example:
         >>> place("batch_stats", ("block", "norm"), "mean")
@@ -40,7 +40,7 @@ def part(mask: np.ndarray | np.bool, what: str = "channel") -> str:
 
 
 def never_updated(evidence: Evidence) -> Iterator[Finding]:
-    """Statistics that are what they were before the first update."""
+    """Find statistics that are what they were before the first update."""
     for layer in evidence.layers:
         channels = (layer.mean.shape or (1,))[-1]
         initial = layer.is_initial.reshape(-1, channels).all(-1)
@@ -60,7 +60,7 @@ def never_updated(evidence: Evidence) -> Iterator[Finding]:
 
 
 def too_few_updates(evidence: Evidence) -> Iterator[Finding]:
-    """Statistics with much of their initial values left, as the count says."""
+    """Find statistics with much of their initial values left, as the count says."""
     for layer in evidence.layers:
         share = share_left(evidence, layer)
         if share is None or share < _NOTED_SHARE or layer.is_initial.all():
@@ -71,7 +71,7 @@ def too_few_updates(evidence: Evidence) -> Iterator[Finding]:
 
 
 def share_left(evidence: Evidence, layer: Layer) -> float | None:
-    """The share of the initial values that updates leave; `None` if not known."""
+    """Return the share of the initial values that updates leave, `None` if unknown."""
     count, momentum = _updates(evidence, layer), layer.settings.momentum
     return None if count is None or momentum is None else momentum**count
 
@@ -83,7 +83,7 @@ def _updates(evidence: Evidence, layer: Layer) -> int | None:
 def few_updates(
     layer: Layer, share: float, when: str, momentum: float | None, count: float
 ) -> Finding:
-    """The finding about a share of the initial values."""
+    """Return the finding about a share of the initial values."""
     severity = "warning" if share >= _LARGE_SHARE else "note"
     advice = ""
     if momentum is not None:
@@ -106,7 +106,7 @@ def _needed(momentum: float) -> str:
 
 
 def stale(evidence: Evidence) -> Iterator[Finding]:
-    """Statistics equal to those of an earlier state with other parameters."""
+    """Find statistics equal to those of an earlier state with other parameters."""
     if evidence.previous is None:
         return
     now, before = evidence.subject.arrays, evidence.previous.arrays
@@ -132,7 +132,7 @@ def stale(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _distance(now: object, before: object) -> float:
-    """How far parameters that both have moved, relative to their norm."""
+    """Return how far parameters that both have moved, relative to their norm."""
     square, norm = 0.0, 0.0
     earlier = nodes(before)
     for path, leaves in nodes(now).items():
@@ -145,7 +145,7 @@ def _distance(now: object, before: object) -> float:
 
 
 def nonfinite(evidence: Evidence) -> Iterator[Finding]:
-    """Infinite or undefined statistics and parameters."""
+    """Find statistics and parameters that are infinite or NaN."""
     arrays = evidence.subject.arrays
     for collection in ("batch_stats", "params"):
         for path, leaves in nodes(arrays.get(collection, {})).items():
@@ -165,7 +165,7 @@ def nonfinite(evidence: Evidence) -> Iterator[Finding]:
 
 
 def negative_variance(evidence: Evidence) -> Iterator[Finding]:
-    """Variances below zero."""
+    """Find variances below zero."""
     for layer in evidence.layers:
         negative = layer.var < 0
         if not negative.any():
@@ -183,7 +183,7 @@ def negative_variance(evidence: Evidence) -> Iterator[Finding]:
 
 
 def tiny_variance(evidence: Evidence) -> Iterator[Finding]:
-    """Variances so small that epsilon decides the output."""
+    """Find variances so small that epsilon decides the output."""
     for layer in evidence.layers:
         epsilon = layer.settings.epsilon
         tiny = (layer.var >= 0) & (layer.var < epsilon)
@@ -201,7 +201,7 @@ def tiny_variance(evidence: Evidence) -> Iterator[Finding]:
 
 
 def half_precision(evidence: Evidence) -> Iterator[Finding]:
-    """Statistics stored in half precision, where small updates are lost."""
+    """Find statistics stored in half precision, where small updates are lost."""
     for layer in evidence.layers:
         if layer.dtype.itemsize >= 4 or not _is_float(np.empty(0, layer.dtype)):
             continue
@@ -217,7 +217,7 @@ def half_precision(evidence: Evidence) -> Iterator[Finding]:
 
 
 def precision_lost(evidence: Evidence) -> Iterator[Finding]:
-    """Means so far from zero that `x - mean` has no digits left."""
+    """Find means so far from zero that `x - mean` has no digits left."""
     for layer in evidence.layers:
         # Normalization computes in float32 at least and at most.
         digits = max(float(jnp.finfo(layer.dtype).eps), 2.0**-23)
@@ -240,7 +240,7 @@ def precision_lost(evidence: Evidence) -> Iterator[Finding]:
 
 
 def copied_layers(evidence: Evidence) -> Iterator[Finding]:
-    """Layers that hold the same statistics."""
+    """Find layers that hold the same statistics."""
     groups: dict[bytes, list[Layer]] = defaultdict(list)
     for layer in evidence.layers:
         if layer.mean.size and not layer.is_initial.all():

@@ -150,7 +150,7 @@ class _Key:
 
 @functools.lru_cache(maxsize=16)
 def _program(key: _Key) -> Callable[..., list[Moments]]:
-    """The compiled training call, as a function to the new statistics."""
+    """Return the compiled training call, as a function to the new statistics."""
 
     @jax.jit
     def updated(
@@ -163,7 +163,7 @@ def _program(key: _Key) -> Callable[..., list[Moments]]:
 
 
 def _sane(name: str, value: Array) -> Array:
-    """Statistics that a training call can start from."""
+    """Return statistics that a training call can start from."""
     value = jnp.asarray(value)
     value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
     is_usable = abs(value) < _LARGEST  # which NaN is not
@@ -209,7 +209,7 @@ def _with(stats: Any, other: Any, paths: set[Path], path: Path = ()) -> Any:
 
 
 def _momentum(old: Moments, new: Moments, far: Moments, after: Moments) -> float:
-    """The share of the old mean in the new one, in the median over the channels."""
+    """Return the share of the old mean in the new one: the median over channels."""
     before = np.asarray(far[0], np.float64) - np.asarray(old[0], np.float64)
     if not before.any():  # of a frozen layer
         return 1.0
@@ -217,7 +217,7 @@ def _momentum(old: Moments, new: Moments, far: Moments, after: Moments) -> float
 
 
 def _batch(momentum: float, old: Moments, new: Moments) -> Moments:
-    """The moments of the batch behind an update."""
+    """Return the moments of the batch behind an update."""
     (mean, var), (old_mean, old_var) = new, _on_host([old])[0]
     rest = max(1 - momentum, 1e-12)
     mean, var = (mean - momentum * old_mean) / rest, (var - momentum * old_var) / rest

@@ -24,7 +24,7 @@ _LARGEST_WINDOW = 11
 
 
 def in_optimizer(evidence: Evidence) -> Iterator[Finding]:
-    """Statistics that an optimizer moves, or that have gradients."""
+    """Find statistics that an optimizer moves, or that have gradients."""
     trees = {"opt_state": evidence.subject.opt_state, "grads": evidence.grads}
     for layer in evidence.layers:
         found = [
@@ -56,7 +56,7 @@ def in_optimizer(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _belongs_to(keys: Path, layer: Path) -> bool:
-    """Whether a leaf is for the mean or the variance of a layer, and no average."""
+    """Tell whether a leaf belongs to a layer's mean or variance and is no average."""
     keys = keys[:-1] if keys[-1:] == ("value",) else keys  # in a box
     owner = keys[:-1]
     is_its = owner[len(owner) - len(layer) :] == layer
@@ -90,12 +90,12 @@ def missing_statistics(evidence: Evidence) -> Iterator[Finding]:
 
 
 def missing_parameters(evidence: Evidence) -> Iterator[Finding]:
-    """Layers whose parameters are not there."""
+    """Find layers whose parameters are not there."""
     params = nodes(evidence.subject.arrays.get("params", {}))
     if evidence.expected is not None:
         for path, leaves in nodes(evidence.expected.get("params", {})).items():
-            if absent := {*leaves} - {*params.get(path, {})}:
-                yield _missing("parameters", path, absent)
+            if missing := {*leaves} - {*params.get(path, {})}:
+                yield _missing("parameters", path, missing)
         return
     if evidence.layers and not params:
         names = ("params",)
@@ -126,7 +126,7 @@ def _missing(
 
 
 def _stem(path: Path) -> str:
-    """The name of a layer without its number."""
+    """Return the name of a layer without its number."""
     return re.sub(r"[_\d]+$", "", path[-1]) if path else ""
 
 
@@ -134,7 +134,7 @@ def _stem(path: Path) -> str:
 
 
 def foreign_layout(evidence: Evidence) -> Iterator[Finding]:
-    """Names and kernels of PyTorch, with what to write instead."""
+    """Find names and kernels of PyTorch, with what to write instead."""
     trees = nodes(_nested(evidence.subject.arrays))
     foreign = {path: one for path, one in trees.items() if _TORCH & {*one}}
     for path, leaves in foreign.items():
@@ -204,7 +204,7 @@ def _turned(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _has_window_last(shape: tuple[int, ...]) -> bool:
-    """Whether the last axes look like a window and the first ones do not."""
+    """Tell whether the last axes look like a window and the first ones do not."""
     outputs, inputs, *window = shape
     is_window = window[0] == window[1] <= _LARGEST_WINDOW
     is_no_window = outputs != inputs or outputs > _LARGEST_WINDOW
@@ -212,7 +212,7 @@ def _has_window_last(shape: tuple[int, ...]) -> bool:
 
 
 def _layer(path: Path) -> Path:
-    """The path of a layer without its collection."""
+    """Return the path of a layer without its collection."""
     return path[1:] if path[:1] in (("params",), ("batch_stats",)) else path
 
 

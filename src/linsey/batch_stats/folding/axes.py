@@ -34,7 +34,7 @@ def moved_axes(eqn: JaxprEqn) -> dict[int, int] | None:
 
 
 def _kept_axes(before: Shape, after: Shape) -> dict[int, int]:
-    """The axes that a reshape keeps: those before and after what it changes."""
+    """Return the axes that a reshape keeps: those before and after what it changes."""
     kept: dict[int, int] = {}
     for skipped in (1, None):  # axes of size one come and go
         left = [i for i, n in enumerate(before) if n != skipped]

@@ -101,7 +101,7 @@ def chain_before(graph: Graph, product: Product) -> Chain | None:
 
 
 def _is_per_channel_step(graph: Graph, link: Link) -> bool:
-    """Whether a link is of a layer, and no number that stands in the program.
+    """Tell whether a link is of a layer, and no number that stands in the program.
 
     With these left where they are, as the division of a mean before a norm, the weights
     are those of the model without the norm.
@@ -167,13 +167,13 @@ def is_per_channel(graph: Graph, constant: Atom, x: Value, axes: Sequence[int]) 
 
 
 def _after(link: Link) -> Shape:
-    """The axes that the channels are after a link."""
+    """Return the axes that the channels are after a link."""
     moves = moved_axes(link.step.eqn)
     return link.axes if moves is None else tuple(moves[axis] for axis in link.axes)
 
 
 def _before(step: Step, axes: Shape) -> Shape | None:
-    """The axes that the channels were before a step; `None` if it made one of them."""
+    """Return the axes of the channels before a step; `None` if it made one of them."""
     moves = moved_axes(step.eqn)
     if moves is None:
         return axes

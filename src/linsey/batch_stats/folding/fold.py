@@ -124,7 +124,7 @@ class _Evaluation:
     def program(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[Graph, list[Fold], jax.tree_util.PyTreeDef]:
-        """The program, what is folded in it, and the structure of its result."""
+        """Return the program, what is folded in it, and the structure of its result."""
         leaves, structure = jax.tree.flatten((args, kwargs))
         shapes = [jax.ShapeDtypeStruct(np.shape(v), jnp.result_type(v)) for v in leaves]
         key = structure, tuple((v.shape, v.dtype) for v in shapes)
@@ -174,7 +174,7 @@ def _measure(
     tree: FoldedTree,
     inputs: Sequence[Array],
 ) -> list[float]:
-    """The relative error of the output of each fold, and of the result."""
+    """Return the relative error of the output of each fold, and of the result."""
     ends = [fold.after.end for fold in folds]
 
     @jax.jit
@@ -234,7 +234,7 @@ def _report(
 
 
 def _unit(graph: Graph, fold: Fold) -> float:
-    """The unit in the last place of the coarsest dtype on the way."""
+    """Return the unit in the last place of the coarsest dtype on the way."""
     values = fold.product.output, fold.after.end
     return max(float(jnp.finfo(graph.avals[v].dtype).eps) for v in values)
 

@@ -80,7 +80,7 @@ def _convolution(step: Step, x: Value, kernel: Value) -> Product:
 
 
 def _dot(graph: Graph, step: Step, side: int) -> Product:
-    """A dense layer; the axes of its output are those shared, the left, the right."""
+    """Return a dense layer, whose output has shared, then left, then right axes."""
     contracted, shared = step.eqn.params["dimension_numbers"]
     x, kernel = step.operands[1 - side], step.operands[side]
     assert isinstance(x, Value) and isinstance(kernel, Value)

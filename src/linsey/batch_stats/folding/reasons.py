@@ -64,7 +64,7 @@ def _reason(graph: Graph, site: Step, name: Namer) -> str:
 
 
 def _origin(graph: Graph, x: Value) -> tuple[Value, int]:
-    """What the chain that leads to a value begins with, and how often it is used."""
+    """Return where the chain that leads to a value begins, and how often it is used."""
     count = len(graph.users[x])
     while (step := graph.makers.get(x)) is not None:
         source = input_of(graph, step)
@@ -80,7 +80,7 @@ def _origin(graph: Graph, x: Value) -> tuple[Value, int]:
 
 
 def _ahead(graph: Graph, site: Step, name: Namer) -> str:
-    """Why a norm does not go into the layer after it."""
+    """Return why a norm does not go into the layer after it."""
     value, step = site.results[0], graph.sole_user(site.results[0])
     while step is not None:
         product = as_product(graph, step)

@@ -110,7 +110,7 @@ class _Builder:
     def _body(
         self, eqn: JaxprEqn, operands: Sequence[Atom]
     ) -> tuple[Jaxpr, Sequence[jax.Array]] | None:
-        """The body of a call that is to be opened."""
+        """Return the body of a call that is to be opened."""
         name = eqn.primitive.name
         reads = any(self.depends.get(v) for v in operands if isinstance(v, Value))
         if not (name in _CALLS or name in _CUSTOM and reads):

@@ -134,7 +134,7 @@ def _dropped(
     norms: Sequence[Norm],
     names: Sequence[str],
 ) -> set[int]:
-    """The leaves that only what was folded needed."""
+    """Return the leaves that only what was folded needed."""
     own = [where.kernel is None for where in places]
     steps, _ = rewrite(graph, folds, own)
     read = {v for step in steps for v in step.operands if isinstance(v, int)}

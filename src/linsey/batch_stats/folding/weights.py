@@ -55,7 +55,7 @@ def place(graph: Graph, fold: Fold) -> Place:
 
 
 def _leaf_behind(graph: Graph, value: Value, axes: dict[int, int]) -> int | None:
-    """The leaf that a constant is, up to dtype and order; `axes` become the leaf's."""
+    """Return the leaf that equals a constant up to dtype and order; update `axes`."""
     while graph.sole_user(value) is not None:
         if value in graph.leaves:
             return graph.leaves.index(value)
@@ -82,7 +82,7 @@ def _leaf_behind(graph: Graph, value: Value, axes: dict[int, int]) -> int | None
 
 
 def _bias_leaf(graph: Graph, fold: Fold) -> int | None:
-    """The leaf that is added first, if it has the shape of the channels."""
+    """Return the leaf that is added first, if it has the shape of the channels."""
     kernel = graph.shape(fold.product.kernel)
     shape = tuple(kernel[axis] for axis in fold.product.kernel_axes)
     links = [
@@ -157,7 +157,7 @@ def _constants(
     places: Sequence[Place],
     leaves: Sequence[Array],
 ) -> dict[object, Array]:
-    """Constants of links, one number per channel, and kernels without a leaf."""
+    """Return constants of links, one number per channel, and kernels without a leaf."""
     links = [link for fold in folds for c in fold.chains() for link in c.links]
     read = {v: v.constant for v in links if isinstance(v.constant, Value)}
     pairs = zip(folds, places, strict=True)
@@ -175,7 +175,7 @@ def _constants(
 
 
 def _per_channel(constant: Array, axes: Shape) -> Array:
-    """The entries of a constant along the channels, in their order."""
+    """Return the entries of a constant along the channels, in their order."""
     if not constant.ndim:
         return constant
     entries = constant[
@@ -187,7 +187,7 @@ def _per_channel(constant: Array, axes: Shape) -> Array:
 def _coefficients(
     chain: Chain, constants: Mapping[object, Array]
 ) -> tuple[Numbers, Numbers]:
-    """`a` and `b` of a chain `a x + b`, of shapes that broadcast to the channels."""
+    """Return `a` and `b` of a chain `a x + b`, which broadcast to the channels."""
     a, b = np.ones(()), np.zeros(())
     for link in chain.links:
         is_value = isinstance(link.constant, Value)
@@ -231,6 +231,6 @@ def _expand(values: Numbers, places: Sequence[int], rank: int) -> Numbers:
 
 
 def _wide(values: object) -> Numbers:
-    """Numbers in float64, complex ones in complex128."""
+    """Convert numbers to float64, complex ones to complex128."""
     array = np.asarray(values)
     return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)

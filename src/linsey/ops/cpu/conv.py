@@ -5,9 +5,9 @@
 - Groups of channels are convolved one by one, or, where there are many, some together
   with zeros between them. XLA's gradient of the kernel takes 20 to 200 times as long.
 - A window of size one is a matrix product, 2 to 5 times faster.
-- Few positions, such as the last images of a network, have fewer entries in all their
-  patches than the kernel has: forward and both gradients are products with these, 2 to
-  20 times faster than to visit one position after the other.
+- Small outputs, such as those of the last layers of a network, have fewer entries in
+  all their patches than the kernel has: forward and both gradients are products with
+  these patches, 2 to 20 times faster than a loop over the spatial shape.
 - Where numba is installed, kernels of our own compute most others: `conv_kernels`.
 - All others are those of `conv_xla`, where XLA is shown its faster kernels.
 
@@ -106,7 +106,7 @@ def _convolve(
         y = xla(x, kernel, feature_group_count=groups)
     elif pointwise and not any(map(any, pads)):
         y = _multiply(x, kernel, strides, precision)
-    elif _has_few_positions(x, kernel, window):
+    elif _has_small_output(x, kernel, window):
         y = _multiply_patches(x, kernel, window, precision)
     elif _takes_kernel(x, kernel, window):
         return _convolve_by_kernel(x, kernel, bias, window)
@@ -134,17 +134,17 @@ def _is_plain(x: Array, kernel: Array, window: Window) -> bool:
     )
 
 
-def _has_few_positions(x: Array, kernel: Array, window: Window) -> bool:
-    """Return whether a product of patches has less to read than the kernel is."""
-    positions = x.shape[0] * math.prod(window.output_shape(x.shape[1:-1]))
+def _has_small_output(x: Array, kernel: Array, window: Window) -> bool:
+    """Tell whether all patches together are smaller than the kernel."""
+    outputs = x.shape[0] * math.prod(window.output_shape(x.shape[1:-1]))
     return (
         window.groups == 1
         and x.dtype.itemsize >= 4
         and math.prod(window.size) <= LARGEST_WINDOW
         and min(map(min, window.padding)) >= 0
-        and positions <= kernel.shape[-1]
+        and outputs <= kernel.shape[-1]
         and is_whole()  # axes that are merged may be divided over devices
-        and positions * math.prod(kernel.shape) >= PATCHED_WORK
+        and outputs * math.prod(kernel.shape) >= PATCHED_WORK
     )
 
 
@@ -196,7 +196,7 @@ def _multiply(
 def _multiply_patches(
     x: Array, kernel: Array, window: Window, precision: Precision
 ) -> Array:
-    """Multiply what the window sees at each position with the whole kernel."""
+    """Multiply the patch behind each output with the whole kernel."""
     patches = lax.concatenate(list(_shifted(x, window)), x.ndim - 1)
     matrix = lax.reshape(kernel, (math.prod(kernel.shape[:-1]), kernel.shape[-1]))
     contracted = ((x.ndim - 1,), (0,)), ((), ())
@@ -204,7 +204,7 @@ def _multiply_patches(
 
 
 def _shifted(x: Array, window: Window) -> Iterator[Array]:
-    """Yield the inputs that each entry of the window meets, for all positions."""
+    """Yield the inputs that each entry of the window meets, for all outputs."""
     size, strides, padding, _, rhs_dilation, _ = window
     spatial, channels = window.output_shape(x.shape[1:-1]), x.shape[-1]
     pads = ((0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0))

@@ -202,7 +202,7 @@ _convolve.defjvp(_convolve_jvp, symbolic_zeros=True)
 
 @partial(jax.jit, static_argnums=2)
 def _linear_in_input(x: Array, kernel: Array, lowering: Lowering) -> Array:
-    """The convolution of which the transpose by `x` has axes in the best order.
+    """Return the convolution whose transpose by `x` has the fastest axis order.
 
     Padding of `x` beforehand makes that transpose larger than what it gets.
     """
@@ -217,7 +217,7 @@ def _linear_in_input(x: Array, kernel: Array, lowering: Lowering) -> Array:
 
 @partial(jax.checkpoint, prevent_cse=False, static_argnums=2)
 def _linear_in_kernel(x: Array, kernel: Array, lowering: Lowering) -> Array:
-    """The convolution of which the transpose by `kernel` has axes in the best order.
+    """Return the convolution whose transpose by `kernel` has the fastest axis order.
 
     A checkpoint, to keep `x` and not its transpose.
     """

@@ -3,7 +3,7 @@
 XLA reads an array once for each sum that layer and group normalization need, and writes
 what two sums share. Here a forward and a backward pass each read every array once.
 
-Arrays have the shape (examples, positions, groups, depth), and a mean and a variance
+Arrays have the shape (examples, spatial, groups, depth), and a mean and a variance
 for each example and group; scale and bias have the shape (1, 1, groups, depth).
 """
 
@@ -40,7 +40,7 @@ def _shapes(x: ShapedArray, *features: ShapedArray) -> Shape:
         raise ShapeError(
             f"`normalize_examples` got arrays of the shapes {x.shape}, "
             f"{', '.join(map(str, found))}.",
-            "It takes (examples, positions, groups, depth) and values for each "
+            "It takes (examples, spatial, groups, depth) and values for each "
             "(1, 1, groups, depth): a kernel reads memory by these shapes.",
             "Reshape the arrays before the call.",
         )
@@ -182,8 +182,8 @@ def normalize_examples(
     """Compute `(x - mean) * scale / sqrt(var + epsilon) + bias` of each example.
 
     Args:
-        x: Array of shape (examples, positions, groups, depth), float32, of a depth that
-            has `norm_lanes`. Mean and variance are over positions and depth.
+        x: Array of shape (examples, spatial, groups, depth), float32, of a depth that
+            has `norm_lanes`. Mean and variance are over `spatial` and `depth`.
         scale: Array of shape (1, 1, groups, depth).
         bias: Array of that shape.
         epsilon: What is added to the variance, a scalar.

@@ -266,7 +266,7 @@ def unseen(layout: Layout) -> Static:
 
 @dataclasses.dataclass(slots=True, eq=False, repr=False)
 class Forced:
-    """The structure of a tree all or none of whose attributes are children.
+    """The structure of a tree whose attributes are all children, or all static.
 
     Attributes:
         layout: that of the tree.

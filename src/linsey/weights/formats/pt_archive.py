@@ -51,7 +51,7 @@ def read_pt(path: Path) -> dict[str, np.ndarray]:
 
 
 def _chosen(found: object, path: Path) -> dict[str, Rebuilt]:
-    """The tensors by name: of the one state dict in a checkpoint, or all of them."""
+    """Return the tensors by name, of the only state dict if there is just one."""
     if not isinstance(found, dict):
         hint = 'save a dictionary of tensors, such as `{"weight": tensor}`'
         kind = "a tensor" if _is_tensor(found) else type(found).__name__

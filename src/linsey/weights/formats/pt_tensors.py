@@ -147,7 +147,7 @@ def tensor_of(rebuilt: Rebuilt, file: PathLike, key: str) -> Tensor:
 
 
 def _dtype(storage: Storage, name: object) -> np.dtype | None:
-    """The dtype of a storage, or, if that has none, the one that was named."""
+    """Return the dtype of a storage, or, if that has none, the one that was named."""
     found = STORAGES.get(storage.kind)
     if storage.kind == UNTYPED and isinstance(name, Name):
         found = name.text.removeprefix("torch.")
@@ -157,7 +157,7 @@ def _dtype(storage: Storage, name: object) -> np.dtype | None:
 
 
 def _shown(value: object) -> str:
-    """What a file has, without what may be nested in it."""
+    """Return what a file has, without what may be nested in it."""
     if isinstance(value, tuple) and all(type(n) is int for n in value[: MAX_RANK + 1]):
         return f"{str(value[: MAX_RANK + 1]):.80}"
     return str(value)[:80] if type(value) is int else type(value).__name__

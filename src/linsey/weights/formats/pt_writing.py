@@ -49,7 +49,7 @@ def write_pt(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _tensor(array: np.ndarray, key: str) -> bytes:
-    """The call of the function that makes a tensor, see `pt_tensors`."""
+    """Return the call of the function that makes a tensor, see `pt_tensors`."""
     dtype = array.dtype.name
     is_typed = dtype in _KINDS
     kind = f"torch.{_KINDS[dtype]}" if is_typed else f"torch.storage.{UNTYPED}"

@@ -1,17 +1,17 @@
 """Examples normalized by their own mean and variance, and the gradients of that.
 
-An array of float32 has the shape (examples, positions, groups, depth). Each example has
-a mean and a variance for each group, over positions and depth; scale and bias have the
-shape (groups, depth). Sums are in float64, in the order of the array, whatever the
-number of threads, and what the sums are of is: so nothing overflows, and no digits are
-lost far from zero.
+An array of float32 has the shape (examples, spatial, groups, depth), where `spatial` is
+the product of the spatial shape. Each example has a mean and a variance for each group,
+over the axes `spatial` and `depth`; scale and bias have the shape (groups, depth). The
+terms and the sums are float64, added in the order of the array for any number of
+threads: so nothing overflows, and no digits are lost far from zero.
 
-A *unit* is one group of one example. Where there is one position, its values lie next
-to each other and are taken as rows of so many lanes; else its rows are the positions,
-and it is taken by one block of lanes after the other.
+A *unit* is one group of one example. If `spatial` is 1, its values are contiguous and
+are read as rows of so many lanes; otherwise it has `spatial` rows, which are read one
+block of lanes after the other.
 
-A plan is valid if the depth is a multiple of the lanes that it chooses. Then each loop
-stays inside units that the arrays have.
+A plan is valid if the depth is a multiple of the lanes that it chooses. Then no loop
+leaves its unit.
 """
 
 # ruff: noqa: D103 - what numba compiles is short and of one kind
@@ -23,7 +23,7 @@ from functools import partial
 from linsey.ops.cpu.codegen import vectors, xla
 from linsey.ops.cpu.codegen.xla import DOUBLE, FLOAT, INPUT, OUTPUT, OWN, PIECES, PLAN
 
-EXAMPLES, POSITIONS, GROUPS, DEPTH, CENTRED, LANES_INDEX = range(PLAN, PLAN + 6)
+EXAMPLES, SPATIAL, GROUPS, DEPTH, CENTRED, LANES_INDEX = range(PLAN, PLAN + 6)
 PARTS, STEP, SCRATCH = OWN, OWN + 1, OWN + 2  # words of a job
 PIECE = 2**16  # floats that a thread takes at once
 TINY = 2.0**-126
@@ -57,7 +57,7 @@ def _lanes(job):
 
 @xla.compiled
 def _array_shape(job):
-    return job[EXAMPLES], job[POSITIONS], job[GROUPS], job[DEPTH]
+    return job[EXAMPLES], job[SPATIAL], job[GROUPS], job[DEPTH]
 
 
 @xla.compiled
@@ -86,20 +86,20 @@ def _function(job, first):
 def _row(job):
     """Return the bytes from one row of a unit to the next."""
     channels = job[GROUPS] * job[DEPTH]
-    return (_lanes(job) if job[POSITIONS] == 1 else channels) * FLOAT
+    return (_lanes(job) if job[SPATIAL] == 1 else channels) * FLOAT
 
 
 @xla.compiled
 def _rows(job):
     """Return how many rows a block of a unit has."""
-    positions = job[POSITIONS]
-    return job[DEPTH] // _lanes(job) if positions == 1 else positions
+    spatial = job[SPATIAL]
+    return job[DEPTH] // _lanes(job) if spatial == 1 else spatial
 
 
 @xla.compiled
 def _blocks(job):
     """Return how many blocks a unit has, one beside the other."""
-    return 1 if job[POSITIONS] == 1 else job[DEPTH] // _lanes(job)
+    return 1 if job[SPATIAL] == 1 else job[DEPTH] // _lanes(job)
 
 
 @xla.compiled
@@ -107,7 +107,7 @@ def _offset(job, unit):
     """Return the bytes from the start of the array to a unit."""
     example, group = unit // job[GROUPS], unit % job[GROUPS]
     channels = job[GROUPS] * job[DEPTH]
-    return (example * job[POSITIONS] * channels + group * job[DEPTH]) * FLOAT
+    return (example * job[SPATIAL] * channels + group * job[DEPTH]) * FLOAT
 
 
 @xla.compiled
@@ -124,7 +124,7 @@ def _take_moments(job, x, epsilon, known):
         sums = xla.doubles(result, 2)
         first += sums[0]
         second += sums[1]
-    count = job[POSITIONS] * job[DEPTH]
+    count = job[SPATIAL] * job[DEPTH]
     first, second = first / count, second / count
     values[MEAN] = 0.0
     if job[CENTRED]:
@@ -144,7 +144,7 @@ def _take_moments(job, x, epsilon, known):
 @xla.compiled
 def _divide(job):
     """Choose how many units a piece has; return the number of pieces."""
-    job[STEP] = max(PIECE // (job[POSITIONS] * job[DEPTH]), 1)
+    job[STEP] = max(PIECE // (job[SPATIAL] * job[DEPTH]), 1)
     return (job[EXAMPLES] * job[GROUPS] + job[STEP] - 1) // job[STEP]
 
 
@@ -152,7 +152,7 @@ def _divide(job):
 def _start_norm(job):
     pieces = _divide(job)
     job[SCRATCH] = xla.allocate(job[xla.THREADS] * KNOWN)
-    size = job[EXAMPLES] * job[POSITIONS] * job[GROUPS] * job[DEPTH]
+    size = job[EXAMPLES] * job[SPATIAL] * job[GROUPS] * job[DEPTH]
     xla.use_huge_pages(job[OUTPUT], size * FLOAT)
     return pieces if job[SCRATCH] != 0 else 0
 
@@ -161,7 +161,7 @@ def _start_norm(job):
 def _normalize(job, piece, worker):
     function, lanes = _function(job, vectors.SCALE), _lanes(job)
     known, row = job[SCRATCH] + worker * KNOWN, _row(job)
-    step = lanes * FLOAT if job[POSITIONS] == 1 else 0
+    step = lanes * FLOAT if job[SPATIAL] == 1 else 0
     last = min((piece + 1) * job[STEP], job[EXAMPLES] * job[GROUPS])
     for unit in range(piece * job[STEP], last):
         offset = _offset(job, unit)
@@ -216,7 +216,7 @@ def _find_cotangents(job, piece, worker):
         scale = job[INPUT + 2] + first_channel * FLOAT
         to_totals = part + 2 * first_channel * DOUBLE
         _take_moments(job, x, job[INPUT + 3], known)
-        if job[POSITIONS] == 1:
+        if job[SPATIAL] == 1:
             result = known + SUMS * DOUBLE
             arguments = (a, x, row, scale, known, _rows(job), to_totals, result)
             _call_eight(_function(job, vectors.ROW_SUMS), arguments)
@@ -224,7 +224,7 @@ def _find_cotangents(job, piece, worker):
             first, second = sums[0], sums[1]
         else:
             first, second = _sum_columns(job, a, x, scale, known, to_totals)
-        count = job[POSITIONS] * job[DEPTH]
+        count = job[SPATIAL] * job[DEPTH]
         values = xla.doubles(known, SUMS)
         values[FIRST] = first / count if job[CENTRED] else 0.0
         values[SECOND] = second / count
@@ -256,7 +256,7 @@ def _sum_columns(job, a, x, scale, known, totals):
 @xla.compiled
 def _write_gradient(job, y, a, x, scale, known):
     function, lanes = _function(job, vectors.GRADIENT), _lanes(job)
-    step = lanes * FLOAT if job[POSITIONS] == 1 else 0
+    step = lanes * FLOAT if job[SPATIAL] == 1 else 0
     for block in range(_blocks(job)):
         more = block * lanes * FLOAT
         arguments = (

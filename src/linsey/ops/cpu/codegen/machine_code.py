@@ -135,7 +135,7 @@ def _keep(module: str, code: bytes) -> None:
 
 
 def _folders() -> Iterator[Path]:
-    """Where compiled Python is, which others may have filled; or the user's own."""
+    """List the folders of compiled Python: a shared one first, then the user's own."""
     yield Path(importlib.util.cache_from_source(__file__)).parent
     with suppress(RuntimeError):  # there is no home
         caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
