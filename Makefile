@@ -37,7 +37,7 @@ TORCHVISION_VERSION := 0.28.0
 TIMM_VERSION := 1.0.31
 SKLEARN_VERSION := 1.9.1
 KERAS_VERSION := 3.15.1
-BENCHMARKS ?= trace first_step dispatch import_time optim batch_norm norms step memory \
+BENCHMARKS ?= trace first_step dispatch import_time optim batch_norm norms conv step memory \
   objects checkpoint fold accumulate recalibrate table images training_memory scale
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

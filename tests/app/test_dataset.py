@@ -1,16 +1,16 @@
 import numpy as np
 import pytest
 
-from linsey.app.dataset import Plan
+from linsey.app.dataset import BatchOrder
 from linsey.app.standardizer import Standardizer, StandardizerRecord
 from linsey.errors import InputError
 from linsey.schema import conform
 
 
 def test_batches_from_a_step_are_the_rest_of_the_batches():
-    whole = [indices.tolist() for indices in Plan(10, 3, 7, 0, 9)]
+    whole = [indices.tolist() for indices in BatchOrder(10, 3, 7, 0, 9)]
     for first in range(9):
-        rest = [indices.tolist() for indices in Plan(10, 3, 7, first, 9)]
+        rest = [indices.tolist() for indices in BatchOrder(10, 3, 7, first, 9)]
         assert rest == whole[first:]
     for epoch in range(3):
         seen = sum(whole[3 * epoch : 3 * epoch + 3], [])

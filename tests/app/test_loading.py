@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from linsey.app.config import DataOptions, LoadingOptions
-from linsey.app.dataset import Plan
+from linsey.app.dataset import BatchOrder
 from linsey.app.devices import Devices
 from linsey.app.loading import Here, Threads, prepared, source_for, training_loader
 from linsey.app.readers import load
@@ -18,7 +18,7 @@ from linsey.app.workers import Workers, default_workers
 from linsey.errors import InputError
 from tests.app.images import make_photos
 
-PLAN = Plan(24, 6, seed=3, first_step=2, total=10)
+PLAN = BatchOrder(24, 6, seed=3, first_step=2, total=10)
 
 
 @pytest.fixture(scope="module")

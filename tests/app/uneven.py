@@ -18,7 +18,7 @@ import numpy as np
 from linsey import distributed
 from linsey.app import steps
 from linsey.app.config import TrainConfig
-from linsey.app.dataset import Dataset, Plan
+from linsey.app.dataset import BatchOrder, Dataset
 from linsey.app.devices import Devices
 from linsey.app.loading import training_loader
 from linsey.app.own_network import make_network
@@ -46,7 +46,7 @@ def read(data: Dataset, devices: Devices) -> list[int]:
     size = max(1, min(BATCH, count) // devices.count) * devices.count
     if size > count:
         return list(range(count))
-    plan = Plan(count, size, 7, 0, count // size)
+    plan = BatchOrder(count, size, 7, 0, count // size)
     loader = training_loader(data, lambda x: x, devices, plan, TrainConfig())
     seen: list[int] = []
     for step in range(count // size):

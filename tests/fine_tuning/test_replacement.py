@@ -428,7 +428,7 @@ def test_a_method_that_the_new_layer_lacks_is_named():
     with pytest.raises(UsageError) as caught:
         new.apply(changed, x, method="score")
     assert str(caught.value) == (
-        '`Lookup`, in the place of `Embed` at "embed", has no method `attend`.\n'
+        '`Lookup`, in place of `Embed` at "embed", has no method `attend`.\n'
         "The model calls this method of the layer.\n"
         "Give it a method `attend`, or derive it from `Embed`."
     )

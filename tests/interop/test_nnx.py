@@ -21,7 +21,7 @@ from tests.interop.training import (
     train,
 )
 
-# A real one: `linsey.compat` puts linsey in the place of `flax` for programs.
+# A real one: `linsey.compat` puts linsey in place of `flax` for programs.
 nnx = importlib.import_module("flax.nnx")
 
 

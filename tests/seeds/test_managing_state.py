@@ -1,6 +1,6 @@
 """The guide "Managing Parameters and State": its models, optimizer and `vmap`.
 
-Every snippet in the page's order, as printed but for `linsey` in the place of `flax`.
+Every snippet in the page's order, as printed but for `linsey` in place of `flax`.
 """
 
 from __future__ import annotations

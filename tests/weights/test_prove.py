@@ -68,7 +68,7 @@ def reference(net: Any) -> tuple[Any, Any, Any]:
 
 
 def positive_means(variables: Any) -> Any:
-    """So that a mean in the place of a variance gives numbers."""
+    """So that a mean in place of a variance gives numbers."""
     flat = flatten(variables).items()
     return nest({p: abs(a) + 0.1 if p.endswith("mean") else a for p, a in flat})
 

@@ -1,8 +1,9 @@
 """Random initial values of any shape, drawn outside of a trace.
 
 XLA compiles a program that draws random numbers for each shape anew, which takes
-longer than to draw them. Here arrays are drawn in chunks of one size, by programs that
-have the position as an input and serve every shape; the values are the same to the bit.
+longer than to draw them (`benchmarks/first_step.py`). Here arrays are drawn in chunks
+of one size, by programs that have the position as an input and serve every shape; the
+values are the same to the bit.
 """
 
 from __future__ import annotations

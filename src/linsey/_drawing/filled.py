@@ -1,7 +1,7 @@
 """Arrays of one number, made without a program where that is possible.
 
 Outside of a trace XLA would compile one for each shape, which takes longer than to
-write the numbers.
+write the numbers (`benchmarks/first_step.py`).
 """
 
 from __future__ import annotations

@@ -73,15 +73,15 @@ class Collector:
 
     def draw(self, recipe: Recipe, key: LazyRng) -> Any:
         """Draw the array of a recipe, and remember it."""
-        places = [i for i, root in enumerate(self.roots) if root is key.rng]
-        if not places:
-            places = [len(self.roots)]
+        indices = [i for i, root in enumerate(self.roots) if root is key.rng]
+        if not indices:
+            indices = [len(self.roots)]
             self.roots.append(key.rng)
         fold = None
         if key.suffix:
             fold = hash_suffix(key.suffix, config.flax_fix_rng_separator)
         (array,) = draw_p().bind(key.rng, draws=(Draw(0, fold, recipe),))
-        self.drawn[id(array)] = array, Draw(places[0], fold, recipe)
+        self.drawn[id(array)] = array, Draw(indices[0], fold, recipe)
         return jax.tree_util.tree_unflatten(recipe.structure, [array])
 
     def together(self, variables: T) -> T:
@@ -120,7 +120,7 @@ def collected(
     """
     if not is_staged():
         # Results are hardly used: no kernel is loaded for them, and convolutions are
-        # what takes XLA least time to compile.
+        # what XLA compiles fastest (`benchmarks/first_step.py`).
         with assigned(BY_DEFINITION, True), dispatch.plain_convolutions(True):
             return init_with_output(*args, **kwargs)[1]
     collector = Collector(tracers.current_trace())
@@ -273,7 +273,9 @@ def draw_in_place(members: Sequence[Member]) -> Sequence[Any]:
 
 def repeated(rows: int, step: Callable[[Any, T], T], values: T) -> T:
     """Repeat a step, which draws some rows, until so many are drawn."""
-    # Steps are counted: a loop from 0 to below 1 by more than 1 is never run by XLA.
+    # Steps are counted. XLA on CPU never runs a loop from 0 to below 1 by more than 1
+    # (jaxlib 0.10): `while_loop(lambda s: s[0] < 1, lambda s: (s[0] + 4, s[1] + 1),
+    # (0, 0))` is (0, 0).
     count = -(-int(rows) // BLOCKS)
     return lax.fori_loop(np.int32(0), np.int32(count), step, values)
 

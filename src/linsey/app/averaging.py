@@ -1,4 +1,4 @@
-"""The moving average that is evaluated in the place of the last weights (`--ema`).
+"""The moving average that is evaluated in place of the last weights (`--ema`).
 
 Weights and running statistics are averaged alike, so that they nearly match; see
 `linsey.batch_stats.ema`. A checkpoint has the average beside what it is made of, as
@@ -53,7 +53,7 @@ def averaged(state: EmaState, variables: Variables) -> Variables:
 
 
 def evaluated_contents(contents: Contents) -> Contents:
-    """Return a checkpoint with what it evaluates with in the place of its variables.
+    """Return a checkpoint with what it evaluates with in place of its variables.
 
     Args:
         contents: of any checkpoint; one without an average is returned as it is.

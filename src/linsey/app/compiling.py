@@ -17,7 +17,8 @@ import jax
 
 Result = TypeVar("Result")
 
-# XLA refuses an option that it does not know; it has only one kind of emitters later.
+# Without fusion emitters XLA compiles faster (`benchmarks/table.py`). Later versions
+# have no others, and XLA refuses an option that it does not know.
 _QUICKLY: dict[str, Any] = (
     {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}
 )

@@ -80,7 +80,7 @@ def is_missing(cell: str) -> bool:
     return len(cell) < 9 and cell.strip().lower() in _MISSING
 
 
-class Table:
+class CsvTable:
     """A file whose columns are known.
 
     Args:

@@ -115,7 +115,7 @@ class Dataset:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class BatchOrder:
     """Which examples each step learns from: a function of the seed and the step.
 
     An epoch has `count // batch_size` steps. The examples left over change with the
@@ -129,7 +129,7 @@ class Plan:
         total: steps of the whole run.
 
     Example:
-        >>> plan = Plan(count=7, batch_size=3, seed=0, first_step=1, total=3)
+        >>> plan = BatchOrder(count=7, batch_size=3, seed=0, first_step=1, total=3)
         >>> [indices.tolist() for indices in plan]
         [[1, 2, 6], [3, 4, 2]]
     """

@@ -13,7 +13,7 @@ import jax
 import jaxlib
 
 from linsey.app.config import ExportConfig
-from linsey.app.exported import TOLERANCE, Difference, Exporter
+from linsey.app.exported import TOLERANCE, Exporter, ProgramDifference
 from linsey.version import __version__
 
 SCHEMA = "linsey.export/1"
@@ -25,7 +25,7 @@ def export_record(
     exporter: Exporter,
     config: ExportConfig,
     program: bytes,
-    difference: Difference,
+    difference: ProgramDifference,
     compared: tuple[str, int],
 ) -> dict[str, Any]:
     """Describe an exported program as JSON values.

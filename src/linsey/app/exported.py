@@ -42,7 +42,7 @@ Program = Callable[[jax.Array], dict[str, jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Difference:
+class ProgramDifference:
     """How far a program is from its model.
 
     Attributes:
@@ -167,7 +167,7 @@ class Exporter:
 
         return program
 
-    def compare(self, program: bytes, raw: np.ndarray) -> Difference:
+    def compare(self, program: bytes, raw: np.ndarray) -> ProgramDifference:
         """Compare a program with its model.
 
         Args:
@@ -192,16 +192,16 @@ class Exporter:
                 answer = exported.call(jnp.asarray(given[:size]))
                 answers = cast(dict[str, jax.Array], answer)
                 found.append(_difference(answers, right.astype(jnp.float32)))
-        return Difference(
+        return ProgramDifference(
             max(one.logits for one in found), max(one.probabilities for one in found)
         )
 
 
-def _difference(answer: dict[str, jax.Array], right: jax.Array) -> Difference:
+def _difference(answer: dict[str, jax.Array], right: jax.Array) -> ProgramDifference:
     gap = jnp.abs(answer["logits"] - right).max()
     chances = jnp.abs(answer["probabilities"] - jax.nn.softmax(right)).max()
     size = jnp.maximum(jnp.abs(right).max(), jnp.finfo(jnp.float32).tiny)
-    return Difference(float(gap / size), float(chances))
+    return ProgramDifference(float(gap / size), float(chances))
 
 
 def _standardization(standardizer: Standardizer) -> Callable[[jax.Array], jax.Array]:
@@ -218,7 +218,8 @@ def _standardization(standardizer: Standardizer) -> Callable[[jax.Array], jax.Ar
     def standardize(x: jax.Array) -> jax.Array:
         x = x.astype(jnp.float32) - near
         if (np.abs(rest) / std > _ENOUGH).any():
-            # Else XLA adds both constants before it subtracts them.
+            # Otherwise XLA adds both constants before it subtracts them, and the sum is
+            # rounded (test_a_table_of_years_is_standardized_in_the_program).
             x = jax.lax.optimization_barrier(x) - rest
         return x / scale
 

@@ -178,8 +178,8 @@ class Classes:
         kind = np.str_ if labels.is_text else np.int64
         names = np.asarray(self.names, kind)
         order = np.argsort(names)
-        places = np.searchsorted(names, values, sorter=order).clip(max=count - 1)
-        found = order[places]
+        indices = np.searchsorted(names, values, sorter=order).clip(max=count - 1)
+        found = order[indices]
         is_strange = names[found] != values
         if is_strange.any():
             index = int(is_strange.argmax())

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from linsey.app.config import LoadingOptions
-from linsey.app.dataset import Dataset, Plan
+from linsey.app.dataset import BatchOrder, Dataset
 from linsey.app.devices import Devices
 from linsey.app.image_array import Examples, ImageArray, chunks
 from linsey.app.images import calm_pillow
@@ -243,7 +243,7 @@ def training_loader(
     dataset: Dataset,
     standardize: Standardizer,
     devices: Devices,
-    plan: Plan,
+    plan: BatchOrder,
     options: LoadingOptions,
 ) -> Loader:
     """Make the loader of a run; only there processes are worth their start.

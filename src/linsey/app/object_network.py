@@ -34,21 +34,21 @@ class ObjectNetwork:
     Attributes:
         given: the object as it was given; not changed.
         structure: of the initialized object.
-        places: collection and path of each leaf; `None` for Python numbers, which stay
-            with the object.
+        locations: collection and path of each leaf; `None` for Python numbers, which
+            stay with the object.
         constants: these numbers, and `None` for arrays.
     """
 
     given: Module
     structure: jax.tree_util.PyTreeDef
-    places: tuple[tuple[str, ...] | None, ...]
+    locations: tuple[tuple[str, ...] | None, ...]
     constants: tuple[object, ...]
 
     def model_with(self, variables: Variables) -> object:
         """Return an object that holds the variables."""
         leaves = [
             constant if place is None else _at(variables, place)
-            for place, constant in zip(self.places, self.constants, strict=True)
+            for place, constant in zip(self.locations, self.constants, strict=True)
         ]
         return jax.tree.unflatten(self.structure, leaves)
 
@@ -103,9 +103,9 @@ def object_network(given: Module, example: jax.ShapeDtypeStruct) -> ObjectNetwor
     jax.eval_shape(init, jax.random.key(0), example)
     placed = list(_placed(made[0]))
     structure = jax.tree.structure(made[0])
-    places = tuple(place for place, _ in placed)
+    locations = tuple(place for place, _ in placed)
     constants = tuple(leaf if place is None else None for place, leaf in placed)
-    return ObjectNetwork(given, structure, places, constants)
+    return ObjectNetwork(given, structure, locations, constants)
 
 
 def _initialized(given: Module, key: jax.Array, x: jax.Array) -> Module:

@@ -10,7 +10,7 @@ from typing import Any
 from linsey.app import metrics_log
 from linsey.app.batches import describe_batches
 from linsey.app.config import TrainConfig
-from linsey.app.dataset import Dataset, Plan
+from linsey.app.dataset import BatchOrder, Dataset
 from linsey.app.devices import describe_environment
 from linsey.app.initial_weights import InitialWeights, initial_weights
 from linsey.app.loading import prepared
@@ -201,7 +201,7 @@ def _audit(trainer: Trainer) -> Report:
     if not trainer.team.is_first:
         return Report("Audit")
     x, size, step = trainer.dataset.x_train, trainer.batch_size, trainer.step
-    plan = Plan(len(x), size, trainer.config.seed, step, step + _AUDITED)
+    plan = BatchOrder(len(x), size, trainer.config.seed, step, step + _AUDITED)
     chosen = list(prepared(x, trainer.standardize, plan))
     committed = int(state.step) - int(state.skipped)
     model = trainer.network.model_with(state.evaluated)

@@ -165,7 +165,7 @@ def refuse_occupied(path: Path, resume: bool) -> None:
 
 
 def refuse_link(path: Path) -> None:
-    """Refuse a link in the place of what a run writes.
+    """Refuse a link in place of what a run writes.
 
     Raises:
         InputError: it is one.

@@ -94,13 +94,14 @@ class Standardizer:
         """
         size = np.maximum(np.abs(self.mean), self.std)
         told = []
-        if (places := np.flatnonzero(self.is_constant)).size:
-            named = _named(places, names, kind)
+        if (indices := np.flatnonzero(self.is_constant)).size:
+            named = _named(indices, names, kind)
             told.append(f"{named} the same in all of the training data: nothing can "
                         "be learned from it")  # fmt: skip
-        if (places := np.flatnonzero(size >= _ENORMOUS)).size:
-            largest = f"{size[places].max():.1e}"
-            told.append(f"{_named(places, names, kind)} of enormous scale ({largest}): "
+        if (indices := np.flatnonzero(size >= _ENORMOUS)).size:
+            largest = f"{size[indices].max():.1e}"
+            named = _named(indices, names, kind)
+            told.append(f"{named} of enormous scale ({largest}): "
                         "is it a mark for missing values, or a number that only "
                         "names an example?")  # fmt: skip
         return told
@@ -115,9 +116,9 @@ class Standardizer:
         return cls(np.asarray(record.mean), np.asarray(record.std))
 
 
-def _named(places: np.ndarray, names: Sequence[str], kind: str) -> str:
-    shown = [names[place] if names else str(place) for place in places[:_SHOWN]]
-    if (more := len(places) - len(shown)) > 0:
+def _named(indices: np.ndarray, names: Sequence[str], kind: str) -> str:
+    shown = [names[place] if names else str(place) for place in indices[:_SHOWN]]
+    if (more := len(indices) - len(shown)) > 0:
         return f"{kind}s {', '.join(shown)} and {more} more are"
     if len(shown) == 1:
         return f"{kind} {shown[0]} is"

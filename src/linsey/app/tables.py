@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from linsey.app.config import DataOptions
-from linsey.app.csv_file import MAX_DISTINCT, Column, Table, is_missing
+from linsey.app.csv_file import MAX_DISTINCT, Column, CsvTable, is_missing
 from linsey.app.dataset import Dataset, Known, make_dataset
 from linsey.app.labels import MAX_LABEL
 from linsey.errors import InputError
@@ -42,7 +42,7 @@ def load_table(path: Path, options: DataOptions, known: Known | None = None) -> 
         InputError: the file is no such table; says line and column.
         DiskError: the disk refused.
     """
-    table = Table(path)
+    table = CsvTable(path)
     target = _target(table, options)
     index = table.row_index()
     features = [c for c in table.columns if c not in (target, index)]
@@ -93,7 +93,7 @@ class Encoder:
         values: the texts that have a feature each; empty for numbers.
     """
 
-    table: Table
+    table: CsvTable
     column: Column
     values: tuple[str, ...] = ()
 
@@ -122,7 +122,7 @@ class Encoder:
             features[0] = number
 
 
-def _target(table: Table, options: DataOptions) -> Column:
+def _target(table: CsvTable, options: DataOptions) -> Column:
     columns = {column.name: column for column in table.columns}
     if options.target is not None:
         if options.target not in columns:
@@ -138,7 +138,7 @@ def _target(table: Table, options: DataOptions) -> Column:
 
 
 def _encoder(
-    table: Table, column: Column, options: DataOptions, names: Sequence[str]
+    table: CsvTable, column: Column, options: DataOptions, names: Sequence[str]
 ) -> Encoder:
     """Choose the features of a column: those of the model, if there is one."""
     key = f"column `{column.name}`"
@@ -170,7 +170,7 @@ def _encoder(
     return Encoder(table, column, values)
 
 
-def _labels(table: Table, target: Column, labels: list[str]) -> np.ndarray:
+def _labels(table: CsvTable, target: Column, labels: list[str]) -> np.ndarray:
     """Return labels as numbers if all of them are, and else as text."""
     numbers = [table.number(label) for label in labels] if target.is_numeric else []
     if None in numbers or not numbers:
@@ -178,7 +178,7 @@ def _labels(table: Table, target: Column, labels: list[str]) -> np.ndarray:
     return np.array(numbers)
 
 
-def _means(x: np.ndarray, table: Table, names: Sequence[str]) -> list[float]:
+def _means(x: np.ndarray, table: CsvTable, names: Sequence[str]) -> list[float]:
     """Return the means of the training part, of the values that are there."""
     means = []
     for name, column in zip(names, x.T, strict=True):
@@ -192,13 +192,13 @@ def _means(x: np.ndarray, table: Table, names: Sequence[str]) -> list[float]:
 
 
 def _fill_missing(x: np.ndarray, means: Sequence[float]) -> None:
-    """Put the mean of its column in the place of each missing value."""
+    """Put the mean of its column in place of each missing value."""
     for column, mean in zip(x.T, means, strict=True):
         column[np.isnan(column)] = mean
 
 
 def _read(
-    table: Table, encoders: Sequence[Encoder], target: Column
+    table: CsvTable, encoders: Sequence[Encoder], target: Column
 ) -> tuple[np.ndarray, list[str]]:
     """Return features, NaN where values are missing, and labels."""
     width = sum(len(encoder.names) for encoder in encoders)

@@ -24,7 +24,7 @@ from linsey.app import nonfinite, steps, window
 from linsey.app.batches import choose_batch_size
 from linsey.app.compiling import Step
 from linsey.app.config import TrainConfig
-from linsey.app.dataset import Dataset, PartName, Plan
+from linsey.app.dataset import BatchOrder, Dataset, PartName
 from linsey.app.devices import Devices, describe_environment
 from linsey.app.exit_codes import NotFiniteError
 from linsey.app.loading import Batch, Loader, training_loader
@@ -221,7 +221,7 @@ class Trainer:
 
     def _loader(self) -> Loader:
         count, config = len(self.dataset.x_train), self.config
-        plan = Plan(count, self.batch_size, config.seed, self.step, self.total)
+        plan = BatchOrder(count, self.batch_size, config.seed, self.step, self.total)
         return training_loader(
             self.dataset, self.standardize, self.devices, plan, config
         )

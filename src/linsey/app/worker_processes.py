@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from linsey.app.dataset import Plan
+from linsey.app.dataset import BatchOrder
 from linsey.app.image_array import ImageArray
 from linsey.app.images import hush_pillow
 from linsey.app.standardizer import Standardizer
@@ -37,7 +37,7 @@ class Steps:
 
     x: ImageArray
     standardize: Standardizer
-    plan: Plan
+    plan: BatchOrder
     own: slice = dataclasses.field(default_factory=lambda: slice(None))
 
     def __len__(self) -> int:

@@ -35,7 +35,7 @@ CALL = "variables = recalibrate(model, variables, batches)"
 
 
 @dataclass(frozen=True)
-class Evidence:
+class LayerEvidence:
     """What is known of one layer, or of one row of a scanned or mapped one.
 
     Attributes:
@@ -77,7 +77,7 @@ class Cause(NamedTuple):
     remedy: str
 
 
-def find_cause(one: Evidence, tolerance: float) -> Cause | None:
+def find_cause(one: LayerEvidence, tolerance: float) -> Cause | None:
     """Return why training and evaluation part at a layer, `None` if they do not."""
     return _certain(one) or (
         _by_batch(one, tolerance)
@@ -86,7 +86,7 @@ def find_cause(one: Evidence, tolerance: float) -> Cause | None:
     )
 
 
-def _certain(one: Evidence) -> Cause | None:
+def _certain(one: LayerEvidence) -> Cause | None:
     """Return what the state of the layer shows by itself."""
     running, batch = one.running, one.batch
     if not np.isfinite([*running.mean, *running.var]).all() or np.any(running.var < 0):
@@ -118,7 +118,7 @@ def _certain(one: Evidence) -> Cause | None:
     return None
 
 
-def _by_batch(one: Evidence, tolerance: float) -> Cause | None:
+def _by_batch(one: LayerEvidence, tolerance: float) -> Cause | None:
     """Return what remains without data that the model was trained on."""
     if not is_beyond_chance(one.gap, tolerance, one.batch):
         return _small_batch(one, tolerance)
@@ -134,7 +134,9 @@ def _by_batch(one: Evidence, tolerance: float) -> Cause | None:
     return Cause("|".join(left), _severity(one.gap), _beyond(one), fix)
 
 
-def _by_reference(one: Evidence, reference: Sample, tolerance: float) -> Cause | None:
+def _by_reference(
+    one: LayerEvidence, reference: Sample, tolerance: float
+) -> Cause | None:
     wrong = gap(one.running, reference)
     if not is_beyond_chance(wrong, tolerance, reference):
         other = gap(reference, one.batch)
@@ -167,14 +169,14 @@ def _by_reference(one: Evidence, reference: Sample, tolerance: float) -> Cause |
     return Cause("stale", _severity(wrong), text, CALL)
 
 
-def _stale(one: Evidence, wrong: float) -> Cause:
+def _stale(one: LayerEvidence, wrong: float) -> Cause:
     text = "The running statistics have not moved since the earlier checkpoint, while "
     text += f"the parameters have; they are {wrong:.2g} away from the data."
     fix = "Keep the updates of each step: `variables = {**variables, **updates}`; for "
     return Cause("stale", _severity(wrong), text, fix + "now: " + CALL)
 
 
-def _small_batch(one: Evidence, tolerance: float) -> Cause | None:
+def _small_batch(one: LayerEvidence, tolerance: float) -> Cause | None:
     """Report that chance separates the modes, or would with other examples."""
     is_small = chance(one.batch) >= LARGE and one.gap > tolerance
     if one.gap < LARGE and not is_small:
@@ -188,7 +190,7 @@ def _small_batch(one: Evidence, tolerance: float) -> Cause | None:
     return Cause("small_batch", "warning", text, fix)
 
 
-def _beyond(one: Evidence) -> str:
+def _beyond(one: LayerEvidence) -> str:
     return (
         f"Training and evaluation differ by {one.gap:.2g}; chance explains "
         f"{chance(one.batch):.2g}. An update keeps {one.momentum:.4g} of the old "

@@ -13,7 +13,7 @@ It is relative: `z` has mean square 1. Moments of `n` independent values differ 
 those of all by chance, the mean by `s / sqrt(n)` and the deviation by about as much for
 values whose tails are not light, so that a healthy layer has `gap^2` near `2 / n`.
 
-Positions of one image are not independent. If `B` is the variance of the means of
+Pixels of one image are not independent. If `B` is the variance of the means of
 examples, and `var` that of all values, `N` examples are worth `n = N var / B` values.
 """
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from linsey.batch_stats.calls import Batch, Call, Inputs, Rngs, Variables, find_call
-from linsey.batch_stats.causes import Evidence, find_cause
+from linsey.batch_stats.causes import LayerEvidence, find_cause
 from linsey.batch_stats.gaps import Floats, Sample, as_sample, chance, channel_gaps
 from linsey.batch_stats.merging import exact
 from linsey.batch_stats.modes_report import COLUMNS, OUTPUT, ModesReport
@@ -118,12 +118,12 @@ def compare_modes(
     return _report(layers, output_gap, tolerance)
 
 
-class Layer(NamedTuple):
+class LayerGap(NamedTuple):
     """One layer, or a row of a scanned or mapped one, and what is known of it."""
 
     name: str
     order: float
-    evidence: Evidence
+    evidence: LayerEvidence
     gaps: Floats
 
 
@@ -178,7 +178,7 @@ def _layers(
     after: dict[Path, Statistics],
     known: Seen,
     earlier: dict[Path, Statistics],
-) -> Iterator[Layer]:
+) -> Iterator[LayerGap]:
     """Return a layer, or its rows: what lies along the axes before the last."""
     of = seen[one.path]
     order, moved = (np.atleast_1d(np.squeeze(part)) for part in (of.order, of.moved))
@@ -187,7 +187,7 @@ def _layers(
             continue  # a domain that the batch is not of
         running = _row(one, row)
         batch = as_sample(of, row)
-        evidence = Evidence(
+        evidence = LayerEvidence(
             running,
             batch,
             _row(after[one.path], row),
@@ -197,7 +197,7 @@ def _layers(
         )
         name = one.layer + "".join(f"[{index}]" for index in row)
         gaps = channel_gaps(running, batch)
-        yield Layer(name, float(order[row].max()), evidence, gaps)
+        yield LayerGap(name, float(order[row].max()), evidence, gaps)
 
 
 def _row(one: Statistics, row: tuple[int, ...]) -> Sample:
@@ -205,7 +205,7 @@ def _row(one: Statistics, row: tuple[int, ...]) -> Sample:
     return Sample(mean, var)
 
 
-def _report(layers: list[Layer], output_gap: float, tolerance: float) -> ModesReport:
+def _report(layers: list[LayerGap], output_gap: float, tolerance: float) -> ModesReport:
     rows: list[list[Cell]] = []
     findings: list[Finding] = []
     for order, layer in enumerate(layers, 1):

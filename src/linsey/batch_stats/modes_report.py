@@ -50,12 +50,12 @@ class ModesReport(Report):
         colors = ["tab:red" if cause else "tab:blue" for cause in causes]
         figure = Figure(figsize=(6.5, 1 + 0.35 * len(rows)), layout="constrained")
         axes = figure.subplots()
-        places = list(range(len(rows)))
-        axes.barh(places, [_drawn(value) for value in gaps], color=colors)
+        ticks = list(range(len(rows)))
+        axes.barh(ticks, [_drawn(value) for value in gaps], color=colors)
         chances = [_drawn(value) for value in by_chance]
-        axes.plot(chances, places, "k|", markersize=12, label="by chance")
+        axes.plot(chances, ticks, "k|", markersize=12, label="by chance")
         axes.set_yticks(
-            places, [f"{n}  {c or ''}" for n, c in zip(names, causes, strict=True)]
+            ticks, [f"{n}  {c or ''}" for n, c in zip(names, causes, strict=True)]
         )
         axes.invert_yaxis()  # the first layer on top
         axes.set(xlabel="gap between training and evaluation", title=self.title)

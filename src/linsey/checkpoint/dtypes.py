@@ -16,7 +16,7 @@ from linsey.errors import ArgumentTypeError
 
 
 @dataclasses.dataclass(frozen=True)
-class Storage:
+class StoredAs:
     """What is stored for the elements of an array.
 
     Attributes:
@@ -82,19 +82,19 @@ def name_of(dtype: Any) -> str:
     return dtype.name if hasattr(dtype, "name") else np.dtype(dtype).name
 
 
-def storage(name: str) -> Storage | None:
+def storage(name: str) -> StoredAs | None:
     """Return what is stored for a dtype; `None` if it cannot be stored.
 
     Example:
         >>> storage("complex64")
-        Storage(code='U8', dtype=dtype('uint8'), axes=(8,))
+        StoredAs(code='U8', dtype=dtype('uint8'), axes=(8,))
     """
     if name in _KEYS:
-        return Storage("U32", np.dtype(np.uint32), (_KEYS[name][1],))
+        return StoredAs("U32", np.dtype(np.uint32), (_KEYS[name][1],))
     dtype = _DTYPES.get(name)
     if dtype is None or name in CODES:
-        return None if dtype is None else Storage(CODES[name], dtype)
-    return Storage("U8", np.dtype(np.uint8), (dtype.itemsize,))
+        return None if dtype is None else StoredAs(CODES[name], dtype)
+    return StoredAs("U8", np.dtype(np.uint8), (dtype.itemsize,))
 
 
 def to_stored(array: Any, path: str) -> tuple[str, np.ndarray]:

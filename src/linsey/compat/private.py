@@ -11,7 +11,7 @@ import importlib
 from typing import Any, NamedTuple
 
 
-class Row(NamedTuple):
+class PrivateName(NamedTuple):
     """A private name.
 
     Attributes:
@@ -26,11 +26,11 @@ class Row(NamedTuple):
     used_by: str
 
 
-def _rows(module: str, file: str, used_by: str, names: str) -> list[Row]:
+def _rows(module: str, file: str, used_by: str, names: str) -> list[PrivateName]:
     """Write rows whose adapters have the names without the underscore."""
     pairs = [pair.partition("=")[::2] for pair in names.split()]
     return [
-        Row(f"{module}._{name}", f"{file}.{own or name}", used_by)
+        PrivateName(f"{module}._{name}", f"{file}.{own or name}", used_by)
         for name, own in pairs
     ]
 
@@ -97,12 +97,12 @@ PRIVATE = [
         "Flax programs for Transformer Engine and TPU language models",
         "param_with_axes_sow_reduce_fn",
     ),
-    Row(
+    PrivateName(
         "flax.linen.transforms.lift_transform",
         "transforms.lift_transform",
         "Flaxformer",
     ),
-    Row(
+    PrivateName(
         "flax.linen.transforms.lift_direct_transform",
         "transforms.lift_direct_transform",
         "what grew out of Flaxformer",
@@ -120,8 +120,8 @@ PRIVATE = [
         "kauldron",
         "get_module_table ArrayRepresentation ObjectRepresentation",
     ),
-    Row("flax.linen.summary.Table", "summary.Table", "kauldron"),
-    Row("flax.linen.summary.Row", "summary.Row", "kauldron"),
+    PrivateName("flax.linen.summary.Table", "summary.Table", "kauldron"),
+    PrivateName("flax.linen.summary.Row", "summary.Row", "kauldron"),
     *_rows(
         "flax.serialization",
         "trees",
@@ -146,7 +146,7 @@ PRIVATE = [
     ),
     *_rows("flax.jax_utils", "trees", "input pipelines for pmap", "pmap_device_order"),
     *_rows("flax.metrics.tensorboard", "trees", "loggers", "flatten_dict"),
-    Row(
+    PrivateName(
         "flax.traverse_util._EmptyNode",
         "linsey.traverse_util._EmptyNode",
         "optimizer masks",
@@ -157,9 +157,9 @@ PRIVATE = [
         "image-classification-jax",
         "get_params_dict sorted_items",
     ),
-    Row("flax.struct.TNode", "trees.TNode", "flax-extra"),
-    Row("flax.core.meta.TAxisMetadata", "trees.TAxisMetadata", "praxis"),
-    Row(
+    PrivateName("flax.struct.TNode", "trees.TNode", "flax-extra"),
+    PrivateName("flax.core.meta.TAxisMetadata", "trees.TAxisMetadata", "praxis"),
+    PrivateName(
         "flax.training.checkpoints._checkpoint_path",
         "linsey.training.checkpoints._checkpoint_path",
         "loaders of pretrained weights",

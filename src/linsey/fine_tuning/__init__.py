@@ -4,7 +4,7 @@ A model is changed without its source: what comes back is a module of the same c
 with the same fields, methods and names, whose layers run otherwise, and the variables
 that go with it. Changes compose, in the order in which they are made.
 
-* `replace`, `insert`, `remove`: other layers in the place of those of the model.
+* `replace`, `insert`, `remove`: other layers in place of those of the model.
 * `lora`, `merge`: products of low rank beside kernels, and back into them.
 * `freeze`, `trainable`: layers that training leaves alone, running statistics included.
 """

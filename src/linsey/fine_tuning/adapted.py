@@ -49,7 +49,7 @@ class Change:
         return dataclasses.replace(self, layers=kept)
 
     def layer(self, path: str, layer: Module) -> Module:
-        """Return what runs in the place of a layer: it, or another, unbound module."""
+        """Return what runs in place of a layer: it, or another, unbound module."""
         return layer
 
     def behind(self, path: str) -> Mapping[str, Module]:
@@ -90,7 +90,7 @@ class Editor:
         kwargs: Mapping[str, Any],
         context: InterceptorContext,
     ) -> Any:
-        """Run the method of what is in the place of a layer, and what is behind it."""
+        """Run the method of what is in place of a layer, and what is behind it."""
         old, method = context.module, context.method_name
         # What has no such method is lifted: a function of the layer, inside of a call.
         if old._bound is None or not hasattr(type(old), method):
@@ -129,11 +129,11 @@ def _bound(module: Module, scope: Any, name: str | None) -> Any:
 
 
 def _method(new: Module, old: Module, method: str, path: str) -> Run:
-    """Return the method of a module in the place of another one."""
+    """Return the method of a module in place of another one."""
     bound = _bound(new, old.scope, old.name)
     if not hasattr(bound, method):
         raise UsageError(
-            f'{named(new)}, in the place of {named(old)} at "{path}", has no method '
+            f'{named(new)}, in place of {named(old)} at "{path}", has no method '
             f"`{method}`.",
             "The model calls this method of the layer.",
             f"Give it a method `{method}`, or derive it from {named(old)}.",
@@ -147,7 +147,7 @@ def changes_of(module: Module) -> Changes:
 
 
 def adapt(module: M, changes: Changes) -> M:
-    """Return a model with these changes in the place of those that it has."""
+    """Return a model with these changes in place of those that it has."""
     base = getattr(type(module), "_unchanged", type(module))
     return _restored(base, changes, copy_unbound(module).__dict__)
 

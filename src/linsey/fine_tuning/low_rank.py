@@ -39,7 +39,7 @@ NAME = "lora"
 class LowRank(Module):
     """Multiply by a kernel, and by a product of two small ones: `x W + scale (x A) B`.
 
-    What a layer calls in the place of `jax.lax.dot_general`, or of the convolution.
+    What a layer calls in place of `jax.lax.dot_general`, or of the convolution.
 
     Attributes:
         product: that function.

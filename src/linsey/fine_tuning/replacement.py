@@ -17,7 +17,7 @@ M = TypeVar("M", bound=Module)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Replacement(Change):
-    """Other modules in the place of layers, by path."""
+    """Other modules in place of layers, by path."""
 
     def layer(self, path: str, layer: Module) -> Module:
         """Return the module that has the path."""

@@ -65,15 +65,15 @@ class Blueprint:
         return equinox().combine(arrays, *others)
 
     @functools.cached_property
-    def places(self) -> dict[Path, int]:
+    def indices(self) -> dict[Path, int]:
         """The name of each array, and its place among the leaves of the skeleton."""
-        return self._places(self.skeleton)
+        return self._indices(self.skeleton)
 
     def split(self, model: Any, state: Any = None) -> dict[str, Any]:
         """Return the arrays of a model and its state by collection and name."""
         leaves = jax.tree.leaves((model, state))
-        places = self._places((model, state))
-        return unflatten_dict({path: leaves[at] for path, at in places.items()})
+        indices = self._indices((model, state))
+        return unflatten_dict({path: leaves[at] for path, at in indices.items()})
 
     def merge(self, variables: Mapping[str, Any]) -> tuple[Any, Any]:
         """Return a model and its state with arrays by collection and name.
@@ -82,11 +82,11 @@ class Blueprint:
             MismatchError: an array is missing, or has another shape.
         """
         leaves, structure = jax.tree.flatten(self.skeleton)
-        for path, at in self.places.items():
+        for path, at in self.indices.items():
             leaves[at] = _find(variables, path, leaves[at].shape)
         return structure.unflatten(leaves)
 
-    def _places(self, made: tuple[Any, Any]) -> dict[Path, int]:
+    def _indices(self, made: tuple[Any, Any]) -> dict[Path, int]:
         """Name the arrays by the path in the model to them, or to their index."""
         leaves, structure = jax.tree.flatten(made)
         # With numbers as leaves, the tree tells which leaf is where.

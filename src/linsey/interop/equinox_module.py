@@ -42,7 +42,7 @@ def from_equinox(
         (5, 2)
     """
     blueprint = Blueprint(make, collection)
-    _ = blueprint.places  # what is wrong with `make` shows here
+    _ = blueprint.indices  # what is wrong with `make` shows here
     return EquinoxModule(blueprint, axis_name)
 
 

@@ -206,7 +206,7 @@ def sum_shards(tree: Tree, names: Names, groups: Groups | None = None) -> Tree:
     manual, mapped = split_names(names)
     if groups is not None:
         return _sum_groups(tree, names[0], groups, is_mapped=bool(mapped))
-    # JAX refuses names of a mesh and of a `vmap` in one collective.
+    # JAX 0.10 fails (AssertionError) if one collective names axes of a mesh and of `vmap`.
     if mapped:
         tree = lax.psum(tree, mapped)
     return lax.psum(tree, manual) if manual else tree

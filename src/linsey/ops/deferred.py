@@ -6,9 +6,11 @@ first, by one multiplication and one addition for each entry and an activation. 
 `Deferred` is the first array with the recipe for the second. What consumes it by `feed`
 keeps the first only; everything else sees the second, as an array.
 
-`jax.checkpoint` does not do this on a CPU: there XLA merges what is computed again with
-what was computed before, and keeps both arrays after all. Here the recomputation
-depends on the gradient that arrives, so that it cannot be merged nor begin before.
+`jax.checkpoint` does not save this memory on a CPU: XLA merges equal computations, and
+so what is computed again with what was computed before
+(https://github.com/jax-ml/jax/issues/13999). Here the recomputation depends on the
+gradient that arrives, so that it cannot be merged nor begin before
+(`benchmarks/memory.py`).
 """
 
 from __future__ import annotations

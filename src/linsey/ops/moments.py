@@ -294,7 +294,7 @@ def _sum_values(
     shift, prescale = _choose_shift(x, weights, axes, average)
     first = average(_subtract(prescale_values(x, prescale, axes), shift, axes))
     # Halved, because XLA on CPU stores a product, a difference or a repeated value that
-    # two reductions share: one more array to write and to read.
+    # two reductions share: one more array to write and read (`benchmarks/memory.py`).
     halved = prescale_values(x, times(prescale, 0.5), axes)
     halved = _subtract(halved, times(shift, 0.5), axes)
     second = times(average(square_abs(halved)), 4)

@@ -4,10 +4,9 @@ Arrays are channels last, (*batch, *spatial, features), where batch axes may be 
 Windows, strides and paddings name spatial axes only.
 
 XLA computes the gradient of a maximum over windows by visiting one window after the
-other, which on a CPU takes thirty times as long as the maximum itself. There, the index
-of the largest value in its window is found by comparing shifted copies, and the
-gradient is as many selections. The index is a byte per window, and all that reverse
-mode keeps.
+other, which is slow on a CPU (`benchmarks/conv.py`). There, the index of the largest
+value in its window is found by comparing shifted copies, and the gradient is as many
+selections. The index is a byte per window, and all that reverse mode keeps.
 """
 
 from __future__ import annotations

@@ -154,11 +154,11 @@ def layers_of(
     for path in shapes:
         owner, local = _owner(path.partition("/")[2], seen, joined)
         members.setdefault(owner, {})[local] = path
-    places = {path: place for place, path in enumerate(seen)}
+    order = {path: place for place, path in enumerate(seen)}
 
     def place(owner: str) -> int:
         # A parameter that is a layer by itself stands where its module does.
-        return places.get(owner, places.get(owner.rpartition("/")[0], len(places)))
+        return order.get(owner, order.get(owner.rpartition("/")[0], len(order)))
 
     return [
         Layer(

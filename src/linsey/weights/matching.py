@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from linsey.errors import OptionError
 from linsey.weights.groups import COLLECTIONS, Group
 from linsey.weights.layers import LEAVES, Layer
-from linsey.weights.translation import Link, links_of
+from linsey.weights.translation import ArrayLink, links_of
 
 Mapped = str | Sequence[str] | None
 NameMapping = Mapping[str, Mapped]
@@ -43,7 +43,7 @@ class Match:
     layer: Layer
     group: Group
     by: str
-    links: tuple[Link, ...]
+    links: tuple[ArrayLink, ...]
 
 
 @dataclass
@@ -217,12 +217,12 @@ class Matcher:
 
         Then either the names or the order mislead.
         """
-        our_places = {layer.path: place for place, layer in enumerate(self.layers)}
-        their_places = {group.path: place for place, group in enumerate(self.groups)}
+        our_order = {layer.path: place for place, layer in enumerate(self.layers)}
+        their_order = {group.path: place for place, group in enumerate(self.groups)}
         for match in self.matches:
             for layer, group in pairs:
-                ours = our_places[layer.path] < our_places[match.layer.path]
-                theirs = their_places[group.path] < their_places[match.group.path]
+                ours = our_order[layer.path] < our_order[match.layer.path]
+                theirs = their_order[group.path] < their_order[match.group.path]
                 if (
                     ours != theirs
                     and self.are_alike(layer, match.group)

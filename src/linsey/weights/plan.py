@@ -22,7 +22,7 @@ from linsey.weights.layers import Layer, Seen, layers_of
 from linsey.weights.linen_names import linen_tables
 from linsey.weights.matching import Match, Matcher, NameMapping, natural
 from linsey.weights.report import Leftover, leftovers_of
-from linsey.weights.translation import Link
+from linsey.weights.translation import ArrayLink
 
 WEIGHTS = ("params", "batch_stats")
 """The collections whose arrays have to have a counterpart."""
@@ -48,7 +48,7 @@ class Plan:
 
     layers: tuple[Layer, ...]
     matches: tuple[Match, ...]
-    links: tuple[Link, ...]
+    links: tuple[ArrayLink, ...]
     leftovers: tuple[Leftover, ...]
     tied: Mapping[str, str]
     counters: tuple[str, ...]

@@ -146,7 +146,7 @@ Turn = Stacked | GateBiases
 
 
 @dataclass(frozen=True)
-class Link:
+class ArrayLink:
     """Arrays that are the same, and how they are turned.
 
     Attributes:
@@ -165,7 +165,9 @@ class Link:
         return all(essential(shapes[name]) == essential(s) for name, s in pairs)
 
 
-def links_of(layer: Layer, group: Mapping[str, str], same_layout: bool) -> list[Link]:
+def links_of(
+    layer: Layer, group: Mapping[str, str], same_layout: bool
+) -> list[ArrayLink]:
     """Link the arrays of a layer with those of theirs.
 
     Args:
@@ -180,7 +182,9 @@ def links_of(layer: Layer, group: Mapping[str, str], same_layout: bool) -> list[
     for ours, theirs, turn in _candidates(layer, group, same_layout):
         if all(o in layer.arrays for o in ours) and all(t in group for t in theirs):
             paths = tuple(layer.arrays[local] for local in ours)
-            links.append(Link(paths, tuple(group[local] for local in theirs), turn))
+            links.append(
+                ArrayLink(paths, tuple(group[local] for local in theirs), turn)
+            )
     return links
 
 

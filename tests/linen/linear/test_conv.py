@@ -113,7 +113,7 @@ def test_conv_traces_to_the_equations_of_its_formula():
 
 
 def computations(jaxpr):
-    """The names of primitives, with those of inner programs in the place of calls."""
+    """The names of primitives, with those of inner programs in place of calls."""
     for equation in jaxpr.eqns:
         inner = [v.jaxpr for v in equation.params.values() if hasattr(v, "jaxpr")]
         if inner:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from linsey.app.csv_file import Column, Table
+from linsey.app.csv_file import Column, CsvTable
 from linsey.app.examples.terms import Example, Terms
 from linsey.app.tables import LABEL_COLUMNS, Encoder
 from linsey.errors import InputError
@@ -36,7 +36,7 @@ def read_table(path: Path, terms: Terms, tell: Tell) -> Iterator[Example]:
         InputError: a column is missing, or a cell cannot be read; says where.
     """
     with parsing(path, "the table cannot be loaded"):
-        table = Table(path, least=1)
+        table = CsvTable(path, least=1)
         encoders = _encoders(table, terms, tell)
         means = np.asarray(terms.known.means)
         widths = [len(encoder.names) for encoder in encoders]
@@ -49,7 +49,7 @@ def read_table(path: Path, terms: Terms, tell: Tell) -> Iterator[Example]:
             yield Example(str(path), number, np.where(np.isnan(x), means, x))
 
 
-def _encoders(table: Table, terms: Terms, tell: Tell) -> list[Encoder]:
+def _encoders(table: CsvTable, terms: Terms, tell: Tell) -> list[Encoder]:
     """Choose the columns of the model, in its order."""
     if len(terms.shape) != 1:
         expected = f"examples {terms.shape}"
@@ -75,7 +75,7 @@ def _encoders(table: Table, terms: Terms, tell: Tell) -> list[Encoder]:
     return sorted(encoders, key=lambda encoder: names.index(encoder.names[0]))
 
 
-def _encoder(table: Table, column: Column, names: Sequence[str]) -> Encoder | None:
+def _encoder(table: CsvTable, column: Column, names: Sequence[str]) -> Encoder | None:
     if column.name in names:
         return Encoder(table, column)
     start = f"{column.name}="
@@ -83,7 +83,7 @@ def _encoder(table: Table, column: Column, names: Sequence[str]) -> Encoder | No
     return Encoder(table, column, tuple(values)) if values else None
 
 
-def _named(table: Table, terms: Terms, names: Sequence[str]) -> list[Column]:
+def _named(table: CsvTable, terms: Terms, names: Sequence[str]) -> list[Column]:
     """Give columns the names of the model's where only their order tells these.
 
     That is so for a table without a line of names, and for a model that was trained on
@@ -114,7 +114,7 @@ def _is_label(column: Column, terms: Terms) -> bool:
     return column.name == terms.config.target or column.name.lower() in LABEL_COLUMNS
 
 
-def _refuse_missing(table: Table, column: Column, terms: Terms) -> None:
+def _refuse_missing(table: CsvTable, column: Column, terms: Terms) -> None:
     if column.missing_in and terms.missing == "refuse":
         raise InputError(
             "a value is missing", file=table.path,

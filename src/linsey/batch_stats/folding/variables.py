@@ -99,13 +99,13 @@ def fold_variables(
     leaves = [leaf for _, leaf in flat]
     names = ["/".join(map(str, path[1:-1] or path)) for path in paths]
     norms = _find_norms(paths, names)
-    places = [place(graph, fold) for fold in folds]
-    dropped = _dropped(graph, folds, places, norms, names)
-    targets = _targets(graph, folds, places, paths, dropped)
+    destinations = [place(graph, fold) for fold in folds]
+    dropped = _dropped(graph, folds, destinations, norms, names)
+    targets = _targets(graph, folds, destinations, paths, dropped)
     kept = dict(zip(paths, leaves, strict=True))
     for i in dropped:
         del kept[paths[i]]
-    weights = fold_weights(graph, folds, places, leaves)
+    weights = fold_weights(graph, folds, destinations, leaves)
     for target, (kernel, bias) in zip(targets, weights, strict=True):
         kept[target.kernel] = kernel = _like(kernel, kept.get(target.kernel))
         kept[target.bias] = _like(bias, kept.get(target.bias, kernel))
@@ -130,18 +130,18 @@ def _find_norms(paths: Sequence[Path], names: Sequence[str]) -> list[Norm]:
 def _dropped(
     graph: Graph,
     folds: Sequence[Fold],
-    places: Sequence[Place],
+    destinations: Sequence[Place],
     norms: Sequence[Norm],
     names: Sequence[str],
 ) -> set[int]:
     """Return the leaves that only what was folded needed."""
-    own = [where.kernel is None for where in places]
+    own = [where.kernel is None for where in destinations]
     steps, _ = rewrite(graph, folds, own)
     read = {v for step in steps for v in step.operands if isinstance(v, int)}
     read.update(v for v in graph.outputs if isinstance(v, int))
     unread = {i for i, value in enumerate(graph.leaves) if value not in read}
     before = {i for i, value in enumerate(graph.leaves) if graph.users[value]}
-    targets = {i for where in places for i in (where.kernel, where.bias)}
+    targets = {i for where in destinations for i in (where.kernel, where.bias)}
     dropped = unread & before - targets
     # What a layer that is gone kept beside its statistics, as a count of updates.
     gone = {norm.layer for norm in norms if norm.leaves <= dropped}
@@ -152,7 +152,7 @@ def _dropped(
 def _targets(
     graph: Graph,
     folds: Sequence[Fold],
-    places: Sequence[Place],
+    destinations: Sequence[Place],
     paths: Sequence[Path],
     dropped: set[int],
 ) -> list[Target]:
@@ -165,7 +165,7 @@ def _targets(
         return path
 
     targets = []
-    for fold, where in zip(folds, places, strict=True):
+    for fold, where in zip(folds, destinations, strict=True):
         if where.kernel is None:
             leaves = graph.depends[fold.product.kernel]
             layer = paths[min(leaves)][1:-1] if leaves else ()

@@ -113,7 +113,7 @@ def _bias_leaf(graph: Graph, fold: Fold) -> int | None:
 def fold_weights(
     graph: Graph,
     folds: Sequence[Fold],
-    places: Sequence[Place],
+    destinations: Sequence[Place],
     leaves: Sequence[Array],
 ) -> list[tuple[Numbers, Numbers]]:
     """Compute the folded kernel and bias of every product.
@@ -121,15 +121,15 @@ def fold_weights(
     Args:
         graph: the program, traced with sizes that are numbers.
         folds: what to fold.
-        places: where the results go, which decides the order of a kernel's axes.
+        destinations: where the results go, which decides the order of a kernel's axes.
         leaves: the leaves of the variables.
 
     Returns:
         Kernels and biases in float64, or complex128.
     """
-    constants = _constants(graph, folds, places, leaves)
+    constants = _constants(graph, folds, destinations, leaves)
     results = []
-    for fold, where in zip(folds, places, strict=True):
+    for fold, where in zip(folds, destinations, strict=True):
         product, axes = fold.product, where.axes
         kernel = constants[product] if where.kernel is None else leaves[where.kernel]
         kernel = _wide(kernel)
@@ -154,13 +154,13 @@ def fold_weights(
 def _constants(
     graph: Graph,
     folds: Sequence[Fold],
-    places: Sequence[Place],
+    destinations: Sequence[Place],
     leaves: Sequence[Array],
 ) -> dict[object, Array]:
     """Return constants of links, one number per channel, and kernels without a leaf."""
     links = [link for fold in folds for c in fold.chains() for link in c.links]
     read = {v: v.constant for v in links if isinstance(v.constant, Value)}
-    pairs = zip(folds, places, strict=True)
+    pairs = zip(folds, destinations, strict=True)
     kernels = {f.product: f.product.kernel for f, p in pairs if p.kernel is None}
 
     # Compiled, so that what is repeated to the size of the inputs is never in memory.
@@ -212,21 +212,21 @@ def _over_entries(
     product: Product, values: Numbers, axes: Mapping[int, int], shape: Shape
 ) -> Numbers:
     """Bring what is per entry of the input to the axes of the kernel."""
-    places = [axes[axis] for _, axis in product.entries]
+    destinations = [axes[axis] for _, axis in product.entries]
     groups = product.groups
     if groups == 1 or values.ndim == 0:
-        return _expand(values, places, len(shape)) if values.ndim else values
-    (output,), (entry,) = [axes[axis] for axis in product.kernel_axes], places
+        return _expand(values, destinations, len(shape)) if values.ndim else values
+    (output,), (entry,) = [axes[axis] for axis in product.kernel_axes], destinations
     whole = np.broadcast_to(values, (groups * shape[entry],))
     parts = whole.reshape(groups, shape[entry])
     parts = np.repeat(parts, shape[output] // groups, 0)  # (outputs, entries)
     return _expand(parts, [output, entry], len(shape))
 
 
-def _expand(values: Numbers, places: Sequence[int], rank: int) -> Numbers:
-    """Put the axes of an array at places among `rank` axes, others of size one."""
-    ordered = values.transpose(np.argsort(places))
-    sizes = dict(zip(sorted(places), ordered.shape, strict=True))
+def _expand(values: Numbers, destinations: Sequence[int], rank: int) -> Numbers:
+    """Move the axes of an array to `destinations` among `rank` axes."""
+    ordered = values.transpose(np.argsort(destinations))
+    sizes = dict(zip(sorted(destinations), ordered.shape, strict=True))
     return ordered.reshape([sizes.get(i, 1) for i in range(rank)])
 
 

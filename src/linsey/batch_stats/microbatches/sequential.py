@@ -140,13 +140,13 @@ class _Run:
         rows = {v: self.stacked[v] for v in ends if v in self.stacked}
         # What is read for the last time makes room for what is written.
         reused = _pair(kept, [v for v in rows if until(v) <= level])
-        places = {old: kept.index(new) for new, old in reused.items()}
+        indices = {old: kept.index(new) for new, old in reused.items()}
 
         def step(i: Array, state: State) -> State:
             totals, columns = state
             env = dict(shared)
             for v, rows_of_v in rows.items():
-                whole = columns[places[v]] if v in places else rows_of_v
+                whole = columns[indices[v]] if v in indices else rows_of_v
                 env[v] = lax.dynamic_index_in_dim(whole, i, keepdims=False)
             values = run(program.jaxpr, eqns, env, [*sums, *kept])
             terms, new = values[: len(sums)], values[len(sums) :]

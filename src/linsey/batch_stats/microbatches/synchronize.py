@@ -25,7 +25,7 @@ Arguments = tuple[object, ...]
 Method = Callable[..., Array]
 
 
-class Layer(Protocol):
+class BatchNormLayer(Protocol):
     """What is known of a module of linsey or of Flax."""
 
     axis_name: object
@@ -39,7 +39,7 @@ class Layer(Protocol):
         """Run the layer on variables."""
         ...
 
-    def clone(self, *, parent: None, axis_name: object) -> Layer:
+    def clone(self, *, parent: None, axis_name: object) -> BatchNormLayer:
         """Return a module of its own with another field."""
         ...
 
@@ -59,7 +59,7 @@ class Context(Protocol):
     """What an interceptor is told."""
 
     @property
-    def module(self) -> Layer:
+    def module(self) -> BatchNormLayer:
         """The module."""
         ...
 
@@ -95,7 +95,7 @@ def pooled_averages(axis: str) -> Iterator[None]:
     A layer runs twice: as it is, for its output, and over all microbatches for the
     update. What both compute is compiled once.
     """
-    twins: list[Layer] = []  # that run now
+    twins: list[BatchNormLayer] = []  # that run now
 
     def call(
         method: Method, args: Arguments, kwargs: Mapping[str, object], context: Context
@@ -142,7 +142,7 @@ def _keeps_moments(context: Context) -> bool:
 
 
 @contextmanager
-def _named(layer: Layer, axis: str) -> Iterator[None]:
+def _named(layer: BatchNormLayer, axis: str) -> Iterator[None]:
     """Add a name to the axes of a layer, which is frozen for users only."""
     names = layer.axis_name
     object.__setattr__(layer, "axis_name", _with_axis(layer, axis))
@@ -152,7 +152,7 @@ def _named(layer: Layer, axis: str) -> Iterator[None]:
         object.__setattr__(layer, "axis_name", names)
 
 
-def _with_axis(layer: Layer, axis: str) -> object:
+def _with_axis(layer: BatchNormLayer, axis: str) -> object:
     names = layer.axis_name
     return (*as_names(names), axis) if names else axis
 
@@ -160,7 +160,7 @@ def _with_axis(layer: Layer, axis: str) -> object:
 State = dict[tuple[str, str], object]
 
 
-def _state(layer: Layer) -> State:
+def _state(layer: BatchNormLayer) -> State:
     """Return what the layer itself keeps in collections that it may change."""
     return {
         (collection, name): value

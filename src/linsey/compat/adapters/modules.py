@@ -132,7 +132,7 @@ def try_setup(self: Module, shallow: bool = False) -> None:
 
 @dataclasses.dataclass
 class CallInfo:
-    """One call of a method, with shapes and dtypes in the place of arrays."""
+    """One call of a method, with shapes and dtypes in place of arrays."""
 
     index: int
     path: tuple[str, ...]

@@ -64,7 +64,7 @@ def jit(
                 placed.add(constants(plan, args))
             else:
                 PLACE_READ.reset(token)
-        kept = Untraced((plan.relative_counters(), read and tuple(plan.places)))
+        kept = Untraced((plan.relative_counters(), read and tuple(plan.paths)))
         return (y, kept), out
 
     program.__name__ = getattr(fn, "__name__", "unnamed_function")
@@ -86,7 +86,7 @@ def jit(
         def run(*operands: Any, **kwargs: object) -> Any:
             if not placed or constants(plan, args) not in placed:
                 result = compiled(plan, *operands, **kwargs)
-                if result[0][1].value[1] in (False, tuple(plan.places)):
+                if result[0][1].value[1] in (False, tuple(plan.paths)):
                     return result
                 # Another thread traced it meanwhile, for paths of its own.
             return compiled(plan.placed(), *operands, **kwargs)

@@ -190,26 +190,26 @@ class Plan:
     roots: tuple[Root, ...]
     outputs: tuple[Selection, ...]
     # The name and the path of each root, and the counters of its streams.
-    places: list[tuple[str | None, Path]] = dataclasses.field(compare=False)
+    paths: list[tuple[str | None, Path]] = dataclasses.field(compare=False)
     counters: list[Counters] = dataclasses.field(compare=False)
     kept: Selection = dataclasses.field(default_factory=KEPT.get)
-    # In a detached plan: the counters at the start, and the places if they matter.
+    # In a detached plan: the counters at the start, and the paths if they matter.
     counts: tuple[frozenset[Any], ...] | None = None
     fixed: tuple[tuple[str | None, Path], ...] | None = None
 
     def detached(self) -> Plan:
         """Return the plan with counters of its own, usable as a static argument."""
         counts = self.relative_counters()
-        places, own = [(None, path) for _, path in self.places], [{} for _ in counts]
-        plan = dataclasses.replace(self, places=places, counters=own, counts=counts)
+        paths, own = [(None, path) for _, path in self.paths], [{} for _ in counts]
+        plan = dataclasses.replace(self, paths=paths, counters=own, counts=counts)
         plan.update_counters(counts)
         return plan
 
     def placed(self) -> Plan:
         """Return a detached plan that is equal to those for the same paths only."""
         PLACE_READ.set(True)  # what is traced around it depends on them too
-        places = [(path[-1] if path else None, path) for _, path in self.places]
-        return dataclasses.replace(self, places=places, fixed=tuple(places))
+        paths = [(path[-1] if path else None, path) for _, path in self.paths]
+        return dataclasses.replace(self, paths=paths, fixed=tuple(paths))
 
     def relative_counters(self) -> tuple[frozenset[Any], ...]:
         """Return the counters as they are now, as a value, by paths from each root."""
@@ -219,12 +219,12 @@ class Plan:
                 for (at, stream), count in drawn.items()
                 if _starts_with(at, path)
             )
-            for (_, path), drawn in zip(self.places, self.counters, strict=True)
+            for (_, path), drawn in zip(self.paths, self.counters, strict=True)
         )
 
     def update_counters(self, relative: tuple[frozenset[Any], ...]) -> None:
         """Set counters to what `relative_counters` gave, perhaps of an equal plan."""
-        rows = zip(self.places, self.counters, relative, strict=True)
+        rows = zip(self.paths, self.counters, relative, strict=True)
         for (_, path), drawn, counts in rows:
             drawn.update({((*path, *at), stream): n for at, stream, n in counts})
 
@@ -249,7 +249,7 @@ class Plan:
             nodes = {col: tree for group in variables for col, tree in group[i].items()}
             streams = {s: key for group in rngs for s, key in group[i].items()}
             scope = bind(nodes, streams, root.mutable & allowed, dict(root.flags))
-            scope._name, scope._path = self.places[i]
+            scope._name, scope._path = self.paths[i]
             scope.rng_counters = self.counters[i]
             yield scope
 

@@ -1,8 +1,9 @@
 """Two sums for each channel of large arrays on a CPU, in one reading of them.
 
-XLA reads an array once for each sum. What batch normalization needs, forward and
-backward, are always two of them; here each pair is one operation. Channels are the last
-axis, and the sums are over all others.
+XLA reads an array once for each sum (`benchmarks/batch_norm.py`, with and without
+`LINSEY_KERNELS=0`). What batch normalization needs, forward and backward, are always
+two of them; here each pair is one operation. Channels are the last axis, and the sums
+are over all others.
 
 Arrays are shifted, and multiplied with a *prescale* before, so that no difference nor
 square overflows: what is squared is `x * prescale - shift`.

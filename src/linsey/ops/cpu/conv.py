@@ -1,17 +1,18 @@
 """Convolutions for which a CPU has something faster than XLA's own.
 
-- A window for each channel is a sum of shifted products, 4 to 30 times faster forward
-  and backward.
-- Groups of channels are convolved one by one, or, where there are many, some together
-  with zeros between them. XLA's gradient of the kernel takes 20 to 200 times as long.
-- A window of size one is a matrix product, 2 to 5 times faster.
+- A window for each channel is a sum of shifted products.
+- Groups of channels are convolved one by one, or, if there are many of them, a few
+  together with zeros between them. XLA is slow for groups, most of all in the gradient
+  of the kernel (https://github.com/jax-ml/jax/issues/23713 and 13800).
+- A window of size one is a matrix product.
 - Small outputs, such as those of the last layers of a network, have fewer entries in
   all their patches than the kernel has: forward and both gradients are products with
-  these patches, 2 to 20 times faster than a loop over the spatial shape.
-- Where numba is installed, kernels of our own compute most others: `conv_kernels`.
-- All others are those of `conv_xla`, where XLA is shown its faster kernels.
+  these patches.
+- If numba is installed, kernels of our own compute most others: `conv_kernels`.
+- All others are those of `conv_xla`, written so that XLA takes its faster kernels.
 
-Results are equal up to rounding.
+What each of them gains is measured by `benchmarks/conv.py`. Results are equal up to
+rounding.
 """
 
 from __future__ import annotations

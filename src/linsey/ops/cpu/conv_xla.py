@@ -1,11 +1,11 @@
 """Convolutions without groups on a CPU, written so that XLA takes its faster kernels.
 
 What was measured on two cores of an AMD EPYC with jaxlib 0.10, in float32
-(`benchmarks/step.py`):
+(`benchmarks/conv.py` and `benchmarks/step.py`):
 
 - XLA puts the axes of a convolution in the order that its kernels want, but not in the
-  bodies of loops and branches; there a gradient takes 50 times as long. Here all three
-  convolutions, forward and for both gradients, have that order from the start.
+  bodies of loops and branches (https://github.com/jax-ml/jax/issues/12868). Here all
+  three convolutions, forward and for both gradients, have that order from the start.
 - Two axes without padding take up to 5 times as long as with one row of zeros.
 - For small kernels it uses a library that computes in one thread, unless the output has
   more rows than the input: then Eigen computes in all, almost twice as fast.
