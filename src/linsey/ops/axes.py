@@ -206,7 +206,7 @@ def sum_shards(tree: Tree, names: Names, groups: Groups | None = None) -> Tree:
     manual, mapped = split_names(names)
     if groups is not None:
         return _sum_groups(tree, names[0], groups, is_mapped=bool(mapped))
-    # JAX 0.10 fails (AssertionError) if one collective names axes of a mesh and of `vmap`.
+    # One collective of axes of a mesh and of `vmap` is an AssertionError in JAX 0.10.
     if mapped:
         tree = lax.psum(tree, mapped)
     return lax.psum(tree, manual) if manual else tree
