@@ -189,8 +189,7 @@ class Chunked(NamedTuple):
                 env.update(zip(eqn.outvars, made, strict=True))
             return env[result]
 
-        with jax.ensure_compile_time_eval():
-            constants = tuple(map(np.asarray, function_of(program, numbers)()))
+        constants = numbers_of(program, numbers)
         merged = self.merged(program, steps)
         kind: list[Hashable] = [tuple(str(v.aval) for v in inputs)]
         for number, value in zip(numbers, constants, strict=True):
@@ -312,6 +311,36 @@ def random_bits(key: jax.Array, start: Any, size: int, width: int) -> jax.Array:
     if width == 64:
         return first.astype(np.uint64) << np.uint64(32) | second.astype(np.uint64)
     return (first ^ second).astype(f"uint{width}")
+
+
+# Rounded as IEEE 754 says, by NumPy as by XLA, which would compile each of them.
+ROUNDED = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "div": np.divide,
+    "sqrt": np.sqrt,
+}
+
+
+def numbers_of(program: Jaxpr, outputs: Sequence[Var]) -> tuple[np.ndarray, ...]:
+    """Return the values of variables that depend on no input of a program."""
+    part, _ = dce_jaxpr(program.replace(outvars=list(outputs)), [True] * len(outputs))
+    env: dict[Any, Any] = {}
+    for eqn in part.eqns:
+        operation = ROUNDED.get(eqn.primitive.name)
+        dtype = eqn.outvars[0].aval.dtype  # type: ignore[attr-defined]
+        values = [np.asarray(value, dtype) for value in read(env, eqn.invars)]
+        made = None
+        if operation is not None and dtype in (np.float32, np.float64):
+            with np.errstate(all="ignore"):
+                made = operation(*values)
+        # XLA may take a subnormal number for zero.
+        if made is None or not np.all(abs(made) >= np.finfo(dtype).tiny):
+            with jax.ensure_compile_time_eval():
+                return tuple(map(np.asarray, function_of(program, outputs)()))
+        env[eqn.outvars[0]] = np.asarray(made)
+    return tuple(map(np.asarray, read(env, outputs)))
 
 
 def function_of(

@@ -259,7 +259,8 @@ def summarize(model: nn.Module, shape: Shape, batch_size: int) -> list[LayerRow]
         One row per module, the model first.
     """
     batch = jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32)
-    calls, variables = record_calls(model, jax.random.key(0), True, (batch, False), {})
+    key = jax.eval_shape(jax.random.key, 0)
+    calls, variables = record_calls(model, key, True, (batch, False), {})
     rows = []
     for call in calls:
         if call.method == "__call__" and is_array(call.outputs):

@@ -176,8 +176,7 @@ def find_call(
         variables = variables_of(model)
     variables = {} if variables is None else variables
     if rngs is None:
-        keys = jax.random.split(jax.random.key(0))
-        rngs = {"params": keys[0], "dropout": keys[1]}
+        rngs = _keys()
     if mutable is None:
         mutable = [name for name in {**variables, "batch_stats": 0} if name != "params"]
     failures: list[str] = []
@@ -242,8 +241,7 @@ def find_initializer(
     Raises:
         OptionError: no way was found, or the model is none of Linen.
     """
-    keys = jax.random.split(jax.random.key(0))
-    rngs = {"params": keys[0], "dropout": keys[1]}
+    rngs = dict.fromkeys(("params", "dropout"), jax.eval_shape(jax.random.key, 0))
     failures: list[str] = []
     for _, run, flags in _forms(model, flag):
         if not isinstance(run, _LinenRun):
@@ -285,6 +283,13 @@ class Initializer:
     def __call__(self, rngs: Rngs, batch: Batch) -> Variables:
         """Make the variables."""
         return self.run.init(rngs, *arguments(self.inputs(batch)), self.flags)
+
+
+@jax.jit
+def _keys() -> dict[str, jax.Array]:
+    """Return fixed keys for the random streams of training, by one program."""
+    params, dropout = jax.random.split(jax.random.key(0))
+    return {"params": params, "dropout": dropout}
 
 
 def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

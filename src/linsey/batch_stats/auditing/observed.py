@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax.typing import ArrayLike
 
 from linsey.batch_stats.calls import Batch, Call, Rngs
 from linsey.batch_stats.statistics import (
@@ -97,7 +97,7 @@ def observe(
         (array([3.]), array([4.]))
     """
     start = replace_moments(variables["batch_stats"], _sane)
-    far = replace_moments(start, lambda _, a: a + jnp.maximum(1.0, abs(a)))
+    far = replace_moments(start, lambda _, a: a + np.maximum(1.0, abs(a)))
     program = _program(_Key(call))
 
     def run(stats: Variables, batch: Batch) -> list[Moments]:
@@ -162,14 +162,15 @@ def _program(key: _Key) -> Callable[..., list[Moments]]:
     return updated
 
 
-def _sane(name: str, value: Array) -> Array:
+def _sane(name: str, value: ArrayLike) -> np.ndarray:
     """Return statistics that a training call can start from."""
-    value = jnp.asarray(value)
+    # By NumPy: JAX would compile each of these operations for each shape.
+    value = np.asarray(value)
     value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
     is_usable = abs(value) < _LARGEST  # which NaN is not
     if name == "var":
         is_usable &= value >= 0
-    return jnp.where(is_usable, value, 1.0 if name == "var" else 0.0)
+    return np.where(is_usable, value, 1.0 if name == "var" else 0.0)
 
 
 def _moments(variables: Variables) -> list[Moments]:
