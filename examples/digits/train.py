@@ -98,7 +98,7 @@ def train(
     state = TrainState.create(
         apply_fn=model.apply,
         params=variables["params"],
-        batch_stats=variables.get("batch_stats", {}),  # absent without normalization
+        batch_stats=variables.get("batch_stats", {}),  # none without normalization
         tx=optax.sgd(learning_rate),
     )
     order = np.random.default_rng(0)
