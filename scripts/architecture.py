@@ -1,9 +1,8 @@
-"""The floors of the house, and what may import what.
+"""The floors of the packages, and the imports that are allowed between them.
 
-`FLOORS` is the one list of them: the tests check the source against it, and
-`python scripts/architecture.py --write` puts it into CONTRIBUTING.md as a table.
-Without `--write` the command prints the table, and the circles of imports if there are
-any.
+`FLOORS` is the only list of them: the tests check the source against it, and
+`python scripts/architecture.py --write` writes it into CONTRIBUTING.md as a table.
+Without `--write` the command prints the table, and any circular imports.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ START, END = "<!-- floors: python scripts/architecture.py --write -->", "<!-- en
 
 
 class Room(NamedTuple):
-    """A package or a module, the floor it stands on, and what it is for."""
+    """Packages or modules, the floor they are on, and their purpose."""
 
     floor: int
     modules: tuple[str, ...]
@@ -48,14 +47,14 @@ FLOORS = [
     Room(1, ("_drawing",), "random initial values, drawn by few compiled programs"),
     Room(0, (), "everything else: `struct`, `serialization`, `errors`, `config`, ..."),
 ]
-# Rooms of one floor that must not know each other.
+# Packages of one floor that must not import each other.
 STRANGERS = [("core", "ops"), ("ops", "core")]
-# Rooms inside one package that must not know each other.
+# Parts of one package that must not import each other: importer and imported.
 FORBIDDEN = [("linen.module", "linen.summary"), ("linen.module", "linen.transforms")]
 
 
 def room_of(module: str) -> Room:
-    """Return the room of a `linsey...` module: the longest name that fits."""
+    """Return the entry of `FLOORS` with the longest name that contains a module."""
     parts = module.split(".")[1:]
     for size in range(len(parts), 0, -1):
         name = ".".join(parts[:size])
@@ -75,10 +74,10 @@ MODULES = {module_name(path): path for path in sorted(SOURCE.rglob("*.py"))}
 
 
 def imported_modules(path: Path) -> set[str]:
-    """Every module that a file imports, at once, later, or for a type checker.
+    """Return every module that a file imports, anywhere in it or for type checkers.
 
-    An import of a name from a package counts as one of the file `package.name` where
-    there is one, and of the package otherwise.
+    An import of a name from a package counts as an import of the module `package.name`
+    if that exists, and of the package otherwise.
     """
     package = module_name(path).split(".")
     if path.name != "__init__.py":
@@ -105,7 +104,7 @@ def imports() -> dict[str, set[str]]:
 
 
 def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
-    """Return the groups of modules that import each other (Tarjan, 1972)."""
+    """Return the groups of modules with circular imports (Tarjan, 1972)."""
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
@@ -134,7 +133,7 @@ def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
 
 
 def table() -> str:
-    """Return the floors as a table in Markdown, the highest first."""
+    """Return the floors as a Markdown table, the highest first."""
     rows = ["| floor | where | what |", "|---|---|---|"]
     for room in FLOORS:
         folders = ", ".join(f"`{name.replace('.', '/')}`" for name in room.modules)
@@ -143,13 +142,13 @@ def table() -> str:
 
 
 def with_table(text: str) -> str:
-    """Return a page with the table between its two marks."""
+    """Return a page with the current table between its two marks."""
     before, rest = text.split(START)
     return f"{before}{START}\n{table()}\n{END}{rest.split(END, 1)[1]}"
 
 
 def main() -> None:
-    """Print the table, or put it into CONTRIBUTING.md."""
+    """Print the table, or write it into CONTRIBUTING.md."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="put it where it is read")
     if parser.parse_args().write:

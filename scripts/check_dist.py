@@ -1,8 +1,8 @@
-"""Check what `make dist` has built, as an index and as a user would.
+"""Check the files that `make dist` has built, as an index and as a user would.
 
-`python scripts/check_dist.py [DIST]` reads the metadata of the wheel, compares the
-wheel with one built from the sdist, and installs it into a new environment the way the
-README says, where it runs the README's example and `linsey train`.
+`python scripts/check_dist.py [DIST]` reads the metadata of the wheel, and compares the
+wheel with one built from the sdist. Then it installs the wheel into a new environment
+as the README says, and runs the README's example and `linsey train` there.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def wheel_metadata(wheel: Path) -> str:
 
 
 def faults_of_metadata(text: str) -> list[str]:
-    """Return what an index would refuse or show wrongly.
+    """Find metadata that an index would refuse or display wrongly.
 
     Args:
         text: a METADATA file.
@@ -65,7 +65,7 @@ def readme_example() -> str:
 
 
 def extra_of_readme() -> str:
-    """Return the extras that the README's line for pip asks for, in brackets."""
+    """Return the extras in the README's pip command, in brackets."""
     (extras,) = re.findall(r"pip install '\.(\[[\w,]+\])'", readme_start())
     return extras
 
@@ -77,7 +77,7 @@ def readme_start() -> str:
 
 
 def run(*command: str | Path, folder: Path) -> str:
-    """Run a command, away from the source, and return what it printed."""
+    """Run a command outside the source folder and return its output."""
     print("$", *command, flush=True)
     done = subprocess.run(
         command, cwd=folder, check=False, capture_output=True, text=True
@@ -89,7 +89,7 @@ def run(*command: str | Path, folder: Path) -> str:
 
 
 def check_rebuilt(sdist: Path, wheel: Path, folder: Path) -> None:
-    """Check that the sdist holds all that the wheel is built from."""
+    """Check that the wheel can be rebuilt from the sdist."""
     with tarfile.open(sdist) as archive:
         archive.extractall(folder, filter="data")
     (source,) = folder.iterdir()
@@ -102,7 +102,7 @@ def check_rebuilt(sdist: Path, wheel: Path, folder: Path) -> None:
 
 
 def check_installed(wheel: Path, folder: Path) -> None:
-    """Check that a user who installs the wheel can run what the README shows."""
+    """Check that the README's examples run after installing the wheel."""
     environment = folder / "environment"
     venv.create(environment, with_pip=True)
     python = environment / "bin" / "python"

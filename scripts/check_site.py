@@ -1,8 +1,8 @@
 """Checks the built documentation: `python scripts/check_site.py docs/_build/html`.
 
-Pages bring all that they load, links between them lead to a page and an anchor that are
-there, and links to other sites are well-formed https addresses, which are not visited:
-the check needs no network.
+It checks that pages load nothing from other sites, that links between pages lead to a
+page and an anchor that exist, and that links to other sites are well-formed https
+addresses. These are not visited, so the check needs no network.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-# What a page fetches by itself, as against what a reader follows.
+# Tags whose address the browser loads by itself; a reader follows the others.
 LOADED = {
     "audio",
     "embed",
@@ -31,7 +31,7 @@ STYLE_URL = re.compile(r"""(?:url\(\s*|@import\s+)["']?(?:https?:)?//[^"')\s]+""
 
 
 class Page(HTMLParser):
-    """The anchors of a page, what it loads and where its links lead."""
+    """The anchors of a page, the addresses that it loads, and its links."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Page(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Sort the addresses of a tag into what is loaded and what is linked."""
+        """Add the addresses of a tag to the loaded or to the linked ones."""
         given = {name: value for name, value in attrs if value}
         self.anchors.update(given[name] for name in ("id", "name") if name in given)
         relations = set(given.get("rel", "").split())
@@ -75,7 +75,7 @@ def find_faults(root: Path) -> list[str]:
 
 
 def find_fault(address: str, path: Path, pages: dict[Path, Page]) -> str | None:
-    """Return what is wrong with an address in the page at `path`, if anything is."""
+    """Return the fault of an address in the page at `path`, or `None`."""
     parts = urlsplit(address)
     if parts.scheme in ("data", "mailto"):
         return None

@@ -1,12 +1,12 @@
-"""Counts what the size and the types of the source are judged by.
+"""Counts the lines of code, the uses of `Any`, and silenced type checks.
 
 `python scripts/count_code.py [--files] [FOLDER]` prints one line for each package of
 `src/linsey` (or of the folder): its lines of code, without docstrings, comments and
-blank lines, the number of its files, their median and longest, and with `--files` one
-line for each file too. Below the table stand the size of the core with the module
-system and the transforms, the number of `Any` (names that are assigned `Any`, alone or
-in a union, count wherever they are used), and the number of comments that silence a
-type checker.
+blank lines, the number of its files, and their median and largest size. With `--files`
+it also prints one line for each file. Below the table are the size of the core with the
+module system and the transforms, the number of uses of `Any` (including names to which
+`Any` is assigned, alone or in a union), and the number of comments that silence a type
+checker.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NOT_CODE = {
 
 
 def docstring_lines(tree: ast.Module) -> set[int]:
-    """Return the line numbers that docstrings take."""
+    """Return the line numbers of docstrings."""
     lines: set[int] = set()
     for node in ast.walk(tree):
         if not isinstance(
@@ -47,7 +47,7 @@ def docstring_lines(tree: ast.Module) -> set[int]:
 
 
 def count_code(text: str) -> int:
-    r"""Return the number of lines that hold code and are no part of a docstring.
+    r"""Return the number of lines that contain code, without docstrings.
 
     >>> count_code('"About."\n\nx = 1  # one\n# nothing\n')
     1
@@ -60,19 +60,19 @@ def count_code(text: str) -> int:
 
 
 def count_folder(folder: Path) -> dict[Path, int]:
-    """Return lines of code of every Python file under the folder."""
+    """Return the lines of code of every Python file under a folder."""
     files = sorted(folder.rglob("*.py"))
     return {path.relative_to(folder): count_code(path.read_text()) for path in files}
 
 
-# The state core, the module system and the transforms: what everything stands on.
+# The state core, the module system and the transforms, on which everything is built.
 HEART = ("core/", "linen/module/", "linen/transforms/")
 NOT_HEART = ("core/nn",)
 IGNORE = re.compile(r"#\s*(type|pyrefly|pyright|mypy):\s*ignore")
 
 
 def count_heart(counts: dict[Path, int]) -> int:
-    """Return lines of code of the core, the module system and the transforms."""
+    """Return the lines of code of the core, the module system and the transforms."""
     return sum(
         lines
         for path, lines in counts.items()
@@ -95,7 +95,7 @@ def means_any(node: ast.AST, names: set[str]) -> bool:
 
 
 def count_any(folder: Path) -> int:
-    """Return the number of `Any` under a folder, aliases and imports counted."""
+    """Return the number of uses of `Any` under a folder, with aliases and imports."""
     trees = {path: ast.parse(path.read_text()) for path in sorted(folder.rglob("*.py"))}
     aliases: dict[str, set[str]] = {}
     for path, tree in trees.items():

@@ -1,8 +1,8 @@
 """Measure the differences from PyTorch, and write them into the guide on weights.
 
-The tests of the layers print what they find; this runs them and puts their figures into
-the table of `docs/guides/bringing_weights_along.md`. It needs PyTorch.
-Run with `python -m scripts.weights_table`.
+The tests of the layers print the differences; this script runs them and writes the
+figures into the table of `docs/guides/bringing_weights_along.md`. It needs PyTorch.
+Run it with `python -m scripts.weights_table`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def measure() -> dict[str, str]:
     """Run the tests of single layers.
 
     Returns:
-        The difference by the name of the layer, as printed.
+        The printed difference, by the name of the layer.
 
     Raises:
         SystemExit: a test failed, or PyTorch is not installed.

@@ -1,9 +1,10 @@
 """Figure 1 of the paper on batch normalization, at small scale.
 
 A perceptron of three sigmoid layers learns handwritten digits with and without batch
-normalization: test accuracy against steps, and how the input of one unit of the last
-hidden layer is distributed on the way. `python examples/batch_norm_2015/train.py`
-writes the picture, with matplotlib: `pip install '.[train,plot]'`.
+normalization. The figure shows the test accuracy, and the distribution of the input of
+one unit of the last hidden layer, over the training steps.
+`python examples/batch_norm_2015/train.py --out figure.svg` draws it with matplotlib:
+`pip install '.[train,plot]'`.
 
 S. Ioffe and C. Szegedy, Batch Normalization: Accelerating Deep Network Training by
 Reducing Internal Covariate Shift, 2015, section 4.1, https://arxiv.org/abs/1502.03167
@@ -26,7 +27,7 @@ from linsey import datasets
 from linsey.training import train_state
 
 QUANTILES = (0.15, 0.5, 0.85)  # as in the paper
-BLUE, RED = "#2f81f7", "#e5534b"  # seen on white and on black
+BLUE, RED = "#2f81f7", "#e5534b"  # visible on white and on black
 
 
 class Perceptron(nn.Module):
@@ -36,7 +37,7 @@ class Perceptron(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Compute logits (batch, 10) of images (batch, 64)."""
+        """Compute logits (batch, 10) from images (batch, 64)."""
         small = nn.initializers.normal(0.1)
         for layer in range(3):
             x = nn.Dense(100, use_bias=not self.normalize, kernel_init=small)(x)
@@ -55,7 +56,7 @@ class TrainState(train_state.TrainState):
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What the model is applied with."""
+        """The variables for `apply`."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
@@ -63,7 +64,7 @@ class TrainState(train_state.TrainState):
 def train_step(
     state: TrainState, x: jax.Array, y: jax.Array
 ) -> tuple[TrainState, jax.Array]:
-    """Make one update; return the state and the last sigmoids' inputs (batch, 100)."""
+    """Make one update; return the state and the last sigmoid inputs (batch, 100)."""
 
     def loss_fn(params):
         logits, changed = state.apply_fn(
@@ -83,14 +84,14 @@ def train_step(
 
 @jax.jit
 def accuracy(state: TrainState, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Return the fraction that is classified correctly, with running statistics."""
+    """Return the fraction of correct predictions, using running statistics."""
     logits = state.apply_fn(state.variables, x, train=False)
     return jnp.mean(logits.argmax(-1) == y)
 
 
 @dataclasses.dataclass
 class Curves:
-    """What is drawn: at each of `steps`, the accuracy and the quantiles of one unit."""
+    """The curves to draw: accuracy and quantiles of one unit, at each of `steps`."""
 
     steps: list[int] = dataclasses.field(default_factory=list)
     accuracy: list[float] = dataclasses.field(default_factory=list)
@@ -98,7 +99,7 @@ class Curves:
 
 
 def train(normalize: bool, steps: int, every: int) -> Curves:
-    """Train one network, and look at it `every` so many steps."""
+    """Train one network, and evaluate it every `every` steps."""
     images, labels = datasets.digits()
     x_train, y_train, x_test, y_test = datasets.split(images, labels)
     x_train, x_test = (
@@ -124,7 +125,7 @@ def train(normalize: bool, steps: int, every: int) -> Curves:
 
 
 def draw(curves: dict[bool, Curves], path: Path) -> None:
-    """Draw accuracies beside each other, and the unit of each network."""
+    """Draw both accuracies in one panel, and the unit of each network in its own."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -153,13 +154,13 @@ def draw(curves: dict[bool, Curves], path: Path) -> None:
         for panel in axes[1:]:
             panel.set_ylim(min(map(min, limits)), max(map(max, limits)))
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The same bytes for the same curves.
+        # Without a date, the same curves give the same bytes.
         figure.savefig(path, transparent=True, metadata={"Date": None})
         plt.close(figure)
 
 
 def main(arguments: list[str] | None = None) -> dict[bool, Curves]:
-    """Train both networks, print what they reach, and draw it."""
+    """Train both networks, print their accuracies, and draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--every", type=int, default=100, help="steps between looks")

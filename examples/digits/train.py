@@ -1,7 +1,7 @@
 """A batch-normalized perceptron on handwritten digits, and the same one without.
 
-The whole program that the batch normalization guide builds, on the data that ships with
-linsey: `python examples/digits/train.py [--steps N]`.
+This is the complete program from the batch normalization guide, on the data that ships
+with linsey: `python examples/digits/train.py [--steps N]`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ Batch = dict[str, Any]
 
 
 class Classifier(nn.Module):
-    """Two hidden layers; `normalize` says whether they are batch-normalized."""
+    """Two hidden layers, with batch normalization if `normalize` is true."""
 
     normalize: bool
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Compute logits (batch, 10) of images (batch, 64)."""
+        """Compute logits (batch, 10) from images (batch, 64)."""
         for _ in range(2):
-            # The normalization subtracts a bias again: then the layer needs none.
+            # Batch normalization would subtract a bias again, so none is needed.
             x = nn.Dense(features=64, use_bias=not self.normalize)(x)
             if self.normalize:
                 x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
@@ -40,7 +40,7 @@ class Classifier(nn.Module):
 
 
 class TrainState(train_state.TrainState):
-    """Parameters, optimizer and running averages."""
+    """Parameters, optimizer and running statistics."""
 
     batch_stats: Any
 
@@ -66,7 +66,7 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
 
 @jax.jit
 def accuracy(state: TrainState, batch: Batch) -> jax.Array:
-    """Return the fraction of a batch that is classified correctly in evaluation."""
+    """Return the fraction of correct predictions for a batch, in evaluation mode."""
     logits = state.apply_fn(
         {"params": state.params, "batch_stats": state.batch_stats},
         batch["image"],
@@ -76,7 +76,7 @@ def accuracy(state: TrainState, batch: Batch) -> jax.Array:
 
 
 def load() -> tuple[Batch, Batch]:
-    """Training and test part, images as (examples, 64) in [0, 1]."""
+    """Return training and test data, with images (examples, 64) in [0, 1]."""
     x_train, y_train, x_test, y_test = datasets.split(*datasets.digits())
 
     def batch(x: np.ndarray, y: np.ndarray) -> Batch:
@@ -92,13 +92,13 @@ def train(
     data: Batch,
     report: Callable[[int, TrainState], None],
 ) -> TrainState:
-    """Train one classifier and call `report(step, state)` ten times on the way."""
+    """Train one classifier; call `report(step, state)` ten times during training."""
     model = Classifier(normalize)
     variables = model.init(jax.random.key(0), data["image"][:1], train=False)
     state = TrainState.create(
         apply_fn=model.apply,
         params=variables["params"],
-        batch_stats=variables.get("batch_stats", {}),  # a plain model has none
+        batch_stats=variables.get("batch_stats", {}),  # none without normalization
         tx=optax.sgd(learning_rate),
     )
     order = np.random.default_rng(0)

@@ -1,7 +1,8 @@
-"""A batch in four parts takes the step of the whole batch, batch norm included.
+"""The exact gradient of a batch from four microbatches, with batch normalization.
 
-Adding up the gradients of microbatches normalizes each by moments of its own, which is
-another function. `accumulate` gives the gradient of the undivided batch.
+If the gradients of microbatches are simply averaged, each microbatch is normalized by
+its own moments, which is a different function. `accumulate` computes the gradient of
+the undivided batch.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ class Model(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Compute values (batch,) of inputs (batch, features)."""
+        """Compute values (batch,) from inputs (batch, features)."""
         for _ in range(2):
             x = nn.Dense(16, use_bias=False)(x)
             x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
@@ -26,7 +27,7 @@ class Model(nn.Module):
 
 
 def main() -> tuple[float, float]:
-    """Return how far both ways are from the gradient of the whole batch."""
+    """Return the errors of both ways, relative to the gradient of the whole batch."""
     model, x = Model(), jax.random.normal(jax.random.key(0), (64, 4))
     batch = {"x": x, "y": jnp.sin(x[:, 0])}
     variables = model.init(jax.random.key(1), x, train=False)
@@ -47,7 +48,7 @@ def main() -> tuple[float, float]:
     _, exact = jax.jit(accumulate(loss_fn, k=4))(params, stats, batch)
 
     def distance(grads) -> float:
-        """Return the largest difference, relative to the largest entry."""
+        """Return the largest difference, relative to the largest entry of `whole`."""
         pairs = zip(jax.tree.leaves(grads), jax.tree.leaves(whole), strict=True)
         scale = max(float(abs(leaf).max()) for leaf in jax.tree.leaves(whole))
         return max(float(abs(a - b).max()) for a, b in pairs) / scale

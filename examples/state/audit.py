@@ -1,7 +1,8 @@
-"""Statistics that were never updated are named, before anybody wonders.
+"""An audit finds statistics that were never updated.
 
-A training loop that drops the updates of `batch_stats` fails nowhere: the loss falls,
-and evaluation is at chance. `audit` says so, from the numbers alone.
+A training loop that drops the updates of `batch_stats` raises no error: the loss falls,
+but evaluation is no better than chance. `audit` finds the cause from the statistics
+alone.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ class Model(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Compute values (batch,) of inputs (batch, features)."""
+        """Compute values (batch,) from inputs (batch, features)."""
         x = nn.Dense(16)(x)
         x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
         return nn.Dense(1)(x)[:, 0]
 
 
 def main() -> list[str]:
-    """Train without keeping the updates, and audit what is left."""
+    """Train without keeping the updates, and audit the resulting state."""
     model, tx = Model(), optax.sgd(0.05)
     x = 5 + 3 * jax.random.normal(jax.random.key(0), (256, 8))
     y = x.mean(1)
@@ -37,7 +38,7 @@ def main() -> list[str]:
     def step(params, opt_state):
         def loss_fn(params):
             variables = {"params": params, "batch_stats": stats}
-            # The mistake: `_` are the updates.
+            # The mistake: `_` contains the updates, which are dropped.
             out, _ = model.apply(variables, x, train=True, mutable=["batch_stats"])
             return ((out - y) ** 2).mean()
 

@@ -1,4 +1,4 @@
-"""The first step of a deep model, in seconds: initialization and tracing, not training.
+"""The time before the first step of a deep model: initialization and tracing.
 
 A model of 200 layers is initialized without compiling its forward pass, and equal
 blocks under `nn.jit` are traced once.
@@ -16,12 +16,12 @@ TRACED = []
 
 
 class Block(nn.Module):
-    """A residual block; notes each time that Python runs through it."""
+    """A residual block that records each time it is traced."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Map features (batch, 64) to the same shape."""
-        TRACED.append(1)  # a name would differ from block to block
+        TRACED.append(1)  # not `self.name`, which differs from block to block
         y = nn.BatchNorm(use_running_average=not train)(nn.Dense(64)(x))
         return x + nn.relu(y)
 
@@ -30,7 +30,7 @@ SharedBlock = nn.jit(Block, static_argnums=(2,))
 
 
 class Deep(nn.Module):
-    """Blocks in a row, compiled as one function if `shared`."""
+    """Blocks in sequence, which share one compiled function if `shared`."""
 
     depth: int
     shared: bool

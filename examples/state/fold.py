@@ -1,7 +1,7 @@
-"""Batch norms disappear into the convolutions before them.
+"""Batch norms are merged into the convolutions before them.
 
-In evaluation a batch norm is a constant affine map. `fold` puts it into the kernel and
-the bias of its neighbour, and measures what that changes.
+In evaluation a batch norm is a constant affine map. `fold` merges it into the kernel
+and the bias of a neighbouring layer, and measures how much the outputs change.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Model(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Compute logits (batch, 3) of images (batch, height, width, channels)."""
+        """Compute logits (batch, 3) from images (batch, height, width, channels)."""
         for _ in range(2):
             x = nn.Conv(8, (3, 3), use_bias=False)(x)
             x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
@@ -25,7 +25,7 @@ class Model(nn.Module):
 
 
 def main() -> tuple[int, int, float]:
-    """Return arrays before and after, and the largest difference of the results."""
+    """Return the number of arrays before and after, and the largest difference."""
     model, x = Model(), jax.random.normal(jax.random.key(0), (16, 8, 8, 3))
     variables = model.init(jax.random.key(1), x, train=False)
     for _ in range(20):

@@ -1,8 +1,9 @@
-"""Weights of PyTorch are loaded, and a wrong momentum is found.
+"""PyTorch weights are loaded, and a wrong momentum is found.
 
-PyTorch's momentum is the fraction that is replaced, Flax's the fraction that is kept.
-Nothing fails if it is copied; `prove` runs both models and names it. A model of linsey
-stands for theirs here, so that PyTorch need not be installed.
+PyTorch's momentum is the fraction of the old average that is replaced, Flax's is the
+fraction that is kept. If the number is copied, nothing fails; `prove` runs both models
+and reports the mistake. Here a linsey model takes the place of the PyTorch model, so
+that PyTorch need not be installed.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ class Model(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Compute logits (batch, 2) of images (batch, height, width, channels)."""
+        """Compute logits (batch, 2) from images (batch, height, width, channels)."""
         x = nn.Conv(4, (3, 3), use_bias=False, name="conv")(x)
         x = nn.BatchNorm(not train, momentum=self.momentum, name="bn")(x)
         return nn.Dense(2, name="fc")(nn.relu(x).mean((1, 2)))
 
 
 def main() -> list[str]:
-    """Load a state dict, and compare the models; return what is wrong."""
+    """Load a state dict and compare the models; return the causes of differences."""
     drawn = np.random.default_rng(0)
 
     def array(*shape: int) -> np.ndarray:
         return drawn.normal(size=shape).astype(np.float32)
 
-    state = {  # as `torch_module.state_dict()` has it
+    state = {  # as returned by `torch_module.state_dict()`
         "conv.weight": array(4, 3, 3, 3),
         "bn.weight": array(4),
         "bn.bias": array(4),

@@ -1,7 +1,7 @@
-"""Statistics of other weights are replaced by the exact ones of the data.
+"""Statistics that belong to other weights are replaced with exact ones.
 
-Weights were averaged over the end of training; the running statistics belong to the
-last ones. `recalibrate` computes mean and variance of all data, layer after layer.
+Two sets of weights are averaged, but the running statistics belong to one of them.
+`recalibrate` computes the mean and the variance over all data, layer by layer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Model(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Compute outputs (batch, 4) of inputs (batch, features)."""
+        """Compute outputs (batch, 4) from inputs (batch, features)."""
         for _ in range(2):
             x = nn.BatchNorm(use_running_average=not train)(nn.Dense(16)(x))
             x = nn.relu(x)
@@ -25,7 +25,7 @@ class Model(nn.Module):
 
 
 def main() -> tuple[float, float]:
-    """Return how far evaluation is from training, before and after."""
+    """Return the gap between evaluation and training, before and after."""
     model, keys = Model(), jax.random.split(jax.random.key(0), 4)
     batches = [2 + jax.random.normal(key, (128, 8)) for key in keys]
     one, other = (
@@ -35,7 +35,7 @@ def main() -> tuple[float, float]:
     variables = {"params": params, "batch_stats": one["batch_stats"]}
 
     def distance(variables) -> float:
-        """Return the largest difference between both modes on the data."""
+        """Return the largest difference between the two modes on the data."""
         x = jax.numpy.concatenate(batches)
         trained, _ = model.apply(variables, x, train=True, mutable=["batch_stats"])
         return float(abs(model.apply(variables, x, train=False) - trained).max())

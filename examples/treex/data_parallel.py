@@ -1,7 +1,8 @@
 """One model on eight devices, with batch normalization over all of them.
 
 The devices are simulated on the CPU, and each gets an eighth of the batch. Statistics
-and gradients are averaged, so all devices do what one would do with the whole batch.
+and gradients are averaged, so every device makes the same update as a single device
+with the whole batch.
 
 `python examples/treex/data_parallel.py [--steps N]`
 """
@@ -13,7 +14,7 @@ import os
 
 DEVICES = 8
 flags = os.environ.get("XLA_FLAGS", "")
-if "host_platform_device_count" not in flags:  # before jax is imported
+if "host_platform_device_count" not in flags:  # must be set before jax is imported
     os.environ["XLA_FLAGS"] = (
         f"{flags} --xla_force_host_platform_device_count={DEVICES}"
     )
@@ -30,7 +31,7 @@ from linsey import datasets  # noqa: E402
 
 
 def network(axis_name: str | None) -> tx.Module:
-    """Return a perceptron that is normalized over a mapped axis."""
+    """Return a perceptron with batch normalization over a mapped axis."""
     return tx.Sequential(
         tx.Linear(64),
         tx.BatchNorm(momentum=0.9, axis_name=axis_name),
@@ -40,7 +41,7 @@ def network(axis_name: str | None) -> tx.Module:
 
 
 def train_step(model, optimizer, x, y, axis_name=None):
-    """Make one update, on one device or as one of several."""
+    """Make one update, on a single device or on one of several."""
 
     def loss_fn(params, model):
         model = model.merge(params)
@@ -56,10 +57,10 @@ def train_step(model, optimizer, x, y, axis_name=None):
 
 
 def main(arguments: list[str] | None = None) -> tuple[float, float]:
-    """Train on all devices and on one.
+    """Train on all devices and on a single one.
 
     Returns:
-        The accuracy on the test part, and the largest difference between both models.
+        The test accuracy, and the largest difference between the two models.
     """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=100)
@@ -77,7 +78,7 @@ def main(arguments: list[str] | None = None) -> tuple[float, float]:
         )
     )
     one_step = jax.jit(train_step)
-    # Initializing needs no named axis: the statistics are not computed there.
+    # Initialization needs no named axis, because it does not compute statistics.
     many, one = (network(axis).init(42, x_train[:1]) for axis in ("data", None))
     optimizers = [
         tx.Optimizer(optax.sgd(0.1)).init(model.parameters()) for model in (many, one)

@@ -15,7 +15,7 @@ import linsey.treex as tx
 
 
 class Linear(tx.Module):
-    """y = x @ w + b, with shapes taken from the first input."""
+    """The layer y = x @ w + b, with shapes taken from the first input."""
 
     w: jax.Array | None = tx.Parameter.node()
     b: jax.Array | None = tx.Parameter.node()
@@ -50,7 +50,7 @@ def train_step(model: Linear, x: jax.Array, y: jax.Array) -> tuple[Linear, jax.A
 
 
 def main(arguments: list[str] | None = None) -> tuple[float, float]:
-    """Fit y = 1.4 x - 0.3 with noise; return the slope and the offset found."""
+    """Fit y = 1.4 x - 0.3 plus noise; return the fitted slope and offset."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=300)
     steps = parser.parse_args(arguments).steps

@@ -1,4 +1,4 @@
-"""A metric with state of its own: a confusion matrix that travels through `jax.jit`.
+"""A metric with its own state: a confusion matrix that passes through `jax.jit`.
 
 `python examples/treex/metric.py [--batches N]`
 """
@@ -15,7 +15,7 @@ import linsey.treex as tx
 
 
 class ConfusionMatrix(tx.Metric):
-    """Counts how often class i was taken for class j."""
+    """Counts how often class i was predicted as class j."""
 
     counts: jax.Array = tx.MetricState.node()
 
@@ -28,13 +28,13 @@ class ConfusionMatrix(tx.Metric):
         self.counts = self.counts.at[target, preds].add(1)
 
     def compute(self) -> jax.Array:
-        """Return the fraction of each class, by what it was taken for."""
+        """Return, for each class, the fractions of the predicted classes."""
         return self.counts / jnp.maximum(self.counts.sum(axis=1, keepdims=True), 1)
 
 
 @jax.jit
 def evaluate(metrics: tx.metrics.Metrics, target: jax.Array, preds: jax.Array):
-    """Add a batch; return the values of the batch and the metrics."""
+    """Add a batch; return the values for the batch and the updated metrics."""
     return metrics(target=target, preds=preds), metrics
 
 

@@ -1,4 +1,4 @@
-"""A multilayer perceptron with an optimizer, on a curve.
+"""A multilayer perceptron that is fitted to a curve with an optimizer.
 
 `python examples/treex/mlp.py [--steps N]`
 """
@@ -33,7 +33,7 @@ class MLP(tx.Module):
 
 @jax.jit
 def train_step(model, optimizer, x, y):
-    """Make one update; the model that comes back has new averages as well."""
+    """Make one update; the new model also has updated running statistics."""
 
     def loss_fn(params, model):
         model = model.merge(params)
@@ -46,7 +46,7 @@ def train_step(model, optimizer, x, y):
 
 
 def main(arguments: list[str] | None = None) -> float:
-    """Fit a parabola; return the error in evaluation."""
+    """Fit a parabola; return the mean squared error in evaluation mode."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=500)
     steps = parser.parse_args(arguments).steps

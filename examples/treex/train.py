@@ -1,4 +1,4 @@
-"""A convolutional network with batch normalization on handwritten digits.
+"""A convolutional network with batch normalization for handwritten digits.
 
 `python examples/treex/train.py [--steps N]`
 """
@@ -16,11 +16,11 @@ from linsey import datasets
 
 
 class CNN(tx.Module):
-    """Two convolutions, each normalized, and a linear layer on their average."""
+    """Two normalized convolutions, and a linear layer on their spatial average."""
 
     @tx.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Compute logits (batch, 10) of images (batch, 8, 8, 1)."""
+        """Compute logits (batch, 10) from images (batch, 8, 8, 1)."""
         for features, strides in ((16, 1), (32, 2)):
             x = tx.Conv(features, (3, 3), strides=strides)(x)
             x = tx.BatchNorm(momentum=0.9)(x)
@@ -31,13 +31,13 @@ class CNN(tx.Module):
 
 
 def logs() -> tx.LossAndLogs:
-    """Return what is minimized and what is reported."""
+    """Return the loss to minimize and the metric to report."""
     return tx.LossAndLogs(tx.losses.Crossentropy(), tx.metrics.Accuracy())
 
 
 @jax.jit
 def train_step(model, optimizer, logger, x, y):
-    """Make one update of parameters, averages, keys, optimizer and metrics."""
+    """Update parameters, running statistics, keys, optimizer and metrics once."""
 
     def loss_fn(params, model, logger):
         model = model.merge(params)
@@ -52,12 +52,12 @@ def train_step(model, optimizer, logger, x, y):
 
 @jax.jit
 def accuracy(model: CNN, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Return the fraction that a model in evaluation classifies correctly."""
+    """Return the fraction of correct predictions of a model in evaluation mode."""
     return (model(x).argmax(axis=-1) == y).mean()
 
 
 def main(arguments: list[str] | None = None) -> float:
-    """Train; return the accuracy on the test part."""
+    """Train the model; return its test accuracy."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=400)
     steps = parser.parse_args(arguments).steps

@@ -1,4 +1,4 @@
-"""A variational autoencoder of handwritten digits, with its loss logged by a layer.
+"""A variational autoencoder for handwritten digits; a layer logs a part of the loss.
 
 `python examples/treex/vae.py [--steps N]`
 
@@ -20,7 +20,7 @@ from linsey import datasets
 
 
 class Encoder(tx.Module):
-    """Draws a code for each image, and logs how far codes are from the prior."""
+    """Draws a code for each image, and logs the divergence from the prior."""
 
     next_key: tx.KeySeq
     kl_loss: jax.Array = tx.LossLog.node()
@@ -32,7 +32,7 @@ class Encoder(tx.Module):
 
     @tx.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Compute codes (batch, size) of images (batch, 64)."""
+        """Compute codes (batch, size) from images (batch, 64)."""
         x = jax.nn.relu(tx.Linear(64)(x))
         mean = tx.Linear(self.size, name="mean")(x)
         log_std = tx.Linear(self.size, name="log_std")(x)
@@ -43,7 +43,7 @@ class Encoder(tx.Module):
 
 
 class VAE(tx.Module):
-    """An encoder, and a decoder that computes logits of the pixels."""
+    """An encoder, and a decoder that computes logits for the pixels."""
 
     encoder: Encoder
     decoder: tx.MLP
@@ -53,13 +53,13 @@ class VAE(tx.Module):
         self.decoder = tx.MLP([64, 64])
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Compute logits (batch, 64) of images (batch, 64)."""
+        """Compute logits (batch, 64) from images (batch, 64)."""
         return self.decoder(self.encoder(x))
 
 
 @jax.jit
 def train_step(model, optimizer, x):
-    """Make one update; return reconstruction and divergence."""
+    """Make one update; also return the reconstruction loss and the divergence."""
 
     def loss_fn(params, model):
         model = model.merge(params)
@@ -74,7 +74,7 @@ def train_step(model, optimizer, x):
 
 
 def main(arguments: list[str] | None = None) -> tuple[float, float]:
-    """Train; return the first and the last loss."""
+    """Train the model; return the first and the last loss."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=600)
     steps = parser.parse_args(arguments).steps
