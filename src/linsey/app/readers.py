@@ -42,7 +42,7 @@ def load(
 
     Raises:
         InputError: the data are not there or not usable; says what and where.
-        DiskError: the disk refused.
+        DiskError: a file cannot be read or written.
     """
     if options.data == "digits":
         return make_dataset("digits", datasets.digits(), None, options, known=known)
@@ -99,7 +99,7 @@ def load_npz(path: Path, options: DataOptions, known: Known | None = None) -> Da
 
     Raises:
         InputError: the file or an array is not usable.
-        DiskError: the disk refused.
+        DiskError: a file cannot be read or written.
     """
     chosen = Chosen(())
 
@@ -128,7 +128,7 @@ def load_npy(
 
     Raises:
         InputError: a file is not usable.
-        DiskError: the disk refused.
+        DiskError: a file cannot be read or written.
     """
     arrays = [read_npy(folder / f"{k}.npy", k in chosen.labels) for k in chosen.keys]
     with parsing(folder, "the arrays cannot be loaded"):

@@ -59,7 +59,7 @@ def train_run(
 
     Raises:
         InputError: options, data, folder or checkpoint do not fit.
-        DiskError: the disk refused.
+        DiskError: a file cannot be read or written.
         NotFiniteError: too much of the run was not finite.
         Stopped: a signal arrived before the end.
     """

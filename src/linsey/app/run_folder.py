@@ -117,7 +117,7 @@ def claim(path: Path, config: TrainConfig) -> Iterator[RunFolder]:
 
     Raises:
         InputError: the folder holds something else, or another process holds it.
-        DiskError: the disk refused.
+        DiskError: a file cannot be read or written.
     """
     try:
         refuse_occupied(path, config.resume)

@@ -40,7 +40,7 @@ def load_table(path: Path, options: DataOptions, known: Known | None = None) -> 
 
     Raises:
         InputError: the file is no such table; says line and column.
-        DiskError: the disk refused.
+        DiskError: a file cannot be read or written.
     """
     table = CsvTable(path)
     target = _target(table, options)

@@ -208,7 +208,7 @@ def claimed(config: TrainConfig, team: Team) -> Iterator[RunFolder]:
 
     Raises:
         InputError: the folder holds something else, or another run holds it.
-        DiskError: the disk refused.
+        DiskError: a file cannot be read or written.
     """
     if team.is_first:
         path = config.out or default_out(config)

@@ -66,7 +66,7 @@ def convert_weights(config: ConvertConfig) -> Converted:
     Raises:
         InputError: the source cannot be read; the target is there, or cannot hold the
             arrays; or arrays of either side have no counterpart.
-        DiskError: the disk refused.
+        DiskError: a file cannot be read or written.
     """
     target = config.target
     format = config.to or _format_of_name(target)
@@ -126,7 +126,7 @@ def read_arrays(path: Path) -> tuple[Path, Arrays]:
 
     Raises:
         InputError: it is of another kind, or damaged.
-        DiskError: the disk refused.
+        DiskError: a file cannot be read or written.
     """
     kind = kinds.recognize(path)
     if kind not in ("run", "step"):

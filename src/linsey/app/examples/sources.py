@@ -54,7 +54,7 @@ def read_examples(
 
     Raises:
         InputError: the first thing wrong, with file and place.
-        DiskError: the disk refused.
+        DiskError: a file cannot be read or written.
     """
     for are_images, some in itertools.groupby(paths, _is_image):
         if are_images:
