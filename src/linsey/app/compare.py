@@ -83,7 +83,7 @@ def compare(
         config: resolved options; `lr` is multiplied by each of `compare_factors`.
         dataset: the data to learn.
         folder: the folder of the comparison, claimed by this process.
-        stop: the request to save and end, once a signal made it.
+        stop: tells whether a signal asked to save and end.
 
     Returns:
         The results.

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
         0.
 
     Raises:
-        InputError: the name is not that of a Python file, or something is there.
+        InputError: the name is not that of a Python file, or the file exists.
     """
     path = parse(NewConfig, "new", arguments).file
     if path.suffix != ".py":
