@@ -48,7 +48,7 @@ def choose_arrays(names: Iterable[str], file: str | os.PathLike[str]) -> Chosen:
         of a data set that is not split into parts.
 
     Raises:
-        InputError: no array of examples has an array of labels.
+        InputError: no array of examples comes with an array of labels.
 
     Example:
         >>> choose_arrays(["X_train", "y_train", "X_val", "y_val"], "a.npz").keys

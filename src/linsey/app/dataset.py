@@ -35,7 +35,7 @@ _BLOCK = 2**22  # bytes that are moved at once
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """Facts about the training data of a model, by which other data are read alike.
+    """Facts about a model's training data, so that other data are read the same way.
 
     Attributes:
         class_names: the names of the model's outputs.

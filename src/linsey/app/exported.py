@@ -107,7 +107,7 @@ class Exporter:
     batch_size: int | None = None
 
     def folded(self, raw: np.ndarray) -> tuple[Logits, Variables, Report]:
-        """Fold batch norms into the layers around them, as `linsey.batch_stats.fold`.
+        """Fold batch norms into the layers around them by `linsey.batch_stats.fold`.
 
         Args:
             raw: raw examples.
@@ -229,7 +229,7 @@ def _standardization(standardizer: Standardizer) -> Callable[[jax.Array], jax.Ar
 
 
 def exported_dtype(model: Predictor) -> np.dtype:
-    """Return the dtype of raw examples of a model: uint8, or else float32."""
+    """Return the dtype of raw examples of a model: uint8 or float32."""
     return np.dtype(np.uint8 if model.metadata.data.dtype == "uint8" else np.float32)
 
 

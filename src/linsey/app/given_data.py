@@ -54,7 +54,7 @@ def _named(data: object) -> Mapping[str, Any]:
 
 
 def _read_only(value: object) -> np.ndarray:
-    """Return a read-only view, whose rows are not moved as those of a file are."""
+    """Return a read-only view, so that its rows are not moved to save memory."""
     array = np.asarray(value).view()
     array.flags.writeable = False
     return array

@@ -112,7 +112,7 @@ class ImageArray:
         return result[0] if isinstance(rows, int | np.integer) else result
 
     def fill(self, rows: np.ndarray, result: np.ndarray) -> None:
-        """Write the images of some rows into an array, under `calm_pillow`."""
+        """Write the images of some rows into an array, within `calm_pillow`."""
         for place, row in enumerate(rows):
             result[place] = self._image(row)
 

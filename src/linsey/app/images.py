@@ -185,7 +185,7 @@ def _orientation(image: Image) -> int:
 
 
 def _opaque(image: Image, mode: str) -> Image:
-    """Return an 8-bit image, with what is transparent over white."""
+    """Return an 8-bit image, with transparent pixels over white."""
     if image.mode[-1] not in "Aa" and "transparency" not in image.info:
         return image.convert(mode)
     layers = image.convert("RGBA")

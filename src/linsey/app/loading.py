@@ -1,4 +1,4 @@
-"""The loading of batches onto the devices, prepared while these compute.
+"""The loading of batches onto the devices, while these compute.
 
 Which examples a batch has is decided elsewhere (`BatchOrder`); here it is only
 prepared: read, standardized, put on the devices. Arrays in memory are prepared one

@@ -39,7 +39,7 @@ class Scores:
         best_accuracy: its accuracy.
         since_best: number of evaluations after it.
         window: the steps since the last record of training.
-        skipped_at: those of the most recent steps that were skipped.
+        skipped_at: the skipped ones among the most recent steps.
     """
 
     evaluated_at: _Step = -1
@@ -82,7 +82,7 @@ class DataRecord:
 
     @property
     def known(self) -> Known:
-        """The facts by which other data are read alike."""
+        """The facts that other data are read by."""
         return Known(self.class_names, self.feature_names, self.standardizer.mean)
 
 
@@ -146,7 +146,7 @@ def run_metadata(checkpoint: VerifiedCheckpoint) -> RunMetadata:
         ("data.standardizer.std", len(data.standardizer.std), *[data.shape[-1]] * 2),
         ("cursor.best_step", cursor.best_step, -1, step),
         ("cursor.evaluated_at", cursor.evaluated_at, -1, step),
-        # Each stage has arrays of its own: a false depth must not cost building them.
+        # Each stage has arrays of its own: a forged depth must not build a huge model.
         ("config.depth", metadata.config.depth, 1, max(1, len(checkpoint.arrays))),
     ]
     for key, found, low, high in facts:

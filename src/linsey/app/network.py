@@ -101,7 +101,7 @@ class BuiltIn:
     def intercept(
         self, interceptor: Interceptor
     ) -> contextlib.AbstractContextManager[None]:
-        """Run the methods of modules through a function."""
+        """Pass calls of modules through a function."""
         return nn.intercept_methods(interceptor)
 
 
@@ -145,7 +145,7 @@ class Called:
     def intercept(
         self, interceptor: Interceptor
     ) -> contextlib.AbstractContextManager[None]:
-        """Run the methods of modules through a function."""
+        """Pass calls of modules through a function."""
         return self.call.intercept(interceptor)
 
     def __eq__(self, other: object) -> bool:

@@ -183,7 +183,7 @@ class Predictor:
     def fitting_size(self, count: int, most: int) -> int:
         """Choose the batch size for a number of examples.
 
-        There are only few such sizes, powers of two, so that few programs are compiled.
+        There are only a few sizes, powers of two, so that few programs are compiled.
 
         Args:
             count: number of examples.

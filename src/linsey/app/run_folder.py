@@ -199,7 +199,7 @@ def _remove_if_empty(folder: Path) -> None:
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Be the only process that writes into a run folder.
+    """Lock a run folder, so that only this process writes into it.
 
     Args:
         folder: the run folder, which exists.

@@ -41,7 +41,7 @@ class Standardizer:
     Attributes:
         mean: the mean of each channel or feature in the training part.
         std: the standard deviation of each; 1 for those that do not vary.
-        is_constant: whether each does not vary; empty if that is not known.
+        is_constant: whether each is constant; empty if that is not known.
     """
 
     mean: np.ndarray
@@ -86,7 +86,7 @@ class Standardizer:
         return result
 
     def oddities(self, names: Sequence[str] = (), kind: str = "feature") -> list[str]:
-        """Describe constant features in one line, and enormous ones in another.
+        """Return a line on constant features, and one on those of enormous scale.
 
         Args:
             names: the names of the features. If empty, their numbers are shown.

@@ -183,7 +183,7 @@ def create_state(
 
 
 def begun_with(state: TrainState, arrays: Mapping[str, Any]) -> TrainState:
-    """Return a state before the first step with other variables.
+    """Return a state before the first step with some variables replaced.
 
     Args:
         state: a state from `create_state`.
@@ -248,7 +248,7 @@ def divided_step(
 def loss_fn(
     params: optax.Params, state: TrainState, x: jax.Array, y: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, dict[str, Any]]]:
-    """Apply the model as in training, with the noise of the step.
+    """Apply the model as in training, with the random numbers of the step.
 
     Args:
         params: the parameters, with respect to which gradients are taken.

@@ -57,7 +57,7 @@ class StopRequest:
         linsey.app.stopping.Stopped: SIGTERM
     """
 
-    _active: ClassVar[list[StopRequest]] = []  # signals are those of the process
+    _active: ClassVar[list[StopRequest]] = []  # signals belong to the process
 
     def __init__(self, at_once: bool = False) -> None:
         self._at_once = at_once

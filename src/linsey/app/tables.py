@@ -200,7 +200,7 @@ def _fill_missing(x: np.ndarray, means: Sequence[float]) -> None:
 def _read(
     table: CsvTable, encoders: Sequence[Encoder], target: Column
 ) -> tuple[np.ndarray, list[str]]:
-    """Return features, NaN where values are missing, and labels."""
+    """Return features (NaN for missing values) and labels."""
     width = sum(len(encoder.names) for encoder in encoders)
     if not width:
         raise table.wrong("no columns beside the one of the classes")

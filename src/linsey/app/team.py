@@ -42,7 +42,7 @@ class Fate(Protocol):
         ...
 
     def beat(self, doing: str | None = None) -> None:
-        """Give a sign of life."""
+        """Report that this process is alive."""
         ...
 
     def ask(self, action: Literal["save", "stop"]) -> None:

@@ -30,7 +30,7 @@ class TrainedModel:
         standardize: maps raw examples to inputs.
         shape: the shape of one example.
         class_names: the names of the model's outputs.
-        known: facts about the training data, by which other data are read alike.
+        known: facts about the training data, so that other data are read the same way.
     """
 
     config: TrainConfig

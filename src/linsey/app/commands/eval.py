@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        arguments: what follows `linsey eval`.
+        arguments: the arguments after `linsey eval`.
 
     Returns:
         0.

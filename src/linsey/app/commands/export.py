@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        arguments: what follows `linsey export`.
+        arguments: the arguments after `linsey export`.
 
     Returns:
         0.

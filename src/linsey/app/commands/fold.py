@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        arguments: what follows `linsey fold`.
+        arguments: the arguments after `linsey fold`.
 
     Returns:
         0.

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        arguments: what follows `linsey inspect`.
+        arguments: the arguments after `linsey inspect`.
 
     Returns:
         0.

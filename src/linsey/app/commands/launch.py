@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        arguments: what follows `linsey launch`.
+        arguments: the arguments after `linsey launch`.
 
     Returns:
         The exit code of the first process that failed.

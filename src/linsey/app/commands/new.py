@@ -17,7 +17,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        arguments: what follows `linsey new`.
+        arguments: the arguments after `linsey new`.
 
     Returns:
         0.

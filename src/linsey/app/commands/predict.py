@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        arguments: what follows `linsey predict`.
+        arguments: the arguments after `linsey predict`.
 
     Returns:
         0.

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        arguments: what follows `linsey run`.
+        arguments: the arguments after `linsey run`.
 
     Returns:
         0, or 1 if the program ended with an exception, whose traceback is shown. A

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        arguments: what follows `linsey train`.
+        arguments: the arguments after `linsey train`.
 
     Returns:
         0, or 75 if a signal stopped the run.
