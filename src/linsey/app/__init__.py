@@ -1,6 +1,6 @@
-"""The `linsey` command: train, evaluate and look into models from a terminal.
+"""The `linsey` command: train, evaluate and inspect models from a terminal.
 
-Nothing in here is imported by the library. Modules that the command line needs
-before it knows what to do (`cli`, `config`, `config_file`) import no jax, so that
-help and mistyped options answer at once.
+The rest of the library imports nothing from here. Modules that the command line needs
+before it knows what to do (`cli`, `config`, `options`) do not import jax, so that help
+and errors about mistyped options appear at once.
 """

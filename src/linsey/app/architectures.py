@@ -26,7 +26,7 @@ _Rate = Annotated[float, Between(0.0, math.nextafter(1, 0), "a number in [0, 1)"
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """What `--model-arg` may say, of which an architecture takes a part."""
+    """The arguments that `--model-arg` accepts; each architecture takes some."""
 
     dropout: _Rate = 0.0
     attention_dropout: _Rate = 0.0
@@ -36,7 +36,7 @@ class Arguments:
 
 @dataclasses.dataclass(frozen=True)
 class BatchNormArguments(BatchNormOptions):
-    """What it may say of batch normalization."""
+    """The arguments that `--model-arg` accepts for batch normalization."""
 
     epsilon: Annotated[float, Between(1e-12, 1.0)] = 1e-5
 
@@ -48,15 +48,15 @@ def make_architecture(
 
     Args:
         options: the model options; `model` is one of `linsey.models.MODELS`.
-        shape: of one image, channels last.
+        shape: the shape of one image, channels last.
         classes: number of classes.
 
     Returns:
         The module; call it with a batch and `train`.
 
     Raises:
-        InputError: an option is unknown or has no effect, or it cannot take such
-            images.
+        InputError: an option is unknown or has no effect, or the architecture cannot
+            take images of this shape.
     """
     make = models.MODELS[options.model]
     taken = inspect.signature(make).parameters
@@ -76,7 +76,7 @@ def make_architecture(
             key="--model", hint=_fitting(model, shape),
         ) from error  # fmt: skip
     if isinstance(model, models.VisionTransformer):
-        # The others have parameters that do not depend on the image.
+        # The parameters of the others do not depend on the image size.
         patches = math.prod(side // model.patch_size for side in shape[:2])
         if (found := patches * model.features) > MAX_PARAMETERS:
             raise InputError(
@@ -87,7 +87,7 @@ def make_architecture(
 
 
 def _arguments(options: ModelOptions, taken: Mapping[str, object]) -> dict[str, object]:
-    """Read what the function of an architecture is called with."""
+    """Read the arguments for the function that makes an architecture."""
     given = parse_arguments(options.model_arg)
     own = [field.name for field in dataclasses.fields(Arguments) if field.name in taken]
     norms = [field.name for field in dataclasses.fields(BatchNormArguments)]
@@ -103,7 +103,7 @@ def _arguments(options: ModelOptions, taken: Mapping[str, object]) -> dict[str, 
 
 
 def _fitting(model: models.Architecture, shape: Shape) -> str:
-    """Return what to write for images that a model cannot take."""
+    """Suggest what to write if a model cannot take the images."""
     if isinstance(model, models.VisionTransformer):
         common = math.gcd(*shape[:2])
         size = max(n for n in range(1, model.patch_size + 1) if common % n == 0)
@@ -112,14 +112,14 @@ def _fitting(model: models.Architecture, shape: Shape) -> str:
 
 
 def refuse_options(options: ModelOptions, taken: Mapping[str, object]) -> None:
-    """Refuse options of the command that a model does not look at.
+    """Refuse options of the command that a model ignores.
 
     Args:
         options: the model options.
         taken: arguments that the model takes, by name.
 
     Raises:
-        InputError: one is not at its default.
+        InputError: an ignored option is not at its default.
     """
     defaults = ModelOptions()
     for name in _BUILT_IN_OPTIONS:
@@ -133,11 +133,11 @@ def refuse_options(options: ModelOptions, taken: Mapping[str, object]) -> None:
 
 
 def least_averaged_by(name: str, shape: Shape) -> int | None:
-    """Count the pixels of an image that share statistics where they are fewest.
+    """Count the pixels of an image that share statistics in the smallest layer.
 
     Args:
-        name: of the architecture.
-        shape: of one image, channels last.
+        name: the architecture.
+        shape: the shape of one image, channels last.
 
     Returns:
         The number of pixels after the last stage; `None` without batch normalization.
@@ -150,5 +150,5 @@ def least_averaged_by(name: str, shape: Shape) -> int | None:
         return None
     if not name.startswith("densenet"):
         return math.prod(-(-side // 32) for side in shape[:2])
-    # The stem rounds up, what follows down.
+    # The stem rounds up; the stages after it round down.
     return math.prod(-(-side // 4) // 8 for side in shape[:2])

@@ -1,6 +1,7 @@
 """Functions called with arguments of the command line: `--optimizer-arg b1=0.9`.
 
-The names are those of the function: others are refused, with the nearest one.
+The names are those of the function's parameters. Others are refused, and the most
+similar name is suggested.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _LONGEST = 300  # characters that a message shows
 
 
 def accepted_names(function: Callable[..., object]) -> list[str]:
-    """List the arguments of a function that can be given by name."""
+    """List the arguments of a function that can be passed by name."""
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = inspect.signature(function).parameters.values()
     return [one.name for one in parameters if one.kind in kinds]
@@ -33,14 +34,15 @@ def call(
     """Call a function with arguments of the command line, checked by its signature.
 
     Args:
-        function: what is called.
-        name: what the user calls it.
-        arguments: those of the user.
-        option: where they come from, for messages.
-        given: those that the program gives; the arguments of the user win.
+        function: the function to call.
+        name: its name for the user.
+        arguments: the arguments from the user.
+        option: the option they come from, for messages.
+        given: arguments from the program; those of the user take precedence.
 
     Raises:
-        InputError: it has no such argument, needs others, or refuses their values.
+        InputError: the function has no such argument, needs others, or refuses their
+            values.
 
     Example:
         >>> call(lambda x, y=1: x + y, "sum", {"y": 3}, "--arg", {"x": 1})
@@ -67,7 +69,7 @@ def check_arguments(
     """Compare arguments with the signature of a function, as `call` does.
 
     Raises:
-        InputError: it has no such argument, or needs others.
+        InputError: the function has no such argument, or needs others.
     """
     names = accepted_names(function)
     for one in arguments:
@@ -87,7 +89,7 @@ def check_arguments(
 def refused(
     name: str, arguments: Mapping[str, object], option: str, error: Exception
 ) -> InputError:
-    """Make the error of a function that does not take its arguments."""
+    """Return the error for a function that refused its arguments."""
     text = " ".join(str(error).split())[:_LONGEST]
     told = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
     problem = f"{name}({told}) cannot be used: {type(error).__name__}: {text}"
@@ -95,20 +97,20 @@ def refused(
 
 
 def near(name: str, names: Collection[str]) -> str | None:
-    """Suggest the nearest of some names, if one is near."""
+    """Suggest the most similar of some names, if one is similar enough."""
     found = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"did you mean {found[0]}?" if found else None
 
 
 def gathered(arguments: Sequence[str], options: Collection[str]) -> list[str]:
-    """Put the values of options that are given several times behind one of each.
+    """Merge options that are given several times into one, with all of their values.
 
     Args:
-        arguments: of a command line.
-        options: that take several values.
+        arguments: the arguments of a command line.
+        options: the options that take several values.
 
     Returns:
-        Arguments in which each of these options stands once, at the end.
+        The arguments, with each of these options once, at the end.
 
     Example:
         >>> gathered(["--arg", "a=1", "--lr", "2", "--arg=b=3", "c=4"], {"--arg"})
@@ -127,7 +129,7 @@ def gathered(arguments: Sequence[str], options: Collection[str]) -> list[str]:
         elif (
             text.startswith("--")
             or current is None
-            or (is_pair and current and not equals)  # what the command works on
+            or (is_pair and current and not equals)  # a positional argument
         ):
             current = None
             rest.append(text)

@@ -1,4 +1,4 @@
-"""What arrays of examples and labels are called, in archives and in folders."""
+"""The names of arrays of examples and labels, in archives and in folders."""
 
 from __future__ import annotations
 
@@ -23,31 +23,32 @@ class Chosen(NamedTuple):
     """The arrays that are used.
 
     Attributes:
-        keys: of examples and labels to train on, of those to test on, if any, and of
-            those of a validation part beside a test part.
+        keys: names of the examples and labels to train on, then of those to test on,
+            if any, then of those of the validation part, if there is also a test part.
     """
 
     keys: tuple[str, ...]
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Those that hold labels."""
+        """The names of the arrays that hold labels."""
         return self.keys[1::2]
 
 
 def choose_arrays(names: Iterable[str], file: str | os.PathLike[str]) -> Chosen:
-    """Choose the arrays to learn from by their names, in any case of letters.
+    """Choose the arrays to learn from by their names, ignoring case.
 
     Args:
-        names: of all arrays.
-        file: where they are, for messages.
+        names: the names of all arrays.
+        file: where the arrays are, for messages.
 
     Returns:
-        A training part with its test part, or with its validation part in that place,
-        or with both; or else arrays that are not parted.
+        The training part with the test part and the validation part, as far as these
+        exist (a validation part alone takes the place of the test part); or the arrays
+        of a data set that is not split into parts.
 
     Raises:
-        InputError: no examples with labels are among them.
+        InputError: no array of examples comes with an array of labels.
 
     Example:
         >>> choose_arrays(["X_train", "y_train", "X_val", "y_val"], "a.npz").keys
@@ -56,7 +57,7 @@ def choose_arrays(names: Iterable[str], file: str | os.PathLike[str]) -> Chosen:
         ('data', 'target')
     """
     names = list(names)
-    # Of names that differ in case only, the one in lower case.
+    # If names differ only in case, the one in lower case wins.
     found = {name.lower(): name for name in sorted(names)}
     train = _pair(found, PARTS["train"])
     if train:
@@ -75,14 +76,15 @@ def choose_examples(names: Iterable[str], file: str | os.PathLike[str]) -> str:
     """Choose the array of examples to be classified; labels are not needed.
 
     Args:
-        names: of all arrays.
-        file: where they are, for messages.
+        names: the names of all arrays.
+        file: where the arrays are, for messages.
 
     Returns:
-        The only array, or that of examples; of a parted data set that of its test part.
+        The only array, or the array of examples; if the data set is split into parts,
+        the examples of the test part.
 
     Raises:
-        InputError: none is known to hold the examples.
+        InputError: no array has a name that is used for examples.
 
     Example:
         >>> choose_examples(["X", "y"], "a.npz"), choose_examples(["pixels"], "a.npz")
@@ -107,7 +109,7 @@ def choose_examples(names: Iterable[str], file: str | os.PathLike[str]) -> str:
 
 
 def is_whole(name: str) -> bool:
-    """Tell whether a name is one of arrays that are not parted.
+    """Tell whether an array of this name belongs to data not split into parts.
 
     Example:
         >>> is_whole("Labels"), is_whole("x_train")

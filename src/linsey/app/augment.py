@@ -1,10 +1,10 @@
-"""Images changed at random while a model learns: mirrored, shifted, in other colors.
+"""Random augmentation of training images: mirroring, shifts and changes of color.
 
-It happens on the device, inside of the step, on images that are standardized already:
-a value counts standard deviations of its channel from its mean in the training part.
-What is drawn depends on the key alone, which is that of the step: a run that is resumed
-draws the same. Each kind has a key of its own, so that it draws the same with others
-and without them.
+Images are augmented on the device, inside the training step, after standardization: a
+value is the distance from the channel's mean in the training part, in standard
+deviations. The random changes depend only on the key of the step, so a resumed run
+draws the same ones. Each kind of change has its own key, so that it does not depend on
+which other kinds are used.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from jax import numpy as jnp
 
 KINDS = ("flip", "crop", "color")
 _PART = 8
-"""Crops are shifted by up to this part of height and width."""
+"""Crops are shifted by up to the height or width divided by this."""
 _STRENGTH = 0.4
-"""How much colors are changed at most; 0 does not change them."""
+"""The largest change of colors; 0 leaves them as they are."""
 
 
 def augment(x: jax.Array, key: jax.Array, kinds: Collection[str]) -> jax.Array:
-    """Change the images of a batch at random.
+    """Augment the images of a batch at random.
 
     Args:
         x: (batch, height, width, channels), standardized.
@@ -54,7 +54,7 @@ def flip(x: jax.Array, key: jax.Array) -> jax.Array:
 def crop(x: jax.Array, key: jax.Array) -> jax.Array:
     """Shift each image by up to an eighth of its height and width (pad and crop).
 
-    The padding has the mean of the training part, which is 0 here.
+    The padding is the mean of the training part, which is 0 after standardization.
 
     References:
         Krizhevsky 2010, https://www.cs.toronto.edu/~kriz/conv-cifar10-aug2010.pdf; He
@@ -81,9 +81,9 @@ def color(x: jax.Array, key: jax.Array) -> jax.Array:
         contrast:   m + c (x - m)      c in [0.6, 1.4], m the mean of the image
         saturation: g + s (x - g)      s in [0.6, 1.4], g the mean over the channels
 
-    Grey images have no saturation. The three are one linear map here, and the grey of
-    a pixel a sum of channels, not a mean over an axis: on a CPU that is ten times as
-    fast.
+    Grey images have no saturation. The three changes are combined into one linear map,
+    and the grey of a pixel is computed as a sum of channels instead of a mean over an
+    axis: on a CPU this is ten times as fast.
     """
     b, c, s = jax.random.uniform(
         key, (3, len(x), 1, 1, 1), x.dtype, -_STRENGTH, _STRENGTH

@@ -1,8 +1,8 @@
 """The moving average that is evaluated in place of the last weights (`--ema`).
 
 Weights and running statistics are averaged alike, so that they nearly match; see
-`linsey.batch_stats.ema`. A checkpoint has the average beside what it is made of, as
-`average`: training goes on with the one, everything else uses the other.
+`linsey.batch_stats.ema`. A checkpoint holds both the last weights and, as `average`,
+the average: training continues from the former, everything else uses the latter.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Variables = dict[str, Any]
 
 
 def started(variables: Variables, decay: float) -> EmaState:
-    """Return an average of nothing yet."""
+    """Return an average that has seen no values yet."""
     return ema(decay).init(variables)
 
 
@@ -38,8 +38,8 @@ def averaged(state: EmaState, variables: Variables) -> Variables:
 
     Args:
         state: the average.
-        variables: those of the last step, which give the dtypes, and the values before
-            the first step.
+        variables: the variables of the last step. They determine the dtypes, and are
+            returned as long as the average has seen no values.
     """
     weight = jnp.where(state.missing < 1, 1 - state.missing, 1)
 
@@ -53,10 +53,11 @@ def averaged(state: EmaState, variables: Variables) -> Variables:
 
 
 def evaluated_contents(contents: Contents) -> Contents:
-    """Return a checkpoint with what it evaluates with in place of its variables.
+    """Return a checkpoint with its average in place of the variables.
 
     Args:
-        contents: of any checkpoint; one without an average is returned as it is.
+        contents: the contents of a checkpoint; without an average, they are returned
+            unchanged.
     """
     tree, config = contents.tree, contents.metadata.get("config")
     is_averaged = isinstance(config, Mapping) and config.get("ema")

@@ -1,4 +1,4 @@
-"""What `--model-arg` says to the models of linsey: how their batch norms are set."""
+"""The options of batch norm that `--model-arg` sets in the models of linsey."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class BatchNormOptions:
 
     Attributes:
         momentum: fraction of the old average that is kept.
-        group_size: examples that are normalized together.
+        group_size: number of examples that are normalized together.
         renorm: bounds `(r_max, d_max)` of batch renormalization.
         save_memory: whether to keep one array for each layer instead of two.
     """
 
-    # Statistics average over about ten steps: the runs here are short.
+    # The running statistics average about ten steps, since runs here are short.
     momentum: Annotated[float, Between(0, 1)] = 0.9
     group_size: Annotated[int, Between(1, 2**24)] | None = None
     renorm: _Bounds | None = None
@@ -37,11 +37,11 @@ Options = TypeVar("Options", bound=BatchNormOptions)
 
 
 def batch_norm_options(options: ModelOptions) -> BatchNormOptions:
-    """Read the options of batch normalization of a model of linsey.
+    """Read the batch normalization options of a model of linsey.
 
     Raises:
-        InputError: one is unknown, out of range, excludes another, or there is no batch
-            normalization that it could be of.
+        InputError: an option is unknown, out of range or excludes another, or the model
+            has no batch normalization.
 
     Example:
         >>> batch_norm_options(ModelOptions(model_arg=("renorm=3, 5",))).renorm
@@ -69,12 +69,12 @@ def refuse_unknown(
     """Refuse arguments of a model that it does not take.
 
     Args:
-        given: their names.
-        names: of those that it takes.
-        hints: what to write instead, where a name is known elsewhere.
+        given: the names of the arguments.
+        names: the names that the model takes.
+        hints: what to write instead of names that are options of the command.
 
     Raises:
-        InputError: it does not take one of them.
+        InputError: the model does not take one of them.
     """
     for name in given:
         if name not in names:
@@ -90,7 +90,7 @@ def read_options(given: Mapping[str, object], kind: type[Options]) -> Options:
     """Read options of batch normalization.
 
     Raises:
-        InputError: one is out of range, or excludes another.
+        InputError: an option is out of range, or excludes another.
     """
     read = conform(given, kind, file=None, key="--model-arg")
     if read.save_memory and read.group_size is not None:

@@ -1,4 +1,4 @@
-"""How many examples a step learns from, and what of an epoch is left over."""
+"""The number of examples in a step, and of those that an epoch leaves out."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from linsey.errors import InputError
 
 
 def choose_batch_size(config: TrainConfig, dataset: Dataset, devices: int) -> int:
-    """Return the batch size that is given, or one that fits the data.
+    """Return the given batch size, or one that fits the data.
 
     Args:
         config: the options.
-        dataset: what is learned.
-        devices: each batch is split over as many.
+        dataset: the data to learn.
+        devices: number of devices that each batch is split over.
 
     Returns:
         Examples per step.
 
     Raises:
-        InputError: the size that is given does not fit data, devices or model, or no
-            size does.
+        InputError: the given size does not fit the data, the devices or the model, or
+            no size does.
     """
     examples = len(dataset.x_train)
     unit = math.lcm(devices, config.accumulate)
@@ -69,10 +69,10 @@ def choose_batch_size(config: TrainConfig, dataset: Dataset, devices: int) -> in
 
 
 def _least_averaged(config: TrainConfig, shape: Shape) -> int | None:
-    """Count the values of an example that share statistics where they are fewest.
+    """Count the values of an example that share statistics in the smallest layer.
 
     Returns:
-        `None` without batch normalization, and where it is not known.
+        The count; `None` if it is not known, or without batch normalization.
     """
     if is_architecture(config.model):
         return least_averaged_by(config.model, shape)
@@ -82,7 +82,7 @@ def _least_averaged(config: TrainConfig, shape: Shape) -> int | None:
 
 
 def describe_batches(config: TrainConfig, examples: int, size: int) -> str:
-    """Say what a step and an epoch are, and which examples an epoch leaves out.
+    """Describe the steps of an epoch, and how many examples it leaves out.
 
     Args:
         config: the options as they were given.

@@ -1,4 +1,4 @@
-"""Which checkpoint a path means."""
+"""The choice of the checkpoint that a path and options refer to."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from linsey.files import open_regular
 
 
 def has_steps(path: Path) -> bool:
-    """Tell whether a path is a run, its folder of checkpoints, or one of them."""
+    """Tell whether a path is a run, its folder of checkpoints, or one checkpoint."""
     names = (manifest.NAME, CHECKPOINTS)
     is_one = any(os.path.lexists(path / name) for name in names)
     return is_one or (path.is_dir() and bool(CheckpointStore(path).steps()))
 
 
 def refuse_special(path: Path) -> None:
-    """Refuse what is neither a folder nor a regular file; what is not there may pass.
+    """Refuse a path that exists and is neither a folder nor a regular file.
 
-    This needs no jax, which those who look closer import first.
+    Unlike the functions that read such files, this does not need jax.
     """
     if os.path.lexists(path) and not path.is_dir():
         open_regular(path).close()
@@ -34,7 +34,8 @@ def choose(config: InspectConfig) -> VerifiedCheckpoint:
     """Find and verify the checkpoint that options name.
 
     Args:
-        config: a run, its folder of checkpoints, or one of them; and which.
+        config: the path of a run, of its folder of checkpoints or of one checkpoint,
+            and the options that choose one.
 
     Returns:
         The verified checkpoint.
@@ -58,7 +59,7 @@ def choose(config: InspectConfig) -> VerifiedCheckpoint:
         return store.open(config.step)
     while True:
         newest = newest_checkpoint(store)
-        if newest is None:  # a writer removed them meanwhile
+        if newest is None:  # the training run removed them meanwhile
             raise InputError("no checkpoint in this folder", file=path)
         if not config.best:
             return newest
@@ -68,7 +69,7 @@ def choose(config: InspectConfig) -> VerifiedCheckpoint:
         try:
             return store.open(best)
         except InputError:
-            # A writer that found a better one removes this one.
+            # A training run removes this one when it finds a better one.
             steps = store.steps()
             if best in steps or max(steps, default=newest.step) == newest.step:
                 raise

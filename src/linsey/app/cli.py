@@ -1,13 +1,15 @@
-"""The `linsey` command: names the commands and turns their errors into exit codes.
+"""The `linsey` command: lists the commands and turns their errors into exit codes.
 
 Exit codes: 0 done; 1 failed unexpectedly, with a traceback, or a program under `run`
 failed; 2 something given is wrong, damaged or in use (one line on standard error says
-what and where, and nothing was overwritten); 3 an audit found errors; 5 the run is not
-finite; 6 the disk or the system refused (one line with path, cause, needed and free
-bytes); 75 stopped by a signal after saving, run again with `--resume`.
+what and where, and nothing was overwritten); 3 an audit found errors; 5 numbers of the
+run became NaN or infinite; 6 the disk or the system refused to read or write (one line
+with path, cause, needed and free bytes); 75 stopped by a signal after saving, run again
+with `--resume`.
 
-Signals are minded before anything else is imported; see `linsey.app.stopping`. A
-program under `run` has them for itself, and `launch` passes them on.
+Signal handlers are installed before anything else is imported; see
+`linsey.app.stopping`. A program under `run` handles its own signals, and `launch`
+passes them on.
 """
 
 from __future__ import annotations
@@ -48,13 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Args:
-        arguments: without the program's name. Defaults to those of the process.
+        arguments: the arguments after the program's name. Defaults to those of the
+            process.
 
     Returns:
         The exit code.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] in (["run"], ["launch"]):  # these leave signals to what they start
+    if given[:1] in (["run"], ["launch"]):  # the programs they start get the signals
         return _finish(given)
     _replace_closed_streams()
     with StopRequest(at_once=True) as stop:
@@ -74,13 +77,13 @@ def _finish(given: Sequence[str]) -> int:
     except (InputError, MissingPackageError, NotFiniteError) as error:
         return _complain(error)
     except Stopped as signal_name:
-        # Whoever has something to save stops in another way.
+        # Commands that have something to save stop in another way.
         say(f"stopped by {signal_name}; to start again:\n  linsey {shlex.join(given)}")
         return exit_codes.STOPPED
     except KeyboardInterrupt:  # in a program under `run`
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        # Nobody reads any more; Python would complain once more at its end.
+        # Nobody reads the output any more; Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
@@ -100,8 +103,8 @@ def _run(given: Sequence[str]) -> int:
     try:
         return _load(name)(options)
     except Exception:
-        # Where a signal raises `Stopped`, modules may be half imported, and make
-        # something else of it.
+        # If a signal raised `Stopped` during an import, the half-imported module may
+        # have turned it into another exception.
         StopRequest.check()
         raise
 
@@ -141,10 +144,10 @@ def _load(name: str) -> Callable[[Sequence[str]], int]:
 
 
 def _replace_closed_streams() -> None:
-    """Put the null device where a standard stream is closed (`>&-`).
+    """Open the null device in place of closed standard streams (`>&-`).
 
-    Else a file of the run would get the number of that stream, and whatever writes to
-    the stream would write into the file.
+    Otherwise a file of the run would get the file descriptor of the closed stream, and
+    whatever is written to the stream would end up in the file.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:

@@ -1,4 +1,4 @@
-"""The claim of the batch normalization paper, tried: sooner, and at any learning rate.
+"""A test of the batch norm paper's claim: faster training, at any learning rate.
 
 The same model is trained with and without normalization, at several learning rates,
 on the same batches in the same order. Each training is a run of its own in a
@@ -41,7 +41,7 @@ Histories = dict[tuple[float, str], list[Record]]
 
 
 class ResultTable(NamedTuple):
-    """Cells with headers."""
+    """A table of text with a title and headers."""
 
     title: str
     headers: list[str]
@@ -50,7 +50,7 @@ class ResultTable(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What came of a comparison.
+    """The results of a comparison.
 
     Attributes:
         tables: accuracy against steps, and steps against accuracy.
@@ -63,10 +63,10 @@ class Comparison:
     ended_early: dict[Path, str]
 
     def refuse_not_finite(self, folder: Path) -> None:
-        """Refuse a comparison none of whose runs came to its end.
+        """Raise an error if no run of the comparison reached its last step.
 
         Raises:
-            NotFiniteError: they all were not finite.
+            NotFiniteError: all runs became NaN or infinite.
         """
         count = len(self.tables[0].headers) - 1
         if len(self.ended_early) == count:
@@ -81,12 +81,12 @@ def compare(
 
     Args:
         config: resolved options; `lr` is multiplied by each of `compare_factors`.
-        dataset: what is learned.
-        folder: of the comparison, held by this process.
-        stop: asks to save and end.
+        dataset: the data to learn.
+        folder: the folder of the comparison, claimed by this process.
+        stop: tells whether a signal asked to save and end.
 
     Returns:
-        What was found.
+        The results.
 
     Raises:
         Stopped: a signal arrived before the end.
@@ -117,7 +117,7 @@ def compare(
                 except NotFiniteError as error:
                     if config.on_nonfinite == "raise":
                         raise
-                    # To see how far each gets is what a comparison is for.
+                    # A comparison is made to see how far each run gets.
                     warn(f"{run} ended early: {error}")
                     ended_early[run] = str(error)
             records = metrics_log.read(RunFolder(run).metrics)
@@ -182,11 +182,11 @@ def variants(config: TrainConfig, examples: int) -> list[TrainConfig]:
     Returns:
         The options of each run.
     """
-    # The difference is in the first epochs, so it is looked at closely.
+    # The runs differ most in the first epochs, so they are evaluated often.
     size = config.batch_size or BATCH_SIZE
     steps = config.eval_every or max(1, examples // size // 4)
     norms = (config.norm if config.norm != "none" else "batch", "none")
-    arguments = {"none": ()}  # those of the normalization
+    arguments = {"none": ()}  # they all belong to the normalization
     return [
         dataclasses.replace(
             config,
@@ -214,7 +214,7 @@ def accuracy_table(histories: Histories) -> ResultTable:
 
 
 def milestone_table(histories: Histories) -> ResultTable:
-    """Tabulate the steps after which each run first reached an accuracy."""
+    """Tabulate the step at which each run first reached an accuracy."""
     rows = []
     for milestone in MILESTONES:
         row = [f"{milestone:g}"]
@@ -262,7 +262,7 @@ def _label(name: tuple[float, str]) -> str:
 
 
 def _thinned(steps: list[int]) -> list[int]:
-    """Choose some of the steps, dense at the beginning, where the runs differ."""
+    """Choose some of the steps, most of them at the start, where the runs differ."""
     if len(steps) <= _MAX_ROWS:
         return steps
     last = len(steps) - 1

@@ -1,9 +1,9 @@
-"""How the programs of a run are compiled: early, and some of them in less time.
+"""The compilation of the programs of a run: early, and some of them in less time.
 
-XLA's newer emitters of fused loops for CPUs make faster loops of large arrays, and take
-about twice as long to compile. A program that runs once, and a step of examples that
-are rows of a table, do not make up for that: `benchmarks/table.py`. The bits are the
-same.
+XLA's newer fusion emitters for CPUs make loops over large arrays faster, but take about
+twice as long to compile. A program that runs once, or a step on examples that are rows
+of a table, does not win that time back: see `benchmarks/table.py`. The results are the
+same, bit for bit.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import jax
 Result = TypeVar("Result")
 
 # Without fusion emitters XLA compiles faster (`benchmarks/table.py`). Later versions
-# have no others, and XLA refuses an option that it does not know.
+# of jax have no other emitters, and XLA refuses options that it does not know.
 _QUICKLY: dict[str, Any] = (
     {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}
 )
@@ -26,12 +26,12 @@ _ONCE = {**_QUICKLY, "xla_backend_optimization_level": 1}
 
 
 def run_once(function: Callable[[], Result], shardings: Any, platform: str) -> Result:
-    """Compile a function, in little time, and call it.
+    """Compile a function quickly and call it.
 
     Args:
-        function: returns arrays.
-        shardings: of the arrays.
-        platform: of the devices.
+        function: a function that returns arrays.
+        shardings: the shardings of these arrays.
+        platform: the platform of the devices.
     """
     options = _ONCE if platform == "cpu" else None
     compiled = jax.jit(function, out_shardings=shardings, compiler_options=options)
@@ -42,8 +42,8 @@ class Step(Generic[Result]):
     """A compiled function of a state, examples and labels.
 
     Args:
-        function: what it calls.
-        **options: of `jax.jit`.
+        function: the function to compile.
+        **options: options of `jax.jit`.
     """
 
     def __init__(self, function: Callable[..., Result], **options: Any) -> None:
@@ -56,17 +56,17 @@ class Step(Generic[Result]):
         return self._for(x)(state, x, y)
 
     def compile(self, state: Any, x: Any, y: Any) -> Future[Any] | None:
-        """Compile it beside other work; only tracing is done at once.
+        """Compile the function in the background; only tracing is done at once.
 
         Args:
-            state: shapes and shardings.
-            x: the same of examples.
-            y: the same of labels.
+            state: shapes and shardings of the state.
+            x: those of the examples.
+            y: those of the labels.
 
         Returns:
-            What ends with the compiler; `None` if the call will be refused.
+            A future of the compiled function; `None` if tracing it failed.
         """
-        with contextlib.suppress(Exception):  # the call itself says what is wrong
+        with contextlib.suppress(Exception):  # the call itself will say what is wrong
             lowered = self._for(x).lower(state, x, y)
             pool = ThreadPoolExecutor(1, "compiling")
             compiling = pool.submit(lowered.compile)

@@ -1,4 +1,4 @@
-"""What a comparison found, in a sentence that its numbers bear out either way."""
+"""The result of a comparison in a sentence that fits whichever kind did better."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 MILESTONES = (0.5, 0.8, 0.9, 0.95, 0.98)
-"""Test accuracies; how soon a run reaches them is compared."""
+"""Test accuracies; runs are compared by how soon they reach them."""
 
 Points = Sequence[tuple[int, float]]
 """Steps and test accuracies of a run."""
@@ -21,8 +21,9 @@ def conclude(curves: Mapping[tuple[float, str], Points], part: str = "test") -> 
     """Say which of two kinds of runs got further, and which got there sooner.
 
     Args:
-        curves: of each run by learning rate and normalization, of which `none` is one.
-        part: of the data, that the accuracies are of.
+        curves: the curve of each run by learning rate and normalization, one of which
+            is `none`.
+        part: the part of the data that the accuracies were measured on.
 
     Returns:
         A sentence.
@@ -68,7 +69,7 @@ def _best(
 
 
 def _race(curves: Mapping[tuple[float, str], Points], norm: str) -> str:
-    """Tell which kind was first at the highest accuracy that both reached."""
+    """Tell which kind was first to reach the highest accuracy that both reached."""
     for milestone in reversed(MILESTONES):
         first = {True: [], False: []}
         for (_, name), points in curves.items():

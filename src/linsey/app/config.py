@@ -25,8 +25,8 @@ from linsey.errors import InputError
 from linsey.schema import Between, Matching, conform
 
 MAX_CLASSES = 1_000_000
-# What a value may be at most is far more than anyone needs, and far less than what
-# would keep a machine busy for ever before anybody looks at it.
+# Upper bounds are far above what anyone needs, and far below what would keep a machine
+# busy forever before anybody notices.
 _LARGEST = math.nextafter(math.inf, 0)
 _Text = Annotated[str, Between(1, 4096)]
 _Sha256 = Annotated[str, Matching("[0-9a-f]{64}", "64 hexadecimal digits")]
@@ -44,12 +44,12 @@ _Fraction = Annotated[
 _Rate = Annotated[float, Between(0.0, math.nextafter(1, 0), "a number in [0, 1)")]
 _Threads = Annotated[int, Between(1, max(256, 4 * (os.cpu_count() or 1)))]
 
-# Of one example, channels last.
+# The shape of one example, channels last.
 Shape = Annotated[tuple[Annotated[int, Between(1, 2**24)], ...], Between(1, 3)]
 Norm = Literal["batch", "none", "layer", "group"]
 BUILT_IN = frozenset(("sgd", "adam", "adamw", "cosine", "constant", "step"))
 """Optimizers and schedules that are not looked up in optax."""
-# Which names of optax there are is found out where it is imported.
+# Whether optax has a function of this name is checked where optax is imported.
 _Name = Between(1, 100)
 OptimizerName = Annotated[str, _Name]
 Schedule = Annotated[str, _Name]
@@ -58,14 +58,14 @@ OnNonfinite = Literal["skip", "stop", "raise"]
 Loader = Literal["threads", "processes"]
 Missing = Literal["refuse", "mean"]
 ARRAYS = "(arrays)"
-"""The data of a run whose data a program handed over."""
+"""The value of `data` in a run that got its arrays from a program."""
 BATCH_SIZE = 64
-"""Examples per step where `--batch-size` is not given and there are as many."""
+"""Examples per step if `--batch-size` is not given and there are that many."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """What is learned from."""
+    """Options of the data to learn from."""
 
     data: _Text = "digits"
     """Data to learn from: `digits` (ships with linsey); FILE.npz or a folder of npy
@@ -97,7 +97,7 @@ class DataOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """What is trained."""
+    """Options of the model to train."""
 
     model: _Text = "cnn"
     """`mlp` (perceptron), `cnn` (convolutional network) or `resnet` (residual network);
@@ -137,7 +137,7 @@ class ModelOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerOptions:
-    """How it is trained."""
+    """Options of the training."""
 
     optimizer: OptimizerName = "sgd"
     """sgd (with Nesterov momentum), adam, adamw, or optax:NAME, such as optax:lion."""
@@ -169,7 +169,7 @@ class OptimizerOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoadingOptions:
-    """How examples get from files to the devices; without influence on any number."""
+    """Options of loading examples; they do not influence the results."""
 
     image_memory: Annotated[int, Between(0, 2**24)] = 128
     """MiB for decoded images of a folder. One that needs more is decoded anew in each
@@ -184,7 +184,7 @@ class LoadingOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunOptions(LoadingOptions, JobOptions):
-    """Where it is recorded."""
+    """Options of where and how a run is recorded."""
 
     out: Path | None = None
     """Folder of the run. Defaults to a new one under runs/."""
@@ -238,7 +238,7 @@ class Identity(TrainingOptions, OptimizerOptions, ModelOptions, DataOptions):
     """The options that decide the numbers of a run."""
 
 
-# The options that decided the numbers of the first runs.
+# The options that decided the numbers of a run in the first version.
 _FIRST = frozenset("""
     data test_fraction split_seed image_size classes model norm width depth dropout
     optimizer lr schedule warmup_epochs momentum weight_decay clip_norm epochs
@@ -254,7 +254,7 @@ class TrainConfig(RunOptions, Identity):
     def identity(self) -> dict[str, object]:
         """The options that decide the numbers of the run.
 
-        Files with a model or weights may move to another folder.
+        Files with a model or weights count by name, so that they may be moved.
         """
         names = [field.name for field in dataclasses.fields(Identity)]
         options = {name: getattr(self, name) for name in names}
@@ -265,8 +265,8 @@ class TrainConfig(RunOptions, Identity):
     def digest(self) -> str:
         """SHA-256 of the identity.
 
-        Options that came later count only where they are not at their defaults: the
-        digest of a run stays what it was before there were such options.
+        Options that were added later count only if they are not at their defaults, so
+        that the digests of older runs stay the same.
         """
         defaults = {field.name: field.default for field in dataclasses.fields(Identity)}
         hashed = {
@@ -509,10 +509,10 @@ class SummaryConfig(ModelOptions):
 def resolve(config: TrainConfig) -> TrainConfig:
     """Make the paths of data and model independent of the current folder.
 
-    A data file that is a link stays one, to be refused by those who read it.
+    A data file that is a symbolic link is not resolved, so that its reader refuses it.
 
     Raises:
-        InputError: the model or its arguments have no form that is known.
+        InputError: the model or its arguments are not in a known form.
     """
     model, arguments = checked_name(config.model), in_one_form(config.model_arg)
     config = dataclasses.replace(config, model=model, model_arg=arguments)
@@ -530,7 +530,7 @@ def validate(config: object) -> None:
     """Refuse options that are out of their range.
 
     Raises:
-        InputError: it names the option and its range.
+        InputError: an option is out of range; the error names it and the range.
     """
     for name, hint in typing.get_type_hints(type(config), include_extras=True).items():
         try:

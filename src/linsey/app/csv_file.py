@@ -1,7 +1,7 @@
 """The rows and columns of a file of comma-separated values.
 
-Nothing is trusted: lines, cells and columns have limits, each row has as many cells as
-the first, and what is wrong is told with its line.
+The content is not trusted: lines, cells and columns have limits, each row must have as
+many cells as the first, and errors name the line.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ MAX_BYTES = 2**30
 MAX_COLUMNS = 10_000
 MAX_LINE = 2**20
 MAX_DISTINCT = 32
-"""Values that a column of text may have."""
+"""The largest number of distinct values in a column of text."""
 _MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}
 _DELIMITERS = ",;\t|"
 
 
 @dataclasses.dataclass
 class Column:
-    """What is known of a column.
+    """What is known about a column.
 
     Attributes:
-        name: of the header, or `column 3`.
+        name: the name in the header, or `column 3`.
         index: its place in a row.
         is_numeric: whether all of its cells are numbers.
-        values: the texts that occur, at most one more than there may be.
+        values: the distinct texts, up to one more than `MAX_DISTINCT`.
         missing_in: the first line where a value is missing.
         filled: whether any cell has a value.
     """
@@ -47,7 +47,7 @@ class Column:
     filled: bool = False
 
     def meet(self, cell: str, line: int, number: Number) -> None:
-        """Learn from a cell."""
+        """Update the column with a cell."""
         if is_missing(cell):
             self.missing_in = self.missing_in or line
             return
@@ -60,13 +60,13 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class Number:
-    """Reads numbers; with a decimal comma where it does not part the cells."""
+    """A parser of numbers, with decimal commas if these do not separate the cells."""
 
     has_commas: bool
 
     def __call__(self, cell: str) -> float | None:
         """Return the number of a cell, or `None` if it holds none."""
-        # Python takes underscores in numbers, people do not.
+        # Python accepts underscores in numbers, but people do not write them.
         if "_" in cell:
             return None
         try:
@@ -76,23 +76,23 @@ class Number:
 
 
 def is_missing(cell: str) -> bool:
-    """Tell whether a cell holds one of the words for nothing."""
+    """Tell whether a cell is empty, or holds one of the words for a missing value."""
     return len(cell) < 9 and cell.strip().lower() in _MISSING
 
 
 class CsvTable:
-    """A file whose columns are known.
+    """A file of comma-separated values, with its columns.
 
     Args:
         path: the file.
-        least: how many columns there must be.
+        least: the least number of columns.
 
     Attributes:
-        columns: what was learned of them.
+        columns: what is known about each column.
         count: number of rows, without the header.
 
     Raises:
-        InputError: it is not a table.
+        InputError: the file is not a table.
     """
 
     def __init__(self, path: Path, least: int = 2) -> None:
@@ -162,7 +162,7 @@ class CsvTable:
         return [Column(name, i) for i, name in enumerate(names)], is_header
 
     def _is_header(self, first: list[str], second: list[str]) -> bool:
-        """Tell whether a row holds names; a library may number columns without one."""
+        """Tell whether the first row holds names; unnamed columns may have numbers."""
         numbers = [i for i, cell in enumerate(first) if self.number(cell) is not None]
         if numbers:
             are_places = all(first[i] in (str(i), str(i + 1)) for i in numbers)
@@ -189,7 +189,7 @@ class CsvTable:
             yield line, row
 
     def row_index(self) -> Column | None:
-        """Return the column without a name that pandas writes before the others."""
+        """Return the column without a name that pandas writes first, if it is there."""
         first = self.columns[0]
         if first.name or not self.has_header:
             return None

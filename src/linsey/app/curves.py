@@ -1,4 +1,4 @@
-"""Curves of a run as PNG files, drawn by matplotlib where it is installed."""
+"""Curves of a run as PNG files, drawn by matplotlib if it is installed."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def curve(
     """Return steps and values of one metric, without the values that are missing.
 
     Args:
-        records: as `metrics_log.read` gives them.
-        kind: of the records, `train` or `eval`.
+        records: the records, as `metrics_log.read` returns them.
+        kind: the kind of records, `train` or `eval`.
         key: the metric.
 
     Returns:
@@ -43,7 +43,7 @@ _PANELS = (
 
 
 def watched_part(records: Sequence[Record]) -> str:
-    """Return the part of the data that was evaluated along the way."""
+    """Return the part of the data that was evaluated during training."""
     evaluated = (record for record in records if record["kind"] == "eval")
     return str(next(evaluated, {}).get("part", "test"))
 
@@ -73,17 +73,17 @@ def drawn(
     draw: Callable[[Sequence[Axes]], None],
     columns: int | None = None,
 ) -> str:
-    """Draw curves where matplotlib is installed.
+    """Draw curves if matplotlib is installed.
 
     Args:
         path: the PNG file.
-        description: what it shows.
+        description: what the image shows.
         panels: number of plots.
-        draw: draws into them.
-        columns: plots side by side. If `None`, all of them.
+        draw: a function that draws into the plots.
+        columns: number of plots side by side. If `None`, all of them.
 
     Returns:
-        The image for a page, or how to get it.
+        HTML with the image, or a note on how to get it.
     """
     if importlib.util.find_spec("matplotlib") is None:
         return paragraph(f"no curves: {install_hint('plot')} draws them")
@@ -101,7 +101,7 @@ def drawn(
     image = io.BytesIO()
     figure.savefig(image, format="png")
     durable.write_file(path, image.getvalue())
-    # One by one on the page: so they stand below each other where it is narrow.
+    # Separate images, so that a narrow page shows one below the other.
     images = (
         f'<img alt="{description}: plot {number}" src="data:image/png;base64,'
         f'{base64.b64encode(_cut(image, part.bbox)).decode()}">'
@@ -111,7 +111,7 @@ def drawn(
 
 
 def _cut(image: io.BytesIO, part: BboxBase) -> bytes:
-    """Return a part of a PNG file, given in pixels from below, as another file."""
+    """Return a part of a PNG file as another file; `part` counts pixels from below."""
     from PIL import Image  # which matplotlib needs itself
 
     found = io.BytesIO()

@@ -35,12 +35,12 @@ _BLOCK = 2**22  # bytes that are moved at once
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """What a model was trained on: other data are read in the same terms.
+    """Facts about a model's training data, so that other data are read the same way.
 
     Attributes:
-        class_names: of its outputs.
-        feature_names: of its inputs, if they are the columns of a table.
-        means: of its inputs in the training part.
+        class_names: the names of the model's outputs.
+        feature_names: the names of its inputs, if they are the columns of a table.
+        means: the means of its inputs in the training part.
     """
 
     class_names: tuple[str, ...]
@@ -53,15 +53,15 @@ class Dataset:
     """Examples and labels.
 
     Attributes:
-        name: what to call it.
+        name: its name in messages and reports.
         x_train: (examples, features) or (examples, height, width, channels); images in
-            files are decoded as rows are asked for.
+            files are decoded when their rows are read.
         y_train: (examples,) int32 in [0, classes).
         x_test: like `x_train`.
         y_test: like `y_train`.
         class_names: one name for each class.
-        feature_names: of the features, if they have names.
-        notes: what the user should know of how they were read, a line each.
+        feature_names: the names of the features, if they have any.
+        notes: lines for the user on how the data were read.
         validation: examples and labels to choose the best step by, if there are any.
     """
 
@@ -77,7 +77,7 @@ class Dataset:
 
     @property
     def watched(self) -> PartName:
-        """The part that is evaluated along the way."""
+        """The part that is evaluated during training."""
         return "test" if self.validation is None else "validation"
 
     def part(self, name: PartName) -> Pair:
@@ -93,16 +93,16 @@ class Dataset:
 
     @functools.cached_property
     def standardizer(self) -> Standardizer:
-        """What maps examples to inputs, measured on the training part."""
+        """The map from examples to inputs, measured on the training part."""
         return Standardizer.fit(self.x_train)
 
     def warnings(self) -> list[str]:
-        """Return the notes, and what is odd in the training part."""
+        """Return the notes, and anything odd about the training part."""
         kind = "channel" if len(self.shape) > 1 else "feature"
         return [*self.notes, *self.standardizer.oddities(self.feature_names, kind)]
 
     def digest(self) -> str:
-        """Return the SHA-256 of all arrays, to notice data that changed."""
+        """Return the SHA-256 of all arrays, by which changed data are noticed."""
         digest = hashlib.sha256()
         test = self.x_test, self.y_test
         for array in (self.x_train, self.y_train, *test, *(self.validation or ())):
@@ -116,17 +116,17 @@ class Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class BatchOrder:
-    """Which examples each step learns from: a function of the seed and the step.
+    """The examples that each step learns from: a function of the seed and the step.
 
-    An epoch has `count // batch_size` steps. The examples left over change with the
-    order of each epoch, so that none is left out for good.
+    An epoch has `count // batch_size` steps. The examples that it leaves out change
+    with the order of each epoch, so that none is left out for good.
 
     Attributes:
         count: number of examples.
         batch_size: examples per step, at most `count`.
-        seed: with the epoch it decides the order.
-        first_step: steps done already.
-        total: steps of the whole run.
+        seed: decides the order, together with the number of the epoch.
+        first_step: number of steps already done.
+        total: number of steps of the whole run.
 
     Example:
         >>> plan = BatchOrder(count=7, batch_size=3, seed=0, first_step=1, total=3)
@@ -147,7 +147,7 @@ class BatchOrder:
         return _order(self.count, self.seed, epoch)[start : start + self.batch_size]
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield the indices of each step that is not done."""
+        """Yield the indices of each step that is not done yet."""
         return map(self.__getitem__, range(self.first_step, self.total))
 
 
@@ -171,23 +171,24 @@ def make_dataset(
 
     Args:
         name: the data set or its file, for messages.
-        train: examples and labels. Without a test part the array of the examples is
-            given up: its rows are moved, so that no second copy is needed.
-        test: the same. If `None`, a fraction of each class is held out.
+        train: examples and labels. Without a test part, the array of examples is
+            modified: its rows are moved, so that no second copy is needed.
+        test: examples and labels. If `None`, a fraction of each class is held out.
         options: the data options.
-        keys: what the arrays are called where they come from: x, y (, x test, y test
+        keys: the names of the arrays in their source: x, y (, x test, y test
             (, x validation, y validation)).
-        class_names: what the class numbers mean. If `None`, the labels tell.
-        known: the model that the data are for. If `None`, it is yet to be trained.
+        class_names: the names of the class numbers. If `None`, the labels tell.
+        known: facts about the training data of the model. If `None`, it is yet to be
+            trained.
         validation: like `test`. If `None`, `--validation-fraction` of each class of
             the training part is held out.
-        may_miss: whether values may be missing, which are NaN then.
+        may_miss: whether values may be missing, that is, NaN.
 
     Returns:
         The data set.
 
     Raises:
-        InputError: the first thing wrong, with array and index.
+        InputError: something is wrong; the error names the first array and index.
     """
     wrong = functools.partial(InputError, file=name)
     if validation is not None and options.validation_fraction:
@@ -261,13 +262,13 @@ def _split_hint(y: np.ndarray) -> str:
 def hold_out(
     x: Examples, y: np.ndarray, fraction: float, seed: int
 ) -> tuple[Examples, np.ndarray, Examples, np.ndarray]:
-    """Split as `datasets.split` does, within the memory of `x` where that is possible.
+    """Split as `datasets.split` does, within the memory of `x` if possible.
 
     Args:
-        x: examples; given up.
+        x: examples; may be overwritten.
         y: class numbers.
-        fraction: how much of each class is held out.
-        seed: decides which examples are.
+        fraction: the fraction of each class to hold out.
+        seed: decides which examples are held out.
 
     Returns:
         `x_train`, `y_train`, `x_test` and `y_test`.
@@ -281,17 +282,17 @@ def hold_out(
     x_test = x[test]
     size = max(1, _BLOCK // max(1, x[:1].nbytes))
     for start in range(0, len(train), size):
-        # Rows only move to the front: what is still to be moved is never written to.
+        # Rows only move to the front: those still to be moved are never overwritten.
         chosen = train[start : start + size]
         x[start : start + len(chosen)] = x[chosen]
-    x[len(train) :] = x_test  # the copy was needed for the time of moving alone
+    x[len(train) :] = x_test  # the copy was only needed while moving
     return x[: len(train)], y_train, x[len(train) :], y_test
 
 
 def _checked_pair(
     name: str, pair: Pair, keys: Sequence[str], may_miss: bool
 ) -> tuple[Examples, Labels]:
-    """Check examples and labels; returns the examples with a channel axis."""
+    """Check examples and labels, and give grey images a channel axis."""
     (x, y), (key, y_key) = pair, keys
     wrong = functools.partial(InputError, file=name, key=key)
     if not isinstance(x, ImageArray):  # which was checked image by image

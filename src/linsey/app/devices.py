@@ -1,11 +1,11 @@
-"""Where arrays live: batches are sharded over all devices, the rest is replicated.
+"""The placement of arrays: batches are sharded over devices, the rest is replicated.
 
 With `--shard-params` large arrays of the state are sharded too.
 
-The step is compiled for the whole batch. Sums over the batch, those of batch
-normalization included, are therefore over all devices, and the number of devices
-does not change what is computed. Nor does the number of processes that they belong to:
-each process reads the rows of a batch that its own devices hold.
+The step is compiled for the whole batch. Sums over the batch, including those of batch
+normalization, therefore span all devices, and the number of devices does not change
+what is computed. Nor does the number of processes that they belong to: each process
+reads the rows of a batch that its own devices hold.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ Tree = TypeVar("Tree")
 
 
 class Devices:
-    """Devices in a row, those of one process beside each other.
+    """The devices of a run in a row, those of each process next to each other.
 
     Args:
-        devices: those of all processes of a run. If `None`, those of this process.
+        devices: the devices of all processes of a run. If `None`, those of this
+            process.
 
     Attributes:
-        count: how many.
-        is_shared: whether other processes have some of them.
-        replicated: sharding of what every device holds.
+        count: number of devices.
+        is_shared: whether some of them belong to other processes.
+        replicated: sharding of arrays that every device holds whole.
         batch: sharding of arrays whose first axis is the batch.
-        mesh: the devices, along that axis.
+        mesh: the devices along the batch axis.
     """
 
     def __init__(self, devices: Sequence[jax.Device] | None = None) -> None:
@@ -50,7 +51,7 @@ class Devices:
         self.mesh = mesh
 
     def own_rows(self, size: int) -> slice:
-        """Return which rows of a batch of that size this process reads."""
+        """Return the rows that this process reads of a batch of this size."""
         parts = self.batch.addressable_devices_indices_map((size,)).values()
         bounds = [rows.indices(size)[:2] for (rows,) in filter(None, parts)]
         return slice(min(start for start, _ in bounds), max(stop for _, stop in bounds))
@@ -59,7 +60,7 @@ class Devices:
         """Shard arrays over the devices along their first axis.
 
         Args:
-            *arrays: the rows of the batch that are this process's own.
+            *arrays: this process's own rows of the batch.
         """
         put = jax.make_array_from_process_local_data
         return tuple(put(self.batch, array) for array in arrays)
@@ -68,7 +69,7 @@ class Devices:
         """Copy arrays, which are the same in all processes, to every device."""
         if not self.is_shared:
             return jax.device_put(tree, self.replicated)
-        # `device_put` would compare the array with those of all others, one by one.
+        # `device_put` would compare each array with those of all other processes.
         return jax.tree.map(self._copied, tree)
 
     def _copied(self, leaf: jax.typing.ArrayLike) -> jax.Array:
@@ -78,13 +79,13 @@ class Devices:
         )
 
     def fetch(self, tree: Tree) -> Tree:
-        """Bring arrays to the host as a whole; with others, all call it together."""
+        """Fetch whole arrays to the host; all processes have to call it together."""
         if not self.is_shared:
             return jax.device_get(tree)
         return jax.device_get(self._whole(tree))
 
     def local(self, tree: Tree) -> Tree:
-        """Return arrays to compute with in this process alone; all call it together."""
+        """Return arrays that this process can compute with alone; all call it."""
         if not self.is_shared:
             return tree
         return jax.tree.map(jax.numpy.asarray, self.fetch(tree))
@@ -94,7 +95,7 @@ class Devices:
         return jax.jit(lambda tree: tree, out_shardings=self.replicated)
 
     def divide(self, tree: Tree) -> Tree:
-        """Divide large arrays over the devices, and copy the others to each."""
+        """Shard large arrays over the devices, and replicate the others."""
         from linsey.training.sharding import shard_state
 
         return shard_state(tree, self.mesh)
@@ -103,8 +104,8 @@ class Devices:
         """Return the shapes and shardings of a tree that `create` will make.
 
         Args:
-            make: makes it; its arrays are the same in all processes.
-            is_divided: whether large arrays are divided, and never whole on a device.
+            make: makes the tree; its arrays are the same in all processes.
+            is_divided: whether large arrays are sharded, and never whole on a device.
         """
         shapes = jax.eval_shape(make)
         if is_divided:
@@ -116,17 +117,17 @@ class Devices:
         return jax.tree.map(_abstract, shapes, shardings)
 
     def abstract_batch(self, shape: Sequence[int], dtype: np.typing.DTypeLike) -> Any:
-        """Return shape and sharding of an array that `put_batch` makes."""
+        """Return the shape and sharding of an array that `put_batch` makes."""
         return jax.ShapeDtypeStruct(shape, dtype, sharding=self.batch)
 
     def create(self, make: Callable[[], Tree], abstract: Tree) -> Tree:
-        """Make a tree on the devices, by one program.
+        """Make a tree on the devices with one program.
 
         Args:
-            make: makes it; its arrays are the same in all processes.
+            make: makes the tree; its arrays are the same in all processes.
             abstract: shapes and shardings of its arrays.
         """
-        # Leaves: what is static in the tree of another call need not be equal.
+        # Only leaves: the static parts of two calls of `make` need not be equal.
         leaves, structure = jax.tree.flatten(abstract)
         made = compiling.run_once(
             lambda: jax.tree.leaves(make()),
@@ -143,8 +144,8 @@ def _abstract(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> Any:
 def thread_count() -> int:
     """Count the threads that XLA computes with on the CPU.
 
-    Bits repeat for the same number. Where one process has several devices on the CPU,
-    there are at least as many.
+    Results are the same, bit for bit, with the same number of threads. A process with
+    several CPU devices has at least as many threads.
     """
     device = jax.local_devices()[0]
     return max(_threads(), len(jax.local_devices()) if device.platform == "cpu" else 1)
@@ -159,7 +160,7 @@ def _threads() -> int:
 
 
 def describe_environment() -> dict[str, str | int]:
-    """Describe what the bits of a run depend on beside its options."""
+    """Describe what the exact results of a run depend on besides its options."""
     device = jax.local_devices()[0]
     return {
         "jax": jax.__version__,

@@ -1,8 +1,7 @@
-"""What `linsey eval` found, as JSON for programs.
+"""The results of `linsey eval` as JSON, for programs.
 
-`SCHEMA` names the form of the record. Entries may be added to it; one that changes its
-meaning or goes away gives the schema another number. Numbers that are not finite are
-`null`.
+`SCHEMA` names the format of the record. Its number changes if an entry changes its
+meaning or is removed, but not if one is added. NaN and infinite numbers are `null`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from linsey.checkpoint.step import VerifiedCheckpoint
 SCHEMA = "linsey.eval/1"
 MOST_CONFUSED = 20
 MAX_MATRIX = 1000
-"""Classes up to which the record has the confusion matrix."""
+"""The largest number of classes for which the record has a confusion matrix."""
 _LONGEST_NAME = 40
 
 
@@ -37,7 +36,7 @@ def evaluation_record(
     Args:
         result: the evaluation.
         class_names: one for each class.
-        checkpoint: what was evaluated.
+        checkpoint: the checkpoint that was evaluated.
         data: the name of the data.
 
     Returns:
@@ -89,16 +88,16 @@ def _finite(value: float) -> float | None:
 
 
 def to_json(record: dict[str, Any]) -> str:
-    """Return a record as text, a line for each entry of the record."""
+    """Return a record as text, with one line for each entry."""
     entries = (f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in record.items())
     return "{\n" + ",\n".join(entries) + "\n}"
 
 
 def place_of(checkpoint: VerifiedCheckpoint, other_data: str | None) -> Path | None:
-    """Name the file of an evaluation in the folder of its run.
+    """Return the path for the record of an evaluation in the folder of its run.
 
     Args:
-        checkpoint: what was evaluated.
+        checkpoint: the checkpoint that was evaluated.
         other_data: the data, if they are not those of the run.
 
     Returns:
@@ -114,9 +113,9 @@ def place_of(checkpoint: VerifiedCheckpoint, other_data: str | None) -> Path | N
 
 
 def save(path: Path, record: dict[str, Any]) -> None:
-    """Write a record; that of an earlier evaluation of the same is replaced.
+    """Write a record in place of that of an earlier evaluation, if there is one.
 
     Raises:
-        DiskError: the disk refused.
+        DiskError: a file cannot be read or written.
     """
     durable.write_file(path, (to_json(record) + "\n").encode())

@@ -1,4 +1,4 @@
-"""How the command ends: its exit codes, and the error behind one of them."""
+"""The exit codes of the command, and the error behind one of them."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ TABLE = (
 
 
 class NotFiniteError(LinseyError, FloatingPointError):
-    """A run came upon numbers that are not finite, and ends.
+    """A run met NaN or infinite numbers, and ends.
 
     Attributes:
-        is_traced: whether the traceback is wanted (`--on-nonfinite raise`).
+        is_traced: whether to print the traceback (`--on-nonfinite raise`).
     """
 
     is_traced = False

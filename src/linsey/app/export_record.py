@@ -1,7 +1,7 @@
-"""What stands beside an exported program: how to call it, and where it comes from.
+"""The record beside an exported program: how to call it, and where it comes from.
 
-`SCHEMA` names the form of the record. Entries may be added to it; one that changes its
-meaning or goes away gives the schema another number.
+`SCHEMA` names the format of the record. Its number changes if an entry changes its
+meaning or is removed, but not if one is added.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ def export_record(
     """Describe an exported program as JSON values.
 
     Args:
-        exporter: made the program.
+        exporter: the exporter that made the program.
         config: the options.
-        program: its bytes.
-        difference: to the model.
-        compared: on what, and on how many examples.
+        program: the bytes of the program.
+        difference: its difference from the model.
+        compared: the inputs of the comparison, in words, and the number of examples.
 
     Returns:
         `schema`, `program` and `program_sha256`, `class_names`, `input` (with `shape`,
-        `dtype`, `kind`, `feature_names`, and `mean` and `std` of what is standardized),
+        `dtype`, `kind`, `feature_names`, and `mean` and `std` of the standardization),
         `outputs`, `platforms`, `is_folded`, `run` (with `model`, `data`, `step`),
         `check` (with `inputs`, `examples`, `logits`, `probabilities` and `tolerance`),
         and `versions`.

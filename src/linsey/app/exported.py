@@ -1,9 +1,9 @@
 """A model as one program of StableHLO: standardization, weights, logits, probabilities.
 
-The program needs no code of the model and no linsey: `jax.export.deserialize` reads it.
-Kernels of linsey are not in it; it computes what defines them. Before anybody gets it,
-the bytes are read back and compared with the model, on inputs of the data where these
-are there.
+The program needs neither the code of the model nor linsey: `jax.export.deserialize`
+reads it. It does not contain linsey's compiled kernels, but the definitions in JAX of
+what they compute. Before anybody gets the program, its bytes are read back and compared
+with the model, on inputs from the data if these are available.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from linsey.ops.cpu.dispatch import plain_convolutions
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 TOLERANCE = 1e-5
-"""The largest difference to the model, relative to the largest logit."""
+"""The largest difference from the model, relative to the largest logit."""
 _EXAMPLE = 2  # examples in the batch on which folding is measured
-_ENOUGH = 1e-7  # of a deviation: an error that float32 makes anyhow
-# What jax raises where a program would depend on the size of the batch.
+_ENOUGH = 1e-7  # of a standard deviation: float32 has such errors anyway
+# Errors of jax if a program would depend on the batch size.
 _REFUSALS = (
     jax.errors.InconclusiveDimensionOperation,
     TypeError,
@@ -43,7 +43,7 @@ Program = Callable[[jax.Array], dict[str, jax.Array]]
 
 @dataclasses.dataclass(frozen=True)
 class ProgramDifference:
-    """How far a program is from its model.
+    """The numerical difference between an exported program and its model.
 
     Attributes:
         logits: `max |program - model| / max |model|`.
@@ -58,7 +58,7 @@ def chosen_platforms(text: str) -> tuple[str, ...]:
     """Read a list of platforms.
 
     Args:
-        text: names with commas between.
+        text: names, separated by commas.
 
     Returns:
         The platforms.
@@ -90,14 +90,14 @@ def _devices(platform: str) -> list[jax.Device]:
 
 @dataclasses.dataclass(frozen=True)
 class Exporter:
-    """Makes the program of a model.
+    """The export of a model as a program.
 
     Args:
         model: the model.
-        is_raw: whether standardization is in the program.
-        dtype: of its inputs.
-        platforms: what it runs on.
-        batch_size: examples in a batch; any number if `None`.
+        is_raw: whether the program standardizes its inputs.
+        dtype: the dtype of its inputs.
+        platforms: the platforms that it runs on.
+        batch_size: examples in a batch. If `None`, any number.
     """
 
     model: Predictor
@@ -107,10 +107,10 @@ class Exporter:
     batch_size: int | None = None
 
     def folded(self, raw: np.ndarray) -> tuple[Logits, Variables, Report]:
-        """Fold batch norms into the layers around them, see `linsey.batch_stats.fold`.
+        """Fold batch norms into the layers around them by `linsey.batch_stats.fold`.
 
         Args:
-            raw: examples.
+            raw: raw examples.
         """
         network = self.model.network
 
@@ -128,15 +128,16 @@ class Exporter:
         """Export a function that computes logits of standardized inputs.
 
         Args:
-            apply: called with variables and inputs.
-            variables: become constants of the program.
+            apply: the function of variables and inputs.
+            variables: the variables, which become constants of the program.
 
         Returns:
             The program, as `jax.export.Exported.serialize` writes it.
 
         Raises:
             InputError: the model does not take batches of any size.
-            MissingPackageError: jax writes programs with `flatbuffers`.
+            MissingPackageError: `flatbuffers`, with which jax writes programs, is not
+                installed.
         """
         require("flatbuffers", "train", "An exported program")
         program = self._program(apply, jax.device_get(variables))
@@ -172,7 +173,7 @@ class Exporter:
 
         Args:
             program: the bytes that `export` returned.
-            raw: examples, of the dtype of the data.
+            raw: raw examples, in the dtype of the data.
 
         Returns:
             The largest difference over batches of 1, 3, and all of the examples.
@@ -205,10 +206,11 @@ def _difference(answer: dict[str, jax.Array], right: jax.Array) -> ProgramDiffer
 
 
 def _standardization(standardizer: Standardizer) -> Callable[[jax.Array], jax.Array]:
-    """Return `(x - mean) / std` in float32, as close as it gets to that in float64.
+    """Return the function `(x - mean) / std` in float32, nearly as exact as in float64.
 
-    Where a mean is much larger than its deviation, as of years, rounding it to float32
-    would shift all inputs: what was rounded off is subtracted too.
+    If the mean is much larger than the standard deviation (calendar years, for
+    example), rounding it to float32 would shift all inputs, so the rounding error is
+    subtracted as well.
     """
     mean, std = standardizer.mean, standardizer.std
     near = mean.astype(np.float32)
@@ -227,12 +229,12 @@ def _standardization(standardizer: Standardizer) -> Callable[[jax.Array], jax.Ar
 
 
 def exported_dtype(model: Predictor) -> np.dtype:
-    """Return the dtype of raw examples of a model: uint8, or else float32."""
+    """Return the dtype of raw examples of a model: uint8 or float32."""
     return np.dtype(np.uint8 if model.metadata.data.dtype == "uint8" else np.float32)
 
 
 def random_examples(model: Predictor, count: int) -> np.ndarray:
-    """Draw raw examples with the mean and the deviation of the training data."""
+    """Draw raw examples with the mean and standard deviation of the training data."""
     random, standardizer = np.random.default_rng(0), model.standardizer
     x = random.normal(standardizer.mean, standardizer.std, (count, *model.shape))
     dtype = exported_dtype(model)

@@ -1,4 +1,4 @@
-"""How errors end the command: what is said of them, and the exit code."""
+"""How errors end the command: the message that is printed, and the exit code."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from linsey.extras import MissingPackageError
 
 
 def report(error: BaseException) -> tuple[int, str]:
-    r"""Return the exit code for an error, and what to print of it.
+    r"""Return the exit code for an error, and the text to print.
 
-    Errors that a user can mend get one line, all others a traceback.
+    Errors that a user can fix get one line, all others a traceback.
 
     Example:
         >>> report(InputError("no such file", file=None, key="--data"))

@@ -37,19 +37,19 @@ from linsey.app.stopping import Stopped, StopRequest
 from linsey.app.terminal import say, warn
 from linsey.errors import InputError
 
-# Options of the command alone.
+# Options that only the command has.
 _NOT_HERE = ("config", "compare", "coordinator", "processes", "rank", "step_timeout")
 
 
 @dataclasses.dataclass(frozen=True)
 class FitResult:
-    """A model that was trained.
+    """A trained model.
 
     Attributes:
-        folder: of the run, with report, history and checkpoints.
-        outcome: scores, history, and what an audit of the running statistics found.
+        folder: the folder of the run, with report, history and checkpoints.
+        outcome: scores, history, and the result of an audit of the running statistics.
         config: the options.
-        class_names: the meaning of its outputs.
+        class_names: the names of the model's outputs.
     """
 
     folder: Path
@@ -59,7 +59,7 @@ class FitResult:
 
     @property
     def accuracy(self) -> float:
-        """The fraction of right answers on the test part, at the end."""
+        """The fraction of correct answers on the test part, at the end."""
         return self.outcome.final.accuracy
 
     @property
@@ -69,7 +69,7 @@ class FitResult:
 
     @property
     def state(self) -> TrainState:
-        """Parameters, statistics and the state of the optimizer at the end."""
+        """Parameters, statistics and optimizer state at the end."""
         return self._trained.state
 
     @property
@@ -79,7 +79,7 @@ class FitResult:
 
     @property
     def apply(self) -> Callable[[Mapping[str, Any], jax.Array], jax.Array]:
-        """A function of variables and standardized inputs (batch, ...) to logits."""
+        """A function from variables and standardized inputs (batch, ...) to logits."""
         return self.state.network.evaluate
 
     def standardize(self, x: np.ndarray) -> np.ndarray:
@@ -116,30 +116,32 @@ def fit(
 ) -> FitResult:
     """Train a classifier and record the run in a folder, as `linsey train` does.
 
-    On the same options the results are the same bits as those of the command, and
-    either of them resumes a run of the other: `out="runs/mine", resume=True`.
+    With the same options the results equal those of the command, bit for bit, and each
+    of the two resumes runs of the other: `out="runs/mine", resume=True`.
 
     Args:
         model: `"mlp"`, `"cnn"`, `"resnet"`, an architecture of `linsey.models`
             by its name; a Linen module of linsey or Flax, an object of
             `linsey.treex`, a class or function that makes one, or a function
-            `(variables, x, train, mutable)` with an attribute `init(key, x)`; or a text
-            that names one, `"FILE.py:NAME"` or `"package.module:NAME"`.
+            `(variables, x, train, mutable)` with an attribute `init(key, x)`; or a
+            string that names one, `"FILE.py:NAME"` or `"package.module:NAME"`.
         data: a path or a name, as for `--data`; `(x, y)`, `(x_train, y_train, x_test,
             y_test)`, or a dictionary of arrays with such names.
         config: options of `linsey train` by name.
-        **options: further ones, which win over `config`: `epochs=5`, `lr=0.1`,
-            `model_arg={"width": 64}`. Without `out` the run gets a new folder under
-            `runs/`.
+        **options: further options, which take precedence over `config`: `epochs=5`,
+            `lr=0.1`, `model_arg={"width": 64}`. Without `out` the run gets a new folder
+            under `runs/`.
 
     Returns:
         The trained model with its scores.
 
     Raises:
-        InputError: options, model, data or folder do not fit; says which.
-        DiskError: the disk refused.
-        NotFiniteError: too much of the run was not finite.
-        KeyboardInterrupt: it was interrupted, after saving; `resume=True` goes on.
+        InputError: the options, the model, the data or the folder cannot be used; the
+            error says which.
+        DiskError: a file cannot be read or written.
+        NotFiniteError: too many steps of the run were NaN or infinite.
+        KeyboardInterrupt: the run was interrupted, and saved; `resume=True` continues
+            it.
 
     Example:
         >>> import contextlib, io, tempfile, numpy as np, linsey
@@ -173,7 +175,7 @@ def _options(
     config: TrainConfig | Mapping[str, object] | None,
     options: Mapping[str, object],
 ) -> dict[str, Any]:
-    """Return what is given, checked, by field of `TrainConfig`."""
+    """Return the options that are given, checked, by field of `TrainConfig`."""
     if isinstance(config, TrainConfig):
         defaults = vars(TrainConfig())
         config = {k: v for k, v in vars(config).items() if v != defaults[k]}
@@ -191,7 +193,7 @@ def _options(
 
 
 def _saved(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of the run that is resumed."""
+    """Return the saved options of the run that is resumed, if one is."""
     if not given.get("resume"):
         return {}
     if given.get("out") is None:
@@ -203,7 +205,7 @@ def _saved(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fit(config: TrainConfig, data: object, own: OwnModel | None) -> FitResult:
-    """Do what the options say."""
+    """Train as the options say."""
     path = config.out or default_out(config)
     say(plan(config, path))
     with claim(path, config) as folder:
@@ -227,7 +229,7 @@ def _read(config: TrainConfig, data: object) -> Dataset:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[StopRequest]:
-    """Let a signal do what it does in other programs, after the run has saved."""
+    """Let a signal act as in any other program, once the run has been saved."""
     try:
         with StopRequest() as stop:
             yield stop

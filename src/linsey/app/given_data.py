@@ -1,4 +1,4 @@
-"""Arrays of a program as the data of a run."""
+"""Arrays from a program as the data of a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _EXPECTED = "(x, y), (x_train, y_train, x_test, y_test), or a dict with these na
 
 
 def given_data(data: object, options: DataOptions) -> Dataset:
-    """Make a data set of arrays; they are not changed.
+    """Make a data set from arrays, which are not modified.
 
     Args:
         data: `(x, y)`, `(x_train, y_train, x_test, y_test)`, the pairs `((x_train,
@@ -31,7 +31,7 @@ def given_data(data: object, options: DataOptions) -> Dataset:
         Validated arrays with a training and a test part.
 
     Raises:
-        InputError: the data are nothing of that, or cannot be learned from.
+        InputError: the data are none of these, or cannot be learned from.
     """
     named = _named(data)
     chosen = choose_arrays(named, ARRAYS)
@@ -54,7 +54,7 @@ def _named(data: object) -> Mapping[str, Any]:
 
 
 def _read_only(value: object) -> np.ndarray:
-    """Return a read-only view; arrays read from a file may have their rows moved."""
+    """Return a read-only view, so that its rows are not moved to save memory."""
     array = np.asarray(value).view()
     array.flags.writeable = False
     return array

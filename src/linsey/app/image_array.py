@@ -1,9 +1,9 @@
-"""Images in files that stand for an array: what is not held is decoded when asked for.
+"""Images in files as an array: those not held in memory are decoded when needed.
 
-All files are decoded once when the data are read. That finds the broken ones, and
-measures what else would take a pass over all pixels: mean and deviation, the extremes,
-and a digest of each image. So these numbers are the same, to the bit, whether the
-pixels are held or not; and a file that changes afterwards is noticed.
+All files are decoded once when the data are read. This finds broken files, and measures
+what would otherwise take another pass over all pixels: mean and standard deviation, the
+extremes, and a digest of each image. These numbers are therefore the same, bit for bit,
+whether or not the pixels are held, and a file that changes afterwards is noticed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from linsey.app.workers import Workers
 from linsey.errors import InputError
 
 _CHANNELS = 3
-# Of each image; what is grey has the same in all channels.
+# Measurements of each image; a grey image has the same values in all channels.
 _FACTS = np.dtype([
     ("mean", "f8", _CHANNELS), ("squares", "f8", _CHANNELS), ("low", "f4", _CHANNELS),
     ("high", "f4", _CHANNELS), ("is_colored", "?"), ("is_deep", "?"),
@@ -33,18 +33,18 @@ Rows: TypeAlias = "slice | np.ndarray"
 class ImageArray:
     """An array of shape (images, size, size, channels) whose rows come from files.
 
-    It has what the command uses of an array: length, shape, dtype and rows by a slice,
-    a mask or indices. All images have three channels if any has, and are float32 if any
-    has more than 8 bits, else uint8.
+    It offers the array operations that the command uses: length, shape, dtype, and rows
+    by a slice, a mask or indices. All images have three channels if any of them has;
+    they are float32 if any has more than 8 bits, and uint8 otherwise.
 
     Args:
-        files: of the images.
-        size: pixels of a side.
-        facts: what was measured of each image.
-        held: the decoded images, if their memory is given.
-        workers: decode those that are not held.
-        channels: of the array. Defaults to those that the images need.
-        dtype: of the array. Defaults to the one that the images need.
+        files: the image files.
+        size: the height and width in pixels.
+        facts: the measurements of each image.
+        held: the decoded images, if they are held in memory.
+        workers: the workers that decode images that are not held.
+        channels: number of channels. Defaults to the number that the images need.
+        dtype: the dtype of the array. Defaults to the one that the images need.
 
     Example:
         >>> import tempfile
@@ -81,7 +81,7 @@ class ImageArray:
 
     @property
     def is_held(self) -> bool:
-        """Whether no file is read any more."""
+        """Whether all images are held in memory, so that no file is read."""
         return self._held is not None
 
     def __len__(self) -> int:
@@ -95,8 +95,8 @@ class ImageArray:
         """Return some images, or one, as an array.
 
         Raises:
-            InputError: a file is not what it was when it was first read.
-            DiskError: the disk refused.
+            InputError: a file has changed since it was first read.
+            DiskError: a file cannot be read or written.
         """
         chosen = np.atleast_1d(np.arange(len(self))[rows])
         result = np.empty((len(chosen), *self.shape[1:]), self.dtype)
@@ -112,7 +112,7 @@ class ImageArray:
         return result[0] if isinstance(rows, int | np.integer) else result
 
     def fill(self, rows: np.ndarray, result: np.ndarray) -> None:
-        """Write the images of some rows into an array, under `calm_pillow`."""
+        """Write the images of some rows into an array, within `calm_pillow`."""
         for place, row in enumerate(rows):
             result[place] = self._image(row)
 
@@ -129,14 +129,14 @@ class ImageArray:
         return image
 
     def select(self, rows: np.ndarray) -> ImageArray:
-        """Return the array of some rows, without reading them."""
+        """Return an array of some of the rows, without reading them."""
         files = [self._files[row] for row in rows]
         held = None if self._held is None else [self._held[row] for row in rows]
         return ImageArray(files, self._size, self._facts[rows], held, self.workers,
                           self.shape[-1], self.dtype)  # fmt: skip
 
     def with_channels(self, channels: int) -> ImageArray:
-        """Return the same images with three channels, where others have colors."""
+        """Return the same images with another number of channels."""
         return ImageArray(self._files, self._size, self._facts, self._held,
                           self.workers, channels, self.dtype)  # fmt: skip
 
@@ -144,7 +144,8 @@ class ImageArray:
         """Return mean and variance of each channel over all pixels, in float64."""
         channels = self.shape[-1]
         mean, squares = (self._facts[key][:, :channels] for key in ("mean", "squares"))
-        # All images have as many pixels. What does not vary differs by exact zeros.
+        # All images have the same number of pixels. If their means are equal, their
+        # differences are exactly zero.
         total = mean[0] + (mean - mean[0]).mean(0)
         between = ((mean - total) ** 2).mean(0)
         return total, squares.mean(0) / self._size**2 + between
@@ -160,11 +161,11 @@ class ImageArray:
 
 
 Examples: TypeAlias = np.ndarray | ImageArray
-"""The examples of a data set: an array, or what stands for one."""
+"""The examples of a data set: an array, or images in files."""
 
 
 class Holding:
-    """How much memory is left for images that are held.
+    """The memory that is left for holding decoded images.
 
     Args:
         budget: bytes, for the training part and the test part together.
@@ -179,10 +180,10 @@ class Holding:
 
 
 class Held:
-    """The decoded images of a part, until they do not fit the memory any more.
+    """The decoded images of a part, as long as they fit in memory.
 
     Attributes:
-        images: those that were added; `None` if they did not fit.
+        images: the images added so far; `None` if they did not fit.
     """
 
     def __init__(self, holding: Holding, count: int) -> None:
@@ -205,13 +206,13 @@ class Held:
 
 
 def chunks(count: int) -> Iterator[slice]:
-    """Yield the parts of a batch that a worker decodes at a time."""
+    """Yield the parts of a batch that one worker decodes at a time."""
     for start in range(0, count, _CHUNK):
         yield slice(start, start + _CHUNK)
 
 
 def as_facts(facts: Sequence[np.ndarray]) -> np.ndarray:
-    """Return what was measured of some images as `ImageArray` takes it."""
+    """Return the measurements of some images in the form that `ImageArray` takes."""
     return np.array(list(facts), _FACTS)
 
 
@@ -219,7 +220,7 @@ def measured(file: str | Path, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Decode an image and measure it.
 
     Returns:
-        What `ImageArray` wants to know of it, and the image.
+        The measurements that `ImageArray` takes, and the image.
     """
     image = decode(Path(file), size)
     # (channels, pixels): sums along the last axis are many times as fast.

@@ -1,7 +1,7 @@
-"""Images in one folder per class, with or without parts to train and to test on.
+"""Images in one folder per class, with or without training and test parts.
 
-The class of an image is the name of the class folder above it, however deep it lies in
-that one. Links, which could lead anywhere, are refused.
+The class of an image is the name of the class folder that contains it, at any depth.
+Symbolic links, which could lead anywhere, are refused.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ SKIP = "--skip-broken leaves such images out"
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where the images of a folder are.
+    """The folders of the parts of a data set.
 
     Attributes:
         train: the folder of class folders to train on.
         test: the one to test on, if there is one.
-        validation: the one to choose the best step by, beside one to test on.
-        notes: what the user should know of the choice.
+        validation: the one to choose the best step by, if there is also a test part.
+        notes: lines for the user about this choice.
     """
 
     train: Path
@@ -61,21 +61,23 @@ def load_image_folder(
     """Load FOLDER/class/image or FOLDER/train/class/image with FOLDER/test/...
 
     All images become squares of `--image-size` pixels; they stay grey if all are.
-    They are all decoded once, to be measured, and held if the memory for that is given.
+    All are decoded once to be measured, and stay in memory if they fit
+    `--image-memory`.
 
     Args:
         root: the folder.
         options: the data options.
-        known: the model that the data are for.
-        loading: what memory and how many workers there are.
+        known: facts about the training data of the model that the data are for.
+        loading: the options of memory and workers.
 
     Returns:
-        The data set, its classes in alphabetical order.
+        The data set, with its classes in alphabetical order.
 
     Raises:
-        InputError: no images, an unreadable image, a link, or classes that differ.
-        MissingPackageError: processes are asked for, and grain is not installed.
-        DiskError: the disk refused.
+        InputError: there are no images, an image is unreadable, there is a link, or the
+            classes of the parts differ.
+        MissingPackageError: worker processes are asked for, and grain is not installed.
+        DiskError: a file cannot be read or written.
     """
     loading = loading or LoadingOptions()
     layout = find_layout(root)
@@ -134,7 +136,7 @@ def find_layout(root: Path) -> Layout:
             )  # fmt: skip
         return Layout(root)
     if test is None and validation is None:
-        # One folder alone holds the classes; beside others it is a class itself.
+        # A train/ folder alone holds the classes; next to others it is itself a class.
         return Layout(train if len(folders) == 1 else root)
     notes = []
     used = (train, test, validation)
@@ -171,7 +173,7 @@ def _no_classes(folder: Path, names: list[str]) -> InputError:
 
 
 def _only_way_down(folder: Path) -> Path:
-    """Follow folders that hold one other folder and no image."""
+    """Follow folders that hold a single folder and no image."""
     while len(found := _subfolders(folder)) == 1:
         if any(map(_is_image, _entries(folder))):
             break
@@ -180,7 +182,7 @@ def _only_way_down(folder: Path) -> Path:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """List a folder, without the files that systems and archivers leave in it."""
+    """List a folder, without files that operating systems and archivers leave in it."""
     with reporting(folder, "list"):
         paths = sorted(folder.iterdir())
     return [
@@ -228,7 +230,7 @@ def _labelled_files(folder: Path, names: list[str]) -> _Part:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """List all images in a folder and in the folders in it, in the order of names."""
+    """List all images in a folder and its subfolders, in the order of names."""
     images = []
     for path in _entries(folder):
         if _is_image(path):
@@ -251,7 +253,7 @@ def _read_part(
     workers: Workers,
     broken: list[Path],
 ) -> tuple[ImageArray, np.ndarray]:
-    """Measure the images of a part; those that cannot be read go into a list."""
+    """Measure the images of a part, and add those that cannot be read to `broken`."""
 
     def read(file: str) -> tuple[np.ndarray, np.ndarray] | InputError:
         try:
@@ -278,7 +280,7 @@ def _read_part(
 
 def _refuse_broken(path: Path, error: InputError, options: DataOptions) -> None:
     if path.is_symlink() or not path.is_file() or not os.access(path, os.R_OK):
-        raise error  # not for what is in the file
+        raise error  # not because of the content of the file
     if not options.skip_broken:
         raise error.with_hint(SKIP) from None
 
@@ -286,7 +288,7 @@ def _refuse_broken(path: Path, error: InputError, options: DataOptions) -> None:
 def _refuse_lost_class(
     folder: Path, names: list[str], labels: np.ndarray, broken: Iterable[Path]
 ) -> None:
-    """Refuse a class of which no image is left."""
+    """Refuse a class without any readable image."""
     lost = {path.relative_to(folder).parts[0] for path in broken
             if path.is_relative_to(folder)}  # fmt: skip
     lost -= {names[label] for label in np.unique(labels)}
@@ -297,7 +299,7 @@ def _refuse_lost_class(
 
 
 def _loose_note(folder: Path) -> tuple[str, ...]:
-    """Tell of images beside the class folders."""
+    """Return a note on images outside of the class folders, if there are any."""
     loose = [path.name for path in _entries(folder) if _is_image(path)]
     if not loose:
         return ()

@@ -1,4 +1,4 @@
-"""Decoded images on their way to one array."""
+"""Decoded images, collected into one array."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _BLOCK = 256  # images that are stacked at a time
 
 
 class Stack:
-    """Images on their way to one array, which is never there twice.
+    """Images collected into one array, without ever being in memory twice.
 
     All are uint8 or, if any has more than 8 bits, float32; all have three channels if
     any has.

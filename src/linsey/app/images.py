@@ -1,8 +1,8 @@
 """The pixels of an image, read with pillow.
 
-Whatever is in a file may be made to harm: links, which could lead anywhere, are
-refused; only the formats that we name are tried; and the size in the header of an image
-is looked at before its pixels are unpacked.
+A file may be malicious. Symbolic links, which could lead anywhere, are refused; only
+the formats listed here are tried; and the size in the header of an image is checked
+before its pixels are decoded.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 MAX_BYTES = 2**28
 MAX_PIXELS = 50_000_000
 SUFFIXES = ".png .jpg .jpeg .bmp .gif .webp .ppm .pgm .pbm .tif .tiff".split()
-"""How the names of images end."""
+"""The suffixes of image files."""
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
 _COLOR_FREE = ("1", "L", "LA", "I", "F")
-_DEEP = ("I", "F")  # more than 8 bits: how the names of these modes begin, as "I;16B"
+_DEEP = ("I", "F")  # more than 8 bits: prefixes of the names of modes, such as "I;16B"
 _DETAIL = 2
-"""A JPEG is decoded at a half, a quarter or an eighth of its size where that is still
-this many times as large as the result: see `image_pixels`."""
+"""A JPEG is decoded at a half, a quarter or an eighth of its size if that is still this
+many times as large as the result: see `image_pixels`."""
 _FROM_16_BITS = np.float32(255 / 65535)
-# Pillow has called images of 16 bits "I" in formats that know no more bits.
+# Pillow has called 16-bit images "I" in these formats, which allow no more bits.
 _AT_MOST_16 = ("PNG", "PPM")
 _ORIENTATION = 0x0112  # the tag of EXIF
 _UPRIGHT = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE",
@@ -49,7 +49,7 @@ def read_image(path: Path, size: int) -> np.ndarray:
     """Read an image as a square.
 
     Args:
-        path: the file; of several frames the first is read.
+        path: the file. If it has several frames, the first one is read.
         size: pixels on a side.
 
     Returns:
@@ -57,17 +57,18 @@ def read_image(path: Path, size: int) -> np.ndarray:
         float32 if it has more than 8 bits.
 
     Raises:
-        InputError: it is not a readable image, too large, or a link.
-        DiskError: the disk refused.
+        InputError: the file is not a readable image, too large, or a link.
+        DiskError: a file cannot be read or written.
     """
     with calm_pillow():
         return decode(path, size)
 
 
 def decode(path: Path, size: int) -> np.ndarray:
-    """Read an image as `read_image` does, under `calm_pillow` of whoever calls it.
+    """Read an image as `read_image` does, within `calm_pillow` of the caller.
 
-    Threads may call it at the same time: what filters warnings is one for all of them.
+    Threads may call it at the same time. They cannot each enter `calm_pillow`, since
+    they share the warning filters.
     """
     with (
         open_regular(path, limit=MAX_BYTES) as file,
@@ -83,25 +84,25 @@ def decode(path: Path, size: int) -> np.ndarray:
 def image_pixels(image: Image, size: int) -> np.ndarray:
     """Return the pixels of an image, turned upright, as a square.
 
-    Images of 16 bits are scaled to 0 to 255, those of 32 bits keep their values. What
-    is transparent shows white.
+    16-bit images are scaled to the range 0 to 255, 32-bit images keep their values.
+    Transparent pixels become white.
 
-    A large JPEG is decoded at a fraction of its size, by fewer frequencies of its
-    blocks, which takes a half to a fifth of the time. Of photos of quality 90 that
-    changes the result by 0.1 to 0.6 of 255 in the mean and by at most 4.
+    A large JPEG is decoded at a fraction of its size, from fewer frequencies of its
+    blocks, which takes a half to a fifth of the time. For photos of quality 90 this
+    changes the result by 0.1 to 0.6 of 255 on average, and by at most 4.
 
     Args:
-        image: of any mode.
+        image: an image of any mode.
         size: pixels on a side.
 
     Returns:
-        As `read_image` does.
+        Pixels, as `read_image` returns them.
     """
     is_deep = image.mode.startswith(_DEEP)
     channels = 1 if image.mode.split(";")[0] in _COLOR_FREE else 3
     scale = image.format in _AT_MOST_16 or image.mode.startswith("I;16")
     draft = image.draft(None, (_DETAIL * size, _DETAIL * size))
-    # The last block may be cut: the box is what the image is of all blocks.
+    # The last block may be cut off: the box is the part of all blocks with the image.
     box = None if draft is None else draft[1]
     image.load()
     turn = _UPRIGHT.get(_orientation(image))
@@ -118,7 +119,7 @@ def image_pixels(image: Image, size: int) -> np.ndarray:
 @functools.cache
 def _pillow() -> ModuleType:
     pillow = require("PIL.Image", "train", "A folder of images")
-    # What is not there when a format is looked for makes pillow import all it has.
+    # If a format is not loaded when pillow looks for it, pillow imports all formats.
     pillow.preinit()
     for plugin in ("Tiff", "WebP"):
         importlib.import_module(f"PIL.{plugin}ImagePlugin")
@@ -127,10 +128,10 @@ def _pillow() -> ModuleType:
 
 @contextlib.contextmanager
 def calm_pillow() -> Iterator[None]:
-    """Ignore what pillow warns of, but for what is too large, in all threads.
+    """Ignore pillow's warnings in all threads, except about images that are too large.
 
-    To be entered in the main thread, around all that threads decode: Python puts back
-    the filters that it found, whatever another thread did meanwhile.
+    Enter it in the main thread, around everything that threads decode: on exit, Python
+    restores the filters that it found, whatever other threads did meanwhile.
     """
     with warnings.catch_warnings():
         hush_pillow()
@@ -138,11 +139,11 @@ def calm_pillow() -> Iterator[None]:
 
 
 def hush_pillow() -> None:
-    """Do the same for good, in a process that only decodes."""
+    """Do the same permanently, in a process that only decodes."""
     pillow = _pillow()
-    # About what it repairs.
+    # These are about damage that pillow repairs.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    # What pillow itself holds too large is larger than our limit.
+    # Images that pillow itself considers too large are above our limit.
     warnings.simplefilter("error", pillow.DecompressionBombWarning)
 
 
@@ -178,13 +179,13 @@ def _orientation(image: Image) -> int:
     """Read the orientation of an image; pillow turns TIFF images when it loads them."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    # Damage there is none of the pixels.
+    # Damaged metadata do not harm the pixels.
     except (ValueError, TypeError, LookupError, SyntaxError, OSError, struct.error):
         return 1
 
 
 def _opaque(image: Image, mode: str) -> Image:
-    """Return an image of 8 bits over white."""
+    """Return an 8-bit image, with transparent pixels over white."""
     if image.mode[-1] not in "Aa" and "transparency" not in image.info:
         return image.convert(mode)
     layers = image.convert("RGBA")
@@ -193,7 +194,7 @@ def _opaque(image: Image, mode: str) -> Image:
 
 
 def _as_float(image: Image, is_scaled: bool) -> Image:
-    """Return an image of more than 8 bits in float32: `convert` would clip at 255."""
+    """Return an image of more than 8 bits in float32; `convert` would clip at 255."""
     pixels = np.asarray(image).astype(np.float32)
     if is_scaled:
         pixels *= _FROM_16_BITS

@@ -24,12 +24,13 @@ from linsey.weights import Leftover
 
 @dataclasses.dataclass(frozen=True)
 class InitialWeights:
-    """What a run begins with.
+    """The weights that a run begins with.
 
     Attributes:
-        arrays: by path, of the model's variables; what is not there stays as it is.
-        report: what was matched with what, in lines.
-        sha256: of all arrays of the file.
+        arrays: arrays of the model's variables by path; variables that are not among
+            them keep their initial values.
+        report: a text on which arrays of the file and the model were matched.
+        sha256: the SHA-256 of all arrays of the file.
     """
 
     arrays: dict[str, np.ndarray]
@@ -43,15 +44,15 @@ def initial_weights(
     """Read the weights that the options name.
 
     Args:
-        config: the options; `weights` is given.
+        config: the options, with `weights` given.
         network: the model.
-        shape: of one example.
+        shape: the shape of one example.
         classes: number of classes.
 
     Raises:
         InputError: the file cannot be read, or arrays of either side have no
             counterpart.
-        DiskError: the disk refused.
+        DiskError: a file cannot be read or written.
     """
     file = Path(config.weights or "")
     arrays, _ = of_model(read_arrays(file)[1])
@@ -75,7 +76,7 @@ def initial_weights(
 
 
 def _is_head(leftovers: tuple[Leftover, ...]) -> bool:
-    """Tell whether only the arrays of one layer differ, by their shapes."""
+    """Tell whether only the arrays of one layer differ, and only in their shapes."""
     ours = {left.name.rpartition("/")[0] for left in leftovers if left.is_ours}
     names = {left.name for left in leftovers if left.is_ours}
     theirs = (left.resembles in names for left in leftovers if not left.is_ours)

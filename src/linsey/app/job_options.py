@@ -10,7 +10,7 @@ from linsey.schema import Between
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JobOptions:
-    """Which process of which job this is."""
+    """Options that say which process of which job this is."""
 
     coordinator: Annotated[str, Between(1, 1000)] | None = None
     """HOST:PORT at which the process of rank 0 waits for the others. `linsey launch`,

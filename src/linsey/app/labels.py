@@ -1,9 +1,9 @@
-"""Labels in the forms that people save them in, as class numbers.
+"""Class numbers from labels in the forms in which people save them.
 
-A label is a number, a text, or a one-hot row; one class for each example. Numbers that
-run from 0 on are class numbers as they are. Any others, and text, are the names of
-their classes: the classes are the labels that occur in the training part, in order, and
-labels of other parts are looked up among them, so that all parts agree.
+A label is a number, a text or a one-hot row, and names one class. Numbers that run from
+0 upwards are class numbers. All other numbers, and text, are names of classes: the
+classes are the labels that occur in the training part, in order, and the labels of
+other parts are looked up among them, so that all parts agree.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from linsey.app.config import MAX_CLASSES
 from linsey.errors import InputError
 
 MAX_LABEL = MAX_TEXT
-"""Characters that a label may have."""
-_FEW = 20  # as many classes may have one example each
-_EXACT = 2**53  # floats beyond it do not tell integers apart
+"""The largest number of characters in a label."""
+_FEW = 20  # this many classes may have one example each
+_EXACT = 2**53  # larger floats do not represent every integer
 _SHOWN = 8
 
 
@@ -33,7 +33,7 @@ class Labels:
     Attributes:
         values: integers or text, shape (examples,).
         file: where they come from, for messages.
-        key: what they are called there.
+        key: their name there.
         width: length of the rows, if they were one-hot.
     """
 
@@ -44,11 +44,11 @@ class Labels:
 
     @property
     def is_text(self) -> bool:
-        """Whether they are text, and not numbers."""
+        """Whether the labels are text, not numbers."""
         return self.values.dtype.kind == "U"
 
     def wrong(self, problem: str, index: int | None = None, **rest: object):
-        """Return the error about a label."""
+        """Return an error about a label."""
         return _wrong(self.file, self.key, problem, index, **rest)
 
 
@@ -60,19 +60,19 @@ def _wrong(
 
 
 def read_labels(y: np.ndarray, file: str, key: str) -> Labels:
-    """Bring labels into one of the two forms.
+    """Convert labels of any form to integers or text.
 
     Args:
         y: numbers or text of shape (examples,) or (examples, 1), or one-hot rows of
             shape (examples, classes).
         file: where they come from, for messages.
-        key: what they are called there.
+        key: their name there.
 
     Returns:
         The labels.
 
     Raises:
-        InputError: they are not classes, one for each example.
+        InputError: the labels are not one class for each example.
     """
     wrong = functools.partial(_wrong, file, key)
     if y.dtype.kind not in "buifUS":
@@ -101,13 +101,13 @@ def read_labels(y: np.ndarray, file: str, key: str) -> Labels:
 
 
 def _is_unicode(y: np.ndarray) -> bool:
-    """Tell whether Python can make strings of an array: a file may hold any numbers."""
+    """Tell whether an array is valid text: a file may hold any numbers."""
     kind = np.dtype(np.uint32).newbyteorder(y.dtype.byteorder)
     return not y.size or int(np.ascontiguousarray(y).view(kind).max()) <= sys.maxunicode
 
 
 def _from_rows(y: np.ndarray, wrong: functools.partial[InputError]) -> np.ndarray:
-    """Return the classes of one-hot rows: `argmax` means nothing in other rows."""
+    """Return the classes of one-hot rows; `argmax` of other rows would mean nothing."""
     is_odd = ((y != 0) & (y != 1)).any(1)
     if is_odd.any():
         index = int(is_odd.argmax())
@@ -151,8 +151,8 @@ class Classes:
 
     Attributes:
         names: one for each class.
-        are_numbers: labels that are numbers are class numbers. If `False`, they are
-            the names of classes.
+        are_numbers: whether labels that are numbers are class numbers. If `False`, they
+            are names of classes.
     """
 
     names: tuple[str, ...]
@@ -201,15 +201,16 @@ def find_classes(
     """Find the classes of a training part.
 
     Args:
-        labels: of the training part, at least one.
+        labels: the labels of the training part, at least one.
         count: number of classes, if it is given.
-        is_parted: there is a test part: one example of a class may be enough.
+        is_parted: whether there is a test part, so that one example of a class may be
+            enough.
 
     Returns:
-        The classes, and what the user should know of how they were found.
+        The classes, and a note for the user on how they were found, if one is needed.
 
     Raises:
-        InputError: the labels are hardly classes.
+        InputError: the labels can hardly be classes.
     """
     if labels.is_text:
         return _text_classes(labels, count, is_parted), None
@@ -240,7 +241,8 @@ def find_classes(
 def known_classes(names: Sequence[str]) -> Classes:
     """Return the classes that a model was trained on.
 
-    Their names are numbers if the labels were; else numbers are class numbers.
+    If their names are numbers, labels that are numbers are names, too; otherwise they
+    are class numbers.
     """
     try:
         are_names = list(map(str, map(int, names))) == list(names)
@@ -275,7 +277,7 @@ def _text_classes(labels: Labels, count: int | None, is_parted: bool) -> Classes
 
 
 def _distinct(values: np.ndarray) -> np.ndarray:
-    """Return `np.unique(values)`, without sorting where numbers are small."""
+    """Return `np.unique(values)`, without sorting if their range is small."""
     low, high = int(values.min()), int(values.max())
     if high - low < max(MAX_CLASSES, len(values)):
         return np.flatnonzero(np.bincount(values - low)) + low

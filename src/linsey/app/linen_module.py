@@ -14,7 +14,7 @@ def linen_module(network: Network) -> tuple[Any, dict[str, bool]]:
     """Return the module, and keyword arguments that it takes in evaluation.
 
     Raises:
-        InputError: it is none of Linen.
+        InputError: the network is not a Linen module.
     """
     if isinstance(network, BuiltIn):
         return network.module, {"train": False}

@@ -1,10 +1,10 @@
-"""Batches on their way to the devices, prepared while these compute.
+"""The loading of batches onto the devices, while these compute.
 
-Which examples a batch has is decided before (`training_batches`); here it is only made
-ready: read, standardized, put on the devices. Arrays in memory are prepared one batch
-ahead in the main thread. Images in files are decoded by workers, a few batches ahead,
-and two batches lie on the devices before they are needed. The order of the batches and
-their bits are the same in all cases.
+Which examples a batch has is decided elsewhere (`BatchOrder`); here it is only
+prepared: read, standardized, put on the devices. Arrays in memory are prepared one
+batch ahead in the main thread. Images in files are decoded by workers, a few batches
+ahead, and two batches are on the devices before they are needed. The order of the
+batches and their values are the same in all cases, bit for bit.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from linsey.app.standardizer import Standardizer
 from linsey.errors import DiskError, InputError
 
 Prepare: TypeAlias = Callable[[np.ndarray], np.ndarray]
-"""Makes float32 inputs of raw examples."""
+"""A function from raw examples to float32 inputs."""
 _ON_DEVICES = 2
 _AHEAD = 2
-"""Batches that workers prepare beside those on the devices."""
+"""Number of batches that workers prepare in addition to those on the devices."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Batch:
     """The examples of a step.
 
     Attributes:
-        indices: where they are in the training part, those of all processes.
+        indices: their indices in the training part, for all processes.
         shards: examples and labels on the devices.
     """
 
@@ -53,34 +53,34 @@ class Pending(Protocol):
     """Examples that are being prepared."""
 
     def done(self) -> bool:
-        """Tell whether they are there."""
+        """Tell whether they are ready."""
 
     def result(self) -> np.ndarray:
-        """Wait for them."""
+        """Wait for them and return them."""
 
     def cancel(self) -> object:
-        """Leave out what was not begun, and wait for the rest."""
+        """Cancel the work that has not begun, and wait for the rest."""
 
 
 class Source(Protocol):
-    """Prepares the examples of one batch after the other."""
+    """A source of prepared examples, one batch after the other."""
 
     ahead: int
-    """How many batches it prepares at a time; 0 does the work in `begin`."""
+    """Number of batches prepared in advance; 0 leaves the work to `Pending.result`."""
 
     def begin(self, indices: np.ndarray) -> Pending:
         """Begin to prepare a batch."""
 
     def close(self) -> None:
-        """End what it works with."""
+        """End its workers."""
 
 
 class Here:
-    """The main thread, for examples that are in memory.
+    """A source that works in the main thread, for examples in memory.
 
     Args:
         x: the examples.
-        prepare: makes inputs of them.
+        prepare: makes inputs from them.
     """
 
     ahead = 0
@@ -89,11 +89,11 @@ class Here:
         self._x, self._prepare = x, prepare
 
     def begin(self, indices: np.ndarray) -> Pending:
-        """Keep in mind what is to be prepared."""
+        """Remember which batch to prepare."""
         return _Later(lambda: self._prepare(self._x[indices]))
 
     def close(self) -> None:
-        """Do nothing: there is nothing to end."""
+        """Do nothing: there are no workers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,11 +111,11 @@ class _Later:
 
 
 class Threads:
-    """Workers that share the batches: each decodes a few images at a time.
+    """A source whose threads share each batch: each decodes a few images at a time.
 
     Args:
-        x: images that are not held.
-        prepare: makes inputs of them.
+        x: images that are not held in memory.
+        prepare: makes inputs from them.
     """
 
     ahead = _AHEAD
@@ -163,16 +163,16 @@ class _Parts:
 
 
 class Loader:
-    """The batches of a run; of each, the rows that this process reads.
+    """The batches of a run, of which each process reads its own rows.
 
     Args:
         source: prepares the examples.
-        labels: of the training part.
-        devices: take the batches.
-        order: the indices of each batch, those of all processes.
+        labels: the labels of the training part.
+        devices: the devices that the batches go to.
+        order: the indices of each batch, for all processes.
 
     Attributes:
-        waited: seconds that batches were waited for when they were needed.
+        waited: seconds spent waiting for batches that were needed.
     """
 
     def __init__(
@@ -193,8 +193,8 @@ class Loader:
         """Return the next batch; wait for it if it is not ready.
 
         Raises:
-            InputError: a file of it cannot be read any more.
-            DiskError: the disk refused.
+            InputError: one of its files can no longer be read.
+            DiskError: a file cannot be read or written.
         """
         start = time.perf_counter()
         if not self._ready:
@@ -205,9 +205,9 @@ class Loader:
         return batch
 
     def top_up(self) -> None:
-        """Put batches on the devices that are ready; to be called while these compute.
+        """Put batches that are ready on the devices; call it while these compute.
 
-        What is wrong with a batch shows when it is taken.
+        An error in a batch is raised when the batch is taken.
         """
         free = self._most - len(self._ready)
         self._begin(free + self._source.ahead)
@@ -246,10 +246,10 @@ def training_loader(
     plan: BatchOrder,
     options: LoadingOptions,
 ) -> Loader:
-    """Make the loader of a run; only there processes are worth their start.
+    """Make the loader of a run; only here is it worth starting worker processes.
 
     Raises:
-        MissingPackageError: processes are asked for, and grain is not installed.
+        MissingPackageError: worker processes are asked for, and grain is not installed.
     """
     source = source_for(dataset.x_train, standardize)
     if options.loader == "processes" and isinstance(source, Threads):
@@ -263,7 +263,7 @@ def training_loader(
 
 
 def source_for(x: Examples, prepare: Prepare) -> Source:
-    """Choose what prepares batches: workers for images that are not held."""
+    """Choose the source of batches: workers if images are not held in memory."""
     if isinstance(x, ImageArray) and not x.is_held and x.workers.count:
         return Threads(x, prepare)
     return Here(x, prepare)
@@ -276,7 +276,7 @@ def prepared(
 
     Args:
         x: the examples.
-        prepare: makes inputs of them.
+        prepare: makes inputs from them.
         order: the indices of each batch.
 
     Example:

@@ -1,6 +1,6 @@
-"""What training makes small: cross entropy, smoothed and weighted where that is asked.
+"""The training loss: cross entropy, with label smoothing and class weights if asked.
 
-Evaluation has the plain cross entropy, whatever training has: its losses compare.
+Evaluation always uses the plain cross entropy, so that its losses are comparable.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ _MOST = 10  # names in a message
 class CrossEntropy:
     """The mean over a batch of `w[y] * ((1 - s) CE(y) + s mean_k CE(k))`.
 
-    Weights are not divided by their sum in the batch: what an example contributes does
-    not depend on the others.
+    Weights are not divided by their sum in the batch, so that the contribution of an
+    example does not depend on the others.
 
     Args:
-        label_smoothing: `s`, the part of the probability given to all classes alike.
+        label_smoothing: `s`, the fraction of the probability spread evenly over all
+            classes.
         class_weights: `w`, one for each class. If empty, all are 1.
 
     Example:
@@ -61,12 +62,12 @@ class CrossEntropy:
 
 
 def cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:
-    """Return the cross entropy of each example, in float32 at least: (batch,)."""
+    """Return the cross entropy of each example, in at least float32: (batch,)."""
     return optax.softmax_cross_entropy_with_integer_labels(widened(logits), y)
 
 
 def widened(logits: jax.Array) -> jax.Array:
-    """Return logits in float32 at least."""
+    """Return logits in at least float32."""
     return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
@@ -79,16 +80,16 @@ def class_weights(
     """Read the weights of classes.
 
     Args:
-        given: `balanced`; or NAME=WEIGHT for some classes, the others having 1; or a
-            weight for each class in their order. If empty, classes are not weighted.
-        y: labels of the training part.
-        names: of the classes.
+        given: `balanced`; or NAME=WEIGHT for some classes, while the others get 1; or a
+            weight for each class, in their order. If empty, classes are not weighted.
+        y: the labels of the training part.
+        names: the names of the classes.
 
     Returns:
         A weight for each class; empty if classes are not weighted.
 
     Raises:
-        InputError: an unknown class, or no weight.
+        InputError: a class is unknown, or a weight is not a positive number.
 
     Example:
         >>> class_weights(["balanced"], np.array([0, 0, 0, 1]), ["a", "b"])
@@ -104,7 +105,7 @@ def class_weights(
         return ()
     if list(given) == ["balanced"]:
         counts = np.bincount(y, minlength=len(names))
-        # A class without examples has no weight that matters.
+        # The weight of a class without examples does not matter.
         weights = len(y) / (np.count_nonzero(counts) * np.maximum(counts, 1))
         return tuple(np.where(counts, weights, 1.0).tolist())
     if not any("=" in text for text in given):

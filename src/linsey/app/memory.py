@@ -1,8 +1,8 @@
-"""Memory that compilers leave behind, given back to the operating system.
+"""Memory that the compiler leaves behind, returned to the operating system.
 
-Compiling the training step takes a few hundred megabytes, which are free afterwards but
-stay with the process: in each thread's own heap, and where kernels have the process
-keep memory (`LINSEY_KEEP_MEMORY`) in any case. What comes later adds to them.
+Compiling the training step takes a few hundred megabytes. They are free afterwards, but
+stay with the process: in each thread's own heap, and in any case if kernels make the
+process keep memory (`LINSEY_KEEP_MEMORY`). Later allocations come on top of them.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _ARENA_MAX = -8  # M_ARENA_MAX of `mallopt(3)`
 
 
 def use_one_heap() -> None:
-    """Have all threads take memory from one heap, on Linux with its usual C library.
+    """Make all threads take memory from one heap, on Linux with its usual C library.
 
-    With a heap for each thread, what one of them frees is of no use to the others.
-    Nothing changes where the environment has settings of the C library.
+    With a heap for each thread, memory that one of them frees is of no use to the
+    others. Nothing changes if the environment has settings for this library.
     """
     said = any(name.startswith("MALLOC_") for name in os.environ)
     mallopt = _function("mallopt")
@@ -28,10 +28,10 @@ def use_one_heap() -> None:
 
 
 def give_back() -> bool:
-    """Give back what is free; to be called after something was compiled.
+    """Return free memory to the operating system; call it after compiling.
 
     Returns:
-        Whether there was anything.
+        Whether any memory was returned.
 
     Example:
         >>> give_back() in (True, False)

@@ -1,6 +1,6 @@
-"""What a run records in a checkpoint beside its arrays, as types.
+"""The types of the metadata that a run saves in a checkpoint, beside its arrays.
 
-The types are the schema: what a checkpoint brings along is compared with them before
+The types are the schema: the metadata of a checkpoint are checked against them before
 anything is built from it.
 """
 
@@ -19,7 +19,7 @@ from linsey.errors import InputError
 from linsey.schema import Between, Matching, conform
 
 MAX_VALUES = 2**28
-"""Values that one example may have."""
+"""The largest number of values in one example."""
 _Step = Annotated[int, Between(-1, 2**53)]
 _Count = Annotated[int, Between(0, 2**53)]
 _Accuracy = Annotated[float, Between(-1.0, 1.0)]
@@ -29,16 +29,17 @@ _Word = Annotated[str, Between(0, 1000)]
 
 @dataclasses.dataclass
 class Scores:
-    """What a run remembers beside its state; saved with each checkpoint.
+    """The scores of a run, which each checkpoint holds beside the state.
 
     Attributes:
         evaluated_at: the last step that was evaluated.
-        accuracy: at that step, on the validation or else the test part.
-        best_step: the step with the best accuracy, the first of equals.
+        accuracy: the accuracy at that step, on the validation part or, without one, on
+            the test part.
+        best_step: the first step with the best accuracy.
         best_accuracy: its accuracy.
-        since_best: evaluations after that one.
+        since_best: number of evaluations after it.
         window: the steps since the last record of training.
-        skipped_at: those of the last steps that were not committed.
+        skipped_at: the skipped ones among the most recent steps.
     """
 
     evaluated_at: _Step = -1
@@ -50,7 +51,7 @@ class Scores:
     skipped_at: Annotated[tuple[_Step, ...], Between(0, RECENT)] = ()
 
     def evaluated(self, step: int, accuracy: float) -> None:
-        """Take in an evaluation."""
+        """Record an evaluation."""
         self.evaluated_at, self.accuracy = step, accuracy
         self.since_best += 1
         if accuracy > self.best_accuracy:
@@ -59,16 +60,16 @@ class Scores:
 
 @dataclasses.dataclass(frozen=True)
 class DataRecord:
-    """What the data were.
+    """A record of the training data.
 
     Attributes:
         name: the file, the folder or `digits`.
-        sha256: of all arrays.
-        shape: of one example.
+        sha256: the SHA-256 of all arrays.
+        shape: the shape of one example.
         class_names: one for each class.
-        standardizer: mean and deviation of the training part.
-        feature_names: of the inputs, if they are the columns of a table.
-        dtype: of the raw examples; empty in what an older linsey wrote.
+        standardizer: mean and standard deviation of the training part.
+        feature_names: the names of the inputs, if they are the columns of a table.
+        dtype: the dtype of the raw examples; empty in records of older versions.
     """
 
     name: Annotated[str, Between(1, 4096)]
@@ -81,17 +82,17 @@ class DataRecord:
 
     @property
     def known(self) -> Known:
-        """The terms in which other data are read."""
+        """The facts that other data are read by."""
         return Known(self.class_names, self.feature_names, self.standardizer.mean)
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelRecord:
-    """Where a model of one's own was.
+    """The origin of a user's own model.
 
     Attributes:
-        name: what `--model` said.
-        sha256: of its source; `None` if there was none.
+        name: the value of `--model`.
+        sha256: the SHA-256 of its source; `None` if there was no source.
     """
 
     name: Annotated[str, Between(1, 4096)]
@@ -105,10 +106,10 @@ class RunMetadata:
     Attributes:
         config: the options that decide the numbers.
         config_sha256: their digest.
-        environment: what the bits depend on beside them.
+        environment: what the exact results depend on besides these options.
         cursor: the scores so far.
-        data: what was learned.
-        model: where the model was; `None` for those of linsey.
+        data: the training data.
+        model: the origin of the model; `None` for models of linsey.
     """
 
     config: Identity
@@ -120,21 +121,21 @@ class RunMetadata:
 
     @property
     def train_config(self) -> TrainConfig:
-        """The options, those of the place and the course of the run left open."""
+        """The options, with those of where and how it is recorded at their defaults."""
         return TrainConfig(**vars(self.config))
 
 
 def run_metadata(checkpoint: VerifiedCheckpoint) -> RunMetadata:
-    """Check what a run recorded in a checkpoint.
+    """Check the metadata that a run saved in a checkpoint.
 
     Args:
-        checkpoint: any verified one.
+        checkpoint: any verified checkpoint.
 
     Returns:
         Its metadata.
 
     Raises:
-        InputError: `linsey train` did not write it; says which entry is wrong.
+        InputError: `linsey train` did not write it; the error names the wrong entry.
     """
     folder, step = checkpoint.folder, checkpoint.step
     metadata = conform(checkpoint.metadata, RunMetadata, file=folder, key="metadata")
@@ -145,7 +146,7 @@ def run_metadata(checkpoint: VerifiedCheckpoint) -> RunMetadata:
         ("data.standardizer.std", len(data.standardizer.std), *[data.shape[-1]] * 2),
         ("cursor.best_step", cursor.best_step, -1, step),
         ("cursor.evaluated_at", cursor.evaluated_at, -1, step),
-        # Each stage has arrays of its own: nobody builds a model for nothing.
+        # Each stage has arrays of its own: a forged depth must not build a huge model.
         ("config.depth", metadata.config.depth, 1, max(1, len(checkpoint.arrays))),
     ]
     for key, found, low, high in facts:

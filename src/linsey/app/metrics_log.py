@@ -1,8 +1,8 @@
-"""The record of a run: one JSON object a line, only ever appended to.
+"""The log of a run: one JSON object per line, appended and never changed.
 
-A killed run leaves records of steps that its newest checkpoint does not have. When
-it is resumed it says so (`"kind": "resume"`), and readers drop what came after that
-step: `read` gives the history of one uninterrupted run.
+A killed run leaves records of steps after its newest checkpoint. When the run is
+resumed, it logs this (`"kind": "resume"`), and readers drop the records after that
+step: `read` returns the history of one uninterrupted run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_BYTES = 2**28
 _START = b'{"kind": "'
 Record = dict[str, Any]
 
-# What a record of each kind has at least. Whatever else is there is a plain value, so
+# The entries that each kind of record must have. Others may hold any plain value, so
 # that the log of a newer version can be read.
 _Kind = Literal["start", "resume", "extend", "train", "eval", "skip", "final"]
 _Value = Annotated[str, Between(0, 1000)] | int | float | bool | list[int] | None
@@ -42,15 +42,15 @@ _KINDS: dict[str, dict[str, Any]] = {
 
 
 class MetricsLog:
-    """Append records to a file, and to TensorBoard if asked.
+    """A log that appends records to a file, and to TensorBoard if asked.
 
     Args:
         path: the file; created if it does not exist.
-        tensorboard: folder for event files. If `None`, there are none.
+        tensorboard: folder for event files. If `None`, none are written.
 
     Raises:
-        InputError: the file is a link, no regular file, or has a wrong line.
-        DiskError: the disk refused; `write` and `sync` raise it too.
+        InputError: the file is a link, not a regular file, or has an invalid line.
+        DiskError: a file cannot be read or written; `write` and `sync` raise it too.
     """
 
     def __init__(self, path: Path, tensorboard: Path | None = None) -> None:
@@ -66,7 +66,7 @@ class MetricsLog:
                 self._append(b"\n")  # ends a line that a kill cut short
 
     def _check(self) -> None:
-        """Read what is there: a wrong line shows at the beginning, not at the end."""
+        """Read the existing log, to find an invalid line now and not after training."""
         try:
             read(self.path)
         except BaseException:
@@ -111,7 +111,7 @@ class Unwritten(MetricsLog):
     """The log of a process that does not write it, because another one does.
 
     Args:
-        path: the file that the other one writes.
+        path: the file that the other process writes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -121,25 +121,25 @@ class Unwritten(MetricsLog):
         """Leave a record to the other process."""
 
     def sync(self) -> None:
-        """Leave that to the other process."""
+        """Leave syncing to the other process."""
 
     def close(self) -> None:
         """Do nothing: no file is open."""
 
 
 def read(path: Path) -> list[Record]:
-    """Read the records that belong to the run as it went on.
+    """Read the history of a run, as if it had not been interrupted.
 
     Args:
         path: the file of a `MetricsLog`.
 
     Returns:
-        Records in the order of their steps, the last one where several tell the
-        same; a line that a kill cut short is left out.
+        Records in the order of their steps; of several with the same kind and step, the
+        last one. A line that a kill cut short is left out.
 
     Raises:
-        InputError: a line is no record; says which.
-        DiskError: the disk refused.
+        InputError: a line is not a record; the error says which.
+        DiskError: a file cannot be read or written.
     """
     with parsing(path, "not the log of a run"):
         return _history(read_regular(path, limit=MAX_BYTES), path)
@@ -156,13 +156,13 @@ def _history(content: bytes, path: Path) -> list[Record]:
             entries = parse_json(line, path)
         except InputError as error:
             torn = InputError(error.problem, file=path, key=where)
-            # A kill cuts a line short; what a crash of the system leaves may be zeros.
+            # A kill cuts a line short; a crash of the system may leave zeros.
             if not _START.startswith(line.rstrip(b"\0")[: len(_START)]):
                 raise torn from None
             continue
         record = _checked(entries, path, where)
         if torn is not None and record["kind"] not in ("start", "resume"):
-            raise torn  # whoever goes on after a kill says so
+            raise torn  # a run that continues after a kill logs it
         torn = None
         if record["kind"] in ("start", "resume"):
             step = record["step"]
@@ -174,7 +174,7 @@ def _history(content: bytes, path: Path) -> list[Record]:
 
 
 def _checked(entries: object, path: Path, where: str) -> Record:
-    """Compare a record with the type of its kind; what the type lacks may be there."""
+    """Check a record against the type of its kind; it may have further entries."""
     if not isinstance(entries, dict):
         raise InputError("not a record", file=path, key=where)
     kind = conform(entries.get("kind"), _Kind, file=path, key=f"{where}.kind")

@@ -1,7 +1,7 @@
-"""What `FILE.py:NAME` and `package.module:NAME` name, imported.
+"""The import of models given as `FILE.py:NAME` or `package.module:NAME`.
 
-A file runs as a module of its own, with its folder in the search path, so that it
-imports what stands beside it. It runs once in a process, and again where it changed.
+A file runs as a module of its own, with its folder in the search path, so that it can
+import the files beside it. It runs once in a process, and again if it was changed.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ EXPECTED = "a module, its class, or a function"
 
 
 def import_named(text: str) -> tuple[ModuleType, object]:
-    """Import what a text names.
+    """Import the value that a text names.
 
     Args:
         text: `FILE.py:NAME`, or `package.module:NAME` of a package that is installed
             or in the current folder.
 
     Returns:
-        The module, and the value that has the name in it.
+        The module, and the value of this name in it.
 
     Raises:
         InputError: there is no such file, module or name, or running it raises.
@@ -44,7 +44,7 @@ def import_named(text: str) -> tuple[ModuleType, object]:
 
 
 def _run(path: Path) -> ModuleType:
-    """Run a file as a module, unless this process has done so."""
+    """Run a file as a module, unless this process has done so already."""
     content = hashlib.sha256(path.read_bytes()).hexdigest()
     name = f"linsey_model_{path.stem}_{abs(hash(path)):x}_{content[:8]}"
     if name in sys.modules:
@@ -65,7 +65,7 @@ def _run(path: Path) -> ModuleType:
 
 
 def _imported(name: str) -> ModuleType:
-    # At the end: nothing in the current folder takes the place of what is installed.
+    # At the end, so that nothing in the current folder hides an installed package.
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
@@ -80,7 +80,7 @@ def _imported(name: str) -> ModuleType:
 
 
 def raised(error: Exception, place: str | Path, what: str) -> InputError:
-    """Return an error of somebody's code as a line, with where it was raised.
+    """Return an exception of a user's code as an error that says where it was raised.
 
     Args:
         error: what the code raised.

@@ -1,4 +1,4 @@
-"""What `--model` may say: a model of linsey, an architecture, or a place in code.
+"""The values of `--model`: a model of linsey, an architecture, or a place in code.
 
 Nothing is imported here.
 """
@@ -18,28 +18,28 @@ ARCHITECTURES = (
     "efficientnet_b0", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3",
     "densenet121", "densenet169", "vit_s_16", "vit_b_16",
 )  # fmt: skip
-"""Those of `linsey.models`."""
+"""The architectures of `linsey.models`."""
 FORMS = "FILE.py:NAME or package.module:NAME"
 OPTION = "--model"
 
 
 def is_own(text: str) -> bool:
-    """Tell whether a text names somebody's own code."""
+    """Tell whether a text names a model in a user's own code."""
     return ":" in text
 
 
 def is_architecture(text: str) -> bool:
-    """Tell whether a text names one of `linsey.models`."""
+    """Tell whether a text names an architecture of `linsey.models`."""
     return text in ARCHITECTURES
 
 
 def is_of_linsey(text: str) -> bool:
-    """Tell whether a text names a model that linsey brings along."""
+    """Tell whether a text names a model that comes with linsey."""
     return text in BUILT_IN or text in ARCHITECTURES
 
 
 def parted(text: str) -> tuple[str, str]:
-    """Take a text apart into file or module, and name.
+    """Split a text into a file or module, and a name in it.
 
     Example:
         >>> parted("models/net.py:Net")
@@ -61,10 +61,10 @@ def short_name(text: str) -> str:
 
 
 def checked_name(text: str) -> str:
-    """Check a text, and make the path of its file independent of the current folder.
+    """Check the name of a model, and make the path of its file absolute.
 
     Raises:
-        InputError: it is no name of a model, or there is no such file.
+        InputError: the text is not the name of a model, or there is no such file.
     """
     if is_of_linsey(text):
         return text

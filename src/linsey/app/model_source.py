@@ -1,6 +1,6 @@
-"""The hash of the source of a model: of its file, and of those that it imports nearby.
+"""The hash of a model's source: of its file, and of files nearby that it imports.
 
-A run records it, so that whoever resumes or evaluates the run learns of changes.
+A run records it, so that anyone who resumes or evaluates the run learns of changes.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from types import ModuleType
 def source_sha256(module: ModuleType) -> str | None:
     """Return the SHA-256 of the source of a module.
 
-    Files of the same folder or package count from which the module has something,
-    directly or by way of one another. Of one file it is what `sha256sum FILE` prints;
-    of several, the SHA-256 of all that `sha256sum FILES` prints in their folder, files
-    in alphabetical order.
+    Files of the same folder or package are included if the module imports something
+    from them, directly or through one another. For one file, the hash is what
+    `sha256sum FILE` prints; for several, it is the SHA-256 of what `sha256sum FILES`
+    prints in their folder, with the files in alphabetical order.
 
     Args:
-        module: an imported one.
+        module: an imported module.
 
     Returns:
         Hexadecimal digits; `None` without a source, as in a notebook.
@@ -56,7 +56,7 @@ def _root(module: ModuleType, path: Path) -> Path:
 
 
 def _nearby(module: ModuleType, root: Path, seen: set[str]) -> Iterator[Path]:
-    """Return the files below a folder that a module has something from."""
+    """Yield the files below a folder from which a module has imported something."""
     seen.add(module.__name__)
     for value in list(vars(module).values()):
         is_module = isinstance(value, ModuleType)
@@ -75,5 +75,5 @@ def _nearby(module: ModuleType, root: Path, seen: set[str]) -> Iterator[Path]:
 def _is_inside(path: Path, root: Path) -> bool:
     if not path.is_relative_to(root):
         return False
-    # An environment in the folder of a project holds the packages of others.
+    # A virtual environment in the folder of a project holds packages of others.
     return "site-packages" not in path.relative_to(root).parts

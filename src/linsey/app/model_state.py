@@ -1,4 +1,4 @@
-"""What `audit`, `recalibrate` and `fold` work on: a state, its model, and data."""
+"""The input of `audit`, `recalibrate` and `fold`: a state, its model, and data."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from linsey.training.formats import Kind, recognize
 
 @dataclasses.dataclass(frozen=True)
 class ModelState:
-    """A state and what is known of it.
+    """A state and what is known about it.
 
     Attributes:
-        path: where it was read; of a run, the step.
-        kind: what that is.
-        contents: all that is there.
-        metadata: what `linsey train` recorded; `None` if it did not write this.
+        path: where it was read from; for a run, the folder of the step.
+        kind: the kind of this file or folder.
+        contents: everything in it.
+        metadata: the metadata of `linsey train`; `None` if another program wrote it.
         model: the module or function; `None` if it is not known.
-        batches: of examples of the training part; empty without data.
+        batches: batches of examples of the training part; empty without data.
         test: a batch of the test part; `None` without data.
     """
 
@@ -55,7 +55,7 @@ class ModelState:
 
     @property
     def tree(self) -> dict[str, Any]:
-        """What is there, with every collection at its outermost level."""
+        """The contents, with every collection at the outermost level."""
         tree = self.contents.tree
         if self.metadata is None or "collections" not in tree:
             return tree
@@ -69,7 +69,7 @@ class ModelState:
 
     @property
     def updates(self) -> int | None:
-        """How many steps were committed so far; `None` if that is not recorded."""
+        """The number of steps that changed the state; `None` if it is not recorded."""
         step = self.contents.tree.get("step")
         if step is None or np.shape(step) != ():
             return None
@@ -79,8 +79,8 @@ class ModelState:
         """Write another state as the same kind of file or folder.
 
         Raises:
-            InputError: the target is there already.
-            DiskError: the disk refused.
+            InputError: the target exists already.
+            DiskError: a file cannot be read or written.
         """
         refuse_occupied(target)
         durable.make_folder(target.parent)
@@ -90,10 +90,10 @@ class ModelState:
 
 @contextlib.contextmanager
 def asking(path: Path) -> Iterator[None]:
-    """Turn what a tool asks of its caller into a line about the file.
+    """Turn errors about the arguments of a tool into errors about a file.
 
     Raises:
-        InputError: the tool was given what it cannot work on.
+        InputError: the tool cannot work on the contents of the file.
     """
     try:
         yield
@@ -107,18 +107,18 @@ def load_state(
 ) -> ModelState:
     """Read a state, its model, and batches of data.
 
-    A run of `linsey train` brings its model, if that is one of linsey, and its data;
-    for others `--model` and `--data` name them, and the data are given to the model as
-    they are.
+    A run of `linsey train` names its model, if that is one of linsey, and its data. For
+    other files `--model` and `--data` name them, and the data are passed to the model
+    as they are.
 
     Args:
         options: what to read.
-        batches: how many to take from the training part.
-        needs_data: whether model and data have to be there.
+        batches: number of batches to take from the training part.
+        needs_data: whether model and data are required.
 
     Raises:
-        InputError: something cannot be read, or is not named.
-        DiskError: the disk refused.
+        InputError: something cannot be read, or was not named.
+        DiskError: a file cannot be read or written.
     """
     path, kind, contents = read_path(options)
     metadata = _metadata(options, path) if kind == "step" else None
@@ -142,7 +142,7 @@ def load_state(
 def _model(
     options: StateOptions, path: Path, contents: Contents, metadata: RunMetadata | None
 ) -> object:
-    """Return the model that is named, or that of a run; `None` if there is neither."""
+    """Return the named model, or that of a run; `None` if there is neither."""
     if metadata is None or (metadata.model is None and options.model is not None):
         if options.model is None:
             return None

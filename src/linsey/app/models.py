@@ -1,8 +1,8 @@
-"""The classifiers of the command, as anyone would write them, and their layers.
+"""The classifiers of the command, written as users would, and the table of layers.
 
-Each takes a batch and whether it is being trained, and gives logits. With batch
-normalization their variables are `params` and `batch_stats`; a training call updates
-the second, an evaluation call reads it. Logits have the dtype of the computation.
+Each takes a batch and a flag that is true in training, and returns logits. With batch
+normalization, their variables are `params` and `batch_stats`; a training call updates
+the latter, an evaluation call reads it. Logits have the dtype of the computation.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from linsey.linen.summary.calls import is_array, record_calls
 
 
 class Dtypes(TypedDict, total=False):
-    """What layers compute in, and what they keep their parameters in."""
+    """The dtypes in which layers compute, and keep their parameters."""
 
     dtype: DTypeLike
     param_dtype: DTypeLike
 
 
 def dtypes_of(precision: Precision) -> Dtypes:
-    """Return the dtypes of layers; none where these are float32 anyway."""
+    """Return the dtypes of layers, except those that are float32 by default."""
     if precision == "mixed":
         return {"dtype": jnp.bfloat16}
     if precision == "bfloat16":
@@ -56,7 +56,7 @@ def normalize(
 
 
 class Classifier(nn.Module):
-    """What all classifiers have: their options, and a linear layer at the end."""
+    """The base of all classifiers: their options, and a linear layer at the end."""
 
     classes: int
     options: ModelOptions
@@ -68,7 +68,7 @@ class Classifier(nn.Module):
         return dtypes_of(self.options.precision)
 
     def logits(self, x: jax.Array, train: bool) -> jax.Array:
-        """Drop some of the last hidden units and classify: (batch, classes)."""
+        """Apply dropout and the last linear layer: logits (batch, classes)."""
         x = nn.Dropout(self.options.dropout, deterministic=not train)(x)
         return nn.Dense(self.classes, **self.dtypes)(x)
 
@@ -97,7 +97,7 @@ class CNN(Classifier):
         """Compute logits."""
         norm, features = self.options.norm, self.options.width
         dtypes = self.dtypes
-        use_bias = norm == "none"  # elsewhere the norm has one
+        use_bias = norm == "none"  # otherwise the norm has a bias
         for stage in range(self.options.depth):
             features = self.options.width * 2**stage
             for _ in range(2):
@@ -160,7 +160,7 @@ class ResNet(Classifier):
 
 
 def _least_size(options: ModelOptions, shape: Shape) -> float:
-    """Estimate the parameters of a model from below, without building it."""
+    """Return a lower bound on the number of parameters, without building the model."""
     if options.model == "mlp":
         units = 4.0 * options.width
         return units * (math.prod(shape) + units * (options.depth - 1))
@@ -168,11 +168,11 @@ def _least_size(options: ModelOptions, shape: Shape) -> float:
     if options.model == "cnn":
         inputs = features * math.prod(shape[:2]) // 4**options.depth
         return features * (2 * inputs + 9 * features)
-    return 36 * features * features  # infinite sooner than an error
+    return 36 * features * features  # floats: infinite rather than an error
 
 
 MAX_PARAMETERS = 2**33
-"""A model of more is not built, whoever asks for it, a person or a file."""
+"""Larger models are not built, whether a user or a file asks for them."""
 _MODELS: dict[str, type[Classifier]] = {"mlp": MLP, "cnn": CNN, "resnet": ResNet}
 
 
@@ -181,7 +181,7 @@ def make_model(options: ModelOptions, shape: Shape, classes: int) -> Classifier:
 
     Args:
         options: the model options.
-        shape: of one example, channels last.
+        shape: the shape of one example, channels last.
         classes: number of classes.
 
     Returns:
@@ -211,16 +211,16 @@ def make_model(options: ModelOptions, shape: Shape, classes: int) -> Classifier:
 
 
 def least_averaged(options: ModelOptions, shape: Shape) -> int:
-    """Count the values of an example that share statistics where they are fewest.
+    """Count the values of an example that share statistics in the smallest layer.
 
-    With one of them, and one example in a batch, batch normalization has no variance.
+    With one value, and one example in a batch, batch normalization has no variance.
 
     Args:
         options: the model options.
-        shape: of one example, channels last.
+        shape: the shape of one example, channels last.
     """
     if options.model != "resnet":
-        return 1  # of a dense layer
+        return 1  # in a dense layer
     halvings = options.depth - 1
     return math.prod(-(-size // 2**halvings) for size in shape[:2])
 
@@ -230,12 +230,12 @@ def least_averaged(options: ModelOptions, shape: Shape) -> int:
 
 @dataclasses.dataclass
 class LayerRow:
-    """One module.
+    """A module in the table of layers.
 
     Attributes:
-        path: where it is in the model; empty for the model itself.
-        kind: its class.
-        output: shape and dtype of what it returns.
+        path: its path in the model; empty for the model itself.
+        kind: the name of its class.
+        output: dtype and shape of its output.
         sizes: number of values it owns, by collection.
     """
 
@@ -251,8 +251,8 @@ def summarize(model: nn.Module, shape: Shape, batch_size: int) -> list[LayerRow]
     Nothing is computed: shapes are inferred.
 
     Args:
-        model: takes (batch, train).
-        shape: of one example.
+        model: the model; it is called with (batch, train).
+        shape: the shape of one example.
         batch_size: examples in the batch.
 
     Returns:

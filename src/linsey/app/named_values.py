@@ -1,8 +1,8 @@
 """`NAME=VALUE`: arguments on a command line and in the record of a run.
 
-A value is `true`, `false` or `none` in any case, what TOML or Python reads, and text
-otherwise. Values have one form in writing, so that runs with equal arguments have equal
-records.
+A value is `true`, `false` or `none` in any case, a literal of TOML or Python, or
+otherwise text. Each value is written in one form only, so that runs with equal
+arguments have equal records.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ def parse_arguments(
 
     Args:
         texts: one for each argument.
-        option: where they come from, for messages.
+        option: the option they come from, for messages.
 
     Returns:
         The values by name.
 
     Raises:
-        InputError: a text has no name, or two have the same one.
+        InputError: a text has no name, or two have the same name.
 
     Example:
         >>> parse_arguments(["width=64", "act=gelu", "use_bias=false", "sizes=[3, 3]"])
@@ -53,7 +53,7 @@ def argument_texts(arguments: Mapping[str, object]) -> tuple[str, ...]:
     """Write arguments so that `parse_arguments` reads them, in the order of the names.
 
     Raises:
-        InputError: a value is no number, text, or tuple of these.
+        InputError: a value is not a number, a text, or a tuple of these.
 
     Example:
         >>> argument_texts({"width": 64, "act": "gelu", "label": "3"})
@@ -65,12 +65,12 @@ def argument_texts(arguments: Mapping[str, object]) -> tuple[str, ...]:
 
 
 def in_one_form(texts: Iterable[str]) -> tuple[str, ...]:
-    """Return arguments in the one form of writing that their values have."""
+    """Return arguments with each value in the one form in which it is written."""
     return argument_texts(parse_arguments(texts))
 
 
 def is_literal(value: object) -> bool:
-    """Tell whether a value can be written."""
+    """Tell whether a value can be written as a literal."""
     if isinstance(value, tuple | list):
         return all(map(is_literal, value))
     if isinstance(value, dict):

@@ -1,7 +1,7 @@
-"""What a run trains: any model as pure functions of variables.
+"""The models that a run trains, as pure functions of variables.
 
-Variables travel by collection: `params` is learned, and every other collection is state
-that a training call may change, such as `batch_stats`.
+Variables are passed by collection: `params` is learned, and every other collection,
+such as `batch_stats`, is state that a training call may change.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class Network(Protocol):
     """A model, ready to be trained."""
 
     def model_with(self, variables: Variables) -> object:
-        """Return what the tools of `linsey.batch_stats` take for a model."""
+        """Return the model in the form that the tools of `linsey.batch_stats` take."""
         ...
 
     def init(self, key: jax.Array, example: jax.Array) -> Variables:
         """Make the variables.
 
         Args:
-            key: decides them.
+            key: a random key.
             example: (1, ...) float32, a batch of one.
         """
         ...
@@ -45,7 +45,7 @@ class Network(Protocol):
         """Apply the model as in training.
 
         Args:
-            variables: by collection.
+            variables: the variables by collection.
             x: (batch, ...) float32.
             rngs: keys of the random streams; there is one for `dropout`.
 
@@ -55,10 +55,10 @@ class Network(Protocol):
         ...
 
     def evaluate(self, variables: Variables, x: jax.Array) -> jax.Array:
-        """Apply the model as in evaluation, in which nothing changes.
+        """Apply the model as in evaluation, in which no variable changes.
 
         Args:
-            variables: by collection.
+            variables: the variables by collection.
             x: (batch, ...) float32.
 
         Returns:
@@ -69,13 +69,13 @@ class Network(Protocol):
     def intercept(
         self, interceptor: Interceptor
     ) -> contextlib.AbstractContextManager[None]:
-        """Run the methods of Linen modules through a function inside of a block."""
+        """Pass calls of Linen modules through a function, inside a `with` block."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class BuiltIn:
-    """A model of linsey, called with a batch and whether it is trained."""
+    """A model of linsey, called with a batch and a flag that is true in training."""
 
     module: nn.Module
 
@@ -101,19 +101,19 @@ class BuiltIn:
     def intercept(
         self, interceptor: Interceptor
     ) -> contextlib.AbstractContextManager[None]:
-        """Run the methods of modules through a function."""
+        """Pass calls of modules through a function."""
         return nn.intercept_methods(interceptor)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Called:
-    """A Linen module, linsey's or Flax's, or a function, called as was found out.
+    """A Linen module, of linsey or Flax, or a function, and how it is called.
 
-    Networks of equal modules are equal: the steps of both are one compiled program.
+    Networks of equal modules are equal, so that their steps share a compiled program.
 
     Attributes:
-        call: how it is called.
-        initializer: makes the variables of random streams and a batch.
+        call: how it is called, as was found out by trying.
+        initializer: makes the variables from random streams and a batch.
     """
 
     call: Call
@@ -133,7 +133,7 @@ class Called:
         self, variables: Variables, x: jax.Array, rngs: Rngs
     ) -> tuple[jax.Array, Variables]:
         """Apply the model as in training."""
-        # Other streams than `dropout` are drawn from `params`.
+        # Streams other than `dropout` are drawn from `params`.
         rngs = {"params": jax.random.fold_in(rngs["dropout"], 1), **rngs}
         logits, changed = self.call.train(variables, x, rngs)
         return logits.astype(jnp.float32), like(variables, plain(changed))
@@ -145,7 +145,7 @@ class Called:
     def intercept(
         self, interceptor: Interceptor
     ) -> contextlib.AbstractContextManager[None]:
-        """Run the methods of modules through a function."""
+        """Pass calls of modules through a function."""
         return self.call.intercept(interceptor)
 
     def __eq__(self, other: object) -> bool:
@@ -162,11 +162,11 @@ class Called:
 
 
 def like(variables: Variables, changed: Variables) -> dict[str, Any]:
-    """Return collections with the dtypes that they had, which a step has to keep.
+    """Return changed collections in their old dtypes, which a step has to keep.
 
     Args:
-        variables: by collection, before.
-        changed: some of these, afterwards.
+        variables: the variables by collection, before the step.
+        changed: some of the collections, after the step.
     """
     return {
         name: jax.tree.map(

@@ -1,7 +1,7 @@
-"""Where a step first came upon something that is not finite, and in which examples.
+"""The search for what first became NaN or infinite in a step, and in which examples.
 
-The step that learns only tells that there was something. Then, and only then, the
-batch is passed through the model once more with an eye on every module.
+The training step only tells that something was not finite. Then, and only then, the
+batch is passed through the model once more, and every module is checked.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Flags = dict[tuple[int, str], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Culprit:
-    """What was not finite first.
+    """The first part of a step that was not finite.
 
     Attributes:
-        part: in words, with the path of the module.
-        rows: of the batch, those in which it was not finite; all of them where the
-            examples are mixed.
+        part: a description, with the path of the module.
+        rows: the rows of the batch in which it was not finite; all rows if the part
+            does not belong to single examples.
     """
 
     part: str
@@ -39,13 +39,13 @@ def diagnose(
     y: jax.Array,
     fetch: Callable[[Flags], Flags] = jax.device_get,
 ) -> Culprit:
-    """Find what is not finite first in a step: in the forward pass, then backward.
+    """Find the first part of a step that is not finite: forward pass, then backward.
 
     Args:
-        state: before the step.
+        state: the state before the step.
         x: (batch, ...) its examples.
         y: (batch,) their labels.
-        fetch: brings what was found to the host.
+        fetch: brings the flags of all parts to the host.
 
     Returns:
         The first part that is not finite.
@@ -55,8 +55,8 @@ def diagnose(
         if not is_finite.all():
             rows = np.flatnonzero(~is_finite) if is_finite.ndim else everything
             return Culprit(part, rows)
-    # It was compiled in another way, and a sum just below the largest number may
-    # come out finite.
+    # This pass is compiled differently, and a sum close to the largest number may come
+    # out finite here.
     return Culprit(
         "something that a second pass over the batch did not find", everything
     )
@@ -64,9 +64,9 @@ def diagnose(
 
 @jax.jit
 def _finite_parts(state: steps.TrainState, x: jax.Array, y: jax.Array) -> Flags:
-    """Tell for each part, in the order in which they are computed, what is finite.
+    """Tell for each part, in the order of computation, whether it is finite.
 
-    Outputs are looked at by row, everything else as a whole.
+    Outputs are checked row by row, everything else as a whole.
     """
     modules: list[str] = []
 
@@ -95,7 +95,7 @@ def _finite_parts(state: steps.TrainState, x: jax.Array, y: jax.Array) -> Flags:
 
     gradient_fn = jax.grad(forward, has_aux=True)
     grads, (changed, found) = gradient_fn(state.params)
-    # The last module comes first on the way back.
+    # The last module comes first in the backward pass.
     order = {name: index for index, name in enumerate(modules)}
     leaves = [(_path(path), leaf) for path, leaf in jax.tree.leaves_with_path(grads)]
     leaves.sort(key=lambda item: -order.get(item[0].rpartition("/")[0], 0))
@@ -108,7 +108,7 @@ def _finite_parts(state: steps.TrainState, x: jax.Array, y: jax.Array) -> Flags:
 
 
 def _is_finite(tree: Any, rows: int) -> jax.Array:
-    """Tell whether arrays are finite: (rows,) if that is their first axis, else ()."""
+    """Tell whether arrays are finite, for each row if `rows` is their first axis."""
     flags = []
     for leaf in jax.tree.leaves(tree):
         if jnp.issubdtype(leaf.dtype, jnp.inexact):
@@ -125,9 +125,9 @@ def _path(path: tuple[Any, ...]) -> str:
 
 
 def infinite_leaves(tree: Any) -> frozenset[str]:
-    """List the paths of the arrays that hold something not finite.
+    """List the paths of the arrays that hold NaN or infinite numbers.
 
-    Of arrays that are divided over processes, this one looks at its own parts.
+    Of arrays that are sharded over processes, each process checks its own shards.
 
     Example:
         >>> sorted(infinite_leaves({"a": jnp.ones(2), "b": jnp.array([1.0, jnp.inf])}))

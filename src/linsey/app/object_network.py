@@ -1,7 +1,7 @@
 """An object of `linsey.treex` as pure functions of variables.
 
-Its parameters are `params`, its running statistics `batch_stats`, and whatever else it
-carries as arrays, random keys and caches, is a collection of its own.
+Its parameters are `params`, its running statistics `batch_stats`, and the other arrays
+in it, random keys and caches, are a collection of their own.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from linsey.treex import Module
 
 OBJECT_STATE = "object_state"
-"""The collection of what is neither parameter nor running statistic."""
+"""The collection of arrays that are neither parameters nor running statistics."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ObjectNetwork:
-    """An object, its arrays outside of it.
+    """An object whose arrays are kept outside of it.
 
     Attributes:
-        given: the object as it was given; not changed.
-        structure: of the initialized object.
+        given: the object passed by the user. It is not modified.
+        structure: the structure of the initialized object.
         locations: collection and path of each leaf; `None` for Python numbers, which
             stay with the object.
         constants: these numbers, and `None` for arrays.
@@ -60,7 +60,7 @@ class ObjectNetwork:
     def train(
         self, variables: Variables, x: jax.Array, rngs: Rngs
     ) -> tuple[jax.Array, Variables]:
-        """Apply the object as in training; it draws from the keys that it carries."""
+        """Apply the object as in training; it uses the random keys that it holds."""
         used = self._in_mode(variables, True)
         logits = used(x)
         after = _variables(used)
@@ -72,14 +72,14 @@ class ObjectNetwork:
         return self._in_mode(variables, False)(x).astype(jnp.float32)
 
     def outputs(self, variables: Variables, x: jax.Array) -> dict[str, Any]:
-        """Return what the object returns in both modes, whatever that is."""
+        """Return the outputs of the object in both modes, of whatever type."""
         modes = {"evaluation": False, "training": True}
         return {name: self._in_mode(variables, on)(x) for name, on in modes.items()}
 
     def intercept(
         self, interceptor: Interceptor
     ) -> contextlib.AbstractContextManager[None]:
-        """Run the methods of the Linen modules behind its layers through a function."""
+        """Pass calls of the Linen modules behind its layers through a function."""
         return nn.intercept_methods(interceptor)
 
     def _in_mode(self, variables: Variables, train: bool) -> Any:
@@ -88,11 +88,11 @@ class ObjectNetwork:
 
 
 def object_network(given: Module, example: jax.ShapeDtypeStruct) -> ObjectNetwork:
-    """Make a network of an object.
+    """Make a network from an object.
 
     Args:
         given: an object; if it is initialized, it keeps the arrays that it has.
-        example: a batch.
+        example: a batch of examples.
     """
     made: list[Module] = []
 
@@ -109,9 +109,9 @@ def object_network(given: Module, example: jax.ShapeDtypeStruct) -> ObjectNetwor
 
 
 def _initialized(given: Module, key: jax.Array, x: jax.Array) -> Module:
-    """Return the object with new arrays, in evaluation mode: no statistics change."""
+    """Return the object with new arrays, made in evaluation mode to keep statistics."""
     fresh = given.train(False)
-    # Keys as numbers: whoever lists a checkpoint can show them.
+    # Keys as numbers, so that lists of a checkpoint can show them.
     return fresh.init(jax.random.key_data(key), x).train(True)
 
 

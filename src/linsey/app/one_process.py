@@ -1,4 +1,4 @@
-"""Whether this process is one of several that launchers started as one job."""
+"""A check whether this process is one of several that a launcher started as one job."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 from linsey.errors import InputError
 
-# For each launcher: where it says how many processes there are, and which one this is.
-# Slurm gives the size of the whole allocation to the script of a batch too, where one
-# process runs; the size of the step is the better one, where it is known.
+# For each launcher: the variables that give the number of processes, and the rank of
+# this one. Slurm gives the size of the whole allocation even to a batch script, which
+# is one process; if the size of the step is known, it is used instead.
 _LAUNCHERS = (
     (("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"), "SLURM_PROCID"),
     (("OMPI_COMM_WORLD_SIZE",), "OMPI_COMM_WORLD_RANK"),
@@ -23,13 +23,14 @@ _LAUNCHERS = (
 
 
 def refuse_several_processes(environment: Mapping[str, str] = os.environ) -> None:
-    """Refuse to be one of several processes: each would train a model of its own.
+    """Refuse to run as one of several processes: each would train a model of its own.
 
     Args:
-        environment: where launchers leave what they know.
+        environment: the environment variables, in which launchers describe the job.
 
     Raises:
-        InputError: there are others; says which variable tells so.
+        InputError: there are other processes; the error names the variable that says
+            so.
 
     Example:
         >>> refuse_several_processes({"SLURM_PROCID": "1", "SLURM_NTASKS": "2"})

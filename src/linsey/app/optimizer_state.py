@@ -1,8 +1,8 @@
-"""The state of an optimizer in words: what it remembers, not where optax keeps it.
+"""The state of an optimizer in words: what it holds, not where optax keeps it.
 
-Optax nests states as its transformations are nested, in tuples that have no names: the
-momentum of `chain(add_decayed_weights(...), sgd(...))` is `1/0/trace`. That stays the
-name in checkpoints. For a person the numbers are left out and the known fields named.
+Optax nests states as its transformations are nested, in tuples without names: the
+momentum of `chain(add_decayed_weights(...), sgd(...))` is `1/0/trace`. Checkpoints keep
+this name. For human readers, the numbers are left out and known fields get names.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _WRAPPERS = ("inner_state", "inner_opt_state", "inner_states", "base_optimizer_s
 
 
 def in_words(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Name what an optimizer remembers.
+    """Name the parts of an optimizer state.
 
     Args:
         state: the state as nested dictionaries, as a checkpoint has it.
 
     Returns:
-        The parts of the state by name, each with its path in the checkpoint; parts
-        without any array are left out, and what is inside of a part is as it was.
+        The parts of the state by name, each with its path in the checkpoint. Parts
+        without any array are left out; the inside of a part is unchanged.
 
     Example:
         >>> state = {"0": {"inner_state": {}},

@@ -1,8 +1,8 @@
 """Optimizers and learning rates: three of each by short names, all others from optax.
 
-What optax has is called as optax has it, `optax:lion` is `optax.lion`, with the
-learning rate of `--lr` and `--schedule`; a schedule gets the peak rate and the length
-of the run where it has arguments for them.
+Functions of optax go by their names there: `optax:lion` is `optax.lion`, called with
+the learning rate of `--lr` and `--schedule`. A schedule gets the peak rate and the
+length of the run if it has arguments for them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PREFIX = "optax:"
 _OPTIMIZERS = ("sgd", "adam", "adamw")
 _SCHEDULES = ("cosine", "constant", "step")
 _NEEDS_MORE = ("schedule_free",)
-"""Their weights are not those to evaluate with."""
+"""Optimizers whose weights are not those to evaluate with."""
 
 
 def check_names(options: OptimizerOptions) -> None:
@@ -46,9 +46,9 @@ def check_names(options: OptimizerOptions) -> None:
 
 
 def long_epoch(options: OptimizerOptions) -> int:
-    """Return steps per epoch where there are no data that tell.
+    """Return a number of steps per epoch for when the data are not known.
 
-    They are many: whatever number of steps a schedule is given finds room in the run.
+    It is large, so that any number of steps given to a schedule fits into the run.
     """
     return max(1, 10**9 // options.epochs)
 
@@ -64,7 +64,7 @@ def make_schedule(options: OptimizerOptions, steps_per_epoch: int) -> optax.Sche
         steps_per_epoch: steps in one pass over the data.
 
     Returns:
-        A schedule, traceable.
+        A traceable schedule.
 
     Raises:
         InputError: there is no such schedule, or its arguments are wrong.
@@ -95,7 +95,7 @@ def _with_warmup(body: optax.Schedule, peak: float, warmup: int) -> optax.Schedu
 def _optax_schedule(
     options: OptimizerOptions, total: int, warmup: int
 ) -> optax.Schedule:
-    """Make a schedule of optax; those that have a peak rise by themselves."""
+    """Make a schedule of optax; those with a peak include their own warmup."""
     name, option = options.schedule, "--schedule-arg"
     function = _find(name, "--schedule", _SCHEDULES, _optax_schedules())
     names = accepted_names(function)
@@ -105,7 +105,7 @@ def _optax_schedule(
         "peak_value": options.lr,
         "init_value": options.lr / (warmup + 1) if rises else options.lr,
         "warmup_steps": warmup,
-        # Optax counts the rise as a part of it here, and not there.
+        # Optax counts the warmup as part of these steps in some schedules only.
         "decay_steps": total if "warmup_steps" in names else remaining,
         "transition_steps": total if "pct_start" in names else remaining,
     }
@@ -189,12 +189,12 @@ def _optax_optimizer(
         raise InputError("a learning rate of its own", key=option, hint=hint)
     check_arguments(function, name, arguments, option, given)
     errors: list[Exception] = []
-    # A few take a number only: they get that of each step.
+    # A few only take a number as learning rate: they get that of each step.
     for make in (function, optax.inject_hyperparams(function)):
         try:
             optimizer = make(**given, **arguments)
             jax.eval_shape(functools.partial(_step, optimizer), _PARAMS)
-        except Exception as error:  # of whatever kind: it is told in a line
+        except Exception as error:  # of any kind: it is reported in one line
             errors.append(error)
         else:
             return optimizer
@@ -212,7 +212,7 @@ def _step(
 
 
 def _optax_optimizers() -> dict[str, Callable[..., optax.GradientTransformation]]:
-    """List what takes a learning rate; `optax.contrib` counts too."""
+    """List the optimizers that take a learning rate, with those of `optax.contrib`."""
     return {
         name: function
         for module in (optax.contrib, optax)
@@ -232,10 +232,10 @@ def _find(
     own: tuple[str, ...],
     functions: dict[str, Callable[..., T]],
 ) -> Callable[..., T]:
-    """Look a function of optax up by its name.
+    """Look up a function of optax by its name.
 
     Raises:
-        InputError: there is none; tells the nearest name.
+        InputError: there is none; the error suggests the most similar name.
     """
     short = name.removeprefix(_PREFIX)
     if name != short and short in functions:

@@ -29,11 +29,11 @@ from linsey.schema import conform
 
 CONFIG_FILE = "config.toml"
 MAX_CONFIG_BYTES = 2**16
-_MAX_DOTS = 300  # in a line: the parser takes the square of the parts of a key
-# Where and how a run is continued is said anew each time.
+_MAX_DOTS = 300  # in a line: parsing takes time quadratic in the parts of a key
+# Where and how a run continues is given again each time.
 _NOT_SAVED = ("out", "config", "resume", "fallback", "coordinator", "processes", "rank")
 
-# Each of them adds to those before.
+# Each occurrence adds to the earlier ones.
 _REPEATED = ("--optimizer-arg", "--schedule-arg", "--class-weights", "--model-arg")
 
 ConfigType = TypeVar("ConfigType")
@@ -48,12 +48,12 @@ def parse(
     arguments: Sequence[str],
     default: ConfigType | None = None,
 ) -> ConfigType:
-    """Read the options of a command; `--help` leaves by `SystemExit`.
+    """Read the options of a command; `--help` raises `SystemExit`.
 
     Args:
         kind: the dataclass of the options.
         name: the command.
-        arguments: what follows the command.
+        arguments: the arguments after the command.
         default: the values of options that are not given. If `None`, those of the
             dataclass.
 
@@ -61,7 +61,8 @@ def parse(
         The options.
 
     Raises:
-        InputError: an option is unknown, or its value not of its type or range.
+        InputError: an option is unknown, or its value is of another type or out of
+            range.
     """
     complaint = io.StringIO()
     try:
@@ -86,7 +87,7 @@ def parse_train(arguments: Sequence[str]) -> TrainConfig:
     """Merge the options of a run: command line over TOML file over saved run.
 
     Args:
-        arguments: what follows `linsey train`.
+        arguments: the arguments after `linsey train`.
 
     Returns:
         Resolved and validated options.
@@ -108,7 +109,7 @@ def parse_train(arguments: Sequence[str]) -> TrainConfig:
         raise InputError(problem, file=given.config)
     base = TrainConfig(**{**saved, **from_file})
     config = parse(TrainConfig, "train", arguments, base)
-    # A file or a folder may be somebody else's.
+    # The file or folder may come from somebody else.
     if is_own(config.model) and config.model != given.model:
         raise not_given(config.model, given.config or given.out)
     config = resolve(config)
@@ -130,7 +131,7 @@ def refuse_other_options(config: TrainConfig, saved: dict[str, Any]) -> None:
 
     Args:
         config: resolved options.
-        saved: those that the run saved; empty if there is none.
+        saved: the options that the run saved; empty if there are none.
 
     Raises:
         InputError: an option that decides the numbers differs.
@@ -148,7 +149,7 @@ def refuse_other_options(config: TrainConfig, saved: dict[str, Any]) -> None:
 
 
 def _in_a_line(complaint: str) -> str:
-    """Take the sentence out of tyro's box, and its first suggestion."""
+    """Extract the sentence and the first suggestion from tyro's box."""
     lines = [line.strip("│╭╮╰╯ ") for line in complaint.splitlines()]
     rules = [i for i, line in enumerate(lines) if line and not line.strip("─")]
     sentence = " ".join(lines[1 : rules[0]] if rules else lines)
@@ -166,15 +167,15 @@ def load_options(path: Path) -> dict[str, Any]:
     """Read options from a TOML file.
 
     Args:
-        path: keys are options, with `-` or `_`; tables only group them.
+        path: the file. Its keys are options, with `-` or `_`; tables only group them.
 
     Returns:
         The values by field of `TrainConfig`.
 
     Raises:
-        InputError: no such file, not TOML, an unknown key, a value of another type or
-            out of range.
-        DiskError: the disk refused.
+        InputError: the file does not exist or is not TOML, a key is unknown, or a value
+            is of another type or out of range.
+        DiskError: a file cannot be read or written.
     """
     content = read_regular(path, limit=MAX_CONFIG_BYTES)
     for number, line in enumerate(content.splitlines(), 1):
@@ -193,13 +194,13 @@ def options_of(
 
     Args:
         pairs: names, with `-` or `_`, and values.
-        file: where they are, for messages.
+        file: where they come from, for messages.
 
     Returns:
         The values by field of `TrainConfig`.
 
     Raises:
-        InputError: an unknown name, a value of another type or out of range.
+        InputError: a name is unknown, or a value is of another type or out of range.
     """
     hints = typing.get_type_hints(TrainConfig, include_extras=True)
     options: dict[str, Any] = {}

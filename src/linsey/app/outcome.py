@@ -1,4 +1,4 @@
-"""How a run ended: its result, and what should not be overlooked."""
+"""How a run ended: its result, and warnings that should not be overlooked."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from linsey.batch_stats import Report
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What a run trained.
+    """The trained model of a run.
 
     Attributes:
-        state: at the end.
+        state: the state at the end.
         standardize: maps raw examples to inputs.
     """
 
@@ -33,18 +33,18 @@ class Trained:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """The end of a run.
+    """The outcome of a run.
 
     Attributes:
         step: the last step.
         final: evaluation of the last step.
-        scores: the accuracies along the way.
-        skipped: steps that were not committed because something was not finite.
-        statistics: what an audit of the running statistics found.
+        scores: the accuracies during training.
+        skipped: number of steps skipped because something was NaN or infinite.
+        statistics: the result of an audit of the running statistics.
         records: the history of the run.
         seconds: how long this process took; a resumed run had others before it.
         watched: the part that the best step was chosen on.
-        total: the steps that the run was meant to have.
+        total: the number of steps that the run was meant to have.
         trained: the model.
     """
 
@@ -59,12 +59,12 @@ class Outcome:
     total: int | None = None
 
     def best(self) -> str:
-        """Return the best step in a line."""
+        """Return a line on the best step."""
         accuracy, step = self.scores.best_accuracy, self.scores.best_step
         return f"best {self.watched} accuracy {accuracy:.4f} at step {step}"
 
     def early_end(self) -> str | None:
-        """Say that the run ended early, and how it goes on; `None` if it did not."""
+        """Say that the run ended early and how to continue it; `None` if it did not."""
         if self.total is None or self.step == self.total:
             return None
         count = self.scores.since_best
@@ -77,7 +77,7 @@ class Outcome:
     trained: Trained | None = None
 
     def headline(self) -> str:
-        """Return the result in a line."""
+        """Return a line on the result."""
         final = self.final
         return (
             f"test accuracy {final.accuracy:.4f} ({final.correct} of {final.count}), "
@@ -86,7 +86,7 @@ class Outcome:
         )
 
     def warnings(self) -> list[str]:
-        """List what should not be overlooked."""
+        """List the warnings that should not be overlooked."""
         told = []
         if self.skipped:
             told.append(
@@ -102,7 +102,7 @@ class Outcome:
         return told
 
     def _first_loss(self) -> float:
-        """Return the first test loss; infinite where there is none."""
+        """Return the first test loss; infinity if there is none."""
         losses = (r["loss"] for r in self.records if r["kind"] == "eval")
         first = next(losses, None)
         return math.inf if first is None else first
@@ -110,18 +110,18 @@ class Outcome:
     def _exploded(self) -> bool:
         """Tell whether the loss is far above the first one.
 
-        It may rise while a model gets sure of itself and is right more often: a little
-        counts only if a constant answer is as good.
+        The loss may rise while a model becomes more confident and more accurate, so a
+        small rise counts only if a constant answer would be as accurate.
         """
         is_chance = self.final.correct <= self.final.confusion.sum(axis=1).max()
         factor = 2 if is_chance else 100
         return bool(self.final.loss > factor * self._first_loss())
 
     def refuse_not_finite(self, folder: Path) -> None:
-        """Refuse a run that came to its last step without a result.
+        """Raise an error if the run reached its last step without a usable result.
 
         Raises:
-            NotFiniteError: its test loss is not finite, or it skipped its last steps.
+            NotFiniteError: the test loss is not finite, or the last steps were skipped.
         """
         hint = "a lower --lr may help"
         if not math.isfinite(self.final.loss):

@@ -1,4 +1,4 @@
-"""The table of the layers of a model of one's own, of whichever library it is."""
+"""The table of layers of a user's own model, from whichever library."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def layers_of(network: Network, shape: Shape, batch_size: int) -> list[LayerRow]
 
     Args:
         network: the model.
-        shape: of one example.
+        shape: the shape of one example.
         batch_size: examples in the batch.
 
     Returns:
-        One row per module, the model first. Where no Linen module has variables, as in
-        objects and functions, they are rows by their path.
+        One row per module, the model first. If the model has no Linen modules (an
+        object or a function), the rows are those of its variables, by path.
     """
     if isinstance(network, BuiltIn):
         return summarize(network.module, shape, batch_size)
@@ -34,7 +34,7 @@ def layers_of(network: Network, shape: Shape, batch_size: int) -> list[LayerRow]
 
     def look(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         path, name = tuple(context.module.path), context.method_name
-        if name == "__call__":  # in the order in which they begin
+        if name == "__call__":  # in the order in which calls begin
             rows.setdefault(path, LayerRow(path, type(context.module).__name__, ""))
         output = call(*args, **kwargs)
         if name == "__call__" and hasattr(output, "dtype"):
@@ -49,7 +49,7 @@ def layers_of(network: Network, shape: Shape, batch_size: int) -> list[LayerRow]
     batch = jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32)
     variables, logits = jax.eval_shape(evaluate, jax.random.key(0), batch)
     is_linen = () in rows and len(rows) > 1
-    if not is_linen:  # paths are those of the variables alone
+    if not is_linen:  # only the variables have paths
         model = network.model_with(jax.tree.map(lambda leaf: leaf, variables))
         kind = getattr(model, "__name__", type(model).__name__)
         rows = {(): LayerRow((), kind, f"{logits.dtype} {logits.shape}")}

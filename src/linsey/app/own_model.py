@@ -1,7 +1,7 @@
-"""A model of one's own: a module, or a class or function that makes one.
+"""A user's own model: a module, or a class or function that makes one.
 
-Its arguments are those that the command line gives, and the number of classes where it
-asks for that under one of its usual names.
+Its arguments come from the command line. The number of classes is filled in if the
+model requires it under one of its usual names.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from linsey.errors import InputError
 CLASSES = ("classes", "num_classes", "n_classes", "num_outputs", "num_labels")
 """Arguments that mean the number of classes."""
 _OF_LINEN = ("parent", "name")  # arguments that every Linen module has
-_APPLY = {"variables", "train", "mutable"}  # of functions that are models themselves
+_APPLY = {"variables", "train", "mutable"}  # arguments of functions that are models
 
 
 @dataclasses.dataclass(frozen=True)
 class OwnModel:
-    """A model of one's own, not yet made.
+    """A user's own model, which is not made yet.
 
     Attributes:
-        name: how it is recorded.
+        name: the name under which it is recorded.
         target: a module, a class or function that makes one, or a function of
             variables.
-        arguments: `NAME=VALUE`, in their one form.
-        sha256: of its source; `None` if there is none.
-        filled: further arguments, which other options give; those above win.
+        arguments: `NAME=VALUE`, each in its one form.
+        sha256: the SHA-256 of its source; `None` if there is no source.
+        filled: further arguments, from other options; `arguments` take precedence.
     """
 
     name: str
@@ -54,7 +54,7 @@ class OwnModel:
         return parted(self.name)[0]
 
     def with_arguments(self, arguments: Iterable[str]) -> OwnModel:
-        """Return it with those of a record, which a module that is made has already."""
+        """Return the model with recorded arguments, unless it is already made."""
         if is_made(self.target):
             return self
         return dataclasses.replace(self, arguments=tuple(arguments))
@@ -70,8 +70,8 @@ class OwnModel:
             `(variables, x, train, mutable)`.
 
         Raises:
-            InputError: it does not take these arguments, needs others, raises an error,
-                or makes something else.
+            InputError: the class or function does not take these arguments, needs
+                others, raises an error, or does not make a model.
         """
         if is_made(self.target):
             return self.target
@@ -102,7 +102,7 @@ class OwnModel:
         )  # fmt: skip
 
     def parameters(self) -> dict[str, inspect.Parameter]:
-        """Return what the class or function takes, by name."""
+        """Return the parameters of the class or function, by name."""
         if is_made(self.target) or not callable(self.target):
             return {}
         try:
@@ -153,7 +153,7 @@ class OwnModel:
 
 
 def is_made(value: object) -> bool:
-    """Tell whether a value is a model, and not what makes one."""
+    """Tell whether a value is a model, not a class or function that makes one."""
     if inspect.isclass(value):
         return False
     if is_linen(value) or is_object(value) or callable(getattr(value, "init", None)):
@@ -170,8 +170,8 @@ def named_model(text: str, arguments: Iterable[str] = ()) -> OwnModel:
     """Import the model that a text names.
 
     Args:
-        text: what `--model` says.
-        arguments: what `--model-arg` says.
+        text: the value of `--model`.
+        arguments: the values of `--model-arg`.
 
     Raises:
         InputError: there is no such file, module or name, or running it raises.
@@ -182,7 +182,7 @@ def named_model(text: str, arguments: Iterable[str] = ()) -> OwnModel:
 
 
 def given_model(value: object, arguments: Iterable[str] = ()) -> OwnModel:
-    """Take a model that a program hands over.
+    """Take a model that a program passes.
 
     A Linen module is recorded by its class, with the fields that it was made with.
 
@@ -209,10 +209,10 @@ def given_model(value: object, arguments: Iterable[str] = ()) -> OwnModel:
 
 
 def _with_given(own: OwnModel, arguments: Iterable[str]) -> OwnModel:
-    """Add arguments that somebody gives.
+    """Add arguments from the user.
 
     Raises:
-        InputError: there is nothing that takes them.
+        InputError: the model is already made, and cannot take them.
     """
     texts = named_values.in_one_form(arguments)
     if texts and is_made(own.target):
@@ -224,7 +224,7 @@ def _with_given(own: OwnModel, arguments: Iterable[str]) -> OwnModel:
 
 
 def _place(module: ModuleType | None) -> str:
-    """Return how the module of a model can be named on a command line."""
+    """Return the name of a model's module for the command line."""
     if module is None:
         return "__main__"
     file = getattr(module, "__file__", None)
@@ -235,7 +235,7 @@ def _place(module: ModuleType | None) -> str:
 
 
 def _fields(module: Any) -> dict[str, object]:
-    """Return the fields of a Linen module that are not the default and can be written.
+    """Return the fields of a Linen module that are not defaults and can be written.
 
     The number of classes is left out: it is filled in.
     """

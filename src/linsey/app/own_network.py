@@ -1,6 +1,6 @@
-"""A model of one's own as a network: its calls are found out, its outputs checked.
+"""A user's own model as a network: find out how to call it, and check its outputs.
 
-Nothing is computed: whatever can be wrong shows by shapes, before a run begins.
+Nothing is computed: errors are found from the shapes alone, before a run begins.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from linsey.errors import InputError, OptionError
 if TYPE_CHECKING:
     from linsey.treex import Module
 
-_EXAMPLES = 2  # of a batch whose shapes are looked at
+_EXAMPLES = 2  # in the batch whose shapes are checked
 _FLAG_HINT = "--model-flag NAME, or --model-flag 'not NAME'"
 
 
 def make_network(
     options: ModelOptions, shape: Shape, classes: int, own: OwnModel | None = None
 ) -> Network:
-    """Make what a run trains.
+    """Make the network that a run trains.
 
     Args:
         options: the model options.
-        shape: of one example.
+        shape: the shape of one example.
         classes: number of classes.
-        own: the model of one's own that the options name; `None` for one of linsey.
+        own: the user's own model that the options name; `None` for one of linsey.
 
     Returns:
         The network; its outputs are known to be (batch, classes).
 
     Raises:
-        InputError: there is no way to call the model on such examples, or its outputs
-            are others; or the options name a model of one's own that is not given.
+        InputError: the model cannot be called on such examples, or its outputs have
+            another shape; or the options name a user's own model that is not given.
     """
     if own is None:
         if is_own(options.model):
@@ -71,7 +71,7 @@ def make_network(
 
 
 def _in_precision(own: OwnModel, precision: Precision) -> OwnModel:
-    """Give the model the dtypes of a precision, under the names that layers have."""
+    """Pass the dtypes of a precision to the model, under the names that layers use."""
     dtypes, taken = dict(dtypes_of(precision)), own.parameters()
     if missing := [name for name in dtypes if name not in taken]:
         fields = " and ".join(f"`{name}`" for name in missing)
@@ -100,7 +100,7 @@ def _network(
     except OptionError as error:
         hint = None if flag else f"if its flag for training is to blame: {_FLAG_HINT}"
         raise own.wrong(f"{problem}: {error.why.rstrip('.')}", hint=hint) from error
-    except Exception as error:  # of any kind: it is the model's
+    except Exception as error:  # of any kind: it comes from the model
         told = f"{type(error).__name__}: {error}"
         raise own.wrong(f"{problem}: {told}") from error
 
@@ -139,7 +139,7 @@ def _of_module(
 
 
 def _initializer(model: Any, own: OwnModel) -> Any:
-    """Return the `init` of a function, as one of random streams and a batch."""
+    """Return the `init` of a function as a function of random streams and a batch."""
     if not callable(getattr(model, "init", None)):
         name = getattr(model, "__name__", "model")
         raise own.wrong(
@@ -156,8 +156,8 @@ def _initializer(model: Any, own: OwnModel) -> Any:
 def _kept(changed: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
     """Return the collections that are state.
 
-    What a call leaves behind for others, such as values that are sown, grows from call
-    to call; it is left out.
+    Collections that only pass values on to others, such as sown values, grow from call
+    to call; they are left out.
     """
     return {
         name: tree
@@ -203,7 +203,7 @@ def _fix(
     x: jax.ShapeDtypeStruct,
     classes: int,
 ) -> str:
-    """Return what to do; an argument is named only if the outputs are right with it."""
+    """Suggest a fix; an argument is named only if it makes the outputs right."""
     if not isinstance(outputs, jax.ShapeDtypeStruct):
         return "return the logits alone"
     for name in _candidates(own, outputs):
@@ -225,7 +225,7 @@ def _fix(
 
 
 def _candidates(own: OwnModel, outputs: jax.ShapeDtypeStruct) -> list[str]:
-    """Return arguments that may be the number of outputs."""
+    """Return the arguments that may set the number of outputs."""
     taken = own.parameters()
     named = [name for name in CLASSES if name in taken]
     given = parse_arguments(own.arguments)

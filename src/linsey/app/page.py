@@ -1,7 +1,7 @@
-"""Pages for a person that need nothing but themselves: style and images are inside.
+"""Self-contained HTML pages: their style and images are inside.
 
-Whatever comes from outside, names of files and classes above all, is escaped here; what
-other modules pass as HTML they have made with these functions.
+Text from outside, especially the names of files and classes, is escaped here; the HTML
+that other modules pass was made with these functions.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def page(title: str, *parts: str) -> bytes:
         *parts: HTML.
 
     Returns:
-        The file.
+        The content of the file.
     """
     name = _escaped(title)
     body = "\n".join(parts)
@@ -115,14 +115,14 @@ def _are_numbers(texts: Sequence[str]) -> bool:
 
 
 def matrix(names: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
-    """Make a confusion matrix whose cells are shaded by their part of the row.
+    """Make a confusion matrix whose cells are shaded by their fraction of the row.
 
     Args:
-        names: of the classes.
-        counts: examples by true (row) and predicted (column) class.
+        names: the names of the classes.
+        counts: number of examples by true (row) and predicted (column) class.
 
     Returns:
-        The table; what is right in one color, what is wrong in another.
+        The table, with correct predictions in one color and wrong ones in another.
     """
     head = "".join(f'<th scope="col">{_escaped(name)}</th>' for name in names)
     lines = []
@@ -149,8 +149,8 @@ def figures(shown: Iterable[tuple[str, str, str]]) -> str:
     """Make a grid of small pictures.
 
     Args:
-        shown: of each the source, a description in plain text, and its caption, which
-            `caption` made.
+        shown: the source of each picture, its description in plain text, and its
+            caption, made by `caption`.
     """
     parts = (
         f'<figure><img alt="{_escaped(described)}" src="{source}">{text}</figure>'
@@ -160,7 +160,7 @@ def figures(shown: Iterable[tuple[str, str, str]]) -> str:
 
 
 def caption(*lines: str) -> str:
-    """Make the caption of a picture of lines of plain text."""
+    """Make the caption of a picture from lines of plain text."""
     return f"<figcaption>{'<br>'.join(map(_escaped, lines))}</figcaption>"
 
 

@@ -1,4 +1,4 @@
-"""Examples as small pictures inside of a page: those that were classified wrong."""
+"""Misclassified examples as small pictures inside a page."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from linsey.app.scores import Answers
 
 MOST = 12
 _LARGEST = 128
-"""Pixels of a side; larger pictures are thinned out."""
+"""Pixels of a side; larger pictures are subsampled."""
 _COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
-"""Of PNG, by channels: grey, grey with alpha, RGB, RGBA."""
+"""Color types of PNG, by channels: grey, grey with alpha, RGB, RGBA."""
 
 
 def wrong_examples(answers: Answers, x: Examples, names: Sequence[str]) -> list[str]:
-    """Show the mistakes that a classifier was most sure of.
+    """Show the mistakes that a classifier was most confident of.
 
     Args:
-        answers: what it said to the examples.
-        x: (examples, height, width, channels) the examples; others are not shown.
-        names: of the classes.
+        answers: its answers to the examples.
+        x: (examples, height, width, channels) images; other examples are not shown.
+        names: the names of the classes.
 
     Returns:
-        HTML; nothing without mistakes or without images.
+        HTML; empty without mistakes or without images.
     """
     wrong = np.flatnonzero(~answers.is_right)
     if x.ndim != 4 or not len(wrong):
@@ -48,7 +48,7 @@ def wrong_examples(answers: Answers, x: Examples, names: Sequence[str]) -> list[
 
 
 def _pixels(image: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Map values from low to high to bytes; channels that PNG lacks become grey."""
+    """Map values from low to high to bytes; more channels than PNG has become grey."""
     step = -(-max(image.shape[:2]) // _LARGEST)
     values = image[::step, ::step].astype(np.float64)
     if values.shape[-1] not in _COLOR_TYPES:
@@ -58,7 +58,7 @@ def _pixels(image: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def data_uri(pixels: np.ndarray) -> str:
-    """Return pictures as the source of an `img` element.
+    """Return a picture as the source of an `img` element.
 
     Args:
         pixels: (height, width, channels) uint8, of 1 to 4 channels.

@@ -1,4 +1,4 @@
-"""Predictions as text: a table in CSV, or a record of JSON a line.
+"""Predictions as text: a CSV table, or one JSON record per line.
 
 A table holds file, row, class and probability of each example, then classes and
 probabilities of further ranks (`class_2`, `probability_2`, ...), then the probability
@@ -22,13 +22,13 @@ Cell = str | int | float | None
 
 @dataclasses.dataclass(frozen=True)
 class PredictionTable:
-    """The form of the text.
+    """The format of the text.
 
     Attributes:
         class_names: one for each class.
         top: how many of the most probable classes are given.
-        probabilities: whether the probability of each class is given too.
-        as_json: lines of JSON instead of CSV.
+        probabilities: whether the probability of each class is given, too.
+        as_json: whether to write lines of JSON instead of CSV.
 
     Example:
         >>> table = PredictionTable(("cat", "dog"), 1, True, False)
@@ -48,11 +48,11 @@ class PredictionTable:
 
     @property
     def ranks(self) -> int:
-        """How many classes are given in order."""
+        """The number of most probable classes that are given."""
         return min(self.top, len(self.class_names))
 
     def header(self) -> str:
-        """Return the line of the names of the columns; nothing before JSON."""
+        """Return the line with the names of the columns; empty for JSON."""
         if self.as_json:
             return ""
         names = ["file", "row", "class", "probability"]
@@ -68,11 +68,11 @@ class PredictionTable:
         """Return the lines of some examples.
 
         Args:
-            examples: their places are given.
+            examples: the examples, whose files and rows are given.
             logits: (examples, classes), which decide the order.
             chances: (examples, classes) probabilities.
         """
-        # Of equal logits the first one counts, as in argmax.
+        # The first of equal logits counts, as in argmax.
         order = np.argsort(-logits, axis=1, kind="stable")[:, : self.ranks]
         rows = zip(examples, order.tolist(), chances, strict=True)
         if self.as_json:

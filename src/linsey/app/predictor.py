@@ -1,8 +1,7 @@
-"""A trained model as something to call: `linsey.load` finds it in the folder of a run.
+"""A trained model, ready to be called: `linsey.load` finds it in the folder of a run.
 
-The model is a pure function, `apply`, of variables and inputs. Around it are what a
-user has and wants: raw examples, which `preprocess` turns into inputs, and classes with
-their probabilities, which `predict` returns.
+The model is a pure function, `apply`, of variables and inputs. Around it, `preprocess`
+turns raw examples into inputs, and `predict` returns classes with their probabilities.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ Raw = np.ndarray | jax.Array | PathLike | Sequence[PathLike]
 """Raw examples, or files that hold some."""
 
 Place = Callable[[int], tuple[str | None, str | None]]
-"""The file of an example and its place there, by its number in the batch."""
+"""A function from an example's number in the batch to its file and its place there."""
 
 
 def _by_number(number: int) -> tuple[None, str]:
@@ -45,12 +44,12 @@ def _by_number(number: int) -> tuple[None, str]:
 
 
 class Predictions(NamedTuple):
-    """What a model says to examples.
+    """The answers of a model to examples.
 
     Attributes:
-        class_names: the most probable class of each example, a text.
+        class_names: the name of the most probable class of each example.
         probabilities: (examples, classes) float32, the softmax of the logits.
-        logits: (examples, classes) float32, what the model computes.
+        logits: (examples, classes) float32, the outputs of the model.
     """
 
     class_names: list[str]
@@ -59,20 +58,20 @@ class Predictions(NamedTuple):
 
 
 class Predictor:
-    """A trained model with what belongs to it; `linsey.load` makes it.
+    """A trained model with its preprocessing and class names; `linsey.load` makes it.
 
     Args:
         checkpoint: a step of a run.
-        model: of a run that trained a model of one's own: that model again.
-        arguments: of that model, `NAME=VALUE`. If there are none, those of the run.
+        model: if the run trained a user's own model, that model again.
+        arguments: arguments of that model, `NAME=VALUE`. If empty, those of the run.
 
     Attributes:
         config: the options of the run.
         step: the step in the run.
         class_names: one for each logit.
-        feature_names: of the inputs, if they are the columns of a table.
-        shape: of one example.
-        variables: by collection, those to evaluate with.
+        feature_names: the names of the inputs, if they are the columns of a table.
+        shape: the shape of one example.
+        variables: the variables to evaluate with, by collection.
 
     Raises:
         InputError: `linsey train` did not write the step.
@@ -125,14 +124,14 @@ class Predictor:
         Args:
             x: raw examples as in the training data, (examples, *shape); or files and
                 folders of them, as `linsey predict` takes them.
-            missing: what becomes of missing values of a table. If `None`, what the run
-                did.
+            missing: how missing values of a table are treated. If `None`, as in the
+                run.
 
         Returns:
             Standardized inputs, (examples, *shape) float32.
 
         Raises:
-            InputError: they are not such examples, or a file cannot be read.
+            InputError: the examples do not fit the model, or a file cannot be read.
         """
         terms = Terms.of(self.metadata, missing)
         if isinstance(x, str | os.PathLike):
@@ -148,14 +147,14 @@ class Predictor:
         return self.standardized(raw)
 
     def standardized(self, raw: np.ndarray, place: Place = _by_number) -> np.ndarray:
-        """Standardize raw examples that are of the shape and dtype of the model's.
+        """Standardize raw examples of the shape and dtype that the model takes.
 
         Args:
             raw: (examples, *shape).
             place: names the file and the place of an example, for messages.
 
         Raises:
-            InputError: they overflow.
+            InputError: standardized values overflow.
         """
         inputs = self.standardizer(raw)
         problem = "the values are too large: standardized they overflow"
@@ -169,22 +168,22 @@ class Predictor:
 
         Args:
             x: as in `preprocess`.
-            batch_size: examples that are computed at once.
+            batch_size: number of examples that are computed at once.
             missing: as in `preprocess`.
 
         Returns:
             The class of each example, probabilities and logits.
 
         Raises:
-            InputError: as in `preprocess`; or what the model computes is not finite.
+            InputError: as in `preprocess`; or outputs of the model are not finite.
         """
         inputs = self.preprocess(x, missing)
         return self.classify(inputs, self.fitting_size(len(inputs), batch_size))
 
     def fitting_size(self, count: int, most: int) -> int:
-        """Choose the size of the batches for a number of examples.
+        """Choose the batch size for a number of examples.
 
-        There are few such sizes, powers of two, so that few programs are compiled.
+        There are only a few sizes, powers of two, so that few programs are compiled.
 
         Args:
             count: number of examples.
@@ -204,7 +203,7 @@ class Predictor:
             place: names the file and the place of an example, for messages.
 
         Raises:
-            InputError: what the model computes is not finite.
+            InputError: outputs of the model are not finite.
         """
         found = [self._answers(inputs[i : i + size], size)
                  for i in range(0, len(inputs), size)]  # fmt: skip
@@ -224,7 +223,7 @@ class Predictor:
         padded[: len(x)] = x
         (batch,) = self._devices.put_batch(padded)
         logits, chances = self._program(self.variables, batch)
-        # Rounding may take a probability of float32 above 1.
+        # Rounding in float32 may raise a probability above 1.
         return np.asarray(logits)[: len(x)], np.minimum(chances, 1)[: len(x)]
 
     @functools.cached_property
@@ -250,15 +249,15 @@ def load(
 ) -> Predictor:
     """Load a model that `linsey train` trained, ready to be used.
 
-    Every byte is verified first, as `linsey eval` does, and no code is imported because
-    the folder names it.
+    Every byte is verified first, as `linsey eval` does, and code that the folder names
+    is not imported.
 
     Args:
         run: the folder of the run, or of one step in it.
-        step: which step of the run. If `None`, the newest.
-        best: use the step with the best accuracy.
-        model: of a run that trained a model of one's own (`--model FILE.py:NAME`): that
-            model again, as an object or as that text.
+        step: the step of the run. If `None`, the newest.
+        best: whether to use the step with the best accuracy.
+        model: if the run trained a user's own model (`--model FILE.py:NAME`), that
+            model again, as an object or as this text.
 
     Returns:
         The model with its variables, its preprocessing and its class names.

@@ -1,8 +1,8 @@
-"""How far a run is, as a person sees it while the run goes on.
+"""The display of a run's progress.
 
-On a terminal a bar is redrawn; elsewhere a line is printed about every ten seconds, so
-that a log says that something happens and does not fill up. Several runs that belong
-together share one `Progress`: each is a part of it, and what is left is that of all.
+On a terminal a bar is redrawn; otherwise a line is printed about every ten seconds, so
+that a log shows that something happens and does not fill up. Several runs that belong
+together share one `Progress`: each is a part of it, and the time left is that of all.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
 INTERVAL = 10.0
-"""Seconds between two lines of a progress that has no bar."""
+"""Seconds between two lines if there is no bar."""
 _LEAST_BAR = 5
 _MOST_BAR = 40
 
 
 @dataclasses.dataclass(frozen=True)
 class Moment:
-    """Where a run is after one of its steps.
+    """The progress of a run after one of its steps.
 
     Attributes:
         step: the step.
         total: the last step.
         epoch: passes over the data so far.
-        loss: of the last steps; `None` if none was committed.
-        speed: examples in a second; `None` while it is not known.
+        loss: the loss of the last steps; `None` if all of them were skipped.
+        speed: examples per second; `None` while it is not known.
     """
 
     step: int
@@ -47,10 +47,10 @@ class Moment:
 
 
 class Remaining:
-    """How long the steps that are left will take, judged by those that were done.
+    """An estimate of how long the remaining steps will take, from those already done.
 
-    Evaluations and saves between steps count. The first step does not: it waits for
-    the compiler.
+    Evaluations and saves between steps count. The first step does not, because it waits
+    for the compiler.
 
     Args:
         now: the clock, in seconds.
@@ -62,7 +62,7 @@ class Remaining:
         self._done = 0
 
     def count(self) -> None:
-        """Count one step that was done."""
+        """Count a step."""
         if self._start is None:
             self._start = self._now()
         else:
@@ -77,11 +77,11 @@ class Remaining:
 
 
 class Progress:
-    """Show how far a run is, in lines or on a bar.
+    """A display of how far a run is, in lines or with a bar.
 
     Args:
-        total: steps of all runs.
-        bar: the bar, with one task. If `None`, lines only, for files and pipes.
+        total: number of steps of all runs.
+        bar: the bar, with one task. If `None`, only lines, for files and pipes.
         now: the clock, in seconds.
     """
 
@@ -98,17 +98,17 @@ class Progress:
         self._part, self._offset = "", 0
 
     def begin_part(self, name: str, offset: int) -> None:
-        """Go on with one of several runs, which leaves its details out.
+        """Begin one of several runs, whose details are not printed.
 
         Args:
-            name: which it is.
-            offset: steps of the runs before it.
+            name: the name of the run.
+            offset: number of steps of the runs before it.
         """
         self._part, self._offset = name, offset
         self._draw((name,), offset)
 
     def advance(self, moment: Moment) -> None:
-        """Take one step more: redraw the bar, or print a line if it is time to."""
+        """Count a step: redraw the bar, or print a line if it is time to."""
         self._remaining.count()
         if self.bar is None and self._now() - self._told < INTERVAL:
             return
@@ -134,10 +134,10 @@ class Progress:
     def busy(
         self, text: str, is_told: bool = True
     ) -> contextlib.AbstractContextManager[None]:
-        """Say what is done in a block that no step ends, see `busy`.
+        """Say what is being done in a block without steps; see the function `busy`.
 
         Args:
-            text: what is done.
+            text: what is being done.
             is_told: whether it is said at the beginning, too.
         """
         name = f"{self._part}: " if self._part else ""
@@ -145,7 +145,7 @@ class Progress:
         return busy(text, begin, lambda again: self.say(f"{name}{again}"))
 
     def left(self, done: int) -> str:
-        """Say how long what follows a number of steps will take; may be empty."""
+        """Say how long the rest takes after a number of steps; empty if not known."""
         return self._remaining.text(self._total - done)
 
     def _draw(self, parts: Sequence[str], at: int) -> None:
@@ -179,13 +179,13 @@ def busy(
     again: Callable[[str], None] = say,
     interval: float = INTERVAL,
 ) -> Iterator[None]:
-    """Say what is done in a block, and again every ten seconds while it lasts.
+    """Say what is being done in a block, and repeat it while the block lasts.
 
     Args:
-        text: what is done.
-        begin: takes what is said at the beginning.
-        again: takes what is said later, from a thread of its own.
-        interval: seconds between two lines.
+        text: what is being done.
+        begin: called with the text at the beginning.
+        again: called with each later text, from another thread.
+        interval: seconds between two texts.
     """
     begin(f"{text} ...")
     start, done = time.monotonic(), threading.Event()
@@ -208,12 +208,12 @@ def progress(step: int, total: int, plain: bool) -> Iterator[Progress]:
     """Show the progress of a run, or of several.
 
     Args:
-        step: where it begins.
+        step: the step at which it begins.
         total: the last step, of all runs.
-        plain: print lines even on a terminal.
+        plain: whether to print lines even on a terminal.
 
     Yields:
-        What to tell the progress to.
+        The `Progress`, to be told of each step.
     """
     if plain or not sys.stdout.isatty():
         yield Progress(total)
@@ -225,7 +225,7 @@ def progress(step: int, total: int, plain: bool) -> Iterator[Progress]:
     console = Console()
 
     class Line(rich.ProgressColumn):
-        """A bar and what stands beside it, in one line of the terminal."""
+        """A bar and the text beside it, in one line of the terminal."""
 
         def render(self, task: rich.Task) -> Text:
             fraction = task.completed / max(1, task.total or 0)
@@ -239,15 +239,15 @@ def progress(step: int, total: int, plain: bool) -> Iterator[Progress]:
 
 
 def bar_line(width: int, fraction: float, parts: Sequence[str], mark: str) -> str:
-    """Fit a bar and what is told beside it into a line.
+    """Fit a bar and the texts beside it into a line.
 
-    A terminal that is too narrow loses the bar first, then the parts between the first
-    and the last, from behind: a time that is cut off would be a wrong one.
+    If the terminal is too narrow, the bar is dropped first, then the parts between the
+    first and the last, from the end: a time that is cut off would be a wrong one.
 
     Args:
         width: columns of the terminal.
-        fraction: how much is done, in [0, 1].
-        parts: what is told; the last part is the most important one.
+        fraction: the fraction that is done, in [0, 1].
+        parts: the texts; the last one is the most important.
         mark: the character of the bar.
 
     Example:

@@ -1,4 +1,4 @@
-"""Data for the command: `load` gives one `Dataset`, wherever the examples are."""
+"""Data for the command: `load` returns a `Dataset`, wherever the examples are."""
 
 from __future__ import annotations
 
@@ -29,20 +29,22 @@ def load(
     known: Known | None = None,
     loading: LoadingOptions | None = None,
 ) -> Dataset:
-    """Load what `--data` names.
+    """Load the data that `--data` names.
 
     Args:
         options: the data options.
-        known: the model that the data are for. If `None`, it is yet to be trained.
-        loading: what memory and how many workers a folder of images gets. If `None`,
+        known: facts about the training data of the model. If `None`, it is yet to be
+            trained.
+        loading: the options of memory and workers for a folder of images. If `None`,
             the defaults.
 
     Returns:
         Validated arrays with a training and a test part.
 
     Raises:
-        InputError: the data are not there or not usable; says what and where.
-        DiskError: the disk refused.
+        InputError: the data do not exist or are not usable; the error says what is
+            wrong, and where.
+        DiskError: a file cannot be read or written.
     """
     if options.data == "digits":
         return make_dataset("digits", datasets.digits(), None, options, known=known)
@@ -92,14 +94,14 @@ def load_npz(path: Path, options: DataOptions, known: Known | None = None) -> Da
     Args:
         path: the archive.
         options: the data options.
-        known: the model that the data are for.
+        known: facts about the training data of the model that the data are for.
 
     Returns:
         The data set.
 
     Raises:
         InputError: the file or an array is not usable.
-        DiskError: the disk refused.
+        DiskError: a file cannot be read or written.
     """
     chosen = Chosen(())
 
@@ -115,20 +117,20 @@ def load_npz(path: Path, options: DataOptions, known: Known | None = None) -> Da
 def load_npy(
     folder: Path, chosen: Chosen, options: DataOptions, known: Known | None = None
 ) -> Dataset:
-    """Load the same arrays from a file each.
+    """Load the arrays that `load_npz` loads, from one file each.
 
     Args:
-        folder: with `x.npy` and `y.npy`, or `x_train.npy`, ...
+        folder: the folder with `x.npy` and `y.npy`, or `x_train.npy`, ...
         chosen: names of the files, without their endings.
         options: the data options.
-        known: the model that the data are for.
+        known: facts about the training data of the model that the data are for.
 
     Returns:
         The data set.
 
     Raises:
         InputError: a file is not usable.
-        DiskError: the disk refused.
+        DiskError: a file cannot be read or written.
     """
     arrays = [read_npy(folder / f"{k}.npy", k in chosen.labels) for k in chosen.keys]
     with parsing(folder, "the arrays cannot be loaded"):
@@ -141,7 +143,7 @@ def _npy_names(folder: Path) -> list[str]:
 
 
 def _around(path: Path) -> Chosen:
-    """Choose what belongs to one npy file; the folder may hold several pairs."""
+    """Choose the arrays that belong to an npy file; there may be several pairs."""
     folder, own = path.parent, path.stem
     others = [name for name in _npy_names(folder) if name != own]
     with contextlib.suppress(InputError):
@@ -162,14 +164,14 @@ def from_arrays(
     options: DataOptions,
     known: Known | None,
 ) -> Dataset:
-    """Make a data set of arrays that were chosen by their names.
+    """Make a data set from arrays that were chosen by their names.
 
     Args:
-        name: what to call it.
-        chosen: their names.
-        arrays: as many, in that order.
+        name: the name of the data set.
+        chosen: the names of the arrays.
+        arrays: the arrays, in the same order.
         options: the data options.
-        known: the model that the data are for.
+        known: facts about the training data of the model that the data are for.
 
     Raises:
         InputError: an array is not usable.

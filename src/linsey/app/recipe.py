@@ -1,6 +1,6 @@
-"""What a step of training does beside calling the model.
+"""What a training step does besides calling the model.
 
-A recipe is a part of the program, not of the state: steps are compiled for it.
+A recipe is part of the program, not of the state: steps are compiled for it.
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ from linsey.app.losses import CrossEntropy, class_weights
 from linsey.app.training_options import TrainingOptions
 from linsey.batch_stats.accumulation import accumulate
 
-# Of parameters, state, examples and labels: the loss; logits and what changes.
+# From parameters, state, examples and labels to loss, (logits, changed fields).
 LossFn = Callable[..., tuple[jax.Array, tuple[jax.Array, dict[str, Any]]]]
 _AUGMENTATION = 1
-"""Parts the noise of augmentation from that of the model."""
+"""Separates the random numbers of augmentation from those of the model."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a step learns.
+    """How a training step learns.
 
     Attributes:
-        loss: of logits and labels.
-        augmentations: how images are changed.
-        microbatches: that a batch is divided into.
-        decay: of the moving average of weights and statistics; 0 switches it off.
+        loss: the loss, a function of logits and labels.
+        augmentations: the kinds of augmentation.
+        microbatches: number of microbatches that a batch is divided into.
+        decay: the decay of the moving average of weights and statistics; 0 switches
+            the average off.
     """
 
     loss: CrossEntropy = CrossEntropy()
@@ -46,16 +47,16 @@ class Recipe:
         y: np.ndarray | None = None,
         class_names: tuple[str, ...] = (),
     ) -> Recipe:
-        """Return the recipe of some options.
+        """Return the recipe that options ask for.
 
         Args:
-            options: of training.
-            y: labels of the training part, for the weights of classes. If `None`, they
-                have none: the state is not there to learn.
+            options: the training options.
+            y: labels of the training part, for class weights. If `None`, classes are
+                not weighted: the state will not be trained.
             class_names: names of the classes.
 
         Raises:
-            InputError: the weights of classes are not those of such classes.
+            InputError: the class weights do not fit the classes.
         """
         weights = () if y is None else class_weights(
             options.class_weights, y, class_names
@@ -64,7 +65,7 @@ class Recipe:
         return cls(loss, options.augmentations, options.accumulate, options.ema)
 
     def augmented(self, x: jax.Array, key: jax.Array) -> jax.Array:
-        """Change the examples of a batch as the step with that key does."""
+        """Augment the examples of a batch as the step with this key does."""
         if not self.augmentations:
             return x
         own = jax.random.fold_in(key, _AUGMENTATION)
@@ -73,7 +74,9 @@ class Recipe:
     def value_and_grad(
         self, loss_fn: LossFn
     ) -> Callable[..., tuple[tuple[jax.Array, tuple[jax.Array, dict[str, Any]]], Any]]:
-        """Make `jax.value_and_grad(loss_fn, has_aux=True)`, exact in microbatches.
+        """Make `jax.value_and_grad(loss_fn, has_aux=True)`, computed in microbatches.
+
+        The results are exactly those of the whole batch.
 
         Args:
             loss_fn: `loss_fn(params, state, x, y) -> loss, (logits, changed)`.

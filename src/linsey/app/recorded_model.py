@@ -1,6 +1,6 @@
-"""The model of one's own that a run recorded, and the one that is given for it now.
+"""The user's own model that a run recorded, and the model that is given for it now.
 
-What a run names is never imported: it may be somebody else's run.
+Code that only the run names is never imported: it may be somebody else's run.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ def model_again(
     folder: Path,
     arguments: Sequence[str] = (),
 ) -> OwnModel | None:
-    """Return the model of a run, as it is given again.
+    """Return the model of a run, as the user gives it again.
 
     Args:
-        metadata: what the run recorded.
+        metadata: the metadata of the run.
         model: a text for `--model` or an object; `None` if nothing is given.
-        folder: of the checkpoint, for messages.
-        arguments: `NAME=VALUE`. If there are none, those of the run.
+        folder: the folder of the checkpoint, for messages.
+        arguments: `NAME=VALUE`. If empty, those of the run.
 
     Returns:
-        The model; `None` if the run trained one of linsey.
+        The model; `None` if the run trained a model of linsey.
 
     Raises:
-        InputError: the run trained one of one's own and none is given, or the other way
-            round; or what is given cannot be imported.
+        InputError: the run trained a user's own model and none is given, or the other
+            way round; or the given model cannot be imported.
     """
     if metadata.model is None:
         if model is not None:
@@ -53,15 +53,15 @@ def model_again(
 
 
 def warn_of_other_source(own: OwnModel, metadata: RunMetadata) -> None:
-    """Warn if the source of a model is not what a checkpoint recorded."""
+    """Warn if the source of a model differs from what a checkpoint recorded."""
     before = metadata.model.sha256 if metadata.model else None
     if before != own.sha256:
         warn(_changed(own, before, "the checkpoint was written"))
 
 
 def warn_of_other_file(config: TrainConfig, own: OwnModel) -> None:
-    """Warn if the source of a model is not what saved options say."""
-    # A run that is resumed has a checkpoint, which tells better.
+    """Warn if the source of a model differs from what saved options say."""
+    # A run that is resumed has a checkpoint, which is more reliable.
     if config.model_sha256 not in (None, own.sha256) and not config.resume:
         warn(_changed(own, config.model_sha256, "the options were saved"))
 

@@ -43,29 +43,30 @@ def train_run(
     own: OwnModel | None = None,
     team: Team | None = None,
 ) -> Outcome:
-    """Train, or go on training, and write everything into a folder.
+    """Train, or continue training, and write everything into a folder.
 
     Args:
         config: resolved options.
-        dataset: what is learned.
-        folder: of the run, held by this process, or by the first of the team.
-        stop: asks the run to save and end.
-        overview: where the run is one of several, the progress of all of them.
-        own: the model of one's own that the options name.
+        dataset: the data to learn.
+        folder: the folder of the run, claimed by this process, or by the first one of
+            the team.
+        stop: tells whether a signal asked the run to save and end.
+        overview: the progress of all runs, if this is one of several.
+        own: the user's own model that the options name.
         team: the processes that train it. All get the outcome; the first one writes.
 
     Returns:
         The outcome.
 
     Raises:
-        InputError: options, data, folder or checkpoint do not fit.
-        DiskError: the disk refused.
-        NotFiniteError: too much of the run was not finite.
+        InputError: options, data, folder or checkpoint do not fit each other.
+        DiskError: a file cannot be read or written.
+        NotFiniteError: too many steps of the run were NaN or infinite.
         Stopped: a signal arrived before the end.
     """
     start, team = time.perf_counter(), team or Team()
     together = team.stops(stop)
-    # Whatever can be wrong with model and data shows before the folder is touched.
+    # Errors of the model and the data are found before the folder is touched.
     with _building(overview):
         given, trainer = config, Trainer(config, dataset, folder.checkpoints, own, team)
         config, size = trainer.config, trainer.batch_size
@@ -107,7 +108,7 @@ def train_run(
     give_back()
     if team.is_first:
         write_report(folder, config, dataset, layers, outcome)
-        if team.is_alone:  # else others may be gone
+        if team.is_alone:  # otherwise others may be gone
             stop.check()
     outcome.refuse_not_finite(folder.path)
     return outcome
@@ -159,7 +160,7 @@ def _shown(
 
 
 def _introduction(trainer: Trainer, layers: list[LayerRow], folder: RunFolder) -> str:
-    """Return what is trained, and on what."""
+    """Describe what is trained, and on which data and devices."""
     config, dataset, here = trainer.config, trainer.dataset, describe_environment()
     validation = ""
     if dataset.validation is not None:
@@ -176,7 +177,7 @@ def _introduction(trainer: Trainer, layers: list[LayerRow], folder: RunFolder) -
 
 
 def _lengthen(trainer: Trainer, folder: RunFolder, log: MetricsLog) -> None:
-    """Say and record that a run goes on for longer than it was meant to."""
+    """Say and record that a run continues for more epochs than it was meant to."""
     before, epochs = trainer.epochs_before, trainer.config.epochs
     if before == epochs:
         return
@@ -211,7 +212,7 @@ def _audit(trainer: Trainer) -> Report:
     except (OptionError, ArgumentTypeError) as error:
         if trainer.own is None:
             raise
-        # What a step can do, an audit, which looks at every layer, need not.
+        # An audit looks at every layer, and may fail for models that can be trained.
         warn(f"the statistics were not audited: {error.found}")
         return Report("Audit")
 
@@ -224,7 +225,7 @@ def _newest(trainer: Trainer) -> VerifiedCheckpoint | None:
 
 
 def _resume(trainer: Trainer) -> bool:
-    """Go to the newest checkpoint of the run; return whether there is one."""
+    """Restore the newest checkpoint of the run; return whether there is one."""
     team, checkpoint = trainer.team, None
     if team.is_first:
         checkpoint = _newest(trainer)

@@ -1,4 +1,4 @@
-"""The page that a finished run leaves for a person, which tells all of it."""
+"""The HTML page with everything about a finished run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from linsey.batch_stats.report import shown
 from linsey.checkpoint import durable
 
 _MOST_CLASSES = 40
-"""Classes up to which the confusion matrix is shown; else its largest entries."""
+"""With more classes, the largest entries of the confusion matrix are shown instead."""
 _MOST_CONFUSED = 20
 
 
@@ -43,11 +43,11 @@ def write_report(
     """Write the curves and the page of a run.
 
     Args:
-        folder: the run.
+        folder: the folder of the run.
         config: its options.
-        dataset: what was learned.
-        layers: the model.
-        outcome: how it ended.
+        dataset: the data.
+        layers: the layers of the model.
+        outcome: how the run ended.
     """
     scores, names = outcome.scores, dataset.class_names
     watched, early = outcome.watched, outcome.early_end()

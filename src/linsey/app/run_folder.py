@@ -1,12 +1,12 @@
-"""What is where in the folder of a run, who may begin one there, and who writes.
+"""The folder of a run: its files, when a run may begin in it, and its lock.
 
-Two writers in one folder destroy each other's checkpoints while both report
-success. The lock is the operating system's own (`flock`): it is held for the life
-of the process and falls when the process dies, however it dies. The file says who
-holds it, for the message that the second writer gets.
+Two writers in one folder would destroy each other's checkpoints while both report
+success. The lock is the operating system's own (`flock`): it is held as long as the
+process lives, and released when the process dies, however it dies. The file names the
+holder, for the message that a second writer gets.
 
-Nothing here imports jax: a folder that cannot be had is refused at once. Nothing that
-a run writes into its folder follows a link that somebody put there.
+Nothing here imports jax, so that an unusable folder is refused at once. A run never
+writes through a symbolic link that somebody put into its folder.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from linsey.files import open_own, reporting
 CHECKPOINTS = "checkpoints"
 LOCK = "lock"
 _READ_AGAIN = 20
-"""How often a lock is read that does not say yet who has just taken it."""
+"""How often a lock is read while it does not yet name the process that just took it."""
 
 
 class RunFolder:
@@ -56,10 +56,10 @@ class RunFolder:
         self.checkpoints = CheckpointStore(path / CHECKPOINTS, group)
 
     def begin(self, config: TrainConfig) -> None:
-        """Save the options, which makes the folder that of a run, and tidy it up.
+        """Save the options, which makes it the folder of a run, and tidy it up.
 
         Args:
-            config: the options; those of a run that is resumed stay as they are.
+            config: the options; a run that is resumed keeps its own.
         """
         durable.sweep(self.path)
         self.checkpoints.clean()
@@ -67,7 +67,7 @@ class RunFolder:
             save_config(self.config, config)
 
     def lengthen(self, epochs: int) -> None:
-        """Have the saved options say that the run takes more epochs."""
+        """Raise the number of epochs in the saved options."""
         saved = TrainConfig(**load_options(self.config))
         if saved.epochs < epochs:
             save_config(self.config, dataclasses.replace(saved, epochs=epochs))
@@ -77,7 +77,8 @@ def newest_checkpoint(store: CheckpointStore) -> VerifiedCheckpoint | None:
     """Verify the newest step of a run; return `None` if nothing was saved.
 
     Raises:
-        InputError: the newest step is damaged; says which options pass it over.
+        InputError: the newest step is damaged; the error names the options that skip
+            it.
     """
     try:
         return store.newest()
@@ -91,7 +92,7 @@ def newest_checkpoint(store: CheckpointStore) -> VerifiedCheckpoint | None:
 
 
 def default_out(config: TrainConfig) -> Path:
-    """Return a new name under runs/ that tells what was trained, and when."""
+    """Return a new path under runs/ that tells what is trained, and when."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     kind = "compare" if config.compare else config.norm
     if is_own(config.model) or is_architecture(config.model):
@@ -104,26 +105,26 @@ def default_out(config: TrainConfig) -> Path:
 
 @contextlib.contextmanager
 def claim(path: Path, config: TrainConfig) -> Iterator[RunFolder]:
-    """Hold the folder of a run while the run goes on.
+    """Lock the folder of a run while the run goes on.
 
-    A folder that was made for a run which never began is removed again.
+    A folder that was made for a run that never began is removed again.
 
     Args:
-        path: created if it does not exist.
+        path: the folder; created if it does not exist.
         config: the options.
 
     Yields:
         The folder, locked.
 
     Raises:
-        InputError: the folder holds something else, or another process holds it.
-        DiskError: the disk refused.
+        InputError: the folder holds something else, or another process has locked it.
+        DiskError: a file cannot be read or written.
     """
     try:
         refuse_occupied(path, config.resume)
     except InputError:
         if (path / LOCK).exists():
-            os.close(_locked(path / LOCK))  # says who writes there, if anybody does
+            os.close(_locked(path / LOCK))  # raises if another process writes there
         raise
     with contextlib.ExitStack() as undo:
         folder = RunFolder(path)
@@ -145,7 +146,7 @@ def refuse_occupied(path: Path, resume: bool) -> None:
     """Refuse a folder that holds anything but a run to be resumed.
 
     Raises:
-        InputError: it does; nothing was changed.
+        InputError: the folder holds something else; nothing was changed.
     """
     wrong = functools.partial(InputError, file=path, key="--out")
     if path.exists() and not path.is_dir():
@@ -156,7 +157,7 @@ def refuse_occupied(path: Path, resume: bool) -> None:
         if not resume:
             hint = "--resume continues it; nothing was changed"
             raise wrong("holds a run already", hint=hint)
-    # What a kill leaves before the options are saved may stay.
+    # Files that a killed run left before its options were saved may stay.
     elif names - {LOCK, durable.TEMPORARY + CONFIG_FILE}:
         hint = "choose another folder; nothing was changed"
         raise wrong("the folder is not empty and holds no run", hint=hint)
@@ -165,10 +166,10 @@ def refuse_occupied(path: Path, resume: bool) -> None:
 
 
 def refuse_link(path: Path) -> None:
-    """Refuse a link in place of what a run writes.
+    """Refuse a symbolic link in place of a file or folder that a run writes.
 
     Raises:
-        InputError: it is one.
+        InputError: the path is a link.
     """
     if path.is_symlink():
         problem, hint = "a link, and links are not followed", "move it away"
@@ -176,7 +177,7 @@ def refuse_link(path: Path) -> None:
 
 
 def _make_folders(path: Path) -> list[Path]:
-    """Create a folder and its parents, durably; return those that were not there."""
+    """Create a folder and its parents, durably; return those that did not exist."""
     missing = [each for each in (path, *path.parents) if not os.path.lexists(each)]
     try:
         durable.make_folder(path)
@@ -198,16 +199,17 @@ def _remove_if_empty(folder: Path) -> None:
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Be the only process that writes into a run folder.
+    """Lock a run folder, so that only this process writes into it.
 
     Args:
-        folder: the run folder; it exists.
+        folder: the run folder, which exists.
 
     Yields:
-        Nothing; the folder is held until the block ends.
+        Nothing; the folder is locked until the block ends.
 
     Raises:
-        InputError: another process holds the folder, or the lock is no regular file.
+        InputError: another process has locked the folder, or the lock is not a regular
+            file.
     """
     path = folder / LOCK
     descriptor = _locked(path)
@@ -222,7 +224,7 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 def _locked(path: Path) -> int:
-    """Open and lock a file that has its name still when it is locked."""
+    """Open and lock a file, and make sure that it still has its name afterwards."""
     while True:
         descriptor = open_own(path)
         try:
@@ -254,10 +256,10 @@ def _is_still(descriptor: int, path: Path) -> bool:
 
 
 def _holder(descriptor: int) -> str:
-    """Read who holds a lock.
+    """Read which process holds a lock.
 
-    Whoever takes it writes so right after: until then the file is empty, or names a
-    process that is gone.
+    A process writes its name right after it takes the lock; until then the file is
+    empty, or names a process that is gone.
     """
     for _ in range(_READ_AGAIN):
         text = os.pread(descriptor, 200, 0).decode(errors="replace")
@@ -273,6 +275,6 @@ def _is_alive(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # it is that of another user
+    except OSError:  # it belongs to another user
         return True
     return True

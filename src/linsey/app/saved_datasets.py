@@ -1,7 +1,7 @@
-"""Data sets of Hugging Face `datasets`, as its `save_to_disk` leaves them in a folder.
+"""Data sets of Hugging Face `datasets`, as `save_to_disk` writes them into a folder.
 
-The package is imported when such a folder is read. Nothing is fetched and no code of
-the data set is run: the folder holds tables of Arrow and their description.
+The package is imported when such a folder is read. Nothing is downloaded, and no code
+of the data set is run: the folder holds Arrow tables and their description.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LABELS = ("label", "labels", "target", "class", "y", "fine_label")
 
 
 def is_saved_dataset(folder: Path) -> bool:
-    """Tell whether a folder is one that `save_to_disk` wrote."""
+    """Tell whether a folder was written by `save_to_disk`."""
     files = "dataset_dict.json", "dataset_info.json"
     return any((folder / name).is_file() for name in files)
 
@@ -35,9 +35,10 @@ def load_saved_dataset(
     """Load images with labels, or numbers with labels.
 
     Args:
-        folder: what `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote.
+        folder: the folder that `Dataset.save_to_disk` or `DatasetDict.save_to_disk`
+            wrote.
         options: the data options; `--target` names the column of the classes.
-        known: the model that the data are for.
+        known: facts about the training data of the model that the data are for.
 
     Returns:
         The data set.

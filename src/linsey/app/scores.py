@@ -1,8 +1,8 @@
-"""Scores of a classifier from its answers: by class, on average, and of its confidence.
+"""Scores of a classifier from its answers: by class, on average, and its calibration.
 
 Everything is computed from four arrays with an entry for each example (`Answers`), in
-NumPy. Where a fraction has nothing to divide by, such as the precision of a class that
-was never predicted, it is 0, as in scikit-learn.
+NumPy. A fraction whose denominator is 0, such as the precision of a class that was
+never predicted, is 0, as in scikit-learn.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import numpy as np
 
 CALIBRATION_BINS = 15
 TOP = 5
-"""Ranks that count as right in the top-5 accuracy."""
+"""The number of ranks that count as correct in the top-5 accuracy."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """What a classifier said to each example.
+    """The answers of a classifier to each example.
 
     Attributes:
         labels: (examples,) the true classes.
         predicted: (examples,) the classes with the largest logits.
-        confidence: (examples,) float64, the probabilities given to them, in [0, 1].
-        rank: (examples,) how many classes were put before the true one.
+        confidence: (examples,) float64, the probabilities of these classes, in [0, 1].
+        rank: (examples,) the number of classes ranked before the true one.
         classes: number of classes.
     """
 
@@ -57,7 +57,7 @@ class Answers:
     def top_accuracy(self) -> float | None:
         """Return the fraction of examples whose class is among the first five.
 
-        `None` where there are no more than five classes: it would be 1.
+        `None` if there are no more than five classes: it would be 1.
         """
         return None if self.classes <= TOP else float((self.rank < TOP).mean())
 
@@ -80,11 +80,11 @@ class ClassScores:
     2 TP / (2 TP + FP + FN).
 
     Attributes:
-        precision: (classes,) fraction of what was predicted as the class that is right.
-        recall: (classes,) fraction of the class that was found: its accuracy.
+        precision: (classes,) fraction of the predictions of the class that are correct.
+        recall: (classes,) fraction of the examples of the class that were found.
         f1: (classes,) harmonic mean of both.
-        support: (classes,) examples of the class.
-        predicted: (classes,) examples that were predicted as the class.
+        support: (classes,) number of examples of the class.
+        predicted: (classes,) number of examples predicted as the class.
 
     Example:
         >>> scores = ClassScores.of(np.array([[8, 2], [0, 10]]))
@@ -100,7 +100,7 @@ class ClassScores:
 
     @classmethod
     def of(cls, confusion: np.ndarray) -> ClassScores:
-        """Compute them from examples by true (row) and predicted (column) class."""
+        """Compute the scores from counts by true (row) and predicted (column) class."""
         right = confusion.diagonal()
         support, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
         return cls(
@@ -112,11 +112,11 @@ class ClassScores:
         )
 
     def macro(self) -> Average:
-        """Average over the classes that have examples or were predicted, as equals."""
+        """Average with equal weights over classes with examples or predictions."""
         return self._average((self.support + self.predicted > 0).astype(np.float64))
 
     def weighted(self) -> Average:
-        """Average over the classes, each weighted by its examples."""
+        """Average over the classes, each weighted by its number of examples."""
         return self._average(self.support.astype(np.float64))
 
     def _average(self, weights: np.ndarray) -> Average:
@@ -137,10 +137,10 @@ class Bin:
     """The examples whose confidence is in (low, high].
 
     Attributes:
-        low: excluded, but for 0.
-        high: included.
-        count: how many examples.
-        accuracy: the fraction of them that is right; `None` without examples.
+        low: the lower bound; excluded, except for 0.
+        high: the upper bound; included.
+        count: number of examples.
+        accuracy: the fraction of correct predictions; `None` without examples.
         confidence: their mean confidence; `None` without examples.
     """
 
@@ -153,16 +153,16 @@ class Bin:
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    r"""Whether a classifier is right as often as it claims.
+    r"""How well the confidence of a classifier agrees with its accuracy.
 
     The expected calibration error of n examples in bins B of equal width is
 
         ECE = sum over bins of |B| / n * |accuracy(B) - confidence(B)|.
 
-    0 is best. It says nothing about how often the classifier is right.
+    The best value is 0. It says nothing about how often the classifier is right.
 
     Attributes:
-        error: the ECE; not a number if a confidence is none.
+        error: the ECE; NaN if a confidence is not finite.
         confidence: the mean of all confidences.
         bins: from the least confident to the most.
 
@@ -179,12 +179,12 @@ class Calibration:
     def of(
         cls, confidence: np.ndarray, is_right: np.ndarray, bins: int = CALIBRATION_BINS
     ) -> Calibration:
-        """Compute it.
+        """Compute the calibration of predictions.
 
         Args:
             confidence: (examples,) probabilities of the predicted classes.
             is_right: (examples,) whether the predictions are right.
-            bins: how many, over [0, 1].
+            bins: number of bins over [0, 1].
 
         Example:
             >>> found = Calibration.of(np.array([0.9, 0.9]), np.array([True, False]))
@@ -192,7 +192,7 @@ class Calibration:
             (0.4, 2)
         """
         edges = np.linspace(0, 1, bins + 1)
-        # The bin of a confidence is that of the first edge which is not below it.
+        # A confidence is in the bin that ends at the first edge not below it.
         index = np.clip(np.searchsorted(edges, confidence) - 1, 0, bins - 1)
         index[np.isnan(confidence)] = -1
         found, error = [], 0.0

@@ -1,4 +1,4 @@
-"""How many examples a second a run learns from, in its steps alone."""
+"""The number of examples per second that a run learns from, in its steps alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _RECENT = 50  # steps
 
 
 class Speedometer:
-    """Examples a second over steps whose times are added one by one.
+    """Examples per second over steps, whose times are added one by one.
 
     The first step of a process waits for the compiler and says nothing about speed, so
     it is left out. Evaluations and saves are not steps.
@@ -44,7 +44,7 @@ class Speedometer:
         return self._over(len(self._recent), sum(self._recent))
 
     def take(self) -> float | None:
-        """Return the speed since this was called before; `None` without a step."""
+        """Return the speed since the last call; `None` without a step in between."""
         speed = self._over(self._steps, self._seconds)
         self._steps, self._seconds = 0, 0.0
         return speed

@@ -1,6 +1,6 @@
-"""Standardization: examples minus their mean, divided by their deviation.
+"""Standardization: examples minus their mean, divided by their standard deviation.
 
-Data may fill most of the memory, so nothing here holds a second copy of them: they are
+Data may fill most of the memory, so no second copy of them is made here: they are
 measured in one pass over blocks of rows, and a batch is standardized block by block.
 All sums and differences are in float64.
 """
@@ -21,7 +21,7 @@ from linsey.schema import Between
 
 _Moments = Annotated[tuple[float, ...], Between(1, 2**28)]
 _BLOCK = 2**18
-"""Values that are held in float64 at a time: 2 MiB."""
+"""The number of values held in float64 at a time: 2 MiB."""
 _ENORMOUS = 1e15
 _SHOWN = 3
 
@@ -36,12 +36,12 @@ class StandardizerRecord:
 
 @dataclasses.dataclass(frozen=True)
 class Standardizer:
-    """Map raw examples to float32 network inputs: `(x - mean) / std`.
+    """The map from raw examples to float32 network inputs: `(x - mean) / std`.
 
     Attributes:
-        mean: of the training part, for each channel of images or feature of vectors.
-        std: likewise; 1 where the training part does not vary.
-        is_constant: where it does not vary; empty if that is not known.
+        mean: the mean of each channel or feature in the training part.
+        std: the standard deviation of each; 1 for those that do not vary.
+        is_constant: whether each is constant; empty if that is not known.
     """
 
     mean: np.ndarray
@@ -54,10 +54,10 @@ class Standardizer:
     def fit(cls, x: Examples) -> Standardizer:
         """Measure the training part, shape (examples, ..., channels).
 
-        Images in files were measured when they were read, held or not.
+        Images in files were already measured when they were read.
 
         Raises:
-            InputError: its values are too large to be measured in float64.
+            InputError: the values are too large to be measured in float64.
         """
         with np.errstate(over="ignore", invalid="ignore"):
             moments = x.moments() if isinstance(x, ImageArray) else _moments(x)
@@ -67,10 +67,10 @@ class Standardizer:
         return cls(mean, np.where(std > 0, std, 1.0), std == 0)
 
     def check(self, x: Examples) -> None:
-        """Refuse examples that others than those measured here make infinite.
+        """Refuse examples that overflow when they are standardized.
 
         Raises:
-            InputError: it names a feature or a channel with such values.
+            InputError: some do; the error names a feature or a channel.
         """
         standardized = self(np.stack(extremes(x)))
         _refuse_large(np.isfinite(standardized).all(0), x, "standardized they overflow")
@@ -86,11 +86,11 @@ class Standardizer:
         return result
 
     def oddities(self, names: Sequence[str] = (), kind: str = "feature") -> list[str]:
-        """Tell in a line each which features say nothing, and which are enormous.
+        """Return a line on constant features, and one on those of enormous scale.
 
         Args:
-            names: of the features. If empty, their numbers.
-            kind: what they are, such as "channel".
+            names: the names of the features. If empty, their numbers are shown.
+            kind: the word for them, such as "channel".
         """
         size = np.maximum(np.abs(self.mean), self.std)
         told = []
@@ -133,7 +133,7 @@ def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         Analysis and Recommendations. https://doi.org/10.1080/00031305.1983.10483115
     """
     channels, count = x.shape[-1], 0
-    # What is summed are differences to the first values: a channel that does not
+    # The sums are over differences from the first values: a channel that does not
     # vary gives zeros, and large values that vary little lose no digits.
     origin = x[:1].reshape(-1, channels)[0].astype(np.float64)
     mean, squares = np.zeros(channels), np.zeros(channels)

@@ -56,6 +56,6 @@ def starting_file(name: str) -> str:
     """Return the content of a starting file.
 
     Args:
-        name: of the file, which its comments mention.
+        name: the name of the file, which its comments mention.
     """
     return TEXT.replace("{file}", name)

@@ -1,9 +1,9 @@
-"""State, optimizer, a step of training, and evaluation.
+"""The state of a run, its optimizer, the training step, and evaluation.
 
-A step computes new parameters, optimizer state and batch statistics and commits all
-of them, or, if anything in it is not finite, none. Its noise is drawn from a key that
-depends on the seed and the number of steps committed before, and so does its learning
-rate: a step that is skipped leaves no trace in the ones after it.
+A step computes new parameters, optimizer state and batch statistics, and commits them
+only if everything is finite; otherwise the step is skipped. Its random numbers depend
+on the seed and the number of steps committed before, and its learning rate on that
+number: a step that is skipped leaves no trace in later ones.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ from linsey.training import train_state
 
 
 class TrainState(train_state.TrainState):
-    """Everything a step changes.
+    """Everything that a step changes.
 
     Attributes:
         network: the model; `apply_fn` is `None`.
         batch_stats: running statistics; empty without batch normalization.
-        skipped: steps that were not committed.
-        noise: key of all noise; never changes.
-        recipe: what a step does beside calling the model.
+        skipped: number of steps that were not committed.
+        noise: the key of all random numbers; it never changes.
+        recipe: what a step does besides calling the model.
 
-    `step` counts batches, the skipped ones included: it is the place in the data.
+    `step` counts batches, including skipped ones: it is the position in the data.
     """
 
     network: Network = struct.field(pytree_node=False)
@@ -65,7 +65,7 @@ class TrainState(train_state.TrainState):
         return jax.random.fold_in(jax.random.wrap_key_data(self.noise), committed)
 
     def moved(self) -> Self:
-        """Return the state as it is after a step; here nothing is left to do."""
+        """Return the state with its average updated; this state has no average."""
         return self
 
     @property
@@ -87,7 +87,7 @@ class WiderTrainState(TrainState):
     """The state of a model that has other collections too.
 
     Attributes:
-        collections: those beside `params` and `batch_stats`.
+        collections: the collections other than `params` and `batch_stats`.
     """
 
     collections: Mapping[str, Any]
@@ -107,19 +107,19 @@ class AveragedState(TrainState):
     """A state with a moving average of its variables.
 
     Attributes:
-        average: of parameters and running statistics.
+        average: the average of parameters and running statistics.
     """
 
     average: EmaState
 
     @property
     def evaluated(self) -> dict[str, Any]:
-        """The average, and the collections that are not averaged as they are."""
+        """The average, and the other collections unchanged."""
         last = {name: self.variables[name] for name in self.average.total}
         return {**self.variables, **averaging.averaged(self.average, last)}
 
     def moved(self) -> Self:
-        """Return the state with its average moved towards its variables."""
+        """Return the state with its average updated by its variables."""
         decay = self.recipe.decay
         last = {name: self.variables[name] for name in self.average.total}
         return self.replace(average=averaging.moved(self.average, last, decay))
@@ -150,10 +150,10 @@ def create_state(
     Args:
         options: the options; the seed decides parameters and noise.
         network: the model.
-        shape: of one example.
+        shape: the shape of one example.
         steps_per_epoch: steps in one pass over the data.
-        recipe: how steps learn. If `None`, as the options say, without the weights of
-            classes, which need data.
+        recipe: how steps learn. If `None`, as the options say, but without class
+            weights, which need data.
 
     Returns:
         The state before the first step.
@@ -183,12 +183,12 @@ def create_state(
 
 
 def begun_with(state: TrainState, arrays: Mapping[str, Any]) -> TrainState:
-    """Return a state before the first step with other variables.
+    """Return a state before the first step with some variables replaced.
 
     Args:
-        state: as `create_state` makes it.
-        arrays: values by path, such as `params/Dense_0/kernel`; what is not there stays
-            as it is.
+        state: a state from `create_state`.
+        arrays: values by path, such as `params/Dense_0/kernel`; variables that are not
+            among them stay as they are.
     """
     named = {**flatten(state.variables)}
     for name in named.keys() & arrays.keys():
@@ -208,7 +208,7 @@ def _train_step(
     """Learn from one batch.
 
     Args:
-        state: given up to the step.
+        state: the state; its buffers are donated.
         x: (batch, ...) float32.
         y: (batch,) int32 labels.
 
@@ -236,7 +236,7 @@ train_step = compiling.Step(_train_step, donate_argnums=0)
 def divided_step(
     abstract: TrainState,
 ) -> compiling.Step[tuple[TrainState, dict[str, jax.Array]]]:
-    """Return a step for a state that is divided over devices and stays it.
+    """Return a step for a state that is sharded over devices, and stays sharded.
 
     Args:
         abstract: shapes and shardings of the state.
@@ -248,11 +248,11 @@ def divided_step(
 def loss_fn(
     params: optax.Params, state: TrainState, x: jax.Array, y: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, dict[str, Any]]]:
-    """Apply the model as in training, with the noise of the step.
+    """Apply the model as in training, with the random numbers of the step.
 
     Args:
-        params: those of the state; what is derived by.
-        state: before the step.
+        params: the parameters, with respect to which gradients are taken.
+        state: the state before the step.
         x: (batch, ...) float32, augmented.
         y: (batch,) int32 labels.
 
@@ -265,7 +265,7 @@ def loss_fn(
 
 
 def _all_finite(tree: object) -> jax.Array:
-    # Arrays of a shape are looked at together: a loop for each takes long to compile.
+    # Arrays of one shape are checked together: a loop for each takes long to compile.
     flags: dict[tuple[int, ...], list[jax.Array]] = {}
     for leaf in jax.tree.leaves(tree):
         if jnp.issubdtype(leaf.dtype, jnp.inexact):
@@ -278,7 +278,7 @@ def _all_finite(tree: object) -> jax.Array:
 
 _BATCH = 256
 _VALUES = 2**22
-"""Inputs of a batch at most: 16 MiB, and a model needs many times that beside them."""
+"""The most input values in a batch: 16 MiB. A model needs many times that besides."""
 
 
 @compiling.Step
@@ -288,19 +288,19 @@ def eval_step(
     """Apply the model with its running statistics.
 
     Args:
-        state: not changed.
+        state: the state; not modified.
         x: (batch, ...) float32.
         y: (batch,) int32 labels.
 
     Returns:
-        Of each example the loss, the predicted class, its probability, and how many
-        classes were put before the true one.
+        For each example, the loss, the predicted class, its probability, and the number
+        of classes ranked before the true one.
     """
     logits = widened(state.network.evaluate(state.evaluated, x))
     losses = cross_entropy(logits, y)
     confidence = jax.nn.softmax(logits).max(-1)  # (batch,)
     own = jnp.take_along_axis(logits, y[:, None], -1)  # (batch, 1)
-    # Of equal logits the first one counts, as in argmax; NaN is not below anything.
+    # The first of equal logits ranks first, as in argmax; NaN is not below anything.
     is_earlier = jnp.arange(logits.shape[-1]) < y[:, None]  # (batch, classes)
     is_before = jnp.where(is_earlier, ~(logits < own), ~(logits <= own))
     return losses, logits.argmax(-1), confidence, is_before.sum(-1)
@@ -312,7 +312,7 @@ class Evaluation:
 
     Attributes:
         loss: mean cross entropy, in nats.
-        answers: what was said to each example, in the order of the data.
+        answers: the answers to each example, in the order of the data.
     """
 
     loss: float
@@ -325,7 +325,7 @@ class Evaluation:
 
     @property
     def correct(self) -> int:
-        """The number of right answers."""
+        """The number of correct answers."""
         return int(self.confusion.trace())
 
     @property
@@ -335,11 +335,11 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """The fraction of right answers."""
+        """The fraction of correct answers."""
         return self.correct / self.count
 
     def numbers(self) -> dict[str, float]:
-        """Return what is recorded of it."""
+        """Return the numbers that are recorded."""
         return {"loss": self.loss, "accuracy": self.accuracy}
 
 
@@ -355,12 +355,12 @@ def evaluate(
 
     Args:
         state: parameters and running statistics.
-        dataset: what is evaluated on.
-        standardize: as in training.
-        devices: each batch is split over them; of processes that share them, each
-            reads its own rows, and all get the whole evaluation.
+        dataset: the data to evaluate on.
+        standardize: the standardization of the training.
+        devices: the devices over which each batch is split. Processes that share them
+            each read their own rows, and all get the whole evaluation.
         stop: checked before each batch.
-        part: of the data.
+        part: the part of the data.
 
     Returns:
         The evaluation.
@@ -387,7 +387,7 @@ def evaluate(
             results = devices.fetch(eval_step(state, *batch))
             found.append([result[: len(rows)] for result in results])
     losses, predicted, confidence, rank = map(np.concatenate, zip(*found, strict=True))
-    # Rounding may take a probability of float32 above 1.
+    # Rounding in float32 may raise a probability above 1.
     confidence = np.minimum(confidence.astype(np.float64), 1.0)
     classes = len(dataset.class_names)
     answers = Answers(y_part, predicted, confidence, rank, classes)

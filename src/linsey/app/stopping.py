@@ -1,11 +1,10 @@
-"""How a person or a scheduler stops a run, or has it save.
+"""How a person or a scheduler stops a run, or makes it save.
 
-SIGINT, SIGTERM and SIGHUP ask to stop, SIGUSR1 asks to save and go on. Where nothing
-has been written yet, a request to stop ends the work at once, by the exception
-`Stopped`. Where there is something to save it sets a flag that the loops look at
-between two steps; the run saves and ends with exit code 75 (try again). The second
-signal finds the action of the system in place and ends the process, even inside of a
-long compilation.
+SIGINT, SIGTERM and SIGHUP ask to stop, SIGUSR1 asks to save and go on. If nothing has
+been written yet, a request to stop ends the work at once, by the exception `Stopped`.
+If there is something to save, it sets a flag that the loops check between two steps;
+the run saves and ends with exit code 75 (try again). A second signal to stop has its
+default action, which ends the process even during a long compilation.
 """
 
 from __future__ import annotations
@@ -23,31 +22,32 @@ _RETRY_SECONDS = 0.02
 
 
 class Stopped(BaseException):
-    """A signal asked the command to stop; says which.
+    """A signal asked the command to stop; the message is its name.
 
-    It is no `Exception`, so that no library takes it for a failure of its own.
+    It is not an `Exception`, so that no library mistakes it for a failure of its own.
     """
 
 
 class Stops(Protocol):
-    """Whether a run was asked to stop, or to save."""
+    """Requests to a run, to stop or to save."""
 
     def check(self, step: int | None = None) -> None:
-        """Raise `Stopped` if it was asked to stop."""
+        """Raise `Stopped` if the run was asked to stop."""
         ...
 
     def takes_save(self) -> bool:
-        """Return whether it was asked to save since this was called before."""
+        """Return whether the run was asked to save since the last call."""
         ...
 
 
 class StopRequest:
-    """Whether the command was asked to stop, for use in a `with` statement.
+    """Requests to the command by signals, for use in a `with` statement.
 
-    An inner one takes over from an outer one, with what has arrived there.
+    An inner block takes over from an outer one, with the signals that arrived there.
 
     Args:
-        at_once: raise `Stopped` where the signal arrives, not where `check` is called.
+        at_once: whether to raise `Stopped` when the signal arrives, and not only when
+            `check` is called.
 
     Example:
         >>> with StopRequest() as stop:
@@ -57,7 +57,7 @@ class StopRequest:
         linsey.app.stopping.Stopped: SIGTERM
     """
 
-    _active: ClassVar[list[StopRequest]] = []  # signals are those of the process
+    _active: ClassVar[list[StopRequest]] = []  # signals belong to the process
 
     def __init__(self, at_once: bool = False) -> None:
         self._at_once = at_once
@@ -67,31 +67,31 @@ class StopRequest:
 
     @property
     def signal_name(self) -> str:
-        """The signal that asked to stop, in any block that we are in; or nothing."""
+        """The signal that asked to stop, in any of the current blocks, or empty."""
         return next(
             (each._signal_name for each in self._active if each._signal_name), ""
         )
 
     @classmethod
     def check(cls, step: int | None = None) -> None:
-        """Raise `Stopped` if a signal asked for it, in any block that we are in.
+        """Raise `Stopped` if a signal asked to stop, in any of the current blocks.
 
-        An outer one counts: code that swallows exceptions, such as a callback of the
-        garbage collector, may have kept its `Stopped` from arriving.
+        Outer blocks count, since code that swallows exceptions, such as a callback of
+        the garbage collector, may have swallowed their `Stopped`.
         """
         for request in cls._active:
             if request._signal_name:
                 raise Stopped(request._signal_name)
 
     def takes_save(self) -> bool:
-        """Return whether a signal asked to save since this was called before."""
+        """Return whether a signal asked to save since the last call."""
         asked, self._is_save_asked = self._is_save_asked, False
         return asked
 
     def ignore_others(self) -> None:
-        """Ignore signals from the end of the block on: nothing is left to be stopped.
+        """Ignore signals after the end of the block: nothing is left to be stopped.
 
-        For the end of the process, which would else report a signal as its end.
+        Otherwise a process that ends could report a signal as the cause.
         """
         self._previous = dict.fromkeys(self._previous, signal.SIG_IGN)
 
@@ -101,7 +101,7 @@ class StopRequest:
         # own handlers stay.
         if threading.current_thread() is threading.main_thread():
             for number in _STOPPING:
-                # `nohup` has the run survive its terminal.
+                # `nohup` lets the run survive its terminal.
                 ignored = signal.getsignal(number) is signal.SIG_IGN
                 if number is not signal.SIGHUP or not ignored:
                     self._previous[number] = signal.signal(number, self._stop)
@@ -125,13 +125,13 @@ class StopRequest:
             self._raise_soon(signal.SIGALRM, frame)
 
     def _raise_soon(self, number: int, frame: FrameType | None) -> None:
-        """Raise `Stopped`, after an import that is going on.
+        """Raise `Stopped`, but not before the end of an import that is going on.
 
-        Extension modules that are imported halfway print tracebacks of their own, or
-        take the exception for a missing module.
+        Extension modules whose import is interrupted print tracebacks of their own, or
+        mistake the exception for a missing module.
         """
         if self is not self._active[-1]:
-            return  # an inner block began meanwhile: it looks at our flag
+            return  # an inner block began meanwhile: it checks our flag
         if not _is_importing(frame):
             raise Stopped(self._signal_name)
         self._previous.setdefault(signal.SIGALRM, signal.getsignal(signal.SIGALRM))
@@ -151,9 +151,9 @@ def _is_importing(frame: FrameType | None) -> bool:
 
 
 def _forget_lost_terminal() -> None:
-    """Let output that went to a terminal which is gone go nowhere, without errors."""
+    """Discard output to a terminal that is gone, instead of raising errors."""
     for stream in (1, 2):
-        # A terminal is a character device; one that hung up does not say so any more.
+        # A terminal is a character device, but after a hangup no longer a tty.
         is_device = stat.S_ISCHR(os.fstat(stream).st_mode)
         if is_device and not os.isatty(stream):
             null = os.open(os.devnull, os.O_WRONLY)

@@ -1,8 +1,8 @@
-"""Tables in CSV, as examples: a row each, a column for the class.
+"""CSV tables as examples: one example per row, with a column for the class.
 
-Columns of numbers are features; columns of text become a feature for each of their
-values, 1 where the row has it, else 0. A file is read row by row, first to learn what
-the columns are, then to fill the array: its text is never held in memory.
+Columns of numbers are features; a column of text becomes one feature for each of its
+values, 1 in rows with this value and 0 otherwise. A file is read row by row, first to
+learn what the columns are, then to fill the array: its text is never held in memory.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from linsey.app.labels import MAX_LABEL
 from linsey.errors import InputError
 
 MAX_VALUES = 2**27
-"""Values that the features of a table may have: 1 GiB."""
+"""The largest number of feature values in a table: 1 GiB."""
 LABEL_COLUMNS = ("label", "target", "class", "y")
-"""What a column of classes may be called, in lower case."""
+"""Names that a column of classes may have, in lower case."""
 
 
 def load_table(path: Path, options: DataOptions, known: Known | None = None) -> Dataset:
     """Load a table of features and classes.
 
     Args:
-        path: text in UTF-8, with commas, semicolons, tabulators or bars.
+        path: text in UTF-8, separated by commas, semicolons, tabs or bars.
         options: the data options.
-        known: the model that the data are for.
+        known: facts about the training data of the model that the data are for.
 
     Returns:
         The data set.
 
     Raises:
-        InputError: the file is no such table; says line and column.
-        DiskError: the disk refused.
+        InputError: the file is not such a table; the error names line and column.
+        DiskError: a file cannot be read or written.
     """
     table = CsvTable(path)
     target = _target(table, options)
@@ -48,7 +48,7 @@ def load_table(path: Path, options: DataOptions, known: Known | None = None) -> 
     features = [c for c in table.columns if c not in (target, index)]
     names = known.feature_names if known else ()
     encoders = [_encoder(table, column, options, names) for column in features]
-    # In the order of the model, whatever that of the file is.
+    # In the order of the model, whatever the order in the file is.
     encoders.sort(key=lambda e: names.index(e.names[0]) if e.names[0] in names else 0)
     feature_names = tuple(name for encoder in encoders for name in encoder.names)
     if names and feature_names != names:
@@ -85,12 +85,12 @@ def load_table(path: Path, options: DataOptions, known: Known | None = None) -> 
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """Turns the cells of a column into features.
+    """The conversion of a column's cells to features.
 
     Attributes:
-        table: where it is.
-        column: what is known of it.
-        values: the texts that have a feature each; empty for numbers.
+        table: the table with the column.
+        column: what is known about the column.
+        values: the texts that have one feature each; empty for numbers.
     """
 
     table: CsvTable
@@ -99,12 +99,12 @@ class Encoder:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the features."""
+        """The names of the features."""
         name = self.column.name
         return tuple(f"{name}={value}" for value in self.values) or (name,)
 
     def encode(self, cell: str, features: np.ndarray, line: int) -> None:
-        """Write the features of a cell, NaN if it holds nothing."""
+        """Write the features of a cell; NaN if its value is missing."""
         key = f"line {line}, column `{self.column.name}`"
         if is_missing(cell):
             features[:] = math.nan
@@ -171,7 +171,7 @@ def _encoder(
 
 
 def _labels(table: CsvTable, target: Column, labels: list[str]) -> np.ndarray:
-    """Return labels as numbers if all of them are, and else as text."""
+    """Return labels as numbers if all of them are numbers, otherwise as text."""
     numbers = [table.number(label) for label in labels] if target.is_numeric else []
     if None in numbers or not numbers:
         return np.array(labels)
@@ -179,7 +179,7 @@ def _labels(table: CsvTable, target: Column, labels: list[str]) -> np.ndarray:
 
 
 def _means(x: np.ndarray, table: CsvTable, names: Sequence[str]) -> list[float]:
-    """Return the means of the training part, of the values that are there."""
+    """Return the means of the training part, without the missing values."""
     means = []
     for name, column in zip(names, x.T, strict=True):
         present = column[~np.isnan(column)]
@@ -192,7 +192,7 @@ def _means(x: np.ndarray, table: CsvTable, names: Sequence[str]) -> list[float]:
 
 
 def _fill_missing(x: np.ndarray, means: Sequence[float]) -> None:
-    """Put the mean of its column in place of each missing value."""
+    """Replace each missing value by the mean of its column."""
     for column, mean in zip(x.T, means, strict=True):
         column[np.isnan(column)] = mean
 
@@ -200,7 +200,7 @@ def _fill_missing(x: np.ndarray, means: Sequence[float]) -> None:
 def _read(
     table: CsvTable, encoders: Sequence[Encoder], target: Column
 ) -> tuple[np.ndarray, list[str]]:
-    """Return features, NaN where values are missing, and labels."""
+    """Return features (NaN for missing values) and labels."""
     width = sum(len(encoder.names) for encoder in encoders)
     if not width:
         raise table.wrong("no columns beside the one of the classes")

@@ -1,4 +1,4 @@
-"""Where a command writes what it was asked for: nothing is ever overwritten."""
+"""The target that a command writes to: nothing is ever overwritten."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from linsey.errors import InputError
 
 
 def refuse_occupied(target: Path) -> None:
-    """Refuse a target that is there: nothing is overwritten."""
+    """Refuse a target that exists: nothing is overwritten."""
     if os.path.lexists(target):
         hint = "name another one, or remove it"
         raise InputError("is there already", file=target, hint=hint)
 
 
 def refuse_target(target: Path) -> None:
-    """Refuse a target that is there, or whose folder is not.
+    """Refuse a target that exists, or whose folder does not.
 
     Raises:
-        InputError: says which of the two.
+        InputError: one of the two is the case; the error says which.
     """
     refuse_occupied(target)
     if not target.parent.is_dir():

@@ -1,9 +1,10 @@
 """The processes that train one model together, and what they tell each other.
 
 All of them run the same program, in the same order: the same steps, evaluations and
-saves. The first one writes what is written once, and speaks; what it alone can know,
-such as the checkpoint that a run goes on from, it tells the others. Each has the part
-of every batch, and of every checkpoint, that lies on its own devices.
+saves. The first process prints, and writes the files that are written once. It also
+tells the others what only it can know, such as the checkpoint from which a run
+continues. Each process has the part of every batch, and of every checkpoint, that is on
+its own devices.
 """
 
 from __future__ import annotations
@@ -30,18 +31,18 @@ if TYPE_CHECKING:
     from linsey.app.devices import Devices
 
 _OWN = frozenset("out config resume rank coordinator plain workers threads".split())
-"""Options that each process may have its own of."""
+"""Options that may differ between the processes."""
 
 
 class Fate(Protocol):
-    """What `linsey.distributed.shared_fate` gives."""
+    """The type of what `linsey.distributed.shared_fate` yields."""
 
     def step(self, step: int) -> Literal["", "save", "stop"]:
         """Return what all processes do now: the same answer in all of them."""
         ...
 
     def beat(self, doing: str | None = None) -> None:
-        """Give a sign of life."""
+        """Report that this process is alive."""
         ...
 
     def ask(self, action: Literal["save", "stop"]) -> None:
@@ -53,8 +54,8 @@ class Team:
     """The processes of a run; by default this one alone.
 
     Args:
-        group: how they gather what each of them has.
-        fate: how they stop together. If `None`, there are no others.
+        group: gathers values from all of them.
+        fate: makes them stop together. If `None`, there are no others.
     """
 
     def __init__(self, group: Group = ALONE, fate: Fate | None = None) -> None:
@@ -67,7 +68,7 @@ class Team:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this is the process that writes and prints."""
         return self.group.index == 0
 
     def devices(self) -> Devices:
@@ -79,7 +80,7 @@ class Team:
         return Devices(jax.devices() if not self.is_alone else None)
 
     def told(self, value: Any) -> Any:
-        """Return what the first process passes, a value of JSON, in all of them."""
+        """Return the JSON value that the first process passes, in all processes."""
         if self.is_alone:
             return value
         content = json.dumps(value).encode() if self.is_first else b""
@@ -91,18 +92,18 @@ class Team:
             self._fate.beat(doing)
 
     def stops(self, own: StopRequest) -> Stops:
-        """Return what asks all processes to stop where a signal asks one of them."""
+        """Return requests that reach all processes if a signal asks one of them."""
         return own if self._fate is None else _StopTogether(own, self._fate)
 
     def refuse_differences(
         self, config: TrainConfig, data: str, source: str | None = None
     ) -> None:
-        """Compare what has to be the same in all processes.
+        """Refuse differences in what has to be the same in all processes.
 
         Args:
             config: the options.
             data: a digest of the data.
-            source: a digest of the source of one's own model.
+            source: a digest of the source of a user's own model.
 
         Raises:
             InputError: options, data, source or the version of jax differ.
@@ -136,7 +137,7 @@ def _refuse_difference(
 
 
 class _StopTogether:
-    """Whether any process was asked to: all get the same answer at the same call."""
+    """Requests to any process: all get the same answer at the same call."""
 
     def __init__(self, own: StopRequest, fate: Fate) -> None:
         self._own, self._fate = own, fate
@@ -160,12 +161,12 @@ class _StopTogether:
 
 @contextlib.contextmanager
 def joined(options: JobOptions) -> Iterator[Team]:
-    """Be one of the processes of a job for the time of a block.
+    """Join the processes of a job while a block runs.
 
-    An error in one of them ends them all, with its exit code.
+    An error in one process ends all of them, with its exit code.
 
     Args:
-        options: say which process of which job this is, where no launcher does.
+        options: say which process of which job this is, if no launcher does.
 
     Yields:
         The processes; this one alone if there is no job.
@@ -179,7 +180,7 @@ def joined(options: JobOptions) -> Iterator[Team]:
     try:
         job = distributed.initialize(*given)
     except BaseException:
-        # Those that it has met wait for it: all end with it, if there are any.
+        # Processes that it has already met wait for it, so they have to end with it.
         with distributed.shared_fate(signals=(), on_error=report):
             raise
     if job.is_alone:
@@ -197,7 +198,7 @@ def joined(options: JobOptions) -> Iterator[Team]:
 
 @contextlib.contextmanager
 def claimed(config: TrainConfig, team: Team) -> Iterator[RunFolder]:
-    """Hold the folder of a run: the first process does, for all of them.
+    """Lock the folder of a run: the first process does so for all of them.
 
     Args:
         config: the options.
@@ -207,8 +208,8 @@ def claimed(config: TrainConfig, team: Team) -> Iterator[RunFolder]:
         The folder, the same in all processes.
 
     Raises:
-        InputError: the folder holds something else, or another run holds it.
-        DiskError: the disk refused.
+        InputError: the folder holds something else, or another run has locked it.
+        DiskError: a file cannot be read or written.
     """
     if team.is_first:
         path = config.out or default_out(config)

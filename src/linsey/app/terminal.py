@@ -1,8 +1,8 @@
-"""What the person at the terminal sees.
+"""Output to the terminal.
 
-Names of files, arrays and classes come from outside: nothing in them is a command to
-the terminal or markup. Where nobody reads any more, as behind `| head -1`, output goes
-nowhere and nothing fails.
+Names of files, arrays and classes come from outside: nothing in them acts as a command
+to the terminal or as markup. If nobody reads the output any more, as after `| head -1`,
+it is discarded and nothing fails.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 def width() -> int:
-    """Return the columns of the terminal.
+    """Return the number of columns of the terminal.
 
-    Where there is none to fit, that is enough for any table.
+    If output does not go to a terminal, the number is enough for any table.
     """
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else 120
 
@@ -52,7 +52,7 @@ def show_table(
 
 
 def number(value: float) -> str:
-    """Write a loss with four digits after the point, or shortly if it exploded.
+    """Format a loss with four digits after the point, or shorter if it exploded.
 
     Example:
         >>> number(0.51234), number(1.042e34), number(float("nan"))
@@ -62,7 +62,7 @@ def number(value: float) -> str:
 
 
 def plain(text: str, style: str = "") -> Text:
-    """Make a text for rich that is shown as it is, in one line."""
+    """Return a text for rich that is shown literally, in one line."""
     from rich.text import Text
 
     return Text(printable(text), style)
@@ -76,30 +76,30 @@ _is_hushed = False
 
 
 def hush() -> None:
-    """Print errors alone from now on: another process says everything else."""
+    """Print only errors from now on: another process prints everything else."""
     global _is_hushed
     _is_hushed = True
 
 
 def warn(text: str) -> None:
-    """Print a line about something the user should know."""
+    """Print a warning to the user."""
     if not _is_hushed:
         say(f"linsey: warning: {text}", sys.stderr)
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Print a line, even where nobody reads any more: a run does not end with that.
+    """Print a line; if nobody reads the output any more, the run goes on.
 
     Args:
         text: one line or several.
-        stream: where to. Defaults to the standard output.
+        stream: the stream to print to. Defaults to the standard output.
     """
     if stream is not None or not _is_hushed:
         _write(_lines(text) + "\n", stream or sys.stdout)
 
 
 def flush() -> None:
-    """Write out what programs beside us have printed, if anybody reads it."""
+    """Flush what other code has printed, if anybody reads it."""
     for stream in (sys.stdout, sys.stderr):
         _write("", stream)
 
@@ -108,7 +108,7 @@ def _write(text: str, stream: TextIO) -> None:
     try:
         stream.write(text)
         stream.flush()
-    except OSError:  # from now on, and for what is still in the buffer
+    except OSError:  # discard all output from now on, also what is still in the buffer
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
         os.close(null)

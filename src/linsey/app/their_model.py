@@ -1,4 +1,4 @@
-"""The same architecture in torchvision or timm, where they are installed."""
+"""The same architecture in torchvision or timm, if one of them is installed."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ OF_TIMM = {
 def installed_model(
     name: str, arrays: Mapping[str, np.ndarray], classes: int, shape: Sequence[int]
 ) -> Any:
-    """Make the model that a state dict is of.
+    """Make the model that a state dict belongs to.
 
     Args:
-        name: of the architecture in `linsey.models`.
+        name: the name of the architecture in `linsey.models`.
         arrays: the state dict.
         classes: number of classes.
-        shape: of a batch, channels last.
+        shape: the shape of a batch, channels last.
 
     Returns:
         A `torch.nn.Module` with these weights; `None` if neither library is installed,
-        or names and shapes are of neither.
+        or the names and shapes fit neither.
     """
     if name not in OF_TIMM or (name.startswith("vit") and shape[1] != shape[2]):
         return None
@@ -54,16 +54,16 @@ def installed_model(
         try:
             torch = importlib.import_module("torch")
             importlib.import_module(library)
-        except (ImportError, RuntimeError):  # of another build than torch
+        except (ImportError, RuntimeError):  # built for another version of torch
             continue
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of its optional parts
+            warnings.simplefilter("ignore")  # about optional parts of the library
             model = make(name, classes, shape)
         if model is None:
             continue
         found = {key: tuple(array.shape) for key, array in model.state_dict().items()}
         if found == expected:
-            # NumPy has no bfloat16 of its own that PyTorch would take.
+            # NumPy has no bfloat16 that PyTorch accepts.
             wide = {key: a.astype(np.float64) for key, a in arrays.items()}
             model.load_state_dict({key: torch.from_numpy(a) for key, a in wide.items()})
             return model

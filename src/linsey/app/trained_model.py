@@ -22,15 +22,15 @@ from linsey.checkpoint.step import VerifiedCheckpoint
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """A state ready to be evaluated, and what its inputs must be.
+    """A state ready to be evaluated, and what is known about its inputs.
 
     Attributes:
         config: the options it was trained with.
-        state: on all devices.
+        state: the state, on all devices.
         standardize: maps raw examples to inputs.
-        shape: of one example.
-        class_names: the meaning of its outputs.
-        known: the terms in which data for it are read.
+        shape: the shape of one example.
+        class_names: the names of the model's outputs.
+        known: facts about the training data, so that other data are read the same way.
     """
 
     config: TrainConfig
@@ -50,19 +50,19 @@ def load_model(
     """Build the model of a checkpoint and restore its state.
 
     Args:
-        checkpoint: written by `linsey train`.
-        devices: where the state goes.
-        model: of a run that trained a model of one's own: that model again, as an
-            object or as the text that `--model` takes. What a run names is never
-            imported unless it is given here. If `None`, a model of linsey.
-        arguments: of that model, `NAME=VALUE`. If there are none, those of the run.
+        checkpoint: a checkpoint written by `linsey train`.
+        devices: the devices for the state.
+        model: if the run trained a user's own model, that model again, as an object or
+            as the text that `--model` takes. Code that a run names is never imported
+            unless it is given here. If `None`, a model of linsey.
+        arguments: arguments of that model, `NAME=VALUE`. If empty, those of the run.
 
     Returns:
         The model.
 
     Raises:
-        InputError: `linsey train` did not write it, or its arrays are not those of
-            the model.
+        InputError: `linsey train` did not write the checkpoint, or its arrays are not
+            those of the model.
     """
     metadata = run_metadata(checkpoint)
     config, data = metadata.train_config, metadata.data

@@ -1,10 +1,10 @@
 """A run in progress: learn, evaluate, save, stop when asked.
 
-Where a run is, is one number: the step. What a step does depends on the state, the
-seed and that number alone, so a run that is continued from a checkpoint repeats the
-bits of one that was never interrupted. What is recorded of it beside, the scores and
-the sums since the last record of training, is saved with each checkpoint, so that its
-history is that of one run as well.
+The position of a run is one number: the step. A step depends only on the state, the
+seed and this number, so a run that is continued from a checkpoint gives the same
+results, bit for bit, as one that was never interrupted. The scores and the sums since
+the last record of training are saved with each checkpoint, so that its history is the
+same, too.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from linsey.checkpoint import CheckpointStore, VerifiedCheckpoint
 from linsey.errors import InputError
 
 _MAX_EXAMPLES = 8
-"""How many are named in a message; the log has all of them."""
+"""How many examples a message names; the log has all of them."""
 
 
 class Trainer:
@@ -56,24 +56,25 @@ class Trainer:
 
     Args:
         config: resolved options.
-        dataset: what is learned.
-        store: takes the checkpoints.
-        own: the model of one's own that the options name.
+        dataset: the data to learn.
+        store: the store for the checkpoints.
+        own: the user's own model that the options name.
         team: the processes that train it.
 
     Attributes:
         network: the model.
         config: the options, with the batch size that is used.
-        batch_size: the same.
-        epochs_before: those the run had when its checkpoint was written, if it is
-            continued for longer.
-        evaluation: the last one; `None` if there was none in this process.
+        batch_size: this batch size.
+        epochs_before: the number of epochs that the run was meant to have when its
+            checkpoint was written.
+        evaluation: the last evaluation; `None` if this process made none.
         waited: seconds that steps waited for their batches.
-        compiling: ends with the compiler of the step; `None` if that was not begun.
-        most_warnings: skipped steps that a person is warned of, one by one.
+        compiling: a future of the compiled step; `None` if compiling was not begun, or
+            the step has run.
+        most_warnings: number of skipped steps that the user is warned of, one by one.
 
     Raises:
-        InputError: model, data and batch size do not go together.
+        InputError: model, data and batch size do not fit each other.
     """
 
     def __init__(
@@ -116,11 +117,11 @@ class Trainer:
         self._speed = Speedometer(self.batch_size)
         self.most_warnings, self._warnings = 5, 0
         self._has_trained, self.waited = False, 0.0
-        # One program: each operation of a schedule by itself is compiled as well.
+        # One program: without it, each operation of a schedule is compiled by itself.
         self._schedule = jax.jit(make_schedule(config, self.steps_per_epoch))
 
     def restore(self, checkpoint: VerifiedCheckpoint) -> None:
-        """Go to where a checkpoint was taken.
+        """Restore the run from a checkpoint.
 
         Raises:
             InputError: the checkpoint belongs to other options or other data.
@@ -147,7 +148,7 @@ class Trainer:
         self._saved = self.step, dataclasses.asdict(self.scores)
 
     def begin_with(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Begin with other variables than the initial ones, by path."""
+        """Replace initial variables by arrays, given by path."""
         self._put(steps.begun_with(self.devices.local(self.state), arrays))
 
     def _put(self, state: steps.TrainState) -> None:
@@ -158,8 +159,8 @@ class Trainer:
         """Train to the end, or until asked to stop; save in both cases.
 
         Args:
-            log: takes a record of every evaluation and of the training loss.
-            shown: takes what a person should see.
+            log: the log of evaluations and training losses.
+            shown: the display of the progress.
             stop: checked between any two steps.
 
         Raises:
@@ -170,7 +171,7 @@ class Trainer:
         try:
             loader.top_up()  # while the evaluation and the step are compiled
             while True:
-                # A run resumed at a step that was evaluated does not do it again.
+                # A run resumed at a step that was evaluated does not evaluate it again.
                 is_new = self.scores.evaluated_at != self.step
                 if is_new and self._is_due(self.config.eval_every):
                     self._evaluate(log, shown, stop)
@@ -201,14 +202,14 @@ class Trainer:
 
     @property
     def has_stopped_early(self) -> bool:
-        """Whether too many evaluations were not better than the best before them."""
+        """Whether too many evaluations in a row did not improve on the best one."""
         most = self.config.early_stopping
         return most > 0 and self.scores.since_best >= most
 
     def evaluate(
         self, stop: Stops | None = None, part: PartName = "test"
     ) -> steps.Evaluation:
-        """Evaluate the state as it is."""
+        """Evaluate the current state."""
         self.team.beat("evaluation")
         data, devices = self.dataset, self.devices
         return steps.evaluate(self.state, data, self.standardize, devices, stop, part)
@@ -243,7 +244,7 @@ class Trainer:
         self.team.beat("training")
         train_step = self._divided_step or steps.train_step
         if self.compiling is not None:
-            self.compiling.exception()  # which the step raises again
+            self.compiling.exception()  # wait; the step raises it again
             self.compiling = None
         self.state, metrics = train_step(self.state, *batch.shards)
         loader.top_up()  # while the devices compute
@@ -261,7 +262,7 @@ class Trainer:
         scores.skipped_at = window.recent(skipped_at, self.step)
 
     def _end_if_not_finite(self, log: MetricsLog) -> None:
-        """End a run that is resumed as well: else it would not end where it did."""
+        """End the run if too many steps were skipped, also right after resuming it."""
         skipped_at = self.scores.skipped_at
         if self.config.on_nonfinite == "skip" and window.too_many(
             skipped_at, self.total
@@ -274,7 +275,7 @@ class Trainer:
             )
 
     def _meet_nonfinite(self, batch: Batch, log: MetricsLog) -> None:
-        """Tell what was not finite in the step just done, and go on only to skip it."""
+        """Report what was not finite in the last step; return only if it is skipped."""
         policy, step = self.config.on_nonfinite, self.step + 1
         # A skipped step changed nothing but these counters.
         state = self.state
@@ -308,7 +309,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _compiling(self, shown: Progress) -> Iterator[None]:
-        """Say so where a step is the first one, which waits for the compiler."""
+        """Say that the first step waits for the compiler."""
         if self._has_trained:
             yield
             return
@@ -384,7 +385,7 @@ class Trainer:
             record = {"name": self.own.name, "sha256": self.own.sha256}
             metadata["model"] = record
         log.sync()  # no checkpoint is ahead of the records
-        # Where the scores changed, the step was saved before.
+        # If only the scores changed, this step was saved before.
         self.store.save(self.step, tree, metadata, replace=True)
         self._saved = self.step, cursor
         if self.team.is_first:
@@ -402,15 +403,16 @@ def check(
 
     Args:
         config: resolved options.
-        dataset: what is learned.
-        own: the model of one's own that the options name.
-        devices: batches are sharded over. Defaults to those of this process.
+        dataset: the data to learn.
+        own: the user's own model that the options name.
+        devices: the devices that batches are sharded over. Defaults to those of this
+            process.
 
     Returns:
         The model, and the batch size.
 
     Raises:
-        InputError: model, data and batch size do not go together.
+        InputError: model, data and batch size do not fit each other.
     """
     if config.augmentations and len(dataset.shape) != 3:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Options of training that came later: augmentation, loss, averages, accumulation.
+"""Training options that were added later: augmentation, loss, averages, accumulation.
 
 At their defaults they change neither the numbers of a run nor the digest of its
 options.
@@ -23,7 +23,7 @@ _Below1 = Between(0.0, math.nextafter(1, 0), "a number in [0, 1)")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """What else decides how it is trained."""
+    """Further options of the training."""
 
     weights: _Text | None = None
     """Begin with trained weights: any file or folder that `linsey convert` reads, of

@@ -1,6 +1,6 @@
-"""Weights of one library as those of another, in another format: `linsey convert`.
+"""The conversion of weights to other libraries and formats: `linsey convert`.
 
-With a model, names and layouts are translated too: whatever the file has goes into the
+With a model, names and layouts are translated too: the arrays of the file go into the
 variables of the model, and these are written with the names that are asked for.
 """
 
@@ -32,21 +32,21 @@ from linsey.weights.formats import kinds, names
 from linsey.weights.formats.writing import Format
 
 _SUFFIXES = {**{f".{name}": name for name in get_args(Format)}, ".pth": "pt"}
-_COUNTERS = {"step", "skipped", "noise"}  # of a run, beside its model
+_COUNTERS = {"step", "skipped", "noise"}  # entries of a run besides its model
 Arrays = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Converted:
-    """What was done.
+    """A report of a conversion.
 
     Attributes:
-        source: what was read.
-        kinds: of source and target.
+        source: the file or folder that was read.
+        kinds: the kinds of source and target.
         step: number of the step, if one was written.
-        count: of arrays.
-        size: their bytes.
-        notes: on what was left out, matched and proved; lines of text.
+        count: number of arrays.
+        size: their size in bytes.
+        notes: lines of text on what was left out, matched and proved.
     """
 
     source: Path
@@ -64,9 +64,9 @@ def convert_weights(config: ConvertConfig) -> Converted:
         config: the options.
 
     Raises:
-        InputError: the source cannot be read; the target is there, or cannot hold the
+        InputError: the source cannot be read; the target exists, or cannot hold the
             arrays; or arrays of either side have no counterpart.
-        DiskError: the disk refused.
+        DiskError: a file cannot be read or written.
     """
     target = config.target
     format = config.to or _format_of_name(target)
@@ -91,13 +91,13 @@ def convert_weights(config: ConvertConfig) -> Converted:
 
 
 def tree_kind(config: ConvertConfig) -> Written | None:
-    """Return what a tree becomes, of which `training.conversion` keeps everything.
+    """Return the format for a whole tree, which `training.conversion` converts.
 
-    `None` if arrays alone are read or written, or a model is given.
+    `None` if only arrays are read or written, or a model is given.
     """
     try:
         is_flat = kinds.recognize(config.source) not in get_args(Written)
-    except InputError:  # which is told by whoever reads it
+    except InputError:  # reported when the file is read
         is_flat = False
     if is_flat or config.model is not None:
         return None
@@ -116,24 +116,24 @@ def _format_of_name(target: Path) -> str:
 
 
 def read_arrays(path: Path) -> tuple[Path, Arrays]:
-    """Read arrays by name, of a run the newest step, as it is evaluated.
+    """Read arrays by name; for a run, those that its newest step is evaluated with.
 
     Args:
-        path: a file or folder of any kind.
+        path: a file or folder of any known kind.
 
     Returns:
-        What was read, and the arrays.
+        The path that was read, and the arrays.
 
     Raises:
         InputError: it is of another kind, or damaged.
-        DiskError: the disk refused.
+        DiskError: a file cannot be read or written.
     """
     kind = kinds.recognize(path)
     if kind not in ("run", "step"):
         return path, weights.read(path)
     if kind == "run":
         newest = kinds.run_steps(path).newest()
-        assert newest is not None  # else it is no run
+        assert newest is not None  # otherwise it would not be a run
         path = newest.folder
     tree = evaluated_contents(read_contents(path, "step")).tree
     tree = {**tree, **tree.get("collections", {})}
@@ -142,7 +142,7 @@ def read_arrays(path: Path) -> tuple[Path, Arrays]:
 
 
 def _write(target: Path, format: Any, arrays: Arrays, step: int | None) -> None:
-    """Write arrays; the target has its name when what is read again is the same."""
+    """Write arrays; the target gets its name once they read back the same."""
     durable.make_folder(target.absolute().parent)
     with durable.replacing(target) as temporary:
         if format == "step":
@@ -169,7 +169,7 @@ def _is_same(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def _translated(config: ConvertConfig, arrays: Arrays) -> tuple[Arrays, list[str]]:
-    """Bring arrays into a model, and out of it with other names."""
+    """Load arrays into a model, and return its arrays with other names."""
     module, flags = _module(config)
     x = jax.ShapeDtypeStruct((1, *config.shape), np.float32)
     mapping = _mapping(config.map)
@@ -202,7 +202,7 @@ def _translated(config: ConvertConfig, arrays: Arrays) -> tuple[Arrays, list[str
 
 @contextlib.contextmanager
 def _telling(problem: str, file: Path, hint: str) -> Iterator[None]:
-    """Tell errors of `linsey.weights` in one line, with an option as the hint."""
+    """Turn errors of `linsey.weights` into one line, with an option as the hint."""
     try:
         yield
     except (ArgumentTypeError, MismatchError, OptionError) as error:
@@ -210,13 +210,13 @@ def _telling(problem: str, file: Path, hint: str) -> Iterator[None]:
 
 
 def of_model(arrays: Arrays) -> tuple[Arrays, list[str]]:
-    """Leave out of a training what is not of its model.
+    """Leave out the arrays of a run that do not belong to its model.
 
     Args:
-        arrays: by name.
+        arrays: the arrays by name.
 
     Returns:
-        The others, and a note if anything was left out.
+        The arrays of the model, and a note if anything was left out.
     """
     outer = {name.split("/")[0] for name in arrays}
     if "params" not in outer or not outer & {"opt_state", *_COUNTERS}:
@@ -235,7 +235,7 @@ def _module(config: ConvertConfig) -> tuple[Any, dict[str, bool]]:
 
 
 def _mapping(given: Iterable[str]) -> dict[str, Any]:
-    """Read THEIRS=OURS; nothing for what is left out, commas between several."""
+    """Read THEIRS=OURS; OURS may be empty (left out), or several with commas."""
     mapping: dict[str, Any] = {}
     for text in given:
         theirs, equals, ours = text.partition("=")
@@ -254,7 +254,7 @@ def _proof(
     arrays: Arrays,
     mapping: Mapping[str, Any],
 ) -> list[str]:
-    """Run both models, where theirs is installed or was recorded."""
+    """Compare both models, if theirs is installed or its activations were recorded."""
     x = np.random.default_rng(0).normal(size=(8, *config.shape)).astype(np.float32)
     if config.activations is not None:
         theirs: Any = weights.read(config.activations)

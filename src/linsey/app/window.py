@@ -1,4 +1,4 @@
-"""The training steps since the last record of them, and which of them were skipped."""
+"""Sums over the training steps since the last record, and limits on skipped steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 from linsey.schema import Between
 
 RECENT = 50
-"""How many steps back skipped ones are counted; fewer in a shorter run."""
+"""How many of the last steps are checked for skipped ones; fewer in a shorter run."""
 
 _Count = Annotated[int, Between(0, 2**53)]
 
@@ -18,14 +18,14 @@ _Count = Annotated[int, Between(0, 2**53)]
 class Window:
     """Sums over the steps since the last record of training.
 
-    They are added up step by step, so that a run which is stopped here and continued
+    They are added up step by step, so that a run that is stopped here and continued
     writes the same record, to the last bit, as one that goes on.
 
     Attributes:
-        steps: how many.
-        skipped: those among them that were not committed.
-        correct: right answers.
-        loss: sum of the losses of the steps that were committed.
+        steps: number of steps.
+        skipped: number of skipped steps among them.
+        correct: number of correct answers.
+        loss: sum of the losses of the steps that were not skipped.
 
     Example:
         >>> window = Window().plus(0.5, correct=3, is_skipped=False)
@@ -48,7 +48,7 @@ class Window:
         )
 
     def means(self, batch_size: int) -> dict[str, float | None]:
-        """Return what is recorded of the steps; a loss only if one was committed."""
+        """Return the record of the steps; its loss is `None` if all were skipped."""
         committed = self.steps - self.skipped
         return {
             "loss": self.loss / committed if committed else None,
@@ -58,19 +58,19 @@ class Window:
 
 
 _TAIL = 10
-"""Steps at the end of a run; half of all of them in one of less than 20."""
+"""The last steps of a run; half of all steps in a run of less than 20."""
 
 
 def recent(skipped_at: tuple[int, ...], step: int) -> tuple[int, ...]:
-    """Return the skipped steps that count still when a step is done."""
+    """Return the skipped steps that still count after a step."""
     return tuple(skipped for skipped in skipped_at if skipped > step - RECENT)
 
 
 def too_many(skipped_at: tuple[int, ...], total: int) -> bool:
     """Tell whether more than half of the last steps were skipped.
 
-    Steps that are not yet done count as committed ones: a run ends at the first step
-    after which it cannot be otherwise.
+    Steps that are not done yet count as not skipped: a run ends as soon as later steps
+    cannot change the answer.
 
     Args:
         skipped_at: the skipped steps among the last ones.
@@ -84,10 +84,10 @@ def too_many(skipped_at: tuple[int, ...], total: int) -> bool:
 
 
 def ends_skipped(skipped_at: tuple[int, ...], total: int) -> bool:
-    """Tell whether a run that has come to its end did not get over its last steps.
+    """Tell whether all of the last steps of a finished run were skipped.
 
-    That few were skipped before does not help it: nothing shows that it would have gone
-    on from there.
+    It does not matter if few were skipped before: nothing shows that the run would have
+    recovered.
 
     Args:
         skipped_at: the skipped steps among the last ones.

@@ -1,8 +1,8 @@
-"""Workers that are processes, of grain: for many cores, which wait for Python's lock.
+"""Worker processes of grain, for many cores: threads would wait for Python's lock.
 
-A worker gets the names of the files, decides from the number of a step which images it
-needs, and sends the batch through shared memory. What it does is a function of that
-number alone, so that batches and bits are those of threads.
+A worker gets the names of the files, finds out from the number of a step which images
+it needs, and sends the batch through shared memory. A batch depends only on this
+number, so the batches are the same, bit for bit, as with threads.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from linsey.extras import require
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-    """The inputs of the steps that are left, by their number among these.
+    """The inputs of the remaining steps, counted from the first of them.
 
     Attributes:
-        x: images that are not held.
-        standardize: makes inputs of them.
-        plan: which images a step has.
-        own: those of them that are prepared here; the others are for other machines.
+        x: images that are not held in memory.
+        standardize: makes inputs from them.
+        plan: the images of each step.
+        own: the images of a step that are prepared here, not on other machines.
     """
 
     x: ImageArray
@@ -57,8 +57,8 @@ class Processes:
     """Batches from worker processes, in the order of the steps.
 
     Args:
-        steps: what is prepared.
-        count: how many processes.
+        steps: the inputs to prepare.
+        count: number of processes.
 
     Raises:
         MissingPackageError: grain is not installed.
@@ -78,31 +78,31 @@ class Processes:
         self._taking = ThreadPoolExecutor(1, "linsey-batches")
 
     def begin(self, indices: np.ndarray) -> Future[np.ndarray]:
-        """Wait for the batch of the next step in a thread; the indices are its own."""
+        """Wait for the batch of the next step, whose indices are given, in a thread."""
         return self._taking.submit(self._take)
 
     def _take(self) -> np.ndarray:
         batch = next(self._batches)
         if isinstance(batch, InputError):
             raise batch
-        return np.array(batch)  # what is shared is gone when the worker ends
+        return np.array(batch)  # shared memory is gone when the worker ends
 
     def close(self) -> None:
         """End the processes."""
         self._taking.shutdown(cancel_futures=True)
         self._batches.close()
-        del self._batches  # and with it the shared memory of what was not taken
+        del self._batches  # and the shared memory of batches that were not taken
 
 
 def _parse_flags() -> None:
-    """Tell absl that this program has none of its flags, which grain asks for."""
+    """Tell absl, which grain uses, that this program takes no absl flags."""
     flags = require("absl.flags", "images", "--loader processes").FLAGS
     if not flags.is_parsed():
         flags.mark_as_parsed()
 
 
 def _begin(index: int, count: int) -> None:
-    """Prepare a worker: only its parent ends it, and it ends with its parent."""
+    """Prepare a worker: only its parent stops it, and it ends with its parent."""
     # Ctrl-C goes to all processes of a terminal, and the run saves before it ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     hush_pillow()

@@ -1,7 +1,7 @@
 """Threads that decode images while the main thread waits for the devices.
 
-Pillow gives up Python's lock while it decodes and resizes, and NumPy while it computes,
-so threads keep the cores busy without a copy of anything.
+Pillow releases Python's lock while it decodes and resizes, and NumPy while it computes,
+so threads keep the cores busy without copying any data.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
 
 _MOST = 16
-_AHEAD = 4  # tasks for each worker that are begun before their results are asked for
+_AHEAD = 4  # tasks per worker that begin before their results are asked for
 
 
 def default_workers() -> int:
-    """Return how many workers there are if nobody says: the cores, at most 16."""
+    """Return the default number of workers: that of the cores, at most 16."""
     if hasattr(os, "sched_getaffinity"):
         return min(_MOST, len(os.sched_getaffinity(0)))
     return min(_MOST, os.cpu_count() or 1)
 
 
 class Workers:
-    """A number of threads, which are started when they are first needed.
+    """Threads that are started when they are first needed.
 
     Args:
-        count: how many; 0 does the work in the thread that asks for it.
+        count: number of threads; with 0, the calling thread does the work.
 
     Example:
         >>> list(Workers(2).ahead(abs, [-3, 1, -2]))
@@ -59,7 +59,7 @@ class Workers:
         """Yield `function(item)` in the order of the items, a few ahead of the caller.
 
         Raises:
-            Exception: what the function raised, where its result would come.
+            Exception: an exception of the function, in place of its result.
         """
         if not self.count:
             yield from map(function, items)
@@ -77,5 +77,5 @@ class Workers:
                 future.cancel()
 
     def __getstate__(self) -> dict[str, object]:
-        """Leave the threads behind."""
+        """Return the state without the threads."""
         return {"count": self.count, "_pool": None}

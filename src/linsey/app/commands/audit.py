@@ -14,7 +14,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        arguments: what follows `linsey audit`.
+        arguments: the arguments after `linsey audit`.
 
     Returns:
         0, or 3 if an error was found.

@@ -13,7 +13,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        arguments: what follows `linsey convert`.
+        arguments: the arguments after `linsey convert`.
 
     Returns:
         0.

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        arguments: what follows `linsey eval`.
+        arguments: the arguments after `linsey eval`.
 
     Returns:
         0.
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from linsey.app.checkpoint_choice import choose
 
-    checkpoint = choose(config)  # before jax is imported: what is wrong shows at once
+    checkpoint = choose(config)  # before jax is imported: errors show at once
 
     from linsey.app.devices import Devices
     from linsey.app.evaluation_record import (
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
     except DiskError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
-        warn(f"not saved: {error}")  # an archive of runs may be read only
+        warn(f"not saved: {error}")  # an archive of runs may be read-only
     else:
         if not config.json:
             say(f"saved as {place}")
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 _MOST_CLASSES = 25
-"""Classes up to which every one of them is shown."""
+"""With more classes, only those with the lowest recall are shown."""
 _WORST = 10
 _SCORES = ("precision", "recall", "f1")
 
@@ -130,7 +130,7 @@ _REFERENCE = 8  # batches
 
 
 def _compare_modes(config: EvalConfig) -> int:
-    """Compare both modes on the test part, with the training part as reference."""
+    """Compare both modes on the test part, with the training part as a reference."""
     from linsey.app.checkpoint_choice import refuse_special
 
     refuse_special(config.checkpoint)

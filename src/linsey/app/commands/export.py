@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from linsey.app.predictor import Predictor
 
 _COMPARED = 256
-"""Examples on which program and model are compared."""
+"""Number of examples on which program and model are compared."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        arguments: what follows `linsey export`.
+        arguments: the arguments after `linsey export`.
 
     Returns:
         0.
@@ -83,7 +83,7 @@ def _export(
             difference = exporter.compare(read, raw)
         told = (f"logits differ by {difference.logits:.1e} of the largest, "
                 f"probabilities by {difference.probabilities:.1e}")  # fmt: skip
-        # Numbers that are not finite are in no range.
+        # `not ... <=`, since NaN must not pass.
         if not max(vars(difference).values()) <= TOLERANCE:
             hint = "--inputs standardized leaves standardization to you"
             raise InputError(
@@ -106,11 +106,11 @@ def _export(
 
 
 def _examples(model: Predictor, exact: int | None) -> tuple[np.ndarray, str]:
-    """Take raw examples of the test part; random ones if the data are not there.
+    """Take raw examples of the test part, or random ones if the data are missing.
 
     Args:
-        model: takes them.
-        exact: how many there have to be, if that matters.
+        model: the model that takes them.
+        exact: the number of examples, if it has to be exact.
     """
     from linsey.app.exported import random_examples
     from linsey.app.readers import load

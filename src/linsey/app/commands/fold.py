@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        arguments: what follows `linsey fold`.
+        arguments: the arguments after `linsey fold`.
 
     Returns:
         0.
@@ -45,12 +45,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _contents(state: ModelState, folded: dict[str, object]) -> Contents:
-    """Return the folded variables, or for a run the state of its folded model."""
+    """Return the folded variables, or, for a run, the state of its folded model."""
     contents = dataclasses.replace(state.contents, tree=folded, metadata={})
     if state.metadata is None or state.metadata.model is not None:
         return contents
     if is_architecture(state.metadata.config.model):
-        return contents  # which has no form without normalization
+        return contents  # architectures have no variant without normalization
     import jax
     import numpy as np
 
@@ -67,7 +67,7 @@ def _contents(state: ModelState, folded: dict[str, object]) -> Contents:
     fresh = create_state(options, network, data.shape, long_epoch(options))
     params = serialization.to_state_dict(folded["params"])
     if jax.tree.map(np.shape, params) != jax.tree.map(np.shape, fresh.params):
-        return contents  # a norm is left
+        return contents  # a norm is left, so it is not the model without norms
     step = np.asarray(state.contents.step, np.int32)
     tree = serialization.to_state_dict(fresh.replace(params=params, step=step))
     recorded = {"config": options.identity, "config_sha256": options.digest}

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        arguments: what follows `linsey inspect`.
+        arguments: the arguments after `linsey inspect`.
 
     Returns:
         0.
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     checkpoint = choose(config)
     say(f"{checkpoint.folder}: step {checkpoint.step}, every byte verified")
     for title in ("config", "environment", "cursor"):
-        # A checkpoint of another program may have anything there.
+        # A checkpoint of another program may have any value there.
         values = checkpoint.metadata.get(title, {})
         pairs = values.items() if isinstance(values, dict) else [("", values)]
         told = ", ".join(f"{key} {value}" for key, value in pairs)
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _inspect_foreign(path: Path, kind: str) -> int:
-    """List what is in a file or folder that no run of linsey wrote."""
+    """List the contents of a file or folder that no run of linsey wrote."""
     from linsey.training.formats import describe
 
     specs = describe(path)

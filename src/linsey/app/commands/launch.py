@@ -30,7 +30,7 @@ options:
   --devices-per-process D  devices of each process: CPU devices, or accelerators, of
                            which rank 0 takes the first D (defaults to 1)"""
 
-# To start again would lead to the same end.
+# Exit codes after which starting again would not help.
 _FINAL = (
     exit_codes.DONE,
     exit_codes.STOPPED,
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        arguments: what follows `linsey launch`.
+        arguments: the arguments after `linsey launch`.
 
     Returns:
         The exit code of the first process that failed.
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parsed(arguments: Sequence[str]) -> tuple[_Options | None, list[str]]:
-    """Return the options and what is started; no options if help was asked for."""
+    """Return the options and the program; the options are `None` for `--help`."""
     rest, values = list(arguments), {}
     names = {"-n": "processes", "--processes": "processes"}
     names |= {f"--{one}": one for one in ("max-restarts", "devices-per-process")}
@@ -126,7 +126,7 @@ def _command(program: Sequence[str]) -> list[str]:
 
 
 def _with_folder(program: list[str]) -> list[str]:
-    """Name the folder of the run, which would differ between the processes."""
+    """Name the folder of the run, which otherwise would differ between processes."""
     if _folder(program) is not None or {"-h", "--help"} & {*program}:
         return program
     from linsey.app.options import parse_train
@@ -145,7 +145,7 @@ def _folder(program: Sequence[str]) -> Path | None:
 
 
 def _resumed(program: list[str]) -> list[str]:
-    """Have `train` go on, if it has begun a run."""
+    """Make `train` resume the run, if it has begun one."""
     from linsey.app.run_folder import RunFolder
 
     folder = _folder(program)

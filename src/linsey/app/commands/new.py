@@ -17,13 +17,13 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        arguments: what follows `linsey new`.
+        arguments: the arguments after `linsey new`.
 
     Returns:
         0.
 
     Raises:
-        InputError: the name is not that of a Python file, or something is there.
+        InputError: the name is not that of a Python file, or the file exists.
     """
     path = parse(NewConfig, "new", arguments).file
     if path.suffix != ".py":

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        arguments: what follows `linsey predict`.
+        arguments: the arguments after `linsey predict`.
 
     Returns:
         0.
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     examples = batches(
         read_examples(config.files, terms, warn, skip), config.batch_size
     )
-    first = next(examples, None)  # before jax is imported: what is wrong shows at once
+    first = next(examples, None)  # before jax is imported: errors show at once
     if first is None:
         raise InputError("no example is left", found=_counted(broken))
     names = terms.known.class_names
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
         size, count = model.fitting_size(len(first), config.batch_size), 0
         for batch in itertools.chain([first], examples):
             lines = _answers(model, batch, table, size)
-            # What is wrong with the first examples leaves no line of a table.
+            # An error in the first examples leaves no line, not even the header.
             write(lines if count else table.header() + lines)
             count += len(batch)
     if config.out is not None:
@@ -99,7 +99,7 @@ def _answers(
 
 @contextlib.contextmanager
 def _written(out: Path | None) -> Iterator[Callable[[str], None]]:
-    """Open what is written: names of files as bytes, whatever these are."""
+    """Open the output; file names are written as their bytes, whatever these are."""
     if out is None:
         yield _write_out
         return
@@ -114,7 +114,7 @@ def _written(out: Path | None) -> Iterator[Callable[[str], None]]:
 def _write_out(text: str) -> None:
     """Write to the standard output; an error ends the command if nobody reads it."""
     if sys.stdout.isatty():
-        say(text.removesuffix("\n"))  # nothing in a name commands the terminal
+        say(text.removesuffix("\n"))  # nothing in a name controls the terminal
     else:
         sys.stdout.flush()
         sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
@@ -122,7 +122,7 @@ def _write_out(text: str) -> None:
 
 
 def _busy(out: Path | None, text: str) -> contextlib.AbstractContextManager[None]:
-    """Say what is done; beside a table on the standard output only if it lasts."""
+    """Say what is being done; if the table goes to the output, only if it lasts."""
     if out is not None:
         return busy(text)
     return busy(text, begin=lambda _: None, again=_say_aside)

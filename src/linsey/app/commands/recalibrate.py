@@ -15,7 +15,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        arguments: what follows `linsey recalibrate`.
+        arguments: the arguments after `linsey recalibrate`.
 
     Returns:
         0.

@@ -45,11 +45,11 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        arguments: what follows `linsey run`.
+        arguments: the arguments after `linsey run`.
 
     Returns:
-        0, or 1 if the program ended with an exception, whose traceback is shown. One
-        that ends itself with another code raises `SystemExit`.
+        0, or 1 if the program ended with an exception, whose traceback is shown. A
+        program that exits with another code raises `SystemExit`.
 
     Raises:
         InputError: there is no such program, or no such option.
@@ -110,7 +110,7 @@ def _script(arguments: Sequence[str]) -> Callable[[], Any]:
     if not script.exists():
         raise InputError("there is no such program", file=script)
     sys.argv = list(arguments)
-    # As the interpreter does: what lies beside a program can be imported by it.
+    # As the interpreter does, so that a program can import the files beside it.
     folder = script if script.is_dir() else script.parent
     sys.path.insert(0, str(folder.resolve()))
     compat.install()

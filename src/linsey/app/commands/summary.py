@@ -14,7 +14,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        arguments: what follows `linsey summary`.
+        arguments: the arguments after `linsey summary`.
 
     Returns:
         0.

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        arguments: what follows `linsey train`.
+        arguments: the arguments after `linsey train`.
 
     Returns:
         0, or 75 if a signal stopped the run.
@@ -42,7 +42,7 @@ def _main(config: TrainConfig, team: Team) -> int:
     if config.compare and not team.is_alone:
         problem, hint = "compares in one process", "leave --compare out"
         raise InputError(problem, key="--compare", hint=hint)
-    # A command that is resumed names its folder as it was named.
+    # The command to resume names the folder in the same form.
     if team.is_first and config.out is None:
         config = dataclasses.replace(config, out=default_out(config))
     path = config.out
@@ -71,21 +71,21 @@ def _resuming(config: TrainConfig, path: Path) -> str:
 
 
 def _train(config: TrainConfig, folder: RunFolder, team: Team) -> dict[str, Path]:
-    """Do what the options ask for; return what was written, and where."""
-    # What follows can take seconds, the import of jax alone more than one.
+    """Train as the options say; return the names and paths of what was written."""
+    # The next steps can take seconds, the import of jax alone more than one.
     say(plan(config, folder.path))
     if {config.optimizer, config.schedule} - BUILT_IN:
         with busy("importing optax"):
             from linsey.app.optimizers import check_names
 
             check_names(config)  # before data are read, which may take long
-    # While nothing is written, a signal ends the work wherever it is.
+    # As long as nothing is written, a signal ends the work at once.
     with busy(f"reading {config.data}"):
         from linsey.app.readers import load
 
         dataset = load(
             config, loading=config
-        )  # before jax is imported: what is wrong shows at once
+        )  # before jax is imported: errors show at once
     for warning in dataset.warnings():
         warn(warning)
     with busy("importing jax"):
@@ -144,7 +144,7 @@ def set_threads(threads: int | None) -> None:
     """Set the threads of the computation, which jax reads when it is imported.
 
     Raises:
-        InputError: it was imported with another number.
+        InputError: jax was already imported with another number.
     """
     if threads is None or os.environ.get("NPROC") == str(threads):
         return

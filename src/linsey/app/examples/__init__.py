@@ -1,5 +1,5 @@
-"""Examples without labels, read one by one in the terms of the run that is asked.
+"""Examples without labels, read one by one in the way of the run that predicts them.
 
-Each reader yields examples as they come, so that any number of files takes the memory
-of a batch. Nothing here imports jax: what cannot be read shows at once.
+Each reader yields one example at a time, so that any number of files takes only the
+memory of a batch. Nothing here imports jax, so that unreadable files show at once.
 """

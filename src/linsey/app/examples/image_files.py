@@ -15,14 +15,14 @@ from linsey.app.workers import Workers, default_workers
 from linsey.errors import InputError
 
 Broken = Callable[[InputError], None]
-"""Is told of an image that cannot be read and is left out."""
+"""Called with the error of an image that cannot be read and is left out."""
 
 
 def files_in(folder: Path) -> list[Path]:
-    """List the images in a folder and in the folders in it, in the order of names.
+    """List the images in a folder and its subfolders, in the order of names.
 
     Raises:
-        InputError: there are none, or a link is among the folders.
+        InputError: there are no images, or one of the folders is a link.
     """
     files = images_in(folder)
     if not files:
@@ -33,17 +33,18 @@ def files_in(folder: Path) -> list[Path]:
 def read_images(
     files: Iterable[Path], terms: Terms, broken: Broken | None
 ) -> Iterator[Example]:
-    """Yield images as the model takes them, without those that are broken.
+    """Yield images in the form that the model takes, without those that are broken.
 
     Threads decode a few of them ahead.
 
     Args:
-        files: where they are.
-        terms: of the run.
-        broken: is told of an image that cannot be read. If `None`, it is refused.
+        files: the image files.
+        terms: the terms of the run.
+        broken: called with the error of an image that cannot be read. If `None`, such
+            an image is refused.
 
     Raises:
-        InputError: one cannot be read.
+        InputError: an image cannot be read.
     """
 
     def read(path: Path) -> Example | InputError:
@@ -65,13 +66,13 @@ def read_images(
 
 def _refuse_broken(path: Path, error: InputError, *, is_left_out: bool) -> None:
     if path.is_symlink() or not path.is_file() or not os.access(path, os.R_OK):
-        raise error  # not for what is in the file
+        raise error  # not because of the content of the file
     if not is_left_out:
         raise error.with_hint("--skip-broken leaves such images out") from None
 
 
 def _with_channels(path: Path, pixels: np.ndarray, channels: int) -> np.ndarray:
-    """Repeat grey for a model of colors; take what only looks colored as grey."""
+    """Repeat grey for a color model; reduce RGB with equal channels for a grey one."""
     if pixels.shape[-1] > channels:
         if (pixels != pixels[..., :1]).any():
             raise InputError(

@@ -23,10 +23,10 @@ _KINDS = " ".join((*SUFFIXES, *_TABLES, *_ARRAYS))
 
 
 def refuse_unknown(paths: Sequence[Path]) -> None:
-    """Refuse what is not there or of an unknown kind, before anything is read.
+    """Refuse paths that do not exist or are of an unknown kind, before reading any.
 
     Raises:
-        InputError: the first of these.
+        InputError: there is such a path; the error names the first one.
     """
     if not paths:
         hint = "linsey predict RUN FILE..."
@@ -47,14 +47,14 @@ def read_examples(
 
     Args:
         paths: images, tables, arrays, and folders of images or of npy files.
-        terms: of the run.
-        tell: is told what the user should know of how they are read.
-        broken: is told of an image that cannot be read and is left out. If `None`,
-            such an image is refused.
+        terms: the terms of the run.
+        tell: called with what the user should know of how they are read.
+        broken: called with the error of an image that cannot be read and is left out.
+            If `None`, such an image is refused.
 
     Raises:
-        InputError: the first thing wrong, with file and place.
-        DiskError: the disk refused.
+        InputError: something cannot be read; the error names the file and the place.
+        DiskError: a file cannot be read or written.
     """
     for are_images, some in itertools.groupby(paths, _is_image):
         if are_images:
@@ -96,7 +96,7 @@ def _read_folder(
 
 
 def batches(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
-    """Yield examples in lists of some size; the last one may be shorter."""
+    """Yield examples in lists of a given size; the last one may be shorter."""
     rest = iter(examples)
     while batch := list(itertools.islice(rest, size)):
         yield batch

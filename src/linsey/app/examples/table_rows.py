@@ -1,7 +1,7 @@
-"""Rows of tables to be classified, read in the terms of the training data.
+"""Rows of tables to be classified, read like those of the training data.
 
-Columns are found by their names, whatever their order. Values that are missing get the
-mean of the training part, and of a column of text how often each value occurred there.
+Columns are found by their names, whatever their order. Missing values get the mean of
+the training part; for a column of text, the frequency of each of its values there.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def read_table(path: Path, terms: Terms, tell: Tell) -> Iterator[Example]:
 
     Args:
         path: text in UTF-8, as `linsey train` takes it; a column of labels is not read.
-        terms: of the run.
-        tell: is told which other columns are not used.
+        terms: the terms of the run.
+        tell: called with a line on other columns that are not used.
 
     Raises:
-        InputError: a column is missing, or a cell cannot be read; says where.
+        InputError: a column is missing, or a cell cannot be read; the error says where.
     """
     with parsing(path, "the table cannot be loaded"):
         table = CsvTable(path, least=1)
@@ -84,10 +84,10 @@ def _encoder(table: CsvTable, column: Column, names: Sequence[str]) -> Encoder |
 
 
 def _named(table: CsvTable, terms: Terms, names: Sequence[str]) -> list[Column]:
-    """Give columns the names of the model's where only their order tells these.
+    """Name columns like those of the model, if only their order tells which is which.
 
-    That is so for a table without a line of names, and for a model that was trained on
-    arrays, whose features have none.
+    This is so for a table without a line of names, and for a model that was trained on
+    arrays, whose features have no names.
     """
     if terms.known.feature_names and table.has_header:
         return table.columns

@@ -1,4 +1,4 @@
-"""What a run expects of the examples that it is asked about."""
+"""The terms of a run: what it expects of the examples to be classified."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Example(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Terms:
-    """How examples of a run are read.
+    """How examples for a run are read.
 
     Attributes:
         config: the options of the run.
-        shape: of one example.
+        shape: the shape of one example.
         known: classes, features and their means in the training part.
-        dtype: of the raw examples in training; empty if that is not known.
-        missing: what becomes of missing values.
+        dtype: the dtype of the raw training examples; empty if that is not known.
+        missing: how missing values are treated.
     """
 
     config: TrainConfig
@@ -55,18 +55,18 @@ class Terms:
         """Return the terms of a run.
 
         Args:
-            metadata: what the run recorded.
-            missing: what becomes of missing values. If `None`, what the run did.
+            metadata: the metadata of the run.
+            missing: how missing values are treated. If `None`, as in the run.
         """
         config, data = metadata.train_config, metadata.data
         missing = missing or config.missing
         return cls(config, data.shape, data.known, data.dtype, missing)
 
     def refuse_images(self, path: Path) -> None:
-        """Refuse an image if the run did not learn from pixels as files have them.
+        """Refuse an image if the run did not learn from the pixels of image files.
 
         Raises:
-            InputError: the model takes no images, or arrays of another scale.
+            InputError: the model does not take images, or takes another scale.
         """
         shape = self.shape
         if len(shape) != 3 or shape[2] not in _COLORS or shape[0] != shape[1]:
@@ -95,11 +95,11 @@ class Terms:
 
         Args:
             x: shape (examples, *shape); grey images may lack their last axis.
-            file: where it comes from, for messages.
-            key: what it is called there.
+            file: the file it comes from, for messages.
+            key: its name there.
 
         Raises:
-            InputError: another shape or dtype, or a value that is not finite.
+            InputError: it has another shape or dtype, or a value that is not finite.
         """
         wrong = functools.partial(InputError, file=file, key=key)
         if x.dtype.kind not in "buif":
