@@ -107,7 +107,7 @@ def _is_averaged(leaf: object) -> bool:
 
 
 def _move(mean: PyTree, new: PyTree, rate: Array | float) -> PyTree:
-    """Move a mean towards new values, in float32 at least."""
+    """Move a mean towards new values, in float32 or wider."""
 
     def move(old: Array, value: Array) -> Array:
         if not _is_averaged(value):
@@ -157,7 +157,7 @@ def _check_count(count: int, weights: list[float] | None, total: float) -> None:
 
 
 def _check_same(first: PyTree, second: PyTree, number: int) -> None:
-    """Refuse checkpoints of different models."""
+    """Raise an error if two checkpoints differ in structure or shapes."""
     kinds = [
         {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in leaves}
         for leaves, _ in map(jax.tree_util.tree_flatten_with_path, (first, second))
@@ -281,7 +281,7 @@ def ema(decay: float, *, debias: bool = True, warmup: bool = False) -> Ema:
 
 
 def _map_averaged(function: Callable[[Array], Array], tree: PyTree) -> PyTree:
-    """Map floating-point leaves, in float32 at least, and leave others alone."""
+    """Map floating-point leaves, in float32 or wider, and keep others unchanged."""
 
     def of_leaf(leaf: Array) -> Array:
         if not _is_averaged(leaf):

@@ -11,7 +11,7 @@ The root mean square of `z' - z`, called the *gap*, follows from these four numb
     gap^2 = (s / s_r - 1)^2 var / s^2 + (mu - mu_r)^2 / s_r^2.
 
 It is a relative difference, because `z` has mean square 1. Moments of `n` independent
-values differ from those of the whole population by chance: the mean by `s / sqrt(n)`,
+values differ from the population's moments by chance: the mean by `s / sqrt(n)`,
 and the standard deviation by about as much unless the distribution has light tails. A
 healthy layer therefore has `gap^2` near `2 / n`.
 

@@ -148,7 +148,7 @@ def _channel_axes(
     if isinstance(axis, int | Sequence) and not isinstance(axis, str):
         listed = (axis,) if isinstance(axis, int) else axis
         candidates.insert(0, tuple(sorted(i % rank for i in listed)))
-    if count == rank:  # axes of size 1 in place of those that are reduced
+    if count == rank:  # the statistics keep reduced axes with size 1
         candidates.insert(0, tuple(i for i in range(rank) if kept[i] != 1))
     sizes = tuple(size for size in kept if size != 1 or count != rank)
     candidates += [(i,) for i in range(rank)]

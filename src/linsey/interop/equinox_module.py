@@ -70,8 +70,9 @@ class EquinoxModule(nn.Module):
 
         Args:
             *args: its arguments, in batches unless `axis_name` is `None`.
-            training: whether to call the module as it was made, or in inference mode.
-                The state changes in training, and if its collection is mutable.
+            training: whether to call the module in the mode in which it was made;
+                otherwise it is called in inference mode. The state changes if this is
+                True, or if its collection is mutable.
 
         Raises:
             MismatchError: a variable is missing or has another shape.

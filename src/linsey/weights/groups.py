@@ -129,12 +129,12 @@ def _place(name: str, attentions: set[str], recurrent: bool) -> tuple[str, str]:
         return above, _ATTENTION_OF_TIMM.get(local, local)
     found = _RECURRENT.fullmatch(leaf)
     if found and recurrent:
-        if found["index"] is None:  # of a cell
+        if found["index"] is None:  # a single cell
             return owner, leaf
         # Use numbers, so that layers and directions have an order.
         place = f"{found['index'][2:]}.{int(bool(found['back']))}"
         return f"{owner}.{place}" if owner else place, leaf[: found.start("index")]
-    if _FUSED.fullmatch(leaf):  # of a module whose projection is one of our layers
+    if _FUSED.fullmatch(leaf):  # each projection is one of our layers
         inner, _, leaf = leaf.rpartition("_")
         return f"{owner}.{inner}" if owner else inner, leaf
     return (owner, leaf) if leaf in _LEAVES else (name, "")

@@ -53,7 +53,10 @@ def linen_names(model: ResNet) -> dict[str, dict[str, str]]:
 
 
 def linen_tables(module: object) -> list[Callable[[str], str]]:
-    """Return a function for each library, from our path of an array to its path."""
+    """Return, for each library, a function from our path of an array to the library's.
+
+    The list is empty unless the module is a `ResNet`.
+    """
     if not isinstance(module, ResNet):
         return []
 

@@ -47,7 +47,7 @@ class Cause:
 
 @dataclass(frozen=True)
 class Proof:
-    """Whether two models compute the same.
+    """The result of comparing two models.
 
     Attributes:
         differences: differences in evaluation, in training, and of the statistics after

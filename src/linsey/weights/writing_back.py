@@ -129,7 +129,7 @@ def _written(
 
 
 def _names(layer: Layer, names: Mapping[str, str] | None) -> dict[str, str]:
-    """Return their names of the arrays of a layer, by the part within the layer."""
+    """Return PyTorch names for the arrays of a layer, by the part within the layer."""
     if names is not None:
         return {
             LEAVES.get(local, local): name_by_table(names, path)

@@ -139,7 +139,7 @@ class _Key:
         settings = (tuple(sorted(call.flags.items())), call.mutable)
         self.value: tuple[object, ...] = (id(call.model), *settings)
         if isinstance(call.model, Hashable):
-            with contextlib.suppress(TypeError):  # a module with an array in a field
+            with contextlib.suppress(TypeError):  # a field holds an array
                 hash(call.model)
                 self.value = (call.model, *settings)
 

@@ -51,7 +51,11 @@ def read_pt(path: Path) -> dict[str, np.ndarray]:
 
 
 def _chosen(found: object, path: Path) -> dict[str, Rebuilt]:
-    """Return the tensors by name, only those of the state dict if there is just one."""
+    """Return the tensors by name; of a checkpoint, only those of its state dict.
+
+    A checkpoint here is a dictionary with exactly one state dict, and no other tensors
+    except single numbers.
+    """
     if not isinstance(found, dict):
         hint = 'save a dictionary of tensors, such as `{"weight": tensor}`'
         kind = "a tensor" if _is_tensor(found) else type(found).__name__
