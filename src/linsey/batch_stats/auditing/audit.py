@@ -62,7 +62,7 @@ def audit(
     flag: str | None = None,
     inputs: Inputs | None = None,
 ) -> Report:
-    """Find problems of running statistics, with or without data.
+    """Find problems with running statistics, with or without data.
 
     Without data, the numbers are checked: `never_updated`, `too_few_updates`, `stale`,
     `nonfinite`, `negative_variance`, `tiny_variance`, `half_precision`,
