@@ -1,1 +1,1 @@
-"""Arrays in files of NumPy and in zip archives, read by somebody who trusts neither."""
+"""Readers of arrays in NumPy files and zip archives that do not trust the files."""

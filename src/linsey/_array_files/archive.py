@@ -1,4 +1,4 @@
-"""Zip archives whose list of members is not believed."""
+"""Zip archives whose list of members is not trusted."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from linsey.errors import InputError
 from linsey.files import open_regular, parsing
 
 MAX_RATIO = 100
-"""Bytes that the arrays may have for each byte of a larger file."""
+"""For larger files, the largest number of bytes of arrays per byte of the file."""
 _MAX_DIRECTORY = 2**21  # bytes of the list of members, about 20,000 arrays
 
 
 class Archive(NamedTuple):
-    """An archive that is open.
+    """An open archive.
 
     Attributes:
-        path: where it is.
-        size: of the file, in bytes.
-        file: reads the members.
-        members: what the list says of each, by name.
+        path: path of the file.
+        size: size of the file in bytes.
+        file: the zip file, which reads the members.
+        members: the entries in the list of members, by name.
     """
 
     path: Path
@@ -35,11 +35,11 @@ class Archive(NamedTuple):
 
     @property
     def limit(self) -> int:
-        """Bytes that its arrays may have together."""
+        """The largest number of bytes that all arrays together may have."""
         return max(MAX_UNPACKED, MAX_RATIO * self.size)
 
     def check_total(self, total: int, hint: str) -> None:
-        """Refuse arrays that are too large for the file that they are in."""
+        """Raise an error if the arrays are too large for their file."""
         if total > self.limit:
             expected, found = f"at most {self.limit:,} bytes", f"{total:,}"
             problem = "the arrays are too large for the file"
@@ -49,9 +49,9 @@ class Archive(NamedTuple):
 
 
 class _Bounded:
-    """A file of which nobody reads more than a limit at once.
+    """A file that limits the size of a single read.
 
-    `zipfile` reads the list of members in one go, however long it is.
+    `zipfile` reads the whole list of members at once, however long it is.
     """
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
@@ -59,7 +59,7 @@ class _Bounded:
         self.tell, self.seekable = file.tell, file.seekable
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        if whence == os.SEEK_SET and offset < 0:  # which would be a refusal of the disk
+        if whence == os.SEEK_SET and offset < 0:  # this would look like a disk error
             raise InputError("a member before the file begins", file=self._path)
         return self._file.seek(offset, whence)
 
@@ -77,16 +77,16 @@ def open_archive(path: Path, problem: str, suffix: str = "") -> Iterator[Archive
 
     Args:
         path: the file.
-        problem: what it is if it cannot be read, such as "not a readable npz file".
-        suffix: of names of members; left out.
+        problem: the error message if it cannot be read, such as "not a readable npz
+            file".
+        suffix: suffix that is removed from the names of members.
 
     Yields:
-        The archive. What the block stumbles over is reported as in
-        `linsey.files.parsing`.
+        The archive. Errors in the block are reported as by `linsey.files.parsing`.
 
     Raises:
-        InputError: it is no such archive.
-        DiskError: the disk refused.
+        InputError: the file is not such an archive.
+        DiskError: a disk operation failed.
     """
     with open_regular(path) as opened, parsing(path, problem):
         size = os.fstat(opened.fileno()).st_size
@@ -102,14 +102,14 @@ def open_archive(path: Path, problem: str, suffix: str = "") -> Iterator[Archive
 
 
 def add_member(file: zipfile.ZipFile, name: str, *content: bytes | memoryview) -> None:
-    """Write a member that depends on its name and content only.
+    """Write a member whose bytes depend only on its name and content.
 
     Args:
         file: an archive that is being written.
-        name: of the member.
-        content: in chunks; not compressed.
+        name: name of the member.
+        content: content in chunks, which is not compressed.
     """
-    info = zipfile.ZipInfo(name)  # of 1980, and not of now
+    info = zipfile.ZipInfo(name)  # dated 1980, not now
     info.file_size = sum(len(chunk) for chunk in content)
     with file.open(info, "w") as member:
         for chunk in content:

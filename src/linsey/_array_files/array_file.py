@@ -1,8 +1,8 @@
-"""Arrays in NumPy's file format, read by somebody who trusts nothing in them.
+"""A reader of NumPy's file format that does not trust the files.
 
-NumPy's own reader runs Python's parser over the header of each array and allocates what
-the header asks for. Here a header has to match an expression, and what it asks for is
-compared with what the file holds before a byte of data is read. Nothing is ever
+NumPy's own reader runs Python's parser on the header of each array, and allocates as
+much memory as the header asks for. Here, a header must match a regular expression, and
+its size is compared with that of the file before any data are read. Nothing is ever
 unpickled.
 """
 
@@ -24,9 +24,9 @@ from linsey.files import open_regular, parsing
 
 MAX_AXES = 32
 MAX_TEXT = 255
-"""Characters that a text may have, such as a label."""
+"""The largest number of characters in a text, such as a label."""
 MAX_UNPACKED = 128 * 2**20
-"""Bytes that the arrays of a file may have whatever its size."""
+"""The number of bytes that the arrays of a file may have, whatever the file's size."""
 _MAX_HEADER = 2**16
 _PIECE = 2**20
 _ENTRY = re.compile(
@@ -39,7 +39,7 @@ _TEXT = re.compile(r"(?P<kind>[<>=]U|\|S)(?P<length>[1-9]\d{0,3})")
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What a member says about its array."""
+    """The header of an array: its dtype, shape and memory order."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -52,24 +52,24 @@ class Header:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of all values."""
+        """The number of bytes of all values."""
         return self.size * self.dtype.itemsize
 
 
 class ArrayFile:
-    """One array: checked, described, and read when it is asked for.
+    """One array in a file, whose header is checked first and whose data are read later.
 
     Args:
         opened: opens the file of the array at its beginning.
-        size: of that file, in bytes.
-        wrong: makes the errors; knows the names of file and array.
-        takes_text: whether it may hold text, of labels.
+        size: size of the file in bytes.
+        wrong: makes errors that contain the names of the file and the array.
+        takes_text: whether the array may hold text, such as labels.
 
     Attributes:
-        header: what the file says about its array.
+        header: the header of the array.
 
     Raises:
-        InputError: it is no such file, or the array cannot be used.
+        InputError: it is not a file of this format, or the array cannot be used.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class ArrayFile:
             raise self.wrong("a header too long", expected=limit, found=f"{length:,}")
         header = self._parsed(file.read(length).decode("latin-1"))
         self.offset = 8 + count + length
-        # An axis of length 0 would hide the others.
+        # An axis of length 0 would hide the size of the others.
         claimed = math.prod(max(n, 1) for n in header.shape) * header.dtype.itemsize
         if claimed != header.nbytes and claimed > MAX_UNPACKED:
             raise self.wrong("an impossible shape", found=header.shape)
@@ -135,7 +135,7 @@ class ArrayFile:
         match = _TEXT.fullmatch(descr) if self._takes_text else None
         if match is None:
             return False
-        # UTF-8 takes up to four bytes for a character.
+        # UTF-8 uses up to four bytes per character.
         most, unit = (4 * MAX_TEXT, "bytes") if match["kind"] == "|S" else (
             MAX_TEXT, "characters")  # fmt: skip
         if (length := int(match["length"])) > most:
@@ -144,7 +144,7 @@ class ArrayFile:
         return True
 
     def _unreadable(self, body: str) -> InputError:
-        """Return the error for objects, records and text, which are legal dtypes."""
+        """Return the error for dtypes that are legal, but not accepted here."""
         match = re.search(
             r"""descr['"]\s*:\s*([^,]*(?:,(?!\s*'(?:f|s))[^,]*)*)""", body
         )
@@ -159,7 +159,7 @@ class ArrayFile:
         return self.wrong("not numbers", expected=expected, found=described)
 
     def read(self) -> np.ndarray:
-        """Read the array, piece by piece: the archive may be lying still."""
+        """Read the array, chunk by chunk, as an archive may still state wrong sizes."""
         header = self.header
         array = np.empty(header.size, header.dtype)
         raw = array.view(np.uint8)
@@ -172,14 +172,14 @@ class ArrayFile:
 
 
 def fill(raw: np.ndarray, file: IO[bytes]) -> bool:
-    """Read bytes, piece by piece, into an array of them.
+    """Read bytes, chunk by chunk, into an array.
 
     Args:
-        raw: of `uint8`, with one axis.
-        file: of a member of an archive, whose checksum is compared at its end.
+        raw: the array, of dtype `uint8` and with one axis.
+        file: file of a member of an archive, whose checksum is compared at its end.
 
     Returns:
-        Whether there were as many.
+        Whether the file had enough bytes.
     """
     for start in range(0, len(raw), _PIECE):
         wanted = raw[start : start + _PIECE]
@@ -192,7 +192,7 @@ def fill(raw: np.ndarray, file: IO[bytes]) -> bool:
 
 
 def _begin(start: bytes) -> str:
-    """Return how a file begins that is no array, as text."""
+    """Return the beginning of a file that is not an array, as text."""
     return repr(start.decode("ascii", "replace")) if start else "nothing"
 
 
@@ -200,15 +200,15 @@ def read_npy(path: Path, takes_text: bool = False) -> np.ndarray:
     """Read the array of a file.
 
     Args:
-        path: what `numpy.save` wrote.
-        takes_text: whether it may hold text, of labels.
+        path: file written by `numpy.save`.
+        takes_text: whether the array may hold text, such as labels.
 
     Returns:
         The array.
 
     Raises:
-        InputError: the file is not such a file, or the array is not usable.
-        DiskError: the disk refused.
+        InputError: the file does not have this format, or the array cannot be used.
+        DiskError: a disk operation failed.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size

@@ -1,7 +1,7 @@
-"""Arrays of a NumPy archive: those of one of several groups of names.
+"""A reader of selected arrays in NumPy archives.
 
-What an archive says of its arrays is compared with what it holds before anything is
-unpacked, see `linsey._array_files.array_file`.
+The sizes that an archive states for its arrays are checked before anything is unpacked;
+see `linsey._array_files.array_file`.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ def read_npz(
     """Read some arrays of an archive.
 
     Args:
-        path: what `numpy.savez` or `numpy.savez_compressed` wrote.
-        choose: returns the arrays that are wanted of those that are there.
-        text: tells whether an array may hold text, of labels.
+        path: file written by `numpy.savez` or `numpy.savez_compressed`.
+        choose: function from the names of all arrays to those to read.
+        text: tells whether an array may hold text, such as labels.
 
     Returns:
-        The arrays that are wanted, by name.
+        The chosen arrays, by name.
 
     Raises:
-        InputError: the file is not such an archive, or an array is not usable.
-        DiskError: the disk refused.
+        InputError: the file is not such an archive, or an array cannot be used.
+        DiskError: a disk operation failed.
     """
     with open_archive(path, "not a readable npz file", ".npy") as archive:
         members = {}

@@ -1,8 +1,8 @@
-"""See, repair and use the state that training leaves behind.
+"""Inspect, repair and use the state that training leaves behind.
 
-Every function takes models and variables of `linsey.linen`, of Flax Linen, objects of
-`linsey.treex`, and functions `(variables, x, train, mutable)`; none changes what it is
-given. What they find is a `Report`.
+Every function takes models and variables of `linsey.linen` or Flax Linen, objects of
+`linsey.treex`, and functions `(variables, x, train, mutable)`. None modifies its
+arguments. Findings are returned as a `Report`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-# No file has the name of a function: importing it would put it in the function's place.
+# No file is named like a function: importing it would replace the function here.
 _FILES = {
     "Ema": "averages",
     "EmaState": "averages",

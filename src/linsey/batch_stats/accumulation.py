@@ -1,4 +1,4 @@
-"""Gradients of a large batch from microbatches, right with batch normalization."""
+"""Gradients of a large batch from microbatches, correct with batch normalization."""
 
 from __future__ import annotations
 
@@ -24,56 +24,60 @@ def accumulate(
     keep_every: int = 2,
     axis_name: str = "microbatches",
 ) -> Callable[..., tuple[tuple[Array, PyTree], PyTree]]:
-    """Make `jax.value_and_grad(loss_fn, has_aux=True)` that takes less memory.
+    """Make a `jax.value_and_grad(loss_fn, has_aux=True)` that takes less memory.
 
-    The batch is divided into `k` microbatches of neighbours, which are run one after
-    the other. One call gives one gradient and one update of the running statistics, for
-    one step of the optimizer.
+    The batch is divided into `k` microbatches of consecutive examples, which are
+    processed one after the other. One call returns one gradient and one update of the
+    running statistics, for one step of the optimizer.
 
-    With `mode="exact"` loss, gradient and statistics are those of the undivided batch,
-    up to rounding. Batch norms take their moments over all microbatches: the program
-    is cut at these moments, and between them microbatches do not know of each other.
-    What is kept for the backward pass are the values at some of the cuts; the others
-    are computed again. With `mode="ghost"` each microbatch is normalized by its own
-    moments (ghost batch normalization), which is another function but needs one pass
-    only; the running statistics move once, towards the moments of the whole batch.
+    With `mode="exact"`, the loss, gradient and statistics are those of the undivided
+    batch, up to rounding. Batch norms compute their moments over all microbatches: the
+    program is split into segments at these moments, and within a segment the
+    microbatches are independent. Only the values at some of the splits are kept for the
+    backward pass; the others are recomputed. With `mode="ghost"`, each microbatch is
+    normalized by its own moments (ghost batch normalization). This is a different
+    function, but needs only one pass; the running statistics are updated once, with the
+    moments of the whole batch.
 
-    Batch norms of linsey and of a loaded Flax see the microbatches by themselves. Other
-    code may use `axis_name` in collectives: `jax.lax.pmean(x.mean(0), axis_name)`.
+    Batch norms of linsey, and of Flax if it is imported, are synchronized over the
+    microbatches automatically. Other code may use `axis_name` in collectives:
+    `jax.lax.pmean(x.mean(0), axis_name)`.
 
     Args:
         loss_fn: `loss_fn(params, *others, batch) -> (loss, aux)`. The loss is a scalar,
-            the mean over the examples of the batch given to it.
-        k: number of microbatches; it divides the number of examples.
+            the mean over the examples of the batch passed to it.
+        k: number of microbatches; it must divide the number of examples.
         mode: `"exact"` or `"ghost"`.
-        weight: function of a microbatch to what its loss counts, for example the number
-            of examples that are not masked where the loss is the mean over those. If
-            `None`, all count the same.
-        keep_every: of how many batch norms, one after the other, one keeps its input
-            for the backward pass. More take less memory and more time.
+        weight: function from a microbatch to the weight of its loss, for example the
+            number of unmasked examples if the loss is the mean over those. If `None`,
+            all weights are equal.
+        keep_every: one of this many consecutive batch norms keeps its input for the
+            backward pass. Larger values take less memory and more time.
         axis_name: name of the axis of microbatches.
 
     Returns:
-        A function `(params, *others, batch) -> ((loss, aux), grads)`, also under
-        `jax.jit`. `params` are differentiated; `batch` is a tree of arrays whose first
-        axis counts the examples; what stands between is the same for all microbatches,
-        but for random keys, which are split: each microbatch draws noise of its own. A
-        key is typed, or an array of shape (2,) and dtype uint32.
+        A function `(params, *others, batch) -> ((loss, aux), grads)`, which also works
+        under `jax.jit`. `params` are differentiated. `batch` is a tree of arrays whose
+        first axis runs over the examples. The arguments in between are the same for all
+        microbatches, except random keys, which are split so that each microbatch draws
+        its own noise. A key is either typed, or an array of shape (2,) and dtype
+        uint32.
 
-        `aux` is put together leaf by leaf. What is the same for all microbatches, such
-        as updated statistics, is returned as it is. What has a value for each example,
-        along its first axis, is concatenated. Of other floating-point numbers the mean
-        is taken, weighted like the loss; whole numbers, such as hits, are added.
+        `aux` is combined leaf by leaf. Values that are the same for all microbatches,
+        such as updated statistics, are returned unchanged. Arrays with one entry per
+        example along their first axis are concatenated. Other floating-point numbers
+        are averaged with the weights of the loss; integers, such as the number of
+        correct predictions, are added.
 
     Raises:
-        OptionError: `k`, `mode` or `keep_every` has no such value.
+        OptionError: `k`, `mode` or `keep_every` has an invalid value.
         ArgumentTypeError: there is no batch.
-        ShapeError: `k` does not divide the batch, or the loss is no scalar.
+        ShapeError: `k` does not divide the batch, or the loss is not a scalar.
         UnsynchronizedLayerError: a layer that keeps a running mean and variance has no
             field `axis_name`.
         UnsynchronizedStatisticsError: updated `batch_stats` differ between
             microbatches.
-        UnsupportedError: a batch norm is inside of a `while` or `cond`.
+        UnsupportedError: a batch norm is inside a `while` or `cond`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -94,11 +98,11 @@ def accumulate(
         >>> all(map(bool, jax.tree.leaves(same)))
         True
 
-    Time and memory for several `k`, against those of the undivided batch, are measured
-    by `python -m benchmarks.accumulate`.
+    `python -m benchmarks.accumulate` measures time and memory for several `k`, compared
+    with the undivided batch.
 
     References:
-        Wu, Johnson 2021, https://arxiv.org/abs/2105.07576 (what batch a norm sees);
+        Wu, Johnson 2021, https://arxiv.org/abs/2105.07576 (which batch a norm sees);
         Chen et al. 2016, https://arxiv.org/abs/1604.06174 (checkpoints)
     """
     _check_options(k, mode, keep_every)

@@ -1,15 +1,15 @@
-"""Averages of weights, and what becomes of the statistics that go with them.
+"""Averages of model weights and of the running statistics that belong to them.
 
-The running statistics of a batch norm belong to the weights before it. Statistics
-averaged with the same weights as these are near to those of the averaged weights, but
-never the same: activations are no linear function of the weights, and where they are,
-in a first layer, their mean is right while their variance is too large,
+The running statistics of a batch norm belong to the weights of the layers before it.
+Averaged statistics are close to the statistics of the averaged weights, but not equal:
+activations are not a linear function of the weights. Even in a first layer, where they
+are linear, only the averaged mean is right. The averaged variance is too large,
 
     average of var_i = var of the average + average over i of Var[(w_i - w) x],
 
-by the variance that the differences of the weights make. So an average of weights ends
-with `recalibrate`, which computes the statistics anew, or, where there are no data,
-with the averaged statistics of close checkpoints.
+by the variance that the differences between the weights cause. Therefore, call
+`recalibrate` after averaging weights: it recomputes the statistics. If there is no
+data, use the averaged statistics, and average only checkpoints that are close together.
 """
 
 from __future__ import annotations
@@ -35,23 +35,27 @@ def average(
 ) -> PyTree:
     """Average variables: `sum_i w_i x_i / sum_i w_i` leaf by leaf.
 
-    Put `recalibrate(model, average(checkpoints), batches)` behind it: averaged running
-    statistics are those of no weights.
+    Follow it with `recalibrate(model, average(checkpoints), batches)`: the averaged
+    running statistics are not exactly those of the averaged weights.
 
     Args:
-        checkpoints: trees of variables of one structure, or folders of linsey steps.
-            They are taken one at a time, so that a generator needs the memory of two.
-        weights: how much each counts, at least 0. If `None`, all count the same.
+        checkpoints: trees of variables with the same structure, or folders of linsey
+            steps. They are read one at a time, so a generator needs memory for only
+            two of them.
+        weights: weight of each checkpoint, at least 0. If `None`, all weights are
+            equal.
 
     Returns:
-        A tree with the dtypes of the last one. Leaves that are not floating-point
-        numbers, such as counts and random keys, are those of the last one.
+        A tree with the dtypes of the last checkpoint. Leaves that are not
+        floating-point numbers, such as counts and random keys, are taken from the last
+        checkpoint.
 
     Raises:
-        OptionError: there is no checkpoint, or there are not as many weights; their sum
-            is not positive.
+        OptionError: there is no checkpoint, a weight is negative, the number of weights
+            differs from the number of checkpoints, or the sum of the weights is not
+            positive.
         MismatchError: structure or shapes differ.
-        InputError: a folder is no step, or damaged.
+        InputError: a folder is not a step, or is damaged.
 
     Example:
         >>> from linsey.batch_stats import average
@@ -78,7 +82,7 @@ def average(
         previous, last = last, _read(checkpoint)
         if previous is not None:
             _check_same(previous, last, count)
-        # The mean so far moves towards the new one: no sum grows.
+        # The mean so far moves towards the new values; a growing sum would lose digits.
         rate = weight / sum_of_weights if sum_of_weights else 0.0
         total = last if total is None else _move(total, last, rate)
     _check_count(count, given, sum_of_weights)
@@ -86,7 +90,7 @@ def average(
 
 
 def _read(checkpoint: Checkpoint) -> PyTree:
-    """Read a step of linsey; a tree is one already."""
+    """Return a tree of variables as it is, or read it from the folder of a step."""
     if not isinstance(checkpoint, str | os.PathLike):
         return checkpoint
     from linsey.checkpoint import open_checkpoint
@@ -97,13 +101,13 @@ def _read(checkpoint: Checkpoint) -> PyTree:
 def _is_averaged(leaf: object) -> bool:
     if isinstance(leaf, float | complex):
         return True
-    # Random keys are arrays too, of a dtype of their own.
+    # Random keys are arrays too, with a dtype that is not a number.
     dtype = getattr(leaf, "dtype", None)
     return dtype is not None and jnp.issubdtype(dtype, jnp.inexact)
 
 
 def _move(mean: PyTree, new: PyTree, rate: Array | float) -> PyTree:
-    """Move a mean towards new values, in float32 at least."""
+    """Move a mean towards new values, in float32 or wider."""
 
     def move(old: Array, value: Array) -> Array:
         if not _is_averaged(value):
@@ -153,7 +157,7 @@ def _check_count(count: int, weights: list[float] | None, total: float) -> None:
 
 
 def _check_same(first: PyTree, second: PyTree, number: int) -> None:
-    """Refuse checkpoints of different models."""
+    """Raise an error if two checkpoints differ in structure or shapes."""
     kinds = [
         {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in leaves}
         for leaves, _ in map(jax.tree_util.tree_flatten_with_path, (first, second))
@@ -175,12 +179,13 @@ def _check_same(first: PyTree, second: PyTree, number: int) -> None:
 
 
 class EmaState(NamedTuple):
-    """A moving average; a tree of arrays.
+    """The state of a moving average, a tree of arrays.
 
     Attributes:
         count: number of updates.
-        total: the average, before it is divided by what its weights add up to.
-        missing: what these lack to 1: the weight that the start would have.
+        total: the weighted sum, before it is divided by the sum of the weights.
+        missing: 1 minus the sum of the weights, which is the weight that an initial
+            value would have.
     """
 
     count: Array
@@ -193,7 +198,7 @@ class Ema(NamedTuple):
 
     Attributes:
         init: `init(variables) -> state`.
-        update: `update(variables, state) -> state`, once after each step.
+        update: `update(variables, state) -> state`, to be called after each step.
         variables: `variables(state) -> variables`, the average.
     """
 
@@ -207,23 +212,23 @@ def ema(decay: float, *, debias: bool = True, warmup: bool = False) -> Ema:
 
         total = d total + (1 - d) variables
 
-    Give it all variables, `{"params": ..., "batch_stats": ...}`: then the statistics
-    are averaged with the weights of the parameters that they belong to. They match
-    those nearly; `recalibrate(model, average, batches)` before an evaluation matches
-    them.
+    Pass all variables, `{"params": ..., "batch_stats": ...}`, so that the statistics
+    are averaged in the same way as the parameters that they belong to. They then match
+    the averaged parameters approximately. For an exact match, call
+    `recalibrate(model, average, batches)` before an evaluation.
 
     Args:
         decay: fraction of the old average that is kept, in [0, 1).
-        debias: whether to start from nothing and divide by the sum of the weights so
-            far. If not, the variables that `init` is given are the first value, which
-            counts `decay^n` after `n` updates.
-        warmup: whether to keep less in the beginning, `min(decay, (1 + n) / (10 + n))`
-            after `n` updates.
+        debias: whether to start from zero and divide by the sum of the weights so far.
+            Otherwise the average starts from the variables passed to `init`, which
+            have the weight `decay^n` after `n` updates.
+        warmup: whether to keep a smaller fraction in the beginning,
+            `min(decay, (1 + n) / (10 + n))` after `n` updates.
 
     Returns:
         The functions `init`, `update` and `variables`. Leaves that are not
-        floating-point numbers are those of the last update. Averages are in float32 at
-        least.
+        floating-point numbers are those of the last update. Averages are kept in
+        float32 or wider.
 
     Raises:
         OptionError: `decay` is not in [0, 1).
@@ -268,7 +273,7 @@ def ema(decay: float, *, debias: bool = True, warmup: bool = False) -> Ema:
         return EmaState(state.count + 1, total, state.missing * kept)
 
     def average_of(state: EmaState) -> PyTree:
-        # Before the first update there is nothing, and no weight to divide by.
+        # Before the first update the sum of the weights is zero; do not divide by it.
         weight = jnp.where(state.missing < 1, 1 - state.missing, 1)
         return _map_averaged(lambda x: x / weight.astype(x.dtype), state.total)
 
@@ -276,7 +281,7 @@ def ema(decay: float, *, debias: bool = True, warmup: bool = False) -> Ema:
 
 
 def _map_averaged(function: Callable[[Array], Array], tree: PyTree) -> PyTree:
-    """Map floating-point leaves, in float32 at least, and leave others alone."""
+    """Map floating-point leaves, in float32 or wider, and keep others unchanged."""
 
     def of_leaf(leaf: Array) -> Array:
         if not _is_averaged(leaf):

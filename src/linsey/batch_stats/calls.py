@@ -1,9 +1,9 @@
-"""How a model is called, in training and in evaluation: found by trying.
+"""How to call a model in training and in evaluation, found by trying.
 
 Models differ in the name of the flag that tells training from evaluation, in the
 collections that training changes, in the random streams that they draw from, and in
 whether a batch is one argument or several. `find_call` settles this once, by abstract
-evaluation, and returns a `Call`; all tools work on that.
+evaluation, and returns a `Call`, which all tools use.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Rngs = Mapping[str, jax.Array]
 # output and the collections that changed.
 Run = Callable[..., tuple[Any, Variables]]
 
-# Names of flags, and their value in training.
+# Names of flags, and their values in training.
 FLAGS = {
     "train": True,
     "training": True,
@@ -56,12 +56,12 @@ class Call:
 
     Attributes:
         model: what the user passed.
-        module: the Linen module behind, linsey's or Flax's; `None` for functions and
-            treex objects.
+        module: the underlying Linen module, of linsey or Flax; `None` for functions
+            and treex objects.
         run: the call itself.
         flags: the flags and their values in training.
-        inputs: makes the argument (a tuple: several; a dictionary: by keyword) from a
-            batch.
+        inputs: function from a batch to the argument of the call (a tuple: several
+            arguments; a dictionary: keyword arguments).
         rngs: keys for the random streams in training.
         mutable: the collections that training changes.
     """
@@ -81,11 +81,11 @@ class Call:
 
         Args:
             variables: by collection.
-            batch: what one call takes.
-            rngs: keys of the random streams. If `None`, always the same ones.
+            batch: input of one call.
+            rngs: keys of the random streams. If `None`, `self.rngs` in every call.
 
         Returns:
-            The output, and the collections that changed, whole.
+            The output, and the complete collections that changed.
         """
         rngs = self.rngs if rngs is None else rngs
         return self.apply(variables, batch, True, self.mutable, rngs)
@@ -102,7 +102,7 @@ class Call:
         mutable: Sequence[str] = (),
         rngs: Rngs | None = None,
     ) -> tuple[Any, Variables]:
-        """Call the model in either mode, with any collections mutable."""
+        """Call the model in either mode, with the given collections mutable."""
         args, kwargs = arguments(self.inputs(batch))
         flags = {name: value is train for name, value in self.flags.items()}
         return self.run(
@@ -111,10 +111,10 @@ class Call:
 
     @contextmanager
     def intercept(self, interceptor: Callable[..., Any]) -> Iterator[None]:
-        """Run the methods of Linen modules, linsey's or Flax's, through a function.
+        """Intercept the methods of Linen modules, of linsey or Flax, with a function.
 
-        It is called as `interceptor(next_fun, args, kwargs, context)`. Around a
-        function or an object, the modules of both that it may call are meant.
+        It is called as `interceptor(next_fun, args, kwargs, context)`. If the model is
+        a function or an object, modules of both libraries are intercepted.
         """
         libraries: list[Any] = [
             sys.modules[name]
@@ -146,19 +146,20 @@ def find_call(
             object of `linsey.treex`, or a function called as
             `model(variables, x, train=..., mutable=...)`, which returns the output,
             and the changed collections too if `mutable` is not False.
-        variables: its variables by collection; of an object its own if `None`.
-        batch: an example of what one call takes: an array, a tuple of several
-            arguments, or a dictionary of keyword arguments. Of tuples that the model
-            does not take whole, such as (input, label), the first item is used.
-        flag: the argument, or field, that is True in training; `"not deterministic"`
-            if it is False then. Found by its name if not given.
-        inputs: makes the arguments from a batch.
+        variables: its variables by collection. If `None`, an object's own variables.
+        batch: an example input of one call: an array, a tuple of several arguments, or
+            a dictionary of keyword arguments. If the model does not accept all items of
+            a tuple, such as (input, label), only the first item is passed.
+        flag: name of the argument, or field, that is True in training, or
+            `"not deterministic"` if it is False in training. If `None`, it is detected
+            by its name.
+        inputs: function from a batch to the arguments.
         rngs: keys for the random streams of training. If `None`, fixed ones for
             `params` and `dropout`.
         mutable: the collections that training changes. If `None`, all but `params`.
 
     Raises:
-        OptionError: no way was found; the text names what was tried and what to give.
+        OptionError: no way was found. The message says what was tried and what to pass.
 
     Example:
         >>> import jax.numpy as jnp, linsey.linen as nn
@@ -207,12 +208,13 @@ def initial(
 
     Args:
         model: as for `find_call`.
-        batch: an example of what one call takes.
+        batch: an example input of one call.
         flag: as for `find_call`.
         inputs: as for `find_call`.
 
     Returns:
-        The variables by collection, without values; `None` if there is no way to tell.
+        The variables by collection, without values; `None` if they cannot be
+        determined.
     """
     try:
         return find_initializer(model, batch, flag=flag, inputs=inputs).shapes
@@ -231,7 +233,7 @@ def find_initializer(
 
     Args:
         model: as for `find_call`.
-        batch: an example of what one call takes; may be abstract.
+        batch: an example input of one call; may be abstract.
         flag: as for `find_call`.
         inputs: as for `find_call`.
 
@@ -239,7 +241,7 @@ def find_initializer(
         A function of the keys of the random streams and a batch.
 
     Raises:
-        OptionError: no way was found, or the model is none of Linen.
+        OptionError: no way was found, or the model is not a Linen module.
     """
     rngs = dict.fromkeys(("params", "dropout"), jax.eval_shape(jax.random.key, 0))
     failures: list[str] = []
@@ -266,12 +268,12 @@ def find_initializer(
 
 @dataclass(frozen=True, eq=False)
 class Initializer:
-    """A way to make the variables of a Linen module.
+    """A function that makes the variables of a Linen module.
 
     Attributes:
         run: calls the module.
         flags: the flags and their values in evaluation.
-        inputs: makes the arguments from a batch.
+        inputs: function from a batch to the arguments.
         shapes: shapes and dtypes of the variables, by collection.
     """
 
@@ -293,14 +295,14 @@ def _keys() -> dict[str, jax.Array]:
 
 
 def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return positional and keyword arguments of a call."""
+    """Return the positional and keyword arguments of a call."""
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     return (tuple(inputs), {}) if isinstance(inputs, tuple | list) else ((inputs,), {})
 
 
 def is_linen(value: object) -> bool:
-    """Return whether a value is a Linen module, linsey's or Flax's."""
+    """Tell whether a value is a Linen module, of linsey or Flax."""
     return any(
         cls.__name__ == "Module"
         and cls.__module__.endswith("linen.module")
@@ -310,7 +312,7 @@ def is_linen(value: object) -> bool:
 
 
 def library_of(module: object) -> Any:
-    """Return the package `linen` that a module is of."""
+    """Return the package `linen` that a module belongs to."""
     is_ours = any(
         c.__module__ == "linsey.linen.module.base" for c in type(module).__mro__
     )
@@ -320,7 +322,7 @@ def library_of(module: object) -> Any:
 def _forms(
     model: Any, flag: str | None
 ) -> Iterator[tuple[Any, Run, Mapping[str, bool]]]:
-    """List possible modules, ways to run them, and flags, the likeliest first."""
+    """Yield possible modules, ways to run them, and flags, the likeliest first."""
     if is_object(model):
         yield None, _run_object(model), {}
         return
@@ -350,7 +352,7 @@ def _forms(
     if fields:
         yield module, _LinenRun(module, fixed, tuple(fields)), {**known, **fields}
     if not known:
-        yield module, _LinenRun(module, fixed, ()), {}  # by what is mutable
+        yield module, _LinenRun(module, fixed, ()), {}  # mutability sets the mode
     if is_open:
         for name, value in FLAGS.items():
             yield module, _LinenRun(module, fixed, ()), {name: value}
@@ -359,7 +361,7 @@ def _forms(
 def _named(
     module: Any, fixed: Mapping[str, Any], function: Any, flag: str
 ) -> Iterator[tuple[Any, Run, Mapping[str, bool]]]:
-    """List the calls in which a flag has the name that the user gives."""
+    """Yield the ways to call a module with the flag that the user named."""
     name = flag.removeprefix("not ").strip()
     names, is_open = _parameters(function)
     is_field = name not in names and not is_open and hasattr(module, name)
@@ -368,7 +370,7 @@ def _named(
 
 
 def _parameters(function: Any) -> tuple[tuple[str, ...], bool]:
-    """Return names of the parameters of a function, and whether it takes others."""
+    """Return a function's parameter names, and whether it takes `**kwargs`."""
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
@@ -382,9 +384,9 @@ class _LinenRun:
     """A way to run a Linen module.
 
     Attributes:
-        module: of linsey or Flax.
-        fixed: what a partial of `apply` holds already.
-        fields: the flags that are fields of the module and no arguments.
+        module: the module, of linsey or Flax.
+        fixed: keyword arguments that a partial of `apply` holds already.
+        fields: the flags that are fields of the module, not arguments.
     """
 
     module: Any
@@ -462,7 +464,7 @@ def _run_object(model: Any) -> Run:
 
 
 def _inputs(batch: Batch) -> Iterator[Inputs]:
-    """List ways to make arguments from a batch: as it is, then without labels."""
+    """Yield ways to make arguments from a batch: first whole, then without labels."""
     yield lambda batch: batch
     if isinstance(batch, tuple | list) and len(batch) > 1:
         yield operator.itemgetter(0)
@@ -474,7 +476,7 @@ def _inputs(batch: Batch) -> Iterator[Inputs]:
 
 
 def _failure(call: Call, variables: Variables, batch: Batch) -> str | None:
-    """Return why a call does not work; `None` if it does."""
+    """Return the reason why a call does not work, or `None` if it works."""
 
     def both(variables: Variables, batch: Batch) -> Any:
         y, updates = call.train(variables, batch)
@@ -490,7 +492,7 @@ def _failure(call: Call, variables: Variables, batch: Batch) -> str | None:
 
 
 def _told(error: Exception) -> str:
-    """Return an error by its class and its first line."""
+    """Describe an error by its class and its first line."""
     first = str(error).splitlines()[:1]
     return ": ".join([type(error).__name__, *first])
 

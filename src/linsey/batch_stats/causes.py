@@ -1,21 +1,21 @@
-"""Why training and evaluation part at a layer, told by numbers.
+"""Causes of a gap between training and evaluation at a layer, inferred from numbers.
 
-From the batch alone:
+The batch alone shows these causes:
 
-* `nonfinite`: running statistics, or the layer's inputs, are not finite.
-* `frozen`: a call in training leaves the running statistics as they are.
-* `never_updated`: they are zero and one, the initial values.
-* `small_batch`: the gap is large, or would be with other examples, and no larger than
-  chance makes it for so few values.
+* `nonfinite`: the running statistics, or the layer's inputs, are not finite.
+* `frozen`: a call in training does not change the running statistics.
+* `never_updated`: the running statistics are zero and one, the initial values.
+* `small_batch`: the gap is large, or would be with other examples, but no larger than
+  chance explains for so few values.
 
-A larger gap has one of three causes. Moments of `reference` data, on which the model
-was trained, tell whether the running statistics are theirs:
+A gap larger than chance has one of three other causes. The moments of `reference` data,
+on which the model was trained, show whether the running statistics match this data:
 
-* `other_distribution`: they are; the batch is of other data.
-* `stale`: they are not, and have not moved since the `previous` checkpoint, or to
-  somewhere else than towards the reference.
-* `slow_momentum`: they are not, and lie on the way from there to the reference: an
-  average of the values that it had, which are forgotten too slowly.
+* `other_distribution`: they match; the batch comes from a different distribution.
+* `stale`: they do not match, and since the `previous` checkpoint they have either not
+  moved, or moved in a direction other than towards the reference.
+* `slow_momentum`: they do not match, but lie on the way from the `previous` checkpoint
+  to the reference: they still average over old values, which are forgotten too slowly.
 """
 
 from __future__ import annotations
@@ -27,22 +27,23 @@ import numpy as np
 
 from linsey.batch_stats.gaps import Sample, chance, gap, is_beyond_chance
 
-CERTAIN = 0.01  # gap from which a cause that is certain by itself is worth a word
-LARGE = 0.3  # gap of a batch of 22 values by chance
-ON_THE_WAY = 0.5  # share of a distance that may lie across the way
+CERTAIN = 0.01  # smallest gap for which an unambiguous cause is reported
+LARGE = 0.3  # gap that chance explains for a batch of 22 values
+ON_THE_WAY = 0.5  # fraction of a distance that may be orthogonal to the way
 
 CALL = "variables = recalibrate(model, variables, batches)"
 
 
 @dataclass(frozen=True)
 class LayerEvidence:
-    """What is known of one layer, or of one row of a scanned or mapped one.
+    """What is known about one layer, or about one row of a scanned or mapped layer.
 
     Attributes:
-        running: its running statistics.
-        batch: moments of the batch, as training takes them.
+        running: running statistics of the layer.
+        batch: moments of the batch, as training computes them.
         after: the running statistics after a call in training.
-        trains: whether such a call normalizes by the batch, and moves them.
+        trains: whether a call in training normalizes by the batch and updates the
+            running statistics.
         reference: moments of the data that the model was trained on, if given.
         previous: running statistics of an earlier checkpoint with other parameters.
     """
@@ -61,7 +62,7 @@ class LayerEvidence:
 
     @property
     def momentum(self) -> float:
-        """The share of the old statistics that an update keeps; NaN if unknown."""
+        """The fraction of the old statistics that an update keeps; NaN if unknown."""
         moved = _difference(self.after, self.running)
         way = _difference(self.batch, self.running)
         length = float(way @ way)
@@ -69,7 +70,7 @@ class LayerEvidence:
 
 
 class Cause(NamedTuple):
-    """A cause, or several that remain, joined by `|`, with a sentence and a remedy."""
+    """A cause, or several possible ones joined by `|`, with a message and a remedy."""
 
     kind: str
     severity: str
@@ -78,7 +79,7 @@ class Cause(NamedTuple):
 
 
 def find_cause(one: LayerEvidence, tolerance: float) -> Cause | None:
-    """Return why training and evaluation part at a layer, `None` if they do not."""
+    """Return the cause of a layer's gap, or `None` if there is no significant gap."""
     return _certain(one) or (
         _by_batch(one, tolerance)
         if one.reference is None
@@ -87,7 +88,7 @@ def find_cause(one: LayerEvidence, tolerance: float) -> Cause | None:
 
 
 def _certain(one: LayerEvidence) -> Cause | None:
-    """Return what the state of the layer shows by itself."""
+    """Return the cause that the state of the layer shows by itself, if any."""
     running, batch = one.running, one.batch
     if not np.isfinite([*running.mean, *running.var]).all() or np.any(running.var < 0):
         bad = np.sum(~np.isfinite(running.mean) | ~(running.var >= 0))
@@ -119,7 +120,7 @@ def _certain(one: LayerEvidence) -> Cause | None:
 
 
 def _by_batch(one: LayerEvidence, tolerance: float) -> Cause | None:
-    """Return what remains without data that the model was trained on."""
+    """Return the causes that remain possible without reference data."""
     if not is_beyond_chance(one.gap, tolerance, one.batch):
         return _small_batch(one, tolerance)
     if one.previous is None:
@@ -177,7 +178,7 @@ def _stale(one: LayerEvidence, wrong: float) -> Cause:
 
 
 def _small_batch(one: LayerEvidence, tolerance: float) -> Cause | None:
-    """Report that chance separates the modes, or would with other examples."""
+    """Report that chance explains the gap, or would do so with other examples."""
     is_small = chance(one.batch) >= LARGE and one.gap > tolerance
     if one.gap < LARGE and not is_small:
         return None
@@ -201,9 +202,10 @@ def _beyond(one: LayerEvidence) -> str:
 def _way_left(
     running: Sample, previous: Sample, reference: Sample
 ) -> tuple[float, float]:
-    """Return what is left of the way from `previous` to `reference`, and the deviation.
+    """Return the fraction of the way to `reference` that is left, and the deviation.
 
-    Moving averages go there on a straight line in means and variances.
+    The way is the straight line from `previous` to `reference` in the space of means
+    and variances: moving averages move along it.
     """
     left = _difference(running, reference, reference)
     whole = _difference(previous, reference, reference)
@@ -216,7 +218,7 @@ def _way_left(
 
 
 def _difference(a: Sample, b: Sample, scale: Sample | None = None) -> np.ndarray:
-    """Subtract moments of `b` from `a`, in units of deviations and variances."""
+    """Subtract moments of `b` from `a`, in units of standard deviation and variance."""
     size = (b if scale is None else scale).var + b.epsilon
     return np.concatenate([(a.mean - b.mean) / np.sqrt(size), (a.var - b.var) / size])
 

@@ -1,10 +1,10 @@
-"""The moments of what one call of a normalization layer gets as input.
+"""The moments of the input to one call of a normalization layer.
 
-A layer is anything that owns running statistics, of any library. What is not in its
-statistics is read from its fields and the arguments of its call, by the names that
-`linsey.linen.BatchNorm` has for them: `axis`, `axis_name`, `axis_index_groups`,
-`group_size`, `unbiased_variance`, `nonfinite`, and `mask` and `domain`. A layer without
-such a field does not have what it stands for.
+A layer is any module, of any library, that owns running statistics. Its options are
+read from its fields and from the arguments of the call, under the names that
+`linsey.linen.BatchNorm` uses: `axis`, `axis_name`, `axis_index_groups`, `group_size`,
+`unbiased_variance`, `nonfinite`, and `mask` and `domain`. If a layer lacks one of these
+fields, it is assumed not to have the feature.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from linsey.ops.moments import Moments, NormSpec
 
 @dataclass(frozen=True)
 class LayerCall:
-    """One call of a layer, as far as its statistics depend on it.
+    """The parts of a call of a layer that affect its statistics.
 
     Attributes:
         x: the input.
-        mask: where it counts, of its rank, or `None`.
-        spec: over which axes moments are taken.
-        groups: number of examples that are normalized together, `None` for all.
-        domain: row of the statistics that the call is about, `None` for all of them.
-        is_unbiased: whether the running variance is the unbiased one.
-        skips_nonfinite: whether moments that are not finite count for nothing.
-        epsilon: what the layer adds to the variance.
+        mask: mask of the same rank as the input, or `None`.
+        spec: the axes over which moments are computed.
+        groups: number of examples that are normalized together; `None` for all.
+        domain: row of the statistics that the call uses; `None` for all rows.
+        is_unbiased: whether the running variance is unbiased.
+        skips_nonfinite: whether moments that are not finite are ignored.
+        epsilon: number that the layer adds to the variance.
     """
 
     x: Array
@@ -57,19 +57,19 @@ class LayerCall:
     epsilon: float
 
     def moments(self, shape: tuple[int, ...]) -> Moments:
-        """Take mean, variance and count, each of the shape of the statistics."""
+        """Compute mean, variance and count, each in the shape of the statistics."""
         rule = UpdateRule(self.groups, self.is_unbiased and self.groups is not None)
         return self._shaped(batch_statistics(self.spec, rule, self.x, self.mask), shape)
 
     def within(self, shape: tuple[int, ...]) -> Array:
-        """Take the average over examples, the first axis, of the variance in each."""
+        """Compute the variance within each example, averaged over the first axis."""
         return self._shaped(
             batch_statistics(self.spec, UpdateRule(1), self.x, self.mask), shape
         ).var
 
     @property
     def examples(self) -> int:
-        """How many examples there are, on all shards."""
+        """The number of examples on all shards together."""
         return self.x.shape[0] * shard_count(self.spec.names, self.spec.groups)
 
     def _shaped(self, taken: Moments, shape: tuple[int, ...]) -> Moments:
@@ -98,7 +98,7 @@ def read_call(
         shape: shape of its running mean.
 
     Raises:
-        OptionError: the input has no axes of the shape of the statistics.
+        OptionError: no axes of the input match the shape of the statistics.
     """
     given = _named_arguments(module, args, kwargs)
     x = jnp.asarray(next((v for v in given.values() if hasattr(v, "shape")), 0))
@@ -134,21 +134,21 @@ def _named_arguments(
     positional = dict(zip(names, args, strict=False))
     unnamed = {f"argument {i}": v for i, v in enumerate(args[len(positional) :])}
     given = {**positional, **unnamed, **kwargs}
-    # Keywords out of a batch come in alphabetical order.
+    # Keyword arguments from a batch arrive in alphabetical order.
     return {name: given[name] for name in (*names, *given) if name in given}
 
 
 def _channel_axes(
     module: object, shape: tuple[int, ...], kept: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """Return the axes of the channels: as the layer says, or where the sizes fit."""
+    """Return the channel axes: those the layer names, or those whose sizes match."""
     rank, count = len(shape), len(kept)
     candidates = [tuple(range(rank - count, rank))] if count <= rank else []
     axis = getattr(module, "axis", None)
     if isinstance(axis, int | Sequence) and not isinstance(axis, str):
         listed = (axis,) if isinstance(axis, int) else axis
         candidates.insert(0, tuple(sorted(i % rank for i in listed)))
-    if count == rank:  # axes of size 1 in place of those that are reduced
+    if count == rank:  # the statistics keep reduced axes with size 1
         candidates.insert(0, tuple(i for i in range(rank) if kept[i] != 1))
     sizes = tuple(size for size in kept if size != 1 or count != rank)
     candidates += [(i,) for i in range(rank)]
@@ -166,7 +166,7 @@ def _channel_axes(
 
 
 def _bound_names(axis_name: AxisNames | None) -> Names:
-    """Return the names of mapped axes that a transform around the call binds."""
+    """Return those names of mapped axes that a transform around the call binds."""
 
     def is_bound(name: Hashable) -> bool:
         try:
@@ -179,5 +179,5 @@ def _bound_names(axis_name: AxisNames | None) -> Names:
 
 
 def is_traced(value: object) -> bool:
-    """Return whether a value is unknown while Python runs."""
+    """Tell whether a value is traced, so that Python does not know its numbers."""
     return isinstance(value, jax.core.Tracer)

@@ -1,12 +1,12 @@
-"""Moments of many batches, merged into those of all.
+"""Moments of many batches, merged into the moments of all their values.
 
-Two sets of values with counts `a` and `b` have together
+The union of two sets of values with counts `a` and `b` has the moments
 
     mean = mean_a + share (mean_b - mean_a),            share = b / (a + b),
     var = var_a + share (var_b - var_a) + share (1 - share) |mean_b - mean_a|^2,
 
-which subtracts nothing large from anything large. Batches are merged one after the
-other in float64 by NumPy, or, where values are traced, in their own dtype.
+which avoids cancellation between large numbers. Batches are merged one after the other,
+in float64 by NumPy, or in their own dtype if the values are traced.
 
 References:
     Chan, Golub, LeVeque 1983, https://doi.org/10.1080/00031305.1983.10483115
@@ -25,12 +25,12 @@ Values = jax.Array | np.ndarray
 
 
 class Pool(NamedTuple):
-    """Moments of values: arrays of one shape, of NumPy or of JAX.
+    """Moments of a set of values: NumPy or JAX arrays of the same shape.
 
     Attributes:
-        mean: their mean.
-        var: their biased variance.
-        count: their number, or the sum of their weights.
+        mean: mean of the values.
+        var: biased variance of the values.
+        count: number of values, or the sum of their weights.
     """
 
     mean: Values
@@ -42,10 +42,10 @@ def merge(old: Pool, new: Pool, grouped: Values | bool = False) -> Pool:
     """Merge two pools.
 
     Args:
-        old: one of them. What counts nothing has mean and variance zero.
-        new: the other.
-        grouped: where variances are averaged alone, because the running variance is
-            the average of those of groups, not the variance of all.
+        old: the first pool. Entries with count zero have mean and variance zero.
+        new: the second pool.
+        grouped: True where variances are only averaged, because the running variance
+            is the average of the variances of groups, not the variance of all values.
 
     Example:
         >>> one, two = np.ones(1), np.full(1, 2.0)
@@ -63,7 +63,7 @@ def merge(old: Pool, new: Pool, grouped: Values | bool = False) -> Pool:
 
 
 def exact(value: ArrayLike) -> Values:
-    """Return an array of NumPy in double precision; a traced one as it is."""
+    """Return a NumPy array in double precision, or a traced array unchanged."""
     if isinstance(value, jax.core.Tracer):
         return jnp.asarray(value)
     array = np.asarray(value)
@@ -71,6 +71,6 @@ def exact(value: ArrayLike) -> Values:
 
 
 def numpy_of(*tuples: tuple[object, ...]) -> Any:
-    """Return the NumPy that arrays are of: that of JAX if one of them is."""
+    """Return `jax.numpy` if one of the arrays is a JAX array, otherwise `numpy`."""
     is_jax = any(isinstance(value, jax.Array) for some in tuples for value in some)
     return jnp if is_jax else np

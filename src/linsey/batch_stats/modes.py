@@ -1,4 +1,4 @@
-"""Where a model parts in training and in evaluation, by how much, and why."""
+"""Where, by how much, and why a model's training and evaluation outputs differ."""
 
 from __future__ import annotations
 
@@ -38,41 +38,43 @@ def compare_modes(
 ) -> ModesReport:
     """Compare training and evaluation on the same data, layer by layer.
 
-    At each layer with running statistics, in the order of calls: how far its outputs in
-    evaluation would be from those in training, for the inputs that it has in training,
-    relative to the deviation of these. That is due to its own statistics alone, not to
-    what layers before it do. Where this is more than chance explains, the cause is told
-    by the numbers:
+    For each layer with running statistics, in the order of calls, the report gives the
+    *gap*: the difference between the layer's outputs in evaluation and in training, for
+    the same (training) inputs, relative to the standard deviation of the training
+    outputs. The gap of a layer is due to its own statistics alone, not to the layers
+    before it. If it is larger than chance explains, the cause is inferred from the
+    numbers:
 
-    * `nonfinite`, `never_updated`, `frozen`, `small_batch` need nothing but the batch;
+    * `nonfinite`, `never_updated`, `frozen`, `small_batch` need only the batch;
     * `other_distribution` needs `reference`;
     * `stale` and `slow_momentum` need `reference` and `previous`.
 
-    Without these, the causes that remain are joined by `|`, and the finding says which
-    argument would tell. How each is told: `linsey.batch_stats.causes`.
+    Without these arguments, the causes that remain possible are joined by `|`, and the
+    finding says which argument would decide between them. `linsey.batch_stats.causes`
+    describes how each cause is recognised.
 
     Args:
-        model: a module, of linsey or Flax, an object of `linsey.treex`, an `apply`, or
+        model: a module of linsey or Flax, an object of `linsey.treex`, an `apply`, or
             a function `(variables, x, train, mutable)`.
-        variables: its variables by collection; of an object its own if `None`.
-        batch: what one call takes. Large batches tell more: a gap of 0.1 is beyond
-            chance from about a thousand independent values.
+        variables: its variables by collection. If `None`, an object's own variables.
+        batch: input of one call. Large batches are more informative: a gap of 0.1 is
+            beyond chance from about a thousand independent values.
         reference: batches of data that the model was trained on, as in training.
         previous: variables, or the object, at an earlier checkpoint of the same run.
-        tolerance: gap that is no matter where chance explains nothing, such as that of
-            statistics which lag a little behind the parameters.
-        flag: name of the argument that is True in training, if it is not found.
-        inputs: makes the arguments of a call from a batch, if that is not found.
+        tolerance: gap that is ignored even if chance does not explain it, for example
+            because statistics lag slightly behind the parameters.
+        flag: name of the argument that is True in training, if it cannot be detected.
+        inputs: function from a batch to the arguments of a call, if they cannot be
+            detected.
         rngs: keys for the random streams of training.
         mutable: the collections that training changes. If `None`, all but `params`.
 
     Returns:
         A report with a row for each layer. Its `first` is the finding about the first
-        layer where the modes part; `plot()` draws the gaps.
+        layer where training and evaluation differ; `plot()` draws the gaps.
 
     Raises:
-        OptionError: there are no statistics, or it is not found how the model is
-            called.
+        OptionError: there are no statistics, or no way was found to call the model.
 
     Example:
         >>> import jax, jax.numpy as jnp, linsey.linen as nn
@@ -119,7 +121,7 @@ def compare_modes(
 
 
 class LayerGap(NamedTuple):
-    """One layer, or a row of a scanned or mapped one, and what is known of it."""
+    """One layer, or one row of a scanned or mapped layer, with its evidence."""
 
     name: str
     order: float
@@ -130,7 +132,7 @@ class LayerGap(NamedTuple):
 def _look(
     call: Call, observe: Step[Seen], variables: Variables, batch: Batch
 ) -> tuple[Seen, dict[Path, Statistics], float]:
-    """Return what layers see in the batch, their new statistics, and the output gap."""
+    """Return what the layers see, their new statistics, and the gap of the outputs."""
 
     def look(variables: Variables, batch: Batch, rngs: Rngs) -> Any:
         y, updates = call.train(variables, batch, rngs)
@@ -144,7 +146,7 @@ def _look(
 
 
 def _relative(train: object, evaluation: object) -> float:
-    """Return how far the outputs of evaluation are from those of training."""
+    """Return the relative difference of the outputs of evaluation and training."""
     pairs = zip(jax.tree.leaves(train), jax.tree.leaves(evaluation), strict=False)
     squares = [
         [np.sum(np.abs(exact(b) - exact(a)) ** 2), np.sum(np.abs(exact(a)) ** 2)]
@@ -158,7 +160,7 @@ def _relative(train: object, evaluation: object) -> float:
 def _earlier(
     variables: Variables, previous: Variables | None
 ) -> dict[Path, Statistics]:
-    """Return statistics of an earlier checkpoint, if its parameters are others."""
+    """Return the statistics of an earlier checkpoint, whose parameters must differ."""
     if previous is None:
         return {}
     trees = [jax.tree.leaves(v.get("params", {})) for v in (variables, previous)]
@@ -179,12 +181,12 @@ def _layers(
     known: Seen,
     earlier: dict[Path, Statistics],
 ) -> Iterator[LayerGap]:
-    """Return a layer, or its rows: what lies along the axes before the last."""
+    """Yield a layer, or each of its rows along the axes before the last."""
     of = seen[one.path]
     order, moved = (np.atleast_1d(np.squeeze(part)) for part in (of.order, of.moved))
     for row in np.ndindex(order.shape[:-1]):
         if not order[row].any():
-            continue  # a domain that the batch is not of
+            continue  # a domain of which the batch has no examples
         running = _row(one, row)
         batch = as_sample(of, row)
         evidence = LayerEvidence(

@@ -1,4 +1,4 @@
-"""The report on training and evaluation, which can be drawn."""
+"""The report of `compare_modes` on training and evaluation, with a plot."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ OUTPUT = "(output)"
 
 @dataclass(frozen=True)
 class ModesReport(Report):
-    """What `compare_modes` finds: a row for each layer in the order of calls.
+    """The result of `compare_modes`: a row for each layer, in the order of calls.
 
-    The columns are the layer; how many independent values its batch is worth; the gap
-    between training and evaluation, relative to the deviation of the outputs, over all
-    channels and in the worst one; the gap that chance explains; and the cause. The last
-    row is the output of the model.
+    The columns are the layer; the effective number of independent values in its batch;
+    the gap between training and evaluation, relative to the standard deviation of the
+    outputs, over all channels and in the worst channel; the gap that chance explains;
+    and the cause. The last row is the output of the model.
     """
 
     @property
     def first(self) -> Finding | None:
-        """The finding about the first layer where the modes part."""
+        """The finding about the first layer where training and evaluation differ."""
         parting = [one for one in self.findings if one.severity != "note"]
         return min(parting, key=lambda one: one.numbers["order"], default=None)
 
     def plot(self) -> Figure:
-        """Draw the gap of each layer, and what chance explains, with matplotlib.
+        """Draw the gap of each layer, and the gap by chance, with Matplotlib.
 
         Raises:
-            MissingPackageError: it is not installed.
+            MissingPackageError: Matplotlib is not installed.
         """
         try:
             from matplotlib.figure import Figure
@@ -64,5 +64,5 @@ class ModesReport(Report):
 
 
 def _drawn(value: Cell) -> float:
-    """Return the length of a bar; a gap that is not finite gets no bar."""
+    """Return the length of a bar: 0 if the gap is not finite."""
     return value if isinstance(value, float) and math.isfinite(value) else 0.0

@@ -1,4 +1,4 @@
-"""The state of a treex object as variables by collection, and the reverse."""
+"""Conversion between the state of a treex object and variables by collection."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Variables = Mapping[str, Any]
 
 
 def is_object(value: object) -> TypeGuard[Module]:
-    """Return whether a value is a module of `linsey.treex`."""
+    """Tell whether a value is a module of `linsey.treex`."""
     treex = sys.modules.get("linsey.treex")
     return treex is not None and isinstance(value, treex.Module)
 
 
 def variables_of(model: Module) -> dict[str, Any]:
-    """Return parameters and statistics of an object, nested by attribute.
+    """Return the parameters and statistics of an object, nested by attribute.
 
     Example:
         >>> import jax.numpy as jnp, linsey.treex as tx
@@ -46,7 +46,7 @@ def variables_of(model: Module) -> dict[str, Any]:
 
 
 def with_variables(model: Module, variables: Variables) -> Any:
-    """Return a copy of an object with the parameters and statistics that are given."""
+    """Return a copy of an object with the given parameters and statistics."""
 
     def replaced(path: tuple[object, ...], leaf: object, collection: str) -> object:
         inner: Any = variables.get(collection, {})
@@ -71,7 +71,7 @@ def _only(model: Module, kind: str) -> Tree:
 
 
 def without_momentum(model: Module) -> Any:
-    """Return a copy of an object whose statistics become those of a batch at once."""
+    """Return a copy of an object in which a step replaces the statistics entirely."""
     layers = {one[1:-1] for one in _paths(variables_of(model))}
 
     def replaced(path: tuple[object, ...], leaf: object) -> object:
@@ -88,7 +88,7 @@ def _paths(variables: Variables) -> list[tuple[str, ...]]:
 
 
 def entry_name(entry: object) -> str:
-    """Return the name that an entry of a path of a pytree has."""
+    """Return the name of an entry of a pytree path."""
     for attribute in ("name", "key", "idx"):
         if hasattr(entry, attribute):
             return str(getattr(entry, attribute))

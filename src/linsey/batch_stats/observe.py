@@ -1,12 +1,12 @@
-"""The moments that the layers of a model see in one call of it.
+"""The moments of the inputs that the layers of a model see in one call of the model.
 
-An interceptor looks at each call of a module that owns `mean` and `var` in the
-collection `batch_stats`, and takes the moments of its input. Inside of `nn.scan` and
-`nn.vmap` these are traced values, which must not leave the body. So they are put into
-variables of the layer, *slots* beside its statistics, that are given to the model with
-the others: whatever a transform does with running statistics, slicing, stacking or
-carrying them, it does with slots. A layer that is called again in the same call of the
-model finds there what it has put, and merges.
+An interceptor watches each call of a module that owns `mean` and `var` in the
+collection `batch_stats`, and computes the moments of its input. Inside `nn.scan` and
+`nn.vmap` these moments are traced values, which must not leave the body. They are
+therefore stored in extra variables of the layer, *slots* next to its statistics, which
+are passed to the model with the other variables: a transform slices, stacks or carries
+slots in the same way as running statistics. If a layer is called several times in one
+call of the model, the moments of a later call are merged with those in the slots.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ SERIAL = itertools.count()
 
 
 class Observer:
-    """Takes the moments of layers in calls of a model.
+    """Computes the moments of the inputs of layers in calls of a model.
 
     Args:
         call: the model.
         train: whether it is called in training mode.
-        noise: whether layers of dropout do what they do in training.
-        within: whether the variance within examples is taken too.
+        noise: whether dropout is active.
+        within: whether to compute the variance within examples as well.
     """
 
     def __init__(
         self, call: Call, train: bool = True, noise: bool = True, within: bool = False
     ) -> None:
         self.call, self.train, self.noise, self.within = call, train, noise, within
-        # Names of their own, so that no program that was traced for another observer,
-        # such as that of a block under `nn.jit`, is taken for one of this.
+        # Unique names, so that a program traced for another observer, such as that of
+        # a block under `nn.jit`, is not reused for this one.
         serial = next(SERIAL)
         self.slots = {name: f"{name} seen by {serial}" for name in Observed._fields}
         self.calls = 0
@@ -53,7 +53,7 @@ class Observer:
     def __call__(
         self, variables: Variables, batch: Batch, rngs: Rngs | None = None
     ) -> Seen:
-        """Call the model and return what its layers saw; can be compiled."""
+        """Call the model and return what its layers saw. Works under `jax.jit`."""
         given = {**variables, STATS: self._with_slots(variables.get(STATS, {}))}
         mutable = self.call.mutable if self.train else (STATS,)
         with self.call.intercept(self._interceptor):
@@ -61,7 +61,7 @@ class Observer:
         return dict(self._found(updates.get(STATS, {})))
 
     def _with_slots(self, stats: Variables) -> dict[str, object]:
-        """Return statistics with empty slots beside them, as plain dictionaries."""
+        """Add empty slots to the statistics, and return plain dictionaries."""
         out: dict[str, object] = {
             str(name): self._with_slots(inner) if isinstance(inner, Mapping) else inner
             for name, inner in stats.items()
@@ -92,7 +92,7 @@ class Observer:
             return args[0]
         if not module.has_variable(STATS, self.slots["mean"]):
             return next_fun(*args, **kwargs)
-        # A method that calls that of its base class is one call: the inner.
+        # If `__call__` calls the one of its base class, only the inner call counts.
         calls, before = self.calls, module.get_variable(STATS, "mean")
         y = next_fun(*args, **kwargs)
         path = tuple(module.path)
@@ -128,7 +128,7 @@ class Observer:
             module.put_variable(STATS, slot, boxed)
 
     def _taken(self, read: LayerCall, shape: tuple[int, ...], moved: bool) -> Observed:
-        """Return what one call of a layer says."""
+        """Return what is observed in one call of a layer."""
         mean, var, count = read.moments(shape)
         within = read.within(shape) if self.within else var * 0
         facts: dict[str, float] = {
@@ -146,7 +146,7 @@ class Observer:
 
 
 def is_dropout(module: object) -> bool:
-    """Return whether a module is a layer of dropout, by its fields."""
+    """Tell whether a module is a dropout layer, judging by its fields."""
     return hasattr(module, "rate") and hasattr(module, "deterministic")
 
 

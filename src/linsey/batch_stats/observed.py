@@ -1,4 +1,4 @@
-"""What is seen of a layer in a call, in a batch, and in all of them."""
+"""Observations of a layer in one call, in a batch, and in all batches."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from linsey.batch_stats.statistics import (
 
 
 class Observed(NamedTuple):
-    """What is known of a layer after a call; each of the shape of its statistics.
+    """Observations of a layer. Each array has the shape of the layer's statistics.
 
     Attributes:
-        mean: means of its inputs.
-        var: their biased variances, or the averages of those of groups.
-        count: how many values, or the sum of their weights; 0 where it was not called.
-        within: averages over the examples of the variance in each, if asked for.
+        mean: means of the inputs.
+        var: biased variances of the inputs, or averages of the variances of groups.
+        count: number of values, or the sum of their weights; 0 where the layer was not
+            called.
+        within: variance within each example, averaged over examples, if requested.
         examples: number of examples.
         grouped: 1 where moments are averages over groups.
-        unbiased: 1 where the running variance is to be the unbiased one.
-        moved: 1 where the call replaced the running statistics.
-        epsilon: what the layer adds to the variance.
-        order: when it was first called, counted from 1.
+        unbiased: 1 where the running variance should be unbiased.
+        moved: 1 where the call updated the running statistics.
+        epsilon: number that the layer adds to the variance.
+        order: position of the first call of the layer, counted from 1.
     """
 
     mean: Values
@@ -42,7 +43,7 @@ class Observed(NamedTuple):
 
     @property
     def pool(self) -> Pool:
-        """The moments, to be merged with those of other batches."""
+        """The moments as a `Pool`, to be merged with those of other batches."""
         return Pool(self.mean, self.var, self.count)
 
 
@@ -50,10 +51,10 @@ Seen = dict[Path, Observed]
 
 
 def combine(old: Observed, new: Observed) -> Observed:
-    """Put together what was seen earlier and what was seen then."""
+    """Combine earlier observations with new ones."""
     xp = numpy_of(old, new)
     mean, var, count = merge(old.pool, new.pool, old.grouped + new.grouped > 0)
-    # Averages, as those over groups.
+    # Variances within examples are averaged, like those of groups.
     a, b = (Pool(0 * one.var, one.within, one.count) for one in (old, new))
     return Observed(
         mean,
@@ -70,7 +71,7 @@ def combine(old: Observed, new: Observed) -> Observed:
 
 
 def updated(variables: Variables, seen: Seen) -> Variables:
-    """Replace running statistics that move by what their layers have seen."""
+    """Replace the running statistics that training updates by the observed moments."""
     return with_statistics(
         variables,
         {

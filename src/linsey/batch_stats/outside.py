@@ -1,10 +1,11 @@
-"""The moments of batches found from outside, where layers cannot be looked at.
+"""The moments of batches, inferred from outside if layers cannot be intercepted.
 
 The running statistics after a call are linear in those before it,
 
     s' = m s + (1 - m) batch,
 
-so a call that starts from zero and one that starts from one give momentum and moments.
+so one call that starts from zero and one that starts from one determine the momentum
+and the moments.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from linsey.batch_stats.observed import Observed, Seen
 from linsey.batch_stats.statistics import Path, at, find_statistics, unbox
 from linsey.errors import OptionError
 
-# Momenta are written with few decimals; the nearest such number is exact, which the
-# difference of two rounded numbers is not.
+# A momentum is usually written with few decimals. The nearest number with so few
+# decimals is exact, while the difference of two rounded numbers is not.
 DECIMALS = 10**5
 ROUNDING = 3e-7
 
@@ -37,15 +38,15 @@ def find_observer(
     noise: bool = True,
     within: bool = False,
 ) -> Callable[[Variables, Batch, Rngs], Seen]:
-    """Return what looks into layers where there are any, else from outside.
+    """Return an observer of layers, or `observe_outside` if none can be intercepted.
 
     Raises:
-        OptionError: it is to be without noise, and the layers cannot be looked at.
+        OptionError: `noise` is False, and the layers cannot be intercepted.
     """
     observer = Observer(call, noise=noise, within=within)
     try:
         jax.eval_shape(observer, variables, example, call.rngs)
-    except Exception:  # of any kind: a function may refuse what it does not know
+    except Exception:  # of any kind: a function may reject the extra variables
         if call.module is not None:
             raise
     else:
@@ -66,8 +67,8 @@ def observe_outside(call: Call, variables: Variables, batch: Batch, rngs: Rngs) 
     Args:
         call: the model.
         variables: its variables.
-        batch: what one call takes. Its first array has the examples as first axis; they
-            are what is counted.
+        batch: input of one call. The first axis of its first array is the examples
+            axis; the count is the number of examples.
         rngs: keys for random streams.
     """
     from_zero, from_one = (
@@ -86,7 +87,7 @@ def observe_outside(call: Call, variables: Variables, batch: Batch, rngs: Rngs) 
 
 
 def _started(variables: Variables, start: int) -> dict[str, Any]:
-    """Set all statistics of variables to one value, and their counts to zero."""
+    """Set all running statistics to one value, and their counts to zero."""
 
     def filled(tree: Variables, value: int) -> Variables:
         return jax.tree.map(lambda leaf: jnp.full_like(leaf, value), tree)
@@ -100,7 +101,7 @@ def _started(variables: Variables, start: int) -> dict[str, Any]:
 def _pairs(
     variables: Variables, *updates: Variables
 ) -> Iterator[tuple[Path, list[Array], list[Array]]]:
-    """Return mean and variance of each layer, after each of two calls."""
+    """Return the running mean and variance of each layer after each of two calls."""
     for one in find_statistics(variables):
         found = [at(update, one.path) for update in updates]
         mean, var = ([unbox(node[name]) for node in found] for name in ("mean", "var"))
@@ -129,7 +130,7 @@ def _observed(
 
 
 def _complement(momentum: Array) -> Array:
-    """Compute `1 - momentum` to all digits, from a momentum that is rounded."""
+    """Compute `1 - momentum` to full precision from a rounded momentum."""
     if momentum.ndim:
         momentum = jnp.median(momentum, axis=-1, keepdims=True)
     scaled = jnp.round(momentum * DECIMALS)

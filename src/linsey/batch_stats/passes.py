@@ -1,7 +1,7 @@
-"""A function of variables and a batch, compiled and run over batches.
+"""Functions of variables and a batch, compiled and run over all batches.
 
-What a batch holds besides arrays, such as flags and texts, is static. Results of a
-batch are fetched while the next one runs.
+Values in a batch that are not arrays, such as flags and strings, are static. The
+results of a batch are fetched while the next batch runs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Progress = bool | Callable[[int, int | None], None] | None
 
 
 def compiled(step: Step[R]) -> Step[R]:
-    """Compile a function once for each shape of batch.
+    """Compile a function once for each shape of a batch.
 
     Example:
         >>> step = compiled(lambda variables, batch, rngs: batch["x"] * batch["n"])
@@ -70,7 +70,7 @@ def keys_for(rngs: Rngs, index: ArrayLike) -> Rngs:
 
 
 def reporter(progress: Progress, total: int | None) -> Callable[[int], None]:
-    """Return what is called with the number of batches that are done."""
+    """Return a function that reports the number of batches done."""
     if callable(progress):
         return lambda done: progress(done, total)
     if not progress:
@@ -88,10 +88,10 @@ class Data:
     """Batches, their weights, and how progress is shown.
 
     Args:
-        batches: what can be looped over, or arrays along whose first axis they lie: one
-            array, or a dictionary of arrays.
-        weights: a factor for each of them; `None` for 1.
-        progress: as `recalibrate` takes it.
+        batches: an iterable of batches; or one array, or a dictionary of arrays, whose
+            first axis runs over batches.
+        weights: a factor for each batch. If `None`, all are 1.
+        progress: as for `recalibrate`.
 
     Raises:
         OptionError: there are more or fewer weights than batches.
@@ -115,10 +115,10 @@ class Data:
             )
 
     def first(self) -> Batch:
-        """Return the first batch, which stays one of them.
+        """Return the first batch, without consuming it.
 
         Raises:
-            StopIteration: there is none.
+            StopIteration: there are no batches.
         """
         if not isinstance(self.batches, Iterator):
             return next(self._each())
@@ -127,7 +127,7 @@ class Data:
         return first
 
     def pool(self, step: Step[Seen], variables: Variables, rngs: Rngs) -> Seen:
-        """Return what layers have seen in all batches together."""
+        """Return the observations of layers in all batches together."""
         if self._is_stacked:
             return self._scan(step, variables, rngs)
         report = reporter(self.progress, self._count())
@@ -142,7 +142,7 @@ class Data:
         return total if waiting is None else added(total, *waiting)
 
     def _scan(self, step: Step[Seen], variables: Variables, rngs: Rngs) -> Seen:
-        """Go through traced batches in one loop of the program."""
+        """Process traced batches in one `lax.scan`."""
         count = self._count()
         weights = (
             jnp.ones(count)
@@ -173,7 +173,7 @@ class Data:
             yield jax.tree.map(lambda leaf, index=index: leaf[index], self.batches)
 
     def _count(self) -> int | None:
-        """Return how many batches there are, if that is known."""
+        """Return the number of batches, or `None` if it is unknown."""
         if isinstance(self.batches, Mapping):
             return min(np.shape(leaf)[0] for leaf in jax.tree.leaves(self.batches))
         return len(self.batches) if isinstance(self.batches, Sized) else None
@@ -185,7 +185,7 @@ class Data:
 
 
 def added(total: Seen, seen: Seen, weight: ArrayLike) -> Seen:
-    """Add what was seen in a batch, by its weight, to a total."""
+    """Add the observations in a batch, times its weight, to a total."""
     new = {}
     for path, one in seen.items():
         one = Observed(*map(exact, one))

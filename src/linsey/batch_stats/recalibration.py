@@ -1,4 +1,4 @@
-"""Running statistics replaced by those of data, exactly."""
+"""Exact replacement of running statistics by the statistics of data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from linsey.batch_stats.statistics import Path, find_statistics
 from linsey.errors import OptionError
 
 METHODS = ("pooled", "layerwise")
-TOLERANCE = 1e-6  # change of a deviation below which a pass has changed nothing
+TOLERANCE = 1e-6  # relative change below which statistics count as unchanged
 
 
 def recalibrate(
@@ -42,61 +42,66 @@ def recalibrate(
     rngs: Rngs | None = None,
     mutable: Sequence[str] | None = None,
 ) -> Any:
-    """Replace running statistics by those of data, for the weights as they are.
+    """Replace running statistics by those of data, for the current weights.
 
         n = sum n_b,    mean = sum n_b mean_b / n,
         var = sum n_b (var_b + |mean_b - mean|^2) / n
 
-    over batches `b` whose inputs to a layer have count `n_b`, mean `mean_b` and
-    variance `var_b`: the moments of all of them, whatever the sizes of batches. They
-    are taken in the layer, by its mask, and merged in float64. Weights may be of any
-    origin: averages of others, pruned, merged, imported. Nothing else in the variables
-    changes.
+    over batches `b` in which the inputs to a layer have count `n_b`, mean `mean_b` and
+    variance `var_b`. These are the moments of all inputs, however they are divided into
+    batches. They are computed in the layer, with its mask, and merged in float64. The
+    weights may come from anywhere: averaged, pruned, merged or imported. Nothing else
+    in the variables changes.
 
-    * Layers under `nn.scan` and `nn.vmap` are done row by row; a layer that is called
-      several times gets what its calls saw together.
-    * Domains (`num_domains`) that no batch is of keep their statistics.
-    * With `group_size` the running variance is what groups are divided by in training:
-      the average of their variances, without the spread of their means.
-    * With `unbiased_variance` it is that of `n - 1` degrees of freedom.
-    * Layers that normalize by running statistics in training, frozen ones, keep them.
+    * Layers under `nn.scan` and `nn.vmap` are treated row by row. A layer that is
+      called several times gets the moments of all its calls together.
+    * Domains (`num_domains`) without a batch keep their statistics.
+    * With `group_size`, the running variance is the variance by which groups are
+      divided in training: the average of the groups' variances, without the variance of
+      their means.
+    * With `unbiased_variance`, the variance is computed with `n - 1` degrees of
+      freedom.
+    * Frozen layers, which normalize by running statistics in training, keep them.
 
-    Layers are found by what they own, `mean` and `var` in `batch_stats`, so those of
-    other libraries on Linen count too. Models that show no such layers, functions on
-    other frameworks and objects, are called twice per batch, with running statistics of
-    zero and of one: what comes out is `m s + (1 - m) batch`, which gives momentum `m`
-    and the moments of the batch. There `n_b` is the number of examples, and the error
-    is up to `1e-7 / (1 - m)` if `m` has more than five decimals.
+    Layers are recognised by `mean` and `var` in `batch_stats`, so layers of other
+    libraries built on Linen count too. Models in which no such layer can be intercepted
+    (objects, and functions of other frameworks) are called twice per batch, with
+    running statistics of zero and of one. The result, `m s + (1 - m) batch`, gives the
+    momentum `m` and the moments of the batch. For these models `n_b` is the number of
+    examples, and the error is up to `1e-7 / (1 - m)` if `m` has more than five
+    decimals.
 
     Args:
-        model: a module, of linsey or Flax, an object of `linsey.treex`, an `apply`, or
+        model: a module of linsey or Flax, an object of `linsey.treex`, an `apply`, or
             a function `(variables, x, train, mutable)`.
-        variables: its variables by collection; of an object its own if `None`.
-        batches: what can be looped over: arrays, tuples or dictionaries, as one call
-            takes them; or one array, or a dictionary of arrays, along whose first axis
-            batches lie. Under `jax.jit` the latter is one loop.
+        variables: its variables by collection. If `None`, an object's own variables.
+        batches: an iterable of batches, each of them an array, tuple or dictionary that
+            one call takes; or one array, or a dictionary of arrays, whose first axis
+            runs over batches. Under `jax.jit` the latter becomes one loop.
         weights: a factor for each batch, for example how often its kind occurs.
         method: `"pooled"`: each layer sees the batches as in training, in one pass.
-            `"layerwise"`: as in evaluation, after the layers before it have got their
-            statistics; these are a fixed point of evaluation. One pass for each layer
-            of the longest chain, and one that finds that nothing changes any more.
-        noise: whether layers of dropout drop, as in training. Evaluation, and so
-            `"layerwise"`, never does.
-        progress: `True` counts batches on the standard error; a function is called
-            with the number of batches done and their total, `None` if not known.
-        flag: name of the argument that is True in training, if it is not found.
-        inputs: makes the arguments of a call from a batch, if that is not found.
+            `"layerwise"`: each layer sees them as in evaluation, after the layers
+            before it have received their statistics, so that the result is a fixed
+            point of evaluation. This takes one pass for each layer of the longest
+            chain, and a last one to check that nothing changes any more.
+        noise: whether dropout is active, as in training. It never is in evaluation, and
+            therefore never with `"layerwise"`.
+        progress: if `True`, count batches on the standard error. A function is called
+            with the number of batches done and their total (`None` if unknown).
+        flag: name of the argument that is True in training, if it cannot be detected.
+        inputs: function from a batch to the arguments of a call, if they cannot be
+            detected.
         rngs: keys for the random streams of training; each batch derives its own.
         mutable: the collections that training changes. If `None`, all but `params`.
 
     Returns:
-        Variables of the same types and structure; an object for an object.
+        Variables of the same types and structure, or an object if an object was passed.
 
     Raises:
-        OptionError: there are no batches, no statistics, no such method, or more or
-            fewer weights than batches; or batches that can be read once only, or a
-            model without layers that can be looked at, with `"layerwise"`; or it is not
-            found how the model is called.
+        OptionError: there are no batches or no statistics; `method` is unknown; the
+            number of weights differs from the number of batches; `"layerwise"` was
+            asked for with batches that can be read only once, or with a model whose
+            layers cannot be intercepted; or no way was found to call the model.
 
     Example:
         >>> import jax, jax.numpy as jnp, linsey.linen as nn
@@ -115,7 +120,7 @@ def recalibrate(
 
     Differs from `torch.optim.swa_utils.update_bn`, which averages the (unbiased)
     variances of batches with equal weights, and from `fvcore`, which averages biased
-    ones: both miss the spread of the means of batches.
+    variances: both ignore the variance of the batch means.
     """
     if method not in METHODS:
         raise OptionError(
@@ -169,10 +174,10 @@ def _example(data: Data, method: str) -> Batch:
 def _layer_by_layer(
     call: Call, variables: Variables, data: Data, example: Batch
 ) -> Variables:
-    """Repeat passes in evaluation until the statistics stay.
+    """Repeat passes in evaluation until the statistics no longer change.
 
-    What the first layers see is final after the first pass, what those behind them see
-    after the second, and so on; in each pass all layers get what they have seen.
+    The statistics of the first layers are final after the first pass, those of the next
+    layers after the second, and so on. Each pass updates all layers.
     """
     trains = Observer(call, noise=False)
 
@@ -192,7 +197,7 @@ def _layer_by_layer(
     for _ in range(_depth(variables)):
         seen = data.pool(step, variables, call.rngs)
         _check_evaluation(seen)
-        # Evaluation moves nothing: what moves in training is what is replaced.
+        # Evaluation updates no statistics: replace those that training would update.
         seen = {k: one._replace(moved=moving[k]) for k, one in seen.items()}
         before, variables = variables, updated(variables, seen)
         if _is_close(before, variables):
@@ -201,13 +206,13 @@ def _layer_by_layer(
 
 
 def _depth(variables: Variables) -> int:
-    """Count the passes at most: one for each layer and row, and one to check."""
+    """Return the maximal number of passes: one per layer and row, and one to check."""
     rows = (int(np.prod(np.shape(o.mean)[:-1])) for o in find_statistics(variables))
     return sum(rows) + 1
 
 
 def _is_close(before: Variables, after: Variables) -> bool:
-    """Tell whether statistics moved by rounding only; unknown under tracing."""
+    """Tell whether statistics changed only by rounding; False if they are traced."""
     for old, new in zip(find_statistics(before), find_statistics(after), strict=True):
         if is_traced(new.var):
             return False

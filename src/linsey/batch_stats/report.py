@@ -1,4 +1,4 @@
-"""What the tools find: a value that prints, shows in a notebook, and becomes JSON."""
+"""Reports, which can be printed, shown in a notebook, and converted to JSON."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Cell = str | int | float | None
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, or worth a look.
+    """One problem, or something worth a look.
 
     Attributes:
         layer: path of the layer, its names joined by `/`; empty for the whole model.
-        kind: what it is, such as `never_updated`.
+        kind: the kind of problem, such as `never_updated`.
         severity: `"error"`, `"warning"` or `"note"`, by the effect on outputs.
-        message: a sentence on what was found.
-        numbers: the numbers behind it, by name.
-        remedy: the line to write.
+        message: a sentence that describes the problem.
+        numbers: the numbers on which the finding is based, by name.
+        remedy: what to do about it, usually the line of code to write.
 
     Example:
         >>> found = Finding("norm", "nonfinite", "error", "3 of 8 means are NaN.")
@@ -47,8 +47,8 @@ class Report:
     """Findings, the worst first, and a table with a row for each layer.
 
     Attributes:
-        title: what was looked at.
-        findings: what was found, the worst first.
+        title: what was examined.
+        findings: the problems found, the worst first.
         columns: names of the columns of the table.
         rows: rows of the table; `None` is an empty cell.
 
@@ -86,7 +86,7 @@ class Report:
         return tuple(f for f in self.findings if f.severity == "error")
 
     def of_kind(self, *kinds: str) -> tuple[Finding, ...]:
-        """Return the findings of some kinds."""
+        """Return the findings of the given kinds."""
         return tuple(f for f in self.findings if f.kind in kinds)
 
     def of_layer(self, layer: str) -> tuple[Finding, ...]:
@@ -95,7 +95,7 @@ class Report:
 
     @property
     def summary(self) -> str:
-        """The title, and how many findings of each severity there are."""
+        """The title and the number of findings of each severity."""
         severities = [f.severity for f in self.findings]
         counts = [(severities.count(s), s) for s in SEVERITIES if s in severities]
         texts = [f"{n} {s}{'s' if n > 1 else ''}" for n, s in counts]
@@ -125,7 +125,7 @@ class Report:
         return "\n".join(parts)
 
     def to_dict(self) -> dict[str, object]:
-        """Return it as dictionaries, lists, texts and numbers."""
+        """Return the report as dictionaries, lists, strings and numbers."""
         return {
             "title": self.title,
             "findings": [
@@ -137,12 +137,12 @@ class Report:
         }
 
     def to_json(self) -> str:
-        """Return it as JSON; numbers that are not finite become texts."""
+        """Return the report as JSON; numbers that are not finite become strings."""
         return json.dumps(finite(self.to_dict()), indent=2, allow_nan=False)
 
 
 def finite(value: object) -> object:
-    """Replace numbers that JSON does not have by texts."""
+    """Replace numbers that JSON cannot represent, such as NaN, by strings."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -160,7 +160,7 @@ def shown(cell: Cell) -> str:
 
 
 def aligned(rows: Iterable[Sequence[Cell]]) -> list[str]:
-    """Return lines of a table: the first column to the left, numbers to the right."""
+    """Return the lines of a table, with columns of numbers aligned to the right."""
     texts = [[shown(cell) for cell in row] for row in rows]
     numeric = [
         any(isinstance(c, int | float) for c in column)
@@ -177,7 +177,7 @@ def aligned(rows: Iterable[Sequence[Cell]]) -> list[str]:
 
 
 def escaped(text: str) -> str:
-    """Return a text from anywhere as HTML."""
+    """Escape an arbitrary text for HTML."""
     return html.escape(printable(text))
 
 

@@ -1,4 +1,4 @@
-"""The running statistics in variables, by layer."""
+"""The running statistics in a model's variables, by layer."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Path = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Statistics:
-    """What variables hold of one batch norm.
+    """The variables of one batch norm.
 
     Attributes:
-        path: of the layer.
-        mean: running mean, of the shape of the channels, after axes of scanned or
-            mapped layers or domains.
-        var: running variance, of that shape.
-        scale: `None` if there is none.
-        bias: `None` if there is none.
-        count: updates so far; `None` if they were not counted.
+        path: path of the layer.
+        mean: running mean. The last axes are the channels; axes of scanned or mapped
+            layers, or of domains, come first.
+        var: running variance, of the same shape.
+        scale: scale, or `None` if there is none.
+        bias: bias, or `None` if there is none.
+        count: number of updates so far; `None` if they were not counted.
     """
 
     path: Path
@@ -39,14 +39,14 @@ class Statistics:
 
     @property
     def layer(self) -> str:
-        """The path as a text."""
+        """The path as a string."""
         return "/".join(self.path)
 
 
 def find_statistics(variables: Variables) -> list[Statistics]:
     """Return the statistics in the collection `batch_stats`, in its order.
 
-    A layer is what has `mean` and `var` there.
+    Every mapping there that has `mean` and `var` is a layer.
 
     Example:
         >>> stats = {"norm": {"mean": 0.0, "var": 1.0}}
@@ -71,12 +71,12 @@ def find_statistics(variables: Variables) -> list[Statistics]:
 def with_statistics(
     variables: Variables, new: Mapping[Path, tuple[ArrayLike, ArrayLike]]
 ) -> Variables:
-    """Return variables with other means and variances at some layers.
+    """Replace the means and variances of some layers.
 
     Args:
-        variables: by collection; containers and boxes stay what they are.
-        new: mean and variance by path of the layer. They get dtype, kind of array and
-            sharding of those that they replace.
+        variables: by collection. The types of containers and boxes are kept.
+        new: mean and variance by path of the layer. They get the dtype, array type and
+            sharding of the values that they replace.
 
     Example:
         >>> old = {"batch_stats": {"norm": {"mean": np.zeros(1), "var": np.ones(1)}}}
@@ -91,7 +91,7 @@ def with_statistics(
 
     def replaced(path: tuple[object, ...], leaf: object) -> object:
         names = tuple(map(entry_name, path))
-        # What follows the name belongs to a box.
+        # Path entries after the name belong to a box.
         ends = (names[:i] for i in range(len(names), 0, -1))
         found = next((end for end in ends if end in values), None)
         return leaf if found is None else _like(leaf, values[found])
@@ -108,7 +108,7 @@ def _like(old: object, value: ArrayLike) -> ArrayLike:
 
 
 def nodes(tree: object, path: Path = ()) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-    """Walk through the mappings in nested mappings, the outer ones first."""
+    """Yield all mappings in nested mappings with their paths, the outer ones first."""
     if isinstance(tree, Mapping):
         yield path, tree
         for name, inner in tree.items():
@@ -116,11 +116,11 @@ def nodes(tree: object, path: Path = ()) -> Iterator[tuple[Path, Mapping[str, An
 
 
 def replace_moments(stats: Any, replace: Callable[[str, Any], Any]) -> Any:
-    """Return a collection `batch_stats` with other running statistics.
+    """Replace the running statistics in a collection `batch_stats`.
 
     Args:
-        stats: the collection; what is no mean and no variance in it stays.
-        replace: called with `"mean"` or `"var"` and the array; gives the new one.
+        stats: the collection. Entries other than means and variances are kept.
+        replace: called with `"mean"` or `"var"` and the array; returns the new array.
     """
     if not isinstance(stats, Mapping):
         return stats
@@ -134,7 +134,7 @@ def replace_moments(stats: Any, replace: Callable[[str, Any], Any]) -> Any:
 
 
 def at(tree: object, path: Path) -> Any:
-    """Return what stands at a path of nested mappings; `None` if nothing does."""
+    """Return the value at a path of nested mappings, or `None` if there is none."""
     for name in path:
         if not isinstance(tree, Mapping) or name not in tree:
             return None
@@ -143,5 +143,5 @@ def at(tree: object, path: Path) -> Any:
 
 
 def unbox(value: Any) -> Any:
-    """Return the array in a box with axis metadata; other values as they are."""
+    """Return the array in a box with axis metadata, or any other value as it is."""
     return value.unbox() if hasattr(value, "unbox") else value

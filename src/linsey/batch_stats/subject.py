@@ -1,4 +1,4 @@
-"""What a user hands over, a state of any kind, as variables by collection."""
+"""State of any kind that a user passes, converted to variables by collection."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from linsey.batch_stats.statistics import Path, Variables, unbox
 from linsey.errors import ArgumentTypeError
 
 COLLECTIONS = ("params", "batch_stats", "batch_counts")
-# What the state of a training has beside its variables.
+# Entries of a train state that are not variables.
 _OTHERS = ("opt_state", "step", "tx", "apply_fn", "skipped", "noise", "rngs", "rng")
 # Under these names the files of other libraries hold all their arrays.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -19,14 +19,14 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 @dataclass(frozen=True)
 class Subject:
-    """A state, taken apart.
+    """The parts of a state.
 
     Attributes:
-        variables: by collection, as they were given.
-        arrays: the same as nested dictionaries with text as keys, boxes removed.
+        variables: by collection, as the user passed them.
+        arrays: the same as nested dictionaries with string keys, without boxes.
         opt_state: state of the optimizer; `None` if there is none.
-        step: steps of the training so far, if that is told.
-        model: what the state says how it is applied.
+        step: number of training steps so far, if the state contains it.
+        model: the model or `apply` function found in the state, if any.
     """
 
     variables: Variables
@@ -37,15 +37,15 @@ class Subject:
 
 
 def read_subject(value: object) -> Subject:
-    """Take a state apart.
+    """Split a state into its parts.
 
     Args:
         value: variables by collection, parameters alone, an object of `linsey.treex`,
-            or the state of a training: `params`, `batch_stats`, `opt_state` and `step`
-            as attributes, or as keys of a dictionary.
+            or a train state: `params`, `batch_stats`, `opt_state` and `step` as
+            attributes, or as keys of a dictionary.
 
     Raises:
-        ArgumentTypeError: it is nothing of that.
+        ArgumentTypeError: `value` is none of these.
 
     Example:
         >>> read_subject({"params": {"w": 1.0}, "step": 3}).step
@@ -69,7 +69,7 @@ def read_subject(value: object) -> Subject:
         variables = {k: v for k, v in fields.items() if k not in _OTHERS}
         inner = variables.get("params")
         if isinstance(inner, Mapping) and {*COLLECTIONS} & {*inner}:
-            # All collections are given to the optimizer, as its parameters.
+            # The optimizer was given all collections as its parameters.
             variables = {**variables, **inner}
         variables = {k: v for k, v in variables.items() if v is not None}
     else:
@@ -85,14 +85,14 @@ def read_subject(value: object) -> Subject:
 
 
 def plain(tree: Any) -> Any:
-    """Return a tree with its mappings as dictionaries, keys as text, boxes removed."""
+    """Return a tree as plain dictionaries with string keys and without boxes."""
     if isinstance(tree, Mapping):
         return {str(name): plain(value) for name, value in tree.items()}
     return unbox(tree)
 
 
 def nodes(tree: object, path: Path = ()) -> dict[Path, dict[str, object]]:
-    """Return what is directly in each mapping of a tree, its arrays, by path.
+    """Return the arrays that are directly in each mapping of a tree, by its path.
 
     Example:
         >>> nodes({"norm": {"scale": 1.0, "bias": 0.0}})
@@ -110,7 +110,7 @@ def nodes(tree: object, path: Path = ()) -> dict[Path, dict[str, object]]:
 
 
 def shape_of(leaf: object) -> tuple[int, ...]:
-    """Return the shape of an array; numbers have none."""
+    """Return the shape of an array, or `()` for a number."""
     return tuple(getattr(leaf, "shape", ()))
 
 

@@ -1,22 +1,22 @@
-"""Checkpoints that vouch for their arrays.
+"""Checkpoints whose arrays are verified.
 
-A *step* is a folder that is complete on disk, or not there (`durable`). It holds
-safetensors files and a *manifest*: a SHA-256 of each array, taken in memory before
-anything was written, and size and SHA-256 of each file. To open a step is to read
-everything once and compare it; so an open one holds right arrays. A *store* is a folder
-of steps.
+A *step* is a folder that either is complete on disk or does not exist (`durable`). It
+holds safetensors files and a *manifest*: a SHA-256 of each array, computed in memory
+before anything was written, and the size and SHA-256 of each file. Opening a step reads
+everything once and compares it with the manifest, so the arrays of an open step are
+correct. A *store* is a folder of steps.
 
     store = CheckpointStore(Path("checkpoints"))
     store.save(step, tree, metadata)
     tree = store.newest().restore(template)
 
-Where several processes hold parts of the arrays, all of them save, each into a file of
-its own, by `CheckpointStore(folder, Processes())`.
+If several processes hold parts of the arrays, all of them call `save` of a
+`CheckpointStore(folder, Processes())`, and each writes its own file.
 
-What cannot be used raises `linsey.errors.InputError`, which names the file, the array,
-what was expected and what was found; what the disk refuses raises
-`linsey.errors.DiskError`. `linsey train` writes such checkpoints; those that Flax
-reads and writes are in `linsey.training.checkpoints`.
+Files that cannot be used raise `linsey.errors.InputError`, which names the file, the
+array, what was expected and what was found. If a disk operation fails,
+`linsey.errors.DiskError` is raised. `linsey train` writes these checkpoints; for those
+that Flax reads and writes, see `linsey.training.checkpoints`.
 """
 
 from linsey.checkpoint import durable, manifest

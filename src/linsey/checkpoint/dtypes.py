@@ -1,7 +1,8 @@
-"""How arrays lie in files: contiguous, little-endian, in dtypes that safetensors has.
+"""The form of arrays in files: contiguous, little-endian, in safetensors dtypes.
 
-What it has no dtype for is stored as its bits, with an axis of bytes at the end; of an
-array of random keys the numbers are stored. The manifest holds the true dtype.
+An array of another dtype is stored as its bits, with an additional last axis of bytes.
+Of an array of random keys, the key data are stored. The manifest holds the original
+dtype.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from linsey.errors import ArgumentTypeError
 
 @dataclasses.dataclass(frozen=True)
 class StoredAs:
-    """What is stored for the elements of an array.
+    """The form in which the elements of an array are stored.
 
     Attributes:
-        code: the dtype in the words of safetensors.
-        dtype: the same, of NumPy.
-        axes: what is added to the shape, at its end.
+        code: the stored dtype, as safetensors names it.
+        dtype: the stored dtype in NumPy.
+        axes: sizes of the axes that are appended to the shape.
     """
 
     code: str
@@ -47,19 +48,19 @@ CODES = {
     "float8_e4m3fn": "F8_E4M3",
     "float8_e5m2": "F8_E5M2",
 }
-"""What safetensors calls the dtypes that it has."""
+"""The safetensors names of the dtypes that are stored unchanged."""
 _BITS = """
     complex64 complex128 int1 int2 int4 uint1 uint2 uint4 float4_e2m1fn float6_e2m3fn
     float6_e3m2fn float8_e3m4 float8_e4m3 float8_e4m3b11fnuz float8_e4m3fnuz
     float8_e5m2fnuz float8_e8m0fnu
 """.split()
-# The name of the implementation, and how many numbers make a key.
+# The name of the implementation, and the number of integers in a key.
 _KEYS = {
     "key<fry>": ("threefry2x32", 2),
     "key<rbg>": ("rbg", 4),
     "key<urbg>": ("unsafe_rbg", 4),
 }
-# Which of them there are depends on the version of ml_dtypes.
+# Which of these dtypes exist depends on the version of ml_dtypes.
 _DTYPES = {
     name: np.dtype(getattr(ml_dtypes, name, name))
     for name in [*CODES, *_BITS]
@@ -72,18 +73,18 @@ SAFETENSORS = {
     "float8_e5m2fnuz": "F8_E5M2FNUZ",
     "float8_e8m0fnu": "F8_E8M0",
 }
-"""All of its dtypes; of those that it got later a step has the bits."""
+"""All safetensors dtypes. Those missing in `CODES` are newer; steps hold their bits."""
 BY_CODE = {code: _DTYPES[name] for name, code in SAFETENSORS.items() if name in _DTYPES}
-"""The same, by what it calls them."""
+"""The NumPy dtypes by their safetensors names."""
 
 
 def name_of(dtype: Any) -> str:
-    """Return the name of a dtype of NumPy or JAX, those of keys included."""
+    """Return the name of a NumPy or JAX dtype, including those of random keys."""
     return dtype.name if hasattr(dtype, "name") else np.dtype(dtype).name
 
 
 def storage(name: str) -> StoredAs | None:
-    """Return what is stored for a dtype; `None` if it cannot be stored.
+    """Return the form in which a dtype is stored, or `None` if it cannot be stored.
 
     Example:
         >>> storage("complex64")
@@ -98,22 +99,22 @@ def storage(name: str) -> StoredAs | None:
 
 
 def to_stored(array: Any, path: str) -> tuple[str, np.ndarray]:
-    """Bring an array to the host, in the form in which it is stored.
+    """Copy an array to the host, in the form in which it is stored.
 
     Args:
         array: anything that `numpy.asarray` takes, or random keys of JAX.
-        path: its name, for messages.
+        path: name of the array, for messages.
 
     Returns:
-        The name of its dtype, and the stored array; no copy if it has that form.
+        The name of its dtype, and the stored array, without a copy if possible.
 
     Raises:
-        ArgumentTypeError: it is no array, or of a dtype that cannot be stored.
+        ArgumentTypeError: it is not an array, or has a dtype that cannot be stored.
     """
     dtype = getattr(array, "dtype", None)
     if dtype is None and np.isscalar(array):
         dtype = np.asarray(array).dtype
-    # A list would become an array here, but a template would never ask for it.
+    # NumPy would convert a list to an array, but no template could match it.
     name = type(array).__name__ if dtype is None else name_of(dtype)
     found = None if dtype is None else storage(name)
     if found is None:
@@ -134,7 +135,7 @@ def to_stored(array: Any, path: str) -> tuple[str, np.ndarray]:
 
 
 def from_stored(stored: np.ndarray, name: str) -> Any:
-    """Return the array for which `to_stored` gave that dtype and that form."""
+    """Return the original array: the inverse of `to_stored`."""
     if name in _KEYS:
         import jax
 

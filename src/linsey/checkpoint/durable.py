@@ -1,9 +1,10 @@
 """Writes that survive a crash at any instant.
 
-A name on disk has no content, the old content, or the new content in full. The order
-that guarantees it: write under a temporary name, fsync what was written, rename it,
-fsync the folder. Only then is the write reported as done. A write that fails leaves the
-old content, takes its temporary files away, and raises a `DiskError` with the path.
+A path on disk has no content, the old content, or the complete new content. This is
+guaranteed by the order of operations: write under a temporary name, fsync the files,
+rename them, fsync the folder. Only then does the write succeed. A write that fails
+keeps the old content, removes its temporary files, and raises a `DiskError` with the
+path.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from pathlib import Path
 from linsey.files import reporting
 
 TEMPORARY = ".tmp-"
-"""What the names of unfinished writes begin with."""
+"""The prefix of the names of unfinished writes."""
 DOOMED = ".gone-"
-"""What the names of unfinished removals begin with."""
+"""The prefix of the names of unfinished removals."""
 _NEW_FILE = (
     os.O_WRONLY
     | os.O_CREAT
@@ -34,12 +35,13 @@ _NEW_FILE = (
 
 
 def mode_of(path: Path) -> int:
-    """Return the mode of what has a name, a link not followed; 0 if nothing has it.
+    """Return the mode of a path, without following links, or 0 if it does not exist.
 
-    Unlike `Path.is_dir` and its like it does not say no where the disk refuses to say.
+    Unlike `Path.is_dir` and similar methods, it raises an error if the disk cannot be
+    read.
 
     Raises:
-        OSError: the disk refused.
+        OSError: a disk operation failed.
     """
     try:
         return os.lstat(path).st_mode
@@ -51,26 +53,26 @@ def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable.
 
     Raises:
-        DiskError: the disk refused.
+        DiskError: a disk operation failed.
     """
     with reporting(folder, "sync"):
         _sync(folder)
 
 
 def sync_file(path: Path) -> None:
-    """Make the content of a file durable, whatever becomes of its name.
+    """Make the content of a file durable, but not its name.
 
     Raises:
-        OSError: the disk refused.
+        OSError: a disk operation failed.
     """
     _sync(path)
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and its parents, all of them durable; it may exist.
+    """Create a folder and its parents durably, if they do not exist.
 
     Raises:
-        DiskError: the disk refused, or there is a file of that name.
+        DiskError: a disk operation failed, or the path is a file.
     """
     with reporting(path, "create"):
         missing = [p for p in (path, *path.parents) if not mode_of(p)]
@@ -84,19 +86,19 @@ def make_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path, needed: int | None = None) -> Iterator[Path]:
-    """Give a file or a folder its name when it is complete and durable.
+    """Give a file or a folder its name once it is complete and durable.
 
     Args:
-        path: the name; its folder exists. A file of that name is replaced, a folder
-            with anything in it is not.
-        needed: bytes that the block is going to write, for the message of an error.
+        path: the final path, in an existing folder. An existing file is replaced, a
+            folder only if it is empty.
+        needed: number of bytes that the block will write, for error messages.
 
     Yields:
-        A free name beside it, under which the block writes.
+        An unused path in the same folder, to which the block writes.
 
     Raises:
-        DiskError: the disk refused, or there is a folder of that name. Nothing new is
-            left, unless the disk refuses that too.
+        DiskError: a disk operation failed, or a nonempty folder has this path. Nothing
+            new is left behind, unless removing it fails too.
 
     Example:
         >>> import tempfile
@@ -112,7 +114,7 @@ def replacing(path: Path, needed: int | None = None) -> Iterator[Path]:
     named = False
     try:
         with reporting(path, "save", needed):
-            _delete(temporary)  # left by a write that was interrupted
+            _delete(temporary)  # left by an interrupted write
             yield temporary
             _sync_tree(temporary)
             os.replace(temporary, path)
@@ -121,28 +123,28 @@ def replacing(path: Path, needed: int | None = None) -> Iterator[Path]:
     except BaseException:
         with contextlib.suppress(OSError):
             if named and stat.S_ISDIR(mode_of(path)):
-                # It may not survive a crash, so it must not be taken for a success.
+                # It may not survive a crash, so it must not look like a success.
                 os.rename(path, temporary)
             _delete(temporary)
         raise
 
 
 def write_new(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
-    """Write a file that does not exist yet; it is not durable by that alone.
+    """Write a file that does not exist yet. This alone does not make it durable.
 
     Args:
-        path: the file; its folder exists.
+        path: the file, in an existing folder.
         chunks: the content, in order.
 
     Raises:
-        OSError: the disk refused, or there is something of that name.
+        OSError: a disk operation failed, or the path exists.
     """
     descriptor = os.open(path, _NEW_FILE, 0o666)
     try:
         for chunk in chunks:
             rest = memoryview(chunk)
             while rest:
-                # The system may take a part only, and say why with the next call.
+                # The system may write only a part, and say why in the next call.
                 written = os.write(descriptor, rest)
                 if not written:
                     raise OSError(errno.EIO, "nothing was written")
@@ -152,32 +154,31 @@ def write_new(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Replace a file as a whole.
+    """Replace the whole content of a file.
 
     Args:
-        path: the file; its folder exists. A link of that name is replaced, not
-            followed.
+        path: the file, in an existing folder. A link is replaced, not followed.
         content: the new bytes.
 
     Raises:
-        DiskError: the disk refused; the file is the old one.
+        DiskError: a disk operation failed; the old file is kept.
     """
     with replacing(path, len(content)) as temporary:
         write_new(temporary, [content])
 
 
 def unused(path: Path) -> Path:
-    """Return a path, numbered if something has that name already."""
+    """Return a path, with a number appended if it already exists."""
     numbered = (path.with_name(f"{path.name}-{n}") for n in itertools.count(2))
     names = itertools.chain([path], numbered)
     return next(p for p in names if not os.path.lexists(p))
 
 
 def rename(path: Path, name: str) -> Path:
-    """Give a file or a folder another name in its folder, durably; return its path.
+    """Rename a file or a folder durably, and return its new path.
 
     Raises:
-        DiskError: the disk refused.
+        DiskError: a disk operation failed.
     """
     with reporting(path, "rename"):
         os.rename(path, path.with_name(name))
@@ -186,12 +187,12 @@ def rename(path: Path, name: str) -> Path:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder: its name goes in one instant, its content after that.
+    """Remove a folder: first its name, atomically, and then its content.
 
-    A link of that name is removed, and what it points to stays.
+    If the path is a link, the link is removed, but not its target.
 
     Raises:
-        DiskError: the disk refused.
+        DiskError: a disk operation failed.
     """
     with reporting(folder, "remove"):
         _delete(folder.with_name(DOOMED + folder.name))
@@ -199,10 +200,10 @@ def remove_folder(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what interrupted writes and removals left behind in a folder.
+    """Remove the remains of interrupted writes and removals from a folder.
 
     Raises:
-        DiskError: the disk refused.
+        DiskError: a disk operation failed.
     """
     with reporting(folder, "clean"):
         for name in os.listdir(folder):
@@ -212,7 +213,7 @@ def sweep(folder: Path) -> None:
 
 def _sync(path: Path) -> None:
     if os.name == "nt":
-        return  # Windows opens no folders, and syncs what is open for writing only
+        return  # Windows cannot open folders, and syncs only files open for writing
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -221,11 +222,11 @@ def _sync(path: Path) -> None:
 
 
 def _sync_tree(path: Path) -> None:
-    """Sync everything at once: the file system then commits once, not once a file."""
+    """Sync all files at once: then the file system commits once, not for each file."""
     paths = list(_tree(path))
     try:
         with ThreadPoolExecutor(min(len(paths), 16)) as pool:
-            list(pool.map(_sync, paths))  # the list raises what a call raised
+            list(pool.map(_sync, paths))  # `list` raises the exceptions of the calls
     except RuntimeError:  # no thread can be started
         for path in paths:
             _sync(path)
@@ -234,7 +235,7 @@ def _sync_tree(path: Path) -> None:
 def _tree(path: Path) -> Iterator[Path]:
     yield path
     if stat.S_ISDIR(mode_of(path)):
-        for name in os.listdir(path):  # `os.walk` would hide a refusal
+        for name in os.listdir(path):  # `os.walk` would hide errors
             yield from _tree(path / name)
 
 

@@ -1,7 +1,7 @@
-"""Steps in format 1: a folder of Orbax, and a manifest with the hash of every file.
+"""Steps in format 1: an Orbax folder, and a manifest with the hash of every file.
 
-They are read for ever, and no longer written. There is a hash for each file and none
-for an array, so the files are compared before and after Orbax has read them.
+This format can still be read, but is no longer written. It has hashes of files, but not
+of arrays, so the files are compared both before and after Orbax reads them.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ def open_checkpoint(folder: Path, content: Mapping[str, Any]) -> VerifiedCheckpo
     """Compare all files with the manifest, and read the arrays.
 
     Raises:
-        InputError: something is missing, added, or changed; it names the file.
-        DiskError: the disk refused.
+        InputError: a file is missing, added, or changed. The message names it.
+        DiskError: a disk operation failed.
     """
     record: Manifest = conform(dict(content), Manifest, file=folder / NAME)
     _compare(folder, record.files)
     tree = _read(folder)
     _compare(folder, record.files)
     flat = trees.flatten(tree)
-    # That manifest joins keys as they are.
+    # The manifest of this format joins keys without escapes.
     paths = {"/".join(trees.keys_of(path)): path for path in flat}
     if names := sorted(paths.keys() - record.arrays.keys()):
         problem = "an array that is not in the manifest"
@@ -93,7 +93,7 @@ def _compare(folder: Path, files: Mapping[str, FileEntry]) -> None:
 
 
 def _list(folder: Path, above: str = "") -> Iterator[str]:
-    """List the names of all files below a folder; refuse what is not a plain file."""
+    """Yield the names of all files below a folder; only regular files are accepted."""
     with reporting(folder, "read"):
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     for entry in entries:

@@ -1,8 +1,8 @@
 """The processes that write a checkpoint: one, or several that each have a part of it.
 
-Several processes write one checkpoint as they compute one step: all of them make the
-same calls in the same order. What they have to tell each other goes through one
-function, `gather`.
+Several processes write a checkpoint in the same way as they compute a step: all of them
+make the same calls in the same order. They exchange data only through the function
+`gather`.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ class Group(Protocol):
     """The processes that write one checkpoint.
 
     Attributes:
-        index: of this process; the first one, 0, gives the checkpoint its name.
-        count: how many there are.
+        index: index of this process. Process 0 gives the checkpoint its name.
+        count: number of processes.
     """
 
     index: int
     count: int
 
     def gather(self, content: bytes) -> list[bytes]:
-        """Return what each process gives, once all of them have called this."""
+        """Return the contents from all processes, once all of them have called this."""
         ...
 
 
 class Alone:
-    """A process that writes checkpoints by itself."""
+    """A single process that writes checkpoints alone."""
 
     index, count = 0, 1
 
     def gather(self, content: bytes) -> list[bytes]:
-        """Return what is given."""
+        """Return a list of only the given content."""
         return [content]
 
 
 class Processes:
     """All processes of `jax.distributed`, which share the folder of the checkpoints.
 
-    A process that fails inside of a save leaves the others waiting for it:
+    If a process fails during a save, the others keep waiting for it, unless
     `linsey.distributed.shared_fate` ends them.
 
     Example:
@@ -58,21 +58,21 @@ class Processes:
         self.index, self.count = jax.process_index(), jax.process_count()
 
     def gather(self, content: bytes) -> list[bytes]:
-        """Return what each process gives, once all of them have called this."""
+        """Return the contents from all processes, once all of them have called this."""
         if self.count == 1:
             return [content]
         sizes = _rows(np.array([len(content)], np.int32))[:, 0].tolist()
-        # Few sizes, for each is a program of its own.
+        # Round up, because each size needs its own compiled program.
         room = 1 << max(*sizes, 1).bit_length()
         rows = _rows(np.frombuffer(content.ljust(room, b"\0"), np.uint8))
         return [row[:size].tobytes() for row, size in zip(rows, sizes, strict=True)]
 
 
 def _rows(row: np.ndarray) -> np.ndarray:
-    """Return the row that each process gives, shape (processes, length).
+    """Return the rows from all processes, of shape (processes, length).
 
-    The collective is one of all devices, as a step has it: connections between some of
-    them would have to be made first, for which JAX waits no longer than 30 s on CPUs.
+    The collective is over all devices, like those of a training step. A subset of the
+    devices would first have to connect, for which JAX waits at most 30 s on CPUs.
     """
     import jax
     from jax.sharding import Mesh, NamedSharding, PartitionSpec

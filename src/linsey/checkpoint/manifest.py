@@ -1,13 +1,13 @@
-"""A manifest: what a step holds, the hash of everything in it, and its own hash last.
+"""The manifest: the content of a step, hashes of everything in it, and its own hash.
 
-One flipped bit in a checkpoint loads as silently wrong weights in most cases. So each
-array has a SHA-256, taken in memory before anything was written and compared after
-everything was read; each file has one too, which covers what lies around the arrays.
-The manifest is JSON; its last entry is the hash of every byte before that entry, so
-each bit of a step is covered, those of the manifest included.
+A single flipped bit in a checkpoint usually results in silently wrong weights. Each
+array therefore has a SHA-256, which is computed in memory before anything is written,
+and compared after everything is read. Each file has one as well, which covers the bytes
+around the arrays. The manifest is JSON. Its last entry is the hash of all bytes before
+this entry, so the hashes cover each bit of a step, including those of the manifest.
 
-An array is held in pieces: each has a file, where it belongs in the array, and its own
-hash. A process writes the pieces that it has, into one file of its own.
+An array is stored in pieces. Each piece has a file, a position in the array, and its
+own hash. Each process writes the pieces that it has into its own file.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from linsey.schema import Between, Matching, conform, parse_json
 from linsey.specs import MAX_ELEMENTS, Shape
 
 NAME = "manifest.json"
-"""The name of the manifest in its folder."""
+"""The name of the manifest in the folder of a step."""
 FORMAT = 2
-"""The number of the format that is written; format 1 is read too."""
+"""The number of the format that is written; format 1 can be read as well."""
 MAX_MANIFEST_BYTES = 64 * 2**20
 _SEAL = b',\n "sha256": "'
 _END = b'"\n}\n'
@@ -52,12 +52,12 @@ class FileEntry:
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """A part of an array, or all of it.
+    """A part of an array, or a whole array.
 
     Attributes:
-        file: the name of the file that holds it.
-        slice: start and stop of each axis of the array.
-        sha256: of its bytes, as they lie in the file.
+        file: name of the file that holds the piece.
+        slice: start and stop along each axis of the array.
+        sha256: hash of its bytes in the file.
     """
 
     file: str
@@ -66,11 +66,11 @@ class Piece:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its own shape."""
+        """The shape of the piece."""
         return tuple(stop - start for start, stop in self.slice)
 
     def name(self, path: str, shape: tuple[int, ...]) -> str:
-        """Return the name that a piece of an array has in its file.
+        """Return the name of the piece in its file.
 
         Example:
             >>> Piece("", ((0, 2), (4, 8)), "").name("params/kernel", (2, 8))
@@ -85,14 +85,14 @@ class Piece:
 
 @dataclasses.dataclass(frozen=True)
 class ArrayEntry:
-    """An array and where its bytes are.
+    """The description of an array and of its pieces.
 
     Attributes:
-        shape: of the array.
-        dtype: its name in NumPy or JAX.
-        stored: the dtype in the files, in the words of safetensors; `U8` is the bits of
-            what safetensors does not have.
-        pieces: cover the array, once each element.
+        shape: shape of the array.
+        dtype: name of its dtype in NumPy or JAX.
+        stored: dtype in the files, as safetensors names it. Dtypes that safetensors
+            does not have are stored as bits, `U8`.
+        pieces: the pieces, which cover each element of the array exactly once.
     """
 
     shape: Shape
@@ -110,9 +110,9 @@ class Manifest:
         step: the training step.
         revision: how often the step was replaced.
         metadata: JSON values recorded with it.
-        files: by name.
-        arrays: by path.
-        empty: paths of dictionaries that hold nothing.
+        files: the files by name.
+        arrays: the arrays by path.
+        empty: paths of empty dictionaries.
     """
 
     format: Literal[2]
@@ -125,7 +125,7 @@ class Manifest:
 
 
 def file_name(index: int, count: int) -> str:
-    """Return the name of the file of a process.
+    """Return the name of the file that a process writes.
 
     Example:
         >>> file_name(0, 1)
@@ -135,11 +135,11 @@ def file_name(index: int, count: int) -> str:
 
 
 def encode(manifest: Manifest) -> bytes:
-    """Return the bytes of a manifest, its own hash at the end.
+    """Return the bytes of a manifest, with its own hash at the end.
 
     Raises:
         ArgumentTypeError: the metadata is not JSON.
-        UnsupportedError: it would be longer than what is read.
+        UnsupportedError: the manifest would be longer than the limit for reading.
     """
     body = as_json(vars(manifest)).removesuffix(b"}")
     if len(body) > MAX_MANIFEST_BYTES - 100:
@@ -155,7 +155,7 @@ def as_json(content: Mapping[str, object]) -> bytes:
     """Return entries of a manifest as JSON.
 
     Raises:
-        ArgumentTypeError: something else in it is not JSON.
+        ArgumentTypeError: a value in the metadata cannot be stored as JSON.
     """
 
     def plain(value: object) -> object:
@@ -175,13 +175,13 @@ def decode(content: bytes, file: Path) -> dict[str, Any]:
 
     Args:
         content: the bytes.
-        file: their path, for messages.
+        file: path of the manifest, for messages.
 
     Returns:
-        The JSON values, not yet compared with any type.
+        The JSON values, whose types are not checked yet.
 
     Raises:
-        InputError: the hash does not match, or it is no JSON object.
+        InputError: the hash does not match, or the content is not a JSON object.
     """
     body, separator, tail = content.rpartition(_SEAL)
     if not separator or tail != _hash(body) + _END:
@@ -196,8 +196,8 @@ def read(folder: Path) -> bytes:
     """Read the manifest of a folder.
 
     Raises:
-        InputError: there is none.
-        DiskError: the disk refused.
+        InputError: there is no manifest, or it is not a regular file.
+        DiskError: a disk operation failed.
     """
     path = folder / NAME
     try:
@@ -210,14 +210,14 @@ def read(folder: Path) -> bytes:
 
 
 def check(record: Mapping[str, Any], file: Path) -> Manifest:
-    """Check everything that a manifest says for itself.
+    """Check everything in a manifest that can be checked without the files.
 
     Args:
         record: from `decode`.
         file: the path of the manifest, for messages.
 
     Raises:
-        InputError: an entry is not what it has to be; it names the entry.
+        InputError: an entry is not valid. The message names it.
     """
     manifest: Manifest = conform(dict(record), Manifest, file=file)
     expected = {file_name(i, len(manifest.files)) for i in range(len(manifest.files))}
@@ -242,7 +242,7 @@ def _check_array(
     if (storage := dtypes.storage(entry.dtype)) is None or storage.code != entry.stored:
         found = f"{entry.dtype} as {entry.stored}"
         raise refused("dtypes that are not known here", found=found)
-    # An axis of no length makes an array of no elements, but not its axes harmless.
+    # An array with an axis of length 0 is empty, but its other axes may be huge.
     if math.prod(max(size, 1) for size in entry.shape) > MAX_ELEMENTS:
         raise refused("an array that is too large", found=entry.shape)
     for piece in entry.pieces:

@@ -1,7 +1,8 @@
-"""Between arrays in memory and files of pieces.
+"""Conversion between arrays in memory and files of pieces.
 
-What leaves memory is hashed there; what comes from a file is compared with that hash
-before anybody sees it. Each file is read once, so what was compared is what is used.
+Data are hashed in memory before they are written. Data from a file are compared with
+this hash before they are returned. Each file is read only once, so the data that are
+used are the data that were compared.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ _OTHER_ARRAY = "the array is not the one that was written"
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """What one process writes of a checkpoint.
+    """The part of a checkpoint that one process writes.
 
     Attributes:
         file: size and hash of its file.
-        arrays: by path, with the pieces in that file.
+        arrays: the arrays by path, with their pieces in this file.
     """
 
     file: FileEntry
@@ -43,22 +44,23 @@ class Share:
 def pack(
     arrays: Mapping[str, Any], file: str, group: Group = ALONE
 ) -> tuple[list[bytes | memoryview], Share]:
-    """Lay out what this process has of arrays as the content of one file.
+    """Lay out this process's share of arrays as the content of one file.
 
-    Of an array that is spread over several processes each one has pieces; all others
-    are those of the first process.
+    If an array is spread over several processes, each process writes its pieces. All
+    other arrays are written by the first process.
 
     Args:
-        arrays: by path.
-        file: its name.
+        arrays: arrays by path.
+        file: name of the file.
         group: the processes that write the checkpoint.
 
     Returns:
-        The content in chunks, and what the manifest says of it.
+        The content in chunks, and its entries for the manifest.
 
     Raises:
-        ArgumentTypeError: something is no array that can be stored.
-        UnsupportedError: an array is spread over several processes, and one writes.
+        ArgumentTypeError: a leaf is not an array that can be stored.
+        UnsupportedError: an array is spread over several processes, but only one
+            writes.
     """
     if tensors.RESERVED in arrays:
         raise ArgumentTypeError(
@@ -73,9 +75,9 @@ def pack(
     ]
     for _, part in parts:
         if hasattr(part.array, "copy_to_host_async"):
-            part.array.copy_to_host_async()  # all of them, before one is awaited
+            part.array.copy_to_host_async()  # start all copies before awaiting one
     packed = [_packed(path, part, file) for path, part in parts]
-    # Items of decreasing size, so that each array is aligned.
+    # Sort by decreasing item size, so that each array is aligned.
     packed.sort(key=lambda each: (-each.content.itemsize, each.name))
     entries: dict[str, ArrayEntry] = {}
     for each in packed:
@@ -92,7 +94,7 @@ def pack(
 
 
 class _Part(NamedTuple):
-    """A part of an array on one device, or all of it, which has no bounds."""
+    """A part of an array on one device, or a whole array (`bounds` is `None`)."""
 
     array: Any
     shape: tuple[int, ...] = ()
@@ -100,7 +102,7 @@ class _Part(NamedTuple):
 
 
 class _Packed(NamedTuple):
-    """A piece as it lies in the file."""
+    """A piece in the form in which it is stored in a file."""
 
     name: str
     path: str
@@ -122,7 +124,7 @@ def _packed(path: str, part: _Part, file: str) -> _Packed:
 
 
 def _add(entries: dict[str, ArrayEntry], path: str, entry: ArrayEntry) -> None:
-    """Add the pieces of an array to those that are known."""
+    """Add the pieces of an array to the known ones."""
     known = entries.get(path, dataclasses.replace(entry, pieces=()))
     if known != dataclasses.replace(entry, pieces=known.pieces):
         problem = "not the same array in all processes"
@@ -141,7 +143,7 @@ def _own_parts(path: str, array: Any, group: Group) -> list[_Part]:
             "The step is written by one process, which has only a part of it.",
             "Save it in all of them, by `CheckpointStore(folder, Processes())`.",
         )
-    # Of what several devices hold, one has the copy that counts.
+    # If several devices hold copies of a shard, only one copy is written.
     shards = [shard for shard in array.addressable_shards if shard.replica_id == 0]
     return [
         _Part(shard.data, array.shape, _bounds(shard.index, array.shape))
@@ -155,15 +157,16 @@ def _bounds(index: tuple[slice, ...], shape: tuple[int, ...]) -> Bounds:
 
 
 def merged(shares: Sequence[Share], paths: Collection[str]) -> dict[str, ArrayEntry]:
-    """Return the arrays that processes write together.
+    """Merge the shares of all processes.
+
+    Whether the pieces cover each array is checked with the manifest.
 
     Args:
-        shares: of each process.
-        paths: of all arrays.
+        shares: the share of each process.
+        paths: the paths of all arrays.
 
     Raises:
-        InputError: some array is in no share, or processes have different ones; that
-            their pieces cover it is checked with the manifest.
+        InputError: an array is in no share, or processes have different arrays.
     """
     arrays: dict[str, ArrayEntry] = {}
     for share in shares:
@@ -179,15 +182,16 @@ def unpack(folder: Path, manifest: Manifest) -> dict[str, Any]:
     """Read the files of a step, and compare everything with the manifest.
 
     Args:
-        folder: holds the files of the manifest and nothing else.
+        folder: the folder, which holds only the files in the manifest.
         manifest: from `linsey.checkpoint.manifest.check`.
 
     Returns:
-        The arrays by path. They cannot be written to.
+        The arrays by path. They are read-only.
 
     Raises:
-        InputError: a file or an array is not the one that was written; it names both.
-        DiskError: the disk refused.
+        InputError: a file or an array differs from what was written. The message names
+            both.
+        DiskError: a disk operation failed.
     """
     found: dict[str, dict[str, np.ndarray]] = {}
     contents = {n: read_file(folder / n, e) for n, e in manifest.files.items()}
@@ -203,7 +207,7 @@ def unpack(folder: Path, manifest: Manifest) -> dict[str, Any]:
     for name, content in contents.items():
         path, entry = folder / name, manifest.files[name]
         is_as = FileEntry(len(content), hashlib.sha256(content).hexdigest())
-        # Where all arrays are right, the change is in what lies before them.
+        # If all arrays are right, the change must be in the header.
         refused = None if is_as == entry else changed(path, entry, is_as, "header")
         try:
             found[name] = _unpack_file(path, content, expected[name])
@@ -219,11 +223,11 @@ def unpack(folder: Path, manifest: Manifest) -> dict[str, Any]:
 
 
 def read_file(path: Path, entry: FileEntry) -> bytes:
-    """Read a file that has the size that the manifest says.
+    """Read a file, whose size must be that in the manifest.
 
     Raises:
         InputError: there is no such file, or it has another size.
-        DiskError: the disk refused.
+        DiskError: a disk operation failed.
     """
     with open_regular(path) as file, reporting(path, "read"):
         size = os.fstat(file.fileno()).st_size
@@ -283,7 +287,7 @@ def _assemble(
     if len(pieces) > 1:
         storage = dtypes.storage(entry.dtype)
         assert storage is not None
-        # The sizes of all pieces add up: so, if none overlap, there are no gaps.
+        # The sizes of all pieces add up, so there are no gaps unless pieces overlap.
         is_set = np.zeros(entry.shape, bool)
         whole = np.empty(entry.shape + storage.axes, storage.dtype)
         for bounds, piece in pieces:

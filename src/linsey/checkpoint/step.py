@@ -1,9 +1,9 @@
-"""One checkpoint on disk: safetensors files and the manifest that vouches for them.
+"""One checkpoint on disk: safetensors files, and the manifest that verifies them.
 
-A checkpoint is a folder that appears under its name only when it is complete and on
-the disk. It is opened by reading everything in it once and comparing each array with
-the hash that was taken of it in memory: an open checkpoint holds right arrays, whatever
-happens to its files later.
+A checkpoint is a folder that gets its name only when it is complete and on the disk.
+Opening it reads everything once and compares each array with the hash that was computed
+in memory before writing. The arrays of an open checkpoint are therefore correct,
+whatever happens to its files later.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NAME = re.compile(r"step_([0-9]{8,19})(?:\+([0-9]{1,9}))?")
 
 
 def folder_name(step: int, revision: int = 0) -> str:
-    """Return the name that a step has in its store.
+    """Return the name of the folder of a step.
 
     Example:
         >>> folder_name(42), folder_name(42, revision=1)
@@ -42,7 +42,7 @@ def folder_name(step: int, revision: int = 0) -> str:
 
 
 def parse_name(name: str) -> tuple[int, int] | None:
-    """Return step and revision of such a name; `None` for other names."""
+    """Return the step and revision in a folder's name; `None` for other names."""
     if match := _NAME.fullmatch(name):
         step, revision = int(match[1]), int(match[2] or 0)
         if folder_name(step, revision) == name:
@@ -59,22 +59,23 @@ def write_checkpoint(
     revision: int = 0,
     group: Group = ALONE,
 ) -> None:
-    """Write a checkpoint: when this returns it is on the disk, complete.
+    """Write a checkpoint. When this returns, it is complete and on the disk.
 
     Args:
-        folder: the name it gets; must not exist, while its parent must.
+        folder: folder of the checkpoint. It must not exist, but its parent must.
         step: the training step.
-        tree: nested dictionaries with text as keys and arrays as leaves.
-        metadata: JSON values to record beside the arrays.
+        tree: nested dictionaries with strings as keys and arrays as leaves.
+        metadata: JSON values to record with the arrays.
         revision: how often the step was replaced.
-        group: the processes that write it, of which this is the first one; the others
-            call `write_share`.
+        group: the processes that write the checkpoint. This one is the first of them;
+            the others call `write_share`.
 
     Raises:
-        DiskError: there is a folder of that name, or the disk refused.
+        DiskError: the folder exists, or a disk operation failed.
         ArgumentTypeError: something in the tree or the metadata cannot be stored.
-        InputError: there is a key or a value that could not be read again.
-        UnsupportedError: there is too much of it, or it is spread over processes.
+        InputError: a key or a value could not be read back.
+        UnsupportedError: the manifest is too long, or an array is spread over several
+            processes, but only one writes.
     """
     name, chunks, shares = _shared_out(tree, group)
     names = [manifest.file_name(i, group.count) for i in range(group.count)]
@@ -89,7 +90,7 @@ def write_checkpoint(
         tuple(path for path, leaf in leaves(tree) if path not in paths),
     )
     sealed = manifest.encode(record)
-    # What could not be read is not written: keys, numbers, sizes that nobody can have.
+    # Do not write keys, numbers or sizes that the reader would reject.
     record = manifest.check(manifest.decode(sealed, folder), folder)
     needed = sum(share.file.bytes for share in shares) + len(sealed)
     with reporting(folder, "save", needed):
@@ -97,7 +98,7 @@ def write_checkpoint(
             raise FileExistsError(errno.EEXIST, "there is a checkpoint of that name")
     with durable.replacing(folder, needed) as temporary:
         os.mkdir(temporary)
-        group.gather(os.fsencode(temporary.name))  # the others begin to write
+        group.gather(os.fsencode(temporary.name))  # the others start writing
         durable.write_new(temporary / name, chunks)
         group.gather(b"")  # all have written
         durable.write_new(temporary / manifest.NAME, [sealed])
@@ -107,20 +108,22 @@ def write_checkpoint(
             told = str(error).replace(durable.TEMPORARY, "")
             refused = OSError(errno.EIO, f"something else was written: {told}")
             raise DiskError(refused, folder, "save", needed) from error
-    group.gather(b"")  # it has its name
+    group.gather(b"")  # the folder has its name
 
 
 def write_share(parent: Path, tree: Nested, group: Group) -> None:
-    """Write what a process has of a checkpoint that another one gives its name.
+    """Write this process's share of a checkpoint, in all processes but the first.
+
+    The first process calls `write_checkpoint` instead, which gives the folder its name.
 
     Args:
         parent: the folder in which the checkpoint will be.
-        tree: the one that the first process passes to `write_checkpoint`, with the
-            pieces of arrays that this one has.
-        group: the processes that write it.
+        tree: the same tree that the first process passes to `write_checkpoint`, with
+            the pieces of arrays that this process has.
+        group: the processes that write the checkpoint.
 
     Raises:
-        DiskError: the disk refused.
+        DiskError: a disk operation failed.
         ArgumentTypeError: something in the tree cannot be stored.
     """
     name, chunks, shares = _shared_out(tree, group)
@@ -135,7 +138,7 @@ def write_share(parent: Path, tree: Nested, group: Group) -> None:
 def _shared_out(
     tree: Nested, group: Group
 ) -> tuple[str, list[bytes | memoryview], list[Share]]:
-    """Return the file of this process, its content, and what each process writes."""
+    """Return this process's file name, its content, and the share of each process."""
     name = manifest.file_name(group.index, group.count)
     chunks, share = pieces.pack(flatten(tree), name, group)
     if group.count == 1:
@@ -162,15 +165,15 @@ def open_checkpoint(folder: Path) -> VerifiedCheckpoint:
     """Read a checkpoint and compare everything in it with its manifest.
 
     Args:
-        folder: one step, as `write_checkpoint` wrote it, in this format or an older
-            one.
+        folder: one step, written by `write_checkpoint` in this format or an older one.
 
     Returns:
-        The verified checkpoint, its arrays in memory.
+        The verified checkpoint, with its arrays in memory.
 
     Raises:
-        InputError: the folder is not what was written; it names file and array.
-        DiskError: the disk refused.
+        InputError: the folder differs from what was written. The message names the file
+            and the array.
+        DiskError: a disk operation failed.
     """
     _refuse_what_is_no_folder(folder)
     content = manifest.decode(manifest.read(folder), folder / manifest.NAME)

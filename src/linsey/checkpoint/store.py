@@ -1,10 +1,10 @@
 """A folder of checkpoints, one for each saved step.
 
 There is no pointer to the latest step that could be wrong: the steps are listed and
-read, newest first. A *good* step is one that loads and matches its manifest; the last
-good one is never removed. A step is removed by renaming it away and then deleting it.
-One process writes at a time, or the processes of one group: the writer has to see to
-that. Others may read meanwhile.
+read, newest first. A step is *good* if it loads and matches its manifest; the last good
+step is never removed. A step is removed by renaming it first and then deleting it. Only
+one process, or the processes of one group, may write at a time; the writer must ensure
+this. Other processes may read at the same time.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class CheckpointStore:
     """Save, find and prune checkpoints.
 
     Args:
-        folder: where the steps are; created by the first `save`.
-        group: the processes that write steps together, each into a file of its own:
-            `Processes()` for arrays that are divided over all of them. By default this
-            process alone. All of them call `save` and `prune`.
+        folder: the folder of the steps; created by the first `save`.
+        group: the processes that write steps together, each into its own file, and that
+            all call `save` and `prune`. Use `Processes()` for arrays that are divided
+            over all processes. Defaults to this process alone.
 
     Example:
         >>> import tempfile
@@ -61,15 +61,15 @@ class CheckpointStore:
         return self.folder / folder_name(step, revision)
 
     def steps(self) -> list[int]:
-        """List the saved steps, oldest first; they are not read here.
+        """List the saved steps, oldest first, without reading them.
 
         Raises:
-            DiskError: the disk refused.
+            DiskError: a disk operation failed.
         """
         return sorted({step for step, _ in self._found()})
 
     def clean(self) -> None:
-        """Remove what an interrupted save or removal left; only for the writer."""
+        """Remove the remains of interrupted saves and removals; only for the writer."""
         if self._is_ours():
             durable.sweep(self.folder)
 
@@ -81,20 +81,20 @@ class CheckpointStore:
         *,
         replace: bool = False,
     ) -> None:
-        """Save a step; when this returns it is complete and on the disk.
+        """Save a step. When this returns, it is complete and on the disk.
 
         Args:
             step: the training step, at least 0.
             tree: nested dictionaries of arrays.
             metadata: JSON values.
-            replace: whether a step that was saved before is replaced. Readers and
-                crashes meet the old one or the new one, never none.
+            replace: whether to replace a step that was saved before. At any time,
+                also after a crash, either the old or the new step exists.
 
         Raises:
-            DiskError: the step was saved before, or the disk refused. Nothing new is
-                left then.
+            DiskError: the step was saved before, or a disk operation failed. Nothing
+                new is left behind.
             ArgumentTypeError: something cannot be stored.
-            InputError: the folder is a link; or a key or a number cannot be stored.
+            InputError: the folder is a link, or a key or a number cannot be stored.
         """
         if step < 0:
             raise OptionError(
@@ -119,7 +119,7 @@ class CheckpointStore:
 
         Raises:
             InputError: there is no such step, or it is damaged.
-            DiskError: the disk refused.
+            DiskError: a disk operation failed.
         """
         while True:
             if step not in (steps := self.steps()):
@@ -135,21 +135,22 @@ class CheckpointStore:
             except (InputError, DiskError):
                 if parse_name(path.name) in self._found():
                     raise
-                # A writer removed or replaced it meanwhile.
+                # A writer has removed or replaced it in the meantime.
 
     def newest(self) -> VerifiedCheckpoint | None:
         """Read the newest step; return `None` if nothing was saved.
 
         Raises:
-            InputError: the newest step is damaged; says which older one is good.
-            DiskError: the disk refused.
+            InputError: the newest step is damaged. The message names the newest good
+                step.
+            DiskError: a disk operation failed.
         """
         while steps := self.steps():
             try:
                 return self.open(steps[-1])
             except InputError as error:
                 if steps[-1] not in self.steps():
-                    continue  # a writer removed it meanwhile
+                    continue  # a writer has removed it in the meantime
                 intact = self.newest_intact()
                 hint = f"step {intact} is intact: `discard_damaged` goes back to it"
                 hint = "no older step is intact" if intact is None else hint
@@ -160,20 +161,21 @@ class CheckpointStore:
         """Return the newest good step; `None` if there is none.
 
         Raises:
-            DiskError: the disk refused.
+            DiskError: a disk operation failed.
         """
         return next(filter(self._is_good, reversed(self.steps())), None)
 
     def discard_damaged(self) -> list[InputError]:
-        """Put aside damaged steps that are newer than the newest good one.
+        """Set aside damaged steps that are newer than the newest good one.
 
-        Nothing is deleted: a damaged step gets the ending `.refused`.
+        Nothing is deleted: `.refused` is appended to the name of a damaged step.
 
         Returns:
-            Why each was put aside, newest first.
+            The reason for each step that was set aside, newest first.
 
         Raises:
-            DiskError: the disk refused; what cannot be read now is not damaged.
+            DiskError: a disk operation failed. A step that cannot be read at the moment
+                does not count as damaged.
         """
         reasons = []
         while self._is_ours() and (steps := self.steps()):
@@ -188,15 +190,15 @@ class CheckpointStore:
         return reasons
 
     def prune(self, keep: Collection[int]) -> None:
-        """Remove all steps but those to keep, and never the last good one.
+        """Remove all steps except those to keep, but never the last good one.
 
         Nothing is removed if none of the steps to keep is good.
 
         Args:
-            keep: the steps that stay.
+            keep: the steps to keep.
 
         Raises:
-            DiskError: the disk refused.
+            DiskError: a disk operation failed.
         """
         if self.group.index:
             return
@@ -216,7 +218,7 @@ class CheckpointStore:
         return True
 
     def _found(self) -> list[tuple[int, int]]:
-        """Step and revision of every folder that has the name of one."""
+        """Return the step and revision of every folder named like a step."""
         try:
             with reporting(self.folder, "read"):
                 names = os.listdir(self.folder)
@@ -227,7 +229,7 @@ class CheckpointStore:
         return [found for found in map(parse_name, names) if found]
 
     def _is_ours(self) -> bool:
-        """Tell whether the folder is there; a link to another one is refused."""
+        """Tell whether the folder exists; raise an error if it is a link."""
         with reporting(self.folder, "read"):
             mode = durable.mode_of(self.folder)
             if stat.S_ISLNK(mode):

@@ -1,9 +1,9 @@
 """The layout of a safetensors file: a length, a JSON header, then the arrays.
 
-https://huggingface.co/docs/safetensors. Files are written and parsed here and not by
-the library: each call that the disk can refuse is then one of `durable`, arrays go to
-the disk and come from it without a second copy in memory, and what a header says is
-checked against types as everything is that a file brings along.
+https://huggingface.co/docs/safetensors. Files are written and parsed here instead of by
+the safetensors library: then every call that can fail on the disk is in `durable`,
+arrays are written and read without a second copy in memory, and headers are checked
+against types like all other data from files.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from linsey.files import parsing
 from linsey.schema import Between, conform, parse_json
 
 RESERVED = "__metadata__"
-"""The one name that no array in such a file can have."""
+"""The only name that an array in such a file cannot have."""
 Size = Annotated[int, Between(0, 2**62)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """An entry of the header, as it stands there."""
+    """An entry of the header, with the names that it has in the file."""
 
     dtype: str
     shape: Annotated[tuple[Size, ...], Between(0, 64)]
@@ -41,12 +41,12 @@ _ITEM_BYTES = {code: dtype.itemsize for code, dtype in BY_CODE.items()}
 
 
 def encode_header(arrays: Mapping[str, np.ndarray], codes: Mapping[str, str]) -> bytes:
-    """Return what stands before the arrays in a file.
+    """Return the bytes before the arrays in a file.
 
     Args:
-        arrays: as they follow, one after the other. Where those of larger items come
-            first each of them is aligned.
-        codes: the dtype of each in the words of safetensors.
+        arrays: the arrays, in the order of the file. If they are sorted by decreasing
+            item size, each of them is aligned.
+        codes: the dtype of each array, as safetensors names it.
     """
     header, offset = {}, 0
     for name, array in arrays.items():
@@ -66,10 +66,10 @@ def parse_header(content: bytes, file: Path) -> tuple[dict[str, Tensor], int]:
         file: its path, for messages.
 
     Returns:
-        The entries by name, and where the arrays begin.
+        The entries by name, and the offset at which the arrays begin.
 
     Raises:
-        InputError: it is not such a header, or its entries do not cover the file.
+        InputError: the header is not valid, or its entries do not cover the file.
     """
     start = 8 + int.from_bytes(content[:8], "little")
     if len(content) < 8 or start > len(content):
@@ -99,8 +99,8 @@ def encode(arrays: Mapping[str, np.ndarray]) -> list[bytes | memoryview]:
     """Return the content of a file of arrays, in chunks.
 
     Args:
-        arrays: contiguous and little-endian, of dtypes that safetensors has. Those of
-            larger items come first, so that each is aligned.
+        arrays: contiguous, little-endian arrays, of dtypes that safetensors has. They
+            are sorted by decreasing item size, so that each is aligned.
     """
     ordered = dict(sorted(arrays.items(), key=lambda item: -item[1].itemsize))
     codes = {name: SAFETENSORS[array.dtype.name] for name, array in ordered.items()}
@@ -115,10 +115,10 @@ def decode(content: bytes, file: Path) -> dict[str, np.ndarray]:
         file: its path, for messages.
 
     Returns:
-        Views of the content, which cannot be written to.
+        Read-only views of the content.
 
     Raises:
-        InputError: it is not such a file.
+        InputError: the content is not a valid safetensors file.
     """
     entries, start = parse_header(content, file)
     arrays = {}

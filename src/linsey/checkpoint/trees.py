@@ -1,7 +1,7 @@
 """Nested dictionaries, and the paths that name their leaves.
 
-A path joins keys with `/`. A `/` inside of a key is written `~1`, and a `~` is written
-`~0`, as JSON pointers (RFC 6901) do, so that no two leaves have one path.
+A path joins keys with `/`. A `/` in a key is written as `~1`, and a `~` as `~0`, as in
+JSON pointers (RFC 6901), so that no two leaves have the same path.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from linsey.specs import escape
 
 Nested = Mapping[str, object]
 MAX_DEPTH = 100
-"""How many keys a path may have."""
+"""The largest number of keys in a path."""
 
 
 def flatten(tree: Nested) -> dict[str, Any]:
     """Name each leaf of nested dictionaries by its path.
 
     Args:
-        tree: dictionaries with text as keys; everything else is a leaf.
+        tree: dictionaries with strings as keys; everything else is a leaf.
 
     Raises:
-        ArgumentTypeError: a key is not text, or dictionaries are nested too deeply.
+        ArgumentTypeError: a key is not a string, or dictionaries are nested too deeply.
 
     Example:
         >>> flatten({"params": {"Dense_0": {"bias": 1}, "a/b": 2}, "batch_stats": {}})
@@ -34,7 +34,7 @@ def flatten(tree: Nested) -> dict[str, Any]:
 
 
 def leaves(tree: Nested, above: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """Iterate over paths and leaves; a dictionary that holds nothing is a leaf too."""
+    """Iterate over paths and leaves; an empty dictionary is also a leaf."""
     for key, value in tree.items():
         if not isinstance(key, str):
             raise ArgumentTypeError(
@@ -56,14 +56,15 @@ def leaves(tree: Nested, above: tuple[str, ...] = ()) -> Iterator[tuple[str, Any
 
 
 def nest(flat: Mapping[str, Any], empty: Iterable[str] = ()) -> dict[str, Any]:
-    """Make nested dictionaries of leaves by path: the inverse of `flatten`.
+    """Make nested dictionaries from leaves by path: the inverse of `flatten`.
 
     Args:
         flat: leaves by path.
-        empty: paths of dictionaries that hold nothing.
+        empty: paths of empty dictionaries.
 
     Raises:
-        ValueError: two paths exclude each other; it is the second one.
+        ValueError: two paths exclude each other, or a path has too many keys. The
+            message is the (second) path.
 
     Example:
         >>> nest({"params/bias": 1, "params/a~1b": 2}, empty=["batch_stats"])
@@ -84,5 +85,5 @@ def nest(flat: Mapping[str, Any], empty: Iterable[str] = ()) -> dict[str, Any]:
 
 
 def keys_of(path: str) -> list[str]:
-    """Return the keys that a path joins."""
+    """Split a path into its keys."""
     return [key.replace("~1", "/").replace("~0", "~") for key in path.split("/")]

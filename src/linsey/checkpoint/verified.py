@@ -1,4 +1,4 @@
-"""A checkpoint that was read and compared: what it holds, and how it is restored."""
+"""A checkpoint that was read and verified: its content, and how to restore it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from linsey.specs import ArraySpec, differences
 
 @dataclasses.dataclass(frozen=True)
 class VerifiedCheckpoint:
-    """A checkpoint whose arrays are those that were saved.
+    """A checkpoint whose arrays are verified to be those that were saved.
 
     Attributes:
-        folder: where it was read.
-        step: the training step it was taken at.
+        folder: the folder from which it was read.
+        step: the training step at which it was saved.
         metadata: the JSON values saved with it.
-        arrays: what it holds, by path, such as `params/Dense_0/kernel`; see `flatten`.
+        arrays: shapes and dtypes of the arrays, by path, such as
+            `params/Dense_0/kernel`; see `flatten`.
         revision: how often the step was replaced.
     """
 
@@ -35,17 +36,18 @@ class VerifiedCheckpoint:
     _empty: tuple[str, ...] = dataclasses.field(default=(), repr=False, compare=False)
 
     def restore(self, template: Nested) -> dict[str, Any]:
-        """Return the arrays, if they are exactly those of the template.
+        """Return the arrays, if they match the template exactly.
 
         Args:
             template: nested dictionaries of arrays or `jax.ShapeDtypeStruct`s.
 
         Returns:
-            The stored NumPy arrays, nested as the template. They cannot be written to:
-            copy those that are to be changed.
+            The stored NumPy arrays, nested like the template. They are read-only: copy
+            those that you want to change.
 
         Raises:
-            InputError: a name, a shape or a dtype differs; it lists every difference.
+            InputError: a name, a shape or a dtype differs. The message lists every
+                difference.
         """
         expected = {k: ArraySpec.of(v) for k, v in flatten(template).items()}
         if found := differences(nest(expected), nest(self.arrays)):
@@ -56,5 +58,5 @@ class VerifiedCheckpoint:
         return nest({path: self._values[path] for path in expected}, empty)
 
     def read(self) -> dict[str, Any]:
-        """Return the arrays as they are, nested by path; see `restore`."""
+        """Return all arrays, nested by path, without a template; see `restore`."""
         return nest(self._values, self._empty)

@@ -1,11 +1,12 @@
-"""Jobs of several processes: who belongs to one, and how they end together.
+"""Jobs of several processes: how the processes meet, and how they end together.
 
-`initialize` makes a process a *rank* of its job; `shared_fate` has all ranks go on,
-stop or end together. Beside each rank runs its *keeper*, a small process that sees when
-the rank dies or hangs; the keeper of rank 0 holds the *hub*, where all is known. What
-they say goes over one connection for each rank, to the coordinator's address.
+`initialize` makes a process a *rank* of its job. `shared_fate` makes all ranks
+continue, stop or end together. Each rank has a *keeper*, a small process that notices
+when the rank dies or hangs. The keeper of rank 0 contains the *hub*, which knows the
+state of all ranks. Each keeper has one connection to the hub, at the coordinator's
+address.
 
-Nothing here imports jax before it is needed.
+Nothing here imports JAX before it is needed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-# Keepers import this package and must not pay for what only ranks need.
+# Keepers import this package, and should not import modules that only ranks need.
 _HOMES = {
     "Fate": "fate",
     "Job": "job",

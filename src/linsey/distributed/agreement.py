@@ -1,12 +1,13 @@
-"""At which call of `step` all ranks stop, or save, together.
+"""The agreement on the call of `step` at which all ranks stop, or save, together.
 
-Ranks run ahead of each other, and no message reaches all of them at one instant. So
-the hub proposes a call that no rank has made yet, as far as it knows: one more than the
-highest count. Each keeper writes that number where its rank sees it and then looks how
-far the rank is. A rank that gets there waits for the decision. If all are still before
-that call, or wait in it, the proposal is decided; if one has passed it, a later one
-takes its place, and whoever waited goes on. No rank has to answer anything: one that
-waits for another in a collective cannot hold up a decision.
+Ranks run ahead of each other, and a message does not reach all of them at the same
+time. Therefore the hub proposes a call that, as far as it knows, no rank has made yet:
+one more than the highest count. Each keeper writes this number where its rank can see
+it, and then checks how far the rank is. A rank that reaches the proposed call waits for
+the decision. If all ranks are still before the call, or wait in it, the proposal is
+accepted. If a rank has passed it, a later call is proposed, and waiting ranks continue.
+The ranks themselves never reply, so a rank that waits for another one in a collective
+cannot block a decision.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from linsey.distributed.life import STOP
 from linsey.distributed.wire import Message
 
 _FARTHER = 4
-"""How much farther ahead than before a proposal is that follows a missed one."""
+"""The factor by which a proposal is farther ahead after a missed one."""
 
 
 class Agreement:
-    """What the ranks were asked for, and how far they are with it.
+    """The actions that were requested from the ranks, and the current proposal.
 
     Args:
-        tell_all: sends a message to the keeper of every rank.
+        tell_all: sends a message to the keepers of all ranks.
     """
 
     def __init__(self, tell_all: Callable[[Message], None]) -> None:
@@ -37,16 +38,16 @@ class Agreement:
         self._at = 0
 
     def ask(self, action: int) -> None:
-        """Have all ranks save or stop, as soon as what was asked before is done."""
+        """Request that all ranks save or stop, after earlier requests are done."""
         is_under_way = action == self._action and not self._is_decided
         if action not in self._asked and not is_under_way:
             self._asked.append(action)
 
     def advance(self, calls: dict[int, int]) -> None:
-        """Propose what is asked for, once the last action is behind all ranks.
+        """Propose the next action, once all ranks have finished the last one.
 
         Args:
-            calls: how often each rank that has not left called `step`.
+            calls: number of calls of `step` by each rank that has not left.
         """
         if self._is_decided and self._action != STOP and min(calls.values()) > self._at:
             self._action, self._is_decided = 0, False
@@ -55,13 +56,13 @@ class Agreement:
             self._propose(max(calls.values()))
 
     def reply(self, rank: int, at: int, has_room: bool, calls: dict[int, int]) -> None:
-        """Take the answer of a keeper: whether its rank can still meet a proposal.
+        """Process a keeper's reply whether its rank can still meet a proposal.
 
         Args:
-            rank: whose.
+            rank: the rank.
             at: the proposal.
-            has_room: whether it can.
-            calls: how often each rank that has not left called `step`.
+            has_room: whether the rank can meet it.
+            calls: number of calls of `step` by each rank that has not left.
         """
         if at != self._at or self._is_decided:
             return

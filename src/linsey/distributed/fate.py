@@ -1,9 +1,9 @@
-"""Ranks that share their fate: all go on, all stop, or all end.
+"""Ranks that share their fate: all continue, all stop, or all end.
 
-A job of several processes computes in collectives, for which each waits for all others.
-If one of them raises, is killed or hangs, the others would wait for ever; if one stops
-and the others do not, as well. Inside of `shared_fate` they end together, with the
-cause last on the screen, and stop together at one step.
+The processes of a job compute in collectives, in which each waits for all others. If
+one of them raises an exception, is killed, hangs, or stops alone, the others would wait
+forever. Inside `shared_fate`, they end together, with the cause last on the screen, and
+stop together at the same step.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _WORDS: dict[int, Asked] = {life.SAVE: "save", life.STOP: "stop"}
 _DEFAULT_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _WAIT = 0.001
 STOPPED = 75
-"""The exit code of a process that stopped in good order and wants to be run again."""
+"""The exit code of a process that stopped normally and should be started again."""
 
 
 class Fate:
-    """What a rank tells and asks inside of `shared_fate`.
+    """The interface of a rank inside `shared_fate`.
 
     Attributes:
-        rank: which process this is, from 0 on.
-        processes: how many there are.
-        is_stopped: whether `step` has said "stop".
+        rank: number of this process, from 0 on.
+        processes: number of processes.
+        is_stopped: whether `step` has returned "stop".
     """
 
     def __init__(
@@ -61,17 +61,17 @@ class Fate:
         self._words[life.LEFT] = 0
 
     def step(self, step: int) -> Asked:
-        """Begin a step: a sign of life, and a point where all ranks may act together.
+        """Begin a step: give a sign of life, and let all ranks act together.
 
-        All ranks have to call this in the same order and equally often, in training as
-        in evaluation.
+        All ranks must call this in the same order and equally often, in training as
+        well as in evaluation.
 
         Args:
             step: the number of the step, for messages.
 
         Returns:
-            "stop" or "save" if a rank was asked for it, else "". All ranks get the same
-            answer at the same call; after "stop" each call returns it.
+            "stop" or "save" if a rank was asked for it, otherwise "". All ranks get the
+            same answer in the same call. After "stop", each call returns "stop".
         """
         words = self._words
         calls = words[life.CALLS] + 1
@@ -79,7 +79,7 @@ class Fate:
         words[life.SIGN] = time.monotonic_ns()
         words[life.CALLS] = calls
         self._calls += 1
-        if self._calls == 2:  # the first step, with its compilation, is behind us
+        if self._calls == 2:  # the first step, with its compilation, is done
             self._limit = self._timeout
             self._tell_limit()
         if self._link is None:
@@ -91,12 +91,12 @@ class Fate:
         return ""
 
     def _is_decided(self, calls: int) -> bool:
-        """Wait until it is known whether all can act here."""
+        """Wait until it is decided whether all ranks can act in this call."""
         words = self._words
         words[life.WAITS] = calls
         while words[life.DECIDED] != calls:
             if words[life.PROPOSED] != calls:
-                return False  # a rank had passed it; they meet at a later one
+                return False  # a rank had passed this call; a later one is proposed
             time.sleep(_WAIT)
             words[life.SIGN] = time.monotonic_ns()
         return True
@@ -115,8 +115,8 @@ class Fate:
         """Give a sign of life between two steps.
 
         Args:
-            doing: what the rank is about to do, as in "rank 1 hangs at step 5, in data
-                loading". If `None`, what was said before still holds.
+            doing: what the rank is about to do, for messages such as "rank 1 hangs at
+                step 5, in data loading". If `None`, the last description is kept.
         """
         if doing is not None:
             self._life.doing = doing
@@ -124,11 +124,11 @@ class Fate:
 
     @contextlib.contextmanager
     def allow(self, seconds: float, doing: str | None = None) -> Iterator[None]:
-        """Let this rank, and those that wait for it, take longer than a step may.
+        """Allow this rank, and those that wait for it, to exceed the step timeout.
 
         Args:
             seconds: how long the block may take without a sign of life.
-            doing: what it does, as in `beat`.
+            doing: what the rank does in the block, as in `beat`.
         """
         before, did = self._allowed, self._life.doing
         self.beat(doing)
@@ -142,12 +142,12 @@ class Fate:
             self._tell_limit()
 
     def ask(self, action: Literal["save", "stop"]) -> None:
-        """Ask that all ranks save or stop at the next `step` that they can meet.
+        """Request that all ranks save or stop, at the next call of `step` possible.
 
-        Any rank may ask, from a signal handler too, and as often as it likes.
+        Any rank may call this, also in a signal handler, and any number of times.
 
         Raises:
-            OptionError: it is another action.
+            OptionError: the action is neither "save" nor "stop".
         """
         if action not in _ACTIONS:
             raise OptionError(
@@ -165,25 +165,27 @@ class Fate:
 
 
 class shared_fate:  # noqa: N801 (used as a function)
-    """Share the fate of all ranks inside of a `with` statement.
+    """Share the fate of all ranks inside a `with` statement.
 
-    A rank that raises prints its traceback after all others have ended; one that is
-    killed, or gives no sign of life, ends all within five seconds. A signal to any rank
-    has all stop, or save, at the same step. Then no process is left.
+    If a rank raises an exception, it prints its traceback after all others have ended.
+    If a rank is killed, or gives no sign of life, all ranks end within five seconds. If
+    any rank receives a signal, all ranks stop, or save, at the same step. In each case
+    no process is left over.
 
-    Enter it directly after `initialize`, and outermost: where an exception leaves the
-    block of a job of several processes, the process ends there. A process that is alone
-    has the same interface, and exceptions pass on.
+    Enter the block directly after `initialize`, and outermost: in a job of several
+    processes, an exception that leaves the block ends the process. A single process has
+    the same interface, but exceptions propagate as usual.
 
     Args:
-        step_timeout: seconds that a rank may go without a sign of life. A rank that is
-            in the compiler of JAX gives one by that.
-        first_step_timeout: the same before the second call of `step` on every rank.
-        signals: which signals ask to stop; SIGUSR1 among them asks to save and go on.
-            The second one of a kind finds the action of the system.
-        on_error: makes of an exception the exit code of all ranks and the text that is
-            printed last. Defaults to 1 and the traceback. A `SystemExit` with another
-            code than 0 and 75 counts as an exception, with its code.
+        step_timeout: seconds that a rank may go without a sign of life. Being in JAX's
+            compiler counts as a sign of life.
+        first_step_timeout: the same, before the second call of `step` on every rank.
+        signals: the signals that request a stop, except SIGUSR1, which requests a save
+            without stopping. After a stop was requested, the next signal has its
+            default action.
+        on_error: function from an exception to the exit code of all ranks and the text
+            that is printed last. Defaults to 1 and the traceback. A `SystemExit` with a
+            code other than 0 and 75 counts as an exception, with its own code.
 
     Returns:
         A `Fate`, whose `step` is called at each step.
@@ -216,7 +218,7 @@ class shared_fate:  # noqa: N801 (used as a function)
     def __enter__(self) -> Fate:
         self._link = start.link()
         self._fate = Fate(*self._timeouts, self._link)
-        # Python allows handlers in the main thread only.
+        # Python allows signal handlers only in the main thread.
         if threading.current_thread() is threading.main_thread():
             for number in self._signals:
                 self._previous[number] = signal.signal(number, self._take)

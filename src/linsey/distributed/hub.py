@@ -1,11 +1,12 @@
-"""The hub of a job: knows how all ranks are, and ends the job when one fails.
+"""The hub of a job, which knows the state of all ranks and ends the job if one fails.
 
-It lives in the keeper of rank 0. Nothing here opens a connection or looks at a clock:
-the keeper brings the messages and the time.
+It is part of the keeper of rank 0. Nothing here opens a connection or reads a clock:
+the keeper passes in the messages and the time.
 
-A job ends in an order that leaves the cause last on the screen: first every rank but
-the one that failed, then that one, which prints its traceback, and last rank 0, whose
-process holds JAX's coordination service; without it JAX would end all others itself.
+A job ends in an order that leaves the cause last on the screen. First, all ranks end
+except the failed one and rank 0; then the failed rank, which prints its traceback; and
+last rank 0, because its process runs JAX's coordination service, without which JAX
+would end all others itself.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from linsey.distributed import stacks
 from linsey.distributed.agreement import Agreement
 from linsey.distributed.wire import Message
 
-_SILENT_TICKS = 80  # of a quarter of a second: a machine that is gone
-_GAP = 5.0  # seconds without a tick: the hub itself was stopped, with its machine
+_SILENT_TICKS = 80  # ticks of 0.25 s without a message: the machine is gone
+_GAP = 5.0  # seconds without a tick: the hub itself, or its machine, was stopped
 _STACKS_SECONDS = 2.0
 _CAUSE_SECONDS = 1.0
 _OTHERS_SECONDS = 2.5
 _CULPRIT_SECONDS = 2.5
 FAILED = 1
-"""The exit code of a job that a rank ended without a code of its own."""
+"""The exit code of a job if the failed rank has no exit code of its own."""
 
 
 @dataclass
 class Rank:
-    """What the hub knows of a rank."""
+    """The state of a rank, as far as the hub knows."""
 
     send: Callable[[Message], None]
     host: str = ""
@@ -47,20 +48,20 @@ class Rank:
 
     @property
     def place(self) -> str:
-        """Where it is, for messages."""
+        """A description of how far the rank is, for messages."""
         where = f"at step {self.step}" if self.calls else "before the first step"
         return f"{where}, in {self.doing}" if self.doing else where
 
 
 @dataclass
 class End:
-    """Why the job ends.
+    """The reason why the job ends.
 
     Attributes:
-        rank: whose fault it is.
-        reason: in words.
-        code: the exit code of all.
-        speaks: whether that rank is alive, and prints its error itself.
+        rank: the rank that caused it.
+        reason: a description for people.
+        code: the exit code of all ranks.
+        speaks: whether that rank is alive and prints its own error.
     """
 
     rank: int
@@ -73,8 +74,8 @@ class Hub:
     """The state of a job whose ranks have met.
 
     Args:
-        ranks: all of them.
-        show: prints for people.
+        ranks: all ranks by number.
+        show: prints a text for the user.
     """
 
     def __init__(self, ranks: dict[int, Rank], show: Callable[[str], None]) -> None:
@@ -82,7 +83,7 @@ class Hub:
         self._show = show
         self._agreement = Agreement(self._tell_all)
         self._end: End | None = None
-        self._likely: End | None = None  # until a better cause is known
+        self._likely: End | None = None  # unless a better cause is found
         self._phase = ""
         self._suspects: dict[int, Rank] = {}
         self._deadline = math.inf
@@ -97,11 +98,11 @@ class Hub:
 
     @property
     def is_over(self) -> bool:
-        """Whether every rank is gone."""
+        """Whether all ranks are gone."""
         return all(rank.is_gone for rank in self.ranks.values())
 
     def take(self, message: Message, now: float) -> None:
-        """Take a message of a keeper."""
+        """Process a message from a keeper."""
         rank = self.ranks[message.rank]
         rank.silent = 0
         match message:
@@ -128,7 +129,7 @@ class Hub:
                 rank.has_left = True
 
     def lose(self, number: int, now: float) -> None:
-        """Take note that the keeper of a rank is gone, and so the rank."""
+        """Record that the keeper of a rank, and therefore the rank, is gone."""
         rank = self.ranks[number]
         rank.is_gone = True
         if not rank.has_left:
@@ -136,7 +137,7 @@ class Hub:
             self._finish(End(number, reason), now)
 
     def tick(self, now: float) -> None:
-        """Look at all ranks; to be called four times a second."""
+        """Check all ranks. Call this four times a second."""
         if now - self._last_tick > _GAP:
             self._watched_since = now
         self._last_tick = now
@@ -153,7 +154,7 @@ class Hub:
         self._advance()
         self._watch(now)
 
-    # --- what all do together -----------------------------------------------------
+    # --- joint actions of all ranks -----------------------------------------------
 
     def _calls(self) -> dict[int, int]:
         ranks = self.ranks.items()
@@ -179,12 +180,12 @@ class Hub:
         ranks = [rank for rank in self.ranks.values() if not rank.has_left]
         limit = max((rank.limit or math.inf for rank in ranks), default=math.inf)
         if limit < self._limit:
-            self._watched_since = now  # who took long before that was allowed to
+            self._watched_since = now  # earlier delays were allowed
         self._limit = limit
         watched = now - self._watched_since
         if any(min(rank.age, watched) > limit for rank in ranks):
             self._phase, self._deadline = "stacks", now + _STACKS_SECONDS
-            # As they are now: to ask a rank for its stacks may get it going again.
+            # Copy the state now: asking a rank for its stacks may get it going again.
             self._suspects = {
                 n: replace(rank) for n, rank in self.ranks.items() if not rank.has_left
             }
@@ -193,7 +194,7 @@ class Hub:
                 rank.send(Message("stacks"))
 
     def _judge(self, now: float) -> None:
-        """Find out who is stuck, from the stacks of all; a compiler may take long."""
+        """Find the stuck ranks by the stacks of all, unless one is just compiling."""
         self._phase = ""
         ranks = self._suspects
         for number, rank in ranks.items():
@@ -227,7 +228,7 @@ class Hub:
         for number, rank in self.ranks.items():
             if number == end.rank and end.speaks:
                 continue
-            if number == 0:  # at once: the culprit may speak next
+            if number == 0:  # immediately, before the failed rank prints its error
                 self._show(farewell(0, end.reason))
             else:
                 rank.send(Message("end", end.rank, (end.code,), end.reason))
@@ -254,18 +255,18 @@ class Hub:
 
 
 def farewell(rank: int, reason: str) -> str:
-    """Return the line that says why a rank ends."""
+    """Return the message that explains why a rank ends."""
     return f"linsey: rank {rank} ends: {reason}"
 
 
 def blamed(ranks: dict[int, Rank]) -> list[int]:
-    """Return who holds up a job that makes no progress.
+    """Return the ranks that block a job that makes no progress.
 
-    That is who is stopped by a signal; else of those that do not wait inside of JAX,
-    for an array or for the others, who is least far.
+    These are the ranks stopped by a signal, if any. Otherwise they are the ranks that
+    are least far among those that do not wait inside JAX, for an array or for others.
 
     Args:
-        ranks: all that have not left, with their stacks.
+        ranks: all ranks that have not left, with their stacks.
     """
     stopped = [n for n, rank in ranks.items() if rank.is_stopped]
     if stopped:

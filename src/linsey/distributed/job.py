@@ -1,9 +1,9 @@
-"""Which process of which job this is: from arguments, or from what launchers leave.
+"""The job of a process and its rank, from arguments or from the launcher.
 
-Jobs are found in this order: the three arguments; the environment of `linsey launch`;
-the launchers that JAX knows, Slurm, Open MPI, TPU pods and Kubernetes, by its own
-detection. JAX is imported for the last only, and only if the environment has marks of
-one of them.
+They are determined by, in this order: the three arguments; the environment variables of
+`linsey launch`; JAX's own detection of the launchers that it knows (Slurm, Open MPI,
+TPU pods and Kubernetes). JAX is imported only for the last of these, and only if the
+environment shows signs of such a launcher.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ TOKEN = "LINSEY_TOKEN"
 RESTART = "LINSEY_RESTART"
 """How often `linsey launch` has started the job again."""
 
-# Launchers that say how many processes there are and which one this is, but not where
-# rank 0 is, or not in a way that JAX knows.
+# Launchers that provide the number of processes and the rank, but not the address of
+# rank 0, or not in a way that JAX knows.
 _OTHERS = (
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
     ("PMI_SIZE", "PMI_RANK"),
@@ -42,16 +42,16 @@ _HINT = (
 
 @dataclass(frozen=True)
 class Job:
-    """A process of a job of one or several.
+    """A process in a job of one or several processes.
 
     Attributes:
-        processes: how many processes the job has.
-        rank: which one this is, from 0 on.
-        coordinator: host and port at which rank 0 waits for the others; `None` for a
-            process that is alone.
-        local_devices: the numbers of the accelerators that this process uses. If
-            `None`, all of its machine.
-        found_by: what told so, for messages.
+        processes: number of processes of the job.
+        rank: number of this process, from 0 on.
+        coordinator: host and port at which rank 0 waits for the others; `None` if there
+            is only one process.
+        local_devices: the indices of the accelerators that this process uses. If
+            `None`, all accelerators of its machine.
+        found_by: the source of this information, for messages.
         token: the secret of the job, if it has one.
 
     Example:
@@ -68,12 +68,12 @@ class Job:
 
     @property
     def is_alone(self) -> bool:
-        """Whether there are no others."""
+        """Whether there are no other processes."""
         return self.processes == 1
 
     @property
     def is_first(self) -> bool:
-        """Whether this is rank 0, which writes what is written once."""
+        """Whether this is rank 0, which writes the output that is written only once."""
         return self.rank == 0
 
     @property
@@ -84,7 +84,7 @@ class Job:
 
     @property
     def is_on_one_machine(self) -> bool:
-        """Whether no process can be on another machine."""
+        """Whether all processes must be on this machine."""
         return is_loopback(self.address[0])
 
 
@@ -94,19 +94,21 @@ def find(
     rank: int | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> Job:
-    """Find out which process of which job this is; nothing is started.
+    """Find the job of this process and its rank, without starting anything.
+
+    Arguments that are `None` are taken from the launcher.
 
     Args:
-        coordinator: host and port at which rank 0 waits, "10.0.0.1:1234".
-        processes: how many processes there are.
-        rank: which one this is. What is `None` is taken from the launcher.
-        environment: where launchers leave what they know.
+        coordinator: host and port at which rank 0 waits, such as "10.0.0.1:1234".
+        processes: number of processes of the job.
+        rank: number of this process.
+        environment: the environment variables that launchers set.
 
     Returns:
-        The job; one of a single process if nothing tells of others.
+        The job. It has a single process if nothing indicates others.
 
     Raises:
-        InputError: what is given, or what the launcher says, is no job.
+        InputError: the arguments, or the launcher's variables, do not describe a job.
 
     Example:
         >>> job = find("10.0.0.1:1234", processes=2, rank=1)
@@ -183,7 +185,7 @@ def _launched(environment: Mapping[str, str]) -> Job | None:
 
 
 def _counted(environment: Mapping[str, str]) -> Job | None:
-    """Return a job of a launcher that does not say where rank 0 is."""
+    """Return the job of a launcher that does not provide the address of rank 0."""
     for size, rank in _OTHERS:
         if size in environment and rank in environment:
             return Job(
@@ -201,11 +203,11 @@ def _number(environment: Mapping[str, str], name: str) -> int:
 
 
 def _marks(environment: Mapping[str, str]) -> str:
-    """Return the launcher whose marks are there, of those that JAX knows."""
+    """Return the launcher known to JAX of which there are signs; empty if none."""
     if "OMPI_MCA_orte_hnp_uri" in environment:
         return "Open MPI"
-    # A script of a batch is one process: only `srun` starts several. It says so by the
-    # number of tasks of its step, where the other one is that of the allocation.
+    # A batch script is a single process; only `srun` starts several. This variable is
+    # the number of tasks of the step, not that of the allocation.
     if {"SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_JOB_ID"} <= environment.keys():
         if environment.get("SLURM_STEP_NUM_TASKS", "2") != "1":
             return "Slurm"
@@ -222,7 +224,7 @@ def _detected(environment: Mapping[str, str]) -> Job | None:
     launcher = _marks(environment)
     if not launcher or environment is not os.environ:
         return None
-    # The same call as in `jax.distributed.initialize`, which would not tell.
+    # The same call as in `jax.distributed.initialize`, which does not return it.
     from jax._src.clusters import ClusterEnv
 
     try:

@@ -1,9 +1,9 @@
-"""The keeper of a rank: a small process beside it, which outlives it by a moment.
+"""The keeper of a rank: a small separate process that slightly outlives the rank.
 
-It sees at once that its rank died, however it died; it can end a rank that is stopped,
-or that waits inside of a library for ever; and what it has to say reaches the screen
-also where JAX ends the process itself. The keeper of rank 0 holds the hub, to which
-all others are connected. Keepers import neither jax nor numpy.
+It notices immediately when its rank dies, for whatever reason. It can end a rank that
+is stopped by a signal, or that waits in a library forever. It can print messages even
+if JAX ends the process of the rank. The keeper of rank 0 contains the hub, to which all
+other keepers are connected. Keepers import neither JAX nor NumPy.
 
     rank 1 -- keeper 1 --\
                           keeper 0, with the hub -- rank 0
@@ -30,16 +30,16 @@ from linsey.distributed.meeting import Meeting, Refused, enter
 from linsey.distributed.wire import Channel, Message
 
 _TICK = 0.25
-_LOOK_SECONDS = 0.005  # from a proposal to the look at how far the rank is
+_LOOK_SECONDS = 0.005  # between a proposal and the check how far the rank is
 _GRACE = 1.0  # for a rank to end itself
 _SILENT_TICKS = 80
 _LAST_SECONDS = 5.0
 
 
 def say(text: str) -> None:
-    """Print lines for people, even if nobody reads any more.
+    """Print lines for the user; ignore errors if nobody reads them.
 
-    What ranks say is no command to the terminal.
+    Control characters are escaped, so that text from ranks cannot control the terminal.
     """
     shown = (c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
     try:
@@ -50,15 +50,15 @@ def say(text: str) -> None:
 
 
 class Keeper:
-    """What a keeper knows of its rank, and does to it.
+    """The state and the actions of a keeper.
 
     Args:
-        rank: the number of the rank.
-        process: the number of its process, the parent of this one.
+        rank: number of the rank.
+        process: process ID of the rank, the parent of this process.
         link: the connection to the rank.
         hub: the connection to the hub.
         signs: the signs of life of the rank.
-        stack_file: the descriptor of the file for its stacks.
+        stack_file: descriptor of the file for the stacks of the rank.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Keeper:
         self._is_ending = False
 
     def take_from_rank(self) -> None:
-        """Pass on what the rank says."""
+        """Forward the messages of the rank."""
         for message in self.link.receive():
             self.hub.send(message._replace(rank=self.rank))
         if not self.link.is_open:
@@ -86,7 +86,7 @@ class Keeper:
             self.hub.close()
 
     def take_from_hub(self) -> None:
-        """Do what the hub says; without a hub, end the rank."""
+        """Process the messages of the hub; if the hub is gone, end the rank."""
         self._silent = 0
         for message in self.hub.receive():
             self._take(message)
@@ -129,7 +129,7 @@ class Keeper:
         self._kill_at = self._kill_at or time.monotonic() + _GRACE
 
     def tick(self) -> None:
-        """Report how the rank is; kill it if it had to end and did not."""
+        """Report the state of the rank; kill it if it should have ended but did not."""
         now = time.monotonic()
         if self._kill_at and now > self._kill_at and os.getppid() == self._process:
             os.kill(self._process, signal.SIGKILL)
@@ -149,7 +149,7 @@ class Keeper:
 
 
 class HubLoop:
-    """The hub with its connections."""
+    """The hub and its connections."""
 
     def __init__(self, channels: dict[int, Channel], hosts: dict[int, str]) -> None:
         self.channels = channels
@@ -157,7 +157,7 @@ class HubLoop:
         self.hub = Hub(ranks, say)
 
     def take(self, number: int) -> None:
-        """Take what the keeper of a rank says."""
+        """Process the messages of the keeper of a rank."""
         channel = self.channels[number]
         for message in channel.receive():
             if message.rank == number:
@@ -167,7 +167,7 @@ class HubLoop:
             self.hub.lose(number, time.monotonic())
 
     def tick(self) -> None:
-        """Let the hub look at the ranks, and tell the keepers that it is there."""
+        """Tell the keepers that the hub is alive, and let it check the ranks."""
         for channel in self.channels.values():
             if channel.is_open:
                 channel.send(Message("here"))
@@ -175,7 +175,7 @@ class HubLoop:
 
 
 def keep(keeper: Keeper, loop: HubLoop | None) -> None:
-    """Watch a rank, and the job if this is the keeper of rank 0, to their end."""
+    """Watch a rank until it ends; the keeper of rank 0 also watches the job."""
     takers: dict[Channel, Callable[[], None]] = {
         keeper.link: keeper.take_from_rank,
         keeper.hub: keeper.take_from_hub,
@@ -208,11 +208,10 @@ def keep(keeper: Keeper, loop: HubLoop | None) -> None:
 
 
 def main(link_number: int) -> None:
-    """Be a keeper.
+    """Run a keeper.
 
     Args:
-        link_number: the number of the socket that leads to the rank, which sends first
-            what job it is of.
+        link_number: descriptor of the socket to the rank. The rank first sends its job.
     """
     link = Channel(socket.socket(fileno=link_number))
     ((_, rank, numbers, text),) = link.receive()

@@ -1,10 +1,10 @@
-"""Starts the processes of a job on one machine, and leaves none behind.
+"""A launcher for the processes of a job on one machine, which leaves none behind.
 
-Each rank is a process group of its own, so that what it started ends with it. If one
-fails, the others end by themselves, since they share their fate; who does not within
-seconds is killed. Rank 0 writes to the terminal as if it were alone; lines of the other
-ranks are passed on whole, behind the number of the rank. On Linux the ranks end with
-the launcher too, however that ends.
+Each rank has its own process group, so that the processes it starts end with it. If one
+rank fails, the others end by themselves, since they share their fate; those that do not
+end within seconds are killed. Rank 0 writes to the terminal directly. Lines from the
+other ranks are passed on whole, each with the number of the rank. On Linux, the ranks
+also end when the launcher ends, for whatever reason.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _OTHERS_SECONDS = 4.0
 _OUTPUT_SECONDS = 2.0
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 ORDERLY = (0, 75)
-"""Exit codes that do not end the others: done, and stopped after saving."""
+"""Exit codes that do not end the other ranks: done, and stopped after saving."""
 
 
 class Launcher:
-    """The processes of a job, and what is passed between them and the terminal.
+    """The processes of a job. Their signals and output are passed on.
 
     Args:
-        processes: how many.
-        devices: how many devices each one has. If `None`, one accelerator, or as many
-            CPU devices as the environment says.
+        processes: number of processes.
+        devices: number of devices of each process. If `None`, one accelerator, or as
+            many CPU devices as the environment says.
     """
 
     def __init__(self, processes: int, devices: int | None = None) -> None:
@@ -48,15 +48,16 @@ class Launcher:
         self.is_stopping = False
 
     def run(self, command: Sequence[str], restart: int = 0) -> tuple[int, int]:
-        """Run the command in all processes, to their end.
+        """Run a command in all processes until they end.
 
         Args:
             command: a program and its arguments.
             restart: how often the job was started before.
 
         Returns:
-            The exit code of the first that failed, and its rank; 75 and 0 have the
-            rank of the first as well. A signal N counts as 128 + N.
+            The exit code and the rank of the first process that failed. If none failed,
+            75 and the first rank that ended with it, or 0 and rank 0. The code of a
+            process that was killed by signal N is 128 + N.
         """
         address = f"127.0.0.1:{_free_port()}"
         token = secrets.token_hex(16)
@@ -65,7 +66,7 @@ class Launcher:
             for rank in range(self._processes):
                 environment = self._environment(rank, address, token, restart)
                 self._start(rank, command, environment)
-            self._pass_output()  # by a thread, which a new process should not meet
+            self._pass_output()  # starts a thread, so do it after all processes
             return self._wait()
         finally:
             self._kill()
@@ -86,7 +87,7 @@ class Launcher:
             job.TOKEN: token,
             job.RESTART: str(restart),
             job.DEVICES: ",".join(map(str, range(first, first + devices))),
-            "PYTHONUNBUFFERED": "1",  # what is printed before a crash is seen
+            "PYTHONUNBUFFERED": "1",  # so that output before a crash is not lost
         }
         if self._devices is not None:
             environment["JAX_NUM_CPU_DEVICES"] = str(devices)
@@ -126,7 +127,7 @@ class Launcher:
                     ended[rank] = process.returncode
             failed = [rank for rank in ended if ended[rank] not in ORDERLY]
             if failed and deadline is None:
-                # Of those that ended at once, who was killed is the cause.
+                # If several ended at the same time, one that was killed is the cause.
                 first = min(failed, key=lambda rank: ended[rank] >= 0)
                 deadline = time.monotonic() + _OTHERS_SECONDS
             if deadline is not None and time.monotonic() > deadline:
@@ -138,12 +139,12 @@ class Launcher:
         return (code if code >= 0 else 128 - code), first
 
     def _kill(self) -> None:
-        """End what is left of all ranks, and of what they started."""
+        """Kill the remaining processes of all ranks, and those that they started."""
         for process in self._ranks:
             try:
                 os.killpg(process.pid, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
-                pass  # nobody is left
+                pass  # no process is left
 
     def _forget(self) -> None:
         for process in self._ranks:
@@ -154,14 +155,14 @@ class Launcher:
 
 
 def _end_with(launcher: int) -> Callable[[], None] | None:
-    """Return what a new process does first, to end with the launcher."""
+    """Return a function that makes a new process end when the launcher ends."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl
 
     def prepare() -> None:
         prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-        if os.getppid() != launcher:  # it ended meanwhile
+        if os.getppid() != launcher:  # the launcher has already ended
             os._exit(1)
 
     return prepare

@@ -1,9 +1,9 @@
 """The signs of life of a rank, in memory that it shares with its keeper.
 
-A rank writes here at each step, which costs less than a microsecond and no system call;
-its keeper, another process, reads when it wants to. The keeper in turn writes here at
-which call of `step` all ranks stop or save together. Each side has words of its own,
-of eight bytes, which are written at once.
+A rank writes here at each step, which takes less than a microsecond and no system call;
+its keeper, another process, reads at any time. The keeper in turn writes here at which
+call of `step` all ranks stop or save together. Each side writes its own words of eight
+bytes, each of them atomically.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ _SIZE = 8 * _WORDS + 1 + _TEXT
 
 # Written by the rank.
 CALLS = 0
-"""How often `step` was called."""
+"""The number of calls of `step`."""
 STEP = 1
 """The step of the last call."""
 SIGN = 2
-"""When the last sign of life was given: nanoseconds of the monotonic clock."""
+"""The time of the last sign of life, in nanoseconds of the monotonic clock."""
 LIMIT = 3
 """How long the rank may go without a sign of life, in milliseconds."""
 WAITS = 4
-"""At which proposed call the rank waits for the decision; 0 if at none."""
+"""The proposed call at which the rank waits for the decision; 0 if it does not wait."""
 LEFT = 5
-"""Whether the rank has left in good order."""
+"""Whether the rank has left the job normally."""
 
 # Written by the keeper.
 PROPOSED = 8
-"""At which call all ranks may act together; 0 if no proposal is there."""
+"""The call at which all ranks may act together; 0 if there is no proposal."""
 ACTION = 9
-"""What they would do there: 1 save, 2 stop."""
+"""The proposed action: 1 save, 2 stop."""
 DECIDED = 10
-"""The proposal that all ranks can meet."""
+"""The proposed call that all ranks can meet, after the decision."""
 
 SAVE, STOP = 1, 2
 
 
 def new_file(size: int = _SIZE) -> int:
-    """Open a file without a name, for two processes.
+    """Open a file without a name that two processes can share.
 
     Args:
-        size: in bytes. Defaults to what the signs of life take.
+        size: size in bytes. Defaults to the size of the signs of life.
 
     Returns:
-        Its descriptor, which is open until the process ends.
+        Its descriptor, which stays open until the process ends.
     """
     with tempfile.TemporaryFile() as file:
         file.truncate(size)
@@ -59,7 +59,7 @@ class Life:
     """The shared memory of a rank and its keeper.
 
     Args:
-        file: the descriptor of a file that both have open. If `None`, the memory is of
+        file: descriptor of a file that both have open. If `None`, the memory belongs to
             this process alone.
     """
 
@@ -69,7 +69,7 @@ class Life:
 
     @property
     def doing(self) -> str:
-        """What the rank does: words for people, of its choice."""
+        """A description of what the rank is doing, for messages."""
         start = 8 * _WORDS
         length = min(self._memory[start], _TEXT)
         return self._memory[start + 1 : start + 1 + length].decode(errors="replace")

@@ -1,4 +1,4 @@
-"""The end of a rank: how it starts its keeper, and ends when its keeper says so."""
+"""A rank's side of the link to its keeper: it starts the keeper, and ends on demand."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from linsey.errors import InputError
 
 _SPEAK_SECONDS = 8.0
 _LONGEST = 300  # characters of an error that the other ranks show
-# Errors of collectives that may come from the death of another rank, seen first.
+# Words in errors of collectives that may only be a consequence of another rank's death.
 _ECHOES = ("Gloo", "NCCL", "CoordinationService", "Connection reset", "Socket closed")
 _BLOCKED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
-# By path: where this package lies need not be where Python looks.
+# The path is passed because Python may not find this package by itself.
 _PROGRAM = """\
 import sys
 sys.path.append({folder!r})
@@ -35,23 +35,23 @@ main({link})
 """
 Reporting = Callable[[], object]
 Reporter = Callable[[BaseException], tuple[int, str]]
-"""Makes of an error the exit code of the job and what to print."""
+"""Function from an error to the exit code of the job and the text to print."""
 
 
 def full_traceback(error: BaseException) -> tuple[int, str]:
-    """Return the exit code 1 and a traceback as Python prints it."""
+    """Return the exit code 1 and the traceback that Python would print."""
     return 1, "".join(traceback.format_exception(error))
 
 
 class Link:
-    """The connection of this process to its keeper, which is started by it.
+    """The connection of this process to its keeper, which it starts.
 
     Args:
-        job: what the keeper is told.
+        job: the job, which is passed to the keeper.
         seconds: how long to wait for the other ranks.
 
     Raises:
-        InputError: the job cannot begin.
+        InputError: the job cannot start.
     """
 
     def __init__(self, job: Job, seconds: float) -> None:
@@ -93,21 +93,21 @@ class Link:
                 if message.kind == "speak":
                     self._may_speak.set()
                 elif message.kind == "end":
-                    _flush()  # if that hangs, the keeper kills this process
+                    _flush()  # if this hangs, the keeper kills this process
                     os._exit(message.numbers[0])
         if self._is_failing:
             self._may_speak.set()
             return
-        # Without its keeper nobody would know how this rank is.
+        # Without its keeper, nobody would watch this rank.
         _write(f"linsey: rank {self.job.rank} ends: its keeper is gone")
         os._exit(1)
 
     def ask(self, action: int) -> None:
-        """Ask that all ranks save or stop together."""
+        """Request that all ranks save or stop together."""
         self.channel.send(Message("ask", self.job.rank, (action,)))
 
     def leave(self) -> None:
-        """Say that this rank needs nobody any more, and nobody needs it."""
+        """Declare that this rank and the others no longer depend on each other."""
         self.life.words[life.LEFT] = 1
 
     def leave_unless_failing(self) -> None:
@@ -116,12 +116,12 @@ class Link:
             self.leave()
 
     def fail(self, error: BaseException, code: int, speak: Reporting) -> NoReturn:
-        """End the job: all others first, then say what was wrong, then this one.
+        """End the job: first the other ranks, then print the error, then this rank.
 
         Args:
-            error: what was raised.
-            code: the exit code of all.
-            speak: prints it.
+            error: the exception.
+            code: the exit code of all ranks.
+            speak: prints the error.
         """
         self._is_failing = True
         _flush()
@@ -143,14 +143,14 @@ class Link:
 
 
 def _start_keeper(files: tuple[int, int, int]) -> None:
-    """Start the keeper beside this process; only the files given are shared with it."""
+    """Start the keeper as a new process that inherits only the given files."""
     folder = str(Path(linsey.__file__).parents[1])
     program = _PROGRAM.format(folder=folder, link=files[0])
     arguments = [sys.executable, "-I", "-S", "-c", program]
     nothing = [
         (os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1)
     ]
-    # Signals are for the ranks: their keepers have to see what comes of it.
+    # Signals are meant for the ranks; keepers must survive to watch the effects.
     blocked = [getattr(signal, name) for name in _BLOCKED]
     for number in files:
         os.set_inheritable(number, True)
@@ -168,7 +168,7 @@ def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (OSError, AttributeError):  # closed, or not there at all
+        except (OSError, AttributeError):  # closed, or `None`
             pass
 
 

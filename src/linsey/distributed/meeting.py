@@ -1,8 +1,8 @@
-"""How the keepers of a job meet, and find out who is missing or wrong.
+"""How the keepers of a job meet, and find out which rank is missing or wrong.
 
-Rank 0 waits at the coordinator's address; the others call there, again and again until
-somebody answers. A caller says which rank it is, of how many, and the job's secret if
-it has one. Either all are there and agree, or all get the same explanation.
+Rank 0 listens at the coordinator's address; the others try to connect until it answers.
+A caller sends its rank, the number of processes, and the job's secret if it has one.
+Either all ranks arrive and agree, or all get the same explanation.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import time
 from linsey.distributed.wire import Channel, Message
 
 _RETRY_SECONDS = 0.1
-_LATER = 1.5  # seconds that callers wait longer than rank 0, who knows more
+_LATER = 1.5  # extra seconds that callers wait, because rank 0 knows the reason
 Address = tuple[str, int]
 
 
 class Refused(Exception):
-    """The job cannot begin: what is wrong, and after a line break what to do."""
+    """The job cannot start: the problem and, after a line break, what to do."""
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether an address is one that only this machine can reach."""
+    """Tell whether only this machine can reach an address."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -33,11 +33,11 @@ def is_loopback(host: str) -> bool:
 
 
 class Meeting:
-    """Where rank 0 waits for the others.
+    """The meeting at which rank 0 waits for the others.
 
     Args:
-        address: the coordinator's.
-        processes: how many there have to be.
+        address: the coordinator's address.
+        processes: number of processes of the job.
         token: the secret of the job; empty if it has none.
         seconds: how long to wait.
     """
@@ -55,18 +55,18 @@ class Meeting:
     def hold(
         self, link: Channel
     ) -> tuple[Channel, int, dict[int, Channel], dict[int, str]]:
-        """Wait until all are there.
+        """Wait until all ranks have connected.
 
         Args:
-            link: the connection to rank 0, which may end meanwhile.
+            link: the connection to rank 0, which may end in the meantime.
 
         Returns:
-            The end of the connection to the hub for rank 0's own keeper, a port that
-            was free for JAX's service, and for each rank the other end of its
-            connection and the name of its machine.
+            The connection to the hub for rank 0's own keeper, a free port for JAX's
+            service, and for each rank the hub's end of its connection and the name of
+            its machine.
 
         Raises:
-            Refused: somebody is missing, or the processes do not agree.
+            Refused: a rank is missing, or the processes do not agree.
         """
         ours, hub_end = socket.socketpair()
         self._present[0], self._hosts[0] = Channel(hub_end), socket.gethostname()
@@ -116,7 +116,7 @@ class Meeting:
                 if token == self._token:
                     self._admit(caller, rank, processes, host)
                     return
-        caller.close()  # somebody else, who came to the wrong address
+        caller.close()  # not a rank of this job
 
     def _admit(self, caller: Channel, rank: int, processes: int, host: str) -> None:
         problem = ""
@@ -152,21 +152,22 @@ def enter(
     address: Address, rank: int, processes: int, token: str, seconds: float,
     link: Channel,
 ) -> tuple[Channel, int]:  # fmt: skip
-    """Call rank 0, and wait until all are there.
+    """Connect to rank 0, and wait until all ranks have connected.
 
     Args:
-        address: the coordinator's.
-        rank: who calls.
-        processes: how many there have to be.
+        address: the coordinator's address.
+        rank: the rank that connects.
+        processes: number of processes of the job.
         token: the secret of the job; empty if it has none.
         seconds: how long rank 0 waits.
-        link: the connection to the rank, which may end meanwhile.
+        link: the connection to the rank, which may end in the meantime.
 
     Returns:
         The connection to the hub, and the port of JAX's service.
 
     Raises:
-        Refused: nobody answers, somebody is missing, or the processes do not agree.
+        Refused: rank 0 does not answer, a rank is missing, or the processes do not
+            agree.
     """
     deadline = time.monotonic() + seconds + _LATER
     hello = Message("hello", rank, (processes,), f"{token}\n{socket.gethostname()}")
@@ -203,9 +204,9 @@ def _rest(link: Channel) -> None:
 
 
 def _listen(address: Address) -> socket.socket:
-    """Listen at an address: on all interfaces, unless it is one of this machine only.
+    """Listen at an address: on all interfaces, unless it is a loopback address.
 
-    The name under which others reach this machine need not be one of its own.
+    The name under which others reach this machine may not belong to its own interfaces.
     """
     host, port = address
     try:

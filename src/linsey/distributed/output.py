@@ -1,4 +1,4 @@
-"""What processes print, passed on line by line, behind the number of the process."""
+"""The output of processes, passed on line by line, each with its process number."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _STDOUT, _STDERR = 1, 2
 
 
 class _Source(NamedTuple):
-    """A pipe that a process writes to, and where its lines go."""
+    """A pipe to which a process writes, and the destination of its lines."""
 
     rank: int
     target: int
@@ -20,13 +20,13 @@ class _Source(NamedTuple):
 
 
 class Output(threading.Thread):
-    """A thread that passes on lines until all pipes are at their end.
+    """A thread that passes on lines until all pipes reach their ends.
 
-    Of what is there at one time, standard output comes before standard error: so a
-    traceback follows what was printed before it.
+    If both have lines at the same time, standard output comes before standard error,
+    so a traceback follows the output printed before it.
 
     Args:
-        pipes: standard output and error of each process, by its number.
+        pipes: number, standard output and standard error of each process.
     """
 
     def __init__(self, pipes: Iterable[tuple[int, IO[bytes], IO[bytes]]]) -> None:
@@ -42,7 +42,7 @@ class Output(threading.Thread):
                 self._selector.register(source.pipe, selectors.EVENT_READ, source)
 
     def run(self) -> None:
-        """Pass on lines; called by `start`."""
+        """Pass on lines. `start` calls this in the thread."""
         while self._rests:
             ready: list[_Source] = [key.data for key, _ in self._selector.select()]
             for source in sorted(ready, key=lambda source: source.target):
@@ -66,4 +66,4 @@ class Output(threading.Thread):
         try:
             os.write(source.target, b"".join(start + line + b"\n" for line in lines))
         except OSError:
-            pass  # nobody reads any more; the process goes on
+            pass  # nobody reads any more; the processes continue

@@ -1,6 +1,7 @@
-"""The stacks of a process that may be stuck, taken from outside of it.
+"""The stacks of a process that may be stuck, requested from another process.
 
-The handler of `faulthandler` writes them in C, also where no Python can run any more.
+The signal handler of `faulthandler` writes them in C, even if the process can no longer
+run Python code.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from linsey.distributed.life import new_file
 _SIGNAL = getattr(signal, "SIGRTMIN", signal.SIGUSR2 - 3) + 3  # SIGUSR2 on a Mac
 _SECONDS = 1.0  # for the handler to write
 _COMPILER = "/jax/_src/compiler.py"
-# The last one calls a compiled collective, which waits without a frame of JAX.
+# The last file calls a compiled collective, which waits without a frame of JAX.
 _JAX = ("/jax/", "/jaxlib/", "/linsey/checkpoint/group.py")
 
 
 def offer() -> int:
-    """Have this process write its stacks into a file when it gets the signal.
+    """Make this process write its stacks to a file when it receives the signal.
 
     Returns:
         The descriptor of the file.
@@ -35,11 +36,12 @@ def take(process: int, file: int) -> str:
     """Ask a process for its stacks.
 
     Args:
-        process: its number. One that is stopped by a signal runs for a moment.
-        file: where it writes them.
+        process: the process ID. A process stopped by a signal is continued for a
+            moment.
+        file: descriptor of the file to which it writes them.
 
     Returns:
-        The stacks as `faulthandler` writes them; empty if nothing comes.
+        The stacks as `faulthandler` writes them; empty if there is no answer.
     """
     start = os.fstat(file).st_size
     was_stopped = is_stopped(process)
@@ -53,24 +55,24 @@ def take(process: int, file: int) -> str:
             break
     if was_stopped:
         os.kill(process, signal.SIGSTOP)
-    # The offset of the file is that of the other process too: it stays where it is.
+    # `pread` keeps the offset of the file, which the other process shares.
     return os.pread(file, size - start, start).decode(errors="replace")
 
 
 def is_compiling(text: str) -> bool:
-    """Tell whether a thread is in the compiler of JAX."""
+    """Tell whether a thread is in JAX's compiler."""
     return _COMPILER in text
 
 
 def is_in_jax(text: str) -> bool:
-    """Tell whether the main thread, which is the last, waits inside of JAX."""
+    """Tell whether the main thread, which is listed last, waits inside JAX."""
     main = text.rstrip().rpartition("\n\n")[2]
     frames = [line for line in main.split("\n") if line.lstrip().startswith("File ")]
     return bool(frames) and any(name in frames[0] for name in _JAX)
 
 
 def is_stopped(process: int) -> bool:
-    """Tell whether a signal has stopped a process; false where that is unknown."""
+    """Tell whether a signal has stopped a process; False if this is unknown."""
     if sys.platform != "linux":
         return False
     try:

@@ -1,9 +1,9 @@
-"""How a process becomes a rank: it meets the others, and then JAX is initialised.
+"""How a process becomes a rank: it meets the others, and then initialises JAX.
 
-The ranks meet at the coordinator's address before JAX is imported. So a missing rank
-or a wrong number is known in seconds, and each knows from then on when another one
-dies: JAX's own limits can be long. Rank 0 finds a free port for JAX's service and tells
-the others.
+The ranks meet at the coordinator's address before JAX is imported. A missing rank or a
+wrong number is therefore noticed within seconds, and from then on each rank learns when
+another one dies; JAX's own timeouts can be long. Rank 0 finds a free port for JAX's
+service and tells the others.
 """
 
 from __future__ import annotations
@@ -37,31 +37,35 @@ def initialize(
 ) -> Job:
     """Make this process a rank of its job, if it is one of several.
 
-    From here on the death of any rank ends all others within five seconds.
-    `jax.distributed` is initialised; on CPUs collectives use Gloo. JAX's own service
-    for preemption is off: it would take SIGTERM for itself, which `shared_fate` minds.
+    After this call, the death of any rank ends all others within five seconds.
+    `jax.distributed` is initialised; on CPUs, collectives use Gloo. JAX's own
+    preemption service is disabled, because it would intercept SIGTERM, which
+    `shared_fate` handles.
 
-    Call this before anything that JAX computes. It is called once; a process that is
-    alone goes on as if it had not been.
+    Call this only once, before JAX computes anything. In a job of a single process, the
+    call has no effect.
+
+    Arguments that are `None` are taken from the launcher: `linsey launch`, or one that
+    JAX knows (Slurm, Open MPI, TPU pods, Kubernetes).
 
     Args:
         coordinator: host and port at which rank 0 waits for the others, such as
             "10.0.0.1:1234"; a loopback address if all are on one machine.
-        processes: how many processes the job has.
-        rank: which one this is, from 0 on. What is `None` is taken from the launcher:
-            `linsey launch`, or one that JAX knows (Slurm, Open MPI, TPU pods,
-            Kubernetes).
-        timeout: seconds to wait for ranks that are not there yet. Defaults to 10 on one
-            machine and to 300 across machines.
+        processes: number of processes of the job.
+        rank: number of this process, from 0 on.
+        timeout: seconds to wait for missing ranks. Defaults to 10 on one machine and to
+            300 across machines.
 
     Returns:
-        Which process of which job this is.
+        The job, and the place of this process in it.
 
     Raises:
-        InputError: the launcher or the arguments name no job, the coordinator's port is
-            taken, a rank does not come, or the ranks do not agree on their number.
+        InputError: the launcher or the arguments do not describe a job, the
+            coordinator's port is in use, a rank does not connect, or the ranks disagree
+            on the number of processes.
         UsageError: it was called before.
-        RuntimeError: JAX has computed already, with the devices of one process.
+        RuntimeError: JAX has already computed something, with the devices of only this
+            process.
 
     Example:
         >>> initialize(processes=1)
@@ -97,7 +101,7 @@ def _initialize_jax(job: Job, port: int) -> None:
         f"{name}:{port}", job.processes, job.rank, devices,
         cluster_detection_method="deactivate",
         initialization_timeout=_JAX_SECONDS,
-        # Keepers see deaths and hangs: JAX would judge later, and say less.
+        # Keepers detect deaths and hangs; JAX would do so later, with less detail.
         heartbeat_timeout_seconds=_LONG_SECONDS,
         shutdown_timeout_seconds=_LONG_SECONDS,
         coordinator_bind_address=f"{name}:{port}" if near else None,
@@ -108,10 +112,10 @@ def _initialize_jax(job: Job, port: int) -> None:
 
 @contextlib.contextmanager
 def _gloo_at(host: str) -> Iterator[None]:
-    """Have Gloo use an address for the CPU client that is made in this block.
+    """Make Gloo use an address for the CPU client that is created in this block.
 
-    It would look up the name of the machine, which need not be known to anybody, or be
-    an address that others can reach. JAX has no option for it.
+    By default, it looks up the host name of the machine, which may not resolve, or not
+    to an address that others can reach. JAX has no option for this.
     """
     from jaxlib import _jax
 
@@ -124,11 +128,11 @@ def _gloo_at(host: str) -> Iterator[None]:
 
 
 def _connect_gloo() -> None:
-    """Have the processes connect for collectives while all are there.
+    """Make the processes connect for collectives while all of them are ready.
 
-    At the first collective of some devices Gloo waits 30 s for the other processes,
-    afterwards as long as it takes. So a rank that compiles its first step for a minute
-    would end the job.
+    In the first collective of a set of devices, Gloo waits only 30 s for the other
+    processes; later it waits as long as necessary. Without this call, a rank that
+    compiles its first step for a minute would end the job.
     """
     import jax
     import numpy as np
@@ -144,9 +148,9 @@ def _connect_gloo() -> None:
 
 
 def link() -> Link | None:
-    """Return the connection of this process to its job, `None` if it is alone.
+    """Return the connection of this process to its job, or `None` if it is alone.
 
-    A program that initialised `jax.distributed` itself gets its keepers here.
+    If the program has initialised `jax.distributed` itself, this starts the keeper.
     """
     global _link
     jax = sys.modules.get("jax")
@@ -158,10 +162,10 @@ def link() -> Link | None:
 
 
 def _job_of_jax() -> Job:
-    """Return the job that JAX knows; by JAX's service rank 0 tells where it waits."""
+    """Return the job that JAX knows. Rank 0 shares its address by JAX's service."""
     import jax
 
-    # What Orbax uses as well; JAX has no public name for it.
+    # Orbax uses this as well; JAX has no public name for it.
     from jax._src.distributed import global_state
 
     client, coordinator = global_state.client, global_state.coordinator_address

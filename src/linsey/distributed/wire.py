@@ -1,7 +1,7 @@
 """Messages between the processes of a job: one line of JSON each, over a socket.
 
-Nothing in a message is executed, imported or opened: it is a kind, the number of a
-rank, integers and a text. What is anything else closes the connection.
+Nothing in a message is executed, imported or opened: it consists of a kind, the number
+of a rank, integers and a text. Anything else closes the connection.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import json
 import socket
 from typing import NamedTuple
 
-_LONGEST = 1 << 22  # bytes of a line: stacks of many threads are far smaller
+_LONGEST = 1 << 22  # bytes in a line; even stacks of many threads are far smaller
 _SEND_SECONDS = 5.0
 
 
 class Message(NamedTuple):
-    """What one process tells another.
+    """A message from one process to another.
 
     Attributes:
-        kind: what it is about.
-        rank: whom it is about; -1 if nobody.
-        numbers: what goes with the kind.
-        text: for people.
+        kind: kind of the message.
+        rank: the rank that it concerns; -1 if none.
+        numbers: integers, whose meaning depends on the kind.
+        text: a text, usually for people.
     """
 
     kind: str
@@ -34,7 +34,7 @@ class Channel:
     """One end of a connection.
 
     Args:
-        connection: a connected socket, which belongs to the channel from now on.
+        connection: a connected socket, which the channel takes over.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -44,22 +44,22 @@ class Channel:
         self.is_open = True
 
     def fileno(self) -> int:
-        """Return the number of the socket, for `select`."""
+        """Return the descriptor of the socket, for `select`."""
         return self._connection.fileno()
 
     def send(self, message: Message) -> None:
-        """Send a message; one that nobody can receive any more is dropped."""
+        """Send a message, or drop it if the connection is broken."""
         line = json.dumps(message).encode() + b"\n"
         try:
             self._connection.sendall(line)
         except OSError:
-            pass  # whoever reads the other direction sees that it is closed
+            pass  # the next `receive` notices that the connection is closed
 
     def receive(self) -> list[Message]:
-        """Wait for something to arrive; return the messages that are complete.
+        """Wait until something arrives, and return the complete messages.
 
-        `is_open` is false from the moment on when the other end is gone, or sent what
-        is no message.
+        `is_open` becomes False if the other end is gone, or if it sent something that
+        is not a message.
         """
         try:
             arrived = self._connection.recv(1 << 16)
@@ -78,7 +78,7 @@ class Channel:
             return []
 
     def wait(self, seconds: float | None) -> None:
-        """Let `receive` wait that long at most, and `send` as well."""
+        """Set the longest time that `receive` and `send` wait; `None` for no limit."""
         self._connection.settimeout(seconds)
 
     def close(self) -> None:

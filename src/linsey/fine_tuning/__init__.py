@@ -1,12 +1,13 @@
-"""Train a part of a model that is trained already.
+"""Training of a part of a pretrained model.
 
-A model is changed without its source: what comes back is a module of the same class,
-with the same fields, methods and names, whose layers run otherwise, and the variables
-that go with it. Changes compose, in the order in which they are made.
+Models are changed without editing their source. The functions return a module of the
+same class, with the same fields, methods and names, in which some layers behave
+differently, and the variables for it. Changes compose in the order in which they are
+made.
 
-* `replace`, `insert`, `remove`: other layers in place of those of the model.
-* `lora`, `merge`: products of low rank beside kernels, and back into them.
-* `freeze`, `trainable`: layers that training leaves alone, running statistics included.
+* `replace`, `insert`, `remove`: replace, insert and remove layers.
+* `lora`, `merge`: add low-rank products to kernels, and merge them into the kernels.
+* `freeze`, `trainable`: freeze layers, including their running statistics.
 """
 
 from linsey.fine_tuning.freezing import freeze as freeze

@@ -1,11 +1,11 @@
-"""Models whose layers run otherwise than their source says.
+"""Models in which some layers behave differently than in their source.
 
-An adapted model is an instance of a subclass of its class, without fields of its own:
-whatever knows the model by its class, its fields or its methods knows this one. Its
-methods run under an interceptor, the `Editor`, which runs another module in the place
-of a layer, over the scope of that layer. So the variables of the new module are where
-those of the old one were, also inside of `nn.scan`, `nn.remat` and `nn.jit`, and other
-interceptors see the new module only.
+An adapted model is an instance of a subclass of the model's class, without additional
+fields, so code that relies on the class, its fields or its methods still works. Its
+methods run under an interceptor, the `Editor`, which runs another module in place of a
+layer, in the scope of that layer. The variables of the new module are therefore where
+those of the old one were, also inside `nn.scan`, `nn.remat` and `nn.jit`, and other
+interceptors see only the new module.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ Run = Callable[..., Any]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Change:
-    """One change of a model; paths are relative to it. These defaults change nothing.
+    """One change of a model. Paths are relative to it. The base class changes nothing.
 
     Attributes:
-        layers: what is changed, by path, where paths are known.
+        layers: the changed layers by path, if paths are known.
     """
 
     layers: Mapping[str, Any]
 
     def without(self, paths: Collection[str]) -> Self:
-        """Return the change without what it does at these paths, and below them."""
+        """Return the change restricted to layers not at or below these paths."""
         kept = {
             path: value
             for path, value in self.layers.items()
@@ -49,11 +49,11 @@ class Change:
         return dataclasses.replace(self, layers=kept)
 
     def layer(self, path: str, layer: Module) -> Module:
-        """Return what runs in place of a layer: it, or another, unbound module."""
+        """Return the unbound module that replaces a layer, or the layer itself."""
         return layer
 
     def behind(self, path: str) -> Mapping[str, Module]:
-        """Return what runs on the result of a layer, by its name below the layer."""
+        """Return the modules that run on the output of a layer, by name."""
         return {}
 
     def around(self, run: Run, model: Module, /, *args: Any, **kwargs: Any) -> Any:
@@ -68,14 +68,15 @@ Changes = tuple[Change, ...]
 class Editor:
     """The interceptor of an adapted model.
 
-    Two are equal if they are of one model at one place: programs that `nn.jit` keeps
-    are found by their interceptors.
+    Two editors of the same model at the same path are equal, because `nn.jit` looks up
+    its cached programs by interceptors, among others.
 
     Attributes:
         model: the class of the model, which has the changes.
         root: the path of the model.
-        running: the paths where another module runs already.
-        called: the paths whose call has begun: methods call those of base classes.
+        running: the paths where a replacement is already running.
+        called: the paths whose `__call__` has begun, which may call that of a base
+            class.
     """
 
     model: Any
@@ -90,9 +91,9 @@ class Editor:
         kwargs: Mapping[str, Any],
         context: InterceptorContext,
     ) -> Any:
-        """Run the method of what is in place of a layer, and what is behind it."""
+        """Run the method of a layer or its replacement, and then inserted modules."""
         old, method = context.module, context.method_name
-        # What has no such method is lifted: a function of the layer, inside of a call.
+        # A name that is not a method is a lifted function of the layer, inside a call.
         if old._bound is None or not hasattr(type(old), method):
             return next_fun(*args, **kwargs)
         path, depth = old.path, len(self.root)
@@ -104,7 +105,7 @@ class Editor:
             for change in changes:
                 new = change.layer(text, new)
         if new is not old and method == "setup":
-            return None  # or there would be the variables of both
+            return None  # otherwise the variables of both would be created
         is_call = method == "__call__" and path not in self.called
         inside = dataclasses.replace(
             self,
@@ -129,7 +130,7 @@ def _bound(module: Module, scope: Any, name: str | None) -> Any:
 
 
 def _method(new: Module, old: Module, method: str, path: str) -> Run:
-    """Return the method of a module in place of another one."""
+    """Return a method of a module that replaces another one."""
     bound = _bound(new, old.scope, old.name)
     if not hasattr(bound, method):
         raise UsageError(
@@ -142,21 +143,21 @@ def _method(new: Module, old: Module, method: str, path: str) -> Run:
 
 
 def changes_of(module: Module) -> Changes:
-    """Return the changes that a model has."""
+    """Return the changes of a model."""
     return getattr(type(module), "_changes", ())
 
 
 def adapt(module: M, changes: Changes) -> M:
-    """Return a model with these changes in place of those that it has."""
+    """Return a copy of a model with these changes in place of its current ones."""
     base = getattr(type(module), "_unchanged", type(module))
     return _restored(base, changes, copy_unbound(module).__dict__)
 
 
 def check_unbound(module: object, what: str = "The model") -> None:
-    """Refuse what is no unbound module.
+    """Check that a value is an unbound module.
 
     Raises:
-        ArgumentTypeError: it is no module of linsey, or a bound one.
+        ArgumentTypeError: it is not a module of linsey, or it is bound.
     """
     if isinstance(module, Module) and module._bound is None:
         return
@@ -220,7 +221,7 @@ def _subclass(base: type[Module], changes: Changes) -> type[Module]:
 
 
 def _reduce(self: Any) -> tuple[Callable[..., object], tuple[Any, ...], object]:
-    """Pickle an adapted model by its class and its changes, which made its own."""
+    """Pickle an adapted model by its original class and its changes."""
     return _restored, (self._unchanged, self._changes, {}), self.__getstate__()
 
 

@@ -1,4 +1,4 @@
-"""Layers that training leaves alone: their parameters and their running statistics."""
+"""Frozen layers: training changes neither their parameters nor their statistics."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ Collections = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Freezing(Change):
-    """Layers without gradients and without updates.
+    """Layers without gradients and without updates of running statistics.
 
     Attributes:
-        where: which ones.
+        where: selects the layers.
     """
 
     where: Where
 
     def layer(self, path: str, layer: Module) -> Module:
-        """Return a batch norm that normalizes by its running statistics."""
+        """Return a frozen batch norm in place of one that is selected."""
         if not isinstance(layer, BatchNorm) or not matches(self.where, path):
             return layer
         has_affine = layer.frozen in (True, "affine")
         return layer.clone(frozen=True if has_affine else "statistics")
 
     def around(self, run: Run, model: Module, /, *args: Any, **kwargs: Any) -> Any:
-        """Call the model on parameters without gradients, and undo updates."""
+        """Call the model with gradients stopped, and undo updates of statistics."""
         if model.is_initializing():
             return run(model, *args, **kwargs)
         leaves = tree_leaves_with_path(model.variables)
         paths = (text_of(path[1:]) for path, _ in leaves)
-        # `*/lora` chooses nothing once factors are merged.
+        # `*/lora` selects nothing once the factors are merged.
         check_where(self.where, paths, patterns=False)
         stored: list[dict[str, Any]] = []
 
@@ -62,7 +62,7 @@ class Freezing(Change):
         return mapped(model, *args, **kwargs)
 
     def _mapped(self, fn: Callable[[str, Any], Any], tree: Collections) -> Collections:
-        """Map what is frozen, as `fn(path, leaf)`."""
+        """Apply `fn(path, leaf)` to the frozen leaves."""
 
         def one(path: tuple[Any, ...], leaf: Any) -> Any:
             is_frozen = matches(self.where, text_of(path[1:]))
@@ -76,36 +76,36 @@ def _by_path(tree: Collections) -> dict[str, Any]:
 
 
 def freeze(module: M, where: Where) -> M:
-    """Let training leave layers of a model alone, in both of the ways in which it acts.
+    """Freeze layers of a model: both their parameters and their running statistics.
 
-    * Their parameters have gradients that are exactly zero. What flows back through
-      them, to inputs and to layers before, is as it was.
-    * Batch norms among them normalize by their running statistics in training too, and
-      everything in the collection `batch_stats` stays bit by bit as it is.
+    * The gradients of their parameters are exactly zero. Gradients still flow through
+      the layers to their inputs and to earlier layers.
+    * Frozen batch norms normalize by their running statistics in training too, and all
+      entries of frozen layers in the collection `batch_stats` stay exactly the same.
 
-    With gradients alone a frozen layer would go on changing: in training it would
-    normalize by batches, and its running statistics would move to the new data, under
-    weights that were never trained on such inputs.
+    Stopping gradients alone would not freeze a layer: in training, it would normalize
+    by batches, and its running statistics would move towards the new data, although its
+    weights were never trained on such inputs.
 
-    The variables of the model stay what they are. An optimizer may still move what has
-    no gradient, by weight decay or by its memory of earlier steps; `trainable` tells it
-    what to leave out. Dropout drops in frozen layers too; `remove` takes it out. Norms
-    other than `BatchNorm` that have statistics keep them, but may normalize by the
-    batch: call them as in evaluation.
+    The variables of the model are not changed. An optimizer may still update parameters
+    with zero gradients, by weight decay or momentum; use `trainable` to exclude them.
+    Dropout stays active in frozen layers; `remove` removes it. Other norms than
+    `BatchNorm` that have statistics keep them, but may normalize by the batch: call
+    them as in evaluation.
 
     Args:
         module: the model.
-        where: what is frozen, by the paths of layers and parameters, which are those of
-            the variables: `"backbone"` is all that is below it, `"*/norm"` each `norm`
-            at any depth, `nn.DenyList("head")` everything but the head, and `"*"`
-            everything. Several are a sequence.
+        where: the layers and parameters to freeze, by their paths in the variables:
+            `"backbone"` selects everything below it, `"*/norm"` each `norm` at any
+            depth, `nn.DenyList("head")` everything except the head, and `"*"`
+            everything. A sequence selects several.
 
     Returns:
         The changed model.
 
     Raises:
-        OptionError: nothing is at a path, which is found when the model is applied.
-        ArgumentTypeError: the model is no unbound module of linsey.
+        OptionError: a path does not exist. This is raised when the model is applied.
+        ArgumentTypeError: the model is not an unbound module of linsey.
 
     Example:
         >>> import jax, jax.numpy as jnp, linsey.linen as nn
@@ -121,23 +121,23 @@ def freeze(module: M, where: Where) -> M:
 
 
 def trainable(params: Any, where: Where) -> Any:
-    """Tell an optimizer which parameters are trained, where others are frozen.
+    """Return a mask of the parameters that are trained, when others are frozen.
 
-    A mask for `optax.masked`, and labels for `optax.multi_transform`, with which
-    nothing moves the others and no state is held for them:
+    Use it as a mask for `optax.masked`, or as labels for `optax.multi_transform`. With
+    the latter, frozen parameters are not updated and need no optimizer state:
 
         mask = trainable(variables["params"], where)
         tx = optax.multi_transform({True: tx, False: optax.set_to_zero()}, mask)
 
     Args:
-        params: the parameters: a tree of any library.
-        where: what is frozen, as for `freeze`.
+        params: the parameters, a tree of any library.
+        where: the frozen parameters, as for `freeze`.
 
     Returns:
-        A tree of the same structure, with `True` for what is trained.
+        A tree of the same structure, with `True` for parameters that are trained.
 
     Raises:
-        OptionError: nothing is at a path.
+        OptionError: a path does not exist.
 
     Example:
         >>> trainable({"body": {"kernel": 1.0}, "head": {"kernel": 1.0}}, "body")

@@ -1,4 +1,4 @@
-"""Low-rank adaptation: a product of two small matrices beside a kernel."""
+"""Low-rank adaptation: a product of two small matrices that is added to a kernel."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ NAME = "lora"
 
 
 class LowRank(Module):
-    """Multiply by a kernel, and by a product of two small ones: `x W + scale (x A) B`.
+    """The product with a kernel plus a low-rank matrix: `x W + scale (x A) B`.
 
-    What a layer calls in place of `jax.lax.dot_general`, or of the convolution.
+    A layer calls it in place of `jax.lax.dot_general`, or of the convolution.
 
     Attributes:
-        product: that function.
-        rank: the length of the axis that `a` and `b` share.
-        scale: what their product is multiplied by.
-        contracted: the number of axes of the kernel that inputs are contracted with.
+        product: the function that it replaces.
+        rank: length of the axis that `a` and `b` share.
+        scale: factor of the low-rank product.
+        contracted: number of axes of the kernel that are contracted with the input.
         param_dtype: dtype of `a` and `b`.
     """
 
@@ -57,7 +57,7 @@ class LowRank(Module):
 
     @compact
     def __call__(self, x: Array, kernel: Array, *args: Any, **kwargs: Any) -> Array:
-        """Return the product of `x` and the kernel, as changed."""
+        """Return the product of `x` and the adapted kernel."""
         count, dtype = self.contracted, self.param_dtype
         a = self.param("a", _normal, (*kernel.shape[:count], self.rank), dtype)
         b = self.param("b", zeros, (self.rank, *kernel.shape[count:]), dtype)
@@ -69,24 +69,24 @@ class LowRank(Module):
 
 
 def _normal(key: Array, shape: tuple[int, ...], dtype: Dtype) -> Array:
-    """Draw normal values, of variance one over the number of inputs."""
+    """Draw normal values with a variance of one over the number of inputs."""
     flat = math.prod(shape[:-1]), shape[-1]
     return lecun_normal()(key, flat, dtype).reshape(shape)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Adaptation(Change):
-    """Factors `a` and `b` beside the kernels of layers.
+    """Factors `a` and `b` that are added to the kernels of layers.
 
     Attributes:
         layers: `alpha` by path.
-        rank: the length of the axis that the factors share.
+        rank: length of the axis that the factors share.
     """
 
     rank: int
 
     def layer(self, path: str, layer: Any) -> Module:
-        """Return a layer that multiplies by the factors too."""
+        """Return a layer that also multiplies by the factors."""
         if path not in self.layers:
             return layer
         is_conv = isinstance(layer, Conv)
@@ -118,42 +118,43 @@ def lora(
     alpha: float = 16.0,
     **kwargs: object,
 ) -> tuple[M, dict[str, Any]]:
-    """Add products of low rank to the kernels of layers.
+    """Add low-rank products to the kernels of layers.
 
         y = W x + c + (alpha / rank) B A x
 
-    for `Dense`, `DenseGeneral` and `Conv`. `A` maps inputs to `rank` features, in a
-    convolution with the window of the kernel, and `B` maps these to the features of the
-    layer. `B` starts at zero: until it is trained the model returns what it did. The
-    product is never formed.
+    for `Dense`, `DenseGeneral` and `Conv`. `A` maps inputs to `rank` features (in a
+    convolution, with the window of the kernel), and `B` maps these to the features of
+    the layer. `B` is initialised to zero, so the model's output is unchanged until it
+    is trained. The product `B A` is never formed.
 
-    The factors are parameters, `lora/a` and `lora/b` beside each `kernel`. To train
-    them alone, freeze the rest: `freeze(model, nn.DenyList("*/lora"))`.
+    The factors are parameters, `lora/a` and `lora/b`, next to each `kernel`. To train
+    only them, freeze the rest: `freeze(model, nn.DenyList("*/lora"))`.
 
     Args:
         module: the model.
         variables: its variables by collection.
-        where: which layers get factors; what is no linear layer there gets none.
-            `"*"` is all, `nn.DenyList("head")` all but one, `"*/attention"` those
-            inside of modules of this name. Several are a sequence.
+        where: selects the layers that get factors; other than linear layers are
+            ignored. `"*"` selects all, `nn.DenyList("head")` all except one, and
+            `"*/attention"` those inside modules of this name. A sequence selects
+            several.
         *inputs: arguments of `init`, with which the model is traced. They may be
             `jax.ShapeDtypeStruct`s.
         rngs: keys for the initial values of `A`, as for `init`.
-        rank: number of features between both factors, at least 1.
-        alpha: what the product is multiplied by, times the rank.
+        rank: number of features between the two factors, at least 1.
+        alpha: factor of the product, before it is divided by the rank.
         **kwargs: keyword arguments of `init`, such as `train=False`.
 
     Returns:
         The changed model, and its variables.
 
     Raises:
-        OptionError: `where` chooses no linear layer, or a path in it leads nowhere;
+        OptionError: `where` selects no linear layer, a path in it does not exist, or
             `rank` is below 1.
-        UnsupportedError: a layer that is chosen can have no factors: a convolution in
-            groups or with a mask, `batch_dims`, a kernel that is normalized, or a
-            product of its own, which factors are too.
-        MismatchError: `variables` lack something that the model needs.
-        ArgumentTypeError: the model is no unbound module of linsey.
+        UnsupportedError: a selected layer cannot have factors: a convolution with
+            groups or with a mask, a layer with `batch_dims`, with a normalized kernel,
+            or with a custom product (for example, from an earlier `lora`).
+        MismatchError: `variables` lack some that the model needs.
+        ArgumentTypeError: the model is not an unbound module of linsey.
 
     Example:
         >>> import linsey.linen as nn
@@ -197,7 +198,7 @@ def merge(module: M, variables: Mapping[str, Any]) -> tuple[M, dict[str, Any]]:
     Raises:
         UsageError: the model has no factors.
         MismatchError: the variables lack factors that the model has.
-        ArgumentTypeError: the model is no unbound module of linsey.
+        ArgumentTypeError: the model is not an unbound module of linsey.
 
     Example:
         >>> import linsey.linen as nn
@@ -240,7 +241,7 @@ def merge(module: M, variables: Mapping[str, Any]) -> tuple[M, dict[str, Any]]:
 
 
 def _product(kernel: Array, a: Array, b: Array) -> Array:
-    """Multiply factors in float32 at least; leading axes are those of `nn.scan`."""
+    """Multiply factors in float32 or wider; leading axes are those of `nn.scan`."""
     multiply = functools.partial(jnp.tensordot, axes=1, precision=lax.Precision.HIGHEST)
     for _ in range(a.ndim + b.ndim - 2 - kernel.ndim):
         multiply = jax.vmap(multiply)
@@ -250,7 +251,7 @@ def _product(kernel: Array, a: Array, b: Array) -> Array:
 
 @dataclasses.dataclass(eq=False)
 class _Watch:
-    """An interceptor that notes the layers whose parameters others normalize."""
+    """An interceptor that records the layers whose kernels another layer normalizes."""
 
     paths: set[str] = dataclasses.field(default_factory=set)
     depth: int = 0
@@ -294,7 +295,7 @@ def _chosen(calls: Calls, where: Where, normalized: set[str]) -> list[str]:
 
 
 def _unsupported(path: str, calls: Calls, normalized: set[str]) -> str | None:
-    """Return why a layer can have no factors, `None` if it can."""
+    """Return the reason why a layer cannot have factors, or `None` if it can."""
     layer: Any = calls[path].module
     if path in normalized:
         return "has a kernel that `WeightNorm` or `SpectralNorm` changes"

@@ -1,4 +1,4 @@
-"""Paths of layers and variables as texts, and patterns that choose among them."""
+"""Paths of layers and variables as strings, and patterns that select them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from linsey.core.filters import DenyList
 from linsey.errors import OptionError
 
 Where = str | Sequence[str] | DenyList
-"""What chooses layers and variables.
+"""A selection of layers and variables.
 
-A path, `"encoder/layer_0"`, stands for itself and all that is below. It may be a
-pattern, in which `*` is any text, `/` included: `"*/norm"`. Several are any of them,
-and `DenyList(...)` is all but these.
+A path, such as `"encoder/layer_0"`, selects itself and everything below. It may be a
+pattern, such as `"*/norm"`, in which `*` stands for any text, including `/`. A sequence
+selects what any of its elements selects, and `DenyList(...)` everything else.
 """
 
 
 def text_of(path: Iterable[Any]) -> str:
-    """Join the entries of a path, of names or of a pytree, without the collection.
+    """Join the names, or the pytree keys, of a path without its collection.
 
     Example:
         >>> tree = {"params": {"head": {"kernel": 1.0}}}
@@ -36,12 +36,12 @@ def text_of(path: Iterable[Any]) -> str:
 
 
 def is_within(path: str, outer: str) -> bool:
-    """Return whether a path is another one, or below it."""
+    """Tell whether a path equals another one or is below it."""
     return path == outer or path.startswith(f"{outer}/")
 
 
 def matches(where: Where, path: str) -> bool:
-    """Return whether a path is among those that are chosen.
+    """Tell whether a path is selected.
 
     Example:
         >>> matches("block_*/norm", "block_1/norm/scale")
@@ -58,15 +58,15 @@ def matches(where: Where, path: str) -> bool:
 
 
 def check_where(where: Where, paths: Iterable[str], *, patterns: bool = True) -> None:
-    """Refuse what chooses nothing.
+    """Check that each element of a selection selects something.
 
     Args:
-        where: what chooses.
-        paths: all that there are.
-        patterns: whether patterns have to choose something, and not only paths.
+        where: the selection.
+        paths: all existing paths.
+        patterns: whether patterns, too, must select something.
 
     Raises:
-        OptionError: something in `where` chooses nothing.
+        OptionError: an element of `where` selects nothing.
     """
     paths = list(paths)
     while isinstance(where, DenyList):
@@ -79,7 +79,7 @@ def check_where(where: Where, paths: Iterable[str], *, patterns: bool = True) ->
 
 
 def not_found(path: str, paths: Iterable[str]) -> OptionError:
-    """Return the error for a path that leads nowhere; it names the nearest ones."""
+    """Return the error for a path that does not exist. It names the nearest paths."""
     above: dict[str, None] = {}
     for one in paths:
         names = one.split("/")

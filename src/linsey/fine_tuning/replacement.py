@@ -1,4 +1,4 @@
-"""Layers replaced, put in and taken out by path."""
+"""Replacement, insertion and removal of layers by path."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ M = TypeVar("M", bound=Module)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Replacement(Change):
-    """Other modules in place of layers, by path."""
+    """Modules that replace layers, by path."""
 
     def layer(self, path: str, layer: Module) -> Module:
-        """Return the module that has the path."""
+        """Return the module that replaces the layer, or the layer itself."""
         return self.layers.get(path, layer)
 
 
@@ -29,19 +29,22 @@ class Insertion(Change):
     """Modules that run on the result of the layer above them, by path."""
 
     def without(self, paths: Collection[str]) -> Self:
-        """Keep what has one of these paths itself: another module runs there."""
+        """Drop insertions below these paths, but keep those at exactly these paths.
+
+        A replacement at such a path runs in place of the inserted module.
+        """
         kept = super().without(paths).layers.keys() | set(paths)
         layers = {path: one for path, one in self.layers.items() if path in kept}
         return dataclasses.replace(self, layers=layers)
 
     def behind(self, path: str) -> Mapping[str, Module]:
-        """Return the modules right below a path."""
+        """Return the modules directly below a path."""
         split = [(at.rpartition("/"), layer) for at, layer in self.layers.items()]
         return {name: layer for (above, _, name), layer in split if above == path}
 
 
 class Identity(Module):
-    """Return the first argument: what stands where a layer was removed."""
+    """The identity, which takes the place of a removed layer."""
 
     def __call__(self, x: Any, *args: object, **kwargs: object) -> Any:
         """Return `x`."""
@@ -58,20 +61,20 @@ def replace(
 ) -> tuple[M, dict[str, Any]]:
     """Replace layers of a model, or whole blocks, by other modules.
 
-    The model that comes back is of the same class, with the same fields, and is called
-    as before. A new module is called where and as the model calls the old one, in loops
-    of `nn.scan` and inside of `nn.remat` and `nn.jit` too. Of the variables only those
-    of the new modules are new; all other arrays are the same.
+    The returned model has the same class and fields, and is called as before. A new
+    module is called wherever the model calls the old one, with the same arguments, also
+    in loops of `nn.scan` and inside `nn.remat` and `nn.jit`. Only the variables of the
+    new modules are new; all other arrays are the same.
 
-    What the model calls is replaced, in any of its methods. A layer that is taken out
-    of a bound model and called by itself, `model.bind(variables).head(x)`, is the old
-    one.
+    Layers are replaced in the calls from any method of the model. A layer that is taken
+    out of a bound model and called directly, as in `model.bind(variables).head(x)`, is
+    still the old one.
 
     Args:
         module: the model.
         variables: its variables by collection.
-        layers: the new modules, unbound, by the path of the layer that each replaces:
-            `"head"`, `"encoder/layer_3/mlp"`, as in the variables.
+        layers: the new, unbound modules, by the path in the variables of the layer that
+            each replaces, such as `"head"` or `"encoder/layer_3/mlp"`.
         *inputs: arguments of `init`, with which the model is traced. They may be
             `jax.ShapeDtypeStruct`s.
         rngs: keys for the initial values of the new modules, as for `init`.
@@ -82,9 +85,9 @@ def replace(
 
     Raises:
         OptionError: the model calls no layer at a path.
-        ShapeError: a layer that stays would need variables of another shape.
-        MismatchError: `variables` lack something that the model had before.
-        ArgumentTypeError: the model, or a layer, is no unbound module of linsey.
+        ShapeError: a remaining layer would need variables of another shape.
+        MismatchError: `variables` lack some that the model already needed.
+        ArgumentTypeError: the model, or a layer, is not an unbound module of linsey.
 
     Example:
         >>> import jax, jax.numpy as jnp, linsey.linen as nn
@@ -116,10 +119,10 @@ def remove(
     *inputs: object,
     **kwargs: object,
 ) -> tuple[M, dict[str, Any]]:
-    """Take layers out of a model, with their variables.
+    """Remove layers and their variables from a model.
 
-    Where a layer was, its first argument is passed on. The other layers, of a list in
-    `setup` or of a `Sequential` too, keep their names.
+    In place of a removed layer, its first argument is passed on. The other layers keep
+    their names, also in a list in `setup` or in a `Sequential`.
 
     Args:
         module: the model.
@@ -133,9 +136,9 @@ def remove(
 
     Raises:
         OptionError: the model calls no layer at a path.
-        ShapeError: a layer that stays would need variables of another shape.
-        MismatchError: `variables` lack something that the model had before.
-        ArgumentTypeError: the model is no unbound module of linsey.
+        ShapeError: a remaining layer would need variables of another shape.
+        MismatchError: `variables` lack some that the model already needed.
+        ArgumentTypeError: the model is not an unbound module of linsey.
 
     Example:
         >>> import jax, jax.numpy as jnp, linsey.linen as nn
@@ -158,18 +161,18 @@ def insert(
     rngs: Rngs,
     **kwargs: object,
 ) -> tuple[M, dict[str, Any]]:
-    """Put layers into a model, each behind another one.
+    """Insert layers into a model, each after an existing layer.
 
-    The path of a new layer is a name below that of the layer it follows: the one at
-    `"stem/norm"` is called with what `stem` returns, and what it returns is the result
-    of `stem`. A single name, `"head"`, follows the model. All other layers, of a list
-    in `setup` or of a `Sequential` too, keep their names, so that weights and paths
-    from elsewhere go on fitting.
+    The path of a new layer is the path of the layer that it follows, plus a name: a
+    layer at `"stem/norm"` is called with the output of `stem`, and its own output
+    becomes the output of `stem`. A layer at a single name, such as `"head"`, follows
+    the whole model. All other layers keep their names, also in a list in `setup` or in
+    a `Sequential`, so existing weights and paths still fit.
 
     Args:
         module: the model.
         variables: its variables by collection.
-        layers: the new modules, unbound, by their paths.
+        layers: the new, unbound modules, by their paths.
         *inputs: arguments of `init`, as for `replace`.
         rngs: keys for the initial values of the new modules, as for `init`.
         **kwargs: keyword arguments of `init`.
@@ -178,11 +181,11 @@ def insert(
         The changed model, and its variables.
 
     Raises:
-        OptionError: the model calls no layer of which a path could be below, or not by
-            `__call__`; or the path is taken.
-        ShapeError: a layer that stays would need variables of another shape.
-        MismatchError: `variables` lack something that the model had before.
-        ArgumentTypeError: the model, or a layer, is no unbound module of linsey.
+        OptionError: there is no layer directly above a path that the model calls by
+            `__call__`; or the path is already in use.
+        ShapeError: a remaining layer would need variables of another shape.
+        MismatchError: `variables` lack some that the model already needed.
+        ArgumentTypeError: the model, or a layer, is not an unbound module of linsey.
 
     Example:
         >>> import jax, jax.numpy as jnp, linsey.linen as nn

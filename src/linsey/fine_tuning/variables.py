@@ -1,4 +1,4 @@
-"""The variables of a changed model: those it had, and initial values of what is new."""
+"""The variables of a changed model: the old ones, and initial values of new ones."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def traced(module: Module, inputs: Args, kwargs: Kwargs) -> tuple[Calls, Variabl
         kwargs: keyword arguments of `init`.
 
     Returns:
-        The first call at each path, in the order in which they begin, and the abstract
-        variables.
+        The first call at each path, in the order in which the calls begin, and the
+        abstract variables.
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
     rngs = {"params": key, "dropout": key}
@@ -54,18 +54,19 @@ def completed(
     """Return the variables of a changed model.
 
     Args:
-        changed: the model.
-        variables: those of the model before; what is not new is kept.
-        new: the paths below which everything is new.
-        before: the calls of the model before.
+        changed: the changed model.
+        variables: the variables before the change, which are kept unless they are new.
+        new: paths of the new layers; all variables below them are new.
+        before: the calls of the model before the change.
         inputs: arguments of `init`; may be abstract.
         kwargs: keyword arguments of `init`.
         rngs: keys for initial values.
 
     Raises:
-        OptionError: something new is not called.
-        ShapeError: what is kept has not the shape that is needed now.
-        MismatchError: what is not new is missing, or never fitted.
+        OptionError: a new layer is not called.
+        ShapeError: a kept variable no longer has the required shape.
+        MismatchError: a variable that is not new is missing, or had a wrong shape
+            before.
     """
 
     def is_new(key: tuple[str, ...]) -> bool:
@@ -85,7 +86,7 @@ def completed(
 
 
 def _noting(new: Sequence[str]) -> Callable[..., Any]:
-    """Return an interceptor that says in which layer a change has led to an error."""
+    """Return an interceptor that adds to an error the layer in which it was raised."""
     noted: list[BaseException] = []
 
     def note(
@@ -115,12 +116,12 @@ def _check(
     calls: Calls,
     before: Calls,
 ) -> None:
-    """Compare what a changed model needs with what is kept.
+    """Compare the variables that a changed model needs with those that are kept.
 
     Raises:
-        OptionError: something new is not called.
-        ShapeError: something has not the shape that is needed.
-        MismatchError: something is missing.
+        OptionError: a new layer is not called.
+        ShapeError: a variable does not have the required shape.
+        MismatchError: a variable is missing, or had a wrong shape before.
     """
     for path in new:
         if path not in calls:

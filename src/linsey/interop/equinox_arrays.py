@@ -1,9 +1,9 @@
-"""The arrays of an Equinox module, by the names that they have in its tree.
+"""The arrays of an Equinox module, by their names in its tree.
 
-A *model* of Equinox is a tree whose leaves are arrays and anything else: functions,
-numbers, flags. Its *state*, `eqx.nn.State`, is one more tree: a `StateIndex` in the
+A *model* of Equinox is a tree whose leaves are arrays and other values: functions,
+numbers, flags. Its *state*, `eqx.nn.State`, is another tree: a `StateIndex` in the
 model is the key under which a layer finds its entry. A `Blueprint` knows both trees
-without their arrays, and so can take arrays out of them (`split`) and put others in
+without their arrays, so it can take arrays out of them (`split`) and put others in
 (`merge`).
 """
 
@@ -26,7 +26,7 @@ Path = tuple[str, ...]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Blueprint:
-    """A function that makes a model of Equinox, and what is known of its arrays.
+    """A function that makes an Equinox model, and the names of the model's arrays.
 
     Attributes:
         make: a function of a random key that returns a model, or a model and its state
@@ -38,11 +38,11 @@ class Blueprint:
     collection: str
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Without the skeleton, whose functions may not be found by their names.
+        # Leave out the skeleton, which may hold functions that cannot be pickled.
         return type(self), (self.make, self.collection)
 
     def build(self, key: jax.Array) -> tuple[Any, Any]:
-        """Make a model and its state, `None` if it has none."""
+        """Make a model and its state (`None` if it has none)."""
         made = self.make(key)
         if isinstance(made, tuple):
             return made
@@ -60,13 +60,13 @@ class Blueprint:
             others.append(rest)
             return arrays
 
-        # `eqx.filter_eval_shape` takes the values of NumPy arrays away too.
+        # `eqx.filter_eval_shape` would also drop the values of NumPy arrays.
         arrays = jax.eval_shape(build, jax.random.key(0))
         return equinox().combine(arrays, *others)
 
     @functools.cached_property
     def indices(self) -> dict[Path, int]:
-        """The name of each array, and its place among the leaves of the skeleton."""
+        """The name of each array, and its index among the leaves of the skeleton."""
         return self._indices(self.skeleton)
 
     def split(self, model: Any, state: Any = None) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class Blueprint:
         return unflatten_dict({path: leaves[at] for path, at in indices.items()})
 
     def merge(self, variables: Mapping[str, Any]) -> tuple[Any, Any]:
-        """Return a model and its state with arrays by collection and name.
+        """Return a model and its state, given arrays by collection and name.
 
         Raises:
             MismatchError: an array is missing, or has another shape.
@@ -87,9 +87,9 @@ class Blueprint:
         return structure.unflatten(leaves)
 
     def _indices(self, made: tuple[Any, Any]) -> dict[Path, int]:
-        """Name the arrays by the path in the model to them, or to their index."""
+        """Name arrays by their path, or by that of their `StateIndex`, in the model."""
         leaves, structure = jax.tree.flatten(made)
-        # With numbers as leaves, the tree tells which leaf is where.
+        # With numbers as leaves, the tree shows where each leaf is.
         model, state = structure.unflatten(range(len(leaves)))
         names: dict[int, Path] = {}
         for keys, node in jax.tree.leaves_with_path(model, is_leaf=_is_index):
@@ -106,7 +106,7 @@ def equinox() -> Any:
     """Import Equinox.
 
     Raises:
-        MissingPackageError: it is not installed.
+        MissingPackageError: Equinox is not installed.
     """
     return require("equinox", "equinox", "A bridge to Equinox")
 
@@ -116,12 +116,12 @@ def _is_index(node: object) -> bool:
 
 
 def _is_array(leaf: object) -> bool:
-    """Return whether a leaf is a variable; NumPy arrays are constants in Equinox."""
+    """Tell whether a leaf is a variable; NumPy arrays are constants in Equinox."""
     return isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
 
 
 def _collection_of(leaf: Any) -> str:
-    """Return the collection of an array: what has a gradient is a parameter."""
+    """Return the collection of an array: arrays with gradients are parameters."""
     has_gradient = _is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact)
     return "params" if has_gradient else "constants"
 
@@ -141,4 +141,4 @@ def _find(variables: Mapping[str, Any], path: Path, shape: tuple[int, ...]) -> A
             f"The module of Equinox has an array of shape {shape} there.",
             "Pass all variables, from `init` or `split(model, state)` of this module.",
         )
-    return jnp.asarray(value)  # Equinox trains no NumPy arrays
+    return jnp.asarray(value)  # Equinox does not train NumPy arrays

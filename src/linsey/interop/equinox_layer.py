@@ -1,4 +1,4 @@
-"""linsey's modules as layers of Equinox."""
+"""linsey's modules as Equinox layers."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from linsey.treex.treeo import Hashable
 
 
 def to_equinox(module: nn.Module, variables: Mapping[str, Any]) -> Any:
-    """Return a stateful layer of Equinox that computes what a Linen module does.
+    """Return a stateful Equinox layer that computes the same as a Linen module.
 
-    Its arrays are the parameters; all other collections are one entry of an
-    `eqx.nn.State`, so that `eqx.filter_grad` differentiates parameters alone. As of
-    every stateful layer the state is taken out by `eqx.nn.make_with_state`, here or
-    around a larger model that has this layer.
+    Its arrays are the parameters. All other collections together are one entry of an
+    `eqx.nn.State`, so that `eqx.filter_grad` differentiates only the parameters. As for
+    every stateful layer, `eqx.nn.make_with_state` takes the state out, here or around a
+    larger model that contains this layer.
 
-    The layer is called `outputs, state = layer(*inputs, state, key=None)` with the
-    inputs of the module, which are usually batches; the key serves all random streams.
-    A flag that tells training from evaluation (`train`, `training`, `is_training`,
-    `deterministic`, `use_running_average`, ...) is set by the mode of the layer, which
-    `eqx.nn.inference_mode` changes; in inference the state stays as it is.
-    `layer.variables(state)` returns the variables of the module.
+    The layer is called as `outputs, state = layer(*inputs, state, key=None)` with the
+    inputs of the module, which are usually batches. The key is used for all random
+    streams. A flag that tells training from evaluation (`train`, `training`,
+    `is_training`, `deterministic`, `use_running_average`, ...) is set according to the
+    mode of the layer, which `eqx.nn.inference_mode` changes. In inference mode, the
+    state does not change. `layer.variables(state)` returns the variables of the module.
 
     Args:
         module: the module.
@@ -53,7 +53,7 @@ def to_equinox(module: nn.Module, variables: Mapping[str, Any]) -> Any:
 
 @functools.cache
 def _layer_class() -> Any:
-    """Make the class, which needs Equinox as its base."""
+    """Make the class, whose base class is in Equinox."""
     eqx = equinox()
 
     class LinenLayer(eqx.nn.StatefulLayer):
@@ -73,7 +73,7 @@ def _layer_class() -> Any:
             self, *args: Any, state: Any = None, key: jax.Array | None = None
         ) -> Any:
             inputs = list(args)
-            if state is None:  # `eqx.nn.Sequential` gives it by name
+            if state is None:  # `eqx.nn.Sequential` passes it by name
                 state = inputs.pop()
             module = self.module.value
             parameters = inspect.signature(type(module).__call__).parameters

@@ -1,4 +1,4 @@
-"""Modules of Equinox as Linen modules."""
+"""Equinox modules as Linen modules."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ def from_equinox(
     collection: str = "batch_stats",
     axis_name: Hashable | None = "batch",
 ) -> EquinoxModule:
-    """Return a Linen module that computes what a module of Equinox does.
+    """Return a Linen module that computes the same as an Equinox module.
 
     Args:
-        make: a function of a random key that returns the module, or module and state as
-            `eqx.nn.make_with_state` returns them.
-        collection: where the state lives.
-        axis_name: modules of Equinox take one example; they are mapped over the leading
-            axis of each argument, under this name, which is the `axis_name` of their
-            batch norms. If `None`, the module is called with the arguments as they are.
+        make: a function of a random key that returns the module, or the module and its
+            state as `eqx.nn.make_with_state` returns them.
+        collection: the collection of the state.
+        axis_name: Equinox modules take a single example, so they are mapped over the
+            leading axis of each argument. This is the name of the mapped axis, and the
+            `axis_name` of their batch norms. If `None`, the module is called with the
+            arguments as they are.
 
     Raises:
         MissingPackageError: Equinox is not installed.
@@ -42,20 +43,20 @@ def from_equinox(
         (5, 2)
     """
     blueprint = Blueprint(make, collection)
-    _ = blueprint.indices  # what is wrong with `make` shows here
+    _ = blueprint.indices  # raises an error here if something is wrong with `make`
     return EquinoxModule(blueprint, axis_name)
 
 
 class EquinoxModule(nn.Module):
-    """A module of Equinox with its arrays in collections, see `from_equinox`.
+    """An Equinox module with its arrays in collections; see `from_equinox`.
 
-    An array is named by its path in the module, the parts of its state by the path of
-    the `StateIndex`. Arrays that have gradients are in `params`, other ones (integers,
+    Arrays are named by their paths in the module, and parts of the state by the path of
+    their `StateIndex`. Arrays that have gradients are in `params`, others (integers,
     random keys) in `constants`.
 
     Attributes:
         blueprint: the function that makes the module, and the names of its arrays.
-        axis_name: of the axis that the module is mapped over.
+        axis_name: name of the axis over which the module is mapped.
     """
 
     blueprint: Blueprint
@@ -64,17 +65,19 @@ class EquinoxModule(nn.Module):
     def __call__(self, *args: Any, training: bool = False) -> Any:
         """Call the module.
 
-        One that takes a `key` is given one of the stream `dropout`, for each example
-        another.
+        If it takes a `key`, it gets one from the stream `dropout`, a different one for
+        each example.
 
         Args:
-            *args: its arguments, batches of them unless `axis_name` is `None`.
-            training: call it as it was made; otherwise in its inference mode. The state
-                changes in training, and wherever its collection is mutable.
+            *args: its arguments, in batches unless `axis_name` is `None`.
+            training: whether to call the module in the mode in which it was made;
+                otherwise it is called in inference mode. The state changes if this is
+                True, or if its collection is mutable.
 
         Raises:
             MismatchError: a variable is missing or has another shape.
-            ModifyScopeVariableError: the state of a module in training is immutable.
+            ModifyScopeVariableError: in training, the collection of the state is
+                immutable.
         """
         is_new = self.is_initializing() and not any(self.variables.values())
         if is_new:
@@ -96,26 +99,26 @@ class EquinoxModule(nn.Module):
 
     @nn.nowrap
     def split(self, model: Any, state: Any = None) -> dict[str, Any]:
-        """Return the variables that a module of Equinox and its state are.
+        """Convert an Equinox module and its state to variables.
 
         Args:
             model: a module, as `make` returns it.
             state: its `eqx.nn.State`, if it has one.
 
         Returns:
-            The variables of this Linen module: the same arrays.
+            The variables of this Linen module, with the same arrays.
         """
         return self.blueprint.split(model, state)
 
     @nn.nowrap
     def merge(self, variables: Mapping[str, Any]) -> tuple[Any, Any]:
-        """Return the module of Equinox and its state: the inverse of `split`.
+        """Convert variables to the module and its state: the inverse of `split`.
 
         Args:
-            variables: those of this Linen module.
+            variables: the variables of this Linen module.
 
         Returns:
-            The module, and its state, `None` if it has none.
+            The module, and its state (`None` if it has none).
 
         Raises:
             MismatchError: a variable is missing or has another shape.
@@ -138,7 +141,7 @@ class EquinoxModule(nn.Module):
             return call(key, *args)
         size = jax.tree.leaves(args)[0].shape[0]
         keys = None if key is None else jax.random.split(key, size)
-        # The state is one for all examples.
+        # All examples share one state.
         mapped = jax.vmap(call, out_axes=(0, None), axis_name=self.axis_name)
         return mapped(keys, *args)
 

@@ -15,12 +15,12 @@ from linsey.treex.nn.haiku_module import transformed
 def from_haiku(
     function: Callable[..., Any] | tuple[Any, Any], *, collection: str = "batch_stats"
 ) -> HaikuModule:
-    """Return a Linen module that computes what a function of Haiku does.
+    """Return a Linen module that computes the same as a Haiku function.
 
     Args:
-        function: a function that uses Haiku modules, or what `haiku.transform` or
-            `haiku.transform_with_state` made of one.
-        collection: where the state lives.
+        function: a function that uses Haiku modules, or the result of `haiku.transform`
+            or `haiku.transform_with_state`.
+        collection: the collection of the state.
 
     Raises:
         MissingPackageError: Haiku is not installed.
@@ -39,32 +39,32 @@ def from_haiku(
 
 
 class HaikuModule(nn.Module):
-    """A function of Haiku with its arrays in collections, see `from_haiku`.
+    """A Haiku function with its arrays in collections; see `from_haiku`.
 
-    Parameters and state have the two levels that Haiku gives them: the path of a module
-    as one name, `mlp/~/linear_1`, and in it the arrays.
+    Parameters and state have two levels, as in Haiku: the path of a module as a single
+    name, such as `mlp/~/linear_1`, and the arrays in it.
 
     Attributes:
         transformed: the pair of functions `init` and `apply`.
-        collection: where the state lives.
+        collection: the collection of the state.
     """
 
     transformed: Any
     collection: str = "batch_stats"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the function, with a key of the stream `dropout`.
+        """Call the function with a key from the stream `dropout`.
 
-        State is changed by the function, which alone knows whether it trains.
+        The function itself updates the state, as only it knows whether it is training.
 
         Args:
             *args: arguments of the function.
             **kwargs: keyword arguments, such as `is_training`.
 
         Raises:
-            MismatchError: a state is missing among the variables.
-            ModifyScopeVariableError: the function changed its state, and the collection
-                is immutable. Functions under `haiku.remat` make all of it anew.
+            MismatchError: a part of the state is missing in the variables.
+            ModifyScopeVariableError: the function changed its state, but the collection
+                is immutable. Functions under `haiku.remat` always return a new state.
         """
         found = self.variables
         if self.is_initializing() and not any(found.values()):
@@ -80,14 +80,14 @@ class HaikuModule(nn.Module):
         outputs, after = self.transformed.apply(params, state, key, *args, **kwargs)
         if not self.is_initializing():
             self._refuse_new(after.keys() - state.keys())
-            # What the function did not touch comes back as the very same arrays.
+            # If the function did not change the state, it returns the same arrays.
             if _identities(after) != _identities(state):
                 self._store(self.collection, after)
         return outputs
 
     @nn.nowrap
     def _refuse_new(self, names: set[str]) -> None:
-        """Refuse state that is not among the variables; Haiku would create it."""
+        """Raise an error for state missing in the variables; Haiku would create it."""
         if names:
             raise MismatchError(
                 f"`{self.collection}/{min(names)}` is missing among the variables.",

@@ -1,13 +1,14 @@
-"""Trained weights from other libraries, and back, with a proof.
+"""Conversion of trained weights from and to other libraries, with a proof.
 
-`read` and `write` take files of several formats for flat dictionaries of arrays, `load`
-puts the arrays of a state dict into the variables of a module, `to_torch` is the
-way back, and `prove` runs both models layer by layer.
+`read` and `write` convert files of several formats to flat dictionaries of arrays and
+back, `load` converts the arrays of a state dict to the variables of a module,
+`to_torch` does the reverse, and `prove` compares both models layer by layer.
 
-The words used here: a *name* is what an array is called in the file (`conv1.weight`), a
-*path* what it is called in our variables (`params/conv1/kernel`). Names of one layer of
-theirs are a *group*; a *match* says which group is which of our layers, and a *link*
-which arrays are which, and how their axes are turned.
+The words used here: "ours" is the Linen module, "theirs" the other model. A *name*
+identifies an array in the file (`conv1.weight`), a *path* in our variables
+(`params/conv1/kernel`). The names of one layer of theirs are a *group*. A *match* pairs
+a group with one of our layers; a *link* pairs arrays and says how their axes are
+transposed.
 """
 
 from linsey.weights.batch_norm import batch_norm_options as batch_norm_options

@@ -1,4 +1,4 @@
-"""Options of batch normalization, which no state dict holds."""
+"""Options of batch normalization, which a state dict does not contain."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from linsey.errors import MismatchError, UsageError
 
 
 def batch_norm_options(module: Any) -> dict[str, Any]:
-    """Return the options of the batch norms of a PyTorch module, as ours have them.
+    """Convert the options of the batch norms of a PyTorch module to ours.
 
     PyTorch's `momentum` is the fraction of the new batch, ours that of the old average.
     Its running variance has `n - 1` degrees of freedom.
@@ -17,12 +17,12 @@ def batch_norm_options(module: Any) -> dict[str, Any]:
         module: a `torch.nn.Module`.
 
     Returns:
-        `momentum`, `epsilon` and `unbiased_variance`, to be given to
-        `linsey.linen.BatchNorm` or as `batch_norm` to an architecture.
+        `momentum`, `epsilon` and `unbiased_variance`, to be passed to
+        `linsey.linen.BatchNorm`, or to an architecture as `batch_norm`.
 
     Raises:
-        MismatchError: its layers differ.
-        UsageError: it has none.
+        MismatchError: the batch norms have different options.
+        UsageError: the module has no batch norm.
 
     Example:
         >>> from types import SimpleNamespace
@@ -58,5 +58,5 @@ def batch_norm_options(module: Any) -> dict[str, Any]:
 
 
 def kept_fraction(layer: Any) -> float | None:
-    """Return the momentum of a layer of PyTorch as ours: the fraction that is kept."""
+    """Convert the momentum of a PyTorch layer to ours: the fraction that is kept."""
     return None if layer.momentum is None else round(1 - layer.momentum, 12)

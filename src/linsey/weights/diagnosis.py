@@ -1,4 +1,4 @@
-"""Why two models differ: what options and arrays say of the usual mistakes."""
+"""Diagnosis of why two models differ, from their options and arrays."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What causes are looked for in.
+    """The evidence in which causes are searched for.
 
     Attributes:
         mine: the record of our model.
-        other: that of theirs.
-        plan: which arrays are which.
-        pairs: paths of their layers by ours.
+        other: the record of their model.
+        plan: the links between the arrays.
+        pairs: their path of each layer by our path.
         found: the differences.
     """
 
@@ -38,7 +38,7 @@ class Evidence:
 
     @cached_property
     def expected(self) -> Record:
-        """Arrays that ours should be, by path: theirs, turned."""
+        """The arrays that ours should equal, by path: theirs in our layout."""
         theirs, arrays = weights_of(self.other), {}
         for link in self.plan.links:
             turned = link.turn.to_ours([theirs[name] for name in link.theirs])
@@ -47,7 +47,7 @@ class Evidence:
 
     @cached_property
     def actual(self) -> Record:
-        """Arrays of ours by path."""
+        """Our arrays by path."""
         return weights_of(self.mine)
 
     def options(self, record: Arrays, path: str) -> dict[str, float]:
@@ -61,10 +61,10 @@ class Evidence:
 
 
 def causes_of(evidence: Evidence) -> list[Cause]:
-    """Name what is probably wrong, the likeliest first.
+    """Return the probable causes, the likeliest first.
 
-    Options count by themselves. Arrays are compared only if results differ: those of a
-    module that orders its units otherwise may be right.
+    Different options always count. Arrays are compared only if results differ, because
+    different arrays may still be right, for example if units are in another order.
     """
     causes = list(_options(evidence))
     parting = evidence.found.first
@@ -108,7 +108,7 @@ def _option(option: str, path: str, ours: float, theirs: float) -> Cause:
 
 
 def _arrays(evidence: Evidence) -> Iterator[Cause]:
-    """Compare arrays with what they should be."""
+    """Compare our arrays with the expected ones."""
     expected, actual = evidence.expected, evidence.actual
     for match in evidence.plan.matches:
         layer = match.layer
@@ -144,7 +144,7 @@ def _wrong_layer(layer: Layer, wrong: list[str], evidence: Evidence) -> Cause:
 
 
 def _turned(array: np.ndarray, expected: np.ndarray) -> str:
-    """Say how the axes of an array were turned; empty if they were not."""
+    """Say how the axes of an array were transposed or reversed; empty if not."""
     if not 2 <= expected.ndim <= 5:
         return ""
     axes = range(expected.ndim)
@@ -159,7 +159,7 @@ def _turned(array: np.ndarray, expected: np.ndarray) -> str:
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
-    """Return whether arrays are equal up to the rounding of float32 (of half: that)."""
+    """Tell whether arrays are equal up to rounding in float32, or in half precision."""
     if a.shape != b.shape:
         return False
     half = min(a.dtype.itemsize, b.dtype.itemsize) < 4
@@ -169,12 +169,12 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def is_inside(path: str, other: str) -> bool:
-    """Return whether a layer is inside of another one."""
+    """Tell whether a layer is inside another one."""
     return path.startswith((f"{other}.", f"{other}/"))
 
 
 def _unmatched(plan: Plan) -> Iterator[Cause]:
-    """Return layers that only one side has."""
+    """Report layers that only one side has."""
     paths: dict[tuple[str, bool], list[str]] = {}
     for rest in plan.leftovers:
         owner = owner_of(rest.name)
@@ -186,7 +186,7 @@ def _unmatched(plan: Plan) -> Iterator[Cause]:
 
 
 def _computation(evidence: Evidence, parting: Difference) -> Cause:
-    """Report a difference between two layers, since arrays and options agree."""
+    """Report a difference in the computation, if arrays and options agree."""
     mode = parting.mode if parting.mode != "statistics" else "training"
     calls = [(path, kind) for _, kind, path in calls_of(evidence.other, mode)]
     theirs = [path for path, _ in calls]
@@ -197,7 +197,7 @@ def _computation(evidence: Evidence, parting: Difference) -> Cause:
     }
     end = theirs.index(parting.theirs) if parting.theirs in theirs else len(theirs)
     start = max((i for i, path in enumerate(theirs[:end]) if path in right), default=-1)
-    # What others are inside of is called by its layers.
+    # Name only innermost modules: the others consist of these.
     inner = {path for path in theirs if not any(is_inside(o, path) for o in theirs)}
     inner -= set(evidence.pairs.values())
     between = [

@@ -1,4 +1,4 @@
-"""Their side: names of arrays, put together to the layers that they belong to."""
+"""Their side: names of arrays, grouped by the layers that they belong to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _OF_TORCH = {"weight", "running_mean", "running_var", "num_batches_tracked"}
 _LEAVES = {"bias", *_OF_TORCH}
 _RECURRENT = re.compile(r"(?:weight|bias)_[ih]h(?P<index>_l\d+)?(?P<back>_reverse)?")
 _FUSED = re.compile(r"(in|q|k|v)_proj_(weight|bias)")
-# What timm calls otherwise than `torch.nn.MultiheadAttention`.
+# Names in timm that differ from those in `torch.nn.MultiheadAttention`.
 _ATTENTION_OF_TIMM = {
     "qkv.weight": "in_proj_weight",
     "qkv.bias": "in_proj_bias",
@@ -26,11 +26,11 @@ _INSIDE_ATTENTION = {"out_proj", "qkv", "proj", "q_norm", "k_norm"}
 
 @dataclass(frozen=True)
 class Group:
-    """The arrays of a layer of theirs.
+    """The arrays of one of their layers.
 
     Attributes:
-        path: what their names begin with; of an array that is alone, its name.
-        arrays: names, by their part below the layer.
+        path: the common beginning of their names, or the name of a single array.
+        arrays: names of the arrays, by the part within the layer.
     """
 
     path: str
@@ -38,7 +38,7 @@ class Group:
 
 
 def is_linen_tree(names: Iterable[str]) -> bool:
-    """Return whether names are those of a tree of Linen.
+    """Tell whether names are those of a Linen tree.
 
     Example:
         >>> is_linen_tree(["params/Dense_0/kernel", "params/Dense_0/bias"])
@@ -52,18 +52,18 @@ def is_linen_tree(names: Iterable[str]) -> bool:
 
 
 def is_counter(name: str) -> bool:
-    """Return whether an array counts updates of running statistics."""
+    """Tell whether an array counts updates of running statistics."""
     return name.endswith("num_batches_tracked")
 
 
 def is_ordered(names: Iterable[str]) -> bool:
-    """Return whether names have an order that is not the one of the alphabet."""
+    """Tell whether the order of names is not alphabetical, and so carries meaning."""
     parts = [re.split(r"[./]", name) for name in names if not is_counter(name)]
     return parts != sorted(parts)
 
 
 def joined_kinds(names: Iterable[str], kinds: Iterable[str]) -> set[str]:
-    """Return the kinds of layers whose inner arrays are joined on their side.
+    """Return the kinds of layers whose inner arrays are fused on their side.
 
     Args:
         names: their names.
@@ -79,16 +79,16 @@ def joined_kinds(names: Iterable[str], kinds: Iterable[str]) -> set[str]:
 
 
 def groups_of(names: Iterable[str], joined: set[str]) -> list[Group]:
-    """Put names together to layers.
+    """Group names into layers.
 
     Args:
         names: their names.
-        joined: as from `joined_kinds`.
+        joined: the kinds from `joined_kinds`.
 
     Returns:
         The layers in the order of the names.
     """
-    # Some files have counters, which are of another dtype, before all others.
+    # Some files list counters, which have another dtype, before all other arrays.
     names = sorted(names, key=is_counter)
     members: dict[str, dict[str, str]] = {}
     if is_linen_tree(names):
@@ -107,7 +107,7 @@ def groups_of(names: Iterable[str], joined: set[str]) -> list[Group]:
 
 
 def _attentions(names: Iterable[str]) -> set[str]:
-    """Return what the names of layers of attention begin with."""
+    """Return the common beginnings of the names of each attention layer."""
     found = set()
     for name in names:
         owner, _, leaf = name.rpartition(".")
@@ -119,7 +119,7 @@ def _attentions(names: Iterable[str]) -> set[str]:
 
 
 def _place(name: str, attentions: set[str], recurrent: bool) -> tuple[str, str]:
-    """Return the group that a name belongs to, and its part below that."""
+    """Split a name into the path of its group and the part within the group."""
     owner, _, leaf = name.rpartition(".")
     if owner in attentions:
         return owner, leaf
@@ -129,12 +129,12 @@ def _place(name: str, attentions: set[str], recurrent: bool) -> tuple[str, str]:
         return above, _ATTENTION_OF_TIMM.get(local, local)
     found = _RECURRENT.fullmatch(leaf)
     if found and recurrent:
-        if found["index"] is None:  # of a cell
+        if found["index"] is None:  # a single cell
             return owner, leaf
-        # Numbers, so that layers and directions have an order.
+        # Use numbers, so that layers and directions have an order.
         place = f"{found['index'][2:]}.{int(bool(found['back']))}"
         return f"{owner}.{place}" if owner else place, leaf[: found.start("index")]
-    if _FUSED.fullmatch(leaf):  # of a module whose projection is one of our layers
+    if _FUSED.fullmatch(leaf):  # each projection is one of our layers
         inner, _, leaf = leaf.rpartition("_")
         return f"{owner}.{inner}" if owner else inner, leaf
     return (owner, leaf) if leaf in _LEAVES else (name, "")

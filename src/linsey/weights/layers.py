@@ -1,7 +1,7 @@
-"""Our side: which layer owns which array, in the order in which layers are called.
+"""Our side: the layers and the arrays that they own, in the order of their calls.
 
-Variables do not say what kind of layer owns them, and their order is that of the
-alphabet. So the module is run abstractly, and an interceptor looks at each call.
+Variables do not show what kind of layer owns them, and they are sorted alphabetically.
+The module is therefore run abstractly, and an interceptor observes each call.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CELLS = {
     "GRUCell": "rzn",
     "SimpleCell": ("",),
 }
-"""Recurrent cells and their gates, in the order of PyTorch."""
+"""Recurrent cells and their gates, in PyTorch's order."""
 _SIMPLE = ("DenseGeneral", "ConvTranspose", "ConvLocal", "Einsum", "BatchNorm")
 KINDS = {*ATTENTION, *CELLS, *_SIMPLE}
 LEAVES = ("kernel", "scale", "embedding", "bias", "mean", "var", "updates")
@@ -34,7 +34,7 @@ Interceptor = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Seen:
-    """What a call of a module tells about it.
+    """Information about a module from a call of it.
 
     Attributes:
         kind: the name of the class, if its layout depends on it.
@@ -54,12 +54,12 @@ class Layer:
     """A layer and the arrays that it owns.
 
     Attributes:
-        path: names joined by `/`; a parameter of a module of one's own is a layer by
-            itself, and its path is that of the array.
-        seen: what its call told.
-        arrays: paths of the arrays with their collections, by their part below the
+        path: names joined by `/`. A parameter of a custom module counts as a layer by
+            itself, whose path is that of the array.
+        seen: information from its call.
+        arrays: paths of the arrays with their collections, by the part within the
             layer.
-        shapes: their shapes, likewise.
+        shapes: shapes of the arrays, by the same part.
     """
 
     path: str
@@ -74,7 +74,7 @@ class Layer:
 
     @property
     def contracted(self) -> int:
-        """Number of axes that a `DenseGeneral` contracts."""
+        """The number of axes that a `DenseGeneral` contracts."""
         return self.seen.contracted
 
     @property
@@ -86,15 +86,16 @@ class Layer:
 def abstract_variables(
     module: Any, inputs: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[dict[str, jax.ShapeDtypeStruct], dict[str, Seen]]:
-    """Find shapes and dtypes of the variables, and the layers that own them.
+    """Find the shapes and dtypes of the variables, and the layers that own them.
 
     Args:
         module: a Linen module.
-        inputs: what it is called with; may be abstract.
+        inputs: inputs of a call; may be abstract.
         kwargs: keyword arguments of the call.
 
     Returns:
-        Shapes by path, and what was seen by path of the module, in the order of calls.
+        Shapes and dtypes by path, and information about the modules by path, in the
+        order of their calls.
     """
 
     def make(*inputs: Any) -> Any:
@@ -106,13 +107,13 @@ def abstract_variables(
 
 
 def initial_rngs() -> dict[str, jax.Array]:
-    """Return the keys that initial values are drawn with."""
+    """Return the random keys for initial values."""
     return {"params": jax.random.key(0), "dropout": jax.random.key(1)}
 
 
 @contextmanager
 def watching(module: object) -> Iterator[dict[str, Seen]]:
-    """Note the modules that are called, by path, in the order of their first calls."""
+    """Record the modules that are called, by path, in the order of first calls."""
     seen: dict[str, Seen] = {}
 
     def watch(next_fun: Interceptor, args: Any, kwargs: Any, context: Any) -> Any:
@@ -140,12 +141,12 @@ def _look_at(module: Any) -> Seen:
 def layers_of(
     shapes: Mapping[str, tuple[int, ...]], seen: Mapping[str, Seen], joined: set[str]
 ) -> list[Layer]:
-    """Put arrays together to layers.
+    """Group arrays into layers.
 
     Args:
         shapes: shapes by path of the array, with its collection.
-        seen: what was seen, by path of the module.
-        joined: kinds whose inner layers are taken together with them.
+        seen: information about the modules, by path.
+        joined: kinds of layers that are treated as one with their inner layers.
 
     Returns:
         The layers in the order of their first calls.
@@ -157,7 +158,7 @@ def layers_of(
     order = {path: place for place, path in enumerate(seen)}
 
     def place(owner: str) -> int:
-        # A parameter that is a layer by itself stands where its module does.
+        # A parameter that is a layer by itself takes the position of its module.
         return order.get(owner, order.get(owner.rpartition("/")[0], len(order)))
 
     return [

@@ -1,4 +1,4 @@
-"""What the layers of our ResNet are called in libraries of Linen models."""
+"""The names of the layers of our ResNet in other libraries of Linen models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def linen_names(model: ResNet) -> dict[str, dict[str, str]]:
         model: our model.
 
     Returns:
-        By library, paths of layers there by ours.
+        For each library, its path of each layer by our path.
 
     Example:
         >>> from linsey import models
@@ -53,7 +53,10 @@ def linen_names(model: ResNet) -> dict[str, dict[str, str]]:
 
 
 def linen_tables(module: object) -> list[Callable[[str], str]]:
-    """Return functions that name an array there by the path of ours."""
+    """Return, for each library, a function from our path of an array to the library's.
+
+    The list is empty unless the module is a `ResNet`.
+    """
     if not isinstance(module, ResNet):
         return []
 

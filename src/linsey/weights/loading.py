@@ -1,4 +1,4 @@
-"""`load`: the arrays of a file as variables of a module."""
+"""`load`: convert the arrays of a file to the variables of a module."""
 
 from __future__ import annotations
 
@@ -27,37 +27,36 @@ def load(
     strict: bool = True,
     **kwargs: Any,
 ) -> tuple[dict[str, Any], Report]:
-    """Put arrays of another library into the variables of a module.
+    """Convert the arrays of another library to the variables of a module.
 
-    Names are matched first, then the order of the layers with their kinds and shapes,
-    and what could go two ways is not matched. Layouts are turned, as
-    `linsey.weights.translation` lists. The running variance of PyTorch has `n - 1`
-    degrees of freedom; it is taken as it is, for evaluation divides by it there too.
-    `BatchNorm(unbiased_variance=True)` goes on with it in training.
+    Layers are matched by their names first, and then by their order, kinds and shapes.
+    Ambiguous layers are not matched. Layouts are converted as listed in
+    `linsey.weights.translation`. PyTorch's running variance has `n - 1` degrees of
+    freedom; it is not changed, since PyTorch also divides by it in evaluation.
+    `BatchNorm(unbiased_variance=True)` continues with it in training.
 
-    Floating-point arrays keep their dtype if it is the wider one, else they get that of
-    the module; float64 needs `jax_enable_x64`.
+    The dtype of floating-point arrays is the wider one of the file's and the module's;
+    float64 needs `jax_enable_x64`.
 
     Args:
-        module: a Linen module; of real Flax as well.
-        arrays: a state dict of PyTorch by name, or a tree of Linen whose names are
-            joined by `/`, as `linsey.weights.read` returns them.
-        *inputs: what the module is called with; shapes and dtypes are enough.
-        mapping: for names that differ, the part of the name that is theirs to the part
-            of the path that is ours, such as `{"backbone": "ResNet_0"}`; a tuple of
-            paths for an array that ours has several times, and `None` for what is to be
-            left out.
-        strict: whether to raise an error if anything has no counterpart. If not, what
-            has no value gets its initial one, with `jax.random.key(0)`.
+        module: a Linen module of linsey or Flax.
+        arrays: a PyTorch state dict by name, or a Linen tree whose names are joined by
+            `/`, as `linsey.weights.read` returns them.
+        *inputs: inputs of a call of the module; shapes and dtypes are enough.
+        mapping: for names that differ, a dictionary from a part of their name to a part
+            of our path, such as `{"backbone": "ResNet_0"}`; to a tuple of paths for an
+            array that ours has several times; or to `None` for arrays to leave out.
+        strict: whether to raise an error if any array has no counterpart. Otherwise,
+            variables without a value are initialised with `jax.random.key(0)`.
         **kwargs: keyword arguments of the call, such as `train=False`.
 
     Returns:
-        The variables, and what was matched with what.
+        The variables, and a report of the matches.
 
     Raises:
         MismatchError: with `strict`, arrays of either side have no counterpart, or
-            another shape; the text lists them and what they most resemble.
-        OptionError: `mapping` names what is not there.
+            another shape. The message lists them and what they most resemble.
+        OptionError: `mapping` contains a name that does not exist.
 
     Example:
         >>> import numpy as np, linsey.linen as nn
@@ -96,7 +95,7 @@ def load(
 
 
 def report_of(plan: Plan, rounded: tuple[str, ...] = ()) -> Report:
-    """Return the part of a plan that users read."""
+    """Return the part of a plan that is shown to users."""
     return Report(
         plan.matches, plan.leftovers, plan.tied, plan.counters, plan.dropped,
         plan.initial, rounded,
@@ -104,7 +103,7 @@ def report_of(plan: Plan, rounded: tuple[str, ...] = ()) -> Report:
 
 
 def _converted(value: np.ndarray, dtype: np.dtype) -> Array:
-    """Return an array of JAX, of the wider of two floating-point dtypes."""
+    """Convert an array to JAX, in the wider of two floating-point dtypes."""
     if _is_float(value):
         dtype = jnp.promote_types(value.dtype, dtype)
     return jnp.asarray(value, jax.dtypes.canonicalize_dtype(dtype))
@@ -115,7 +114,7 @@ def _is_float(value: np.ndarray) -> bool:
 
 
 def _zeros(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return inputs of the same shapes that are there."""
+    """Return zeros with the shapes and dtypes of the inputs."""
     return jax.tree.map(lambda x: jnp.zeros(jnp.shape(x), jnp.result_type(x)), inputs)
 
 

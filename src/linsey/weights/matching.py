@@ -1,11 +1,11 @@
-"""Which layer of theirs is which of ours.
+"""Matching of their layers with ours.
 
-The evidence, the strongest first: a mapping that the user gives; the table of an
-architecture of `linsey.models`; names that are equal but for `.`, `_` and `/`; and for
-what remains the order of the layers, if they agree in number, kinds and shapes from the
-first to the last, or a shape that occurs once on both sides. Trees of Linen and some
-files are sorted by the alphabet; there only numbers in names tell the order. What could
-go two ways is left unmatched.
+Layers are matched by this evidence, the strongest first: a mapping from the user; the
+table of an architecture of `linsey.models`; names that are equal except for `.`, `_`
+and `/`; and, for the remaining layers, their order, if all of them agree in number,
+kinds and shapes, or a shape that occurs only once on both sides. Linen trees and some
+files are sorted alphabetically; their order is known only from numbers in names.
+Ambiguous layers are left unmatched.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from linsey.weights.translation import ArrayLink, links_of
 Mapped = str | Sequence[str] | None
 NameMapping = Mapping[str, Mapped]
 OPTIONAL = ("num_batches_tracked", "updates")
-"""Arrays that one side may lack: counters."""
+"""Arrays (counters) that one side may lack."""
 _THEIR_LEAVES = {*LEAVES, "weight", "running_mean", "running_var"}
 
 
 @dataclass(frozen=True)
 class Match:
-    """A layer of ours and the one of theirs that it is.
+    """A layer of ours and the corresponding one of theirs.
 
     Attributes:
-        layer: ours.
-        group: theirs.
+        layer: our layer.
+        group: their layer.
         by: the evidence: `mapping`, `table`, `name`, `order` or `shape`.
-        links: which arrays are which.
+        links: the links between their arrays.
     """
 
     layer: Layer
@@ -51,13 +51,13 @@ class Matcher:
     """Matches the layers of two models.
 
     Attributes:
-        layers: ours, in the order of their calls.
-        groups: theirs, in the order of the file.
+        layers: our layers, in the order of their calls.
+        groups: their layers, in the order of the file.
         shapes: shapes of their arrays by name.
-        same_layout: whether theirs is a tree of Linen.
-        is_ordered: whether the order of the file says anything: not that of the
-            alphabet.
-        matches: those found so far.
+        same_layout: whether theirs is a Linen tree.
+        is_ordered: whether the order of the file carries meaning, that is, whether it
+            is not alphabetical.
+        matches: the matches found so far.
         dropped: groups that the user leaves out.
     """
 
@@ -70,14 +70,14 @@ class Matcher:
     dropped: list[Group] = field(default_factory=list)
 
     def run(self, mapping: NameMapping, tables: Iterable[Callable[[str], str]]) -> None:
-        """Match all that can be.
+        """Match all layers that can be matched.
 
         Args:
             mapping: as for `load`.
-            tables: each names an array of theirs by the path of ours.
+            tables: functions from our path of an array to their name.
 
         Raises:
-            OptionError: the mapping names what is not there.
+            OptionError: the mapping contains a name that does not exist.
         """
         for key in sorted(mapping, key=len, reverse=True):
             self._map(key, mapping[key])
@@ -101,7 +101,7 @@ class Matcher:
         return [group for group in self.groups if group.path not in taken]
 
     def are_alike(self, layer: Layer, group: Group) -> bool:
-        """Return whether all arrays of two layers fit each other."""
+        """Tell whether all arrays of two layers fit each other."""
         links = links_of(layer, group.arrays, self.same_layout)
         ours = {path for link in links for path in link.ours}
         theirs = {name for link in links for name in link.theirs}
@@ -118,7 +118,7 @@ class Matcher:
         self.matches.append(Match(layer, group, by, tuple(links)))
 
     def _map(self, key: str, value: Mapped) -> None:
-        """Match what is below a name of theirs with what is below paths of ours."""
+        """Match the layers below a name of theirs with those below paths of ours."""
         theirs = owner_of(key)
         groups = [g for g in self.free_groups() if _is_below(g.path, theirs)]
         if not groups:
@@ -136,7 +136,7 @@ class Matcher:
             )
             part._by_name(layers, groups, len(tokens(ours)), len(tokens(theirs)), "")
             part._by_structure(part.free_layers(), part.free_groups())
-            # Several of ours may have one of theirs: `groups` stay those from before.
+            # Several of ours may match one of theirs, so `groups` is not reduced.
             self.matches += [
                 Match(m.layer, m.group, "mapping", m.links) for m in part.matches
             ]
@@ -166,10 +166,10 @@ class Matcher:
         cut_theirs: int,
         by: str,
     ) -> None:
-        """Match equal names, but for so many tokens at their beginnings.
+        """Match equal names, without the given numbers of leading tokens.
 
-        Numbers alone, such as `0` of `Dense_0`, say something only if they do so of all
-        layers: `0`, `2`, `4` are `Dense_0`, `Dense_1`, `Dense_2`.
+        Names of numbers alone, such as the `0` of `Dense_0`, count only if all layers
+        match by name: layers `0`, `2`, `4` are `Dense_0`, `Dense_1`, `Dense_2`.
         """
         ours = _unique([(tokens(la.path)[cut_ours:], la) for la in layers])
         theirs = _unique([(tokens(g.path)[cut_theirs:], g) for g in groups])
@@ -184,7 +184,7 @@ class Matcher:
                 self._add(layer, group, by)
 
     def _by_structure(self, layers: Sequence[Layer], groups: Sequence[Group]) -> None:
-        """Match by order if everything agrees, else what is alike to no other."""
+        """Match by order if everything agrees, otherwise layers that fit no others."""
         if self.is_ordered and len(layers) == len(groups):
             if all(map(self.are_alike, layers, groups)):
                 self._add_in_order(layers, groups, "order")
@@ -213,9 +213,9 @@ class Matcher:
                 self._add(layer, group, by)
 
     def _cross(self, pairs: Sequence[tuple[Layer, Group]]) -> bool:
-        """Return whether names contradict the order of layers that could be exchanged.
+        """Tell whether earlier matches contradict the order of similar layers.
 
-        Then either the names or the order mislead.
+        If so, either the names or the order are misleading.
         """
         our_order = {layer.path: place for place, layer in enumerate(self.layers)}
         their_order = {group.path: place for place, group in enumerate(self.groups)}
@@ -233,7 +233,7 @@ class Matcher:
 
 
 def tokens(path: str) -> tuple[str, ...]:
-    """Divide a path at `.`, `_`, `/`, and where digits begin or end.
+    """Split a path at `.`, `_`, `/`, and where digits begin or end.
 
     Example:
         >>> tokens("layer1_0/conv1") == tokens("layer1.0.conv1")
@@ -243,7 +243,7 @@ def tokens(path: str) -> tuple[str, ...]:
 
 
 def natural(path: str) -> tuple[tuple[bool, int, str], ...]:
-    """Return what sorts paths with `2` before `10`."""
+    """Return a key that sorts paths with `2` before `10`."""
     return tuple(
         (token.isdigit(), int(token) if token.isdigit() else 0, token)
         for token in tokens(path)
@@ -251,7 +251,7 @@ def natural(path: str) -> tuple[tuple[bool, int, str], ...]:
 
 
 def differ_in_numbers(paths: Sequence[str]) -> bool:
-    """Return whether any two paths differ first in a number, and so have an order.
+    """Tell whether any two paths first differ in a number, and so have an order.
 
     Example:
         >>> differ_in_numbers(["block_2/conv", "block_10/conv"])
@@ -270,14 +270,14 @@ def differ_in_numbers(paths: Sequence[str]) -> bool:
 
 
 def _unique(pairs: Iterable[tuple]) -> dict:
-    """Keep the names that occur once."""
+    """Keep the names that occur only once."""
     pairs = list(pairs)
     counts = Counter(name for name, _ in pairs)
     return {name: value for name, value in pairs if counts[name] == 1}
 
 
 def _common(paths: Sequence[str]) -> int:
-    """Count the tokens that all paths begin with, leaving at least one of each."""
+    """Count the common leading tokens of all paths, leaving at least one of each."""
     split = [tokens(path) for path in paths]
     count = 0
     while split and all(

@@ -1,4 +1,4 @@
-"""The links between two sets of arrays, which `load` and the others begin with."""
+"""The links between two sets of arrays, used by `load`, `to_torch` and `prove`."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from linsey.weights.report import Leftover, leftovers_of
 from linsey.weights.translation import ArrayLink
 
 WEIGHTS = ("params", "batch_stats")
-"""The collections whose arrays have to have a counterpart."""
+"""The collections whose arrays must have a counterpart."""
 LOADED = (*WEIGHTS, "batch_counts")
-"""The collections that files may have. Others begin at their initial values."""
+"""The collections that files may contain. Others keep their initial values."""
 LIBRARIES = ("torchvision", "timm")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which arrays are which.
+    """The correspondence between our arrays and theirs.
 
     Attributes:
-        layers: all layers of ours.
-        matches: those with a counterpart.
-        links: of arrays whose shapes fit.
+        layers: all our layers.
+        matches: the matches of layers.
+        links: the links between arrays whose shapes fit.
         leftovers: arrays of both sides without a counterpart.
-        tied: names of theirs that hold the array of another name.
+        tied: names of theirs that hold the same array as another name.
         counters: names of counters that the module does not keep.
         dropped: names that the mapping leaves out.
-        initial: paths of arrays that no file has.
+        initial: paths of arrays that files do not contain.
     """
 
     layers: tuple[Layer, ...]
@@ -63,13 +63,13 @@ def plan_for(
     arrays: Mapping[str, Any],
     mapping: NameMapping | None,
 ) -> Plan:
-    """Match the variables of a module with arrays of a file.
+    """Match the variables of a module with the arrays of a file.
 
     Args:
-        module: ours.
+        module: our module.
         shapes: shapes of its variables by path.
-        seen: what `watching` found.
-        arrays: theirs by name.
+        seen: the result of `watching`.
+        arrays: their arrays by name.
         mapping: as for `load`.
     """
     kinds = {each.kind for each in seen.values()}
@@ -110,7 +110,7 @@ def plan_for(
 
 
 def loaded(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Return the part of the variables that files may have."""
+    """Return the part of the variables that files may contain."""
     return {path: s for path, s in shapes.items() if path.partition("/")[0] in LOADED}
 
 
@@ -121,11 +121,11 @@ def _tables(module: object) -> list[Callable[[str], str]]:
 
 
 def _tied(free: list[str], used: set[str], arrays: Mapping[str, Any]) -> dict[str, str]:
-    """Find the names whose array is that of a name that is used."""
+    """Find unused names whose arrays equal that of a used name."""
     tied = {}
     for name in free:
         array = arrays[name]
-        if array.size < 2 or np.all(array == array.flat[0]):  # zeros say nothing
+        if array.size < 2 or np.all(array == array.flat[0]):  # constants prove nothing
             continue
         for other in used:
             same = arrays[other].shape == array.shape

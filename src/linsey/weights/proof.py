@@ -1,4 +1,4 @@
-"""What `prove` finds: differences layer by layer, and their probable causes."""
+"""The result of `prove`: differences layer by layer, and their probable causes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from linsey.errors import MismatchError
 
 @dataclass(frozen=True)
 class Difference:
-    """How much a layer, a result or a statistic differs.
+    """The difference in the output of a layer, in the result, or in a statistic.
 
     Attributes:
-        mode: `evaluation` or `training`; `statistics` for those after training.
-        ours: path of the layer or of the array; `output` for the result.
-        theirs: its name there.
+        mode: `evaluation` or `training`; `statistics` for statistics after training.
+        ours: our path of the layer or of the array; `output` for the result.
+        theirs: its name in their model.
         value: the largest difference, divided by the largest value of theirs.
         rounding: how much ours differs if the last digits of the input change. In
-            training, layers that normalize few values make it large.
+            training, layers that normalize only few values make it large.
     """
 
     mode: str
@@ -30,14 +30,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class Cause:
-    """What is probably wrong.
+    """A probable cause of differences.
 
     Attributes:
         kind: `momentum inverted`, `momentum`, `epsilon`, `unbiased variance`,
             `transposed kernel`, `mean and variance exchanged`, `layers exchanged`,
             `forgotten layer` or `computation`.
-        layer: path of the layer, or its name in theirs if ours has none.
-        text: a sentence on what was found, and what to write.
+        layer: our path of the layer, or its name in theirs if ours has none.
+        text: a sentence that says what was found, and what to write.
     """
 
     kind: str
@@ -47,13 +47,13 @@ class Cause:
 
 @dataclass(frozen=True)
 class Proof:
-    """Whether two models compute the same.
+    """The result of comparing two models.
 
     Attributes:
-        differences: in evaluation, in training, and of the statistics after training;
-            layers in the order of their calls.
-        causes: what is probably wrong, the likeliest first.
-        tolerances: the largest difference that counts as none, by mode.
+        differences: differences in evaluation, in training, and of the statistics after
+            training, with layers in the order of their calls.
+        causes: probable causes, the likeliest first.
+        tolerances: the largest difference that is ignored, by mode.
     """
 
     differences: tuple[Difference, ...]
@@ -62,7 +62,7 @@ class Proof:
 
     @property
     def is_equal(self) -> bool:
-        """Whether nothing differs by more than the tolerance, options included."""
+        """Whether no difference counts and all options agree."""
         return self.first is None and not self.causes
 
     @property
@@ -71,7 +71,7 @@ class Proof:
         return next((d for d in self.differences if self.counts(d)), None)
 
     def counts(self, difference: Difference) -> bool:
-        """Return whether a difference is more than the tolerance and than rounding."""
+        """Tell whether a difference exceeds both the tolerance and rounding effects."""
         allowed = max(self.tolerances[difference.mode], 10 * difference.rounding)
         return not difference.value <= allowed
 
@@ -84,7 +84,7 @@ class Proof:
         """Raise an error unless both models compute the same.
 
         Raises:
-            MismatchError: they do not; the text is that of the proof.
+            MismatchError: they do not. The message contains the proof.
         """
         if not self.is_equal:
             raise MismatchError(

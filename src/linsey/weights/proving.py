@@ -1,4 +1,4 @@
-"""`prove`: run two models on the same input, and say where they part."""
+"""`prove`: run two models on the same input, and say where they differ."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from linsey.weights.recording import (
     weights_of,
 )
 
-# In training, layers that normalize few values make rounding larger.
+# In training, layers that normalize only few values amplify rounding errors.
 TOLERANCES = {
     "float64": {"evaluation": 1e-9, "training": 1e-7, "statistics": 1e-7},
     "float32": {"evaluation": 1e-4, "training": 1e-3, "statistics": 1e-3},
@@ -45,36 +45,38 @@ def prove(
     turn: Turn | None = None,
     tolerance: float | None = None,
 ) -> Proof:
-    """Run two models on the same input, layer by layer, and compare.
+    """Run two models on the same input, and compare them layer by layer.
 
-    Both run in evaluation and in training mode, in which nothing is dropped. Compared
-    are what the layers return, the result, the statistics after one step of training,
-    and options such as momentum and epsilon. Layers are matched as `load` matches their
-    weights. If something differs, causes are looked for in the options and the arrays.
+    Both run in evaluation and in training mode, without dropout. The outputs of the
+    layers, the result, the statistics after one training step, and options such as
+    momentum and epsilon are compared. Layers are matched as `load` matches their
+    weights. If something differs, probable causes are searched for in the options and
+    the arrays.
 
     Args:
         ours: a Linen module and its variables.
-        theirs: a `torch.nn.Module`, where torch is imported; another Linen module,
-            linsey's or Flax's, with its variables; or what `record` returned for one,
+        theirs: a `torch.nn.Module`, if torch is imported; another Linen module, of
+            linsey or Flax, with its variables; or a result of `record`, for example
             read from a file.
-        example: what ours is called with: an array, a tuple of several arguments or a
-            dictionary of keyword arguments. In training each channel needs several
+        example: input of our module: an array, a tuple of several arguments or a
+            dictionary of keyword arguments. In training, each channel needs several
             values.
         mapping: as for `load`.
         turn: as for `record`.
-        tolerance: the largest difference that counts as none, divided by the largest
-            value of theirs. If `None`, 1e-4 in evaluation and 1e-3 in training in
-            float32, 1e-9 and 1e-7 in float64. What is no more than ten times as much
-            as other last digits of the input do to ours does not count either.
+        tolerance: the largest difference that is ignored, divided by the largest value
+            of theirs. If `None`, it is 1e-4 in evaluation and 1e-3 in training in
+            float32, and 1e-9 and 1e-7 in float64. Differences of up to ten times the
+            effect that changing the last digits of the input has on ours are ignored
+            as well.
 
     Returns:
         The differences and their probable causes. `raise_if_different` raises an error
         if there are any.
 
     Raises:
-        ArgumentTypeError: theirs is no such model.
-        OptionError: no way was found to call ours in both modes, or `mapping` names
-            what is not there.
+        ArgumentTypeError: `theirs` is not such a model.
+        OptionError: no way was found to call ours in both modes, or `mapping` contains
+            a name that does not exist.
 
     Example:
         >>> import jax, jax.numpy as jnp, linsey.linen as nn
@@ -110,7 +112,7 @@ def prove(
         tolerances = dict.fromkeys(tolerances, tolerance)
     found = Proof(tuple(differences), (), tolerances)
     if found.first is not None and found.first.mode != "evaluation":
-        # It may be rounding: then a nudge of the input does as much to ours alone.
+        # This may be rounding: then a small change of the input has as much effect.
         nudged = record_linen(call, variables, _nudged(example))
         found = Proof(tuple(_with_rounding(differences, mine, nudged)), (), tolerances)
     causes = causes_of(Evidence(mine, other, plan, pairs, found))
@@ -118,10 +120,10 @@ def prove(
 
 
 def _pairs(plan: Plan, mine: Record, other: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """Map our path of a layer to theirs: by its arrays, or by name if it has none.
+    """Map our path of each layer to theirs, by arrays, or by name if theirs has none.
 
-    Modules without arrays are not compared: equal names do not say that they return
-    the same.
+    If their model has arrays, modules without arrays are not compared: equal names do
+    not imply that they return the same.
     """
     if weights_of(other):
         return {match.layer.path: match.group.path for match in plan.matches}
@@ -136,7 +138,7 @@ def _layers(
     mode: str,
     pairs: Mapping[str, str],
 ) -> Iterator[Difference]:
-    """Compare the calls of layers, the first with the first, and the result."""
+    """Compare the calls of each layer, in their order, and the result."""
     theirs: dict[str, list[str]] = {}
     for key, _, path in calls_of(other, mode):
         theirs.setdefault(path, []).append(key)
@@ -166,7 +168,7 @@ def _statistics(
 
 
 def _nudged(example: Any) -> Any:
-    """Change the last digits of the inputs."""
+    """Return the inputs with slightly changed last digits."""
     drawn = np.random.default_rng(0)
 
     def nudge(x: Any) -> Any:
@@ -182,7 +184,7 @@ def _nudged(example: Any) -> Any:
 def _with_rounding(
     differences: Iterable[Difference], mine: Record, nudged: Record
 ) -> Iterator[Difference]:
-    """Add what a nudge of the input does to ours."""
+    """Add to each difference the effect of a nudged input on ours."""
     same = {path: path for mode in MODES for _, _, path in calls_of(mine, mode)}
     moves: dict[tuple[str, str], float] = {}
     for mode in MODES:
@@ -200,8 +202,8 @@ def _with_rounding(
 def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
     """Return the largest difference, divided by the largest value of theirs.
 
-    Channels of theirs may be the second axis, and axes may be joined. Infinite if there
-    are more values on one side.
+    Their channels may be the second axis, and axes may be flattened. The result is
+    infinite if the numbers of values differ.
     """
     forms = [theirs, np.moveaxis(theirs, 1, -1)] if theirs.ndim > 2 else [theirs]
     if theirs.size != ours.size:
@@ -220,7 +222,7 @@ def _relative(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def _precision(mine: Record, other: Mapping[str, np.ndarray]) -> str:
-    """Return the lower precision of the results."""
+    """Return the precision of the results, the lower one if they differ."""
     keys = [f"{mode}/output" for mode in MODES]
     sizes = [r[key].dtype.itemsize for r in (mine, other) for key in keys if key in r]
     return {8: "float64", 4: "float32"}.get(min(sizes), "half")

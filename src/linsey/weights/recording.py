@@ -1,10 +1,10 @@
-"""What a model computes, layer by layer, as arrays with names.
+"""Records of what a model computes, layer by layer, as arrays with names.
 
-A *record* is a flat dictionary, so that it can be written to a file and compared where
-the library that made it is not installed:
+A *record* is a flat dictionary, so it can be written to a file and compared on a
+machine where the library that made it is not installed:
 
-* `weights/NAME`: parameters and statistics before;
-* `evaluation/layers/INDEX/CLASS/PATH`: what a call of a layer returned, in the order of
+* `weights/NAME`: parameters and statistics before the calls;
+* `evaluation/layers/INDEX/CLASS/PATH`: the output of a call of a layer, in the order of
   the calls;
 * `evaluation/output`: the result;
 * `training/...`: the same in training mode, without dropout;
@@ -39,23 +39,23 @@ _DROPS = ("Dropout", "DropPath", "StochasticDepth", "DropBlock")
 
 
 def record(model: Any, example: Any, *, turn: Turn | None = None) -> Record:
-    """Run a model in evaluation and in training mode, and keep what its layers return.
+    """Run a model in evaluation and in training mode, and record its layers' outputs.
 
-    Nothing is dropped, and the model stays as it is.
+    Dropout is disabled. The model is not modified.
 
     Args:
-        model: a `torch.nn.Module`, or a pair of a Linen module, linsey's or Flax's, and
+        model: a `torch.nn.Module`, or a pair of a Linen module (of linsey or Flax) and
             its variables.
-        example: what it is called with: an array, a tuple of several arguments, or a
+        example: input of the model: an array, a tuple of several arguments, or a
             dictionary of keyword arguments. Images have their channels last.
-        turn: makes the inputs of a `torch.nn.Module` from the example. If `None`,
-            channels of arrays with 4 or 5 axes go to the second one.
+        turn: function from the example to the inputs of a `torch.nn.Module`. If `None`,
+            the channels of arrays with 4 or 5 axes are moved to the second axis.
 
     Returns:
         Arrays by the names that `linsey.weights.recording` lists.
 
     Raises:
-        ArgumentTypeError: it is no such model.
+        ArgumentTypeError: `model` is not such a model.
         OptionError: no way was found to call a Linen module in both modes.
 
     Example:
@@ -79,7 +79,7 @@ def record(model: Any, example: Any, *, turn: Turn | None = None) -> Record:
 
 
 def is_torch_module(model: object) -> TypeGuard[Any]:
-    """Return whether a value is a module of PyTorch."""
+    """Tell whether a value is a PyTorch module."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(model, torch.nn.Module)
 
@@ -94,7 +94,7 @@ def channels_second(example: Any) -> Any:
 
 
 def first_array(value: Any) -> Any:
-    """Return the first array in what a layer returns."""
+    """Return the first array in the output of a layer."""
     if hasattr(value, "shape"):
         return value
     inner = value.values() if isinstance(value, Mapping) else value
@@ -112,12 +112,12 @@ def _whole(example: Any) -> Any:
 
 
 def record_linen(call: Call, variables: Mapping[str, Any], example: Any) -> Record:
-    """Run a Linen module; see `record`.
+    """Run and record a Linen module; see `record`.
 
     Args:
-        call: how it is called.
+        call: how to call the module.
         variables: its variables.
-        example: what it is called with.
+        example: its input.
     """
     plain = meta.unbox(variables)
     found = {f"weights/{path}": np.asarray(a) for path, a in flatten(plain).items()}
@@ -132,7 +132,7 @@ def record_linen(call: Call, variables: Mapping[str, Any], example: Any) -> Reco
         for index, (path, kind) in enumerate(order):
             place = calls[path] = calls.get(path, -1) + 1
             kept = outputs.get(f"{path}/output", ())
-            if place < len(kept):  # else it was called inside of a loop
+            if place < len(kept):  # otherwise it was called inside a loop
                 found[_key(mode, index, kind, path)] = np.asarray(kept[place])
         found[f"{mode}/output"] = np.asarray(first_array(y))
         if watch.train:
@@ -143,12 +143,12 @@ def record_linen(call: Call, variables: Mapping[str, Any], example: Any) -> Reco
 
 
 class _Watch:
-    """An interceptor that keeps what layers return, and leaves out dropout.
+    """An interceptor that records the outputs of layers, and disables dropout.
 
     Args:
-        train: whether it is training mode.
-        order: where path and class of each call are noted.
-        found: where options are noted.
+        train: whether the model is in training mode.
+        order: list to which the path and class of each call are appended.
+        found: record to which options are added.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class _Watch:
             module.sow(OUTPUTS, "output", array)
             self.order.append((path, type(module).__name__))
         for option in ("epsilon", "momentum", "unbiased_variance"):
-            # Flax has the biased variance and no such option.
+            # Flax has no such option, and its variance is biased.
             is_biased = option == "unbiased_variance" and is_norm
             value = getattr(module, option, False if is_biased else None)
             if isinstance(value, int | float):
@@ -228,7 +228,7 @@ def _options(layer: Any) -> Iterator[tuple[str, float]]:
 
 
 def _set_mode(model: Any, train: bool) -> None:
-    """Set the mode; in training leave out what drops units."""
+    """Set the mode, and disable dropout in training."""
     model.train(train)
     for layer in model.modules():
         rate = getattr(layer, "dropout", 0.0)
@@ -239,7 +239,7 @@ def _set_mode(model: Any, train: bool) -> None:
 
 @contextmanager
 def _watching(model: Any, calls: list[tuple[str, str, np.ndarray]]) -> Iterator[None]:
-    """Keep what layers return."""
+    """Record the outputs of layers."""
     handles = []
     for path, layer in model.named_modules():
 
@@ -248,7 +248,7 @@ def _watching(model: Any, calls: list[tuple[str, str, np.ndarray]]) -> Iterator[
             if tensor is not None:
                 calls.append((path, type(layer).__name__, _array(tensor)))
 
-        # Norms of timm call `drop`, then an activation, which ours do not have inside.
+        # timm's norms call `drop` and then an activation, which ours do not contain.
         inner = getattr(layer, "drop", None) if hasattr(layer, "running_mean") else None
         if path:
             handles.append((inner or layer).register_forward_hook(keep))
@@ -261,7 +261,7 @@ def _watching(model: Any, calls: list[tuple[str, str, np.ndarray]]) -> Iterator[
 
 @contextmanager
 def _slow_paths(torch: Any) -> Iterator[None]:
-    """Let attention call its layers, which its fast path passes over."""
+    """Disable the fast path of attention, which does not call its layers."""
     mha = torch.backends.mha
     before = mha.get_fastpath_enabled()
     mha.set_fastpath_enabled(False)
@@ -272,9 +272,9 @@ def _slow_paths(torch: Any) -> Iterator[None]:
 
 
 def _array(tensor: Any) -> np.ndarray:
-    """Copy a tensor: the layer that follows may change it in its place."""
+    """Copy a tensor to NumPy, as the next layer may modify it in place."""
     tensor = tensor.detach().cpu()
-    half = str(tensor.dtype) == "torch.bfloat16"  # which NumPy does not know
+    half = str(tensor.dtype) == "torch.bfloat16"  # unknown to NumPy
     return np.array((tensor.float() if half else tensor).numpy())
 
 
@@ -286,7 +286,7 @@ def _key(mode: str, index: int, kind: str, path: str) -> str:
 
 
 def calls_of(record: Mapping[str, np.ndarray], mode: str) -> list[tuple[str, str, str]]:
-    """Return the calls in a record in their order: key, class and path."""
+    """Return the key, class and path of each call in a record, in order."""
     prefix = f"{mode}/layers/"
     keys = sorted(key for key in record if key.startswith(prefix))
     parts = [key.removeprefix(prefix).split("/", 2) for key in keys]
@@ -294,7 +294,7 @@ def calls_of(record: Mapping[str, np.ndarray], mode: str) -> list[tuple[str, str
 
 
 def weights_of(record: Mapping[str, np.ndarray], mode: str = "") -> Record:
-    """Return the arrays before, or with `training` the statistics after."""
+    """Return the weights before the calls, or with `training` the statistics after."""
     prefix = f"{mode}/weights/" if mode else "weights/"
     return {
         key.removeprefix(prefix): np.asarray(array)

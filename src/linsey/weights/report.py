@@ -1,4 +1,4 @@
-"""What `load` has done: which arrays went where, and what has no counterpart."""
+"""The report of `load`: which arrays were loaded where, and which were left over."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ class Leftover:
     """An array without a counterpart.
 
     Attributes:
-        name: its name in the file, or its path here.
+        name: its name in the file, or its path in our variables.
         shape: its shape.
-        is_ours: whether it is one of the module, which has no value then.
-        why: why it has none.
-        resembles: the array of the other side that it most resembles; empty if there
-            is none.
+        is_ours: whether it belongs to the module, where it then has no value.
+        why: the reason why it has no counterpart.
+        resembles: the most similar array of the other side; empty if there is none.
     """
 
     name: str
@@ -36,24 +35,24 @@ class Leftover:
     resembles: str = ""
 
     def __str__(self) -> str:
-        """Return a line."""
+        """Return a line of text."""
         line = f"`{self.name}` {self.shape}: {self.why}"
         return line + (f"; most like `{self.resembles}`" if self.resembles else "")
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `load` has done.
+    """The report of `load`.
 
     Attributes:
-        matches: the layers of both sides that are the same: `layer.path` is ours,
-            `group.path` theirs, and `by` the evidence.
+        matches: corresponding layers of both sides: `layer.path` is our path,
+            `group.path` their name, and `by` the evidence.
         leftovers: arrays without a counterpart.
-        tied: names of theirs that hold the array of another name.
+        tied: names of theirs that hold the same array as another name.
         counters: counters of updates, which the module does not keep.
         dropped: names that the mapping leaves out.
-        initial: paths that have their initial values, since no file has any, such as
-            caches.
+        initial: paths of variables, such as caches, that keep their initial values
+            because files do not contain them.
         rounded: paths of arrays that lost digits, as JAX has no float64 by default.
     """
 
@@ -67,7 +66,7 @@ class Report:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every array of both sides has its place."""
+        """Whether every array of both sides has a counterpart."""
         return not self.leftovers
 
     def __str__(self) -> str:
@@ -125,13 +124,13 @@ def leftovers_of(
     shapes: Mapping[str, Shape],
     handled: Iterable[str],
 ) -> list[Leftover]:
-    """List arrays without a counterpart, and what each resembles.
+    """List the arrays without a counterpart, and what each of them resembles.
 
     Args:
-        layers: all layers of ours.
-        matches: what was matched.
+        layers: all our layers.
+        matches: the matches of layers.
         shapes: shapes of their arrays by name.
-        handled: names of theirs that are accounted for otherwise.
+        handled: names of theirs that are already accounted for.
     """
     ours: dict[str, Shape] = {}
     for layer in layers:
@@ -166,7 +165,7 @@ def leftovers_of(
 
 
 def _why_not(expected: Sequence[Shape], found: Sequence[Shape]) -> str:
-    """Say which shapes were expected, and which order of the axes would fit."""
+    """Say which shapes were expected, and which order of axes would fit, if any."""
     lines = []
     for wanted, shape in zip(expected, found, strict=True):
         line = f"the file has shape {shape} where {wanted} is needed"
@@ -179,7 +178,7 @@ def _why_not(expected: Sequence[Shape], found: Sequence[Shape]) -> str:
 
 
 def _nearest(name: str, shape: Shape, others: Mapping[str, Shape]) -> str:
-    """Return the array that another resembles by its name and by its shape."""
+    """Return the array whose name and shape are most similar."""
 
     def likeness(other: str) -> float:
         ratio = difflib.SequenceMatcher(None, _words(name), _words(other)).ratio()
@@ -189,7 +188,7 @@ def _nearest(name: str, shape: Shape, others: Mapping[str, Shape]) -> str:
 
 
 def _words(name: str) -> tuple[str, ...]:
-    """Return the tokens of a name, the last part as PyTorch has it."""
+    """Return the tokens of a name, with its last part as in PyTorch."""
     match = re.fullmatch(r"(?:params/|batch_stats/)?(.*?)([^./]*)", name)
     owner, leaf = match.groups() if match else ("", name)
     return tokens(f"{owner}.{LEAVES.get(leaf, leaf)}")

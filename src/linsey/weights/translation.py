@@ -1,17 +1,17 @@
-"""Layouts: how PyTorch and Linen order the axes of the same array.
+"""Layouts: how PyTorch and Linen order the axes of corresponding arrays.
 
-A *turn* takes arrays of theirs to arrays of ours, and back with the same bits:
+A *turn* converts arrays from their layout to ours, and back to the same bits:
 
-* `Dense`: (out, in) there, (in, out) here;
-* `Conv`, grouped and depthwise too: (out, in / groups, *window) there,
-  (*window, in / groups, out) here;
-* `ConvTranspose`: (in, out, *window) there, (*window, in, out) with the window mirrored
-  here, and (*window, out, in) with `transpose_kernel`;
-* attention: (3 * heads * depth, in) there, three of (in, heads, depth) here;
-* LSTM: gates i, f, g, o in one array and two biases there, an array for a gate and one
-  bias here;
-* GRU: gates r, z, n in one array and two biases there, an array for each gate and two
-  biases for n here.
+* `Dense`: (out, in) in PyTorch, (in, out) in Linen;
+* `Conv`, also grouped and depthwise: (out, in / groups, *window) in PyTorch,
+  (*window, in / groups, out) in Linen;
+* `ConvTranspose`: (in, out, *window) in PyTorch; in Linen (*window, in, out) with the
+  window mirrored, or (*window, out, in) with `transpose_kernel`;
+* attention: (3 * heads * depth, in) in PyTorch, three of (in, heads, depth) in Linen;
+* LSTM: gates i, f, g, o in one array and two biases in PyTorch, an array for each gate
+  and one bias in Linen;
+* GRU: gates r, z, n in one array and two biases in PyTorch, an array for each gate and
+  two biases for n in Linen.
 
 Embeddings, scales, biases and statistics are the same on both sides.
 """
@@ -38,7 +38,7 @@ LEAVES = {
     "var": "running_var",
     "updates": "num_batches_tracked",
 }
-"""What the arrays of a layer are called in PyTorch."""
+"""The names of the arrays of a layer in PyTorch."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Axes:
     """The order of the axes of one array.
 
     Attributes:
-        ours: shape here.
+        ours: our shape.
         theirs: shape in PyTorch.
-        order: the axes of theirs in our order.
-        mirrored: number of leading axes of ours that run backwards.
+        order: their axes in our order.
+        mirrored: number of our leading axes that are reversed.
     """
 
     ours: Shape
@@ -58,12 +58,12 @@ class Axes:
     mirrored: int = 0
 
     def to_ours(self, array: np.ndarray) -> np.ndarray:
-        """Turn an array of theirs."""
+        """Convert an array from their layout to ours."""
         turned = array.reshape(self.theirs).transpose(self.order)
         return np.flip(turned, tuple(range(self.mirrored))).reshape(self.ours)
 
     def to_theirs(self, array: np.ndarray) -> np.ndarray:
-        """Turn an array of ours."""
+        """Convert an array from our layout to theirs."""
         turned = array.reshape([self.theirs[axis] for axis in self.order])
         mirrored = np.flip(turned, tuple(range(self.mirrored)))
         return mirrored.transpose(np.argsort(self.order)).reshape(self.theirs)
@@ -71,10 +71,10 @@ class Axes:
 
 @dataclass(frozen=True)
 class Stacked:
-    """One array of theirs, whose rows are those of one or several of ours.
+    """One array of theirs, whose rows hold one or several arrays of ours.
 
     Attributes:
-        parts: the layouts of ours, in the order of the rows.
+        parts: the layouts of our arrays, in the order of the rows.
     """
 
     parts: tuple[Axes, ...]
@@ -88,7 +88,7 @@ class Stacked:
         return ((sum(part.theirs[0] for part in self.parts), *first[1:]),)
 
     def to_ours(self, arrays: Arrays) -> list[np.ndarray]:
-        """Split an array into ours."""
+        """Split their array into ours."""
         if len(self.parts) == 1:
             return [self.parts[0].to_ours(arrays[0])]
         ends = np.cumsum([part.theirs[0] for part in self.parts])[:-1]
@@ -96,18 +96,18 @@ class Stacked:
         return [p.to_ours(array) for p, array in zip(self.parts, rows, strict=True)]
 
     def to_theirs(self, arrays: Arrays, like: Arrays | None) -> list[np.ndarray]:
-        """Join ours to one array."""
+        """Join our arrays to theirs."""
         rows = [p.to_theirs(array) for p, array in zip(self.parts, arrays, strict=True)]
         return rows if len(rows) == 1 else [np.concatenate(rows)]
 
 
 @dataclass(frozen=True)
 class GateBiases:
-    """The two biases of a recurrent layer of theirs, of which ours has the sum.
+    """The two biases of their recurrent layer, whose sum is our bias.
 
     Attributes:
         size: number of features.
-        counts: number of biases that each gate has here: 1 for the sum, or 2.
+        counts: number of our biases for each gate: 1 (the sum), or 2.
     """
 
     size: int
@@ -119,7 +119,7 @@ class GateBiases:
         return ((self.size * len(self.counts),),) * 2
 
     def to_ours(self, arrays: Arrays) -> list[np.ndarray]:
-        """Add the biases of the gates that have one here."""
+        """Add the two biases of each gate for which we have only one."""
         pairs = zip(*(np.split(a, len(self.counts)) for a in arrays), strict=True)
         biases: list[np.ndarray] = []
         for count, (of_x, of_h) in zip(self.counts, pairs, strict=True):
@@ -127,7 +127,7 @@ class GateBiases:
         return biases
 
     def to_theirs(self, arrays: Arrays, like: Arrays | None) -> list[np.ndarray]:
-        """Divide the sums as `like` does if they are the same, else zero the second."""
+        """Split sums as in `like` if the sums are equal, or make the second bias 0."""
         remaining, of_x, of_h = list(arrays), [], []
         parts = None if like is None else [np.split(a, len(self.counts)) for a in like]
         for gate, count in enumerate(self.counts):
@@ -147,12 +147,12 @@ Turn = Stacked | GateBiases
 
 @dataclass(frozen=True)
 class ArrayLink:
-    """Arrays that are the same, and how they are turned.
+    """Corresponding arrays of the two models, and the conversion between them.
 
     Attributes:
-        ours: paths of arrays here.
-        theirs: names of arrays there.
-        turn: from theirs to ours and back.
+        ours: our paths of the arrays.
+        theirs: their names of the arrays.
+        turn: the conversion from their layout to ours and back.
     """
 
     ours: tuple[str, ...]
@@ -160,7 +160,7 @@ class ArrayLink:
     turn: Turn
 
     def fits(self, shapes: Mapping[str, Shape]) -> bool:
-        """Return whether arrays of theirs have shapes that can be turned."""
+        """Tell whether the shapes of their arrays fit the conversion."""
         pairs = zip(self.theirs, self.turn.theirs, strict=True)
         return all(essential(shapes[name]) == essential(s) for name, s in pairs)
 
@@ -168,15 +168,15 @@ class ArrayLink:
 def links_of(
     layer: Layer, group: Mapping[str, str], same_layout: bool
 ) -> list[ArrayLink]:
-    """Link the arrays of a layer with those of theirs.
+    """Link the arrays of our layer with those of theirs.
 
     Args:
-        layer: a layer of ours.
-        group: names of theirs, by their part below the layer.
-        same_layout: whether theirs is a tree of Linen, whose layouts are ours.
+        layer: our layer.
+        group: their names, by the part within the layer.
+        same_layout: whether theirs is a Linen tree, with the same layouts as ours.
 
     Returns:
-        Links; what has no counterpart is in none of them.
+        The links, without arrays that have no counterpart.
     """
     links = []
     for ours, theirs, turn in _candidates(layer, group, same_layout):
@@ -223,7 +223,7 @@ def _unchanged(shape: Shape, theirs: Shape | None = None) -> Axes:
 
 
 def _layout(layer: Layer, local: str) -> Axes:
-    """Return the layout of an array of a layer that has no others inside."""
+    """Return the layout of an array in a layer without inner layers."""
     shape = layer.shapes[local]
     if layer.kind == "DenseGeneral":
         return _map(shape, layer.contracted, local == "bias")
@@ -239,7 +239,7 @@ def _layout(layer: Layer, local: str) -> Axes:
 
 
 def _map(shape: Shape, contracted: int, is_bias: bool) -> Axes:
-    """Return the layout of a map between several axes, which are flat in PyTorch."""
+    """Return the layout of a map between several axes, flattened in PyTorch."""
     if is_bias:
         return _unchanged(shape, (math.prod(shape),))
     rows, columns = math.prod(shape[:contracted]), math.prod(shape[contracted:])

@@ -1,4 +1,4 @@
-"""`to_torch`: variables as a state dict of PyTorch."""
+"""`to_torch`: variables as a PyTorch state dict."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def to_torch(
     library: str = "torchvision",
     **kwargs: Any,
 ) -> dict[str, np.ndarray]:
-    """Write variables as a state dict of PyTorch: the inverse of `load`.
+    """Convert variables to a PyTorch state dict: the inverse of `load`.
 
     Args:
         module: a Linen module.
         variables: its variables.
-        *inputs: what it is called with; shapes and dtypes are enough.
-        like: a state dict whose names, shapes, dtypes, order and counters are to be
-            had, such as the one that was loaded. What was loaded and not changed comes
-            back bit by bit. If `None`, names follow from our paths.
+        *inputs: inputs of a call; shapes and dtypes are enough.
+        like: a state dict, such as the one that was loaded, whose names, shapes,
+            dtypes, order and counters are used. Arrays that were loaded and not changed
+            are returned bit by bit. If `None`, names are derived from our paths.
         mapping: as for `load`, if `like` is given.
-        library: whose names an architecture of `linsey.models` gets without `like`:
-            `torchvision` or `timm`.
+        library: the library whose names are used for an architecture of `linsey.models`
+            without `like`: `torchvision` or `timm`.
         **kwargs: keyword arguments of the call.
 
     Returns:
@@ -53,7 +53,7 @@ def to_torch(
         have a `num_batches_tracked` of 0.
 
     Raises:
-        MismatchError: arrays have no name: they are not in `like`, or PyTorch has no
+        MismatchError: an array has no name, as it is not in `like`, or PyTorch has no
             such layer.
 
     Example:
@@ -95,7 +95,7 @@ def _written(
     layers: Sequence[Layer],
     library: str,
 ) -> dict[str, np.ndarray]:
-    """Write arrays under names that follow from our paths."""
+    """Convert arrays, with names that are derived from our paths."""
     is_known = isinstance(module, Architecture)
     names = module.torch_names(library) if is_known else None
     written: dict[str, np.ndarray] = {}
@@ -129,7 +129,7 @@ def _written(
 
 
 def _names(layer: Layer, names: Mapping[str, str] | None) -> dict[str, str]:
-    """Return names for the arrays of a layer, by their part below it."""
+    """Return PyTorch names for the arrays of a layer, by the part within the layer."""
     if names is not None:
         return {
             LEAVES.get(local, local): name_by_table(names, path)

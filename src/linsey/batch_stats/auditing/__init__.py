@@ -1,1 +1,1 @@
-"""The checks of an audit, and what they look at."""
+"""The checks of an audit, and the evidence that they examine."""

@@ -1,4 +1,4 @@
-"""What is wrong with the running statistics of a model, in which layer, by how much."""
+"""An audit of running statistics: what is wrong, in which layer, and by how much."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from linsey.batch_stats.subject import plain, read_subject
 
 Check = Callable[[Evidence], Iterator[Finding]]
 
-# What is where, what the numbers say by themselves, what data say.
+# Checks of structure, of the numbers alone, and of the numbers against data.
 STRUCTURE: tuple[Check, ...] = (
     structure.foreign_layout,
     structure.missing_statistics,
@@ -42,7 +42,7 @@ NUMBERS: tuple[Check, ...] = (
     numbers.tiny_variance,
 )
 DATA: tuple[Check, ...] = (data.disagreement, data.dead_channel)
-# With one of these a model cannot be applied.
+# With one of these findings, a model cannot be applied.
 _UNUSABLE = ("foreign_layout", "missing_statistics", "missing_parameters")
 _COLUMNS = ("layer", "channels", "updates", "mean", "least var", "largest var")
 _DATA_COLUMNS = ("momentum", "shift", "ratio", "distance")
@@ -62,43 +62,43 @@ def audit(
     flag: str | None = None,
     inputs: Inputs | None = None,
 ) -> Report:
-    """Find out what is wrong with running statistics, without data and with them.
+    """Find problems with running statistics, with or without data.
 
-    Without data the numbers are looked at: `never_updated`, `too_few_updates`,
-    `stale`, `nonfinite`, `negative_variance`, `tiny_variance`, `half_precision`,
-    `precision_lost`, `copied_layers`; and what is where: `in_optimizer`,
+    Without data, the numbers are checked: `never_updated`, `too_few_updates`, `stale`,
+    `nonfinite`, `negative_variance`, `tiny_variance`, `half_precision`,
+    `precision_lost`, `copied_layers`; and the structure: `in_optimizer`,
     `missing_statistics`, `missing_parameters`, `foreign_layout`. With a model and
-    batches the statistics are compared with those that training computes on them:
-    `wrong_statistics`, `mean_and_variance_exchanged`, `deviation_for_variance`,
-    `dead_channel`. The layers before each are run as in training there, so that a fault
-    shows in its own layer and not in those behind it.
+    batches, the statistics are also compared with those that training computes on
+    these batches: `wrong_statistics`, `mean_and_variance_exchanged`,
+    `deviation_for_variance`, `dead_channel`. For this the model runs as in training, so
+    that a fault shows in its own layer and not in later ones.
 
-    The severity is that of the effect on outputs: with an `error` evaluation is not
-    what was trained, a `warning` is worth a look, a `note` can be right. A model that
-    was trained and is evaluated as usual has no error.
+    The severity reflects the effect on outputs: an `error` means that evaluation
+    differs from what was trained, a `warning` is worth a look, and a `note` may be
+    fine. A model that was trained and is evaluated as usual has no errors.
 
     Args:
-        variables: by collection, as dictionaries or `FrozenDict`; the state of a
-            training with `params`, `batch_stats` and `opt_state`, as attributes or
-            keys; or an object of `linsey.treex`.
-        model: as for all tools here, a module of linsey or Flax, an object, or a
-            function `(variables, x, train, mutable)`. If `None`, what the state says.
-        batches: batches of data as in training: what can be looped over, or one array,
-            or a dictionary of arrays, along whose first axis batches lie.
-        previous: an earlier state of the training, of the same kinds.
-        step: steps of the training so far; if `None`, what the state says.
-        opt_state: state of the optimizer; if `None`, what the state says.
-        grads: gradients to look at.
-        momentum: of all layers that do not tell theirs.
-        epsilon: likewise. If `None`, 1e-5.
-        flag: the name of the flag that is True in training, if it is not found.
-        inputs: makes the arguments of a call from a batch.
+        variables: variables by collection, as dictionaries or `FrozenDict`; a train
+            state with `params`, `batch_stats` and `opt_state`, as attributes or keys;
+            or an object of `linsey.treex`.
+        model: a module of linsey or Flax, an object, or a function
+            `(variables, x, train, mutable)`. If `None`, the one in the state, if any.
+        batches: batches of data as in training: an iterable of batches; or one array,
+            or a dictionary of arrays, whose first axis runs over batches.
+        previous: an earlier state of the same training, in any of the same forms.
+        step: number of training steps so far. If `None`, the one in the state.
+        opt_state: state of the optimizer. If `None`, the one in the state.
+        grads: gradients to check.
+        momentum: momentum of all layers for which it is not known.
+        epsilon: epsilon of all layers for which it is not known. If `None`, 1e-5.
+        flag: name of the flag that is True in training, if it cannot be detected.
+        inputs: function from a batch to the arguments of a call.
 
     Returns:
-        What was found, and a row for each batch norm.
+        The findings, and a row for each batch norm.
 
     Raises:
-        ArgumentTypeError: `variables` is nothing that holds variables.
+        ArgumentTypeError: `variables` is of a type that cannot hold variables.
         OptionError: no way was found to call the model on a batch.
 
     Example:
@@ -146,7 +146,7 @@ def _with_layers(evidence: Evidence, default: Settings) -> Evidence:
 def _with_data(
     evidence: Evidence, call: Call, batches: list[Batch], default: Settings
 ) -> Evidence:
-    """Add what the layers are set to, and what the data are like in them."""
+    """Add the settings of the layers, and the moments of the data in them."""
     if not evidence.layers:
         return evidence
     variables = evidence.subject.variables
@@ -164,7 +164,7 @@ def _with_data(
 
 
 def _without_doubles(findings: list[Finding]) -> list[Finding]:
-    """Keep the first finding of a kind about a layer; a graver one replaces it."""
+    """Keep only the first finding of each kind about a layer."""
     kept: dict[tuple[str, str, str], Finding] = {}
     for one in findings:
         # A layer may have several arrays that are not finite.

@@ -23,18 +23,19 @@ from linsey.batch_stats.auditing.numbers import (
 )
 from linsey.batch_stats.report import Finding
 
-# Another reading of the numbers has to leave less than this of the distance.
+# An alternative explanation of the numbers must reduce the distance to this fraction,
 _BETTER = 0.3
-# And it has to be close to the data by itself.
+# and must itself be this close to the data.
 _CLOSE = 0.6
-# Averages of states have a larger share of the initial values than the last state.
+# An average of several states contains more of the initial values than the last state,
+# so the fraction found in the numbers may be larger than the count suggests.
 _UNLIKELY = 0.02
-# A channel that varies less than this, relative to its layer, does not vary.
+# A channel with less variance than this, relative to its layer, counts as constant.
 _CONSTANT = 1e-10
 
 
 def disagreement(evidence: Evidence) -> Iterator[Finding]:
-    """Find statistics that are not those of the data, and what they are instead."""
+    """Find statistics that differ from those of the data, and the likely reason."""
     for layer in evidence.layers:
         if layer.observed is None or layer.is_initial.all():
             continue
@@ -56,13 +57,13 @@ def disagreement(evidence: Evidence) -> Iterator[Finding]:
 
 
 def dead_channel(evidence: Evidence) -> Iterator[Finding]:
-    """Find channels that are the same for all data."""
+    """Find channels that are constant on the data."""
     for layer in evidence.layers:
         if layer.observed is None:
             continue
         largest = layer.observed.vars.max(0)
         level = largest.mean() + np.square(layer.observed.mean).mean()
-        # What an update of float32 does not show; see `observe`.
+        # The rounding error of moments inferred from a float32 update; see `observe`.
         rounding = 1e-6 / (1 - layer.observed.momentum) * np.abs(layer.var)
         dead = largest <= _CONSTANT * level + rounding
         if not dead.any():
@@ -115,7 +116,10 @@ def _told(effect: Effect) -> str:
 
 
 def extremes(effect: Effect) -> tuple[float, float]:
-    """Return the shift furthest from 0 and the ratio furthest from 1, if it matters."""
+    """Return the shift furthest from 0 and the ratio furthest from 1.
+
+    Only channels with a distance above 0 count.
+    """
     matters = effect.distance > 0
     shift = np.nan_to_num(np.where(matters, effect.shift, 0.0)).ravel()
     ratio = np.nan_to_num(np.where(matters, effect.ratio, 1.0), nan=np.inf).ravel()
@@ -135,15 +139,17 @@ def _severity(effect: Effect) -> str:
 
 
 def _may_be_left(evidence: Evidence, layer: Layer, share: float) -> bool:
-    """Tell whether so much may be left after as many updates as there were."""
+    """Tell whether this much of the initial values can remain after the updates."""
     left = share_left(evidence, layer)
     return left is None or left > _UNLIKELY * share
 
 
 def _initial_share(layer: Layer) -> float:
-    """Return the share of 0 and 1 in statistics that else are those of the data, or 0.
+    """Return the fraction of the initial values that is left in the statistics.
 
-    The share is that of least squares, in units of the deviation and the variance.
+    The statistics are fitted as a mixture of the initial 0 and 1 and the moments of the
+    data, by least squares in units of standard deviation and variance. The result is 0
+    if this does not explain them.
     """
     observed = layer.observed
     assert observed is not None

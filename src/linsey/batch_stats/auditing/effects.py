@@ -1,12 +1,14 @@
-"""How far the output of a batch norm in evaluation is from that in training.
+"""The difference between the outputs of a batch norm in evaluation and in training.
 
-Per channel, in units of the normalized output: in training it has mean 0 and deviation
-`sqrt(v / (v + epsilon))`, where `v` is the variance of the data; in evaluation
+It is computed for each channel, before scale and bias. Let `m` and `v` be the mean and
+variance of the data. In training, the output has mean 0 and standard deviation
+`sqrt(v / (v + epsilon))`. In evaluation, they are
 
     shift = (m - mean) / sqrt(var + epsilon)    and    sqrt(v / (var + epsilon)).
 
-Their distance, in the sense of Wasserstein, is that of the pairs in the plane. Channels
-that are constant are right with any variance, as they should be.
+The (Wasserstein) distance between the two outputs is the Euclidean distance between
+these pairs of mean and standard deviation. For constant channels, any running variance
+counts as correct.
 """
 
 from __future__ import annotations
@@ -17,25 +19,25 @@ import numpy as np
 
 from linsey.batch_stats.auditing.evidence import Layer
 
-# Distances beyond are of one kind.
+# Larger distances, and undefined ones, are replaced by this.
 _MOST = 100.0
-# Channels of that share of the mean variance of the layer, in training and in the data,
-# hardly vary: few examples decide their moments.
+# Channels whose variance is below this fraction of the mean variance of the layer, in
+# the statistics and in the data, hardly vary: few examples determine their moments.
 _RARE = 0.05
-# From where on outputs are not those that the layers behind were trained on: distances,
-# as the largest and in the square mean over the channels.
+# Limits of the distance, above which outputs differ noticeably, or too much, from those
+# that later layers were trained on: the largest channel, and the root mean square.
 NOTICED = 0.75, 0.35
 BROKEN = 3.0, 1.25
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What statistics do to the output of a layer.
+    """The effect of wrong statistics on the output of a layer, for each channel.
 
     Attributes:
-        shift: per channel.
-        ratio: of the deviation of the data to that of the statistics, per channel.
-        distance: per channel; 0 where the output does not depend on it.
+        shift: mean of the output in evaluation.
+        ratio: standard deviation of the data divided by that of the statistics.
+        distance: distance between the outputs; 0 for channels that are ignored.
     """
 
     shift: np.ndarray
@@ -49,19 +51,19 @@ class Effect:
 
     @property
     def overall(self) -> float:
-        """The square mean of the distances."""
+        """The root mean square of the distances."""
         return float(np.sqrt(np.mean(self.distance**2))) if self.distance.size else 0.0
 
     def is_beyond(self, limits: tuple[float, float]) -> bool:
-        """Tell whether it is larger than one of the limits."""
+        """Tell whether the largest or the overall distance exceeds its limit."""
         return self.largest > limits[0] or self.overall > limits[1]
 
 
 def effect_of(layer: Layer) -> Effect:
     """Return the effect of the statistics of a layer.
 
-    Channels may differ between batches: the effect is that on their average, or on the
-    batch that fits best.
+    Since the moments of a channel may differ between batches, its distance is the
+    smallest one, over the average of the batches and each single batch.
     """
     observed, epsilon = layer.observed, layer.settings.epsilon
     assert observed is not None
@@ -79,11 +81,12 @@ def effect_of(layer: Layer) -> Effect:
 
 
 def misfit(layer: Layer, mean: np.ndarray, var: np.ndarray) -> float:
-    """Return how far numbers are from the moments of the data, in units of these.
+    """Return the relative distance of means and variances from the moments of the data.
 
-    It is the square mean of the distance of the means, in deviations, and of the
-    logarithms of the deviations. Other than the effect it is fair to large variances,
-    which make outputs small, and so their distance.
+    It combines the difference of the means, in standard deviations, and the difference
+    of the logarithms of the standard deviations, as a root mean square over the
+    channels. Unlike the effect, it does not favour large variances, which make outputs,
+    and thereby the distance between them, small.
     """
     observed, epsilon = layer.observed, layer.settings.epsilon
     assert observed is not None
@@ -97,12 +100,12 @@ def misfit(layer: Layer, mean: np.ndarray, var: np.ndarray) -> float:
 
 
 def agrees(layer: Layer) -> bool | None:
-    """Tell whether statistics agree with the data; `None` without data."""
+    """Tell whether statistics agree with the data; `None` if there is no data."""
     return None if layer.observed is None else not effect_of(layer).is_beyond(NOTICED)
 
 
 def _counts(layer: Layer) -> np.ndarray:
-    """Mark the statistics that decide an output and depend on many examples."""
+    """Mark the channels that affect the output and depend on many examples."""
     assert layer.observed is not None
     rare = (layer.var >= 0) & np.full(layer.var.shape, True)
     for var in (layer.observed.var, layer.var):

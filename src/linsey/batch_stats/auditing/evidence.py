@@ -1,4 +1,4 @@
-"""What an audit looks at: each batch norm with its numbers, and all that is known."""
+"""The evidence for an audit: the numbers and settings of each batch norm."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from linsey.batch_stats.statistics import Path, Statistics, Variables, find_stat
 from linsey.batch_stats.subject import Subject
 
 EPSILON = 1e-5
-"""What Flax, linsey and PyTorch add to the variance unless told otherwise."""
+"""The default number that Flax, linsey and PyTorch add to the variance."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a batch norm is set to.
+    """The settings of a batch norm.
 
     Attributes:
-        momentum: `None` if it is not known.
-        epsilon: what is added to the variance.
-        frozen: whether training leaves the statistics alone by intention.
+        momentum: momentum; `None` if it is not known.
+        epsilon: number added to the variance.
+        frozen: whether training intentionally does not change the statistics.
         cumulative: whether the statistics are the plain average of all batches.
     """
 
@@ -37,17 +37,18 @@ class Settings:
 
 @dataclass(frozen=True)
 class Layer:
-    """A batch norm: the arrays in float64 on the host, and what is known of it.
+    """A batch norm: its arrays in float64 on the host, and its settings.
 
     Attributes:
-        path: of the layer.
+        path: path of the layer.
         mean: running mean.
         var: running variance, of the same shape.
-        scale: `None` if there is none.
-        dtype: of the statistics, as they are stored.
-        count: updates so far, the fewest if parts of it count apart; `None` if unknown.
-        settings: what it is set to.
-        observed: what its inputs are on the data; `None` if there are none.
+        scale: scale; `None` if there is none.
+        dtype: dtype in which the statistics are stored.
+        count: number of updates so far, the smallest if parts of the layer have
+            separate counts; `None` if unknown.
+        settings: settings of the layer.
+        observed: moments of its inputs on the data; `None` if there is no data.
     """
 
     path: Path
@@ -61,18 +62,18 @@ class Layer:
 
     @property
     def name(self) -> str:
-        """The path as a text."""
+        """The path as a string."""
         return "/".join(self.path)
 
     @property
     def rstd(self) -> np.ndarray:
-        """What evaluation multiplies with; NaN where that does not exist."""
+        """The factor by which evaluation multiplies; NaN where it is undefined."""
         with np.errstate(all="ignore"):
             return 1 / np.sqrt(self.var + self.settings.epsilon)
 
     @property
     def matters(self) -> np.ndarray:
-        """Where the output depends on the statistics: the scale is not 0."""
+        """A mask of the channels whose output depends on them: the scale is not 0."""
         shape = self.mean.shape
         if self.scale is None or self.scale.shape not in (shape, shape[-1:]):
             return np.full(shape, True)
@@ -80,20 +81,21 @@ class Layer:
 
     @property
     def is_initial(self) -> np.ndarray:
-        """Where mean and variance are what they are before the first update."""
+        """A mask of the channels whose mean and variance are the initial values."""
         return (self.mean == 0) & (self.var == 1)
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that an audit has.
+    """All the information that an audit has.
 
     Attributes:
         subject: the state.
         layers: its batch norms.
         previous: an earlier state of the same training.
         grads: gradients.
-        expected: shapes and dtypes that the model initialises, by collection.
+        expected: shapes and dtypes of the variables that the model initialises, by
+            collection.
     """
 
     subject: Subject
@@ -105,7 +107,7 @@ class Evidence:
 
 
 def read_layer(found: Statistics, settings: Settings) -> Layer:
-    """Bring the numbers of a batch norm to the host."""
+    """Copy the numbers of a batch norm to the host."""
     mean = np.asarray(found.mean)
     count = None if found.count is None else int(np.min(np.asarray(found.count)))
     return Layer(
@@ -119,11 +121,11 @@ def read_layer(found: Statistics, settings: Settings) -> Layer:
     )
 
 
-# -- what layers are set to ----------------------------------------------------------
+# -- settings of layers --------------------------------------------------------------
 
 
 def settings_in(call: Call, variables: Variables, batch: Batch) -> dict[Path, Settings]:
-    """Return what the batch norms of a model are set to, as far as it tells."""
+    """Return the settings of the batch norms of a model, as far as they are known."""
     found: dict[Path, Settings] = {}
     paths = [one.path for one in find_statistics(variables)]
     if call.module is None:

@@ -1,4 +1,4 @@
-"""Checks of running statistics that need no data: the numbers tell it themselves."""
+"""Checks of running statistics that need only their numbers, and no data."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from linsey.batch_stats.statistics import Path, find_statistics
 from linsey.batch_stats.subject import nodes, shape_of
 
 RECALIBRATE = "variables = batch_stats.recalibrate(model, variables, batches)"
-# Shares of the initial statistics that are worth a note, and a warning.
+# Fractions of the initial statistics that cause a note, and a warning.
 _NOTED_SHARE, _LARGE_SHARE = 0.01, 0.05
-# The error of `x - mean` in deviations: worth a note, a warning, an error.
+# Rounding errors of `x - mean`, in standard deviations, that cause a note, a warning
+# and an error.
 _LOSSES = (1e-3, 1e-2, 1e-1)
-# How far parameters moved, in norms, so that statistics cannot fit both.
+# Relative change of parameters above which old statistics cannot fit the new ones.
 _FAR = 1e-2
 
 
 def place(collection: str, path: Path, *names: str) -> str:
-    """Return the Python expression of an entry of the variables.
+    """Return the Python expression for an entry of the variables.
 
     Example:
         >>> place("batch_stats", ("block", "norm"), "mean")
@@ -34,13 +35,13 @@ def place(collection: str, path: Path, *names: str) -> str:
 
 
 def part(mask: np.ndarray | np.bool, what: str = "channel") -> str:
-    """Say where something holds: "3 of 8 channels"."""
+    """Say how often a mask is true, for example "3 of 8 channels"."""
     total = np.size(mask)
     return f"{int(np.sum(mask))} of {total} {what}{'s' if total != 1 else ''}"
 
 
 def never_updated(evidence: Evidence) -> Iterator[Finding]:
-    """Find statistics that are what they were before the first update."""
+    """Find statistics that still have their initial values."""
     for layer in evidence.layers:
         channels = (layer.mean.shape or (1,))[-1]
         initial = layer.is_initial.reshape(-1, channels).all(-1)
@@ -60,7 +61,7 @@ def never_updated(evidence: Evidence) -> Iterator[Finding]:
 
 
 def too_few_updates(evidence: Evidence) -> Iterator[Finding]:
-    """Find statistics with much of their initial values left, as the count says."""
+    """Find statistics that, by their count, still hold much of the initial values."""
     for layer in evidence.layers:
         share = share_left(evidence, layer)
         if share is None or share < _NOTED_SHARE or layer.is_initial.all():
@@ -71,7 +72,7 @@ def too_few_updates(evidence: Evidence) -> Iterator[Finding]:
 
 
 def share_left(evidence: Evidence, layer: Layer) -> float | None:
-    """Return the share of the initial values that updates leave, `None` if unknown."""
+    """Return the fraction of the initial values still present; `None` if unknown."""
     count, momentum = _updates(evidence, layer), layer.settings.momentum
     return None if count is None or momentum is None else momentum**count
 
@@ -83,7 +84,7 @@ def _updates(evidence: Evidence, layer: Layer) -> int | None:
 def few_updates(
     layer: Layer, share: float, when: str, momentum: float | None, count: float
 ) -> Finding:
-    """Return the finding about a share of the initial values."""
+    """Make the finding about a remaining fraction of the initial values."""
     severity = "warning" if share >= _LARGE_SHARE else "note"
     advice = ""
     if momentum is not None:
@@ -100,7 +101,7 @@ def few_updates(
 def _needed(momentum: float) -> str:
     if momentum >= 1:
         return "endless"
-    # Momentum 0 keeps nothing of what was there.
+    # With momentum 0, one update replaces the statistics entirely.
     count = np.log(_NOTED_SHARE) / np.log(momentum) if momentum > 0 else 1
     return f"{max(1, count):.0f}"
 
@@ -132,7 +133,7 @@ def stale(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _distance(now: object, before: object) -> float:
-    """Return how far parameters that both have moved, relative to their norm."""
+    """Return the relative change of the parameters that both states have."""
     square, norm = 0.0, 0.0
     earlier = nodes(before)
     for path, leaves in nodes(now).items():
@@ -219,7 +220,7 @@ def half_precision(evidence: Evidence) -> Iterator[Finding]:
 def precision_lost(evidence: Evidence) -> Iterator[Finding]:
     """Find means so far from zero that `x - mean` has no digits left."""
     for layer in evidence.layers:
-        # Normalization computes in float32 at least and at most.
+        # Normalization always computes in float32.
         digits = max(float(jnp.finfo(layer.dtype).eps), 2.0**-23)
         with np.errstate(invalid="ignore"):
             loss = np.abs(layer.mean) * layer.rstd * digits

@@ -1,13 +1,14 @@
-"""What data are like where each batch norm normalizes them, found from outside.
+"""The moments of the inputs of each batch norm, inferred without access to the layer.
 
 A training call changes running statistics linearly,
 
     new = momentum * old + (1 - momentum) * batch,
 
-so two calls that start from different ones give the momentum, and one call the moments
-of the batch. This needs no access to the layer: it holds for modules of any library,
-functions and objects, for scanned and mapped layers, for shared ones, which count as
-one that averages over its calls, and for statistics in groups.
+so two calls that start from different statistics determine the momentum, and then each
+call determines the moments of its batch. This needs no access to the layer. It works
+for modules of any library, functions and objects, for scanned and mapped layers, for
+shared layers, which are treated as one layer that averages over its calls, and for
+statistics in groups.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ from linsey.batch_stats.statistics import (
     replace_moments,
 )
 
-# Larger ones would swallow the moments of the batch in the sum above.
+# With larger statistics, the moments of the batch would be lost to rounding in the sum.
 _LARGEST = 1e3
-# Whoever keeps that much is told apart from rounding no more.
+# From this momentum on, an update cannot be distinguished from rounding.
 _FROZEN = 1 - 1e-5
 
 Moments = tuple[Any, Any]
@@ -45,9 +46,10 @@ class Observed:
     """The inputs of a layer in training.
 
     Attributes:
-        momentum: share of the old statistics that an update keeps.
-        means: float64 of shape (batches, ...), as the layer has them.
-        vars: likewise, the variances within each batch.
+        momentum: fraction of the old statistics that an update keeps.
+        means: means of the batches, in float64, of shape (batches, ...) where the last
+            axes are those of the statistics.
+        vars: variances within each batch, of the same shape.
     """
 
     momentum: float
@@ -56,17 +58,17 @@ class Observed:
 
     @property
     def mean(self) -> np.ndarray:
-        """Average over the batches."""
+        """The mean, averaged over the batches."""
         return self.means.mean(0)
 
     @property
     def var(self) -> np.ndarray:
-        """Average over the batches."""
+        """The variance, averaged over the batches."""
         return self.vars.mean(0)
 
 
 def as_batches(batches: Iterable[Batch]) -> list[Batch]:
-    """Return a list of batches; arrays hold them along their first axis."""
+    """Return a list of batches; a mapping of arrays is split along the first axis."""
     if not isinstance(batches, Mapping):
         return list(batches)
     count = min(np.shape(leaf)[0] for leaf in jax.tree.leaves(batches))
@@ -76,15 +78,15 @@ def as_batches(batches: Iterable[Batch]) -> list[Batch]:
 def observe(
     call: Call, variables: Variables, batches: Iterable[Batch]
 ) -> dict[Path, Observed]:
-    """Return mean and variance of the inputs of each batch norm, in training.
+    """Return the mean and variance of the inputs of each batch norm, in training.
 
-    Layers that training leaves alone are left out. Where running statistics of another
-    value than these enter, frozen and renormalizing layers, they are used.
+    Layers whose statistics training does not change are left out. Layers that use
+    running statistics in training (frozen and renormalizing layers) use the given ones.
 
     Args:
         call: the model.
         variables: its variables.
-        batches: examples of what one call takes.
+        batches: inputs of calls.
 
     Example:
         >>> import linsey.linen as nn
@@ -114,8 +116,8 @@ def observe(
             other = _moments({"batch_stats": far}), run(far, batch)
             kept = _unchanged(paths, (old, new), other)
             if kept:
-                # What is frozen uses its statistics: others of it change the inputs of
-                # the layers behind, which would be taken for their momentum.
+                # Frozen layers use their statistics. Changing these would change the
+                # inputs of later layers, and distort the estimates of their momentum.
                 far = _with(far, start, kept)
                 other = _moments({"batch_stats": far}), run(far, batch)
             momenta = list(map(_momentum, old, new, *other))
@@ -129,15 +131,15 @@ def observe(
 
 
 class _Key:
-    """What decides the program of a call; equal for equal modules."""
+    """A key that identifies the program of a call. Equal modules have equal keys."""
 
     def __init__(self, call: Call) -> None:
-        # The arguments of the call come from outside: batches may hold what is none.
+        # `call.inputs` is applied by the caller: a batch may hold more than arguments.
         self.call = dataclasses.replace(call, inputs=lambda inputs: inputs)
         settings = (tuple(sorted(call.flags.items())), call.mutable)
         self.value: tuple[object, ...] = (id(call.model), *settings)
         if isinstance(call.model, Hashable):
-            with contextlib.suppress(TypeError):  # a module with an array in a field
+            with contextlib.suppress(TypeError):  # a field holds an array
                 hash(call.model)
                 self.value = (call.model, *settings)
 
@@ -150,7 +152,7 @@ class _Key:
 
 @functools.lru_cache(maxsize=16)
 def _program(key: _Key) -> Callable[..., list[Moments]]:
-    """Return the compiled training call, as a function to the new statistics."""
+    """Return the compiled training call, a function that returns new statistics."""
 
     @jax.jit
     def updated(
@@ -163,11 +165,11 @@ def _program(key: _Key) -> Callable[..., list[Moments]]:
 
 
 def _sane(name: str, value: ArrayLike) -> np.ndarray:
-    """Return statistics that a training call can start from."""
+    """Replace statistics from which a training call cannot start."""
     # By NumPy: JAX would compile each of these operations for each shape.
     value = np.asarray(value)
     value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
-    is_usable = abs(value) < _LARGEST  # which NaN is not
+    is_usable = abs(value) < _LARGEST  # False for NaN
     if name == "var":
         is_usable &= value >= 0
     return np.where(is_usable, value, 1.0 if name == "var" else 0.0)
@@ -187,7 +189,7 @@ def _on_host(moments: list[Moments]) -> list[Moments]:
 def _unchanged(
     paths: Sequence[Path], *calls: tuple[list[Moments], list[Moments]]
 ) -> set[Path]:
-    """Return the layers whose statistics no call changed, wherever it began."""
+    """Return the layers whose statistics no call changed, whatever the start."""
     changed = {
         path
         for before, after in calls
@@ -198,7 +200,7 @@ def _unchanged(
 
 
 def _with(stats: Any, other: Any, paths: set[Path], path: Path = ()) -> Any:
-    """Return statistics with those of another collection at some paths."""
+    """Replace the statistics at some paths by those of another collection."""
     if path in paths:
         return other
     if not isinstance(stats, Mapping):
@@ -210,15 +212,15 @@ def _with(stats: Any, other: Any, paths: set[Path], path: Path = ()) -> Any:
 
 
 def _momentum(old: Moments, new: Moments, far: Moments, after: Moments) -> float:
-    """Return the share of the old mean in the new one: the median over channels."""
+    """Return the fraction of the old mean in the new one, the median over channels."""
     before = np.asarray(far[0], np.float64) - np.asarray(old[0], np.float64)
-    if not before.any():  # of a frozen layer
+    if not before.any():  # a frozen layer
         return 1.0
     return float(np.clip(np.median((after[0] - new[0]) / before), 0.0, 1.0))
 
 
 def _batch(momentum: float, old: Moments, new: Moments) -> Moments:
-    """Return the moments of the batch behind an update."""
+    """Return the moments of the batch that caused an update."""
     (mean, var), (old_mean, old_var) = new, _on_host([old])[0]
     rest = max(1 - momentum, 1e-12)
     mean, var = (mean - momentum * old_mean) / rest, (var - momentum * old_var) / rest

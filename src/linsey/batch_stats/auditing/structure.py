@@ -1,4 +1,4 @@
-"""Checks of what is where: in the variables, in the optimizer, under which names."""
+"""Checks of the places and names of arrays, in the variables and the optimizer."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from linsey.batch_stats.statistics import Path, at
 from linsey.batch_stats.subject import nodes, shape_of
 
 _BATCH_NORM = re.compile(r"batch_?norm|(^|_)bn(_?\d+)?$", re.IGNORECASE)
-# An average of weights carries statistics along, and by right.
+# An average of weights rightly contains statistics as well.
 _AVERAGE = re.compile(r"ema|average|avg|swa|shadow", re.IGNORECASE)
 _TORCH = {"running_mean", "running_var", "num_batches_tracked"}
 _LARGEST_WINDOW = 11
 
 
 def in_optimizer(evidence: Evidence) -> Iterator[Finding]:
-    """Find statistics that an optimizer moves, or that have gradients."""
+    """Find statistics that an optimizer updates, or that have gradients."""
     trees = {"opt_state": evidence.subject.opt_state, "grads": evidence.grads}
     for layer in evidence.layers:
         found = [
@@ -33,7 +33,7 @@ def in_optimizer(evidence: Evidence) -> Iterator[Finding]:
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
             if _belongs_to(tuple(map(_key, path)), layer.path)
         ]
-        # Those that are not 0 have had an effect already.
+        # Report a nonzero one if possible: it has already had an effect.
         for where, moves in sorted(found, key=lambda one: not one[1])[:1]:
             yield Finding(
                 layer.name, "in_optimizer", "error" if moves else "warning",
@@ -56,7 +56,7 @@ def in_optimizer(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _belongs_to(keys: Path, layer: Path) -> bool:
-    """Tell whether a leaf belongs to a layer's mean or variance and is no average."""
+    """Tell whether a leaf belongs to a layer's statistics and not to an average."""
     keys = keys[:-1] if keys[-1:] == ("value",) else keys  # in a box
     owner = keys[:-1]
     is_its = owner[len(owner) - len(layer) :] == layer
@@ -68,7 +68,7 @@ def _belongs_to(keys: Path, layer: Path) -> bool:
 
 
 def missing_statistics(evidence: Evidence) -> Iterator[Finding]:
-    """Batch norms whose running statistics are not there."""
+    """Find batch norms whose running statistics are missing."""
     arrays = evidence.subject.arrays
     stats = nodes(arrays.get("batch_stats", {}))
     for path, leaves in stats.items():
@@ -90,7 +90,7 @@ def missing_statistics(evidence: Evidence) -> Iterator[Finding]:
 
 
 def missing_parameters(evidence: Evidence) -> Iterator[Finding]:
-    """Find layers whose parameters are not there."""
+    """Find layers whose parameters are missing."""
     params = nodes(evidence.subject.arrays.get("params", {}))
     if evidence.expected is not None:
         for path, leaves in nodes(evidence.expected.get("params", {})).items():
@@ -134,7 +134,7 @@ def _stem(path: Path) -> str:
 
 
 def foreign_layout(evidence: Evidence) -> Iterator[Finding]:
-    """Find names and kernels of PyTorch, with what to write instead."""
+    """Find PyTorch names and kernel layouts, and say what to write instead."""
     trees = nodes(_nested(evidence.subject.arrays))
     foreign = {path: one for path, one in trees.items() if _TORCH & {*one}}
     for path, leaves in foreign.items():
@@ -217,7 +217,7 @@ def _layer(path: Path) -> Path:
 
 
 def _nested(tree: Mapping[str, object]) -> dict[str, object]:
-    """Split the names of a state of PyTorch, such as `layer1.0.bn1.weight`."""
+    """Nest a PyTorch state dict by splitting names such as `layer1.0.bn1.weight`."""
     nested: dict[str, Any] = {}
     for name, value in tree.items():
         inner = nested

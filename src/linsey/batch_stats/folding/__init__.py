@@ -1,1 +1,1 @@
-"""What `fold` is made of: program, chains, weights, and the program without chains."""
+"""The parts of `fold`: programs, chains, folded weights, and the folded program."""

@@ -1,4 +1,4 @@
-"""Steps that only arrange entries, and where the axes go."""
+"""Steps that only rearrange entries, and how they move the axes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def shape_of(var: Var | Literal) -> Shape:
 
 
 def moved_axes(eqn: JaxprEqn) -> dict[int, int] | None:
-    """Return where a step that only arranges entries puts the axes it keeps.
+    """Map the axes that a step keeps to their new positions.
 
-    `None` if it is no such step.
+    Returns `None` if the step does more than rearrange entries.
     """
     name, before = eqn.primitive.name, shape_of(eqn.invars[0]) if eqn.invars else ()
     if name == "transpose":
@@ -34,9 +34,9 @@ def moved_axes(eqn: JaxprEqn) -> dict[int, int] | None:
 
 
 def _kept_axes(before: Shape, after: Shape) -> dict[int, int]:
-    """Return the axes that a reshape keeps: those before and after what it changes."""
+    """Return the axes that a reshape keeps: those before and after the changed ones."""
     kept: dict[int, int] = {}
-    for skipped in (1, None):  # axes of size one come and go
+    for skipped in (1, None):  # first ignore axes of size one, which may come and go
         left = [i for i, n in enumerate(before) if n != skipped]
         right = [i for i, n in enumerate(after) if n != skipped]
         for order in (1, -1):

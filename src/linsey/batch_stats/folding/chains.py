@@ -1,9 +1,9 @@
-"""What a program does per channel, before and after a product.
+"""The operations per channel before and after a product.
 
-A *chain* is a sequence of steps of which each is read by the next alone, and which
-together are an affine map `a x + b` with `a` and `b` per channel, or only arrange
-entries. Batch normalization in evaluation is one, in whatever order a library writes
-its operations.
+A *chain* is a sequence of steps in which the result of each step is used only by the
+next. Together they are an affine map `a x + b`, with `a` and `b` per channel, and may
+also rearrange entries. Batch normalization in evaluation is a chain, in whatever order
+a library writes its operations.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Link:
 
     Attributes:
         step: the step.
-        x: what it maps.
+        x: the input of the step.
         operation: `add`, `sub`, `rsub` (constant - x), `mul`, `div`, `neg`, `keep`
-            (another dtype), or `move`.
+            (a change of dtype), or `move` (a rearrangement of entries).
         constant: the other operand, if there is one.
-        axes: of `x`, which the channels are before the step.
+        axes: the channel axes of `x`.
     """
 
     step: Step
@@ -43,10 +43,10 @@ class Chain:
     """An affine map per channel.
 
     Attributes:
-        source: what it maps.
-        end: what it gives.
-        links: its steps.
-        axes: of the result, which the channels are.
+        source: the input of the chain.
+        end: the result of the chain.
+        links: the steps.
+        axes: the channel axes of the result.
     """
 
     source: Value
@@ -55,13 +55,13 @@ class Chain:
     axes: Shape
 
     def leaves(self, graph: Graph) -> Leaves:
-        """Return the leaves that its constants are computed from."""
+        """Return the leaves from which the constants are computed."""
         return frozenset().union(
             *(graph.leaves_of(v.constant) for v in self.links if v.constant is not None)
         )
 
     def scales(self, graph: Graph) -> bool:
-        """Return whether it multiplies by something that depends on the variables."""
+        """Tell whether the chain multiplies by a value that depends on variables."""
         return any(
             link.operation in ("mul", "div")
             and link.constant is not None
@@ -71,7 +71,7 @@ class Chain:
 
 
 def chain_after(graph: Graph, source: Value, axes: Shape) -> Chain:
-    """Follow a value, whose channels are some axes, as long as a chain goes."""
+    """Return the longest chain that starts at a value with the given channel axes."""
     links, end, at = [], source, axes
     while (step := graph.sole_user(end)) is not None:
         link = as_link(graph, step, end, at)
@@ -86,7 +86,7 @@ def chain_after(graph: Graph, source: Value, axes: Shape) -> Chain:
 
 
 def chain_before(graph: Graph, product: Product) -> Chain | None:
-    """Go back from the input of a product, as long as a chain goes, if it can go in."""
+    """Return the longest chain that ends at a product's input, if it can be folded."""
     if product.pads:
         return None
     at, axes = product.x, tuple(axis for axis, _ in product.entries)
@@ -101,10 +101,11 @@ def chain_before(graph: Graph, product: Product) -> Chain | None:
 
 
 def _is_per_channel_step(graph: Graph, link: Link) -> bool:
-    """Tell whether a link is of a layer, and no number that stands in the program.
+    """Tell whether a link's constant belongs to a layer and is not a literal number.
 
-    With these left where they are, as the division of a mean before a norm, the weights
-    are those of the model without the norm.
+    Literal numbers at the ends of a chain, such as the division in a mean before a
+    norm, are left in the program, so that the folded weights fit the model without the
+    norm.
     """
     constant = link.constant
     if constant is None:
@@ -113,7 +114,7 @@ def _is_per_channel_step(graph: Graph, link: Link) -> bool:
 
 
 def _link_to(graph: Graph, value: Value, axes: Shape) -> Link | None:
-    """Return the link that gives a value, whose channels are some axes."""
+    """Return the link that computes a value with the given channel axes, if any."""
     step = graph.makers.get(value)
     if step is None or graph.sole_user(value) is None:
         return None
@@ -124,13 +125,13 @@ def _link_to(graph: Graph, value: Value, axes: Shape) -> Link | None:
 
 
 def input_of(graph: Graph, step: Step) -> Value | None:
-    """Return the only operand of a step that is no constant."""
+    """Return the operand of a step that is not a constant, if there is exactly one."""
     inputs = [v for v in step.operands if not graph.is_constant(v)]
     return inputs[0] if len(inputs) == 1 and isinstance(inputs[0], Value) else None
 
 
 def as_link(graph: Graph, step: Step, x: Value, axes: Shape) -> Link | None:
-    """Return a step as a link of a chain over `x`, whose channels are some axes."""
+    """Return a step as a link from `x` with the given channel axes, if it is one."""
     moves = moved_axes(step.eqn)
     if moves is not None:
         kept = set(axes) <= moves.keys() and len(step.results) == 1
@@ -158,7 +159,7 @@ def as_link(graph: Graph, step: Step, x: Value, axes: Shape) -> Link | None:
 
 
 def is_per_channel(graph: Graph, constant: Atom, x: Value, axes: Sequence[int]) -> bool:
-    """Return whether a constant that meets `x` differs only between its channels."""
+    """Tell whether a constant, combined with `x`, varies only along the channels."""
     rank = len(graph.shape(constant))
     if rank == 0:
         return True
@@ -167,13 +168,13 @@ def is_per_channel(graph: Graph, constant: Atom, x: Value, axes: Sequence[int]) 
 
 
 def _after(link: Link) -> Shape:
-    """Return the axes that the channels are after a link."""
+    """Return the channel axes after a link."""
     moves = moved_axes(link.step.eqn)
     return link.axes if moves is None else tuple(moves[axis] for axis in link.axes)
 
 
 def _before(step: Step, axes: Shape) -> Shape | None:
-    """Return the axes of the channels before a step; `None` if it made one of them."""
+    """Return the channel axes before a step; `None` if the step created one of them."""
     moves = moved_axes(step.eqn)
     if moves is None:
         return axes

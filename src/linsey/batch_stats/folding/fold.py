@@ -1,10 +1,10 @@
-"""Evaluation without batch norms: their affine maps go into the layers around them.
+"""Evaluation without batch norms: they are folded into the layers around them.
 
-In evaluation a batch norm is an affine map per channel, `a x + b`. After a convolution
-or a dense layer it is the same layer with another kernel and bias; before one that pads
-nothing, too. What can be folded is found in the program that evaluation traces to, not
-from names: see `folding.chains`. Only what is used once is folded, so that no other
-layer sees a change.
+In evaluation, a batch norm is an affine map per channel, `a x + b`. If it follows a
+convolution or a dense layer, both together are the same layer with another kernel and
+bias. The same holds if it precedes a layer without padding. The batch norms to fold are
+found in the traced program of the evaluation, not by name: see `folding.chains`. Only
+values that are used once are folded, so no other layer is affected.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from linsey.batch_stats.objects import is_object, variables_of
 from linsey.batch_stats.report import Cell, Finding, Report
 from linsey.errors import MismatchError
 
-LARGE = 100  # an error of so many units in the last place is worth a look
+LARGE = 100  # largest error, in units in the last place, that is not reported
 
 
 def fold(
@@ -50,34 +50,35 @@ def fold(
 ) -> tuple[Callable[..., Any], dict[str, Any], Report]:
     """Fold batch norms into the layers before or after them, for evaluation.
 
-    The kernel of the layer before becomes `scale / sqrt(var + epsilon)` times itself,
-    and its bias moves along; a layer without bias gets one. Sums are in float64 and
-    rounded once.
+    The kernel of the layer before a norm is multiplied by `scale / sqrt(var + epsilon)`
+    and its bias is adapted; a layer without bias gets one. This is computed in float64
+    and rounded once.
 
     Args:
         model: as in `linsey.batch_stats.recalibrate`: a module of linsey or Flax, its
             `apply`, an object of `linsey.treex`, or a function
             `(variables, x, train, mutable)`.
-        variables: its variables by collection; of an object its own if `None`.
-        example: what one call takes: an array, a tuple of several arguments, or a
-            dictionary of keyword arguments. The errors are measured on it.
-        flag: the argument that is True in training; found by its name if `None`.
-        inputs: makes the arguments from `example`.
+        variables: its variables by collection. If `None`, an object's own variables.
+        example: an example input of one call: an array, a tuple of several arguments,
+            or a dictionary of keyword arguments. The errors are measured on it.
+        flag: name of the argument that is True in training. If `None`, it is detected
+            by its name.
+        inputs: function from `example` to the arguments.
 
     Returns:
         apply: a pure function `apply(variables, *inputs)` of the returned variables and
-            inputs of any batch size, symbolic ones too, which computes what the model
-            does in evaluation. The program of the model is traced again, and folded
-            alike, for every new shape.
-        variables: nested dictionaries like those given, without the statistics, scales
-            and biases that were folded. Kernels and biases are where they were, with
-            their dtypes; a new bias is `bias` beside its kernel. So they are also the
-            variables of the same model without these norms and with these biases. A
-            kernel that several calls share, or that is computed from others, gets a
-            place in the collection `folded`.
-        report: a row for each batch norm, with the layer that it went into or the
-            reason why not, and the relative error `max |folded - unfolded| / max
-            |unfolded|` of that layer's output. The last row is that of the result.
+            inputs of any batch size, including symbolic sizes, which computes the
+            output of the model in evaluation. For every new shape, the model is traced
+            and folded again in the same way.
+        variables: nested dictionaries like the given ones, without the statistics,
+            scales and biases that were folded. Kernels and biases keep their paths and
+            dtypes; a new bias is called `bias`, next to its kernel. They are therefore
+            also the variables of the same model without these norms and with these
+            biases. A kernel that several calls share, or that is computed from other
+            arrays, is stored in the collection `folded`.
+        report: a row for each batch norm, with the layer into which it was folded or
+            the reason why it was not, and the relative error `max |folded - unfolded| /
+            max |unfolded|` of that layer's output. The last row is for the result.
 
     Raises:
         OptionError: no way was found to call the model.
@@ -124,7 +125,7 @@ class _Evaluation:
     def program(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[Graph, list[Fold], jax.tree_util.PyTreeDef]:
-        """Return the program, what is folded in it, and the structure of its result."""
+        """Return the program, its folds, and the structure of its result."""
         leaves, structure = jax.tree.flatten((args, kwargs))
         shapes = [jax.ShapeDtypeStruct(np.shape(v), jnp.result_type(v)) for v in leaves]
         key = structure, tuple((v.shape, v.dtype) for v in shapes)
@@ -234,7 +235,7 @@ def _report(
 
 
 def _unit(graph: Graph, fold: Fold) -> float:
-    """Return the unit in the last place of the coarsest dtype on the way."""
+    """Return the machine epsilon of the least precise dtype of a fold."""
     values = fold.product.output, fold.after.end
     return max(float(jnp.finfo(graph.avals[v].dtype).eps) for v in values)
 

@@ -1,4 +1,4 @@
-"""The choice of what is folded: products with the chains around them."""
+"""The choice of folds: products with the chains around them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from linsey.batch_stats.folding.products import Product, as_product
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """A product with the chains before and after it that go into its kernel."""
+    """A product with the chains before and after it that are folded into its kernel."""
 
     product: Product
     before: Chain | None
     after: Chain
 
     def chains(self) -> Iterator[Chain]:
-        """Yield the chains that there are."""
+        """Yield the existing chains."""
         if self.before is not None:
             yield self.before
         yield self.after
@@ -29,12 +29,15 @@ class Fold:
         return frozenset().union(*(chain.leaves(graph) for chain in self.chains()))
 
     def signature(self, graph: Graph) -> tuple[Leaves, Leaves]:
-        """Return which leaves meet: the same for all shapes of the inputs."""
+        """Return the leaves of the kernel and of the chains.
+
+        They are the same for all shapes of the inputs.
+        """
         return graph.depends[self.product.kernel], self.leaves(graph)
 
 
 def find_folds(graph: Graph) -> list[Fold]:
-    """Return the products of a program that have something to fold.
+    """Return the products of a program that have chains to fold.
 
     Example:
         >>> import jax.numpy as jnp

@@ -1,8 +1,9 @@
-"""The program of an evaluation as a list of steps, and what in it is constant.
+"""The program of an evaluation as a list of steps, and the constants in it.
 
 Words: a *leaf* is an array of the variables. A *constant* is a value that is computed
-from leaves alone, whatever the inputs. Values have numbers, given once each: the jaxprs
-of equal layers may be one object, so that their variables name several values.
+from leaves alone and does not depend on the inputs. Each value has a unique number,
+because variables of a jaxpr are not unique: equal layers may share one jaxpr object,
+so one variable may stand for several values.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Leaves = frozenset[int]  # positions among the leaves of the variables
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """An equation, the program that has it, and what it reads and gives."""
+    """An equation, the program that contains it, and its operands and results."""
 
     eqn: JaxprEqn
     within: Jaxpr
@@ -42,18 +43,18 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A program without calls, as far as there is something to fold in them.
+    """A program in which calls are inlined if they may contain something to fold.
 
     Attributes:
-        steps: in their order, those without effect on the results left out.
+        steps: the steps in order, without those that do not affect the results.
         leaves: the variables, in the order of their leaves.
         inputs: the other arguments.
         outputs: the results.
-        captured: arrays that the program has in itself.
+        captured: arrays that the program contains.
         depends: for every constant, the leaves that it is computed from.
         varying: for every constant, the axes along which its entries may differ.
-        makers: the step that computes a value.
-        users: the steps that read a value; `None` stands for the results.
+        makers: the step that computes each value.
+        users: the steps that read each value; `None` stands for the results.
     """
 
     steps: list[Step]
@@ -81,7 +82,7 @@ class Graph:
         object.__setattr__(self, "makers", makers)
 
     def is_constant(self, atom: Atom) -> bool:
-        """Return whether a value is the same for all inputs."""
+        """Tell whether a value is the same for all inputs."""
         return not isinstance(atom, Value) or atom in self.depends
 
     def leaves_of(self, atom: Atom) -> Leaves:
@@ -89,7 +90,7 @@ class Graph:
         return self.depends[atom] if isinstance(atom, Value) else frozenset()
 
     def sole_user(self, value: Value) -> Step | None:
-        """Return the step that reads a value, if it is read once and no result."""
+        """Return the only step that reads a value; `None` if others use it as well."""
         users = self.users[value]
         return users[0] if len(users) == 1 else None
 
@@ -101,7 +102,7 @@ class Graph:
 
 
 def needed_steps(steps: Iterable[Step], outputs: Iterable[Atom]) -> list[Step]:
-    """Return the steps that outputs need, or that do something else."""
+    """Return the steps that outputs need, or that have side effects."""
     needed, kept = {v for v in outputs if isinstance(v, Value)}, []
     for step in reversed(list(steps)):
         if step.eqn.effects or needed.intersection(step.results):
@@ -118,10 +119,10 @@ def evaluate(
     Args:
         graph: the program.
         leaves: the leaves that are needed.
-        wanted: numbers of constants.
+        wanted: numbers of the constants to compute.
 
     Returns:
-        The values known now, the wanted ones among them.
+        All known values, including the wanted ones.
     """
     found = {**graph.captured, **leaves}
     constant = [s for s in graph.steps if set(s.results) & graph.depends.keys()]
@@ -132,7 +133,7 @@ def evaluate(
 
 
 def value_of(values: Mapping[Value, jax.Array], atom: Atom) -> Operand:
-    """Return the array of a value, or of a number that stands in the program."""
+    """Return the array of a value, or of a literal in the program."""
     if isinstance(atom, Value):
         return values[atom]
     assert isinstance(atom.aval, ShapedArray)
@@ -140,7 +141,7 @@ def value_of(values: Mapping[Value, jax.Array], atom: Atom) -> Operand:
 
 
 def bind(step: Step, operands: Sequence[Operand]) -> list[jax.Array]:
-    """Compute a step: its primitive, with its parameters, on any operands."""
+    """Apply the primitive of a step, with its parameters, to any operands."""
     eqn = step.eqn
     given: dict[Var, Operand] = {
         var: operand

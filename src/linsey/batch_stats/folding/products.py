@@ -1,8 +1,8 @@
-"""Where a program multiplies by a kernel.
+"""The steps in which a program multiplies by a kernel.
 
-A *product* is a convolution, transposed or not, or a dense layer: one operand is a
-constant, the kernel. Its *channels* are the axes of the output that are axes of the
-kernel too, so that to scale the output is to scale the kernel.
+A *product* is a convolution, transposed or not, or a dense layer. One of its operands,
+the kernel, is a constant. Its *channels* are the axes of the output that are also axes
+of the kernel, so scaling the output is the same as scaling the kernel.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class Product:
         step: the step.
         x: the input.
         kernel: the kernel, a constant.
-        channels: pairs of an axis of the output and one of the kernel.
-        entries: pairs of an axis of the input and one of the kernel that meet there.
-        groups: number of groups of channels that do not mix.
-        pads: whether zeros are put around or between the entries of the input.
+        channels: pairs of an axis of the output and the same axis of the kernel.
+        entries: pairs of contracted axes, one of the input and one of the kernel.
+        groups: number of feature groups.
+        pads: whether zeros are inserted around or between the entries of the input.
     """
 
     step: Step
@@ -45,12 +45,12 @@ class Product:
 
     @property
     def kernel_axes(self) -> Shape:
-        """The axes of the kernel that the channels are."""
+        """The axes of the kernel that correspond to the channels."""
         return tuple(axis for _, axis in self.channels)
 
 
 def as_product(graph: Graph, step: Step) -> Product | None:
-    """Return a step as a product, if it is one of an input and a constant."""
+    """Return a step as a product, or `None` if it is not input times constant."""
     if step.name not in PRODUCTS:
         return None
     constant = [graph.is_constant(atom) for atom in step.operands]
@@ -80,7 +80,7 @@ def _convolution(step: Step, x: Value, kernel: Value) -> Product:
 
 
 def _dot(graph: Graph, step: Step, side: int) -> Product:
-    """Return a dense layer, whose output has shared, then left, then right axes."""
+    """Return a dense layer; its output axes are those shared, then left, then right."""
     contracted, shared = step.eqn.params["dimension_numbers"]
     x, kernel = step.operands[1 - side], step.operands[side]
     assert isinstance(x, Value) and isinstance(kernel, Value)

@@ -1,4 +1,4 @@
-"""Why a batch norm could not be folded, in words."""
+"""Explanations why a batch norm could not be folded."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _BODIES = {"scan", "while", "cond", "shard_map", "custom_jvp_call", "custom_vjp_
 def why_not(
     graph: Graph, folds: Sequence[Fold], leaves: Leaves, name: Namer
 ) -> str | None:
-    """Return why a norm with these statistics is not folded; `None` if it is.
+    """Return the reason why a norm was not folded, or `None` if it was.
 
     Args:
         graph: the program.
-        folds: what is folded in it.
-        leaves: positions of the statistics.
-        name: names the layer of a product.
+        folds: the folds in the program.
+        leaves: positions of the statistics of the norm.
+        name: function that names the layer of a product.
     """
     folded = {link.step for f in folds for c in f.chains() for link in c.links}
     sites = where_read(graph, leaves)
@@ -34,7 +34,7 @@ def why_not(
 
 
 def where_read(graph: Graph, leaves: Leaves) -> list[Step]:
-    """Return the steps in which leaves meet what depends on the inputs, in order."""
+    """Return, in order, the steps that combine leaves with values from the inputs."""
     return [step for step in graph.steps if _meets(graph, step, leaves)]
 
 
@@ -64,7 +64,7 @@ def _reason(graph: Graph, site: Step, name: Namer) -> str:
 
 
 def _origin(graph: Graph, x: Value) -> tuple[Value, int]:
-    """Return where the chain that leads to a value begins, and how often it is used."""
+    """Return the start of the chain that leads to a value, and its number of uses."""
     count = len(graph.users[x])
     while (step := graph.makers.get(x)) is not None:
         source = input_of(graph, step)
@@ -80,7 +80,7 @@ def _origin(graph: Graph, x: Value) -> tuple[Value, int]:
 
 
 def _ahead(graph: Graph, site: Step, name: Namer) -> str:
-    """Return why a norm does not go into the layer after it."""
+    """Return the reason why a norm cannot be folded into the layer after it."""
     value, step = site.results[0], graph.sole_user(site.results[0])
     while step is not None:
         product = as_product(graph, step)

@@ -1,4 +1,4 @@
-"""Running a program with chains left out, and kernels and biases put in their place."""
+"""Execution of a program in which folded kernels and biases replace the chains."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from linsey.promotion import promote_types
 
 @dataclass(frozen=True)
 class Folded:
-    """The arrays of a fold; the kernel is `None` if a leaf has become it."""
+    """The arrays of a fold. If `kernel` is `None`, it has replaced a leaf."""
 
     kernel: Array | None
     bias: Array
@@ -43,14 +43,14 @@ def run(
     """Run a program.
 
     Args:
-        graph: the program, traced with these shapes.
+        graph: the program, traced with the shapes of these inputs.
         inputs: the leaves of the inputs.
-        leaves: the leaves of the variables that are there, by position.
-        folds: what is folded, with its arrays.
-        watched: numbers of values.
+        leaves: the available leaves of the variables, by position.
+        folds: the folds with their arrays.
+        watched: numbers of the values to return as well.
 
     Returns:
-        The leaves of the result, and the values that are watched.
+        The leaves of the result, and the watched values.
     """
     values: dict[Value, Array] = {**graph.captured}
     values.update(zip(graph.inputs, inputs, strict=True))
@@ -71,16 +71,16 @@ def run(
 def rewrite(
     graph: Graph, folds: Sequence[Fold], own: Sequence[bool]
 ) -> tuple[list[Step], dict[Step, int]]:
-    """Leave out what is folded.
+    """Remove the folded steps from a program.
 
     Args:
         graph: the program.
-        folds: what is folded.
-        own: whether the kernel of a fold has a place of its own, so that the one in the
-            program is not needed.
+        folds: the folds.
+        own: for each fold, whether its kernel is stored separately, so that the kernel
+            in the program is not needed.
 
     Returns:
-        The steps that are left, and those among them that stand for a fold.
+        The remaining steps, and those among them that stand for a fold, with its index.
     """
     skipped = {link.step for fold in folds for c in fold.chains() for link in c.links}
     stand_in, starts = {}, {}
@@ -114,7 +114,7 @@ def _run_fold(
 
 
 def _arrange(chain: Chain, x: Array) -> Array:
-    """Take the steps of a chain that only arrange entries."""
+    """Apply the steps of a chain that only rearrange entries."""
     for link in chain.links:
         if link.operation == "move":
             (x,) = bind(link.step, [x])
@@ -122,7 +122,7 @@ def _arrange(chain: Chain, x: Array) -> Array:
 
 
 def _along(bias: Array, axes: Sequence[int], y: Array) -> Array:
-    """Repeat a bias over all axes of `y` but those of the channels."""
+    """Reshape a bias so that it broadcasts against `y` along the channel axes."""
     order = sorted(range(len(axes)), key=axes.__getitem__)
     sizes = {axes[i]: bias.shape[i] for i in order}
     shape = [sizes.get(i, 1) for i in range(y.ndim)]
@@ -130,7 +130,7 @@ def _along(bias: Array, axes: Sequence[int], y: Array) -> Array:
 
 
 def _compute(step: Step, operands: Sequence[Operand]) -> list[Array]:
-    """Compute a step; a convolution on a CPU in the form that is fast there."""
+    """Compute a step. On a CPU, convolutions take the form that is fast there."""
     if step.name == "conv_general_dilated":
         x, kernel = map(jnp.asarray, operands)
         params = step.eqn.params

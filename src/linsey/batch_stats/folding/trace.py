@@ -1,4 +1,4 @@
-"""From a function to its graph: calls are opened, and constants found on the way."""
+"""Conversion of a function to a graph: inlines calls, and finds constants."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from linsey.batch_stats.folding.graph import (
 from linsey.ops.cpu.dispatch import plain_convolutions
 
 _CALLS = {"jit", "pjit", "closed_call", "core_call", "core_closed_call"}
-# These have derivatives or memory of their own: they are opened only if they get
-# something that is computed from variables.
+# These define their own derivatives or checkpoints. They are inlined only if they read
+# a value that is computed from variables.
 _CUSTOM = {"custom_jvp_call", "custom_vjp_call", "remat2", "remat", "checkpoint"}
 ENTRYWISE = {
     *("add", "sub", "mul", "div", "neg", "max", "min", "abs", "sign", "add_any"),
@@ -37,7 +37,7 @@ def trace(
     """Trace `function(variables, *args, **kwargs)` abstractly.
 
     Returns:
-        Its program, and the structure of its result.
+        The program of the function, and the structure of its result.
 
     Example:
         >>> import jax.numpy as jnp
@@ -45,7 +45,7 @@ def trace(
         >>> [step.name for step in graph.steps], len(graph.depends)
         (['sqrt', 'mul'], 2)
     """
-    # A new function for each trace: jax keeps the traces of the old one.
+    # A new function for each trace, because JAX caches traces by function.
     with plain_convolutions(True):
         closed, result = jax.make_jaxpr(
             lambda variables, args, kwargs: function(variables, *args, **kwargs),
@@ -57,7 +57,7 @@ def trace(
 
 
 class _Builder:
-    """Numbers values and opens calls."""
+    """Numbers values and inlines calls."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -110,7 +110,7 @@ class _Builder:
     def _body(
         self, eqn: JaxprEqn, operands: Sequence[Atom]
     ) -> tuple[Jaxpr, Sequence[jax.Array]] | None:
-        """Return the body of a call that is to be opened."""
+        """Return the body of a call that should be inlined, or `None`."""
         name = eqn.primitive.name
         reads = any(self.depends.get(v) for v in operands if isinstance(v, Value))
         if not (name in _CALLS or name in _CUSTOM and reads):
@@ -140,7 +140,7 @@ class _Builder:
         return self.count
 
     def _note(self, value: Value, depends: Leaves, step: Step | None = None) -> None:
-        """Note a constant, and along which axes it varies."""
+        """Record a constant, and the axes along which it varies."""
         if value not in self.avals:
             return  # a token or a reference
         self.depends[value] = depends

@@ -1,4 +1,4 @@
-"""The variables of a folded model: a tree like the one given, and how it is read."""
+"""The variables of a folded model: how their tree is built and read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Path = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Norm:
-    """A layer with running statistics, and the positions of these among the leaves."""
+    """A layer with running statistics, and their positions among the leaves."""
 
     layer: str
     leaves: Leaves
@@ -32,12 +32,13 @@ class Norm:
 
 @dataclass(frozen=True)
 class Target:
-    """Where the folded arrays of a product are.
+    """The paths of the folded arrays of a product.
 
     Attributes:
         kernel: path of the kernel.
         bias: path of the bias.
-        is_leaf: whether the kernel has the place of a leaf, and is read as such.
+        is_leaf: whether the kernel replaces a leaf of the original variables, and is
+            read like this leaf.
     """
 
     kernel: Path
@@ -47,15 +48,15 @@ class Target:
 
 @dataclass(frozen=True)
 class FoldedTree:
-    """Folded variables, with what it takes to read them.
+    """Folded variables, with the information needed to read them.
 
     Attributes:
         variables: nested dictionaries.
-        paths: where each leaf of the original is; `None` if it is not needed.
-        targets: where the arrays of each fold are.
-        names: the layer that each leaf of the original belongs to.
+        paths: path of each leaf of the original variables; `None` if it is not needed.
+        targets: paths of the arrays of each fold.
+        names: name of the layer of each leaf of the original variables.
         norms: the layers with running statistics.
-        signature: the leaves that meet in each fold.
+        signature: the leaves that are combined in each fold.
     """
 
     variables: dict[str, Any]
@@ -66,7 +67,7 @@ class FoldedTree:
     signature: list[tuple[Leaves, Leaves]]
 
     def read(self, variables: Variables) -> tuple[dict[int, Array], list[Folded]]:
-        """Take the leaves by position, and the arrays of each fold."""
+        """Return the leaves by position, and the arrays of each fold."""
         leaves = {i: _at(variables, path) for i, path in enumerate(self.paths) if path}
         folded = [
             Folded(
@@ -78,7 +79,7 @@ class FoldedTree:
         return leaves, folded
 
     def layer_of(self, graph: Graph, product: Product) -> str:
-        """Name the layer of a product: the place of its kernel in the variables."""
+        """Return the name of a product's layer, from the path of its kernel."""
         leaves = graph.depends[product.kernel]
         return self.names[min(leaves)] if leaves else "a layer without variables"
 
@@ -89,8 +90,8 @@ def fold_variables(
     """Make the variables of the folded program.
 
     Args:
-        graph: the program, traced with sizes that are numbers.
-        folds: what to fold.
+        graph: the program, traced without symbolic sizes.
+        folds: the folds.
         variables: the variables of the model.
     """
     boxes = jax.tree.map(unbox, variables, is_leaf=lambda v: hasattr(v, "unbox"))
@@ -134,7 +135,7 @@ def _dropped(
     norms: Sequence[Norm],
     names: Sequence[str],
 ) -> set[int]:
-    """Return the leaves that only what was folded needed."""
+    """Return the leaves that are no longer needed after folding."""
     own = [where.kernel is None for where in destinations]
     steps, _ = rewrite(graph, folds, own)
     read = {v for step in steps for v in step.operands if isinstance(v, int)}
@@ -143,7 +144,7 @@ def _dropped(
     before = {i for i, value in enumerate(graph.leaves) if graph.users[value]}
     targets = {i for where in destinations for i in (where.kernel, where.bias)}
     dropped = unread & before - targets
-    # What a layer that is gone kept beside its statistics, as a count of updates.
+    # Other arrays of a layer whose statistics are gone, such as a count of updates.
     gone = {norm.layer for norm in norms if norm.leaves <= dropped}
     beside = {i for i in unread - before if names[i] in gone}
     return dropped | beside
@@ -156,7 +157,7 @@ def _targets(
     paths: Sequence[Path],
     dropped: set[int],
 ) -> list[Target]:
-    """Choose paths that no other array has."""
+    """Choose the paths of the folded arrays, without overwriting other arrays."""
     taken = {path for i, path in enumerate(paths) if i not in dropped}
 
     def free(*candidates: Path) -> Path:
@@ -183,7 +184,7 @@ def _targets(
 
 
 def _like(values: Numbers, model: Any) -> Array:
-    """Round numbers to the dtype of what they replace, on the same devices."""
+    """Convert numbers to the dtype and sharding of the array that they replace."""
     dtype = jnp.float32 if model is None else model.dtype
     if values.dtype.kind == "c" and not jnp.issubdtype(dtype, jnp.complexfloating):
         dtype = jnp.complex64

@@ -1,9 +1,9 @@
-"""Kernels and biases that have the chains around them in them.
+"""Kernels and biases into which the surrounding chains are folded.
 
     a' (k * (a x + b)) + b'  =  (a' k a) * x  +  (a' (k * b) + b')
 
-where `*` is the product, `a`, `b` the chain before it and `a'`, `b'` the one after. It
-is computed in float64 and rounded once.
+where `*` is the product, `a`, `b` the chain before it and `a'`, `b'` the one after it.
+The result is computed in float64 and rounded once.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ Numbers = np.ndarray
 
 @dataclass(frozen=True)
 class Place:
-    """Where the folded arrays of a product go.
+    """The leaves that the folded arrays of a product replace.
 
     Attributes:
-        kernel: position of the leaf that becomes the folded kernel. If `None`, the
-            kernel is computed from several leaves, or read elsewhere too: it gets a
-            place of its own.
-        axes: for every axis of the kernel that the product takes, that of the leaf.
-        bias: position of the leaf that becomes the folded bias; `None` if there is no
-            such leaf yet.
+        kernel: position of the leaf that the folded kernel replaces. If `None`, the
+            original kernel is computed from several leaves, or also used elsewhere, so
+            the folded kernel is stored separately.
+        axes: maps each axis of the product's kernel to an axis of the leaf.
+        bias: position of the leaf that the folded bias replaces; `None` if there is no
+            such leaf.
     """
 
     kernel: int | None
@@ -43,7 +43,7 @@ class Place:
 
 
 def place(graph: Graph, fold: Fold) -> Place:
-    """Find out which leaves the folded arrays of a product can replace."""
+    """Find the leaves that the folded arrays of a product can replace."""
     product = fold.product
     rank = len(graph.shape(product.kernel))
     axes = {axis: axis for axis in range(rank)}
@@ -55,7 +55,7 @@ def place(graph: Graph, fold: Fold) -> Place:
 
 
 def _leaf_behind(graph: Graph, value: Value, axes: dict[int, int]) -> int | None:
-    """Return the leaf that equals a constant up to dtype and order; update `axes`."""
+    """Return the leaf that equals a constant up to dtype and layout; update `axes`."""
     while graph.sole_user(value) is not None:
         if value in graph.leaves:
             return graph.leaves.index(value)
@@ -82,7 +82,7 @@ def _leaf_behind(graph: Graph, value: Value, axes: dict[int, int]) -> int | None
 
 
 def _bias_leaf(graph: Graph, fold: Fold) -> int | None:
-    """Return the leaf that is added first, if it has the shape of the channels."""
+    """Return the leaf that is added first, if its shape is that of the channels."""
     kernel = graph.shape(fold.product.kernel)
     shape = tuple(kernel[axis] for axis in fold.product.kernel_axes)
     links = [
@@ -119,9 +119,10 @@ def fold_weights(
     """Compute the folded kernel and bias of every product.
 
     Args:
-        graph: the program, traced with sizes that are numbers.
-        folds: what to fold.
-        destinations: where the results go, which decides the order of a kernel's axes.
+        graph: the program, traced without symbolic sizes.
+        folds: the folds.
+        destinations: the places of the results, which determine the order of the axes
+            of kernels.
         leaves: the leaves of the variables.
 
     Returns:
@@ -157,13 +158,13 @@ def _constants(
     destinations: Sequence[Place],
     leaves: Sequence[Array],
 ) -> dict[object, Array]:
-    """Return constants of links, one number per channel, and kernels without a leaf."""
+    """Return the constants of links, one number per channel, and computed kernels."""
     links = [link for fold in folds for c in fold.chains() for link in c.links]
     read = {v: v.constant for v in links if isinstance(v.constant, Value)}
     pairs = zip(folds, destinations, strict=True)
     kernels = {f.product: f.product.kernel for f, p in pairs if p.kernel is None}
 
-    # Compiled, so that what is repeated to the size of the inputs is never in memory.
+    # Compiled, so that constants broadcast to the inputs' size are never in memory.
     @jax.jit
     def compute(leaves: Sequence[Array]) -> list[Array]:
         known = dict(zip(graph.leaves, leaves, strict=True))
@@ -187,7 +188,7 @@ def _per_channel(constant: Array, axes: Shape) -> Array:
 def _coefficients(
     chain: Chain, constants: Mapping[object, Array]
 ) -> tuple[Numbers, Numbers]:
-    """Return `a` and `b` of a chain `a x + b`, which broadcast to the channels."""
+    """Return `a` and `b` of a chain `a x + b`. They broadcast to the channels."""
     a, b = np.ones(()), np.zeros(())
     for link in chain.links:
         is_value = isinstance(link.constant, Value)
@@ -211,7 +212,7 @@ def _coefficients(
 def _over_entries(
     product: Product, values: Numbers, axes: Mapping[int, int], shape: Shape
 ) -> Numbers:
-    """Bring what is per entry of the input to the axes of the kernel."""
+    """Arrange values for each channel of the input along the axes of the kernel."""
     destinations = [axes[axis] for _, axis in product.entries]
     groups = product.groups
     if groups == 1 or values.ndim == 0:

@@ -1,22 +1,23 @@
-"""A function mapped over microbatches that see each other, with little memory.
+"""A function mapped over microbatches that depend on each other, with little memory.
 
-`jax.vmap(function, axis_name=...)` holds all intermediate values of all microbatches at
-once. Between two *collectives*, equations that combine values of all of them, they do
-not know of each other, however. So the program is cut there into *segments*, and each
-segment is a loop over the microbatches:
+`jax.vmap(function, axis_name=...)` holds all intermediate values of all microbatches in
+memory at once. However, microbatches depend on each other only at *collectives*, the
+equations that combine values of all of them. The program is therefore split into
+*segments* at the collectives, and each segment is a loop over the microbatches:
 
     level of a value = number of collectives, one after the other, that it depends on
-    segment t = what is of level t
+    segment t = the values of level t
 
-What a later segment needs is either *stored*, for all microbatches, or computed again
-from what is stored. The results of collectives are the same for all and small; with
-them everything follows from the inputs, however deep it lies. Whatever is stored, the
-result is the same up to rounding.
+A value that a later segment needs is either *stored* for all microbatches, or
+recomputed from stored values. The results of collectives are small and the same for all
+microbatches; given these, every value can be computed from the inputs, in however late
+a segment it is. The result does not depend on the choice of stored values, up to
+rounding.
 
-- `flat_program`: a program with all its collectives on the surface.
-- `dependencies`: which value depends on which, and its level.
-- `storage`: the choice of what is stored.
-- `sequential`: segments run one after the other.
-- `division`: a batch divided, and results put together again.
-- `synchronize`: batch norms that take their moments over the microbatches.
+- `flat_program`: programs whose collectives are all at the top level.
+- `dependencies`: the dependencies between values, and their levels.
+- `storage`: the choice of the values that are stored.
+- `sequential`: runs the segments one after the other.
+- `division`: divides a batch, and combines the results.
+- `synchronize`: batch norms that compute their moments over all microbatches.
 """

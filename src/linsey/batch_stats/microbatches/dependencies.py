@@ -1,4 +1,4 @@
-"""Which value depends on which in a program of one microbatch."""
+"""The dependencies between values in the program of one microbatch."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ CHEAP = frozenset(
     "reduce_precision rem reshape round rsqrt select_n sign sin slice sqrt square "
     "squeeze stop_gradient sub tan tanh transpose xor".split()
 )
-"""Primitives whose result costs no more to compute again than to load."""
+"""Primitives whose results are as cheap to recompute as to load from memory."""
 REPLICATED = frozenset("psum pmax pmin all_gather".split())
 """Collectives with one result for all microbatches."""
-LARGE = 2**16  # bytes that a constant may have outside of the loops
+LARGE = 2**16  # largest size in bytes of a constant that is made outside the loops
 
 
 class Program:
-    """What depends on what in a program of one microbatch.
+    """The dependencies in the program of one microbatch.
 
     Args:
-        closed: the program, collectives on its surface.
-        axis: their axis.
-        mapped: for each input whether it differs between microbatches.
-        primal: how many outputs are of the forward direction; they come first.
+        closed: the program, with collectives at the top level.
+        axis: the axis of the collectives.
+        mapped: for each input, whether it differs between microbatches.
+        primal: number of outputs of the forward pass, which come first.
 
     Attributes:
-        level: of each variable.
+        level: level of each variable.
         varying: the variables that differ between microbatches.
-        inputs: those among them that are given.
+        inputs: the inputs among the varying variables.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Program:
                 self.inside.add(var)
 
     def _is_expanded(self, eqn: JaxprEqn, var: Var) -> bool:
-        """Return whether a shared value is large, and cheap to make of smaller ones."""
+        """Tell whether a shared value is large, and cheap to make from smaller ones."""
         taken = variables(eqn.invars)
         if eqn.primitive.name not in CHEAP | {"iota"} or size_of(var) <= LARGE:
             return False
@@ -80,23 +80,23 @@ class Program:
         )
 
     def is_varying(self, var: Var | Literal) -> bool:
-        """Return whether it differs between microbatches."""
+        """Tell whether a variable differs between microbatches."""
         return not isinstance(var, Literal) and var in self.varying
 
     def level_of(self, eqn: JaxprEqn) -> int:
-        """Return the segment that an equation can be computed in."""
+        """Return the first segment in which an equation can be computed."""
         return max((self.level[v] for v in variables(eqn.invars)), default=0)
 
     def is_collective(self, eqn: JaxprEqn) -> bool:
-        """Return whether an equation combines microbatches."""
+        """Tell whether an equation combines microbatches."""
         return uses_axis(eqn, self.axis) and eqn.primitive.name != "axis_index"
 
     def is_replicated(self, eqn: JaxprEqn) -> bool:
-        """Return whether its result is the same for all microbatches."""
+        """Tell whether a collective has the same result for all microbatches."""
         return eqn.primitive.name in REPLICATED and not eqn.params["axis_index_groups"]
 
     def is_outside(self, var: Var) -> bool:
-        """Return whether a value is computed outside of the loops, once for all."""
+        """Tell whether a value is computed only once, outside the loops."""
         return var not in self.varying and var not in self.inside
 
     @cached_property
@@ -106,7 +106,7 @@ class Program:
 
     @cached_property
     def collectives(self) -> dict[int, list[JaxprEqn]]:
-        """The collectives of varying values, by their segment."""
+        """The collectives of varying values, by segment."""
         found = defaultdict(list)
         for eqn in self.eqns:
             if self.is_collective(eqn) and any(map(self.is_varying, eqn.invars)):
@@ -114,7 +114,7 @@ class Program:
         return found
 
     def effects(self, level: int) -> list[JaxprEqn]:
-        """List the equations of a segment that do something, such as to print."""
+        """List the equations of a segment with side effects, such as printing."""
         return [
             e
             for e in self.eqns
@@ -124,15 +124,15 @@ class Program:
     def needed(
         self, targets: Iterable[Var], stop: Callable[[Var], bool]
     ) -> tuple[list[int], set[Var]]:
-        """Follow variables back to what they are computed from.
+        """Trace variables back to those that they are computed from.
 
         Args:
-            targets: the variables wanted.
-            stop: whether a variable is at hand.
+            targets: the variables to compute.
+            stop: tells whether the value of a variable is already available.
 
         Returns:
-            The numbers of the equations to run, in their order, and the variables
-            where the search stopped.
+            The numbers of the equations to run, in order, and the variables where the
+            search stopped.
         """
         numbers, ends, seen = set(), set(), set()
         waiting = list(targets)
@@ -150,18 +150,18 @@ class Program:
 
     @cached_property
     def forward(self) -> set[int]:
-        """The equations that outputs of the forward direction depend on."""
+        """The numbers of the equations that outputs of the forward pass depend on."""
         targets = variables(self.outputs[: self.primal])
         return set(self.needed(targets, lambda var: False)[0])
 
 
 def aval_of(var: Var | Literal) -> jax.ShapeDtypeStruct:
-    """Return shape and dtype of a variable."""
+    """Return the shape and dtype of a variable."""
     aval = cast(jax.core.ShapedArray, var.aval)
     return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
 
 
 def size_of(var: Var) -> int:
-    """Return the bytes of a variable of one microbatch."""
+    """Return the size in bytes of a variable of one microbatch."""
     aval = aval_of(var)
     return math.prod(aval.shape) * aval.dtype.itemsize

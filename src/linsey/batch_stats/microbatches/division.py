@@ -1,4 +1,4 @@
-"""A batch divided into microbatches, and results put together again."""
+"""Division of a batch into microbatches, and combination of their results."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class DividedCall:
     Args:
         loss_fn: `loss_fn(params, *others, batch) -> (loss, aux)`.
         k: number of microbatches.
-        context: in which batch norms see the axis of that name.
-        weight: what the loss of a microbatch counts.
+        context: makes a context in which batch norms see the axis of the given name.
+        weight: function from a microbatch to the weight of its loss.
         axis: the name of the axis.
         args: the arguments, parameters first and the batch last.
 
     Attributes:
         shared: the arrays that are the same for all microbatches, parameters first.
-        stacked: those with a row for each.
-        count: how many parameters there are.
+        stacked: the arrays with one row per microbatch.
+        count: number of parameter arrays.
     """
 
     def __init__(
@@ -80,7 +80,10 @@ class DividedCall:
         return jnp.reshape(x, (self.k, shape[0] // self.k, *shape[1:]))
 
     def derive(self) -> Function:
-        """Make the function of a microbatch: share, loss, aux, and the gradient."""
+        """Return the function of a microbatch that computes share, loss, aux and grads.
+
+        The share is the microbatch's part of the total weight.
+        """
         rows = [jax.eval_shape(lambda x: x[0], x) for x in self.stacked]
         loss = without_loops(self._loss, self.axis, self.k, [*self.shared, *rows])
 
@@ -99,7 +102,7 @@ class DividedCall:
         return step
 
     def _loss(self, *arrays: Array) -> list[Array]:
-        """Compute share in the batch, loss and leaves of aux of a microbatch."""
+        """Compute the share of the total weight, the loss and the leaves of aux."""
         shared = iter(arrays[: len(self.shared)])
         stacked = iter(arrays[len(self.shared) :])
         leaves = [
@@ -127,12 +130,12 @@ class DividedCall:
     def put_together(
         self, values: list[Array], is_stacked: list[bool]
     ) -> tuple[tuple[Array, PyTree], PyTree]:
-        """Make loss, aux and gradient of the whole batch."""
+        """Combine results into the loss, aux and gradient of the whole batch."""
         end = len(values) - self.count
         share = jnp.broadcast_to(values[0], (self.k,))
         loss = self._average(values[1], share) if is_stacked[1] else values[1]
         parts = zip(values[2:end], is_stacked[2:end], strict=True)
-        # Only what has as many rows as a microbatch can be a value for each example.
+        # Only arrays with as many rows as a microbatch can have one row per example.
         rows = self.examples // self.k
         if any(flag and x.shape[1:2] == (rows,) for x, flag in parts):
             shapes = self._whole_shapes()
@@ -163,7 +166,7 @@ class DividedCall:
     def _join(
         self, path: Path, x: Array, share: Array, whole: tuple[int, ...]
     ) -> Array:
-        """Make a leaf of aux that differs between microbatches."""
+        """Combine a leaf of aux that differs between microbatches."""
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if STATS in name.split("/"):
             raise UnsynchronizedStatisticsError(name, self.axis)
@@ -187,7 +190,7 @@ class DividedCall:
 
 
 def _kind(leaf: object) -> str:
-    """Tell how a leaf of the other arguments reaches microbatches."""
+    """Tell whether a leaf of the other arguments is static, shared, or a random key."""
     dtype, shape = (getattr(leaf, name, None) for name in ("dtype", "shape"))
     if dtype is None:
         return "static"
@@ -200,8 +203,8 @@ def _count_examples(batch: PyTree, k: int) -> int:
     """Count the examples of a batch.
 
     Raises:
-        ArgumentTypeError: it has no arrays.
-        ShapeError: they differ in that number, or `k` does not divide it.
+        ArgumentTypeError: the batch has no arrays.
+        ShapeError: the arrays differ in this number, or `k` does not divide it.
     """
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(batch)]
     if not shapes:

@@ -1,9 +1,10 @@
-"""Programs of one microbatch without anything nested around their collectives.
+"""Programs of one microbatch in which no collective is nested in another equation.
 
-A *collective* is an equation that takes values of all microbatches: a sum, a gather
-over the named axis that stands for them. JAX puts equations into others: a compiled
-function, a checkpoint or a loop is one equation. Here whatever surrounds a collective
-is dissolved, so that the program can be cut where they are.
+A *collective* is an equation that combines the values of all microbatches, for example
+a sum or a gather over their named axis. JAX nests equations: a compiled function, a
+checkpoint or a loop is one equation with a program inside. This file inlines every
+equation that contains a collective, so that the program can be split at the
+collectives.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ Values = Sequence[Array]
 Function = Callable[..., list[Array]]
 
 CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr"}
-"""Equations that only call a program, and the parameter that holds it."""
+"""Primitives that only call a program, and the parameter that holds the program."""
 CHECKPOINTS = {"checkpoint": "jaxpr", "remat": "jaxpr", "remat2": "jaxpr"}
 RULES = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
 
 
 def uses_axis(eqn: JaxprEqn, axis: str) -> bool:
-    """Return whether an equation, or one inside of it, names an axis."""
+    """Tell whether an equation, or one nested in it, uses an axis."""
     names = [eqn.params.get(key) for key in ("axes", "axis_name")]
     own = any(axis in (name if isinstance(name, tuple) else [name]) for name in names)
     return own or any(
@@ -60,20 +61,20 @@ def _open(program: Jaxpr | ClosedJaxpr) -> Jaxpr:
 def trace_flat(
     function: Function, axis: str, size: int, args: Sequence[object]
 ) -> ClosedJaxpr:
-    """Trace a function of arrays to a program with all collectives on its surface.
+    """Trace a function to a program with all collectives at the top level.
 
     Args:
-        function: of arrays to a list of arrays; no derivatives are taken afterwards.
-        axis: the name of the axis that its collectives are over.
+        function: function from arrays to a list of arrays. The resulting program must
+            not be differentiated.
+        axis: the name of the axis of the collectives.
         size: the number of microbatches.
-        args: arrays, or what has their shape and dtype.
+        args: arrays, or objects with their shapes and dtypes.
 
     Returns:
         The program.
 
     Raises:
-        UnsupportedError: a collective stands in a loop or a branch that cannot be
-            dissolved.
+        UnsupportedError: a collective is in a loop or a branch that cannot be inlined.
     """
     traced = trace(function, axis, size, args)
 
@@ -86,10 +87,11 @@ def trace_flat(
 def without_loops(
     function: Function, axis: str, size: int, args: Sequence[object]
 ) -> Function:
-    """Return a function equal to one given, for derivatives to be taken of.
+    """Return an equivalent function without loops around collectives.
 
-    Scans with collectives are unrolled and checkpoints around them dissolved, which has
-    to be done before. Derivative rules are kept.
+    Scans with collectives are unrolled, and checkpoints around collectives are inlined.
+    This has to be done before the function is differentiated. Custom derivative rules
+    are kept.
     """
     traced = trace(function, axis, size, args)
     return lambda *values: evaluate(traced, values, axis, CALLS | CHECKPOINTS)
@@ -99,27 +101,27 @@ def trace(
     function: Function, axis: str, size: int, args: Sequence[object]
 ) -> ClosedJaxpr:
     """Trace a function of one microbatch, with the axis bound."""
-    # A new function object each time, because jax keeps what it has traced.
+    # A new function object each time, because JAX caches traces by function.
     return jax.make_jaxpr(lambda *a: function(*a), axis_env=[(axis, size)])(*args)
 
 
 def evaluate(
     program: ClosedJaxpr, args: Values, axis: str, dissolved: dict[str, str]
 ) -> list[Array]:
-    """Run a program equation by equation, those dissolved from the inside.
+    """Run a program equation by equation, and inline some of the equations.
 
     Args:
-        program: what is run.
-        args: its inputs.
+        program: the program.
+        args: the inputs.
         axis: the name of the axis of microbatches.
-        dissolved: names of primitives and the parameter that holds their program.
-            Calls are dissolved always, others where they use the axis.
+        dissolved: primitives to inline, with the parameter that holds their program.
+            Calls are always inlined, other equations only if they use the axis.
 
     Returns:
-        Its outputs.
+        The outputs.
 
     Raises:
-        UnsupportedError: the axis is used where it cannot be brought to the surface.
+        UnsupportedError: an equation that cannot be inlined uses the axis.
     """
     env = dict(zip(program.jaxpr.constvars, program.consts, strict=True))
     env |= dict(zip(program.jaxpr.invars, args, strict=True))
@@ -165,11 +167,11 @@ def run(
     Args:
         whole: the program.
         eqns: the equations, in an order in which they can be run.
-        env: values of all variables that they take and do not make.
-        wanted: variables that they make, or whose values are given.
+        env: values of all variables that the equations read but do not compute.
+        wanted: the variables to return, which are computed or in `env`.
 
     Returns:
-        The values of those wanted.
+        The values of the wanted variables.
     """
     made = {v for eqn in eqns for v in eqn.outvars}
     needed = variables(v for eqn in eqns for v in eqn.invars)
@@ -183,10 +185,10 @@ def run(
 def _unroll(
     eqn: JaxprEqn, values: Values, axis: str, dissolved: dict[str, str]
 ) -> list[Array]:
-    """Run a scan as a sequence of its bodies."""
+    """Run a scan as a sequence of calls of its body."""
     length, reverse = eqn.params["length"], eqn.params["reverse"]
     body = eqn.params["jaxpr"]
-    # What is stacked has an axis more outside than in the body; a carry has not.
+    # A stacked array has one axis more outside the body than inside; a carry does not.
     steps = sum(map(_is_stacked, eqn.invars, body.jaxpr.invars))
     carried = len(eqn.outvars) - sum(map(_is_stacked, eqn.outvars, body.jaxpr.outvars))
     first, last = len(values) - steps - carried, len(values) - steps
@@ -207,5 +209,5 @@ def _is_stacked(outside: Var | Literal, inside: Var | Literal) -> bool:
 
 
 def _closed(program: Jaxpr | ClosedJaxpr) -> ClosedJaxpr:
-    # Newer jax has one class for both: an open program has its constants with it.
+    # Newer JAX has one class for both, in which a program contains its constants.
     return program if isinstance(program, ClosedJaxpr) else ClosedJaxpr(program, [])

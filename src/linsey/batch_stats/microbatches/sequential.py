@@ -1,4 +1,4 @@
-"""Segments of a program, run one after the other, each as a loop over microbatches."""
+"""Sequential execution of segments, each of them as a loop over microbatches."""
 
 from __future__ import annotations
 
@@ -35,20 +35,21 @@ def map_sequentially(
     """Map a function over the first axis of arrays, with little memory.
 
     The result is that of `jax.vmap(function, in_axes=(None, ..., 0, ...),
-    axis_name=axis)`, but that outputs which are the same for all are not stacked.
+    axis_name=axis)`, except that outputs which are the same for all microbatches are
+    not stacked.
 
     Args:
-        function: of the arrays of `shared` and of one row of each of `stacked`, to a
-            list of arrays.
-        shared: what is the same for all microbatches.
-        stacked: arrays with one row for each microbatch.
+        function: function of the arrays in `shared` and of one row of each array in
+            `stacked`. It returns a list of arrays.
+        shared: arrays that are the same for all microbatches.
+        stacked: arrays with one row per microbatch.
         axis: the name of the axis, for collectives in the function.
-        derivatives: how many of the outputs, at the end, are derivatives, and not of
-            the forward direction.
-        window: how many crossings between segments there are for each checkpoint.
+        derivatives: number of derivatives, which are the last outputs. The outputs
+            before them belong to the forward pass.
+        window: number of crossings between segments per checkpoint.
 
     Returns:
-        The outputs, and for each whether it has a row for each microbatch.
+        The outputs, and for each of them whether it has one row per microbatch.
 
     Example:
         >>> from jax import lax
@@ -71,14 +72,14 @@ def map_sequentially(
 
 
 class _Run:
-    """The values of a program, as far as it has been run.
+    """The run of a program, with the values computed so far.
 
     Args:
         program: the program of one microbatch.
         stored: the variables to store, and until which segment.
         size: number of microbatches.
-        shared: values that are the same for all.
-        stacked: values that differ, along a new first axis.
+        shared: values that are the same for all microbatches.
+        stacked: values that differ between microbatches, stacked along a first axis.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class _Run:
                 self.stacked[eqn.outvars[0]] = jnp.arange(size, dtype=jnp.int32)
 
     def outputs(self) -> list[Array]:
-        """Run all segments; outputs that vary are stacked."""
+        """Run all segments and return the outputs; those that vary are stacked."""
         program = self.program
         for level in range(program.last_level + 1):
             self._run_segment(level)
@@ -124,7 +125,7 @@ class _Run:
             self._combine(eqn)
 
     def _loop(self, level: int, sums: list[Var], kept: list[Var]) -> list[Array]:
-        """Compute values of a segment: stack some, and return the sums of others."""
+        """Run the loop of a segment: stack values in `kept`, return sums of `sums`."""
         program, until = self.program, lambda v: self.stored.get(v, ALWAYS)
         at_hand = {v for v in self.stacked if until(v) >= level}
         effects = program.effects(level)
@@ -138,7 +139,7 @@ class _Run:
         eqns = [program.eqns[n] for n in numbers] + effects
         shared = {v: self.shared[v] for v in ends if v in self.shared}
         rows = {v: self.stacked[v] for v in ends if v in self.stacked}
-        # What is read for the last time makes room for what is written.
+        # Write new values into the memory of values that are read for the last time.
         reused = _pair(kept, [v for v in rows if until(v) <= level])
         indices = {old: kept.index(new) for new, old in reused.items()}
 
@@ -165,10 +166,10 @@ class _Run:
         return totals
 
     def _buffer(self, var: Var) -> Array:
-        """Make the array that the values of all microbatches are written to.
+        """Make the array to which the values of all microbatches are written.
 
-        It begins as a number that the segment before has computed, so that a compiler
-        cannot make the arrays of all segments at once.
+        It is filled with a number that the previous segment has computed, so that the
+        compiler cannot allocate the arrays of all segments at once.
         """
         aval = aval_of(var)
         shape, dtype = (self.size, *aval.shape), aval.dtype
@@ -180,7 +181,7 @@ class _Run:
         return jnp.broadcast_to(first.astype(dtype), shape)
 
     def _remember(self, results: list[Array]) -> None:
-        """Take a number of the smallest result of a segment."""
+        """Remember one number from the smallest result of a segment."""
         numbers = [v for v in results if v.size and jnp.issubdtype(v.dtype, jnp.number)]
         if numbers:
             self.latest = min(numbers, key=lambda v: v.size).ravel()[0]
@@ -199,7 +200,7 @@ class _Run:
                 self.shared.update(zip(eqn.outvars, values, strict=True))
 
     def _finish_sum(self, eqn: JaxprEqn, total: Array) -> Array:
-        """Add over the other axes of a sum, if it has any."""
+        """Sum over the remaining axes of a `psum`, if it has any."""
         total = total.astype(aval_of(eqn.outvars[0]).dtype)
         others = tuple(a for a in eqn.params["axes"] if a != self.program.axis)
         return lax.psum(total, others) if others else total
@@ -226,7 +227,7 @@ class _Run:
 
 
 def _pair(new: Sequence[Var], old: Sequence[Var]) -> dict[Var, Var]:
-    """Find for new values old ones of the same shape and dtype, one for each."""
+    """Pair new variables with old ones of the same shape and dtype, where possible."""
     free, pairs = list(old), {}
     for var in new:
         for other in (v for v in free if aval_of(v) == aval_of(var)):
@@ -242,7 +243,7 @@ def _is_sum(eqn: JaxprEqn) -> bool:
 
 
 def _zero(var: Var) -> Array:
-    """Return a zero to add values to, in float32 at least."""
+    """Return zeros to which values are added, in float32 or wider."""
     aval = aval_of(var)
     dtype = aval.dtype
     if jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize < 4:

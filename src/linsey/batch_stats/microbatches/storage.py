@@ -1,9 +1,8 @@
-"""What is stored between segments, and until when.
+"""The values that are stored between segments, and for how long.
 
-Values that outputs of the forward direction depend on are stored until the last segment
-that computes such a value has used them. The backward direction needs them once more.
-Of those, only the values at a few cuts, the *checkpoints*, are stored so long; the
-others are computed again.
+Values of the forward pass are stored until the last segment of the forward pass that
+uses them. The backward pass needs them again. Only the values at a few cuts, the
+*checkpoints*, are stored until then; the others are recomputed.
 """
 
 from __future__ import annotations
@@ -18,15 +17,16 @@ ALWAYS = 2**62
 
 
 def choose_stored(program: Program, window: int) -> dict[Var, int]:
-    """Choose the variables that are stored, and until which segment they are read.
+    """Choose the variables to store, and until which segment.
 
     Args:
         program: the program of a microbatch.
-        window: how many crossings there are for each checkpoint; the last crossing is
-            one. With 1 nothing is computed again but what is cheap.
+        window: number of crossings from one segment to the next per checkpoint. The
+            last crossing always is a checkpoint. With 1, only cheap values are
+            recomputed.
 
     Returns:
-        For each variable the last segment that may read it.
+        The last segment that may read each stored variable.
     """
     used, last = _last_uses(program)
     stored: dict[Var, int] = {}
@@ -38,10 +38,11 @@ def choose_stored(program: Program, window: int) -> dict[Var, int]:
 
 
 def _last_uses(program: Program) -> tuple[dict[Var, int], int]:
-    """Find what later segments use directly, and the last segment of the forward part.
+    """Find the variables that later segments use, and the last segment going forward.
 
-    What is of earlier segments than that and not of the forward direction, such as the
-    mask of a relu, is made again together with the values that it is a mask of.
+    Variables that only the backward pass uses, such as the mask of a ReLU, are left out
+    if they belong to an earlier segment: they are recomputed together with the
+    values that they mask.
     """
     forward = [program.eqns[number] for number in sorted(program.forward)]
     last = max((program.level_of(e) for e in forward), default=0)
@@ -61,7 +62,7 @@ def _last_uses(program: Program) -> tuple[dict[Var, int], int]:
 def _reduced(
     program: Program, used: dict[Var, int], stored: dict[Var, int]
 ) -> list[Var]:
-    """Leave out what follows cheaply from other variables that are stored as long."""
+    """Leave out variables that are cheap to compute from others stored as long."""
     kept = dict(used)
     for var in sorted(used, key=program.producer.__getitem__, reverse=True):
 
@@ -81,7 +82,7 @@ def _reduced(
 def _checkpoints(
     program: Program, stored: dict[Var, int], last: int, window: int
 ) -> set[Var]:
-    """Choose the cheapest cut in each window of crossings, beginning with the last."""
+    """Choose the smallest cut in each window of crossings, beginning with the last."""
     cuts = [_cut(program, stored, crossing) for crossing in range(last)]
     chosen: set[Var] = set(cuts[-1]) if cuts else set()
     end = last - 1
@@ -93,9 +94,10 @@ def _checkpoints(
 
 
 def _cut(program: Program, stored: dict[Var, int], crossing: int) -> list[Var]:
-    """Find few values that all that is stored across a crossing follows from.
+    """Find a small set of values that determine all values stored across a crossing.
 
-    They are these themselves, or a smaller one from which the segment computes them.
+    They are either the stored values themselves, or one smaller value from which the
+    segment computes them.
     """
     live = [
         v
@@ -114,7 +116,7 @@ def _cut(program: Program, stored: dict[Var, int], crossing: int) -> list[Var]:
 
 
 def _precedes(program: Program, var: Var, live: list[Var]) -> bool:
-    """Return whether variables follow from one, inputs and shared values alone."""
+    """Tell whether one variable, inputs and shared values determine the others."""
     level = program.level[var]
 
     def free(v):

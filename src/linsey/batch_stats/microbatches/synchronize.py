@@ -1,8 +1,9 @@
 """Batch norms that see all microbatches, whatever axis their model was built with.
 
-Inside of these contexts the layers of linsey and of a loaded Flax that keep a running
-mean and variance combine the microbatches: a call of such a layer is intercepted, and
-the name of their axis is added to its `axis_name` while it runs.
+Inside these contexts, layers of linsey (and of Flax, if it is imported) that keep a
+running mean and variance combine the microbatches. A call of such a layer is
+intercepted, and the name of the axis of microbatches is added to its `axis_name` while
+it runs.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Method = Callable[..., Array]
 
 
 class BatchNormLayer(Protocol):
-    """What is known of a module of linsey or of Flax."""
+    """The parts of a module of linsey or Flax that are used here."""
 
     axis_name: object
     path: tuple[str, ...]
@@ -40,15 +41,15 @@ class BatchNormLayer(Protocol):
         ...
 
     def clone(self, *, parent: None, axis_name: object) -> BatchNormLayer:
-        """Return a module of its own with another field."""
+        """Return a copy without a parent and with another `axis_name`."""
         ...
 
     def has_variable(self, col: str, name: str) -> bool:
-        """Return whether it has a variable."""
+        """Tell whether the module has a variable."""
         ...
 
     def is_mutable_collection(self, col: str) -> bool:
-        """Return whether it may change a collection."""
+        """Tell whether a collection is mutable."""
         ...
 
     def put_variable(self, col: str, name: str, value: object) -> None:
@@ -56,7 +57,7 @@ class BatchNormLayer(Protocol):
 
 
 class Context(Protocol):
-    """What an interceptor is told."""
+    """The context that an interceptor receives."""
 
     @property
     def module(self) -> BatchNormLayer:
@@ -92,10 +93,10 @@ def whole_batch(axis: str) -> Iterator[None]:
 def pooled_averages(axis: str) -> Iterator[None]:
     """Normalize within microbatches, and update averages by their pooled moments.
 
-    A layer runs twice: as it is, for its output, and over all microbatches for the
-    update. What both compute is compiled once.
+    Each layer runs twice: unchanged for its output, and over all microbatches for the
+    update of its statistics. Operations that both runs share are compiled only once.
     """
-    twins: list[BatchNormLayer] = []  # that run now
+    twins: list[BatchNormLayer] = []  # copies that are running now
 
     def call(
         method: Method, args: Arguments, kwargs: Mapping[str, object], context: Context
@@ -108,7 +109,7 @@ def pooled_averages(axis: str) -> Iterator[None]:
         after = _state(layer)
         if all(after[name] is value for name, value in before.items()):
             return output  # in evaluation
-        # A scope of its own, because the layer has taken the names in this one.
+        # A separate scope, because the layer has used the names in its own scope.
         twin = layer.clone(parent=None, axis_name=_with_axis(layer, axis))
         twins.append(twin)
         collections = [*dict.fromkeys(collection for collection, _ in before)]
@@ -125,10 +126,10 @@ def pooled_averages(axis: str) -> Iterator[None]:
 
 
 def _keeps_moments(context: Context) -> bool:
-    """Return whether the call is one of a layer that updates a mean and a variance.
+    """Tell whether a call belongs to a layer that updates a mean and a variance.
 
     Raises:
-        UnsynchronizedLayerError: it is, and has no field `axis_name`.
+        UnsynchronizedLayerError: it does, but the layer has no field `axis_name`.
     """
     layer = context.module
     if context.method_name != "__call__" or layer.scope is None:
@@ -143,7 +144,7 @@ def _keeps_moments(context: Context) -> bool:
 
 @contextmanager
 def _named(layer: BatchNormLayer, axis: str) -> Iterator[None]:
-    """Add a name to the axes of a layer, which is frozen for users only."""
+    """Add a name to the axes of a layer, although its fields are frozen for users."""
     names = layer.axis_name
     object.__setattr__(layer, "axis_name", _with_axis(layer, axis))
     try:
@@ -161,7 +162,7 @@ State = dict[tuple[str, str], object]
 
 
 def _state(layer: BatchNormLayer) -> State:
-    """Return what the layer itself keeps in collections that it may change."""
+    """Return the layer's own values in mutable collections other than `params`."""
     return {
         (collection, name): value
         for collection, values in layer.variables.items()
@@ -173,7 +174,7 @@ def _state(layer: BatchNormLayer) -> State:
 
 @contextmanager
 def _intercepted(interceptor: Interceptor) -> Iterator[None]:
-    """Intercept calls of modules of linsey, and of Flax where it is loaded."""
+    """Intercept calls of modules of linsey, and of Flax if it is imported."""
     contexts = [linen.intercept_methods]
     flax = getattr(sys.modules.get("flax.linen"), "intercept_methods", None)
     if flax is not None and flax is not linen.intercept_methods:

@@ -1,8 +1,8 @@
 """Files of weights, in the formats of several libraries, as arrays by name.
 
-`read` recognizes the format, `write` makes one. Nothing in a file is believed: no
-pickle runs, no name in it is that of a file, a class or a module, and sizes are
-compared with the file before memory is taken for them.
+`read` detects the format, `write` writes one. Files are not trusted: no pickle is
+executed, no name in a file is used to look up a file, a class or a module, and sizes
+are compared with the file before memory is allocated.
 """
 
 from linsey.weights.formats.reading import read as read

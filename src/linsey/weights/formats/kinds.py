@@ -1,4 +1,4 @@
-"""What a file or a folder of weights is, by what is in it and not by its name."""
+"""Detection of the format of a file or folder of weights by its content."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from linsey.training.formats import kind_of
 
 Kind = Literal["safetensors", "pt", "msgpack", "npz", "orbax", "step", "run"]
 CHECKPOINTS = "checkpoints"
-"""The folder of steps in that of a run."""
+"""The folder of the steps in the folder of a run."""
 AGAIN = "copy or download it again"
 READ = (
     "safetensors, a file of `torch.save`, MessagePack of Flax, npz, a checkpoint of "
@@ -24,15 +24,15 @@ READ = (
 )
 _SAVE_ANEW = "load it with torch, and save it anew: `torch.save(model.state_dict(), F)`"
 _BEFORE_ZIP = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-_MAPS = {*range(0x80, 0x90), 0xDE, 0xDF}  # how a MessagePack of a dictionary begins
+_MAPS = {*range(0x80, 0x90), 0xDE, 0xDF}  # the first byte of a MessagePack dictionary
 
 
 def recognize(path: Path) -> Kind:
-    """Recognize what a path is.
+    """Detect the format of a file or folder.
 
     Raises:
-        InputError: it is of no kind that is read, or not there.
-        DiskError: the disk refused.
+        InputError: the path does not exist, or the format is not supported.
+        DiskError: a disk operation failed.
     """
     if path.is_dir():
         found = kind_of(path)
@@ -43,7 +43,7 @@ def recognize(path: Path) -> Kind:
         raise InputError("a folder without weights", file=path, expected=READ)
     with open_regular(path) as file, reporting(path, "read"):
         size, start = os.fstat(file.fileno()).st_size, file.read(512)
-    # First: the length of the header can look like the beginning of anything else.
+    # Check this first: the length of the header can look like any other format.
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < MAX_BYTES:
         return "safetensors"
     if start[:2] == b"PK":
@@ -61,14 +61,14 @@ def recognize(path: Path) -> Kind:
 
 
 def run_steps(path: Path) -> CheckpointStore:
-    """Return the steps of a run, or of the folder that holds them."""
+    """Return the steps of a run, given its folder or the folder of the steps."""
     inside = path / CHECKPOINTS
     return CheckpointStore(inside if inside.is_dir() else path)
 
 
 @contextlib.contextmanager
 def advising(hint: str) -> Iterator[None]:
-    """Add advice to an error about a file that has none."""
+    """Add advice to an error about a file that has no advice yet."""
     try:
         yield
     except InputError as error:

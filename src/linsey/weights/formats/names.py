@@ -1,8 +1,7 @@
-"""Names of arrays: of those in a flat file, and of leaves of a tree.
+"""Names of arrays, in flat files and in trees.
 
-A tree has keys, and a name joins them with `/`, as paths of `linsey.checkpoint` do: a
-`/` inside of a key is `~1`, and a `~` is `~0`. In a file without a tree a name is what
-it is.
+In a tree, a name joins keys with `/`, like the paths of `linsey.checkpoint`: a `/` in a
+key is written as `~1`, and a `~` as `~0`. Names in flat files are not escaped.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from linsey.files import PathLike
 from linsey.specs import escape
 
 MAX_VALUES = 2**17
-"""How many values a tree may have."""
+"""The largest number of values in a tree."""
 MAX_NAME = 1024
-"""How long a name may be: each value has one of its own."""
+"""The largest length of a name; each value has its own name."""
 
 
 def flat(
@@ -29,19 +28,20 @@ def flat(
 ) -> dict[str, Any]:
     """Find the arrays in nested dictionaries, lists and tuples.
 
-    Numbers, text, `None` and the like are left out: they are no arrays.
+    Values that are not arrays, such as numbers, text and `None`, are left out.
 
     Args:
-        tree: what was read; the same part may be in it many times, or in itself.
-        is_array: tells which leaves count.
-        file: where it is from, for messages.
-        spelled: how a key stands in a name.
+        tree: the tree that was read. A part may occur in it many times, even in itself.
+        is_array: tells which leaves are arrays.
+        file: the file of the tree, for messages.
+        spelled: function from a key to its form in a name.
 
     Returns:
         The arrays by name, in the order of the tree.
 
     Raises:
-        InputError: it is nested too deeply, has too many values, or two of one name.
+        InputError: the tree is nested too deeply, has too many values or a name that is
+            too long, or two arrays have the same name.
 
     Example:
         >>> flat({"a": [1.5, {"b/c": 2}], "d": 3}, lambda x: type(x) is int, "x.pt")
@@ -80,10 +80,10 @@ def _entries(value: object) -> Iterator[tuple[str, object]]:
 
 
 def unflatten(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """Make a tree of arrays by name: the inverse of `flat`.
+    """Make a tree from arrays by name: the inverse of `flat`.
 
     Raises:
-        OptionError: a name is no path, or two of them exclude each other.
+        OptionError: a name is not a path, or two names exclude each other.
 
     Example:
         >>> unflatten({"params/Dense_0/bias": 1, "params/a~1b": 2})

@@ -1,7 +1,7 @@
 """Files of `torch.save`: zip archives with a pickle, and a member for each storage.
 
-torch is not needed, and no pickle runs: `pt_pickle` reads it as data. Members are found
-by their names and by nothing else; no name is ever that of a file.
+torch is not needed, and the pickle is not executed: `pt_pickle` reads it as data. Names
+are only used to find members of the archive, and never as names of files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from linsey.weights.formats.pt_tensors import Tensor, tensor_of
 
 PICKLE = "data.pkl"
 MAX_PICKLE = 16 * 2**20
-"""Bytes that the pickle may have: about 60,000 tensors."""
+"""The largest size of the pickle in bytes, enough for about 60,000 tensors."""
 _PROBLEM = "not a readable file of `torch.save`"
 
 
@@ -31,14 +31,14 @@ def read_pt(path: Path) -> dict[str, np.ndarray]:
     """Read the tensors of a file of `torch.save`.
 
     Args:
-        path: the file, of PyTorch 1.6 or later.
+        path: the file, written by PyTorch 1.6 or later.
 
     Returns:
-        By name. They cannot be written to; those that share a storage share memory.
+        Read-only arrays by name. Tensors that share a storage share memory.
 
     Raises:
-        InputError: it is another file, is damaged, or holds something else.
-        DiskError: the disk refused.
+        InputError: the file has another format, is damaged, or holds something else.
+        DiskError: a disk operation failed.
     """
     with open_archive(path, _PROBLEM) as archive:
         reader = _Reader(archive)
@@ -51,20 +51,24 @@ def read_pt(path: Path) -> dict[str, np.ndarray]:
 
 
 def _chosen(found: object, path: Path) -> dict[str, Rebuilt]:
-    """Return the tensors by name, of the only state dict if there is just one."""
+    """Return the tensors by name; of a checkpoint, only those of its state dict.
+
+    A checkpoint here is a dictionary with exactly one state dict, and no other tensors
+    except single numbers.
+    """
     if not isinstance(found, dict):
         hint = 'save a dictionary of tensors, such as `{"weight": tensor}`'
         kind = "a tensor" if _is_tensor(found) else type(found).__name__
         raise InputError(
             "not a dictionary of tensors", file=path, found=kind, hint=hint
         )
-    # Each once: the same one may be there very often.
+    # Look at each object only once, as the same one may occur very often.
     values = {id(value): value for value in found.values()}.values()
     inner = [value for value in values if _is_state_dict(value)]
     beside = [value for value in values if isinstance(value, Rebuilt)]
     if len(inner) == 1 and not any(map(_has_items, beside)):
         found = inner[0]
-    # Names of a flat file are what they are.
+    # The names in a flat file are not escaped.
     spelled = str if _is_state_dict(found) else names.escape
     return names.flat(found, _is_tensor, path, spelled)
 
@@ -74,7 +78,7 @@ def _is_tensor(value: object) -> bool:
 
 
 def _is_state_dict(value: object) -> bool:
-    """Tell whether a value is a dictionary of tensors, with nothing nested in it."""
+    """Tell whether a value is a dictionary with tensors and without containers."""
     values = value.values() if isinstance(value, dict) else ()
     return any(map(_is_tensor, values)) and not any(
         isinstance(each, dict | list | tuple) for each in values
@@ -88,7 +92,7 @@ def _has_items(rebuilt: Rebuilt) -> bool:
 
 
 class _Reader:
-    """Reads members of an archive: whole, of the size that is expected."""
+    """Reads whole members of an archive, which must have the expected size."""
 
     def __init__(self, archive: Archive) -> None:
         self.archive, self.path = archive, archive.path
@@ -97,7 +101,7 @@ class _Reader:
         self.swaps = self._has_other_byte_order()
 
     def _only_folder(self) -> str:
-        """Check the list of members; return what their names begin with."""
+        """Check the list of members; return the folder that contains all of them."""
         for name in self.archive.members:
             if "\\" in name or any(part in ("", ".", "..") for part in name.split("/")):
                 raise self.wrong("not the name of a member", name)
@@ -129,13 +133,13 @@ class _Reader:
         found: object = None,
         hint: str = AGAIN,
     ) -> InputError:
-        """Return the error about a member or an array."""
+        """Return an error about a member or an array."""
         return InputError(
             problem, file=self.path, key=key, expected=expected, found=found, hint=hint
         )
 
     def member(self, name: str, most: int) -> np.ndarray:
-        """Return the bytes of a member that has no more than that many."""
+        """Return the bytes of a member, of which there may be at most `most`."""
         info = self.archive.members.get(name)
         if info is None:
             raise self.wrong("the member is missing", name)
@@ -155,7 +159,7 @@ class _Reader:
 
     def array(self, name: str, tensor: Tensor) -> np.ndarray:
         """Return the array of a tensor."""
-        # What is swapped are numbers: a complex one has two.
+        # Bytes are swapped in each number, and a complex number has two.
         parts = 2 if tensor.dtype.kind == "c" else 1
         width = tensor.dtype.itemsize // parts if self.swaps else 1
         member = f"{self.root}data/{tensor.storage}"

@@ -1,11 +1,11 @@
-"""The pickle in a file of PyTorch, read as data.
+"""The pickle in a PyTorch file, read as data.
 
-A pickle is a program for a machine with a stack: it may name any function, and have it
-called. The machine here knows the few operations that a state dict is made of, and the
-few names in it. A name stands for itself: nothing is imported, looked up or called.
-What it makes are dictionaries, lists, tuples, numbers, text, and two *records*: a
-`Storage`, bytes that lie elsewhere in the file, and a `Rebuilt`, the arguments of a
-function that makes a tensor. Any other operation or name is refused.
+A pickle is a program for a stack machine, which may name any function and call it. The
+machine here knows only the few operations and names that occur in a state dict. Names
+are only text: nothing is imported, looked up or called. The machine creates
+dictionaries, lists, tuples, numbers, text, and two kinds of *records*: a `Storage`
+stands for bytes elsewhere in the file, and a `Rebuilt` for a call of a function that
+makes a tensor. Any other operation or name raises an error.
 
 The operations are described in `pickletools` of the standard library.
 """
@@ -23,9 +23,9 @@ from linsey.errors import InputError
 from linsey.weights.formats.kinds import AGAIN
 
 FIX = "load it with torch, and save `model.state_dict()` with `torch.save`"
-"""What to do about a file that holds more than arrays."""
+"""The advice for a file that holds more than arrays."""
 MAX_OPERATIONS = 2**21
-"""How many there may be: about forty make a tensor."""
+"""The largest number of operations; a tensor takes about forty."""
 _MAX_KEY = 64
 _MAX_NAME = 256
 
@@ -43,14 +43,14 @@ STORAGES = {
     "LongStorage": "int64",
     "ShortStorage": "int16",
 }
-"""The dtypes of storages that know theirs."""
+"""The dtypes of typed storages."""
 UNTYPED = "UntypedStorage"
-"""The kind of those that know the number of their bytes only."""
+"""The kind of storages that know only their number of bytes."""
 LATER_DTYPES = (
     "uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2",
     "float8_e5m2fnuz", "float8_e8m0fnu",
 )  # fmt: skip
-"""Dtypes that PyTorch got later: their storages are untyped."""
+"""Newer dtypes of PyTorch, whose storages are untyped."""
 DTYPES = (*STORAGES.values(), *LATER_DTYPES)
 REBUILD = "torch._utils._rebuild_tensor_v2"
 REBUILD_LATER = "torch._utils._rebuild_tensor_v3"
@@ -112,16 +112,16 @@ def parse(content: bytes, file: Path, key: str) -> object:
     r"""Run the program of a pickle.
 
     Args:
-        content: its bytes.
-        file: the archive that it is in, for messages.
-        key: the member, for messages.
+        content: bytes of the pickle.
+        file: the archive that contains it, for messages.
+        key: the member of the archive, for messages.
 
     Returns:
-        What it leaves on the stack.
+        The value that the program leaves on the stack.
 
     Raises:
-        InputError: it is cut off, malformed, or has an operation, a name or a call
-            that no state dict needs.
+        InputError: the pickle is truncated or malformed, or has an operation, a name or
+            a call that no state dict needs.
 
     Example:
         >>> parse(b"\x80\x02}X\1\0\0\0aK\7s.", Path("a.pt"), "data.pkl")
@@ -136,7 +136,7 @@ def parse(content: bytes, file: Path, key: str) -> object:
 
 
 class _Machine:
-    """The stack, the marks in it, and the values that were put aside."""
+    """The stack, the marks in it, and the memo of stored values."""
 
     def __init__(self, content: bytes, file: Path, key: str) -> None:
         self.content, self.file, self.key = content, file, key
@@ -152,7 +152,7 @@ class _Machine:
         found: object = None,
         hint: str = FIX,
     ) -> NoReturn:
-        """Raise the error that names the operation by its place."""
+        """Raise an error that says where the operation is."""
         key = f"{self.key}, byte {self.start}"
         raise InputError(
             problem, file=self.file, key=key, expected=expected, found=found, hint=hint
@@ -177,7 +177,7 @@ class _Machine:
         self.refuse("too many operations", f"at most {MAX_OPERATIONS:,}")
 
     def end(self) -> object:
-        """Return what is left, if that is one value, and nothing follows."""
+        """Return the last value, if it is the only one and nothing follows."""
         value = self.pop()
         if self.stack or self.marks or self.place != len(self.content):
             self.refuse("more follows, or was left, at the end")
@@ -195,11 +195,11 @@ class _Machine:
         return taken
 
     def number(self, size: int) -> int:
-        """Return a number without a sign."""
+        """Read an unsigned integer."""
         return int.from_bytes(self.take(size), "little")
 
     def line(self) -> str:
-        """Return a name, which ends where its line ends."""
+        """Read a name, which extends to the end of the line."""
         end = self.content.find(b"\n", self.place, self.place + _MAX_NAME)
         if end < 0:
             self.refuse("a name without an end, or too long")
@@ -213,13 +213,13 @@ class _Machine:
         self.stack.append(value)
 
     def pop(self) -> object:
-        """Take a value from above the last mark."""
+        """Pop a value above the last mark."""
         if len(self.stack) <= (self.marks[-1] if self.marks else 0):
             self.refuse("a value is missing")
         return self.stack.pop()
 
     def pop_marked(self) -> list[object]:
-        """Take the last mark, and all values above it."""
+        """Pop the last mark and all values above it."""
         if not self.marks:
             self.refuse("a mark is missing")
         mark = self.marks.pop()
@@ -247,7 +247,7 @@ class _Machine:
         if not isinstance(table, dict) or len(values) % 2:
             self.refuse("entries of what is no dictionary", found=type(table).__name__)
         for key, value in zip(values[::2], values[1::2], strict=True):
-            # The type itself: to hash a tuple may take for ever.
+            # Compare the exact type first: hashing a tuple may take forever.
             if type(key) not in (str, int):
                 expected = "text or a whole number"
                 self.refuse("a key that no array has", expected, type(key).__name__)
@@ -256,10 +256,10 @@ class _Machine:
             table[key] = value
         self.push(table)
 
-    # -- memory ----------------------------------------------------------------------
+    # -- memo ------------------------------------------------------------------------
 
     def store(self, index: int) -> None:
-        """Put the value on top aside, where it stays as well."""
+        """Store the value on top of the stack in the memo, without popping it."""
         value = self.pop()
         self.push(value)
         self.memo[index] = value
@@ -269,10 +269,10 @@ class _Machine:
             self.refuse("a value that was not put aside", found=index)
         self.push(self.memo[index])
 
-    # -- what a pickle names ---------------------------------------------------------
+    # -- names and calls -------------------------------------------------------------
 
     def name(self) -> None:
-        """Read the name of a class or a function, if it is one of a state dict."""
+        """Read the name of a class or function, which must be one in state dicts."""
         text = f"{self.line()}.{self.line()}"
         if text not in _NAMES:
             problem = "a name that no state dict has, and nothing is imported"
@@ -280,7 +280,7 @@ class _Machine:
         self.push(Name(text))
 
     def storage(self) -> None:
-        """Make a record of bytes that lie elsewhere."""
+        """Make a record of bytes that are elsewhere in the file."""
         match found := self.pop():
             case ("storage", Name(text=text), str(key), str(), int(count)):
                 kind = text.removeprefix("torch.").removeprefix("storage.")
@@ -288,7 +288,7 @@ class _Machine:
                 self.refuse("not a reference to a storage", found=type(found).__name__)
         if kind not in STORAGES and kind != UNTYPED:
             self.refuse("not a kind of storage", found=text)
-        # Never the name of a file, but a number it is all the same.
+        # The key is never used as the name of a file, but must be a number anyway.
         if not (key.isascii() and key.isdecimal() and len(key) <= _MAX_KEY):
             self.refuse("not the key of a storage", "digits", key)
         if count < 0:
@@ -296,7 +296,7 @@ class _Machine:
         self.push(Storage(kind, key, count))
 
     def call(self) -> None:
-        """Make what a name of a state dict makes of its arguments."""
+        """Make the result of a call that is allowed in state dicts."""
         arguments, function = self.pop(), self.pop()
         text = function.text if isinstance(function, Name) else type(function).__name__
         if text not in _CALLED or not isinstance(arguments, tuple):
@@ -307,14 +307,14 @@ class _Machine:
         elif text == "torch.Size" and isinstance(content, tuple):
             self.push(content)
         elif text.startswith("collections.") and isinstance(content, dict):
-            self.push(content)  # no copy: there could be very many of them
+            self.push(content)  # no copy, as there could be very many
         elif text.startswith("collections.") and not arguments:
             self.push(OrderedDict())
         else:
             self.refuse("a call with other arguments", found=text)
 
     def build(self) -> None:
-        """Leave out the attributes of a dictionary: versions of modules."""
+        """Ignore the attributes of a dictionary, which are versions of modules."""
         state, target = self.pop(), self.pop()
         if type(target) is not OrderedDict or not isinstance(state, dict):
             found = type(target).__name__
@@ -366,4 +366,4 @@ _OPERATIONS: dict[bytes, Callable[[_Machine], object]] = {
     b"R": _Machine.call,
     b"b": _Machine.build,
 }
-"""By their codes; `.` ends the program."""
+"""The operations by their codes; `.` ends the program."""

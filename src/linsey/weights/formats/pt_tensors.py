@@ -1,7 +1,7 @@
-"""Tensors of PyTorch: strides over items of a storage, checked before they are read.
+"""PyTorch tensors: strided views of a storage, checked before they are read.
 
-A tensor has a shape, and for each axis the stride from an item to the next one, counted
-in items of its storage. Tensors may share a storage, and overlap.
+A tensor has a shape and, for each axis, a stride in items of its storage. Tensors may
+share a storage and overlap.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from linsey.weights.formats.pt_pickle import (
 )
 
 MAX_RANK = 64
-"""The limit of NumPy."""
+"""NumPy's limit."""
 _WHOLE = "save `tensor.detach().clone()`"
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """What a file says of a tensor.
+    """The description of a tensor in a file.
 
     Attributes:
-        storage: the name of the member with its items.
-        stored: the bytes of that member.
-        dtype: of the items.
-        offset: of the first item.
-        shape: the lengths of the axes.
-        strides: in items, as many.
+        storage: name of the member with its items.
+        stored: size of that member in bytes.
+        dtype: dtype of the items.
+        offset: offset of the first item, in items.
+        shape: lengths of the axes.
+        strides: stride of each axis, in items.
     """
 
     storage: str
@@ -52,34 +52,35 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of all values, and at least those of one along each axis."""
+        """The size of all values in bytes, counting axes of length 0 as 1."""
         return math.prod(max(n, 1) for n in self.shape) * self.dtype.itemsize
 
     def of(self, raw: np.ndarray) -> np.ndarray:
         """Return the array.
 
         Args:
-            raw: the bytes of the storage, as `uint8`, in the order of this machine.
+            raw: the bytes of the storage, as `uint8`, in the byte order of this
+                machine.
 
         Returns:
-            A view of them, which cannot be written to.
+            A read-only view of the bytes.
         """
         if 0 in self.shape:
             array = np.empty(self.shape, self.dtype)
         else:
             size = self.dtype.itemsize
-            # A length of 1 needs no stride, and may have an absurd one.
+            # An axis of length 1 needs no stride, and may have an absurd one.
             pairs = zip(self.shape, self.strides, strict=True)
             strides = tuple(stride * size if n > 1 else 0 for n, stride in pairs)
             offset = self.offset * size
-            # NumPy compares all of it with the size of the buffer once more.
+            # NumPy checks once more that all of it is inside the buffer.
             array = np.ndarray(self.shape, self.dtype, raw.data, offset, strides)
         array.flags.writeable = False
         return array
 
 
 def dtype_of(name: str) -> np.dtype:
-    """Return the dtype that has a name in PyTorch.
+    """Return the dtype with the given name in PyTorch.
 
     Example:
         >>> dtype_of("bfloat16"), dtype_of("bool")
@@ -92,12 +93,12 @@ def tensor_of(rebuilt: Rebuilt, file: PathLike, key: str) -> Tensor:
     """Check the arguments of a tensor.
 
     Args:
-        rebuilt: what the pickle has.
-        file: where it is, for messages.
+        rebuilt: the record from the pickle.
+        file: the file, for messages.
         key: the name of the tensor, for messages.
 
     Raises:
-        InputError: they are of other types, or lead out of the storage.
+        InputError: the arguments have wrong types, or exceed the storage.
     """
 
     def wrong(problem: str, expected: object = None, found: object = None):
@@ -106,7 +107,7 @@ def tensor_of(rebuilt: Rebuilt, file: PathLike, key: str) -> Tensor:
         )
 
     def lengths(name: str, value: object) -> tuple[int, ...]:
-        # Of 64 bits at most: products of longer ones are slow, and long to print.
+        # At most 64 bits: products of longer numbers are slow, and long to print.
         if isinstance(value, tuple) and len(value) <= MAX_RANK:
             if all(type(n) is int and 0 <= n < 2**63 for n in value):
                 return value
@@ -147,7 +148,7 @@ def tensor_of(rebuilt: Rebuilt, file: PathLike, key: str) -> Tensor:
 
 
 def _dtype(storage: Storage, name: object) -> np.dtype | None:
-    """Return the dtype of a storage, or, if that has none, the one that was named."""
+    """Return the dtype of a typed storage, or the named dtype of an untyped one."""
     found = STORAGES.get(storage.kind)
     if storage.kind == UNTYPED and isinstance(name, Name):
         found = name.text.removeprefix("torch.")
@@ -157,7 +158,7 @@ def _dtype(storage: Storage, name: object) -> np.dtype | None:
 
 
 def _shown(value: object) -> str:
-    """Return what a file has, without what may be nested in it."""
+    """Describe a value in a file, without its nested contents."""
     if isinstance(value, tuple) and all(type(n) is int for n in value[: MAX_RANK + 1]):
         return f"{str(value[: MAX_RANK + 1]):.80}"
     return str(value)[:80] if type(value) is int else type(value).__name__

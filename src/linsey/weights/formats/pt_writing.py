@@ -1,4 +1,4 @@
-"""Files that `torch.load(weights_only=True)` reads, made without torch."""
+"""Writing of files that `torch.load(weights_only=True)` reads, without torch."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def write_pt(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write a state dict.
 
     Args:
-        path: the file to make.
-        arrays: contiguous. Those that share all of their memory, as tied weights do,
-            share a storage.
+        path: the file to create.
+        arrays: contiguous arrays by name. Arrays in the same memory, such as tied
+            weights, share a storage.
 
     Raises:
-        OSError: the disk refused.
+        OSError: a disk operation failed.
     """
     storages: dict[tuple[int, int, str], tuple[str, np.ndarray]] = {}
     entries = []
@@ -49,7 +49,7 @@ def write_pt(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _tensor(array: np.ndarray, key: str) -> bytes:
-    """Return the call of the function that makes a tensor, see `pt_tensors`."""
+    """Return the call of the function that makes a tensor; see `pt_tensors`."""
     dtype = array.dtype.name
     is_typed = dtype in _KINDS
     kind = f"torch.{_KINDS[dtype]}" if is_typed else f"torch.storage.{UNTYPED}"
@@ -64,7 +64,7 @@ def _tensor(array: np.ndarray, key: str) -> bytes:
         _number(0),
         _tuple(map(_number, array.shape)),
         _tuple(map(_number, strides)),
-        b"\x89",  # of no gradient
+        b"\x89",  # requires no gradient
         _name("collections.OrderedDict") + b")R",  # no hooks
     ]
     if not is_typed:

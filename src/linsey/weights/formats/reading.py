@@ -1,4 +1,4 @@
-"""Arrays of any kind of file, by name."""
+"""Reading of arrays by name, from any of the formats."""
 
 from __future__ import annotations
 
@@ -32,31 +32,31 @@ Reader = Callable[[Path], dict[str, np.ndarray]]
 def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Read the arrays of a file or folder of weights.
 
-    What it is shows in its content, and not in its name: safetensors; a file of
-    `torch.save`, since PyTorch 1.6; MessagePack of Flax; a checkpoint of Orbax; `.npz`;
-    a run of linsey, of which the newest step is read, or one step of it.
+    The format is detected by the content, not by the name: safetensors; a file of
+    `torch.save`, since PyTorch 1.6; MessagePack of Flax; an Orbax checkpoint; `.npz`; a
+    run of linsey, whose newest step is read, or one of its steps.
 
-    Of safetensors, `.npz` and a state dict of PyTorch the names are those in the file.
-    Where dictionaries are nested, a name joins keys and indices with `/`, such as
-    `params/Dense_0/kernel`; a `/` inside of a key is `~1`, and a `~` is `~0`. If a
-    checkpoint of PyTorch has a state dict in it, and no second one nor arrays beside
-    it, that state dict is read, and not the state of the optimizer; else everything
-    is. What is no array, such as the number of an epoch, is left out.
+    For safetensors, `.npz` and a PyTorch state dict, the names are those in the file.
+    In nested dictionaries, a name joins keys and indices with `/`, as in
+    `params/Dense_0/kernel`; a `/` in a key is written as `~1`, and a `~` as `~0`. If a
+    PyTorch checkpoint contains exactly one state dict and no arrays next to it, only
+    this state dict is read, without the state of the optimizer; otherwise everything is
+    read. Values that are not arrays, such as the epoch number, are left out.
 
     Args:
         path: the file or folder.
 
     Returns:
-        Arrays by name, of the shapes and dtypes in the file, with `bfloat16` and the
-        like from `ml_dtypes`. They cannot be written to: copy those that are to be
-        changed. Tensors of PyTorch that share memory do so here too.
+        Arrays by name, with the shapes and dtypes in the file; dtypes such as
+        `bfloat16` are from `ml_dtypes`. The arrays are read-only: copy those that you
+        want to change. PyTorch tensors that share memory still do so.
 
     Raises:
-        InputError: it is of another kind, damaged, or has no arrays; or it has more
-            than arrays, and would need code to be run. The message names the file and
-            the entry.
-        DiskError: the disk refused.
-        MissingPackageError: Orbax is needed, and not installed.
+        InputError: the file has another format, is damaged, or has no arrays; or it has
+            more than arrays, and reading it would require running code. The message
+            names the file and the entry.
+        DiskError: a disk operation failed.
+        MissingPackageError: Orbax is needed, but not installed.
 
     Example:
         >>> import tempfile
@@ -82,7 +82,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    # `bfloat16`, for example, is what NumPy writes without its name.
+    # NumPy writes dtypes such as `bfloat16` without their names.
     with advising("save numbers that NumPy has, such as float32, or use safetensors"):
         arrays = read_npz(path, tuple)
     return {
@@ -117,7 +117,7 @@ def _is_array(leaf: object) -> bool:
 
 
 def _on_host(array: Any) -> np.ndarray:
-    if not isinstance(array.dtype, np.dtype):  # of random keys
+    if not isinstance(array.dtype, np.dtype):  # random keys
         array = jax.random.key_data(array)
     return np.asarray(array)
 

@@ -1,4 +1,4 @@
-"""Arrays by name as a file of any kind."""
+"""Writing of arrays by name, in any of the formats."""
 
 from __future__ import annotations
 
@@ -39,26 +39,27 @@ def write(
     arrays: Mapping[str, Any],
     format: Format | None = None,
 ) -> None:
-    """Write arrays by name as a file or folder of weights.
+    """Write arrays by name to a file or folder of weights.
 
-    The file has its name when it is complete and on the disk. The same arrays in the
-    same order give the same bytes, but for Orbax. For `"pt"` they are tensors that
-    `torch.load(path, weights_only=True)` reads. `"msgpack"`, of Flax, and `"orbax"` are
-    trees: a name such as `params/Dense_0/kernel` is split at each `/`.
+    The file gets its name only when it is complete and on the disk. The same arrays in
+    the same order give the same bytes, except with Orbax. With `"pt"`, they are tensors
+    that `torch.load(path, weights_only=True)` reads. `"msgpack"` (of Flax) and
+    `"orbax"` hold trees: a name such as `params/Dense_0/kernel` is split at each `/`.
 
     Args:
-        path: the file or folder to make. A file of that name is replaced, a folder is
-            not. Folders above it are made.
-        arrays: of NumPy or JAX.
-        format: if `None`, the suffix says it: `.safetensors`, `.pt` or `.pth`,
-            `.msgpack`, `.orbax`, `.npz`.
+        path: the file or folder to create. An existing file is replaced, but not an
+            existing folder. Missing parent folders are created.
+        arrays: NumPy or JAX arrays by name.
+        format: the format. If `None`, it is determined by the suffix: `.safetensors`,
+            `.pt` or `.pth`, `.msgpack`, `.orbax`, `.npz`.
 
     Raises:
-        OptionError: the format is not known, there are no arrays, or a name cannot be
-            one in that format.
-        ArgumentTypeError: an array is none, or of a dtype that the format cannot hold.
-        DiskError: the disk refused. Nothing new is left.
-        MissingPackageError: Orbax is needed, and not installed.
+        OptionError: the format is unknown, there are no arrays, or a name is not
+            possible in the format.
+        ArgumentTypeError: a value is not an array, or has a dtype that the format
+            cannot hold.
+        DiskError: a disk operation failed. Nothing new is left behind.
+        MissingPackageError: Orbax is needed, but not installed.
 
     Example:
         >>> import tempfile
@@ -84,7 +85,7 @@ def write(
             "Pass at least one array.",
         )
     if chosen == "orbax":
-        checkpoints.orbax()  # says what to install, before it is looked into
+        checkpoints.orbax()  # if it is missing, say so before anything else
     found = {name: _prepared(name, array, chosen) for name, array in arrays.items()}
     durable.make_folder(path.absolute().parent)
     with durable.replacing(path, sum(a.nbytes for a in found.values())) as temporary:
@@ -92,7 +93,7 @@ def write(
 
 
 def _prepared(name: str, array: Any, format: Format) -> np.ndarray:
-    """Check a name and an array; bring it to the host, contiguous, little-endian."""
+    """Check a name and an array; return it on the host, contiguous, little-endian."""
     if not _is_name(name):
         raise OptionError(
             f"The name {name!r:.80} cannot be one.",
@@ -123,13 +124,13 @@ def _is_name(name: object) -> bool:
         return False
     try:
         name.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair
+    except UnicodeEncodeError:  # a lone surrogate
         return False
     return name != tensors.RESERVED
 
 
 def _can_hold(format: Format, dtype: object, size: int) -> bool:
-    if not isinstance(dtype, np.dtype):  # of random keys
+    if not isinstance(dtype, np.dtype):  # random keys
         return False
     if format == "orbax":
         return orbax_utils.is_storable(dtype) and size > 0
