@@ -19,7 +19,7 @@ class BatchNormOptions:
     Attributes:
         momentum: fraction of the old average that is kept, in [0, 1]; PyTorch's is
             `1 - momentum`. If `None`, the plain average of all batches.
-        epsilon: what is added to the variance.
+        epsilon: number added to the variance.
         unbiased_variance: whether the running variance is that of `n - 1` degrees of
             freedom, as in PyTorch.
         axis_name: name or names of mapped axes that belong to the batch.

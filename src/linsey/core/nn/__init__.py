@@ -331,7 +331,7 @@ def batch_norm(
         use_running_average: whether to use the running statistics, not those of `x`.
         axis: the channel axis or axes.
         momentum: fraction of the running statistics that is kept, in [0, 1].
-        epsilon: what is added to the variance.
+        epsilon: number added to the variance.
         dtype: dtype of the result.
         bias: whether to add a bias.
         scale: whether to multiply with a scale.
