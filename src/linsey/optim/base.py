@@ -38,10 +38,10 @@ T = TypeVar("T")
 Scalar = float | jax.Array
 """A hyper-parameter: a number, traced or not."""
 LearningRate = Scalar | optax.Schedule | None
-"""A learning rate, or a function of the step; `None` if each update passes its own."""
+"""A learning rate, a schedule, or `None` if each update is given a learning rate."""
 
 LossFn = Callable[[Any], object]
-"""A function of the parameters that returns a loss, or a pair of it and a value."""
+"""A function of the parameters that returns a loss, or a loss and another value."""
 
 FROZEN = "frozen"
 """The label, in optax, of the leaves that no traversal selects."""

@@ -128,10 +128,10 @@ def to_train_state(
     Args:
         optimizer: parameters, state and definition.
         apply_fn: usually `model.apply`.
-        hyper_params: what differs from the definition's defaults, such as a learning
-            rate that was passed to each update; it may be a schedule.
-        cls: the class to make, if it has further fields.
-        **fields: their values, such as `batch_stats`.
+        hyper_params: hyper-parameters that differ from the definition's defaults, such
+            as a learning rate that was passed to each update. It may be a schedule.
+        cls: the class to make, if it has additional fields.
+        **fields: the values of these fields, such as `batch_stats`.
 
     Example:
         >>> from linsey import optim
