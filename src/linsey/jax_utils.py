@@ -47,7 +47,7 @@ def replicate(
         axis_name: name of the mesh axis.
 
     Returns:
-        A tree of arrays with a leading axis, of which each device holds one entry.
+        A tree of arrays with a leading axis; each device holds one entry of it.
 
     Example:
         >>> tree = replicate({"x": jnp.arange(3)}, jax.local_devices()[:1])

@@ -23,14 +23,14 @@ LARGEST = 2**16
 
 
 def zeros(shape: Any, dtype: DTypeLike) -> jax.Array:
-    """Return what `jnp.zeros` returns."""
+    """Return the same array as `jnp.zeros`."""
     return (
         _filled(0, shape, dtype) if _is_plain(shape, dtype) else jnp.zeros(shape, dtype)
     )
 
 
 def ones(shape: Any, dtype: DTypeLike) -> jax.Array:
-    """Return what `jnp.ones` returns."""
+    """Return the same array as `jnp.ones`."""
     return (
         _filled(1, shape, dtype) if _is_plain(shape, dtype) else jnp.ones(shape, dtype)
     )

@@ -93,7 +93,7 @@ class Deferred:
             others: its other arguments: arrays, trees of them or `None`.
 
         Returns:
-            What the consumer returns: one array.
+            The result of the consumer, which is one array.
         """
         return _feed(consumer, self.recipe, self.operands, others)
 

@@ -158,7 +158,7 @@ def in_qdq(
 def in_qdq_fwd(
     compute_dtype: Dtype, q_dtype: Dtype, inp: Array, scale: Array, amax_history: Array
 ) -> tuple[Array, tuple[Array, Array]]:
-    """Return the forward rule of `in_qdq`."""
+    """Apply the forward rule of `in_qdq`."""
     rounded, new_scale, new_history = quantize_dequantize_update(
         inp, q_dtype, scale, amax_history, compute_dtype
     )
@@ -168,7 +168,7 @@ def in_qdq_fwd(
 def in_qdq_bwd(
     compute_dtype: Dtype, q_dtype: Dtype, res: tuple[Array, Array], g: Array
 ) -> tuple[Array, Array, Array]:
-    """Return the backward rule of `in_qdq`."""
+    """Apply the backward rule of `in_qdq`."""
     return (g, *res)
 
 
@@ -186,14 +186,14 @@ def out_qdq(
 def out_qdq_fwd(
     compute_dtype: Dtype, q_dtype: Dtype, out: Array, scale: Array, amax_history: Array
 ) -> tuple[Array, tuple[Array, Array]]:
-    """Return the forward rule of `out_qdq`."""
+    """Apply the forward rule of `out_qdq`."""
     return out, (scale, amax_history)
 
 
 def out_qdq_bwd(
     compute_dtype: Dtype, q_dtype: Dtype, res: tuple[Array, Array], g: Array
 ) -> tuple[Array, Array, Array]:
-    """Return the backward rule of `out_qdq`."""
+    """Apply the backward rule of `out_qdq`."""
     scale, amax_history = res
     return quantize_dequantize_update(g, q_dtype, scale, amax_history, compute_dtype)
 
@@ -212,7 +212,7 @@ def in_q(
 def in_q_fwd(
     compute_dtype: Dtype, q_dtype: Dtype, inp: Array, scale: Array, amax_history: Array
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """Return the forward rule of `in_q`."""
+    """Apply the forward rule of `in_q`."""
     new_scale, new_history = update_fp8_meta(inp, q_dtype, scale, amax_history)
     rounded = quantize(inp, q_dtype, new_scale, compute_dtype)
     return (rounded, new_scale), (
@@ -224,7 +224,7 @@ def in_q_fwd(
 def in_q_bwd(
     compute_dtype: Dtype, q_dtype: Dtype, res: tuple[Array, Array], _: object
 ) -> tuple[None, Array, Array]:
-    """Return the backward rule of `in_q`; the product gives the gradient of `x`."""
+    """Apply the backward rule of `in_q`; the product gives the gradient of `x`."""
     return (None, *res)
 
 
@@ -240,12 +240,12 @@ def out_dq(dq_type: Dtype, lhs_scale: Array, rhs_scale: Array, out: Array) -> Ar
 def out_dq_fwd(
     dq_type: Dtype, lhs_scale: Array, rhs_scale: Array, out: Array
 ) -> tuple[Array, None]:
-    """Return the forward rule of `out_dq`."""
+    """Apply the forward rule of `out_dq`."""
     return dequantize(out, dq_type, lhs_scale * rhs_scale), None
 
 
 def out_dq_bwd(dq_type: Dtype, _: None, g: Array) -> tuple[None, None, Array]:
-    """Return the backward rule of `out_dq`; `quantized_dot` applies the scales."""
+    """Apply the backward rule of `out_dq`; `quantized_dot` applies the scales."""
     return None, None, g
 
 
@@ -355,7 +355,7 @@ def quantized_dot_fwd(
     dimension_numbers: DotDimensionNumbers,
     preferred_element_type: Dtype | None,
 ) -> tuple[Array, DotResiduals]:
-    """Return the forward rule of `quantized_dot`."""
+    """Apply the forward rule of `quantized_dot`."""
     left, right = (lhs, q_lhs, lhs_scale), (rhs, q_rhs, rhs_scale)
     state = out_grad_scale, out_grad_amax_history
     static = dimension_numbers, preferred_element_type
@@ -368,7 +368,7 @@ def quantized_dot_bwd(
     res: DotResiduals,
     g: Array,
 ) -> tuple[Array | None, ...]:
-    """Return the backward rule of `quantized_dot`."""
+    """Apply the backward rule of `quantized_dot`."""
     (lhs, q_lhs, lhs_scale), (rhs, q_rhs, rhs_scale), scale, history = res
     new_scale, new_history = update_fp8_meta(g, E5M2, scale, history)
     q_g = quantize(g, E5M2, new_scale, preferred_element_type or g.dtype)

@@ -111,7 +111,7 @@ def channel_moments(
         Two arrays of shape (channels,).
 
     Raises:
-        ShapeError: The arrays do not fit each other.
+        ShapeError: The shapes of the arrays do not match.
 
     Example:
         >>> import jax.numpy as jnp
@@ -204,7 +204,7 @@ def channel_products(
         Two arrays of shape (channels,).
 
     Raises:
-        ShapeError: The arrays do not fit each other.
+        ShapeError: The shapes of the arrays do not match.
 
     Example:
         >>> import jax.numpy as jnp
@@ -236,7 +236,7 @@ def channel_spread(
         An array of the shape of `x`.
 
     Raises:
-        ShapeError: The arrays do not fit each other.
+        ShapeError: The shapes of the arrays do not match.
 
     Example:
         >>> import jax.numpy as jnp
@@ -353,7 +353,7 @@ def standardized_tangent(
         is twice the latter.
 
     Raises:
-        ShapeError: The arrays do not fit each other.
+        ShapeError: The shapes of the arrays do not match.
 
     Example:
         >>> import jax.numpy as jnp

@@ -44,7 +44,7 @@ def convolve(x: Array, kernel: Array, window: Window) -> Array:
         Outputs of shape (batch, rows, columns, features).
 
     Raises:
-        ShapeError: The arrays do not fit each other or the window.
+        ShapeError: The shapes of the arrays do not match each other or the window.
 
     Example:
         >>> window = Window((1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), (1, 1), 1)
@@ -68,7 +68,7 @@ def convolve_with_bias(x: Array, kernel: Array, bias: Array, window: Window) -> 
         Outputs of shape (batch, rows, columns, features).
 
     Raises:
-        ShapeError: The arrays do not fit each other or the window.
+        ShapeError: The shapes of the arrays do not match each other or the window.
 
     Example:
         >>> window = Window((1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), (1, 1), 1)

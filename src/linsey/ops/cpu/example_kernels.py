@@ -195,7 +195,7 @@ def normalize_examples(
         An array of the shape of `x`.
 
     Raises:
-        ShapeError: The arrays do not fit each other.
+        ShapeError: The shapes of the arrays do not match.
 
     Example:
         >>> import jax.numpy as jnp
