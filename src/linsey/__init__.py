@@ -4,9 +4,9 @@
 - `linsey.treex`: modules that are pytrees and carry their variables.
 - `linsey.optim`: the classic `Optimizer` API.
 - `linsey.fit`: the command `linsey train` as a function.
-- `linsey.load`: a model that the command `linsey train` trained.
+- `linsey.load`: loads a model that the command `linsey train` has trained.
 
-Submodules are imported when they are first asked for, so that `import linsey` is cheap.
+Submodules are imported on first access, so that `import linsey` is cheap.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from linsey.version import __version__ as __version__
 
 _SUBMODULES = {m.name for m in pkgutil.iter_modules(__path__) if m.name[0] != "_"}
 
-_COMMAND = {"app"}  # what the command `linsey` is made of: users run it
-# What it offers in Python, and where.
+_COMMAND = {"app"}  # the implementation of the command `linsey`, which users run
+# The functions of the command in Python, and their modules.
 _FUNCTIONS = {"fit": "linsey.app.fit", "load": "linsey.app.predictor"}
 
 if TYPE_CHECKING:

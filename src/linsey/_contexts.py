@@ -1,4 +1,4 @@
-"""Context variables: values of a thread or task, given for the length of a block."""
+"""Context variables: values of a thread or task, set for the duration of a block."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def assigned(variable: ContextVar[T], value: T) -> Iterator[T]:
     """Give a context variable a value inside a `with` block.
 
     Args:
-        variable: the variable; afterwards it has the value from before.
-        value: its value inside, which is also what the block is given.
+        variable: the variable, which gets its old value back afterwards.
+        value: its value inside the block, which `with ... as` receives too.
 
     Example:
         >>> depth = ContextVar("depth", default=0)
@@ -34,4 +34,4 @@ def assigned(variable: ContextVar[T], value: T) -> Iterator[T]:
 
 
 BY_DEFINITION: ContextVar[bool] = ContextVar("linsey_by_definition", default=False)
-"""Whether what is compiled does without the kernels for a CPU."""
+"""Whether programs are compiled without the CPU kernels."""

@@ -1,4 +1,4 @@
-"""Python values as static arguments: what makes two of them the same for a program.
+"""Python values as static arguments, and when two of them give the same program.
 
 Example:
     >>> static_key([1, 2.0]) == static_key([1, 2.0])
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Types of values that are the same for a program where they are equal.
+# Types whose values give the same program if they are equal.
 COMPARABLE: set[type] = {
     str, int, bool, bytes, type(None), type, FunctionType, BuiltinFunctionType,
     type(jnp.float32),
@@ -26,15 +26,14 @@ COMPARABLE: set[type] = {
 
 
 def static_key(value: Any) -> Hashable:
-    """Return a key for a value: values with equal keys make the same program.
+    """Return a key for a value: values with equal keys give the same program.
 
-    Equality is not enough, for `1 == 1.0 == True` and `0.0 == -0.0`; and not needed:
-    what has no hash, an array for instance, is compared by its content as pickle sees
-    it, which also finds what was changed in place.
+    Equality is not sufficient, because `1 == 1.0 == True` and `0.0 == -0.0`. It is not
+    necessary either: values without a hash, such as arrays, are compared by the content
+    that pickle would store, which also detects changes in place.
 
     Raises:
-        TypeError: the value is not known while a program is traced, or cannot be taken
-            apart.
+        TypeError: the value is traced, or cannot be decomposed.
     """
     kind = type(value)
     if kind in COMPARABLE:
@@ -50,7 +49,7 @@ def static_key(value: Any) -> Hashable:
     if isinstance(value, Mapping):
         return kind, tuple((static_key(k), static_key(v)) for k, v in value.items())
     if getattr(value, "_bound", None) is not None:
-        return kind, value._bound  # a bound module is equal to itself only
+        return kind, value._bound  # a bound module is equal only to itself
     try:
         hash(value)
         is_compared_by_fields = dataclasses.is_dataclass(kind)

@@ -1,15 +1,15 @@
 """Flags that change how the whole library behaves.
 
-A flag has one value for the process. It is set, weakest first, by its default, by
-an environment variable (`FLAX_PROFILE=0` or `LINSEY_PROFILE=0`, the latter wins),
-and by `config.update("profile", False)`. Every flag answers to three names:
+A flag has one value for the process. In order of increasing priority, it is set by its
+default, by an environment variable (`FLAX_PROFILE=0` or `LINSEY_PROFILE=0`, of which
+the latter wins), and by `config.update("profile", False)`. Every flag has three names:
 `profile`, `linsey_profile` and `flax_profile`.
 
-`misuse` says what happens where linsey finds what cannot be meant, but has a result in
-Flax, such as training on one value per channel: `error` raises, `warn` warns with the
-text of the error and goes on as Flax does, `ignore` just goes on. It is `error`, and
-`warn` in programs that import Flax (`linsey run`, `linsey.compat.install`), unless
-`LINSEY_MISUSE` is set.
+`misuse` determines what happens if a call cannot be intended, but has a result in Flax,
+such as training on one value per channel: `error` raises, `warn` warns with the text of
+the error and continues as Flax does, and `ignore` just continues. Unless
+`LINSEY_MISUSE` is set, it is `error`, or `warn` in programs that import Flax
+(`linsey run`, `linsey.compat.install`).
 
 Example:
     >>> from linsey.config import config
@@ -50,7 +50,7 @@ class Named(Protocol):
 class Config:
     """The flags, read as attributes and set with `update`.
 
-    Reading is one look-up in the instance: the hot path does it in every call.
+    Reading a flag is one look-up in the instance: the hot path does it at every call.
     """
 
     if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Config:
         self.__dict__["_names"] = []
 
     def __reduce__(self) -> str:
-        return "config"  # there is one: pickles and copies refer to it by name
+        return "config"  # a singleton: pickles and copies refer to it by name
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(
@@ -100,7 +100,7 @@ class Config:
         if name == "misuse":
             set_policy(_checked_policy(value, "config.update('misuse', 'warn')"))
         self.__dict__.update({prefix + name: value for prefix in PREFIXES})
-        # All of them: what a compiled program was traced under.
+        # All values, which identify the flags that a program was traced with.
         self.__dict__["_values"] = tuple(self.__dict__[n] for n in self._names)
 
     def update(self, name_or_holder: str | Named, value: object, /) -> None:
@@ -113,7 +113,7 @@ class Config:
 
         Raises:
             LookupError: if there is no such flag.
-            OptionError: if `misuse` is to be what it cannot be.
+            OptionError: if the value is not one that `misuse` can have.
         """
         holder = name_or_holder
         name = holder if isinstance(holder, str) else holder.name
@@ -126,7 +126,7 @@ class Config:
 
     @contextmanager
     def temp_flip_flag(self, var_name: str, var_value: object) -> Iterator[None]:
-        """Set a flag while the context lasts, in all threads.
+        """Set a flag inside a `with` block, in all threads.
 
         Args:
             var_name: the name of the flag, with a prefix or without.
@@ -158,11 +158,11 @@ def _checked_policy(value: object, line: str) -> str:
 
 
 def static_bool_env(varname: str, default: bool) -> bool:
-    """Read a truth value from the environment.
+    """Read a boolean from the environment.
 
     Args:
         varname: the variable; `y yes t true on 1` and `n no f false off 0` are
-            understood, in any case.
+            understood, in upper or lower case.
         default: the value if the variable is not set.
 
     Raises:

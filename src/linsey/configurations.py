@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class FlagHolder(Generic[T]):
-    """A flag by name, whose `value` is read at each access.
+    """A flag by name, whose current value is read at each access to `value`.
 
     Args:
         name: the name of the flag.

@@ -2,8 +2,8 @@
 
 A *cursor* points to a value in a tree of dictionaries, lists, tuples, named tuples,
 dataclasses and train states. Items and attributes of a cursor are cursors; setting them
-records a change. `build` makes a new tree with the changes; the old one is left as it
-is, and parts without a change are shared.
+records a change. `build` makes a new tree with the changes. The old tree is not
+modified, and both trees share the parts without changes.
 
 Example:
     >>> tree = {"layers": [{"size": 3}, {"size": 4}], "name": "net"}
@@ -42,18 +42,18 @@ class Indexable(Protocol):
 
 
 class AccessType(enum.Enum):
-    """How a part of a tree is reached."""
+    """The kind of access to a part of a tree."""
 
     ITEM = enum.auto()
     ATTR = enum.auto()
 
 
 Step = tuple[Hashable, AccessType]
-"""A key on a path, and how it is reached."""
+"""A key on a path, and the kind of access."""
 
 
 class ParentKey(NamedTuple, Generic[A]):
-    """The cursor above a cursor, and the key that leads from there to it."""
+    """The parent of a cursor, and the key that leads from the parent to it."""
 
     parent: Cursor[A]
     key: Any
@@ -90,7 +90,7 @@ def _binary(function: Callable[[Any, Any], object]) -> Callable[..., Any]:
 def _both_ways(
     function: Callable[[Any, Any], object],
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return an operator with the cursor on its left, and on its right."""
+    """Return an operator with the cursor on its left, and one with it on its right."""
     swapped = lambda self, other: function(_value_of(other), self.build())  # noqa: E731
     return _binary(function), swapped
 
@@ -100,7 +100,7 @@ def _value_of(other: object) -> object:
 
 
 class Cursor(Generic[A]):
-    """A value in a tree, with the changes recorded below it; see the module."""
+    """A value in a tree, with the changes recorded below it; see `linsey.cursor`."""
 
     _obj: Any
     _parent_key: ParentKey[A] | None
@@ -114,7 +114,7 @@ class Cursor(Generic[A]):
 
     @property
     def _path(self) -> str:
-        """The way from the root to here, as Python writes it."""
+        """The path from the root to this value, in Python's notation."""
         if self._parent_key is None:
             return ""
         parent, key, access = self._parent_key
@@ -166,14 +166,14 @@ class Cursor(Generic[A]):
         self._register()
 
     def _register(self) -> None:
-        """Tell the cursors above that something has changed here."""
+        """Tell the cursors above that this part of the tree has changed."""
         if self._parent_key is not None:
             parent, key, _ = self._parent_key
             parent._changes[key] = self
             parent._register()
 
     def set(self, value: object) -> Any:
-        """Set the value here, and return the whole tree with all changes.
+        """Replace this value, and return the whole tree with all changes.
 
         Args:
             value: the new value.
@@ -199,12 +199,11 @@ class Cursor(Generic[A]):
     # -- search ----------------------------------------------------------------------
 
     def apply_update(self, update_fn: Callable[[str, Any], object]) -> Cursor[A]:
-        """Record a change wherever a function returns another value.
+        """Record a change wherever a function returns a different value.
 
         Args:
             update_fn: called with the path, such as "layers/0/size", and the value of
-                each part, outer ones first. Parts of a value that it replaces are not
-                visited.
+                each part, outer parts first. Parts of a replaced value are not visited.
 
         Returns:
             This cursor, with the changes recorded.
@@ -338,7 +337,7 @@ class Cursor(Generic[A]):
 
 
 def _parts(obj: Any) -> list[tuple[Hashable, AccessType, object]]:
-    """Return the parts of a value: key, how it is reached, and value."""
+    """Return the parts of a value: key, kind of access, and value."""
     if isinstance(obj, Mapping):
         return [(key, AccessType.ITEM, value) for key, value in obj.items()]
     if is_named_tuple(obj):
@@ -358,7 +357,7 @@ def _traverse_tree(
     update_fn: Callable[[str, Any], object] | None = None,
     cond_fn: Callable[[str, Any], bool] | None = None,
 ) -> Generator[tuple[tuple[Step, ...], object], None, None]:
-    """Yield the paths that are updated, with the new value, or that are found."""
+    """Yield paths that are updated, with the new values, or paths that are found."""
     if (update_fn is None) == (cond_fn is None):
         raise errors.TraverseTreeError(update_fn, cond_fn)
     for key, access, value in _parts(obj):
@@ -372,7 +371,7 @@ def _traverse_tree(
 
 
 def _replaced(obj: Any, changes: Mapping[Any, object]) -> object:
-    """Return a copy of a value with other parts."""
+    """Return a copy of a value with some parts replaced."""
     if isinstance(obj, dict) and type(obj) is dict:
         return {**obj, **changes}
     if isinstance(obj, Mapping):

@@ -1,7 +1,8 @@
-"""Data to try things on, and splits and orders that repeat on every machine.
+"""A small data set, and splits and permutations that are the same on every machine.
 
-NumPy promises the streams of its bit generators for good, but not those of
-`Generator.permutation`: so orders here are those of the raw random numbers.
+NumPy guarantees the streams of its bit generators permanently, but not those of
+`Generator.permutation`. Permutations here are therefore derived from raw random
+numbers.
 """
 
 from __future__ import annotations
@@ -66,10 +67,10 @@ def split(
 
 
 def permutation(count: int, *entropy: int) -> np.ndarray:
-    """Return a random order that depends on the given numbers alone.
+    """Return a random permutation that depends only on the given numbers.
 
     Args:
-        count: number of things to order.
+        count: number of items.
         *entropy: non-negative integers, such as a seed and an epoch.
 
     Returns:

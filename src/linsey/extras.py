@@ -1,8 +1,8 @@
-"""Packages that linsey uses where they are installed, grouped in extras.
+"""Packages that linsey uses if they are installed, grouped in extras.
 
-`import linsey.linen` needs jax, numpy and msgpack only. What else a part of linsey
-needs is one of the extras in `pyproject.toml`; the error that a missing package raises
-names the packages to install, so that it holds wherever linsey came from.
+`import linsey.linen` needs only jax, numpy and msgpack. The other requirements of a
+part of linsey are one of the extras in `pyproject.toml`. The error for a missing
+package names the packages to install, so that it applies wherever linsey came from.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ def install_hint(extra: str) -> str:
     """Return the command that installs the packages of an extra.
 
     Args:
-        extra: its name in `pyproject.toml`, such as `train`; one that lists packages.
+        extra: its name in `pyproject.toml`, such as `train`; it must list packages.
 
     Returns:
-        The command. Where linsey is used without being installed, its packages are
-        not known, and the command is for the folder with its `pyproject.toml`.
+        The command. If linsey is used without being installed, its packages are not
+        known, and the command is for the folder with its `pyproject.toml`.
 
     Example:
         >>> install_hint("plot")
         'pip install matplotlib'
     """
-    from importlib import metadata  # takes a while, and is rarely needed
+    from importlib import metadata  # slow to import, and rarely needed
 
     try:
         requirements = metadata.requires("linsey") or []
@@ -49,7 +49,7 @@ def install_hint(extra: str) -> str:
     packages = sorted(match["package"] for match in matches if match["extra"] == extra)
     if not packages:
         return f"pip install '.[{extra}]'"
-    # A lower bound is met by what pip takes anyhow, an upper one has to be said.
+    # pip installs the latest version anyway, so only an upper bound has to be stated.
     return shlex.join(
         ["pip", "install"]
         + [p if "<" in p else re.split(r"[>=]", p)[0] for p in packages]
@@ -59,12 +59,12 @@ def install_hint(extra: str) -> str:
 def missing(
     error: ModuleNotFoundError, extra: str, purpose: str
 ) -> MissingPackageError:
-    """Reword the error of an import, with the command that makes it work.
+    """Reword the error of an import, adding the command that installs the package.
 
     Args:
-        error: what the import raised.
+        error: the error that the import raised.
         extra: the extra that the package belongs to.
-        purpose: what needs it, as the subject of a sentence.
+        purpose: the feature that needs it, as the subject of a sentence.
 
     Returns:
         The error to raise.
@@ -84,13 +84,13 @@ def require(module: str, extra: str, purpose: str) -> ModuleType:
     Args:
         module: its full name, such as `orbax.checkpoint`.
         extra: the extra that its package belongs to.
-        purpose: what needs it, as the subject of a sentence.
+        purpose: the feature that needs it, as the subject of a sentence.
 
     Returns:
         The module.
 
     Raises:
-        MissingPackageError: it is not installed; says which command installs it.
+        MissingPackageError: it is not installed; the text has the command to do so.
     """
     try:
         return importlib.import_module(module)

@@ -1,9 +1,9 @@
-"""Files that somebody else may have written: opened with care, shown with care.
+"""Files that may come from elsewhere: opened carefully, reported carefully.
 
-`open_regular` is the one way to open a file for reading. It follows no link, waits for
-no FIFO, touches no device, and knows the size before the first byte is read.
-`parsing` turns whatever a parser stumbles over into an `InputError`, `reporting` what
-the disk refuses into one line with path, cause and sizes.
+`open_regular` is the only way to open a file for reading. It does not follow links,
+wait for FIFOs or touch devices, and checks the size before the first byte is read.
+`parsing` turns every error of a parser into an `InputError`, and `reporting` turns
+errors of the disk into one line with path, cause and sizes.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from typing import BinaryIO
 from linsey.errors import DiskError, InputError
 
 MAX_BYTES = 2**40
-"""The limit where a caller knows no better: one tebibyte."""
+"""The default limit of a file's size: one tebibyte."""
 _FLAGS = (
     os.O_RDONLY
     | getattr(os, "O_CLOEXEC", 0)
     | getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_NONBLOCK", 0)  # a FIFO without a writer would block for ever
+    | getattr(os, "O_NONBLOCK", 0)  # a FIFO without a writer would block forever
     | getattr(os, "O_BINARY", 0)
 )
 
-# What parsers raise when bytes are not what they should be: nothing that means a
-# mistake of ours in a call (`NameError`, `ImportError`) or that somebody wants to stop.
+# Errors that parsers raise for malformed bytes, without those that mean a mistake in
+# our code (`NameError`, `ImportError`) or an interruption by the user.
 _STUMBLES = (
     ValueError,  # among them UnicodeError, JSONDecodeError, TOMLDecodeError
     TypeError,
@@ -47,7 +47,7 @@ _STUMBLES = (
     struct.error,
     zipfile.BadZipFile,
     zlib.error,
-    Warning,  # where warnings are errors
+    Warning,  # if warnings are turned into errors
 )
 
 PathLike = str | os.PathLike[str]
@@ -59,7 +59,7 @@ def open_regular(
     """Open a regular file for reading bytes.
 
     Args:
-        path: the file itself, not a link to it.
+        path: the file itself, and not a link to it.
         limit: the largest size that is accepted, in bytes.
         key: the option or field that named the file, for messages.
 
@@ -69,7 +69,7 @@ def open_regular(
     Raises:
         InputError: there is no such file; it is a link, a folder, a FIFO, a socket or a
             device; it is larger than the limit; or it may not be read.
-        DiskError: the disk refused.
+        DiskError: the disk reports an error.
 
     Example:
         >>> open_regular("/dev/zero")
@@ -95,7 +95,7 @@ def open_regular(
     except OSError as error:
         raise DiskError(error, path, "read") from error
     try:
-        # Again, of what was opened: the name may have changed its meaning.
+        # Checked again for the opened file: the name may refer to another one by now.
         with reporting(path, "read"):
             found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
@@ -112,32 +112,32 @@ def open_regular(
 def read_regular(
     path: PathLike, *, limit: int = MAX_BYTES, key: str | None = None
 ) -> bytes:
-    """Read a regular file, as `open_regular` opens it: what it holds at that time.
+    """Read the current contents of a regular file, opened by `open_regular`.
 
     Raises:
-        InputError: as `open_regular`, or the memory does not hold it.
-        DiskError: the disk refused.
+        InputError: as for `open_regular`, or the file does not fit into memory.
+        DiskError: the disk reports an error.
     """
     with (
         open_regular(path, limit=limit, key=key) as file,
         parsing(path, "larger than the memory", key),
     ):
-        # The size, and not the limit: Python sets aside what it is asked to read.
+        # The size and not the limit, because Python allocates as much as is requested.
         return file.read(os.fstat(file.fileno()).st_size)
 
 
 @contextlib.contextmanager
 def parsing(path: PathLike, problem: str, key: str | None = None) -> Iterator[None]:
-    """Report whatever goes wrong while a block parses a file.
+    """Report any error that occurs while a block parses a file.
 
     Args:
         path: the file.
-        problem: what it then is, such as "not a readable image".
-        key: what in the file is parsed.
+        problem: what is wrong with the file then, such as "not a readable image".
+        key: the entry of the file that is parsed.
 
     Raises:
-        InputError: the block could not parse it, or raised one itself.
-        DiskError: the disk refused.
+        InputError: the block could not parse the file, or raised an `InputError`.
+        DiskError: the disk reports an error.
 
     Example:
         >>> with parsing("a.bin", "not a number"):
@@ -153,7 +153,7 @@ def parsing(path: PathLike, problem: str, key: str | None = None) -> Iterator[No
     except OSError as error:
         if error.errno is not None:
             raise DiskError(error, path, "read") from error
-        # Parsers raise it on their own account, such as pillow.
+        # Parsers such as pillow raise it themselves.
         raise _stumbled(error, path, problem, key) from error
     except _STUMBLES as error:
         raise _stumbled(error, path, problem, key) from error
@@ -163,15 +163,15 @@ def parsing(path: PathLike, problem: str, key: str | None = None) -> Iterator[No
 def reporting(
     path: PathLike, doing: str = "write", needed: int | None = None
 ) -> Iterator[None]:
-    """Report what the disk refuses in a block as a `DiskError`.
+    """Report errors of the disk in a block as a `DiskError`.
 
     Args:
-        path: the file or folder that the block is about.
+        path: the file or folder that the block works on.
         doing: the verb of the message, such as "save".
-        needed: bytes that the block was going to write.
+        needed: number of bytes that the block would have written.
 
     Raises:
-        DiskError: instead of any other `OSError`.
+        DiskError: in place of any other `OSError`.
     """
     try:
         yield
@@ -182,7 +182,7 @@ def reporting(
 
 
 def is_inside(path: Path, folder: Path) -> bool:
-    """Tell whether a path, its links resolved, lies in a folder.
+    """Tell whether a path lies in a folder, after its links are resolved.
 
     Example:
         >>> is_inside(Path("/run/step/a.bin"), Path("/run/step"))
@@ -209,20 +209,20 @@ def _kind(mode: int) -> str:
 
 
 def open_own(path: PathLike, flags: int = os.O_RDWR | os.O_CREAT) -> int:
-    """Open a file that is kept up to date in place, such as a log or a lock.
+    """Open a file that is updated in place, such as a log or a lock.
 
-    What is written goes to the file of that name and to no other one.
+    Writes go to the file of that name and to no other one.
 
     Args:
-        path: created if there is none.
-        flags: of `os.open`.
+        path: the file, which is created if it does not exist.
+        flags: flags of `os.open`.
 
     Returns:
         The descriptor.
 
     Raises:
-        InputError: it is a link, has further names, or is no regular file.
-        DiskError: the disk refused.
+        InputError: it is a link, has other hard links, or is not a regular file.
+        DiskError: the disk reports an error.
 
     Example:
         >>> open_own("/dev/null")
@@ -238,7 +238,7 @@ def open_own(path: PathLike, flags: int = os.O_RDWR | os.O_CREAT) -> int:
         if found is not None and not stat.S_ISREG(found.st_mode):
             raise refused("not a regular file", found=_kind(found.st_mode))
         descriptor = os.open(path, flags | _FLAGS, 0o644)
-    found = os.fstat(descriptor)  # of what was opened, and not what had the name
+    found = os.fstat(descriptor)  # of the opened file, whatever the name refers to now
     if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
         return descriptor
     os.close(descriptor)

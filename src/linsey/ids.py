@@ -1,4 +1,4 @@
-"""Identifiers that are unique in the process, and stay so when copied.
+"""Identifiers that are unique in the process, also when they are copied.
 
 Example:
     >>> first, second = uuid(), uuid()
@@ -43,7 +43,7 @@ class UUIDManager:
     """Creates identifiers, for all threads."""
 
     def __init__(self) -> None:
-        # `next` of a count is one step of the interpreter: no lock is needed.
+        # `next` of a count is a single step of the interpreter, so no lock is needed.
         self._numbers = itertools.count(1)
 
     def __call__(self) -> FlaxId:

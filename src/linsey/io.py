@@ -1,8 +1,8 @@
-"""Files, local or, with TensorFlow's file system, remote.
+"""Local files, and remote files with TensorFlow's file system.
 
 The functions are those of the standard library, or of `tensorflow.io.gfile` in the mode
 `BackendMode.TF`, which reads and writes paths such as `gs://bucket/file`. TensorFlow is
-imported when that mode is set, not before.
+imported only when that mode is set.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Path = str | os.PathLike[str]
 
 
 class BackendMode(enum.Enum):
-    """What reads and writes files."""
+    """The library that reads and writes files."""
 
     DEFAULT = 0
     TF = 1
@@ -33,11 +33,11 @@ io_mode = BackendMode.DEFAULT
 
 
 def set_mode(override: BackendMode) -> None:
-    """Choose what reads and writes files from now on.
+    """Choose the library that reads and writes files from now on.
 
     Raises:
         OptionError: there is no such mode; it is a `ValueError`.
-        MissingPackageError: TensorFlow is asked for and not installed; it is an
+        MissingPackageError: TensorFlow is requested but not installed; it is an
             `ImportError`.
     """
     global io_mode
@@ -54,7 +54,7 @@ def set_mode(override: BackendMode) -> None:
 
 @contextlib.contextmanager
 def override_mode(override: BackendMode) -> Iterator[None]:
-    """Choose what reads and writes files in a `with` block.
+    """Choose the library that reads and writes files in a `with` block.
 
     Example:
         >>> with override_mode(BackendMode.DEFAULT):
@@ -110,7 +110,7 @@ def isdir(path: Path) -> bool:
 
 
 def exists(path: Path) -> bool:
-    """Tell whether there is a file or folder."""
+    """Tell whether a file or folder exists."""
     return _gfile().exists(path) if _is_remote() else os.path.exists(path)
 
 
@@ -156,7 +156,7 @@ def glob(pattern: str) -> list[str]:
 
 
 def makedirs(path: Path) -> None:
-    """Make a folder, and those above it, where they do not exist."""
+    """Make a folder and its parents, if they do not exist."""
     if _is_remote():
         _gfile().makedirs(path)
     else:
@@ -164,7 +164,7 @@ def makedirs(path: Path) -> None:
 
 
 def rmtree(path: Path) -> None:
-    """Remove a folder and all that is in it."""
+    """Remove a folder and everything in it."""
     _gfile().rmtree(path) if _is_remote() else shutil.rmtree(path)
 
 

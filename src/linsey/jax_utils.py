@@ -1,6 +1,6 @@
 """Small tools around JAX: copies on all devices, loops over axes, prefetching.
 
-Most were made for data parallelism with `jax.pmap`; programs that place arrays with
+Most are meant for data parallelism with `jax.pmap`; programs that place arrays with
 `jax.sharding` rarely need them.
 """
 
@@ -47,7 +47,7 @@ def replicate(
         axis_name: name of the mesh axis.
 
     Returns:
-        A tree of arrays with a leading axis, of which each device holds one entry.
+        A tree of arrays with a leading axis; each device holds one entry of it.
 
     Example:
         >>> tree = replicate({"x": jnp.arange(3)}, jax.local_devices()[:1])
@@ -75,7 +75,7 @@ def unreplicate(tree: T) -> T:
 
 
 def pmean(xs: T, axis_name: str) -> T:
-    """Average a tree of arrays over a mapped axis, see `jax.lax.pmean`.
+    """Average a tree of arrays over a mapped axis; see `jax.lax.pmean`.
 
     Example:
         >>> jax.vmap(lambda x: pmean(x, "i"), axis_name="i")(jnp.arange(3.0)).tolist()
@@ -87,7 +87,7 @@ def pmean(xs: T, axis_name: str) -> T:
 def partial_eval_by_shape(
     fn: Callable[..., T], input_spec: Sequence[Any], *args: object, **kwargs: object
 ) -> T:
-    """Evaluate the results of a function that do not depend on its arrays.
+    """Evaluate the results of a function that do not depend on its input arrays.
 
     Args:
         fn: the function, called with arrays for `input_spec` and then `args`.
@@ -96,8 +96,8 @@ def partial_eval_by_shape(
         **kwargs: keyword arguments.
 
     Returns:
-        What the function returns; a `jax.ShapeDtypeStruct` for each array that depends
-        on the inputs.
+        The results of the function, with a `jax.ShapeDtypeStruct` for each array that
+        depends on the inputs.
 
     Example:
         >>> fn = lambda x: {"y": 2 * x, "scale": jnp.ones(x.shape[-1])}
@@ -140,7 +140,7 @@ def prefetch_to_device(
 
     Args:
         iterator: trees of arrays whose leading axis is that of the devices.
-        size: number of batches to hold ready; 2 is enough on most devices.
+        size: number of batches to keep ready; 2 is enough on most devices.
         devices: the devices. If `None`, all devices of this process.
         axis_name: name of the mesh axis.
 
@@ -175,7 +175,7 @@ def scan_in_dim(
     unroll: int | Sequence[int] = (1,),
     keepdims: bool = False,
 ) -> tuple[C, T]:
-    """Scan over any axes, the first one outermost, see `jax.lax.scan`.
+    """Scan over any axes, with the first one outermost; see `jax.lax.scan`.
 
     Args:
         body_fn: maps a carry and an element to a carry and a result.
@@ -186,7 +186,7 @@ def scan_in_dim(
         keepdims: whether elements and results keep the axes, with size 1.
 
     Returns:
-        The last carry, and the results with the axes where they were.
+        The last carry, and the results with the axes in their original places.
 
     Example:
         >>> x = jnp.arange(6.0).reshape(2, 3)
@@ -225,20 +225,20 @@ def pad_shard_unpad(
     static_argnames: Sequence[str] = (),
     static_return: bool = False,
 ) -> Callable[..., T]:
-    """Let a function for all devices take batches of any size.
+    """Let a function that is mapped over all devices take batches of any size.
 
     Batches are padded with zeros to a multiple of the number of devices, and get a
-    leading axis for them.
+    leading axis for the devices.
 
     Args:
         wrapped: the function, for example one made by `jax.pmap`.
         static_argnums: indices of arguments that are not batches, such as parameters.
         static_argnames: names of such keyword arguments.
-        static_return: whether to return the result as it is, padding included.
+        static_return: whether to return the result unchanged, with its padding.
 
     Returns:
-        A function like `wrapped`, with the further keyword argument
-        `min_device_batch`, the least size of a batch on one device.
+        A function like `wrapped`, with the additional keyword argument
+        `min_device_batch`, the minimum size of a batch on one device.
 
     Example:
         >>> double = pad_shard_unpad(lambda params, x: params * x)

@@ -1,14 +1,15 @@
-"""Bytes of trees in the format of Flax: nothing in them is believed, and a checksum.
+"""Trees as bytes in the format of Flax, with a checksum and fully checked when read.
 
-MessagePack with three extensions: arrays, complex numbers, scalars of NumPy. The
-library `msgpack` reads the bytes; what it found is then checked value by value, so that
-whatever is wrong is named by its path, and no other exception leaves `read`.
+The format is MessagePack with three extensions: arrays, complex numbers and NumPy
+scalars. The library `msgpack` reads the bytes. The result is then checked value by
+value, so that any error is reported with its path, and `read` raises no other
+exception.
 
 The *seal* is a SHA-256 of the bytes, which other readers do not see. Nothing may follow
-a MessagePack object, and an entry of its own would be part of the tree. But a key may
-stand in a dictionary twice, and then the last value counts: so the first key of the
-outermost dictionary is written twice, at first with the seal as its value. A seal in
-any other place is a sign that bytes were changed.
+a MessagePack object, and a separate entry would be part of the tree. But a dictionary
+may contain a key twice, in which case the last value counts. The first key of the
+outermost dictionary is therefore written twice, the first time with the seal as its
+value. A seal in any other place is a sign that the bytes were changed.
 """
 
 from __future__ import annotations
@@ -26,29 +27,29 @@ from linsey.errors.trees import MalformedBytesError
 from linsey.files import MAX_BYTES, PathLike
 
 ARRAY, COMPLEX, SCALAR = 1, 2, 3
-"""The codes of values that MessagePack does not know."""
+"""The codes of the extensions of MessagePack."""
 CHUNKED = "__msgpack_chunked_array__"
-"""Marks a dictionary that stands for one array in pieces."""
+"""Marks a dictionary that represents one array in pieces."""
 MAX_DEPTH = 100
-"""How deep values may be nested."""
+"""The maximum depth of nested values."""
 MAX_RANK = 64
-"""The limit of NumPy."""
+"""The limit in NumPy."""
 MAX_KEY_BYTES = 2**16
-"""A first key that is longer is not sealed."""
+"""The maximum length of a first key; with a longer key, bytes get no seal."""
 MARK = b"\xc1linsey sha256 "
 _SEAL = bytes((0xC4, len(MARK) + 32)) + MARK  # of a value of type `bin`
 _DTYPE = re.compile(r"[a-z][a-z0-9_]*(\[[0-9]{0,9}[A-Za-z]{1,2}\])?")
 
 
 class Extension(NamedTuple):
-    """A value that MessagePack does not know, not looked at yet."""
+    """A value of an extension type that has not been decoded yet."""
 
     code: int
     content: bytes
 
 
 class _Twice(NamedTuple):
-    """Stands for a dictionary with a key that is there twice."""
+    """A placeholder for a dictionary that contains a key twice."""
 
     key: object
 
@@ -57,7 +58,7 @@ class _Twice(NamedTuple):
 
 
 class _Start(NamedTuple):
-    """How the outermost dictionary begins: its size, and its first key as bytes."""
+    """The beginning of the outermost dictionary: its size and first key, as bytes."""
 
     count: int
     header: bytes
@@ -69,7 +70,7 @@ class _Start(NamedTuple):
 
 
 def _start(data: bytes | memoryview) -> _Start | None:
-    """Read the beginning of a dictionary; `None` if it cannot be sealed."""
+    """Read the beginning of a dictionary; return `None` if it cannot be sealed."""
     import msgpack
 
     begin = bytes(data[:MAX_KEY_BYTES])
@@ -90,12 +91,12 @@ def _header(count: int) -> bytes:
     import msgpack
 
     header = msgpack.Packer().pack_map_header(count)
-    assert header is not None  # a packer that resets itself returns what it packed
+    assert header is not None  # with `autoreset`, a packer returns the packed bytes
     return header
 
 
 def seal(body: bytes) -> bytes:
-    """Add a checksum, if the outermost value is a dictionary with a text as first key.
+    """Add a checksum if the outermost value is a dictionary whose first key is text.
 
     Example:
         >>> import msgpack
@@ -136,15 +137,15 @@ def read(data: bytes, file: PathLike | None = None) -> Any:
     """Read a tree.
 
     Args:
-        data: what a writer of this format, here or in Flax, wrote.
-        file: where it came from, for messages.
+        data: bytes in this format, written by linsey or Flax.
+        file: where they came from, for messages.
 
     Returns:
-        Nested dictionaries and lists; arrays are NumPy's, read-only.
+        Nested dictionaries and lists, with read-only NumPy arrays.
 
     Raises:
         MalformedBytesError: the bytes are incomplete, changed, or not such a tree; it
-            names the path of what is wrong.
+            names the path of the error.
 
     Example:
         >>> read(bytes((0x81, 0xA1, 0x61, 0x91, 0xC7, 0x00, 0x09)))
@@ -160,13 +161,13 @@ def read(data: bytes, file: PathLike | None = None) -> Any:
     found = reader.parse(view, _verified_seal(reader, view))
     try:
         return reader.value(found, ())
-    except RecursionError:  # the caller was deep already
+    except RecursionError:  # the stack of the caller was already deep
         reader.refuse((), "nested too deeply")
 
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """Turns what MessagePack holds into the values it stands for.
+    """A converter of MessagePack values to the values that they represent.
 
     Attributes:
         size: number of bytes, for messages.
@@ -183,7 +184,7 @@ class Reader:
         expected: object = None,
         found: object = None,
     ) -> NoReturn:
-        """Raise the error that names the path of the value that is read."""
+        """Raise an error with the path of the value that is being read."""
         key = "/".join(f"{name!s:.80}" for name in path)[:400] or None
         stated: dict[str, Any] = {"key": key, "expected": expected, "found": found}
         raise MalformedBytesError(self.size, cause, file=self.file, **stated)
@@ -194,12 +195,12 @@ class Reader:
         verified: bytes | None = None,
         path: tuple[object, ...] = (),
     ) -> Any:
-        """Read MessagePack; extensions and double keys are left for `value`.
+        """Read MessagePack; extensions and duplicate keys are left to `value`.
 
         Args:
             data: the bytes.
-            verified: the seal that is there, which belongs to no dictionary.
-            path: where in the tree they are, for messages.
+            verified: the verified seal, which is not part of a dictionary.
+            path: where in the tree the bytes are, for messages.
         """
         import msgpack
 
@@ -225,17 +226,17 @@ class Reader:
             self.refuse(path, "nested too deeply", f"at most {MAX_DEPTH} levels")
         except (RecursionError, MemoryError) as error:
             self.refuse(path, type(error).__name__)
-        # Incomplete, a byte that is never used, a text that is no UTF-8, a length
-        # beyond the end, a key that cannot be one.
+        # Incomplete bytes, an unused byte code, text that is not UTF-8, a length beyond
+        # the end, or an invalid key.
         except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
             self.refuse(path, str(error) or type(error).__name__)
 
     def value(self, found: Any, path: tuple[object, ...]) -> Any:
-        """Check what was parsed, and make arrays and numbers of the extensions."""
+        """Check a parsed value, and convert extensions to arrays and numbers."""
         if len(path) > MAX_DEPTH:
             self.refuse(path, "nested too deeply", f"at most {MAX_DEPTH} levels")
         if isinstance(found, dict):
-            # Loops, not comprehensions: one frame of Python a level.
+            # Loops, not comprehensions: they need only one Python frame per level.
             for key, item in found.items():
                 if isinstance(key, Extension | _Twice):
                     self.refuse(path, "a key that cannot be one")
@@ -256,7 +257,7 @@ class Reader:
         self.refuse(path, "a value that no tree has", found=type(found).__name__)
 
     def extension(self, code: int, content: bytes, path: tuple[object, ...]) -> object:
-        """Make the value of an extension."""
+        """Decode the value of an extension."""
         if code not in (ARRAY, COMPLEX, SCALAR):
             import msgpack
 
@@ -276,7 +277,7 @@ class Reader:
         return array[()] if code == SCALAR else array
 
     def array(self, parts: list[Any], path: tuple[object, ...] = ()) -> np.ndarray:
-        """Make an array of its shape, the name of its dtype, and its bytes."""
+        """Make an array from its shape, the name of its dtype, and its bytes."""
         kinds = [type(part) for part in parts]
         if kinds not in ([list, str, bytes], [list, bytes, bytes]):
             self.refuse(path, "not an array", "shape, name of a dtype, and bytes")
@@ -294,16 +295,16 @@ class Reader:
         return np.frombuffer(buffer, dtype=dtype).reshape(shape)
 
     def check_shape(self, shape: list[Any], path: tuple[object, ...]) -> None:
-        """Refuse what is no shape."""
+        """Refuse an invalid shape."""
         if len(shape) > MAX_RANK or not all(type(n) is int and n >= 0 for n in shape):
             expected = f"at most {MAX_RANK} lengths, none below 0"
             self.refuse(path, "not a shape", expected, f"{str(shape):.60}")
 
     def dtype(self, name: str | bytes, path: tuple[object, ...] = ()) -> np.dtype:
-        """Find the dtype of a name."""
+        """Find the dtype with a name."""
         text = name if isinstance(name, str) else name.decode("ascii", "replace")
         dtype = None
-        # NumPy's own parser takes lists of fields, and evaluates some texts.
+        # NumPy's own parser accepts lists of fields, and evaluates some texts.
         if _DTYPE.fullmatch(text):
             with contextlib.suppress(TypeError, ValueError, OverflowError):
                 dtype = np.dtype(text)

@@ -1,10 +1,10 @@
-"""The dtypes that values promote to, whatever promotion JAX is set to.
+"""Dtype promotion that does not depend on JAX's setting.
 
-Layers promote on purpose: a half-precision input meets parameters of float32, and
-moments are taken in float32 at least. Under `jax_numpy_dtype_promotion="strict"` JAX
-refuses that, which is what a program asks for its own arithmetic. What linsey promotes,
-it promotes by these functions: it works under either setting, and what it would promote
-without meaning to is an error in its tests, which are strict.
+Layers promote on purpose: a half-precision input meets float32 parameters, and moments
+are taken in float32 at least. With `jax_numpy_dtype_promotion="strict"`, which a
+program may set for its own arithmetic, JAX refuses that. linsey therefore promotes with
+these functions, which work under either setting. Its tests use strict promotion, so any
+unintended promotion is an error there.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def promote_types(a: Dtype, b: Dtype) -> jnp.dtype:
 def result_type(*values: ArrayLike | Dtype) -> jnp.dtype:
     """Return the dtype that arrays, numbers and dtypes promote to.
 
-    Python's numbers take the dtype of what they are combined with.
+    Python's numbers take the dtype of the values they are combined with.
 
     Example:
         >>> with jax.numpy_dtype_promotion("strict"):

@@ -1,8 +1,8 @@
-"""JSON that somebody else may have written, checked against a type.
+"""JSON that may come from elsewhere, checked against a type.
 
-A type is the schema: `conform` walks a value and a type hint together and returns the
-value, dataclasses built and tuples made, or says which entry is not what it has to be.
-Whatever a file brings along goes through it before anything else looks at it::
+A type is the schema: `conform` traverses a value and a type hint together. It returns
+the value, converted to dataclasses and tuples, or reports the entry that does not
+conform. All contents of a file pass through it before any other code reads them::
 
     @dataclasses.dataclass(frozen=True)
     class Cursor:
@@ -30,17 +30,17 @@ from linsey.files import PathLike, read_regular
 
 T = TypeVar("T")
 MAX_DEPTH = 100
-"""How deep values may be nested."""
+"""The maximum depth of nested values."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Between:
-    """Bounds, both included: of a number, or of the length of anything else.
+    """Inclusive bounds on a number, or on the length of any other value.
 
     Attributes:
-        low: the least.
-        high: the most.
-        words: what they mean, for messages, where the numbers do not tell.
+        low: the lower bound.
+        high: the upper bound.
+        words: what they mean, for messages, if the numbers alone are not clear.
     """
 
     low: float = -math.inf
@@ -57,11 +57,11 @@ class Between:
 
 @dataclasses.dataclass(frozen=True)
 class Matching:
-    """A regular expression that the whole of a text has to match.
+    """A regular expression that a whole text has to match.
 
     Attributes:
         pattern: the expression.
-        words: what it stands for, for messages.
+        words: what it means, for messages.
     """
 
     pattern: str
@@ -72,18 +72,18 @@ class Matching:
 
 
 def read_json(path: PathLike, hint: Any, *, limit: int) -> Any:
-    """Read a JSON file whose content has a type.
+    """Read a JSON file and check its contents against a type.
 
     Args:
-        path: a regular file, see `linsey.files.open_regular`.
-        hint: the type, see `conform`.
+        path: a regular file; see `linsey.files.open_regular`.
+        hint: the type; see `conform`.
         limit: the largest size that is accepted, in bytes.
 
     Returns:
         The value.
 
     Raises:
-        InputError: not such a file, not JSON, or not of that type.
+        InputError: it is not such a file, not JSON, or not of that type.
     """
     return conform(parse_json(read_regular(path, limit=limit), path), hint, file=path)
 
@@ -119,25 +119,25 @@ def parse_json(content: bytes, file: PathLike) -> Any:
         raise InputError("nested too deeply", file=file) from None
     except MemoryError:
         raise InputError("larger than the memory", file=file) from None
-    except ValueError as error:  # what is no UTF-8, no JSON, or a number too long
+    except ValueError as error:  # not UTF-8, not JSON, or a number that is too long
         raise InputError(f"not JSON: {error}", file=file) from None
 
 
 def conform(value: object, hint: Any, *, file: PathLike | None, key: str = "") -> Any:
-    """Return a value as its type has it.
+    """Convert a value to a type, or raise if it does not conform.
 
     Args:
-        value: of JSON or TOML.
-        hint: `int`, `float` (finite; an int will do), `str`, `bool`, `None`, `Path`
-            (from text), `list[T]`, `tuple[T, ...]`, `tuple[A, B]`, `dict[str, T]`,
-            `Literal`, unions, `Annotated` with `Between` or `Matching`, dataclasses
-            (exactly their fields; those with a default may be missing), `Any` (whatever
-            JSON can hold).
+        value: a value from JSON or TOML.
+        hint: `int`, `float` (finite; integers are accepted), `str`, `bool`, `None`,
+            `Path` (from text), `list[T]`, `tuple[T, ...]`, `tuple[A, B]`,
+            `dict[str, T]`, `Literal`, unions, `Annotated` with `Between` or `Matching`,
+            dataclasses (exactly their fields; those with a default may be missing), or
+            `Any` (any JSON value).
         file: where it came from, for messages.
         key: the entry in that file, for messages.
 
     Returns:
-        The value: a new one where the type asks for it.
+        The value, or a new one if the type requires it.
 
     Raises:
         InputError: it names the entry, what was expected and what was found.
@@ -201,13 +201,13 @@ class _Checker:
 
     def _any_of(self, value: object, hints: tuple[Any, ...], key: str, depth: int):
         errors = []
-        # Its own type first: an error is expensive to make.
+        # The type of the value is tried first, because errors are expensive to make.
         for hint in sorted(hints, key=lambda hint: hint is not type(value)):
             try:
                 return self.check(value, hint, key, depth + 1)
             except InputError as error:
                 errors.append(error)
-        # The most specific complaint is the one about the deepest entry.
+        # The most specific error is the one about the deepest entry.
         raise max(errors, key=lambda error: len(error.key or ""))
 
     def _sequence(

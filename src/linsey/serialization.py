@@ -1,10 +1,10 @@
-"""State dicts: nested dictionaries of arrays that any tree can become, and bytes.
+"""State dicts: trees as nested dictionaries of arrays, and as bytes.
 
 `to_state_dict` turns a tree of registered types into dictionaries with string keys,
 and `from_state_dict` restores a *target* of the same structure from them: the target
 determines the types, the state dict the values. A value of any other type is a leaf.
-`to_bytes` and `from_bytes` add MessagePack, in the format of Flax: either library reads
-the bytes of the other.
+`to_bytes` and `from_bytes` add MessagePack, in the format of Flax: each library can
+read the bytes of the other.
 
 Example:
     >>> import numpy as np
@@ -46,7 +46,7 @@ FromState = Callable[[Any, Any], object]
 
 
 class _NamedTuple:
-    """Stands in the registry for all named tuples."""
+    """The entry of all named tuples in the registry."""
 
 
 _REGISTRY: dict[type, tuple[ToState, FromState]] = {}
@@ -89,12 +89,12 @@ def register_serialization_state(
     """Make a type known to `to_state_dict` and `from_state_dict`.
 
     Args:
-        ty: the type itself, without its subclasses.
+        ty: the type; its subclasses are not included.
         ty_to_state_dict: called with an instance; returns its state: a dictionary with
             string keys, or any other value, such as a number or an array.
         ty_from_state_dict: called with an instance and such a state; returns an
             instance with these contents.
-        override: whether to replace what was registered before.
+        override: whether to replace an earlier registration.
 
     Raises:
         OptionError: if the type is registered and `override` is `False`.
@@ -122,12 +122,12 @@ def to_state_dict(target: object) -> Any:
     """Return the contents of a tree as nested dictionaries with string keys.
 
     Args:
-        target: a tree of registered types: dictionaries, lists, tuples, named
-            tuples, `struct` dataclasses, frozen dictionaries, and what was added
-            with `register_serialization_state`.
+        target: a tree of registered types: dictionaries, lists, tuples, named tuples,
+            `struct` dataclasses, frozen dictionaries, and types that were added with
+            `register_serialization_state`.
 
     Returns:
-        The state dict; a leaf is returned as it is.
+        The state dict; a leaf is returned unchanged.
 
     Raises:
         OptionError: if two keys of a dictionary have the same text.
@@ -151,18 +151,18 @@ def from_state_dict(
 ) -> Any:
     """Return a tree like `target` with the contents of a state dict.
 
-    As in Flax, a leaf of any shape and dtype takes the place of another, and what the
-    state has beyond the keys of a dictionary is left out. `strict=True` refuses both.
+    As in Flax, a leaf may be replaced by one of any shape and dtype, and entries of the
+    state that a dictionary does not have are ignored. `strict=True` refuses both.
 
     Args:
-        target: a tree with the structure and types wanted; it is not changed.
-        state: what `to_state_dict` returned for such a tree.
+        target: a tree with the desired structure and types; it is not changed.
+        state: the result of `to_state_dict` for such a tree.
         name: the name of `target` in error messages.
-        strict: whether shapes, dtypes and names must be those of the target, see
+        strict: whether shapes, dtypes and names must be those of the target; see
             `refuse_differences`.
 
     Returns:
-        A new tree; where `target` has a leaf, what the state has there.
+        A new tree, whose leaves are those of the state.
 
     Raises:
         StateDictMismatchError: if the state does not fit; the message has the path.
@@ -189,15 +189,15 @@ def from_state_dict(
 
 
 def refuse_differences(target: object, state: object, where: str) -> None:
-    """Do what `strict=True` does: list all in what a state differs from a target.
+    """Do what `strict=True` does: list all differences of a state from a target.
 
     Args:
-        target: a tree of registered types, of arrays or of their descriptions.
-        state: its state dict, or one of descriptions.
+        target: a tree of registered types, with arrays or their descriptions.
+        state: its state dict, with arrays or their descriptions.
         where: the place in the message, such as "at path .", or "in FILE".
 
     Raises:
-        StateDictMismatchError: if there is a difference; it has all `differences`.
+        StateDictMismatchError: if there is a difference; it lists all `differences`.
         OptionError: if there is no target to compare with.
     """
     if target is None:
@@ -290,7 +290,7 @@ def _namedtuple_to_state(values: Any) -> dict[str, object]:
 def _namedtuple_from_state(values: Any, state: object) -> object:
     state = entries(values, state)
     if set(state) == {"name", "fields", "values"}:
-        # The layout of old checkpoints: names and values in two dictionaries.
+        # The layout of old checkpoints has names and values in two dictionaries.
         count = len(state["fields"])
         state = {state["fields"][str(i)]: state["values"][str(i)] for i in range(count)}
     if set(state) != set(values._fields):
@@ -337,7 +337,7 @@ MAX_CHUNK_SIZE = 2**30
 def _array_to_bytes(value: np.ndarray | np.generic | jax.Array) -> bytes:
     import msgpack
 
-    if not isinstance(value.dtype, np.dtype):  # such as that of random keys
+    if not isinstance(value.dtype, np.dtype):  # for example the dtype of random keys
         raise _nameless(value.dtype)
     array = np.asarray(value)
     if array.dtype.hasobject or array.dtype.fields:
@@ -351,7 +351,7 @@ def _array_to_bytes(value: np.ndarray | np.generic | jax.Array) -> bytes:
         # The name of a dtype does not include its byte order.
         array = array.astype(array.dtype.newbyteorder("<"))
     if not _is_named(array.dtype):
-        report_misuse(_nameless(array.dtype))  # Flax writes what nobody can read
+        report_misuse(_nameless(array.dtype))  # Flax writes bytes that cannot be read
     parts = (array.shape, array.dtype.name, array.tobytes())
     return msgpack.packb(parts)  # pyrefly: ignore
 
@@ -366,7 +366,7 @@ def _nameless(dtype: object) -> errors.ArgumentTypeError:
 
 def _is_named(dtype: np.dtype) -> bool:
     """Return whether NumPy finds a dtype by its name."""
-    # jax registers bfloat16 and similar dtypes with NumPy, so it knows their names.
+    # JAX registers bfloat16 and similar dtypes with NumPy, so it knows their names.
     try:
         return np.dtype(dtype.name) == dtype
     except TypeError:
@@ -426,17 +426,16 @@ def msgpack_serialize(pytree: object, in_place: bool = False) -> bytes:
     """Write nested dictionaries and lists of arrays and plain values as bytes.
 
     A tree whose outermost value is a dictionary, or an array, gets a checksum that
-    `msgpack_restore` verifies and that Flax does not see: see
-    `linsey.msgpack_format`.
+    `msgpack_restore` verifies and that Flax ignores; see `linsey.msgpack_format`.
 
     Args:
-        pytree: a state dict, see `to_state_dict`; arrays of any dtype NumPy and
-            `ml_dtypes` name, numbers, strings, bytes, None.
+        pytree: a state dict; see `to_state_dict`. It may contain arrays of any dtype of
+            NumPy and `ml_dtypes`, numbers, strings, bytes and `None`.
         in_place: whether to split large arrays in `pytree` itself, which saves a copy
             of its structure.
 
     Returns:
-        The bytes, which Flax reads too.
+        The bytes, which Flax can read too.
 
     Raises:
         ArgumentTypeError: if a value is of another type.
@@ -456,17 +455,17 @@ def msgpack_serialize(pytree: object, in_place: bool = False) -> bytes:
 
 
 def msgpack_restore(encoded_pytree: bytes) -> Any:
-    """Read what `msgpack_serialize`, here or in Flax, has written.
+    """Read bytes that `msgpack_serialize` of linsey or Flax has written.
 
     Args:
         encoded_pytree: the bytes.
 
     Returns:
-        Nested dictionaries and lists; arrays are NumPy's, and read-only.
+        Nested dictionaries and lists, with read-only NumPy arrays.
 
     Raises:
-        MalformedBytesError: if the bytes are incomplete, changed, or no such tree; it
-            is an `InputError` and a `ValueError`.
+        MalformedBytesError: if the bytes are incomplete, changed, or not such a tree;
+            it is an `InputError` and a `ValueError`.
     """
     return msgpack_format.read(encoded_pytree)
 
@@ -475,7 +474,7 @@ def to_bytes(target: object) -> bytes:
     """Write a tree of registered types as bytes.
 
     Args:
-        target: a tree, see `to_state_dict`.
+        target: a tree; see `to_state_dict`.
 
     Returns:
         The bytes of its state dict.
@@ -487,13 +486,13 @@ def from_bytes(target: object, encoded_bytes: bytes, *, strict: bool = False) ->
     """Return a tree like `target` with the contents that `to_bytes` wrote.
 
     Args:
-        target: a tree with the structure and types wanted. If `None`, the state dict
+        target: a tree with the desired structure and types. If `None`, the state dict
             itself is returned.
-        encoded_bytes: what `to_bytes` returned.
+        encoded_bytes: the result of `to_bytes`.
         strict: whether shapes, dtypes and names must be those of the target.
 
     Raises:
         MalformedBytesError: if the bytes are incomplete or damaged.
-        StateDictMismatchError: if their structure is another.
+        StateDictMismatchError: if their structure is not that of `target`.
     """
     return from_state_dict(target, msgpack_restore(encoded_bytes), strict=strict)

@@ -1,8 +1,8 @@
-"""What stands at the leaves of a tree, and in what two trees differ.
+"""Descriptions of the leaves of a tree, and the differences between two trees.
 
-A leaf is described by an `ArraySpec`, or by a word if it is no array. `differences`
-compares two trees of these, or of the values themselves, and lists everything at once:
-what every strict reader of linsey refuses.
+A leaf is described by an `ArraySpec`, or by a word if it is not an array. `differences`
+compares two trees of such descriptions, or of the values themselves, and lists at once
+all differences that the strict readers of linsey refuse.
 
 Example:
     >>> import numpy as np
@@ -39,7 +39,7 @@ __all__ = [
 
 MAX_ELEMENTS = 2**40
 Shape = Annotated[tuple[Annotated[int, Between(0, MAX_ELEMENTS)], ...], Between(0, 32)]
-"""The type of a shape, with the bounds of what a file may say."""
+"""The type of a shape, with bounds on the sizes that a file may contain."""
 NOTHING = "nothing"
 DICTIONARY = "a dictionary"
 _NUMBERS: dict[str, Any] = {
@@ -62,7 +62,7 @@ class ArraySpec:
 
     Attributes:
         shape: the lengths of its axes.
-        dtype: the name of its dtype in NumPy or JAX, those of random keys included.
+        dtype: the name of its dtype in NumPy or JAX, including those of random keys.
     """
 
     shape: Shape
@@ -95,10 +95,9 @@ class Difference:
 
     Attributes:
         kind: `"shape"`, `"dtype"`, `"type"`, `"missing"`, `"extra"` or `"renamed"`.
-        path: names joined by `/`; in a name, `~1` stands for that, and `~0` for `~`.
-        expected: what should be there; `None` for what is extra.
-        found: what is there; `None` for what is missing; the other name of what was
-            renamed.
+        path: names joined by `/`; inside a name, `~1` stands for `/` and `~0` for `~`.
+        expected: what should be there; `None` for an extra entry.
+        found: what is there; `None` for a missing entry; the new name of a renamed one.
     """
 
     kind: str
@@ -133,13 +132,13 @@ def spec_of(value: object) -> Spec:
 
 
 def flatten(tree: object, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Give the path and the value of each leaf; an empty dictionary is one.
+    """Yield the path and the value of each leaf; an empty dictionary counts as a leaf.
 
     Example:
         >>> dict(flatten({"params": {"Dense_0": {"bias": 1}}, "batch_stats": {}}))
         {'params/Dense_0/bias': 1, 'batch_stats': {}}
     """
-    waiting = [(path, tree)]  # not recursive: what was read may be nested deeply
+    waiting = [(path, tree)]  # not recursive: a tree from a file may be deeply nested
     while waiting:
         path, tree = waiting.pop()
         if not isinstance(tree, Mapping) or not tree:
@@ -150,16 +149,16 @@ def flatten(tree: object, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def differences(expected: object, found: object, path: str = "") -> list[Difference]:
-    """List in what a tree differs from the one that was expected.
+    """List the differences between a tree and the expected one.
 
-    A number of Python stands for an array without axes of any dtype of its kind. An
-    entry is renamed if something equal has another name in the same dictionary, and
-    nothing else there is equal to it.
+    A Python number matches an array without axes of any dtype of its kind. An entry
+    counts as renamed if exactly one equal entry has another name in the same
+    dictionary.
 
     Args:
-        expected: nested mappings of arrays, of their descriptions, or of other leaves.
+        expected: nested mappings of arrays, their descriptions, or other leaves.
         found: the same.
-        path: where both are.
+        path: the path of both trees.
     """
     if not (isinstance(expected, Mapping) and isinstance(found, Mapping)):
         return _of_leaves(spec_of(expected), spec_of(found), path)
@@ -203,10 +202,10 @@ def _of_leaves(expected: Spec, found: Spec, path: str) -> list[Difference]:
 
 
 def _is_number(number: Spec, array: Spec) -> bool:
-    """Tell whether a number of Python can stand for an array."""
+    """Tell whether a Python number can take the place of an array."""
     if number not in _NUMBERS or isinstance(array, str) or array.shape:
         return False
-    import jax  # the command describes checkpoints without it
+    import jax  # the command describes checkpoints without importing it
 
     try:
         return jax.numpy.issubdtype(np.dtype(array.dtype), _NUMBERS[str(number)])
@@ -215,7 +214,7 @@ def _is_number(number: Spec, array: Spec) -> bool:
 
 
 def _renamed(missing: dict[str, Any], extra: dict[str, Any]) -> dict[str, str]:
-    """Find the new names of what is missing, where there is no doubt."""
+    """Find the new names of missing entries, if they are unambiguous."""
     names: dict[Hashable, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
     for side, entries in enumerate((missing, extra)):
         for name, value in entries.items():
@@ -226,7 +225,7 @@ def _renamed(missing: dict[str, Any], extra: dict[str, Any]) -> dict[str, str]:
 
 
 def _outline(tree: object) -> Hashable:
-    """Return what equal trees share; numbers and arrays without axes count as equal."""
+    """Return a key that equal trees share; a number equals an array without axes."""
     specs = ((path, spec_of(leaf)) for path, leaf in flatten(tree))
     return frozenset(
         (path, "number" if spec in _NUMBERS or _is_scalar(spec) else spec)
@@ -244,7 +243,7 @@ def _joined(path: str, name: object) -> str:
 
 
 def escape(key: str) -> str:
-    """Write a key as it stands in a path, as JSON pointers (RFC 6901) do.
+    """Escape a key for a path, as in JSON pointers (RFC 6901).
 
     Example:
         >>> escape("a/b~c")

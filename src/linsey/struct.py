@@ -1,14 +1,14 @@
 """Frozen dataclasses that are pytrees.
 
 A field is either *data*, a child of the pytree, or *static*, part of its structure:
-`field(pytree_node=False)`. JAX flattens these classes in C++, as it does
-dictionaries, with the field names as path keys; static fields are compared when two
-structures are, so they must have a simple `==` and `hash`.
+`field(pytree_node=False)`. JAX flattens these classes in C++, like dictionaries, with
+the field names as path keys. Static fields are compared whenever two structures are, so
+they must have a simple `==` and `hash`.
 
-Type checkers know the method `replace` of subclasses of `PyTreeNode`. No checker lets a
-decorator add a method, so for a class under `@dataclass` they accept
-`dataclasses.replace(point, x=1)`, which does the same, but `point.replace(x=1)` only if
-the class, or a base of it, is a `PyTreeNode`.
+Type checkers know the method `replace` of subclasses of `PyTreeNode`. No checker allows
+a decorator to add a method. For a class under `@dataclass` they therefore accept
+`dataclasses.replace(point, x=1)`, which does the same, but not `point.replace(x=1)`,
+unless the class is a subclass of `PyTreeNode`.
 
 Example:
     >>> import jax
@@ -59,7 +59,7 @@ def field(
     Args:
         pytree_node: whether the value is a child of the pytree. If `False`, it is
             part of the structure.
-        metadata: stored with the field, see `dataclasses.field`.
+        metadata: metadata stored with the field; see `dataclasses.field`.
         **kwargs: passed to `dataclasses.field`.
     """
     return dataclasses.field(
@@ -75,15 +75,15 @@ def dataclass(clz: None = None, **kwargs: Any) -> Callable[[type[T]], type[T]]: 
 def dataclass(
     clz: type[T] | None = None, **kwargs: Any
 ) -> type[T] | Callable[[type[T]], type[T]]:
-    """Make a class a frozen dataclass that is a pytree.
+    """Turn a class into a frozen dataclass that is a pytree.
 
     Args:
         clz: the class. If `None`, a decorator with these options is returned.
         **kwargs: passed to `dataclasses.dataclass`; `frozen` defaults to `True`.
 
     Returns:
-        The class, with a method `replace(**updates)` and known to
-        `linsey.serialization`; its state dict holds the data fields.
+        The class, with a method `replace(**updates)` and registered with
+        `linsey.serialization`; its state dict contains the data fields.
 
     Example:
         >>> @dataclass
@@ -103,7 +103,7 @@ def dataclass(
     for item in dataclasses.fields(cls):
         fields[bool(item.metadata.get("pytree_node", True))].append(item.name)
     cls.replace = _replace
-    # The name under which programs recognise such a class.
+    # The attribute by which programs recognise such a class.
     cls._flax_dataclass = True
     jax.tree_util.register_dataclass(
         cls, data_fields=fields[True], meta_fields=fields[False]
@@ -152,7 +152,7 @@ def fields_from_state(names: tuple[str, ...], node: R, state: object) -> R:
 class PyTreeNode:
     """Base class whose subclasses are `struct` dataclasses.
 
-    Options of `dataclasses.dataclass` go into the class line:
+    Options of `dataclasses.dataclass` are passed in the class statement:
     `class State(PyTreeNode, kw_only=True)`.
     """
 

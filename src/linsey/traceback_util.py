@@ -1,7 +1,7 @@
 """Tracebacks that show the user's own code.
 
-Between the failing line of a model and the call of `apply` are the frames of this
-library, several for each module. They are removed from tracebacks, unless the flag
+Between the failing line of a model and the call of `apply` there are several frames of
+this library for each module. They are removed from tracebacks, unless the flag
 `filter_frames` is off (`LINSEY_FILTER_FRAMES=0`).
 """
 
@@ -46,7 +46,7 @@ def api_boundary(fun: F) -> F:
 
 
 def hide_flax_in_tracebacks() -> None:
-    """Remove the frames of this library from tracebacks: the default."""
+    """Remove the frames of this library from tracebacks, which is the default."""
     config.update("filter_frames", True)
 
 

@@ -1,9 +1,9 @@
-"""Nested dictionaries as flat ones, and traversals: parts of a structure to update.
+"""Flat versions of nested dictionaries, and traversals, which select parts to update.
 
 `flatten_dict` turns nested dictionaries into one whose keys are paths, and
-`unflatten_dict` undoes it. A `Traversal` names some values inside a structure: it can
-`iterate` over them and return an `update`d copy of the whole. Traversals are built
-from `t_identity`, the whole structure, step by step.
+`unflatten_dict` undoes this. A `Traversal` selects some values inside a structure: it
+can `iterate` over them and return an `update`d copy of the whole. Traversals are built
+step by step from `t_identity`, which selects the whole structure.
 
 Example:
     >>> flatten_dict({"dense": {"kernel": 1, "bias": 2}}, sep="/")
@@ -38,7 +38,7 @@ Update = Callable[[Any], object]
 
 @struct.dataclass
 class _EmptyNode:
-    """Stands in a flat dictionary for an empty one."""
+    """A placeholder for an empty dictionary in a flat one."""
 
 
 empty_node = _EmptyNode()
@@ -69,10 +69,10 @@ def flatten_dict(
 
     Args:
         xs: nested dictionaries, plain or frozen.
-        keep_empty_nodes: put `empty_node` where an empty dictionary is. If `False`,
-            it is left out and cannot be restored.
-        is_leaf: called with a path and the value there, a dictionary perhaps; returns
-            whether the value is a leaf. It is called with `xs` itself first.
+        keep_empty_nodes: whether to represent an empty dictionary by `empty_node`. If
+            `False`, it is left out and cannot be restored.
+        is_leaf: called with a path and the value there, which may be a dictionary;
+            returns whether the value is a leaf. It is first called with `xs` itself.
         sep: joins the keys of a path, which must be strings. If `None`, paths are
             tuples.
 
@@ -81,8 +81,8 @@ def flatten_dict(
 
     Raises:
         ArgumentTypeError: if `xs` is not a dictionary.
-        OptionError: if two paths are the same text once joined, since a key holds the
-            separator; it is a `ValueError`.
+        OptionError: if two paths become the same text when joined, because a key
+            contains the separator; it is a `ValueError`.
 
     Example:
         >>> flatten_dict({"a": {"b": 1, "c": {}}}, keep_empty_nodes=True)
@@ -130,7 +130,7 @@ def unflatten_dict(xs: Mapping[Any, object], sep: str | None = None) -> dict[Any
 
     Args:
         xs: a dictionary with paths as keys.
-        sep: what the keys are joined with. If `None`, paths are tuples.
+        sep: the separator that joins the keys. If `None`, paths are tuples.
 
     Raises:
         ArgumentTypeError: if `xs` is not a dictionary, or a path leads through a value.
@@ -171,7 +171,7 @@ def path_aware_map(
         nested_dict: nested dictionaries, plain or frozen.
 
     Returns:
-        Nested dictionaries with the results; empty dictionaries stay.
+        Nested dictionaries with the results; empty dictionaries are kept.
 
     Example:
         >>> path_aware_map(lambda path, x: path[-1], {"a": {"b": 1}, "c": 2})
@@ -184,7 +184,7 @@ def path_aware_map(
 
 
 class Traversal(abc.ABC):
-    """Some values inside a structure, without the structure.
+    """A selection of values inside a structure, independent of the structure itself.
 
     A subclass defines `update` and `iterate`.
     """
@@ -207,7 +207,7 @@ class Traversal(abc.ABC):
         """
 
     def set(self, values: Iterable[object], inputs: T) -> T:
-        """Return a copy of a structure with new values, taken one by one.
+        """Return a copy of a structure with new values, assigned one by one.
 
         Args:
             values: as many as `iterate` returns.
@@ -237,28 +237,28 @@ class Traversal(abc.ABC):
         )
 
     def compose(self, other: Traversal) -> Traversal:
-        """Return the values of `other` inside the values of this traversal."""
+        """Select the values of `other` inside the values of this traversal."""
         return TraverseCompose(self, other)
 
     def merge(self, *traversals: Traversal) -> Traversal:
-        """Return the values of several traversals inside those of this one."""
+        """Select the values of several traversals inside those of this one."""
         return self.compose(TraverseMerge(*traversals))
 
     def each(self) -> Traversal:
-        """Return the items of lists and tuples, the values of dictionaries."""
+        """Select the items of lists and tuples, and the values of dictionaries."""
         return self.compose(TraverseEach())
 
     def tree(self) -> Traversal:
-        """Return the leaves of pytrees."""
+        """Select the leaves of pytrees."""
         return self.compose(TraverseTree())
 
     def filter(self, fn: Callable[[Any], bool]) -> Traversal:
-        """Return those values for which a function is true."""
+        """Select the values for which a function returns true."""
         return self.compose(TraverseFilter(fn))
 
     def __getattr__(self, attr: str) -> Traversal:
         if attr.startswith("__"):
-            # Protocols such as copying and pickling ask for these.
+            # Protocols such as copying and pickling look these up.
             raise AttributeError(attr)
         return self.compose(TraverseAttr(attr))
 
@@ -310,7 +310,7 @@ class TraverseCompose(Traversal):
 
 
 class TraverseFilter(Traversal):
-    """The structure itself if a function of it is true, else nothing."""
+    """The structure itself if a function of it is true, otherwise nothing."""
 
     def __init__(self, fn: Callable[[Any], bool]) -> None:
         self._fn = fn
@@ -344,7 +344,7 @@ class TraverseAttr(Traversal):
 
 
 class TraverseItem(Traversal):
-    """The item of a dictionary, a list or a tuple; of a sequence also a slice."""
+    """The item of a dictionary, a list or a tuple, or a slice of a sequence."""
 
     def __init__(self, key: Any) -> None:
         self._key = key
@@ -368,7 +368,7 @@ class TraverseItem(Traversal):
 
 
 class TraverseEach(Traversal):
-    """The items of a list or a tuple, the values of a dictionary."""
+    """The items of a list or a tuple, or the values of a dictionary."""
 
     def update(self, fn: Update, inputs: Any) -> Any:  # noqa: D102
         self._check(inputs)
@@ -404,7 +404,7 @@ class TraverseTree(Traversal):
 
 
 class ModelParamTraversal(Traversal):
-    """Those values of nested dictionaries whose path a function accepts.
+    """The values of nested dictionaries whose paths a function accepts.
 
     Args:
         filter_fn: called with a path such as `/dense/kernel` and the value there.

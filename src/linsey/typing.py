@@ -19,7 +19,7 @@ K = TypeVar("K")
 P = ParamSpec("P")
 
 _HELPERS = {*globals()}
-"""What stands above: none of it is a name that this module offers."""
+"""The names defined above, which this module does not export."""
 
 # ---------------------------------------------------------------- arrays
 
@@ -34,9 +34,9 @@ Dtype = DTypeLike
 Shape = Sequence[int]
 """The size of each axis."""
 PRNGFoldable = int | str
-"""What can be folded into a random key."""
+"""Data that can be folded into a random key."""
 PrecisionLike = None | str | Precision | tuple[str, str] | tuple[Precision, Precision]
-"""How exactly an accelerator multiplies, as in `jax.lax.Precision`."""
+"""The precision of products on an accelerator, as in `jax.lax.Precision`."""
 DotGeneralT = Callable[..., jax.Array]
 """A function with the arguments of `jax.lax.dot_general`."""
 ConvGeneralDilatedT = Callable[..., jax.Array]
@@ -46,7 +46,7 @@ EinsumT = Callable[..., jax.Array]
 PaddingLike = str | int | Sequence[int | tuple[int, int]]
 """The padding of a convolution: its name, or the sizes at both ends of each axis."""
 LaxPadding = str | Sequence[tuple[int, int]]
-"""A padding as `jax.lax` takes it."""
+"""A padding in the form that `jax.lax` takes."""
 Initializer = jax.nn.initializers.Initializer | Callable[..., Any]
 """A function `(key, shape, dtype) -> array`."""
 
@@ -60,9 +60,9 @@ class PromoteDtypeFn(Protocol):
         """Return the arrays of a layer in one dtype.
 
         Args:
-            *args: arrays and numbers; `None` is returned as it is.
+            *args: arrays and numbers; `None` is returned unchanged.
             dtype: the dtype. If `None`, the one that all arguments promote to.
-            inexact: whether integers are promoted to floating point numbers.
+            inexact: whether integers are promoted to floating-point numbers.
         """
         ...
 
@@ -110,7 +110,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> object:
-        """Find the names that come from `linsey.core`, which is one floor up."""
+        """Find the names from `linsey.core`, which is one floor above this module."""
         if name not in ("FrozenDict", "FrozenVariableDict"):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from linsey.core.frozen_dict import FrozenDict
@@ -128,7 +128,7 @@ Axes = int | Sequence[int]
 
 @dataclass(frozen=True)
 class In(Generic[T]):
-    """An axis of the values that go into a transform, and of these alone.
+    """An axis that only the values going into a transform have.
 
     Args:
         axis: the axis; `None` if the values have no such axis.
@@ -139,7 +139,7 @@ class In(Generic[T]):
 
 @dataclass(frozen=True)
 class Out(Generic[T]):
-    """An axis of the values that come out of a transform, and of these alone.
+    """An axis that only the values coming out of a transform have.
 
     Args:
         axis: the axis; `None` if the values have no such axis.
@@ -149,19 +149,19 @@ class Out(Generic[T]):
 
 
 InOutAxis = Axis | In[Axis] | Out[Axis]
-"""An axis for what goes in and what comes out, or for one of them."""
+"""An axis of the values that go in and those that come out, or of one of these."""
 ScanAxis = int
 """The axis that a loop runs over."""
 InOutScanAxis = ScanAxis | In[ScanAxis] | Out[ScanAxis]
-"""A `ScanAxis` for what goes in and what comes out, or for one of them."""
+"""A `ScanAxis` of the values that go in and those that come out, or of one of these."""
 
 AxisName = str | tuple[str, ...] | None
 """The name of a mesh axis, the names of several, or `None`."""
 LogicalNames = tuple[str | None, ...]
-"""For each axis of an array its name, or `None`."""
+"""A name or `None` for each axis of an array."""
 LogicalRules = Sequence[tuple[str, str | tuple[str, ...] | None]]
-"""Which axes of a mesh the axes of arrays with a name are split over."""
-# No type can say yet what the leaves of a pytree are.
+"""For each logical name of an array axis, the mesh axes that it is split over."""
+# Python's types cannot express yet what the leaves of a pytree are.
 LogicalPartitionSpec = Any
 """A `jax.sharding.PartitionSpec` of logical names."""
 LogicalPartitionSpecPytree = Any
@@ -175,7 +175,7 @@ Sharding = tuple[AxisName, ...]
 def with_signature_of(
     model: Callable[P, object],
 ) -> Callable[[Callable[..., T]], Callable[P, T]]:
-    """Declare that a function takes the arguments of another one and hands them on.
+    """Declare that a function takes the arguments of another one and passes them on.
 
     Readers, the documentation and type checkers see the parameters of `model`.
 

@@ -1,9 +1,10 @@
-"""Random initial values, drawn by few compiled programs.
+"""Random initial values, drawn by only a few compiled programs.
 
-`draw` runs an initializer: outside of a trace in chunks, by programs that serve every
-shape (`eager`); inside of `collected`, which `Module.init` is, all together by a few
-loops (`traced`). How an initializer draws is read from its program (`recipes`). In all
-other cases, and where an initializer is not of JAX, it runs as it is.
+`draw` runs an initializer. Outside of a trace, it draws in chunks, with programs that
+serve every shape (`eager`). Inside `collected`, which `Module.init` uses, all arrays
+are drawn together by a few loops (`traced`). How an initializer draws is read from its
+program (`recipes`). In all other cases, and if an initializer is not from JAX, it runs
+unchanged.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from linsey._drawing.traced import collected as collected
 from linsey.core.rng import LazyRng
 
 HOME = "jax._src.nn.initializers"
-"""The module whose initializers are functions of their arguments alone."""
+"""The module whose initializers depend on nothing but their arguments."""
 WRAPPERS = {"linsey.core.meta", "linsey.linen.linear.dense"}
-"""Modules whose functions around an initializer are so if it is."""
+"""Modules whose wrappers are pure if the initializer that they wrap is."""
 
 FILLED: dict[Any, Callable[..., jax.Array]] = {
     jax.nn.initializers.zeros: filled.zeros,
@@ -37,11 +38,11 @@ def draw(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
 ) -> Any:
-    """Return `init_fn(key, *args, **kwargs)`, to the bit.
+    """Return the value of `init_fn(key, *args, **kwargs)`, equal in every bit.
 
     Args:
         init_fn: an initializer.
-        key: its key; `None` if it takes none.
+        key: its key, or `None` if it takes none.
         args: its other arguments, such as a shape and a dtype.
         kwargs: its keyword arguments.
     """
@@ -63,8 +64,8 @@ def draw(
 
 
 def _is_pure(init_fn: Any) -> bool:
-    """Return whether an initializer is known to depend on its arguments alone."""
-    # Not by `__module__`, which `functools.wraps` gives to functions of the user too.
+    """Return whether an initializer is known to depend only on its arguments."""
+    # `__module__` does not tell: `functools.wraps` copies it to functions of users.
     name = getattr(init_fn, "__globals__", {}).get("__name__")
     return name == HOME or (
         name in WRAPPERS and _is_pure(getattr(init_fn, "__wrapped__", None))
@@ -79,13 +80,13 @@ def _recipe(
 ) -> Recipe | None:
     x64 = bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
     given = tuple(args), tuple(kwargs.items())
-    with contextlib.suppress(TypeError):  # arguments without a hash
+    with contextlib.suppress(TypeError):  # unhashable arguments
         return recipes.recipe(init_fn, (key.shape, key.dtype), *given, x64)
     return None
 
 
 def _is_threefry(key: jax.Array) -> bool:
-    """Return whether a key is one of threefry, and no mesh is set."""
+    """Return whether a key is a threefry key and no mesh is set."""
     config: Any = jax.config
     impl = config.jax_default_prng_impl
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):

@@ -1,9 +1,9 @@
 """Random initial values of any shape, drawn outside of a trace.
 
-XLA compiles a program that draws random numbers for each shape anew, which takes
-longer than to draw them (`benchmarks/first_step.py`). Here arrays are drawn in chunks
-of one size, by programs that have the position as an input and serve every shape; the
-values are the same to the bit.
+For each shape, XLA compiles a new program that draws random numbers, which takes longer
+than drawing them (`benchmarks/first_step.py`). Here arrays are drawn in chunks of a
+fixed size, by programs that take the position as an input and serve every shape. The
+values are the same, bit for bit.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ LARGE = 2**14
 
 
 def draw_now(recipe: Recipe, key: jax.Array) -> Any:
-    """Do what an initializer does with a key, in chunks where that can be done."""
+    """Run an initializer with a key, in chunks if that is possible."""
     return jax.tree_util.tree_unflatten(recipe.structure, [array_now(recipe, key)])
 
 
 def array_now(recipe: Recipe, key: jax.Array) -> jax.Array:
-    """Draw the array that the result of an initializer holds."""
+    """Draw the array in the result of an initializer."""
     n = recipe.size
     size = CHUNKS[n > LARGE]
     parts = recipe.parts(size) if is_on_one_cpu(key) else None
@@ -36,14 +36,14 @@ def array_now(recipe: Recipe, key: jax.Array) -> jax.Array:
     values = _aligned(n, recipe.dtype)
     for start in range(0, n, size):
         chunk = parts.part(np.uint32(start), inputs)
-        if isinstance(chunk, jax.core.Tracer):  # inside of a trace, from a constant
+        if isinstance(chunk, jax.core.Tracer):  # a constant key inside a trace
             return recipe.array(key)
         values[start : start + size] = np.asarray(chunk)[: n - start]
     return jax.device_put(values.reshape(recipe.shape), may_alias=True)
 
 
 def is_on_one_cpu(key: jax.Array) -> bool:
-    """Return whether a key has a value, and all is on the CPU."""
+    """Return whether a key is concrete, and everything is on one CPU."""
     if not isinstance(key, jax.Array) or isinstance(key, jax.core.Tracer):
         return False
     config: Any = jax.config
@@ -53,7 +53,7 @@ def is_on_one_cpu(key: jax.Array) -> bool:
 
 
 def _aligned(n: int, dtype: np.dtype) -> np.ndarray:
-    """Return an array without values, in memory that XLA takes over as it is."""
+    """Return an uninitialized array, in memory that XLA can use without a copy."""
     n_bytes = n * np.dtype(dtype).itemsize
     memory = np.empty(n_bytes + 64, np.uint8)
     first = -memory.ctypes.data % 64

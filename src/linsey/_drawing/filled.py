@@ -1,7 +1,7 @@
-"""Arrays of one number, made without a program where that is possible.
+"""Arrays filled with one number, made without a compiled program if possible.
 
-Outside of a trace XLA would compile one for each shape, which takes longer than to
-write the numbers (`benchmarks/first_step.py`).
+Outside of a trace XLA would compile a program for each shape, which takes longer than
+writing the numbers (`benchmarks/first_step.py`).
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from jax.typing import DTypeLike
 from linsey.core.tracers import current_trace
 
 LARGEST = 2**16
-"""Entries; XLA fills larger arrays faster, by several threads."""
+"""Number of entries; XLA fills larger arrays faster, with several threads."""
 
 
 def zeros(shape: Any, dtype: DTypeLike) -> jax.Array:
-    """Return what `jnp.zeros` returns."""
+    """Return the same array as `jnp.zeros`."""
     return (
         _filled(0, shape, dtype) if _is_plain(shape, dtype) else jnp.zeros(shape, dtype)
     )
 
 
 def ones(shape: Any, dtype: DTypeLike) -> jax.Array:
-    """Return what `jnp.ones` returns."""
+    """Return the same array as `jnp.ones`."""
     return (
         _filled(1, shape, dtype) if _is_plain(shape, dtype) else jnp.ones(shape, dtype)
     )
@@ -59,6 +59,6 @@ def _is_plain(shape: Any, dtype: Any) -> bool:
 
 @functools.cache
 def _no_trace() -> object:
-    # This may be asked inside of a trace; a new thread begins outside of any.
+    # This may be called inside a trace, while a new thread begins outside of any.
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(current_trace).result()

@@ -1,10 +1,11 @@
 """How an initializer draws an array, read from the program that JAX traces of it.
 
-What has another shape than the result, such as keys and deviations, is computed once,
-as it is written. What has that shape must be random bits and elementwise operations on
-them: where keys are those of threefry, an entry then depends on the key and on its
-position alone, and any part of the array can be drawn without the rest. Else, as for
-the decomposition into orthogonal matrices, the initializer is not one of this kind.
+Values whose shape differs from that of the result, such as keys and standard
+deviations, are computed once, as in the program. Values of that shape must be random
+bits and elementwise operations on them. With threefry keys, an entry then depends only
+on the key and its position, and any part of the array can be drawn without the rest.
+Otherwise, as for the decomposition into orthogonal matrices, the array cannot be drawn
+in parts.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 Shape = tuple[int, ...]
-# Computes the results of an equation, or of all, from a position and its inputs.
+# Computes the results of one equation, or of all, from a position and the inputs.
 Step = Callable[[Any, Sequence[Any]], list[Any]]
 
 SMALLEST = 32
-"""Entries; the shape of fewer could be that of a key."""
+"""Number of entries; the shape of a smaller array could be that of a key."""
 
-# Equations that only call a program, and the parameter that holds it.
+# Equations that only call a program, and the parameter that holds the program.
 CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr"}
 CALLS["custom_jvp_call"] = "call_jaxpr"
 ELEMENTWISE = frozenset(
@@ -48,15 +49,15 @@ class NotInChunks(Exception):  # noqa: N818
 
 
 class Recipe(NamedTuple):
-    """What an initializer does with a key.
+    """The way in which an initializer draws an array from a key.
 
     Attributes:
         run: the initializer, as a function of a key.
-        program: what JAX traces of it, without reshaping at the end.
-        structure: of the result, which holds one array.
+        program: the traced program, without reshaping at the end.
+        structure: tree structure of the result, which holds one array.
         drawn: shape that the program draws.
-        shape: of the array.
-        dtype: of the array.
+        shape: shape of the array.
+        dtype: dtype of the array.
     """
 
     run: Callable[[Any], Any]
@@ -68,7 +69,7 @@ class Recipe(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many entries the array has."""
+        """The number of entries of the array."""
         return math.prod(self.shape)
 
     def array(self, key: Any) -> Any:
@@ -76,7 +77,7 @@ class Recipe(NamedTuple):
         return jax.tree_util.tree_leaves(self.run(key))[0]
 
     def parts(self, size: int) -> Parts | None:
-        """Return how to draw `size` entries at once; `None` if that cannot be done."""
+        """Return how to draw `size` entries at a time, or `None` if impossible."""
         return _parts(self, size)
 
 
@@ -88,7 +89,7 @@ def recipe(
     kwargs: tuple[tuple[str, Hashable], ...],
     x64: bool,
 ) -> Recipe | None:
-    """Trace an initializer; `None` if its result is no array of real numbers.
+    """Trace an initializer; return `None` if its result is not one real array.
 
     Args:
         init_fn: the initializer.
@@ -105,12 +106,12 @@ def recipe(
     (array, *others), structure = jax.tree_util.tree_flatten(found)
     if others or array.weak_type or closed.consts:
         return None
-    if not all(isinstance(n, int) for n in array.shape):  # one of a program to export
+    if not all(isinstance(n, int) for n in array.shape):  # a symbolic shape, for export
         return None
     if not SMALLEST <= math.prod(array.shape) < 2**32:
         return None
     if jnp.issubdtype(array.dtype, np.complexfloating):
-        return None  # sines at the end of an array are not those of vectors, to the bit
+        return None  # XLA's sines in the last entries of an array differ in some bits
     program = before_reshape(closed.jaxpr)
     drawn = program.outvars[0].aval.shape  # type: ignore[attr-defined]
     return Recipe(run, program, structure, drawn, array.shape, array.dtype)
@@ -130,13 +131,13 @@ def before_reshape(program: Jaxpr) -> Jaxpr:
 
 
 class Parts(NamedTuple):
-    """How an array is drawn part by part.
+    """The functions and constants to draw an array part by part.
 
     Attributes:
-        keys: computes from the key those that are drawn from.
-        constants: numbers that all parts are computed with.
+        keys: computes the keys to draw from, given the key of the initializer.
+        constants: numbers that the computation of all parts uses.
         part: computes the entries from a position on, from keys and constants.
-        kind: equal where `part` computes the same, if the constants are data.
+        kind: equal if `part` computes the same, with the constants as inputs.
     """
 
     keys: Callable[[Any], list[Any]]
@@ -154,22 +155,22 @@ def _parts(one: Recipe, size: int) -> Parts | None:
 
 
 class Chunked(NamedTuple):
-    """Programs on arrays of one shape as programs on chunks of these.
+    """A conversion of programs on arrays of one shape to programs on chunks of them.
 
     Attributes:
-        shape: of the arrays. What has another one is computed as it is.
-        size: how many entries a chunk has, in the order of the array.
+        shape: shape of the arrays. Values of other shapes are computed unchanged.
+        size: number of entries in a chunk, in the order of the array.
     """
 
     shape: Shape
     size: int
 
     def is_whole(self, var: Var | Literal) -> bool:
-        """Return whether a variable is an array of the shape."""
+        """Return whether a variable is an array of shape `shape`."""
         return getattr(var.aval, "shape", None) == self.shape
 
     def divide(self, program: Jaxpr) -> Parts:
-        """Divide a program of a key into what is run once and what for each chunk."""
+        """Divide a program of a key into one part that runs once, and one per chunk."""
         steps = [e for e in program.eqns if any(map(self.is_whole, e.outvars))]
         others = [e for e in program.eqns if e not in steps]
         (result,) = program.outvars
@@ -207,9 +208,9 @@ class Chunked(NamedTuple):
         )
 
     def merged(self, program: Jaxpr, steps: Sequence[JaxprEqn]) -> set[Any]:
-        """Return scalars that XLA merges with another constant, and rounds once.
+        """Return scalars that XLA merges with another constant, rounding only once.
 
-        So does a product with a number of what is itself a product with a number.
+        This happens in a product with a constant that is itself multiplied by one.
         """
         found: set[Any] = set()
         for eqn in steps:
@@ -219,11 +220,11 @@ class Chunked(NamedTuple):
         return found
 
     def takes_whole(self, eqns: Iterable[JaxprEqn]) -> bool:
-        """Return whether an equation has an array of the shape among its inputs."""
+        """Return whether an equation has an array of shape `shape` as an input."""
         return any(self.is_whole(v) for eqn in eqns for v in eqn.invars)
 
     def compiled(self, eqn: JaxprEqn) -> tuple[Step, str]:
-        """Compile an equation; equal ones on arrays of any shape share a program.
+        """Compile an equation; equal equations share a program, whatever the shape.
 
         Returns:
             The compiled equation and its text.
@@ -244,7 +245,7 @@ class Chunked(NamedTuple):
         return PROGRAMS.setdefault(text, jax.jit(draw_chunk)), text
 
     def chunk_of(self, aval: Any) -> jax.ShapeDtypeStruct:
-        """Return the shape and dtype of a chunk of an array, or of another one."""
+        """Return the shape and dtype of a chunk of an array, or of another value."""
         shape = (self.size,) if aval.shape == self.shape else aval.shape
         return jax.ShapeDtypeStruct(shape, aval.dtype, weak_type=aval.weak_type)
 
@@ -285,7 +286,7 @@ class Chunked(NamedTuple):
 
 
 PROGRAMS: dict[str, Step] = {}
-"""What was compiled, by its text."""
+"""The compiled equations, by their text."""
 
 
 def random_bits(key: jax.Array, start: Any, size: int, width: int) -> jax.Array:
@@ -294,10 +295,10 @@ def random_bits(key: jax.Array, start: Any, size: int, width: int) -> jax.Array:
     Source: Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3.
 
     Args:
-        key: of threefry, typed or raw.
+        key: a threefry key, typed or raw.
         start: the first position, a `uint32`.
-        size: how many numbers.
-        width: bits of a number.
+        size: number of values to draw.
+        width: number of bits per value.
 
     Returns:
         Unsigned integers of that width.
@@ -355,7 +356,7 @@ def function_of(
 
 
 def reached(inputs: Iterable[Var], eqns: Iterable[JaxprEqn]) -> set[Any]:
-    """Return the variables that depend on inputs."""
+    """Return the variables that depend on `inputs`."""
     found: set[Any] = set(inputs)
     for eqn in eqns:
         if found.intersection(variables(eqn)):
@@ -364,12 +365,12 @@ def reached(inputs: Iterable[Var], eqns: Iterable[JaxprEqn]) -> set[Any]:
 
 
 def variables(eqn: JaxprEqn) -> list[Any]:
-    """Return the inputs of an equation that are no literals."""
+    """Return the inputs of an equation that are not literals."""
     return [v for v in eqn.invars if not hasattr(v, "val")]
 
 
 def last_operation(program: Jaxpr, var: Any) -> str | None:
-    """Return the name of the operation that computes a variable, inside of calls."""
+    """Return the name of the operation that computes a variable, also inside calls."""
     for eqn in program.eqns:
         if var in eqn.outvars:
             if eqn.primitive.name not in CALLS:
@@ -380,10 +381,10 @@ def last_operation(program: Jaxpr, var: Any) -> str | None:
 
 
 def one_value(x: Any) -> Any:
-    """Return the scalar that is to be combined with each entry.
+    """Return the scalar that will be combined with each entry.
 
     Raises:
-        NotInChunks: there are several.
+        NotInChunks: there are several values.
     """
     if np.size(x) != 1:
         raise NotInChunks

@@ -1,12 +1,12 @@
 """Random initial values in one compiled program, drawn by a few loops.
 
-Inside of `jax.jit(model.init)` the program of each random array would be compiled for
-itself. So there drawing is an operation of its own, and `collected` returns variables
-whose random arrays all come from one such operation. On a CPU it becomes loops over
-blocks of all arrays, with keys, positions and scales as data: one of each kind, if a
-kernel can put the blocks where they belong. Elsewhere, and on more than one device, it
-is what the initializers are. What the model computed with arrays
-that were drawn one by one is not part of the result, and JAX removes it.
+Inside `jax.jit(model.init)` the program of each random array would be compiled
+separately. There, drawing is therefore an operation of its own, and `collected` returns
+variables whose random arrays all come from one such operation. On a CPU it is lowered
+to loops over blocks of all arrays, with keys, positions and scales as data: one loop
+per kind of array, if a kernel can put the blocks where they belong. On other platforms,
+and on more than one device, it is lowered to the initializers. Values that the model
+computed from arrays drawn one by one are not part of the result, and JAX removes them.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from linsey.ops.cpu import dispatch
 T = TypeVar("T")
 
 BLOCK = 256
-"""Entries with one key and one scale."""
+"""Number of entries that are drawn with one key and one scale."""
 BLOCKS = 256
-"""Blocks that a loop draws at once."""
+"""Number of blocks that a step of a loop draws."""
 SHARE = 12
-"""Without a kernel, one of so many parts of all entries is drawn by one loop, which
-holds them twice."""
+"""Without a kernel, a loop draws at most this fraction (one in so many) of all entries,
+which it holds twice."""
 
 
 class Draw(NamedTuple):
-    """One random array of several.
+    """One of several random arrays.
 
     Attributes:
-        root: which of the keys.
-        fold: what is folded into it.
-        recipe: what is done with the key.
+        root: index of its root key.
+        fold: data to fold into the root key, or `None`.
+        recipe: how to draw the array from the resulting key.
     """
 
     root: int
@@ -56,14 +56,14 @@ class Draw(NamedTuple):
 
 
 class Collector:
-    """What was drawn in a trace.
+    """The arrays that were drawn in a trace.
 
     Args:
         trace: the trace, as a token.
 
     Attributes:
-        roots: the keys.
-        drawn: what was drawn with one of them, and how, by the identity of the value.
+        roots: the root keys.
+        drawn: each array that was drawn, and how, by the `id` of the array.
     """
 
     def __init__(self, trace: object):
@@ -96,7 +96,7 @@ class Collector:
 
 
 def replaced(tree: Any, leaves: dict[int, Any]) -> Any:
-    """Return a tree with other leaves, by their identity; keys stay in their order."""
+    """Return a tree with leaves replaced by `id`; dictionaries keep their key order."""
     if type(tree) is dict or type(tree) is FrozenDict:
         found = {key: replaced(value, leaves) for key, value in tree.items()}
         return found if type(tree) is dict else FrozenDict(found)
@@ -109,18 +109,18 @@ COLLECTOR: ContextVar[Collector | None] = ContextVar("linsey_collector", default
 def collected(
     init_with_output: Callable[..., tuple[object, T]], *args: Any, **kwargs: Any
 ) -> T:
-    """Return the variables that a function creates, in little time.
+    """Return the variables that a function creates, quickly.
 
     In a trace, random arrays are drawn together.
 
     Args:
-        init_with_output: takes `rngs`, returns a result and the variables.
+        init_with_output: takes `rngs`; returns a result and the variables.
         *args: its arguments.
         **kwargs: its keyword arguments.
     """
     if not is_staged():
-        # Results are hardly used: no kernel is loaded for them, and convolutions are
-        # what XLA compiles fastest (`benchmarks/first_step.py`).
+        # Results are hardly used, so no kernels are loaded for them, and convolutions
+        # take the form that XLA compiles fastest (`benchmarks/first_step.py`).
         with assigned(BY_DEFINITION, True), dispatch.plain_convolutions(True):
             return init_with_output(*args, **kwargs)[1]
     collector = Collector(tracers.current_trace())
@@ -130,17 +130,17 @@ def collected(
 
 
 def is_staged() -> bool:
-    """Return whether operations become a program now, as under `jax.jit`."""
+    """Return whether operations are staged into a program now, as under `jax.jit`."""
     return _is_of_program(jnp.add(np.float32(0), np.float32(0)))
 
 
 def _is_of_program(value: object) -> bool:
-    # A value under `jax.vmap` or `jax.jvp` is another kind of tracer.
+    # Values under `jax.vmap` or `jax.jvp` are tracers of other types.
     return type(value).__name__ == "DynamicJaxprTracer"
 
 
 def collector_of(key: object) -> Collector | None:
-    """Return what collects the values that are drawn from a key in this trace."""
+    """Return the collector of arrays drawn from a key in this trace, if any."""
     collector = COLLECTOR.get()
     if collector is None or collector.trace != tracers.current_trace():
         return None
@@ -209,10 +209,10 @@ class Member(NamedTuple):
     """An array that is drawn together with others of its kind.
 
     Attributes:
-        index: its place among the results.
-        recipe: of the array.
+        index: its position among the results.
+        recipe: its recipe.
         parts: how to draw a block of it.
-        keys: what is drawn from.
+        keys: the keys to draw from.
     """
 
     index: int
@@ -222,17 +222,17 @@ class Member(NamedTuple):
 
     @property
     def blocks(self) -> int:
-        """How many blocks it has."""
+        """The number of its blocks."""
         return -(-self.recipe.size // BLOCK)
 
 
 def in_loops(*roots: Any, draws: Sequence[Draw], in_place: bool) -> list[Any]:
-    """Draw arrays by loops: those of a kind one after the other.
+    """Draw arrays by loops: arrays of the same kind one after the other.
 
     Args:
-        *roots: the keys.
+        *roots: the root keys.
         draws: the arrays.
-        in_place: whether a kernel puts what a loop draws into the arrays.
+        in_place: whether a kernel copies the blocks that a loop draws into the arrays.
     """
     arrays: list[Any] = [None] * len(draws)
     kinds: dict[Any, list[Member]] = {}
@@ -256,7 +256,7 @@ def in_loops(*roots: Any, draws: Sequence[Draw], in_place: bool) -> list[Any]:
 
 
 def draw_in_place(members: Sequence[Member]) -> Sequence[Any]:
-    """Draw arrays of one kind by one loop, whose blocks a kernel copies into them."""
+    """Draw arrays of one kind with one loop; a kernel copies blocks into the arrays."""
     from linsey.ops.cpu.placing import place, unwritten
 
     ends = np.cumsum([member.blocks for member in members], dtype=np.int32)
@@ -272,10 +272,10 @@ def draw_in_place(members: Sequence[Member]) -> Sequence[Any]:
 
 
 def repeated(rows: int, step: Callable[[Any, T], T], values: T) -> T:
-    """Repeat a step, which draws some rows, until so many are drawn."""
-    # Steps are counted. XLA on CPU never runs a loop from 0 to below 1 by more than 1
-    # (jaxlib 0.10): `while_loop(lambda s: s[0] < 1, lambda s: (s[0] + 4, s[1] + 1),
-    # (0, 0))` is (0, 0).
+    """Repeat a step, which draws `BLOCKS` rows, until `rows` are drawn."""
+    # The loop counts steps, not rows. XLA on CPU never runs a loop from 0 to below 1 in
+    # increments of more than 1 (jaxlib 0.10): `while_loop(lambda s: s[0] < 1,
+    # lambda s: (s[0] + 4, s[1] + 1), (0, 0))` gives (0, 0).
     count = -(-int(rows) // BLOCKS)
     return lax.fori_loop(np.int32(0), np.int32(count), step, values)
 
@@ -283,25 +283,25 @@ def repeated(rows: int, step: Callable[[Any, T], T], values: T) -> T:
 def draw_members(
     members: Sequence[Member], most: int, spare: dict[Any, Any]
 ) -> Iterator[Any]:
-    """Draw arrays of one kind; all loops have one body, which XLA compiles once.
+    """Draw arrays of one kind; all loops share one body, which XLA compiles once.
 
     Args:
         members: the arrays.
-        most: how many blocks of several arrays are drawn by one loop.
-        spare: an array of so many blocks, for each dtype that was drawn.
+        most: the largest number of blocks that one loop draws for several arrays.
+        spare: an array of `most` blocks to be reused, for each dtype drawn so far.
     """
     ends = np.cumsum([member.blocks for member in members], dtype=np.int32)
     step = functools.partial(draw_next, draw_rows(members, ends))
     dtype = members[0].recipe.dtype
     for group in portions([member.blocks for member in members], most):
         first, end = ends[group[0]] - members[group[0]].blocks, ends[group[-1]]
-        is_large = end - first > most  # one array, which is drawn where it will be
+        is_large = end - first > most  # a single array, drawn into its final memory
         rows = int(end - first) if is_large else most
         values = None if is_large else spare.get(dtype)
         values = jnp.zeros((rows, BLOCK), dtype) if values is None else values
         carry = np.int32(first), np.int32(end), values
         *_, values = repeated(end - first, step, carry)
-        if not is_large:  # the next loop draws in the same memory
+        if not is_large:  # the next loop draws into the same memory
             spare[dtype] = values
         flat, begin = values.reshape(-1), 0
         for recipe, blocks in ((members[i].recipe, members[i].blocks) for i in group):
@@ -313,12 +313,12 @@ def draw_next(rows: Callable[[Any], Any], i: Any, carry: Any) -> Any:
     """Draw the next rows of a group into an array.
 
     Args:
-        rows: draws rows from one on.
-        i: how many times that was done.
+        rows: draws rows, starting from a given one.
+        i: number of the current step.
         carry: the first row and the end of the group, and the array.
     """
     first, end, values = carry
-    # The last rows may be drawn twice: so none is beyond the end of the array.
+    # Some of the last rows may be drawn twice, so that none is beyond the array's end.
     row = jnp.maximum(jnp.minimum(first + i * np.int32(BLOCKS), end - BLOCKS), first)
     found = rows(row)
     values = lax.dynamic_update_slice(values, found, (row - first, np.int32(0)))
@@ -326,18 +326,18 @@ def draw_next(rows: Callable[[Any], Any], i: Any, carry: Any) -> Any:
 
 
 def draw_rows(members: Sequence[Member], ends: np.ndarray) -> Callable[[Any], Any]:
-    """Return a function that draws blocks, counted through all arrays of a kind.
+    """Return a function that draws blocks, numbered through all arrays of a kind.
 
     Args:
         members: the arrays.
-        ends: how many blocks there are up to the end of each.
+        ends: number of blocks up to the end of each array.
     """
     begins = ends - np.asarray([member.blocks for member in members], np.int32)
     data = [jnp.stack(keys) for keys in zip(*(m.keys for m in members), strict=True)]
     axes: list[int | None] = [0] * len(data)
     for values in zip(*(member.parts.constants for member in members), strict=True):
         same = all(value.tobytes() == values[0].tobytes() for value in values)
-        # What is the same for all is a constant of the program, as it is in one array.
+        # A value common to all arrays is a constant of the program, as with one array.
         data.append(values[0] if same else jnp.stack(values))
         axes.append(None if same else 0)
     draw_blocks = jax.vmap(members[0].parts.part, (0, axes))
@@ -353,7 +353,7 @@ def draw_rows(members: Sequence[Member], ends: np.ndarray) -> Callable[[Any], An
 
 
 def portions(counts: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Divide arrays into groups of at most so many blocks, a larger array alone."""
+    """Divide arrays into groups of at most `most` blocks; a larger array is alone."""
     group: list[int] = []
     for i, count in enumerate(counts):
         if group and sum(counts[k] for k in group) + count > most:

@@ -1,8 +1,8 @@
-"""The state core: variables, who may write them, random streams, lifted transforms.
+"""The functional core: variables, write access, random streams, lifted transforms.
 
-`filters` selects collections, `rng` derives keys, `scope` makes functions pure,
-`lift` transforms such functions, `meta` boxes values with axis names. The core knows no
-modules and no layers.
+`filters` selects collections, `rng` derives keys, `scope` makes functions pure, `lift`
+transforms such functions, and `meta` boxes values with axis names. The core does not
+know about modules or layers.
 """
 
 import importlib
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> object:
-        """Import `nn`, which uses the rest, when it is asked for."""
+        """Import `nn`, which uses the rest of the core, on first access."""
         if name == "nn":
             return importlib.import_module("linsey.core.nn")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

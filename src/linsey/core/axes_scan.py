@@ -23,10 +23,10 @@ class _Broadcast:
 
 
 broadcast = _Broadcast()
-"""The axis of a value that has none and is the same at every step."""
+"""In place of an axis: the value is not scanned over and is the same at every step."""
 
 ScanAxis = int | _Broadcast
-Leaves = dict[int, jax.Array]  # some leaves of a tree, by their number
+Leaves = dict[int, jax.Array]  # some leaves of a tree, by their index
 
 
 def scan(
@@ -51,8 +51,8 @@ def scan(
         reverse: go from the last element to the first.
         unroll: steps in one iteration of the compiled loop.
         _split_transpose: see `jax.lax.scan`.
-        check_constancy_invariants: compute the broadcast results first, by a trace of
-            their own; without it `fn` must return `broadcast` as it came.
+        check_constancy_invariants: compute the broadcast results first, in a separate
+            trace; otherwise `fn` must return `broadcast` unchanged.
         start: computes the first carry from the broadcast results and `init`.
 
     Returns:
@@ -96,7 +96,7 @@ def scan(
         def step(carry: C, xs: Leaves) -> tuple[C, Leaves]:
             return run(carry, xs)[1]
 
-        # A symbolic length, as in exported programs, is taken from what is scanned.
+        # A symbolic length, as in exported programs, is taken from the scanned arrays.
         steps = None if xs and not isinstance(length, int) else length
         loop = (steps, reverse, unroll, _split_transpose)
         carry, stacked = lax.scan(step, start(broadcast_in, init), xs, *loop)
@@ -125,7 +125,7 @@ def flatten_axes(axes: object, tree: object) -> list[Any]:
 
 
 def checked_axis(axis: Any, shape: tuple[int, ...]) -> int:
-    """Return an axis of an array of this shape; raise if it has no such axis."""
+    """Return an axis of an array of this shape, or raise if it has no such axis."""
     if isinstance(axis, int) and -len(shape) <= axis < len(shape):
         return axis
     raise texts.no_such_axis(axis, shape)

@@ -1,8 +1,8 @@
-"""Filters say which collections are meant.
+"""Filters, which select collections.
 
 A filter, as users write it, is `True` (all), `False` (none), one name, a set or
 sequence of names, or `DenyList(filter)` (all but these). Inside the library a filter is
-normalized once, at the boundary, to a `Selection`, which knows `in`, `|`, `&` and `-`.
+normalized once, at the boundary, to a `Selection`, which supports `in`, `|`, `&`, `-`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class DenyList:
-    """A filter that selects every collection except those its filter selects.
+    """A filter that selects all collections except those that `deny` selects.
 
     Example:
         >>> in_filter(DenyList("params"), "batch_stats")
@@ -36,7 +36,7 @@ class DenyList:
 
 
 Filter = bool | str | Collection[str] | DenyList
-"""What selects collections: all, none, some by name, or all but some."""
+"""A selection of names: all, none, some by name, or all but some."""
 CollectionFilter = Filter
 """A filter of collections."""
 PRNGSequenceFilter = Filter
@@ -102,9 +102,9 @@ def in_filter(filter_like: Filter, col: str) -> bool:
 
 
 def is_filter_empty(filter_like: Filter) -> bool:
-    """Return whether the filter selects nothing.
+    """Return whether the filter selects no collections.
 
-    A `DenyList` selects something unless it denies all.
+    A `DenyList` selects some unless it denies all.
 
     Example:
         >>> is_filter_empty([]), is_filter_empty(DenyList("params"))
@@ -114,7 +114,7 @@ def is_filter_empty(filter_like: Filter) -> bool:
 
 
 def filter_to_set(x: Filter) -> set[str]:
-    """Return the names of a filter that lists names, not for `True` and deny lists."""
+    """Return the names of a filter; `True` and deny lists have none."""
     selection = Selection.of(x)
     if selection.inverted:
         raise errors.InvalidFilterError(x)
@@ -149,7 +149,7 @@ def subtract_filters(a: Filter, b: Filter) -> Filter:
 def group_collections(
     xs: Mapping[str, T], col_filters: Sequence[Filter | Selection]
 ) -> tuple[dict[str, T], ...]:
-    """Sort collections into one group per filter; the first match takes it.
+    """Sort collections into one group per filter; the first matching filter wins.
 
     Example:
         >>> group_collections({"params": {}, "cache": {}}, ["params", True])

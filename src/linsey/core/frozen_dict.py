@@ -1,11 +1,11 @@
-"""An immutable dictionary that is a pytree, for variables nobody may change.
+"""An immutable dictionary that is a pytree, for variables that must not change.
 
 A `FrozenDict` owns one plain nested dictionary. Its structure is copied once, at
-construction; from then on every reader shares it: an inner dictionary is wrapped
-when it is read, never copied. Leaves are not copied at all.
+construction; from then on all readers share it: an inner dictionary is wrapped when it
+is read, never copied. Leaves are not copied at all.
 
-The functions `copy`, `pop`, `freeze` and `unfreeze` give code one spelling for
-frozen and for plain variables: none of them changes its argument.
+The functions `copy`, `pop`, `freeze` and `unfreeze` work on frozen and on plain
+variables alike. None of them changes its argument.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class FrozenValuesView(ValuesView[V]):
 class FrozenDict(Mapping[K, V]):
     """An immutable mapping whose inner dictionaries are immutable too.
 
-    Takes what `dict` takes. It is equal to a plain dictionary with the same items,
-    hashable if its leaves are, and a pytree with sorted keys, as `dict` is.
+    It takes the same arguments as `dict`. It is equal to a plain dictionary with the
+    same items, hashable if its leaves are, and a pytree with sorted keys, like `dict`.
 
     Example:
         >>> variables = FrozenDict({"params": {"bias": 0.0}, "batch_stats": {}})
@@ -116,17 +116,17 @@ class FrozenDict(Mapping[K, V]):
         return FrozenKeysView(self)
 
     def values(self) -> FrozenValuesView[V]:
-        """Return the values, inner dictionaries frozen."""
+        """Return the values; inner dictionaries are frozen."""
         return FrozenValuesView(self)
 
     def pretty_repr(self, num_spaces: int = 4) -> str:
-        """Return the text of this dictionary, `num_spaces` a level."""
+        """Return this dictionary as text, indented by `num_spaces` per level."""
         return f"FrozenDict({pretty_repr(self._dict, num_spaces)})"
 
     def copy(
         self, add_or_replace: Mapping[K, V] = MappingProxyType({})
     ) -> FrozenDict[K, V]:
-        """Return a new dictionary with the items of `add_or_replace` put in."""
+        """Return a new dictionary with the items of `add_or_replace` inserted."""
         return _wrap({**self._dict, **_owned(dict(add_or_replace))})
 
     def pop(self, key: K) -> tuple[FrozenDict[K, V], V]:
@@ -135,7 +135,7 @@ class FrozenDict(Mapping[K, V]):
         return _wrap({k: v for k, v in self._dict.items() if k != key}), value
 
     def unfreeze(self) -> dict[K, V]:
-        """Return a plain dictionary, all the way down, that may be changed."""
+        """Return a copy that consists of plain dictionaries and may be changed."""
         return unfreeze(self)
 
     def tree_flatten_with_keys(self) -> tuple[tuple[tuple[object, V], ...], Hashable]:
@@ -170,14 +170,14 @@ serialization.register_serialization_state(
 
 
 def _wrap(items: dict[K, V]) -> FrozenDict[K, V]:
-    """Freeze a dictionary that nobody else will change, without a copy."""
+    """Freeze a dictionary that no other code will change, without a copy."""
     frozen = FrozenDict.__new__(FrozenDict)
     frozen._dict, frozen._hash = items, None
     return frozen
 
 
 def _owned(tree: object) -> Any:
-    """Copy the structure of plain dictionaries; what is frozen is shared."""
+    """Copy the structure of plain dictionaries; frozen parts are shared."""
     if isinstance(tree, FrozenDict):
         return tree._dict
     if not isinstance(tree, dict):
@@ -192,7 +192,7 @@ def freeze(xs: Mapping[K, V]) -> FrozenDict[K, V]:
         xs: a mapping; inner dictionaries are frozen too.
 
     Returns:
-        A dictionary that later changes of `xs` do not reach.
+        A dictionary that later changes of `xs` do not affect.
 
     Example:
         >>> freeze({"a": {"b": 1}})["a"]["b"]
@@ -205,10 +205,10 @@ def unfreeze(x: FrozenDict[K, V] | dict[K, V]) -> dict[K, V]:
     """Return a plain copy of a nested dictionary, frozen or not.
 
     Args:
-        x: nested dictionaries; anything else is returned as it is.
+        x: nested dictionaries; anything else is returned unchanged.
 
     Returns:
-        New dictionaries all the way down, with the same leaves; those that were frozen
+        New dictionaries at all levels, with the same leaves; those that were frozen
         have sorted keys.
 
     Example:
@@ -223,7 +223,7 @@ def unfreeze(x: FrozenDict[K, V] | dict[K, V]) -> dict[K, V]:
 
 
 def in_order(tree: T) -> T:
-    """Copy the containers of a tree, with sorted keys, as every JAX transform does."""
+    """Copy the containers of a tree, sorting keys as every JAX transform does."""
     leaves, structure = jax.tree_util.tree_flatten(tree)
     return jax.tree_util.tree_unflatten(structure, leaves)
 
@@ -232,17 +232,17 @@ AnyDict = FrozenDict[Any, Any] | dict[Any, Any]
 
 
 def copy(x: AnyDict, add_or_replace: AnyDict = FrozenDict({})) -> AnyDict:  # noqa: B008
-    """Return a copy with some items added or replaced, frozen if `x` is.
+    """Return a copy with some items added or replaced; it is frozen if `x` is.
 
     Args:
         x: a dictionary, frozen or plain; it is not changed.
-        add_or_replace: the items to put in.
+        add_or_replace: the items to insert.
 
     Returns:
-        A dictionary of the kind of `x`.
+        A dictionary of the same type as `x`.
 
     Raises:
-        ArgumentTypeError: if `x` is no dictionary.
+        ArgumentTypeError: if `x` is not a dictionary.
 
     Example:
         >>> copy({"a": 1, "b": 2}, {"b": 3})
@@ -258,14 +258,14 @@ def pop(x: AnyDict, key: object) -> tuple[AnyDict, Any]:
 
     Args:
         x: a dictionary, frozen or plain; it is not changed.
-        key: the key to take out.
+        key: the key to remove.
 
     Returns:
-        A dictionary of the kind of `x`, and the value.
+        A dictionary of the same type as `x`, and the value.
 
     Raises:
         KeyError: if there is no such key.
-        ArgumentTypeError: if `x` is no dictionary.
+        ArgumentTypeError: if `x` is not a dictionary.
 
     Example:
         >>> rest, params = pop({"params": 1, "batch_stats": 2}, "params")
@@ -289,11 +289,11 @@ def _checked(x: AnyDict) -> AnyDict:
 
 
 def pretty_repr(x: object, num_spaces: int = 4) -> str:
-    """Return a text of nested dictionaries with one item a line.
+    """Return nested dictionaries as text with one item per line.
 
     Args:
-        x: nested dictionaries, frozen or plain; anything else gives its `repr`.
-        num_spaces: indentation of a level.
+        x: nested dictionaries, frozen or plain; of anything else, the `repr` is given.
+        num_spaces: indentation per level.
 
     Example:
         >>> print(pretty_repr({"a": {"b": 1}, "c": {}}))

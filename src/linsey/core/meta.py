@@ -1,9 +1,9 @@
-"""Boxes: values that carry facts about their axes through transforms.
+"""Boxes: values that carry metadata about their axes through transforms.
 
-An `AxisMetadata` box stands in a variable tree in place of an array. Lifted
-transforms that add an axis to a variable (`vmap`, `scan`) tell the box, which keeps
-its facts in step; modules read the value inside. `Partitioned` is the box whose fact
-is a mesh axis name for each array axis.
+An `AxisMetadata` box takes the place of an array in a variable tree. Lifted transforms
+that add an axis to a variable (`vmap`, `scan`) tell the box, which updates its
+metadata; modules read the value inside. The metadata of a `Partitioned` box is the name
+of a mesh axis for each axis of the array.
 
 Example:
     >>> import jax
@@ -38,13 +38,13 @@ LogicalNames = tuple[str | None, ...]
 Params = dict[Any, Any]
 
 PARTITION_NAME = "partition_name"
-"""The key under which a transform is told the name of the axis it adds."""
+"""The key in `metadata_params` for the name of the axis that a transform adds."""
 
 
 class AxisMetadata(Generic[A], metaclass=abc.ABCMeta):
-    """A box around a value, with facts about the axes of the value.
+    """A box around a value, with metadata about the axes of the value.
 
-    A subclass must be a pytree, since transforms act on what is inside.
+    A subclass must be a pytree, because transforms act on the value inside.
     """
 
     @abc.abstractmethod
@@ -53,7 +53,7 @@ class AxisMetadata(Generic[A], metaclass=abc.ABCMeta):
 
     @abc.abstractmethod
     def replace_boxed(self, val: B) -> AxisMetadata[B]:
-        """Return a box with the same facts around another value.
+        """Return a box with the same metadata around another value.
 
         Args:
             val: the new value.
@@ -61,20 +61,20 @@ class AxisMetadata(Generic[A], metaclass=abc.ABCMeta):
 
     @abc.abstractmethod
     def add_axis(self, index: int, params: Params) -> Self:
-        """Return a box that knows of a new axis; the value has it already.
+        """Return a box with metadata for a new axis, which the value already has.
 
         Args:
-            index: where the axis was put.
-            params: what the transform was given as `metadata_params`.
+            index: where the axis was inserted.
+            params: the `metadata_params` of the transform.
         """
 
     @abc.abstractmethod
     def remove_axis(self, index: int, params: Params) -> Self:
-        """Return a box that has forgotten an axis, which the value is about to lose.
+        """Return a box without the metadata of an axis that the value is about to lose.
 
         Args:
             index: where the axis was.
-            params: what the transform was given as `metadata_params`.
+            params: the `metadata_params` of the transform.
         """
 
 
@@ -84,10 +84,10 @@ def is_axis_metadata(val: object) -> TypeGuard[AxisMetadata[Any]]:
 
 
 def map_axis_meta(fn: Callable[[AxisMetadata[Any]], object], tree: object) -> Any:
-    """Apply a function to the boxes of a tree and leaves the rest alone.
+    """Apply a function to the boxes of a tree and leave the rest unchanged.
 
     Args:
-        fn: takes a box; boxes inside of boxes are left to it.
+        fn: takes a box; it has to handle boxes inside that box.
         tree: any pytree.
     """
 
@@ -98,24 +98,24 @@ def map_axis_meta(fn: Callable[[AxisMetadata[Any]], object], tree: object) -> An
 
 
 def add_axis(tree: T, index: int, params: Params) -> T:
-    """Tell all boxes of a tree of a new axis, see `AxisMetadata.add_axis`."""
+    """Add an axis to all boxes of a tree; see `AxisMetadata.add_axis`."""
     return map_axis_meta(lambda box: box.add_axis(index, params), tree)
 
 
 def remove_axis(tree: T, index: int, params: Params) -> T:
-    """Tell all boxes of a tree of a lost axis, see `AxisMetadata.remove_axis`."""
+    """Remove an axis from all boxes of a tree; see `AxisMetadata.remove_axis`."""
     return map_axis_meta(lambda box: box.remove_axis(index, params), tree)
 
 
 def unbox(tree: object) -> Any:
-    """Take all values of a tree out of their boxes, inner boxes too."""
+    """Take all values of a tree out of their boxes, including nested ones."""
     if isinstance(tree, jax.Array):
         return tree
     return map_axis_meta(lambda box: unbox(box.unbox()), tree)
 
 
 def replace_boxed(tree: object, updates: object) -> Any:
-    """Return new values in the boxes that a tree has around its own.
+    """Return new values in the boxes of a tree.
 
     Args:
         tree: a pytree with boxes.
@@ -131,21 +131,21 @@ def replace_boxed(tree: object, updates: object) -> Any:
 
 
 def keep_boxes(boxed: object, value: object) -> object:
-    """Put `value` in the boxes of `boxed` if it has the same structure without boxes.
+    """Put `value` into the boxes of `boxed` if their structures match without boxes.
 
-    A value that has boxes of its own, or another structure, is returned as it is.
+    A value that has boxes of its own, or another structure, is returned unchanged.
     """
     before = jax.tree_util.tree_structure(boxed, is_axis_metadata)
     after = jax.tree_util.tree_structure(value, is_axis_metadata)
     return replace_boxed(boxed, value) if before == after else value
 
 
-# The types found to be plain so far: a look-up here spares the `isinstance`.
+# The types found to be plain so far: a look-up here avoids `isinstance`.
 PLAIN_TYPES: set[type] = set()
 
 
 def is_plain_array(value: object) -> bool:
-    """Return whether a value is an array or scalar, and so holds no box."""
+    """Return whether a value is an array or scalar, which contains no box."""
     plain = isinstance(value, (jax.Array, np.ndarray, np.generic, float, int))
     if plain:
         PLAIN_TYPES.add(type(value))
@@ -163,8 +163,8 @@ class Partitioned(struct.PyTreeNode, AxisMetadata[A]):
 
     Args:
         value: the array.
-        names: one mesh axis name for each axis of `value`; `None` leaves that axis
-            whole.
+        names: one mesh axis name for each axis of `value`, or `None` for an axis that
+            is not split.
         mesh: the mesh on which the value is sharded when it is read. If `None`, the
             mesh set with `jax.set_mesh`, if any.
     """
@@ -174,7 +174,7 @@ class Partitioned(struct.PyTreeNode, AxisMetadata[A]):
     mesh: Mesh | None = struct.field(default=None, pytree_node=False)
 
     def unbox(self, apply_constraint: bool = True) -> A:
-        """Return the value, constrained to its sharding where there is a mesh.
+        """Return the value, constrained to its sharding if there is a mesh.
 
         Args:
             apply_constraint: whether to tell the compiler the sharding.
@@ -191,14 +191,14 @@ class Partitioned(struct.PyTreeNode, AxisMetadata[A]):
         return self.replace(value=val)  # pyrefly: ignore
 
     def add_axis(self, index: int, params: Params) -> Self:
-        """Return a box with the name in `params` put in at `index`.
+        """Return a box with the name in `params` inserted at `index`.
 
         Raises:
             PartitioningUnspecifiedError: if `params` has no `PARTITION_NAME`.
         """
         name, names = self._partition_name(params), list(self.names)
         if index < 0:
-            # Counted from the end of the array that has the axis: -1 is the last.
+            # A negative index counts in the array that has the axis: -1 is the last.
             index += len(names) + 1
         names += [None] * (index - len(names))
         names.insert(index, name)
@@ -230,18 +230,18 @@ class Partitioned(struct.PyTreeNode, AxisMetadata[A]):
         return PartitionSpec(*self.names)
 
     def get_sharding(self, mesh: Mesh) -> jax.sharding.Sharding:
-        """Return the sharding over a mesh that the names ask for."""
+        """Return the sharding over a mesh that the names specify."""
         return NamedSharding(mesh, self.get_partition_spec())
 
 
 def with_partitioning(
     fn: Callable[..., object], names: LogicalNames, mesh: Mesh | None = None
 ) -> Callable[..., Partitioned[Any]]:
-    """Wrap an initializer so that what it returns is partitioned.
+    """Wrap an initializer so that its result is partitioned.
 
     Args:
         fn: an initializer.
-        names: one mesh axis name, or None, for each axis of what it returns.
+        names: one mesh axis name, or `None`, for each axis of the result.
         mesh: see `Partitioned`.
 
     Returns:
@@ -251,7 +251,7 @@ def with_partitioning(
 
 
 def box_results(fn: Callable[..., B], box: Callable[[B], A]) -> Callable[..., A]:
-    """Return a function that puts what `fn` returns in a box."""
+    """Return a function that puts the result of `fn` into a box."""
 
     @functools.wraps(fn)
     def wrapper(*args: object, **kwargs: object) -> A:
@@ -264,11 +264,11 @@ def get_partition_spec(tree: object) -> Any:
     """Return the partition specification of each value of a tree.
 
     Args:
-        tree: a pytree with boxes; arrays in it may be shapes only.
+        tree: a pytree with boxes; its arrays may be abstract.
 
     Returns:
-        A tree with a specification for each box that has one, an empty one (no
-        axis is split) for each other array, and None for what is no array.
+        A tree with a specification for each box that has one, an empty one (no axis is
+        split) for each other array, and `None` for a leaf that is not an array.
     """
     return jax.tree.map(_leaf_spec, tree, is_leaf=is_axis_metadata)
 
@@ -277,7 +277,7 @@ def get_sharding(tree: object, mesh: Mesh) -> Any:
     """Return the sharding over a mesh of each value of a tree.
 
     Args:
-        tree: a pytree with boxes; arrays in it may be shapes only.
+        tree: a pytree with boxes; its arrays may be abstract.
         mesh: the mesh whose axes the boxes name.
 
     Returns:
@@ -295,18 +295,18 @@ def _leaf_spec(leaf: object) -> PartitionSpec | None:
 
 
 def get_global_mesh() -> AbstractMesh | Mesh | None:
-    """Return the mesh that `jax.set_mesh` has set, or None."""
+    """Return the mesh that `jax.set_mesh` has set, or `None`."""
     mesh = jax.sharding.get_abstract_mesh()
     return None if mesh.empty else mesh
 
 
 def global_mesh_defined() -> bool:
-    """Return whether a mesh is set, see `get_global_mesh`."""
+    """Return whether a mesh is set; see `get_global_mesh`."""
     return get_global_mesh() is not None
 
 
 def constrain(value: T, spec: PartitionSpec, mesh: Mesh | None) -> T:
-    """Constrain a value to a sharding over the mesh that is given, or else set."""
+    """Constrain a value to a sharding over the given mesh, or the one that is set."""
     if mesh is None and not global_mesh_defined():
         return value
     sharding = spec if mesh is None else NamedSharding(mesh, spec)

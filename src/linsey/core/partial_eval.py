@@ -21,17 +21,17 @@ def evaluate_known(
     fn: Callable[..., T],
     on_unknown: Callable[[jax.ShapeDtypeStruct], Exception] = errors.LazyInitError,
 ) -> Callable[..., T]:
-    """Evaluate `fn` for abstract arguments; its results may not depend on them.
+    """Evaluate `fn` for abstract arguments, on which its results must not depend.
 
-    They may depend on those arguments that are arrays, since these have values.
+    The results may depend on arguments that are arrays, because these have values.
 
     Args:
         fn: a function of arrays. It is traced once.
         on_unknown: makes the exception for a result that depends on an argument.
 
     Returns:
-        A function of arrays or `ShapeDtypeStruct`s which gives the results of `fn`.
-        Only the operations that the results need are executed, also inside compiled
+        A function of arrays or `ShapeDtypeStruct`s that gives the results of `fn`. Only
+        the operations that the results need are executed, also inside compiled
         functions, loops and branches.
     """
 
@@ -63,17 +63,17 @@ def evaluate_known(
 
 
 def _is_array(value: object) -> bool:
-    """Return whether a value is an array, or a scalar of NumPy."""
+    """Return whether a value is an array or a NumPy scalar."""
     return isinstance(value, jax.Array | np.ndarray | np.generic)
 
 
 def lazy_init(fn: Callable[..., T]) -> Callable[..., T]:
-    """Evaluate a function of abstract arguments, see `evaluate_known`."""
+    """Evaluate a function of abstract arguments; see `evaluate_known`."""
     return evaluate_known(fn)
 
 
 def _without_unneeded(jaxpr: Jaxpr) -> Jaxpr:
-    """Drop what no result needs, effects such as debug prints included."""
+    """Drop equations that no result needs, including effects such as debug prints."""
     # Only literals have a `val`; they are not computed.
     needed = {v for v in jaxpr.outvars if not hasattr(v, "val")}
     eqns = []

@@ -1,9 +1,9 @@
 """Random streams: one root key per stream and a static path folded into it.
 
 A stream's root key is never split on the way down the module tree. Each scope appends
-its name to a *suffix* of static items, each draw appends the scope's counter for that
-stream, and only then one `fold_in` with a hash of the suffix makes the key. So a key
-depends on the path and on the number of draws in that scope, on nothing else.
+its name to a *suffix* of static items, and each draw appends the scope's counter for
+that stream. Only then does one `fold_in` with a hash of the suffix make the key. A key
+therefore depends only on the path and on the number of draws in that scope.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Suffix = tuple[PRNGFoldable, ...]
 
 
 def hash_suffix(suffix: Suffix, separate: bool) -> int:
-    """Return the first four bytes, big-endian, of the SHA-1 of the items of a suffix.
+    """Return the first four bytes (big-endian) of the SHA-1 hash of a suffix.
 
     Args:
         suffix: strings (hashed as UTF-8) and non-negative integers (minimal big-endian
@@ -46,13 +46,13 @@ def hash_suffix(suffix: Suffix, separate: bool) -> int:
 
 
 def fold_in_static(rng: jax.Array, suffix: Suffix) -> jax.Array:
-    """Fold static items into a key; an empty suffix leaves the key as it is."""
+    """Fold static items into a key; an empty suffix leaves it unchanged."""
     if not suffix:
         return rng
     data = np.uint32(hash_suffix(suffix, config.flax_fix_rng_separator))
     if jax.dtypes.issubdtype(rng.dtype, jax.dtypes.prng_key):
-        # What `fold_in` does with a single typed key; traced in a third of the time.
-        # On a mesh the key may vary by device, and the data then has to vary with it.
+        # The same as `fold_in` with a single typed key, traced in a third of the time.
+        # On a mesh the key may vary by device, and then the data has to vary too.
         if jax.sharding.get_abstract_mesh().empty:
             return _fold_in_primitive()(rng, data)
     return jax.random.fold_in(rng, data)
@@ -60,7 +60,7 @@ def fold_in_static(rng: jax.Array, suffix: Suffix) -> jax.Array:
 
 @functools.cache
 def _fold_in_primitive() -> Callable[..., jax.Array]:
-    # `jax.extend` brings much that nothing else here needs: imported when it is used.
+    # `jax.extend` loads a lot that is not needed otherwise, so the import is deferred.
     from jax.extend.core.primitives import random_fold_in_p
 
     return random_fold_in_p.bind
@@ -69,7 +69,7 @@ def _fold_in_primitive() -> Callable[..., jax.Array]:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(slots=True, eq=False)
 class LazyRng:
-    """A root key and the suffix that is still to be folded into it."""
+    """A root key and the suffix that has yet to be folded into it."""
 
     rng: jax.Array
     suffix: Suffix = dataclasses.field(default=(), metadata={"static": True})
@@ -86,7 +86,7 @@ class LazyRng:
         return LazyRng(rng, suffix)
 
     def clear_suffix(self) -> LazyRng:
-        """Fold the suffix in now; return the same key with an empty suffix."""
+        """Fold the suffix into the root key; return the same key with no suffix."""
         return LazyRng(self.as_jax_rng(), ())
 
 

@@ -5,11 +5,13 @@ Words:
 - *variables*: `{collection: tree}`. A *collection* is a named kind of state (`params`,
   `batch_stats`, `cache`, ...); inside it, nested dicts follow the module tree.
 - *stream*: a named sequence of random keys.
-- `Context`: one `init`, `apply` or `bind`: who may write what, the keys, the flags.
-- `Scope`: a context and a path: what a function is given to find its variables.
+- `Context`: the state of one `init`, `apply` or `bind`: which collections are mutable,
+  the keys, the flags.
+- `Scope`: a context and a path, with which a function finds its variables.
 
-Invariants: immutable collections are never copied; mutable ones are copied once, at the
-boundary, structure only; what `apply` returns shares nothing writable with its input.
+Invariants: immutable collections are never copied; of mutable ones only the structure
+is copied, once, at the boundary; the result of `apply` shares nothing writable with its
+input.
 """
 
 # ruff: noqa: F403 (each file lists the names that it offers)
@@ -47,12 +49,11 @@ def bind(
 ) -> Scope:
     """Make a root scope over `variables`.
 
-    Collections that may be written are copied, structure only; the others are used as
-    they are.
+    The structure of mutable collections is copied; the others are used as they are.
 
     Raises:
-        ApplyScopeInvalidVariablesTypeError: `variables` is no `{collection: tree}`.
-        InvalidRngError: `rngs` is no JAX key and no mapping to keys.
+        ApplyScopeInvalidVariablesTypeError: `variables` is not `{collection: tree}`.
+        InvalidRngError: `rngs` is neither a JAX key nor a mapping to keys.
     """
     if not _maps_names(variables, lambda tree: isinstance(tree, Mapping)):
         raise errors.ApplyScopeInvalidVariablesTypeError()
@@ -68,7 +69,7 @@ def bind(
 def apply(
     fn: Callable[..., object], mutable: Filter = False, flags: Flags | None = None
 ) -> Callable[..., Any]:
-    """Make a function of a scope a pure function of variables.
+    """Turn a function of a scope into a pure function of variables.
 
     Args:
         fn: called as `fn(scope, *args, **kwargs)`.
@@ -76,8 +77,8 @@ def apply(
         flags: settings readable through the scope.
 
     Returns:
-        A function `(variables, *args, rngs=None, **kwargs)` which returns the result of
-        `fn`, and with it the writable collections unless `mutable` is False.
+        A function `(variables, *args, rngs=None, **kwargs)` that returns the result of
+        `fn`, together with the mutable collections unless `mutable` is `False`.
     """
 
     def wrapper(
@@ -97,11 +98,11 @@ def apply(
 def init(
     fn: Callable[..., T], mutable: Filter = True, flags: Flags | None = None
 ) -> Callable[..., tuple[T, VariableDict]]:
-    """Make a function of a scope one that creates its variables.
+    """Turn a function of a scope into one that creates its variables.
 
     Returns:
         A function `(rngs, *args, **kwargs)` that returns `(result, variables)`; a
-        single key is the `params` stream.
+        single key is that of the `params` stream.
     """
     flags = {**(flags or {}), "initializing": True}
 
@@ -115,7 +116,7 @@ def init(
 def lazy_init(
     fn: Callable[..., object], mutable: Filter = True, flags: Flags | None = None
 ) -> Callable[..., VariableDict]:
-    """Act like `init` for `ShapeDtypeStruct`s too, without forward computation.
+    """Do the same as `init`, also for `ShapeDtypeStruct`s, without a forward pass.
 
     Raises:
         LazyInitError: the initial value of a variable depends on an abstract argument.
@@ -130,7 +131,7 @@ def lazy_init(
 
 
 def copy_structure(tree: T) -> T | dict[Any, Any]:
-    """Copy nested mappings to dicts; the leaves stay the same objects."""
+    """Copy nested mappings to dicts with the same leaves."""
     if isinstance(tree, FrozenDict):
         return unfreeze(tree)
     if isinstance(tree, Mapping):

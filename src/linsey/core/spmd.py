@@ -62,10 +62,10 @@ def logical_axis_rules(rules: LogicalRules) -> Iterator[None]:
 def composite_rules(
     rule1: LogicalRules | None, rule2: LogicalRules | None
 ) -> LogicalRules:
-    """Put two sets of rules together.
+    """Combine two sets of rules.
 
     Raises:
-        MismatchError: they send a name to different mesh axes.
+        MismatchError: they map a name to different mesh axes.
 
     Example:
         >>> composite_rules((("batch", "data"),), (("embed", None),))
@@ -87,7 +87,7 @@ def composite_rules(
 
 
 def from_sharding_rules(sharding: Sharding, sharding_rules: LogicalRules) -> Sharding:
-    """Replace logical names by mesh axes; names without a rule stay.
+    """Replace logical names by mesh axes; names without a rule are kept.
 
     Example:
         >>> from_sharding_rules(("batch", "model", None), (("batch", "data"),))
@@ -98,7 +98,7 @@ def from_sharding_rules(sharding: Sharding, sharding_rules: LogicalRules) -> Sha
 
 
 def apply_rules(sharding: Spec, sharding_rules: LogicalRules | None) -> Any:
-    """Apply rules, and the current ones, to names, a specification or a sharding.
+    """Apply the given and the current rules to names, a specification or a sharding.
 
     Example:
         >>> apply_rules(("batch", None), (("batch", "data"),))
@@ -111,7 +111,7 @@ def apply_rules(sharding: Spec, sharding_rules: LogicalRules | None) -> Any:
 def get_pspec(
     sharding: Spec | str | None, sharding_rules: LogicalRules | None = None
 ) -> Any:
-    """Return the specification of names, see `apply_rules`; `None` for `None`.
+    """Return the specification for names (see `apply_rules`), or `None` for `None`.
 
     Example:
         >>> get_pspec(("batch", None), (("batch", "data"),))
@@ -123,7 +123,7 @@ def get_pspec(
 
 
 def get_mesh(sharding: object) -> Any:
-    """Return the mesh of a sharding, `None` for names."""
+    """Return the mesh of a sharding, or `None` for names."""
     return getattr(sharding, "mesh", None)
 
 
@@ -147,14 +147,14 @@ def shard_value(
     sharding_rules: LogicalRules | None,
     mesh: Mesh | AbstractMesh | None,
 ) -> T:
-    """Shard a value as a sharding says.
+    """Shard a value according to a sharding.
 
     Args:
         value: an array.
         out_sharding: names of its axes, a specification or a sharding. If `None`, the
             value is returned as it is.
         sharding_rules: rules for the names.
-        mesh: the mesh. If `None`, that of the sharding, or the one that is set.
+        mesh: the mesh. If `None`, that of the sharding, or else the one that is set.
 
     Returns:
         The array, constrained to the sharding.

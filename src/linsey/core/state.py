@@ -1,8 +1,8 @@
 """The state of one `init`, `apply` or `bind`, and the scopes that point into it.
 
-`Context` is what the whole run shares, `Scope` a light pointer (context, path) into its
-variables, `Variable` a reference to one of them. The words and invariants are those of
-`linsey.core.scope`, which makes functions of scopes pure.
+A `Context` is shared by the whole run, a `Scope` is a light pointer (context, path)
+into its variables, and a `Variable` is a reference to one of them. The terms and
+invariants are those of `linsey.core.scope`, which makes functions of scopes pure.
 """
 
 from __future__ import annotations
@@ -38,38 +38,38 @@ Init = Callable[..., T]
 _MISSING = object()
 
 # The root keys of the streams that differ between the steps of the lifted loop that is
-# running. Modules from outside the loop draw from them too; otherwise they would draw
+# running. Modules from outside the loop also draw from them; otherwise they would draw
 # the same keys in every step.
 _NO_KEYS: Mapping[str, PRNGKey] = FrozenDict()
 STEP: ContextVar[Mapping[str, PRNGKey]] = ContextVar("linsey_step", default=_NO_KEYS)
 # The collections whose variables keep the values that they are created with.
 KEPT: ContextVar[Selection] = ContextVar("linsey_kept", default=NONE)
-# In the trace that finds what is the same at every step of a loop: that trace, and what
-# it created outside of the loop.
+# In the trace that finds the values which are the same at every step of a loop: that
+# trace, and the variables that it created outside of the loop.
 Created = list[tuple["Scope", str, str]]
 CREATED: ContextVar[tuple[object, Created]] = ContextVar("created", default=(None, []))
-# Whether the name or path of a scope has been read since this was last reset: what the
-# program computes may then depend on it.
+# Whether the name or path of a scope has been read since this was last reset. If so,
+# the results of the program may depend on it.
 PLACE_READ: ContextVar[bool] = ContextVar("linsey_place_read", default=False)
 
 
 @dataclasses.dataclass(slots=True, eq=False, repr=False)
 class Context:
-    """What all scopes of one `init`, `apply` or `bind` share.
+    """The state that all scopes of one `init`, `apply` or `bind` share.
 
     Attributes:
-        mutable: which collections may be written, as the user said it.
+        mutable: which collections may be written, as passed by the user.
         rngs: the root key of each stream.
         flags: settings readable from every scope.
         selection: `mutable`, normalized.
-        is_mutable: whether a collection may be written. Asked for each variable, so
-            its answers are remembered.
-        trace: the JAX trace it began in.
-        is_valid: whether it has not ended.
+        is_mutable: whether a collection may be written. It is called for each variable,
+            so its results are cached.
+        trace: the JAX trace in which the context began.
+        is_valid: whether the context has not ended.
         memo: the bound module made from each module met so far, by the id of that
-            module, which is kept beside it: the same object met twice is bound once.
-        bound: every module bound here, where the end of the context is known.
-        step: the keys of the step of a lifted loop in which it began.
+            module, which is kept with it: an object that is met twice is bound once.
+        bound: every module bound here, if the end of the context is known.
+        step: the keys of the step of a lifted loop in which the context began.
     """
 
     mutable: Filter | Selection
@@ -99,7 +99,7 @@ class Variable(Generic[T]):
 
     @property
     def value(self) -> T:
-        """The value now; axis metadata boxes are removed if `unbox` is set."""
+        """The current value; axis metadata boxes are removed if `unbox` is set."""
         value = self.scope.get_variable(self.collection, self.name)
         return unbox_fast(value) if self.unbox else value
 
@@ -155,7 +155,7 @@ class Scope:
         self._name = name
         self._path = tuple(path)
         self.reservations: dict[str, set[str | None]] = {}
-        # How often each stream was drawn from at each path; all scopes below share it.
+        # Number of draws from each stream at each path; all scopes below share it.
         self.rng_counters: dict[tuple[tuple[str, ...], str], int] = {}
         # This scope's part of each collection.
         self._nodes: dict[str, Collection] = variables  # type: ignore[assignment]
@@ -196,7 +196,7 @@ class Scope:
 
     @property
     def path_text(self) -> str:
-        """The path as people read it, e.g. `/encoder/Dense_0`."""
+        """The path in readable form, such as `/encoder/Dense_0`."""
         return "/" + "/".join(self.path)
 
     debug_path = property(lambda self: self.path)
@@ -251,8 +251,8 @@ class Scope:
         """End this context: later use of any of its scopes is an error."""
         context = self.context
         context.is_valid = False
-        # Break the parent-child cycles of bound modules, so that they and any tracer
-        # they hold are freed now and not by the next garbage collection.
+        # Break the parent-child cycles of bound modules, so that they and any tracers
+        # they hold are freed now and not in the next garbage collection.
         for module in context.bound or ():
             module.__dict__["parent"] = None
         context.bound = None
@@ -261,12 +261,12 @@ class Scope:
     # -- names and children ----------------------------------------------------------
 
     def name_reserved(self, name: str, col: str | None = None) -> bool:
-        """Return whether a child, or a variable of collection `col`, is named so."""
+        """Return whether a child, or a variable of collection `col`, has this name."""
         taken = self.reservations.get(name)
         return bool(taken) and (None in taken or col is None or col in taken)
 
     def reserve(self, name: str, col: str | None = None) -> None:
-        """Take a name for a child (`col=None`) or for a variable of `col`."""
+        """Reserve a name for a child (`col=None`) or for a variable of `col`."""
         if not isinstance(name, str):
             raise not_text(name)
         if self.name_reserved(name, col):
@@ -317,7 +317,7 @@ class Scope:
         return call
 
     def rewound(self, rewind_rngs: bool = False) -> Scope:
-        """Return a scope of the same path in which no name is reserved yet."""
+        """Return a scope with the same path in which no name is reserved yet."""
         self._check_valid()
         scope = copy.copy(self)
         scope.reservations = {}
@@ -328,7 +328,7 @@ class Scope:
     # -- variables -------------------------------------------------------------------
 
     def _node(self, col: str) -> Collection | None:
-        """Return this scope's part of a collection, `None` where there is none."""
+        """Return this scope's part of a collection, or `None` if there is none."""
         node = self._nodes.get(col)
         if node is None and self.parent is not None:
             above = self.parent._node(col)
@@ -353,11 +353,11 @@ class Scope:
         return self.context.is_mutable(col)
 
     def is_collection_empty(self, col: str) -> bool:
-        """Return whether the context has no variable at all in collection `col`."""
+        """Return whether the context has no variables in collection `col`."""
         return not self.root._nodes.get(col)
 
     def nodes(self) -> dict[str, Collection]:
-        """Return this scope's part of every collection that it has, as stored."""
+        """Return this scope's part of every collection, as stored."""
         found = {col: self._node(col) for col in self.root._nodes}
         return {col: node for col, node in found.items() if node is not None}
 
@@ -368,11 +368,11 @@ class Scope:
         return {col: nodes.get(col, {}) for col in collections}
 
     def mutable_variables(self) -> VariableDict:
-        """Return the collections that may be written, as they are now."""
+        """Return the current state of the collections that may be written."""
         return _as_returned(self.mutable_nodes())
 
     def variables(self) -> VariableDict:
-        """Return this scope's part of every collection that it has."""
+        """Return this scope's part of every collection."""
         return _as_returned(self.nodes())
 
     def has_variable(self, col: str, name: str) -> bool:
@@ -380,11 +380,11 @@ class Scope:
         return name in (self._node(col) or ())
 
     def get_variable(self, col: str, name: str, default: object = None) -> Any:
-        """Return the value of a variable, `default` where it does not exist."""
+        """Return the value of a variable, or `default` if it does not exist."""
         return (self._node(col) or {}).get(name, default)
 
     def put_variable(self, col: str, name: str, value: object) -> None:
-        """Write a variable; `ModifyScopeVariableError` if `col` is immutable."""
+        """Write a variable; raise `ModifyScopeVariableError` if `col` is immutable."""
         self._check_valid()
         if not self.context.is_mutable(col):
             raise errors.ModifyScopeVariableError(col, name, self.path_text)
@@ -408,7 +408,7 @@ class Scope:
         unbox: bool = True,
         **init_kwargs: object,
     ) -> Variable[T]:
-        """Declare a variable: create it if it is missing, and refer to it."""
+        """Declare a variable: create it if it is missing; return a reference to it."""
         self.reserve(name, col)
         self._create_missing(col, name, init_fn, init_args, init_kwargs)
         return Variable(self, col, name, unbox=unbox)
@@ -453,8 +453,8 @@ class Scope:
             self.put_variable("params", name, value)
             return unbox_fast(value) if unbox else value
         if type(value) in PLAIN_TYPES or is_plain_array(value):
-            # The shape is nearly always among the arguments of the initializer; only
-            # if it is not does the initializer have to be evaluated (abstractly).
+            # The shape is nearly always among the arguments of the initializer.
+            # Otherwise the initializer has to be evaluated (abstractly).
             shape = getattr(value, "shape", ())
             try:
                 for arg in args:
@@ -468,7 +468,7 @@ class Scope:
     def _not_found(
         self, error: Callable[..., Exception], col: str, name: str, *details: str
     ) -> Exception:
-        """Make the error for a variable that is missing, or its whole collection."""
+        """Make the error for a missing variable, or for a missing collection."""
         if self.is_collection_empty(col):
             return errors.ScopeCollectionNotFound(col, name, self.path_text)
         return error(name, *details, self.path_text, available=self._node(col))
@@ -476,10 +476,10 @@ class Scope:
     def _check_param_shape(
         self, name: str, value: T, init_fn: Init[T], args: Args, kwargs: Kwargs
     ) -> None:
-        """Compare the shapes of a stored parameter with those `init_fn` gives."""
+        """Compare the shapes of a stored parameter with those that `init_fn` gives."""
         expected = jax.eval_shape(lambda: init_fn(jax.random.key(0), *args, **kwargs))
-        # Boxes are looked into, not unboxed, which may add sharding constraints.
-        # Only the shape must agree: values may be stored in another dtype.
+        # Boxes are inspected but not unboxed, which could add sharding constraints.
+        # Only the shapes must agree: values may be stored in another dtype.
         for got, want in zip(_shapes(value), _shapes(expected), strict=False):
             if got != want:
                 raise errors.ScopeParamShapeError(name, self.path_text, got, want)
@@ -495,9 +495,9 @@ class Scope:
         return self._of_step(name, self._next_key(name)).as_jax_rng()
 
     def _of_step(self, name: str, key: LazyRng) -> LazyRng:
-        """Return a key of the step that runs, where this scope is outside of its loop.
+        """Return a key for the current step of a loop that this scope is outside of.
 
-        What creates variables outside of a loop is the same in each of its steps.
+        Keys that create variables outside of a loop are the same in all of its steps.
         """
         step = STEP.get()
         if step is self.context.step or name == "params":
@@ -506,7 +506,7 @@ class Scope:
         return LazyRng(step.get(stream, key.rng), key.suffix)
 
     def _next_key(self, name: str) -> LazyRng:
-        """Count a draw from a stream; computing the key is left to the caller."""
+        """Count a draw from a stream; the caller computes the key."""
         rngs = self.context.rngs
         if name not in rngs:
             if "params" not in rngs:
@@ -523,8 +523,8 @@ class Scope:
         return LazyRng(key.rng, (*key.suffix, *self._suffix, count))
 
 
-# The usual initializers of biases and scales: they take no randomness, so their key
-# is counted but not computed.
+# The usual initializers of biases and scales: they use no randomness, so the draw is
+# counted but the key is not computed.
 _KEYLESS = (jax.nn.initializers.zeros, jax.nn.initializers.ones)
 
 
@@ -537,7 +537,7 @@ def _as_returned(variables: dict[str, Collection]) -> VariableDict:
 
 
 def _put(target: MutableCollection, name: str, value: object) -> None:
-    """Write a value; a mapping is merged into the dict already there."""
+    """Write a value; a mapping is merged into an existing dict."""
     current = target.get(name)
     if isinstance(current, dict) and isinstance(value, Mapping):
         for key, item in value.items():

@@ -1,4 +1,4 @@
-"""Which JAX trace is running: a variable must outlive the trace it is written in."""
+"""The current JAX trace; a variable must not outlive the trace of its value."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from linsey import errors
 
 @functools.cache
 def _trace_state() -> Callable[..., object]:
-    # `jax.extend` loads much that most programs never use: not before it is needed.
+    # `jax.extend` loads a lot that most programs never use, so the import is deferred.
     from jax.extend.core import get_opaque_trace_state
 
     return get_opaque_trace_state
@@ -32,15 +32,15 @@ def check_trace_level(base_level: object) -> None:
 def leaks(base_level: object, value: object) -> bool:
     """Return whether `value` belongs to a trace inside `base_level`.
 
-    Such a value (written under a plain `jax.jit` or `jax.vmap` inside a module, say) is
-    dead as soon as the inner trace ends. A value that the inner trace did not touch may
-    pass.
+    Such a value, written for example under a plain `jax.jit` or `jax.vmap` inside a
+    module, is invalid as soon as the inner trace ends. A value that the inner trace did
+    not touch is allowed.
     """
     now = current_trace()
     if now == base_level:
         return False
     token: Callable[..., object] = type(now)
-    # No public name gives the trace of a tracer. Tokens compare weak references.
+    # JAX has no public name for the trace of a tracer. Tokens compare weak references.
     return any(
         isinstance(leaf, jax.core.Tracer) and now == token(leaf._trace._weakref)
         for leaf in jax.tree_util.tree_leaves(value)

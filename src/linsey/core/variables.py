@@ -1,3 +1,3 @@
-"""Variables, under the name that Flax has for them."""
+"""Variables, under the name that Flax uses."""
 
 from linsey.core.scope import Variable as Variable

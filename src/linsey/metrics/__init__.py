@@ -1,1 +1,1 @@
-"""Where numbers of a training are written to."""
+"""Writers for the numbers of a training run."""

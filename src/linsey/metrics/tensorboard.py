@@ -14,7 +14,7 @@ from linsey.errors import ShapeError
 from linsey.extras import require
 from linsey.traverse_util import flatten_dict
 
-# The names of NumPy's dtypes in TensorFlow's messages, where they differ from capitals.
+# TensorFlow's names for NumPy's dtypes, unless they are just the same in capitals.
 _TENSOR_TYPES = {
     "bool": "DT_BOOL", "bfloat16": "DT_BFLOAT16", "float16": "DT_HALF",
     "float32": "DT_FLOAT", "float64": "DT_DOUBLE",
@@ -28,8 +28,8 @@ class SummaryWriter:
     """Write summaries into a folder.
 
     Args:
-        log_dir: the folder; it is made where it does not exist.
-        auto_flush: whether each summary goes to the file at once; a thread writes it.
+        log_dir: the folder, which is created if it does not exist.
+        auto_flush: whether each summary is written to the file at once, by a thread.
 
     Raises:
         MissingPackageError: `tensorboardX` is not installed; it is an `ImportError`.
@@ -43,11 +43,11 @@ class SummaryWriter:
         self._auto_flush = auto_flush
 
     def close(self) -> None:
-        """Write what is left and close the file; twice does no harm."""
+        """Write pending summaries and close the file, which may already be closed."""
         self._writer.close()
 
     def flush(self) -> None:
-        """Write what is left."""
+        """Write pending summaries."""
         self._writer.flush()
 
     def _done(self) -> None:
@@ -59,7 +59,7 @@ class SummaryWriter:
 
         Args:
             tag: name of the curve.
-            value: a number, or an array of one.
+            value: a number, or an array with one entry.
             step: the step.
         """
         self._writer.add_scalar(tag, float(np.asarray(value).reshape(())), step)
@@ -72,10 +72,10 @@ class SummaryWriter:
 
         Args:
             tag: name of the images.
-            image: array of shape ([batch,] height, width[, channels]), of numbers in
-                [0, 1] or bytes, with 1 or 3 channels.
+            image: array of shape ([batch,] height, width[, channels]), with numbers in
+                [0, 1] or bytes, and with 1 or 3 channels.
             step: the step.
-            max_outputs: number of images of a batch to write.
+            max_outputs: largest number of images in a batch to write.
         """
         images = np.asarray(image)
         if images.ndim == 2:
@@ -97,14 +97,14 @@ class SummaryWriter:
         sample_rate: int = 44100,
         max_outputs: int = 3,
     ) -> None:
-        """Write sounds.
+        """Write audio clips.
 
         Args:
-            tag: name of the sounds.
+            tag: name of the clips.
             audiodata: array of shape (batch, samples, channels), in [-1, 1].
             step: the step.
-            sample_rate: samples in a second.
-            max_outputs: number of sounds to write.
+            sample_rate: samples per second.
+            max_outputs: largest number of clips to write.
         """
         sounds = np.asarray(audiodata)
         if sounds.ndim != 3:
@@ -122,7 +122,7 @@ class SummaryWriter:
     def histogram(
         self, tag: str, values: ArrayLike, step: int, bins: int | None = None
     ) -> None:
-        """Write how values are distributed.
+        """Write a histogram of values.
 
         Args:
             tag: name of the histogram.
@@ -163,14 +163,14 @@ class SummaryWriter:
     def write(
         self, tag: str, tensor: ArrayLike, step: int, metadata: Any = None
     ) -> None:
-        """Write an array as it is, for a plugin of TensorBoard to show.
+        """Write an array unchanged, to be shown by a plugin of TensorBoard.
 
         Args:
             tag: name of the summary.
-            tensor: array of numbers, truth values or text, of any shape.
+            tensor: array of numbers, booleans or text, of any shape.
             step: the step.
-            metadata: a `SummaryMetadata` of protobuf, which names the plugin. If
-                `None`, the summary has none.
+            metadata: a `SummaryMetadata` message, which names the plugin. If `None`,
+                the summary has none.
         """
         summary_pb2 = import_module("tensorboardX.proto.summary_pb2")
         types_pb2 = import_module("tensorboardX.proto.types_pb2")
@@ -182,7 +182,7 @@ class SummaryWriter:
             texts = [t if isinstance(t, bytes) else str(t).encode() for t in array.flat]
             proto.string_val.extend(texts)
         else:
-            # Python's numbers are written in 32 bits.
+            # Python's numbers are written with 32 bits.
             if not hasattr(tensor, "dtype") and array.dtype.kind in "if":
                 array = array.astype(f"{array.dtype.kind}4")
             proto.dtype = types_pb2.DataType.Value(_TENSOR_TYPES[array.dtype.name])
@@ -191,16 +191,16 @@ class SummaryWriter:
         for size in array.shape:
             proto.tensor_shape.dim.add().size = size
         if metadata is not None:
-            # Of whichever package: the bytes are the same.
+            # The class may come from any package: the serialized bytes are the same.
             value.metadata.MergeFromString(metadata.SerializeToString())
         self._writer.file_writer.add_summary(summary_pb2.Summary(value=[value]), step)
         self._done()
 
     def hparams(self, hparams: Mapping[str, object]) -> None:
-        """Write hyper-parameters, shown beside the metrics of the run.
+        """Write hyper-parameters, which are shown next to the metrics of the run.
 
         Args:
-            hparams: their names and values; nested ones are joined with `.`.
+            hparams: their names and values; nested names are joined with `.`.
         """
         flat: dict[str, bool | int | float | str] = {}
         for path, value in flatten_dict(hparams).items():

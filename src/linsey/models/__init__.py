@@ -1,9 +1,9 @@
-"""Architectures that pretrained weights exist for, as Linen modules.
+"""Architectures for which pretrained weights exist, as Linen modules.
 
-A function makes each: `resnet18(num_classes=10)`. The module is called with images
-(batch, height, width, channels) of any size and `train`. Layers are those of
-torchvision, and so are their names, with an underscore before an index: what is
-`layer1.0.conv1.weight` there is `params/layer1_0/conv1/kernel` here.
+Each is made by a function, such as `resnet18(num_classes=10)`. The module is called
+with images (batch, height, width, channels) of any size and `train`. Layers and their
+names are those of torchvision, with an underscore before an index:
+`layer1.0.conv1.weight` is `params/layer1_0/conv1/kernel` here.
 """
 
 from linsey.models.architecture import Architecture as Architecture

@@ -1,8 +1,8 @@
-"""What all architectures have: their common fields, and the layers they are made of.
+"""The common fields of all architectures, and the layers they are made of.
 
-Convolutions and pools pad both ends alike, as those of PyTorch: `"SAME"` would put the
-odd row of a strided layer at the other end, and pretrained weights would see images
-moved by a pixel.
+Convolutions and pools pad both ends equally, as in PyTorch: `"SAME"` would put the odd
+row of a strided layer at the other end, and pretrained weights would see images shifted
+by a pixel.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from linsey.typing import Dtype, Initializer
 Activation = Callable[[Array], Array]
 
 fan_out_normal: Initializer = variance_scaling(2.0, "fan_out", "normal")
-"""He et al. 2015, with the variance that keeps gradients at their size."""
+"""He et al. 2015, with the variance that preserves the magnitude of gradients."""
 fan_in_uniform: Initializer = variance_scaling(1 / 3, "fan_in", "uniform")
-"""What `torch.nn.Linear` begins with."""
+"""The initializer of kernels in `torch.nn.Linear`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,8 @@ class LayerOptions:
 
     Attributes:
         batch_norm: options of batch normalization.
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        dtype: dtype of the computation. If `None`, it is inferred from the inputs and
+            the parameters.
         param_dtype: dtype of the parameters.
         conv_init: initializer of the kernels of convolutions.
     """
@@ -53,7 +54,7 @@ class LayerOptions:
         groups: int = 1,
         use_bias: bool = False,
     ) -> nn.Conv:
-        """Make a convolution of a square window with as much padding at both ends."""
+        """Make a convolution with a square window and the same padding at both ends."""
         ends = ((size - 1) // 2, (size - 1) // 2)
         return nn.Conv(
             features, (size, size), (strides, strides), (ends, ends),
@@ -79,8 +80,8 @@ class LayerOptions:
         self, x: Array, train: bool, name: str, activation: Activation | None = None
     ) -> Array:
         """Normalize by the batch, then apply an activation."""
-        # A layer that saves memory has to know what comes after it. Elsewhere its
-        # output is that of the layer of PyTorch with the same name.
+        # A layer that saves memory has to know the activation after it. Otherwise its
+        # output is that of the PyTorch layer of the same name.
         inside = activation if self.batch_norm.save_memory else None
         options = {
             field.name: getattr(self.batch_norm, field.name)
@@ -95,14 +96,15 @@ class LayerOptions:
 
 
 class Architecture(nn.Module):
-    """A classifier of images that pretrained weights exist for.
+    """A classifier of images for which pretrained weights exist.
 
-    It is called with images (batch, height, width, channels) and whether it is trained,
-    and returns logits (batch, num_classes).
+    It is called with images (batch, height, width, channels) and `train`, and returns
+    logits (batch, num_classes).
 
     Attributes:
         num_classes: number of logits.
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        dtype: dtype of the computation. If `None`, it is inferred from the inputs and
+            the parameters.
         param_dtype: dtype of the parameters.
     """
 
@@ -124,13 +126,13 @@ class Architecture(nn.Module):
 
     @nn.nowrap
     def check_images(self, shape: tuple[int, ...]) -> None:
-        """Check that images have a shape that the network can take.
+        """Check that the network can take images of this shape.
 
         Args:
-            shape: (batch, height, width, channels), or that without the batch.
+            shape: (batch, height, width, channels), with or without the batch.
 
         Raises:
-            ShapeError: it cannot.
+            ShapeError: the network cannot take such images.
         """
         if len(shape) not in (3, 4):
             raise ShapeError(
@@ -141,15 +143,15 @@ class Architecture(nn.Module):
 
     @nn.nowrap
     def torch_names(self, library: str = "torchvision") -> dict[str, str]:
-        """Return the names of a library for what it calls otherwise.
+        """Return a library's names for the parts that it calls differently.
 
         Args:
             library: `torchvision` or `timm`.
 
         Returns:
-            Names in a state dict, by path of a module or of an array, without the
-            collection. What is not below one of these is named by the rule in
-            `linsey.models.torch_name`.
+            Names in a state dict, by the path of a module or an array without the
+            collection. Everything that is not below one of these paths is named by the
+            rule in `linsey.models.torch_name`.
 
         Raises:
             OptionError: the library is another one.
@@ -186,7 +188,7 @@ class NormalizedArchitecture(Architecture):
 
     @property
     def layer_options(self) -> LayerOptions:
-        """How the layers are made."""
+        """The options of the layers."""
         return LayerOptions(self.batch_norm, self.dtype, self.param_dtype)
 
 
@@ -196,7 +198,7 @@ def average(x: Array) -> Array:
 
 
 def max_pool(x: Array) -> Array:
-    """Take the largest value of 3 x 3 windows, two pixels apart."""
+    """Take the largest value of 3 x 3 windows, with a stride of two."""
     return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
 
 
@@ -210,14 +212,14 @@ def drop_path(rate: float, train: bool) -> nn.Dropout:
 
 
 class SqueezeExcite(nn.Module):
-    """Scale channels by a gate that sees all of the image.
+    """Scale channels by a gate that sees the whole image.
 
         y = x * gate(fc2(activation(fc1(mean(x)))))
 
     Attributes:
-        squeezed: number of units between.
-        activation: after the first layer.
-        gate: after the second layer, to factors in [0, 1].
+        squeezed: number of units between the two layers.
+        activation: activation after the first layer.
+        gate: activation after the second layer, with values in [0, 1].
         layers: how the layers are made.
 
     References:
@@ -240,7 +242,7 @@ class SqueezeExcite(nn.Module):
 
 
 def divisible(size: float, divisor: int = 8) -> int:
-    """Round a number of channels to a multiple, by at most a tenth downwards.
+    """Round a number of channels to a multiple of `divisor`, down by a tenth at most.
 
     Example:
         >>> divisible(18), divisible(60), divisible(4)

@@ -14,22 +14,22 @@ from linsey.linen.normalization.batch import Bounds
 
 @dataclasses.dataclass(frozen=True)
 class BatchNormOptions:
-    """Options of `linsey.linen.BatchNorm`, which says more of each.
+    """Options of `linsey.linen.BatchNorm`, where each is described in detail.
 
     Attributes:
         momentum: fraction of the old average that is kept, in [0, 1]; PyTorch's is
-            `1 - momentum`. If `None`, the plain average of all batches.
-        epsilon: what is added to the variance.
+            `1 - momentum`. If `None`, the plain average of all batches is taken.
+        epsilon: number added to the variance.
         unbiased_variance: whether the running variance is that of `n - 1` degrees of
             freedom, as in PyTorch.
         axis_name: name or names of mapped axes that belong to the batch.
         group_size: number of examples that are normalized together.
         renorm: bounds `(r_max, d_max)` of batch renormalization, or a function from
             the number of updates to them.
-        frozen: whether training leaves the layers alone: `True`, or only their
+        frozen: whether the layers are frozen in training: `True`, or only their
             `"statistics"` or `"affine"` parameters.
-        nonfinite: what a batch that is not finite does to the statistics: `"skip"`,
-            `"propagate"` or `"error"`.
+        nonfinite: how a batch with NaN or infinite values affects the statistics:
+            `"skip"`, `"propagate"` or `"error"`.
         count_updates: whether updates are counted in the collection `batch_counts`.
         save_memory: whether to keep one array for each layer instead of two.
 
@@ -61,8 +61,8 @@ def batch_norm_options(
     """Return the options of an architecture.
 
     Args:
-        given: all of them; some, by name; or `None`.
-        usual: those of the architecture, for what is not given.
+        given: all options, some options by name, or `None`.
+        usual: defaults of the architecture, for options that are not given.
 
     Raises:
         OptionError: there is no option of that name.

@@ -25,13 +25,13 @@ from linsey.models.batch_norm import (
 from linsey.typing import Dtype
 
 INSIDE = 4
-"""Features inside of a layer for each one that it adds."""
+"""Number of features inside a layer for each feature that it adds."""
 LEAST = 29
-"""Pixels on a side of the smallest image of which something is left at the end."""
+"""Side of the smallest image, in pixels, of which something is left at the end."""
 
 
 class DenseLayer(nn.Module):
-    """Compute a few features from all that there are.
+    """Compute a few new features from all previous ones.
 
     Attributes:
         features: number of new features.
@@ -55,11 +55,11 @@ class DenseLayer(nn.Module):
 
 
 class DenseBlock(nn.Module):
-    """Layers whose results are all put behind the input.
+    """Layers whose results are appended to the input.
 
     Attributes:
         size: number of layers.
-        growth: number of features that each adds.
+        growth: number of features that each layer adds.
         dropout: fraction of these dropped in training, in [0, 1].
         layers: how the layers are made.
     """
@@ -97,11 +97,11 @@ class Transition(nn.Module):
 
 
 class Features(nn.Module):
-    """All of the network but the classifier.
+    """The whole network except the classifier.
 
     Attributes:
         block_sizes: number of layers in each block.
-        growth: number of features that each adds.
+        growth: number of features that each layer adds.
         dropout: fraction of these dropped in training, in [0, 1].
         layers: how the layers are made.
     """
@@ -126,14 +126,14 @@ class Features(nn.Module):
 
 
 class DenseNet(NormalizedArchitecture):
-    """A stem, four dense blocks with transitions between them, a linear classifier.
+    """A stem, four dense blocks with transitions between them, and a classifier.
 
     Layer `i` of block `b` is called `features/denseblock{b}/denselayer{i}`, counted
-    from 1. Images have at least 29 x 29 pixels.
+    from 1. Images must have at least 29 x 29 pixels.
 
     Attributes:
         block_sizes: number of layers in each block.
-        growth: number of features that each adds.
+        growth: number of features that each layer adds.
         dropout: fraction of these dropped in training, in [0, 1].
 
     References:
@@ -146,7 +146,7 @@ class DenseNet(NormalizedArchitecture):
 
     @nn.nowrap
     def check_images(self, shape: tuple[int, ...]) -> None:
-        """Check that an image is there to be halved five times."""
+        """Check that images are large enough to be halved five times."""
         super().check_images(shape)
         height, width = shape[-3:-1]
         if min(height, width) < LEAST:
@@ -192,7 +192,8 @@ def densenet121(
         num_classes: number of logits.
         dropout: fraction of the features of each layer dropped in training, in [0, 1].
         batch_norm: options of batch normalization, all or some by name.
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        dtype: dtype of the computation. If `None`, it is inferred from the inputs and
+            the parameters.
         param_dtype: dtype of the parameters.
     """
     options = batch_norm_options(batch_norm, BatchNormOptions())
@@ -214,7 +215,8 @@ def densenet169(
         num_classes: number of logits.
         dropout: fraction of the features of each layer dropped in training, in [0, 1].
         batch_norm: options of batch normalization, all or some by name.
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        dtype: dtype of the computation. If `None`, it is inferred from the inputs and
+            the parameters.
         param_dtype: dtype of the parameters.
     """
     options = batch_norm_options(batch_norm, BatchNormOptions())

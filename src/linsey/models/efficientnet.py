@@ -1,4 +1,4 @@
-"""EfficientNet: inverted residual blocks, wider and deeper together."""
+"""EfficientNet: inverted residual blocks, scaled in width and depth together."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from linsey.typing import Dtype
 
 
 class Stage(NamedTuple):
-    """Blocks of one kind, as a row of the table of the paper.
+    """Blocks of one kind: a row of the table in the paper.
 
     Attributes:
-        expansion: channels inside of a block for each of its input.
-        size: of the window.
-        strides: of the first block.
+        expansion: number of channels inside a block for each channel of its input.
+        size: size of the window.
+        strides: strides of the first block.
         features: number of features of the results, for a width of 1.
         blocks: number of blocks, for a depth of 1.
     """
@@ -56,16 +56,16 @@ STEM = 32
 
 
 class EfficientNet(NormalizedArchitecture):
-    """A stem, seven stages of inverted residual blocks, a linear classifier.
+    """A stem, seven stages of inverted residual blocks, and a linear classifier.
 
     Block `i` of stage `s` is called `features_{s}_{i}`.
 
     Attributes:
-        width: factor of the numbers of features.
-        depth: factor of the numbers of blocks.
+        width: factor that scales the numbers of features.
+        depth: factor that scales the numbers of blocks.
         dropout: fraction of the last features dropped in training, in [0, 1].
-        drop_path: probability to drop the last block for an example, in [0, 1]; that of
-            the blocks before grows linearly from 0 (stochastic depth).
+        drop_path: probability of dropping the last block for an example, in [0, 1];
+            over the previous blocks it grows linearly from 0 (stochastic depth).
 
     References:
         Tan, Le 2019, https://arxiv.org/abs/1905.11946
@@ -110,7 +110,7 @@ class EfficientNet(NormalizedArchitecture):
 
     @nn.nowrap
     def _blocks(self) -> Iterator[tuple[str, Stage, int]]:
-        """Return each block: its name, its stage and its strides."""
+        """Yield the name, the stage and the strides of each block."""
         for number, stage in enumerate(STAGES):
             for index in range(math.ceil(stage.blocks * self.depth)):
                 strides = stage.strides if index == 0 else 1
@@ -158,9 +158,10 @@ def efficientnet_b0(
     Args:
         num_classes: number of logits.
         dropout: fraction of the last features dropped in training, in [0, 1].
-        drop_path: probability to drop the last block for an example, in [0, 1].
+        drop_path: probability of dropping the last block for an example, in [0, 1].
         batch_norm: options of batch normalization, all or some by name.
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        dtype: dtype of the computation. If `None`, it is inferred from the inputs and
+            the parameters.
         param_dtype: dtype of the parameters.
     """
     return _efficientnet(
@@ -182,9 +183,10 @@ def efficientnet_b1(
     Args:
         num_classes: number of logits.
         dropout: fraction of the last features dropped in training, in [0, 1].
-        drop_path: probability to drop the last block for an example, in [0, 1].
+        drop_path: probability of dropping the last block for an example, in [0, 1].
         batch_norm: options of batch normalization, all or some by name.
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        dtype: dtype of the computation. If `None`, it is inferred from the inputs and
+            the parameters.
         param_dtype: dtype of the parameters.
     """
     return _efficientnet(
@@ -206,9 +208,10 @@ def efficientnet_b2(
     Args:
         num_classes: number of logits.
         dropout: fraction of the last features dropped in training, in [0, 1].
-        drop_path: probability to drop the last block for an example, in [0, 1].
+        drop_path: probability of dropping the last block for an example, in [0, 1].
         batch_norm: options of batch normalization, all or some by name.
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        dtype: dtype of the computation. If `None`, it is inferred from the inputs and
+            the parameters.
         param_dtype: dtype of the parameters.
     """
     return _efficientnet(
@@ -230,9 +233,10 @@ def efficientnet_b3(
     Args:
         num_classes: number of logits.
         dropout: fraction of the last features dropped in training, in [0, 1].
-        drop_path: probability to drop the last block for an example, in [0, 1].
+        drop_path: probability of dropping the last block for an example, in [0, 1].
         batch_norm: options of batch normalization, all or some by name.
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        dtype: dtype of the computation. If `None`, it is inferred from the inputs and
+            the parameters.
         param_dtype: dtype of the parameters.
     """
     return _efficientnet(

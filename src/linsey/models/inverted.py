@@ -1,4 +1,4 @@
-"""The block that MobileNet and EfficientNet are made of, and its names elsewhere."""
+"""The block of MobileNet and EfficientNet, and its names in other libraries."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from linsey.models.architecture import (
 class InvertedResidual(nn.Module):
     """Expand the channels, filter each of them, gate them, and project them back.
 
-    The result is added to the input where both have the same shape. Numbers in the
-    names of the layers count the steps that there are: one that does not expand begins
-    with the filter.
+    The result is added to the input if both have the same shape. Numbers in the names
+    of the layers count the steps that exist: a block without expansion begins with the
+    filter.
 
     Attributes:
         expanded: number of channels inside.
         features: number of features of the result.
-        size: of the window of the filter.
-        strides: by which the image gets smaller.
-        activation: after the first two convolutions.
-        squeezed: units of `SqueezeExcite`; 0 leaves it out.
-        squeeze_activation: inside of it.
-        gate: at its end.
-        drop_rate: probability to drop the branch of an example, in [0, 1].
+        size: size of the window of the filter.
+        strides: factor by which the image gets smaller.
+        activation: activation after the first two convolutions.
+        squeezed: number of units in `SqueezeExcite`; 0 leaves it out.
+        squeeze_activation: activation inside `SqueezeExcite`.
+        gate: activation at the end of `SqueezeExcite`.
+        drop_rate: probability of dropping the branch for an example, in [0, 1].
         layers: how the layers are made.
 
     References:
@@ -78,11 +78,11 @@ class InvertedResidual(nn.Module):
 def timm_block(
     path: str, theirs: str, is_expanded: bool, is_squeezed: bool
 ) -> Iterator[tuple[str, str]]:
-    """Give the names of the layers of a block in timm.
+    """Return the names of the layers of a block in timm.
 
     Args:
-        path: of the block.
-        theirs: its name in timm.
+        path: path of the block.
+        theirs: name of the block in timm.
         is_expanded: whether it begins with an expansion.
         is_squeezed: whether it has `SqueezeExcite`.
 

@@ -1,4 +1,4 @@
-"""MobileNet v3: inverted residual blocks that a search chose for small processors."""
+"""MobileNet v3: inverted residual blocks, found by a search for small processors."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ BATCH_NORM = BatchNormOptions(momentum=0.99, epsilon=1e-3)
 
 
 class Row(NamedTuple):
-    """A block, as a row of the tables of the paper.
+    """A block: a row of the tables in the paper.
 
     Attributes:
-        size: of the window.
+        size: size of the window.
         expanded: number of channels inside.
         features: number of features of the result.
         is_squeezed: whether it has `SqueezeExcite`.
-        is_hard_swish: whether its activation is `hard_swish`, or else `relu`.
-        strides: by which the image gets smaller.
+        is_hard_swish: whether its activation is `hard_swish` rather than `relu`.
+        strides: factor by which the image gets smaller.
     """
 
     size: int
@@ -81,13 +81,13 @@ STEM = 16
 
 
 class MobileNetV3(NormalizedArchitecture):
-    """A stem, inverted residual blocks, a convolution of 1 x 1, two linear layers.
+    """A stem, inverted residual blocks, a 1 x 1 convolution, and two linear layers.
 
     Block `i` is called `features_{i}`, counted from 1.
 
     Attributes:
         rows: the blocks.
-        hidden: units of the linear layer before the classifier.
+        hidden: number of units in the linear layer before the classifier.
         dropout: fraction of these dropped in training, in [0, 1].
 
     References:
@@ -132,7 +132,7 @@ class MobileNetV3(NormalizedArchitecture):
 
     @nn.nowrap
     def _timm_names(self) -> dict[str, str]:
-        # timm writes `classifier_0` as a convolution of 1 x 1.
+        # timm implements `classifier_0` as a 1 x 1 convolution.
         names = {"features_0_0": "conv_stem", "features_0_1": "bn1"}
         channels, stage, block = STEM, -1, 0
         for index, row in enumerate(self.rows):
@@ -167,7 +167,8 @@ def mobilenet_v3_small(
         dropout: fraction of the last hidden units dropped in training, in [0, 1].
         batch_norm: options of batch normalization, all or some by name. The usual ones
             are a momentum of 0.99 and an epsilon of 1e-3; weights of timm need 1e-5.
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        dtype: dtype of the computation. If `None`, it is inferred from the inputs and
+            the parameters.
         param_dtype: dtype of the parameters.
     """
     options = batch_norm_options(batch_norm, BATCH_NORM)
@@ -189,7 +190,8 @@ def mobilenet_v3_large(
         dropout: fraction of the last hidden units dropped in training, in [0, 1].
         batch_norm: options of batch normalization, all or some by name. The usual ones
             are a momentum of 0.99 and an epsilon of 1e-3; weights of timm need 1e-5.
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        dtype: dtype of the computation. If `None`, it is inferred from the inputs and
+            the parameters.
         param_dtype: dtype of the parameters.
     """
     options = batch_norm_options(batch_norm, BATCH_NORM)

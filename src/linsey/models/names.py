@@ -1,7 +1,7 @@
-"""What arrays are called in PyTorch's libraries.
+"""The names of arrays in PyTorch's libraries.
 
-Our names are those of torchvision with an underscore before an index, so that most
-follow by a rule; what differs is in the table of its architecture.
+Our names are those of torchvision with an underscore before an index, so most follow
+from a rule. Names that differ are in the table of their architecture.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ _INDEX = re.compile(r"_(?=\d+(?:_|/|$))")
 def torch_name(model: Architecture, path: str, library: str = "torchvision") -> str:
     """Return the name of an array in a state dict of PyTorch.
 
-    Without the collection, slashes become dots, and so do underscores before an index;
-    `kernel` and `scale` become `weight`, `mean` and `var` running statistics. Names
-    that `model.torch_names` gives for a part of the path come first.
+    The collection is dropped; slashes, and underscores before an index, become dots;
+    `kernel` and `scale` become `weight`, and `mean` and `var` become running
+    statistics. Names that `model.torch_names` gives for a part of the path take
+    precedence.
 
     Args:
-        model: what the array belongs to.
+        model: the model that the array belongs to.
         path: collection and names, joined by slashes.
         library: `torchvision` or `timm`.
 
@@ -48,14 +49,14 @@ def torch_name(model: Architecture, path: str, library: str = "torchvision") -> 
 
 
 def name_by_table(names: Mapping[str, str], path: str) -> str:
-    """Return the name of an array.
+    """Return the name of an array, given the names of its architecture.
 
     Args:
-        names: what `Architecture.torch_names` returns, for many calls made once.
+        names: the result of `Architecture.torch_names`, computed once for many calls.
         path: collection and names, joined by slashes.
     """
     parts = path.split("/")[1:]
-    # The longest part that has a name of its own.
+    # The longest part of the path that has its own name in the table.
     for size in range(len(parts), 0, -1):
         known = names.get("/".join(parts[:size]))
         if known is not None:

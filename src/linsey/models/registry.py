@@ -38,7 +38,7 @@ def by_name(name: str, num_classes: int = 1000, **options: object) -> Architectu
     Args:
         name: one of `MODELS`.
         num_classes: number of logits.
-        **options: of its function.
+        **options: options of its function.
 
     Raises:
         OptionError: there is no architecture of that name.

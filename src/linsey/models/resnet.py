@@ -1,7 +1,7 @@
 """ResNet: blocks of convolutions that are added to their input.
 
-The variant is that of torchvision, "v1.5": where a bottleneck block halves the image,
-its window of 3 x 3 does it, not that of 1 x 1 before it.
+The variant is that of torchvision, "v1.5": if a bottleneck block halves the image, its
+3 x 3 convolution has the stride, not the 1 x 1 convolution before it.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from linsey.models.batch_norm import (
 from linsey.typing import Dtype
 
 EXPANSION = 4
-"""Features of a bottleneck block for each one inside of it."""
+"""Output features of a bottleneck block for each feature inside it."""
 
 
 class BasicBlock(nn.Module):
-    """Two convolutions of 3 x 3, added to the input.
+    """Two 3 x 3 convolutions, added to the input.
 
     Attributes:
         features: number of features inside, and of the result.
-        strides: by which the image gets smaller.
-        is_projected: whether the input is brought to the shape of the result by a
-            convolution of 1 x 1.
+        strides: factor by which the image gets smaller.
+        is_projected: whether a 1 x 1 convolution brings the input to the shape of the
+            result.
         layers: how the layers are made.
     """
 
@@ -59,13 +59,13 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Convolutions of 1 x 1, 3 x 3 and 1 x 1, added to the input.
+    """A 1 x 1, a 3 x 3 and a 1 x 1 convolution, added to the input.
 
     Attributes:
         features: number of features inside; the result has four times as many.
-        strides: by which the image gets smaller.
-        is_projected: whether the input is brought to the shape of the result by a
-            convolution of 1 x 1.
+        strides: factor by which the image gets smaller.
+        is_projected: whether a 1 x 1 convolution brings the input to the shape of the
+            result.
         layers: how the layers are made.
     """
 
@@ -92,7 +92,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(NormalizedArchitecture):
-    """Residual network: a stem, four stages of blocks, a linear classifier.
+    """Residual network: a stem, four stages of blocks, and a linear classifier.
 
     Block `i` of stage `s` is called `layer{s}_{i}`. torchvision and timm have the same
     names, with dots.
@@ -100,7 +100,7 @@ class ResNet(NormalizedArchitecture):
     Attributes:
         stage_sizes: number of blocks in each stage; from the second one on, the first
             block halves the image and doubles the features.
-        is_bottleneck: whether blocks are `Bottleneck`, or else `BasicBlock`.
+        is_bottleneck: whether blocks are `Bottleneck` rather than `BasicBlock`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -171,7 +171,8 @@ def resnet18(
     Args:
         num_classes: number of logits.
         batch_norm: options of batch normalization, all or some by name.
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        dtype: dtype of the computation. If `None`, it is inferred from the inputs and
+            the parameters.
         param_dtype: dtype of the parameters.
     """
     return _resnet((2, 2, 2, 2), False, num_classes, batch_norm, dtype, param_dtype)
@@ -189,7 +190,8 @@ def resnet34(
     Args:
         num_classes: number of logits.
         batch_norm: options of batch normalization, all or some by name.
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        dtype: dtype of the computation. If `None`, it is inferred from the inputs and
+            the parameters.
         param_dtype: dtype of the parameters.
     """
     return _resnet((3, 4, 6, 3), False, num_classes, batch_norm, dtype, param_dtype)
@@ -207,7 +209,8 @@ def resnet50(
     Args:
         num_classes: number of logits.
         batch_norm: options of batch normalization, all or some by name.
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        dtype: dtype of the computation. If `None`, it is inferred from the inputs and
+            the parameters.
         param_dtype: dtype of the parameters.
     """
     return _resnet((3, 4, 6, 3), True, num_classes, batch_norm, dtype, param_dtype)
@@ -225,7 +228,8 @@ def resnet101(
     Args:
         num_classes: number of logits.
         batch_norm: options of batch normalization, all or some by name.
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        dtype: dtype of the computation. If `None`, it is inferred from the inputs and
+            the parameters.
         param_dtype: dtype of the parameters.
     """
     return _resnet((3, 4, 23, 3), True, num_classes, batch_norm, dtype, param_dtype)
@@ -243,7 +247,8 @@ def resnet152(
     Args:
         num_classes: number of logits.
         batch_norm: options of batch normalization, all or some by name.
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        dtype: dtype of the computation. If `None`, it is inferred from the inputs and
+            the parameters.
         param_dtype: dtype of the parameters.
     """
     return _resnet((3, 8, 36, 3), True, num_classes, batch_norm, dtype, param_dtype)

@@ -1,6 +1,6 @@
 """Vision Transformer: an image as a sequence of patches.
 
-It has no batch normalization, so that its variables are `params` alone.
+It has no batch normalization, so its only variables are `params`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ EPSILON = 1e-6
 
 
 class SelfAttention(nn.Module):
-    """Attention of a sequence to itself, whose projections are one product.
+    """Self-attention of a sequence, with all input projections in one product.
 
     The columns of `in_proj` are those of queries, keys and values, as in PyTorch, each
-    by heads.
+    grouped by heads.
 
     Attributes:
         heads: number of heads.
@@ -54,14 +54,14 @@ class SelfAttention(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Attention, then two linear layers, each added to what it was given.
+    """Attention, then two linear layers, each branch added to its input.
 
     Attributes:
         heads: number of heads.
-        hidden: units between the linear layers.
+        hidden: number of units between the linear layers.
         dropout: fraction of units dropped in training, in [0, 1].
         attention_dropout: fraction of the attention weights dropped, in [0, 1].
-        drop_path: probability to drop a branch for an example, in [0, 1].
+        drop_path: probability of dropping a branch for an example, in [0, 1].
         layers: how the layers are made.
     """
 
@@ -92,16 +92,16 @@ class EncoderBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Positions, blocks, a normalization.
+    """Position embeddings, blocks, and a normalization.
 
     Attributes:
         depth: number of blocks.
         heads: number of heads.
-        hidden: units between the linear layers of a block.
+        hidden: number of units between the linear layers of a block.
         dropout: fraction of units dropped in training, in [0, 1].
         attention_dropout: fraction of the attention weights dropped, in [0, 1].
-        drop_path: probability to drop a branch of the last block for an example, in
-            [0, 1]; that of the blocks before grows linearly from 0.
+        drop_path: probability of dropping a branch of the last block for an example, in
+            [0, 1]; over the previous blocks it grows linearly from 0.
         layers: how the layers are made.
     """
 
@@ -133,20 +133,21 @@ class Encoder(nn.Module):
 
 
 class VisionTransformer(Architecture):
-    """Patches, a class token before them, an encoder, a linear classifier.
+    """Patches preceded by a class token, an encoder, and a linear classifier.
 
-    Sides of images are multiples of the patch size. There is a learned vector for each
-    patch of the images that `init` sees, so that variables fit images of one size.
+    The sides of images must be multiples of the patch size. There is a learned vector
+    for each patch of the images that `init` sees, so the variables fit images of one
+    size only.
 
     Attributes:
         patch_size: side of a patch.
         features: number of features of a patch.
         depth: number of blocks.
         heads: number of heads.
-        hidden: units between the linear layers of a block.
+        hidden: number of units between the linear layers of a block.
         dropout: fraction of units dropped in training, in [0, 1].
         attention_dropout: fraction of the attention weights dropped, in [0, 1].
-        drop_path: probability to drop a branch of the last block for an example, in
+        drop_path: probability of dropping a branch of the last block for an example, in
             [0, 1].
 
     References:
@@ -174,8 +175,8 @@ class VisionTransformer(Architecture):
             Logits (batch, num_classes).
 
         Raises:
-            ShapeError: images do not divide into patches.
-            OptionError: the features do not divide into heads.
+            ShapeError: images cannot be divided into patches.
+            OptionError: the features cannot be divided among the heads.
         """
         self.check_images(x.shape)
         if self.features % self.heads:
@@ -206,7 +207,7 @@ class VisionTransformer(Architecture):
 
     @nn.nowrap
     def check_images(self, shape: tuple[int, ...]) -> None:
-        """Check that images divide into patches."""
+        """Check that images can be divided into patches."""
         super().check_images(shape)
         height, width = shape[-3:-1]
         size = self.patch_size
@@ -284,9 +285,10 @@ def vit_b_16(
         patch_size: side of a patch; smaller ones for small images.
         dropout: fraction of units dropped in training, in [0, 1].
         attention_dropout: fraction of the attention weights dropped, in [0, 1].
-        drop_path: probability to drop a branch of the last block for an example, in
+        drop_path: probability of dropping a branch of the last block for an example, in
             [0, 1].
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        dtype: dtype of the computation. If `None`, it is inferred from the inputs and
+            the parameters.
         param_dtype: dtype of the parameters.
     """
     return VisionTransformer(
@@ -314,9 +316,10 @@ def vit_s_16(
         patch_size: side of a patch; smaller ones for small images.
         dropout: fraction of units dropped in training, in [0, 1].
         attention_dropout: fraction of the attention weights dropped, in [0, 1].
-        drop_path: probability to drop a branch of the last block for an example, in
+        drop_path: probability of dropping a branch of the last block for an example, in
             [0, 1].
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        dtype: dtype of the computation. If `None`, it is inferred from the inputs and
+            the parameters.
         param_dtype: dtype of the parameters.
     """
     return VisionTransformer(

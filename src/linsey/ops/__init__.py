@@ -1,6 +1,6 @@
 """Numerics: pure functions of arrays, for use with any library of modules.
 
-What is listed here is what there is to call; the files behind it may change. Inputs
+The names listed here are the public interface; the files behind them may change. Inputs
 have the layout of the layers: examples first, channels last.
 """
 
@@ -36,6 +36,6 @@ from linsey.ops.pool import pool as pool
 from linsey.ops.sequences import flip_sequences as flip_sequences
 from linsey.ops.spectral import spectral_norm as spectral_norm
 
-# A function hides the file of its name: `from linsey.ops.moments import ...` works, and
+# A function hides the file of its name: `from linsey.ops.moments import ...` works, but
 # `linsey.ops.moments` is the function.
 __all__ = sorted(name for name, value in globals().items() if callable(value))

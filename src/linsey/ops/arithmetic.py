@@ -1,7 +1,8 @@
 """Arithmetic of values per channel: one equation each, without promotion.
 
 The functions of `jax.numpy` promote dtypes and broadcast shapes at every call, which
-takes longer than to trace what remains. The moments know both beforehand.
+takes longer than tracing the operation itself. The moments know dtypes and shapes
+beforehand.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from jax import Array, lax
 
 
 def square_abs(x: Array) -> Array:
-    """Compute `|x|^2`, real also for complex `x`.
+    """Compute `|x|^2`, which is real even if `x` is complex.
 
     Example:
         >>> square_abs(jnp.array([3 + 4j])).tolist()
@@ -51,7 +52,7 @@ def divide(values: Array, divisor: Array | float) -> Array:
 
 
 def nonzero(count: Array) -> Array:
-    """Replace counts of zero by 1, to divide by.
+    """Replace counts of zero by 1, so that they can be divisors.
 
     Example:
         >>> nonzero(jnp.array([0.0, 3.0])).tolist()
@@ -61,7 +62,7 @@ def nonzero(count: Array) -> Array:
 
 
 def times(values: Array, factor: float) -> Array:
-    """Multiply with a constant: one equation, without a broadcast.
+    """Multiply by a constant: one equation, without a broadcast.
 
     Example:
         >>> times(jnp.ones(2), 3).tolist()

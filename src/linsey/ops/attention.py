@@ -1,9 +1,9 @@
-"""Attention: averages of values, weighted by how well queries match keys, and masks.
+"""Attention, the average of values weighted by how well queries match keys, and masks.
 
 Queries, keys and values have the axes (*batch, length, heads, depth), scores and
 weights (*batch, heads, queries, keys). A mask says which queries may look at which
-keys, and broadcasts to the scores. Shapes are static, so each function traces to the
-equations of its formula and no others.
+keys, and broadcasts to the scores. Shapes are static, so each function traces to
+exactly the equations of its formula.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def attention_scores(
         query: array of shape (*batch, queries, heads, depth).
         key: array of shape (*batch, keys, heads, depth), of the same dtype.
         precision: see `jax.lax.Precision`.
-        dot_general: what computes the product, called like `jax.lax.dot_general`.
+        dot_general: replacement for `jax.lax.dot_general`, with the same arguments.
 
     Returns:
         Scores of shape (*batch, heads, queries, keys).
@@ -79,11 +79,11 @@ def weighted_values(
     """Average values: `y[..., q, h] = sum_k weights[..., h, q, k] value[..., k, h]`.
 
     Args:
-        weights: array of shape (*batch, heads, queries, keys), or with one batch axis
-            more in front.
+        weights: array of shape (*batch, heads, queries, keys), or with one more batch
+            axis in front.
         value: array of shape (*batch, keys, heads, depth).
         precision: see `jax.lax.Precision`.
-        dot_general: what computes the product, called like `jax.lax.dot_general`.
+        dot_general: replacement for `jax.lax.dot_general`, with the same arguments.
 
     Returns:
         Averages of shape (*batch, queries, heads, depth).
@@ -118,15 +118,15 @@ def mask_scores(
 ) -> Float[Array, "*shape"]:
     """Give masked scores the lowest finite value.
 
-    Where a query has no key left, all its keys get the same weight.
+    If all keys of a query are masked, they all get the same weight.
 
     Args:
         scores: array of shape (*batch, heads, queries, keys).
-        mask: array of a shape that broadcasts with it; scores are kept where it is
-            not zero.
+        mask: array whose shape broadcasts with that of the scores, which are kept where
+            it is not zero.
 
     Returns:
-        Scores, of the shape that both broadcast to.
+        Scores, of the shape that scores and mask broadcast to.
 
     Raises:
         ShapeError: the shapes do not broadcast.
@@ -160,8 +160,8 @@ def mask_scores(
 def softmax(scores: Float[Array, "*rows keys"]) -> Float[Array, "*rows keys"]:
     """Turn scores into weights over the last axis: `exp(s) / sum(exp(s))`.
 
-    The largest score is subtracted first, so that nothing overflows; sums of half
-    precision are taken in float32.
+    The largest score is subtracted first, so that nothing overflows; half-precision
+    values are summed in float32.
 
     Args:
         scores: array of shape (..., keys).
@@ -199,9 +199,9 @@ def drop_weights(
     Args:
         weights: array of shape (*batch, heads, queries, keys).
         key: a random key.
-        rate: probability to drop a weight, in [0, 1].
+        rate: probability of dropping a weight, in [0, 1].
         dtype: dtype of the factors.
-        broadcast: whether batch entries and heads share one draw.
+        broadcast: whether batch entries and heads share one random mask.
         batch: number of leading axes that share it.
 
     Returns:
@@ -263,9 +263,9 @@ def make_attention_mask(
         mask[..., 0, q, k] = pairwise_fn(query_input[..., q], key_input[..., k])
 
     Args:
-        query_input: array of shape (*batch, queries), for example which are valid.
+        query_input: array of shape (*batch, queries), such as whether each is valid.
         key_input: array of shape (*batch, keys).
-        pairwise_fn: combines both, broadcasting.
+        pairwise_fn: function that combines both by broadcasting.
         extra_batch_dims: number of axes of size 1 to put in front.
         dtype: dtype of the mask.
 
@@ -303,7 +303,7 @@ def make_causal_mask(
     extra_batch_dims: int = 0,
     dtype: Dtype = jnp.float32,
 ) -> Shaped[Array, "*mask length length"]:
-    """Make the mask in which each element sees itself and those before it.
+    """Make a mask that lets each element see itself and those before it.
 
     Args:
         x: array of shape (*batch, length); only its shape matters.
@@ -327,11 +327,11 @@ def make_causal_mask(
 def combine_masks(
     *masks: Shaped[Array | np.ndarray, "*#mask"] | None, dtype: Dtype = jnp.float32
 ) -> Shaped[Array, "*#mask"] | None:
-    """Combine masks: what is kept is not zero in any of them.
+    """Combine masks: an entry is kept if all of them keep it.
 
     Args:
-        *masks: masks of one rank whose shapes broadcast; those that are `None` are
-            left out.
+        *masks: masks of the same rank whose shapes broadcast; any that are `None` are
+            ignored.
         dtype: dtype of the result.
 
     Returns:
@@ -366,7 +366,7 @@ def combine_masks(
 
 
 def divide_heads(features: int, num_heads: int) -> tuple[int, int]:
-    """Return the number of heads, and of features of each.
+    """Return the number of heads and the number of features per head.
 
     Raises:
         OptionError: the features cannot be divided among the heads.
@@ -395,16 +395,17 @@ def make_padding_mask(
     attention_axis: int | Sequence[int] | None = None,
     segmentation_mask: bool = False,
 ) -> Shaped[Array, "*mask"]:
-    """Make a mask from which elements are valid, or from the segments they are in.
+    """Make a mask from the validity of each element, or from its segment.
 
     Args:
-        padding_mask_query: what is known of the queries, of shape (batch, *axes).
-        padding_mask_key: the same of the keys.
+        padding_mask_query: validity or segment of each query, of shape (batch, *axes).
+        padding_mask_key: the same for the keys.
         query_shape: shape of the queries, (batch, *axes, heads, depth).
         key_shape: shape of the keys.
-        attention_axis: the axes to attend over. If `None`, they are all between batch
-            and heads.
-        segmentation_mask: whether both must be equal, rather than not zero.
+        attention_axis: the axes to attend over. If `None`, all axes between batch and
+            heads.
+        segmentation_mask: whether the values of query and key must be equal (segments),
+            rather than both nonzero (validity).
 
     Returns:
         A mask of shape (*batch, 1, *query axes, *key axes).

@@ -1,13 +1,13 @@
 """Axes of arrays, and the named axes that a transform maps over.
 
-An axis of an array is a number; everything about these is static, so that a broadcast
-is one equation. Values *per channel* have the shape of the axes that a reduction keeps.
+An axis of an array is a number. All axes are static, so that a broadcast is one
+equation. Values *per channel* have the shape of the axes that a reduction keeps.
 
 A *named axis* is bound by a transform. A *shard* is one entry of it: one device under
 `jax.pmap` and `jax.shard_map`, one example under `jax.vmap`. The collectives of JAX
 differ between these: under `shard_map` a gathered value counts as equal on all shards
-only if that is asked for, `vmap` gathers one name at a time and does not take groups.
-Here they are one.
+only on request; `vmap` gathers one name at a time and does not take groups. This module
+hides the differences.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Tree = TypeVar("Tree")
 
 
 def canonical_axes(axes: int | Iterable[int], rank: int) -> tuple[int, ...]:
-    """Count axes from the front, each once, in ascending order.
+    """Number axes from the front, without duplicates, in ascending order.
 
     Args:
         axes: an axis or several; negative ones count from the end.
@@ -82,7 +82,7 @@ def broadcast_kept(
 
     Args:
         values: array of the shape of the axes of `shape` that are kept.
-        shape: the shape to reach.
+        shape: the shape of the result.
         reduced: the axes along which the values repeat.
 
     Returns:
@@ -110,7 +110,7 @@ def expand_rank(weights: ArrayLike, shape: tuple[int, ...]) -> Array:
 
     Args:
         weights: array whose axes are the last ones of `shape`, or of size 1.
-        shape: the shape of the array weighted.
+        shape: the shape of the array to be weighted.
 
     Returns:
         The array with leading axes of size 1.
@@ -141,7 +141,7 @@ def expand_rank(weights: ArrayLike, shape: tuple[int, ...]) -> Array:
 
 
 def as_names(axis_name: AxisNames | None) -> Names:
-    """List the names given: one, several or `None`.
+    """Return one name, several or `None` as a tuple of names.
 
     Example:
         >>> as_names(None), as_names("batch"), as_names(["row", "column"])
@@ -169,7 +169,7 @@ def shard_count(names: Names, groups: Groups | None = None) -> int:
 
     Args:
         names: bound names of axes.
-        groups: indices of the shards that are combined, equally many in each group.
+        groups: indices of the shards that are combined, in groups of equal size.
 
     Returns:
         The number of shards, 1 without names.
@@ -187,12 +187,12 @@ def shard_count(names: Names, groups: Groups | None = None) -> int:
 
 
 def sum_shards(tree: Tree, names: Names, groups: Groups | None = None) -> Tree:
-    """Add the values of all shards: one collective for the whole tree.
+    """Add the values of all shards, with one collective for the whole tree.
 
-    It is linear and can be transposed, so that it may stand in a derivative rule.
+    The sum is linear and can be transposed, so it may be used in a derivative rule.
 
     Args:
-        tree: arrays, equally shaped on all shards.
+        tree: arrays, of the same shapes on all shards.
         names: bound names of axes.
         groups: indices of the shards that are added.
 
@@ -206,17 +206,17 @@ def sum_shards(tree: Tree, names: Names, groups: Groups | None = None) -> Tree:
     manual, mapped = split_names(names)
     if groups is not None:
         return _sum_groups(tree, names[0], groups, is_mapped=bool(mapped))
-    # One collective of axes of a mesh and of `vmap` is an AssertionError in JAX 0.10.
+    # JAX 0.10 raises AssertionError if a collective mixes axes of a mesh and of `vmap`.
     if mapped:
         tree = lax.psum(tree, mapped)
     return lax.psum(tree, manual) if manual else tree
 
 
 def gather_shards(x: Array, names: Names, groups: Groups | None = None) -> Array:
-    """Stack the values of all shards along a new first axis: one collective.
+    """Stack the values of all shards along a new first axis, with one collective.
 
     Args:
-        x: array, equally shaped on all shards.
+        x: array, of the same shape on all shards.
         names: bound names of axes.
         groups: indices of the shards that are stacked.
 
@@ -262,7 +262,7 @@ def _sum_groups(tree: Tree, name: Hashable, groups: Groups, is_mapped: bool) -> 
 
 
 def _own_group(name: Hashable, groups: Groups) -> Array:
-    """List the shards of the group that this one is in."""
+    """Return the indices of the shards in the group of the current one."""
     table = np.zeros((sum(map(len, groups)), len(groups[0])), np.int32)
     for group in groups:
         table[list(group)] = group
@@ -270,7 +270,7 @@ def _own_group(name: Hashable, groups: Groups) -> Array:
 
 
 def split_names(names: Names) -> tuple[Names, Names]:
-    """Separate names that a mesh has bound from names of `vmap`, in that order.
+    """Separate the names bound by a mesh (first) from the names bound by `vmap`.
 
     Example:
         >>> split_names(("i",))  # outside of `jax.shard_map`

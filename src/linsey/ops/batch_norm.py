@@ -1,14 +1,15 @@
-"""Batch normalization: moments of the batch in training, running ones in evaluation.
+"""Batch normalization: batch statistics in training, running ones in evaluation.
 
     mean, var = moments of x over all axes but the channels
     y = (x - mean) * scale / sqrt(var + epsilon) + bias
     running = momentum * running + (1 - momentum) * (mean, var)
 
-The running statistics ignore a batch without values: an empty one, one that is masked
-altogether, and, unless told otherwise, channels whose moments are not finite.
+The running statistics ignore a batch without values, whether it is empty or masked
+entirely, and by default also channels whose moments are not finite.
 
-*Ghost batches* are groups of examples that are normalized apart, whatever devices hold
-them. *Batch renormalization* makes outputs in training nearly those of evaluation:
+*Ghost batches* are groups of examples that are normalized separately, whichever devices
+hold them. *Batch renormalization* brings outputs in training close to those in
+evaluation:
 
     y = (x - mean) / sigma * r + d
     r = clip(sigma / running sigma, 1 / r_max, r_max)
@@ -72,10 +73,10 @@ def batch_norm(
     Args:
         x: array of any shape.
         scale: factors, of the shape of the axes `axis`. If `None`, there are none.
-        bias: offsets of that shape. If `None`, there are none.
+        bias: offsets of the same shape. If `None`, there are none.
         weights: mask or weights >= 0, of a shape that broadcasts to that of `x`.
-        axis: the axes of the channels, which are normalized one by one.
-        epsilon: what is added to the variance.
+        axis: the axes of the channels, each of which is normalized on its own.
+        epsilon: number added to the variance.
         dtype: dtype of the result. If `None`, the one that `x`, `scale` and `bias`
             promote to. Moments are taken in float32 at least.
         axis_name: name or names of mapped axes that belong to the batch.
@@ -123,12 +124,12 @@ def ema(
 
     Args:
         average: the old average, of any shape.
-        value: the new value, of that shape.
+        value: the new value, of the same shape.
         momentum: fraction of the old average that is kept, in [0, 1].
-        valid: where to move; elsewhere the old average is kept.
-        complement: `1 - momentum`, where it is known to more digits than `momentum`
-            can give: traced in float32, 1 - 0.999 is off by 1e-5 of itself. If `None`,
-            it is computed.
+        valid: where to move the average; elsewhere the old one is kept.
+        complement: `1 - momentum`, if it is known more precisely than it could be
+            computed: traced in float32, 1 - 0.999 has a relative error of 1e-5. If
+            `None`, it is computed.
 
     Returns:
         The new average.
@@ -155,13 +156,13 @@ def ema(
 
 
 class UpdateRule(NamedTuple):
-    """How running statistics follow a batch, and what counts as one; hashable.
+    """How running statistics follow a batch, and what counts as a batch; hashable.
 
     Attributes:
-        group_size: number of examples, the first axis, that are normalized together. If
-            `None`, all are.
+        group_size: number of examples (along the first axis) that are normalized
+            together. If `None`, all are.
         unbiased: whether the running variance is the unbiased one.
-        propagate: whether moments that are not finite enter the running statistics.
+        propagate: whether NaN or infinite moments enter the running statistics.
     """
 
     group_size: int | None = None
@@ -185,14 +186,14 @@ def train_batch_norm(
     """Normalize a batch and move the running mean and variance towards its own.
 
     Args:
-        spec: over which axes, with which channels, to which dtype.
-        rule: how the running statistics follow.
+        spec: the reduced axes, the channels and the dtype of the result.
+        rule: how the running statistics follow the batch.
         x: array of any shape.
         weights: mask or weights of the rank of `x`, or `None`. Where all of them are
             zero, the running statistics are used in place of those of the batch.
         scale: factors per channel, or `None`.
         bias: offsets per channel, or `None`.
-        epsilon: what is added to the variance.
+        epsilon: number added to the variance.
         running: running mean and variance.
         decay: `momentum` and `1 - momentum`.
         limits: `r_max` and `d_max` of batch renormalization, or `None`.
@@ -234,11 +235,11 @@ def train_moments(
     decay: Scalars,
     limits: Scalars | None = None,
 ) -> tuple[Triple, Pair]:
-    """Do what `train_batch_norm` does but for the last step, to normalize.
+    """Do what `train_batch_norm` does, except for the normalization itself.
 
     Returns:
-        Mean and reciprocal standard deviation to normalize by, of `x * prescale`, and
-        this; and the new running mean and variance.
+        The mean and reciprocal standard deviation of `x * prescale` to normalize by,
+        with the prescale; and the new running mean and variance.
 
     Example:
         >>> (mean, rstd, prescale), _ = train_moments(
@@ -272,7 +273,7 @@ def evaluate_batch_norm(
     """
     mean, var = running
     if any(x.shape[axis] == 1 for axis in spec.features):
-        # One channel by statistics of several: misuse that goes on, as a broadcast.
+        # One channel with statistics of several: a misuse that is allowed to broadcast.
         sizes = dict(zip(spec.features, mean.shape, strict=True))
         x = jnp.broadcast_to(x, [sizes.get(i, n) for i, n in enumerate(x.shape)])
     return normalize_halved(spec, x, mean, var, scale, bias, epsilon)
@@ -285,7 +286,7 @@ def _choose(
     epsilon: ArrayLike,
     limits: Scalars | None,
 ) -> Triple:
-    """Choose mean, reciprocal deviation and prescale that a batch is normalized by."""
+    """Choose the mean, `rstd` and prescale that a batch is normalized by."""
     mean, var, count, prescale = moments
     if weights is not None:
         counted = split_like(count > 0, mean)
@@ -304,16 +305,16 @@ def _choose(
 def batch_statistics(
     spec: NormSpec, rule: UpdateRule, x: Array, weights: Array | None
 ) -> Moments:
-    """Take what running statistics follow: the moments of a batch under a rule.
+    """Compute the moments of a batch that running statistics follow under a rule.
 
     Args:
-        spec: over which axes.
-        rule: which moments: of the whole, or averages over groups of examples.
+        spec: the axes to reduce.
+        rule: which moments: of the whole batch, or averages over groups of examples.
         x: array of any shape.
         weights: mask or weights of the rank of `x`, or `None`.
 
     Returns:
-        Mean and variance, and the count, which is a scalar if nothing is weighted.
+        Mean, variance and count; the count is a scalar if there are no weights.
 
     Example:
         >>> x = jnp.array([[1.0], [3.0], [11.0], [13.0]])
@@ -329,7 +330,7 @@ def batch_statistics(
 
 
 def _followed(spec: NormSpec, rule: UpdateRule, moments: Moments) -> Moments:
-    """Make of the moments of a batch, or its groups, what running statistics follow."""
+    """Turn the moments of a batch, or of its groups, into the target of an average."""
     mean, var, count = moments
     if rule.unbiased:
         degrees = jnp.where(count > 1, count - 1, 1)
@@ -359,7 +360,7 @@ def _follow(
 def _split(
     spec: NormSpec, x: Array, weights: Array | None, size: int
 ) -> tuple[NormSpec, Array, Array | None, np.ndarray | None]:
-    """Divide a batch into groups along a new first axis, or shards into groups."""
+    """Divide a batch into groups along a new first axis, or combine shards."""
     shards, groups = axes.shard_count(spec.names), None
     if shards > 1:
         groups = shard_groups(shards, x.shape[0], size)
@@ -375,11 +376,11 @@ def _split(
 def split_examples(
     x: Array, weights: Array | None, size: int
 ) -> tuple[Array, Array | None, np.ndarray | None]:
-    """Divide the first axis into groups of at most some size.
+    """Divide the first axis into groups of at most `size` examples.
 
-    A batch of `n` examples has `ceil(n / size)` groups of neighbours, as equal as can
-    be: their sizes differ by one at most. Neighbours, because those lie on one device
-    where the batch is sharded.
+    A batch of `n` examples has `ceil(n / size)` groups, whose sizes differ by one at
+    most. Groups consist of neighbours, which lie on the same device if the batch is
+    sharded.
 
     Args:
         x: array of shape (batch, ...).
@@ -388,8 +389,8 @@ def split_examples(
 
     Returns:
         An array of shape (groups, largest group, ...); its weights, which are zero
-        where a group has no such example; and the indices of the examples in it, `None`
-        if they are in order.
+        where a group has fewer examples; and the indices of the examples in it, or
+        `None` if they are in order.
 
     Example:
         >>> parts, weights, order = split_examples(jnp.arange(5)[:, None], None, 2)
@@ -430,12 +431,12 @@ def shard_groups(shards: int, examples: int, size: int) -> axes.Groups | None:
     """Group neighbouring shards, so that a group holds at most `size` examples.
 
     Args:
-        shards: number of entries of the named axis.
-        examples: number of examples that each holds.
+        shards: size of the named axis.
+        examples: number of examples per shard.
         size: the largest size of a group.
 
     Returns:
-        Equally many indices for each group, or `None` if every shard stands alone.
+        The indices of the shards in each group, or `None` if each shard is its own.
 
     Example:
         >>> shard_groups(4, 8, 16), shard_groups(4, 8, 15)
@@ -456,10 +457,10 @@ def shard_groups(shards: int, examples: int, size: int) -> axes.Groups | None:
 def _average_groups(
     spec: NormSpec, mean: Array, var: Array, count: Array
 ) -> tuple[Array, Array, Array]:
-    """Average the moments of groups, and of those that other shards hold.
+    """Average the moments of the groups, including those on other shards.
 
-    Not the moments of the whole batch: in evaluation the variance has to be what the
-    groups were divided by in training.
+    These are not the moments of the whole batch: in evaluation, the variance has to
+    match the one by which the groups were normalized in training.
     """
     count = jnp.broadcast_to(count, mean.shape)
     mean, var = (jnp.where(count > 0, count * v, 0) for v in (mean, var))
@@ -479,18 +480,18 @@ def renormalize(
     running_sigma: Array,
     limits: Scalars,
 ) -> Pair:
-    """Move the moments of a batch so that normalizing by them renormalizes.
+    """Adjust the moments of a batch so that normalizing by them is renormalization.
 
     Args:
         mean: means of the batch.
         sigma: standard deviations of the batch.
         running_mean: running averages of the means.
-        running_sigma: those of the standard deviations.
-        limits: `r_max`, bound of the change of scale, at least 1, and `d_max`, bound of
-            the change of offset, at least 0.
+        running_sigma: running averages of the standard deviations.
+        limits: `r_max`, the bound on the change of scale, at least 1, and `d_max`, the
+            bound on the change of offset, at least 0.
 
     Returns:
-        The mean to subtract, and the reciprocal deviation to multiply with.
+        The mean to subtract, and the reciprocal standard deviation to multiply by.
 
     Example:
         >>> one, two = jnp.ones(1), jnp.full(1, 2.0)
@@ -524,10 +525,12 @@ def renorm_schedule(
 
     Args:
         warmup: number of updates of plain batch normalization.
-        r_steps: the update at which `r_max` is reached, linearly from 1.
-        d_steps: the update at which `d_max` is reached, linearly from 0.
-        r_max: the final bound of the scale.
-        d_max: the final bound of the offset.
+        r_steps: the update at which the bound on the scale, which grows linearly from
+            1, reaches `r_max`.
+        d_steps: the update at which the bound on the offset, which grows linearly from
+            0, reaches `d_max`.
+        r_max: the final bound on the scale.
+        d_max: the final bound on the offset.
 
     Returns:
         A function from the number of updates so far to `(r_max, d_max)`.

@@ -1,9 +1,9 @@
-"""Convolutions over channels-last arrays, with every padding that a layer may ask for.
+"""Convolutions of channels-last arrays, with every padding that a layer may ask for.
 
 Inputs have the shape (*batch, *spatial, channels), where batch axes may be missing;
 kernels have the shape (*window, channels, features). The *extent* of a window is its
-size after kernel dilation. Padding is either zeros, which the convolution of `lax` adds
-itself, or entries of the input, which are copied first.
+size after kernel dilation. Padding consists either of zeros, which the convolution of
+`lax` adds itself, or of entries of the input, which are copied beforehand.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Geometry(NamedTuple):
     kernel_dilation: tuple[int, ...]
 
 
-# Libraries that quantize replace the function of `jax.lax`, or the code that it runs:
-# what they put there is called.
+# Quantization libraries replace the function of `jax.lax`, or its code object. If one
+# has done so, the replacement is called.
 _PLAIN = lax.conv_general_dilated
 _CODE = _PLAIN.__code__
 
@@ -75,16 +75,16 @@ def conv(
         bias: offsets of shape (features,). If `None`, nothing is added.
         strides: distance `s` between windows. Defaults to 1.
         padding: 'SAME', 'VALID', 'SAME_LOWER', 'CIRCULAR' (the input repeats),
-            'REFLECT' (it is mirrored), 'CAUSAL' (zeros before, one axis only), a
-            number, or numbers and (low, high) pairs.
+            'REFLECT' (the input is mirrored), 'CAUSAL' (zeros before, one axis only), a
+            number, or a sequence of numbers and (low, high) pairs.
         input_dilation: distance between the entries of `x`. Defaults to 1.
         kernel_dilation: distance `d` between the entries of the window. Defaults to 1.
         feature_group_count: number of groups of channels that do not mix.
         precision: see `jax.lax.Precision`.
-        conv_general_dilated: what computes it, called like the function of `jax.lax`;
-            the padding it gets is always explicit. On a CPU the default is replaced by
-            something faster where there is (`linsey.ops.cpu.conv`); another function,
-            such as a `partial` of the default, never is.
+        conv_general_dilated: replacement for `jax.lax.conv_general_dilated`, with the
+            same arguments; its padding is always explicit. On a CPU, the default gives
+            way to faster functions if there are any (`linsey.ops.cpu.conv`); any other
+            function, even a `partial` of the default, is called as it is.
 
     Returns:
         Outputs of shape (*batch, *output spatial shape, features).
@@ -92,8 +92,8 @@ def conv(
     Raises:
         InputRankError: `x` has no axis for each of the window and one for channels.
         InvalidPaddingError: the padding has none of these forms.
-        OptionError: a sequence has another length than the window; the padding is
-            causal over several axes, or has a name while the input is dilated.
+        OptionError: a sequence differs in length from the window; the padding is causal
+            over several axes, or is given by name while the input is dilated.
 
     Example:
         >>> x = jnp.arange(4.0).reshape(1, 4, 1)
@@ -126,7 +126,7 @@ def conv_local(
     kernel_dilation: PerAxis = None,
     precision: PrecisionLike = None,
 ) -> Num[Array, "*outputs features"]:
-    """Convolve with a kernel of its own for each entry of the output's spatial shape.
+    """Convolve with a separate kernel for each spatial entry of the output.
 
     Args:
         x: inputs of shape (*batch, *spatial, channels).
@@ -135,7 +135,7 @@ def conv_local(
         bias: offsets of shape (*output spatial shape, features). If `None`, nothing is
             added.
         window: size of the window, for each spatial axis.
-        strides: as in `conv`, like the arguments that follow.
+        strides: see `conv`.
         padding: see `conv`.
         input_dilation: see `conv`.
         kernel_dilation: see `conv`.
@@ -183,7 +183,7 @@ def _slide(
         return leave_to_compiler(slide, axes, x, kernel, bias)
     x, batch_shape = merge_batch_axes(x, rank)  # (batch, *spatial, channels)
     x, pads = _pad(x, padding, window, geometry)
-    if function.func is convolve:  # which has kernels that add it
+    if function.func is convolve:  # its kernels add the bias
         function, bias = partial(function, bias=resolve(bias)), None
     y = function(
         x,
@@ -218,15 +218,15 @@ def conv_transpose(
     Args:
         x: inputs of shape (*batch, *spatial, channels).
         kernel: weights of shape (*window, channels, features); with
-            `transpose_kernel`, (*window, features, channels) and mirrored, as the
-            convolution has it whose gradient this is.
+            `transpose_kernel`, (*window, features, channels) and mirrored, as in the
+            convolution whose gradient this is.
         bias: offsets of shape (features,). If `None`, nothing is added.
         strides: distance between windows in the output. Defaults to 1.
         padding: 'SAME', 'VALID', 'SAME_LOWER', 'CIRCULAR' (the output wraps around),
-            a number, or numbers and (low, high) pairs.
+            a number, or a sequence of numbers and (low, high) pairs.
         kernel_dilation: distance between the entries of the window. Defaults to 1.
-        transpose_kernel: whether the kernel is that of the convolution in the other
-            direction.
+        transpose_kernel: whether the kernel is that of the convolution whose gradient
+            this is.
         precision: see `jax.lax.Precision`.
         preferred_element_type: dtype in which products are summed and returned.
 
@@ -236,7 +236,7 @@ def conv_transpose(
     Raises:
         InputRankError: `x` has no axis for each of the window and one for channels.
         InvalidPaddingError: the padding has none of these forms.
-        OptionError: a sequence has another length than the window.
+        OptionError: a sequence differs in length from the window.
 
     Example:
         >>> x = jnp.array([1.0, 2.0]).reshape(1, 2, 1)
@@ -302,7 +302,7 @@ def conv_output_shape(
     spatial, window = tuple(spatial), tuple(window)
     geometry = _geometry(len(window), strides, input_dilation, kernel_dilation)
     mode, pads = _resolve_padding(padding, spatial, window, geometry)
-    if mode:  # the padding is copied first, which makes the input larger
+    if mode:  # the padding is copied beforehand, which makes the input larger
         spatial = tuple(n + sum(pair) for n, pair in zip(spatial, pads, strict=True))
         pads = ((0, 0),) * len(pads)
     strides, input_dilation, kernel_dilation = geometry
@@ -344,7 +344,7 @@ def per_axis(value: PerAxis, rank: int, name: str = "strides") -> tuple[int, ...
     """Repeat a number for each spatial axis. If `None`, the number is 1.
 
     Raises:
-        OptionError: a sequence has not `rank` entries.
+        OptionError: a sequence does not have `rank` entries.
 
     Example:
         >>> per_axis(2, 3), per_axis(None, 1), per_axis([1, 2], 2)
@@ -369,8 +369,8 @@ def merge_batch_axes(
     """Merge all axes before `rank` spatial ones and the channels into one batch axis.
 
     Returns:
-        The array, and the batch shape for `split_batch_axes`, which is `None` if there
-        is just one batch axis.
+        The array, and the batch shape for `split_batch_axes`, or `None` if there is
+        just one batch axis.
     """
     batch = x.ndim - rank - 1
     if batch == 1:
@@ -391,7 +391,7 @@ def split_batch_axes(y: Array, batch_shape: tuple[int, ...] | None) -> Array:
 
 @lru_cache
 def channels_last(rank: int) -> lax.ConvDimensionNumbers:
-    """Return which axes are which in (batch, *spatial, channels), as lax wants it."""
+    """Return the dimension numbers of (batch, *spatial, channels) for `jax.lax`."""
     spatial = tuple(range(rank))
     outer = (0, rank + 1, *(axis + 1 for axis in spatial))
     return lax.ConvDimensionNumbers(outer, (rank + 1, rank, *spatial), outer)
@@ -410,7 +410,7 @@ def _geometry(
 def _pad(
     x: Array, padding: PaddingLike, window: tuple[int, ...], geometry: Geometry
 ) -> tuple[Array, Pairs | str]:
-    """Copy padding that comes from the input; leave zeros to the convolution."""
+    """Add padding that is copied from the input; leave zeros to the convolution."""
     if isinstance(padding, str) and not has_static_shape(x):
         if padding.upper() in _ZEROS and set(geometry.input_dilation) <= {1}:
             return x, padding.upper()
@@ -419,14 +419,14 @@ def _pad(
         return x, pads
     if has_static_shape(x):
         x = jnp.pad(x, ((0, 0), *pads, (0, 0)), mode=mode)
-    else:  # which `jnp.pad` refuses, because the input could be shorter than the pad
+    else:  # `jnp.pad` refuses, because the input could be shorter than its padding
         for axis, (low, high) in enumerate(pads, start=1):
             x = _copy_ends(x, axis, low, high, mode)
     return x, ((0, 0),) * len(pads)
 
 
 def _copy_ends(x: Array, axis: int, low: int, high: int, mode: str) -> Array:
-    """Pad an axis of a size that is not known with what is at its ends."""
+    """Pad an axis of symbolic size with entries from its ends."""
     size, edge = x.shape[axis], int(mode == "reflect")
     ends = (edge, edge + low), (size - edge - high, size - edge)
     spans = ends if edge else ((size - low, size), (0, high))
@@ -439,7 +439,7 @@ def _copy_ends(x: Array, axis: int, low: int, high: int, mode: str) -> Array:
 def _resolve_padding(
     padding: PaddingLike, spatial: Shape, window: Shape, geometry: Geometry
 ) -> tuple[str | None, Pairs]:
-    """Return the mode of `jnp.pad` if entries are copied, and (low, high) pairs."""
+    """Return the `jnp.pad` mode, or `None` for zeros, and the (low, high) pairs."""
     pairs = canonicalize_padding(padding, len(window))
     if isinstance(pairs, str):
         return _resolve_name(pairs.upper(), spatial, window, geometry)
@@ -478,10 +478,10 @@ def _resolve_name(
 
 
 def _wrap(y: Array, periods: Sequence[int], *, surplus_first: bool) -> Array:
-    """Add up what lies whole periods apart, so that the output is one period.
+    """Add up entries that lie whole periods apart, so that the output is one period.
 
-    The window is centred on its entry. When it cannot be, because the surplus of the
-    output over the period is odd, the longer side is the first if `surplus_first`.
+    The window is centred on its entry. If it cannot be, because the surplus of the
+    output over the period is odd, the longer side comes first if `surplus_first`.
     """
     pads, folded, copies = [(0, 0, 0)], [y.shape[0]], []
     for axis, period in enumerate(periods, start=1):

@@ -1,15 +1,16 @@
 """Values that are computed where they are used, and again in the backward pass.
 
-A convolution keeps its input for the gradient of its kernel, and batch normalization
-before it keeps its own: two arrays for each layer. The second can be computed from the
-first, by one multiplication and one addition for each entry and an activation. A
-`Deferred` is the first array with the recipe for the second. What consumes it by `feed`
-keeps the first only; everything else sees the second, as an array.
+A convolution keeps its input for the gradient of its kernel, and a batch normalization
+before it keeps its own input: two arrays per layer. The input of the convolution can be
+computed from that of the normalization, by one multiplication and one addition per
+entry and an activation. A `Deferred` is the input of the normalization with the recipe
+for its output. A consumer called by `feed` keeps only the former; all other code sees
+the latter, as an array.
 
 `jax.checkpoint` does not save this memory on a CPU: XLA merges equal computations, and
-so what is computed again with what was computed before
+with them the recomputation and the original
 (https://github.com/jax-ml/jax/issues/13999). Here the recomputation depends on the
-gradient that arrives, so that it cannot be merged nor begin before
+incoming gradient, so it can neither be merged nor begin earlier
 (`benchmarks/memory.py`).
 """
 
@@ -41,8 +42,8 @@ T = TypeVar("T")
 class Deferred:
     """An array `activation((x - mean) * rstd * scale + bias)` not yet computed.
 
-    As a pytree it is that array: so it is computed where it enters or leaves a function
-    that JAX transforms, whose derivatives and axes are those of an array.
+    As a pytree it is that array: it is computed when it enters or leaves a function
+    that JAX transforms, and has the derivatives and axes of an array there.
 
     Args:
         recipe: which axes the operands belong to, and the activation or `None`.
@@ -83,7 +84,7 @@ class Deferred:
         return _activate(self.recipe, self.operands)
 
     def feed(self, consumer: Callable[..., Array], *others: object) -> Array:
-        """Compute `consumer(array, *others)`, and the array again for its gradient.
+        """Compute `consumer(array, *others)`; recompute the array for its gradient.
 
         Reverse mode only: there is no forward-mode derivative.
 
@@ -92,7 +93,7 @@ class Deferred:
             others: its other arguments: arrays, trees of them or `None`.
 
         Returns:
-            What the consumer returns: one array.
+            The result of the consumer, which is one array.
         """
         return _feed(consumer, self.recipe, self.operands, others)
 
@@ -106,7 +107,8 @@ class Deferred:
         return self.array[index]
 
     def __getattr__(self, name: str) -> Any:
-        # By `aval` jax's own arrays are told from what has to be converted to one.
+        # JAX takes an object with `aval` for one of its own arrays, and would not
+        # convert it.
         if name.startswith("_") or name in ("recipe", "operands", "aval"):
             raise AttributeError(name)
         return getattr(self.array, name)
@@ -129,9 +131,9 @@ for _name in (*_ARITHMETIC, "lt", "le", "gt", "ge", "eq", "ne"):
 
 
 def resolve(value: Deferred | T) -> Array | T:
-    """Return the array of a `Deferred`, and any other value as it is.
+    """Return the array of a `Deferred`, or any other value unchanged.
 
-    The functions of `jax.lax` take arrays only: what calls them resolves its arguments.
+    The functions of `jax.lax` take only arrays, so their callers resolve the arguments.
 
     Example:
         >>> one = jnp.ones(1)
@@ -172,7 +174,7 @@ def _feed_backward(
     operands = x, _after(mean, cotangent), *rest
     z, pull = jax.vjp(lambda operands: _activate(recipe, operands), operands)
     given = jax.vjp(lambda others: consumer(z, *others), others)[1](cotangent)[0]
-    # The gradient of the consumer's input comes last, when `z` is needed no more.
+    # The gradient of the consumer's input comes last, when `z` is no longer needed.
     leaves, first = jax.tree.leaves(given), others[0]
     if leaves and jnp.issubdtype(leaves[0].dtype, jnp.floating):
         others = _after(first, leaves[0]), *others[1:]
@@ -184,9 +186,9 @@ _feed.defvjp(_feed_forward, _feed_backward)
 
 
 def _after(values: Array, other: Array) -> Array:
-    """Return `values`, in a way that makes them depend on `other` for XLA.
+    """Return `values` unchanged, but dependent on `other` as far as XLA can tell.
 
-    It adds `min(|other[0]|, 0)`, which is zero and which XLA does not know to be.
+    The function adds `min(|other[0]|, 0)`, which is always zero; XLA does not know so.
     """
     if not other.size:
         return values

@@ -1,9 +1,9 @@
-"""Linear maps: products over chosen axes, their biases, and look-up in a table.
+"""Linear maps: products over chosen axes, their biases, and table look-up.
 
-A *kernel* has its contracted axes first and its feature axes last; batch axes, where
-every entry has a kernel of its own, come before both. A *table* has a row of features
-for each integer. Shapes are static, so each function traces to the equations of its
-formula and no others.
+A *kernel* has its contracted axes first and its feature axes last; batch axes, along
+which each entry has its own kernel, come before both. A *table* has a row of features
+for each integer. Shapes are static, so each function traces to exactly the equations
+of its formula.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def add_bias(
 
     Args:
         y: array of shape (..., *bias.shape).
-        bias: array whose axes are the last ones of `y`, each of that size or 1.
+        bias: array whose axes are the last ones of `y`, each of the same size or 1.
 
     Returns:
-        An array of the shape of `y`, and of its dtype if `bias` has the same.
+        An array of the shape of `y`, and of its dtype if `bias` has that dtype too.
 
     Example:
         >>> add_bias(jnp.zeros((2, 3)), jnp.array([1.0, 2.0, 3.0])).tolist()
@@ -47,7 +47,7 @@ def add_bias(
     missing = y.ndim - len(shape)
     if missing:
         bias = lax.reshape(bias, (1,) * missing + shape)
-    # A hook may return another dtype than it was given.
+    # A custom `dot_general` may return a dtype other than that of its operands.
     return lax.add(*promote(y, bias))
 
 
@@ -66,7 +66,7 @@ def dense(
         kernel: weights of shape (channels, features), of the dtype of `x`.
         bias: offsets of shape (features,). If `None`, nothing is added.
         precision: see `jax.lax.Precision`.
-        dot_general: what computes the product, called like `jax.lax.dot_general`.
+        dot_general: replacement for `jax.lax.dot_general`, with the same arguments.
 
     Returns:
         Outputs of shape (..., features).
@@ -89,7 +89,7 @@ def dense_general(
     precision: PrecisionLike = None,
     dot_general: Callable[..., Array] = lax.dot_general,
 ) -> Num[Array, "*outputs"]:
-    """Map several axes linearly, with a kernel for each entry of the batch axes.
+    """Map several axes linearly, with its own kernel for each entry of batch axes.
 
     Args:
         x: inputs, of any rank.
@@ -97,9 +97,9 @@ def dense_general(
             `contracted` are the sizes of `x` on `batch_axes` and `axes`.
         bias: offsets of shape (*batch, *features). If `None`, nothing is added.
         axes: the axes of `x` that are contracted, ascending, not negative.
-        batch_axes: the leading axes of `x` that have kernels of their own.
+        batch_axes: the leading axes of `x` whose entries have kernels of their own.
         precision: see `jax.lax.Precision`.
-        dot_general: what computes the product, called like `jax.lax.dot_general`.
+        dot_general: replacement for `jax.lax.dot_general`, with the same arguments.
 
     Returns:
         Outputs of shape (*batch, *remaining axes of x, *features).
@@ -143,7 +143,7 @@ def _map(
     numbers = (axes, contracted), (batch_axes, tuple(range(batch)))
     try:
         y = dot_general(x, kernel, numbers, precision=precision)
-    except Exception:  # raised by JAX where both are split along the contracted axis
+    except Exception:  # JAX raises if both are sharded along the contracted axis
         if not (dot_general is lax.dot_general and is_split(x, kernel)):
             raise
         product = partial(
@@ -163,7 +163,7 @@ def _map(
     return add_bias(y, bias)
 
 
-# Traced once for each signature; the equations go into the program of the caller.
+# Traced once per signature; the equations are inlined into the program of the caller.
 _equations_of_map = jax.jit(_map, static_argnums=(3, 4, 5), inline=True)
 
 

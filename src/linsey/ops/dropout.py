@@ -1,4 +1,4 @@
-"""Dropout: entries are zeroed at random and the rest scaled to keep the mean."""
+"""Dropout: entries are zeroed at random and the rest are scaled to keep the mean."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def dropout(
     Args:
         x: inputs of any shape, of an inexact dtype.
         key: a random key.
-        rate: probability to drop an entry, in [0, 1).
+        rate: probability of dropping an entry, in [0, 1).
         broadcast_dims: axes along which all entries share one mask.
 
     Returns:

@@ -1,7 +1,7 @@
 """Examples normalized by their own moments: layer, RMS, group and instance norms.
 
-It is `normalize.standardize`, whose moments nobody asks for here. Where scale and bias
-belong to the last axes, a kernel for a CPU reads each example once.
+These are `normalize.standardize` without the moments in the result. If scale and bias
+belong to the last axes, a CPU kernel reads each example only once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def standardize_examples(
     bias: Array | None,
     epsilon: ArrayLike,
 ) -> Array:
-    """Normalize an array by its own moments, as `standardize`, which are not asked for.
+    """Normalize an array by its own moments, as `standardize`, without returning them.
 
     Example:
         >>> spec = NormSpec(axes=(1,), features=(1,))
@@ -62,13 +62,13 @@ def standardize_groups(
     """Normalize an array whose last axis is split into groups of features.
 
     Args:
-        spec: the axes of `x`, the last one among those reduced.
-        num_groups: number of groups, which divides the number of features.
+        spec: the axes of `x`; those reduced include the last one.
+        num_groups: number of groups, a divisor of the number of features.
         x: array of shape (..., features).
         weights: mask or weights of the rank of `x`, or `None`.
         scale: factors of shape (features,), or `None`.
-        bias: offsets of that shape, or `None`.
-        epsilon: what is added to the variance.
+        bias: offsets of the same shape, or `None`.
+        epsilon: number added to the variance.
 
     Returns:
         An array of the shape of `x`.
@@ -80,7 +80,7 @@ def standardize_groups(
         [[-1.0, 1.0, -1.0, 1.0]]
     """
     last = x.ndim - 1
-    if split_axes(x)[last]:  # groups of it are not: the split is the compiler's
+    if split_axes(x)[last]:  # groups do not follow the shards: leave the sharding open
         function = partial(standardize_groups, spec, num_groups)
         inputs = x, weights, scale, bias, epsilon
         return leave_to_compiler(function, split_axes(x), *inputs)
@@ -98,9 +98,10 @@ def _split_last(values: Array, num_groups: int) -> Array:
 
 
 def _shape_of_examples(spec: NormSpec, x: Array) -> tuple[int, int, int, int] | None:
-    """Return (examples, spatial, groups, depth) of an array; `None` if it has none.
+    """Return (examples, spatial, groups, depth) of an array, or `None` if not possible.
 
-    Kept are leading axes, and maybe one before those that scale and bias belong to.
+    The axes that are kept have to be leading ones, and perhaps the first of those that
+    scale and bias belong to.
     """
     first = x.ndim - len(spec.features)
     if spec.features != tuple(range(first, x.ndim)) or x.ndim - 1 not in spec.axes:
@@ -127,7 +128,7 @@ def _normalize_examples(
     epsilon: ArrayLike,
     shape: tuple[int, int, int, int],
 ) -> Array:
-    """Normalize an array of examples by a kernel for a CPU."""
+    """Normalize an array of examples with a CPU kernel."""
     from linsey.ops.cpu.example_kernels import normalize_examples
 
     features = (1, 1, *shape[2:])

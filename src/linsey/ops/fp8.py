@@ -1,9 +1,9 @@
 """Products in 8-bit floating point, with scales that follow the values.
 
-A value is divided by a *scale* before it is rounded to 8 bits, so that the largest one
-seen recently (its *history of amax*) just fits. Scale and history are state; their new
-values leave through the gradient: the "gradient" of a scale *is* its next value, to be
-stored in place of it (*overwrite with gradient*).
+A value is divided by a *scale* before it is rounded to 8 bits, so that the largest
+value seen recently (kept in an *amax history*) just fits. Scale and history are state;
+their new values are returned through the gradient: the "gradient" of a scale *is* its
+next value, which replaces the old one (*overwrite with gradient*).
 
 References:
     Micikevicius et al. 2022, https://arxiv.org/abs/2209.05433
@@ -38,7 +38,7 @@ def get_fp8_max(fp8_dtype: Dtype, out_dtype: Dtype) -> Array:
 
 
 def quantize(x: Array, q_dtype: Dtype, scale: Array, compute_dtype: Dtype) -> Array:
-    """Divide by a scale and round to 8 bits; what is too large becomes the largest.
+    """Divide by a scale and round to 8 bits; clip values beyond the largest number.
 
     Example:
         >>> quantize(jnp.array([1.0, 900.0]), E4M3, jnp.ones(1), jnp.float32).tolist()
@@ -50,7 +50,7 @@ def quantize(x: Array, q_dtype: Dtype, scale: Array, compute_dtype: Dtype) -> Ar
 
 
 def dequantize(x: Array, dq_dtype: Dtype, scale: Array) -> Array:
-    """Multiply with a scale again, in a wider dtype.
+    """Multiply by a scale again, in a wider dtype.
 
     Example:
         >>> dequantize(jnp.ones(2, E4M3), jnp.float32, jnp.full(1, 3.0)).tolist()
@@ -76,7 +76,7 @@ def compute_scale(
 
     Args:
         amax: the largest absolute value.
-        scale: the scale to keep if that is zero or not finite.
+        scale: the scale to keep if `amax` is zero or not finite.
         fp8_max: the largest number of the 8-bit dtype.
         margin: number of bits to leave free.
 
@@ -93,7 +93,7 @@ def compute_scale(
 
 
 def compute_amax_history(x: Array, amax_history: Array) -> Array:
-    """Put the largest absolute value in front of a history, and drop the oldest.
+    """Put the largest absolute value first in a history, and drop the oldest.
 
     Example:
         >>> compute_amax_history(jnp.array([-3.0, 1.0]), jnp.array([5.0, 2.0])).tolist()
@@ -106,7 +106,7 @@ def compute_amax_history(x: Array, amax_history: Array) -> Array:
 def update_fp8_meta(
     x: Array, q_dtype: Dtype, scale: Array, amax_history: Array
 ) -> tuple[Array, Array]:
-    """Return the scale to use now, and the history with these values.
+    """Return the scale to use now, and the history extended by the new values.
 
     Args:
         x: the values.
@@ -127,20 +127,20 @@ def update_fp8_meta(
 def quantize_dequantize_update(
     x: Array, q_dtype: Dtype, scale: Array, amax_history: Array, compute_dtype: Dtype
 ) -> tuple[Array, Array, Array]:
-    """Round values with the scale to use now; return it and the history too."""
+    """Round values with the updated scale; return scale and history too."""
     new_scale, new_history = update_fp8_meta(x, q_dtype, scale, amax_history)
     rounded = qdq(x, q_dtype, new_scale, compute_dtype)
     return rounded, _like(scale, new_scale), _like(amax_history, new_history)
 
 
 def _plain(meta: Array) -> Array:
-    """Return a scale or a history in float32 that may be of `fp32_max_grad`."""
+    """Return a scale or history as float32, also if its dtype is `fp32_max_grad`."""
     inside = getattr(meta.dtype, "float_dtype", None)
     return meta if inside is None else lax.convert_element_type(meta, inside)
 
 
 def _like(meta: Array, new: Array) -> Array:
-    """Return the next value of a scale or a history in the dtype that it has."""
+    """Return the next value of a scale or history in the dtype of the old value."""
     return new if new.dtype == meta.dtype else lax.convert_element_type(new, meta.dtype)
 
 
@@ -158,7 +158,7 @@ def in_qdq(
 def in_qdq_fwd(
     compute_dtype: Dtype, q_dtype: Dtype, inp: Array, scale: Array, amax_history: Array
 ) -> tuple[Array, tuple[Array, Array]]:
-    """Return the forward rule of `in_qdq`."""
+    """Apply the forward rule of `in_qdq`."""
     rounded, new_scale, new_history = quantize_dequantize_update(
         inp, q_dtype, scale, amax_history, compute_dtype
     )
@@ -168,7 +168,7 @@ def in_qdq_fwd(
 def in_qdq_bwd(
     compute_dtype: Dtype, q_dtype: Dtype, res: tuple[Array, Array], g: Array
 ) -> tuple[Array, Array, Array]:
-    """Return the backward rule of `in_qdq`."""
+    """Apply the backward rule of `in_qdq`."""
     return (g, *res)
 
 
@@ -186,14 +186,14 @@ def out_qdq(
 def out_qdq_fwd(
     compute_dtype: Dtype, q_dtype: Dtype, out: Array, scale: Array, amax_history: Array
 ) -> tuple[Array, tuple[Array, Array]]:
-    """Return the forward rule of `out_qdq`."""
+    """Apply the forward rule of `out_qdq`."""
     return out, (scale, amax_history)
 
 
 def out_qdq_bwd(
     compute_dtype: Dtype, q_dtype: Dtype, res: tuple[Array, Array], g: Array
 ) -> tuple[Array, Array, Array]:
-    """Return the backward rule of `out_qdq`."""
+    """Apply the backward rule of `out_qdq`."""
     scale, amax_history = res
     return quantize_dequantize_update(g, q_dtype, scale, amax_history, compute_dtype)
 
@@ -205,14 +205,14 @@ out_qdq.defvjp(out_qdq_fwd, out_qdq_bwd)
 def in_q(
     compute_dtype: Dtype, q_dtype: Dtype, inp: Array, scale: Array, amax_history: Array
 ) -> tuple[Array, Array]:
-    """Round values to 8 bits and leave them so; return the scale too."""
+    """Round values to an 8-bit dtype; return the scale too."""
     return in_q_fwd(compute_dtype, q_dtype, inp, scale, amax_history)[0]
 
 
 def in_q_fwd(
     compute_dtype: Dtype, q_dtype: Dtype, inp: Array, scale: Array, amax_history: Array
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """Return the forward rule of `in_q`."""
+    """Apply the forward rule of `in_q`."""
     new_scale, new_history = update_fp8_meta(inp, q_dtype, scale, amax_history)
     rounded = quantize(inp, q_dtype, new_scale, compute_dtype)
     return (rounded, new_scale), (
@@ -224,7 +224,7 @@ def in_q_fwd(
 def in_q_bwd(
     compute_dtype: Dtype, q_dtype: Dtype, res: tuple[Array, Array], _: object
 ) -> tuple[None, Array, Array]:
-    """Return the backward rule of `in_q`; the product gives the gradient of `x`."""
+    """Apply the backward rule of `in_q`; the product gives the gradient of `x`."""
     return (None, *res)
 
 
@@ -233,19 +233,19 @@ in_q.defvjp(in_q_fwd, in_q_bwd)
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def out_dq(dq_type: Dtype, lhs_scale: Array, rhs_scale: Array, out: Array) -> Array:
-    """Multiply a product of 8-bit values with both scales."""
+    """Multiply a product of 8-bit values by both scales."""
     return dequantize(out, dq_type, lhs_scale * rhs_scale)
 
 
 def out_dq_fwd(
     dq_type: Dtype, lhs_scale: Array, rhs_scale: Array, out: Array
 ) -> tuple[Array, None]:
-    """Return the forward rule of `out_dq`."""
+    """Apply the forward rule of `out_dq`."""
     return dequantize(out, dq_type, lhs_scale * rhs_scale), None
 
 
 def out_dq_bwd(dq_type: Dtype, _: None, g: Array) -> tuple[None, None, Array]:
-    """Return the backward rule of `out_dq`; `quantized_dot` applies the scales."""
+    """Apply the backward rule of `out_dq`; `quantized_dot` applies the scales."""
     return None, None, g
 
 
@@ -266,7 +266,7 @@ def dot_general_with_precision(
     precision: PrecisionLike = None,
     preferred_element_type: Dtype | None = None,
 ) -> Array:
-    """Multiply as `jax.lax.dot_general`; only the forward pass may accumulate fast."""
+    """Multiply as `jax.lax.dot_general`, with fast accumulation forward only."""
     return _fast_dot(lhs, rhs, dimension_numbers)
 
 
@@ -292,7 +292,7 @@ def _transpose(
     dimension_numbers: DotDimensionNumbers,
     of_lhs: bool,
 ) -> Array:
-    """Return the gradient of a product by one operand, from that of its output."""
+    """Return the gradient of a product for one operand, given that of its output."""
     dtype = g.dtype if g.dtype.itemsize > 1 else np.float32
 
     def product(x: Array) -> Array:
@@ -316,7 +316,7 @@ def quantized_dot(
     dimension_numbers: DotDimensionNumbers,
     preferred_element_type: Dtype | None = None,
 ) -> Array:
-    """Multiply 8-bit values; the gradient is computed from 8-bit values too.
+    """Multiply 8-bit values; gradients are computed from 8-bit values too.
 
     Args:
         lhs: left operand, before it was rounded.
@@ -331,14 +331,14 @@ def quantized_dot(
         preferred_element_type: dtype of the result.
 
     Returns:
-        The product of the 8-bit values, not yet multiplied with the scales.
+        The product of the 8-bit values, not yet multiplied by the scales.
     """
     dtype = preferred_element_type or np.float32
     return _fast_dot(q_lhs, q_rhs, dimension_numbers, preferred_element_type=dtype)
 
 
-# Both operands, each with its rounded values and its scale; then scale and history of
-# the gradient.
+# Both operands, each with its rounded values and its scale; then the scale and the
+# history of the gradient.
 Operand = tuple[Array, Array, Array]
 DotResiduals = tuple[Operand, Operand, Array, Array]
 
@@ -355,7 +355,7 @@ def quantized_dot_fwd(
     dimension_numbers: DotDimensionNumbers,
     preferred_element_type: Dtype | None,
 ) -> tuple[Array, DotResiduals]:
-    """Return the forward rule of `quantized_dot`."""
+    """Apply the forward rule of `quantized_dot`."""
     left, right = (lhs, q_lhs, lhs_scale), (rhs, q_rhs, rhs_scale)
     state = out_grad_scale, out_grad_amax_history
     static = dimension_numbers, preferred_element_type
@@ -368,7 +368,7 @@ def quantized_dot_bwd(
     res: DotResiduals,
     g: Array,
 ) -> tuple[Array | None, ...]:
-    """Return the backward rule of `quantized_dot`."""
+    """Apply the backward rule of `quantized_dot`."""
     (lhs, q_lhs, lhs_scale), (rhs, q_rhs, rhs_scale), scale, history = res
     new_scale, new_history = update_fp8_meta(g, E5M2, scale, history)
     q_g = quantize(g, E5M2, new_scale, preferred_element_type or g.dtype)
@@ -412,7 +412,7 @@ def fp8_scaled_dot_general(
         lhs_amax_history: history of the left operand, of shape (length,).
         rhs_amax_history: history of the right operand.
         grad_amax_history: history of the gradient.
-        quantize_compute_type: dtype to divide by the scales in.
+        quantize_compute_type: dtype of the division by the scales.
 
     Returns:
         The product.

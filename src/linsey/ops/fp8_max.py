@@ -1,11 +1,10 @@
 """A dtype whose values add up to their maximum.
 
-Where one scale is used several times, as in a scan, automatic differentiation adds up
-what comes back for it. The "gradient" of a scale is its next value (see
-`linsey.ops.fp8`), and the sum of next values means nothing; the largest one does.
+If a scale is used several times, as in a scan, automatic differentiation adds up its
+cotangents. The "gradient" of a scale is its next value (see `linsey.ops.fp8`), and a
+sum of next values means nothing, while the largest of them is the one to use.
 Converted to `fp32_max_grad`, a scale or a history is an array like any other, except
-that its cotangents are added by taking the maximum. JAX adds them so under `jax.jit`
-alone.
+that its cotangents are added by taking the maximum. JAX does so only under `jax.jit`.
 
 Example:
     >>> import jax, jax.numpy as jnp
@@ -31,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-# Own dtypes have no public interface in JAX.
+# JAX has no public interface for custom dtypes.
 from jax._src import core, dtypes
 from jax.typing import ArrayLike
 
@@ -49,14 +48,14 @@ class fp8_meta_dtype(dtypes.extended):  # noqa: N801 (the name in Flax)
 
 
 class Fp8MetaTyRules:
-    """What JAX asks of a dtype that NumPy does not have.
+    """The rules that JAX requires of a dtype that NumPy does not have.
 
-    Args of all: the dtype, and arrays or shapes.
+    All of them take the dtype, and arrays or shapes.
     """
 
     @staticmethod
     def physical_element_aval(dtype: fp8_meta_dtype_wrapper) -> core.ShapedArray:
-        """Return what one value is stored as."""
+        """Return the abstract value that one entry is stored as."""
         return core.ShapedArray((), dtype.float_dtype)
 
     @staticmethod
@@ -72,32 +71,32 @@ class Fp8MetaTyRules:
 
     @staticmethod
     def zero(dt: fp8_meta_dtype_wrapper) -> jax.Array:
-        """Return what changes nothing when it is added: minus infinity."""
+        """Return the neutral element of the addition: minus infinity."""
         return lax.convert_element_type(np.array(-np.inf, dt.float_dtype), dt)
 
     @staticmethod
     def full(
         shape: tuple[int, ...], fill_value: ArrayLike, dtype: fp8_meta_dtype_wrapper
     ) -> jax.Array:
-        """Return an array of one value."""
+        """Return an array filled with one value."""
         filled = jnp.full(shape, fill_value, dtype.float_dtype)
         return lax.convert_element_type(filled, dtype)
 
     @staticmethod
     def convert_from(dtype: fp8_meta_dtype_wrapper, other: object) -> bool:
-        """Return whether values become values of another dtype: the one inside."""
+        """Return whether values can be converted to another dtype: the stored one."""
         return other == dtype.float_dtype
 
     @staticmethod
     def convert_to(other: object, dtype: fp8_meta_dtype_wrapper) -> bool:
-        """Return whether values of another dtype become values of this one."""
+        """Return whether values of another dtype can be converted to this one."""
         return other == dtype.float_dtype
 
     @staticmethod
     def global_sharded_result_handler(
         aval: core.ShapedArray, out_sharding: Any, committed: bool
     ) -> Callable[..., Any]:
-        """Return what makes an array of the buffers that a program returns."""
+        """Return a function that makes an array of the buffers a program returns."""
         from jax._src import earray, sharding_impls
         from jax._src.interpreters import pxla
 
@@ -110,10 +109,10 @@ class Fp8MetaTyRules:
 
 @dataclasses.dataclass(unsafe_hash=True)
 class fp8_meta_dtype_wrapper(dtypes.ExtendedDType):  # noqa: N801 (the name in Flax)
-    """A dtype of floating point numbers whose sum is their maximum.
+    """A dtype of floating-point numbers whose sum is their maximum.
 
     Args:
-        float_dtype: the dtype inside.
+        float_dtype: the dtype in which values are stored.
     """
 
     float_dtype: np.dtype

@@ -1,21 +1,22 @@
-"""Moments of a whole from those of its parts.
+"""Moments of a whole from the moments of its parts.
 
 The variance of the whole is the mean of the variances of its parts plus the variance
 of their means. *Parts* lie along an axis of an array (`merge_moments`), or are the
 shards of named axes (`merge_shards`):
 
-- Shards of a `vmap` are on one device. They are stacked, which is no communication.
-- Shards of a mesh are combined by two all-reduces, whatever their number. One gives a
-  value that lies among all values, the mean of the shifts of all shards, `common`.
-  Then the moments relative to it can be added, since they are as small as deviations.
-  These are three numbers a channel and one a layer, with weights four a channel.
+- Shards of a `vmap` are on one device. They are stacked, without communication.
+- Shards of a mesh are combined by two all-reduces, whatever their number. The first
+  gives `common`, the mean of the shifts of all shards, which lies among the values.
+  Moments relative to it are as small as deviations from the mean, so the second can add
+  them. These are three numbers per channel and one per layer, or four per channel with
+  weights.
 
-No single sum does. What is added by one has to be relative to a value that all shards
-know; relative to zero, the variance loses `2 log10(|mean| / std)` digits. To gather the
-moments is one collective, but its bytes grow with the number of shards.
+A single sum is not enough: its terms have to be relative to a value that all shards
+know, and relative to zero the variance loses `2 log10(|mean| / std)` digits. Gathering
+the moments is one collective, but its size grows with the number of shards.
 
-The first sum also says how large the largest values are, by one number a layer, so that
-the squares in the second one do not overflow (`linsey.ops.prescale`).
+The first sum also tells the magnitude of the largest values, as one number per layer,
+so that the squares in the second one do not overflow (`linsey.ops.prescale`).
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ if TYPE_CHECKING:
 
 # Mean and variance, the count if it differs between channels, and the prescale.
 Parts = tuple[Array, ...]
-# A value that lies among others, mean and mean square relative to it, and the same. The
-# mean is `None` if the shift is zero and mean squares are wanted.
+# The shift, mean and mean square relative to it, and the count and prescale as above.
+# The mean is `None` if the shift is zero and mean squares are wanted.
 Shifted = tuple[Array, Array | None, Array, *tuple[Array, ...]]
 
 
@@ -65,14 +66,14 @@ def merge_moments(
     """Merge the moments of parts, which lie along one axis.
 
     The variance of the whole is the mean of the variances of its parts plus the
-    variance of their means. Both terms are sums of squares of small numbers, so that
-    nothing is lost however far the values lie from zero.
+    variance of their means. Both terms are sums of squares of small numbers, so no
+    digits are lost however far the values lie from zero.
 
     Args:
         mean: means of the parts.
         var: biased variances of the parts, or mean squares with means of zero.
         count: number of values, or sum of weights, of each part. If `None`, all parts
-            count the same. A part that counts nothing may hold anything.
+            count the same. The moments of a part with a count of zero are ignored.
         axis: the axis of the parts.
 
     Returns:
@@ -109,7 +110,7 @@ def merge_moments(
 
 
 def unshift(local: Shifted) -> tuple[Array, Array]:
-    """Compute mean and variance from mean and mean square of shifted values.
+    """Compute mean and variance from the mean and mean square of shifted values.
 
     Example:
         >>> shift, first, second = jnp.array(3.0), jnp.array(1.0), jnp.array(5.0)
@@ -154,13 +155,13 @@ def merge_shards(local: Shifted, names: Names, groups: Groups | None) -> Parts:
 
 
 def _gather(local: Parts, names: Names, groups: Groups | None) -> Parts:
-    """Combine moments of shards, which are stacked as one real array."""
+    """Combine moments of shards by stacking them as one real array."""
     mean, var, *count, prescale = local
     is_complex = jnp.iscomplexobj(mean)
     parts = [prescale, var, *count, mean.real, *([mean.imag] if is_complex else [])]
     gathered = gather_shards(jnp.stack(parts), names, groups)
     prescales, *columns = [gathered[:, i] for i in range(len(parts))]
-    prescale = jnp.min(prescales, 0)  # which suits the largest values
+    prescale = jnp.min(prescales, 0)  # the one that suits the largest values
     ratio = lax.div(broadcast_kept(prescale, prescales.shape, (0,)), prescales)
     mean = lax.complex(*columns[-2:]) if is_complex else columns[-1]
     mean, var = mean * ratio.astype(mean.dtype), columns[0] * ratio * ratio
@@ -169,10 +170,10 @@ def _gather(local: Parts, names: Names, groups: Groups | None) -> Parts:
 
 
 def _sum_twice(local: Shifted, names: Names, groups: Groups | None) -> Parts:
-    """Combine moments of shards by two sums over them."""
+    """Combine the moments of shards by two sums over the shards."""
     shift, first, _, *count, prescale = local
     var, centred = unshift(local)[1], first is not None
-    # What is in the first sum is known before all values have been read.
+    # The terms of the first sum are known before all values have been read.
     equal = 1 / shard_count(names, groups)
     share = times(count[0], SMALLER) if count else lax.full_like(var, equal)
     size = lax.div(lax.full_like(prescale, LEAST * equal), prescale)
@@ -192,7 +193,7 @@ def _sum_twice(local: Shifted, names: Names, groups: Groups | None) -> Parts:
     if first is None:
         (var,) = sum_shards([var * share], names, groups)
         return settle(common, var, *count, scale)
-    # The difference of what is near is exact.
+    # The difference of values that are close to each other is exact.
     first = (_multiply(shift, ratio) - common) + _multiply(first, ratio)
     terms = [_multiply(first, share), (var + square_abs(first)) * share]
     first, second = sum_shards(terms, names, groups)

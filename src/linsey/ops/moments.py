@@ -4,31 +4,34 @@
 
     count = sum w,    mean = sum w x / count,    var = sum w |x - mean|^2 / count,
 
-over any axes, over named axes, and with weights `w`; a mask is a weight of 0 and 1.
+over any axes, over named axes, and with weights `w`. A mask has the weights 0 and 1.
 
 - They are accurate at any offset. `E[x^2] - E[x]^2` loses `2 log10(|mean| / std)`
-  digits; here a value that lies among the others, the *shift*, is subtracted before
-  anything is squared, so that nothing large cancels.
-- They read the array once: sum and sum of squares of the shifted values come from one
-  pass. With weights, where a value picked beforehand could be masked, and along the
-  first axis alone, unless by a kernel, the shift is the mean as a first pass gives it.
+  digits. Here the *shift*, a value that lies among the others, is subtracted before
+  squaring, so that no large numbers cancel.
+- The array is read once: a single pass gives the sum and the sum of squares of the
+  shifted values. In two cases a first pass computes the mean as the shift: with
+  weights, because a value picked beforehand could be masked, and for a reduction over
+  the first axis alone, unless a kernel does it.
 - They are kept in float32 at least.
-- They do not overflow. Values are multiplied with a power of two per channel, the
-  *prescale*, before anything is subtracted or squared: 1 for small values, otherwise
-  such that a few of the values, which hold the shift, come near 1. That is exact, and
-  costs no reading. Normalization goes on with the values prescaled; only the variance
-  of `moments` itself is infinite where no number of its dtype is as large. What may
-  still overflow is a value 1e18 times as large as all of those few.
-- An entry of weight zero is *masked*. It is selected away before anything is
-  multiplied, because `0 * nan` is not 0: it may hold anything and reaches no sum and no
-  derivative.
-- Devices share two sums, the second relative to the result of the first, whether the
-  compiler divides the batch or a named axis does (`linsey.ops.merging`). In the first
-  they agree on the shift, and by one number a layer on the prescale. What they send
-  does not depend on their number.
+- They do not overflow. Values are multiplied by a power of two per channel, the
+  *prescale*, before anything is subtracted or squared. It is 1 for small values;
+  otherwise it brings a small sample of the values, which includes those behind the
+  shift, to about 1. This is exact and needs no further pass. Normalization continues
+  with the prescaled values; only the variance that `moments` returns is infinite if it
+  exceeds the range of its dtype. A value may still overflow if it is 1e18 times as
+  large as the whole sample.
+- An entry of weight zero is *masked*. It is removed by a selection before any
+  multiplication, because `0 * nan` is not 0. It may hold any value, and affects no sum
+  and no derivative.
+- Devices exchange two sums, the second relative to the result of the first, whether the
+  compiler or a named axis divides the batch (`linsey.ops.merging`). The first settles
+  the shift and, with one number per layer, the prescale. The amount of data sent does
+  not depend on the number of devices.
 
 Derivatives are those of the formula, in forward and reverse mode and any nesting of
-them; they keep the array and values per channel, nothing else of its size.
+them. Their residuals are the array and values per channel, and no other array of its
+size.
 """
 
 from __future__ import annotations
@@ -91,16 +94,16 @@ if TYPE_CHECKING:
 
 Average = Callable[[Array], Array]
 
-FEW = 8  # entries that tell the size of others
-MANY = 64  # rows that hold the shift of others, if there are no axes to choose along
+FEW = 8  # entries from which the magnitude of all is estimated
+MANY = 64  # rows from which the shift is taken, if there are no axes to choose along
 
 
 class Moments(NamedTuple):
-    """The first moments of entries of an array.
+    """The count and first two moments of entries of an array.
 
     Attributes:
         mean: their mean.
-        var: their biased variance, or mean square, real.
+        var: their biased variance or mean square, a real number.
         count: their number, or the sum of their weights; a scalar without weights.
     """
 
@@ -112,7 +115,7 @@ class Moments(NamedTuple):
 class NormSpec(NamedTuple):
     """Over which axes moments are taken, and how an array is normalized by them.
 
-    Hashable, because it is static under `jax.jit` and in derivative rules.
+    It is hashable, because it is static under `jax.jit` and in derivative rules.
 
     Attributes:
         axes: the axes that moments are taken over, ascending.
@@ -137,7 +140,7 @@ class ScaledMoments(NamedTuple):
 
     Attributes:
         mean: their mean.
-        var: their biased variance, or mean square, real.
+        var: their biased variance or mean square, a real number.
         count: as in `Moments`.
         prescale: powers of two, at most 1, that count as constants in derivatives.
     """
@@ -178,15 +181,15 @@ def moments(
         weights: mask or weights >= 0, of a shape that broadcasts to that of `x`.
             Entries of weight zero are masked and may hold anything.
         axis_name: name or names of mapped axes to reduce as well.
-        axis_index_groups: groups of indices of that axis, of one size; each group is
-            reduced alone.
+        axis_index_groups: groups of indices of that axis, of equal size; each group is
+            reduced on its own.
         centred: whether `var` is the variance; otherwise it is the mean square and
             `mean` is zero.
 
     Returns:
-        Moments of the shape of the axes that are kept, in float32 at least. Where
-        nothing is counted, mean and variance are zero; a variance beyond the range of
-        the dtype is infinite.
+        Moments of the shape of the axes that are kept, in float32 at least. Where the
+        count is zero, mean and variance are zero; a variance beyond the range of the
+        dtype is infinite.
 
     Raises:
         ShapeError: `x` has no such axis, or `weights` does not broadcast to it.
@@ -219,12 +222,13 @@ def take_moments(spec: NormSpec, x: Array, weights: Array | None) -> ScaledMomen
     """Take the moments that an array is normalized by.
 
     Args:
-        spec: over which axes.
+        spec: the axes to reduce.
         x: array.
-        weights: mask or weights of the rank of `x`, each axis of its size or 1.
+        weights: mask or weights of the rank of `x`, whose axes have the size of those
+            of `x` or 1.
 
     Returns:
-        The moments of `x` times a prescale, and this.
+        The moments of `x` times a prescale, and the prescale.
 
     Example:
         >>> moments = take_moments(NormSpec((0,)), jnp.arange(3.0), None)
@@ -259,15 +263,15 @@ def _dtype(spec: NormSpec, x: Array) -> jnp.dtype:
 
 
 def _sums_by_kernel(spec: NormSpec, x: Array) -> bool:
-    """Return whether a kernel for a CPU takes the two sums of moments at once."""
+    """Return whether a CPU kernel computes both sums of the moments in one pass."""
     return spec.centred and _dtype(spec, x) == x.dtype and takes_channels(x, spec.axes)
 
 
 def _sum_channels(x: Array) -> Shifted:
-    """Do what `_sum_values` does, for the channels of the last axis, by a kernel."""
+    """Do what `_sum_values` does, with a kernel for channels on the last axis."""
     from linsey.ops.cpu.channel_kernels import channel_moments
 
-    if x.ndim == 2:  # some rows are a sample, since all are on this device
+    if x.ndim == 2:  # all rows are on this device, so that some can be the sample
         parts = math.gcd(x.shape[0], MANY)
         x = lax.reshape(x, (parts, x.shape[0] // parts, x.shape[1]))
     shift, prescale = _choose_shift(x, None, tuple(range(x.ndim - 1)))
@@ -309,16 +313,16 @@ def _choose_shift(
 ) -> tuple[Array, Array]:
     """Choose a value that lies among those of `x * prescale`, and the prescale.
 
-    It is the mean of a sample, or, with weights and along the first axis alone, as the
-    first pass over all of `x` gives it. Where sums may be sums over devices, it does
-    not wait for the size of a few values.
+    The value is the mean of a sample or, with weights and along the first axis alone,
+    of all of `x`, from a first pass. If a sum may be a sum over devices, the mean is
+    computed without waiting for the magnitude of a few values.
 
     Args:
         x: array.
         weights: mask or weights, or `None`.
         axes: the axes to reduce.
-        average: function of arrays of the shape of `x` to their means. If `None`, it is
-            that without weights.
+        average: function that takes the mean of an array of the shape of `x`. If
+            `None`, the mean without weights is used.
 
     Returns:
         The shift, which is subtracted from `x * prescale`, and the prescale.
@@ -332,7 +336,7 @@ def _choose_shift(
             _entries(sample.shape, axes),
         )
         return divide(lax.reduce_sum(sample, axes), max(count, 1)), prescale
-    # So small, values can be added without overflow.
+    # Values scaled down this far can be added without overflow.
     smaller = times(sample, SMALLER)
     if weights is None or average is None:
         count = max(_entries(sample.shape, axes), 1)
@@ -351,14 +355,14 @@ def _is_divided(axes: tuple[int, ...]) -> bool:
 
 
 def _sum_few(x: Array, weights: Array | None, axes: tuple[int, ...]) -> Array:
-    """Add the absolute values of a few entries, the weighted ones if there are any.
+    """Add the absolute values of a few entries, times their weights if there are any.
 
-    Where sums may be sums over devices, it is one number for all channels: the average
-    of the largest in each row, made smaller.
+    If a sum may be a sum over devices, the result is one number for all channels: the
+    average of the largest value in each row, scaled down.
     """
     sample = _sample(x, axes, FEW)
     if sample is x and not (has_static_shape(x) and _entries(x.shape, axes) <= FEW):
-        # There is no way to take a few; the sum is for its shape, and never computed.
+        # Only all entries can be taken. The sum gives the shape and is never computed.
         return zeros(lax.reduce_sum(lax.abs(x), axes))
     if weights is not None:
         weights = _sample(broadcast_all(weights, x.shape), axes, FEW)
@@ -375,10 +379,10 @@ def _sum_few(x: Array, weights: Array | None, axes: tuple[int, ...]) -> Array:
 def _sample(x: Array, axes: tuple[int, ...], at_least: int = 1) -> Array:
     """Take a few entries of `x` for each channel.
 
-    They are all entries along the first axis to reduce, and the middle one along the
-    others, or more, up to the number asked for. If there are no others, the middle ones
-    along that axis, unless it is the first axis of all: that is the batch, and a slice
-    of it would have to be sent to all devices where it is sharded.
+    These are all entries along the first reduced axis and the middle one along the
+    others, or more of them to reach `at_least`. If only one axis is reduced, they are
+    the middle entries along it, unless it is the first axis of the array: that is the
+    batch, and if it is sharded, a slice of it would have to be sent to all devices.
     """
     sharding = jax.typeof(x).sharding.spec
     starts, limits = [0] * x.ndim, list(x.shape)
@@ -435,10 +439,10 @@ def _tangents(
         dmean = sum(w dx + dw (x - mean)) / count
         dvar = 2 sum(w Re[conj(x - mean) dx] + dw (|x - mean|^2 - var) / 2) / count
 
-    where `x` and `dx` are multiplied with the prescale, `dx` after it is summed.
+    where `x` and `dx` are multiplied by the prescale, `dx` after the summation.
 
-    A checkpoint, so that reverse mode keeps `x` itself and computes `x - mean` again,
-    which is free inside the kernels that use it.
+    This is a checkpoint, so that reverse mode keeps `x` itself and computes `x - mean`
+    again, which is free inside the kernels that use it.
     """
     axes, dtype = spec.axes, _dtype(spec, x)
     mean, var, *count, prescale = out
@@ -451,13 +455,13 @@ def _tangents(
         first, second = channel_products(dx, x, mean, prescale)
         second = times(second, 2)
         return _from_sums(spec, x, [second, first], None, out, prescale)
-    # A quarter of `x - mean`, for a reason given in `_local_moments`.
+    # A quarter of `x - mean`, for the reason given in `_sum_values`.
     part = 0.25 if dweights is None else 1.0
     x = prescale_values(x, times(prescale, part), axes)
     if spec.centred:
         x = _subtract(x, times(mean, part), axes)
     if weights is not None:
-        # Before it is a factor: reverse mode multiplies `x` with cotangents of zero.
+        # Masked before it is a factor: reverse mode multiplies `x` by zero cotangents.
         x = _apply_weights(is_counted(weights), x)
     first = _apply_weights(weights, dx)
     second = _apply_weights(weights, real_product(x, dx))
@@ -488,7 +492,7 @@ def _from_sums(
     out: tuple[Array, ...],
     prescale: Array,
 ) -> tuple[Array, ...]:
-    """Make tangents of moments of sums: the second, that of the count, the first."""
+    """Turn sums into tangents of moments: the second, that of the count, the first."""
     if spec.names:
         sums = sum_shards(sums, spec.names, spec.groups)
     divisor = _count(spec, x.shape) if count is None else nonzero(count)
@@ -505,7 +509,7 @@ def _from_sums(
 
 
 def _apply_weights(weights: Array | None, values: Array) -> Array:
-    """Multiply values by weights of their rank: `w x`, and 0 where `w` is 0."""
+    """Multiply values by weights of the same rank: `w x`, and 0 where `w` is 0."""
     if weights is None:
         return values
     counted = split_like(broadcast_all(is_counted(weights), values.shape), values)
@@ -517,7 +521,7 @@ def _apply_weights(weights: Array | None, values: Array) -> Array:
 
 
 def is_counted(weights: Array) -> Array:
-    """Return the mask of weights: where they are not zero."""
+    """Return the mask of the weights that are not zero."""
     if weights.dtype == bool:
         return weights
     return lax.ne(weights, lax.full_like(weights, 0))
@@ -526,7 +530,7 @@ def is_counted(weights: Array) -> Array:
 def _sum_weights(
     weights: Array, shape: tuple[int, ...], axes: tuple[int, ...], dtype: jnp.dtype
 ) -> Array:
-    """Add weights over axes of an array of some shape, whose rank they have."""
+    """Sum weights over axes of an array of shape `shape` and of the same rank."""
     repeats = math.prod(shape[a] for a in axes if weights.shape[a] == 1)
     total = lax.reduce_sum(lax.convert_element_type(weights, dtype), axes)
     total = lax.mul(total, lax.full_like(total, repeats))

@@ -2,16 +2,16 @@
 
     y = (x - mean) * scale / sqrt(var + epsilon) + bias
 
-Mean and variance are *per channel*: they have the shape of the axes that were kept
-when they were taken. Scale and bias are per feature. For batch normalization these are
-the same axes, for layer normalization they have none in common.
+Mean and variance are *per channel*: they have the shape of the axes that were not
+reduced. Scale and bias are per feature. In batch normalization channels and features
+are the same axes; in layer normalization they have no axis in common.
 
-`normalize` is given the moments, `standardize` takes those of the array itself: batch,
-layer, group and instance normalization are this with different axes. It is `moments`
-followed by `normalize`, each of which has derivative rules of its own, except where a
-kernel for a CPU computes both at once. In between, values and moments are multiplied
-with the *prescale* that `moments` chooses, so that nothing overflows; the result is the
-same, if epsilon is multiplied with its square.
+`normalize` is given the moments, while `standardize` takes those of the array itself:
+batch, layer, group and instance normalization are `standardize` with different axes. It
+is `moments` followed by `normalize`, each with its own derivative rules, unless a CPU
+kernel computes both at once. In between, values and moments are multiplied by the
+*prescale* that `moments` chooses, so that nothing overflows; the result is the same if
+epsilon is multiplied by the square of the prescale.
 """
 
 from __future__ import annotations
@@ -69,11 +69,11 @@ def normalize(
         var: variances, of the same shape.
         scale: factors, of the shape of the axes `feature_axis`. If `None`, there are
             none.
-        bias: offsets of that shape. If `None`, there are none.
+        bias: offsets of the same shape. If `None`, there are none.
         axis: the axes that mean and variance belong to.
         feature_axis: the axes that scale and bias belong to. If `None`, they are those
             of `axis`.
-        epsilon: what is added to the variance.
+        epsilon: number added to the variance.
         dtype: dtype of the result. If `None`, the one that `x`, `scale` and `bias`
             promote to. The computation is in float32 at least.
 
@@ -115,7 +115,7 @@ def result_dtype(
 
 
 def keep_dtype(value: Array, kept: Array) -> Array:
-    """Convert a value to the dtype of what it replaces; imaginary parts are kept.
+    """Convert a value to the dtype of the one it replaces, but keep imaginary parts.
 
     Example:
         >>> str(keep_dtype(jnp.ones(2), jnp.ones(2, jnp.bfloat16)).dtype)
@@ -135,7 +135,7 @@ def normalize_halved(
     bias: Array | None,
     epsilon: ArrayLike,
 ) -> Array:
-    """Normalize by given moments; halved, `x` and `mean` differ by what is finite.
+    """Normalize by given moments, halving `x` and `mean` to keep `x - mean` finite.
 
     Example:
         >>> spec, large = NormSpec((0,)), jnp.array([3e38, -3e38])
@@ -144,7 +144,7 @@ def normalize_halved(
         >>> print(f"{y[0]:.2e} {y[1]:.2e}")
         5.00e+19 -1.00e+19
     """
-    # An eighth, of which `scale_and_shift` makes a half.
+    # An eighth, because `scale_and_shift` multiplies by four.
     rstd, part = lax.rsqrt(var + epsilon), lax.full_like(var, 0.125)
     mean, rstd = times(mean, 0.125), times(rstd, 8)
     return scale_and_shift(spec, x, mean, rstd, scale, bias, part)
@@ -170,7 +170,7 @@ def add_epsilon(moments: ScaledMoments, epsilon: ArrayLike) -> Array:
         4.0
     """
     total = moments.var + epsilon * moments.prescale * moments.prescale
-    # Epsilon may vanish by prescaling, but equal values must not be divided by 0.
+    # A prescaled epsilon may underflow, but equal values must not be divided by 0.
     return lax.max(total, jnp.finfo(total.dtype).tiny)
 
 
@@ -188,14 +188,14 @@ def standardize(
     """Normalize an array by its own moments.
 
     Args:
-        spec: over which axes, with which features, to which dtype.
+        spec: the reduced axes, the features and the dtype of the result.
         x: array of any shape.
         weights: mask or weights of the rank of `x`, or `None`. Masked values are
-            normalized too, but those that are not finite, or so large that their square
-            is not, give the bias, so that they cannot spoil what is computed next.
+            normalized too, but if they or their squares are not finite, the result is
+            the bias, so that they cannot spoil later computations.
         scale: factors, of the shape of the axes `spec.features`, or `None`.
-        bias: offsets of that shape, or `None`.
-        epsilon: what is added to the variance.
+        bias: offsets of the same shape, or `None`.
+        epsilon: number added to the variance.
 
     Returns:
         The normalized array, and its moments.
@@ -229,15 +229,15 @@ def standardize_once(
     bias: Array | None,
     epsilon: ArrayLike,
 ) -> Array:
-    """Normalize an array whose result is hardly used, as that of initialisation is.
+    """Normalize an array once, as initialisation does.
 
-    To compile a program takes longer there than to compute with NumPy. See
-    `standardize` for the arguments.
+    Compiling a program would take longer than computing with NumPy. See `standardize`
+    for the arguments.
     """
     if spec.names or not all(v is None or _is_on_host(v) for v in (x, scale, bias)):
         return standardize_jit(spec, x, None, scale, bias, epsilon)[0]
     shape = [n if i in spec.features else 1 for i, n in enumerate(x.shape)]
-    with np.errstate(all="ignore"):  # whose squares are finite if they are
+    with np.errstate(all="ignore"):  # in float64, squares of finite values are finite
         values = np.asarray(x, np.float64)
         values = values - values.mean(spec.axes, keepdims=True)
         var = np.square(values).mean(spec.axes, keepdims=True)
@@ -250,7 +250,7 @@ def standardize_once(
 
 
 def _is_on_host(x: Array) -> bool:
-    """Return whether an array of single precision is a value on the CPU."""
+    """Return whether an array holds concrete float32 values on the CPU."""
     if not isinstance(x, Array) or isinstance(x, jax.core.Tracer):
         return False
     platforms = [device.platform for device in x.devices()]
@@ -269,7 +269,7 @@ def apply_moments(
 ) -> Array:
     """Normalize an array by given means and reciprocal standard deviations.
 
-    These are of `x * prescale`, if there is a prescale.
+    If there is a prescale, they are those of `x * prescale`.
 
     Example:
         >>> x, one, two = jnp.array([3.0, 5.0]), jnp.ones(()), jnp.full((), 2.0)
@@ -292,7 +292,7 @@ def _replace_masked(
     dtype: jnp.dtype,
     prescale: Array | None,
 ) -> Array:
-    """Put the mean where a masked value is not finite once normalized and squared."""
+    """Replace masked values by the mean if their normalized squares are not finite."""
     scaled, of_values = x, mean
     if prescale is not None:
         wide = lax.convert_element_type(x, promote_types(x.dtype, mean.dtype))
@@ -303,7 +303,7 @@ def _replace_masked(
     size = lax.abs(scaled - mean) * rstd
     small = size <= jnp.sqrt(jnp.finfo(dtype).max.astype(size.dtype))
     usable = lax.bitwise_or(broadcast_all(is_counted(weights), x.shape), small)
-    # Where shardings are explicit, both cases must have that of `x`.
+    # If shardings are explicit, both branches must have that of `x`.
     mean = lax.convert_element_type(
         lax.add(lax.full_like(size, 0, mean.dtype), of_values), x.dtype
     )
@@ -332,7 +332,7 @@ def scale_and_shift(
         rstd: reciprocal standard deviations, of the shape of the axes not in
             `spec.axes`.
         scale: factors, of the shape of the axes `spec.features`, or `None`.
-        bias: offsets of that shape, or `None`.
+        bias: offsets of the same shape, or `None`.
         prescale: real numbers of the shape of `rstd`, constants in derivatives. If
             `None`, they are 1.
 
@@ -350,7 +350,7 @@ def scale_and_shift(
     mean, scale, bias = (_convert(v, dtype) for v in (mean, scale, bias))
     kept, joint = _kept_and_joint(spec, x)
     if prescale is not None:
-        # Four times as large, for a reason given in `moments`.
+        # Four times as large, for the reason given in `moments._sum_values`.
         prescale = times(lax.convert_element_type(prescale, dtype), 4)
         x, rstd = prescale_values(x, prescale, spec.axes), times(rstd, 0.25)
         mean = None if mean is None else times(mean, 4)
@@ -394,10 +394,10 @@ def _tangent(
         dy = dx factor + offset + (x - mean) slope,    factor = rstd scale,
         offset = dbias - factor dmean,    slope = drstd scale + rstd dscale
 
-    where `x` and `dx` are prescaled, `dx` by its factor.
-    In reverse mode `offset` and `slope` become the two sums that all the gradients
-    share, over `ct` and over `ct (x - mean)`; differentiated term by term, the formula
-    needs twice as many. A checkpoint, so that `x` is kept and not `x - mean`.
+    where `x` and `dx` are prescaled, `dx` through its factor.
+    In reverse mode `offset` and `slope` become the two sums that all gradients share,
+    over `ct` and over `ct (x - mean)`. Differentiating the formula term by term would
+    take twice as many. This is a checkpoint, so that `x` is kept and not `x - mean`.
     """
     dtype = _working_dtype(*primals)
     kept, joint = _kept_and_joint(spec, primals[0])
@@ -433,7 +433,7 @@ def _tangent(
             factor = lax.mul(factor, per_channel(prescale))
         terms.append(lax.mul(dx, repeat_like(factor, joint, x)))
     if slope is not None:
-        # Doubled, and `x - mean` as a sum, for a reason given in `moments`.
+        # Doubled, and with `x - mean` as a sum, because of `moments._sum_values`.
         if prescale is not None:
             double = lax.convert_element_type(lax.add(prescale, prescale), dtype)
             x, slope = prescale_values(x, double, spec.axes), times(slope, 0.5)
@@ -445,7 +445,7 @@ def _tangent(
 
 
 def _kept_and_joint(spec: NormSpec, x: Array) -> tuple[Shape, Shape]:
-    """List the axes of mean and variance, and these with those of scale and bias."""
+    """List the axes of the moments, and their union with those of scale and bias."""
     kept = other_axes(spec.axes, x.ndim)
     return kept, tuple(sorted({*kept, *spec.features}))
 
@@ -473,7 +473,7 @@ def _sum(a: Array | None, b: Array) -> Array:
 
 
 def _is_per_channel(spec: NormSpec, x: Array) -> bool:
-    """Return whether kernels for a CPU serve the channels of the last axis."""
+    """Return whether CPU kernels can handle the channels, on the last axis."""
     last = x.ndim - 1
     return spec.features in ((), (last,)) and takes_channels(x, spec.axes)
 
@@ -481,14 +481,14 @@ def _is_per_channel(spec: NormSpec, x: Array) -> bool:
 def _is_one_operation(
     spec: NormSpec, x: Array, scale: Array | None, bias: Array | None
 ) -> bool:
-    """Return whether `standardize_channels` computes what `standardize` has to."""
+    """Return whether `standardize_channels` can do the work of `standardize`."""
     return spec.centred and is_single(spec, x, scale, bias) and _is_per_channel(spec, x)
 
 
 def is_single(
     spec: NormSpec, x: Array, scale: Array | None, bias: Array | None
 ) -> bool:
-    """Return whether all is in float32, and nothing is shared with other devices.
+    """Return whether all is in float32 and no named axis is reduced.
 
     Example:
         >>> is_single(NormSpec((0,)), jnp.ones(2), None, jnp.ones(2, jnp.bfloat16))
@@ -505,20 +505,20 @@ def is_single(
 def standardize_channels(
     x: Array, scale: Array | None, bias: Array | None, epsilon: ArrayLike
 ) -> tuple[Array, Array, Array, Array]:
-    """Normalize the channels of an array by their own moments, with kernels for a CPU.
+    """Normalize the channels of an array by their own moments, with CPU kernels.
 
-    The gradients of moments and of normalized values are two operations, which read and
-    write large arrays one after the other. Here they are one.
+    The gradients of moments and of normalized values are usually two operations, which
+    read and write large arrays one after the other. Here they are a single one.
 
     Args:
         x: array of shape (..., channels), float32.
         scale: factors of shape (channels,), or `None`.
-        bias: offsets of that shape, or `None`.
-        epsilon: what is added to the variance.
+        bias: offsets of the same shape, or `None`.
+        epsilon: number added to the variance.
 
     Returns:
-        The normalized array, mean and variance of each channel of `x * prescale`, and
-        the prescale.
+        The normalized array, the mean and variance of each channel of `x * prescale`,
+        and the prescale.
 
     Example:
         >>> x, bias = jnp.array([[1.0], [5.0]]), jnp.ones(1)

@@ -1,12 +1,12 @@
 """Pooling: a reduction over windows that slide along the spatial axes.
 
 Arrays are channels last, (*batch, *spatial, features), where batch axes may be missing.
-Windows, strides and paddings name spatial axes only.
+Windows, strides and padding are given for the spatial axes only.
 
 XLA computes the gradient of a maximum over windows by visiting one window after the
 other, which is slow on a CPU (`benchmarks/conv.py`). There, the index of the largest
-value in its window is found by comparing shifted copies, and the gradient is as many
-selections. The index is a byte per window, and all that reverse mode keeps.
+value in its window is found by comparing shifted copies, and the gradient is one
+selection per copy. The index takes a byte per window, and is the only residual.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LARGEST_WINDOW = 32
 
 
 class Windows(NamedTuple):
-    """Windows over all axes of an array; hashable, for they are static.
+    """Windows over all axes of an array; hashable, because they are static.
 
     Attributes:
         sizes: size of the window, for each axis.
@@ -64,7 +64,8 @@ def pool(
 
     Args:
         inputs: array of shape (*batch, *spatial, features).
-        init: the value that `reduce_fn` starts from and that pads; its identity.
+        init: the identity of `reduce_fn`, from which it starts and which is the
+            padding.
         reduce_fn: an associative function of two arrays, such as `jax.lax.max`.
         window_shape: size of the window, for each spatial axis.
         strides: distance between windows, for each spatial axis. If `None`, it is 1.
@@ -74,9 +75,9 @@ def pool(
         Reduced windows, of shape (*batch, *output spatial shape, features).
 
     Raises:
-        ArgumentTypeError: the window shape or the strides are no sequence.
+        ArgumentTypeError: the window shape or the strides are not a sequence.
         ShapeError: the input has fewer axes than the window.
-        OptionError: there is not one stride for each spatial axis.
+        OptionError: the number of strides is not that of the spatial axes.
         InvalidPaddingError: the padding has none of these forms.
 
     Example:
@@ -119,7 +120,7 @@ def max_pool(
             max_pool, window_shape=window_shape, strides=strides, padding=padding
         )
         return leave_to_compiler(largest, whole, inputs)
-    # Selections are the faster gradient on a CPU, for small windows.
+    # On a CPU, selections give the faster gradient for small windows.
     small = math.prod(windows.sizes) <= LARGEST_WINDOW and has_static_shape(inputs)
     if small and jnp.issubdtype(inputs.dtype, jnp.floating) and on_cpu():
         return max_of_windows(windows, inputs)
@@ -158,8 +159,8 @@ def avg_pool(
         window_shape: size of the window, for each spatial axis.
         strides: distance between windows, for each spatial axis. If `None`, it is 1.
         padding: 'SAME', 'VALID', 'SAME_LOWER', a number, or (low, high) pairs.
-        count_include_pad: whether to divide by the size of the window everywhere, or
-            by the number of its entries that lie inside the input.
+        count_include_pad: whether to divide by the size of the window everywhere,
+            rather than by the number of its entries that lie inside the input.
 
     Returns:
         Means, of shape (*batch, *output spatial shape, features).
@@ -228,7 +229,7 @@ def _windows(
 
 
 def _split_spatially(inputs: Array, rank: int) -> tuple[MeshAxis, ...] | None:
-    """Return the split of the other axes if a spatial one is split, over a mesh."""
+    """Return the mesh axes of all but the spatial axes if one of these is sharded."""
     axes = split_axes(inputs)
     spatial = slice(-rank - 1, -1)
     if not any(axes[spatial]):
@@ -239,7 +240,7 @@ def _split_spatially(inputs: Array, rank: int) -> tuple[MeshAxis, ...] | None:
 def _pairs(
     padding: int | Sequence[tuple[int, int]], rank: int
 ) -> tuple[tuple[int, int], ...]:
-    """Read a number, or one (low, high) pair for each spatial axis."""
+    """Turn a number or pairs into one (low, high) pair for each spatial axis."""
     if isinstance(padding, int):
         return ((padding, padding),) * rank
     try:
@@ -254,7 +255,7 @@ def _pairs(
 def _counts(shape: Sequence[int], rank: int, windows: Windows) -> np.ndarray:
     """Count the entries of each window that lie inside the input.
 
-    Shapes are static, so this is arithmetic of the trace and no part of the program.
+    Shapes are static, so this is computed at trace time, outside of the program.
 
     Returns:
         An array of shape (1, ..., *output spatial shape, 1).
@@ -271,7 +272,7 @@ def _counts(shape: Sequence[int], rank: int, windows: Windows) -> np.ndarray:
 
 
 def _extremes(dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Return the smallest and the largest value of a dtype, infinite if it has such."""
+    """Return the smallest and the largest value of a dtype, infinite if possible."""
     if jnp.issubdtype(dtype, jnp.bool_):
         low, high = False, True
     elif jnp.issubdtype(dtype, jnp.inexact):
@@ -288,11 +289,11 @@ def _extremes(dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
 def max_of_windows(windows: Windows, x: Array) -> Array:
     """Take the largest value of each window; padding is never the largest.
 
-    Where values tie, the first one of the window has the derivative.
+    If values tie, the first one in the window gets the gradient.
 
     Args:
         windows: which values belong together.
-        x: array of floating point.
+        x: array of floating-point numbers.
 
     Returns:
         The largest values, one for each window.
@@ -329,7 +330,7 @@ def _argmax(windows: Windows, x: Array) -> Array:
 
 @partial(jax.checkpoint, prevent_cse=False, static_argnums=0)
 def _select(windows: Windows, indices: Array, dx: Array) -> Array:
-    """Pick the values at the indices; a checkpoint, so that only these are kept."""
+    """Pick the values at the indices; a checkpoint, so that only indices are kept."""
     zero = lax.full_like(indices, 0, dx.dtype)
     picked = zero
     for index, values in enumerate(_members(windows, dx, 0)):

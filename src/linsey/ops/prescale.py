@@ -1,12 +1,13 @@
 """The prescale: powers of two that bring values to about 1 before they are squared.
 
-Values are multiplied with one power of two for each channel, which is exact. It is 1
-for small values, which need none. Its choice must not cost a sum over devices of its
-own, or a number for each channel in one: where a sum is shared, it is chosen by a first
-guess of the means and by one number a layer, the average over devices or rows of the
-*largest size* among all channels. No channel counts as smaller than 2**-48 of that: so
-what is 2**14 times as large does not overflow, and what is 2**110 (1e33) times as small
-does not vanish. Afterwards `settle` chooses it by the moments themselves.
+Values are multiplied by one power of two for each channel, which is exact. It is 1
+for small values, which need none. Choosing it must not cost an additional sum over
+devices, or one more number per channel in such a sum. If sums are shared, it is
+therefore chosen from a first guess of the means and from one number per layer: the
+average, over devices or rows, of the *largest size* among all channels. No channel
+counts as smaller than 2**-48 of that, so values 2**14 times as large do not overflow,
+and values 2**110 (1e33) times as small do not vanish. Afterwards `settle` chooses the
+prescale from the moments themselves.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from jax import Array, lax
 from linsey.ops.arithmetic import zeros
 from linsey.ops.axes import broadcast_kept
 
-SMALLER = 2.0**-32  # so small, values can be added without overflow
-LEAST = 2.0**-48  # of the largest size of a layer, the least that a channel counts as
+SMALLER = 2.0**-32  # values scaled down this far can be added without overflow
+LEAST = 2.0**-48  # the smallest size of a channel, relative to the largest in a layer
 
 
 def power_of_size(size: Array) -> Array:
@@ -32,14 +33,14 @@ def power_of_size(size: Array) -> Array:
         [1.0, 0.25]
     """
     info = jnp.finfo(size.dtype)
-    # Not beyond what has a normal reciprocal; also where the sum of a few overflows.
+    # The reciprocal has to be a normal number, even if the sum of a few overflowed.
     smallest, largest = np.array([1, 2.0 ** (info.maxexp - 4)], size.dtype)
     size = lax.clamp(smallest, size, largest)
     return lax.integer_pow(lax.reduce_precision(size, info.nexp, 0), -1)
 
 
 def prescale_values(x: Array, prescale: Array, axes: tuple[int, ...]) -> Array:
-    """Multiply an array with values of the shape of the axes not in `axes`.
+    """Multiply an array by values of the shape of the axes not in `axes`.
 
     Example:
         >>> prescale_values(jnp.ones((1, 2)), jnp.array([1.0, 0.5]), (0,)).tolist()
@@ -50,9 +51,9 @@ def prescale_values(x: Array, prescale: Array, axes: tuple[int, ...]) -> Array:
 
 
 def largest_finite(size: Array, axes: Sequence[int] | None = None) -> Array:
-    """Return the largest of some sizes that is finite, or zero.
+    """Return the largest of the finite sizes, or zero if there are none.
 
-    What is not finite spoils its own channel, and must not spoil others.
+    A size that is NaN or infinite spoils its own channel, and must not spoil others.
 
     Args:
         size: array of numbers >= 0.
@@ -68,15 +69,15 @@ def largest_finite(size: Array, axes: Sequence[int] | None = None) -> Array:
 
 
 def settle(mean: Array, var: Array, *others: Array) -> tuple[Array, ...]:
-    """Choose the prescale anew, by the moments of values that had another one.
+    """Choose a new prescale from the moments of values with a preliminary one.
 
     Args:
         mean: means.
         var: variances.
-        *others: the prescale, and before it what does not depend on it.
+        *others: values that do not depend on the prescale, and last the prescale.
 
     Returns:
-        The same of values with the new prescale.
+        The same for values with the new prescale.
 
     Example:
         >>> three, one = jnp.array([3.0]), jnp.array([1.0])

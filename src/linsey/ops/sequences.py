@@ -1,4 +1,4 @@
-"""Sequences of different lengths, padded at the end to one length."""
+"""Sequences of different lengths, padded at the end to a common length."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def flip_sequences(
         )
         return leave_to_compiler(function, split_axes(inputs), inputs, seq_lengths)
     length = inputs.shape[time]
-    # Index i takes from n - 1 - i; the padding, where that is negative, comes last.
+    # Entry i comes from n - 1 - i. Negative numbers stand for padding and come last.
     lengths = jnp.expand_dims(jnp.asarray(seq_lengths), time)
     steps = jnp.arange(length - 1, -1, -1, dtype=lengths.dtype)
     steps = lax.expand_dims(steps, [i for i in range(num_batch_dims + 1) if i != time])

@@ -1,9 +1,9 @@
 """Arrays that are split over a mesh with explicit axes.
 
 On such axes (`jax.sharding.AxisType.Explicit`) the sharding of an array is part of its
-type, and most operations of JAX find that of their result. Some do not, or want all
-operands split alike: those are left to the compiler, as on a mesh with automatic axes,
-and only the result has a sharding again.
+type, and most operations of JAX infer the sharding of their result. Some do not, or
+require all operands to be split alike. These are left to the compiler, as on a mesh
+with automatic axes, and only their result has an explicit sharding again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def split_axes(x: ArrayLike) -> Axes:
         >>> split_axes(jnp.ones((2, 3)))
         (None, None)
     """
-    if not isinstance(x, Array):  # nor are deferred values computed for this
+    if not isinstance(x, Array):  # a deferred value is not computed for this
         return (None,) * np.ndim(x)
     return tuple(jax.typeof(x).sharding.spec)
 
@@ -45,7 +45,7 @@ def is_split(*arrays: ArrayLike | None) -> bool:
         >>> is_split(jnp.ones(3), None)
         False
     """
-    # Asked at every call of a layer: a loop costs half of what a generator does.
+    # Runs at every call of a layer: a loop takes half the time of a generator.
     for x in arrays:
         if isinstance(x, Array) and any(jax.typeof(x).sharding.spec):
             return True
@@ -55,16 +55,16 @@ def is_split(*arrays: ArrayLike | None) -> bool:
 def leave_to_compiler(
     function: Callable[..., T], axes: Axes | list[Axes], *operands: Any
 ) -> T:
-    """Call a function of arrays whose sharding inside is chosen by the compiler.
+    """Call a function of arrays and let the compiler choose the shardings inside it.
 
     Args:
         function: takes the operands and returns an array, or several.
-        axes: the mesh axes that each axis of the result is split over; a list of these
-            for several results. A mesh axis that is there twice counts once.
+        axes: the mesh axes that each axis of the result is split over, or a list of
+            these for several results. If a mesh axis occurs twice, the first counts.
         *operands: arrays, at least one of them split, or trees of arrays.
 
     Returns:
-        What the function returns, with that sharding.
+        The result of the function, with that sharding.
 
     Example:
         >>> import jax.numpy as jnp
@@ -85,7 +85,7 @@ def leave_to_compiler(
 
 
 def _specification(axes: Axes) -> PartitionSpec:
-    """Write mesh axes as a specification, each of them where it comes first."""
+    """Convert mesh axes to a specification, using each only where it comes first."""
     used: set[str] = set()
     parts: list[MeshAxis] = []
     for part in axes:
@@ -97,14 +97,15 @@ def _specification(axes: Axes) -> PartitionSpec:
 
 
 def begin_loop(carry: T, batch: Axes, inputs: Array, others: object = None) -> T:
-    """Give the first carry of a loop the sharding that the next ones will have.
+    """Give the first carry of a loop the sharding that later carries will have.
 
     Args:
         carry: a tree of arrays, whose first axes are those of the batch.
         batch: the mesh axes that the batch axes of the inputs are split over.
-        inputs: what the loop runs over. Inside of `jax.shard_map`, the carry varies
-            over the axes over which they vary.
-        others: a tree of arrays that are used as well, and may vary too.
+        inputs: array that the loop runs over. Inside `jax.shard_map`, the carry varies
+            over the same axes as the inputs.
+        others: a tree of other arrays that the loop uses; the carry varies over their
+            axes too.
 
     Returns:
         The carry.
@@ -137,11 +138,12 @@ def repeat_like(
     other: Array,
     onto: tuple[int, ...] | None = None,
 ) -> Array:
-    """Repeat values along axes of another array, divided over devices as that one is.
+    """Repeat values along axes of another array, sharded as that array is.
 
-    JAX would divide them where both meet, once they are as large. In reverse mode whole
-    arrays of that size were then sent: added by all devices of a `jax.shard_map` where
-    values begin to differ between them, or gathered on a mesh with explicit axes.
+    JAX would shard them only where the two arrays meet, after the repetition. Reverse
+    mode would then send whole arrays of that size: added up over all devices of a
+    `jax.shard_map`, at the point where values begin to differ between devices, or
+    gathered on a mesh with explicit axes.
 
     Args:
         values: array.
@@ -172,7 +174,7 @@ def repeat_like(
 
 
 def split_like(value: Any, other: Array) -> Array:
-    """Split an array like another one of its rank.
+    """Split an array like another one of the same rank.
 
     Example:
         >>> import jax.numpy as jnp
@@ -184,12 +186,12 @@ def split_like(value: Any, other: Array) -> Array:
 
 
 def _split(value: Array, axes: Axes, on_mesh: Array) -> Array:
-    """Split an array, over the mesh that another one is on."""
+    """Split an array over the mesh of another one."""
     return leave_to_compiler(lambda value, _: value, axes, value, on_mesh)
 
 
 def _varying(x: ArrayLike) -> frozenset[str]:
     """Return the axes of a `jax.shard_map` over which a value differs by device."""
     kind = jax.typeof(x)
-    # The name changes between versions of jax.
+    # The name of the attribute depends on the version of JAX.
     return kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying

@@ -35,7 +35,7 @@ def spectral_norm(
         matrix: array of shape (rows, columns).
         u: estimate of the right singular vector, of shape (1, columns).
         n_steps: number of power iterations.
-        epsilon: what is added to squared lengths.
+        epsilon: number added to squared lengths.
 
     Returns:
         The estimate of the largest singular value, of shape (), and the new `u`.
@@ -64,7 +64,7 @@ def prescaled_spectral_norm(
     Inexact[Array, "1 columns"],
     Float[Array, ""],
 ]:
-    """Do what `spectral_norm` does for a matrix brought to entries that are not large.
+    """Do what `spectral_norm` does, for a matrix scaled to entries that are not large.
 
     Returns:
         The matrix times a power of two, its largest singular value, the new `u`, and
@@ -99,17 +99,17 @@ def prescaled_spectral_norm(
 def prescale_by_largest(
     x: Inexact[Array, "*shape"], axes: tuple[int, ...], epsilon: ArrayLike
 ) -> tuple[Inexact[Array, "*shape"], Float[Array, "*#shape"], Float[Array, "*#shape"]]:
-    """Multiply an array with powers of two, at most 1, so that no square overflows.
+    """Multiply an array by powers of two, at most 1, so that no square overflows.
 
     Args:
         x: array.
-        axes: the axes along which there is one power of two, near the reciprocal of the
-            largest magnitude.
-        epsilon: what is added to sums of squares of `x`.
+        axes: the axes that share a power of two, near the reciprocal of the largest
+            magnitude along them.
+        epsilon: number added to sums of squares of `x`.
 
     Returns:
-        The product; the powers of two, constants in derivatives, whose axes `axes` are
-        of size 1; and what is added to sums of squares of the product instead.
+        The product; the powers of two, which are constants in derivatives and have size
+        1 along `axes`; and the number to add to sums of squares of the product instead.
 
     Example:
         >>> y, *_ = prescale_by_largest(jnp.array([3e30, 4e30]), (0,), 0.0)
@@ -122,7 +122,7 @@ def prescale_by_largest(
         jnp.finfo(x.dtype).dtype
     )
     prescale, epsilon = power_of_size(size), jnp.asarray(epsilon, size.dtype)
-    # It may vanish by prescaling, but what is zero must not be divided by 0.
+    # Epsilon may underflow when prescaled, but zeros must not be divided by 0.
     kept = jnp.minimum(epsilon, jnp.finfo(size.dtype).tiny)
     scaled = jnp.maximum(epsilon * prescale * prescale, kept)
     return x * prescale.astype(x.dtype), prescale, scaled

@@ -1,15 +1,16 @@
 """The classic optimizers: parameters, state and rule in one immutable object.
 
-This is the API of `flax.optim`, which Flax removed in version 0.6, on optax: a
+This is the API of `flax.optim`, which Flax removed in version 0.6, based on optax: a
 *definition* (`Adam(learning_rate=1e-3)`) creates an *optimizer* that holds the
-parameters as its `target`; `apply_gradient` returns the next one.
+parameters as its `target`; `apply_gradient` returns the next optimizer.
 
     optimizer = optim.Adam(learning_rate=1e-3).create(params)
     grads = jax.grad(loss)(optimizer.target)
     optimizer = optimizer.apply_gradient(grads)
 
-The rules are computed by optax, states are stored as they always were, and both ways
-to plain optax are open: `OptimizerDef.to_optax`, `from_optax`, `to_train_state`.
+The rules are computed by optax, states are stored in the format of `flax.optim`, and
+conversion to and from plain optax is possible: `OptimizerDef.to_optax`, `from_optax`,
+`to_train_state`.
 """
 
 import sys as _sys
@@ -59,7 +60,7 @@ from linsey.optim.rmsprop import RMSProp as RMSProp
 from linsey.optim.sgd import GradientDescent as GradientDescent
 from linsey.optim.weight_norm import WeightNorm as WeightNorm
 
-# Old pickles name the files in which the classes of `base` stood before.
+# Old pickles refer to the files that used to contain the classes of `base`.
 for _file in ("definition", "multi", "optimizer", "replicated"):
     _sys.modules[f"{__name__}.{_file}"] = base
 

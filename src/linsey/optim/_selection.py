@@ -1,8 +1,8 @@
 """Which leaves of a tree belong to which of several optimizers.
 
-A traversal is asked with the parameters themselves, so that its filters see paths and
-arrays. What it selects is a list of numbers of leaves; gradients, states and labels of
-these leaves are found by number where structures agree, else by path.
+A traversal is applied to the parameters themselves, so that its filters see paths and
+arrays. Its selection is a list of leaf indices. Gradients, states and labels of these
+leaves are found by index if structures agree, otherwise by path.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ __all__ = ["gradients_at", "gradients_of", "masked", "select"]
 
 
 def select(traversals: Sequence[Traversal], params: object) -> list[list[int]]:
-    """Return for each traversal the numbers of the leaves it selects.
+    """Return, for each traversal, the indices of the leaves that it selects.
 
     Raises:
-        OptionError: if a traversal selects more than leaves, or two select one leaf.
+        OptionError: if a traversal selects more than leaves, or two select the same
+            leaf.
     """
     paths = [path for path, _ in jax.tree.leaves_with_path(params)]
     matches: list[list[int]] = [[] for _ in paths]
     for i, traversal in enumerate(traversals):
-        # By path and not by structure: a traversal may return plain dictionaries where
-        # the parameters have frozen ones.
+        # Matched by path and not by structure: a traversal may return plain
+        # dictionaries where the parameters have frozen ones.
         marked = jax.tree.leaves_with_path(traversal.update(_mark, params))
         marks = {path: mark for path, mark in marked if isinstance(mark, _Mark)}
         for path, found in zip(paths, matches, strict=True):
@@ -56,9 +57,9 @@ def select(traversals: Sequence[Traversal], params: object) -> list[list[int]]:
 
 
 class _Mark:
-    """Replaces a leaf that a traversal has selected.
+    """The replacement for a leaf that a traversal has selected.
 
-    Filters further on see the leaf's own attributes, such as its dtype.
+    Later filters see the attributes of the leaf, such as its dtype.
     """
 
     def __init__(self, leaf: object, times: int) -> None:
@@ -71,12 +72,12 @@ class _Mark:
 def _mark(leaf: object) -> object:
     if isinstance(leaf, _Mark):
         return _Mark(leaf.leaf, leaf.times + 1)
-    # What holds no leaf, such as None or (), has no state and is left alone.
+    # A value without leaves, such as None or (), has no state and is kept.
     return _Mark(leaf, 1) if jax.tree.leaves(leaf) else leaf
 
 
 def masked(params: object, tree: object, selected: Sequence[int]) -> object:
-    """Return a tree in which all but the selected leaves are masked."""
+    """Return a tree in which all leaves except the selected ones are masked."""
     treedef = jax.tree.structure(params)
     own = set(selected)
     return treedef.unflatten(
@@ -96,7 +97,7 @@ def gradients_of(treedef: jax.tree_util.PyTreeDef, grads: object) -> list[jax.Ar
 def gradients_at(
     selected: Sequence[Sequence[int]], params: object, grads: object
 ) -> list[tuple[jax.Array, ...]]:
-    """Return the gradients of selected leaves; those of others may be missing."""
+    """Return the gradients of selected leaves; other gradients may be missing."""
     if jax.tree.structure(grads) == jax.tree.structure(params):
         leaves = jax.tree.leaves(grads)
         return [tuple(leaves[leaf] for leaf in numbers) for numbers in selected]

@@ -28,7 +28,7 @@ class _AdaBeliefParamState:
 
 
 class AdaBelief(OptaxDefinition):
-    """Adam with the square of the distance between gradient and average gradient.
+    """Adam, but with the squared distance between gradient and average gradient.
 
         m = beta1 * m + (1 - beta1) * grad
         v = beta2 * v + (1 - beta2) * (grad - m)**2 + eps
@@ -38,11 +38,11 @@ class AdaBelief(OptaxDefinition):
     at update t = 1, 2, ...; the state holds m as `grad_ema` and v as `grad_sq_ema`.
 
     Args:
-        learning_rate: the length of a step.
+        learning_rate: the step size.
         beta1: the fraction of m that is kept, in [0, 1).
         beta2: the fraction of v that is kept, in [0, 1).
-        eps: keeps the quotient finite, twice.
-        weight_decay: not part of the gradient.
+        eps: keeps the quotient finite; it is added in two places.
+        weight_decay: decoupled from the gradient.
 
     Example:
         >>> import jax.numpy as jnp

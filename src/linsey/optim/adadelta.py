@@ -35,10 +35,10 @@ class Adadelta(OptaxDefinition):
         acc_delta = rho * acc_delta + (1 - rho) * d**2
 
     Args:
-        learning_rate: the length of a step; 1 in the paper.
+        learning_rate: the step size; 1 in the paper.
         rho: the fraction of the averages that is kept, in [0, 1).
-        eps: keeps the quotient finite, and the first steps from 0.
-        weight_decay: not part of the gradient.
+        eps: keeps the quotient finite, and the first steps from being 0.
+        weight_decay: decoupled from the gradient.
 
     Example:
         >>> import jax.numpy as jnp

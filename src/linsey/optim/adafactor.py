@@ -1,4 +1,4 @@
-"""Adafactor: second moments of matrices kept as those of their rows and columns."""
+"""Adafactor: second moments of matrices, stored as those of their rows and columns."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class _AdafactorParamState:
 
 
 class Adafactor(OptaxDefinition):
-    """Divides by the root of an average square that is kept in little memory.
+    """Divides by the root of an average square that takes little memory.
 
         v = decay * v + (1 - decay) * (grad**2 + epsilon1)
         u = grad / sqrt(v)
@@ -55,29 +55,29 @@ class Adafactor(OptaxDefinition):
         u *= max(rms(param), epsilon2)
         param -= u + weight_decay_rate * param
 
-    at update t = 1, 2, ... with decay = 1 - t**-decay_rate. Of a leaf with two long
-    axes only the means of v over either of them are kept, and v is taken to be their
-    product over the mean of all. The state is float32.
+    at update t = 1, 2, ... with decay = 1 - t**-decay_rate. For a leaf with two long
+    axes, only the means of v over each of them are kept, and v is approximated by their
+    product divided by the overall mean. The state is float32.
 
     Args:
-        learning_rate: the step, as a fraction of the leaf's size.
-        factored: keep means over axes where a leaf allows it. This,
+        learning_rate: the step size, as a fraction of the size of the leaf.
+        factored: whether to keep only means over axes if a leaf allows it. This option,
             `min_dim_size_to_factor` and `multiply_by_parameter_scale` cannot be
-            overridden for one update.
-        multiply_by_parameter_scale: whether to multiply by the size of the leaf, the
-            fourth line.
-        beta1: the fraction of an average of u that is kept and moves the leaf. If
-            `None`, there is no such average.
+            overridden for a single update.
+        multiply_by_parameter_scale: whether to multiply by the size of the leaf, as in
+            the fourth line.
+        beta1: the fraction that is kept of an average of u, which then moves the leaf.
+            If `None`, there is no such average.
         decay_rate: exponent of the decay above, in (0, 1].
-        step_offset: the step that counts as the first, when training goes on.
-        clipping_threshold: how large the root of the mean square of u may be. If
-            `None`, it is not clipped.
-        weight_decay_rate: not scaled by the learning rate. If `None`, there is no
-            weight decay.
-        min_dim_size_to_factor: how long the second longest axis must be.
-        epsilon1: added to the squares.
-        epsilon2: the size that a leaf has at least.
-        dtype_momentum: of the average of u.
+        step_offset: the step that counts as the first, when training is continued.
+        clipping_threshold: upper bound on the root mean square of u. If `None`, it is
+            not clipped.
+        weight_decay_rate: the weight decay, not scaled by the learning rate. If `None`,
+            there is none.
+        min_dim_size_to_factor: minimum length of the second longest axis.
+        epsilon1: number added to the squares.
+        epsilon2: lower bound on the size of a leaf.
+        dtype_momentum: dtype of the average of u.
 
     Example:
         >>> import jax.numpy as jnp
@@ -101,7 +101,7 @@ class Adafactor(OptaxDefinition):
         self.dtype_momentum = arguments.dtype_momentum
 
     def init_param_state(self, param: ArrayLike) -> _AdafactorParamState:
-        """Return zeros; of shape (1,) what a leaf of this shape does not need."""
+        """Return zeros; fields that a leaf does not need have shape (1,)."""
         shape = np.shape(param)
         unused = jnp.zeros(1, jnp.float32)
         v_row = v_col = v = m = unused
@@ -116,7 +116,7 @@ class Adafactor(OptaxDefinition):
         return _AdafactorParamState(v_row, v_col, v, m)
 
     def _factored_axes(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
-        """Return the second longest and the longest axis, if means are kept."""
+        """Return the second longest and the longest axis, if their means are kept."""
         hp = self.hyper_params
         if not hp.factored or len(shape) < 2:
             return None

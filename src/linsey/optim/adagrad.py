@@ -48,8 +48,8 @@ class Adagrad(OptaxDefinition):
         Duchi et al. 2011, Adaptive subgradient methods,
         https://jmlr.org/papers/v12/duchi11a.html
 
-    Differs from `optax.adagrad`, whose sum starts at 0.1 and has `eps` inside
-    of the root.
+    Differs from `optax.adagrad`, whose sum starts at 0.1 and has `eps` inside the
+    root.
     """
 
     param_state = _AdagradParamState
@@ -67,7 +67,7 @@ class Adagrad(OptaxDefinition):
 
 
 def scale_by_root_of_sum(eps: Scalar) -> optax.GradientTransformation:
-    """Return the division by the root of the sum of squares, plus `eps`."""
+    """Return a transformation that divides by the root of the sum of squares."""
 
     def init(params: optax.Params) -> optax.ScaleByRssState:
         return optax.ScaleByRssState(jax.tree.map(jnp.zeros_like, params))

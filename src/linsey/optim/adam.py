@@ -38,11 +38,11 @@ class Adam(OptaxDefinition):
     at update t = 1, 2, ...; the state holds m as `grad_ema` and v as `grad_sq_ema`.
 
     Args:
-        learning_rate: the length of a step.
+        learning_rate: the step size.
         beta1: the fraction of m that is kept, in [0, 1).
         beta2: the fraction of v that is kept, in [0, 1).
         eps: keeps the quotient finite.
-        weight_decay: not part of the gradient.
+        weight_decay: decoupled from the gradient.
 
     Example:
         >>> import jax.numpy as jnp

@@ -1,14 +1,15 @@
-"""What all optimizers share: a definition, the optimizer it creates, and its copies.
+"""The common parts of all optimizers: definitions, and the optimizers they create.
 
-An `OptimizerDef` is an algorithm with default *hyper-parameters*. It turns one leaf of
-a tree of parameters into the first *state* of that leaf (`init_param_state`), and leaf,
-state and gradient into the next ones (`apply_param_gradient`). Updates of whole trees
-follow from these two. `create` returns an `Optimizer`: parameters, their state and the
+An `OptimizerDef` is an algorithm with default *hyper-parameters*. It computes the first
+*state* of a leaf of the parameters (`init_param_state`), and the next leaf and state
+from leaf, state and gradient (`apply_param_gradient`). Updates of whole trees follow
+from these two. `create` returns an `Optimizer`: parameters, their state and the
 definition in one immutable object. `MultiOptimizer` and `ReplicatedOptimizer` are
-definitions made of others: one for each part of a tree, one with a copy on each device.
+definitions made from others: the former has one for each part of a tree, the latter
+updates a copy on each device.
 
-Definitions are not pytrees. They are compared by identity, so that programs compiled
-for one of them are not mistaken for programs of another.
+Definitions are not pytrees. They are compared by identity, so that a program compiled
+for one of them is not mistaken for a program of another.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ T = TypeVar("T")
 Scalar = float | jax.Array
 """A hyper-parameter: a number, traced or not."""
 LearningRate = Scalar | optax.Schedule | None
-"""A learning rate, or a function of the step; `None` if each update passes its own."""
+"""A learning rate, a schedule, or `None` if each update is given a learning rate."""
 
 LossFn = Callable[[Any], object]
-"""A function of the parameters that returns a loss, or a pair of it and a value."""
+"""A function of the parameters that returns a loss, or a loss and another value."""
 
 FROZEN = "frozen"
 """The label, in optax, of the leaves that no traversal selects."""
@@ -50,10 +51,10 @@ class OptimizerDef:
     """Base class of optimizer definitions.
 
     A subclass calls this constructor with its hyper-parameters, a `struct.dataclass`,
-    and defines the first state of a leaf and its update.
+    and defines the first state and the update of a leaf.
 
     Args:
-        hyper_params: the values that hold unless an update overrides them.
+        hyper_params: the values that apply unless an update overrides them.
 
     Example:
         >>> from linsey import struct
@@ -105,7 +106,7 @@ class OptimizerDef:
 
         Args:
             step: number of updates made before this one.
-            hyper_params: those of this update.
+            hyper_params: the hyper-parameters of this update.
             param: the leaf.
             state: its state.
             grad: its gradient.
@@ -123,7 +124,7 @@ class OptimizerDef:
         states: list[Any],
         grads: list[jax.Array],
     ) -> tuple[list[jax.Array], list[Any]]:
-        """Return several leaves and their states after an update, see above."""
+        """Return several leaves and their states; see `apply_param_gradient`."""
         pairs = [
             self.apply_param_gradient(step, hyper_params, param, state, grad)
             for param, state, grad in zip(params, states, grads, strict=True)
@@ -147,7 +148,7 @@ class OptimizerDef:
         """Return parameters and state after an update.
 
         Args:
-            hyper_params: those of this update, see `update_hyper_params`.
+            hyper_params: hyper-parameters of this update; see `update_hyper_params`.
             params: a tree of arrays.
             state: its state.
             grads: the gradients, with the structure of `params`.
@@ -170,8 +171,8 @@ class OptimizerDef:
         """Return the hyper-parameters with some replaced.
 
         Args:
-            **overrides: new values by name; `hyper_params` is a whole set that replaces
-                the defaults before the other names are applied.
+            **overrides: new values by name; `hyper_params` is a complete set that
+                replaces the defaults before the other names are applied.
 
         Raises:
             HyperParamUnknownError: if there is no hyper-parameter of that name.
@@ -180,7 +181,7 @@ class OptimizerDef:
         return self._replaced(hyper_params, overrides)
 
     def _replaced(self, hyper_params: Any, changes: Mapping[str, object]) -> Any:
-        """Return hyper-parameters with some replaced, if they have all of these."""
+        """Return hyper-parameters with some replaced, or raise if one is unknown."""
         if dataclasses.is_dataclass(hyper_params):
             known = [field.name for field in dataclasses.fields(hyper_params)]
             unknown = [name for name in changes if name not in known]
@@ -217,12 +218,12 @@ class OptimizerDef:
         *,
         strict: bool = False,
     ) -> tuple[T, OptimizerState]:
-        """Return parameters and state from what `state_dict` returned.
+        """Return parameters and state from a result of `state_dict`.
 
         Args:
-            target: parameters with the structure wanted.
+            target: parameters with the desired structure.
             state: their state.
-            state_dict: what was stored.
+            state_dict: the stored dictionaries.
             strict: whether shapes, dtypes and names must be those of the target.
 
         Raises:
@@ -252,9 +253,9 @@ class OptimizerDef:
         """Return a gradient transformation that makes the same updates.
 
         Args:
-            **overrides: hyper-parameters that differ from the defaults; for the
-                optimizers of this package the learning rate may be a schedule, a
-                function of the step.
+            **overrides: hyper-parameters that differ from the defaults. For the
+                optimizers of this package, the learning rate may be a schedule, that
+                is, a function of the step.
         """
         hyper_params = self.update_hyper_params(**overrides)
 
@@ -273,7 +274,7 @@ class OptimizerDef:
 
         Args:
             params: the parameters.
-            state: their state here.
+            state: their state in this package.
             **overrides: as for `to_optax`.
         """
         return state
@@ -285,7 +286,7 @@ class OptimizerDef:
 
         Args:
             params: the parameters.
-            opt_state: their state there.
+            opt_state: their state in optax.
             step: number of updates made.
             **overrides: as for `to_optax`.
         """
@@ -352,7 +353,7 @@ class Optimizer(struct.PyTreeNode):
         return self.replace(state=state, target=target)
 
     def compute_gradient(self, loss_fn: LossFn) -> tuple[Any, ...]:
-        """Return loss and gradient at `target`. Deprecated: use `jax.value_and_grad`.
+        """Return the loss and its gradient. Deprecated: use `jax.value_and_grad`.
 
         Args:
             loss_fn: takes the parameters and returns the loss, a scalar array, or a
@@ -372,7 +373,7 @@ class Optimizer(struct.PyTreeNode):
     def optimize(
         self, loss_fn: LossFn, **hyper_param_overrides: Any
     ) -> tuple[Any, ...]:
-        """Return the optimizer after an update, and the loss before it. Deprecated.
+        """Return the optimizer after one update, and the loss before. Deprecated.
 
         Args:
             loss_fn: see `compute_gradient`.
@@ -392,7 +393,7 @@ class Optimizer(struct.PyTreeNode):
         """Return a copy of the optimizer for each device, for `jax.pmap`.
 
         Args:
-            devices: those that get a copy. If `None`, all local devices.
+            devices: the devices that get a copy. If `None`, all local devices.
             axis_name: the axis of the `pmap`, over which gradients are averaged.
         """
         definition = ReplicatedOptimizer(self.optimizer_def, devices, axis_name)
@@ -424,7 +425,7 @@ class Optimizer(struct.PyTreeNode):
         """Return an optimizer like this one with the contents of a state dict.
 
         Args:
-            state: what `state_dict` returned, here or in Flax before 0.6.
+            state: the result of `state_dict`, from linsey or from Flax before 0.6.
             strict: whether shapes, dtypes and names must be those of this optimizer.
 
         Raises:
@@ -477,7 +478,7 @@ class ReplicatedOptimizer(OptimizerDef):
 
     Args:
         optimizer_def: the other optimizer.
-        devices: those that hold the copies. If `None`, all local devices.
+        devices: the devices that hold the copies. If `None`, all local devices.
         axis_name: the axis of the `pmap` around the update.
     """
 
@@ -516,14 +517,14 @@ class ReplicatedOptimizer(OptimizerDef):
         *,
         strict: bool = False,
     ) -> tuple[T, OptimizerState]:
-        """Return copies, for each device, of what was stored."""
+        """Return a copy of the stored parameters and state for each device."""
         target, state = unreplicate((target, state))
         restore = self.optimizer_def.restore_state
         restored = restore(target, state, state_dict, strict=strict)
         return replicate(restored, self.devices)
 
     def to_optax(self, **overrides: Any) -> optax.GradientTransformation:
-        """Return the average over the axis, then the other optimizer's."""
+        """Return the average over the axis, followed by the other transformation."""
         average = optax.stateless(lambda grads, _: lax.pmean(grads, self.axis_name))
         return optax.chain(average, self.optimizer_def.to_optax(**overrides))
 
@@ -544,20 +545,20 @@ class MultiOptimizer(OptimizerDef):
     """Update each leaf with the optimizer whose traversal selects it.
 
     A leaf that no traversal selects has the state `None` and never changes. All
-    optimizers share one step. Hyper-parameters are a list with a set for each; an
-    override by name is for all of them.
+    optimizers share one step. Hyper-parameters are a list with one set for each
+    optimizer; an override by name applies to all of them.
 
-    The traversals are asked once for each update, with the parameters themselves, so
-    that their filters see paths and arrays; the gradients and states of the leaves they
-    select are found by their path.
+    The traversals are applied once per update to the parameters themselves, so that
+    their filters see paths and arrays. The gradients and states of the leaves they
+    select are found by path.
 
     Args:
         *traversals_and_optimizers: pairs of a traversal, which selects leaves, and a
             definition.
 
     Raises:
-        OptionError: if there is no pair; by `create`, if a leaf is selected twice or
-            a traversal selects more than leaves.
+        OptionError: if there is no pair. `create` raises it if a leaf is selected
+            twice or a traversal selects more than leaves.
 
     Example:
         >>> from linsey import optim
@@ -601,7 +602,7 @@ class MultiOptimizer(OptimizerDef):
         """Return parameters and state after an update.
 
         Args:
-            hyper_params: a set for each optimizer.
+            hyper_params: one set for each optimizer.
             params: a tree of arrays.
             state: its state.
             grads: the gradients; only those of selected leaves are needed.
@@ -691,7 +692,7 @@ class MultiOptimizer(OptimizerDef):
         return zip(self.sub_optimizers, hyper_params, strict=True)
 
     def _labels(self, params: object) -> object:
-        """Return the tree with the number of each leaf's optimizer in its place."""
+        """Return the tree with each leaf replaced by the index of its optimizer."""
         treedef = jax.tree.structure(params)
         labels = [FROZEN] * treedef.num_leaves
         for i, numbers in enumerate(select(self.traversals, params)):

@@ -1,4 +1,4 @@
-"""Loss scaling, under the name that programs written for `flax.optim` import."""
+"""Loss scaling, under the name that programs for `flax.optim` import."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LAMB: Adam with one step length for each leaf."""
+"""LAMB: Adam with its own step size for each leaf."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ class _LAMBParamState:
 
 
 class LAMB(OptaxDefinition):
-    """Adam's direction, as long as the leaf that it moves.
+    """Moves in Adam's direction, with a length proportional to that of the leaf.
 
         u = m / (1 - beta1**t) / (sqrt(v / (1 - beta2**t)) + eps)
         u += weight_decay * param
         param -= learning_rate * norm(param) / norm(u) * u
 
-    with m and v as in `Adam`. The norms are those of whole leaves; where one of them
-    is 0 their ratio is 1.
+    with m and v as in `Adam`. The norms are those of whole leaves; if one of them is 0,
+    their ratio is 1.
 
     Args:
-        learning_rate: the length of a step, as a fraction of the leaf's.
+        learning_rate: the step size, as a fraction of the norm of the leaf.
         beta1: the fraction of m that is kept, in [0, 1).
         beta2: the fraction of v that is kept, in [0, 1).
-        weight_decay: not part of the gradient.
+        weight_decay: decoupled from the gradient.
         eps: keeps the quotient finite.
 
     Example:
@@ -56,8 +56,8 @@ class LAMB(OptaxDefinition):
         You et al. 2020, Large batch optimization for deep learning,
         https://arxiv.org/abs/1904.00962
 
-    Differs from Flax before 0.6, whose ratio was 0 where the leaf is 0, so that it
-    never moved, and NaN where only the direction is.
+    Differs from Flax before 0.6, whose ratio was 0 if the leaf is 0, so that it never
+    moved, and NaN if only the direction is 0.
     """
 
     param_state = _LAMBParamState

@@ -1,4 +1,4 @@
-"""LARS: momentum with one step length for each leaf."""
+"""LARS: momentum with its own step size for each leaf."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ class LARS(OptaxDefinition):
         momentum = beta * momentum + step
         param -= momentum
 
-    With Nesterov's look ahead the last line has `step + beta * momentum`. The norms are
-    those of whole leaves; where that of the leaf or of its gradient is 0 the ratio
-    is 1.
+    With Nesterov's look-ahead, the last line has `step + beta * momentum`. The norms
+    are those of whole leaves; if the norm of the leaf or of its gradient is 0, the
+    ratio is 1.
 
     Args:
-        learning_rate: multiplies all of the step.
+        learning_rate: multiplies the whole step.
         beta: the fraction of the sum that is kept, in [0, 1).
         weight_decay: the factor of an L2 penalty.
-        trust_coefficient: the length of a step as a fraction of the leaf's.
+        trust_coefficient: the length of a step as a fraction of the leaf's norm.
         eps: keeps the quotient finite.
-        nesterov: look ahead.
+        nesterov: whether to look ahead.
 
     Example:
         >>> import jax.numpy as jnp
@@ -64,8 +64,8 @@ class LARS(OptaxDefinition):
         You et al. 2017, Large batch training of convolutional networks,
         https://arxiv.org/abs/1708.03888
 
-    Differs from `optax.lars`, whose ratio is to the norm of the sum of gradient and
-    decay.
+    Differs from `optax.lars`, whose ratio is relative to the norm of the sum of
+    gradient and weight decay.
     """
 
     param_state = _LARSParamState
@@ -89,7 +89,7 @@ class LARS(OptaxDefinition):
 def scale_by_layer(
     weight_decay: Scalar, trust_coefficient: Scalar, eps: Scalar
 ) -> optax.GradientTransformation:
-    """Return the addition of weight decay and the scaling by the ratio of norms."""
+    """Return a transformation that adds weight decay and scales by the norm ratio."""
 
     def scaled(g: Any, p: Any) -> jax.Array:
         g_norm, p_norm = norm(g), norm(p)
@@ -103,6 +103,6 @@ def scale_by_layer(
 
 
 def norm(x: jax.Array) -> jax.Array:
-    """Return the 2-norm over all axes, of half precision in float32."""
+    """Return the 2-norm over all axes; half precision is summed in float32."""
     dtype = promote_types(x.dtype, jnp.float32)
     return jnp.sqrt(jnp.sum(jnp.square(jnp.abs(x.astype(dtype)))))

@@ -32,13 +32,13 @@ class Momentum(OptaxDefinition):
         momentum = beta * momentum + grad
         param -= learning_rate * momentum
 
-    With Nesterov's look ahead the last line has `grad + beta * momentum`.
+    With Nesterov's look-ahead, the last line has `grad + beta * momentum`.
 
     Args:
-        learning_rate: the length of a step, as a multiple of the sum.
+        learning_rate: the step size, as a multiple of the sum.
         beta: the fraction of the sum that is kept, in [0, 1).
         weight_decay: the factor of an L2 penalty.
-        nesterov: look ahead.
+        nesterov: whether to look ahead.
 
     Example:
         >>> import jax.numpy as jnp

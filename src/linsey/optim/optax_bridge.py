@@ -1,7 +1,7 @@
 """Conversion from this package to optax, and back.
 
-`OptimizerDef.to_optax` returns the gradient transformation of a definition. Here are
-the other direction, `from_optax`, and the conversion of trained state: of an
+`OptimizerDef.to_optax` returns the gradient transformation of a definition. This module
+contains the other direction, `from_optax`, and the conversion of trained state: from an
 `Optimizer`, or a stored one, to a `TrainState` and back.
 """
 
@@ -27,15 +27,15 @@ S = TypeVar("S", bound=TrainState)
 
 @struct.dataclass
 class _NoHyperParams:
-    """A gradient transformation has its hyper-parameters inside."""
+    """No hyper-parameters: those of a gradient transformation are inside it."""
 
 
 class OptaxOptimizer(OptimizerDef):
     """Updates with a gradient transformation; its state is that of optax.
 
     Args:
-        tx: the gradient transformation. If `optax.inject_hyperparams` made it, its
-            hyper-parameters can be overridden for an update.
+        tx: the gradient transformation. If it comes from `optax.inject_hyperparams`,
+            its hyper-parameters can be overridden for an update.
     """
 
     def __init__(self, tx: optax.GradientTransformation) -> None:
@@ -46,7 +46,7 @@ class OptaxOptimizer(OptimizerDef):
         return OptimizerState(jnp.zeros((), jnp.int32), self.tx.init(params))
 
     def update_hyper_params(self, **overrides: object) -> dict[str, object]:
-        """Return the overrides, which only the state can check."""
+        """Return the overrides, which can be checked only with the state."""
         overrides.pop("hyper_params", None)
         return overrides
 
@@ -66,7 +66,7 @@ class OptaxOptimizer(OptimizerDef):
         if not overrides:
             return opt_state
         known = dict(getattr(opt_state, "hyperparams", {}))
-        # The value of a schedule would be computed anew, so setting it has no effect.
+        # The value of a schedule would be recomputed, so setting it has no effect.
         for name in getattr(opt_state, "hyperparams_states", {}):
             known.pop(name, None)
         unknown = [name for name in overrides if name not in known]
@@ -78,7 +78,7 @@ class OptaxOptimizer(OptimizerDef):
         return opt_state._replace(hyperparams=new)
 
     def to_optax(self, **overrides: object) -> optax.GradientTransformation:
-        """Return the gradient transformation itself; it takes no overrides."""
+        """Return the gradient transformation itself; no overrides are allowed."""
         if overrides.pop("hyper_params", None) is None and overrides:
             raise HyperParamUnknownError(self, overrides, [])
         return self.tx
@@ -95,7 +95,7 @@ class OptaxOptimizer(OptimizerDef):
 
 
 def from_optax(tx: optax.GradientTransformation) -> OptaxOptimizer:
-    """Return the definition of an optimizer that optax computes.
+    """Return the definition of an optimizer whose updates optax computes.
 
     Args:
         tx: a gradient transformation. If it comes from `optax.inject_hyperparams`,
@@ -121,17 +121,17 @@ def to_train_state(
     cls: type[S] = TrainState,
     **fields: object,
 ) -> S:
-    """Return the `TrainState` that continues the training of an optimizer.
+    """Return a `TrainState` that continues the training of an optimizer.
 
-    It has the same step, parameters and state of each leaf.
+    It has the same step, the same parameters and the same state of each leaf.
 
     Args:
         optimizer: parameters, state and definition.
         apply_fn: usually `model.apply`.
-        hyper_params: what differs from the definition's defaults, such as a learning
-            rate that was passed to each update; it may be a schedule.
-        cls: the class to make, if it has further fields.
-        **fields: their values, such as `batch_stats`.
+        hyper_params: hyper-parameters that differ from the definition's defaults, such
+            as a learning rate that was passed to each update. It may be a schedule.
+        cls: the class to make, if it has additional fields.
+        **fields: the values of these fields, such as `batch_stats`.
 
     Example:
         >>> from linsey import optim
@@ -157,7 +157,7 @@ def to_train_state(
 def from_train_state(
     state: TrainState, definition: OptimizerDef, **overrides: object
 ) -> Optimizer:
-    """Return the optimizer that continues the training of a `TrainState`.
+    """Return an optimizer that continues the training of a `TrainState`.
 
     Args:
         state: its `tx` is `definition.to_optax(**overrides)`, or has a state of the
@@ -185,11 +185,11 @@ def restore_train_state(
     """Return a `TrainState` from the checkpoint of an optimizer, old or new.
 
     Args:
-        checkpoint: what `to_bytes(optimizer)` or `to_state_dict(optimizer)` returned,
-            here or in Flax before 0.6: `{"target": ..., "state": ...}`.
-        definition: the algorithm it was trained with, which a checkpoint does not hold.
+        checkpoint: the result of `to_bytes(optimizer)` or `to_state_dict(optimizer)`,
+            from linsey or from Flax before 0.6: `{"target": ..., "state": ...}`.
+        definition: the algorithm used in training, which a checkpoint does not contain.
         apply_fn: usually `model.apply`.
-        target: parameters with the structure wanted. If `None`, the nested
+        target: parameters with the desired structure. If `None`, the nested
             dictionaries of the checkpoint.
         hyper_params: see `to_train_state`.
         cls: the class to make, if it has further fields.

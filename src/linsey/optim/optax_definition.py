@@ -1,11 +1,11 @@
 """Optimizers whose rule is a chain of gradient transformations of optax.
 
 A definition declares its hyper-parameters once, as the fields of a dataclass, which its
-constructor takes as arguments (`takes_fields_of`). It lists its *stages*: each a
-transformation, the class of its state in optax, and which field of the per-leaf state
-holds each of its arrays. From that list follow an update of leaves that are stored as
-this package stores them, the gradient transformation that does the same (`to_optax`),
-and the conversion of states between the two.
+constructor takes as arguments (`takes_fields_of`). It lists its *stages*: each consists
+of a transformation, the class of its state in optax, and the fields of the per-leaf
+state that hold its arrays. Three things follow from that list: the update of leaves
+stored in the format of this package, the gradient transformation that does the same
+(`to_optax`), and the conversion of states between the two.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def takes_fields_of(
     """Let a constructor take the fields of a dataclass as its arguments.
 
     Args:
-        hyper_params: the dataclass. The decorated constructor takes an instance of it,
-            the resulting one takes names, order and defaults of its fields.
+        hyper_params: the dataclass. The decorated constructor takes an instance of it;
+            the resulting one takes its fields, with their names, order and defaults.
 
     Example:
         >>> from linsey import struct
@@ -76,7 +76,7 @@ class Stage(NamedTuple):
     """One transformation of a chain, and how its state is stored.
 
     Args:
-        transformation: what is done to the updates.
+        transformation: the gradient transformation.
         state: the class of its state in optax. If `None`, it has no state.
         fields: for each field of that state, other than `count`, the field of the
             per-leaf state.
@@ -96,7 +96,7 @@ class Stage(NamedTuple):
         return self.state(**values)
 
     def unpack(self, state: object) -> Columns:
-        """Return the values that a state of the transformation holds."""
+        """Return the values in a state of the transformation."""
         return {field: getattr(state, name) for name, field in self.fields.items()}
 
 
@@ -113,7 +113,7 @@ class OptaxDefinition(OptimizerDef):
         """Return the transformations, in the order in which they are applied.
 
         Args:
-            hyper_params: those of the update.
+            hyper_params: the hyper-parameters of the update.
         """
         raise NotImplementedError
 
@@ -143,8 +143,8 @@ class OptaxDefinition(OptimizerDef):
         states: list[Any],
         grads: list[jax.Array],
     ) -> tuple[list[jax.Array], list[Any]]:
-        # All leaves at once, so that what depends on the step alone is done once;
-        # unless a subclass has a rule of its own for a leaf.
+        # All leaves at once, so that values which depend only on the step are computed
+        # once; unless a subclass has a rule of its own for a leaf.
         own_rule = type(self).apply_param_gradient
         if own_rule is not OptaxDefinition.apply_param_gradient:
             return super().apply_leaves(step, hyper_params, params, states, grads)
@@ -173,13 +173,13 @@ class OptaxDefinition(OptimizerDef):
         return moved, self._rows(new, len(leaves))
 
     def cast(self, leaf: jax.Array) -> jax.Array:
-        """Return a gradient or a parameter in the dtype to compute with."""
+        """Return a gradient or a parameter in the dtype of the computation."""
         return leaf
 
     def learning_rate_stage(
         self, learning_rate: LearningRate, flip_sign: bool = True
     ) -> Stage:
-        """Return the multiplication by the learning rate, or by its negative."""
+        """Return the stage that multiplies by the learning rate, or its negative."""
         if learning_rate is None:
             raise OptionError(
                 f"no learning rate provided: {named(self)} has `learning_rate=None`.",
@@ -192,7 +192,7 @@ class OptaxDefinition(OptimizerDef):
         return Stage(scale, state)
 
     def decay_stages(self, weight_decay: Scalar) -> list[Stage]:
-        """Return the addition of `weight_decay * param`, unless that is plain zero."""
+        """Return the stage that adds `weight_decay * param`, unless that is zero."""
         if isinstance(weight_decay, int | float) and not weight_decay:
             return []
         return [Stage(optax.add_decayed_weights(weight_decay))]
@@ -243,7 +243,7 @@ class OptaxDefinition(OptimizerDef):
 
 
 def as_array(value: ArrayLike) -> jax.Array:
-    """Return an array, of a number or a NumPy array that a program made by hand."""
+    """Convert a number or a NumPy array, made by hand in a program, to an array."""
     return value if isinstance(value, jax.Array) else jnp.asarray(value)
 
 
@@ -253,10 +253,10 @@ def zeros_like(param: ArrayLike) -> jax.Array:
 
 
 def like(new: jax.Array, old: jax.Array) -> jax.Array:
-    """Return a new value in the dtype of the old one, so that structures last.
+    """Return a new value in the dtype of the old one, so that dtypes are preserved.
 
-    Without this, gradients or hyper-parameters of a wider dtype would turn bfloat16
-    parameters into float32 ones.
+    Otherwise, gradients or hyper-parameters of a wider dtype would turn bfloat16
+    parameters into float32.
     """
     keep = new.dtype == old.dtype or not jnp.issubdtype(old.dtype, jnp.inexact)
     return new if keep else new.astype(old.dtype)

@@ -43,10 +43,10 @@ class RMSProp(OptaxDefinition):
         mg = beta2 * mg + (1 - beta2) * grad
 
     Args:
-        learning_rate: the length of a step.
+        learning_rate: the step size.
         beta2: the fraction of the averages that is kept, in [0, 1).
         eps: keeps the quotient finite.
-        centered: subtract the square of the average gradient.
+        centered: whether to subtract the square of the average gradient.
 
     Example:
         >>> import jax.numpy as jnp

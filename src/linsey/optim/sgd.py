@@ -20,7 +20,7 @@ class GradientDescent(OptaxDefinition):
         param -= learning_rate * grad
 
     Args:
-        learning_rate: the length of a step, as a multiple of the gradient.
+        learning_rate: the step size, as a multiple of the gradient.
 
     Example:
         >>> import jax.numpy as jnp

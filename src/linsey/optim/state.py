@@ -1,9 +1,9 @@
-"""The step and the state of every leaf: all that an optimizer stores beside parameters.
+"""The step and the state of all leaves, which an optimizer stores with the parameters.
 
-There is one state object for each leaf, hundreds in a large model, and jax would
-flatten and rebuild each of them at every call of a compiled step. So as a pytree an
-`OptimizerState` has the arrays of all of them as its own children, and the tree of
-state objects is built when `param_states` is read.
+There is one state object for each leaf, hundreds in a large model, and JAX would
+flatten and rebuild each of them at every call of a compiled step. Therefore, as a
+pytree, an `OptimizerState` has the arrays of all of them as its own children, and the
+tree of state objects is built only when `param_states` is read.
 """
 
 from __future__ import annotations
@@ -39,13 +39,14 @@ class OptimizerState:
     param_states: Any
 
     def __getattr__(self, name: str) -> Any:
-        # Reached only for what is not there: after `_unflatten`, until it is read.
+        # Called only for missing attributes: `param_states` is missing after
+        # `_unflatten`, until it is read.
         values = self.__dict__
         if name != "param_states" or "_leaves" not in values:
             raise AttributeError(name)
         values["param_states"] = values["_structure"][0].unflatten(values["_leaves"])
-        # The leaves stay, but from now on the tree holds: its dictionaries may be
-        # changed in place.
+        # The leaves are kept, but from now on the tree is authoritative: its
+        # dictionaries may be changed in place.
         return values["param_states"]
 
     def __reduce__(self) -> tuple[type[OptimizerState], tuple[object, object]]:
@@ -56,9 +57,9 @@ class OptimizerState:
         return dataclasses.replace(self, **updates)
 
 
-# One object for all structures that are equal: jax compares them at every call, which
-# takes no time if they are the same (`benchmarks/dispatch.py`). The tuple, since Python
-# asks for identity first where it compares what is in tuples.
+# One object for all equal structures: JAX compares them at every call, which takes no
+# time if they are identical (`benchmarks/dispatch.py`). They are wrapped in tuples,
+# because Python compares the items of tuples by identity first.
 Structure = tuple[jax.tree_util.PyTreeDef]
 _structures: dict[jax.tree_util.PyTreeDef, Structure] = {}
 
@@ -69,8 +70,8 @@ def _flatten(state: OptimizerState) -> tuple[tuple[object, ...], Structure]:
         return (state.step, *values["_leaves"]), values["_structure"]
     structure = values.get("_structure")
     if structure is not None:
-        # In place of leaves there may be trees or None, as in a specification of axes;
-        # the structure is the same whether or not somebody has read the tree.
+        # In place of leaves there may be trees or None, as in a specification of axes.
+        # The structure is the same whether or not the tree has been read.
         with contextlib.suppress(ValueError, TypeError):
             leaves = structure[0].flatten_up_to(state.param_states)
             return (state.step, *leaves), structure
@@ -82,7 +83,7 @@ def _flatten_with_keys(
     state: OptimizerState,
 ) -> tuple[tuple[tuple[jax.tree_util.GetAttrKey, object], ...], Structure]:
     (step, *leaves), structure = _flatten(state)
-    # Numbers are leaves and have paths, which values such as None have not.
+    # Numbers are leaves and have paths, unlike values such as None.
     tree = structure[0].unflatten(range(len(leaves)))
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(tree)]
     keys = [jax.tree_util.GetAttrKey(f"param_states{path}") for path in paths]

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 Pair = dict[str, Any]
 Scale = jax.Array | tuple[()]
-"""The scale of a leaf; `()` if the leaf is updated as it is."""
+"""The scale of a leaf, or `()` if the leaf is updated as a whole."""
 
 
 @struct.dataclass
@@ -41,19 +41,19 @@ class _WeightNormParamState:
 
 
 class WeightNorm(OptimizerDef):
-    """Optimizes direction and scale of each weight column apart.
+    """Optimizes direction and scale of each weight column separately.
 
         param = scale * direction / sqrt(sum(direction**2) + wn_eps)
 
-    with the sum over all axes but the last. The other optimizer updates direction and
-    scale, by their gradients. Leaves with one value per column, such as biases, are
-    updated as they are.
+    with the sum over all axes except the last. The wrapped optimizer updates direction
+    and scale with their gradients. Leaves with one value per column, such as biases,
+    are updated as a whole.
 
-    Direction and scale are part of the state, and updates start from them: a new
-    `target` put in by hand is forgotten at the next update.
+    Direction and scale are part of the state, and updates start from them: a `target`
+    that was replaced by hand is lost at the next update.
 
     Args:
-        wrapped_optimizer: the other optimizer. It sees the tree
+        wrapped_optimizer: the optimizer of direction and scale. It sees the tree
             `{"direction": ..., "scale": ...}`.
         wn_decay: this multiple of the direction is added to its gradient.
         wn_eps: keeps the quotient finite.
@@ -84,8 +84,8 @@ class WeightNorm(OptimizerDef):
         """Return the hyper-parameters with some replaced.
 
         Args:
-            **overrides: `wn_decay` and `wn_eps` are this optimizer's; all others go
-                to the one inside.
+            **overrides: `wn_decay` and `wn_eps` are for this optimizer; all others are
+                for the wrapped one.
         """
         own_names = {"wn_decay", "wn_eps"} & overrides.keys()
         own = {name: overrides.pop(name) for name in own_names}
@@ -108,7 +108,7 @@ class WeightNorm(OptimizerDef):
         decay, eps = hyper_params.wn_decay, hyper_params.wn_eps
 
         def pair(parts: Iterable[tuple[object, object]]) -> Pair:
-            """Return the tree that the other optimizer sees."""
+            """Return the tree that the wrapped optimizer sees."""
             directions, scales = zip(*parts, strict=True) if states else ((), ())
             direction, scale = treedef.unflatten(directions), treedef.unflatten(scales)
             return {"direction": direction, "scale": scale}
@@ -134,7 +134,7 @@ class WeightNorm(OptimizerDef):
 
 
 def _state_by_leaf(params: object, inner: OptimizerState, pair: Pair) -> OptimizerState:
-    """Return the state, leaf by leaf, from that of the other optimizer."""
+    """Return the state, leaf by leaf, from that of the wrapped optimizer."""
     states = inner.param_states
     parts = (states["direction"], states["scale"], pair["direction"], pair["scale"])
     leaves = jax.tree.map(lambda _, *own: _WeightNormParamState(*own), params, *parts)
@@ -142,7 +142,7 @@ def _state_by_leaf(params: object, inner: OptimizerState, pair: Pair) -> Optimiz
 
 
 def _scale(scale: Any) -> Scale:
-    """Return the scale of a leaf as an array, or `()` as it may have been restored."""
+    """Return the scale of a leaf as an array or `()`, also if it was restored."""
     return as_array(scale) if jax.tree.leaves(scale) else ()
 
 
@@ -155,7 +155,7 @@ def _inverse_norm(direction: jax.Array, eps: Scalar) -> jax.Array:
 
 
 def _split(weight: jax.Array, eps: Scalar) -> tuple[jax.Array, Scale]:
-    """Return direction and scale; the scale is `()` where there are no columns."""
+    """Return direction and scale; the scale is `()` if there are no columns."""
     if weight.ndim == 0 or weight.size <= weight.shape[-1]:
         return weight, ()
     inverse = _inverse_norm(weight, eps)
@@ -165,7 +165,7 @@ def _split(weight: jax.Array, eps: Scalar) -> tuple[jax.Array, Scale]:
 def _gradients(
     grad: jax.Array, direction: jax.Array, scale: Scale, decay: Scalar, eps: Scalar
 ) -> tuple[jax.Array, Scale]:
-    """Return the gradients of direction and scale from that of the weight."""
+    """Return the gradients of direction and scale, given that of the weight."""
     if isinstance(scale, tuple):
         return grad, ()
     inverse = _inverse_norm(direction, eps)

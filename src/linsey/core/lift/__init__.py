@@ -1,6 +1,6 @@
 """Lifted transforms: JAX transforms of functions that use scopes.
 
-All stand on one mechanism, `split.Lifted`; each adds only its axis logic.
+All are built on one mechanism, `split.Lifted`; each adds only its handling of axes.
 """
 
 # ruff: noqa: F403 (each file lists the names that it offers)

@@ -32,19 +32,19 @@ Split = Mapping[Any, bool]
 Args = tuple[object, ...]
 State = tuple[ArrayLike, Group, T]  # the step, the variables written, the carry
 Carry = tuple[Group, C]  # the variables carried from step to step, and the carry
-# Shared variables, what is carried at first, and what was created outside of the loop.
+# Shared variables, the first variables to carry, and values created outside the loop.
 Same = tuple[Group, Group | None, list[Any] | None]
 
 
 class Stacked(Lifted):
-    """Variables with an axis of instances or steps; their metadata names that axis.
+    """Variables with an axis of instances or steps, which their metadata names.
 
     Args:
         scopes: see `Lifted`.
-        axes: for each filter the axis of these collections, in `In` or `Out` if they
-            have it only on the way in or out. Metadata boxes lose the name of the axis
-            before the transform, and get it back afterwards.
-        split: for each filter whether these streams differ.
+        axes: for each filter the axis of these collections, wrapped in `In` or `Out` if
+            they have it only on the way in or out. Metadata boxes lose the name of the
+            axis before the transform, and get it back afterwards.
+        split: for each filter, whether these streams differ.
         params: passed to `add_axis` and `remove_axis` of metadata boxes.
         *whole: filters of the collections that go in without an axis, and of those
             that come out without one; these groups come before the others.
@@ -74,11 +74,11 @@ class Stacked(Lifted):
         option: str,
         given: int | None,
     ) -> int:
-        """Return the length that is given, or else that of all mapped axes.
+        """Return the given length, or the common length of all mapped axes.
 
         Raises:
             ShapeError: the lengths differ.
-            OptionError: nothing is mapped, and the option of the transform not given.
+            OptionError: nothing is mapped, and the option of the transform is missing.
         """
         found: dict[int, tuple[int, ...]] = {}
         leaves = jax.tree_util.tree_leaves((args, self.variables))
@@ -94,14 +94,14 @@ class Stacked(Lifted):
         raise texts.no_length(transform, option)
 
     def map_keys(self, fn: Callable[[jax.Array], jax.Array]) -> Groups:
-        """Return the keys that go in, changed where streams are to differ."""
+        """Return the keys that go in, changed for the streams that should differ."""
         return tuple(
             jax.tree_util.tree_map(fn, group) if is_split else group
             for group, is_split in zip(self.rngs, self.is_split, strict=True)
         )
 
     def pure(self, fn: Callable[..., T]) -> Callable[..., tuple[T, Groups]]:
-        """Act like `plan.pure`; modules from outside draw other keys each time too."""
+        """Act like `plan.pure`; modules from outside also draw new keys each time."""
         run = self.plan.pure(fn)
 
         def step(
@@ -134,7 +134,7 @@ def vmap(
     spmd_axis_name: Hashable | None = None,
     metadata_params: Mapping[Any, Any] = {},
 ) -> Callable[..., T]:
-    """Map `fn(scope, *args)` over an axis; each instance has its variables or shares.
+    """Map `fn(scope, *args)` over an axis; variables are mapped too, or shared.
 
     Args:
         fn: the function.
@@ -143,7 +143,7 @@ def vmap(
         split_rngs: for each filter whether these streams differ between instances.
         in_axes: axes of the arguments, as in `jax.vmap`.
         out_axes: axes of the results.
-        axis_size: length of the axis, needed if nothing is mapped on the way in.
+        axis_size: length of the axis, needed if no input is mapped.
         axis_name: name of the axis for collectives.
         spmd_axis_name: see `jax.vmap`.
         metadata_params: passed to `add_axis` and `remove_axis` of metadata boxes.
@@ -209,20 +209,20 @@ def scan(
         variable_axes: for each filter the axis along which these collections are
             stacked, one slice for each step.
         variable_broadcast: collections that are the same at every step; they may be
-            created in the first, and must not depend on carry or inputs.
+            created in the first step, and must not depend on the carry or the inputs.
         variable_carry: collections carried from step to step. If they do not exist,
-            they begin with what the first step creates.
+            they begin with the variables that the first step creates.
         split_rngs: for each filter whether these streams differ between steps.
         in_axes: axes of the arguments to scan over, or `broadcast`.
         out_axes: axes along which results are stacked, or `broadcast`.
-        length: number of steps, needed if nothing is scanned over.
+        length: number of steps, needed if no input is scanned.
         reverse: go from the last element to the first.
         unroll: steps in one iteration of the compiled loop.
         _split_transpose: see `jax.lax.scan`.
         data_transform: called as `data_transform(variables, rngs)` in each step.
         metadata_params: passed to `add_axis` and `remove_axis` of metadata boxes.
-        check_constancy_invariants: trace the step once more to compute what is
-            broadcast.
+        check_constancy_invariants: trace the step once more to compute the values that
+            are broadcast.
 
     Returns:
         A function `(scope, carry, *args, **kwargs) -> (carry, ys)`; keyword arguments
@@ -238,7 +238,7 @@ def scan(
         shared, carried, *stacked = lifted.variables
         steps = lifted.length(in_axes, args, "scan", "length", length)
         roots, (may_share, may_carry, *_) = lifted.plan.roots, lifted.plan.outputs
-        # Where there is nothing to carry yet, the step creates it in the extra trace.
+        # If there is nothing to carry yet, the step creates it in the extra trace.
         has_none = not any(tree for of_root in carried for tree in of_root.values())
         creates = has_none and any(root.mutable & may_carry for root in roots)
         run = lifted.pure(fn)
@@ -271,12 +271,12 @@ def scan(
                 scope.put_variable(col, name, value)
             return (same[1] or (), carry[1]) if creates else carry
 
-        # The extra trace also moves the counters of the random streams, as it always
-        # has: without streams and broadcast results there is nothing it could change.
+        # The extra trace also advances the counters of the random streams, as it always
+        # has. Without streams and broadcast results it would change nothing.
         has_streams = any(keys for group in lifted.rngs for keys in group)
         may_change = any(root.mutable & may_share for root in roots)
         has_same = axes_scan.broadcast in jax.tree_util.tree_leaves(out_axes)
-        # Under `init` the step may create variables of modules of outside.
+        # Under `init` the step may create variables of modules from outside.
         has_same |= any(("initializing", True) in root.flags for root in roots)
         check = check_constancy_invariants and (has_streams or may_change or has_same)
         check = check or creates
@@ -308,11 +308,11 @@ def remat_scan(
     split_rngs: Mapping[Any, bool] = {True: True},
     metadata_params: Mapping[Any, Any] = {meta.PARTITION_NAME: None},
 ) -> Callable[..., T]:
-    """Nest scans of `body_fn(scope, x) -> x`, each step recomputed for gradients.
+    """Nest scans of `body_fn(scope, x) -> x`, recomputing each step for gradients.
 
-    For `lengths = (n, m)` the body runs `n * m` times, and only `n + m` of the values
-    between are kept for the backward pass. The new axes of partitioned variables are
-    not sharded, unless `metadata_params` says how.
+    For `lengths = (n, m)` the body runs `n * m` times, and only `n + m` of the
+    intermediate values are kept for the backward pass. The new axes of partitioned
+    variables are not sharded unless `metadata_params` specifies how.
     """
     variables = (variable_axes, variable_broadcast, variable_carry)
 
@@ -340,9 +340,9 @@ def cond(
     variables: Filter = True,
     rngs: Filter = True,
 ) -> T:
-    """Run `true_fun(scope, *operands)` or `false_fun` by a traced condition.
+    """Run `true_fun(scope, *operands)` or `false_fun`, depending on a traced condition.
 
-    Both must write the same variables; to create some, run both functions under `init`.
+    Both must write the same variables. To create variables, run both under `init`.
     """
     lifted = Lifted(scope, (variables,), (variables,), (rngs,))
     branches = map(lifted.plan.pure, (true_fun, false_fun))
@@ -357,7 +357,7 @@ def switch(
     variables: Filter = True,
     rngs: Filter = True,
 ) -> T:
-    """Run `branches[index](scope, *operands)`, see `cond`."""
+    """Run `branches[index](scope, *operands)`; see `cond`."""
     lifted = Lifted(scope, (variables,), (variables,), (rngs,))
     pure = [lifted.plan.pure(fn) for fn in branches]
     return lifted.call(partial(lax.switch, index, pure), *operands)
@@ -379,7 +379,7 @@ def while_loop(
         body_fn: the step.
         scope: scopes of the variables.
         init: the first carry.
-        carry_variables: collections the step may write; they must exist before.
+        carry_variables: collections the step may write; they must exist already.
         broadcast_variables: collections that are only read.
         split_rngs: for each filter whether these streams differ between steps.
 

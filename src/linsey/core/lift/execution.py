@@ -1,4 +1,4 @@
-"""How functions of scopes run: compiled, recomputed, on other variables and keys."""
+"""How functions of scopes run: compiled, recomputed, or on other variables and keys."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def jit(
 ) -> Callable[..., T]:
     """Compile `fn(scope, *args)`; calls with an equal plan share the compiled program.
 
-    Keys drawn inside come from keys drawn at the call, so they do not depend on what
-    the process ran earlier.
+    Keys drawn inside are derived from keys drawn at the call, so they do not depend on
+    earlier calls in the process.
 
     Args:
         fn: the function.
         variables: collections it may use.
         rngs: streams it may use.
         static_argnums: indices of compile-time constant arguments; the scope is 0.
-        static_argnames: names of such keyword arguments.
+        static_argnames: names of compile-time constant keyword arguments.
         donate_argnums: indices of arguments whose memory may be reused.
         device: see `jax.jit`.
         backend: see `jax.jit`.
@@ -47,7 +47,7 @@ def jit(
     Returns:
         A function `(scope, *args, **kwargs)`.
     """
-    # The constants of programs that read a path: each of these is for one path only.
+    # The constants of programs that read a path; each of these is for one path only.
     placed: set[tuple[object, ...]] = set()
 
     def constants(plan: Plan, args: tuple[object, ...]) -> tuple[object, ...]:
@@ -88,7 +88,7 @@ def jit(
                 result = compiled(plan, *operands, **kwargs)
                 if result[0][1].value[1] in (False, tuple(plan.paths)):
                     return result
-                # Another thread traced it meanwhile, for paths of its own.
+                # Meanwhile another thread has traced the program for its own paths.
             return compiled(plan.placed(), *operands, **kwargs)
 
         y, kept = lifted.call(run, *args, **kwargs)
@@ -118,7 +118,7 @@ def remat(
         prevent_cse: see `jax.checkpoint`; use `False` inside `scan`.
         static_argnums: indices of arguments that are constants, not counting the scope;
             they may be given by keyword too.
-        policy: which values to keep all the same.
+        policy: which values to keep nevertheless; see `jax.checkpoint`.
 
     Returns:
         A function `(scope, *args, **kwargs)`.
@@ -152,8 +152,8 @@ def map_variables(
     Args:
         fn: the function.
         mapped_collections: the collections that are transformed.
-        map_in_fn: maps `{collection: tree}` as stored to what `fn` sees.
-        map_out_fn: the inverse, for what `fn` creates or writes.
+        map_in_fn: maps the stored `{collection: tree}` to the one that `fn` sees.
+        map_out_fn: the inverse, for variables that `fn` creates or writes.
         init: whether `fn` may create these variables.
         mutable: whether `fn` may write them.
         rngs: streams `fn` may use.
@@ -185,7 +185,7 @@ def map_variables(
 
 
 def swap_collection(fn: Callable[..., T], col_a: str, col_b: str) -> Callable[..., T]:
-    """Let `fn` see collection `col_a` as `col_b` and the other way round."""
+    """Let `fn` see collection `col_a` as `col_b` and vice versa."""
 
     def swap(collections: Collections) -> Collections:
         names = {col_a: col_b, col_b: col_a}
@@ -199,7 +199,7 @@ def fold_rngs(
 ) -> Callable[..., T]:
     """Run `fn(scope, *args)` on keys drawn once from the streams.
 
-    The hash of the path is folded in at the call; inside, paths are shorter.
+    The hash of the path is folded into them at the call; inside, paths are relative.
     """
 
     def folded(scopes: object, *args: object, **kwargs: object) -> T:

@@ -27,23 +27,23 @@ def vjp(
     variables: Filter = True,
     rngs: Filter = True,
 ) -> Any:
-    """Apply `jax.vjp` to `fn(scope, *primals)`, also by its variables.
+    """Apply `jax.vjp` to `fn(scope, *primals)`, also for its variables.
 
     Args:
         fn: the function; with `has_aux` it returns `(y, aux)`.
         scope: scopes of the variables.
-        *primals: where to differentiate.
+        *primals: point at which to differentiate.
         has_aux: whether `fn` returns something that is not differentiated.
         reduce_axes: accepted for compatibility, no longer used by JAX.
-        vjp_variables: collections to differentiate by; they are not written.
+        vjp_variables: collections to differentiate for; they are not written.
         variables: the other collections `fn` may use.
         rngs: streams `fn` may use.
 
     Returns:
         `(y, backward)` or `(y, backward, aux)`; `backward(cotangent)` gives the
         gradients `(variables, *primals)`. Gradients of several scopes have the
-        structure of `scope`; if one scope holds another, they are a list, one entry
-        for each of the outermost.
+        structure of `scope`; if one scope contains another, they are a list with one
+        entry for each outermost scope.
     """
     lifted = Lifted(scope, (vjp_variables, variables), (variables,), (rngs,))
     run = lifted.plan.pure(fn)
@@ -65,7 +65,7 @@ def vjp(
 def _gradients(
     order: Order, backward: Callable[..., Any], cotangent: object
 ) -> tuple[object, ...]:
-    """Run the backward pass; order gradients of variables as the scopes are."""
+    """Run the backward pass; return gradients in the structure of the scopes."""
     by, *inputs = backward(cotangent)
     return (order.to_scopes(by), *inputs)
 
@@ -79,14 +79,14 @@ def value_and_grad(
     variables: Filter = True,
     rngs: Filter = True,
 ) -> Any:
-    """Compute value and gradients by `primals` of a scalar `fn(scope, *primals)`.
+    """Compute a scalar `fn(scope, *primals)` and its gradients for the primals.
 
     Returns:
-        `(y, gradients)`, or `(y, aux, gradients)`; a tuple of one gradient for each of
-        the primals.
+        `(y, gradients)` or `(y, aux, gradients)`; `gradients` is a tuple with one entry
+        for each primal.
 
     Raises:
-        ShapeError: the value is no scalar.
+        ShapeError: the value is not a scalar.
     """
     filters = {"vjp_variables": False, "variables": variables, "rngs": rngs}
     y, backward, *aux = vjp(fn, scope, *primals, has_aux=has_aux, **filters)
@@ -115,7 +115,7 @@ def jvp(
     Args:
         fn: the function.
         scope: the scope of the variables.
-        primals: where to differentiate, a tuple.
+        primals: point at which to differentiate, a tuple.
         tangents: directions of the primals, a tuple.
         variable_tangents: `{collection: tree of tangents}`, for some collections of the
             first scope. All other variables are constants.
@@ -149,7 +149,7 @@ def custom_vjp(
     grad_vars: Filter = "params",
     nondiff_argnums: int | Sequence[int] = (),
 ) -> Callable[..., T]:
-    """Give `fn(scope, *args)` a backward pass of its own.
+    """Give `fn(scope, *args)` a custom backward pass.
 
     Args:
         fn: the function.

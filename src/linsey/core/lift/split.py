@@ -1,18 +1,18 @@
-"""The one mechanism under every lifted transform.
+"""The mechanism behind all lifted transforms.
 
-A function of scopes reads and writes variables and draws keys: no JAX transform can see
-that. `Lifted` makes it a pure function of arrays and back:
+A function of scopes reads and writes variables and draws keys, which no JAX transform
+can see. `Lifted` converts it to a pure function of arrays and back:
 
-1. `Lifted(scopes, ...)` takes the variables and keys out of the scopes, sorted into
-   groups by filters, one group for each way the transform treats them;
+1. `Lifted(scopes, ...)` takes the variables and keys out of the scopes. Filters sort
+   them into groups, one for each way in which the transform treats them;
 2. `lifted.plan.pure(fn)` is `fn` as a pure function `(variables, rngs, *args) ->
-   (result, variables)`: it runs on fresh scopes at the same paths;
-3. `lifted.merge(variables)` writes what came out back into the scopes.
+   (result, variables)`, which runs on fresh scopes at the same paths;
+3. `lifted.merge(variables)` writes the resulting variables back into the scopes.
 
-A transform is then only its axis logic. Invariants: collections that no filter selects
+A transform then only has to handle axes. Invariants: collections that no filter selects
 are invisible inside; only collections that are mutable outside and selected by an
-output filter are mutable inside; counters of random streams go on from where they were,
-so that a function draws the same keys lifted by an identity as unlifted.
+output filter are mutable inside; counters of random streams continue from their values
+outside, so that an identity transform does not change the keys that a function draws.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Lifted:
     """The variables and keys of some scopes, taken out for a transform.
 
     Args:
-        scopes: a pytree of scopes; a scope inside another one is reached through it.
+        scopes: a pytree of scopes; a scope inside another one is accessed through it.
         inputs: filters of the variables that go in, one for each group.
         outputs: filters of the variables that come out, one for each group.
         rngs: filters of the random streams, one for each group.
@@ -57,7 +57,7 @@ class Lifted:
     Attributes:
         variables: the variables that go in.
         rngs: the keys that go in.
-        plan: how to make the scopes again.
+        plan: how to make the scopes again inside the transform.
     """
 
     def __init__(
@@ -83,13 +83,13 @@ class Lifted:
     def call(
         self, run: Callable[..., tuple[T, Groups]], /, *args: object, **kwargs: object
     ) -> T:
-        """Call a pure function of what went in and merge what comes out."""
+        """Call a pure function of variables and keys, and merge the new variables."""
         y, variables = run(self.variables, self.rngs, *args, **kwargs)
         self.merge(variables)
         return y
 
     def merge(self, variables: Groups) -> None:
-        """Write variables that came out back into the scopes they belong to."""
+        """Write variables from the transform back into the scopes they belong to."""
         for group in variables:
             for scope, collections in zip(self.roots, group, strict=True):
                 for col, tree in collections.items():
@@ -97,9 +97,9 @@ class Lifted:
                         scope.put_variable(col, name, value)
 
     def forked_rngs(self) -> Groups:
-        """Return keys without a path: of the first scope keys drawn from it now.
+        """Return keys without a path; those of the first scope are drawn from it now.
 
-        If another scope holds the first one, that draw only counts.
+        If another scope contains the first one, the draw only advances its counter.
         """
         first = self.first
         streams = {s for group in self.rngs for keys in group for s in keys}
@@ -121,7 +121,7 @@ class Lifted:
 
 
 def update_group(group: Group, written: Group) -> Group:
-    """Put the collections that were written into a group of variables."""
+    """Update a group of variables with the collections that were written."""
     return tuple({**old, **new} for old, new in zip(group, written, strict=True))
 
 
@@ -134,7 +134,7 @@ class Untraced:
 
 
 class Root(NamedTuple):
-    """What may be written in an outermost scope, and its flags."""
+    """The mutable collections of an outermost scope, and its flags."""
 
     mutable: Selection
     flags: tuple[tuple[str, object], ...]
@@ -143,10 +143,10 @@ class Root(NamedTuple):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """The structure in which scopes were given, and the way to each from the roots.
+    """The structure in which scopes were given, and the path to each from its root.
 
-    Values that belong to roots have the same structure. If one scope holds another
-    there is no value for each: then they are a list with one value for each root.
+    Values that belong to roots have the same structure. If one scope contains another,
+    not every scope has a value: then the values are a list with one entry per root.
     """
 
     tree: jax.tree_util.PyTreeDef
@@ -154,7 +154,7 @@ class Order:
     size: int  # the number of roots
 
     def scopes(self, roots: Sequence[Scope]) -> Any:
-        """Return the scopes as they were given, over other roots."""
+        """Return scopes in the structure that was given, over other roots."""
         flat = [reduce(Scope._descend, names, roots[i]) for i, names in self.ways]
         return jax.tree_util.tree_unflatten(self.tree, flat)
 
@@ -163,7 +163,7 @@ class Order:
         return sorted(self.ways) == [(i, ()) for i in range(self.size)]
 
     def to_scopes(self, values: Sequence[object]) -> Any:
-        """Bring one value for each root into the structure of the scopes."""
+        """Arrange one value per root in the structure of the scopes."""
         if not self._is_one_to_one:
             return list(values)
         return jax.tree_util.tree_unflatten(
@@ -180,10 +180,10 @@ class Order:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How to make scopes again over other variables: no arrays, comparable.
+    """How to make scopes again over other variables: comparable, without arrays.
 
-    Two detached plans are equal if the same function gives the same program for both,
-    whatever the paths of the roots, as long as that function does not read them.
+    Two detached plans are equal if the same function gives the same program for both.
+    The paths of the roots may differ, as long as the function does not read them.
     """
 
     order: Order
@@ -206,13 +206,13 @@ class Plan:
         return plan
 
     def placed(self) -> Plan:
-        """Return a detached plan that is equal to those for the same paths only."""
-        PLACE_READ.set(True)  # what is traced around it depends on them too
+        """Return a detached plan that is equal only to plans for the same paths."""
+        PLACE_READ.set(True)  # an enclosing traced program depends on the paths too
         paths = [(path[-1] if path else None, path) for _, path in self.paths]
         return dataclasses.replace(self, paths=paths, fixed=tuple(paths))
 
     def relative_counters(self) -> tuple[frozenset[Any], ...]:
-        """Return the counters as they are now, as a value, by paths from each root."""
+        """Return the current counters as a value, by paths relative to each root."""
         return tuple(
             frozenset(
                 (at[len(path) :], stream, count)
@@ -223,13 +223,13 @@ class Plan:
         )
 
     def update_counters(self, relative: tuple[frozenset[Any], ...]) -> None:
-        """Set counters to what `relative_counters` gave, perhaps of an equal plan."""
+        """Set counters to a result of `relative_counters`, perhaps of an equal plan."""
         rows = zip(self.paths, self.counters, relative, strict=True)
         for (_, path), drawn, counts in rows:
             drawn.update({((*path, *at), stream): n for at, stream, n in counts})
 
     def pure(self, fn: Callable[..., T]) -> Callable[..., tuple[T, Groups]]:
-        """Make of `fn(scopes, *args)` `(variables, rngs, *args) -> (y, variables)`."""
+        """Turn `fn(scopes, ...)` into `(variables, rngs, ...) -> (y, variables)`."""
 
         def run(
             variables: Groups, rngs: Groups, /, *args: object, **kwargs: object
@@ -268,8 +268,8 @@ def pack(
         fn: called with `(scope_fn, repack_fn, variables, rngs, *args)`, where
             `variables` and `rngs` hold a tuple for each filter, with a dictionary for
             each scope in it. `scope_fn(variables, rngs, mutable_filter=True)` makes
-            scopes that hold them, `repack_fn(scopes)` sorts what may have changed in
-            them. Returns its result and what `repack_fn` gave.
+            scopes that hold them, and `repack_fn(scopes)` sorts the variables that may
+            have changed in them. `fn` returns its result and that of `repack_fn`.
         in_variable_filters: filters of the variables that go in, one for each group.
         out_variable_filters: filters of the variables that come out.
         rng_filters: filters of the random streams, one for each group.
@@ -311,7 +311,7 @@ def pack(
 
 
 def shifted(argnums: int | Iterable[int], by: int) -> tuple[int, ...]:
-    """Shift indices of arguments, without that of the scope, which is 0."""
+    """Shift indices of arguments, dropping that of the scope, which is 0."""
     argnums = (argnums,) if isinstance(argnums, int) else argnums
     return tuple(i + by for i in argnums if i >= 1)
 
@@ -322,7 +322,7 @@ def fill_in(
     args: tuple[object, ...],
     kwargs: dict[str, object],
 ) -> tuple[Callable[..., T], list[object], dict[str, object]]:
-    """Fill in those arguments of `fn(scope, *args, **kwargs)` that are constants.
+    """Fill in the constant arguments of `fn(scope, *args, **kwargs)`.
 
     Args:
         fn: the function.
@@ -331,7 +331,7 @@ def fill_in(
         kwargs: keyword arguments.
 
     Returns:
-        A function of a scope and the other arguments, and these.
+        A function of a scope and the remaining arguments, and the latter.
     """
     fixed = set(jax.tree_util.tree_leaves(argnums))
     if not fixed:
@@ -352,13 +352,13 @@ def fill_in(
 
 
 def _sort(of_roots: Iterable[Mapping[str, Any]], filters: Filters) -> Groups:
-    """Sort what each root has by name into groups."""
+    """Sort the named collections or streams of each root into groups."""
     rows = [group_collections(named, filters) for named in of_roots]
     return tuple(tuple(row[i] for row in rows) for i in range(len(filters)))
 
 
 def _outermost(scopes: list[Scope]) -> list[Scope]:
-    """Return the scopes that no other one holds, each once."""
+    """Return the scopes that are not inside another one, without duplicates."""
     roots: list[Scope] = []
     for scope in sorted(scopes, key=lambda s: len(s._path)):
         if not any(_is_below(scope, root) for root in roots):
@@ -367,7 +367,7 @@ def _outermost(scopes: list[Scope]) -> list[Scope]:
 
 
 def _locate(scope: Scope, roots: list[Scope]) -> tuple[int, Path]:
-    """Return the index of the root that holds a scope, and the names below it."""
+    """Return the index of the root of a scope, and the names below that root."""
     i = next(i for i, root in enumerate(roots) if _is_below(scope, root))
     return i, scope._path[len(roots[i]._path) :]
 

@@ -1,7 +1,7 @@
 """Layers as functions of scopes, without modules: the core alone is enough for a model.
 
-Each function takes a scope, asks it for parameters by name and shape, and computes with
-arrays. They are small on purpose; `linsey.linen` has more options.
+Each function takes a scope, requests parameters from it by name and shape, and computes
+with arrays. They are small on purpose; `linsey.linen` has more options.
 
 Example:
     >>> import jax, jax.numpy as jnp
@@ -47,7 +47,7 @@ from linsey.ops.pool import max_pool as max_pool
 from linsey.typing import Dtype, Initializer, PaddingLike, PrecisionLike, PRNGKey, Shape
 
 # Flax has a file for each family of layers, from which programs import. Here all of
-# them are this one under other names, as `os.path` is another name of `posixpath`.
+# these are aliases of this module, as `os.path` is an alias of `posixpath`.
 attention = linear = normalization = stochastic = sys.modules[__name__]
 for _family in ("attention", "linear", "normalization", "stochastic"):
     sys.modules[f"{__name__}.{_family}"] = sys.modules[__name__]
@@ -55,7 +55,7 @@ for _family in ("attention", "linear", "normalization", "stochastic"):
 default_kernel_init = lecun_normal()
 default_embed_init = variance_scaling(1.0, "fan_in", "normal", out_axis=0)
 
-# What is added to the scores of keys that are masked.
+# The number added to the scores of masked keys.
 MASKED = -1e10
 
 # -- linear maps ---------------------------------------------------------------------
@@ -111,12 +111,12 @@ def dense_general(
         inputs: array of any shape.
         features: number of output features, or one for each feature axis.
         axis: the axes that are contracted.
-        batch_dims: leading axes; each entry of them has a kernel of its own, all with
-            the same initial values.
+        batch_dims: leading axes whose entries have kernels of their own, all with the
+            same initial values.
         bias: whether to add a bias.
         dtype: dtype of the computation.
         kernel_init: initializer of `kernel`, called with a flat shape.
-        bias_init: initializer of `bias`, likewise.
+        bias_init: initializer of `bias`, called with a flat shape.
         precision: see `jax.lax.Precision`.
 
     Returns:
@@ -225,7 +225,7 @@ class Embedding:
             An array of shape (*indices.shape, features).
 
         Raises:
-            IntegerInputError: the indices are no integers.
+            IntegerInputError: the indices are not integers.
         """
         if not jnp.issubdtype(indices.dtype, jnp.integer):
             raise IntegerInputError(jnp.shape(self.table)[0], indices.dtype)
@@ -283,8 +283,8 @@ def group_norm(
     """Normalize each example by mean and variance of groups of channels.
 
     Raises:
-        OptionError: the channels cannot be divided, or `num_groups` and `group_size`
-            are both given, or neither.
+        OptionError: the channels cannot be divided, or not exactly one of `num_groups`
+            and `group_size` is given.
     """
     if (num_groups is None) == (group_size is None):
         raise OptionError(
@@ -331,10 +331,10 @@ def batch_norm(
         use_running_average: whether to use the running statistics, not those of `x`.
         axis: the channel axis or axes.
         momentum: fraction of the running statistics that is kept, in [0, 1].
-        epsilon: what is added to the variance.
+        epsilon: number added to the variance.
         dtype: dtype of the result.
         bias: whether to add a bias.
-        scale: whether to multiply with a scale.
+        scale: whether to multiply by a scale.
         bias_init: initializer of `bias`.
         scale_init: initializer of `scale`.
         axis_name: name of a mapped axis to take mean and variance over as well.
@@ -372,7 +372,7 @@ def _affine(
     scale_init: Initializer | None,
     bias_init: Initializer | None,
 ) -> list[Array | None]:
-    """Declare `scale` and `bias` where there are initializers, and shape them."""
+    """Declare `scale` and `bias` if they have initializers, and reshape them."""
     inits = {"scale": scale_init, "bias": bias_init}
     return [
         None if init is None else scope.param(name, init, stored).reshape(shape)
@@ -402,17 +402,17 @@ def dot_product_attention(
     Args:
         scope: gives the random key for dropout, from the stream `dropout`.
         query: array of shape (batch, *axes, heads, depth).
-        key: array of such a shape.
-        value: array of such a shape.
+        key: array of the same form.
+        value: array of the same form.
         dtype: dtype of the weights.
-        bias: what is added to the scores, of a shape that broadcasts to (*batch, heads,
+        bias: array added to the scores, of a shape that broadcasts to (*batch, heads,
             *query axes, *key axes).
-        axis: the axes to attend over. If `None`, they are all between batch and heads;
-            the others count as batch.
-        broadcast_dropout: whether batch entries and heads share one draw of dropout.
+        axis: the axes to attend over. If `None`, all axes between batch and heads. The
+            other ones count as batch axes.
+        broadcast_dropout: whether batch entries and heads share one dropout mask.
         dropout_rng: random key for dropout.
-        dropout_rate: probability to drop a weight, in [0, 1).
-        deterministic: whether to leave dropout out.
+        dropout_rate: probability of dropping a weight, in [0, 1).
+        deterministic: whether to disable dropout.
         precision: see `jax.lax.Precision`.
 
     Returns:
@@ -473,29 +473,30 @@ def multi_head_dot_product_attention(
     Args:
         scope: holds the projections `query`, `key`, `value` and `out`.
         inputs_q: array of shape (batch, *axes, features).
-        inputs_kv: array of such a shape. If `None`, it is `inputs_q`.
+        inputs_kv: array of the same form. Defaults to `inputs_q`.
         num_heads: number of heads.
         dtype: dtype of the computation.
         qkv_features: features of all heads together. Defaults to those of `inputs_q`.
         out_features: features of the outputs. Defaults to those of `inputs_q`.
-        attention_axis: the axes to attend over. If `None`, they are all but batch and
+        attention_axis: the axes to attend over. If `None`, all axes except batch and
             features.
         causal_mask: whether elements see only themselves and those before them.
-        padding_mask: which elements are no padding, of shape (batch, *axes).
+        padding_mask: mask of the elements that are not padding, of shape
+            (batch, *axes).
         key_padding_mask: the same for the keys. Defaults to `padding_mask`.
-        segmentation: numbers of segments, of shape (batch, *axes); elements see those
-            of their segment only.
+        segmentation: numbers of segments, of shape (batch, *axes); elements see only
+            those of their own segment.
         key_segmentation: the same for the keys. Defaults to `segmentation`.
         cache: not supported here; use `linen.MultiHeadDotProductAttention`.
-        broadcast_dropout: whether batch entries and heads share one draw of dropout.
+        broadcast_dropout: whether batch entries and heads share one dropout mask.
         dropout_rng: random key for dropout.
-        dropout_rate: probability to drop a weight, in [0, 1).
-        deterministic: whether to leave dropout out.
+        dropout_rate: probability of dropping a weight, in [0, 1).
+        deterministic: whether to disable dropout.
         precision: see `jax.lax.Precision`.
         kernel_init: initializer of the kernels.
         bias_init: initializer of the biases.
         bias: whether the projections add a bias.
-        attention_fn: computes attention, called like `dot_product_attention`.
+        attention_fn: replacement for `dot_product_attention`, with the same arguments.
 
     Returns:
         An array of shape (batch, *axes, out_features).
@@ -566,9 +567,9 @@ def dropout(
     Args:
         scope: gives the random key, from the stream `dropout`.
         inputs: array of any shape.
-        rate: probability to drop an entry, in [0, 1).
-        deterministic: whether to leave the inputs alone.
-        rng: random key in place of that of the scope.
+        rate: probability of dropping an entry, in [0, 1).
+        deterministic: whether to return the inputs unchanged.
+        rng: random key to use in place of the one from the scope.
 
     Returns:
         An array like `inputs`.

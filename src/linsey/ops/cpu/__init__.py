@@ -1,7 +1,7 @@
-"""What depends on the processor: what a CPU computes in another way than XLA, and how.
+"""Operations that are computed on a CPU in another way than XLA would, and faster.
 
-`dispatch` decides where that is. `primitive` makes an operation of a definition in
-`jax.lax` and a kernel; `conv_kernels` and `channel_kernels` are such operations, whose
+`dispatch` decides when. `primitive` makes an operation from a definition in `jax.lax`
+and a kernel; `conv_kernels` and `channel_kernels` contain such operations, whose
 kernels `codegen` compiles. `conv` chooses between these, `conv_xla` and sums of shifted
 products.
 """

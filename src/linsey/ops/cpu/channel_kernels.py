@@ -1,12 +1,12 @@
-"""Two sums for each channel of large arrays on a CPU, in one reading of them.
+"""Two sums for each channel of large arrays on a CPU, in one pass over the arrays.
 
 XLA reads an array once for each sum (`benchmarks/batch_norm.py`, with and without
-`LINSEY_KERNELS=0`). What batch normalization needs, forward and backward, are always
-two of them; here each pair is one operation. Channels are the last axis, and the sums
-are over all others.
+`LINSEY_KERNELS=0`). Batch normalization always needs two sums at a time, forward and
+backward; here each pair is one operation. Channels are the last axis, and the sums are
+over all others.
 
-Arrays are shifted, and multiplied with a *prescale* before, so that no difference nor
-square overflows: what is squared is `x * prescale - shift`.
+Arrays are multiplied by a *prescale* and then shifted, so that neither differences nor
+squares overflow: the squared values are `x * prescale - shift`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _spread(values: Array, shape: Shape) -> Array:
 def _channels(
     arrays: Sequence[ShapedArray], per_channel: Sequence[ShapedArray]
 ) -> Shape:
-    """Check that arrays fit each other; return the shape of a value per channel."""
+    """Check that array shapes match; return the shape of a value per channel."""
     shape, channels = arrays[0].shape, arrays[0].shape[-1:]
     found = [operand.shape for operand in (*arrays, *per_channel)]
     if found != [shape] * len(arrays) + [channels] * len(per_channel):
@@ -56,7 +56,7 @@ def _channels(
 
 
 def _call(target: str, result: Shape, x: Array, *others: Array) -> Array:
-    """Call a kernel for arrays of the shape of `x`, which has `channel_lanes`."""
+    """Call a kernel for arrays of the shape of `x`, for which there are lanes."""
     lanes = channel_lanes(x.shape)
     assert lanes is not None
     plan = (math.prod(x.shape[:-1]), x.shape[-1], lanes)
@@ -111,7 +111,7 @@ def channel_moments(
         Two arrays of shape (channels,).
 
     Raises:
-        ShapeError: The arrays do not fit each other.
+        ShapeError: The shapes of the arrays do not match.
 
     Example:
         >>> import jax.numpy as jnp
@@ -151,7 +151,7 @@ def _spreads(
     first: Array, second: Array, x: Array, shift: Array, prescale: Array
 ) -> list[Array]:
     scaled = lax.mul(x, _spread(prescale, x.shape))
-    # The difference as a sum, for a reason given in `moments`.
+    # The difference as a sum, for the reason given in `moments._sum_values`.
     shifted = lax.add(scaled, _spread(lax.neg(shift), x.shape))
     shifted = lax.mul(shifted, _spread(second, x.shape))
     return [lax.add(shifted, _spread(first, x.shape))]
@@ -182,7 +182,7 @@ _bind_products = define(
 _bind_spread = define(
     "channel_spread",
     _spreads,
-    _spreads,  # XLA merges it with what uses it
+    _spreads,  # XLA fuses it with its consumers
     "channels",
     _spread_shapes,
     _transpose_spreads,
@@ -196,7 +196,7 @@ def channel_products(
 
     Args:
         a: Array of shape (..., channels), float32.
-        x: Array of that shape.
+        x: Array of the same shape.
         shift: Array of shape (channels,).
         prescale: Array of that shape. If `None`, it is 1.
 
@@ -204,7 +204,7 @@ def channel_products(
         Two arrays of shape (channels,).
 
     Raises:
-        ShapeError: The arrays do not fit each other.
+        ShapeError: The shapes of the arrays do not match.
 
     Example:
         >>> import jax.numpy as jnp
@@ -236,7 +236,7 @@ def channel_spread(
         An array of the shape of `x`.
 
     Raises:
-        ShapeError: The arrays do not fit each other.
+        ShapeError: The shapes of the arrays do not match.
 
     Example:
         >>> import jax.numpy as jnp
@@ -326,7 +326,7 @@ def standardized_tangent(
 ) -> tuple[Array, Array, Array]:
     """Map a tangent of `x` to that of `(x - mean) * multiplier`.
 
-    The moments are those of `x`, and follow it:
+    The moments are those of `x`, and have tangents too:
 
         dmean = sum(dx) / count,    dsquare = sum(dx (x - mean)) / count
         dy = multiplier (dx - dmean) + offset
@@ -340,20 +340,20 @@ def standardized_tangent(
 
     Args:
         dx: Tangent of `x`.
-        offset: What is added to the tangent of the result, of shape (channels,).
-        slope: What is added to it times `x - mean`, of shape (channels,).
+        offset: Term of the tangent of the result, of shape (channels,).
+        slope: Factor of `x - mean` in that tangent, of shape (channels,).
         x: Array of shape (..., channels), float32.
         mean: Mean of each channel.
         rstd: Reciprocal standard deviation of each channel.
         multiplier: `rstd` times the scale, and times the prescale.
-        prescale: What `x` is multiplied with. If `None`, it is 1.
+        prescale: Factor of `x`. If `None`, it is 1.
 
     Returns:
         `dy` of the shape of `x`, and `dmean` and `dsquare`; the tangent of the variance
         is twice the latter.
 
     Raises:
-        ShapeError: The arrays do not fit each other.
+        ShapeError: The shapes of the arrays do not match.
 
     Example:
         >>> import jax.numpy as jnp

@@ -1,18 +1,17 @@
-"""Convolutions for which a CPU has something faster than XLA's own.
+"""Convolutions on a CPU, by methods that are faster there than XLA's default.
 
-- A window for each channel is a sum of shifted products.
-- Groups of channels are convolved one by one, or, if there are many of them, a few
-  together with zeros between them. XLA is slow for groups, most of all in the gradient
-  of the kernel (https://github.com/jax-ml/jax/issues/23713 and 13800).
+- A depthwise convolution is a sum of shifted products.
+- Groups of channels are convolved one by one or, if there are many, several at a time
+  with zeros between them. XLA is slow for groups, most of all in the gradient of the
+  kernel (https://github.com/jax-ml/jax/issues/23713 and 13800).
 - A window of size one is a matrix product.
-- Small outputs, such as those of the last layers of a network, have fewer entries in
-  all their patches than the kernel has: forward and both gradients are products with
-  these patches.
-- If numba is installed, kernels of our own compute most others: `conv_kernels`.
-- All others are those of `conv_xla`, written so that XLA takes its faster kernels.
+- For small outputs, such as those of the last layers of a network, all patches together
+  have fewer entries than the kernel. The forward pass and both gradients are then
+  products with these patches.
+- If numba is installed, kernels of our own compute most other cases: `conv_kernels`.
+- The rest is left to `conv_xla`, written so that XLA uses its faster kernels.
 
-What each of them gains is measured by `benchmarks/conv.py`. Results are equal up to
-rounding.
+`benchmarks/conv.py` measures the gain of each. Results are equal up to rounding.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ def convolve(
     return _convolve(x, kernel, bias, window, dimension_numbers, static)
 
 
-# One function of the program for all convolutions of the same shapes: it is traced,
+# All convolutions of the same shapes share one function of the program: it is traced,
 # differentiated and lowered once.
 @partial(jax.jit, static_argnums=(3, 4, 5))
 def _convolve(
@@ -123,7 +122,7 @@ def _convolve(
 
 
 def _is_plain(x: Array, kernel: Array, window: Window) -> bool:
-    """Return whether arrays of real numbers meet, of which the output has some."""
+    """Return whether this is an undilated, nonempty convolution of real arrays."""
     return (
         jnp.issubdtype(x.dtype, jnp.floating)
         and x.dtype == kernel.dtype
@@ -144,16 +143,16 @@ def _has_small_output(x: Array, kernel: Array, window: Window) -> bool:
         and math.prod(window.size) <= LARGEST_WINDOW
         and min(map(min, window.padding)) >= 0
         and outputs <= kernel.shape[-1]
-        and is_whole()  # axes that are merged may be divided over devices
+        and is_whole()  # otherwise, merged axes may be divided over devices
         and outputs * math.prod(kernel.shape) >= PATCHED_WORK
     )
 
 
 def _takes_kernel(x: Array, kernel: Array, window: Window) -> bool:
-    """Return whether a kernel of our own computes it; one axis is a row of two."""
+    """Return whether our own kernel serves; one axis counts as one row of an image."""
     rank, groups, channels = len(window.size), window.groups, kernel.shape[-2]
     if rank > 2 or channels == 1 < groups or x.shape[-1] != channels * groups:
-        return False  # the last of these is an error, which jax explains
+        return False  # if channels do not match, JAX explains the error
     more = (1,) * (2 - rank)
     y = (*more, *window.output_shape(x.shape[1:-1]))
     image = (x.shape[0], *more, *x.shape[1:])
@@ -185,7 +184,7 @@ def _convolve_by_kernel(
 def _multiply(
     x: Array, kernel: Array, strides: tuple[int, ...], precision: Precision
 ) -> Array:
-    """Multiply the channels of each entry that a window of size one visits."""
+    """Multiply each entry that a window of size one visits by the kernel."""
     if set(strides) != {1}:
         x = lax.slice(x, (0,) * x.ndim, x.shape, (1, *strides, 1))
     rows = lax.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
@@ -197,7 +196,7 @@ def _multiply(
 def _multiply_patches(
     x: Array, kernel: Array, window: Window, precision: Precision
 ) -> Array:
-    """Multiply the patch behind each output with the whole kernel."""
+    """Multiply the patch behind each output by the whole kernel."""
     patches = lax.concatenate(list(_shifted(x, window)), x.ndim - 1)
     matrix = lax.reshape(kernel, (math.prod(kernel.shape[:-1]), kernel.shape[-1]))
     contracted = ((x.ndim - 1,), (0,)), ((), ())
@@ -205,7 +204,7 @@ def _multiply_patches(
 
 
 def _shifted(x: Array, window: Window) -> Iterator[Array]:
-    """Yield the inputs that each entry of the window meets, for all outputs."""
+    """Yield, for each entry of the window, the inputs it meets for all outputs."""
     size, strides, padding, _, rhs_dilation, _ = window
     spatial, channels = window.output_shape(x.shape[1:-1]), x.shape[-1]
     pads = ((0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0))
@@ -223,7 +222,7 @@ def _shifted(x: Array, window: Window) -> Iterator[Array]:
 
 @partial(jax.checkpoint, prevent_cse=False, static_argnums=2)
 def _convolve_channels(x: Array, kernel: Array, window: Window) -> Array:
-    """Add shifted inputs times their weights; a checkpoint, to keep `x` alone."""
+    """Add shifted inputs times their weights; a checkpoint that keeps only `x`."""
     dtype = x.dtype
     wide = promote_types(dtype, jnp.float32)
     x, kernel = (lax.convert_element_type(v, wide) for v in (x, kernel))
@@ -245,7 +244,7 @@ def _convolve_channels(x: Array, kernel: Array, window: Window) -> Array:
 def _convolve_groups(
     x: Array, kernel: Array, groups: int, xla: Callable[[Array, Array], Array]
 ) -> Array:
-    """Convolve at most some parts, each with the groups in it on a diagonal."""
+    """Convolve the groups in a few parts, each with a block-diagonal kernel."""
     parts = max(n for n in range(1, MOST_PARTS + 1) if groups % n == 0)
     inputs = jnp.split(x, parts, axis=-1)
     kernels = jnp.split(kernel, parts, axis=-1)
@@ -259,7 +258,7 @@ def _convolve_groups(
 
 
 def _diagonal(kernel: Array, groups: int) -> Array:
-    """Put zeros between channels and features of different groups."""
+    """Make a block-diagonal kernel, with zeros between different groups."""
     if groups == 1:
         return kernel
     *window, channels, features = kernel.shape

@@ -1,9 +1,9 @@
 """Convolutions by kernels of our own, on a CPU.
 
-Two operations, each linear in both of its arguments: the convolution, and the gradient
-of its kernel. The gradient of the input is a convolution too, so that all derivatives
-of any order are these two. A convolution with a bias is a third one, without which XLA
-would keep the output both with and without the bias.
+There are two operations, each linear in both of its arguments: the convolution, and the
+gradient of its kernel. The gradient of the input is a convolution too, so derivatives
+of any order consist of these two. A convolution with a bias is a third operation,
+without which XLA would keep the output both with and without the bias.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from linsey.ops.cpu.primitive import (
     refuse_transposition,
 )
 
-BAND = 2**16  # floats of the input that a thread copies, so that they stay in its cache
+BAND = 2**16  # floats of the input that a thread copies, which fit into its cache
 
 
 def convolve(x: Array, kernel: Array, window: Window) -> Array:
@@ -44,7 +44,7 @@ def convolve(x: Array, kernel: Array, window: Window) -> Array:
         Outputs of shape (batch, rows, columns, features).
 
     Raises:
-        ShapeError: The arrays do not fit each other or the window.
+        ShapeError: The shapes of the arrays do not match each other or the window.
 
     Example:
         >>> window = Window((1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), (1, 1), 1)
@@ -68,7 +68,7 @@ def convolve_with_bias(x: Array, kernel: Array, bias: Array, window: Window) -> 
         Outputs of shape (batch, rows, columns, features).
 
     Raises:
-        ShapeError: The arrays do not fit each other or the window.
+        ShapeError: The shapes of the arrays do not match each other or the window.
 
     Example:
         >>> window = Window((1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), (1, 1), 1)
@@ -104,12 +104,12 @@ convolve_with_bias.defjvp(_convolve_with_bias_jvp, symbolic_zeros=True)
 
 
 def convolve_dilated(x: Array, kernel: Array, window: Window) -> Array:
-    """Compute any convolution, by kernels where they serve.
+    """Compute any convolution, with kernels where possible.
 
     If the image is dilated, most products are with zeros. A row of the output whose
-    number leaves the remainder `r` on division by the dilation meets only every so many
-    rows of the kernel; for each remainder, of rows and of columns, this is a
-    convolution without dilation.
+    number leaves the remainder `r` on division by the dilation meets only some rows of
+    the kernel, at regular distances. For each remainder, of rows and of columns, this
+    is a convolution without dilation.
 
     Args:
         x: Inputs of shape (batch, rows, columns, channels).
@@ -255,13 +255,13 @@ def _gradient_kernel(x: Array, dy: Array, *, window: Window) -> list[Array]:
 
 
 def _plan(x: Shape, y: Shape, window: Window, gradient: bool) -> Sequence[int]:
-    """Return the numbers that the kernels need, see `codegen.convolution`."""
+    """Return the numbers that the kernels need; see `codegen.convolution`."""
     from linsey.ops.cpu.codegen.vectors import ROWS
 
     channels, columns = x[-1], y[2]
     joined = window.groups == 1 and window.rhs_dilation[1] == 1
     span = window.size[1] * channels if joined else channels // window.groups
-    tiled = span if gradient else columns  # what the rows of tiles are
+    tiled = span if gradient else columns  # number of rows to be divided into tiles
     sizes = [1, *range(2, ROWS + 1, 2)]
     tile_rows = min(
         (rows for rows in sizes if gradient or rows <= columns),
@@ -298,7 +298,7 @@ def _transpose_gradient(
 
 
 def _input_gradient(dy: Array, kernel: Array, x: Shape, window: Window) -> Array:
-    """Convolve the gradient of the output with the kernel back to front."""
+    """Convolve the gradient of the output with the reversed kernel."""
     rows, columns, channels, features = kernel.shape
     groups = window.groups
     kernel = lax.rev(kernel, (0, 1))

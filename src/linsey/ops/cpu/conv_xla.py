@@ -1,24 +1,26 @@
-"""Convolutions without groups on a CPU, written so that XLA takes its faster kernels.
+"""Convolutions without groups on a CPU, written so that XLA uses its faster kernels.
 
-What was measured on two cores of an AMD EPYC with jaxlib 0.10, in float32
+Measured on two cores of an AMD EPYC with jaxlib 0.10, in float32
 (`benchmarks/conv.py` and `benchmarks/step.py`):
 
-- XLA puts the axes of a convolution in the order that its kernels want, but not in the
-  bodies of loops and branches (https://github.com/jax-ml/jax/issues/12868). Here all
-  three convolutions, forward and for both gradients, have that order from the start.
-- Two axes without padding take up to 5 times as long as with one row of zeros.
-- For small kernels it uses a library that computes in one thread, unless the output has
-  more rows than the input: then Eigen computes in all, almost twice as fast.
-- The rows that such an output has in addition are cut off. XLA keeps them in memory as
-  long as anything reads the rest; so these convolutions are made of parts of the batch,
-  one after the other.
+- XLA puts the axes of a convolution in the order that its kernels require, but not in
+  the bodies of loops and branches (https://github.com/jax-ml/jax/issues/12868). Here
+  all three convolutions, forward and for both gradients, have that order from the
+  start.
+- With two spatial axes and no padding, a convolution takes up to 5 times as long as
+  with one row of zeros.
+- For small kernels XLA uses a library that computes in one thread, unless the output
+  has more rows than the input: then Eigen uses all threads, almost twice as fast.
+- The additional rows of such an output are cut off. XLA keeps them in memory as long as
+  anything reads the other rows, so these convolutions process parts of the batch, one
+  after the other.
 - The gradient of a kernel is computed in one thread. Four parts of the batch at once
-  take all; but where arrays are large, parts one after the other keep their transposed
-  copies small.
+  occupy all threads; but if arrays are large, processing parts one after the other
+  keeps their transposed copies small.
 
-What is left to XLA: one thread takes 1.6 times as long for the gradient of a kernel as
-oneDNN does. Products of patches, or of shifted inputs, are no faster, unless there are
-few of them (`conv`): building them costs what they gain.
+One limit of XLA remains: for the gradient of a kernel, one thread takes 1.6 times as
+long as oneDNN does. Products of patches, or of shifted inputs, are no faster, unless
+there are few of them (`conv`): building them costs as much as they gain.
 """
 
 from __future__ import annotations
@@ -39,19 +41,19 @@ from linsey.typing import PrecisionLike as Precision
 SMALL_KERNEL = 2**17  # entries; the library uses all threads for larger ones
 LARGE_WORK = 2**25  # multiplications; less is not worth a loop
 LARGE_ARRAY = 2**21  # entries; the transpose of a larger one is made in parts
-LOOP = 8  # parts of a batch, if it is a multiple
+LOOP = 8  # parts of a batch, if its size is a multiple
 
 
 Padding = tuple[tuple[int, int], ...]  # zeros before and after, for each axis
 
 
 class Window(NamedTuple):
-    """How a window moves over an image; hashable, for it is static.
+    """How a window moves over an image; hashable, because it is static.
 
     Attributes:
         size: Size of the window, for each spatial axis.
         strides: Distances between windows.
-        padding: (low, high) pairs of zeros, or of what is cut off if negative.
+        padding: (low, high) numbers of zeros, or of entries to cut off if negative.
         lhs_dilation: Distances between the entries of the image.
         rhs_dilation: Distances between the entries of the window.
         groups: Number of groups of channels that do not mix.
@@ -72,7 +74,7 @@ class Window(NamedTuple):
     groups: int
 
     def output_shape(self, image: Shape) -> Shape:
-        """Return the spatial shape of the output for that of an image."""
+        """Return the spatial shape of the output, given that of an image."""
         return tuple(
             ((n - 1) * lhs + low + high - (size - 1) * rhs) // stride + 1
             for n, size, stride, (low, high), lhs, rhs in zip(
@@ -81,7 +83,7 @@ class Window(NamedTuple):
         )
 
     def transpose(self, image: Shape, output: Shape) -> Window:
-        """Return the window that takes the gradient of the output to the image's."""
+        """Return the window that maps the output's gradient to the image's."""
         padding = []
         for i in range(len(self.size)):
             reach = (self.size[i] - 1) * self.rhs_dilation[i]
@@ -95,7 +97,7 @@ class Window(NamedTuple):
 
 
 class Lowering(NamedTuple):
-    """How a convolution is written for XLA; hashable, for it is static."""
+    """How a convolution is written for XLA; hashable, because it is static."""
 
     strides: tuple[int, ...]
     padding: Padding
@@ -106,7 +108,7 @@ class Lowering(NamedTuple):
     pads_input: bool = False  # whether the gradient of the input is to have more rows
     parts: int = 1  # of the batch, one after the other
     parts_for_kernel: int = 1  # of the batch, all at once, for the kernel's gradient
-    kernel_in_loop: bool = False  # whether that takes `parts`, one after the other
+    kernel_in_loop: bool = False  # whether it takes `parts` instead, one by one
 
 
 def convolve_by_xla(
@@ -124,7 +126,7 @@ def convolve_by_xla(
         Outputs of shape (batch, *spatial, features).
     """
     lowering = Lowering(window.strides, window.padding, window.rhs_dilation, precision)
-    whole = is_whole()  # parts of a batch that is sharded lie on other devices
+    whole = is_whole()  # otherwise, parts of the batch may lie on other devices
     return _convolve(
         x, kernel, _choose(lowering, x.shape, kernel.shape, x.dtype, whole)
     )
@@ -202,9 +204,9 @@ _convolve.defjvp(_convolve_jvp, symbolic_zeros=True)
 
 @partial(jax.jit, static_argnums=2)
 def _linear_in_input(x: Array, kernel: Array, lowering: Lowering) -> Array:
-    """Return the convolution whose transpose by `x` has the fastest axis order.
+    """Return the convolution whose transpose for `x` has the fastest axis order.
 
-    Padding of `x` beforehand makes that transpose larger than what it gets.
+    Padding `x` beforehand makes the result of the transpose larger than its input.
     """
     if lowering.pads_input:
         pads = ((0, 0, 0), (*lowering.padding[0], 0), (0, 0, 0), (0, 0, 0))
@@ -217,9 +219,9 @@ def _linear_in_input(x: Array, kernel: Array, lowering: Lowering) -> Array:
 
 @partial(jax.checkpoint, prevent_cse=False, static_argnums=2)
 def _linear_in_kernel(x: Array, kernel: Array, lowering: Lowering) -> Array:
-    """Return the convolution whose transpose by `kernel` has the fastest axis order.
+    """Return the convolution whose transpose for `kernel` has the fastest axis order.
 
-    A checkpoint, to keep `x` and not its transpose.
+    This is a checkpoint, so that `x` is kept and not its transpose.
     """
     *spatial, last = range(1, x.ndim)
     swap = (last - 1, *range(last - 1), last)
@@ -242,7 +244,7 @@ def _linear_in_kernel(x: Array, kernel: Array, lowering: Lowering) -> Array:
 
 
 def _xla(x: Array, kernel: Array, lowering: Lowering, rows: int, *order: str) -> Array:
-    """Convolve arrays with axes in an order: S stands for all spatial ones."""
+    """Convolve arrays with axes in the given order; S stands for all spatial axes."""
     (top, bottom), *sides = lowering.padding
     names = "0123456789"[: len(lowering.strides)]
     inputs, weights, outputs = (spec.replace("S", names) for spec in order)

@@ -1,22 +1,23 @@
-"""Which processor computes, and what it computes in another way than XLA would.
+"""Which processor computes, and what it computes differently from XLA.
 
-Every choice that depends on the processor is made here, from what is known while a
-program is traced or lowered:
+Every choice that depends on the processor is made here, from facts that are known when
+a program is traced or lowered:
 
 - `on_cpu`: whether a CPU computes. Convolutions and pooling are then written so that
   XLA is fast there.
 - `is_divided`: whether the compiler may divide arrays over devices.
-- `is_whole`: whether arrays are on one device. A kernel, and a loop over parts of the
-  batch, would not see the rest.
-- `kernels_usable`: both, and kernels are installed and not switched off.
+- `is_whole`: whether arrays are on one device. Otherwise a kernel, or a loop over parts
+  of the batch, would not see the rest.
+- `kernels_usable`: whether a single CPU computes, and kernels are installed and not
+  switched off.
 - `takes_channels`, `takes_examples`, `takes_combination`, `takes_convolution`: whether
   the kernel for these arrays exists and is worth a call.
 - `loads_kernel`: whether the program that is being lowered may call kernels, and
-  whether they could be compiled; `calls_kernel`: whether for these dtypes too.
+  whether they could be compiled; `calls_kernel`: whether also the dtypes are right.
 
-The kernels are compiled by numba, on Linux where it is installed (the extra `cpu`), and
-kept on disk. They compute large enough arrays of float32 on a single device. Everywhere
-else, and in programs that are exported, XLA computes the same from definitions in
+The kernels are compiled by numba, on Linux if it is installed (the extra `cpu`), and
+kept on disk. They compute sufficiently large arrays of float32 on a single device. In
+all other cases, and in exported programs, XLA computes the same from definitions in
 `jax.lax`.
 """
 
@@ -41,11 +42,11 @@ from linsey.extras import install_hint
 from linsey.ops.cpu.memory import keep_memory
 from linsey.typing import Dtype
 
-# Environment variable: 0 leaves everything to XLA, `all` nothing that a kernel can do.
+# Environment variable: 0 leaves everything to XLA, `all` uses kernels where possible.
 SWITCH = "LINSEY_KERNELS"
-# From how much on a kernel saves more than a call costs: entries that it sums, entries
-# that it normalizes, entries that it writes (to new memory, whose pages are expensive),
-# and multiplications.
+# Amounts of work above which a kernel saves more than its call costs: entries that it
+# sums, entries that it normalizes, entries that it writes (to new memory, whose pages
+# are expensive), and multiplications.
 LARGE_SUMS, LARGE_EXAMPLES, LARGE_COMBINATION, LARGE_CONVOLUTION = (
     (0, 0, 0, 0) if os.environ.get(SWITCH) == "all" else (2**16, 2**14, 2**20, 2**21)
 )
@@ -62,14 +63,14 @@ def on_cpu() -> bool:
 
 
 def is_whole() -> bool:
-    """Return whether the arrays that are traced now lie on one device, without mesh."""
+    """Return whether the arrays traced now lie on one device, without a mesh."""
     return jax.device_count() == 1 and jax.sharding.get_abstract_mesh().empty
 
 
 def is_divided() -> bool:
-    """Return whether a compiler may divide the arrays that are traced now.
+    """Return whether the compiler may divide the arrays that are traced now.
 
-    Then each sum over the batch may be one over devices. Inside of `jax.shard_map`
+    If so, each sum over the batch may be a sum over devices. Inside `jax.shard_map`,
     every device has arrays of its own.
     """
     mesh = jax.sharding.get_abstract_mesh()
@@ -85,13 +86,13 @@ def threads() -> int:
     return int(os.environ.get("NPROC", 0)) or len(cores)
 
 
-# While it holds, convolutions are traced as the operation of `jax.lax`, for those who
-# read the program. A context of jax, for it belongs to the key of what `jax.jit` keeps.
+# While true, convolutions are traced as the operation of `jax.lax`, for readers of the
+# program. It is a context of JAX, because it belongs to the cache key of `jax.jit`.
 plain_convolutions = jax.make_user_context(False)
 
 
 def rewrites_convolutions() -> bool:
-    """Return whether convolutions are written in the forms that a CPU is fast at.
+    """Return whether convolutions are rewritten into forms that are fast on a CPU.
 
     Example:
         >>> with plain_convolutions(True):
@@ -105,19 +106,19 @@ def rewrites_convolutions() -> bool:
 
 
 def kernels_usable() -> bool:
-    """Return whether kernels can be used in what is traced now."""
+    """Return whether kernels can be used in the program that is traced now."""
     return _installed() and on_cpu() and is_whole()
 
 
 @cache
 def _installed() -> bool:
-    on_linux = sys.platform == "linux"  # whose system calls the kernels make
+    on_linux = sys.platform == "linux"  # the kernels use its system calls
     found = importlib.util.find_spec("numba") is not None
     return on_linux and found and os.environ.get(SWITCH, "1") != "0"
 
 
 def takes_channels(x: jax.Array, axes: Shape) -> bool:
-    """Return whether a kernel should sum an array over axes, for each channel.
+    """Return whether a kernel should sum an array over `axes`, for each channel.
 
     Example:
         >>> takes_channels(jnp.ones((8, 3)), (0,))  # too small
@@ -134,7 +135,7 @@ def takes_channels(x: jax.Array, axes: Shape) -> bool:
 
 
 def takes_examples(x: jax.Array, depth: int) -> bool:
-    """Return whether a kernel should normalize examples, of groups of some depth.
+    """Return whether a kernel should normalize examples with groups of a depth.
 
     Example:
         >>> takes_examples(jnp.ones((8, 3)), 3)  # too small
@@ -158,7 +159,7 @@ def takes_combination(shape: Shape) -> bool:
 def takes_convolution(
     dtype: Dtype, x: Shape, kernel: Shape, y: Shape, groups: int
 ) -> bool:
-    """Return whether a kernel should compute a convolution of two axes.
+    """Return whether a kernel should compute a convolution over two spatial axes.
 
     Args:
         dtype: Dtype of both operands.
@@ -182,14 +183,14 @@ def takes_convolution(
 
 
 def has_static_shape(x: jax.Array) -> bool:
-    """Return whether no size is symbolic, as it may be in exported programs."""
+    """Return whether no size is symbolic, as sizes may be in exported programs."""
     return {int}.issuperset(map(type, x.shape))
 
 
 def channel_lanes(shape: Shape) -> int | None:
-    """Return the index of the number of channels that a kernel sums at once.
+    """Return the index in `SUM_LANES` of how many channels a kernel sums at once.
 
-    It is `None` if no number divides the channels, or if the array is empty.
+    It is `None` if none of them divides the channels, or if the array is empty.
     """
     return _lanes_of(shape[-1]) if all(shape) else None
 
@@ -204,9 +205,9 @@ def _lanes_of(channels: int) -> int | None:
 
 @cache
 def norm_lanes(depth: int) -> int | None:
-    """Return the index of the number of values that a norm of examples takes at once.
+    """Return the index in `NORM_LANES` of how many values a kernel takes at once.
 
-    It is `None` if no number divides the depth.
+    It is `None` if none of them divides the depth.
     """
     from linsey.ops.cpu.codegen.vectors import NORM_LANES
 
@@ -226,7 +227,7 @@ def calls_kernel(context: mlir.LoweringRuleContext, module: str) -> bool:
     """Return whether an operation that is being lowered calls its kernel.
 
     Args:
-        context: What jax calls a lowering rule with.
+        context: The context that JAX passes to a lowering rule.
         module: Name of the module in `codegen` that has the kernel.
     """
     of_float = (getattr(a, "dtype", None) == jnp.float32 for a in context.avals_in)
@@ -234,7 +235,7 @@ def calls_kernel(context: mlir.LoweringRuleContext, module: str) -> bool:
 
 
 def loads_kernel(context: mlir.LoweringRuleContext, module: str) -> bool:
-    """Return whether what is being lowered may call the kernels of a module."""
+    """Return whether the program being lowered may call the kernels of a module."""
     parameters = context.module_context.lowering_parameters
     is_exported = parameters.for_export or BY_DEFINITION.get()
     return kernels_usable() and not is_exported and _load(module)
@@ -242,9 +243,9 @@ def loads_kernel(context: mlir.LoweringRuleContext, module: str) -> bool:
 
 @contextmanager
 def by_definition() -> Iterator[None]:
-    """Compile what is compiled meanwhile without kernels, as for export.
+    """Compile programs without kernels inside this context, as for export.
 
-    XLA counts no operations of a kernel; of the definitions it does.
+    XLA can count the operations of a definition, but not those of a kernel.
 
     Example:
         >>> with by_definition():
@@ -256,7 +257,7 @@ def by_definition() -> Iterator[None]:
 
 @cache
 def _load(module: str) -> bool:
-    """Load the kernels of a module; return whether that went well."""
+    """Load the kernels of a module; return whether that succeeded."""
     try:
         from linsey.ops.cpu.codegen import machine_code
 
@@ -270,12 +271,12 @@ def _load(module: str) -> bool:
 
 @cache
 def _warn(reason: str) -> None:
-    """Warn once of a reason, which all modules of kernels may have."""
+    """Warn once per reason, which may be the same for all modules of kernels."""
     warnings.warn(KernelsUnavailableWarning(reason), stacklevel=3)
 
 
 class KernelsUnavailableWarning(UserWarning):
-    """The kernels cannot be used: results are right, and slower."""
+    """The kernels cannot be used: results are correct, but slower."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(

@@ -1,8 +1,8 @@
-"""Examples normalized by their own mean and variance, in one reading, on a CPU.
+"""Examples normalized by their own mean and variance, in one pass, on a CPU.
 
 XLA reads an array once for each sum that layer and group normalization need, and writes
-what two sums share (`benchmarks/norms.py`, with and without `LINSEY_KERNELS=0`). Here a
-forward and a backward pass each read every array once.
+the terms that two sums share (`benchmarks/norms.py`, with and without
+`LINSEY_KERNELS=0`). Here a forward and a backward pass each read every array once.
 
 Arrays have the shape (examples, spatial, groups, depth), and a mean and a variance
 for each example and group; scale and bias have the shape (1, 1, groups, depth).
@@ -34,7 +34,7 @@ from linsey.ops.normalize import apply_moments, reciprocal_deviation
 
 
 def _shapes(x: ShapedArray, *features: ShapedArray) -> Shape:
-    """Check that arrays fit each other; return the shape of scale and bias."""
+    """Check that array shapes match; return the shape of scale and bias."""
     expected = (1, 1, *x.shape[2:])
     found = [operand.shape for operand in features]
     if len(x.shape) != 4 or found != [expected] * len(features):
@@ -183,18 +183,19 @@ def normalize_examples(
     """Compute `(x - mean) * scale / sqrt(var + epsilon) + bias` of each example.
 
     Args:
-        x: Array of shape (examples, spatial, groups, depth), float32, of a depth that
-            has `norm_lanes`. Mean and variance are over `spatial` and `depth`.
+        x: Array of shape (examples, spatial, groups, depth), float32, of a depth for
+            which `norm_lanes` is not `None`. Mean and variance are over `spatial` and
+            `depth`.
         scale: Array of shape (1, 1, groups, depth).
-        bias: Array of that shape.
-        epsilon: What is added to the variance, a scalar.
-        centred: Whether the mean is subtracted; if not, it counts as 0.
+        bias: Array of the same shape.
+        epsilon: Number added to the variance, a scalar.
+        centred: Whether the mean is subtracted; if not, it is taken to be 0.
 
     Returns:
         An array of the shape of `x`.
 
     Raises:
-        ShapeError: The arrays do not fit each other.
+        ShapeError: The shapes of the arrays do not match.
 
     Example:
         >>> import jax.numpy as jnp

@@ -1,10 +1,10 @@
 """Memory that the process keeps from step to step, instead of giving it back.
 
-XLA allocates the temporary memory of a program anew each time that it runs. The C
-library of Linux asks the operating system for each piece of more than 32 MiB, and gives
-it back at the end (`M_MMAP_THRESHOLD` in mallopt(3)); so each step begins with the
-clearing of pages. Memory that is kept is cleared once. `LINSEY_KEEP_MEMORY=0 python -m
-benchmarks.step` shows what a step takes without.
+XLA allocates the temporary memory of a program again each time that it runs. The C
+library of Linux requests each block of more than 32 MiB from the operating system, and
+returns it at the end (`M_MMAP_THRESHOLD` in mallopt(3)), so each step begins with
+clearing pages. Memory that is kept is cleared only once. `LINSEY_KEEP_MEMORY=0 python
+-m benchmarks.step` shows the time of a step without this.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import sys
 from functools import cache
 
 SWITCH = "LINSEY_KEEP_MEMORY"  # environment variable; 0 leaves the C library alone
-# Of `mallopt(3)`: how many pieces are asked for one by one, from how many free bytes on
-# memory is given back, and how many heaps there are. With several, the thread that runs
-# a program decides which memory it gets, and often that is none that was kept.
+# Options of `mallopt(3)`: how many blocks may be requested one by one, from how many
+# free bytes on memory is given back, and how many heaps there are. With several heaps,
+# the memory that a program gets depends on its thread, and often was not kept.
 OPTIONS = {-4: 0, -1: 2**31 - 1, -8: 1}  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_ARENA_MAX
 
 
@@ -26,11 +26,11 @@ def keep_memory() -> bool:
     """Let the process keep memory that it frees, on Linux with its usual C library.
 
     It is called when the kernels are loaded. Up to 2 GiB of freed memory then stay with
-    the process. Nothing changes where `LINSEY_KEEP_MEMORY` is 0, or where the
-    environment has settings of the C library (`MALLOC_*`, `GLIBC_TUNABLES`).
+    the process. Nothing changes if `LINSEY_KEEP_MEMORY` is 0, or if the environment
+    has settings of the C library (`MALLOC_*`, `GLIBC_TUNABLES`).
 
     Returns:
-        Whether the C library took the settings.
+        Whether the C library accepted the settings.
 
     Example:
         >>> keep_memory() in (True, False)

@@ -1,8 +1,8 @@
-"""Rows that a loop computes one after the other, put where they stay.
+"""Rows that a loop computes one after the other, written to their final place.
 
-XLA has no loop that writes to several arrays in turn: it would draw into one, and then
-copy each array out of it by a program of its own (`benchmarks/first_step.py`, with and
-without `LINSEY_KERNELS=0`).
+XLA has no loop that writes to several arrays in turn: it would draw all numbers into
+one array, and then copy each array out of it with a separate program
+(`benchmarks/first_step.py`, with and without `LINSEY_KERNELS=0`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from linsey.ops.cpu.dispatch import Shape
 
 
 def unwritten(shapes: Sequence[Shape], dtype: np.dtype) -> list[Array]:
-    """Return arrays that hold nothing in particular.
+    """Return arrays with arbitrary contents.
 
     Args:
         shapes: Their shapes.
@@ -32,15 +32,15 @@ def unwritten(shapes: Sequence[Shape], dtype: np.dtype) -> list[Array]:
 
 
 def place(first: Array, rows: Array, arrays: Sequence[Array]) -> list[Array]:
-    """Return arrays, some of whose rows are replaced, in the memory of the given ones.
+    """Replace some rows of the given arrays in place, and return these arrays.
 
-    Each array is read as rows of the length of those given, of which the last may be
-    shorter. Rows are counted through all arrays.
+    Each array is read as rows of the given length, the last of which may be shorter.
+    Rows are counted through all arrays.
 
     Args:
         first: Number of the first row, an int32.
         rows: Array of shape (count, length). Rows after the last are left out.
-        arrays: Arrays of its dtype: float32, bfloat16, float16 or float64.
+        arrays: Arrays of the same dtype: float32, bfloat16, float16 or float64.
 
     Example:
         >>> arrays = [np.zeros(3, np.float32), np.zeros((2, 2), np.float32)]

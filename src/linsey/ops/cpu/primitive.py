@@ -1,7 +1,7 @@
 """Operations that have a definition in `jax.lax` and a kernel of our own on a CPU.
 
-The definition says what is computed: from it come the derivatives, batching by `vmap`,
-and the program for every other device. The kernel computes the same in less time.
+The definition gives the derivatives, the batching by `vmap`, and the program for every
+other device. The kernel computes the same in less time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from linsey._contexts import BY_DEFINITION
 from linsey.ops.cpu.dispatch import Shape, calls_kernel
 
 Function = Callable[..., Sequence[Array]]
-Linear = Array | ad.UndefinedPrimal  # an operand that a transposition may leave open
+Linear = Array | ad.UndefinedPrimal  # an operand, or its placeholder in a transpose
 Cotangents = Sequence[Array | ad.Zero]
 
 
@@ -35,22 +35,22 @@ def define(
     examples: Sequence[int] = (),
     static: Sequence[str] = (),
 ) -> Function:
-    """Make an operation of a definition and a kernel.
+    """Make an operation from a definition and a kernel.
 
     Args:
         name: Name of the operation.
         definition: Function of arrays and keyword arguments to a list of arrays.
-        kernel: The same function for a single CPU, if all operands are of float32.
-        module: Module of `linsey.ops.cpu.codegen` that has the kernel.
+        kernel: The same function for a single CPU, if all operands are float32.
+        module: Module of `linsey.ops.cpu.codegen` that contains the kernel.
         shapes: Function of the same arguments to the shapes of the results, which have
             the dtype of the first argument. It refuses operands that do not fit.
         transpose: Rule for the arguments in which the function is linear, as
             `jax.interpreters.ad` expects it.
         multilinear: The arguments in each of which the function is linear if the
-            others are fixed: derivatives by these are the operation itself.
-        examples: The arguments whose first axis counts examples, each of which is
-            computed without the others, as that of the results does. Batched along
-            these alone, the operation is itself with more examples.
+            others are fixed: derivatives for these are the operation itself.
+        examples: The arguments whose first axis, like that of the results, consists of
+            examples that are computed independently. If only these arguments are
+            batched, the operation is called with more examples.
         static: Names of the keyword arguments, which are hashable.
 
     Returns:
@@ -137,7 +137,7 @@ def _with_more_examples(
     axes: Sequence[int | None],
     examples: Sequence[int],
 ) -> list[Array]:
-    """Batch a function by examples: those of the whole batch follow one another."""
+    """Batch a function by calling it once with the examples of the whole batch."""
     given = ((v, a) for v, a in zip(operands, axes, strict=True) if a is not None)
     size = next(operand.shape[axis] for operand, axis in given)
     merged, count = list(operands), 0
@@ -153,7 +153,7 @@ def _with_more_examples(
 
 
 def kept(results: Sequence[Array], operands: Sequence[Linear]) -> list[Array | None]:
-    """Keep the cotangents of operands that a transposition left open.
+    """Keep the cotangents of the operands for which a function is transposed.
 
     Example:
         >>> kept([1.0], [2.0])
@@ -166,7 +166,7 @@ def kept(results: Sequence[Array], operands: Sequence[Linear]) -> list[Array | N
 
 
 def refuse_transposition(*_: object, **__: object) -> list[Array | None]:
-    """Refuse to transpose what is not linear in any of its arguments."""
+    """Refuse to transpose an operation that is not linear in any of its arguments."""
     raise NotImplementedError("the operation is linear in none of its arguments")
 
 
@@ -176,7 +176,7 @@ def call_kernel(
     operands: Sequence[Array],
     plan: Sequence[int],
 ) -> list[Array]:
-    """Call a kernel of `linsey.ops.cpu.codegen`, whose operands are of float32.
+    """Call a kernel of `linsey.ops.cpu.codegen`, whose operands are float32.
 
     Args:
         target: Name of the kernel.
@@ -185,7 +185,7 @@ def call_kernel(
         plan: Numbers for the kernel.
 
     Returns:
-        The results, of float32.
+        The results, in float32.
 
     Example:
         >>> x, shift = jax.numpy.ones((4, 64)), jax.numpy.zeros(64)

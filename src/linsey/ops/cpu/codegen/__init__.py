@@ -1,1 +1,1 @@
-"""What numba and LLVM compile; imported when a program first needs a kernel."""
+"""Code that numba and LLVM compile; imported when a program first needs a kernel."""

@@ -1,15 +1,15 @@
-"""Two sums for each channel in one reading of the arrays, and what is made of them.
+"""Two sums for each channel in one pass over the arrays, and combinations with them.
 
-Arrays of float32 are rows of channels. Some rows are added up in float32, which is
-fast, and their sums in float64, in the order of the array, whatever the number of
-threads. Sums begin at its end: what wrote the array wrote that last, and what reads it
-next begins at its start.
+Arrays of float32 are rows of channels. A few rows at a time are added up in float32,
+which is fast, and their sums in float64, in the order of the array, whatever the number
+of threads. Sums begin at the end of the array, because that was written last, and the
+next operation to read the array begins at its start.
 
 A plan is valid if the channels are a multiple of the lanes that it chooses. Then each
-loop stays inside rows of channels that the arrays have.
+loop stays inside the rows of the arrays.
 """
 
-# ruff: noqa: D103 - what numba compiles is short and of one kind
+# ruff: noqa: D103 - functions compiled by numba are short and alike
 from __future__ import annotations
 
 from functools import partial
@@ -19,9 +19,9 @@ from linsey.ops.cpu.codegen.xla import DOUBLE, FLOAT, INPUT, OUTPUT, OWN, PIECES
 
 ROWS, CHANNELS, LANES_INDEX = PLAN, PLAN + 1, PLAN + 2  # words of a job
 PARTS, STEP = OWN, OWN + 1
-RUN = 64  # rows that are added up in float32
+RUN = 64  # rows that are added up in float32 at a time
 PIECE = 2**16  # floats that a thread takes at once
-LARGE = 2**22  # floats of which the cache keeps little
+LARGE = 2**22  # floats, of which the cache keeps only a small part
 
 _table = xla.symbol(vectors.TABLE)
 _call_sums = xla.caller(vectors.SUM_WORDS)
@@ -69,7 +69,7 @@ def _products_shapes(job):
 @xla.compiled
 def _start_sums(job):
     channels, pieces = job[CHANNELS], _divide(job)
-    # For each piece sums of float64, and room for those of a run in float32.
+    # For each piece: sums in float64, and space for the float32 sums of a run.
     job[PARTS] = xla.allocate(pieces * 4 * channels * DOUBLE)
     return pieces if job[PARTS] != 0 else 0
 
@@ -86,7 +86,7 @@ def _add_products(job, piece, worker):
 
 @xla.compiled
 def _add_piece(job, piece, first_function, a):
-    """Add up some rows, a block of channels after the other."""
+    """Add up the rows of a piece, one block of channels after the other."""
     piece = job[PIECES] - 1 - piece
     x, shift, prescale = job[INPUT], job[INPUT + 1], job[INPUT + 2]
     channels = job[CHANNELS]

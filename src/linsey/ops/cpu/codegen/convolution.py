@@ -3,18 +3,18 @@
 For a band of rows of the output, the rows of the input that it depends on are copied to
 memory that stays in the cache, with the zeros around and between their entries. There
 one row of the kernel meets `window width * channels` neighbouring floats for each entry
-of the output, so that output and both gradients are matrix products of parts of the
-arrays as they lie. No patches are built.
+of the output. Output and both gradients are therefore matrix products of parts of the
+arrays as they lie in memory, and no patches are built.
 
-A plan is valid if its numbers are positive (padding excepted) and less than 2**30, if
-the groups divide channels and features, if the features of a group fill half a vector,
-if a band has no more rows than the output and a tile not more than there are, and if a
-band has at most 2**31 floats. The padding and the strides are free: the copy reads
-no entry outside of the input, and all other addresses are inside bands, the kernel and
-the output.
+A plan is valid if its numbers are positive (except for the padding) and less than
+2**30, if the groups divide channels and features, if the features of a group fill half
+a vector, if a band has no more rows than the output and a tile no more than there are,
+and if a band has at most 2**31 floats. Padding and strides may be arbitrary: the copy
+reads no entry outside of the input, and all other addresses are inside bands, the
+kernel and the output.
 """
 
-# ruff: noqa: D103 - what numba compiles is short and of one kind
+# ruff: noqa: D103 - functions compiled by numba are short and alike
 from __future__ import annotations
 
 import math
@@ -41,7 +41,7 @@ BANDS, SCRATCH, PACKED = OWN, OWN + 1, OWN + 2
 SUMS, SUMS_SIZE, SLOTS, PARTS = PACKED, OWN + 3, OWN + 4, OWN + 5
 LARGE_SUMS = 2**18  # floats that stay in the cache
 PRODUCTS_PER_SUM = 25
-GRAIN = 2**19  # multiplications, some microseconds: worth waking a thread for
+GRAIN = 2**19  # multiplications that take microseconds: enough to wake a thread for
 LARGEST_NUMBER, LARGEST_BAND = 2**30, 2.0**31
 
 _table = xla.symbol(vectors.TABLE)
@@ -97,7 +97,7 @@ def _lanes(job):
 
 @xla.compiled
 def _spans(job):
-    """Return how many columns of the window are taken apart, and the floats of each."""
+    """Return how many columns of the window are separate, and the floats of each."""
     if job[GROUPS] == 1 and job[DILATION_COLUMNS] == 1:
         return 1, job[WINDOW_COLUMNS] * job[CHANNELS]
     return job[WINDOW_COLUMNS], job[CHANNELS] // job[GROUPS]
@@ -117,7 +117,7 @@ def _band_shape(job):
 
 @xla.compiled
 def _allocate_bands(job):
-    """Choose how many threads help, and allocate memory for the band of each."""
+    """Choose the number of threads, and allocate memory for the band of each."""
     window = job[WINDOW_ROWS] * job[WINDOW_COLUMNS] * (job[CHANNELS] // job[GROUPS])
     work = float(window) * job[FEATURES] * _positions(job)
     if work < GRAIN * float(job[THREADS]):
@@ -167,7 +167,7 @@ def _copy_band(job, worker, example, first):
 
 @xla.compiled
 def _is_valid_output(job):
-    # The last tile of a row begins so that it ends with the row.
+    # The last tile of a row is placed so that it ends with the row.
     return _is_valid(job) and job[TILE_ROWS] <= job[OUT_COLUMNS]
 
 
@@ -176,7 +176,7 @@ def _start_output(job):
     _allocate_bands(job)
     outputs = job[BATCH] * job[OUT_ROWS] * job[OUT_COLUMNS] * job[FEATURES]
     xla.use_huge_pages(job[OUTPUT], outputs * FLOAT)
-    # The kernel, a block for each `lanes` features.
+    # The kernel, as one block for every `lanes` features.
     lanes, features = _lanes(job), job[FEATURES]
     inner = job[CHANNELS] // job[GROUPS]
     depth = job[WINDOW_ROWS] * job[WINDOW_COLUMNS] * inner
@@ -205,7 +205,7 @@ def _compute_biased(job, index, worker):
 
 @xla.compiled
 def _compute(job, index, worker, bias):
-    """Compute a band of rows of the output, on top of a bias if there is one."""
+    """Compute a band of rows of the output, starting from the bias if there is one."""
     example, band = index // job[BANDS], index % job[BANDS]
     first = band * job[BAND]
     rows = min(job[BAND], job[OUT_ROWS] - first)
@@ -228,7 +228,7 @@ def _compute(job, index, worker, bias):
             )
             at_row = source + i * job[STRIDE_ROWS] * row + group * inner * FLOAT
             for start in range(0, columns, tile_rows):
-                # The last tile computes some columns again.
+                # The last tile may compute some columns again.
                 column = min(start, columns - tile_rows)
                 begun = _begin(job, target, column, block * lanes, bias)
                 for tap in range(spans):
@@ -297,7 +297,7 @@ def _start_gradient(job):
     job[SUMS_SIZE] = blocks * rows * spans * span * lanes
     job[PARTS] = blocks if job[SUMS_SIZE] >= LARGE_SUMS else 1
     slots = max(2 * job[THREADS] // job[PARTS], 1)
-    # One thread adds the slots up, at a rate of one sum in the time of some products.
+    # A single thread adds up the slots; one sum takes the time of several products.
     enough = math.sqrt(_positions(job) / PRODUCTS_PER_SUM) + 1
     slots = int(min(float(slots), enough))
     job[SLOTS] = min(job[BATCH] * job[BANDS], slots)
@@ -310,7 +310,7 @@ def _start_gradient(job):
 
 @xla.compiled
 def _add_gradient(job, index, worker):
-    """Add up what some bands of the batch contribute to some features."""
+    """Add up the contributions of some bands of the batch to some features."""
     slot, part = index // job[PARTS], index % job[PARTS]
     blocks = job[FEATURES] // _lanes(job)
     first_block = part * blocks // job[PARTS]
@@ -327,7 +327,7 @@ def _add_gradient(job, index, worker):
         source = _copy_band(job, worker, example, first)
         for block in range(first_block, last_block):
             _add_band(job, sums, source, example, first, rows, block)
-    if job[SLOTS] == 1:  # nobody else adds to these
+    if job[SLOTS] == 1:  # no other slot adds to these
         _write_blocks(job, first_block, last_block)
 
 

@@ -2,19 +2,19 @@
 
 An array of float32 has the shape (examples, spatial, groups, depth), where `spatial` is
 the product of the spatial shape. Each example has a mean and a variance for each group,
-over the axes `spatial` and `depth`; scale and bias have the shape (groups, depth). The
-terms and the sums are float64, added in the order of the array for any number of
-threads: so nothing overflows, and no digits are lost far from zero.
+over the axes `spatial` and `depth`; scale and bias have the shape (groups, depth).
+Terms and sums are float64, added in the order of the array for any number of threads,
+so nothing overflows, and no digits are lost far from zero.
 
 A *unit* is one group of one example. If `spatial` is 1, its values are contiguous and
-are read as rows of so many lanes; otherwise it has `spatial` rows, which are read one
-block of lanes after the other.
+are read as rows, each as long as the number of lanes; otherwise it has `spatial` rows,
+which are read one block of lanes after the other.
 
 A plan is valid if the depth is a multiple of the lanes that it chooses. Then no loop
 leaves its unit.
 """
 
-# ruff: noqa: D103 - what numba compiles is short and of one kind
+# ruff: noqa: D103 - functions compiled by numba are short and alike
 from __future__ import annotations
 
 import math
@@ -27,7 +27,8 @@ EXAMPLES, SPATIAL, GROUPS, DEPTH, CENTRED, LANES_INDEX = range(PLAN, PLAN + 6)
 PARTS, STEP, SCRATCH = OWN, OWN + 1, OWN + 2  # words of a job
 PIECE = 2**16  # floats that a thread takes at once
 TINY = 2.0**-126
-# What a thread knows of a unit, all doubles; then two sums, and those of channels.
+# The values that a thread keeps for a unit, all doubles; then two sums, and those of
+# channels.
 MEAN, RSTD, FIRST, SECOND, SUMS = range(5)
 COLUMNS = SUMS + 2
 KNOWN = (COLUMNS + 2 * max(vectors.NORM_LANES)) * DOUBLE
@@ -98,7 +99,7 @@ def _rows(job):
 
 @xla.compiled
 def _blocks(job):
-    """Return how many blocks a unit has, one beside the other."""
+    """Return how many blocks of lanes a unit has side by side."""
     return 1 if job[SPATIAL] == 1 else job[DEPTH] // _lanes(job)
 
 
@@ -112,7 +113,7 @@ def _offset(job, unit):
 
 @xla.compiled
 def _take_moments(job, x, epsilon, known):
-    """Write mean and reciprocal deviation of the unit at an address."""
+    """Write mean and reciprocal standard deviation of the unit at an address."""
     values = xla.doubles(known, SUMS)
     shift = values[FIRST] = xla.floats(x, 1)[0] if job[CENTRED] else 0.0
     function = _function(job, vectors.SPREAD)
@@ -190,7 +191,7 @@ def _finish_norm(job):
 @xla.compiled
 def _start_cotangents(job):
     pieces, channels = _divide(job), job[GROUPS] * job[DEPTH]
-    # For each piece the two sums of each channel, by blocks of lanes.
+    # For each piece, the two sums of each channel, in blocks of lanes.
     job[PARTS] = xla.allocate(pieces * 2 * channels * DOUBLE)
     if job[PARTS] == 0:
         return 0

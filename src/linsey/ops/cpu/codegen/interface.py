@@ -15,7 +15,7 @@ VERSIONS = ((0, 3), (0, 4), (0, 5))  # jaxlib 0.10.0 to 0.12.0.1
 
 
 def check_interface() -> None:
-    """Refuse a jaxlib whose interface is not one that the offsets were checked for.
+    """Refuse a jaxlib for whose interface the offsets have not been checked.
 
     Raises:
         UnsupportedError: The header that jaxlib ships has another version.

@@ -1,9 +1,10 @@
-"""Machine code of the kernels: compiled once, kept on disk, made known to XLA.
+"""Machine code of the kernels: compiled once, kept on disk, registered with XLA.
 
-numba compiles for seconds, and needs one to be imported even if all is compiled. So the
-code of each module of kernels is kept as one object file, which LLVM alone can load. It
-needs nothing but the C library, and its name says what it was compiled from: the source
-of this package, the processor and the compiler. Files stay until somebody deletes them.
+numba takes seconds to compile, and a second just to be imported. Therefore the code of
+each module of kernels is kept as one object file, which LLVM can load without numba.
+The file depends only on the C library, and its name contains a digest of its origin:
+the source of this package, the processor and the compiler. Files stay until they are
+deleted by hand.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ DIGEST = hashlib.sha256().digest_size
 
 
 def load(module: str) -> None:
-    """Make the kernels of a module of this package targets of custom calls on a CPU.
+    """Register the kernels of a module as targets of custom calls on a CPU.
 
     Args:
         module: One of `MODULES`.
@@ -104,14 +105,14 @@ def _register(target: str, address: int) -> None:
     jax.ffi.register_ffi_target(target, capsule, platform="cpu")
 
 
-_ALIVE: list[object] = []  # what XLA holds addresses of
+_ALIVE: list[object] = []  # objects whose addresses XLA holds
 
 
 # --- on disk --------------------------------------------------------------------------
 
 
 def _read(module: str) -> bytes | None:
-    """Read the object file of a module; `None` if there is none that is whole."""
+    """Read the object file of a module; return `None` if there is no intact one."""
     for folder in _folders():
         with suppress(OSError):
             content = (folder / _file_name(module)).read_bytes()
@@ -122,14 +123,14 @@ def _read(module: str) -> bytes | None:
 
 
 def _keep(module: str, code: bytes) -> None:
-    """Write an object file after its digest, where that is allowed."""
+    """Write an object file, preceded by its digest, to a folder that allows it."""
     for folder in _folders():
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
             number, name = tempfile.mkstemp(dir=folder)
             with os.fdopen(number, "wb") as file:
                 file.write(hashlib.sha256(code).digest() + code)
-            Path(name).chmod(0o644)  # for all users, as compiled Python is
+            Path(name).chmod(0o644)  # for all users, like compiled Python files
             Path(name).replace(folder / _file_name(module))
             return
 
@@ -137,7 +138,7 @@ def _keep(module: str, code: bytes) -> None:
 def _folders() -> Iterator[Path]:
     """List the folders of compiled Python: a shared one first, then the user's own."""
     yield Path(importlib.util.cache_from_source(__file__)).parent
-    with suppress(RuntimeError):  # there is no home
+    with suppress(RuntimeError):  # there is no home directory
         caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         yield Path(caches, "linsey")
 
@@ -148,7 +149,7 @@ def _file_name(module: str) -> str:
 
 @cache
 def _origin() -> str:
-    """Return a digest of all that the machine code depends on."""
+    """Return a digest of everything that the machine code depends on."""
     sources = sorted(Path(__file__).parent.glob("*.py"))
     facts: Sequence[bytes] = [
         llvmlite.__version__.encode(),

@@ -1,16 +1,16 @@
 """Rows that a loop computed, copied into the arrays that they are parts of.
 
-The handler is called in two ways. Without inputs it makes arrays that hold nothing in
-particular: XLA would write zeros, and compile a program for each shape to do so.
-With a row number, rows of equal length, and arrays that are also its outputs, it copies
-each row to its place. Rows are counted through all arrays, each of which begins with a
-row of its own and may end inside of its last.
+The handler is called in two ways. Without inputs it returns arrays with arbitrary
+contents: XLA would write zeros, and compile a program for each shape to do so. With a
+row number, rows of equal length, and arrays that are also its outputs, it copies each
+row to its place. Rows are counted through all arrays, each of which begins with a new
+row and may end inside its last one.
 
-Nothing is copied but what lies both in the rows given and in an array, as XLA states
-their shapes; all else is refused.
+An entry is copied only if it lies both in the given rows and in an array, according to
+the shapes that XLA states; all other calls are refused.
 """
 
-# ruff: noqa: D103 - what numba compiles is short and of one kind
+# ruff: noqa: D103 - functions compiled by numba are short and alike
 from __future__ import annotations
 
 from linsey.ops.cpu.codegen import xla
@@ -28,7 +28,7 @@ OTHERS = 2  # inputs before the arrays
 
 @xla.compiled
 def _item_size(dtype):
-    """Return the bytes of a number; 0 if it is none that this package draws."""
+    """Return the bytes of a number, or 0 if it is not of a dtype that linsey draws."""
     if dtype == xla.DTYPE_FLOAT32:
         return 4
     if dtype == xla.DTYPE_BFLOAT16 or dtype == xla.DTYPE_FLOAT16:

@@ -1,9 +1,9 @@
 """The innermost loops of the kernels, which stay in vector registers.
 
-They are written in the language of LLVM, because a compiler left to itself keeps
-neither the sums in registers nor the vectors whole. Everything is given by addresses
-and by strides in bytes, as 64-bit words; a row of floats is one vector, of as many
-*lanes*.
+They are written in LLVM's intermediate language, because a compiler left to itself
+neither keeps the sums in registers nor the vectors whole. All arguments are addresses
+and strides in bytes, as 64-bit words; a row of floats is one vector, whose entries are
+its *lanes*.
 
     tile      c[m, :] = sum over k2 < depth2, k < depth of a[m, k2, k] * b[k2, k, :]
     moments   sums of z[k, :] = x[k, :] * prescale - shift and of its square
@@ -29,8 +29,8 @@ from collections.abc import Callable
 
 from llvmlite import binding, ir
 
-# The entries of a tile, and what they are multiplied with, must fit into the vector
-# registers: 32 of 16 floats, or 16 of 8, or 32 of 4.
+# The entries of a tile and their factors must fit into the vector registers: 32 of 16
+# floats, or 16 of 8, or 32 of 4.
 _LARGE = binding.get_host_cpu_features().get("avx512f", False)
 ROWS, LANES = (14, 32) if _LARGE else (6, 16)
 SUM_LANES = (64, 32, 16) if _LARGE else (32, 16, 8)
@@ -39,9 +39,9 @@ NORM_LANES = (32, 16, 8) if _LARGE else (16, 8)
 ALIGNMENT = 64 if _LARGE else 32  # bytes of a vector register, and of XLA's arrays
 
 TABLE = "linsey_loops"
-# Where in the table functions are: tiles with `a` across and along the rows, with all
-# lanes and with half of them, for each number of rows; then others, by `SUM_LANES`, and
-# those of `examples.py`, by `NORM_LANES`.
+# Positions of functions in the table: tiles with `a` across and along the rows, with
+# all lanes and with half of them, for each number of rows; then the others, by
+# `SUM_LANES`, and those of `examples.py`, by `NORM_LANES`.
 TILES, FIRST_SUMS, LANE_CHOICES = 0, 4 * ROWS, len(SUM_LANES)
 MOMENTS, PRODUCTS, COMBINE, STREAM = range(
     FIRST_SUMS, FIRST_SUMS + 4 * LANE_CHOICES, LANE_CHOICES
@@ -60,7 +60,7 @@ Value = ir.Constant | ir.NamedValue
 
 
 def write_loops() -> ir.Module:
-    """Write all functions and the table of their addresses, in the language of LLVM."""
+    """Write all functions and the table of their addresses, as an LLVM module."""
     module = ir.Module(TABLE)
     functions = [
         _write_tile(module, rows, lanes, along_rows)
@@ -92,7 +92,7 @@ def write_loops() -> ir.Module:
 
 
 class _Writer:
-    """Write a function of words that returns nothing of use."""
+    """A writer of one function, whose arguments are words. Its result is not used."""
 
     def __init__(self, module: ir.Module, name: str, words: int, lanes: int) -> None:
         kind = ir.FunctionType(_WORD, [_WORD] * words)
@@ -113,7 +113,7 @@ class _Writer:
         return self.builder.load(pointer, align=4)
 
     def store(self, value: Value, address: Value, stream: bool = False) -> None:
-        """Store a vector; past the cache if asked to, at a multiple of its size."""
+        """Store a vector; if `stream`, bypass the cache, at an aligned address."""
         pointer = self.builder.inttoptr(address, self.vector.as_pointer())
         stored = self.builder.store(value, pointer, align=ALIGNMENT if stream else 4)
         if stream:
@@ -121,14 +121,14 @@ class _Writer:
             stored.set_metadata("nontemporal", hint)
 
     def repeat(self, address: Value, kind: ir.Type = _FLOAT) -> Value:
-        """Load a number into all lanes."""
+        """Load a number and repeat it in all lanes."""
         entry = self.builder.load(self.builder.inttoptr(address, kind.as_pointer()))
         undefined = ir.Constant(ir.VectorType(kind, self.lanes), ir.Undefined)
         entry = self.builder.insert_element(undefined, entry, ir.Constant(_INDEX, 0))
         return self.builder.shuffle_vector(entry, undefined, self.first)
 
     def load_wide(self, address: Value) -> Value:
-        """Load floats, as doubles."""
+        """Load a vector of floats as doubles."""
         return self.builder.fpext(self.load(address), self.wide)
 
     def add_to(self, address: Value, values: Value) -> None:
@@ -151,7 +151,7 @@ class _Writer:
             self.builder.store(found, self.builder.inttoptr(at, _DOUBLE.as_pointer()))
 
     def add_product(self, total: Value, a: Value, b: Value) -> Value:
-        """Add a product, with one rounding where the processor can."""
+        """Add a product, with a single rounding if the processor can do that."""
         product = self.builder.fmul(a, b, flags=["contract"])
         return self.builder.fadd(total, product, flags=["contract"])
 
@@ -188,15 +188,15 @@ def _write_tile(
 ) -> ir.Function:
     """Write `tile(c, c_row, a, stride, a2, b, b1, b2, depth, depth2, more)`.
 
-    `a` lies in memory along `m` or along `k`, and `stride` is that of the other axis;
-    `more` says whether to add to what `c` holds.
+    `a` is contiguous along `m` or along `k`, and `stride` is that of the other axis;
+    `more` says whether to add to the values of `c`.
     """
     name = f"tile_{'along' if along_rows else 'across'}_{rows}x{lanes}"
     w = _Writer(module, name, TILE_WORDS, lanes)
     add, mul = w.builder.add, w.builder.mul
     c, c_row, a, stride, a2, b, b1, b2, depth, depth2, more = w.function.args
     row, step = (w.number(4), stride) if along_rows else (stride, w.number(4))
-    # The address of every fourth row changes; the others are near, at fixed distances.
+    # Only the address of every fourth row changes; the others are at fixed distances.
     near = [mul(row, w.number(m)) for m in range(4)]
     targets = [add(c, mul(c_row, w.number(m))) for m in range(rows)]
     adds = w.builder.icmp_signed("!=", more, w.number(0))
@@ -226,7 +226,7 @@ def _write_tile(
 
 
 def _write_sums(module: ir.Module, lanes: int, products: bool) -> ir.Function:
-    """Write `sums(x, row, shift, prescale, a, count, result)`; moments have no `a`."""
+    """Write `sums(x, row, shift, prescale, a, count, result)`; moments ignore `a`."""
     name = f"{'products' if products else 'moments'}_{lanes}"
     w = _Writer(module, name, SUM_WORDS, lanes)
     add = w.builder.add
@@ -284,7 +284,7 @@ def _write_spread(module: ir.Module, lanes: int) -> ir.Function:
 
 
 def _standardized(w: _Writer, moments: Value) -> Callable[[Value], Value]:
-    """Load mean and reciprocal deviation; return what maps an address of `x` to `h`."""
+    """Load the mean and `rstd`; return a function from an address in `x` to `h`."""
     mean = w.repeat(moments, _DOUBLE)
     rstd = w.repeat(w.builder.add(moments, w.number(8)), _DOUBLE)
 
@@ -357,7 +357,7 @@ def _write_rows(module: ir.Module, lanes: int) -> ir.Function:
 def _write_gradient(module: ir.Module, lanes: int) -> ir.Function:
     """Write `gradient(y, a, x, row, scale, step, moments, count)`.
 
-    After mean and reciprocal deviation come `first` and `second`.
+    In `moments`, the mean and `rstd` are followed by `first` and `second`.
     """
     w = _Writer(module, f"gradient_{lanes}", GRADIENT_WORDS, lanes)
     add = w.builder.add

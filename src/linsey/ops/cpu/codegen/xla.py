@@ -11,31 +11,32 @@ the threads share:
     words 26 to 31  the arguments of a call into XLA
     words 32 to 63  the plan: numbers known when the program was compiled
 
-A handler divides its work into pieces, which threads take one by one. The thread that
-XLA calls in takes pieces too and waits only for those that others have begun: it
-returns even where no other thread is free.
+A handler divides its work into pieces, which threads take one by one. The thread on
+which XLA calls the handler takes pieces too, and waits only for those that others have
+begun, so it returns even if no other thread is free.
 
-**What keeps a kernel inside the memory that it was given.** Nothing below trusts its
-caller; each check refuses what the ones before it let through.
+**How a kernel is kept inside the memory that it was given.** No function below trusts
+its caller; each check refuses errors that the previous ones let through.
 
 1. `interface.check_interface`, before anything is loaded: the header that jaxlib
    ships has one of the `VERSIONS` whose structures were compared with the offsets
    below. A test compares them with the installed header. Otherwise XLA computes
-   instead.
+   without kernels.
 2. `_answer_version`, when XLA registers a handler: the library that is running has one
-   of these versions too. Otherwise the registration fails, and XLA computes instead.
-   (Programs are lowered after jax has started its backend; before, it only notes them.)
+   of these versions too. Otherwise the registration fails, and XLA computes without
+   kernels. (Programs are lowered after JAX has started its backend; before that, it
+   only records the handlers.)
 3. `_find_problem`, at each call: the frame has as many inputs, outputs and numbers of
    the plan as the kernel declares, the plan is the only attribute and an array of
-   int64, and every array is of float32.
+   int64, and every array is float32.
 4. `is_valid` of the kernel and `_have_shapes`, at each call: the plan is one that the
-   loops can follow (`channels.py`, `examples.py` and `convolution.py` say what that
-   is), and every array has the shape that it implies. All addresses are computed from
+   loops can follow (as defined in `channels.py`, `examples.py` and `convolution.py`),
+   and every array has the shape that the plan implies. All addresses are computed from
    the plan.
 5. `start` of the kernel: memory for intermediate results could be allocated.
 
-Where one of the last three fails, the call ends with an error of XLA before an array is
-read or written.
+If one of the last three checks fails, the call ends with an error of XLA before an
+array is read or written.
 
 A `Handler` has neither threads nor a plan: it takes everything from the frame, and
 checks the frame itself.
@@ -61,7 +62,7 @@ INPUT, OUTPUT, OWN, CALL, PLAN, JOB = 8, 16, 20, 26, 32, 64
 HUGE_PAGE, ADVISE_HUGE = 1 << 21, 14
 FLOAT, DOUBLE = 4, 8  # bytes
 
-# Offsets, in words, of what is used of the structures in c_api.h.
+# Offsets, in words, of the fields in c_api.h that are used here.
 FRAME_EXTENSION, FRAME_API, FRAME_CONTEXT, FRAME_WORDS = 1, 2, 3, 21
 FRAME_INPUT_COUNT, FRAME_INPUTS, FRAME_OUTPUT_COUNT, FRAME_OUTPUTS = 7, 9, 12, 14
 FRAME_ATTRIBUTE_COUNT, FRAME_ATTRIBUTE_TYPES, FRAME_ATTRIBUTES = 17, 18, 20
@@ -73,11 +74,11 @@ ARRAY_ATTRIBUTE, INVALID_ARGUMENT = 1, 3
 DTYPE_INT32, DTYPE_INT64 = 4, 5
 DTYPE_FLOAT16, DTYPE_FLOAT32, DTYPE_FLOAT64, DTYPE_BFLOAT16 = 10, 11, 12, 16
 
-# The versions as XLA writes them: two numbers of 32 bits in one word.
+# The versions as XLA stores them: two 32-bit numbers in one word.
 _VERSION_WORDS = tuple(major | minor << 32 for major, minor in VERSIONS)
 _LOW_HALF = (1 << 32) - 1
 
-# What a handler can find wrong.
+# Problems that a handler can find.
 FINE, COUNTS, DTYPES, SHAPES, MEMORY, ONE_DTYPE, PLACES = range(7)
 _MESSAGES = np.zeros((7, 128), np.uint8)
 for _problem, _message in (
@@ -94,7 +95,7 @@ _WORD = ir.IntType(64)
 _word = types.int64
 _WORD_TO_WORD = _word(_word)
 
-# Functions that only compiled ones call need no way in from Python.
+# Functions that only compiled ones call need no wrapper for calls from Python.
 _OPTIONS: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 compiled = njit(error_model="numpy", **_OPTIONS)
 
@@ -111,7 +112,7 @@ _yield = types.ExternalFunction("sched_yield", types.int32())
 def _instruction(
     signature: Signature, emit: Callable[[ir.IRBuilder, Sequence[ir.Value]], ir.Value]
 ) -> Callable[..., Any]:
-    """Make a function of at most two arguments that `emit` writes for LLVM."""
+    """Make a function of at most two arguments whose LLVM code `emit` writes."""
 
     def generate(
         context: object,
@@ -144,7 +145,7 @@ _double_pointer = _pointer(types.float64, ir.DoubleType())
 
 def symbol(name: str) -> Callable[[], int]:
     """Make a function that returns the address of a symbol of the same module."""
-    # numba links each function that it compiles, though none runs there.
+    # numba links each function that it compiles, although none runs in its process.
     binding.add_symbol(name, 1)
 
     def emit(builder: ir.IRBuilder, values: Sequence[ir.Value]) -> ir.Value:
@@ -157,7 +158,7 @@ def symbol(name: str) -> Callable[[], int]:
 
 
 def caller(count: int) -> Callable[[int, tuple[int, ...]], int]:
-    """Make a function that calls a function of `count` words by its address."""
+    """Make a function that calls, by its address, a function of `count` words."""
     kind = ir.FunctionType(_WORD, [_WORD] * count).as_pointer()
 
     def emit(builder: ir.IRBuilder, values: Sequence[ir.Value]) -> ir.Value:
@@ -169,7 +170,7 @@ def caller(count: int) -> Callable[[int, tuple[int, ...]], int]:
 
 
 def _emit_addition(builder: ir.IRBuilder, values: Sequence[ir.Value]) -> ir.Value:
-    """Add to a word in memory, and return what it was."""
+    """Add to a word in memory, and return its old value."""
     pointer = builder.inttoptr(values[0], _WORD.as_pointer())
     return builder.atomic_rmw("add", pointer, values[1], "seq_cst")
 
@@ -195,13 +196,13 @@ def floats(address, shape):
 
 @compiled
 def doubles(address, shape):
-    """Return the floats of 64 bits at an address, as an array."""
+    """Return the 64-bit floats at an address, as an array."""
     return carray(_double_pointer(address), shape)
 
 
 @compiled
 def halves(address, count):
-    """Return the integers of 32 bits at an address, as an array."""
+    """Return the 32-bit integers at an address, as an array."""
     return carray(_half_pointer(address), count)
 
 
@@ -218,7 +219,7 @@ def use_huge_pages(address, size):
 
 
 class Kernel(NamedTuple):
-    """What XLA calls by one name: functions of a job, compiled by `compiled`.
+    """The functions of a job that XLA calls by one name, compiled by `compiled`.
 
     Attributes:
         target: The name.
@@ -228,11 +229,11 @@ class Kernel(NamedTuple):
         shapes: `shapes(job)` returns the shape of each input, and of each output, that
             a valid plan implies. All have the same length: the first number is the
             product of all axes before the others.
-        start: `start(job)` prepares, and returns the number of pieces; 0 if there is no
-            memory.
+        start: `start(job)` makes preparations and returns the number of pieces, or 0 if
+            there is no memory.
         work: `work(job, piece, worker)` does one piece. The `worker` is the number of
             the thread, less than the number of threads.
-        finish: `finish(job)` puts the results of the pieces together.
+        finish: `finish(job)` combines the results of the pieces.
         outputs: Number of arrays that it writes.
     """
 
@@ -248,12 +249,12 @@ class Kernel(NamedTuple):
 
 
 class Handler(NamedTuple):
-    """What XLA calls by one name, without threads and a plan.
+    """A function that XLA calls by a name, without threads and a plan.
 
     Attributes:
         target: The name.
-        do: `do(frame)` does what a call frame asks for, and returns `FINE`; or what is
-            wrong with the frame, before it has written anything.
+        do: `do(frame)` does what a call frame asks for and returns `FINE`. If the frame
+            is wrong, it returns the problem before it has written anything.
     """
 
     target: str
@@ -264,7 +265,7 @@ def _unset(*arguments: object) -> Any:
     raise NotImplementedError
 
 
-# In the templates `_handle` and `_run`, these stand for what `_install` puts there.
+# Placeholders in the templates `_handle_alone`, `_handle` and `_run`; see `_fill`.
 _inputs, _outputs, _plan_words = 0, 0, 0
 _is_valid = _shapes = _start = _work = _finish = _task = _do = _unset
 
@@ -303,7 +304,7 @@ def _handle(pointer):
 
 
 def _run(address):
-    """Take pieces of a job until there are none."""
+    """Take and do pieces of a job until none are left."""
     job, worker = words(address, JOB), _add_atomically(address + 8 * WORKERS, 1)
     piece = _add_atomically(address + 8 * NEXT, 1)
     while piece < job[PIECES]:
@@ -315,7 +316,7 @@ def _run(address):
 
 @compiled
 def _answer_version(frame):
-    """Tell XLA that this is a handler for its version, if that is a checked one."""
+    """Tell XLA that this handler is for its version, if that has been checked."""
     metadata = words(frame[FRAME_EXTENSION], EXTENSION_METADATA + 1)[EXTENSION_METADATA]
     version = words(frame[FRAME_API], API_VERSION + 1)[API_VERSION]
     answer = words(metadata, METADATA_VERSION + 1)
@@ -325,7 +326,7 @@ def _answer_version(frame):
 
 @compiled
 def _find_problem(frame, inputs, outputs, plan_words):
-    """Compare what can be compared without knowing what the kernel computes."""
+    """Check everything that does not depend on what the kernel computes."""
     if (
         frame[FRAME_INPUT_COUNT] != inputs
         or frame[FRAME_OUTPUT_COUNT] != outputs
@@ -347,13 +348,13 @@ def _find_problem(frame, inputs, outputs, plan_words):
 
 @compiled
 def dtype_of(buffer):
-    """Return XLA's number of the dtype of an array."""
+    """Return XLA's number for the dtype of an array."""
     return buffer[BUFFER_DTYPE] & _LOW_HALF
 
 
 @compiled
 def buffer(frame, index):
-    """Return the structure of an input or of an output, which come after them."""
+    """Return the structure of an array; outputs are numbered after the inputs."""
     inputs = frame[FRAME_INPUT_COUNT]
     first, index = (
         (frame[FRAME_INPUTS], index)
@@ -384,7 +385,7 @@ def _have_shapes(frame, shapes):
 
 @compiled
 def _open_job(frame):
-    """Make a job of a call frame; return its address, or 0 if there is no memory."""
+    """Make a job from a call frame; return its address, or 0 if there is no memory."""
     address = allocate(8 * JOB)
     if address == 0:
         return address
@@ -407,7 +408,7 @@ def _open_job(frame):
 
 @compiled
 def _share(frame, address, pieces, task):
-    """Do all pieces of a job with the help of XLA's threads, which run the task."""
+    """Do all pieces of a job, helped by threads of XLA that run the task."""
     job = words(address, JOB)
     helpers = max(min(job[THREADS], pieces) - 1, 0)
     job[PIECES], job[HOLDERS] = pieces, 2 + helpers
@@ -420,7 +421,7 @@ def _share(frame, address, pieces, task):
 
 @compiled
 def _leave(address):
-    """Free a job that nobody else holds."""
+    """Release a job, and free its memory if no other thread holds it."""
     if _add_atomically(address + 8 * HOLDERS, -1) == 1:
         free(address)
     return 0
@@ -428,7 +429,7 @@ def _leave(address):
 
 @compiled
 def _ask(frame, address, function, first, second):
-    """Call a function of XLA with two fields, which are written to an address."""
+    """Call a function of XLA with two fields of a structure, written at an address."""
     question = words(address, 5)
     question[0] = 40 if second else 32  # size in bytes
     question[1] = 0
@@ -440,7 +441,7 @@ def _ask(frame, address, function, first, second):
 
 @compiled
 def _create_error(frame, problem):
-    """Return the address of an error, which XLA owns and raises."""
+    """Create an error, which XLA owns and raises; return its address."""
     address = allocate(32)
     arguments = words(address, 4)
     arguments[0], arguments[1] = 32, 0
@@ -454,8 +455,8 @@ def _create_error(frame, problem):
 
 # --- the text for LLVM ----------------------------------------------------------------
 
-# A function of a word to a word, around one that numba compiled. That returns whether
-# it raised, which none of ours can, and its result by address.
+# A function from a word to a word, around one that numba compiled. The latter returns
+# whether it raised, which none of ours can, and writes its result to an address.
 _AROUND = """
 declare i32 @"{inner}"(ptr, ptr, i64)
 define i64 @{name}(i64 %argument) {{
@@ -472,11 +473,11 @@ define linkonce_odr void @NRT_MemInfo_call_dtor(ptr %array) {{
 
 
 def write(kernel: Kernel | Handler, handler: str) -> str:
-    """Write the handler of a kernel, and its task, in the language of LLVM.
+    """Write the handler of a kernel, and its task, as LLVM code.
 
     Args:
         kernel: The kernel.
-        handler: Name of the function that XLA is to call.
+        handler: Name of the function for XLA to call.
     """
     if isinstance(kernel, Handler):
         return _compile(_fill(_handle_alone, kernel, _do=kernel.do), handler)
@@ -502,14 +503,14 @@ def write(kernel: Kernel | Handler, handler: str) -> str:
 def _fill(
     template: FunctionType, kernel: Kernel | Handler, **names: object
 ) -> FunctionType:
-    """Make a function of a template, with other values of global names."""
+    """Make a function from a template, with other values for global names."""
     function = FunctionType(template.__code__, {**template.__globals__, **names})
     function.__qualname__ = f"{kernel.target}{template.__name__}"
     return function
 
 
 def _compile(function: FunctionType, name: str) -> str:
-    """Compile a function of a word to a word; return a module that has it by a name."""
+    """Compile a function from a word to a word to a module that has it by a name."""
     dispatcher = compiled(function)
     dispatcher.compile(_WORD_TO_WORD)
     (result,) = dispatcher.overloads.values()
