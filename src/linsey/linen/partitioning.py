@@ -326,7 +326,7 @@ def scan_with_axes(
         target: a module class, or a function of a module.
         variable_axes: the axis along which collections are stacked.
         variable_broadcast: collections that all steps share.
-        variable_carry: collections handed from step to step.
+        variable_carry: collections passed from step to step.
         split_rngs: whether streams differ between steps.
         in_axes: axes of the arguments after the carry.
         out_axes: axes of the results after the carry.

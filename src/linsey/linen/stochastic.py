@@ -21,9 +21,9 @@ class Dropout(Module):
     or pass `rng` at the call. In evaluation the inputs are returned as they are.
 
     Attributes:
-        rate: probability to drop an entry, in [0, 1].
+        rate: probability of dropping an entry, in [0, 1].
         broadcast_dims: axes along which all entries share one mask.
-        deterministic: whether to leave the inputs alone; given here or at the call.
+        deterministic: whether to leave the inputs alone; given here or in the call.
         rng_collection: name of the stream of random keys.
 
     Example:
@@ -77,7 +77,7 @@ class Dropout(Module):
             report_misuse(
                 OptionError(
                     f"`Dropout` has rate={self.rate}.",
-                    "It is the probability to drop an entry, in [0, 1].",
+                    "It is the probability of dropping an entry, in [0, 1].",
                     "To keep 90 % of the entries write `Dropout(rate=0.1)`.",
                 )
             )

@@ -53,18 +53,18 @@ class BatchNorm(Module):
         momentum: fraction of the old average that is kept, in [0, 1]. If `None`, the
             running statistics are the plain average of all batches so far, which counts
             updates.
-        epsilon: what is added to the variance.
-        dtype: dtype of the result. If `None`, that of inputs and parameters.
+        epsilon: small number added to the variance.
+        dtype: result dtype. If `None`, it is inferred from inputs and parameters.
         param_dtype: dtype of the parameters.
         use_bias: whether to add a bias.
-        use_scale: whether to multiply with a scale.
+        use_scale: whether to multiply by a scale.
         bias_init: initializer of `bias`, of the shape of the channel axes.
         scale_init: initializer of `scale`, of that shape.
         axis_name: name or names of mapped axes (`jax.vmap`, `jax.pmap`,
             `jax.shard_map`) that belong to the batch. Under `jax.jit` with a sharded
             batch no name is needed.
         axis_index_groups: groups of indices of that axis; each is a batch of its own.
-        use_fast_variance: accepted for compatibility; it is fast and accurate.
+        use_fast_variance: accepted for compatibility; it has no effect.
         force_float32_reductions: accepted for compatibility; moments are always in
             float32 at least.
         unbiased_variance: whether the running variance is that of `n - 1` degrees of

@@ -41,18 +41,18 @@ class LayerNorm(ScaleAndBias):
         y = (x - mean) * scale / sqrt(var + epsilon) + bias
 
     Attributes:
-        epsilon: what is added to the variance.
-        dtype: dtype of the result. If `None`, that of inputs and parameters.
+        epsilon: small number added to the variance.
+        dtype: result dtype. If `None`, it is inferred from inputs and parameters.
         param_dtype: dtype of the parameters.
         use_bias: whether to add a bias.
-        use_scale: whether to multiply with a scale.
+        use_scale: whether to multiply by a scale.
         bias_init: initializer of `bias`, of the shape of the feature axes.
         scale_init: initializer of `scale`, of that shape.
         reduction_axes: the axes that mean and variance are taken over.
         feature_axes: the axes that scale and bias have, in ascending order.
         axis_name: name or names of mapped axes to take mean and variance over as well.
-        axis_index_groups: groups of indices of that axis, each taken alone.
-        use_fast_variance: accepted for compatibility; it is fast and accurate.
+        axis_index_groups: groups of indices of that axis; each is separate.
+        use_fast_variance: accepted for compatibility; it has no effect.
         force_float32_reductions: accepted for compatibility; moments are always in
             float32 at least.
 
@@ -106,16 +106,16 @@ class RMSNorm(Module):
         y = x * scale / sqrt(mean(|x|^2) + epsilon)
 
     Attributes:
-        epsilon: what is added to the mean square.
-        dtype: dtype of the result. If `None`, that of inputs and parameters.
+        epsilon: small number added to the mean square.
+        dtype: result dtype. If `None`, it is inferred from inputs and parameters.
         param_dtype: dtype of the parameters.
-        use_scale: whether to multiply with a scale.
+        use_scale: whether to multiply by a scale.
         scale_init: initializer of `scale`, of the shape of the feature axes.
         reduction_axes: the axes that the mean square is taken over.
         feature_axes: the axes that the scale has, in ascending order.
         axis_name: name or names of mapped axes to take the mean over as well.
-        axis_index_groups: groups of indices of that axis, each taken alone.
-        use_fast_variance: accepted for compatibility; it makes no difference.
+        axis_index_groups: groups of indices of that axis; each is separate.
+        use_fast_variance: accepted for compatibility; it has no effect.
         force_float32_reductions: accepted for compatibility; mean squares are always in
             float32 at least.
 
@@ -179,18 +179,18 @@ class GroupNorm(Module):
         num_groups: number of groups, which divides the number of channels; `None` if
             `group_size` is given.
         group_size: number of channels of a group.
-        epsilon: what is added to the variance.
-        dtype: dtype of the result. If `None`, that of inputs and parameters.
+        epsilon: small number added to the variance.
+        dtype: result dtype. If `None`, it is inferred from inputs and parameters.
         param_dtype: dtype of the parameters.
         use_bias: whether to add a bias.
-        use_scale: whether to multiply with a scale.
+        use_scale: whether to multiply by a scale.
         bias_init: initializer of `bias`, of shape (channels,).
         scale_init: initializer of `scale`, of shape (channels,).
         reduction_axes: the axes that mean and variance are taken over, the last one
             among them. If `None`, all but the first.
         axis_name: name or names of mapped axes to take mean and variance over as well.
-        axis_index_groups: groups of indices of that axis, each taken alone.
-        use_fast_variance: accepted for compatibility; it is fast and accurate.
+        axis_index_groups: groups of indices of that axis; each is separate.
+        use_fast_variance: accepted for compatibility; it has no effect.
         force_float32_reductions: accepted for compatibility; moments are always in
             float32 at least.
 
@@ -292,18 +292,18 @@ class InstanceNorm(ScaleAndBias):
         y = (x - mean) * scale / sqrt(var + epsilon) + bias
 
     Attributes:
-        epsilon: what is added to the variance.
-        dtype: dtype of the result. If `None`, that of inputs and parameters.
+        epsilon: small number added to the variance.
+        dtype: result dtype. If `None`, it is inferred from inputs and parameters.
         param_dtype: dtype of the parameters.
         use_bias: whether to add a bias.
-        use_scale: whether to multiply with a scale.
+        use_scale: whether to multiply by a scale.
         bias_init: initializer of `bias`, of the shape of the channel axes.
         scale_init: initializer of `scale`, of that shape.
         feature_axes: the axes of the channels; mean and variance are taken over the
             others but the first, which counts examples.
         axis_name: name or names of mapped axes to take mean and variance over as well.
-        axis_index_groups: groups of indices of that axis, each taken alone.
-        use_fast_variance: accepted for compatibility; it is fast and accurate.
+        axis_index_groups: groups of indices of that axis; each is separate.
+        use_fast_variance: accepted for compatibility; it has no effect.
         force_float32_reductions: accepted for compatibility; moments are always in
             float32 at least.
 

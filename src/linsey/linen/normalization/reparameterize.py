@@ -44,7 +44,7 @@ class SpectralNorm(Module):
     Attributes:
         layer_instance: the layer, submodules included.
         n_steps: number of power iterations at each call.
-        epsilon: what is added to squared lengths.
+        epsilon: small number added to squared lengths.
         dtype: dtype of the weights that the layer sees. If `None`, that of the
             parameters.
         param_dtype: dtype of what is kept, or that of the parameters if it is wider.
@@ -89,7 +89,7 @@ class SpectralNorm(Module):
             **kwargs: keyword arguments of the layer.
 
         Returns:
-            What the layer returns.
+            The result of the layer.
 
         Raises:
             NotAMatrixError: a parameter has more than two axes, and
@@ -139,7 +139,7 @@ class WeightNorm(Module):
 
     Attributes:
         layer_instance: the layer, submodules included.
-        epsilon: what is added to squared lengths.
+        epsilon: small number added to squared lengths.
         dtype: dtype of the weights that the layer sees. If `None`, that of the
             parameters.
         param_dtype: dtype of the scales.
@@ -180,7 +180,7 @@ class WeightNorm(Module):
             **kwargs: keyword arguments of the layer.
 
         Returns:
-            What the layer returns.
+            The result of the layer.
 
         Raises:
             AxisOutOfRangeError: a parameter has no such feature axis.
@@ -226,7 +226,7 @@ def _call_with(
         mutable: whether the layer may write its parameters.
 
     Returns:
-        What the layer returns.
+        The result of the layer.
     """
 
     def change_one(path: tuple[Any, ...], value: ArrayLike) -> T:

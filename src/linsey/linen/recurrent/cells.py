@@ -157,12 +157,12 @@ class SimpleCell(_DenseCell):
     The carry is h, the output h'; with `residual`, h is added before the activation.
 
     Attributes:
-        features: number of features of the first h; a step has those of its carry.
+        features: number of features of the first h; a step reads it from its carry.
         activation_fn: the activation.
         kernel_init: initializer of the kernel of the inputs.
         recurrent_kernel_init: initializer of the kernel of h.
         bias_init: initializer of the bias.
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        dtype: computation dtype. If `None`, it is inferred from inputs and parameters.
         param_dtype: dtype of the parameters and of the first carry.
         carry_init: initializer of the first carry.
         residual: whether to add h before the activation.
@@ -201,7 +201,7 @@ class SimpleCell(_DenseCell):
             inputs: x of shape (*batch, channels).
 
         Returns:
-            The new h, twice.
+            The new h, as the carry and as the output.
         """
         h, size = carry, _size(carry)
         from_x = self._map("i", inputs, size, self.bias_init)
@@ -222,13 +222,13 @@ class GRUCell(_GatedCell):
     The carry is h, the output h'.
 
     Attributes:
-        features: number of features of the first h; a step has those of its carry.
+        features: number of features of the first h; a step reads it from its carry.
         gate_fn: activation of the gates.
         activation_fn: activation of the candidate.
         kernel_init: initializer of the kernels of the inputs.
         recurrent_kernel_init: initializer of the kernels of h.
         bias_init: initializer of the biases.
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        dtype: computation dtype. If `None`, it is inferred from inputs and parameters.
         param_dtype: dtype of the parameters and of the first carry.
         carry_init: initializer of the first carry.
 
@@ -256,7 +256,7 @@ class GRUCell(_GatedCell):
             inputs: x of shape (*batch, channels).
 
         Returns:
-            The new h, twice.
+            The new h, as the carry and as the output.
         """
         x, h, size, bias_init = inputs, carry, _size(carry), self.bias_init
         r = self.gate_fn(self._map("ir", x, size, bias_init) + self._map("hr", h, size))
@@ -278,14 +278,14 @@ class MGUCell(_DenseCell):
     output h'.
 
     Attributes:
-        features: number of features of the first h; a step has those of its carry.
+        features: number of features of the first h; a step reads it from its carry.
         gate_fn: activation of the gate.
         activation_fn: activation of the candidate.
         kernel_init: initializer of the kernels of the inputs.
         recurrent_kernel_init: initializer of the kernels of h.
         forget_bias_init: initializer of the bias of the gate.
         activation_bias_init: initializer of the biases of the candidate.
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        dtype: computation dtype. If `None`, it is inferred from inputs and parameters.
         param_dtype: dtype of the parameters and of the first carry.
         carry_init: initializer of the first carry.
         reset_gate: whether the gate scales the state in the candidate.
@@ -326,7 +326,7 @@ class MGUCell(_DenseCell):
             inputs: x of shape (*batch, channels).
 
         Returns:
-            The new h, twice.
+            The new h, as the carry and as the output.
         """
         x, h, size, bias_init = inputs, carry, _size(carry), self.activation_bias_init
         from_x = self._map("if", x, size, self.forget_bias_init)
@@ -403,13 +403,13 @@ class LSTMCell(_DenseMemoryCell):
     The carry is the pair (c, h), the output h'.
 
     Attributes:
-        features: number of features of the first c and h; a step has those of its h.
+        features: number of features of the first c and h; a step reads it from its h.
         gate_fn: activation of the gates.
         activation_fn: activation of the candidate and of the output.
         kernel_init: initializer of the kernels of the inputs.
         recurrent_kernel_init: initializer of the kernels of h.
         bias_init: initializer of the biases.
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        dtype: computation dtype. If `None`, it is inferred from inputs and parameters.
         param_dtype: dtype of the parameters and of the first carry.
         carry_init: initializer of the first carry.
 
@@ -468,13 +468,13 @@ class OptimizedLSTMCell(_DenseMemoryCell):
     joined before they are applied. Faster on wide accelerators.
 
     Attributes:
-        features: number of features of the first c and h; a step has those of its h.
+        features: number of features of the first c and h; a step reads it from its h.
         gate_fn: activation of the gates.
         activation_fn: activation of the candidate and of the output.
         kernel_init: initializer of the kernels of the inputs.
         recurrent_kernel_init: initializer of the kernels of h.
         bias_init: initializer of the biases.
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        dtype: computation dtype. If `None`, it is inferred from inputs and parameters.
         param_dtype: dtype of the parameters and of the first carry.
         carry_init: initializer of the first carry.
 
@@ -542,7 +542,7 @@ class ConvLSTMCell(_MemoryCell):
         strides: strides of the convolution of the inputs and of h. Defaults to 1.
         padding: see `Conv`.
         use_bias: whether to add biases.
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        dtype: computation dtype. If `None`, it is inferred from inputs and parameters.
         param_dtype: dtype of the parameters and of the first carry.
         carry_init: initializer of the first carry.
 

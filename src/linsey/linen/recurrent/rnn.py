@@ -44,7 +44,7 @@ class RNN(Module):
         unroll: steps in one iteration of the compiled loop.
         variable_axes: collections that have a slice for each step, see `scan`.
         variable_broadcast: collections that all steps share.
-        variable_carry: collections handed from step to step.
+        variable_carry: collections passed from step to step.
         split_rngs: whether random streams differ between steps.
 
     Example:

@@ -47,9 +47,9 @@ def vmap(
 
     Args:
         target: a module class, or a function of a module.
-        variable_axes: for each filter the axis of these collections; `None` if the
+        variable_axes: for each filter, the axis of these collections; `None` if the
             instances share them. Collections that are not named cannot be used.
-        split_rngs: for each filter whether these streams differ between instances.
+        split_rngs: for each filter, whether these streams differ between instances.
             Streams that are not named cannot be used.
         in_axes: axes of the arguments (without the module).
         out_axes: axes of the results.
@@ -104,12 +104,12 @@ def scan(
 
     Args:
         target: a module class, or a function of a module.
-        variable_axes: for each filter the axis along which these collections are
+        variable_axes: for each filter, the axis along which these collections are
             stacked, one slice for each step.
         variable_broadcast: collections that all steps share, e.g. the parameters of a
             recurrent cell.
-        variable_carry: collections handed from step to step, e.g. `batch_stats`.
-        split_rngs: for each filter whether these streams differ between steps.
+        variable_carry: collections passed from step to step, e.g. `batch_stats`.
+        split_rngs: for each filter, whether these streams differ between steps.
         in_axes: axes of the arguments after the carry, or `nn.broadcast`.
         out_axes: axes of the results after the carry.
         length: number of steps, needed if nothing is scanned over.
@@ -147,7 +147,7 @@ def remat_scan(
         lengths: the lengths of the nested loops.
         policy: which values to keep all the same, see `jax.checkpoint`.
         variable_broadcast: collections that all steps share.
-        variable_carry: collections handed from step to step.
+        variable_carry: collections passed from step to step.
         variable_axes: the axis along which collections are stacked, in each loop.
         split_rngs: whether streams differ between steps.
 
@@ -223,7 +223,7 @@ def while_loop(
         init: the first carry.
         carry_variables: collections the step may write; they must exist before.
         broadcast_variables: collections that are only read.
-        split_rngs: for each filter whether these streams differ between steps.
+        split_rngs: for each filter, whether these streams differ between steps.
 
     Returns:
         The last carry.
