@@ -11,6 +11,6 @@ __all__ = ["Accuracy"]
 __all__ += collections.__all__
 __all__ += metric.__all__
 
-# Some classes were in files of their own; pickles name them.
+# Some classes used to be in files of their own, which pickles name.
 sys.modules[f"{__name__}.reduce"] = metric
 sys.modules[f"{__name__}.loss_and_logs"] = collections
