@@ -165,7 +165,7 @@ class Inputs:
 
     @classmethod
     def from_value(cls, value: object) -> Inputs:
-        """Return the inputs for a tuple, a mapping of keywords, or a single argument."""
+        """Return inputs: a tuple by position, a mapping by keyword, or a single one."""
         if isinstance(value, cls):
             return value
         if isinstance(value, tuple):
