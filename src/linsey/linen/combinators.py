@@ -38,7 +38,7 @@ class Sequential(Module):
 
     @compact
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the first layer with the arguments, and return what the last returns.
+        """Call the first layer with the arguments; return the result of the last one.
 
         Raises:
             OptionError: there are no layers.

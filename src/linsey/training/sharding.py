@@ -222,7 +222,7 @@ class _Rule:
         return NamedSharding(self.mesh, spec)
 
     def _by_shape(self, shape: tuple[int, ...]) -> PartitionSpec:
-        """Divide the longest axis that divides evenly, or the last of several such."""
+        """Divide the longest axis that divides evenly; if tied, the last of them."""
         parts = self._count(self.axis)
         sizes = [size if size % parts == 0 else 0 for size in shape]
         if math.prod(shape) < self.min_size or not any(sizes):
@@ -246,7 +246,7 @@ class _Rule:
                     f"Make the size a multiple of {count}, or leave the axis whole: "
                     f"`rules=[({name!r}, None)]`.",
                 )
-            # An axis of size one cannot be divided; it may stand for a sum.
+            # An axis of size one cannot be divided; optimizers use it as a placeholder.
             spec.append(part if size > 1 and _names(part) else None)
         return self._over(PartitionSpec(*spec))
 

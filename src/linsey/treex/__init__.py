@@ -24,7 +24,7 @@ from linsey.treex import utils as utils
 from linsey.treex.key_seq import KeySeq
 from linsey.treex.losses import Loss
 from linsey.treex.metrics import LossAndLogs, Metric
-from linsey.treex.module import *  # noqa: F403 (what it lists, as the others)
+from linsey.treex.module import *  # noqa: F403 (lists its names)
 from linsey.treex.nn import *  # noqa: F403
 from linsey.treex.nn.flax_module import from_linen as from_linen
 from linsey.treex.nn.flax_module import to_linen as to_linen

@@ -344,7 +344,7 @@ def kernel_and_bias(
 def choose_dot_general(
     dot_general: DotGeneralT | None, dot_general_cls: Callable[[], DotGeneralT] | None
 ) -> DotGeneralT:
-    """Return the product of a layer: built by the class, given, or that of `lax`."""
+    """Return the function for products: built by the class, given, or that of `lax`."""
     if dot_general_cls is not None:
         return dot_general_cls()
     return lax.dot_general if dot_general is None else dot_general

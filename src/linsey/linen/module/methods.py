@@ -85,7 +85,8 @@ def make_dataclass(cls: type[Any], base: type[ModuleBase], kw_only: bool) -> Non
     if "name" in cls.__dict__:
         # A module without its own name has the name of its scope; see `__getattr__`.
         del cls.name
-    if not (kw_only and "parent" in inherited):  # Flax lists new keywords after them
+    # As in Flax, new keyword-only fields of a subclass come after these two.
+    if not (kw_only and "parent" in inherited):
         if [*inherited][-1:] == ["parent"]:
             last = ["name", "parent"]
         for name in last:  # these fields come last, also in subclasses

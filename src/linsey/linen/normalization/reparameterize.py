@@ -46,7 +46,7 @@ class SpectralNorm(Module):
         layer_instance: the layer, including its submodules.
         n_steps: number of power iterations in each call.
         epsilon: small number added to squared lengths.
-        dtype: dtype of the weights that the layer sees. If `None`, that of the
+        dtype: dtype of the weights that the layer sees. Defaults to that of the
             parameters.
         param_dtype: dtype of the stored estimates, or that of the parameters if it is
             wider.
@@ -143,7 +143,7 @@ class WeightNorm(Module):
     Attributes:
         layer_instance: the layer, including its submodules.
         epsilon: small number added to squared lengths.
-        dtype: dtype of the weights that the layer sees. If `None`, that of the
+        dtype: dtype of the weights that the layer sees. Defaults to that of the
             parameters.
         param_dtype: dtype of the scales.
         use_scale: whether there are scales; without them the lengths are 1.

@@ -4,7 +4,7 @@ import sys
 
 from linsey.treex.metrics import collections, metric
 from linsey.treex.metrics.accuracy import Accuracy
-from linsey.treex.metrics.collections import *  # noqa: F403 (what it lists, as the other)
+from linsey.treex.metrics.collections import *  # noqa: F403 (lists its names)
 from linsey.treex.metrics.metric import *  # noqa: F403
 
 __all__ = ["Accuracy"]

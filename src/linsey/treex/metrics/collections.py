@@ -59,7 +59,7 @@ class Metrics(Metric):
             metric.update(**accepted(metric.update, chosen))
 
     def compute(self) -> dict[str, object]:
-        """Return values by name; for several of one metric, its name is a prefix."""
+        """Return all values by name; the name of a metric with several is a prefix."""
         found = [_flat(name, metric.compute()) for name, metric in self.metrics.items()]
         return unique_names(pair for pairs in found for pair in pairs)
 

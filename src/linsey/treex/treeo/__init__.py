@@ -9,7 +9,7 @@ import sys
 
 from linsey.treex.treeo import fields, flatten, operations, sentinels, tree
 from linsey.treex.treeo.compact import Compact, compact, in_compact
-from linsey.treex.treeo.fields import *  # noqa: F403 (what it lists, as the others)
+from linsey.treex.treeo.fields import *  # noqa: F403 (lists its names)
 from linsey.treex.treeo.flatten import *  # noqa: F403
 from linsey.treex.treeo.operations import *  # noqa: F403
 from linsey.treex.treeo.sentinels import *  # noqa: F403
