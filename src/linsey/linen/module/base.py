@@ -592,7 +592,7 @@ def _value_repr(value: object) -> str:
 
 
 def compact_name_scope(fun: CallableT) -> CallableT:
-    """Make a method compact in a way that several methods of a class can share.
+    """Make a method compact; a class may have several methods of this kind.
 
     Everything the method declares is in a child scope named after the method.
 
