@@ -1,4 +1,4 @@
-"""Names that JAX has removed, for programs that were written before.
+"""Names that JAX has removed, for programs written before their removal.
 
 `restore()` puts them back, implemented with what today's JAX has, in this process and
 for every library in it; each name is announced once on standard error. A name is looked
