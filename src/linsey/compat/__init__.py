@@ -1,17 +1,17 @@
-"""Programs that import Flax or treex, run on linsey.
+"""Support for running programs that import Flax or treex on linsey.
 
-After `install()`, `import flax` and the modules of its Linen side yield linsey's
-modules, in this process and for every library in it, whether or not Flax is installed;
-and so do `import treex` and `import treeo`. It works by a finder in `sys.meta_path`,
-which `uninstall()` removes again. Nothing is active until `install()` is called, by a
-program or by `linsey run SCRIPT`.
+After `install()`, importing `flax` or one of its Linen modules yields linsey's modules,
+in this process and for every library in it, whether or not Flax is installed. The same
+holds for `treex` and `treeo`. This is done by a finder in `sys.meta_path`, which
+`uninstall()` removes again. Nothing is active until `install()` is called, by a program
+or by `linsey run SCRIPT`.
 
-    finder.py     finds the modules; says which names of linsey they do not show
-    aliases.py    the module `flax.linen` beside `linsey.linen`: private names, a log
+    finder.py     the finder, which also says which names of linsey stay hidden
+    aliases.py    modules such as `flax.linen`: linsey's names, private names, a log
     private.py    the table of Flax's private names that programs use
-    adapters/     what they are here
-    metadata.py   what `importlib.metadata` says of the packages
-    real.py       `flax.nnx` of a Flax that is installed
+    adapters/     linsey's implementations of these private names
+    metadata.py   what `importlib.metadata` reports about the packages
+    real.py       `flax.nnx` of an installed Flax
     old_jax.py    names that JAX has removed
 
 Example:
@@ -37,9 +37,9 @@ __all__ = ["FLAX_VERSION", "install", "is_installed", "uninstall"]
 
 
 def install() -> None:
-    """Make `import flax` yield linsey; modules of Flax imported before are set aside.
+    """Make `import flax` yield linsey; set aside Flax modules imported earlier.
 
-    Objects that a program already holds of the real Flax stay what they are, so call
+    Objects of the real Flax that a program already holds stay what they are, so call
     this before the program's own imports. Misuse that Flax lets pass becomes a warning
     (the flag `misuse` of `linsey.config`), unless `LINSEY_MISUSE` is set. A second call
     does nothing.

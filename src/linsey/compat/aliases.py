@@ -1,9 +1,9 @@
-"""The modules that programs get: `flax.linen` beside `linsey.linen`.
+"""The modules that programs import: `flax.linen` as an alias of `linsey.linen`.
 
-An *alias* shows the names of a module of linsey, reads them when they are asked for and
-hands on what is assigned, so that patching `flax.linen.X` patches linsey. Beside that
-it has the private names of `private.py`, which linsey's module has not. It looks each
-name up once: classes and functions are kept, whatever may change is read again.
+An *alias* shows the names of a linsey module. It reads them on demand and forwards
+assignments, so that patching `flax.linen.X` patches linsey. It also has the private
+names of `private.py`, which linsey's module lacks. Classes and functions are looked up
+once and kept; values that may change are read again at each access.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from linsey.compat.packages import PACKAGES, alias_of, own_name, refusal
 MISSING = "missing"
 
 used: dict[str, str] = {}
-"""Names that the program has asked for, each with the adapter that serves it; '' where
-linsey has the name itself, `MISSING` where it has not."""
+"""Names that the program has used, each with the adapter that provides it: '' if linsey
+has the name itself, `MISSING` if it does not."""
 
-# The real dictionary of a module; `__dict__` of an alias shows that of linsey's.
+# The real dictionary of a module; the `__dict__` of an alias shows linsey's names.
 _dict_of: Callable[[ModuleType], dict[str, Any]] = vars(ModuleType)["__dict__"].__get__
 
 
 class Alias(ModuleType):
-    """A module of a served package, which shows one of linsey."""
+    """A module of a served package that shows the names of a linsey module."""
 
     def __init__(self, name: str, target: ModuleType) -> None:
         super().__init__(name, target.__doc__)
@@ -58,7 +58,7 @@ class Alias(ModuleType):
         return _restore, (self.__name__,)
 
     def __getattr__(self, name: str) -> Any:
-        # Only called for what is not in the real dictionary.
+        # Only called for names that are not in the real dictionary.
         full = f"{self.__name__}.{name}"
         adapter = private.find(full)
         try:
@@ -89,7 +89,7 @@ class Alias(ModuleType):
         return value
 
     def _read_module(self, full: str, name: str) -> Any:
-        """Return what linsey's module does not have: a submodule, or what Flax uses."""
+        """Return a submodule, or a name that the Flax module merely imports."""
         is_root = "." not in self.__name__
         if "__path__" in _dict_of(self) and not name.startswith("_"):
             try:
@@ -133,7 +133,7 @@ class Alias(ModuleType):
 
 
 def _restore(name: str) -> ModuleType:
-    """Import an alias, or linsey's module in a process that has no aliases."""
+    """Import an alias, or linsey's module if this process has no aliases."""
     home = f"{__package__}.finder"  # which imports this file
     is_installed = any(type(finder).__module__ == home for finder in sys.meta_path)
     return importlib.import_module(name if is_installed else own_name(name) or name)

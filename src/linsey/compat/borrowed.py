@@ -1,8 +1,8 @@
-"""Names that a module of Flax has because it uses them, such as `linen.linear.jnp`.
+"""Names that a Flax module has only because it uses them, such as `linen.linear.jnp`.
 
-Programs import types and even modules of others from there: `from
-flax.linen.normalization import Array, Axes`. The aliases of such modules, which define
-something themselves, find them where linsey, the standard library or JAX has them.
+Programs import types and even third-party modules from there: `from
+flax.linen.normalization import Array, Axes`. The aliases of such modules look these
+names up in linsey, the standard library and JAX.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-# Packages: what they have is written down, and they borrow nothing.
+# Packages, which declare all of their names and borrow none.
 _PACKAGES = {
     "flax",
     "flax.core",
@@ -39,7 +39,7 @@ _MODULES = {
     "random": "jax.random",
     "tpe": "typing_extensions",
 }
-"""Modules under other names than their own."""
+"""Modules that are imported under a name other than their own."""
 
 _OF_JAX = ("lax", "tree_util", "monitoring", "dtypes")
 _OF_FLAX = (
@@ -80,10 +80,10 @@ _OWNERS = (
 
 
 def find(module: str, name: str) -> Any:
-    """Return what a module of Flax uses under a name.
+    """Return the object that a Flax module uses under a name.
 
     Raises:
-        LookupError: it uses no such thing.
+        LookupError: the module uses nothing under that name.
     """
     if module in _PACKAGES or not module.startswith("flax.") or name.startswith("_"):
         raise LookupError(name)

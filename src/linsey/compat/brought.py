@@ -1,8 +1,9 @@
-"""Modules of other packages that Flax imports, so that programs need not.
+"""Modules of other packages that Flax imports, so that programs do not have to.
 
-After `import flax.training.checkpoints`, `import orbax` is enough for
-`orbax.checkpoint`, since Flax imported it. linsey imports late or not at all; so while
-the aliases are there, such a submodule is imported when its package is asked for it.
+After `import flax.training.checkpoints`, a plain `import orbax` makes
+`orbax.checkpoint` available, since Flax has imported it. linsey imports such modules
+late or not at all, so while the aliases are installed, a submodule is imported when it
+is first accessed as an attribute of its package.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ BROUGHT = {
     "jax.experimental": "array_serialization layout multihost_utils pjit shard_map",
     "jax.scipy": "special stats",
 }
-"""Submodules, by the package that they are attributes of."""
+"""The names of submodules, by package."""
 
 _before: dict[str, Any] = {}  # the `__getattr__` of a package that was changed
 
 
 def lend() -> None:
-    """Let the packages import these submodules when they are asked for them."""
+    """Make the packages import these submodules on first access."""
     for package, names in BROUGHT.items():
         if package not in _before and importlib.util.find_spec(package) is not None:
             module = importlib.import_module(package)
@@ -35,7 +36,7 @@ def lend() -> None:
 
 
 def take_back() -> None:
-    """Leave the packages as they were."""
+    """Restore the packages to their original state."""
     for package, getter in _before.items():
         module = importlib.import_module(package)
         if getter is None:

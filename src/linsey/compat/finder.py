@@ -1,4 +1,4 @@
-"""The finder: `import flax` and what is under it is found in linsey."""
+"""The import finder that resolves `flax` and its submodules to linsey."""
 
 from __future__ import annotations
 
@@ -19,52 +19,52 @@ from linsey.compat.real import RealFlax, is_real
 
 
 def take_out() -> dict[str, ModuleType]:
-    """Remove the served packages from `sys.modules` and return what was there."""
+    """Remove the served packages from `sys.modules` and return the removed modules."""
     return {name: sys.modules.pop(name) for name in [*sys.modules] if is_served(name)}
 
 
 class Loader(importlib.abc.Loader):
-    """Makes the alias of a module of linsey."""
+    """Loader that creates the alias of a linsey module."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """Import linsey's module, and make one that shows it."""
+        """Import linsey's module and return its alias."""
         own = own_name(spec.name)
         assert own is not None
         target = importlib.import_module(own)
-        if own != "linsey":  # which loads nothing, not even JAX
+        if own != "linsey":  # the package itself loads nothing, not even JAX
             private.add_methods()
             brought.lend()
         return Alias(spec.name, target)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Do nothing: linsey's module has run."""
+        """Do nothing: linsey's module has run already."""
 
 
 class RealLoader(importlib.abc.Loader):
-    """Takes a module of NNX from the Flax that is installed."""
+    """Loader that takes an NNX module from the installed Flax."""
 
     def __init__(self, real: RealFlax) -> None:
         self.real = real
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """Import the real module, beside linsey's."""
+        """Import the real module in addition to linsey's."""
         module = self.real.load(spec.name)
-        # The import system is about to set the spec by which it was found here.
+        # The import system is about to replace the module's spec with this one.
         spec.loader_state = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Give the module its own spec back; it has run."""
+        """Restore the module's own spec; the module itself has run already."""
         if module.__spec__ is not None:
             module.__spec__ = module.__spec__.loader_state
 
 
 class Finder(importlib.abc.MetaPathFinder):
-    """Finds the served packages and their submodules in linsey.
+    """Finder that resolves the served packages and their submodules to linsey.
 
     Args:
-        set_aside: the real modules that were imported before.
-        misuse: the flag `misuse` as it was before.
+        set_aside: the real modules that were imported earlier.
+        misuse: the earlier value of the flag `misuse`.
     """
 
     def __init__(self, set_aside: dict[str, ModuleType], misuse: str) -> None:
@@ -85,7 +85,7 @@ class Finder(importlib.abc.MetaPathFinder):
             return ModuleSpec(fullname, RealLoader(self.real))
         found = _find(fullname)
         if found is None:
-            # With a `name`, `from flax import x` would replace the sentence.
+            # With a `name`, `from flax import x` would replace this message.
             raise ModuleNotFoundError(refusal(fullname))
         folders = found.submodule_search_locations
         is_package = folders is not None
@@ -105,13 +105,13 @@ class Finder(importlib.abc.MetaPathFinder):
 
 
 def _find(name: str) -> ModuleSpec | None:
-    """Return the spec of linsey's module for another, `None` if it has none."""
+    """Return the spec of the linsey module that stands for `name`, or `None`."""
     own = own_name(name)
     if own is None:
         return None
     try:
         return importlib.util.find_spec(own)
-    except ModuleNotFoundError:  # the package it would be in
+    except ModuleNotFoundError:  # its parent package does not exist
         return None
-    except ValueError:  # imported, under a name that no file has any more
+    except ValueError:  # imported already, under a name that no file has any more
         return ModuleSpec(own, None)

@@ -1,4 +1,4 @@
-"""What `importlib.metadata` says of the packages that linsey stands for."""
+"""What `importlib.metadata` reports about the packages that linsey stands for."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _LINSEY = Path(__file__).parents[1]
 
 
 def distributions(name: str | None) -> list[importlib.metadata.Distribution]:
-    """List the distributions of a name, all if it is `None`."""
+    """List the distributions with a given name; if it is `None`, all of them."""
     wanted = None if name is None else re.sub(r"[-_.]+", "-", name).lower()
     return [Distribution(n) for n in PACKAGES if wanted in (None, n)]
 
 
 class Distribution(importlib.metadata.Distribution):
-    """What `version`, `metadata`, `requires` and `files` read.
+    """The source of `version`, `metadata`, `requires` and `files`.
 
-    The version is that of the package; the files and what they need are linsey's.
+    The version is that of the package; the files and requirements are linsey's.
     """
 
     def __init__(self, package: str) -> None:
@@ -29,7 +29,7 @@ class Distribution(importlib.metadata.Distribution):
         self._folder = _LINSEY.joinpath(*PACKAGES[package].own.split(".")[1:])
 
     def read_text(self, filename: str) -> str | None:
-        """Return a file of the metadata, `None` if there is no such file."""
+        """Return the text of a metadata file, or `None` if there is no such file."""
         if filename == "METADATA":
             return self._metadata()
         if filename == "RECORD":
@@ -41,7 +41,7 @@ class Distribution(importlib.metadata.Distribution):
         return None
 
     def locate_file(self, path: str | os.PathLike[str]) -> Path:
-        """Return where a file of the package is: in linsey."""
+        """Return the path of a package file, which lies in linsey."""
         parts = Path(path).parts
         inside = bool(parts) and parts[0] == self._package
         return self._folder.joinpath(*parts[1:]) if inside else _LINSEY.parent / path
@@ -61,9 +61,9 @@ class Distribution(importlib.metadata.Distribution):
 
 
 def _requirements() -> list[str]:
-    """List what linsey itself needs, without extras."""
+    """List the requirements of linsey itself, without extras."""
     try:
         lines = importlib.metadata.requires("linsey") or []
-    except importlib.metadata.PackageNotFoundError:  # used from its source
+    except importlib.metadata.PackageNotFoundError:  # run from a source tree
         lines = ["jax", "numpy", "msgpack"]
     return [line for line in lines if "extra ==" not in line]

@@ -1,9 +1,9 @@
-"""Names that JAX has removed, for programs older than their removal.
+"""Names that JAX has removed, for programs written before their removal.
 
-`restore()` puts them back, as today's JAX has them under other names, in this process
-and for every library in it; each is announced once on standard error. They are found
-when they are asked for: nothing that JAX has is replaced. What has no counterpart
-(`soft_pmap`, `xmap`, masking, infeed) stays away.
+`restore()` puts them back, implemented with what today's JAX has, in this process and
+for every library in it; each name is announced once on standard error. A name is looked
+up only if JAX lacks it, so nothing of JAX is replaced. Names without a counterpart
+(`soft_pmap`, `xmap`, masking, infeed) remain missing.
 
 Example:
     >>> import jax
@@ -29,7 +29,7 @@ __all__ = ["remove", "restore"]
 
 _HERE = "linsey.compat.old_jax_functions"
 
-# Module: its names, each with where it is now; `!name` is a function of
+# For each module, its old names and where each is found now; `!name` is a function in
 # `old_jax_functions`.
 NAMES: dict[str, dict[str, str]] = {
     "jax": {
@@ -149,7 +149,7 @@ NAMES: dict[str, dict[str, str]] = {
         "canonicalize_dtype": "jax.dtypes.canonicalize_dtype",
         "pytype_aval_mappings": "jax._src.core.pytype_aval_mappings",
     },
-    # Modules that are gone as a whole.
+    # Modules that were removed entirely.
     "jax.abstract_arrays": {
         "ConcreteArray": "jax.core.ShapedArray",
         "raise_to_shaped": "!raise_to_shaped",
@@ -179,7 +179,7 @@ NAMES: dict[str, dict[str, str]] = {
     },
 }
 
-# Where the names of a module are that are not in the table.
+# Where to look for names of a module that are not in the table above.
 ELSEWHERE: dict[str, tuple[str, ...]] = {
     "jax.abstract_arrays": ("jax.core", "jax._src.core"),
     "jax.api": ("jax", "jax._src.api"),
@@ -204,17 +204,17 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
 }
 
 used: dict[str, str] = {}
-"""The names that the program has asked for, each with where it is now."""
+"""The removed names that the program has used, each with its present location."""
 
 Announce = Callable[[str, str], None]
 
 
 def restore(announce: Announce | None = None) -> None:
-    """Put the names back, also where JAX is imported later; twice does nothing.
+    """Put the names back, even if JAX is imported later; a second call does nothing.
 
     Args:
-        announce: is told each name once, and where it is now. Defaults to a line on
-            standard error.
+        announce: called once for each name, with the name and its present location.
+            By default, a line is printed on standard error.
     """
     if any(isinstance(finder, _Patcher) for finder in sys.meta_path):
         return
@@ -240,7 +240,7 @@ _KNOWN = {**NAMES, **ELSEWHERE}
 
 
 class _Patcher(importlib.abc.MetaPathFinder):
-    """Gives modules of JAX their old names when they are imported."""
+    """Finder that gives JAX modules their old names when they are imported."""
 
     def __init__(self, announce: Announce) -> None:
         self.announce = announce
@@ -252,7 +252,7 @@ class _Patcher(importlib.abc.MetaPathFinder):
         path: Sequence[str] | None,
         target: ModuleType | None = None,
     ) -> ModuleSpec | None:
-        """Find a module of JAX, or one that is gone."""
+        """Find a module of JAX, or one that JAX has removed."""
         if fullname not in _KNOWN:
             return None
         for finder in sys.meta_path:
@@ -266,7 +266,7 @@ class _Patcher(importlib.abc.MetaPathFinder):
         return ModuleSpec(fullname, _Patching(self, None), is_package=True)
 
     def patch(self, module: ModuleType) -> None:
-        """Let a module find its old names."""
+        """Make the old names of a module available."""
         name = module.__name__
         if name in self.before:
             return
@@ -275,7 +275,8 @@ class _Patcher(importlib.abc.MetaPathFinder):
         vars(module)["__getattr__"] = getter
         if name != "jax":
             return
-        # In place of the module is the object that it held: it stays an attribute.
+        # `jax.config` is now the object that this module used to hold; keep it as the
+        # attribute, and add a module of that name for `import jax.config`.
         config = sys.modules["jax.config"] = _Gone("jax.config")
         self.patch(config)
         for method in ("enable_omnistaging", "disable_omnistaging"):
@@ -283,7 +284,7 @@ class _Patcher(importlib.abc.MetaPathFinder):
                 setattr(module.config, method, lambda: None)
 
     def undo(self) -> None:
-        """Give the modules back what they had."""
+        """Restore the modules to their original state."""
         for name, getter in self.before.items():
             module = sys.modules.get(name)
             if isinstance(module, _Gone):
@@ -298,7 +299,7 @@ class _Patcher(importlib.abc.MetaPathFinder):
 
 
 class _Patching(importlib.abc.Loader):
-    """Loads a module as another loader does, if there is one, and patches it."""
+    """Loader that wraps another one, if there is one, and patches the module."""
 
     def __init__(self, patcher: _Patcher, loader: Any) -> None:
         self._patcher = patcher
@@ -327,7 +328,7 @@ def _print(name: str, now: str) -> None:
 def _getter(
     module: ModuleType, before: Callable[[str], Any] | None, announce: Announce
 ) -> Callable[[str], Any]:
-    """Return the `__getattr__` of a module that has its old names too."""
+    """Return a `__getattr__` with which a module also has its old names."""
 
     def get(name: str) -> Any:
         full = f"{module.__name__}.{name}"
@@ -351,7 +352,7 @@ def _getter(
 
 
 def _find(module: str, name: str) -> tuple[Any, str] | None:
-    """Return what an old name stands for, and where that is now."""
+    """Return the object that an old name stands for, and its present location."""
     target = NAMES.get(module, {}).get(name)
     if target is not None and target.startswith("!"):
         functions = importlib.import_module(_HERE)
@@ -360,7 +361,7 @@ def _find(module: str, name: str) -> tuple[Any, str] | None:
     if target is not None:
         try:
             return _load(target), target
-        except (ImportError, AttributeError):  # gone as well in a newer JAX
+        except (ImportError, AttributeError):  # removed as well in a newer JAX
             return None
     full = f"{module}.{name}"
     if full in _KNOWN:

@@ -1,4 +1,4 @@
-"""What names that JAX has removed do, where today's JAX has no function for it."""
+"""Implementations of removed JAX functions that have no direct counterpart today."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ NOW = {
     "tie_in": "y",
     "xla_computation": "jax.jit(f).lower(...).compiler_ir('hlo')",
 }
-"""What to write instead, for the notice."""
+"""What to write instead, for the message."""
 
 
 def index_update(x: ArrayLike, idx: Any, y: ArrayLike, *_: Any, **__: Any) -> Array:
@@ -67,19 +67,19 @@ def index_mul(x: ArrayLike, idx: Any, y: ArrayLike, *_: Any, **__: Any) -> Array
 
 
 def index_min(x: ArrayLike, idx: Any, y: ArrayLike, *_: Any, **__: Any) -> Array:
-    """Take the minimum with entries."""
+    """Replace entries with their minimum with `y`."""
     return jnp.asarray(x).at[idx].min(y)
 
 
 def index_max(x: ArrayLike, idx: Any, y: ArrayLike, *_: Any, **__: Any) -> Array:
-    """Take the maximum with entries."""
+    """Replace entries with their maximum with `y`."""
     return jnp.asarray(x).at[idx].max(y)
 
 
 def in1d(
     ar1: ArrayLike, ar2: ArrayLike, assume_unique: bool = False, invert: bool = False
 ) -> Array:
-    """Return which entries of one array are in another, flattened."""
+    """Tell for each entry of the flattened `ar1` whether it is in `ar2`."""
     return jnp.isin(jnp.ravel(ar1), ar2, assume_unique=assume_unique, invert=invert)
 
 
@@ -89,7 +89,7 @@ def msort(a: ArrayLike) -> Array:
 
 
 def asscalar(a: Any) -> Any:
-    """Return the number in an array of one."""
+    """Return the number in an array of size one."""
     return a.item()
 
 
@@ -99,7 +99,7 @@ def tie_in(x: Any, y: Any) -> Any:
 
 
 def raise_to_shaped(aval: Any, weak_type: bool | None = None) -> Any:
-    """Return the abstract value: all of them have shapes."""
+    """Return the abstract value unchanged: today all of them have shapes."""
     return aval
 
 
@@ -109,17 +109,17 @@ def pvary(x: Any, axis_name: Any) -> Any:
 
 
 def host_ids(backend: str | None = None) -> list[int]:
-    """List the processes."""
+    """List the indices of the processes."""
     return list(range(jax.process_count(backend)))
 
 
 def device_put_replicated(x: Any, devices: Sequence[jax.Device]) -> Any:
-    """Stack one copy for each device along a new first axis."""
+    """Put a copy on each device, stacked along a new first axis."""
     return jax_utils.replicate(x, list(devices))
 
 
 def device_put_sharded(shards: Sequence[Any], devices: Sequence[jax.Device]) -> Any:
-    """Stack shards along a new first axis, one on each device."""
+    """Put one shard on each device, stacked along a new first axis."""
     mesh = jax.sharding.Mesh(np.asarray(list(devices)), ("devices",))
     spec = jax.sharding.PartitionSpec("devices")
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *shards)
@@ -132,12 +132,12 @@ def mesh(devices: Any, axis_names: Any) -> jax.sharding.Mesh:
 
 
 def enable_x64(new_val: bool = True) -> Any:
-    """Use 64 bits in a `with` block."""
+    """Use 64-bit dtypes in a `with` block."""
     return jax.enable_x64(new_val)
 
 
 def disable_x64() -> Any:
-    """Use 32 bits in a `with` block."""
+    """Use 32-bit dtypes in a `with` block."""
     return jax.enable_x64(False)
 
 
@@ -163,7 +163,7 @@ def id_tap(
 def host_call(
     callback: Callable[..., Any], arg: Any, *, result_shape: Any = None, **_: Any
 ) -> Any:
-    """Call a function of the host, and return what it does."""
+    """Call a function on the host, and return its result."""
     if result_shape is None:
         jax.debug.callback(callback, arg)
         return None
@@ -174,7 +174,7 @@ def host_call(
 
 
 def xla_computation(fun: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """Return a function of the arguments that lowers `fun` to HLO."""
+    """Return a function that lowers `fun` to HLO for given arguments."""
     static = options.get("static_argnums", ())
 
     def lower(*args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Which packages are served, by which of linsey, and what is said of them."""
+"""The packages that linsey stands for, and their metadata."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class Package(NamedTuple):
     """A package that linsey stands for.
 
     Attributes:
-        own: the package of linsey.
+        own: the linsey package that replaces it.
         version: the version whose public names linsey has.
-        summary: one line, for metadata.
-        hidden: what is linsey's own, and no part of the package.
+        summary: a one-line summary, for the metadata.
+        hidden: names that are linsey's own and not part of the package.
     """
 
     own: str
@@ -39,7 +39,7 @@ PACKAGES = {
 
 
 def own_name(name: str) -> str | None:
-    """Name the module of linsey for one of a served package, `None` if it is hidden.
+    """Return the linsey module for a module of a served package, `None` if hidden.
 
     Example:
         >>> own_name("flax.linen.linear"), own_name("treeo"), own_name("flax.ops")
@@ -58,7 +58,7 @@ def is_served(name: str) -> bool:
 
 
 def alias_of(own: str, root: str) -> str | None:
-    """Name the module of a package that stands for one of linsey: `own_name` back.
+    """Return the module of a package that shows a linsey module; inverts `own_name`.
 
     Example:
         >>> alias_of("linsey.core.meta", "flax"), alias_of("linsey.ops", "flax")
@@ -72,7 +72,7 @@ def alias_of(own: str, root: str) -> str | None:
 
 
 def refusal(name: str) -> str:
-    """Say that a module or an attribute is not offered, and what to do."""
+    """Return a message that a module or an attribute is not offered, and what to do."""
     root = name.partition(".")[0]
     reason = f"no module of that name is in {root} as linsey offers it"
     if name.startswith("flax.nnx"):

@@ -1,8 +1,8 @@
-"""Private names of Flax and treex that real programs use, and what serves them.
+"""Private names of Flax and treex that real programs use, and their adapters.
 
-They are offered by the aliases alone: `flax.linen.normalization._compute_stats` is
-there under `linsey run`, and `linsey.linen.normalization` stays clean. What they do was
-learned by calling them and from the programs that call them; each row names some.
+Only the aliases offer them: `flax.linen.normalization._compute_stats` exists under
+`linsey run`, and `linsey.linen.normalization` stays clean. Their behaviour was learned
+by calling them and from programs that call them; each row names some such programs.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ class PrivateName(NamedTuple):
 
     Attributes:
         name: the module and the name, as programs write it.
-        adapter: the file in `linsey.compat.adapters`, and the name there; or the name
-            of what linsey has for itself.
+        adapter: the file in `linsey.compat.adapters` and the name in it; or the full
+            name of an object that linsey has anyway.
         used_by: public programs that use it.
     """
 
@@ -27,7 +27,7 @@ class PrivateName(NamedTuple):
 
 
 def _rows(module: str, file: str, used_by: str, names: str) -> list[PrivateName]:
-    """Write rows whose adapters have the names without the underscore."""
+    """Make rows whose adapters are named like the private name, without underscore."""
     pairs = [pair.partition("=")[::2] for pair in names.split()]
     return [
         PrivateName(f"{module}._{name}", f"{file}.{own or name}", used_by)
@@ -166,7 +166,7 @@ PRIVATE = [
     ),
     *_rows("treex.utils", "retrace", "two of treex's examples", "check_rejit"),
 ]
-"""The table."""
+"""The table of private names."""
 
 METHODS = {
     ("core.state", "Scope", "_collection"): "trees.scope_collection",
@@ -174,13 +174,14 @@ METHODS = {
     ("linen.module", "Module", "_try_setup"): "modules.try_setup",
     ("linen.module", "Module", "_initialization_allowed"): "modules.may_initialize",
 }
-"""Private parts of public classes, there while the aliases are (qwix, praxis, aqtp)."""
+"""Private attributes of public classes, which exist while the aliases are installed
+(used by qwix, praxis, aqtp)."""
 
 _ADAPTERS = {row.name: row.adapter for row in PRIVATE}
 
 
 def find(name: str) -> str | None:
-    """Return the adapter of a name, `None` if it is not in the table."""
+    """Return the adapter of a name, or `None` if the name is not in the table."""
     return _ADAPTERS.get(name)
 
 
@@ -199,14 +200,14 @@ def load(adapter: str) -> Any:
 
 
 def add_methods() -> None:
-    """Give classes of linsey the private methods that programs call."""
+    """Add to linsey's classes the private methods that programs call."""
     for (file, cls, name), adapter in METHODS.items():
         owner = getattr(importlib.import_module(f"linsey.{file}"), cls)
         setattr(owner, name, load(adapter))
 
 
 def remove_methods() -> None:
-    """Take these methods away again."""
+    """Remove these methods again."""
     for file, cls, name in METHODS:
         owner = getattr(importlib.import_module(f"linsey.{file}"), cls)
         if name in vars(owner):

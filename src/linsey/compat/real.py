@@ -1,9 +1,10 @@
-"""`flax.nnx` of the Flax that is installed, beside linsey's Linen.
+"""`flax.nnx` of an installed Flax, alongside linsey's Linen.
 
-NNX is another library in the same package. Where Flax is installed, `flax.nnx` is the
-real one and stands on its own `flax.core`, `flax.struct` and so on, which have the same
-names as linsey's. So both sets of modules exist, and `sys.modules` holds the real ones
-only while code of the real Flax imports: at first, and later inside of its functions.
+NNX is a different library in the same package. If Flax is installed, `flax.nnx` is the
+real one, which imports its own `flax.core`, `flax.struct` and so on; these have the
+same names as the aliases of linsey. So both sets of modules exist, and `sys.modules`
+holds the real ones only while code of the real Flax runs an import, be it when a module
+is loaded or later inside a function.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 
 
 def is_real(name: str) -> bool:
-    """Return whether a module is taken from the real Flax if it is installed."""
+    """Return whether a module is taken from the real Flax, if that is installed."""
     return name == "flax.nnx" or name.startswith("flax.nnx.")
 
 
@@ -30,10 +31,10 @@ def _is_flax(name: str) -> bool:
 
 
 class RealFlax:
-    """The modules of the Flax that is installed.
+    """The modules of the installed Flax.
 
     Args:
-        modules: those of the served packages that were imported before.
+        modules: the real modules of the served packages that were imported earlier.
     """
 
     def __init__(self, modules: dict[str, ModuleType]) -> None:
@@ -49,14 +50,14 @@ class RealFlax:
     def is_available(self) -> bool:
         """Return whether Flax is installed."""
         if "flax" in self.modules:
-            # Without a swap, which brings NNX back into `sys.modules`: while it is
-            # being found, the import system would run the module a second time.
+            # No swap here: it would put NNX back into `sys.modules` while the import
+            # system is still looking for it, which would run the module twice.
             return True
         if self._available is None:
             try:
                 with self._swapped():
                     self._available = _find("flax") is not None
-            except ImportError:  # of a finder that refuses
+            except ImportError:  # raised by a finder that refuses the name
                 self._available = False
         return self._available
 
@@ -67,7 +68,7 @@ class RealFlax:
 
     @contextlib.contextmanager
     def _swapped(self) -> Iterator[None]:
-        """Let `sys.modules` hold the real modules in place of linsey's."""
+        """Put the real modules into `sys.modules` in place of linsey's."""
         with self._lock:
             self._depth += 1
             if self._depth > 1:
@@ -99,7 +100,7 @@ class RealFlax:
         fromlist: Sequence[str] | None = (),
         level: int = 0,
     ) -> Any:
-        """Import as code of the real Flax does; its builtins call it `__import__`."""
+        """Import a module for code of the real Flax, as its `__import__`."""
         if level == 0 and not _is_flax(name):
             return builtins.__import__(name, globals, locals, fromlist or (), level)
         found = self.modules.get(name) if level == 0 else None
@@ -116,7 +117,7 @@ def _take_out() -> dict[str, ModuleType]:
 def _find(
     name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
 ) -> ModuleSpec | None:
-    """Find a module by the other finders."""
+    """Find a module with the other finders."""
     for finder in sys.meta_path:
         if isinstance(finder, _RealFinder) or not hasattr(finder, "find_spec"):
             continue
@@ -127,7 +128,7 @@ def _find(
 
 
 class _RealFinder(importlib.abc.MetaPathFinder):
-    """Finds modules of Flax where they are, and gives them their own `__import__`."""
+    """Finder of real Flax modules, which gives them their own `__import__`."""
 
     def __init__(self, import_: object) -> None:
         self.import_ = import_
@@ -145,7 +146,7 @@ class _RealFinder(importlib.abc.MetaPathFinder):
 
 
 class _WithImport(importlib.abc.Loader):
-    """A loader whose modules import by a function of their own."""
+    """A loader whose modules import with a given function."""
 
     def __init__(self, loader: Any, import_: object) -> None:
         self.loader = loader
@@ -158,6 +159,6 @@ class _WithImport(importlib.abc.Loader):
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        # Functions look for `__import__` where the module that defines them does.
+        # Functions look up `__import__` in the builtins of their own module.
         vars(module)["__builtins__"] = {**vars(builtins), "__import__": self.import_}
         self.loader.exec_module(module)

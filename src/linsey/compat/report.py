@@ -1,4 +1,4 @@
-"""What a program used: the report of `linsey run --report`."""
+"""The report of `linsey run --report` on the names that a program used."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from linsey.compat import aliases, old_jax, private
 def report(
     used: Mapping[str, str] | None = None, removed: Mapping[str, str] | None = None
 ) -> str:
-    """List the names of Flax and treex that were asked for, by module.
+    """List the names of Flax and treex that were used, by module.
 
     Args:
-        used: each name, with its adapter; '' where linsey has the name itself,
-            `aliases.MISSING` where it has not. Defaults to those of this process.
-        removed: names that JAX has removed, with what stands for them.
+        used: each name with its adapter: '' if linsey has the name itself,
+            `aliases.MISSING` if it does not. Defaults to those of this process.
+        removed: names that JAX has removed, each with its replacement.
 
     Example:
         >>> print(report({"flax.linen.Dense": "", "flax.linen.relu": ""}, {}))

@@ -1,22 +1,22 @@
-"""The mistakes that linsey can name: Flax's classes, a few of its own, and kinds.
+"""The exceptions of linsey: Flax's classes, a few of its own, and general kinds.
 
-A *kind* (`ShapeError`, `OptionError`, ...) is raised with a text of its own, which
-stands beside the check. Other classes make their text from what they are given.
+A *kind* (`ShapeError`, `OptionError`, ...) is raised with a text that is written next
+to the check. Other classes build their text from their arguments.
 
-A message has three parts, one a line: *found* (what was met, with path and
-shapes), *why* (why it cannot work) and *fix* (the line to write instead). They
-are attributes of the exception too, so that a tool can show the first alone.
-The opening sentence keeps the words that programs written for Flax match on.
+A message has three parts, each on a line: *found* (what was found, with path and
+shapes), *why* (why it cannot work) and *fix* (the line to write instead). They are also
+attributes of the exception, so that a tool can show only the first. The opening
+sentence keeps the words that programs written for Flax match on.
 
-Positional arguments of the constructors are those of Flax; keywords that follow
-them only make a message richer. Every error can be pickled and copied, whatever
-its arguments were: what travels is the finished text.
+The positional arguments of the constructors are those of Flax; the keyword arguments
+after them only add detail to a message. Every error can be pickled and copied, whatever
+its arguments were, because the finished text is what is stored.
 
-The errors of layers and of objects are here too. Their files are imported when one of
-them is asked for.
+The errors of layers and of treex objects are here too. Their files are imported when
+one of them is first accessed.
 """
 
-# ruff: noqa: F403, F405 (a file offers its errors; `__all__` leaves out the rest)
+# ruff: noqa: F403, F405 (each file offers its errors; `__all__` omits everything else)
 
 import importlib
 from typing import TYPE_CHECKING
@@ -44,7 +44,7 @@ if not TYPE_CHECKING:  # type checkers would take every name for an error
     )
 
     def __getattr__(name: str) -> object:
-        if name.endswith("Error"):  # else the name of a file would import all of them
+        if name.endswith("Error"):  # otherwise a file name would import all files
             for file in _LATER:
                 found = vars(importlib.import_module(f"{__name__}.{file}")).get(name)
                 if found is not None:

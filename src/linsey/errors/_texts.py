@@ -1,4 +1,4 @@
-"""Errors of general kinds whose texts are long, or raised by several checks."""
+"""Errors of general kinds whose texts are long or are used by several checks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Shape = tuple[int, ...]
 
 
 def not_text(name: object) -> ArgumentTypeError:
-    """Make the error for a name that is no string."""
+    """Make the error for a name that is not a string."""
     return ArgumentTypeError(
         f"The type of scope {name!r} should be string but it is {type(name)}",
         "Names are the keys under which variables are stored.",
@@ -60,7 +60,7 @@ def no_parent(cls: type, parent: object) -> LinseyError:
 
 
 def not_callable(cls: type, method: str, found: object) -> LinseyError:
-    """Make the error for a `method` that names no function of the module."""
+    """Make the error for a `method` that does not name a function of the module."""
     return ArgumentTypeError(
         f"'{cls.__name__}.{method}' must be a callable, got {type(found)}.",
         "`method` says what to run.",
@@ -89,7 +89,7 @@ def lengths_differ(lengths: Iterable[int], shapes: Iterable[Shape]) -> LinseyErr
 
 
 def no_length(transform: str, option: str) -> LinseyError:
-    """Make the error for a transform that is not told how many instances it has."""
+    """Make the error for a transform that cannot tell how many instances it has."""
     return OptionError(
         f"{option} should be specified manually.",
         "No argument and no variable has a mapped axis to take it from.",
@@ -98,7 +98,7 @@ def no_length(transform: str, option: str) -> LinseyError:
 
 
 def no_scan_axis(axes: object) -> LinseyError:
-    """Make the error for collections that a scan should stack along no axis."""
+    """Make the error for collections that a scan is to stack without an axis."""
     return OptionError(
         f"`variable_axes` of a scan must be indices of axes, not {axes}.",
         "Collections with an axis have one slice for each step.",
@@ -107,7 +107,7 @@ def no_scan_axis(axes: object) -> LinseyError:
 
 
 def no_pair(result: object, error: Exception) -> LinseyError:
-    """Make the error for a step of a scan that returns no `(carry, y)`."""
+    """Make the error for a scan step that does not return a pair `(carry, y)`."""
     return (MismatchError if isinstance(error, ValueError) else ArgumentTypeError)(
         f"What is scanned must return a pair `(carry, y)`, not {result!r}.",
         "The carry goes to the next step; the values `y` are stacked.",
@@ -126,7 +126,7 @@ def broadcast_without_check() -> LinseyError:
 
 
 def data_dependency(value: Any) -> LinseyError:
-    """Make the error for a broadcast value, of this shape, that a step computes."""
+    """Make the error for a broadcast value that is computed by a step of the scan."""
     return MismatchError(
         "broadcasted variable has a data dependency on the scan body: a value of shape"
         f" {value.shape} is computed from the carry or from a scanned input.",
@@ -137,7 +137,7 @@ def data_dependency(value: Any) -> LinseyError:
 
 
 def field_without_hash(cls: type, name: str, value: object) -> LinseyError:
-    """Make the error for a field by which no compiled program can be found again."""
+    """Make the error for an unhashable field, which cannot key compiled programs."""
     return ArgumentTypeError(
         f"Field `{name}` of {cls.__name__} holds a {type(value).__name__}, which"
         " has no hash.",
@@ -147,7 +147,7 @@ def field_without_hash(cls: type, name: str, value: object) -> LinseyError:
 
 
 def no_streams(what: str, rngs: object) -> LinseyError:
-    """Make the error for what is no mapping of streams to keys."""
+    """Make the error for a value that is not a mapping from streams to keys."""
     return InvalidRngError(
         f"{what} should be a ``jax.PRNGKey`` or a dictionary mapping strings to"
         f" ``jax.PRNGKey``, got {_describe(rngs)}.",
@@ -156,7 +156,7 @@ def no_streams(what: str, rngs: object) -> LinseyError:
 
 
 def no_key(module: object, rngs: object) -> LinseyError:
-    """Make the error for what a module is given for keys and is none."""
+    """Make the error for a value that a module is given as keys but is not one."""
     return InvalidRngError(
         f"RNGs should be of shape (2,) or PRNGKey in Module {type(module).__name__},"
         f" but rngs are: {rngs}.",
@@ -171,7 +171,7 @@ STREAMS = (
 
 
 def no_node(scope: Any, col: str) -> LinseyError:
-    """Make the error for a leaf where the variables of a scope are looked for."""
+    """Make the error for a leaf found in place of the variables of a scope."""
     if scope.has_flag("initializing"):
         return NameInUseError("submodule", scope.path[-1], scope.parent.path_text)
     return ScopeVariableNotFoundError("*", col, scope.path_text)

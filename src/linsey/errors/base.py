@@ -33,8 +33,8 @@ class LinseyError(Exception):
         super().__init__("\n".join(filter(None, (self.found, why, fix))))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The default calls the constructor with the message as its arguments,
-        # which fits none of the subclasses.
+        # The default calls the constructor with the message as its argument, which
+        # does not work for the subclasses.
         return _restore, (type(self), self.args), self.__dict__
 
 
@@ -47,7 +47,7 @@ def _restore(cls: type[LinseyError], args: tuple[Any, ...]) -> LinseyError:
     return error
 
 
-# --- kinds: the text of each stands beside the check that raises it ------------------
+# --- kinds: the text of each is written next to the check that raises it -------------
 
 
 class ShapeError(LinseyError, ValueError, IndexError, AssertionError):
@@ -63,7 +63,7 @@ class ShapeError(LinseyError, ValueError, IndexError, AssertionError):
 
 
 class OptionError(LinseyError, ValueError, AssertionError):
-    """An argument or a field has a value that it cannot have, or excludes another."""
+    """An argument or field has an invalid value, or conflicts with another one."""
 
 
 class ArgumentTypeError(LinseyError, TypeError, AssertionError):
@@ -71,7 +71,7 @@ class ArgumentTypeError(LinseyError, TypeError, AssertionError):
 
 
 class MismatchError(LinseyError, ValueError):
-    """Two trees, states or lists that should have one structure differ."""
+    """Two trees, states or lists that should have the same structure differ."""
 
 
 class UsageError(LinseyError, RuntimeError):
@@ -79,20 +79,20 @@ class UsageError(LinseyError, RuntimeError):
 
 
 class UnsupportedError(LinseyError, NotImplementedError):
-    """A combination that means something, but is not implemented."""
+    """A combination that makes sense but is not implemented."""
 
 
 # --- words of messages ---------------------------------------------------------------
 
 Names = Iterable[str] | None
-"""The names that there are; `None` if they are not known."""
+"""The available names; `None` if they are not known."""
 
 
 def printable(text: str) -> str:
-    r"""Escape what would command a terminal instead of being shown by it.
+    r"""Escape characters that a terminal would act on instead of showing them.
 
-    Control characters, among them escape sequences and line breaks, marks that change
-    the direction of writing, and halves of surrogate pairs become `\x1b` and similar.
+    Control characters (including escape sequences and line breaks), marks that change
+    the writing direction, and lone surrogates become `\x1b` and similar.
 
     Example:
         >>> print(printable("a\x1b[31m\u202eb"))
@@ -104,7 +104,7 @@ def printable(text: str) -> str:
 
 
 def named(module: object) -> str:
-    """Name a module, given as class, instance or text, in a message."""
+    """Return the name of a module (a class, instance or string) for a message."""
     if module is None:
         return "the module"
     if isinstance(module, str):
@@ -114,5 +114,5 @@ def named(module: object) -> str:
 
 
 def listed(values: Iterable[object]) -> str:
-    """List names in a message."""
+    """Return a list of names for a message."""
     return ", ".join(f"`{value}`" for value in values) or "none"

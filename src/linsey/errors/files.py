@@ -14,7 +14,7 @@ class InputError(LinseyError):
     """A file, a folder, an array in it or an option cannot be used.
 
     The message is one line: where, what is wrong, what was expected, what was found,
-    and what to do. Each part is an attribute too, so that a program can word the
+    and what to do. Each part is also an attribute, so that a program can word the
     advice in its own terms.
 
     Args:
@@ -22,9 +22,9 @@ class InputError(LinseyError):
         file: the file or folder that holds it.
         key: the option, array, field or row inside that file.
         expected: what would have been right.
-        found: what was there; the attribute is called `actual`, since `found` is the
-            whole message in the errors of linsey.
-        hint: what the user can do, as an imperative.
+        found: what was there. The attribute is called `actual`, since the attribute
+            `found` of linsey's errors is the whole message.
+        hint: what the user can do, as a command.
 
     Example:
         >>> print(InputError("label out of range", file="a.npz", key="y[7]",
@@ -67,7 +67,7 @@ class InputError(LinseyError):
 
 
 def _shortened(text: str | None) -> str | None:
-    """Return what a file brought along, short enough to be read."""
+    """Return a text that came from a file, shortened if it is too long to read."""
     if text is None or len(text) <= _LONGEST:
         return text
     return f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
@@ -77,15 +77,15 @@ class DiskError(LinseyError, OSError):
     """The disk or the system refused to read or write: one line with the sizes.
 
     Args:
-        error: what was refused; its `errno` is kept.
+        error: the exception of the system; its `errno` is kept.
         file: the file or folder that was read or written.
         doing: the verb of the message, such as "save".
-        needed: bytes that were going to be written, if known.
-        free: bytes that are free. If `None`, the system is asked.
+        needed: number of bytes that were to be written, if known.
+        free: number of free bytes. If `None`, it is read from the system.
 
     Attributes:
         needed: the same.
-        free: bytes that are free on that disk; `None` if that cannot be told.
+        free: number of free bytes on that disk; `None` if it is not known.
 
     Example:
         >>> error = OSError(28, "No space left on device")
@@ -119,7 +119,7 @@ class DiskError(LinseyError, OSError):
 
 
 def _free_bytes(path: str) -> int | None:
-    """Return how many bytes a user may still write at a path."""
+    """Return how many more bytes a user may write at a path."""
     while path and not os.path.lexists(path):
         path = os.path.dirname(path)
     try:
@@ -153,7 +153,7 @@ class InvalidCheckpointError(LinseyError, ValueError):
 
 
 class MPACheckpointingRequiredError(LinseyError):
-    """Arrays sharded over several processes are saved without a manager for them."""
+    """Arrays sharded over several processes are saved without a suitable manager."""
 
     def __init__(self, path: object, step: object) -> None:
         super().__init__(
@@ -181,7 +181,7 @@ class MPARestoreTargetRequiredError(LinseyError):
 
 
 class MPARestoreDataCorruptedError(LinseyError):
-    """An array sharded over several processes was not written to its end."""
+    """An array sharded over several processes was not written completely."""
 
     def __init__(self, step: object, path: object) -> None:
         super().__init__(

@@ -1,8 +1,8 @@
-"""Misuse of layers that several of them can meet: ranks, axes, paddings, dtypes.
+"""Misuse that several layers check for: wrong ranks, axes, paddings and dtypes.
 
-Other mistakes of layers are kinds of `linsey.errors.base`, raised at the check itself.
-Each class also derives from the built-in exceptions that programs written for Flax
-catch at the same place.
+For other misuse of layers, the check itself raises one of the kinds in
+`linsey.errors.base`. Each class also derives from the built-in exceptions that programs
+written for Flax catch in the same place.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class InvalidPaddingError(OptionError, RuntimeError, TypeError):
 
 
 class IntegerInputError(ArgumentTypeError, ValueError):
-    """An embedding is indexed with something else than integers."""
+    """An embedding is indexed with something other than integers."""
 
     def __init__(self, num_embeddings: int, found: object) -> None:
         super().__init__(
@@ -85,7 +85,7 @@ class AxisMetadataTypeError(ArgumentTypeError, AttributeError):
 
 
 class NotAMatrixError(ShapeError):
-    """A spectral norm is asked for what is no matrix, and that is not allowed."""
+    """A spectral norm is requested for an array that is not a matrix."""
 
     def __init__(self, path: str, shape: Sequence[int]) -> None:
         rank = len(shape)

@@ -1,9 +1,10 @@
-"""Misuse of layers that would otherwise be silent, or obscure.
+"""Misuse of layers that would otherwise go unnoticed or cause an obscure error.
 
-*Misuse* is what cannot be meant, and yet has a result in Flax: one value per channel,
-statistics that start anew at each step. A check that finds it calls `report_misuse`
-with the error and then goes on as Flax would; the flag `misuse` of `linsey.config`
-decides whether the error is raised, its text is a warning, or nothing happens.
+*Misuse* is code that cannot be intended and yet runs in Flax: for example, batch
+statistics of a single value per channel, or statistics that start over at each step. A
+check that finds it calls `report_misuse` with the error and then continues as Flax
+would. The flag `misuse` of `linsey.config` decides whether the error is raised, its
+text becomes a warning, or nothing happens.
 """
 
 from __future__ import annotations
@@ -18,27 +19,31 @@ from linsey.errors.base import LinseyError, listed, named
 from linsey.errors.scopes import ScopeCollectionNotFound, ScopeParamShapeError
 
 POLICIES = ("error", "warn", "ignore")
-"""What the flag `misuse` may be."""
+"""The possible values of the flag `misuse`."""
 
-# The flag itself; `linsey.config`, which imports this package, writes it.
+# The value of the flag; `linsey.config`, which imports this package, sets it.
 _policy = ["error"]
 
 
 class MisuseWarning(UserWarning):
-    """Misuse that goes on as in Flax: the text is that of the error."""
+    """A warning about misuse, after which the call continues as in Flax.
+
+    Its text is that of the error.
+    """
 
 
 def set_policy(policy: str) -> None:
-    """Decide what misuse leads to from now on; the flag `misuse` does this."""
+    """Set how misuse is reported from now on; the flag `misuse` calls this."""
     _policy[0] = policy
 
 
 def report_misuse(error: LinseyError) -> None:
-    """Raise an error, or warn with its text and return, as the flag `misuse` says.
+    """Raise an error, warn with its text, or do nothing, as the flag `misuse` says.
+
+    Call this only where Flax has a result, and compute that result if this returns.
 
     Args:
-        error: says what is wrong. Call this only where Flax has a result, and compute
-            that result if this returns.
+        error: says what is wrong.
 
     Raises:
         LinseyError: the error, if the flag is `error`.
@@ -61,7 +66,8 @@ def _warn(text: str, stack_level: int) -> None:
     try:
         warnings.warn(text, MisuseWarning, stacklevel=stack_level)
     except MisuseWarning:
-        # All warnings are errors, as in test suites; a filter for this one counts.
+        # All warnings are errors, as in test suites. Raise only if a filter names this
+        # class of warnings.
         if any(f[0] == "error" and f[2] is MisuseWarning for f in warnings.filters):
             raise
         print(text, file=sys.stderr)
@@ -72,7 +78,7 @@ def _file_of(module: str) -> str:
 
 
 def _stack_level() -> int:
-    """Count the frames from `report_misuse` to the line of the program."""
+    """Count the frames from `report_misuse` up to the line of the user's program."""
     packages = (Path(__file__).parents[1], *Path(_file_of("jax")).parents[:1])
     libraries = tuple(os.fspath(folder) + os.sep for folder in packages)
     level, frame = 2, sys._getframe(1)
@@ -110,7 +116,7 @@ class MissingBatchStatsError(ScopeCollectionNotFound):
 
 
 class SingleValuePerChannelError(LinseyError, ValueError):
-    """Batch statistics are asked of one value per channel."""
+    """Batch statistics are requested of a single value per channel."""
 
     def __init__(
         self,
@@ -131,7 +137,7 @@ class SingleValuePerChannelError(LinseyError, ValueError):
 
 
 class HalfPrecisionStatisticsError(LinseyError, TypeError):
-    """Running statistics of half precision are to be updated."""
+    """Running statistics in half precision are to be updated."""
 
     def __init__(
         self, scope_path: str, dtype: object, *, module: object = "BatchNorm"
@@ -148,7 +154,7 @@ class HalfPrecisionStatisticsError(LinseyError, TypeError):
 
 
 class NonFiniteBatchError(LinseyError, FloatingPointError):
-    """A batch whose statistics are not finite reaches a layer that refuses it."""
+    """A batch has statistics that are not finite, and the layer refuses it."""
 
     def __init__(
         self, scope_path: str, channels: int, *, module: object = "BatchNorm"
@@ -164,7 +170,7 @@ class NonFiniteBatchError(LinseyError, FloatingPointError):
 
 
 class UnboundAxisNameError(LinseyError, NameError):
-    """A named axis is used that no transform around the call has bound."""
+    """A named axis is used, but no transform around the call binds it."""
 
     def __init__(
         self,
@@ -186,7 +192,7 @@ class UnboundAxisNameError(LinseyError, NameError):
 
 
 class TracedFlagError(LinseyError, TypeError):
-    """A Python flag that decides the structure of a call is traced."""
+    """A Python flag that determines the structure of a call is traced."""
 
     def __init__(
         self,
@@ -208,7 +214,7 @@ class TracedFlagError(LinseyError, TypeError):
 
 
 class FeatureShapeChangedError(ScopeParamShapeError):
-    """An input has another number of features than the variables were made for."""
+    """An input has a different number of features than the variables were made for."""
 
     def __init__(
         self,
@@ -236,7 +242,7 @@ class FeatureShapeChangedError(ScopeParamShapeError):
 
 
 class FrozenDictIsImmutableError(LinseyError, ValueError):
-    """An item of a frozen dictionary is assigned or deleted."""
+    """An item of a frozen dictionary is being assigned or deleted."""
 
     def __init__(self, key: object, *, deletes: bool = False) -> None:
         line = f"frozen.copy({{{key!r}: value}})"
@@ -251,7 +257,7 @@ class FrozenDictIsImmutableError(LinseyError, ValueError):
 
 
 class UnsynchronizedLayerError(LinseyError, TypeError):
-    """A layer keeps statistics of the batch, and cannot combine microbatches."""
+    """A layer keeps statistics of the batch but cannot combine microbatches."""
 
     def __init__(self, scope_path: str, *, module: object = None) -> None:
         super().__init__(

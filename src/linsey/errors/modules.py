@@ -1,4 +1,4 @@
-"""Mistakes with module classes and their life: names, phases, methods."""
+"""Mistakes with module classes and with modules: names, phases, methods."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class NameInUseError(LinseyError, ValueError):
 
 
 class AssignSubModuleError(LinseyError):
-    """A submodule is made where modules may not be made."""
+    """A submodule is created where no submodules may be created."""
 
     def __init__(self, cls: str) -> None:
         super().__init__(
@@ -91,7 +91,7 @@ class ReservedModuleAttributeError(LinseyError):
 
 
 class ApplyModuleInvalidMethodError(LinseyError):
-    """The `method` given to `init` or `apply` is no function of the module."""
+    """The `method` given to `init` or `apply` is not a function of the module."""
 
     def __init__(self, method: object) -> None:
         super().__init__(
@@ -179,7 +179,7 @@ class IncorrectPostInitOverrideError(LinseyError):
 
 
 class DescriptorAttributeError(LinseyError):
-    """A property or descriptor of a module raises AttributeError inside."""
+    """The code of a property or descriptor of a module raises AttributeError."""
 
     def __init__(self, *, module: object = None, attr_name: str | None = None) -> None:
         which = "" if attr_name is None else f" `{attr_name}` of {named(module)}"
@@ -192,9 +192,9 @@ class DescriptorAttributeError(LinseyError):
 
 
 class UnboundModuleError(LinseyError, ValueError, AssertionError):
-    """Something that needs variables is asked of a module that has none."""
+    """Something that needs variables is requested from a module that has none."""
 
-    _WORDS: ClassVar = {  # as programs match them
+    _WORDS: ClassVar = {  # programs match these words
         "make_rng": "use RNGs",
         "has_rng": "query for RNGs",
         "variables": "access variables",

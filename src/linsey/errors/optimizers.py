@@ -23,7 +23,7 @@ class HyperParamUnknownError(LinseyError, TypeError):
 
 
 class GradientStructureError(LinseyError, ValueError):
-    """The gradients have another structure than the parameters."""
+    """The gradients have a different structure than the parameters."""
 
     def __init__(self, cause: object) -> None:
         super().__init__(
@@ -37,5 +37,5 @@ class GradientStructureError(LinseyError, ValueError):
 class OptimizerStateDictError(StateDictMismatchError, KeyError):
     """A stored optimizer lacks the target or one of its parameters."""
 
-    # That of KeyError shows the text between quotes, in one line.
+    # The `__str__` of KeyError shows the text in quotes, on one line.
     __str__ = Exception.__str__

@@ -9,7 +9,7 @@ from linsey.errors.base import LinseyError, Names, listed, named
 
 
 class InvalidRngError(LinseyError, ValueError):
-    """A random stream is missing, or what was given for it is no key."""
+    """A random stream is missing, or the value given for it is not a key."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class InvalidRngError(LinseyError, ValueError):
 
 
 class ApplyScopeInvalidVariablesTypeError(LinseyError, TypeError):
-    """The variables given to `apply` are no dictionary of collections."""
+    """The variables given to `apply` are not a dictionary of collections."""
 
     def __init__(self, *, found: object = None) -> None:
         what = f" Found a {type(found).__name__}." if found is not None else ""
@@ -49,7 +49,7 @@ class ApplyScopeInvalidVariablesTypeError(LinseyError, TypeError):
 
 
 class ApplyScopeInvalidVariablesStructureError(LinseyError):
-    """The variables given to `apply` hold a `params` level too many."""
+    """The variables given to `apply` have one level `params` too many."""
 
     def __init__(self, variables: Mapping[str, Iterable[object]]) -> None:
         keys = listed(variables["params"]) if "params" in variables else "none"
@@ -65,7 +65,7 @@ class ApplyScopeInvalidVariablesStructureError(LinseyError):
 
 
 class ScopeParamNotFoundError(LinseyError):
-    """A parameter is read that the variables do not have."""
+    """A parameter that is read does not exist in the variables."""
 
     def __init__(
         self, param_name: str, scope_path: str, *, available: Names = None
@@ -81,7 +81,7 @@ class ScopeParamNotFoundError(LinseyError):
         )
 
 
-# What PyTorch calls the variables of the layers that both have.
+# The names that PyTorch uses for the variables of equivalent layers.
 _IN_PYTORCH = {
     "kernel": "weight",
     "scale": "weight",
@@ -92,7 +92,7 @@ _IN_PYTORCH = {
 
 
 def _renamed(name: str, available: Names) -> str:
-    """Tell how to rename a variable that is there as PyTorch calls it, else nothing."""
+    """Return how to rename a variable that has its PyTorch name, or an empty string."""
     theirs = _IN_PYTORCH.get(name)
     if theirs is None or available is None or theirs not in available:
         return ""
@@ -106,14 +106,14 @@ def _renamed(name: str, available: Names) -> str:
 
 
 def _transposed(found: object, expected: object) -> tuple[int, ...] | None:
-    """Return the order of axes that makes one shape of another, if there is one."""
+    """Return the order of axes that turns one shape into another, if there is one."""
     if not isinstance(found, tuple) or not isinstance(expected, tuple):
         return None
     axes = range(len(found))
     if len(axes) < 2 or sorted(found, key=str) != sorted(expected, key=str):
         return None
-    # PyTorch's kernels are (out, in, ...), those of transposed convolutions (in, out,
-    # ...); the axes of equal length stay in order.
+    # In PyTorch, kernels are (out, in, ...), and those of transposed convolutions are
+    # (in, out, ...). Axes of equal length keep their order.
     orders = itertools.permutations(axes) if len(axes) < 6 else ()
     for order in ((*axes[2:], 1, 0), (*axes[2:], 0, 1), *orders):
         if tuple(found[axis] for axis in order) == expected:
@@ -122,7 +122,7 @@ def _transposed(found: object, expected: object) -> tuple[int, ...] | None:
 
 
 class ScopeCollectionNotFound(LinseyError):  # noqa: N818 (the name in Flax)
-    """A variable is read from a collection that is not there."""
+    """A variable is read from a collection that does not exist."""
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ class ScopeCollectionNotFound(LinseyError):  # noqa: N818 (the name in Flax)
 
 
 class ScopeParamShapeError(LinseyError):
-    """A parameter has another shape than this call needs."""
+    """A parameter does not have the shape that this call needs."""
 
     def __init__(
         self,
@@ -200,7 +200,7 @@ def _param_shape_fix(value_shape: object, init_shape: object) -> str:
 
 
 class ScopeVariableNotFoundError(LinseyError):
-    """A variable is read that its collection does not have."""
+    """A variable that is read does not exist in its collection."""
 
     def __init__(
         self, name: str, col: str, scope_path: str, *, available: Names = None
@@ -218,7 +218,7 @@ class ScopeVariableNotFoundError(LinseyError):
 
 
 class InvalidFilterError(LinseyError):
-    """A collection filter is of no known form."""
+    """A collection filter has an unknown form."""
 
     def __init__(self, filter_like: object) -> None:
         super().__init__(
@@ -243,7 +243,7 @@ class InvalidScopeError(LinseyError):
 
 
 class ModifyScopeVariableError(LinseyError):
-    """A variable of an immutable collection is written."""
+    """A variable of an immutable collection is being written."""
 
     def __init__(self, col: str, variable_name: str, scope_path: str) -> None:
         super().__init__(
@@ -257,11 +257,11 @@ class ModifyScopeVariableError(LinseyError):
 
 
 class ImmutableVariableError(LinseyError):
-    """A value of a frozen container or variable is written."""
+    """A value of a frozen container or variable is being written."""
 
 
 class JaxTransformError(LinseyError):
-    """A module or scope is used inside a plain JAX transform made outside of it."""
+    """A module or scope from outside a plain JAX transform is used inside it."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -274,11 +274,11 @@ class JaxTransformError(LinseyError):
 
 
 class TraceContextError(LinseyError):
-    """A variable is changed at another trace level than it was made at."""
+    """A variable is changed at a different trace level than it was created at."""
 
 
 class LazyInitError(LinseyError):
-    """A value asked for by `lazy_init` depends on data that only has a shape."""
+    """A value needed by `lazy_init` depends on an input that only has a shape."""
 
     def __init__(self, partial_val: object) -> None:
         super().__init__(
@@ -291,7 +291,7 @@ class LazyInitError(LinseyError):
 
 
 class PartitioningUnspecifiedError(LinseyError):
-    """A transform adds an axis to a partitioned variable and no name is given."""
+    """A transform adds an axis without a name to a partitioned variable."""
 
     def __init__(self, target: object) -> None:
         super().__init__(

@@ -24,7 +24,7 @@ class TransformedMethodReturnValueError(LinseyError):
 
 
 class TransformTargetError(LinseyError, ValueError):
-    """What is to be transformed is neither a module class nor a function."""
+    """The target of a transform is neither a module class nor a function."""
 
     def __init__(self, target: Any) -> None:
         super().__init__(
@@ -58,7 +58,7 @@ class CursorFindError(LinseyError):
 
 
 class TraverseTreeError(LinseyError):
-    """A tree update was given both of two functions that exclude each other."""
+    """A tree update got both or neither of two functions that exclude each other."""
 
     def __init__(self, update_fn: object, cond_fn: object) -> None:
         both = "None" if update_fn is None and cond_fn is None else "not None"
@@ -71,12 +71,12 @@ class TraverseTreeError(LinseyError):
 
 
 class StateDictMismatchError(LinseyError, ValueError):
-    """A state dict has another structure than the tree it is restored into.
+    """A state dict has a different structure than the tree it is restored into.
 
     Args:
         message: what was found.
         why: why that does not fit.
-        differences: all of them, if a strict reader has compared both.
+        differences: all differences, if a strict reader has compared the two.
 
     Attributes:
         differences: the same, each a `linsey.specs.Difference`.
@@ -95,14 +95,14 @@ class StateDictMismatchError(LinseyError, ValueError):
 
 
 class MalformedBytesError(InputError, ValueError):
-    """Bytes are not a tree that `to_bytes` wrote, or only a part of one.
+    """The bytes are not a complete tree that `to_bytes` wrote.
 
     The parts of the message are attributes, as in every `InputError`.
 
     Args:
         size: number of bytes.
         cause: what is wrong.
-        file: where they came from, if known.
+        file: the file that they came from, if known.
         key: the path of the value that is wrong.
         expected: what would have been right.
         found: what was there.

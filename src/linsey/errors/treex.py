@@ -1,4 +1,4 @@
-"""Misuse of objects that are pytrees: the errors raised in several places."""
+"""Misuse of objects that are pytrees: the errors that several places raise."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class StaticTracerError(LinseyError, TypeError):
 
 
 class InPlaceError(LinseyError, TypeError, ValueError):
-    """Something without attributes is to be changed in place."""
+    """An object without attributes is to be changed in place."""
 
     def __init__(self, function: str, obj: object) -> None:
         super().__init__(
@@ -72,7 +72,7 @@ class MissingVariableError(LinseyError, RuntimeError):
 
 
 class NoKeyError(LinseyError, RuntimeError):
-    """A random key is asked for where there are none."""
+    """A random key is requested where none is available."""
 
     def __init__(self, what: str = "`next_key()` was called") -> None:
         super().__init__(

@@ -1,7 +1,7 @@
-"""The functional face: modules whose variables travel outside of them.
+"""The functional face: modules whose variables are held outside of them.
 
-Public names are those of Flax Linen. `module` is the module system, `transforms` the
-lifted transforms; each layer family has a file of its own.
+The public names are those of Flax Linen. `module` is the module system and `transforms`
+holds the lifted transforms; each layer family has a file of its own.
 """
 
 # ruff: noqa: F403 (each file lists the names that it offers)
@@ -77,8 +77,8 @@ if TYPE_CHECKING:
     from linsey.linen.fp8_ops import *
     from linsey.linen.recurrent import *
 
-# What many programs never use is imported when it is asked for: each class of modules
-# costs about a millisecond.
+# Names that many programs never use are imported on first access: each module class
+# takes about a millisecond to create.
 _LATER = {
     "attention": (
         "MultiHeadAttention MultiHeadDotProductAttention SelfAttention combine_masks "
@@ -103,10 +103,10 @@ _FILES = {name: file for file in _LATER for name in (file, *_LATER[file].split()
 _NOT_PUBLIC = {"TYPE_CHECKING", "importlib"}
 
 
-if not TYPE_CHECKING:  # type checkers would take every name for one of linen
+if not TYPE_CHECKING:  # otherwise type checkers would accept any name
 
     def __getattr__(name: str) -> object:
-        if name == "__all__":  # found like this, it does not list every name once more
+        if name == "__all__":  # computed here to avoid listing every name again
             return [n for n in __dir__() if n[0] != "_" and n not in _NOT_PUBLIC]
         if name not in _FILES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
-"""Attention: the products as functions, and the layer with several heads.
+"""Attention as functions of arrays, and as a layer with several heads.
 
-The functions turn queries, keys and values into averages; the layer adds projections
-and a cache for decoding. Masks come from `linsey.ops.attention`.
+The functions compute weighted averages from queries, keys and values; the layer adds
+projections and a cache for decoding. Masks come from `linsey.ops.attention`.
 """
 
 # ruff: noqa: F403, F405 (programs also look here for the types of `linsey.typing`)
@@ -34,7 +34,7 @@ from linsey.ops.attention import make_attention_mask as make_attention_mask
 from linsey.ops.attention import make_causal_mask as make_causal_mask
 from linsey.typing import *
 
-# Pickles of modules name the files of their classes; these were files once.
+# Pickles of modules name the files of their classes; these two used to be files.
 for _old in ("dot_product", "multi_head"):
     sys.modules[f"{__name__}.{_old}"] = sys.modules[__name__]
 
@@ -60,19 +60,19 @@ def dot_product_attention_weights(
     Args:
         query: array of shape (*batch, queries, heads, depth).
         key: array of shape (*batch, keys, heads, depth).
-        bias: what is added to the scores, of a shape that broadcasts to
+        bias: array added to the scores; its shape must broadcast to
             (*batch, heads, queries, keys).
-        mask: which scores count (not zero), of a shape that broadcasts like `bias`.
-        broadcast_dropout: whether batch entries and heads share one draw of dropout.
+        mask: nonzero for scores that count; its shape must broadcast like `bias`.
+        broadcast_dropout: whether batch entries and heads share one dropout mask.
         dropout_rng: random key for dropout.
-        dropout_rate: probability to drop a weight, in [0, 1].
-        deterministic: whether to leave dropout out.
+        dropout_rate: probability of dropping a weight, in [0, 1].
+        deterministic: whether to disable dropout.
         dtype: dtype of the computation. Defaults to that of the inputs.
         precision: see `jax.lax.Precision`.
-        module: the module in whose `intermediates` to store the weights, under the
-            name `attention_weights`.
-        force_fp32_for_softmax: whether to take the softmax, and return its result, in
-            float32.
+        module: a module that stores the weights in its `intermediates`, under the name
+            `attention_weights`.
+        force_fp32_for_softmax: whether to compute the softmax in float32 and return
+            float32 weights.
         einsum_dot_general: computes the product in place of `jax.lax.dot_general`.
         einsum: computes the product in place of `jax.numpy.einsum`.
 
@@ -80,10 +80,10 @@ def dot_product_attention_weights(
         Weights of shape (*batch, heads, queries, keys).
 
     Raises:
-        ShapeError: query and key do not belong together.
+        ShapeError: the shapes of query and key do not match.
         ShapeError: the mask does not fit.
-        OptionError: `einsum` is given with precision or dot product; the rate of
-            dropout is not in [0, 1].
+        OptionError: `einsum` is combined with `precision` or `einsum_dot_general`; or
+            the dropout rate is not in [0, 1].
 
     Example:
         >>> import jax.numpy as jnp
@@ -157,13 +157,13 @@ def dot_product_attention(
         query: array of shape (*batch, queries, heads, depth).
         key: array of shape (*batch, keys, heads, depth).
         value: array of shape (*batch, keys, heads, value depth).
-        bias: what is added to the scores, of a shape that broadcasts to
+        bias: array added to the scores; its shape must broadcast to
             (*batch, heads, queries, keys).
-        mask: which scores count (not zero), of a shape that broadcasts like `bias`.
-        broadcast_dropout: whether batch entries and heads share one draw of dropout.
+        mask: nonzero for scores that count; its shape must broadcast like `bias`.
+        broadcast_dropout: whether batch entries and heads share one dropout mask.
         dropout_rng: random key for dropout.
-        dropout_rate: probability to drop a weight, in [0, 1].
-        deterministic: whether to leave dropout out.
+        dropout_rate: probability of dropping a weight, in [0, 1].
+        deterministic: whether to disable dropout.
         dtype: dtype of the computation. Defaults to that of the inputs.
         precision: see `jax.lax.Precision`.
         module: see `dot_product_attention_weights`.
@@ -171,16 +171,17 @@ def dot_product_attention(
             float32 too.
         einsum_dot_general: computes the products in place of `jax.lax.dot_general`.
         qk_attn_weights_einsum: computes the scores in place of `jax.numpy.einsum`.
-        attn_weights_value_einsum: computes the averages in place of it.
+        attn_weights_value_einsum: computes the averages in place of
+            `jax.numpy.einsum`.
 
     Returns:
         Averages of the values, of shape (*batch, queries, heads, value depth).
 
     Raises:
-        ShapeError: query, key and value do not belong together.
+        ShapeError: the shapes of query, key and value do not match.
         ShapeError: the mask does not fit.
-        OptionError: the functions given contradict each other; the rate of dropout is
-            not in [0, 1].
+        OptionError: the given functions exclude each other, or the dropout rate is not
+            in [0, 1].
 
     Example:
         >>> import jax.numpy as jnp
@@ -219,40 +220,41 @@ def dot_product_attention(
 
 
 class MultiHeadDotProductAttention(Module):
-    """Attend with several heads, each over its own projections of the inputs.
+    """Attend with several heads, each with its own projections of the inputs.
 
         y = sum_h ops.softmax(Q_h K_h^T / sqrt(depth)) V_h O_h + bias
 
-    With `decode`, `init` makes a cache of keys and values as long as its inputs, and
-    each `apply` takes one more element (`mutable=["cache"]`). A full cache takes no
-    more: that is an error, but inside of `jax.jit` the last element is replaced.
+    With `decode`, `init` creates a cache of keys and values that is as long as its
+    inputs, and each `apply` adds one element (`mutable=["cache"]`). Adding to a full
+    cache is an error; inside `jax.jit`, however, the last element is replaced.
 
     Attributes:
         num_heads: number of heads.
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        dtype: computation dtype. If `None`, it is inferred from inputs and parameters.
         param_dtype: dtype of the parameters.
-        qkv_features: features of all heads together. Defaults to those of `inputs_q`.
-        out_features: features of the outputs. Defaults to those of `inputs_q`.
-        broadcast_dropout: whether batch entries and heads share one draw of dropout.
-        dropout_rate: probability to drop an attention weight, in [0, 1].
-        deterministic: whether to leave dropout out; given here or at the call.
+        qkv_features: total number of features of all heads. Defaults to that of
+            `inputs_q`.
+        out_features: number of output features. Defaults to that of `inputs_q`.
+        broadcast_dropout: whether batch entries and heads share one dropout mask.
+        dropout_rate: probability of dropping an attention weight, in [0, 1].
+        deterministic: whether to disable dropout; given here or in the call.
         precision: see `jax.lax.Precision`.
         kernel_init: initializer of the kernels of `query`, `key` and `value`.
         out_kernel_init: initializer of the kernel of `out`. Defaults to `kernel_init`.
         bias_init: initializer of the biases of `query`, `key` and `value`.
         out_bias_init: initializer of the bias of `out`. Defaults to `bias_init`.
         use_bias: whether the projections add a bias.
-        attention_fn: what computes attention, called like `dot_product_attention` with
-            those of its keyword arguments that it has.
+        attention_fn: function that computes attention. It is called like
+            `dot_product_attention`, with those keyword arguments that it accepts.
         decode: whether to decode one element at a time.
         normalize_qk: whether to normalize queries and keys (Dehghani et al. 2023).
-        force_fp32_for_softmax: whether to take the softmax in float32.
+        force_fp32_for_softmax: whether to compute the softmax in float32.
         qkv_dot_general: computes the products of `query`, `key` and `value`.
         out_dot_general: computes the product of `out`.
         qkv_dot_general_cls: builds such a function, for example a module with state.
         out_dot_general_cls: the same for `out`.
-        qk_attn_weights_einsum_cls: builds what computes the scores.
-        attn_weights_value_einsum_cls: builds what computes the averages.
+        qk_attn_weights_einsum_cls: builds the einsum function for the scores.
+        attn_weights_value_einsum_cls: builds the einsum function for the averages.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -323,10 +325,10 @@ class MultiHeadDotProductAttention(Module):
             inputs_k: array of shape (*batch, keys, features). Defaults to `inputs_q`.
             inputs_v: array of shape (*batch, keys, features). Defaults to `inputs_k`.
             inputs_kv: an older name for `inputs_k`.
-            mask: which keys count (not zero), of a shape that broadcasts to
+            mask: nonzero for keys that count; its shape must broadcast to
                 (*batch, heads, queries, keys).
-            deterministic: whether to leave dropout out.
-            dropout_rng: random key for dropout. Defaults to the next one of the
+            deterministic: whether to disable dropout.
+            dropout_rng: random key for dropout. Defaults to the next key of the
                 stream `dropout`.
             sow_weights: whether to store the attention weights in `intermediates`.
 
@@ -334,14 +336,14 @@ class MultiHeadDotProductAttention(Module):
             Outputs of shape (*batch, queries, out_features).
 
         Raises:
-            OptionError: it is unclear what keys and values are made from.
-            OptionError: the features cannot be divided among the heads.
-            ShapeError: the inputs do not belong together.
+            OptionError: it is unclear which inputs are the keys and the values.
+            OptionError: the features cannot be divided evenly among the heads.
+            ShapeError: the shapes of the inputs do not match.
             ShapeError: inputs do not fit the cache.
             UsageError: the cache is full.
-            OptionError: the rate of dropout is not in [0, 1].
-            ValueError: there is dropout, and `deterministic` was given here and to the
-                constructor, or at neither place.
+            OptionError: the dropout rate is not in [0, 1].
+            ValueError: the dropout rate is not 0, and `deterministic` was given both
+                here and to the constructor, or in neither place.
         """
         inputs_k, inputs_v = _keys_and_values(inputs_q, inputs_k, inputs_v, inputs_kv)
         shape = np.shape(inputs_q)
@@ -378,7 +380,7 @@ class MultiHeadDotProductAttention(Module):
     def _project(
         self, name: str, x: Array, features: int | Shape, axis: Axes = -1
     ) -> Array:
-        """Map features to heads, (*batch, length, heads, depth), or back (`out`)."""
+        """Map features to heads, (*batch, length, heads, depth), or (`out`) back."""
         kernel_init, bias_init = self.kernel_init, self.bias_init
         products = self.qkv_dot_general, self.qkv_dot_general_cls
         if name == "out":
@@ -440,7 +442,7 @@ class MultiHeadDotProductAttention(Module):
 
     @nowrap
     def _options(self, **options: object) -> dict[str, Any]:
-        """Add options that are fields, and keep those that `attention_fn` takes."""
+        """Add the options that are fields; keep only those `attention_fn` accepts."""
         build_scores = self.qk_attn_weights_einsum_cls
         build_averages = self.attn_weights_value_einsum_cls
         options |= {
@@ -459,7 +461,7 @@ class MultiHeadDotProductAttention(Module):
 
 
 class MultiHeadAttention(MultiHeadDotProductAttention):
-    """Attend with several heads; another name of `MultiHeadDotProductAttention`.
+    """Attend with several heads; another name for `MultiHeadDotProductAttention`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -472,7 +474,7 @@ class MultiHeadAttention(MultiHeadDotProductAttention):
 
 
 class SelfAttention(MultiHeadDotProductAttention):
-    """Attend from inputs to themselves; the older form, without other inputs.
+    """Attend from the inputs to themselves; deprecated.
 
     Example:
         >>> import jax, jax.numpy as jnp, warnings
@@ -498,7 +500,7 @@ class SelfAttention(MultiHeadDotProductAttention):
         Args:
             inputs_q: array of shape (*batch, length, features).
             mask: see `MultiHeadDotProductAttention`.
-            deterministic: whether to leave dropout out.
+            deterministic: whether to disable dropout.
             dropout_rng: random key for dropout.
             sow_weights: whether to store the attention weights in `intermediates`.
 
@@ -524,7 +526,7 @@ def _keys_and_values(
     inputs_v: Array | None,
     inputs_kv: Array | None,
 ) -> tuple[Array, Array]:
-    """Find what keys and what values are made from."""
+    """Return the inputs from which keys and values are computed."""
     if inputs_kv is not None:
         if inputs_k is not None or inputs_v is not None:
             raise _unclear(
@@ -571,7 +573,7 @@ def _unclear(problem: str) -> OptionError:
 
 
 def _put(cache: Array, entry: Array, index: Array) -> Array:
-    """Write an entry at an index of the cache's axis of time."""
+    """Write an entry into the cache at an index of its time axis."""
     start: list[Array | np.ndarray] = [np.zeros((), index.dtype)] * cache.ndim
     start[-3] = index
     return lax.dynamic_update_slice(cache, entry, start, allow_negative_indices=False)
@@ -583,7 +585,7 @@ def _warn(message: str) -> None:
 
 @lru_cache
 def _root(depth: int, dtype: np.dtype) -> np.ndarray:
-    """Return the root of a depth, rounded to float32 before it gets its dtype."""
+    """Return the square root of a depth, rounded to float32 before the final dtype."""
     wide = np.promote_types(dtype, np.float32) if np.dtype(dtype).kind in "fc" else "f4"
     return np.asarray(np.sqrt(np.asarray(depth, wide)), dtype)
 
@@ -598,12 +600,12 @@ def _conflict(problem: str) -> OptionError:
 
 
 def _check_shapes(what: str, axis: int, **shapes: tuple[int, ...]) -> None:
-    """Refuse shapes that do not belong together.
+    """Raise an error if shapes do not match.
 
     Args:
-        what: name of the axis in which the last two must agree, too.
-        axis: that axis.
-        **shapes: shapes (*batch, length, heads, depth) by the names of the arrays.
+        what: name of `axis`, in the plural.
+        axis: an axis in which the last two shapes must agree, too.
+        **shapes: the shape (*batch, length, heads, depth) of each array, by name.
 
     Raises:
         ShapeError: ranks, batch axes, heads or that axis differ.

@@ -1,4 +1,4 @@
-"""Application of a function to inputs with more batch axes than it knows."""
+"""Application of a function to inputs with more batch axes than it expects."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from linsey.ops.deferred import Deferred, resolve
 class BatchApply:
     """Merge leading axes, call a function, and split the leading axis again.
 
-    Arrays among the arguments with fewer axes are passed as they are.
+    Arguments that are arrays with fewer axes are passed unchanged.
 
     Args:
         f: the function or module.
-        num_dims: number of leading axes to merge; all arrays with so many axes agree
-            on them.
+        num_dims: number of leading axes to merge. All arrays with at least this many
+            axes must agree in them.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -47,7 +47,7 @@ class BatchApply:
             **kwargs: trees of arrays.
 
         Returns:
-            What the function returns, with the leading axis of each array split.
+            The result of the function, with the leading axis of each array split.
 
         Raises:
             ShapeError: no argument has enough axes.
@@ -72,7 +72,7 @@ class BatchApply:
 
 
 def ndim_at_least(x: ArrayLike, num_dims: int) -> bool:
-    """Say whether an array, or a number, has at least so many axes.
+    """Tell whether an array, or a number, has at least `num_dims` axes.
 
     Example:
         >>> ndim_at_least(jnp.ones((2, 3)), 2), ndim_at_least(1.0, 1)
@@ -84,7 +84,7 @@ def ndim_at_least(x: ArrayLike, num_dims: int) -> bool:
 def arbitrary_mergeable_leaf(
     min_num_dims: int, args: tuple[object, ...], kwargs: Mapping[str, object]
 ) -> ArrayLike | None:
-    """Find an array with at least so many axes among arguments.
+    """Return the first array among the arguments that has enough axes, or `None`.
 
     Example:
         >>> arbitrary_mergeable_leaf(2, (1.0, jnp.ones((2, 3))), {}).shape
@@ -95,7 +95,7 @@ def arbitrary_mergeable_leaf(
 
 
 def merge_leading_dims(x: ArrayLike, num_dims: int) -> jax.Array:
-    """Merge the leading axes of an array; one with fewer is left as it is.
+    """Merge the leading axes of an array; return one with fewer axes unchanged.
 
     Example:
         >>> merge_leading_dims(jnp.ones((2, 3, 4)), 2).shape

@@ -10,11 +10,11 @@ from linsey.linen.module import Module, compact
 
 
 class Sequential(Module):
-    """Call layers one after the other, each with what the one before returned.
+    """Call layers one after the other, each with the result of the previous one.
 
-    A tuple becomes the positional arguments of the next layer, a dict its keyword
-    arguments, and anything else its only argument. Layers are modules, functions, or
-    functions that build modules from the shape they see.
+    If the result is a tuple, it becomes the positional arguments of the next layer; if
+    it is a dict, the keyword arguments; anything else is the only argument. Layers may
+    be modules or any other callables.
 
     Attributes:
         layers: the callables, in order.
@@ -38,7 +38,7 @@ class Sequential(Module):
 
     @compact
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the first layer with the arguments, and return what the last returns.
+        """Call the first layer with the arguments; return the result of the last one.
 
         Raises:
             OptionError: there are no layers.

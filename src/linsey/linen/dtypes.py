@@ -1,7 +1,7 @@
-"""Which dtype a layer computes in: that of its inputs and parameters, or a given one.
+"""The choice of the dtype in which a layer computes.
 
-Arrays that agree already are handed back as they are: no equation is traced and no
-dtype rule is looked up.
+It is a given dtype, or that of the layer's inputs and parameters. Arrays that already
+agree are returned unchanged: nothing is traced, and no promotion rule is looked up.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def canonicalize_dtype(
     """Choose the dtype of a computation.
 
     Args:
-        *args: arrays, numbers or `None`, whose common dtype is the default.
+        *args: arrays, numbers or `None`; their common dtype is the default.
         dtype: the dtype to use. If `None`, it is inferred from the arguments.
         inexact: whether integers are promoted to floating point numbers.
 
@@ -65,7 +65,7 @@ def promote_dtype(
 
     Args:
         *args: arrays, numbers or `None`.
-        dtype: the dtype to use. If `None`, the one that all of them promote to.
+        dtype: the dtype to use. If `None`, the dtype that all arguments promote to.
         inexact: whether integers are promoted to floating point numbers.
 
     Returns:
@@ -85,7 +85,7 @@ def promote_dtype(
 
 
 def _agreed_dtype(args: tuple[Any, ...]) -> Any:
-    """Return the dtype if all arguments are JAX arrays with the same strong one."""
+    """Return the dtype if all arguments are JAX arrays with the same strong dtype."""
     agreed = None
     for x in args:
         if x is None:

@@ -1,8 +1,8 @@
 """Products in 8-bit floating point as modules, for `dot_general_cls` of other layers.
 
-Their state, scales and histories, is in the collection `_overwrite_with_gradient`: its
-"gradients" are the next values, to be stored rather than added by the optimizer. See
-`linsey.ops.fp8`.
+Their state (scales and histories) is in the collection `_overwrite_with_gradient`. The
+"gradients" of this collection are its next values: store them in place of the old
+values, without the optimizer. See `linsey.ops.fp8`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Fp8DotGeneralBase(Module):
     e5m2_dtype: Dtype = jnp.float8_e5m2
 
     def setup(self) -> None:
-        """Declare histories and scales."""
+        """Declare the histories and scales."""
         kinds = {"amax_history": (zeros, self.amax_history_length), "scale": (ones, 1)}
         for kind, (init, size) in kinds.items():
             for of in ("input", "kernel", "output_grad"):
@@ -47,7 +47,7 @@ class Fp8DotGeneralBase(Module):
 
     @nowrap
     def _state(self, of: str) -> tuple[Array, Array]:
-        """Return scale and history of `input`, `kernel` or `output_grad`."""
+        """Return the scale and history of `input`, `kernel` or `output_grad`."""
         names = f"{of}_scale", f"{of}_amax_history"
         scale, history = (getattr(self, name).value for name in names)
         return scale, history
@@ -173,7 +173,7 @@ class Fp8Einsum(Fp8DotGeneralBase):
         Args:
             eqn: the equation, see `jax.numpy.einsum`.
             lhs: left operand.
-            rhs: right operand, whose dtype is that of the computation.
+            rhs: right operand; its dtype is that of the computation.
             precision: has no effect.
             preferred_element_type: dtype of the result.
 

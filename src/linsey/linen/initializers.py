@@ -1,7 +1,7 @@
-"""Initial values of parameters: functions `(key, shape, dtype) -> array`.
+"""Initializers of parameters: functions `(key, shape, dtype) -> array`.
 
 They are those of `jax.nn.initializers`, so that the same key gives the same bits as
-everywhere in JAX.
+elsewhere in JAX.
 """
 
 from jax.nn.initializers import *  # noqa: F403

@@ -1,6 +1,7 @@
-"""Dataclasses with keyword-only fields, as the standard library has them now.
+"""Dataclasses with keyword-only fields, based on the standard library.
 
-Flax had this module before Python did; programs that import it find the same names.
+Flax had such a module before Python supported them; programs that import it find the
+same names here.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ def field(
     """Declare a field, see `dataclasses.field`.
 
     Args:
-        metadata: a mapping that the field carries.
-        kw_only: whether the constructor takes it as a keyword only.
+        metadata: a mapping to attach to the field.
+        kw_only: whether the field is a keyword-only argument of the constructor.
         **kwargs: as for `dataclasses.field`.
     """
     return dataclasses.field(metadata=metadata, kw_only=kw_only, **kwargs)
@@ -41,7 +42,7 @@ def dataclass(
 
     Args:
         cls: the class. If `None`, the result is a decorator.
-        extra_fields: further fields: name, type and default, or a field.
+        extra_fields: further fields, each `(name, type, default value or field)`.
         **kwargs: as for `dataclasses.dataclass`.
 
     Example:

@@ -1,8 +1,8 @@
-"""Axis names beside parameters: the older way, in collections of their own.
+"""Names of parameter axes in separate collections, the older way of storing them.
 
-A parameter `kernel` of collection `params` has its names in `params_axes`, as
-`kernel_axes`; values are plain arrays. Newer programs put the names around the values,
-with `with_logical_partitioning`.
+The axis names of a parameter `kernel` in the collection `params` are stored as
+`kernel_axes` in `params_axes`; the values are plain arrays. Newer programs put the
+names in boxes around the values, using `with_logical_partitioning`.
 """
 
 # ruff: noqa: F403, F405 (programs also look here for the types of `linsey.typing`)
@@ -38,7 +38,7 @@ from linsey.typing import *
 
 T = TypeVar("T")
 AxesTree = Any
-"""The logical names of the axes of an array, a tuple, or a tree of such tuples."""
+"""A tuple with the logical names of an array's axes, or a tree of such tuples."""
 Target = TypeVar("Target")
 
 ScanIn = In
@@ -51,10 +51,11 @@ with_sharding_constraint = spmd.with_logical_constraint
 
 @struct.dataclass
 class AxisMetadata:
-    """The names of the axes of one variable, as a value of a collection.
+    """The names of the axes of one variable, stored as a value in a collection.
 
     Args:
-        names: a logical name for each axis; of a tree of arrays, a tree of these.
+        names: a tuple with a logical name for each axis; for a tree of arrays, a tree
+            of such tuples.
 
     Example:
         >>> AxisMetadata(("embed", "mlp")).names
@@ -82,7 +83,7 @@ class PartitionedVariable(Variable[T]):
 
     @property
     def value(self) -> T:
-        """The value now, constrained."""
+        """The current value, constrained to the sharding."""
         return self._constrained(self.scope.get_variable(self.collection, self.name))
 
     @value.setter
@@ -106,19 +107,19 @@ def param_with_axes(
 
     Args:
         name: name of the parameter.
-        init_fn: makes the initial value, called as `init_fn(key, *init_args)`.
+        init_fn: returns the initial value, called as `init_fn(key, *init_args)`.
         *init_args: arguments of `init_fn`.
-        axes: a logical name for each axis, or a tree of such tuples for a tree of
-            arrays. If `None`, the parameter is a plain one.
-        module: the module. Defaults to the one that runs.
+        axes: a tuple with a logical name for each axis, or a tree of such tuples for a
+            tree of arrays. If `None`, the parameter is a plain one.
+        module: the module. Defaults to the running module.
         **init_kwargs: keyword arguments of `init_fn`.
 
     Returns:
-        The value, constrained to its sharding where there are rules and a mesh.
+        The value, constrained to its sharding if there are rules and a mesh.
 
     Raises:
-        MismatchError: other names are stored.
-        OptionError: no module runs, and none is given.
+        MismatchError: different names are stored already.
+        OptionError: no module is running, and none is given.
 
     Example:
         >>> import jax.numpy as jnp
@@ -155,11 +156,11 @@ def variable_with_axes(
     Args:
         collection: the collection.
         name: name of the variable.
-        init_fn: makes the initial value, called as `init_fn(*init_args)`.
+        init_fn: returns the initial value, called as `init_fn(*init_args)`.
         *init_args: arguments of `init_fn`.
-        axes: a logical name for each axis, or a tree of such tuples for a tree of
-            arrays. If `None`, the value is not constrained.
-        module: the module. Defaults to the one that runs.
+        axes: a tuple with a logical name for each axis, or a tree of such tuples for a
+            tree of arrays. If `None`, the value is not constrained.
+        module: the module. Defaults to the running module.
         fallback: what to do with names without a rule.
         **init_kwargs: keyword arguments of `init_fn`.
 
@@ -167,15 +168,15 @@ def variable_with_axes(
         A reference to the variable, whose value is constrained to its sharding.
 
     Raises:
-        MismatchError: other names are stored.
-        OptionError: no module runs, and none is given.
+        MismatchError: different names are stored already.
+        OptionError: no module is running, and none is given.
     """
     module = _running(module)
     module.variable(collection, name, init_fn, *init_args, **init_kwargs)
     if axes is not None:
         axes = _store_names(module, collection, name, axes)
     scope = module.scope
-    assert scope is not None  # or the declaration above would have failed
+    assert scope is not None  # otherwise the declaration above would have failed
     return PartitionedVariable(scope, collection, name, axes, fallback)
 
 
@@ -214,14 +215,14 @@ def _same_names(stored: object, declared: AxisMetadata) -> AxisMetadata:
 
 
 def get_axis_names(axes_metadata: Any) -> FrozenDict[str, Any]:
-    """Take the axis names out of a collection such as `params_axes`.
+    """Return the axis names stored in a collection such as `params_axes`.
 
     Args:
         axes_metadata: the collection.
 
     Returns:
-        A tree like that of the variables, with a specification of logical names for
-        each.
+        A tree like that of the variables, with a `PartitionSpec` of logical names for
+        each variable.
 
     Example:
         >>> get_axis_names({"Dense_0": {"bias_axes": AxisMetadata(("mlp",))}})
@@ -246,7 +247,7 @@ def _with_names(target: Target, axis: int, name: str, collection: str) -> Target
     """Name the axis that a transform adds to the variables of a collection."""
 
     def insert(names: list[AxisName]) -> None:
-        # Counted from the end of the array that has the axis: -1 is the last.
+        # Negative axes count from the end of the array with the new axis.
         names.insert(axis if axis >= 0 else len(names) + 1 + axis, name)
 
     def remove(names: list[AxisName]) -> None:
@@ -275,7 +276,7 @@ def _with_names(target: Target, axis: int, name: str, collection: str) -> Target
 
 
 def _map_names(fn: Callable[[Any], object], axes: AxesTree) -> Any:
-    """Apply a function to the names of each array of a tree of such."""
+    """Apply a function to the names of each array in a tree."""
 
     def change(names: object) -> object:
         return None if names is None else fn(names)
@@ -293,7 +294,7 @@ def _lift_with_axes(
     names: Mapping[str, str],
     names_axis: int | None,
 ) -> Target:
-    """Lift by a transform, and name the axis that it adds to some collections."""
+    """Apply a lifted transform, and name the axis that it adds to some collections."""
     axes, _ = split_in_out(variable_axes)
     names = {col: name for col, name in names.items() if col in axes}
     of_names = {f"{col}_axes": names_axis for col in names}
@@ -320,20 +321,20 @@ def scan_with_axes(
     data_transform: Callable[..., object] | None = None,
     methods: Methods = None,
 ) -> Target:
-    """Lift a scan and name the axis it adds; for the rest see `scan`.
+    """Lift a scan and name the axis that it adds; see `scan`.
 
     Args:
         target: a module class, or a function of a module.
         variable_axes: the axis along which collections are stacked.
         variable_broadcast: collections that all steps share.
-        variable_carry: collections handed from step to step.
+        variable_carry: collections passed from step to step.
         split_rngs: whether streams differ between steps.
         in_axes: axes of the arguments after the carry.
         out_axes: axes of the results after the carry.
         length: number of steps.
         reverse: whether to go from the last element to the first.
-        unroll: steps in one iteration of the compiled loop.
-        axis_name: the logical name of the axis that is added.
+        unroll: number of steps in one iteration of the compiled loop.
+        axis_name: the logical name of the new axis.
         axes_collections: the collections whose axes have names.
         data_transform: see `scan`.
         methods: the methods of a class to lift.
@@ -363,7 +364,7 @@ def vmap_with_axes(
     spmd_axis_name: str | None = None,
     methods: Methods = None,
 ) -> Target:
-    """Lift a vmap and name the axis it adds; for the rest see `vmap`.
+    """Lift a vmap and name the axis that it adds; see `vmap`.
 
     Args:
         target: a module class, or a function of a module.
@@ -373,7 +374,7 @@ def vmap_with_axes(
         out_axes: axes of the results.
         axis_size: number of instances.
         axis_name: the name for collectives.
-        partitioning_axis_names: for each collection the logical name of the axis.
+        partitioning_axis_names: for each collection, the logical name of the new axis.
         spmd_axis_name: see `jax.vmap`.
         methods: the methods of a class to lift.
 
@@ -399,5 +400,8 @@ def remat(
     policy: Callable[..., bool] | None = None,
     methods: Methods = None,
 ) -> Target:
-    """Lift like `linen.remat`; static arguments are counted without the module."""
+    """Lift `jax.checkpoint` like `linen.remat`, but do not count the module.
+
+    That is, `static_argnums` are indices of the arguments after the module.
+    """
     return target

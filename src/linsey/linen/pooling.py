@@ -1,4 +1,4 @@
-"""Pooling layers, which have no parameters: the functions of `linsey.ops.pool`."""
+"""Pooling layers. They have no parameters: they are functions of `linsey.ops.pool`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Logical names of array axes: parameters and values that are split over a mesh.
+"""Logical names of array axes, which determine how arrays are sharded over a mesh.
 
 A model names the axes of its arrays, as in `("batch", "embed")`; rules, given once, map
-these names to axes of the device mesh. A rule earlier in the sequence has priority, and
-each mesh axis is used once for an array.
+these names to axes of the device mesh. Earlier rules have priority, and each mesh axis
+is used at most once for an array.
 """
 
 # ruff: noqa: F403, F405 (programs also look here for the types of `linsey.typing`)
@@ -28,7 +28,7 @@ from linsey.typing import *
 
 
 class RulesFallback(enum.Enum):
-    """What to do with a logical name that has no rule."""
+    """The treatment of a logical name that has no rule."""
 
     AXIS_IS_UNSHARDED = "axis_is_unsharded"
     RAISE_ERROR = "raise_error"
@@ -36,7 +36,7 @@ class RulesFallback(enum.Enum):
 
 
 class _Mark(enum.Enum):
-    """In place of the mesh axis of an array axis for which no rule has been found."""
+    """Stands for the mesh axis of an array axis for which no rule has been found."""
 
     UNASSIGNED = enum.auto()
 
@@ -52,16 +52,17 @@ def logical_to_mesh_axes(
     """Map the logical names of an array's axes to mesh axes.
 
     Args:
-        array_dim_names: a logical name for each axis, or `None`, or
-            `PartitionSpec.UNCONSTRAINED`, which is left to the compiler. If `None`, so
-            is the result.
+        array_dim_names: for each axis, a logical name, `None`, or
+            `PartitionSpec.UNCONSTRAINED`, which leaves the axis to the compiler. If
+            this argument is `None`, so is the result.
         rules: the rules. Defaults to the current ones.
 
     Returns:
-        A specification with a mesh axis, or `None`, for each axis.
+        A `PartitionSpec` with a mesh axis, or `None`, for each axis.
 
     Raises:
-        OptionError: a name is used for two axes, or the rules are no sequence of pairs.
+        OptionError: a name is used for two axes, or the rules are not a sequence of
+            pairs.
 
     Example:
         >>> rules = (("batch", "data"), ("heads", "model"), ("mlp", "model"))
@@ -95,7 +96,7 @@ def _assign(names: Sequence[AxisName], rules: LogicalRules | None) -> MeshAxes:
             "mesh axis).",
             "Write for example `(('batch', 'data'), ('embed', None))`.",
         )
-    # What is no single name, such as a tuple of mesh axes, is kept.
+    # Entries that are not single names, such as tuples of mesh axes, are kept.
     axes: list[AxisName | _Mark] = [
         _Mark.UNASSIGNED if isinstance(name, str) else name for name in names
     ]
@@ -162,7 +163,7 @@ def logical_to_mesh_sharding(
 
 
 def _is_logical(x: object) -> bool:
-    """Return whether a value names the axes of one array, and is no tree of such."""
+    """Return whether a value names the axes of one array, rather than of a tree."""
     if x is None or isinstance(x, PartitionSpec):
         return True
     return isinstance(x, tuple) and all(
@@ -177,16 +178,16 @@ def with_logical_constraint(
     mesh: Mesh | None = None,
     fallback: RulesFallback = RulesFallback.AXIS_IS_UNSHARDED,
 ) -> T:
-    """Tell the compiler how values are split, by the logical names of their axes.
+    """Tell the compiler how values are sharded, by the logical names of their axes.
 
-    Without rules, or without a mesh, values are returned as they are.
+    Without rules, or without a mesh, values are returned unchanged.
 
     Args:
         x: an array, or a tree of arrays.
-        logical_axis_resources: logical names of its axes; or a tree of such, whose
-            structure is a prefix of that of `x`.
+        logical_axis_resources: logical names of the array's axes, or a tree of such
+            names, whose structure is a prefix of that of `x`.
         rules: the rules. Defaults to the current ones.
-        mesh: the mesh. Defaults to the one that `jax.set_mesh` has set, if any.
+        mesh: the mesh. Defaults to the one set by `jax.set_mesh`, if any.
         fallback: what to do with names without a rule.
 
     Returns:
@@ -233,8 +234,8 @@ class LogicallyPartitioned(meta.Partitioned[Any]):
 
     Args:
         value: the array.
-        names: one logical name, or None, for each axis of `value`.
-        mesh: the mesh. Defaults to the one that is set.
+        names: a logical name, or `None`, for each axis of `value`.
+        mesh: the mesh. Defaults to the current one.
         rules: the rules. Defaults to the current ones.
 
     Example:
@@ -258,11 +259,11 @@ def with_logical_partitioning(
     mesh: Mesh | None = None,
     rules: LogicalRules | None = None,
 ) -> Callable[..., LogicallyPartitioned]:
-    """Wrap an initializer so that the axes of what it returns have logical names.
+    """Wrap an initializer so that the axes of its result have logical names.
 
     Args:
         fn: an initializer.
-        names: one logical name, or None, for each axis of what it returns.
+        names: a logical name, or `None`, for each axis of its result.
         mesh: see `LogicallyPartitioned`.
         rules: see `LogicallyPartitioned`.
 

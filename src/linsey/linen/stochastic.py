@@ -17,13 +17,13 @@ from linsey.typing import PRNGKey
 class Dropout(Module):
     """Drop entries at random in training: `y = mask * x / (1 - rate)`.
 
-    The mask is drawn from the stream `rng_collection`; give a key for it to `apply`,
-    or pass `rng` at the call. In evaluation the inputs are returned as they are.
+    The mask is drawn from the stream `rng_collection`: pass a key for it to `apply`, or
+    `rng` to the call. In evaluation, the inputs are returned unchanged.
 
     Attributes:
-        rate: probability to drop an entry, in [0, 1].
+        rate: probability of dropping an entry, in [0, 1].
         broadcast_dims: axes along which all entries share one mask.
-        deterministic: whether to leave the inputs alone; given here or at the call.
+        deterministic: whether to disable dropout; given here or in the call.
         rng_collection: name of the stream of random keys.
 
     Example:
@@ -57,15 +57,15 @@ class Dropout(Module):
 
         Args:
             inputs: array of any shape.
-            deterministic: whether to leave the inputs alone.
-            rng: random key for the mask. Defaults to the next one of the stream.
+            deterministic: whether to disable dropout.
+            rng: random key for the mask. Defaults to the next key of the stream.
 
         Returns:
             An array like `inputs`.
 
         Raises:
-            ValueError: `deterministic` was given here and to the constructor, or at
-                neither place.
+            ValueError: `deterministic` was given both here and to the constructor, or
+                in neither place.
             OptionError: `rate` is not in [0, 1].
         """
         deterministic = merge_param("deterministic", self.deterministic, deterministic)

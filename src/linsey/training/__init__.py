@@ -1,4 +1,4 @@
-"""Train state, checkpoints, states divided over devices, and tools of training."""
+"""Train state, checkpoints, states sharded over devices, and other training tools."""
 
 import importlib
 import sys
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from linsey.training.sharding import shard_state as shard_state
     from linsey.training.sharding import state_sharding as state_sharding
 
-# Modules that were documented under these names before they moved.
+# Modules that have moved but were documented under these names.
 for _name, _module in {
     "checkpoint_store": store,
     "durable": durable,
@@ -21,10 +21,10 @@ for _name, _module in {
 }.items():
     sys.modules[f"{__name__}.{_name}"] = _module
 
-if not TYPE_CHECKING:  # type checkers would take every name for one of training
+if not TYPE_CHECKING:  # otherwise type checkers would accept any name
 
     def __getattr__(name: str) -> object:
-        # Checkpoints are read without importing jax.
+        # Checkpoints can be read without importing jax.
         if name in ("shard_state", "state_sharding"):
             return getattr(importlib.import_module(f"{__name__}.sharding"), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,10 +1,10 @@
 """Checkpoints of a tree at several steps, in one folder: `flax.training.checkpoints`.
 
-A checkpoint is a folder written by Orbax, or, with the flag
-`use_orbax_checkpointing` off or without Orbax, a file of msgpack bytes; both are read,
-also those that Flax has written. A file has a checksum that is verified when it is
-read, and that Flax does not see. What Orbax writes has none: `linsey convert` makes a
-step of `linsey.checkpoint` of it, which vouches for every array.
+A checkpoint is a folder written by Orbax. If the flag `use_orbax_checkpointing` is off
+or Orbax is not installed, it is a file of msgpack bytes. Both can be read, also if Flax
+has written them. A file has a checksum, which is verified when the file is read and
+which Flax ignores. Folders written by Orbax have none: `linsey convert` turns them into
+steps of `linsey.checkpoint`, which have a checksum for every array.
 
 Example:
     >>> import tempfile
@@ -70,7 +70,7 @@ Params = TypeVar("Params")
 
 
 class AsyncManager:
-    """Save in a thread, one checkpoint after the other.
+    """A manager that saves in a thread, one checkpoint after the other.
 
     Args:
         max_workers: number of threads. Defaults to 1.
@@ -81,12 +81,12 @@ class AsyncManager:
         self.save_future: concurrent.futures.Future[object] | None = None
 
     def wait_previous_save(self) -> None:
-        """Wait for the save that runs, if any, and raise what went wrong in it."""
+        """Wait for the running save, if any, and raise its exception if it failed."""
         if self.save_future is not None:
             self.save_future.result()
 
     def save_async(self, task: Callable[[], object]) -> None:
-        """Run a task in the thread, when the one before is done."""
+        """Run a task in the thread after the previous one has finished."""
         self.wait_previous_save()
         self.save_future = self.executor.submit(task)
 
@@ -99,7 +99,7 @@ def natural_sort(file_list: Iterable[str], signed: bool = True) -> list[str]:
 
     Args:
         file_list: the names.
-        signed: whether a minus before a number belongs to it. Defaults to `True`.
+        signed: whether a minus sign before a number belongs to it. Defaults to `True`.
 
     Example:
         >>> natural_sort(["step_10", "step_9", "step_1e1", "step_-2"])
@@ -116,13 +116,13 @@ def _natural_key(name: str, signed: bool = True) -> list[float | str]:
 
 def _in_order(paths: Iterable[str], prefix: str) -> list[str]:
     """Sort the paths of checkpoints by their steps."""
-    # Without the prefix: a minus or a point at its end is no part of the number.
+    # Without the prefix: a minus sign or a point at its end is not part of the number.
     step = lambda path: os.path.basename(path).removeprefix(prefix)  # noqa: E731
     return sorted(paths, key=lambda path: _natural_key(step(path)))
 
 
 def safe_normpath(path: str) -> str:
-    """Normalize a path, and leave the scheme of a remote one alone.
+    """Normalize a path, but leave the scheme of a remote path unchanged.
 
     Example:
         >>> safe_normpath("gs://bucket//a/../b")
@@ -151,7 +151,7 @@ def _all_checkpoints(ckpt_dir: Path, prefix: str) -> list[str]:
 
 
 def _is_part(name: str, prefix: str) -> bool:
-    """Tell whether a name is that of an unfinished checkpoint, or of a part of one."""
+    """Tell whether a name belongs to an unfinished checkpoint or a part of one."""
     return (
         name == f"{prefix}tmp"
         or name.endswith(MP_ARRAY_POSTFIX)
@@ -161,17 +161,17 @@ def _is_part(name: str, prefix: str) -> bool:
 
 
 def _step_of(path: str, prefix: str) -> float:
-    """Return the last number of a name, NaN without numbers."""
+    """Return the last number in a name, or NaN if there is none."""
     numbers = SIGNED_FLOAT_RE.split(os.path.basename(path).removeprefix(prefix))
     return float(numbers[-2]) if len(numbers) > 1 else math.nan
 
 
 def latest_checkpoint(ckpt_dir: Path, prefix: str = "checkpoint_") -> str | None:
-    """Return the path of the newest checkpoint, or `None` without checkpoints.
+    """Return the path of the newest checkpoint, or `None` if there is none.
 
     Args:
         ckpt_dir: the folder.
-        prefix: what the names begin with. Defaults to `"checkpoint_"`.
+        prefix: the prefix of the names. Defaults to `"checkpoint_"`.
     """
     paths = _all_checkpoints(ckpt_dir, prefix)
     return paths[-1] if paths else None
@@ -180,15 +180,15 @@ def latest_checkpoint(ckpt_dir: Path, prefix: str = "checkpoint_") -> str | None
 def available_steps(
     ckpt_dir: Path, prefix: str = "checkpoint_", step_type: type[float] = int
 ) -> list[float]:
-    """List the steps that there are checkpoints of.
+    """List the steps for which there are checkpoints.
 
     Args:
         ckpt_dir: the folder.
-        prefix: what the names begin with. Defaults to `"checkpoint_"`.
+        prefix: the prefix of the names. Defaults to `"checkpoint_"`.
         step_type: the type of the steps, `int` or `float`. Defaults to `int`.
 
     Raises:
-        OptionError: a step is no whole number and `step_type` is `int`.
+        OptionError: a step is not a whole number and `step_type` is `int`.
     """
     steps = [_step_of(path, prefix) for path in _all_checkpoints(ckpt_dir, prefix)]
     steps = [step for step in steps if not math.isnan(step)]
@@ -223,19 +223,21 @@ def save_checkpoint(
         ckpt_dir: the folder.
         target: the tree: a train state, dictionaries, and so on.
         step: the step.
-        prefix: what the names begin with. Defaults to `"checkpoint_"`.
+        prefix: the prefix of the names. Defaults to `"checkpoint_"`.
         keep: number of checkpoints to keep. Defaults to 1.
         overwrite: whether to replace checkpoints of this and later steps. Defaults to
             `False`.
-        keep_every_n_steps: keep also those that are at least so many steps apart.
+        keep_every_n_steps: also keep checkpoints that are at least this many steps
+            apart.
         async_manager: saves in a thread; the tree is copied to the host first.
-        orbax_checkpointer: writes it. If `None`, a new `PyTreeCheckpointer` does.
+        orbax_checkpointer: writes the checkpoint. Defaults to a new
+            `PyTreeCheckpointer`.
 
     Returns:
         The path of the checkpoint.
 
     Raises:
-        InvalidCheckpointError: there is one of this or a later step.
+        InvalidCheckpointError: there is a checkpoint of this or a later step.
     """
     if async_manager is not None:
         async_manager.wait_previous_save()
@@ -249,7 +251,7 @@ def save_checkpoint(
         error = InvalidCheckpointError(path, step)
         if path in newer or not with_orbax:
             raise error
-        report_misuse(error)  # Flax saves beside later steps, by Orbax only
+        report_misuse(error)  # Flax keeps later steps and saves, but only with Orbax
         newer = []
     io.makedirs(os.path.dirname(path))
     if with_orbax:
@@ -258,7 +260,7 @@ def save_checkpoint(
         absolute = _absolute(path)
         write = functools.partial(writer.save, absolute, target, save_args=save_args)
     else:
-        # Copies the arrays to the host, before a thread writes.
+        # This copies the arrays to the host before a thread writes them.
         write = functools.partial(_write_bytes, path, to_bytes(target), prefix)
 
     def save() -> None:
@@ -289,20 +291,22 @@ def save_checkpoint_multiprocess(
     gda_manager: object = None,
     orbax_checkpointer: ocp.Checkpointer | None = None,
 ) -> str:
-    """Do what `save_checkpoint` does, called by every process of a training.
+    """Save a tree like `save_checkpoint`, called by every process of a training run.
 
     Args:
-        ckpt_dir: the folder, the same for all.
+        ckpt_dir: the folder, the same for all processes.
         target: the tree.
         step: the step.
-        prefix: what the names begin with. Defaults to `"checkpoint_"`.
+        prefix: the prefix of the names. Defaults to `"checkpoint_"`.
         keep: number of checkpoints to keep. Defaults to 1.
         overwrite: whether to replace checkpoints of this and later steps. Defaults to
             `False`.
-        keep_every_n_steps: keep also those that are at least so many steps apart.
+        keep_every_n_steps: also keep checkpoints that are at least this many steps
+            apart.
         async_manager: saves in a thread.
         gda_manager: ignored: Orbax writes arrays that are sharded over processes.
-        orbax_checkpointer: writes it. If `None`, a new `PyTreeCheckpointer` does.
+        orbax_checkpointer: writes the checkpoint. Defaults to a new
+            `PyTreeCheckpointer`.
 
     Returns:
         The path of the checkpoint.
@@ -325,7 +329,7 @@ def _write_bytes(path: str, content: bytes, prefix: str) -> None:
 
 
 def orbax() -> Any:
-    """Import Orbax, which is used by checkpoints of its kind only."""
+    """Import Orbax, which only checkpoints in its own format need."""
     return require("orbax.checkpoint", "train", "A checkpoint of this kind")
 
 
@@ -334,7 +338,7 @@ def _absolute(path: str) -> str:
 
 
 def _prune(ckpt_dir: Path, prefix: str, keep: int, every: int | None) -> None:
-    """Remove checkpoints but the last ones, and those some steps apart."""
+    """Remove all checkpoints except the last ones and those `every` steps apart."""
     last_kept = -float("inf")
     for path in _all_checkpoints(ckpt_dir, prefix)[:-keep]:
         step = _step_of(path, prefix)
@@ -371,33 +375,35 @@ def restore_checkpoint(
 ) -> Any:
     """Restore a checkpoint.
 
-    As in Flax, what differs from the target is not refused. Orbax keeps the values of
-    the target for entries that are missing, and arrays of the target that are no
-    `jax.Array` get the dtype that is stored; both restore any shape. `strict=True`
-    refuses all of it.
+    As in Flax, differences from the target are accepted. Orbax keeps the values of the
+    target for missing entries, and arrays of the target that are not a `jax.Array` get
+    the stored dtype; both formats restore any shape. `strict=True` refuses all such
+    differences.
 
     Args:
         ckpt_dir: the folder of checkpoints, or the path of one.
-        target: a tree of the structure to restore. If `None`, its state dict is
+        target: a tree with the structure to restore. If `None`, the state dict is
             returned: lists and tuples are dictionaries with the keys "0", "1", ...
-        step: the step. If `None`, the newest.
-        prefix: what the names begin with. Defaults to `"checkpoint_"`.
+        step: the step. Defaults to the newest one.
+        prefix: the prefix of the names. Defaults to `"checkpoint_"`.
         parallel: ignored.
         gda_manager: ignored.
         allow_partial_mpa_restoration: ignored.
-        orbax_checkpointer: reads it. If `None`, a new `PyTreeCheckpointer` does.
-        orbax_transforms: transformations of the tree, see Orbax.
+        orbax_checkpointer: reads the checkpoint. Defaults to a new
+            `PyTreeCheckpointer`.
+        orbax_transforms: transformations of the tree; see Orbax.
         strict: whether shapes, dtypes and names must be those of the target.
 
     Returns:
         A tree like the target; the target itself if there is no checkpoint.
 
     Raises:
-        OptionError: there is no checkpoint of that step; it is a `ValueError`.
-        StateDictMismatchError: the checkpoint does not fit; with `strict` the message
-            lists all differences.
-        InputError: it is damaged, or no checkpoint; the message names the file.
-        DiskError: the disk refused.
+        OptionError: there is no checkpoint of that step; this is a `ValueError`.
+        StateDictMismatchError: the checkpoint does not fit the target; with `strict`,
+            the message lists all differences.
+        InputError: the checkpoint is damaged, or the path is not a checkpoint; the
+            message names the file.
+        DiskError: the disk or the system refused.
     """
     del parallel, gda_manager, allow_partial_mpa_restoration
     folder = safe_normpath(os.fspath(ckpt_dir))
@@ -430,8 +436,8 @@ def read_bytes(path: Path) -> Any:
     """Read a file of msgpack bytes as a state dict.
 
     Raises:
-        InputError: it is no regular file, damaged, or of another format.
-        DiskError: the disk refused.
+        InputError: it is not a regular file, is damaged, or has another format.
+        DiskError: the disk or the system refused.
     """
     if io.io_mode is io.BackendMode.DEFAULT:
         return msgpack_format.read(files.read_regular(path), path)
@@ -453,7 +459,7 @@ def _read_orbax(
         refuse_differences(orbax_utils.without_keys(target), stored, f"in {path}")
     with orbax_utils.reading(path):
         if target is None:
-            # Orbax knows which parts were lists; a file of bytes does not.
+            # Orbax stores which parts were lists; a file of msgpack bytes does not.
             return to_state_dict(reader.restore(absolute))
         args = orbax_utils.restore_args(target)
         return reader.restore(
@@ -481,7 +487,7 @@ def convert_pre_linen(params: Params) -> Params | Mapping[str, object]:
         params: parameters, as a dictionary or `FrozenDict`.
 
     Returns:
-        The same, with new names.
+        The same parameters, with new names.
 
     Example:
         >>> convert_pre_linen({"Dense_0": 1, "Conv_1": 2, "Dense_2": 3})

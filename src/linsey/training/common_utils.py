@@ -56,10 +56,10 @@ def stack_forest(forest: Sequence[Tree]) -> Tree:
 
 
 def get_metrics(device_metrics: Sequence[Tree]) -> Tree:
-    """Bring metrics of several steps from the devices to the host.
+    """Copy the metrics of several steps from the devices to the host.
 
     Args:
-        device_metrics: for each step a tree of arrays with a leading axis of equal
+        device_metrics: for each step, a tree of arrays with a leading axis of equal
             entries, one for each device.
 
     Returns:
@@ -80,7 +80,7 @@ def onehot(
     """Encode labels as one-hot rows.
 
     Args:
-        labels: integers of any shape; one out of range gives a row of `off_value`.
+        labels: integers of any shape; a label out of range gives a row of `off_value`.
         num_classes: number of classes.
         on_value: the entry at the label. Defaults to 1.
         off_value: the other entries. Defaults to 0.

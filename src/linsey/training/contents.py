@@ -1,6 +1,6 @@
-"""What a file or folder of any kind holds: read, and written as the same kind.
+"""Reading and writing the contents of files and folders of any kind.
 
-Kinds are those of `linsey.training.formats`. Trees take the form of state dicts.
+Kinds are those of `linsey.training.formats`. Trees are represented as state dicts.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ __all__ = ["Contents", "read_contents", "write_contents"]
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """A tree, and what is said about it beside.
+    """A tree and its metadata.
 
     Attributes:
         tree: nested dictionaries.
-        step: of a training, if that is recorded.
-        metadata: what a step of `linsey.checkpoint` records.
-        separator: what joins keys where a format has flat names.
+        step: the training step, if it is recorded.
+        metadata: the metadata of a step of `linsey.checkpoint`.
+        separator: the text that joins keys in formats with flat names.
     """
 
     tree: dict[str, Any]
@@ -48,26 +48,26 @@ class Contents:
 
 
 def read_contents(path: Path, kind: Kind) -> Contents:
-    """Read everything.
+    """Read the whole contents of a file or folder.
 
     Args:
         path: the file or folder.
-        kind: as `formats.recognize` says.
+        kind: its kind, as returned by `formats.recognize`.
 
     Raises:
         InputError: it is damaged, or of another kind.
-        DiskError: the disk refused.
+        DiskError: the disk or the system refused.
     """
     return _READ[kind](path)
 
 
 def write_contents(path: Path, kind: Kind, contents: Contents) -> None:
-    """Write everything, under a name that is not there.
+    """Write the whole contents to a path that does not exist yet.
 
     Args:
-        path: the file or folder to make.
-        kind: what it becomes.
-        contents: leaves that the kind cannot hold are refused by it.
+        path: the file or folder to create.
+        kind: its kind.
+        contents: the contents; writing fails for leaves that the kind cannot hold.
     """
     if kind == "step":
         write_checkpoint(path, contents.step or 0, contents.tree, contents.metadata)
@@ -95,7 +95,7 @@ def _read_bytes(path: Path) -> Contents:
 
 
 def _read_safetensors(path: Path) -> Contents:
-    """Split flat names at `/`, or, if none has one, at `.`, as in PyTorch."""
+    """Split flat names at `/` or, if no name has one, at `.`, as in PyTorch."""
     found = tensors.decode(files.read_regular(path), path)
     separator = "/" if any("/" in name for name in found) else "."
     flat = {name.replace(separator, "/"): array for name, array in found.items()}

@@ -1,7 +1,7 @@
-"""Copies of checkpoints in another format, verified by reading them again.
+"""Conversion of checkpoints to another format, verified by reading the copy.
 
-Trees take the form of state dicts: lists and tuples are dictionaries with the keys "0",
-"1", ..., and `from_state_dict` makes them lists again.
+Trees are represented as state dicts: lists and tuples are dictionaries with the keys
+"0", "1", ..., and `from_state_dict` turns them into lists again.
 
 Example:
     >>> import tempfile
@@ -46,16 +46,16 @@ _STEP = re.compile(r"step_(\d{8,18})")
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """What `convert` did.
+    """A record of what `convert` did.
 
     Attributes:
-        source: what was read.
-        target: what was written.
-        kinds: of both.
+        source: the path that was read.
+        target: the path that was written.
+        kinds: the kinds of both.
         step: the number of the step, if one was written.
         leaves: the number of arrays and other leaves that were compared.
-        size: the bytes of the arrays.
-        notes: what is different in the copy, as sentences.
+        size: the number of bytes of the arrays.
+        notes: sentences about differences in the copy.
     """
 
     source: Path
@@ -74,26 +74,26 @@ def convert(
     *,
     step: int | None = None,
 ) -> Conversion:
-    """Write a checkpoint again as another kind, and compare what can be read there.
+    """Write a checkpoint again as another kind, and compare the copy with the source.
 
-    Nothing is overwritten. The target has its name only when all hashes agree.
+    Nothing is overwritten. The target gets its name only after all hashes agree.
 
     Args:
-        source: a step, of this format or an older one, a checkpoint of Orbax, or
+        source: a step, in the present format or an older one, a checkpoint of Orbax, or
             msgpack bytes.
-        target: the file or folder to make.
-        kind: what it becomes. If `None`, its name tells: `step_00000042`, `x.orbax`,
-            `x.msgpack`.
-        step: the number of a step. If `None`, that of the target's name, of the
-            source, or the last number in the source's name.
+        target: the file or folder to create.
+        kind: the kind of the target. If `None`, it is inferred from the name of the
+            target: `step_00000042`, `x.orbax`, `x.msgpack`.
+        step: the number of a step. If `None`, it is taken from the name of the target
+            or from the source, or it is the last number in the name of the source.
 
     Returns:
-        What was done.
+        A record of what was done.
 
     Raises:
-        InputError: the source cannot be read, the target is there, or cannot hold what
-            the source holds; the message names it.
-        DiskError: the disk refused.
+        InputError: the source cannot be read, the target exists already, or the target
+            cannot hold the content of the source; the message names it.
+        DiskError: the disk or the system refused.
     """
     source, target = Path(source), Path(target)
     kind = kind or _kind_of_name(target)
@@ -138,23 +138,23 @@ def _kind_of_name(target: Path) -> Written:
 
 
 def is_step_name(target: Path) -> bool:
-    """Return whether a name is that of a step."""
+    """Return whether a path is named like a step."""
     return _STEP.fullmatch(target.name) is not None
 
 
 def step_number(
     recorded: int | None, source: Path, target: Path, given: int | None
 ) -> int:
-    """Return the number of a step that is written.
+    """Return the number of the step to write.
 
     Args:
-        recorded: the number in the source.
-        source: its name may have the number, the last one in it.
-        target: its name may say the number.
-        given: the number that is asked for.
+        recorded: the number recorded in the source.
+        source: the source; the last number in its name may be used.
+        target: the target; its name may contain the number.
+        given: the requested number.
 
     Raises:
-        InputError: the name of the target is that of another step.
+        InputError: the target has the name of another step.
     """
     named = _STEP.fullmatch(target.name)
     given = recorded if given is None else given
@@ -177,10 +177,10 @@ def _is_array(leaf: object) -> bool:
 def _storable(
     tree: object, found: Kind, kind: Kind, source: Path
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return a tree as a kind holds it, and what is different then.
+    """Return a tree in the form that a kind can hold, and notes about differences.
 
     Raises:
-        InputError: it holds something that the kind does not; it names everything.
+        InputError: the kind cannot hold some leaves; the message names all of them.
     """
     if not isinstance(tree, Mapping) or not tree:
         raise InputError("its outermost value is no dictionary", file=source)
@@ -192,7 +192,7 @@ def _storable(
             return {str(k): converted(v, f"{path}/{k}") for k, v in value.items()}
         spec = spec_of(value)
         if value is None and (kind == "step" or found == "orbax"):
-            # What Orbax has as None may have been an empty tuple.
+            # Where Orbax has None, there may have been an empty tuple.
             notes.add("None has become an empty dictionary")
             return {}
         if kind == "step" and isinstance(value, bool | int | float | complex):
@@ -225,7 +225,7 @@ def _holds(kind: Kind, value: Any) -> bool:
 
 
 def _hashes(tree: object) -> dict[str, str]:
-    """Return a hash of each leaf: of the dtype, the shape, and the bytes."""
+    """Return for each leaf a hash of its dtype, shape and bytes."""
     return {path: _hash(leaf) for path, leaf in flatten(tree)}
 
 
@@ -235,7 +235,7 @@ def _hash(leaf: object) -> str:
     if leaf is None or isinstance(leaf, Mapping | str | bytes):
         return f"{spec_of(leaf)} {leaf or ''!r}"
     array = np.asarray(leaf)
-    # Little-endian, in the order of C, whatever it is in memory.
+    # Little-endian and in C order, however the array is stored in memory.
     array = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
     content = f"{array.dtype.name} {array.shape}".encode() + array.tobytes()
     return hashlib.sha256(content).hexdigest()

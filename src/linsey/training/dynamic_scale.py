@@ -1,4 +1,4 @@
-"""Loss scaling that finds its scale, for gradients in half precision."""
+"""Loss scaling with an automatic scale, for gradients in half precision."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from linsey import struct
 
 
 class DynamicScaleResult(NamedTuple):
-    """What a function made by `DynamicScale.value_and_grad` returns."""
+    """The result of a function returned by `DynamicScale.value_and_grad`."""
 
     dynamic_scale: DynamicScale
     finite: jax.Array
@@ -22,21 +22,21 @@ class DynamicScaleResult(NamedTuple):
 
 
 class DynamicScale(struct.PyTreeNode):
-    """Scale a loss as far as its gradients stay finite.
+    """A scale for a loss, which is kept as large as the gradients stay finite.
 
-    Gradients in float16 that are smaller than 6e-8 become 0. Multiplied by a scale
-    before they are computed, and divided by it afterwards, they survive. The scale
-    shrinks when a gradient is not finite, and grows after many steps in which all
-    were. The update of a step that was not finite must be left out.
+    Gradients in float16 that are smaller than 6e-8 become 0. They are preserved if the
+    loss is multiplied by a scale and its gradients are divided by it afterwards. The
+    scale shrinks when a gradient is not finite, and grows after many steps in which all
+    gradients were finite. Skip the update of a step whose gradients are not finite.
 
     Args:
-        growth_factor: by which the scale grows. Defaults to 2.
-        backoff_factor: by which it shrinks. Defaults to 0.5.
-        growth_interval: number of finite steps after which the next one grows it.
-            Defaults to 2000.
-        fin_steps: number of finite steps since it changed.
+        growth_factor: factor by which the scale grows. Defaults to 2.
+        backoff_factor: factor by which the scale shrinks. Defaults to 0.5.
+        growth_interval: number of finite steps after which the next finite step
+            increases the scale. Defaults to 2000.
+        fin_steps: number of finite steps since the scale changed.
         scale: the scale. Defaults to 65536.
-        minimum_scale: the least scale. If `None`, there is no limit.
+        minimum_scale: the smallest scale. If `None`, there is no limit.
 
     Example:
         >>> scaling = DynamicScale(growth_interval=1)
@@ -66,11 +66,12 @@ class DynamicScale(struct.PyTreeNode):
         """Return a function that computes a loss and its gradients.
 
         Args:
-            fun: returns the loss, or with `has_aux` a pair of it and anything else.
-            argnums: which positional arguments to differentiate.
+            fun: returns the loss or, with `has_aux`, a pair of the loss and anything
+                else.
+            argnums: positional arguments to differentiate with respect to.
             has_aux: whether `fun` returns a pair.
             axis_name: mapped axis over which gradients are averaged. If `None`, they
-                are not.
+                are not averaged.
 
         Returns:
             A function of the positional arguments of `fun`. It returns the next
@@ -99,7 +100,7 @@ class DynamicScale(struct.PyTreeNode):
         return value_and_grad
 
     def _after(self, finite: jax.Array) -> DynamicScale:
-        """Return the scale for the step after one that was finite, or was not."""
+        """Return the scale for the next step, after a finite or non-finite one."""
         grows = finite & (self.fin_steps == self.growth_interval)
         largest = jnp.finfo(jnp.float32).max
         grown = jnp.minimum(self.scale * self.growth_factor, largest)

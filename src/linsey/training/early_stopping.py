@@ -10,14 +10,14 @@ from linsey import struct
 
 
 class EarlyStopping(struct.PyTreeNode):
-    """Watch a metric that should fall, and tell when it no longer does.
+    """A record of a metric that should fall, which tells when it no longer does.
 
     Args:
-        min_delta: by how much the metric must fall to count as improved. Defaults to 0.
-        patience: number of steps without improvement to accept. Defaults to 0.
+        min_delta: how much the metric must fall to count as improved. Defaults to 0.
+        patience: number of steps without improvement to tolerate. Defaults to 0.
         best_metric: the best value so far.
-        patience_count: steps since it was reached.
-        should_stop: whether patience is used up.
+        patience_count: number of steps since the best value.
+        should_stop: whether the patience is used up.
         has_improved: whether the last step improved the metric.
 
     Example:
@@ -36,7 +36,7 @@ class EarlyStopping(struct.PyTreeNode):
     has_improved: bool = False
 
     def reset(self) -> EarlyStopping:
-        """Forget what was seen."""
+        """Return the state before the first step."""
         return self.replace(
             best_metric=math.inf,
             patience_count=0,
@@ -45,7 +45,7 @@ class EarlyStopping(struct.PyTreeNode):
         )
 
     def update(self, metric: float | jax.Array) -> EarlyStopping:
-        """Take note of the metric of a step.
+        """Update the state with the metric of a step.
 
         Args:
             metric: the metric; lower is better.

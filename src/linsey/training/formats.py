@@ -1,8 +1,8 @@
-"""Files and folders of arrays, whoever wrote them: what they are and what they hold.
+"""Recognition and description of files and folders of arrays, whoever wrote them.
 
-A *kind* is recognized from what is there, not from a name: a step of
-`linsey.checkpoint`, a checkpoint of Orbax, msgpack bytes of Flax or linsey, or a file
-of safetensors.
+A *kind* is recognized from the content and not from the name: a step of
+`linsey.checkpoint`, a checkpoint of Orbax, msgpack bytes of Flax or linsey, or a
+safetensors file.
 
 Example:
     >>> import tempfile
@@ -36,14 +36,14 @@ Kind = Literal["step", "orbax", "msgpack", "safetensors"]
 
 
 def kind_of(path: Path) -> Kind | None:
-    """Recognize what a path is.
+    """Recognize the kind of a file or folder.
 
     Returns:
-        The kind; `None` for what is not there, and for folders of other things.
+        The kind; `None` if the path does not exist or is some other folder.
 
     Raises:
-        InputError: it is a link, or no regular file.
-        DiskError: the disk refused.
+        InputError: it is a link, or not a regular file.
+        DiskError: the disk or the system refused.
     """
     if path.is_dir():
         if os.path.lexists(path / manifest.NAME):
@@ -59,17 +59,17 @@ def kind_of(path: Path) -> Kind | None:
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Spec]:
-    """List what a file or folder holds, without a model.
+    """List the contents of a file or folder, without a model.
 
     Args:
-        path: of any kind, see `kind_of`.
+        path: a file or folder of any kind; see `kind_of`.
 
     Returns:
-        By name: an `ArraySpec`, or a word such as "int" or "text".
+        For each name, an `ArraySpec` or a word such as "int" or "text".
 
     Raises:
-        InputError: it is of no kind, or damaged.
-        DiskError: the disk refused.
+        InputError: it is of no known kind, or damaged.
+        DiskError: the disk or the system refused.
     """
     path = Path(path)
     kind = recognize(path)
@@ -86,11 +86,11 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Spec]:
 
 
 def recognize(path: Path) -> Kind:
-    """Recognize what a path is, see `kind_of`.
+    """Recognize the kind of a file or folder like `kind_of`, which must have one.
 
     Raises:
-        InputError: it is of no kind, or not there.
-        DiskError: the disk refused.
+        InputError: it is of no known kind, or does not exist.
+        DiskError: the disk or the system refused.
     """
     kind = kind_of(path)
     if kind is not None:
@@ -104,11 +104,11 @@ def recognize(path: Path) -> Kind:
 
 
 def read_state(path: Path) -> Any:
-    """Read a file of msgpack bytes as a state dict: lists are dictionaries too.
+    """Read a file of msgpack bytes as a state dict, in which lists are dictionaries.
 
     Raises:
-        InputError: it is damaged, or two keys of a dictionary have one text.
-        DiskError: the disk refused.
+        InputError: it is damaged, or two keys of a dictionary are the same as text.
+        DiskError: the disk or the system refused.
     """
     try:
         return to_state_dict(checkpoints.read_bytes(path))
@@ -123,7 +123,7 @@ _NAMES = {code: name for name, code in dtypes.CODES.items()}
 
 
 def _safetensors(path: Path) -> dict[str, Spec]:
-    """Read the header, and nothing else."""
+    """Read only the header of a safetensors file."""
     with files.open_regular(path) as file, files.reporting(path, "read"):
         size = os.fstat(file.fileno()).st_size - 8
         length = int.from_bytes(file.read(8), "little")

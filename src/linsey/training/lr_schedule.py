@@ -1,7 +1,8 @@
-"""Schedules of the learning rate, counted in epochs; new programs use those of optax.
+"""Learning rate schedules, counted in epochs; new programs should use those of optax.
 
-Each function makes a function from the step to the learning rate. In the first
-`warmup_length` epochs, which may be a fraction, it is multiplied by a ramp from 0 to 1.
+Each function returns a function from the step to the learning rate. During the first
+`warmup_length` epochs, which may be a fraction, the learning rate is multiplied by a
+ramp from 0 to 1.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def create_stepped_learning_rate_schedule(
     lr_sched_steps: Sequence[Sequence[float]],
     warmup_length: float = 0.0,
 ) -> Schedule:
-    """Multiply the learning rate by another factor from certain epochs on.
+    """Multiply the learning rate by a different factor from given epochs on.
 
     Args:
         base_learning_rate: the learning rate at factor 1.
@@ -81,12 +82,12 @@ def create_cosine_learning_rate_schedule(
     halfcos_epochs: float,
     warmup_length: float = 0.0,
 ) -> Schedule:
-    """Let the learning rate follow half a cosine down to 0.
+    """Decrease the learning rate to 0 along half a cosine wave.
 
     Args:
         base_learning_rate: the learning rate at the beginning.
         steps_per_epoch: number of steps of an epoch.
-        halfcos_epochs: number of epochs until it is 0.
+        halfcos_epochs: number of epochs until the learning rate is 0.
         warmup_length: epochs of warm-up. Defaults to 0.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Arguments for Orbax, made from the tree that is saved or restored into."""
+"""Arguments for Orbax, made from the tree to save or to restore into."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Transforms = TypeVar("Transforms")
 
 
 def is_multi_device_array(value: object) -> bool:
-    """Tell whether an array is sharded, not on one device nor replicated.
+    """Tell whether an array is sharded, and neither on one device nor replicated.
 
     Example:
         >>> is_multi_device_array(jax.numpy.ones(2))
@@ -34,7 +34,7 @@ def is_multi_device_array(value: object) -> bool:
 
 
 def save_args_from_target(target: object) -> object:
-    """Make the arguments to save a tree with Orbax.
+    """Return the arguments for saving a tree with Orbax.
 
     Args:
         target: the tree.
@@ -48,12 +48,12 @@ def save_args_from_target(target: object) -> object:
 
 
 def restore_args_from_target(target: object, mesh: Mesh | None = None) -> object:
-    """Make the arguments to restore a tree with Orbax: types, dtypes and shardings.
+    """Return the arguments for restoring a tree: types, dtypes and shardings.
 
     Args:
         target: a tree like the one to restore.
-        mesh: the mesh to restore arrays to. If `None`, they get the sharding of those
-            in the target.
+        mesh: the mesh to restore arrays to. If `None`, they get the shardings of the
+            arrays in the target.
 
     Returns:
         A tree of `orbax.checkpoint.RestoreArgs`.
@@ -76,10 +76,10 @@ def restore_args_from_target(target: object, mesh: Mesh | None = None) -> object
 
 
 def restore_args(target: object) -> object:
-    """Make the arguments that Flax restores a checkpoint with.
+    """Return the arguments with which Flax restores a checkpoint.
 
-    Those of `restore_args_from_target` if an array of the target has a sharding. Else
-    everything becomes an array of NumPy as it is stored.
+    They are those of `restore_args_from_target` if an array of the target has a
+    sharding. Otherwise every array becomes a NumPy array with the stored dtype.
 
     Args:
         target: a tree like the one to restore.
@@ -97,14 +97,14 @@ def restore_args(target: object) -> object:
 
 
 def stored_specs(reader: ocp.Checkpointer, path: str) -> Any:
-    """Describe what a checkpoint holds, without its arrays where that is possible.
+    """Describe the contents of a checkpoint, if possible without reading its arrays.
 
     Args:
-        reader: of Orbax.
-        path: of the checkpoint, absolute.
+        reader: a checkpointer of Orbax.
+        path: the absolute path of the checkpoint.
 
     Returns:
-        A state dict with an `ArraySpec`, or another leaf, for each value.
+        A state dict with an `ArraySpec`, or another `Spec`, for each value.
 
     Raises:
         InputError: Orbax cannot read it.
@@ -117,14 +117,14 @@ def stored_specs(reader: ocp.Checkpointer, path: str) -> Any:
 
 
 def stored_arrays(reader: ocp.Checkpointer, path: str) -> Any:
-    """Restore a checkpoint as it is stored, whatever devices it was on.
+    """Restore a checkpoint as it is stored, whatever devices its arrays were on.
 
     Args:
-        reader: of Orbax.
-        path: of the checkpoint, absolute.
+        reader: a checkpointer of Orbax.
+        path: the absolute path of the checkpoint.
 
     Returns:
-        A state dict; arrays are NumPy's, of the dtypes that are stored.
+        A state dict of NumPy arrays with the stored dtypes.
 
     Raises:
         InputError: Orbax cannot read it.
@@ -142,7 +142,7 @@ def stored_arrays(reader: ocp.Checkpointer, path: str) -> Any:
 
 
 def _metadata(reader: ocp.Checkpointer, path: str) -> Any:
-    """Return Orbax's metadata of each leaf; `None` if the checkpoint has none."""
+    """Return Orbax's metadata for each leaf, or `None` if the checkpoint has none."""
     found: Any = reader.metadata(path)
     found = getattr(found, "item_metadata", found)
     return getattr(found, "tree", found)
@@ -164,7 +164,7 @@ def is_storable(dtype: object) -> bool:
     import tensorstore
 
     if not isinstance(dtype, np.dtype):
-        return True  # of random keys: their numbers are stored
+        return True  # a dtype of random keys, whose key data is stored
     try:
         return bool(tensorstore.dtype(dtype.name))
     except (TypeError, ValueError):
@@ -172,7 +172,7 @@ def is_storable(dtype: object) -> bool:
 
 
 def without_keys(target: object) -> Any:
-    """Return a target with the numbers of random keys, which is what Orbax stores."""
+    """Replace the random keys in a target with their key data, which Orbax stores."""
 
     def numbers(leaf: Any) -> object:
         is_key = isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) and (
@@ -185,14 +185,14 @@ def without_keys(target: object) -> Any:
 
 @contextlib.contextmanager
 def reading(path: str, doing: str = "read") -> Iterator[None]:
-    """Report whatever Orbax raises in a block as an error about a checkpoint.
+    """Report any exception of Orbax in a `with` block as an error about a checkpoint.
 
     Args:
-        path: of the checkpoint.
+        path: the path of the checkpoint.
         doing: the verb of the message.
 
     Raises:
-        InputError: instead of any other exception.
+        InputError: in place of any other exception.
     """
     _refuse_irregular(path)
     try:
@@ -205,7 +205,7 @@ def reading(path: str, doing: str = "read") -> Iterator[None]:
 
 
 def _refuse_irregular(path: str) -> None:
-    """Refuse a folder with more than files: Orbax would follow it, or wait for it."""
+    """Refuse a folder that has links or pipes, which Orbax would follow or wait for."""
     for parent, folders, names in os.walk(path):
         for name in (*folders, *names):
             mode = os.lstat(inside := os.path.join(parent, name)).st_mode
@@ -216,9 +216,9 @@ def _refuse_irregular(path: str) -> None:
 def maybe_construct_transformations(
     target: object, transforms: Transforms | None
 ) -> Transforms | dict[str, object]:
-    """Return the transformations for a restore: those given, or an empty dictionary.
+    """Return the given transformations for a restore, or an empty dictionary.
 
-    An empty dictionary restores what the target has and leaves the rest out.
+    An empty dictionary restores the entries of the target and omits all others.
 
     Example:
         >>> maybe_construct_transformations({"x": 1}, None)

@@ -1,4 +1,4 @@
-"""An iterator that runs ahead in a thread."""
+"""An iterator that prefetches elements in a thread."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ Element = TypeVar("Element")
 
 
 class PrefetchIterator(Generic[Element]):
-    """Take elements from another iterator before they are asked for.
+    """An iterator that takes elements from another one before they are needed.
 
-    Deprecated: libraries that load data run ahead themselves, and
-    `linsey.jax_utils.prefetch_to_device` also moves batches to devices ahead.
+    Deprecated: libraries that load data prefetch elements themselves, and
+    `linsey.jax_utils.prefetch_to_device` also moves batches to devices in advance.
 
     Args:
-        data_iter: the other iterator. An exception that it raises is raised here, when
-            its turn comes.
-        buffer_size: number of elements to hold ready. Defaults to 1.
+        data_iter: the other iterator. If it raises an exception, this iterator raises
+            it at the same position.
+        buffer_size: number of elements to keep ready. Defaults to 1.
 
     Example:
         >>> import warnings
@@ -58,7 +58,7 @@ class PrefetchIterator(Generic[Element]):
         raise StopIteration
 
     def close(self) -> None:
-        """Take no more from the other iterator; what is ready can still be taken."""
+        """Stop prefetching; elements that are ready can still be taken."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
@@ -76,7 +76,7 @@ class PrefetchIterator(Generic[Element]):
                     if self._is_closed:
                         return
         except BaseException as error:
-            self._error = error  # raised where the element is asked for
+            self._error = error  # raised when the element is requested
         finally:
             with self._changed:
                 self._has_ended = True

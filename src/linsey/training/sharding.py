@@ -1,20 +1,21 @@
-"""States divided over devices, for models that are larger than one of them.
+"""States sharded over devices, for models that are larger than one device.
 
-Parameters, what an optimizer remembers and moving averages are arrays of the same
-shapes. Where each device holds a part of each of them, as in FSDP or ZeRO, a state
-needs 1/n of the memory on each of n devices; a step gathers what it needs when it needs
-it. Which axis of an array is divided follows from its shape alone: a moment of an
-optimizer is divided as its parameter is, without knowing of it.
+Parameters, optimizer state and moving averages are arrays of the same shapes. If each
+device holds a part of each array, as in FSDP or ZeRO, each of n devices needs 1/n of
+the memory for a state; a step gathers arrays when it needs them. The axis along which
+an array is divided depends only on its shape: the moments of an optimizer are sharded
+like their parameter, without any reference to it.
 
     large array              its longest axis that divides evenly
-    box with names           as the model says, see `linsey.linen.with_partitioning`
-    running statistics       whole, on each device
-    all else                 whole, on each device
+    box with names           as the model says; see `linsey.linen.with_partitioning`
+    running statistics       replicated
+    everything else          replicated
 
-Shardings change no number but by the order of sums: they say where arrays are, and the
-compiler adds the collectives. Roads not taken: to gather all parameters at the head of
-a step, after which all of them are whole at once; and to divide what is flattened into
-one vector, which divides anything evenly, but makes another state of it.
+Shardings change numbers only by the order of summation: they determine where arrays
+are, and the compiler adds the collectives. Alternatives that were not chosen: to gather
+all parameters at the beginning of a step, which makes all of them whole at once; and to
+flatten arrays into one vector, which can always be divided evenly, but changes the
+structure of the state.
 
 References:
     Zhao et al. 2023, https://arxiv.org/abs/2304.11277 (FSDP)
@@ -45,20 +46,20 @@ MeshAxes = str | tuple[str, ...]
 Path = tuple[object, ...]
 
 MIN_SIZE = 2**14
-"""Elements of an array from which on it is divided: 64 KiB of float32. Gathering less
-costs more time than its memory is worth."""
+"""The smallest size, in elements, at which an array is divided: 64 KiB of float32. For
+smaller arrays, gathering costs more time than the saved memory is worth."""
 FIELDS = ("mean", "var")
 STATISTICS = ("batch_stats", *FIELDS)
-"""Where running statistics are: a collection of Linen, fields of treex."""
+"""The names of running statistics: a collection of Linen, and fields of treex."""
 
 
 class Box(Protocol):
-    """What `with_partitioning` puts around a value, here or in Flax."""
+    """The box that `with_partitioning` puts around a value, in linsey or in Flax."""
 
     names: Sequence[Any]
 
     def get_partition_spec(self) -> PartitionSpec:
-        """Return the names as a specification."""
+        """Return the names as a `PartitionSpec`."""
         ...
 
 
@@ -71,22 +72,26 @@ def state_sharding(
     whole: Collection[str] = STATISTICS,
     rules: LogicalRules | None = None,
 ) -> Any:
-    """Say where each array of a state belongs, if it is divided over a mesh.
+    """Return the sharding of each array of a state that is divided over a mesh.
 
     Args:
-        state: any pytree: a `TrainState`, of linsey or Flax, variables, a module or an
-            optimizer of treex. Shapes will do, as `jax.eval_shape` returns them.
+        state: any pytree: a `TrainState` of linsey or Flax, variables, a module or an
+            optimizer of treex. It may hold shapes only, as from `jax.eval_shape`.
         mesh: the devices.
-        axis: axis of the mesh, or several, that large arrays are divided over. If
-            `None`, its first axis, which is that of the batch by convention.
-        min_size: elements of an array from which on it is divided, at least 1.
-        whole: names of collections, and of arrays, that stay whole; boxes aside.
-        rules: mesh axes for the names in boxes, as pairs; `None` for an axis that stays
-            whole. Defaults to those of a box, or the current ones, for logical names.
+        axis: axis of the mesh, or several, over which large arrays are divided.
+            Defaults to its first axis, which is the batch axis by convention.
+        min_size: the smallest number of elements at which an array is divided, at
+            least 1.
+        whole: names of collections and arrays that are replicated, unless they are in
+            boxes.
+        rules: pairs of a name in a box and a mesh axis, or `None` for an axis that is
+            not divided. For logical names, this defaults to the rules of the box or the
+            current ones.
 
     Returns:
-        A tree like the state, with a `NamedSharding` for each array. It is what
-        `jax.device_put`, and the `in_shardings` and `out_shardings` of `jax.jit` take.
+        A tree like the state, with a `NamedSharding` for each array, which can be
+        passed to `jax.device_put` and as `in_shardings` and `out_shardings` to
+        `jax.jit`.
 
     Raises:
         OptionError: the mesh has no such axis.
@@ -119,25 +124,26 @@ def shard_state(
     whole: Collection[str] = STATISTICS,
     rules: LogicalRules | None = None,
 ) -> State:
-    """Divide a state over the devices of a mesh.
+    """Shard a state over the devices of a mesh.
 
-    A step keeps it divided if it is compiled with the shardings of its result:
+    A step keeps the state sharded if it is compiled with the shardings of its result:
     `jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))`.
 
-    A checkpoint of a divided state is saved as any other, and restored with arrays of
-    NumPy; then this divides it again, over any mesh.
+    A checkpoint of a sharded state is saved like any other, and restored with NumPy
+    arrays; then this function shards it again, over any mesh.
 
     Args:
         state: any pytree of arrays, wherever they are; see `state_sharding`.
-        mesh: the devices. With several processes each of them passes the same state.
+        mesh: the devices. If there are several processes, each passes the same state.
         axis: see `state_sharding`.
         min_size: see `state_sharding`.
         whole: see `state_sharding`.
         rules: see `state_sharding`.
 
     Returns:
-        The state, with the same values. What stays whole may share memory with what was
-        given: where a step is given the one to reuse its memory, the other is gone.
+        The state, with the same values. Replicated arrays may share memory with the
+        given ones: if a step gets one of the two as a donated argument, the other can
+        no longer be used.
 
     Raises:
         OptionError: the mesh has no such axis.
@@ -162,21 +168,21 @@ def shard_state(
 
 
 def _placed(leaf: Any, sharding: NamedSharding) -> jax.Array:
-    """Put an array where it belongs; of several processes each puts its own part."""
+    """Put an array on its devices; with several processes, each puts its own part."""
     is_here = getattr(leaf, "is_fully_addressable", True)
     if sharding.is_fully_addressable or not is_here:
         return jax.device_put(leaf, sharding)
     if jax.dtypes.issubdtype(jax.typeof(leaf).dtype, jax.dtypes.prng_key):
         numbers = _placed(jax.random.key_data(leaf), sharding)
         return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf))
-    # `device_put` would compare the array with those of all others first.
+    # `device_put` would first compare the array between all processes.
     array = np.asarray(leaf, jax.typeof(leaf).dtype)
     return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Rule:
-    """Which axis of an array is divided over which of a mesh."""
+    """The rule that maps the axes of arrays to mesh axes."""
 
     mesh: Mesh | AbstractMesh
     axis: MeshAxes
@@ -194,7 +200,7 @@ class _Rule:
                 )
 
     def sharding(self, path: Path, leaf: Any) -> Any:
-        """Return the sharding of an array, or of what is in a box, in that box."""
+        """Return the sharding of an array; for a box, a box that holds the sharding."""
         if _is_box(leaf):
             box = leaf
             return jax.tree.map_with_path(
@@ -216,7 +222,7 @@ class _Rule:
         return NamedSharding(self.mesh, spec)
 
     def _by_shape(self, shape: tuple[int, ...]) -> PartitionSpec:
-        """Divide the longest axis that divides evenly, the last one of several."""
+        """Divide the longest axis that divides evenly; if tied, the last of them."""
         parts = self._count(self.axis)
         sizes = [size if size % parts == 0 else 0 for size in shape]
         if math.prod(shape) < self.min_size or not any(sizes):
@@ -225,9 +231,9 @@ class _Rule:
         return PartitionSpec(*[None] * place, self.axis)
 
     def _named(self, path: Path, box: Box, shape: tuple[int, ...]) -> NamedSharding:
-        """Divide what is in a box as its names say."""
+        """Divide the array in a box as the names of the box say."""
         if len(box.names) > len(shape):
-            # Not the parameter: an optimizer that keeps sums over its axes.
+            # This is not the parameter but a sum over its axes, kept by an optimizer.
             return self._over(self._by_shape(shape))
         spec: list[object] = []
         for place, part in enumerate(self._spec(path, box)):
@@ -240,12 +246,12 @@ class _Rule:
                     f"Make the size a multiple of {count}, or leave the axis whole: "
                     f"`rules=[({name!r}, None)]`.",
                 )
-            # One element cannot be divided: the place of a sum that is not kept.
+            # An axis of size one cannot be divided; optimizers use it as a placeholder.
             spec.append(part if size > 1 and _names(part) else None)
         return self._over(PartitionSpec(*spec))
 
     def _spec(self, path: Path, box: Box) -> PartitionSpec:
-        """Return the mesh axes that the names in a box stand for."""
+        """Return the mesh axes for the names in a box."""
         if hasattr(box, "rules"):  # the names are logical ones
             rules = box.rules if self.rules is None else self.rules
             spec = logical_to_mesh_axes(tuple(box.names), rules) or PartitionSpec()
@@ -264,7 +270,7 @@ class _Rule:
         return spec
 
     def _count(self, part: object) -> int:
-        """Return over how many devices an axis with that specification is divided."""
+        """Return the number of devices over which such an axis is divided."""
         return math.prod(self.mesh.shape[name] for name in _names(part))
 
 

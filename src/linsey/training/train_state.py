@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["OVERWRITE_WITH_GRADIENT", "TrainState"]
 
 OVERWRITE_WITH_GRADIENT = "_overwrite_with_gradient"
-"""The collection whose new values arrive in place of gradients (scales of fp8)."""
+"""The collection whose "gradients" are its new values (scales of fp8)."""
 
 
 class TrainState(struct.PyTreeNode):
@@ -27,18 +27,18 @@ class TrainState(struct.PyTreeNode):
         class TrainState(train_state.TrainState):
             batch_stats: Any
 
-    `create` and `apply_gradients` take such fields as keywords.
+    `create` and `apply_gradients` take such fields as keyword arguments.
 
-    A stored state is restored into one that was created as it was: by
-    `serialization.from_bytes(state, data, strict=True)`, or by `restore_checkpoint`.
+    To restore a stored state, create a state in the same way and call
+    `serialization.from_bytes(state, data, strict=True)` or `restore_checkpoint`.
 
     Args:
         step: number of updates made.
-        apply_fn: usually `model.apply`; kept here so that one object is all that a
-            training step needs.
+        apply_fn: usually `model.apply`; stored here so that a training step needs only
+            one object.
         params: the parameters.
         tx: an optax gradient transformation.
-        opt_state: its state.
+        opt_state: the state of `tx`.
 
     Example:
         >>> import optax
@@ -59,8 +59,8 @@ class TrainState(struct.PyTreeNode):
     def apply_gradients(self, *, grads: Any, **kwargs: object) -> Self:
         """Return the state after one step of the optimizer.
 
-        Where the parameters have the collection `OVERWRITE_WITH_GRADIENT` beside
-        `params`, only `params` is optimized and that collection is replaced by its
+        If the parameters have the collection `OVERWRITE_WITH_GRADIENT` in addition to
+        `params`, only `params` is optimized and that collection is replaced with its
         gradient.
 
         Args:
@@ -76,7 +76,7 @@ class TrainState(struct.PyTreeNode):
         if params is not whole:
             overwritten = grads[OVERWRITE_WITH_GRADIENT]
             new = {"params": new_params, OVERWRITE_WITH_GRADIENT: overwritten}
-            # A mapping of the same kind, so that the structure of the state stays.
+            # A mapping of the same kind, so that the structure does not change.
             is_frozen = isinstance(whole, FrozenDict)
             new_params = whole.copy(new) if is_frozen else {**whole, **new}
         return self.replace(
@@ -98,7 +98,7 @@ class TrainState(struct.PyTreeNode):
             apply_fn: usually `model.apply`.
             params: the parameters.
             tx: an optax gradient transformation; its state is initialised here.
-            **kwargs: values of the fields that a subclass adds.
+            **kwargs: values of fields that a subclass adds.
         """
         return cls(
             step=0,
@@ -111,7 +111,7 @@ class TrainState(struct.PyTreeNode):
 
 
 def _optimized(params: Any) -> Any:
-    """Return the part of the parameters that the optimizer moves."""
+    """Return the part of the parameters that the optimizer updates."""
     if isinstance(params, Mapping) and OVERWRITE_WITH_GRADIENT in params:
         return params["params"]
     return params

@@ -1,11 +1,11 @@
-"""The object face: modules that are pytrees and carry their variables.
+"""The object face: modules that are pytrees and hold their variables.
 
-Public names are those of treex 0.6 and of the tree functions that it re-exports.
+The public names are those of treex 0.6 and of the tree functions that it re-exports.
 
     treeo/       trees: fields, flattening, filter, merge, map, compact methods
-    types.py     what leaves are for: Parameter, BatchStat, ...; small values
+    types.py     the kinds of leaves: Parameter, BatchStat, ...; small value classes
     module.py    modules: init, keys, modes
-    nn/          the Linen layers as objects, and between both faces
+    nn/          the Linen layers as objects, and conversion between both faces
     losses.py, metrics/, regularizers.py, optimizer.py
 """
 
@@ -24,7 +24,7 @@ from linsey.treex import utils as utils
 from linsey.treex.key_seq import KeySeq
 from linsey.treex.losses import Loss
 from linsey.treex.metrics import LossAndLogs, Metric
-from linsey.treex.module import *  # noqa: F403 (what it lists, as the others)
+from linsey.treex.module import *  # noqa: F403 (lists its names)
 from linsey.treex.nn import *  # noqa: F403
 from linsey.treex.nn.flax_module import from_linen as from_linen
 from linsey.treex.nn.flax_module import to_linen as to_linen
@@ -91,5 +91,5 @@ __all__ += nn.__all__
 __all__.remove("GRU")
 __all__.remove("recurrent")
 
-# The kinds were in a file of their own; pickles name it.
+# The kinds used to be in a file of their own, which pickles name.
 sys.modules[f"{__name__}.kinds"] = types

@@ -1,6 +1,6 @@
-"""What `init` and `tabulate` tell the modules that run inside of them.
+"""Contexts through which `init` and `tabulate` pass values to the running modules.
 
-Each context belongs to the thread, and the asynchronous task, that entered it.
+Each context belongs to the thread and the asynchronous task that entered it.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from linsey.typing import AxisName
 
 @dataclasses.dataclass
 class KeyStream:
-    """Where keys come from: each is split off the rest.
+    """A source of random keys, which are split off one key.
 
     Attributes:
-        key: the rest.
-        initializing: whether modules that have no parameters are to make them.
+        key: the remaining key.
+        initializing: whether modules without parameters must create them.
     """
 
     key: jax.Array
     initializing: bool
 
     def next(self) -> jax.Array:
-        """Return a key that was not given before."""
+        """Return a new key."""
         key, self.key = jax.random.split(self.key)
         return key
 
@@ -54,7 +54,7 @@ def next_key(*, axis_name: AxisName = None) -> jax.Array:
         axis_name: a mapped axis along which keys differ.
 
     Raises:
-        NoKeyError: neither of them runs.
+        NoKeyError: neither of them is running.
     """
     stream = KEYS.get()
     if stream is None:

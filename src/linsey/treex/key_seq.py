@@ -1,4 +1,4 @@
-"""A sequence of random keys that travels with its module."""
+"""A sequence of random keys that is part of its module."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from linsey.typing import AxisName
 
 
 class KeySeq(Module):
-    """Gives a new random key at each call: `key, self.key = split(self.key)`.
+    """Returns a new random key at each call: `key, self.key = split(self.key)`.
 
     Args:
-        key: a seed or a key; without it, `init` gives one.
+        key: a seed or a key. If `None`, `init` sets it.
         axis_name: a mapped axis along which keys differ.
 
     Example:
@@ -40,7 +40,7 @@ class KeySeq(Module):
             axis_name: a mapped axis along which keys differ.
 
         Raises:
-            NotInitializedError: it was given no key.
+            NotInitializedError: it has no key yet.
         """
         if isinstance(self.key, Initializer):
             raise NotInitializedError(self)

@@ -1,7 +1,8 @@
 """Losses: functions of targets and predictions, and objects that reduce them.
 
 A loss selects a part of its arguments, computes a value for each example, multiplies
-it with a sample weight, reduces all values to one and multiplies that with its weight.
+it by a sample weight, reduces all values to one and multiplies the result by its
+weight.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ __all__ = [
     "mean_squared_logarithmic_error",
 ]
 
-# --- what losses have in common -----------------------------------------------------
+# --- shared by all losses -----------------------------------------------------------
 
 
 class Reduction(enum.Enum):
-    """How the values of the examples become one.
+    """The ways of reducing the values of the examples to one.
 
     Example:
         >>> [r.value for r in Reduction]
@@ -55,21 +56,21 @@ class Reduction(enum.Enum):
 
     @classmethod
     def all(cls) -> tuple[Self, ...]:
-        """Return all of them."""
+        """Return all reductions."""
         return tuple(cls)
 
     @classmethod
     def validate(cls, key: object) -> None:
-        """Refuse what is none of them.
+        """Check that `key` is a reduction or the name of one.
 
         Raises:
-            OptionError: `key` is no reduction.
+            OptionError: `key` is not a reduction.
         """
         as_reduction(key)
 
 
 def as_reduction(key: object) -> Reduction:
-    """Return the reduction of a name, in any case; a reduction is returned as it is."""
+    """Return the reduction with a name, ignoring case; return a reduction unchanged."""
     if isinstance(key, Reduction):
         return key
     try:
@@ -84,18 +85,18 @@ def as_reduction(key: object) -> Reduction:
 
 
 On = str | int | Sequence[str | int] | None
-"""A key or an index, or several that are applied in turn."""
+"""A key or an index, or several that are applied one after the other."""
 
 
 class Loss:
-    """Base of losses: subclasses define `call`, which gives a value per example.
+    """Base class of losses; subclasses define `call`, with a value for each example.
 
     Args:
-        reduction: how the values become one. Defaults to their mean.
-        weight: factor of the result.
-        on: key or index, or several in turn, that select a part of `target` and
+        reduction: how the values are reduced to one. Defaults to their mean.
+        weight: factor for the result.
+        on: a key or index, or a sequence of them, that selects a part of `target` and
             `preds`.
-        name: name in logs. Defaults to the class in snake case.
+        name: name in logs. Defaults to the class name in snake case.
     """
 
     def __init__(
@@ -113,22 +114,22 @@ class Loss:
         self._labels_filter = labels_filter(on)
 
     def __call__(self, *args: object, **kwargs: Any) -> jax.Array:
-        """Return the loss of the arguments of `call`, all given by name.
+        """Return the loss for the arguments of `call`, all passed by keyword.
 
         Args:
-            *args: none.
-            **kwargs: arguments of `call`, among them usually `target` and `preds`, and
+            *args: not allowed.
+            **kwargs: arguments of `call`, usually including `target` and `preds`, and
                 `sample_weight`, a factor for each value.
 
         Raises:
-            PositionalArgumentsError: an argument has no name.
+            PositionalArgumentsError: an argument is passed by position.
         """
         if args:
             raise PositionalArgumentsError(self, len(args))
         kwargs = select_labels(kwargs, self._labels_filter)
         sample_weight = kwargs.pop("sample_weight", None)
         values = jnp.asarray(self.call(**kwargs))
-        if sample_weight is not None:  # of the leading axes
+        if sample_weight is not None:  # its axes are the leading ones
             factors = jnp.asarray(sample_weight)
             missing = values.ndim - factors.ndim
             values = values * factors.reshape(factors.shape + (1,) * max(missing, 0))
@@ -140,11 +141,11 @@ class Loss:
         return values * self.weight
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
-        """Return a value for each example; to be overridden."""
+        """Return a value for each example; subclasses override this."""
 
 
 def labels_filter(on: On) -> tuple[str | int, ...]:
-    """Return keys and indices that are applied in turn."""
+    """Return the keys and indices to apply, as a tuple."""
     if on is None:
         return ()
     return (on,) if isinstance(on, str | int) else tuple(on)
@@ -190,7 +191,7 @@ def mean_absolute_percentage_error(target: jax.Array, preds: jax.Array) -> jax.A
 def mean_squared_logarithmic_error(target: jax.Array, preds: jax.Array) -> jax.Array:
     """Return the mean of (log(target + 1) - log(preds + 1))^2 over the last axis.
 
-    Both are at least 1e-7.
+    Both `target` and `preds` are clipped to at least 1e-7.
     """
     target = target.astype(preds.dtype)
     target_log = jnp.log(jnp.maximum(target, EPSILON) + 1.0)
@@ -212,7 +213,7 @@ def huber(target: jax.Array, preds: jax.Array, delta: float) -> jax.Array:
 
 
 def cosine_similarity(target: jax.Array, preds: jax.Array, axis: int) -> jax.Array:
-    """Return minus the cosine of the angle between vectors along an axis."""
+    """Return the negative cosine of the angle between vectors along an axis."""
     return -jnp.sum(_unit(target, axis) * _unit(preds, axis), axis=axis)
 
 
@@ -264,9 +265,9 @@ class Huber(Loss):
     """`huber` of `target` and `preds`.
 
     Args:
-        delta: from where on errors count linearly.
-        reduction: see `Loss`, as the following ones.
-        weight: factor of the result.
+        delta: the error above which the loss is linear.
+        reduction: see `Loss`, also for the arguments that follow.
+        weight: factor for the result.
         on: selects a part of `target` and `preds`.
         **kwargs: `name`.
     """
@@ -292,8 +293,8 @@ class CosineSimilarity(Loss):
 
     Args:
         axis: the axis of the vectors.
-        reduction: see `Loss`, as the following ones.
-        weight: factor of the result.
+        reduction: see `Loss`, also for the arguments that follow.
+        weight: factor for the result.
         on: selects a part of `target` and `preds`.
         **kwargs: `name`.
     """
@@ -332,13 +333,13 @@ def crossentropy(
         binary: -mean_c (t_c log p_c + (1 - t_c) log(1 - p_c))
 
     Args:
-        target: class indices, of the shape of `preds` without its last axis, or a
-            number for each class. An index out of range counts zero.
+        target: class indices, with the shape of `preds` without its last axis, or a
+            number for each class. For an index out of range, the loss is zero.
         preds: logits, or probabilities, with the classes on the last axis.
-        binary: whether each class is decided on its own.
+        binary: whether each class is an independent binary decision.
         from_logits: whether `preds` are logits.
         label_smoothing: fraction of the target that is spread over all classes.
-        check_bounds: accepted for compatibility; it changes nothing.
+        check_bounds: accepted for compatibility; it has no effect.
 
     Raises:
         ShapeError: the shapes do not fit.
@@ -385,11 +386,11 @@ class Crossentropy(Loss):
 
     Args:
         from_logits: whether `preds` are logits.
-        binary: whether each class is decided on its own.
+        binary: whether each class is an independent binary decision.
         label_smoothing: fraction of the target that is spread over all classes.
         reduction: see `Loss`.
-        check_bounds: accepted for compatibility; it changes nothing.
-        weight: factor of the result.
+        check_bounds: accepted for compatibility; it has no effect.
+        weight: factor for the result.
         on: selects a part of `target` and `preds`.
         name: name in logs.
 
@@ -430,6 +431,6 @@ class Crossentropy(Loss):
         )
 
 
-# Each group was in a file of its own; pickles name them.
+# Each group used to be in a file of its own, which pickles name.
 for _name in ("loss", "regression", "crossentropy"):
     sys.modules[f"{__name__}.{_name}"] = sys.modules[__name__]

@@ -1,4 +1,4 @@
-"""`Module`: a tree that is initialized once, by a key and the inputs of a call."""
+"""`Module`: a tree that is initialized once, with a key and the inputs of a call."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ S = TypeVar("S")
 
 
 class ModuleMeta(TreeMeta):
-    """Gives modules a name, and keys to those that compact methods build."""
+    """Gives modules a name, and initializes those that compact methods build."""
 
     def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict) -> None:
         if "__call__" in namespace:
@@ -44,14 +44,14 @@ class ModuleMeta(TreeMeta):
         super().__init__(name, bases, namespace)
 
     def run_constructor(cls, obj: Any, args: tuple, kwargs: dict) -> None:
-        """Run `__init__`, out of reach of keys, and name the instance."""
+        """Run `__init__` without access to random keys, and name the instance."""
         with entered(KEYS, None):
             obj.__init__(*args, **kwargs)
         if getattr(obj, "name", None) is None:
             vars(obj)["name"] = snake_case(cls.__name__)
 
     def join(cls, obj: Any) -> None:
-        """Give an instance that a compact method built its modes and random values."""
+        """Set the modes and random values of an instance built in a compact method."""
         record = CURRENT.get()
         owner = record.owner if record else None
         if isinstance(owner, Module) and not (owner.training and not owner.frozen):
@@ -64,7 +64,7 @@ class ModuleMeta(TreeMeta):
 
 
 def _recorded(call: Callable[Concatenate[S, _P], R]) -> Callable[Concatenate[S, _P], R]:
-    """Let `tabulate` see the first call of a module."""
+    """Record the first call of a module for `tabulate`."""
 
     @functools.wraps(call)
     def __call__(self: S, *args: _P.args, **kwargs: _P.kwargs) -> R:
@@ -72,7 +72,7 @@ def _recorded(call: Callable[Concatenate[S, _P], R]) -> Callable[Concatenate[S, 
         if calls is None or id(self) in calls.first:
             return call(self, *args, **kwargs)
         inputs = Inputs(*args, **kwargs)
-        calls.first[id(self)] = (inputs, None)  # a call inside, by `super()`, is none
+        calls.first[id(self)] = (inputs, None)  # ignore inner calls, as by `super()`
         outputs = call(self, *args, **kwargs)
         calls.first[id(self)] = (inputs, outputs)
         return outputs
@@ -81,16 +81,16 @@ def _recorded(call: Callable[Concatenate[S, _P], R]) -> Callable[Concatenate[S, 
 
 
 class Module(Treex, Filters, metaclass=ModuleMeta):
-    """A layer or a model: an object that carries its parameters and its state.
+    """A layer or a model: an object that holds its parameters and its state.
 
-    Shapes of parameters are known at the first call only, so a module is initialized
-    by a call: `module.init(key, inputs)`. Then it is called like a function. What a
-    call changes in the module stays there, and leaves a compiled function when the
-    function returns the module.
+    The shapes of parameters are known only at the first call, so a module is
+    initialized with the inputs of a call: `module.init(key, inputs)`. Afterwards it is
+    called like a function. Changes that a call makes to the module are kept in it; a
+    compiled function has to return the module to preserve them.
 
     Args:
-        name: name of the field that a compact method stores it in. Defaults to the
-            class in snake case.
+        name: name of the field in which a compact method stores the module. Defaults
+            to the class name in snake case.
 
     Example:
         >>> import jax, jax.numpy as jnp, linsey.treex as tx
@@ -108,7 +108,7 @@ class Module(Treex, Filters, metaclass=ModuleMeta):
     _training: bool = static(True)
     _initialized: bool = static(False)
     _frozen: bool = static(False)
-    name: str | None  # in the constructor; afterwards it is set
+    name: str | None  # may be `None` in the constructor only
 
     def __init__(self, name: str | None = None) -> None:
         if name is not None:
@@ -116,17 +116,17 @@ class Module(Treex, Filters, metaclass=ModuleMeta):
 
     @property
     def initialized(self) -> bool:
-        """Whether `init` is done."""
+        """Whether the module has been initialized."""
         return self._initialized
 
     @property
     def training(self) -> bool:
-        """Whether layers do what they do in training."""
+        """Whether layers are in training mode."""
         return self._training
 
     @property
     def frozen(self) -> bool:
-        """Whether layers leave their state alone."""
+        """Whether layers do not change their state."""
         return self._frozen
 
     def init(
@@ -138,17 +138,18 @@ class Module(Treex, Filters, metaclass=ModuleMeta):
         inplace: bool = False,
         _set_initialize: bool = True,
     ) -> Self:
-        """Make the parameters.
+        """Create the parameters.
 
-        First every `Initializer` is replaced by its value, then `rng_init` runs on
-        every module, children before parents, then the module is called.
+        First every `Initializer` is replaced with its value, then `rng_init` runs on
+        every module, children before parents, and finally the module is called.
 
         Args:
             key: a seed or a random key.
-            inputs: arguments of the call: an `Inputs`, a tuple of positional ones, a
-                mapping of keyword ones, or the only one. Without it nothing is called.
-            call_method: name of the method that is called.
-            inplace: initialize the object itself, not a copy.
+            inputs: arguments of the call: an `Inputs`, a tuple of positional arguments,
+                a mapping of keyword arguments, or a single argument. If it is not
+                given, the module is not called.
+            call_method: name of the method to call.
+            inplace: whether to initialize the object itself and not a copy.
             _set_initialize: whether the modules count as initialized afterwards.
 
         Returns:
@@ -166,10 +167,10 @@ class Module(Treex, Filters, metaclass=ModuleMeta):
         return module
 
     def initializing(self) -> bool:
-        """Tell whether parameters are to be made in this call.
+        """Tell whether this call must create the parameters.
 
         Raises:
-            NotInitializedError: there are none and `init` does not run.
+            NotInitializedError: there are no parameters and `init` is not running.
         """
         if self._initialized:
             return False
@@ -179,7 +180,7 @@ class Module(Treex, Filters, metaclass=ModuleMeta):
         return True
 
     def rng_init(self) -> None:
-        """Make values that need a key and no inputs; to be overridden."""
+        """Create values that need a key but no inputs; subclasses override this."""
 
     def tabulate(
         self,
@@ -188,18 +189,18 @@ class Module(Treex, Filters, metaclass=ModuleMeta):
         signature: bool = False,
         param_types: bool = True,
     ) -> str:
-        """Return a table of the module and what is in it, for a terminal.
+        """Return a table of the module and its submodules, for a terminal.
 
         Args:
-            inputs: arguments of a call, as of `init`; shapes of the inputs and outputs
-                of all modules are shown. Nothing is computed.
-            depth: levels below the module that are shown; -1 for all.
-            signature: show the arguments of constructors that are numbers or text.
-            param_types: show the kinds of values.
+            inputs: arguments of a call, as in `init`. If given, the shapes of the
+                inputs and outputs of all modules are shown. Nothing is computed.
+            depth: number of levels below the module to show; -1 for all.
+            signature: whether to show constructor arguments that are numbers or text.
+            param_types: whether to show the kinds of values.
 
         Raises:
-            ArgumentTypeError: inputs are given and the module cannot be called.
-            NotInitializedError: inputs are given and the module is not initialized.
+            ArgumentTypeError: inputs are given but the module cannot be called.
+            NotInitializedError: inputs are given but the module is not initialized.
         """
         if inputs is not MISSING and not self.initialized:
             raise NotInitializedError(self, "was tabulated with inputs")
@@ -228,7 +229,7 @@ def _mark_initialized(tree: Tree) -> None:
 
 @contextmanager
 def rng_key(key: int | jax.Array) -> Iterator[None]:
-    """Give keys to `next_key` and to compact methods, without initializing.
+    """Provide keys for `next_key` and for compact methods, without initialization.
 
     Example:
         >>> import linsey.treex as tx
@@ -241,7 +242,7 @@ def rng_key(key: int | jax.Array) -> Iterator[None]:
 
 
 def compact_module(f: Callable[..., object]) -> type[Module]:
-    """Make a function that builds modules a module class, with its name.
+    """Turn a function that builds modules into a module class with the same name.
 
     Example:
         >>> import jax.numpy as jnp, linsey.treex as tx
@@ -270,13 +271,13 @@ def preserve_state(
     *transformation_args: object,
     **transformation_kwargs: object,
 ) -> Callable[[Callable[Concatenate[S, _P], R]], Callable[Concatenate[S, _P], R]]:
-    """Run a method under a transformation of JAX and keeps what it changes.
+    """Run a method under a JAX transformation and keep its changes to the module.
 
-    The module is the first argument of what is transformed, and what comes out of it is
-    the module and the result.
+    The transformed function takes the module as its first argument, and returns the
+    module and the result.
 
     Args:
-        transformation: `jax.vmap`, `jax.jit` or such.
+        transformation: a transformation such as `jax.vmap` or `jax.jit`.
         *transformation_args: its further arguments.
         **transformation_kwargs: its keyword arguments; `in_axes` begins with the
             module, and `out_axes` is a pair, for the module and the result.

@@ -1,4 +1,4 @@
-"""Optimizers of optax as objects that carry their state."""
+"""Optax optimizers as objects that hold their state."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ T = TypeVar("T")
 
 
 class Optimizer(Treex):
-    """Wraps a gradient transformation of optax with its state.
+    """Wraps an optax gradient transformation together with its state.
 
-    The state is made for the leaves in their order, so static parts do not matter.
+    The state is created for the list of leaves, so static parts do not matter.
 
     Args:
         optimizer: an `optax.GradientTransformation`.
@@ -45,11 +45,11 @@ class Optimizer(Treex):
 
     @property
     def initialized(self) -> bool:
-        """Whether there is a state."""
+        """Whether the optimizer has a state."""
         return self._initialized
 
     def init(self, params: object) -> Self:
-        """Return an optimizer with a new state, for parameters given as any pytree."""
+        """Return an optimizer with a new state for parameters, given as any pytree."""
         made = copy(self)
         leaves = jax.tree.leaves(params)
         made.opt_state = made.optimizer.init(leaves)
@@ -61,17 +61,19 @@ class Optimizer(Treex):
         """Update the state in place and return new parameters.
 
         Args:
-            grads: gradients, with the leaves that `init` was given.
+            grads: gradients, with the same number of leaves as the parameters given to
+                `init`.
             params: parameters; needed to apply updates, and by some optimizers.
-            apply_updates: whether to return new parameters or the updates to them.
+            apply_updates: whether to return new parameters; otherwise the updates are
+                returned.
 
         Returns:
-            A pytree of the structure of `grads`.
+            A pytree with the structure of `grads`.
 
         Raises:
             UsageError: there is no state yet.
-            OptionError: updates are to be applied to nothing.
-            MismatchError: the number of leaves is not that of `init`.
+            OptionError: updates are to be applied but `params` is not given.
+            MismatchError: the number of leaves differs from that given to `init`.
         """
         if not self._initialized:
             raise UsageError(
@@ -100,7 +102,7 @@ class Optimizer(Treex):
             grad_leaves, self.opt_state, leaves
         )
         if apply_updates:
-            import optax  # what made the optimizer
+            import optax  # installed, since it made the optimizer
 
             updates = optax.apply_updates(leaves, updates)
         return jax.tree.unflatten(structure, updates)

@@ -1,4 +1,4 @@
-"""Losses of the parameters alone."""
+"""Losses that depend on the parameters only."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class L1L2(Loss):
     """l1 sum |w| + l2 sum w^2 over all leaves of `parameters`.
 
     Args:
-        l1: factor of the absolute values.
-        l2: factor of the squares.
-        reduction: see `Loss`, as the following ones.
-        weight: factor of the result.
+        l1: factor for the absolute values.
+        l2: factor for the squares.
+        reduction: see `Loss`, also for the arguments that follow.
+        weight: factor for the result.
         on: has no effect.
         name: name in logs.
 
@@ -44,7 +44,7 @@ class L1L2(Loss):
         self.l2 = l2
 
     def call(self, parameters: object) -> jax.Array:
-        """Return the value for a pytree; give it `model.parameters()`."""
+        """Return the value for a pytree, usually `model.parameters()`."""
         total = jnp.array(0.0)
         for leaf in jax.tree.leaves(parameters):
             if self.l1:
@@ -55,7 +55,7 @@ class L1L2(Loss):
 
 
 class _OneTerm(L1L2):
-    """One of both terms, with its factor."""
+    """One of the two terms, with its factor."""
 
     _of_squares: ClassVar[bool]
 
@@ -72,12 +72,12 @@ class _OneTerm(L1L2):
 
 
 class L1(_OneTerm):
-    """l sum |w| over all leaves of `parameters`, see `L1L2`."""
+    """l sum |w| over all leaves of `parameters`; see `L1L2`."""
 
     _of_squares = False
 
 
 class L2(_OneTerm):
-    """l sum w^2 over all leaves of `parameters`, see `L1L2`."""
+    """l sum w^2 over all leaves of `parameters`; see `L1L2`."""
 
     _of_squares = True

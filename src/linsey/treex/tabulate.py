@@ -17,7 +17,7 @@ from linsey.treex.treeo.flatten import discover
 from linsey.treex.treeo.sentinels import ArrayLike
 from linsey.treex.types import Initializer, Inputs, TreePart
 
-Counts = dict[type | None, tuple[int, int]]  # by kind: entries and bytes
+Counts = dict[type | None, tuple[int, int]]  # for each kind: entries and bytes
 _LINE = 40
 _CODES = re.compile(r"\x1b\[[\d;]*m")
 
@@ -25,7 +25,7 @@ _CODES = re.compile(r"\x1b\[[\d;]*m")
 def tabulate(
     module: Tree, inputs: object, depth: int, signature: bool, param_types: bool
 ) -> str:
-    """Draw the table, see `Module.tabulate`."""
+    """Draw the table; see `Module.tabulate`."""
     module = copy(module)
     entries = list(_entries(module, "", depth))
     everything = _count(module)
@@ -82,20 +82,20 @@ def _draw(
 
 
 class Drawn(str):
-    """A text with the escape codes of a terminal; `print` leaves them out elsewhere.
+    """A text with terminal escape codes, which `print` omits if there is no terminal.
 
-    Programs look for the codes in the text, which therefore always has them.
+    The text itself always has the codes, since programs look for them.
     """
 
     def __str__(self) -> str:
-        """Return what is printed: without codes if the output is no terminal."""
+        """Return the text to print, without codes if the output is not a terminal."""
         from rich.console import Console
 
         return str.__str__(self) if Console().is_terminal else _CODES.sub("", self)
 
 
 def _entries(tree: Tree, path: str, depth: int) -> Iterator[tuple[str, Tree, Counts]]:
-    """Give the tree and, down to a depth, those in it, with paths and own counts."""
+    """Yield a tree and, down to a depth, its subtrees, with paths and own counts."""
     yield path, tree, _count(tree, own=depth != 0)
     for name in discover(tree).layout.nodes if depth else ():
         found = jax.tree_util.tree_flatten_with_path(
@@ -117,7 +117,7 @@ def _key(key: object) -> str:
 
 
 def _count(tree: Tree, own: bool = False) -> Counts:
-    """Count entries and bytes of leaves by kind, of all or of those it owns itself."""
+    """Count entries and bytes of leaves by kind, of all or only of the tree's own."""
     with add_field_info():
         leaves = jax.tree.leaves(tree, is_leaf=lambda x: type(x) is FieldInfo)
     counts: Counts = {}
@@ -205,7 +205,7 @@ def _params(tree: Tree, param_types: bool) -> list[str]:
 
 
 def _yaml(value: object, kind: str = "") -> list[str]:
-    """Return the lines of a value, containers nested as in YAML."""
+    """Return the lines of a value, with containers nested as in YAML."""
     if isinstance(value, Mapping):
         return [line for k, v in value.items() for line in _labelled(str(k), v, kind)]
     if isinstance(value, list | tuple):
@@ -248,7 +248,7 @@ def _value_cell(value: object) -> str:
 
 
 def _shapes_of_calls(module: Tree, inputs: Inputs) -> dict[int, tuple[Inputs, object]]:
-    """Call the module with abstract arrays and return the shapes of all first calls."""
+    """Call the module with abstract arrays; return the shapes of all first calls."""
     if not callable(module):
         raise ArgumentTypeError(
             f"{named(module)} was tabulated with inputs and has no `__call__`.",
@@ -268,7 +268,7 @@ def _shapes_of_calls(module: Tree, inputs: Inputs) -> dict[int, tuple[Inputs, ob
         given = [arrays.get(i, leaf) for i, leaf in enumerate(leaves)]
         args, kwargs = jax.tree.unflatten(structure, given)
         module(*args, **kwargs)
-        # Traced values must not leave; their shapes may.
+        # Traced values must not leave this function, but their shapes may.
         for key, (inputs, outputs) in calls.first.items():
             args, kwargs = jax.tree.map(shape_of, (inputs.args, inputs.kwargs))
             found[key] = Inputs(*args, **kwargs), jax.tree.map(shape_of, outputs)

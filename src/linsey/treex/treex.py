@@ -1,4 +1,4 @@
-"""`Treex`: trees with modes, and the selections by kind."""
+"""`Treex`: trees with modes, and selections of leaves by kind."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from linsey.treex.treeo import Extensions, FieldInfo, Tree, apply, filter
 
 
 class Filters:
-    """Selections of leaves by kind: each takes further filters."""
+    """Selections of leaves by kind; each method takes further filters."""
 
     def parameters(self, *filters: kinds.Filter) -> Self:
-        """Select what is learned."""
+        """Select the parameters."""
         return filter(self, kinds.Parameter, *filters)
 
     def trainable_parameters(self, *filters: kinds.Filter) -> Self:
-        """Select what is learned in modules that are not frozen."""
+        """Select the parameters of modules that are not frozen."""
         return filter(self, kinds.Parameter, _is_trainable, *filters)
 
     def batch_stats(self, *filters: kinds.Filter) -> Self:
-        """Select running statistics of batches."""
+        """Select running statistics."""
         return filter(self, kinds.BatchStat, *filters)
 
     def rngs(self, *filters: kinds.Filter) -> Self:
@@ -48,7 +48,7 @@ class Filters:
         return filter(self, kinds.Log, *filters)
 
     def caches(self, *filters: kinds.Filter) -> Self:
-        """Select what layers remember between calls."""
+        """Select values that layers keep between calls."""
         return filter(self, kinds.Cache, *filters)
 
 
@@ -60,29 +60,29 @@ class Treex(Tree, Extensions):
     """A tree with all operations as methods, and two modes: training and frozen."""
 
     def train(self, mode: bool = True, inplace: bool = False) -> Self:
-        """Return the object in training mode, with everything in it.
+        """Return the object in training mode, including everything in it.
 
         Args:
             mode: whether to train.
-            inplace: change the object itself.
+            inplace: whether to change the object itself.
         """
         return self._set_flag("_training", mode, inplace)
 
     def eval(self, inplace: bool = False) -> Self:
-        """Return the object in evaluation mode, with everything in it."""
+        """Return the object in evaluation mode, including everything in it."""
         return self.train(False, inplace=inplace)
 
     def freeze(self, mode: bool = True, inplace: bool = False) -> Self:
-        """Freeze: layers leave their state alone, `trainable_parameters` is empty.
+        """Freeze: layers keep their state, and `trainable_parameters` is empty.
 
         Args:
             mode: whether to freeze.
-            inplace: change the object itself.
+            inplace: whether to change the object itself.
         """
         return self._set_flag("_frozen", mode, inplace)
 
     def unfreeze(self, inplace: bool = False) -> Self:
-        """Return the object no longer frozen, with everything in it."""
+        """Return the object unfrozen, including everything in it."""
         return self.freeze(False, inplace=inplace)
 
     def _set_flag(self, name: str, value: bool, inplace: bool) -> Self:

@@ -1,19 +1,19 @@
-"""The kinds of fields, the values that modules are made of, names for signatures.
+"""The kinds of fields, small value classes, and type names for signatures.
 
-A kind says what the leaves of a field are for::
+A kind tells the purpose of the leaves of a field::
 
     TreePart
-      Parameter                     what gradients are taken of
+      Parameter                     trained values
       State
         Rng                         random keys
         MetricState                 running values of metrics
         ModelState
-          BatchStat                 running statistics of batches
-          Cache                     what a layer remembers between calls
+          BatchStat                 running statistics
+          Cache                     values that a layer keeps between calls
         OptState                    states of optimizers
       Log
-        LossLog                     what is added to the loss
-        MetricLog                   what is reported
+        LossLog                     values that are added to the loss
+        MetricLog                   values that are reported
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ from linsey.treex.treeo.sentinels import Missing as Missing
 from linsey.treex.treeo.sentinels import Nothing as Nothing
 
 EPSILON = 1e-7
-"""What keeps logarithms and quotients finite."""
+"""A small number that keeps logarithms and quotients finite."""
 
 T = TypeVar("T")
 ScalarLike = np.ndarray | jax.Array | float | int
 """A number, or an array that holds one."""
 KeyLike = int | jax.Array
-"""A random key, or the seed of one."""
+"""A random key, or a seed."""
 IndexLike = str | int | Iterable[str | int]
-"""An index or a key of nested inputs, or several that are applied in turn."""
+"""An index or key of nested inputs, or several that are applied one after the other."""
 PathLike = str | pathlib.Path
 """The path of a file."""
 InputLike = object
-"""Whatever `Inputs.from_value` takes."""
+"""Any value that `Inputs.from_value` accepts."""
 Filter = Selector
-"""A kind of fields, or a function that chooses fields."""
+"""A kind of fields, or a function that selects fields."""
 
 # --- kinds ---------------------------------------------------------------------------
 
@@ -58,11 +58,11 @@ class TreePart(KindMixin):
 
 
 class Parameter(TreePart):
-    """What is learned."""
+    """A value that is learned."""
 
 
 class State(TreePart):
-    """What is not learned and changes."""
+    """A value that changes but is not learned."""
 
 
 class Rng(State):
@@ -82,7 +82,7 @@ class BatchStat(ModelState):
 
 
 class Cache(ModelState):
-    """What a layer remembers between calls."""
+    """A value that a layer keeps between calls."""
 
 
 class OptState(State):
@@ -90,7 +90,7 @@ class OptState(State):
 
 
 class Log(TreePart):
-    """A value that a model leaves behind for others."""
+    """A value that a model makes available to others."""
 
 
 class LossLog(Log):
@@ -105,12 +105,12 @@ class MetricLog(Log):
 
 
 class WrappedCall(Protocol):
-    """A function that stands for another one."""
+    """A function that wraps another one."""
 
     __wrapped__: Callable[..., Any]
 
     def __call__(self, *args: object, **kwargs: object) -> object:
-        """Call it."""
+        """Call the function."""
 
 
 class OptionalDependencyNotFound(Exception):
@@ -120,7 +120,7 @@ class OptionalDependencyNotFound(Exception):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(eq=False, repr=False)
 class Initializer:
-    """Stands for a value that `init` will make: `f(key)`.
+    """A placeholder for a value that `init` will create: `f(key)`.
 
     Args:
         f: a function of a random key.
@@ -165,7 +165,7 @@ class Inputs:
 
     @classmethod
     def from_value(cls, value: object) -> Inputs:
-        """Take tuples as positional arguments, mappings as keyword ones, else one."""
+        """Return inputs: a tuple by position, a mapping by keyword, or a single one."""
         if isinstance(value, cls):
             return value
         if isinstance(value, tuple):
@@ -181,7 +181,7 @@ class Inputs:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class Named(Generic[T]):
-    """A value with a name, which becomes part of the structure."""
+    """A value with a name, which is part of the structure."""
 
     name: str = dataclasses.field(metadata={"static": True})
     value: T

@@ -1,4 +1,4 @@
-"""Random keys, and the names of things."""
+"""Random keys and names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ lower_snake_case = snake_case
 
 
 def Key(seed: Any) -> Any:
-    """Return the random key of a seed; a key is returned as it is.
+    """Return the random key for a seed; return a key unchanged.
 
     Example:
         >>> Key(42)
@@ -35,10 +35,10 @@ def Key(seed: Any) -> Any:
 
 
 def as_key(value: object) -> jax.Array:
-    """Return the key of a seed, or the key that was given.
+    """Return the key for a seed, or the given key.
 
     Raises:
-        ArgumentTypeError: it is neither.
+        ArgumentTypeError: the value is neither a seed nor a key.
     """
     key: jax.Array = Key(value)
     if not isinstance(key, ArrayLike):

@@ -1,1 +1,1 @@
-"""Private names of Flax and treex, as programs use them; `private.py` lists them."""
+"""Implementations of private names of Flax and treex; `private.py` lists them."""

@@ -1,4 +1,4 @@
-"""The parts inside of `flax.linen.linear`."""
+"""Private names of `flax.linen.linear`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from linsey.ops.axes import canonical_axes
 
 
 def conv_dimension_numbers(input_shape: Sequence[int]) -> lax.ConvDimensionNumbers:
-    """Say which axes of a convolution are which, where channels come last."""
+    """Return the dimension numbers of a convolution whose channels come last."""
     rank = len(input_shape)
     inputs = (0, rank - 1, *range(1, rank - 1))
     kernel = (rank - 1, rank - 2, *range(rank - 2))
@@ -23,7 +23,7 @@ def conv_dimension_numbers(input_shape: Sequence[int]) -> lax.ConvDimensionNumbe
 
 
 def canonicalize_tuple(x: Sequence[int] | int) -> tuple[int, ...]:
-    """Return a number as a tuple of one."""
+    """Return a number as a tuple of length one."""
     return (x,) if isinstance(x, int) else tuple(x)
 
 
@@ -33,7 +33,7 @@ def normalize_axes(axes: tuple[int, ...], ndim: int) -> tuple[int, ...]:
 
 
 class _AnyConv(type(_Fields)):
-    """Counts the layers of linsey as instances and subclasses of `_Conv`."""
+    """Metaclass that counts linsey's layers as instances and subclasses of `_Conv`."""
 
     def __instancecheck__(cls, instance: object) -> bool:
         return cls.__subclasscheck__(type(instance))
@@ -45,14 +45,14 @@ class _AnyConv(type(_Fields)):
 
 
 class Conv(_Fields, metaclass=_AnyConv):
-    """The base of `Conv` and `ConvLocal`: `shared_weights` says which one it is."""
+    """The base of `Conv` and `ConvLocal`; `shared_weights` tells them apart."""
 
     is_base = True
     _convolve = _ConvLayer._convolve
 
     @property
     def shared_weights(self) -> bool:
-        """Whether one kernel serves the whole output."""
+        """Whether one kernel is used for the whole output."""
         return True
 
     @compact

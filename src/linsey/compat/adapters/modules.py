@@ -1,4 +1,4 @@
-"""The parts inside of `flax.linen.module`: what runs now, and records of calls."""
+"""Private names of `flax.linen.module`: the running modules and records of calls."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from linsey.linen.summary.calls import abstract
 Sentinel = binding._Unspecified
 unspecified_parent = binding.UNSPECIFIED
 
-# What `append` and assignments have covered, in this thread or task.
+# The modules that `append` has covered in this thread or task, outermost first.
 _COVERED: ContextVar[tuple[Any, ...]] = ContextVar("linsey_covered", default=())
 
 
 class ModuleStack(MutableSequence[Any]):
-    """The modules whose methods run, outermost first, after a `None`.
+    """The modules whose methods are running, outermost first, after a `None`.
 
-    Linsey keeps the innermost alone; the others are the modules that it is in. What is
-    put here is what modules without a parent become children of.
+    linsey stores only the innermost one; the others are found through its parents. New
+    modules without a parent become children of the module that is last in this stack.
     """
 
     def _items(self) -> list[Any]:
@@ -67,7 +67,7 @@ class ModuleStack(MutableSequence[Any]):
         return len(self._items())
 
     def insert(self, index: int, value: Any) -> None:
-        """Put a module on top, whatever the index is."""
+        """Put a module on top of the stack, whatever the index is."""
         _COVERED.set((*_COVERED.get(), RUNNING.get()))
         RUNNING.set(value)
 
@@ -76,7 +76,7 @@ class ModuleStack(MutableSequence[Any]):
 
 
 class SetupState(enum.IntEnum):
-    """Whether `setup` of a module has run."""
+    """Whether the `setup` of a module has run."""
 
     NEW = 0
     TRANSFORMED = 1
@@ -85,7 +85,7 @@ class SetupState(enum.IntEnum):
 
 @dataclasses.dataclass
 class InternalState:
-    """Where a module is in its life, as Flax keeps it."""
+    """The stage of a module's life, in the form in which Flax stores it."""
 
     in_compact_method: bool = False
     in_setup: bool = False
@@ -96,10 +96,10 @@ class InternalState:
 
 
 class StateOfModule:
-    """Describes the state of a bound module; an attribute of that name comes first."""
+    """Descriptor for the state of a module; an attribute of that name comes first."""
 
     def __get__(self, module: Module | None, owner: type) -> Any:
-        """Return the state of a module, written anew at each access."""
+        """Return the state of a module; each access builds a new record."""
         if module is None:
             return self
         bound = module._bound
@@ -119,12 +119,12 @@ state_of_module = StateOfModule()
 
 @property
 def may_initialize(self: Module) -> bool:
-    """Whether the module may make parameters and children now."""
+    """Whether the module may create parameters and submodules now."""
     return self._bound is None or self._bound.frame.is_open
 
 
 def try_setup(self: Module, shallow: bool = False) -> None:
-    """Run `setup`, if it is due and not only the fields are asked for."""
+    """Run `setup` if it has not run yet, unless `shallow` is set."""
     bound = self._bound
     if bound is not None and bound.phase == binding.FRESH and not shallow:
         bound.set_up(self)
@@ -149,14 +149,14 @@ CallInfo.__name__ = CallInfo.__qualname__ = "_CallInfo"
 
 
 class Calls:
-    """The calls that were made, in the order in which they returned."""
+    """A record of calls, in the order in which they returned."""
 
     def __init__(self) -> None:
         self.index = 0
         self.calls: list[CallInfo] = []
 
     def get_call_index(self) -> int:
-        """Return the number of the next call."""
+        """Return the index of the next call."""
         self.index += 1
         return self.index - 1
 
@@ -165,20 +165,20 @@ _CALLS: ContextVar[tuple[Calls, ...]] = ContextVar("linsey_calls", default=())
 
 
 class DynamicContext:
-    """What runs now: modules, captured methods, records of calls."""
+    """The current context: running modules, captured methods, records of calls."""
 
     def __init__(self) -> None:
         self.module_stack = ModuleStack()
 
     @property
     def capture_stack(self) -> list[Any]:
-        """The filters of `capture_intermediates`; `False` where nothing is captured."""
+        """The filters of `capture_intermediates`; `False` if nothing is captured."""
         found = [i.which for i in INTERCEPTORS.get() if isinstance(i, Capture)]
         return found or ([] if RUNNING.get() is None else [False])
 
     @property
     def call_info_stack(self) -> list[Calls]:
-        """The records of `_tabulate_context`."""
+        """The records that `_tabulate_context` keeps."""
         return list(_CALLS.get())
 
 
@@ -223,7 +223,7 @@ def tabulate_context() -> Iterator[None]:
 
 
 def freeze_attr(value: Any) -> Any:
-    """Freeze dictionaries, and lists as tuples, as fields of modules are."""
+    """Freeze dictionaries and turn lists into tuples, as in the fields of modules."""
     if isinstance(value, dict | FrozenDict):
         return FrozenDict({k: freeze_attr(v) for k, v in value.items()})
     if isinstance(value, tuple):
@@ -235,19 +235,19 @@ def freeze_attr(value: Any) -> Any:
 
 
 def get_fn_name(fn: Any) -> str:
-    """Name a function, also one inside of partial ones."""
+    """Return the name of a function, looking inside `functools.partial` objects."""
     return get_fn_name(fn.func) if hasattr(fn, "func") else (
         getattr(fn, "__name__", "unnamed_function")
     )  # fmt: skip
 
 
 def module_repr(module: Module, num_spaces: int = 4) -> str:
-    """Write a module with its fields and children."""
+    """Return a text that shows a module with its fields and children."""
     return repr(module)
 
 
 def map_submodules(fn: Callable[[Module], Any], tree: Any) -> Any:
-    """Map a function over the modules in a tree, which is frozen; leave the rest."""
+    """Freeze a tree and map a function over the modules in it; keep other leaves."""
     return jax.tree.map(
         lambda leaf: fn(leaf) if isinstance(leaf, Module) else leaf,
         freeze_attr(tree),

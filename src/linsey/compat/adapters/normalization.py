@@ -1,4 +1,4 @@
-"""The functions inside of `flax.linen.normalization`, for layers built from them."""
+"""Private functions of `flax.linen.normalization`, for layers built from them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Axes = int | Sequence[int]
 
 
 def canonicalize_axes(rank: int, axes: int | Iterable[int]) -> tuple[int, ...]:
-    """Count axes from the front, each once, in ascending order."""
+    """Count axes from the front, without duplicates, in ascending order."""
     return _canonical_axes(axes, rank)
 
 
@@ -33,7 +33,7 @@ def abs_sq(x: Array) -> Array:
 
 
 def l2_normalize(x: Array, axis: Axes | None = None, eps: float = 1e-12) -> Array:
-    """Divide by the Euclidean norm along an axis, or of the whole array."""
+    """Divide an array by its Euclidean norm along an axis, or over all axes."""
     return x * lax.rsqrt(jnp.sum(x * x, axis=axis, keepdims=True) + eps)
 
 
@@ -48,9 +48,9 @@ def compute_stats(
     mask: ArrayLike | None = None,
     force_float32_reductions: bool = True,
 ) -> tuple[Array, Array]:
-    """Take mean and variance; without `use_mean`, zeros and the mean square.
+    """Return the mean and variance; without `use_mean`, zeros and the mean square.
 
-    Linsey's formula is one pass and accurate, so `use_fast_variance` changes nothing.
+    linsey's formula is accurate in a single pass, so `use_fast_variance` has no effect.
     """
     x = jnp.asarray(x)
     kept = dtype = x.dtype if dtype is None else jnp.dtype(dtype)
@@ -85,7 +85,7 @@ def normalize(
     scale_init: Callable[..., Array],
     force_float32_reductions: bool = True,
 ) -> Array:
-    """Normalize by given moments, then scale and shift by parameters of `mdl`."""
+    """Normalize by given moments, then apply the scale and bias parameters of `mdl`."""
     x = jnp.asarray(x)
     reduced = _canonical_axes(reduction_axes, x.ndim)
     features = _canonical_axes(feature_axes, x.ndim)

@@ -1,4 +1,4 @@
-"""`treex.utils._check_rejit`: says why a function is traced again."""
+"""`treex.utils._check_rejit`, which explains why a function is traced again."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ T = TypeVar("T")
 
 
 def check_rejit(f: Callable[P, T]) -> Callable[P, T]:
-    """Warn where a function is traced again, and say which arguments differ.
+    """Warn when a function is traced again, and say which arguments differ.
 
-    Put it under `jax.jit`: the wrapped function runs once for each trace.
+    Use it as a decorator below `jax.jit`, where the function runs once for each trace.
 
     Example:
         >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The parts inside of `flax.linen.spmd` and `flax.linen.partitioning`."""
+"""Private names of `flax.linen.spmd` and `flax.linen.partitioning`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from linsey.typing import LogicalRules
 
 
 class UnassignedAxis(enum.Enum):
-    """In place of the mesh axis of an array axis for which no rule was found."""
+    """Stands for the mesh axis of an array axis for which no rule was found."""
 
     UNASSIGNED = enum.auto()
 
@@ -77,7 +77,7 @@ def logical_to_mesh_axes(
 
 
 def mesh_assignment_free(new_assignment: Any, existing_assignments: Any) -> bool:
-    """Return whether none of some mesh axes is used."""
+    """Return whether none of the new mesh axes is in use."""
     used = {name for axis in existing_assignments for name in _names(axis)}
     return used.isdisjoint(_names(new_assignment))
 
@@ -89,7 +89,7 @@ def _names(axis: Any) -> tuple[str, ...]:
 
 
 def param_with_axes_sow_reduce_fn(x: object, y: AxisMetadata) -> AxisMetadata:
-    """Keep the names of axes that are sown, and compare them with those before."""
+    """Return the sown axis names, after comparing them with those sown before."""
     if not isinstance(y, AxisMetadata):
         raise TypeError("Expected newly sown value to be an AxisMetadata")
     if isinstance(x, AxisMetadata) and x != y:

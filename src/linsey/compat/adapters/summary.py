@@ -1,4 +1,4 @@
-"""The parts inside of `flax.linen.summary`: calls, their operations and variables."""
+"""Private names of `flax.linen.summary`: calls, their FLOPs and their variables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Variables = Mapping[str, Any]
 
 @dataclasses.dataclass
 class ArrayRepresentation:
-    """An array of a table of Flax; a table of linsey has a `jax.ShapeDtypeStruct`."""
+    """An array in Flax's table; linsey's table holds a `jax.ShapeDtypeStruct`."""
 
     shape: tuple[int, ...]
     dtype: Any
@@ -29,7 +29,7 @@ class ArrayRepresentation:
 
 @dataclasses.dataclass
 class ObjectRepresentation:
-    """Another value of a table of Flax; a table of linsey has the value."""
+    """Any other value in Flax's table; linsey's table holds the value itself."""
 
     obj: Any
 
@@ -37,14 +37,14 @@ class ObjectRepresentation:
 def get_call_flops(
     c: CallInfo, compute_flops: bool, compute_vjp_flops: bool
 ) -> tuple[int, int]:
-    """Estimate the operations of a call, and of it with its reverse-mode derivative.
+    """Estimate the FLOPs of a call, without and with its reverse-mode derivative.
 
     Returns:
-        Both counts; -1 in place of one that is not asked for.
+        Both counts; a count that was not requested is -1.
     """
     rngs = c.rngs or {}
     variables = vars(c).get("_variables")
-    if variables is None:  # a record that the program has made
+    if variables is None:  # a record made by the program itself
         init = functools.partial(c.module.init, method=c.method)
         variables = jax.eval_shape(init, rngs, *c.args, **c.kwargs)
     call = Call(c.path, c.module, c.method, c.args, c.kwargs, c.outputs, variables)
@@ -54,14 +54,14 @@ def get_call_flops(
 
 
 def process_inputs(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Write arguments as one value: alone, as a tuple, with a dictionary at its end."""
+    """Combine arguments into one value: a single argument, a tuple or a dictionary."""
     if not kwargs:
         return args[0] if len(args) == 1 else tuple(args)
     return (*args, dict(kwargs)) if args else dict(kwargs)
 
 
 def get_path_variables(path: Path, variables: Variables) -> dict[str, Any]:
-    """Return the variables at a path, of each collection that has some there."""
+    """Return the variables at a path, for each collection that has any there."""
     found = {}
     for collection, tree in variables.items():
         for name in path:
@@ -74,7 +74,7 @@ def get_path_variables(path: Path, variables: Variables) -> dict[str, Any]:
 def get_module_variables(
     path: Path, variables: Variables, all_paths: set[Path]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Return the variables of a module, and apart those of the modules inside."""
+    """Return a module's own variables and, separately, those of its submodules."""
     own: dict[str, dict[str, Any]] = {}
     inside: dict[str, dict[str, Any]] = {}
     for collection, tree in get_path_variables(path, variables).items():
@@ -87,7 +87,7 @@ def get_module_variables(
 
 @dataclasses.dataclass
 class Row:
-    """One call, as a line of a table."""
+    """One call, as a row of a table."""
 
     path: Path
     module_copy: Module
@@ -100,13 +100,13 @@ class Row:
     vjp_flops: int
 
     def size_and_bytes(self, collections: Iterable[str]) -> dict[str, tuple[int, int]]:
-        """Return how many numbers and bytes each collection holds here."""
+        """Return the number of values and bytes that each collection holds here."""
         own = self.counted_variables
         return {c: size_and_bytes(own[c]) if c in own else (0, 0) for c in collections}
 
 
 class Table(list[Row]):
-    """The lines of a table, with the model and the names of the collections."""
+    """The rows of a table, with the model and the names of the collections."""
 
     def __init__(
         self, module: Module, collections: Sequence[str], rows: Iterable[Row]
@@ -123,7 +123,7 @@ def get_module_table(
     compute_flops: bool,
     compute_vjp_flops: bool,
 ) -> Callable[..., Table]:
-    """Return a function of the arguments of `init` that lists the calls."""
+    """Return a function that takes the arguments of `init` and lists the calls."""
 
     def table(rngs: Any, *args: Any, **kwargs: Any) -> Table:
         mutable = kwargs.pop("mutable", DenyList("intermediates"))
@@ -159,7 +159,7 @@ def get_module_table(
 
 
 def size_and_bytes(pytree: Any) -> tuple[int, int]:
-    """Count the numbers and the bytes of a tree."""
+    """Count the values and the bytes of a tree."""
     leaves = [leaf for leaf in jax.tree.leaves(pytree) if hasattr(leaf, "size")]
     return (
         sum(leaf.size for leaf in leaves),

@@ -1,4 +1,4 @@
-"""Functions by which programs lift transforms of scopes of their own to modules."""
+"""Functions with which programs lift their own scope transforms to modules."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def lift_transform(
     methods: Methods = None,
     **trafo_kwargs: Any,
 ) -> T:
-    """Lift a module class or a function of a module by a transform of scopes.
+    """Apply a transform of scope functions to a module class or a function of a module.
 
     Args:
         transform: called as `transform(fn, *trafo_args, **trafo_kwargs)`, where `fn` is
-            a function of scopes; returns another. See `linsey.core.lift.pack`.
+            a function of scopes; returns another one. See `linsey.core.lift.pack`.
         target: the class, a partial of it, or the function.
         *trafo_args: options of the transform.
-        methods: the methods of a class to lift; in a mapping each has options of its
-            own. If `None`, `__call__`.
+        methods: the methods of a class to lift; a mapping gives each method its own
+            options. If `None`, `__call__` is lifted.
         **trafo_kwargs: options of the transform.
     """
 
@@ -48,11 +48,12 @@ def lift_direct_transform(
     """Call `transform(*scope_functions, scopes, *args, **kwargs)` for a module.
 
     Args:
-        transform: a transform of `linsey.core.lift` that calls at once, such as `vjp`.
+        transform: a transform of `linsey.core.lift` that calls the function
+            immediately, such as `vjp`.
         targets: functions whose first argument is the module.
         mdl: the bound module.
         *args: further arguments of the transform.
-        multi_scope: hand over the scopes of all modules; otherwise the one of `mdl`.
+        multi_scope: whether to pass the scopes of all modules, or only that of `mdl`.
         **kwargs: options of the transform.
     """
     if multi_scope:

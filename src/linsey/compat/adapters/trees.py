@@ -1,4 +1,4 @@
-"""The parts inside of `serialization`, `core.scope`, `jax_utils` and the writers."""
+"""Private names of `serialization`, `core.scope`, `jax_utils` and metric writers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from linsey.core.filters import Filter, in_filter
 from linsey.core.frozen_dict import FrozenDict, unfreeze
 from linsey.core.state import Scope
 
-# Of annotations such as `def replace(self: TNode) -> TNode`.
+# For annotations such as `def replace(self: TNode) -> TNode`.
 TNode = TypeVar("TNode", bound=struct.PyTreeNode)
 TAxisMetadata = TypeVar("TAxisMetadata", bound=meta.AxisMetadata[Any])
 
@@ -27,22 +27,22 @@ registry = serialization._REGISTRY
 
 
 def ext_unpack(code: int, data: bytes) -> object:
-    """Make the value of an extension of MessagePack."""
+    """Decode a MessagePack extension type."""
     return msgpack_format.Reader(len(data)).extension(code, data, ())
 
 
 def ndarray_from_bytes(data: bytes) -> object:
-    """Make an array of its shape, dtype and bytes."""
+    """Decode an array from its serialized shape, dtype and data."""
     return ext_unpack(msgpack_format.ARRAY, data)
 
 
 def unchunk(data: dict[str, Any]) -> np.ndarray:
-    """Join an array that was split."""
+    """Join the chunks of an array."""
     return msgpack_format.Reader().joined(data)
 
 
 def unchunk_leaves(tree: Any) -> Any:
-    """Join arrays of nested dictionaries that were split, in place."""
+    """Join all chunked arrays in nested dictionaries, in place."""
     if not isinstance(tree, dict):
         return tree
     if msgpack_format.CHUNKED in tree:
@@ -52,17 +52,17 @@ def unchunk_leaves(tree: Any) -> Any:
 
 
 def dtype_from_name(name: str | bytes) -> np.dtype:
-    """Return the dtype of a name, such as those of `ml_dtypes`."""
+    """Return the dtype with a given name, including the dtypes of `ml_dtypes`."""
     return np.dtype(name.decode() if isinstance(name, bytes) else name)
 
 
 def chunk_leaves(d: Any) -> Any:
-    """Split large arrays of nested dictionaries, in place."""
+    """Split large arrays in nested dictionaries into chunks, in place."""
     return serialization._chunk_leaves(d, in_place=True)
 
 
 def np_convert_in_place(d: Any) -> Any:
-    """Replace arrays of JAX in nested dictionaries by NumPy's, in place."""
+    """Replace JAX arrays in nested dictionaries with NumPy arrays, in place."""
     if isinstance(d, dict):
         d.update({key: np_convert_in_place(value) for key, value in d.items()})
         return d
@@ -70,37 +70,37 @@ def np_convert_in_place(d: Any) -> Any:
 
 
 def dict_state_dict(xs: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return the state of a dictionary."""
+    """Return the state dict of a dictionary."""
     return serialization.to_state_dict(dict(xs))
 
 
 def restore_dict(xs: Mapping[Any, Any], states: Mapping[str, Any]) -> dict[Any, Any]:
-    """Restore a dictionary from its state."""
+    """Restore a dictionary from its state dict."""
     return serialization.from_state_dict(dict(xs), states)
 
 
 def list_state_dict(xs: list[Any]) -> dict[str, Any]:
-    """Return the state of a list."""
+    """Return the state dict of a list."""
     return serialization.to_state_dict(list(xs))
 
 
 def restore_list(xs: list[Any], state_dict: Mapping[str, Any]) -> list[Any]:
-    """Restore a list from its state."""
+    """Restore a list from its state dict."""
     return serialization.from_state_dict(list(xs), state_dict)
 
 
 def namedtuple_state_dict(nt: Any) -> dict[str, Any]:
-    """Return the state of a named tuple."""
+    """Return the state dict of a named tuple."""
     return serialization.to_state_dict(nt)
 
 
 def restore_namedtuple(xs: Any, state_dict: Mapping[str, Any]) -> Any:
-    """Restore a named tuple from its state."""
+    """Restore a named tuple from its state dict."""
     return serialization.from_state_dict(xs, state_dict)
 
 
 def unfreeze_variables(variables: Mapping[str, Any], mutable: Filter) -> Any:
-    """Unfreeze the collections that may be written, and freeze none."""
+    """Unfreeze the mutable collections; leave the others as they are."""
     return {
         name: unfreeze(tree) if in_filter(mutable, name) else tree
         for name, tree in variables.items()
@@ -108,13 +108,13 @@ def unfreeze_variables(variables: Mapping[str, Any], mutable: Filter) -> Any:
 
 
 def scope_collection(self: Scope, col: str) -> Mapping[str, Any]:
-    """Return the part of a collection that a scope has."""
+    """Return the part of a collection that belongs to a scope."""
     node = self._node(col)
     return FrozenDict({}) if node is None else node
 
 
 def get_params_dict(inputs: Any) -> Any:
-    """Return nested dictionaries as plain ones, to be traversed."""
+    """Return nested dictionaries as plain ones, ready to be traversed."""
     if not isinstance(inputs, Mapping):
         raise ValueError(
             "Can only traverse a flax Model instance or a nested dict, not "
@@ -136,7 +136,7 @@ def pmap_device_order() -> list[jax.Device]:
 def flatten_dict(
     input_dict: Mapping[str, Any], parent_key: str = "", sep: str = "."
 ) -> dict[str, Any]:
-    """Flatten a dictionary of hyper-parameters; what is no number or text is written.
+    """Flatten a dictionary of hyper-parameters; convert other types to strings.
 
     Example:
         >>> flatten_dict({"lr": 0.1, "model": {"sizes": [1, 2]}})

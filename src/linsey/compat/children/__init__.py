@@ -1,4 +1,4 @@
-"""What starts in the Python processes that a program under `linsey run` starts.
+"""The setup of Python processes that are started by a program under `linsey run`.
 
 `linsey run` puts this folder on `PYTHONPATH`, so that Python runs `sitecustomize.py` in
 every process: pools of workers, data loaders, `subprocess.run([sys.executable, ...])`.
@@ -10,11 +10,11 @@ import os
 from pathlib import Path
 
 VARIABLE = "LINSEY_RUN"
-"""The variable of the environment that holds the options, separated by blanks."""
+"""The environment variable that holds the options, separated by spaces."""
 
 
 def announce(old_jax: bool) -> None:
-    """Let the processes that this one starts import linsey for Flax, too."""
+    """Make child processes of this one import linsey in place of Flax, too."""
     os.environ[VARIABLE] = "old-jax" if old_jax else "on"
     folder = str(Path(__file__).parent)
     paths = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
@@ -23,7 +23,7 @@ def announce(old_jax: bool) -> None:
 
 
 def begin() -> None:
-    """Do in this process what the options of `linsey run` ask for."""
+    """Apply the options of `linsey run` to this process."""
     options = os.environ.get(VARIABLE, "").split()
     if not options:
         return

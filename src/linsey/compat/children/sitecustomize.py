@@ -1,7 +1,7 @@
-"""Run by Python itself at its start, before the file of this name that this one hides.
+"""Startup file that Python runs, before another `sitecustomize` that this one hides.
 
-It does nothing but what `linsey run` asked for, and nothing where linsey is not there:
-the process may belong to another environment.
+It only does what `linsey run` asked for, and nothing if linsey is not installed: the
+process may belong to another environment.
 """
 
 import os

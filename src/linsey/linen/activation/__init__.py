@@ -1,4 +1,4 @@
-"""Activations: the functions of `jax.nn`, and the layers that learn their slope."""
+"""Activations: the functions of `jax.nn`, and a layer with a learned slope."""
 
 from jax.nn import celu as celu
 from jax.nn import elu as elu

@@ -1,4 +1,4 @@
-"""The rectifier whose slope is learned."""
+"""The rectifier with a learned slope."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from linsey.typing import Dtype
 
 
 class PReLU(Module):
-    """Rectify with a slope that is learned: `y = x` if `x >= 0`, else `a x`.
+    """Rectify with a learned slope: `y = x` if `x >= 0`, else `a x`.
 
     Attributes:
         param_dtype: dtype of the slope.

@@ -1,4 +1,4 @@
-"""The activation that most layers have."""
+"""The rectifier, the most common activation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import jax
 from jax import Array
 from jax.typing import ArrayLike
 
-# Differentiated once for each signature, where `jax.nn.relu` is at each call.
+# Differentiated once for each signature, unlike `jax.nn.relu`, which is differentiated
+# at each call.
 _relu = jax.jit(jax.nn.relu, inline=True)
 
 
@@ -17,7 +18,7 @@ def relu(x: ArrayLike) -> Array:
         x: array of any shape.
 
     Returns:
-        An array of that shape.
+        An array of the same shape.
 
     Example:
         >>> relu(jax.numpy.array([-2.0, 3.0])).tolist()

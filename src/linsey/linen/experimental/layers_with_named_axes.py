@@ -1,6 +1,6 @@
 """Layers whose parameters have named axes, in the collection `params_axes`.
 
-See `linsey.linen.partitioning` for the names, and for how they are mapped to a mesh.
+See `linsey.linen.partitioning` for the names and for their mapping to a mesh.
 """
 
 # ruff: noqa: F403, F405 (programs also look here for the types of `linsey.typing`)
@@ -40,7 +40,7 @@ class Dense(Module):
         precision: see `jax.lax.Precision`.
         kernel_init: initializer of `kernel`, of shape (channels, features).
         bias_init: initializer of `bias`, of shape (features,).
-        kernel_axes: names of the axes of `kernel`; the bias has that of the last one.
+        kernel_axes: names of the axes of `kernel`; the bias has the last of them.
         dot_general: computes the product in place of `jax.lax.dot_general`.
         dot_general_cls: builds such a function.
 
@@ -82,7 +82,7 @@ class Dense(Module):
 
 
 class Embed(Module):
-    """Look rows up in a table, `y = embedding[x]`; the axes are `vocab`, `embed`.
+    """Look up rows of a table, `y = embedding[x]`, with axes `vocab` and `embed`.
 
     Attributes:
         num_embeddings: number of rows.
@@ -118,7 +118,7 @@ class Embed(Module):
         self.embedding = param_with_axes("embedding", *options, axes=axes)
 
     def __call__(self, inputs: Array) -> Array:
-        """Look up the rows of integers.
+        """Look up rows by their indices.
 
         Args:
             inputs: integers in [0, num_embeddings), of any shape.
@@ -127,7 +127,7 @@ class Embed(Module):
             Rows, of shape (*inputs.shape, features).
 
         Raises:
-            IntegerInputError: the inputs are no integers.
+            IntegerInputError: the inputs are not integers.
         """
         inputs = jnp.asarray(inputs)
         if self.cast_input_dtype:
@@ -145,7 +145,7 @@ class Embed(Module):
         return y
 
     def attend(self, query: Array) -> Array:
-        """Score queries of shape (..., features) against rows: (..., rows)."""
+        """Score queries of shape (..., features) against all rows: (..., rows)."""
         dtype = self.dtype if self.attend_dtype is None else self.attend_dtype
         return jnp.dot(query, jnp.asarray(self.embedding, dtype).T)
 
@@ -156,11 +156,11 @@ class LayerNorm(ScaleAndBias):
         y = (x - mean) * scale / sqrt(var + epsilon) + bias
 
     Attributes:
-        epsilon: what is added to the variance.
+        epsilon: small number added to the variance.
         dtype: dtype of the result.
         param_dtype: dtype of the parameters.
         use_bias: whether to add a bias.
-        use_scale: whether to multiply with a scale.
+        use_scale: whether to multiply by a scale.
         bias_init: initializer of `bias`.
         scale_init: initializer of `scale`.
 

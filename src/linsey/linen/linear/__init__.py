@@ -1,7 +1,8 @@
 """Linear layers: dense maps, convolutions and embeddings.
 
-Each is a list of fields and a short call: parameters are asked for by name and shape,
-arrays are brought to one dtype, and a function of `linsey.ops` computes the formula.
+Each is a list of fields and a short `__call__`: it declares parameters by name and
+shape, converts arrays to a common dtype, and calls a function of `linsey.ops` that
+computes the formula.
 """
 
 # ruff: noqa: F403 (each file lists the names that it offers)
@@ -19,6 +20,6 @@ from linsey.linen.module import compact as compact
 from linsey.ops.conv import canonicalize_padding as canonicalize_padding
 from linsey.typing import *
 
-# Pickles of modules name the files of their classes; these were files once.
+# Pickles of modules name the files of their classes; these two used to be files.
 for _old in ("einsum", "embed"):
     sys.modules[f"{__name__}.{_old}"] = sys.modules[f"{__name__}.dense"]

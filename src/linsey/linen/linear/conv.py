@@ -23,7 +23,7 @@ __all__ = ["Conv", "ConvLocal", "ConvTranspose"]
 
 
 class _Conv(Module):
-    """The fields that both convolutional layers have."""
+    """The fields that `Conv` and `ConvLocal` share."""
 
     features: int
     kernel_size: int | Sequence[int]
@@ -52,25 +52,27 @@ class Conv(_Conv):
 
     Attributes:
         features: number of output features.
-        kernel_size: size of the window for each spatial axis; a number means one axis.
-        strides: distance between windows, a number or one for each axis.
-        padding: 'SAME', 'VALID', 'CIRCULAR' (the input repeats), 'REFLECT' (it is
-            mirrored), 'CAUSAL' (zeros before, one axis only), a number, or numbers
-            and (low, high) pairs for each axis.
+        kernel_size: size of the window along each spatial axis; a number means that
+            there is one axis.
+        strides: step between windows: one number, or one for each axis.
+        padding: 'SAME', 'VALID', 'CIRCULAR' (the input wraps around), 'REFLECT' (it is
+            mirrored), 'CAUSAL' (zeros before the input, one axis only), a number, or
+            for each axis a number or a (low, high) pair.
         input_dilation: distance between the entries of the input.
         kernel_dilation: distance between the entries of the window.
-        feature_group_count: number of groups of channels that do not mix.
+        feature_group_count: number of groups into which the channels are divided; each
+            is convolved separately.
         use_bias: whether to add a bias.
-        mask: array of the shape of the kernel that is multiplied with it.
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        mask: array that the kernel is multiplied by, of the same shape.
+        dtype: computation dtype. If `None`, it is inferred from inputs and parameters.
         param_dtype: dtype of the parameters.
         precision: see `jax.lax.Precision`.
         kernel_init: initializer of `kernel`, of shape
             (*kernel_size, channels // groups, features).
         bias_init: initializer of `bias`, of shape (features,).
-        promote_dtype: brings `(inputs, kernel, bias)` to one dtype.
-        conv_general_dilated: computes the convolution in place of the function of
-            `jax.lax`; it gets explicit paddings.
+        promote_dtype: converts `(inputs, kernel, bias)` to a common dtype.
+        conv_general_dilated: computes the convolution in place of the function in
+            `jax.lax`; it is called with explicit paddings.
         conv_general_dilated_cls: builds such a function.
 
     Example:
@@ -95,7 +97,7 @@ class Conv(_Conv):
         Raises:
             InputRankError: `inputs` has fewer axes than the window needs.
             OptionError: the groups do not divide the features.
-            ShapeError: `mask` has not the shape of the kernel.
+            ShapeError: `mask` does not have the shape of the kernel.
         """
         window, features = as_tuple(self.kernel_size), self.features
         channels = input_channels("Conv", np.shape(inputs), len(window))
@@ -135,7 +137,7 @@ class Conv(_Conv):
 
 
 class ConvLocal(_Conv):
-    """Convolve channels-last inputs with a kernel of its own for each output.
+    """Convolve channels-last inputs with a separate kernel for each output location.
 
     Also known as a locally connected layer. `feature_group_count` must be 1; the other
     attributes are those of `Conv`, with these parameters: `kernel` of shape
@@ -161,7 +163,7 @@ class ConvLocal(_Conv):
         Raises:
             InputRankError: `inputs` has fewer axes than the window needs.
             UnsupportedError: `feature_group_count` is not 1.
-            ShapeError: `mask` has not the shape of the kernel.
+            ShapeError: `mask` does not have the shape of the kernel.
         """
         if self.feature_group_count != 1:
             raise UnsupportedError(
@@ -198,26 +200,27 @@ class ConvLocal(_Conv):
 
 
 class ConvTranspose(Module):
-    """Spread every entry over a window: `y[s p + w, f] += x[p, c] kernel[w, c, f]`.
+    """Transposed convolution: `y[s p + w, f] += x[p, c] kernel[w, c, f]`.
 
     Attributes:
         features: number of output features.
-        kernel_size: size of the window for each spatial axis; a number means one axis.
-        strides: distance between windows in the output, by which it is larger.
+        kernel_size: size of the window along each spatial axis; a number means that
+            there is one axis.
+        strides: step between windows in the output, the factor by which it grows.
         padding: 'SAME', 'VALID', 'CIRCULAR' (the output wraps around), a number, or
-            numbers and (low, high) pairs for each axis.
+            for each axis a number or a (low, high) pair.
         kernel_dilation: distance between the entries of the window.
         use_bias: whether to add a bias.
-        mask: array of the shape of the kernel that is multiplied with it.
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        mask: array that the kernel is multiplied by, of the same shape.
+        dtype: computation dtype. If `None`, it is inferred from inputs and parameters.
         param_dtype: dtype of the parameters.
         precision: see `jax.lax.Precision`.
         kernel_init: initializer of `kernel`, of shape
             (*kernel_size, channels, features).
         bias_init: initializer of `bias`, of shape (features,).
-        transpose_kernel: take the kernel of the convolution whose gradient this is:
-            mirrored, of shape (*kernel_size, features, channels).
-        promote_dtype: brings `(inputs, kernel, bias)` to one dtype.
+        transpose_kernel: whether to use the kernel of the convolution whose gradient
+            this is: mirrored, of shape (*kernel_size, features, channels).
+        promote_dtype: converts `(inputs, kernel, bias)` to a common dtype.
         preferred_element_type: dtype in which products are summed and returned.
 
     Example:
@@ -249,7 +252,7 @@ class ConvTranspose(Module):
 
     @compact
     def __call__(self, inputs: Array) -> Array:
-        """Spread `inputs` of shape (*batch, *spatial, channels).
+        """Apply the transposed convolution to (*batch, *spatial, channels) inputs.
 
         Returns:
             Outputs of shape (*batch, *output spatial shape, features). There may
@@ -257,7 +260,7 @@ class ConvTranspose(Module):
 
         Raises:
             InputRankError: `inputs` has fewer axes than the window needs.
-            ShapeError: `mask` has not the shape of the kernel.
+            ShapeError: `mask` does not have the shape of the kernel.
         """
         window, features = as_tuple(self.kernel_size), self.features
         channels = input_channels("ConvTranspose", np.shape(inputs), len(window))
@@ -277,7 +280,7 @@ class ConvTranspose(Module):
 
 
 def input_channels(layer: str, shape: Sequence[int], rank: int) -> int:
-    """Return the number of channels, after checking that every axis is there."""
+    """Return the number of channels, after checking that no axis is missing."""
     if len(shape) <= rank:
         axes = ", ".join(["spatial"] * rank + ["channels"])
         raise InputRankError(layer, shape, axes)
@@ -287,7 +290,7 @@ def input_channels(layer: str, shape: Sequence[int], rank: int) -> int:
 def masked_kernel_and_bias(
     name: str, layer: Module, kernel_shape: tuple[int, ...], bias_shape: tuple[int, ...]
 ) -> tuple[Array, Array | None]:
-    """Return the parameters of a layer, the kernel multiplied with its mask."""
+    """Return the parameters of a layer, with the kernel multiplied by its mask."""
     mask = layer.mask
     if mask is not None and jnp.shape(mask) != kernel_shape:
         raise ShapeError(

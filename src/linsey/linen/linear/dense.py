@@ -1,4 +1,4 @@
-"""Dense layers: linear maps of chosen axes, by an einsum equation, and of integers."""
+"""Dense layers: linear maps of chosen axes or by an einsum equation, and embeddings."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Dense(Module):
     Attributes:
         features: number of output features.
         use_bias: whether to add a bias.
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        dtype: computation dtype. If `None`, it is inferred from inputs and parameters.
         param_dtype: dtype of the parameters.
         precision: see `jax.lax.Precision`.
         kernel_init: initializer of `kernel`, of shape (channels, features).
         bias_init: initializer of `bias`, of shape (features,).
-        promote_dtype: brings `(inputs, kernel, bias)` to one dtype.
+        promote_dtype: converts `(inputs, kernel, bias)` to a common dtype.
         dot_general: computes the product in place of `jax.lax.dot_general`.
         dot_general_cls: builds such a function, for example a module with state.
 
@@ -87,21 +87,22 @@ class Dense(Module):
 
 
 class DenseGeneral(Module):
-    """Map chosen axes linearly to one or several feature axes.
+    """Map chosen axes linearly to one or more feature axes.
 
     Attributes:
         features: number of output features, or one for each feature axis.
-        axis: the axes that are contracted; negative ones count from the end.
-        batch_dims: leading axes; each entry of them has a kernel of its own.
+        axis: the axes to contract; negative ones count from the end.
+        batch_dims: leading axes along which each entry has its own kernel.
         use_bias: whether to add a bias.
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        dtype: computation dtype. If `None`, it is inferred from inputs and parameters.
         param_dtype: dtype of the parameters.
         kernel_init: initializer of `kernel`. It is called with the shape
-            (batch * contracted, features) and the result is reshaped, so that the
-            fan-in is right, to (*batch, *contracted, *features).
-        bias_init: initializer of `bias`, of shape (*batch, *features), flat as well.
+            (batch * contracted, features), for the correct fan-in, and the result is
+            reshaped to (*batch, *contracted, *features).
+        bias_init: initializer of `bias`, of shape (*batch, *features); it is called
+            with the flat shape as well.
         precision: see `jax.lax.Precision`.
-        promote_dtype: brings `(inputs, kernel, bias)` to one dtype.
+        promote_dtype: converts `(inputs, kernel, bias)` to a common dtype.
         dot_general: computes the product in place of `jax.lax.dot_general`.
         dot_general_cls: builds such a function, for example a module with state.
 
@@ -167,18 +168,18 @@ class DenseGeneral(Module):
 
     @nowrap
     def _param(self, name: str, init: Initializer, *sides: tuple[int, ...]) -> Array:
-        """Initialize with each side flat, which fan-in initializers understand."""
+        """Declare a parameter; it is initialized as a matrix, for the right fan-in."""
         flat, shape = tuple(map(math.prod, sides)), sum(sides, ())
         try:
             init_fn = _reshaped(init, flat)
-        except TypeError:  # an initializer without a hash
+        except TypeError:  # the initializer is not hashable
             init_fn = _reshaped.__wrapped__(init, flat)
         return self.param(name, init_fn, shape, self.param_dtype)
 
 
 @lru_cache(maxsize=256)
 def _reshaped(init: Initializer, flat: Shape) -> Initializer:
-    """Return an initializer that draws a flat shape and reshapes the result."""
+    """Return an initializer that uses a flat shape and reshapes the result."""
 
     @wraps(init, assigned=())
     def init_and_reshape(key: Array, shape: Shape, dtype: Dtype) -> Array:
@@ -195,14 +196,14 @@ class Einsum(Module):
 
     Attributes:
         shape: shape of `kernel`.
-        einsum_str: the equation 'input,kernel->output'; given here or at the call.
+        einsum_str: the equation 'input,kernel->output'; given here or in the call.
         use_bias: whether to add a bias.
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        dtype: computation dtype. If `None`, it is inferred from inputs and parameters.
         param_dtype: dtype of the parameters.
         precision: see `jax.lax.Precision`.
         kernel_init: initializer of `kernel`.
         bias_init: initializer of `bias`.
-        promote_dtype: brings `(inputs, kernel, bias)` to one dtype.
+        promote_dtype: converts `(inputs, kernel, bias)` to a common dtype.
         preferred_element_type: dtype in which products are summed and returned.
 
     Example:
@@ -237,9 +238,9 @@ class Einsum(Module):
             The array that the equation describes, plus the bias.
 
         Raises:
-            ValueError: the equation was given here and to the constructor, or at
+            ValueError: the equation was given both here and to the constructor, or in
                 neither place.
-            OptionError: it has no '->', or not two operands.
+            OptionError: the equation lacks '->' or does not have two operands.
         """
         equation = merge_param("einsum_str", self.einsum_str, einsum_str)
         equation = equation.replace(" ", "")
@@ -261,8 +262,8 @@ class Einsum(Module):
 class Embed(Module):
     """Look up a vector for each integer: `y[...] = embedding[x[...]]`.
 
-    A negative integer counts from the end of the table; one out of range gives NaN. A
-    table of a single row is given out whatever the integers are.
+    A negative integer counts from the end of the table; an integer out of range gives
+    NaN. If the table has a single row, that row is returned for every integer.
 
     Attributes:
         num_embeddings: number of rows of the table.
@@ -271,7 +272,7 @@ class Embed(Module):
         param_dtype: dtype of the table.
         embedding_init: initializer of `embedding`, of shape
             (num_embeddings, features).
-        promote_dtype: brings the table, or `(query, embedding)`, to one dtype.
+        promote_dtype: converts the table, or `(query, embedding)`, to a common dtype.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -303,13 +304,14 @@ class Embed(Module):
             Vectors, of shape (*inputs.shape, features).
 
         Raises:
-            IntegerInputError: `inputs` are no integers.
+            IntegerInputError: `inputs` are not integers.
         """
         dtype = getattr(inputs, "dtype", None)
         if dtype is None or not jnp.issubdtype(dtype, jnp.integer):
             found = type(inputs).__name__ if dtype is None else dtype
             raise IntegerInputError(self.num_embeddings, found)
-        # The table rather than the result: Flax rounds there, and so do gradients.
+        # Convert the table rather than the result: Flax rounds there, and so the
+        # gradients are rounded in the same way.
         (table,) = self.promote_dtype(self.embedding, dtype=self.dtype, inexact=False)
         if self.num_embeddings == 1:
             row = lax.reshape(table, (self.features,))
@@ -319,7 +321,7 @@ class Embed(Module):
     def attend(self, query: Array) -> Array:
         """Score `query`, of shape (..., features), against every row of the table.
 
-        Often used to turn vectors into logits with the table that made them.
+        Often used to compute logits with the same table that embeds the inputs.
 
         Returns:
             Inner products, of shape (..., num_embeddings).
@@ -342,14 +344,14 @@ def kernel_and_bias(
 def choose_dot_general(
     dot_general: DotGeneralT | None, dot_general_cls: Callable[[], DotGeneralT] | None
 ) -> DotGeneralT:
-    """Return what a layer multiplies with: built by the class, given, or lax's."""
+    """Return the function for products: built by the class, given, or that of `lax`."""
     if dot_general_cls is not None:
         return dot_general_cls()
     return lax.dot_general if dot_general is None else dot_general
 
 
 def as_tuple(value: int | Sequence[int]) -> tuple[int, ...]:
-    """List one number or several."""
+    """Return one number or several as a tuple."""
     return tuple(value) if isinstance(value, Sequence) else (value,)
 
 
@@ -364,7 +366,7 @@ def _axis(axis: int, shape: Sequence[int]) -> int:
 def _bias_axes(
     equation: str, kernel_rank: int, input_rank: int
 ) -> tuple[int | None, ...]:
-    """Find for each axis of the output the axis of the kernel it comes from."""
+    """Find, for each axis of the output, the kernel axis that it comes from, if any."""
 
     def misread(problem: str) -> OptionError:
         return OptionError(
@@ -398,6 +400,6 @@ def _letters(term: str) -> int:
 
 
 def _labels(term: str, covered: int) -> list[str | int]:
-    """Name the axes of a term; those of its ellipsis count from the last one."""
+    """Return labels for the axes of a term; those of `...` count from the last one."""
     before, dots, after = term.partition("...")
     return [*before, *(range(-covered, 0) if dots else ()), *after]

@@ -1,8 +1,8 @@
 """The module system: classes that describe models, and how they run.
 
-Read in this order: `base` (`Module`), `binding` (what a module has while it holds
-variables), `functional` (which module runs, interceptors, `init` and `apply`) and
-`methods` (what happens around a call).
+Read the files in this order: `base` (`Module`), `binding` (the state of a module that
+holds variables), `functional` (the running module, interceptors, `init` and `apply`)
+and `methods` (the wrapper around each method call).
 """
 
 # ruff: noqa: F403 (each file lists the names that it offers)

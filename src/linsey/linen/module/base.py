@@ -3,14 +3,16 @@
 A module instance is a description until it is bound to a scope; then its methods can
 declare and use variables. Its life:
 
-1. *constructed*: inside a compact method it becomes a child of the running module at
-   once; in `setup` when it is assigned; anywhere else it stays unbound.
+1. *constructed*: inside a compact method, it becomes a child of the running module at
+   once; inside `setup`, when it is assigned; anywhere else, it stays unbound.
 2. *bound* (`binding.py`): it gets a scope, and the modules in its fields become its
    children.
-3. *set up*, lazily: `setup` runs at the first call or look-up that may need it.
+3. *set up*, lazily: `setup` runs at the first call or attribute access that may need
+   it.
 
-Every method is wrapped (`methods.py`), and all names of a module are taken in a `Frame`
-(`binding.py`). Running a module is a pure function of variables (`functional.py`).
+Every method is wrapped (`methods.py`), and a `Frame` records all names that are taken
+in a module (`binding.py`). Running a module is a pure function of variables
+(`functional.py`).
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ def tuple_init() -> tuple[Any, ...]:
 
 
 def tuple_reduce(xs: tuple[T, ...], x: T) -> tuple[T, ...]:
-    """Append to a tuple: how sown values are collected unless told otherwise."""
+    """Append to a tuple, the default way of collecting sown values."""
     return (*xs, x)
 
 
@@ -78,7 +80,7 @@ class Module(binding.ModuleBase):
 
     Attributes:
         parent: the module (or scope) this one belongs to; `None` for the outermost.
-        name: its name there; chosen automatically if not given.
+        name: its name in the parent; chosen automatically if not given.
         scope: the scope of its variables; `None` while it is unbound.
     """
 
@@ -110,7 +112,7 @@ class Module(binding.ModuleBase):
         if isinstance(parent, Module):
             bound, name = parent._bound, values["name"]
             if bound is not None and bound.phase == SETTING_UP and name is None:
-                return  # named and bound when it is assigned
+                return  # it is named and bound when it is assigned
             if bound is None or not bound.frame.is_open:
                 raise errors.AssignSubModuleError(type(self).__name__)
             if name is None:
@@ -122,7 +124,7 @@ class Module(binding.ModuleBase):
             raise no_parent(type(self), parent)
 
     def _open(self, what: str) -> Bound:
-        """Return the record of a module that can declare a `what` now."""
+        """Return the `Bound` record, if the module can declare a `what` now."""
         bound = self._bound_for(what)
         if not bound.frame.is_open:
             raise errors.DeclarationOutsideSetupError(what, module=self)
@@ -142,10 +144,10 @@ class Module(binding.ModuleBase):
         object.__setattr__(self, name, value)
 
     def __getattr__(self, name: str) -> Any:
-        # Only called for names that are not there: `setup` may have yet to make them.
+        # Only called for missing names: perhaps `setup` has yet to create them.
         bound = self._bound
         if bound is not None and name == "name":
-            # Inside of a compiled function whose program may be used for other names.
+            # Inside a compiled function, whose program may be reused for other names.
             return bound.scope.name
         if bound is not None and bound.phase == FRESH and not name.startswith("__"):
             bound.set_up(self)
@@ -178,7 +180,7 @@ class Module(binding.ModuleBase):
         cls = type(self)
         if type(other) is not cls:
             return NotImplemented
-        # A field that `setup` assigns has no value before.
+        # A field that `setup` assigns has no value before that.
         ours, theirs = self.__dict__.get, other.__dict__.get
         names = cls._compared_fields
         return tuple(map(ours, names)) == tuple(map(theirs, names))
@@ -202,9 +204,9 @@ class Module(binding.ModuleBase):
         return f"{cls}({body}\n)" if lines else f"{cls}()"
 
     def __getstate__(self) -> dict[str, object]:
-        # The description; what ties it to a context stays behind.
-        # So do functions that are defaults: closures, as initializers are, have no
-        # name by which they could be found again.
+        # Only the description, without what ties it to a context, and without functions
+        # that are defaults of fields: closures, such as initializers, have no name by
+        # which pickle could find them again.
         source = self if self._bound is None else binding.copy_deep(self)
         hidden = {"_bound", *self._default_functions()}
         return {k: value for k, value in source.__dict__.items() if k not in hidden}
@@ -230,7 +232,7 @@ class Module(binding.ModuleBase):
         return twin
 
     def _default_functions(self) -> dict[str, Any]:
-        """Return the functions in fields of which they are the default, by field."""
+        """Return the functions in fields that still hold their default, by field."""
         defaults = {f.name: f.default for f in dataclasses.fields(self)}
         held = self.__dict__.get
         return {n: fn for n, fn in defaults.items() if callable(fn) and held(n) is fn}
@@ -249,8 +251,9 @@ class Module(binding.ModuleBase):
 
         Args:
             parent: parent of the copy. If `None`, the copy is unbound.
-            _deep_clone: unbind the modules in the fields too; else they are shared.
-            _reset_names: forget their names, if this module is bound.
+            _deep_clone: whether to copy and unbind the modules in the fields too;
+                otherwise they are shared.
+            _reset_names: whether to drop their names, if this module is bound.
             **updates: new values of fields.
         """
         source = binding.copy_deep(self, _reset_names) if _deep_clone else self
@@ -263,10 +266,10 @@ class Module(binding.ModuleBase):
     def copy(
         self, *, parent: Any = UNSPECIFIED, name: str | None = None, **updates: object
     ) -> Self:
-        """Make a new module with the same fields that may be used beside this one.
+        """Make a new module with the same fields, to be used alongside this one.
 
-        It has variables of its own, and so have the modules in its fields. Inside a
-        compact method it becomes a child of the running module.
+        It has its own variables, and so do the modules in its fields. Inside a compact
+        method it becomes a child of the running module.
         """
         return self.clone(
             parent=parent, name=name, _deep_clone=True, _reset_names=True, **updates
@@ -288,10 +291,10 @@ class Module(binding.ModuleBase):
         Args:
             col: the collection.
             name: name of the variable in this module.
-            init_fn: makes the initial value, called as `init_fn(*init_args,
+            init_fn: returns the initial value, called as `init_fn(*init_args,
                 **init_kwargs)` if the variable does not exist.
             *init_args: arguments of `init_fn`.
-            unbox: remove axis metadata from values that are read.
+            unbox: whether to remove axis metadata from values that are read.
             **init_kwargs: keyword arguments of `init_fn`.
 
         Returns:
@@ -299,7 +302,7 @@ class Module(binding.ModuleBase):
 
         Raises:
             NameInUseError: the name is taken in this module.
-            ScopeVariableNotFoundError: it does not exist and cannot be created.
+            ScopeVariableNotFoundError: the variable is missing and cannot be created.
         """
         bound = self._open("variable")
         bound.frame.claim_variable(name, col, self)
@@ -319,10 +322,10 @@ class Module(binding.ModuleBase):
 
         Args:
             name: name of the parameter in this module.
-            init_fn: makes the initial value, called as `init_fn(key, *init_args,
+            init_fn: returns the initial value, called as `init_fn(key, *init_args,
                 **init_kwargs)` if the parameter does not exist.
             *init_args: arguments of `init_fn`, usually shape and dtype.
-            unbox: remove axis metadata from the value.
+            unbox: whether to remove axis metadata from the value.
             **init_kwargs: keyword arguments of `init_fn`.
 
         Returns:
@@ -330,8 +333,8 @@ class Module(binding.ModuleBase):
 
         Raises:
             NameInUseError: the name is taken in this module.
-            ScopeParamNotFoundError: it does not exist and cannot be created.
-            ScopeParamShapeError: its shape is not the one `init_fn` would give.
+            ScopeParamNotFoundError: the parameter is missing and cannot be created.
+            ScopeParamShapeError: its shape is not the one that `init_fn` would return.
         """
         bound = self._open("param")
         bound.frame.claim_variable(name, "params", self, "param")
@@ -342,7 +345,7 @@ class Module(binding.ModuleBase):
         return self._bound_for("has_variable").scope.has_variable(col, name)
 
     def get_variable(self, col: str, name: str, default: object = None) -> Any:
-        """Return the value of a variable, `default` if it does not exist."""
+        """Return the value of a variable, or `default` if it does not exist."""
         return self._bound_for("get_variable").scope.get_variable(col, name, default)
 
     def put_variable(self, col: str, name: str, value: object) -> None:
@@ -358,9 +361,9 @@ class Module(binding.ModuleBase):
         return self._bound_for("has_rng").scope.has_rng(name)
 
     def make_rng(self, name: str = "params") -> jax.Array:
-        """Return the next key of a random stream: another one at every call.
+        """Return the next key of a random stream, a different one at every call.
 
-        It is different in every module too. A stream that was not given falls back to
+        Keys also differ between modules. A stream that was not given falls back to
         `params`.
         """
         return self._bound_for("make_rng").scope.make_rng(name)
@@ -385,11 +388,11 @@ class Module(binding.ModuleBase):
         """Store a value in a collection, without passing it through return values.
 
         Args:
-            col: the collection; if it is not mutable nothing happens.
+            col: the collection; if it is not mutable, nothing happens.
             name: name of the variable.
-            value: what to store.
+            value: the value to store.
             reduce_fn: combines the stored value with the new one; appends by default.
-            init_fn: makes the value before the first.
+            init_fn: returns the stored value to start with; an empty tuple by default.
 
         Returns:
             Whether the value was stored.
@@ -414,10 +417,11 @@ class Module(binding.ModuleBase):
         return True
 
     def perturb(self, name: str, value: T, collection: str = "perturbations") -> T:
-        """Add a zero variable to a value, so that its gradient can be read off.
+        """Add a zero variable to a value, which gives access to the value's gradient.
 
-        The gradient of a loss by the variable `name` of `collection` is the gradient by
-        `value`. Without the collection this is the identity.
+        The gradient of a loss with respect to the variable `name` of `collection` is
+        the gradient with respect to `value`. If the collection is missing, `value` is
+        returned unchanged.
         """
         bound = self._bound_for("perturb")
         scope = bound.scope
@@ -448,7 +452,7 @@ class Module(binding.ModuleBase):
         """The names from the outermost module to this one."""
         return self._bound_for("path").scope.path
 
-    # -- running it ------------------------------------------------------------------
+    # -- running a module ------------------------------------------------------------
 
     def bind(
         self,
@@ -459,7 +463,8 @@ class Module(binding.ModuleBase):
     ) -> Self:
         """Return a module bound to variables, for interactive use.
 
-        Unlike `apply`, state lives on in the bound module; prefer `apply` in programs.
+        Unlike with `apply`, state remains in the bound module; prefer `apply` in
+        programs.
         """
         functional.check_instance(self)
         scope = core_scope.bind(variables, rngs=rngs, mutable=mutable)
@@ -495,14 +500,14 @@ class Module(binding.ModuleBase):
             method: a method, its name, or any function of the module. If `None`,
                 `__call__`.
             mutable: the collections that may be written.
-            capture_intermediates: store what methods return in `intermediates`:
-                `True` for all `__call__`s, or a function `(module, method_name) ->
-                bool`.
+            capture_intermediates: the methods whose results are stored in
+                `intermediates`: `True` for every `__call__`, or a function `(module,
+                method_name) -> bool`.
             **kwargs: keyword arguments of the method.
 
         Returns:
-            The result of the method; unless `mutable` is `False`, the pair of it and
-            the collections that may be written.
+            The result of the method. Unless `mutable` is `False`, a pair of the result
+            and the mutable collections.
         """
         fn = functional.function_of(self, method)
         run, mutable = functional.capturing(fn, self, mutable, capture_intermediates)
@@ -519,7 +524,7 @@ class Module(binding.ModuleBase):
         capture_intermediates: CaptureFilter = False,
         **kwargs: object,
     ) -> tuple[Any, VariableDict]:
-        """Create the variables of the module by calling a method, see `init`.
+        """Create the variables of the module by calling a method; see `init`.
 
         Returns:
             The result of the method and the variables.
@@ -536,7 +541,7 @@ class Module(binding.ModuleBase):
 
         Args:
             rngs: one key (the stream `params`) or `{stream: key}`.
-            *args: arguments of the method; they decide the shapes.
+            *args: arguments of the method; they determine the shapes.
             method: a method, its name, or any function of the module. If `None`,
                 `__call__`.
             mutable: the collections to create.
@@ -558,7 +563,9 @@ class Module(binding.ModuleBase):
         mutable: Filter = CREATED,
         **kwargs: object,
     ) -> VariableDict:
-        """Act like `init` for abstract arguments: only the variables are computed.
+        """Create variables like `init`, from arguments that may be abstract.
+
+        Only the variables are computed, not the result of the method.
 
         Args:
             rngs: one key or `{stream: key}`.
@@ -574,7 +581,7 @@ class Module(binding.ModuleBase):
         functional.check_rngs(self, rngs)
         return core_scope.lazy_init(fn, mutable)(rngs, *args, **kwargs)
 
-    # `linsey.linen.summary`, which stands on modules, gives them two methods.
+    # Added by `linsey.linen.summary`, which builds on this module.
     tabulate: ClassVar[Callable[..., str]]
     module_paths: ClassVar[Callable[..., dict[str, Module]]]
 
@@ -585,9 +592,9 @@ def _value_repr(value: object) -> str:
 
 
 def compact_name_scope(fun: CallableT) -> CallableT:
-    """Make a compact method of which a class can have several.
+    """Make a method compact; a class may have several methods of this kind.
 
-    What it declares lives in a child scope named after the method.
+    Everything the method declares is in a child scope named after the method.
 
     Example:
         >>> import jax, linsey.linen as nn
@@ -618,7 +625,7 @@ def compact_name_scope(fun: CallableT) -> CallableT:
         if not isinstance(inner, CompactNameScope):
             inner = CompactNameScope(fun, lambda: self, parent=None, name=name)
             bound.attach(self, inner)
-            # Known in later calls too, which open frames of their own.
+            # So that later calls, which open their own frames, know it too.
             bound.setup_frame.names.setdefault(name, inner)
         return inner(*args, **kwargs)
 
@@ -627,11 +634,11 @@ def compact_name_scope(fun: CallableT) -> CallableT:
 
 
 class CompactNameScope(Module):
-    """The module that stands for one method marked with `compact_name_scope`.
+    """The module that represents one method marked with `compact_name_scope`.
 
     Attributes:
         fn: the method.
-        module_fn: gives the module the method belongs to.
+        module_fn: returns the module to which the method belongs.
     """
 
     fn: Callable[..., Any]
@@ -639,5 +646,5 @@ class CompactNameScope(Module):
 
     @methods.compact
     def __call__(self, *args: object, **kwargs: object) -> Any:
-        """Call the method; what it declares belongs to this module."""
+        """Call the method; everything it declares belongs to this module."""
         return self.fn(self.module_fn(), *args, **kwargs)

@@ -1,14 +1,14 @@
-"""Binding: how the description of a module becomes one that holds variables.
+"""Binding: how the description of a module becomes a module that holds variables.
 
-A module object is only a description; what runs is a *bound copy* of it, made once per
-context (`Context.memo`): the same object met twice is the same copy, and that is the
-rule by which modules share parameters. A module is unbound, with `_bound` `None`, or
-has a `Bound` record: its scope, its phase, and the names taken in it.
+A module object is only a description. The object that runs is a *bound copy* of it,
+made once per context (`Context.memo`): using the same module object twice gives the
+same copy, which is how modules share parameters. An unbound module has `_bound = None`;
+a bound one has a `Bound` record: its scope, its phase, and the names taken in it.
 
-Binding makes the modules in the fields of a module its children, and so does assigning
-one in `setup`. A child is named after the attribute that holds it first; inside lists,
-tuples, dicts and struct dataclasses the index or key is joined with `_`: `layers_0`,
-`blocks_encoder_1`.
+Binding a module makes the modules in its fields its children, and so does assigning a
+module in `setup`. A child is named after the first attribute that holds it; inside
+lists, tuples, dicts and struct dataclasses, the index or key is appended with `_`:
+`layers_0`, `blocks_encoder_1`.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from linsey.core.frozen_dict import FrozenDict
 from linsey.core.state import Scope, Variable
 from linsey.errors._texts import not_text
 
-# The phases of a bound module: `setup` has not run, runs, or succeeded. If it fails,
-# the module is fresh again; a class without `setup` begins as ready.
+# The phases of a bound module: `setup` has not run, is running, or has succeeded. If it
+# fails, the module is fresh again; without `setup`, a module is ready from the start.
 FRESH, SETTING_UP, READY = range(3)
 
 
 class _Unspecified:
     """Stands for a parent that is not given: the module that is running, if any."""
 
-    def __reduce__(self) -> str:  # so that copies are this object too
+    def __reduce__(self) -> str:  # so that copies are the same object
         return "UNSPECIFIED"
 
     def __repr__(self) -> str:
@@ -45,8 +45,8 @@ class _Unspecified:
 
 UNSPECIFIED = _Unspecified()
 
-# Types of values that hold no module: looked up first, since almost all fields are of
-# these. Grows with the types met.
+# Types of values that hold no modules. They are checked first, since almost all fields
+# have one of these types. The set grows as new types are seen.
 _LEAF_TYPES: set[type] = {
     int, float, bool, str, bytes, complex, type(None), type, FunctionType,
     BuiltinFunctionType,
@@ -55,7 +55,7 @@ _LEAF_TYPES: set[type] = {
 
 @dataclass_transform(field_specifiers=(dataclasses.field,))
 class ModuleBase:
-    """What binding knows of a module; subclasses of `Module` are dataclasses."""
+    """The part of a module that binding uses; subclasses become dataclasses."""
 
     name: str | None
     parent: Any  # a module, a scope or `None`
@@ -81,13 +81,14 @@ class ModuleBase:
     def setup(self) -> None:
         """Declare submodules and variables; runs when a bound module is first used.
 
-        What it assigns to `self` is visible to all methods of the bound module.
+        Attributes assigned to `self` here are visible to all methods of the bound
+        module.
         """
 
 
 M = TypeVar("M", bound=ModuleBase)
 Names = dict[str, ModuleBase | tuple[str, ...] | str]
-Visit = Callable[[Any, str], object]  # of a module and the name of what holds it
+Visit = Callable[[Any, str], object]  # takes a module and the name of its container
 
 
 def is_module(value: object) -> TypeGuard[ModuleBase]:
@@ -103,12 +104,13 @@ class Frame:
     different collections may have the same name.
 
     Attributes:
-        names: the submodule that holds each name, or the collections of the variables
-            that do, or the class of a module in the same scope whose submodule does.
-        counts: how many submodules of each class were named automatically.
-        is_open: whether names can be taken: in `setup` and in compact methods.
-        host: what the module is bound to whose scope this one shares. Names are taken
-            from it too when they are first met; later calls are the same module again.
+        names: for each name, the submodule that has it, or the collections of the
+            variables that have it, or the class of a module in the same scope, one of
+            whose submodules has it.
+        counts: the number of submodules of each class that were named automatically.
+        is_open: whether names can be taken, as in `setup` and in compact methods.
+        host: the `Bound` record of the module whose scope this one shares. During the
+            first call, names are taken there too; later calls use the same names again.
     """
 
     names: Names = dataclasses.field(default_factory=dict)
@@ -150,13 +152,13 @@ class Frame:
 
 
 class Bound:
-    """What a bound module has and an unbound one has not.
+    """The state that only a bound module has.
 
     Attributes:
         scope: the scope of its variables.
         phase: `FRESH`, `SETTING_UP` or `READY`.
-        frame: the names taken in the call that runs, or in the last one.
-        setup_frame: the names that its fields and `setup` took: taken in every call.
+        frame: the names taken in the current call, or in the last one.
+        setup_frame: the names taken by its fields and `setup`, taken in every call.
         assigned: the attributes that `setup` assigned.
     """
 
@@ -169,17 +171,17 @@ class Bound:
         self.assigned: list[str] = []
 
     def open_frame(self) -> bool:
-        """Open a frame of names for a compact call; `False` inside another one."""
+        """Open a frame of names for a compact call; return `False` if one is open."""
         if self.frame.is_open and self.frame is not self.setup_frame:
             return False
-        # What `setup` named stays taken.
+        # The names taken in `setup` stay taken.
         setup = self.setup_frame
         self.frame = Frame(setup.names.copy(), host=setup.host)
-        setup.host = None  # the next call is the same module again
+        setup.host = None  # later calls use the same names again
         return True
 
     def set_up(self, owner: ModuleBase) -> None:
-        """Run `setup` of the module; if it fails, take back what it assigned."""
+        """Run `setup` of the module; if it fails, undo its assignments."""
         before, frame = self.frame, self.setup_frame
         self.phase, self.frame = SETTING_UP, frame
         frame.is_open = True
@@ -196,7 +198,7 @@ class Bound:
         finally:
             frame.is_open = False
             self.frame = before
-        if before.is_open:  # of a call that began elsewhere, as those of lifted ones
+        if before.is_open:  # a call that began elsewhere, as in lifted modules
             before.names.update(frame.names)
         self.phase = READY
 
@@ -213,7 +215,7 @@ class Bound:
                     return memo[id(module)][1]
                 child = copy_unbound(module)
                 memo[id(module)] = (module, child)
-                # The flag, or the class, lets it keep a name that it was given.
+                # The flag or the class decides whether it keeps a given name.
                 flag = config.flax_preserve_adopted_names
                 keeps = getattr(type(owner), "preserve_adopted_names", flag)
                 keeps_name = child.name is not None and keeps
@@ -255,9 +257,9 @@ def map_modules(
 
     Args:
         fn: called as `fn(module, path)`.
-        value: a module, a container of values, or anything else (returned as it is).
-        path: name of the value; indices and keys are joined to it with `_`.
-        kinds: the types of what is replaced.
+        value: a module, a container of values, or anything else (returned unchanged).
+        path: name of the value; indices and keys are appended to it with `_`.
+        kinds: the types of the objects to replace.
     """
     kind = type(value)
     if kind in _LEAF_TYPES:
@@ -269,18 +271,18 @@ def map_modules(
         return map_modules(fn, item, f"{path}_{key}", kinds)
 
     def by_key(items: Mapping[Any, object]) -> dict[Any, Any]:
-        # A module under several keys is named by the first of them, sorted as text.
+        # A module under several keys is named after the first one, sorted as strings.
         met = {key: inside(key, items[key]) for key in sorted(items, key=str)}
         return {key: met[key] for key in items}
 
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return kind(**by_key(value._asdict()))  # type: ignore[attr-defined]
     if isinstance(value, (list, tuple)):
-        if len(value) <= 10:  # sorted already
+        if len(value) <= 10:  # the indices are sorted as strings already
             return tuple(map(inside, itertools.count(), value))
         return tuple(by_key(dict(enumerate(value))).values())
-    if isinstance(value, (dict, FrozenDict)):  # other mappings may hold more
-        if kind not in (dict, FrozenDict):  # programs rely on the order that Flax has
+    if isinstance(value, (dict, FrozenDict)):  # other mappings may have more content
+        if kind not in (dict, FrozenDict):  # programs rely on the order of Flax
             value = {key: value[key] for key in sorted(value)}
         return FrozenDict(by_key(value))
     if hasattr(kind, "_flax_dataclass"):
@@ -294,7 +296,7 @@ def map_modules(
 
 
 def copy_unbound(module: M) -> M:
-    """Make a shallow copy that is unbound and lacks what `setup` assigned.
+    """Make a shallow, unbound copy without the attributes that `setup` assigned.
 
     The constructor is not run again.
     """
@@ -307,7 +309,7 @@ def copy_unbound(module: M) -> M:
         for name in module._bound.assigned:
             values.pop(name, None)
     values["parent"] = values["_bound"] = None
-    if module._has_post_init:  # each copy has its own of what that has made
+    if module._has_post_init:  # each copy gets its own containers made by that method
         for name in values.keys() - module._init_fields:
             if type(values[name]) in (dict, list, set):
                 values[name] = values[name].copy()
@@ -315,13 +317,14 @@ def copy_unbound(module: M) -> M:
 
 
 def copy_deep(module: M, reset_names: bool = False) -> M:
-    """Copy like `copy_unbound`, with copies of the modules in its fields too.
+    """Copy a module like `copy_unbound`, including the modules in its fields.
 
-    Modules that were shared still are; containers come back immutable.
+    Modules that were shared still are; containers become immutable.
 
     Args:
         module: the module.
-        reset_names: forget the names that modules of a bound one have.
+        reset_names: whether to drop the names of the copied modules, if `module` is
+            bound.
     """
     return _copied({}, reset_names and module._bound is not None, module, "")
 
@@ -329,7 +332,10 @@ def copy_deep(module: M, reset_names: bool = False) -> M:
 def _copied(
     memo: dict[int, ModuleBase], reset_names: bool, module: ModuleBase, path: str
 ) -> Any:
-    """Copy a module for `copy_deep`, once; no closure, whose cycle keeps it alive."""
+    """Copy a module for `copy_deep`, once.
+
+    This is not a closure, because its reference cycle would keep the modules alive.
+    """
     if id(module) not in memo:
         copy = memo[id(module)] = copy_unbound(module)
         values, visit = copy.__dict__, functools.partial(_copied, memo, reset_names)
@@ -344,8 +350,8 @@ def _copied(
 def share_scope(module: ModuleBase, other: ModuleBase, /) -> None:
     """Make `other` and `module` use one scope.
 
-    If `other` is a child of `module`, it moves up into the scope of `module`: its
-    variables get no level of their own. Otherwise `module` moves to the scope of
+    If `other` is a child of `module`, it moves up into the scope of `module`, so that
+    its variables get no level of their own. Otherwise `module` moves to the scope of
     `other`.
 
     Raises:

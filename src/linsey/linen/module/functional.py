@@ -1,9 +1,9 @@
-"""Running modules: `apply` and `init` as pure functions, and what sees them run.
+"""Running modules: `apply` and `init` as pure functions, and interceptors of calls.
 
-`RUNNING`, the module whose method runs now, is the one piece of global state, safe for
-threads and async: modules constructed without a parent become its children.
-`INTERCEPTORS` wrap every method call; they are the only hook, and
-`capture_intermediates` and `tabulate` are uses of it.
+`RUNNING` holds the module whose method is running. Modules constructed without a parent
+become its children. It is a context variable, so it is safe with threads and async
+code. `INTERCEPTORS` wrap every method call. They are the only hook;
+`capture_intermediates` and `tabulate` are built on them.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ __all__ = ["apply", "init", "init_with_output", "intercept_methods"]
 T = TypeVar("T")
 CaptureFilter = bool | Callable[[Any, str], bool]
 
-# What `init` creates.
+# The collections that `init` creates.
 CREATED = DenyList("intermediates")
 
-# -- what sees a module run ----------------------------------------------------------
+# -- interceptors --------------------------------------------------------------------
 
 RUNNING: ContextVar[Any] = ContextVar("linsey_running_module", default=None)
 
@@ -52,7 +52,7 @@ INTERCEPTORS: ContextVar[tuple[Interceptor, ...]] = ContextVar(
 
 @dataclasses.dataclass(frozen=True)
 class InterceptorContext:
-    """What an interceptor is told about the call.
+    """The information about a call that an interceptor gets.
 
     Attributes:
         module: the module whose method is called.
@@ -69,9 +69,10 @@ class InterceptorContext:
 def intercept_methods(interceptor: Interceptor) -> Iterator[None]:
     """Run every module method through `interceptor` inside the `with` block.
 
-    The interceptor is called as `interceptor(next_fun, args, kwargs, context)`; it
-    returns the result of the call, usually `next_fun(*args, **kwargs)` or a function of
-    it. Of several interceptors the one that was added last is the innermost.
+    The interceptor is called as `interceptor(next_fun, args, kwargs, context)`. It
+    returns the result of the call, usually `next_fun(*args, **kwargs)` or a value
+    computed from it. If there are several interceptors, the one added last is the
+    innermost.
     """
     with assigned(INTERCEPTORS, (*INTERCEPTORS.get(), interceptor)):
         yield
@@ -106,7 +107,7 @@ def bound_copy(module: M, scope: Scope) -> M:
 
 
 def scope_function(fn: Callable[..., T], module: ModuleBase) -> Callable[..., T]:
-    """Turn a function of a module into one of a scope."""
+    """Turn a function of a module into a function of a scope."""
 
     def run(scope: Scope, *args: object, **kwargs: object) -> T:
         return fn(bound_copy(module, scope), *args, **kwargs)
@@ -120,17 +121,17 @@ def apply(
     mutable: Filter = False,
     capture_intermediates: CaptureFilter = False,
 ) -> Callable[..., Any]:
-    """Make a function of a bound module a pure function of variables.
+    """Turn a function of a bound module into a pure function of variables.
 
     Args:
         fn: called as `fn(bound_module, *args, **kwargs)`.
-        module: the module that is bound.
+        module: the module to bind.
         mutable: the collections that may be written.
-        capture_intermediates: store what methods return in `intermediates`: `True` for
-            all `__call__`s, or a function `(module, method_name) -> bool`.
+        capture_intermediates: the methods whose results are stored in `intermediates`:
+            `True` for every `__call__`, or a function `(module, method_name) -> bool`.
 
     Returns:
-        A function `(variables, *args, rngs=None, **kwargs)` as `Module.apply`.
+        A function `(variables, *args, rngs=None, **kwargs)` like `Module.apply`.
     """
     run, mutable = capturing(fn, module, mutable, capture_intermediates)
     return api_boundary(core_scope.apply(run, mutable))
@@ -142,7 +143,7 @@ def init_with_output(
     mutable: Filter = CREATED,
     capture_intermediates: CaptureFilter = False,
 ) -> Callable[..., tuple[T, VariableDict]]:
-    """Make a function of a bound module one that creates the variables.
+    """Turn a function of a bound module into a function that creates the variables.
 
     Returns:
         A function `(rngs, *args, **kwargs)` that returns `(result, variables)`.
@@ -160,14 +161,14 @@ def init(*args: Any, **kwargs: Any) -> Callable[..., VariableDict]:
 def capturing(
     fn: Callable[..., T], module: ModuleBase, mutable: Filter, capture: CaptureFilter
 ) -> tuple[Callable[..., T], Filter]:
-    """Return the function of a scope, and what it may write; store what it captures."""
+    """Return a scope function that stores captured results, and its mutable filter."""
     run = scope_function(fn, module)
     if capture is False:
         return run, mutable
     sow_results = Capture(_is_call if capture is True else capture)
 
     def captured(scope: Scope, *args: object, **kwargs: object) -> T:
-        # Outside of the interceptors of the user, so that what they return is stored.
+        # Outside the user's interceptors, so that their results are what is stored.
         with assigned(INTERCEPTORS, (sow_results, *INTERCEPTORS.get())):
             return run(scope, *args, **kwargs)
 
@@ -180,7 +181,7 @@ def _is_call(module: ModuleBase, method_name: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Capture:
-    """An interceptor that sows what the methods return."""
+    """An interceptor that sows the results of methods."""
 
     which: Callable[[Any, str], bool]
 
@@ -194,13 +195,13 @@ class Capture:
 
 
 def check_instance(module: object) -> None:
-    """Raise an error for what is no instance of a module class."""
+    """Raise an error for an object that is not an instance of a module class."""
     if not is_module(module):
         raise errors.InvalidInstanceModuleError()
 
 
 def check_rngs(module: object, rngs: object) -> None:
-    """Refuse what is neither a key nor a mapping, by the name of the module."""
+    """Raise an error that names the module if `rngs` is neither a key nor a mapping."""
     if rngs is not None and not isinstance(rngs, Mapping) and not is_rng_key(rngs):
         raise no_key(module, rngs)
 
@@ -214,18 +215,19 @@ def function_of(module: ModuleBase, method: object) -> Callable[..., Any]:
             function of a module. If `None`, `__call__`.
 
     Raises:
-        ApplyModuleInvalidMethodError: it is no function of at least one argument.
+        ApplyModuleInvalidMethodError: `method` does not give a function of at least one
+            argument.
     """
     check_instance(module)
     if method is None:
         if callable(module):
             return type(module).__call__
-        method = "__call__"  # for the error that there is none
+        method = "__call__"  # so that the error says that there is none
     if isinstance(method, str):
         found, name = getattr(module, method), method
         if not callable(found):
             raise not_callable(type(module), method, found)
-        if is_module(found):  # the one in the bound module, not this
+        if is_module(found):  # call the submodule of the bound module, not this one
             return lambda bound, *args, **kwargs: getattr(bound, name)(*args, **kwargs)
         method = found
     if inspect.ismethod(method) and is_module(method.__self__):
@@ -238,5 +240,5 @@ def function_of(module: ModuleBase, method: object) -> Callable[..., Any]:
 def _takes_an_argument(fn: Callable[..., object]) -> bool:
     try:
         return len(inspect.signature(fn).parameters) > 0
-    except ValueError:  # no signature to be had, as for some built-in functions
+    except ValueError:  # some built-in functions have no signature
         return True

@@ -1,12 +1,12 @@
-"""What a class of modules becomes when it is defined, and what surrounds its methods.
+"""Processing of module classes when they are defined, and the wrapper of their methods.
 
 The class is made a dataclass, and each of its methods is wrapped once. The wrapper runs
-`setup` if that is still due, opens a frame of names if the method is compact, makes the
-module the running one, and puts the call under a profiler name.
+`setup` if it has not run yet, opens a frame of names if the method is compact, makes
+the module the running one, and puts the call under a profiler name.
 
-Wrappers of classes that are defined in `__main__` or in a function are pickled by value
-(by cloudpickle), with the globals they use: these must be modules, classes or functions
-of linsey, which are pickled by name, and not objects such as context variables.
+If a class is defined in `__main__` or in a function, cloudpickle stores its wrappers by
+value, with the globals they use. These globals must be modules, classes or functions of
+linsey, which are pickled by name, and not objects such as context variables.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ __all__ += ["disable_named_call", "enable_named_call", "override_named_call"]
 T = TypeVar("T")
 CallableT = TypeVar("CallableT", bound=Callable[..., object])
 
-# Methods with a meaning of their own for Python: they run while attributes are looked
-# up or instances built, so nothing may be done around them.
+# Special methods of Python. They run while attributes are looked up or instances are
+# built, so they must not be wrapped.
 _UNTOUCHED = frozenset(
     "__init__ __post_init__ __eq__ __hash__ __repr__ __new__ __init_subclass__"
     " __class_getitem__ __getattr__ __getattribute__ __setattr__ __delattr__ __dir__"
@@ -47,14 +47,14 @@ def make_dataclass(cls: type[Any], base: type[ModuleBase], kw_only: bool) -> Non
     Args:
         cls: the new class.
         base: the class of all modules, whose `__eq__` and `__hash__` are kept.
-        kw_only: its fields are keyword arguments only.
+        kw_only: whether its fields are keyword-only arguments.
 
     Raises:
-        ReservedModuleAttributeError: it annotates `parent`.
+        ReservedModuleAttributeError: the class annotates `parent`.
     """
     for name in ("__eq__", "__hash__"):
-        # Not inherited from a dataclass, nor `None`, which Python sets as the hash of a
-        # class that defines `__eq__`.
+        # Do not inherit them from a dataclass, and do not keep the `__hash__ = None`
+        # that Python sets for a class that defines `__eq__`.
         if cls.__dict__.get(name) is None:
             setattr(cls, name, getattr(base, name))
     annotations = cls.__annotations__
@@ -63,8 +63,8 @@ def make_dataclass(cls: type[Any], base: type[ModuleBase], kw_only: bool) -> Non
     last = ["parent", "name"]
     if "name" in annotations:
         last.reverse()
-        # Many programs repeat the field `name`. It stays what it is in every module;
-        # a default has no effect, or two instances would have one name.
+        # Many programs repeat the field `name`. It keeps its usual meaning, and a
+        # default has no effect; otherwise two instances would have the same name.
         del annotations["name"]
         if "name" in cls.__dict__:
             del cls.name
@@ -75,27 +75,28 @@ def make_dataclass(cls: type[Any], base: type[ModuleBase], kw_only: bool) -> Non
         cls.name = dataclasses.field(default=None, kw_only=True)
     overridden = any(name in cls.__dict__ for name in inherited)
     if not annotations and len(cls.__bases__) == 1 and not overridden:
-        return  # the constructor and the facts of the base are right for it
+        return  # the constructor and the field facts of the base class apply
     for field in inherited.values():
-        # Classes that are pickled by value come back with another `MISSING`.
+        # Classes that were pickled by value have a different `MISSING` object.
         for part in ("default", "default_factory"):
             if isinstance(getattr(field, part), type(dataclasses.MISSING)):
                 setattr(field, part, dataclasses.MISSING)
     dataclasses.dataclass(repr=False, eq=False, kw_only=kw_only)(cls)
     if "name" in cls.__dict__:
-        # A module without a name of its own has that of its scope: see `__getattr__`.
+        # A module without its own name has the name of its scope; see `__getattr__`.
         del cls.name
-    if not (kw_only and "parent" in inherited):  # Flax lists new keywords after them
+    # As in Flax, new keyword-only fields of a subclass come after these two.
+    if not (kw_only and "parent" in inherited):
         if [*inherited][-1:] == ["parent"]:
             last = ["name", "parent"]
-        for name in last:  # the last of the fields, also in subclasses
+        for name in last:  # these fields come last, also in subclasses
             cls.__dataclass_fields__[name] = cls.__dataclass_fields__.pop(name)
     by_name = {field.name: field for field in dataclasses.fields(cls)}
     parent, name, fields = by_name.pop("parent"), by_name.pop("name"), by_name.values()
     cls._init_fields = tuple(f.name for f in fields if f.init)
     cls._shown_fields = tuple(f.name for f in fields if f.init and f.repr)
-    # The parent first: it tells bound modules apart before their children, which
-    # know their parents, are compared.
+    # The parent comes first: it distinguishes bound modules before their children,
+    # which refer to their parents, are compared.
     compared = [f for f in (parent, name, *fields) if f.compare]
     cls._compared_fields = tuple(f.name for f in compared)
     cls._hash_fields = tuple(f.name for f in compared if f.hash is not False)
@@ -104,8 +105,8 @@ def make_dataclass(cls: type[Any], base: type[ModuleBase], kw_only: bool) -> Non
 def compact(fun: CallableT) -> CallableT:
     """Let a method declare parameters, variables and submodules where they are used.
 
-    Names are counted from the outermost compact call of a module to its end: a second
-    compact method called inside goes on counting, one called beside it starts anew.
+    Automatic names are counted within the outermost compact call of a module: a compact
+    method called inside it continues the count, one called afterwards starts again.
 
     Example:
         >>> import jax, linsey.linen as nn
@@ -122,7 +123,7 @@ def compact(fun: CallableT) -> CallableT:
 
 
 def refuse_setup(fun: Callable[..., object], mark: str) -> None:
-    """Raise an error where a decorator for other methods stands at `setup`."""
+    """Raise an error if a decorator that is meant for other methods marks `setup`."""
     if getattr(fun, "__name__", "") == "setup":
         raise errors.UsageError(
             f"`setup` is marked with `@nn.{mark}`.",
@@ -132,10 +133,10 @@ def refuse_setup(fun: Callable[..., object], mark: str) -> None:
 
 
 def nowrap(fun: CallableT) -> CallableT:
-    """Leave a method of a module alone: it is called as any Python method.
+    """Leave a method of a module unwrapped, like any other Python method.
 
-    For helpers that must not be intercepted, lifted or take part in naming, e.g. a
-    method that constructs submodules for its caller.
+    Use it for helpers that must not be intercepted, lifted or take part in naming, e.g.
+    a method that constructs submodules for its caller.
     """
     fun.nowrap = True  # type: ignore[attr-defined]
     return fun
@@ -158,7 +159,8 @@ def wrap_class(cls: type) -> None:
 def wrap_method_once(fun: Callable[..., T], anyway: bool = False) -> Callable[..., T]:
     """Wrap a method, unless it is wrapped already or marked with `nowrap`.
 
-    What is lifted runs under names of its own, which a compact method opens `anyway`.
+    Lifted functions run in their own frame of names, which a compact method has to open
+    even if it is marked (`anyway`).
     """
     is_left_alone = hasattr(fun, "nowrap") and not anyway
     if hasattr(fun, "method_handler_wrapped") or is_left_alone:
@@ -181,7 +183,7 @@ def _wrap(fun: Callable[..., T]) -> Callable[..., T]:
     def method(self: ModuleBase, *args: object, **kwargs: object) -> T:
         try:
             bound = self._bound
-        except AttributeError:  # borrowed by a class that is no module
+        except AttributeError:  # the method is used in a class that is not a module
             return fun(self, *args, **kwargs)
         if bound is None:
             if is_setup:
@@ -207,14 +209,14 @@ def _wrap(fun: Callable[..., T]) -> Callable[..., T]:
             functional.RUNNING.reset(token)
             if opened is not None:
                 opened.frame.is_open = False
-                if opened.scope.reservations:  # names that methods took by themselves
+                if opened.scope.reservations:  # names that methods took on the scope
                     opened.scope = opened.scope.rewound()
 
     return method
 
 
 class DescriptorWrapper:
-    """A property, or any descriptor, that may use what `setup` defines."""
+    """A property, or any descriptor, that may use attributes assigned in `setup`."""
 
     def __init__(self, wrapped: Any, name: str):
         self.wrapped = wrapped
@@ -231,7 +233,7 @@ class DescriptorWrapper:
         try:
             return self.wrapped.__get__(instance, owner)
         except AttributeError as error:
-            # Python would go on with `__getattr__` and hide where the error came from.
+            # Otherwise Python would call `__getattr__` and hide where the error arose.
             raise errors.DescriptorAttributeError(
                 module=instance, attr_name=self.name
             ) from error
@@ -255,12 +257,12 @@ class _DataDescriptorWrapper(DescriptorWrapper):
 
 
 def merge_param(name: str, a: T | None, b: T | None) -> T:
-    """Take a setting from exactly one of two places: the constructor or the call.
+    """Return a setting that is given to either the constructor or the call.
 
     Args:
         name: name of the setting, for the error message.
-        a: the value from the constructor, `None` if it was not given there.
-        b: the value from the call, `None` if it was not given there.
+        a: the value from the constructor, or `None` if it was not given there.
+        b: the value from the call, or `None` if it was not given there.
 
     Raises:
         OptionError: both are given, or neither.
@@ -292,7 +294,7 @@ def enable_named_call() -> None:
 
 
 def disable_named_call() -> None:
-    """Put module methods under no profiler names from now on."""
+    """Stop putting module methods under profiler names from now on."""
     config.update("flax_profile", False)
 
 

@@ -1,10 +1,10 @@
-"""Normalization layers: values of mean 0 and variance 1, then scaled and shifted.
+"""Normalization layers: bring values to mean 0 and variance 1, then scale and shift.
 
-They differ in the values that share a mean and a variance: those of one channel in a
+They differ in which values share a mean and a variance: the values of one channel in a
 batch (`BatchNorm`), of one example (`LayerNorm`, `RMSNorm`), of a group of channels of
-one example (`GroupNorm`), or of one channel of one example (`InstanceNorm`). Only the
-first keeps a state, for evaluation. `SpectralNorm` and `WeightNorm` normalize the
-weights of another layer instead.
+one example (`GroupNorm`), or of one channel of one example (`InstanceNorm`). Only batch
+norm keeps state, for evaluation. `SpectralNorm` and `WeightNorm` normalize the weights
+of another layer instead.
 """
 
 # ruff: noqa: F403 (each file lists the names that it offers)

@@ -31,66 +31,69 @@ Bounds = tuple[ArrayLike, ArrayLike]
 
 
 class BatchNorm(Module):
-    """Normalize each channel by mean and variance of the batch.
+    """Normalize each channel by the mean and variance of the batch.
 
         y = (x - mean) * scale / sqrt(var + epsilon) + bias
 
-    In training mean and variance are those of the batch, and running averages of them,
-    the *running statistics*, are kept in the collection `batch_stats`, which must be
-    mutable. In evaluation (`use_running_average=True`) these take their place. While
-    initialising, the batch is used, nothing is updated and no named axis is needed.
+    In training, the layer uses the mean and variance of the batch, and keeps running
+    averages of them, the *running statistics*, in the collection `batch_stats`, which
+    must be mutable. In evaluation (`use_running_average=True`), it uses the running
+    statistics. During initialization, the batch is used, nothing is updated and no
+    named axis is needed.
 
-    Moments are accurate at any offset and kept in float32 at least. A batch without
-    values (empty, or masked altogether) and channels whose moments are not finite leave
-    the running statistics alone. Inputs may be as large as their dtype allows: they are
-    normalized like others, but where the variance is beyond that range, inputs above
-    1e19 in float32, it counts as not finite.
+    Moments are accurate for data far from zero, and at least float32. The running
+    statistics do not change for an empty or fully masked batch, nor in channels whose
+    moments are not finite. Inputs may be as large as their dtype allows, and are
+    normalized as usual. However, if their variance exceeds that range (inputs above
+    1e19 in float32), it counts as not finite.
 
     Attributes:
         use_running_average: whether to normalize by the running statistics; given
             here or at the call.
         axis: the axis of the channels, or several; moments are taken over the others.
         momentum: fraction of the old average that is kept, in [0, 1]. If `None`, the
-            running statistics are the plain average of all batches so far, which counts
-            updates.
-        epsilon: what is added to the variance.
-        dtype: dtype of the result. If `None`, that of inputs and parameters.
+            running statistics are the plain average over all batches so far, and the
+            updates are counted.
+        epsilon: small number added to the variance.
+        dtype: result dtype. If `None`, it is inferred from inputs and parameters.
         param_dtype: dtype of the parameters.
         use_bias: whether to add a bias.
-        use_scale: whether to multiply with a scale.
+        use_scale: whether to multiply by a scale.
         bias_init: initializer of `bias`, of the shape of the channel axes.
         scale_init: initializer of `scale`, of that shape.
         axis_name: name or names of mapped axes (`jax.vmap`, `jax.pmap`,
             `jax.shard_map`) that belong to the batch. Under `jax.jit` with a sharded
-            batch no name is needed.
-        axis_index_groups: groups of indices of that axis; each is a batch of its own.
-        use_fast_variance: accepted for compatibility; it is fast and accurate.
+            batch, no name is needed.
+        axis_index_groups: groups of indices of that axis; each is a separate batch.
+        use_fast_variance: accepted for compatibility; it has no effect.
         force_float32_reductions: accepted for compatibility; moments are always in
             float32 at least.
-        unbiased_variance: whether the running variance is that of `n - 1` degrees of
-            freedom, as in PyTorch; the batch is divided by the biased one.
-        group_size: number of examples, counted by the first axis, that are normalized
-            together, whatever devices hold them. If `None`, all that `axis_name`
-            combines. What remains is spread over the groups. Running statistics are
-            averages over the groups.
-        renorm: bounds `(r_max, d_max)` of batch renormalization, or a function from the
-            number of updates to them, such as `linsey.ops.renorm_schedule` makes.
-        num_domains: number of domains with statistics of their own, along a new first
-            axis of `mean` and `var`; the call says which one. All share scale and bias.
-        frozen: whether training leaves the layer alone: `True`, or only its
-            `"statistics"`, which then also normalize in training, or only its
-            `"affine"` parameters, which then have no gradient.
-        nonfinite: what a batch does to the statistics of channels where its moments
-            are not finite: `"skip"` leaves them alone, `"propagate"` spoils them,
-            `"error"` raises `NonFiniteBatchError`.
-        count_updates: whether to count updates in the collection `batch_counts`. Then,
-            with `momentum=None` and with a function as `renorm` it must be mutable too.
+        unbiased_variance: whether the running variance is unbiased (divided by
+            `n - 1`), as in PyTorch; the batch is normalized by the biased variance.
+        group_size: number of examples, counted along the first axis, that are
+            normalized together, whichever devices hold them. If `None`, all examples
+            that `axis_name` combines. A remainder is spread over the groups. The
+            running statistics are averages over the groups.
+        renorm: bounds `(r_max, d_max)` of batch renormalization, or a function that
+            computes them from the number of updates, such as
+            `linsey.ops.renorm_schedule` returns.
+        num_domains: number of domains with separate statistics, along a new first axis
+            of `mean` and `var`; the call chooses one. All share scale and bias.
+        frozen: whether training leaves the layer unchanged: `True` for the whole layer;
+            `"statistics"` for the running statistics, which then also normalize in
+            training; `"affine"` for the parameters, which then have no gradient.
+        nonfinite: the effect of a batch on the statistics of channels in which its
+            moments are not finite: `"skip"` leaves them unchanged, `"propagate"` makes
+            them not finite, `"error"` raises `NonFiniteBatchError`.
+        count_updates: whether to count updates in the collection `batch_counts`. If it
+            is set, if `momentum` is `None` or if `renorm` is a function, this
+            collection must be mutable too.
         activation: `"relu"`, `"leaky_relu"`, `"silu"`, `"gelu"` or a function that is
             applied to the result.
-        save_memory: whether to keep only the input for the backward pass, and not what
-            comes out as well. A training call then returns a `linsey.ops.Deferred`
-            value: `Conv` and `Dense` compute it again when their gradient is due, and
-            to everything else it is an array. Reverse mode only.
+        save_memory: whether to keep only the input for the backward pass, and not the
+            output as well. A training call then returns a `linsey.ops.Deferred` value,
+            which `Conv` and `Dense` compute again for their gradients, and which
+            everything else can use as an array. Reverse mode only.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -110,10 +113,9 @@ class BatchNorm(Module):
     References:
         Ioffe, Szegedy 2015, https://arxiv.org/abs/1502.03167
 
-    Differs from Flax in that masked and unevenly masked shards are weighted by what
-    they count, that the variance does not lose digits at a large mean, that a bad batch
-    does not spoil the statistics, and in errors for misuse that passes there in
-    silence.
+    Differs from Flax: shards with masks are weighted by the number of values that
+    count, the variance does not lose digits if the mean is large, a bad batch does not
+    spoil the statistics, and misuse that Flax accepts silently raises an error.
     """
 
     use_running_average: bool | None = None
@@ -156,31 +158,33 @@ class BatchNorm(Module):
         Args:
             x: inputs of any shape with the axes `axis`.
             use_running_average: whether to normalize by the running statistics.
-            mask: where inputs count for the moments, of a shape that broadcasts to that
-                of `x`; numbers are weights. What is masked may hold anything.
+            mask: which inputs count for the moments; its shape must broadcast to that
+                of `x`. Numbers are used as weights. Masked inputs may have any value.
             domain: index of the domain that the batch comes from, traced or not; given
-                if and only if there is `num_domains`.
-            scale: factors in place of a parameter, which there must not be: of the
-                shape of the channels, or of one that broadcasts to that of `x`.
-            bias: offsets in place of a parameter, likewise.
+                if and only if `num_domains` is set.
+            scale: factors to use in place of the parameter, which the layer must not
+                have. Their shape is that of the channels, or one that broadcasts to the
+                shape of `x`.
+            bias: offsets to use in place of the parameter, likewise.
 
         Returns:
             An array of the shape of `x`.
 
         Raises:
-            ValueError: `use_running_average` was given here and to the constructor, or
-                at neither place.
-            TracedFlagError: it is a traced value.
+            ValueError: `use_running_average` was given both here and to the
+                constructor, or in neither place.
+            TracedFlagError: `use_running_average` is a traced value.
             MissingBatchStatsError: there are no running statistics to update.
-            SingleValuePerChannelError: a batch to train on has one value per channel,
-                inside of `jax.jit`, `jax.grad` or another transform.
-            HalfPrecisionStatisticsError: running statistics to update are of half
+            SingleValuePerChannelError: a training batch has one value per channel,
+                inside `jax.jit`, `jax.grad` or another transform.
+            HalfPrecisionStatisticsError: the running statistics to update are in half
                 precision.
-            FeatureShapeChangedError: the input has other channels than they have.
+            FeatureShapeChangedError: the input has a different number of channels than
+                the running statistics.
             UnboundAxisNameError: an `axis_name` is not bound.
-            OptionError: an option has no such value, or excludes another; `domain` is
-                missing, superfluous or out of range; `scale` or `bias` is given and
-                also a parameter.
+            OptionError: an option has an invalid value, or conflicts with another one;
+                `domain` is missing, superfluous or out of range; `scale` or `bias` is
+                given although the layer has this parameter.
             ShapeError: `mask` does not broadcast to the shape of `x`.
             NonFiniteBatchError: the batch is not finite and `nonfinite` is `error`.
         """
@@ -209,7 +213,7 @@ class BatchNorm(Module):
             (spec, rule), state = statistics.rule(spec, x), statistics.state()
             chosen, running = train_moments(spec, rule, x, epsilon, *state)
             statistics.update(*running)
-            # A deferred value acts as an array.
+            # A deferred value behaves like an array.
             operands = x, *chosen[:2], *affine, chosen[2]
             return Deferred((spec, activation), operands)  # type: ignore
         else:
@@ -245,8 +249,8 @@ def _choose_affine(
     """Choose scale and bias: parameters, or the arguments of the call.
 
     Returns:
-        Scale and bias per channel; and a pair to apply afterwards instead, if one of
-        them has another shape, which broadcasts to that of the inputs.
+        Scale and bias per channel. If one of them has another shape, which broadcasts
+        to that of the inputs, also a pair to apply after normalization instead.
     """
     own = common.scale_and_bias(layer, shape)
     if _is_frozen(layer, "affine"):
@@ -272,7 +276,7 @@ def _choose_affine(
 def _scale_and_shift(
     y: Array, affine: common.Affine, channels: tuple[int, ...], dtype: Dtype | None
 ) -> Array:
-    """Scale and shift by values per channel, or of a shape that broadcasts to `y`."""
+    """Scale and shift by values per channel, or by values that broadcast to `y`."""
     dtype = result_dtype(y, *affine, dtype)
     shape = tuple(y.shape[axis] for axis in channels)
     aligned = [size if axis in channels else 1 for axis, size in enumerate(y.shape)]
@@ -295,7 +299,7 @@ def _find_activation(layer: BatchNorm) -> Activation | None:
 
 
 def _check_recomputable(layer: BatchNorm, is_masked: bool, is_local: bool) -> None:
-    """Refuse to defer what one multiplication and addition does not give again."""
+    """Raise an error if one multiplication and addition cannot recompute the output."""
     reasons = {
         "a `mask`": is_masked,
         "`group_size`": layer.group_size is not None,

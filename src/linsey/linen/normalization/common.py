@@ -1,4 +1,4 @@
-"""What normalization layers share: their parameters, axes and checks."""
+"""Code that normalization layers share: parameters, axes and checks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Affine = tuple[Array | None, Array | None]
 
 
 def as_array(layer: Module, x: ArrayLike | None) -> Array:
-    """Convert what is not a JAX array yet.
+    """Convert a value to a JAX array if it is not one yet.
 
     Raises:
         InputRankError: the input of the layer is None.
@@ -31,7 +31,7 @@ def as_array(layer: Module, x: ArrayLike | None) -> Array:
 def layer_axes(
     layer: Module, axes: int | Iterable[int], shape: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """Count axes from the front, each once, in ascending order.
+    """Count axes from the front, without duplicates, in ascending order.
 
     Raises:
         AxisOutOfRangeError: the input of the layer has no such axis.
@@ -53,7 +53,7 @@ def scale_and_bias(layer: Module, shape: tuple[int, ...]) -> Affine:
         shape: shape of the parameters.
 
     Returns:
-        Scale and bias, each `None` where the layer has none.
+        Scale and bias, each `None` if the layer does not have it.
     """
     scale = bias = None
     if layer.use_scale:
@@ -64,17 +64,17 @@ def scale_and_bias(layer: Module, shape: tuple[int, ...]) -> Affine:
 
 
 def bound_names(layer: Module) -> Names:
-    """List the mapped axes that a layer takes its moments over.
+    """List the mapped axes over which a layer computes its moments.
 
     Raises:
-        UnboundAxisNameError: a name is bound by no transform around the call.
+        UnboundAxisNameError: no transform around the call binds one of the names.
     """
     names = as_names(layer.axis_name)
     for name in names:
         try:
             lax.axis_size(name)
         except NameError:
-            # There is no public way to list them.
+            # There is no public way to list the bound names.
             from jax._src.core import get_axis_env
 
             bound = tuple(get_axis_env().axis_names())
@@ -85,10 +85,10 @@ def bound_names(layer: Module) -> Names:
 
 
 def check_option(option: str, value: object, known: tuple[object, ...]) -> None:
-    """Refuse a value of an option that is not among those it can have.
+    """Check that an option has one of its possible values.
 
     Raises:
-        OptionError: it is not.
+        OptionError: it has another value.
     """
     if value not in known:
         raise OptionError(
@@ -99,10 +99,10 @@ def check_option(option: str, value: object, known: tuple[object, ...]) -> None:
 
 
 def path_text(layer: Module) -> str:
-    """Write where a module stands, for messages."""
+    """Return the path of a module as text, for messages."""
     return "/" + "/".join(layer.path)
 
 
 def is_traced(value: object) -> bool:
-    """Return whether a value is unknown while Python runs."""
+    """Return whether a value is traced, and so unknown while Python runs."""
     return isinstance(value, jax.core.Tracer)

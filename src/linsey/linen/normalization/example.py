@@ -1,7 +1,7 @@
-"""Normalization of each example by moments of its own values.
+"""Normalization of each example by the moments of its own values.
 
-`LayerNorm` and `RMSNorm` take them over all features, `GroupNorm` over groups of
-channels, `InstanceNorm` over the spatial shape of each channel.
+`LayerNorm` and `RMSNorm` compute moments over all features, `GroupNorm` over groups of
+channels, and `InstanceNorm` over the spatial axes of each channel.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm"]
 
 
 class ScaleAndBias(Module):
-    """The fields of layers that scale and shift."""
+    """The fields of layers with a scale and a bias."""
 
     epsilon: float = 1e-6
     dtype: Dtype | None = None
@@ -36,23 +36,23 @@ class ScaleAndBias(Module):
 
 
 class LayerNorm(ScaleAndBias):
-    """Normalize each example by mean and variance of its features.
+    """Normalize each example by the mean and variance of its features.
 
         y = (x - mean) * scale / sqrt(var + epsilon) + bias
 
     Attributes:
-        epsilon: what is added to the variance.
-        dtype: dtype of the result. If `None`, that of inputs and parameters.
+        epsilon: small number added to the variance.
+        dtype: result dtype. If `None`, it is inferred from inputs and parameters.
         param_dtype: dtype of the parameters.
         use_bias: whether to add a bias.
-        use_scale: whether to multiply with a scale.
+        use_scale: whether to multiply by a scale.
         bias_init: initializer of `bias`, of the shape of the feature axes.
         scale_init: initializer of `scale`, of that shape.
         reduction_axes: the axes that mean and variance are taken over.
         feature_axes: the axes that scale and bias have, in ascending order.
         axis_name: name or names of mapped axes to take mean and variance over as well.
-        axis_index_groups: groups of indices of that axis, each taken alone.
-        use_fast_variance: accepted for compatibility; it is fast and accurate.
+        axis_index_groups: groups of indices of that axis; each is separate.
+        use_fast_variance: accepted for compatibility; it has no effect.
         force_float32_reductions: accepted for compatibility; moments are always in
             float32 at least.
 
@@ -84,8 +84,8 @@ class LayerNorm(ScaleAndBias):
 
         Args:
             x: inputs of any shape with the axes named above.
-            mask: where inputs count for the moments, of a shape that broadcasts to that
-                of `x`; numbers are weights.
+            mask: which inputs count for the moments; its shape must broadcast to that
+                of `x`. Numbers are used as weights.
 
         Returns:
             An array of the shape of `x`.
@@ -101,21 +101,21 @@ class LayerNorm(ScaleAndBias):
 
 
 class RMSNorm(Module):
-    """Scale each example by the root of the mean square of its features.
+    """Divide each example by the root mean square of its features.
 
         y = x * scale / sqrt(mean(|x|^2) + epsilon)
 
     Attributes:
-        epsilon: what is added to the mean square.
-        dtype: dtype of the result. If `None`, that of inputs and parameters.
+        epsilon: small number added to the mean square.
+        dtype: result dtype. If `None`, it is inferred from inputs and parameters.
         param_dtype: dtype of the parameters.
-        use_scale: whether to multiply with a scale.
+        use_scale: whether to multiply by a scale.
         scale_init: initializer of `scale`, of the shape of the feature axes.
         reduction_axes: the axes that the mean square is taken over.
         feature_axes: the axes that the scale has, in ascending order.
         axis_name: name or names of mapped axes to take the mean over as well.
-        axis_index_groups: groups of indices of that axis, each taken alone.
-        use_fast_variance: accepted for compatibility; it makes no difference.
+        axis_index_groups: groups of indices of that axis; each is separate.
+        use_fast_variance: accepted for compatibility; it has no effect.
         force_float32_reductions: accepted for compatibility; mean squares are always in
             float32 at least.
 
@@ -150,8 +150,8 @@ class RMSNorm(Module):
 
         Args:
             x: inputs of any shape with the axes named above.
-            mask: where inputs count for the mean, of a shape that broadcasts to that of
-                `x`; numbers are weights.
+            mask: which inputs count for the mean square; its shape must broadcast to
+                that of `x`. Numbers are used as weights.
 
         Returns:
             An array of the shape of `x`.
@@ -171,26 +171,26 @@ class GroupNorm(Module):
 
         y = (x - mean) * scale / sqrt(var + epsilon) + bias
 
-    Mean and variance are those of neighbouring channels, over the whole spatial shape.
-    One group is layer normalization over all axes but the batch; as many groups as
-    channels are instance normalization.
+    Mean and variance are computed over adjacent channels and all spatial axes. A single
+    group gives layer normalization over all axes except the batch axis; as many groups
+    as channels give instance normalization.
 
     Attributes:
-        num_groups: number of groups, which divides the number of channels; `None` if
-            `group_size` is given.
+        num_groups: number of groups, which must divide the number of channels; `None`
+            if `group_size` is given.
         group_size: number of channels of a group.
-        epsilon: what is added to the variance.
-        dtype: dtype of the result. If `None`, that of inputs and parameters.
+        epsilon: small number added to the variance.
+        dtype: result dtype. If `None`, it is inferred from inputs and parameters.
         param_dtype: dtype of the parameters.
         use_bias: whether to add a bias.
-        use_scale: whether to multiply with a scale.
+        use_scale: whether to multiply by a scale.
         bias_init: initializer of `bias`, of shape (channels,).
         scale_init: initializer of `scale`, of shape (channels,).
-        reduction_axes: the axes that mean and variance are taken over, the last one
-            among them. If `None`, all but the first.
+        reduction_axes: the axes that mean and variance are taken over, including the
+            last one. If `None`, all but the first.
         axis_name: name or names of mapped axes to take mean and variance over as well.
-        axis_index_groups: groups of indices of that axis, each taken alone.
-        use_fast_variance: accepted for compatibility; it is fast and accurate.
+        axis_index_groups: groups of indices of that axis; each is separate.
+        use_fast_variance: accepted for compatibility; it has no effect.
         force_float32_reductions: accepted for compatibility; moments are always in
             float32 at least.
 
@@ -227,8 +227,8 @@ class GroupNorm(Module):
 
         Args:
             x: inputs of shape (batch, ..., channels).
-            mask: where inputs count for the moments, of a shape that broadcasts to that
-                of `x`; numbers are weights.
+            mask: which inputs count for the moments; its shape must broadcast to that
+                of `x`. Numbers are used as weights.
 
         Returns:
             An array of the shape of `x`.
@@ -292,18 +292,18 @@ class InstanceNorm(ScaleAndBias):
         y = (x - mean) * scale / sqrt(var + epsilon) + bias
 
     Attributes:
-        epsilon: what is added to the variance.
-        dtype: dtype of the result. If `None`, that of inputs and parameters.
+        epsilon: small number added to the variance.
+        dtype: result dtype. If `None`, it is inferred from inputs and parameters.
         param_dtype: dtype of the parameters.
         use_bias: whether to add a bias.
-        use_scale: whether to multiply with a scale.
+        use_scale: whether to multiply by a scale.
         bias_init: initializer of `bias`, of the shape of the channel axes.
         scale_init: initializer of `scale`, of that shape.
-        feature_axes: the axes of the channels; mean and variance are taken over the
-            others but the first, which counts examples.
+        feature_axes: the axes of the channels; mean and variance are taken over all
+            others except the first, the batch axis.
         axis_name: name or names of mapped axes to take mean and variance over as well.
-        axis_index_groups: groups of indices of that axis, each taken alone.
-        use_fast_variance: accepted for compatibility; it is fast and accurate.
+        axis_index_groups: groups of indices of that axis; each is separate.
+        use_fast_variance: accepted for compatibility; it has no effect.
         force_float32_reductions: accepted for compatibility; moments are always in
             float32 at least.
 
@@ -332,15 +332,15 @@ class InstanceNorm(ScaleAndBias):
 
         Args:
             x: inputs of shape (batch, ...) with the axes named above.
-            mask: where inputs count for the moments, of a shape that broadcasts to that
-                of `x`; numbers are weights.
+            mask: which inputs count for the moments; its shape must broadcast to that
+                of `x`. Numbers are used as weights.
 
         Returns:
             An array of the shape of `x`.
 
         Raises:
             AxisOutOfRangeError: the input has no such axis.
-            OptionError: the first axis is among the axes of the channels.
+            OptionError: the first axis is among the channel axes.
             UnboundAxisNameError: an `axis_name` is not bound.
         """
         x = common.as_array(self, x)
@@ -371,9 +371,9 @@ def _normalize(
     """Normalize inputs by their own moments, as all layers without statistics do.
 
     Args:
-        layer: the layer, whose fields say the rest.
+        layer: the layer, whose fields determine the rest.
         x: the inputs.
-        mask: where they count. If `None`, everywhere.
+        mask: which inputs count. If `None`, all of them do.
         reduced: the axes that moments are taken over.
         features: the axes of scale and bias.
         centred: whether the mean is subtracted.

@@ -1,7 +1,7 @@
-"""Layers that let another layer see its weights normalized.
+"""Layers that call another layer with normalized weights.
 
-`SpectralNorm` divides them by their largest singular value, `WeightNorm` tells their
-direction from their length.
+`SpectralNorm` divides the weights by their largest singular value; `WeightNorm`
+separates their direction from their length.
 """
 
 from __future__ import annotations
@@ -37,19 +37,22 @@ class SpectralNorm(Module):
 
         W' = W / sigma(W)
 
-    The singular value is estimated by power iteration from the vector of the call
-    before, which is kept in `collection_name`. Parameters with more than two axes are
-    taken as matrices of shape (-1, last axis); those with one axis are left alone.
+    The singular value is estimated by power iteration, starting from the vector of the
+    previous call, which is stored in `collection_name`. Parameters with more than two
+    axes are treated as matrices of shape (-1, last axis); those with one axis are not
+    changed.
 
     Attributes:
-        layer_instance: the layer, submodules included.
-        n_steps: number of power iterations at each call.
-        epsilon: what is added to squared lengths.
-        dtype: dtype of the weights that the layer sees. If `None`, that of the
+        layer_instance: the layer, including its submodules.
+        n_steps: number of power iterations in each call.
+        epsilon: small number added to squared lengths.
+        dtype: dtype of the weights that the layer sees. Defaults to that of the
             parameters.
-        param_dtype: dtype of what is kept, or that of the parameters if it is wider.
-        error_on_non_matrix: whether to refuse parameters with more than two axes.
-        collection_name: the collection of the estimates.
+        param_dtype: dtype of the stored estimates, or that of the parameters if it is
+            wider.
+        error_on_non_matrix: whether to raise an error for parameters with more than two
+            axes.
+        collection_name: the collection that stores the estimates.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -85,11 +88,11 @@ class SpectralNorm(Module):
 
         Args:
             *args: arguments of the layer.
-            update_stats: whether to keep the estimates of this call; True in training.
+            update_stats: whether to store the estimates of this call; True in training.
             **kwargs: keyword arguments of the layer.
 
         Returns:
-            What the layer returns.
+            The result of the layer.
 
         Raises:
             NotAMatrixError: a parameter has more than two axes, and
@@ -108,7 +111,7 @@ class SpectralNorm(Module):
         matrix = value if value.ndim == 2 else value.reshape(-1, value.shape[-1])
         keep = partial(self.variable, self.collection_name)
         shape, dtype = (1, matrix.shape[-1]), self.param_dtype
-        # The dtype that updates give them, so that steps can be scanned.
+        # The dtype that the updated values will have, so that steps can be scanned.
         of_both = promote_types(dtype, matrix.dtype)
         draw = normal(1.0)
         u = keep(
@@ -135,19 +138,19 @@ class WeightNorm(Module):
 
         W' = scale * W / sqrt(sum(W^2) + epsilon)
 
-    The sum is over all axes but the feature axes, which the scale has.
+    The sum is over all axes except the feature axes, which are the axes of the scale.
 
     Attributes:
-        layer_instance: the layer, submodules included.
-        epsilon: what is added to squared lengths.
-        dtype: dtype of the weights that the layer sees. If `None`, that of the
+        layer_instance: the layer, including its submodules.
+        epsilon: small number added to squared lengths.
+        dtype: dtype of the weights that the layer sees. Defaults to that of the
             parameters.
         param_dtype: dtype of the scales.
         use_scale: whether there are scales; without them the lengths are 1.
         scale_init: initializer of the scales.
         feature_axes: the axes that are not summed over. If `None`, there are none.
         variable_filter: parameters are normalized if their path, such as
-            `Dense_0/kernel`, contains one of these texts. If `None`, all are.
+            `Dense_0/kernel`, contains one of these strings. If `None`, all are.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -180,7 +183,7 @@ class WeightNorm(Module):
             **kwargs: keyword arguments of the layer.
 
         Returns:
-            What the layer returns.
+            The result of the layer.
 
         Raises:
             AxisOutOfRangeError: a parameter has no such feature axis.
@@ -191,7 +194,7 @@ class WeightNorm(Module):
     @nowrap
     def _normalize(self, path: str, value: ArrayLike) -> Array:
         value = jnp.asarray(value)
-        chosen = self.variable_filter or ""  # which is in every path
+        chosen = self.variable_filter or ""  # an empty string is in every path
         texts = [chosen] if isinstance(chosen, str) else chosen
         if not any(text in path for text in texts):
             return value
@@ -215,22 +218,22 @@ class WeightNorm(Module):
 def _call_with(
     layer: Module, change: Callable[..., T], args: tuple, kwargs: dict, mutable: bool
 ) -> Any:
-    """Call a layer that sees each of its parameters changed.
+    """Call a layer with each of its parameters replaced by a function of it.
 
     Args:
         layer: the layer.
         change: called with the path of a parameter, such as `Dense_0/kernel`, and its
-            value.
+            value; returns the new value.
         args: arguments of the layer.
         kwargs: keyword arguments of the layer.
         mutable: whether the layer may write its parameters.
 
     Returns:
-        What the layer returns.
+        The result of the layer.
     """
 
     def change_one(path: tuple[Any, ...], value: ArrayLike) -> T:
-        # The first key is the collection; a box adds the name of its attribute.
+        # The first key is the collection; in a box, the last is its attribute's name.
         below = jax.tree_util.keystr(path[1:], simple=True, separator="/")
         return change(f"{layer.name}/{below}", value)
 

@@ -1,7 +1,7 @@
-"""The running statistics of `BatchNorm`: where they are kept, and how they follow.
+"""The running statistics of `BatchNorm`: their storage, updates and checks.
 
-They are variables of the layer. Which batches and options they refuse is checked here;
-the arithmetic by which they follow a batch is in `linsey.ops.batch_norm`.
+They are variables of the layer. This file checks the options and batches; the update
+formula is in `linsey.ops.batch_norm`.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ Scalars = tuple[ArrayLike, ArrayLike]
 
 
 class RunningStatistics:
-    """Mean and variance of one domain, and the number of their updates if it is kept.
+    """The running statistics of one domain, and the number of updates if it is counted.
 
     Args:
-        layer: the `BatchNorm` whose variables they are.
+        layer: the `BatchNorm` layer that has these variables.
         input_shape: shape of the inputs.
         dtype: dtype of the inputs.
         channels: the axes of the channels.
@@ -48,10 +48,11 @@ class RunningStatistics:
         trains: whether the call updates them.
 
     Raises:
-        MissingBatchStatsError: the variables do not hold what the call has to update.
+        MissingBatchStatsError: variables that the call has to update are missing.
         OptionError: `domain` is missing, superfluous or out of range; the momentum is
             not in [0, 1].
-        FeatureShapeChangedError: the input has other channels than they have.
+        FeatureShapeChangedError: the input has a different number of channels than the
+            statistics.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class RunningStatistics:
         shape = tuple(input_shape[axis] for axis in channels)
         rows = () if self.domain is None else (layer.num_domains,)
         whole = (*rows, *shape)
-        # The dtype does not change by updates, so that steps can be scanned.
+        # Updates do not change the dtype, so that steps can be scanned.
         is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
         of_mean = jnp.complex64 if is_complex else jnp.float32
         self.mean = layer.variable(STATS, "mean", zeros, whole, of_mean)
@@ -96,16 +97,16 @@ class RunningStatistics:
                 a != b and 1 not in (a, b) for a, b in zip(kept, shape, strict=True)
             ):
                 raise error
-            report_misuse(error)  # what has one channel broadcasts
+            report_misuse(error)  # a single channel broadcasts, so Flax has a result
 
     # --- reading ----------------------------------------------------------------------
 
     def read(self) -> Pair:
-        """Return mean and variance."""
+        """Return the mean and variance."""
         return self._get(self.mean), self._get(self.var)
 
     def state(self) -> tuple[Pair, Scalars, Scalars | None]:
-        """Return what an update needs: `running`, `decay` and `limits`."""
+        """Return the inputs of an update: `running`, `decay` and `limits`."""
         running = self.read()
         momentum, renorm = self.layer.momentum, self.layer.renorm
         if momentum is None:
@@ -127,14 +128,14 @@ class RunningStatistics:
     # --- updating ---------------------------------------------------------------------
 
     def rule(self, spec: NormSpec, x: Array) -> tuple[NormSpec, UpdateRule]:
-        """Say over which axes a batch is reduced, and how the statistics follow it.
+        """Return the axes over which a batch is reduced, and the update rule.
 
         Raises:
-            OptionError: an option has no such value, or excludes another.
+            OptionError: an option has an invalid value, or conflicts with another one.
             UnboundAxisNameError: an `axis_name` is not bound.
             SingleValuePerChannelError: there is one value per channel, and the call is
-                part of a program that is compiled or differentiated.
-            HalfPrecisionStatisticsError: the statistics are of half precision.
+                inside a transform such as `jax.jit` or `jax.grad`.
+            HalfPrecisionStatisticsError: the statistics are in half precision.
         """
         layer = self.layer
         common.check_option("nonfinite", layer.nonfinite, NONFINITE)
@@ -144,7 +145,7 @@ class RunningStatistics:
             groups = as_groups(layer.axis_index_groups)
             spec = spec._replace(names=common.bound_names(layer), groups=groups)
         single = math.prod(x.shape[axis] for axis in spec.axes) == 1
-        # Outside of any transform it is a look at shapes, as guides take with one row.
+        # Outside of any transform, the user may only want to see shapes, with one row.
         checked = single and common.is_traced(x)
         if checked and shard_count(spec.names, spec.groups) == 1:
             report_misuse(
@@ -166,7 +167,7 @@ class RunningStatistics:
         """Replace mean and variance, and count one more update.
 
         Raises:
-            NonFiniteBatchError: they are not finite, and the layer refuses that.
+            NonFiniteBatchError: they are not finite, and `nonfinite` is `error`.
         """
         if self.layer.nonfinite == "error":
             self._check_finite(mean, var)
@@ -177,7 +178,7 @@ class RunningStatistics:
 
     def _put(self, kept: Variable, value: Array) -> None:
         if self.domain is not None or kept.value.dtype.itemsize >= 4:
-            value = keep_dtype(value, kept.value)  # misuse goes on in float32
+            value = keep_dtype(value, kept.value)  # after misuse they become float32
         if self.domain is not None:
             value = lax.dynamic_update_index_in_dim(kept.value, value, self.domain, 0)
         kept.value = value
@@ -185,13 +186,13 @@ class RunningStatistics:
     # --- checks -----------------------------------------------------------------------
 
     def _check_given(self, counts: bool) -> None:
-        """Refuse to update statistics that would start anew at each call."""
+        """Report missing statistics, which would start over at each training call."""
         layer = self.layer
         needed = [(STATS, "mean"), *([(COUNTS, "updates")] if counts else [])]
         missing = [name for name in needed if not layer.has_variable(*name)]
         if not missing:
             return
-        # Parameters that are created with them tell an initialisation by `apply`.
+        # If parameters are missing too and can be created, `apply` is initializing.
         made = any(layer.has_variable("params", name) for name in ("scale", "bias"))
         if made or not layer.is_mutable_collection("params"):
             collection, name = missing[0]
@@ -247,7 +248,7 @@ class RunningStatistics:
             )
 
     def _check_finite(self, *updated: Array) -> None:
-        """Raise at once, or, where values are traced, when the program runs."""
+        """Raise an error at once or, if values are traced, when the program runs."""
         path, name = common.path_text(self.layer), type(self.layer).__name__
 
         def check(*updated: ArrayLike) -> None:
@@ -264,7 +265,7 @@ class RunningStatistics:
 
 
 def _check_momentum(momentum: ArrayLike | None) -> None:
-    """Refuse a momentum out of range, and ask about one that PyTorch would mean."""
+    """Report a momentum out of range, and warn about PyTorch's usual value of 0.1."""
     if not isinstance(momentum, int | float):
         return
     if not 0 <= momentum <= 1:

@@ -1,4 +1,4 @@
-"""Recurrent cells, which take one step in time: without gates, gated, with a memory."""
+"""Recurrent cells, which compute one time step: simple, gated, and with a memory."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from linsey.typing import Dtype, Initializer, PrecisionLike, PRNGKey
 
 A = TypeVar("A")
 Carry = object
-"""What a cell hands to its next step: a pytree of arrays."""
+"""The state that a cell passes to its next step: a pytree of arrays."""
 CarryHistory = object
 """The carries of all steps, stacked: a pytree of arrays."""
 Output = Array
-"""What a cell returns for each step: an array, or a pytree in cells of your own."""
+"""The output of a cell for each step: an array, or a pytree in user-defined cells."""
 Pair = tuple[Array, Array]
 Activation = Callable[[Array], Array]
 
@@ -35,12 +35,12 @@ default_recurrent_kernel_init: Initializer = orthogonal()
 
 
 class RNNCellBase(Module):
-    """Base of recurrent cells, which take one step in time.
+    """Base class of recurrent cells, which compute one time step.
 
     A cell has a method `__call__(carry, inputs) -> (carry, outputs)`, and
 
-    - `initialize_carry(rng, input_shape)`, which makes the first carry for inputs of
-      that shape (without time),
+    - `initialize_carry(rng, input_shape)`, which returns the first carry for inputs of
+      that shape (without the time axis),
     - `num_feature_axes`, the number of axes of the inputs after batch and time.
 
     Example:
@@ -60,7 +60,7 @@ class RNNCellBase(Module):
 
     @nowrap
     def initialize_carry(self, rng: PRNGKey, input_shape: tuple[int, ...]) -> Carry:
-        """Make the first carry.
+        """Return the first carry.
 
         Args:
             rng: random key.
@@ -90,13 +90,13 @@ class RNNCellBase(Module):
 
 
 class _DenseCell(RNNCellBase):
-    """What cells made of dense maps share; those with one state also how it begins."""
+    """Base of cells made of dense maps; the first carry is that of a single state h."""
 
     @nowrap
     def _map(
         self, name: str, x: Array, features: int, bias_init: Initializer | None = None
     ) -> Array:
-        """Map inputs (`i...`) or states (`h...`), with a bias that has an initializer.
+        """Map inputs (`i...`) or states (`h...`), with a bias if it has an initializer.
 
         Args:
             name: name of the map.
@@ -120,7 +120,7 @@ class _DenseCell(RNNCellBase):
 
     @nowrap
     def initialize_carry(self, rng: PRNGKey, input_shape: tuple[int, ...]) -> Array:
-        """Make the first h for inputs of shape (*batch, channels)."""
+        """Return the first h for inputs of shape (*batch, channels)."""
         shape = (*input_shape[:-1], self.features)
         return self.carry_init(rng, shape, self.param_dtype)
 
@@ -128,12 +128,12 @@ class _DenseCell(RNNCellBase):
 
 
 def _size(h: Array) -> int:
-    """Return the number of features: the carry may have others than the cell says."""
+    """Return the number of features of a carry, which may differ from the cell's."""
     return np.shape(h)[-1]
 
 
 class _GatedCell(_DenseCell):
-    """The fields of cells with several gates of one kind."""
+    """The fields of cells whose gates share their activation and initializers."""
 
     features: int
     gate_fn: Activation = sigmoid
@@ -150,19 +150,20 @@ class _GatedCell(_DenseCell):
 
 
 class SimpleCell(_DenseCell):
-    """Take a step of a simple recurrent network.
+    """The cell of a simple recurrent network.
 
         h' = activation(W_i x + b + W_h h)
 
-    The carry is h, the output h'; with `residual`, h is added before the activation.
+    The carry is h and the output is h'. With `residual`, h is added before the
+    activation.
 
     Attributes:
-        features: number of features of the first h; a step has those of its carry.
+        features: number of features of the first h; a step reads it from its carry.
         activation_fn: the activation.
         kernel_init: initializer of the kernel of the inputs.
         recurrent_kernel_init: initializer of the kernel of h.
         bias_init: initializer of the bias.
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        dtype: computation dtype. If `None`, it is inferred from inputs and parameters.
         param_dtype: dtype of the parameters and of the first carry.
         carry_init: initializer of the first carry.
         residual: whether to add h before the activation.
@@ -201,7 +202,7 @@ class SimpleCell(_DenseCell):
             inputs: x of shape (*batch, channels).
 
         Returns:
-            The new h, twice.
+            The new h, as the carry and as the output.
         """
         h, size = carry, _size(carry)
         from_x = self._map("i", inputs, size, self.bias_init)
@@ -213,22 +214,22 @@ class SimpleCell(_DenseCell):
 
 
 class GRUCell(_GatedCell):
-    """Take a step of a gated recurrent unit.
+    """The cell of a gated recurrent unit (GRU).
 
         r = gate(W_ir x + b_r + W_hr h)    z = gate(W_iz x + b_z + W_hz h)
         n = activation(W_in x + b_in + r (W_hn h + b_hn))
         h' = (1 - z) n + z h
 
-    The carry is h, the output h'.
+    The carry is h and the output is h'.
 
     Attributes:
-        features: number of features of the first h; a step has those of its carry.
+        features: number of features of the first h; a step reads it from its carry.
         gate_fn: activation of the gates.
         activation_fn: activation of the candidate.
         kernel_init: initializer of the kernels of the inputs.
         recurrent_kernel_init: initializer of the kernels of h.
         bias_init: initializer of the biases.
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        dtype: computation dtype. If `None`, it is inferred from inputs and parameters.
         param_dtype: dtype of the parameters and of the first carry.
         carry_init: initializer of the first carry.
 
@@ -256,7 +257,7 @@ class GRUCell(_GatedCell):
             inputs: x of shape (*batch, channels).
 
         Returns:
-            The new h, twice.
+            The new h, as the carry and as the output.
         """
         x, h, size, bias_init = inputs, carry, _size(carry), self.bias_init
         r = self.gate_fn(self._map("ir", x, size, bias_init) + self._map("hr", h, size))
@@ -268,24 +269,24 @@ class GRUCell(_GatedCell):
 
 
 class MGUCell(_DenseCell):
-    """Take a step of a minimal gated unit: a gated recurrent unit with one gate.
+    """The cell of a minimal gated unit: a gated recurrent unit with one gate.
 
         f = gate(W_if x + b_if + W_hf h)
         n = activation(W_in x + b_in + f (W_hn h + b_hn))
         h' = (1 - f) n + f h
 
-    Without `reset_gate`, `n = activation(W_in x + b_in + W_hn h)`. The carry is h, the
-    output h'.
+    Without `reset_gate`, `n = activation(W_in x + b_in + W_hn h)`. The carry is h and
+    the output is h'.
 
     Attributes:
-        features: number of features of the first h; a step has those of its carry.
+        features: number of features of the first h; a step reads it from its carry.
         gate_fn: activation of the gate.
         activation_fn: activation of the candidate.
         kernel_init: initializer of the kernels of the inputs.
         recurrent_kernel_init: initializer of the kernels of h.
         forget_bias_init: initializer of the bias of the gate.
         activation_bias_init: initializer of the biases of the candidate.
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        dtype: computation dtype. If `None`, it is inferred from inputs and parameters.
         param_dtype: dtype of the parameters and of the first carry.
         carry_init: initializer of the first carry.
         reset_gate: whether the gate scales the state in the candidate.
@@ -326,7 +327,7 @@ class MGUCell(_DenseCell):
             inputs: x of shape (*batch, channels).
 
         Returns:
-            The new h, twice.
+            The new h, as the carry and as the output.
         """
         x, h, size, bias_init = inputs, carry, _size(carry), self.activation_bias_init
         from_x = self._map("if", x, size, self.forget_bias_init)
@@ -343,11 +344,11 @@ class MGUCell(_DenseCell):
 
 
 class _MemoryCell(RNNCellBase):
-    """What cells with a memory c beside their output h share: how both begin."""
+    """Base of cells with a memory c and an output h, which are the carry."""
 
     @nowrap
     def initialize_carry(self, rng: PRNGKey, input_shape: tuple[int, ...]) -> Pair:
-        """Make the first c and h for inputs of shape (*batch, *spatial, channels)."""
+        """Return the first c and h for inputs of shape (*batch, *spatial, channels)."""
         shape, dtype = (*input_shape[:-1], self.features), self.param_dtype
         c_key, h_key = jax.random.split(rng)
         c = self.carry_init(c_key, shape, dtype)
@@ -357,7 +358,7 @@ class _MemoryCell(RNNCellBase):
 def _remember(
     c: Array, gates: Iterable[Array], gate_fn: Activation, activation_fn: Activation
 ) -> tuple[Pair, Array]:
-    """Take a step from the memory and what the four gates see."""
+    """Compute a step from the memory and the four pre-activations of the gates."""
     i, f, g, o = gates
     new_c = gate_fn(f) * c + gate_fn(i) * activation_fn(g)
     new_h = gate_fn(o) * activation_fn(new_c)
@@ -365,7 +366,7 @@ def _remember(
 
 
 class _DenseMemoryCell(_MemoryCell, _GatedCell):
-    """Take a step with dense maps, two for each gate."""
+    """A memory cell with two dense maps for each gate."""
 
     @compact
     @promotes
@@ -385,7 +386,7 @@ class _DenseMemoryCell(_MemoryCell, _GatedCell):
 
     @nowrap
     def _gates(self, x: Array, h: Array) -> Sequence[Array]:
-        """Return what the gates i, f, g and o see: `W_i x + W_h h + b`."""
+        """Return the pre-activations `W_i x + W_h h + b` of the gates i, f, g and o."""
         size, bias = _size(h), self.bias_init
         return [
             self._map("i" + g, x, size) + self._map("h" + g, h, size, bias)
@@ -394,22 +395,22 @@ class _DenseMemoryCell(_MemoryCell, _GatedCell):
 
 
 class LSTMCell(_DenseMemoryCell):
-    r"""Take a step of a long short-term memory.
+    r"""The cell of a long short-term memory (LSTM).
 
         i = gate(W_ii x + W_hi h + b_i)        f = gate(W_if x + W_hf h + b_f)
         g = activation(W_ig x + W_hg h + b_g)  o = gate(W_io x + W_ho h + b_o)
         c' = f c + i g                         h' = o activation(c')
 
-    The carry is the pair (c, h), the output h'.
+    The carry is the pair (c, h) and the output is h'.
 
     Attributes:
-        features: number of features of the first c and h; a step has those of its h.
+        features: number of features of the first c and h; a step reads it from its h.
         gate_fn: activation of the gates.
         activation_fn: activation of the candidate and of the output.
         kernel_init: initializer of the kernels of the inputs.
         recurrent_kernel_init: initializer of the kernels of h.
         bias_init: initializer of the biases.
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        dtype: computation dtype. If `None`, it is inferred from inputs and parameters.
         param_dtype: dtype of the parameters and of the first carry.
         carry_init: initializer of the first carry.
 
@@ -430,7 +431,7 @@ class LSTMCell(_DenseMemoryCell):
 
 
 class DenseParams(Module):
-    """Hold the parameters of a `Dense` layer without applying them.
+    """The parameters of a `Dense` layer, which are returned and not applied.
 
     Attributes:
         features: number of output features.
@@ -456,25 +457,25 @@ class DenseParams(Module):
 
     @compact
     def __call__(self, inputs: Array) -> tuple[Array, Array | None]:
-        """Return kernel and bias for inputs of shape (..., channels)."""
+        """Return the kernel and bias for inputs of shape (..., channels)."""
         shape = (np.shape(inputs)[-1], self.features)
         return linear.kernel_and_bias(self, shape, (self.features,))
 
 
 class OptimizedLSTMCell(_DenseMemoryCell):
-    """Take a step of a long short-term memory with two matrix products.
+    """The cell of a long short-term memory (LSTM) with two matrix products.
 
-    The same as `LSTMCell`, parameters included; the kernels of the four gates are
-    joined before they are applied. Faster on wide accelerators.
+    It is the same as `LSTMCell`, including the parameters, but concatenates the kernels
+    of the four gates before it applies them. This is faster on wide accelerators.
 
     Attributes:
-        features: number of features of the first c and h; a step has those of its h.
+        features: number of features of the first c and h; a step reads it from its h.
         gate_fn: activation of the gates.
         activation_fn: activation of the candidate and of the output.
         kernel_init: initializer of the kernels of the inputs.
         recurrent_kernel_init: initializer of the kernels of h.
         bias_init: initializer of the biases.
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        dtype: computation dtype. If `None`, it is inferred from inputs and parameters.
         param_dtype: dtype of the parameters and of the first carry.
         carry_init: initializer of the first carry.
 
@@ -493,7 +494,7 @@ class OptimizedLSTMCell(_DenseMemoryCell):
 
     @nowrap
     def _gates(self, x: Array, h: Array) -> Sequence[Array]:
-        """Split the sum of two joined maps."""
+        """Return the pre-activations of the gates, from two concatenated maps."""
         size = _size(h)
         pairs = [
             (self._params("i" + g, x, size), self._params("h" + g, h, size))
@@ -519,7 +520,7 @@ class OptimizedLSTMCell(_DenseMemoryCell):
 
     @nowrap
     def _sums(self, x: Array, params: Iterable[tuple[Array, Array | None]]) -> Array:
-        """Apply the joined kernels: (*batch, 4 * features)."""
+        """Apply the concatenated kernels; return shape (*batch, 4 * features)."""
         kernels, biases = zip(*params, strict=True)
         kernel = lax.concatenate(promote(*kernels), 1)
         bias = None if biases[0] is None else lax.concatenate(promote(*biases), 0)
@@ -528,13 +529,13 @@ class OptimizedLSTMCell(_DenseMemoryCell):
 
 
 class ConvLSTMCell(_MemoryCell):
-    """Take a step of a convolutional long short-term memory.
+    """The cell of a convolutional long short-term memory (LSTM).
 
         i, g, f, o = split(W_i * x + W_h * h + b)
         c' = sigmoid(f + 1) c + sigmoid(i) tanh(g)
         h' = sigmoid(o) tanh(c')
 
-    `*` is the convolution. The carry is the pair (c, h), the output h'.
+    `*` is the convolution. The carry is the pair (c, h) and the output is h'.
 
     Attributes:
         features: number of features of c and h.
@@ -542,7 +543,7 @@ class ConvLSTMCell(_MemoryCell):
         strides: strides of the convolution of the inputs and of h. Defaults to 1.
         padding: see `Conv`.
         use_bias: whether to add biases.
-        dtype: dtype of the computation. If `None`, inputs and parameters decide.
+        dtype: computation dtype. If `None`, it is inferred from inputs and parameters.
         param_dtype: dtype of the parameters and of the first carry.
         carry_init: initializer of the first carry.
 
@@ -601,5 +602,5 @@ class ConvLSTMCell(_MemoryCell):
 
     @property
     def num_feature_axes(self) -> int:
-        """The spatial axes and the channels."""
+        """The number of spatial axes, plus one for the channels."""
         return len(self.kernel_size) + 1

@@ -1,4 +1,4 @@
-"""Layers that scan a sequence with a cell, in one direction or in both."""
+"""Layers that scan a cell over a sequence, in one direction or in both."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ class RNN(Module):
 
         carry_t, y_t = cell(carry_{t-1}, x_t)
 
-    Time is the axis after the batch axes, or the first one with `time_major`. The
-    fields up to `keep_order` can be given at the call instead.
+    Time is the axis after the batch axes or, with `time_major`, the first axis. The
+    options from `time_major` to `keep_order` can be given in the call instead.
 
     Attributes:
         cell: the cell.
         time_major: whether time is the first axis.
         return_carry: whether to return the last carry with the outputs.
-        reverse: whether to go from the last element to the first; where lengths are
-            given, from the last element that is not padding.
-        keep_order: with `reverse`, whether outputs are in the order of the inputs
-            rather than in that of the steps.
-        unroll: steps in one iteration of the compiled loop.
-        variable_axes: collections that have a slice for each step, see `scan`.
+        reverse: whether to go from the last element to the first; if lengths are given,
+            from the last element that is not padding.
+        keep_order: whether, with `reverse`, the outputs are in the order of the inputs
+            instead of the order of the steps.
+        unroll: number of steps in one iteration of the compiled loop.
+        variable_axes: collections that have a slice for each step; see `scan`.
         variable_broadcast: collections that all steps share.
-        variable_carry: collections handed from step to step.
+        variable_carry: collections passed from step to step.
         split_rngs: whether random streams differ between steps.
 
     Example:
@@ -91,11 +91,11 @@ class RNN(Module):
 
         Args:
             inputs: array of shape (*batch, time, *features), or with time first.
-            initial_carry: the first carry. Defaults to what the cell makes.
+            initial_carry: the first carry. By default, the cell creates it.
             init_key: random key for the first carry.
             seq_lengths: number of elements of each sequence that are not padding, of
-                shape (*batch,). They decide which carry is returned and where
-                `reverse` begins; outputs are computed for the padding too.
+                shape (*batch,). They determine which carry is returned and where
+                `reverse` begins; outputs are also computed for the padding.
             return_carry: see the class.
             time_major: see the class.
             reverse: see the class.
@@ -103,7 +103,7 @@ class RNN(Module):
 
         Returns:
             The outputs, of shape (*batch, time, ...) or with time first; with
-            `return_carry` the last carry and the outputs.
+            `return_carry`, the last carry and the outputs.
 
         Raises:
             InputRankError: the inputs have too few axes.
@@ -123,7 +123,7 @@ class RNN(Module):
             batch_shape = (*shape[:time], *shape[time + 1 :])[:batch_dims]
             _check_lengths(np.shape(seq_lengths), batch_shape)
         axes = sharding.split_axes(inputs)
-        if axes[time]:  # but each device takes all steps
+        if axes[time]:  # time is sharded, but each device has to compute all steps
             whole = *axes[:time], None, *axes[time + 1 :]
             inputs = sharding.leave_to_compiler(lambda x: x, whole, inputs)
         order = seq_lengths, batch_dims, time_major
@@ -143,7 +143,7 @@ class RNN(Module):
 
     @nowrap
     def _used(self, lengths: Array | None) -> object:
-        """List what the cell uses and may vary inside of `jax.shard_map`."""
+        """Return the values used by the cell that may vary inside `jax.shard_map`."""
         scope = self.cell.scope
         if jax.sharding.get_abstract_mesh().empty or scope is None:
             return None
@@ -153,7 +153,7 @@ class RNN(Module):
     def _scan(
         self, carry: Carry, inputs: Array, lengths: Array | None, time: int
     ) -> tuple[Carry, Output]:
-        """Scan the cell; with lengths, the carry returned is that after the last."""
+        """Scan the cell; return the carry after the last element of each sequence."""
         lift = partial(
             scan,
             variable_axes=self.variable_axes,
@@ -167,8 +167,8 @@ class RNN(Module):
             return lift(_step, in_axes=time)(self.cell, carry, inputs)
         lengths = jnp.asarray(lengths)
 
-        # The carry at the last element is kept beside the one that goes on, which the
-        # outputs of the padding need; keeping all carries would take more memory.
+        # The carry after the last element is kept in addition to the current one, which
+        # the outputs of the padding need. Keeping all carries would take more memory.
         @nowrap
         def step(
             cell: Any, carries: tuple[Carry, Carry], x: Array, i: Array
@@ -188,13 +188,13 @@ class RNN(Module):
 @nowrap
 def _step(cell: Any, carry: Carry, x: Array) -> tuple[Carry, Output]:
     new, y = cell(carry, x)
-    if jax.tree.structure(new) == jax.tree.structure(carry):  # or `scan` refuses it
+    if jax.tree.structure(new) == jax.tree.structure(carry):  # `scan` raises otherwise
         new = jax.tree.map(_as_before, new, carry)
     return new, y
 
 
 def _as_before(new: Array, old: Array) -> Array:
-    """Give what a step hands on the dtype and the sharding that the first carry had."""
+    """Convert a new carry to the dtype and the sharding of the previous one."""
     if not isinstance(new, Array) or new.shape != old.shape:
         return new
     dtype = old.dtype
@@ -205,7 +205,7 @@ def _as_before(new: Array, old: Array) -> Array:
 
 
 def _keep(going: Array, new: Array, old: Array) -> Array:
-    """Choose between carries, for each sequence."""
+    """Choose between the new and the old carry, for each sequence."""
     mask = going.reshape(going.shape + (1,) * (new.ndim - going.ndim))
     return lax.select(
         sharding.split_like(ops_axes.broadcast_all(mask, new.shape), new), new, old
@@ -213,7 +213,7 @@ def _keep(going: Array, new: Array, old: Array) -> Array:
 
 
 def _check_lengths(found: Shape, batch: Shape) -> None:
-    """Refuse lengths that are not those of a batch, nor one for several sequences."""
+    """Raise an error if the shape of the lengths does not broadcast to the batch's."""
     pairs = zip(reversed(found), reversed(batch), strict=False)
     if len(found) > len(batch) or not all(n in (1, size) for n, size in pairs):
         raise ShapeError(
@@ -228,7 +228,7 @@ def _given(value: bool | None, default: bool) -> bool:
 
 
 class RNNBase(Protocol):
-    """What is called like `RNN`."""
+    """The type of layers that are called like `RNN`."""
 
     def __call__(
         self,
@@ -242,21 +242,21 @@ class RNNBase(Protocol):
         reverse: bool | None = None,
         keep_order: bool | None = None,
     ) -> Output | tuple[Carry, Output]:
-        """Go through the inputs, see `RNN`."""
+        """Run over the inputs; see `RNN`."""
 
 
 def _concatenate(a: Array, b: Array) -> Array:
-    """Join the features of two outputs."""
+    """Concatenate the features of two outputs."""
     return lax.concatenate(promote(a, b), a.ndim - 1)
 
 
 class Bidirectional(Module):
-    """Go through inputs in both directions and joins the outputs.
+    """Run over the inputs in both directions and combine the outputs.
 
     Attributes:
-        forward_rnn: the layer that goes forward.
-        backward_rnn: the layer that goes backward.
-        merge_fn: joins the outputs of both. Defaults to the concatenation of features.
+        forward_rnn: the layer that runs forward.
+        backward_rnn: the layer that runs backward.
+        merge_fn: combines both outputs. By default, it concatenates their features.
         time_major: whether time is the first axis.
         return_carry: whether to return the last carries with the outputs.
 
@@ -292,7 +292,7 @@ class Bidirectional(Module):
         reverse: bool | None = None,
         keep_order: bool | None = None,
     ) -> Output | tuple[Carry, Output]:
-        """Go through the inputs in both directions.
+        """Run over the inputs in both directions.
 
         Args:
             inputs: array of shape (*batch, time, *features), or with time first.
@@ -301,11 +301,12 @@ class Bidirectional(Module):
             seq_lengths: number of elements of each sequence that are not padding.
             return_carry: whether to return the last carries with the outputs.
             time_major: whether time is the first axis.
-            reverse: accepted so that the call is that of `RNN`; it changes nothing.
-            keep_order: likewise; outputs are in the order of the inputs.
+            reverse: has no effect; accepted so that the signature is that of `RNN`.
+            keep_order: has no effect; outputs are in the order of the inputs.
 
         Returns:
-            The joined outputs; with `return_carry` the pair of carries and the outputs.
+            The combined outputs; with `return_carry`, the pair of carries and the
+            outputs.
         """
         return_carry = _given(return_carry, self.return_carry)
         time_major = _given(time_major, self.time_major)

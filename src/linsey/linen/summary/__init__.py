@@ -1,4 +1,4 @@
-"""Tables of models: which modules they call, with shapes, sizes and operations."""
+"""Tables of the modules that a model calls, with shapes, sizes and FLOPs."""
 
 from __future__ import annotations
 
@@ -43,28 +43,28 @@ def tabulate(
 ) -> Callable[..., str]:
     """Return a function that draws a table of the modules that a model calls.
 
-    The model is traced, never run: arguments may be `jax.ShapeDtypeStruct`s. Rows are
-    in the order of the calls, collections in alphabetical order. Where rich is not
-    installed the table is drawn with plain characters.
+    The model is traced and never run, so its arguments may be `jax.ShapeDtypeStruct`s.
+    Rows are in the order of the calls, collections in alphabetical order. If rich is
+    not installed, the table is drawn with plain characters.
 
     Args:
         module: the model.
         rngs: one key (the stream `params`) or `{stream: key}`.
-        depth: how deep modules are shown; the variables of deeper ones are counted
-            with those of the nearest module above them that is shown.
-        show_repeated: also show the calls of a module after its first.
+        depth: maximum depth of the modules that are shown; the variables of deeper ones
+            are counted with those of the nearest module above them that is shown.
+        show_repeated: whether to show repeated calls of a module.
         mutable: the collections to create.
         console_kwargs: arguments of `rich.console.Console`, such as `width`.
         table_kwargs: further arguments of `rich.table.Table`.
         column_kwargs: further arguments of `rich.table.Table.add_column`.
-        compute_flops: add the operations of each call, as estimated by the compiler;
-            empty where a call cannot be repeated alone.
-        compute_vjp_flops: add those of each call with its reverse-mode derivative; 0
-            where it has none.
+        compute_flops: whether to show the FLOPs of each call, as estimated by the
+            compiler. A cell is empty if the call cannot be repeated in isolation.
+        compute_vjp_flops: whether to show the FLOPs of each call and its reverse-mode
+            derivative; 0 if it has none.
         **kwargs: further arguments of `Module.init`, such as `method`.
 
     Returns:
-        A function of the arguments of the model.
+        A function that takes the arguments of the model and returns the table.
 
     Example:
         >>> import jax, jax.numpy as jnp, linsey.linen as nn
@@ -116,12 +116,13 @@ def module_paths(
     args: tuple[object, ...],
     kwargs: Mapping[str, Any],
 ) -> dict[str, Module]:
-    """Return unbound copies of the modules that a call uses, by path joined with `/`.
+    """Return unbound copies of the modules that a call uses, by path (`"a/b"`).
 
     Args:
         module: the model, under the path `""`.
         rngs: one key or `{stream: key}`.
-        show_repeated: keep the copy of the last call at a path, not of the first.
+        show_repeated: whether to copy the module of the last call at a path instead of
+            the first.
         mutable: the collections to create.
         args: arguments of the call.
         kwargs: keyword arguments of `Module.init`.
@@ -153,7 +154,7 @@ def _table(
         ]
         row += [_text(count(call)) for count in counts.values()]
         for of_col, counted_of_col in zip(own, counted, strict=True):
-            # Taken out, so that a call after the first shows none.
+            # Remove the variables, so that they are shown only at the first call.
             text = represent(of_col.pop(call.path, {}), style)
             size = represent_size(counted_of_col.pop(call.path, {}), style)
             size = style.bold(size) if size else ""
@@ -171,7 +172,7 @@ def _text(count: int | None) -> str:
 
 
 def _by_module(collection: Collection, calls: Calls) -> dict[Path, Any]:
-    """Return the variables of each module, without those of modules called inside."""
+    """Return the variables of each module, without those of modules that it calls."""
     found: dict[Path, Any] = {call.path: {} for call in calls}
     for names, value in flatten_dict(collection).items():
         for i in reversed(range(len(names))):
@@ -195,7 +196,7 @@ def tabulate_method(
     compute_vjp_flops: bool = False,
     **kwargs: object,
 ) -> str:
-    """Return a table of the submodules: shapes, sizes, and if asked, operations."""
+    """Return a table of the submodules, with shapes, sizes and, on request, FLOPs."""
     rows = (depth, show_repeated, mutable)
     looks = (console_kwargs, table_kwargs, column_kwargs)
     flops = (compute_flops, compute_vjp_flops)
@@ -210,10 +211,10 @@ def module_paths_method(
     mutable: Filter = CREATED,
     **kwargs: object,
 ) -> dict[str, Module]:
-    """Return the submodules that a call uses, by their path joined with `/`."""
+    """Return the submodules that a call uses, by path (`"a/b"`)."""
     return module_paths(self, rngs, show_repeated, mutable, args, kwargs)
 
 
-# `Module` declares these two; it stands below this package.
+# `Module` declares these two methods; it cannot import this package.
 Module.tabulate = tabulate_method
 Module.module_paths = module_paths_method

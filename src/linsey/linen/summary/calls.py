@@ -1,7 +1,7 @@
-"""Which modules a model calls: found by tracing `init`, without computing anything.
+"""Records of the calls in a model, made by tracing `init` without computing anything.
 
-Arrays are replaced by their shapes and dtypes (*abstract* values) wherever they are
-kept, so nothing of the trace outlives it.
+In the records, arrays are replaced by their shapes and dtypes (*abstract* values), so
+no traced value outlives the trace.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from linsey.typing import VariableDict
 T = TypeVar("T")
 Path = tuple[str, ...]
 Args = tuple[object, ...]
-Arrays = list[jax.ShapeDtypeStruct]  # or arrays: what has a shape and a dtype
+Arrays = list[jax.ShapeDtypeStruct]  # or anything with a shape and a dtype
 _ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
 
 
@@ -37,7 +37,7 @@ class Call:
         method: the name of the method.
         args: its abstract arguments.
         kwargs: its abstract keyword arguments.
-        outputs: what it returned, abstract.
+        outputs: its abstract result.
         variables: the abstract variables of the module at the end of the call.
     """
 
@@ -51,12 +51,12 @@ class Call:
 
 
 def is_array(value: object) -> TypeGuard[jax.ShapeDtypeStruct]:
-    """Return whether a value has a shape and a dtype; Python numbers have not."""
+    """Return whether a value has a shape and a dtype; Python numbers do not."""
     return isinstance(value, _ARRAYS)
 
 
 def abstract(tree: T) -> T:
-    """Replace the arrays of a tree by `jax.ShapeDtypeStruct`s."""
+    """Replace the arrays in a tree with `jax.ShapeDtypeStruct`s."""
     return with_arrays(tree, jax.eval_shape(lambda arrays: arrays, arrays_of(tree)))
 
 
@@ -74,7 +74,7 @@ def with_arrays(tree: T, arrays: Arrays) -> T:
 def record_calls(
     module: Module, rngs: RNGs, mutable: Filter, args: Args, kwargs: Mapping[str, Any]
 ) -> tuple[list[Call], VariableDict]:
-    """Trace `module.init` and note the method calls in the order they begin.
+    """Trace `module.init` and record the method calls in the order in which they begin.
 
     Args:
         module: the outermost module.
@@ -84,7 +84,7 @@ def record_calls(
         kwargs: keyword arguments of `Module.init`.
 
     Returns:
-        The calls that returned, and the abstract variables.
+        The completed calls, and the abstract variables.
     """
     calls: list[Call | None] = []
 
@@ -95,13 +95,13 @@ def record_calls(
         context: InterceptorContext,
     ) -> T:
         name = context.method_name
-        if name in ("setup", "<lambda>"):  # the latter is lifted, and no method
+        if name in ("setup", "<lambda>"):  # the latter is a lifted function
             return next_fun(*args, **kwargs)
         index = len(calls)
         calls.append(None)
         inputs = abstract((args, dict(kwargs)))
         outputs = next_fun(*args, **kwargs)
-        path, unbind = context.module.path, Module.unbind  # a field may hide it
+        path, unbind = context.module.path, Module.unbind  # a field may hide `unbind`
         module, variables = unbind(context.module)
         found = abstract((outputs, variables))
         calls[index] = Call(path, module, name, *inputs, *found)

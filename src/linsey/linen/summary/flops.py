@@ -1,6 +1,6 @@
-"""How many floating point operations a call takes, as estimated by the compiler.
+"""The number of floating point operations (FLOPs) of a call, estimated by the compiler.
 
-The call is lowered alone, with abstract variables; nothing is compiled or run.
+The call is lowered in isolation, with abstract variables; nothing is compiled or run.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from linsey.typing import VariableDict
 
 
 def forward_flops(call: Call, rngs: RNGs, mutable: Filter) -> int | None:
-    """Estimate the operations of a call; `None` where it cannot be repeated alone."""
+    """Estimate the FLOPs of a call; return `None` if it cannot run in isolation."""
     run, arrays = _as_function(call, rngs, mutable)
     try:
         return _lowered_flops(run, arrays)
     except Exception:
-        # The call needs more than its arguments and variables, such as an open method
-        # of another module or a traced value in a closure: the user may do this.
+        # The call needs more than its arguments and variables, such as a running method
+        # of another module or a traced value in a closure, which users may write.
         return None
 
 
 def vjp_flops(call: Call, rngs: RNGs, mutable: Filter) -> int | None:
-    """Estimate the operations of a call and of its derivative in reverse mode.
+    """Estimate the FLOPs of a call and of its derivative in reverse mode.
 
-    The derivative is by the variables and the inputs, of the outputs and of the
-    variables after the call. It is 0 for calls that cannot be differentiated, `None`
-    where the call cannot be repeated alone.
+    The outputs and the new variables are differentiated with respect to the variables
+    and the inputs. The result is 0 if the call cannot be differentiated, and `None` if
+    it cannot run in isolation.
     """
     run, arrays = _as_function(call, rngs, mutable)
 
@@ -49,7 +49,7 @@ def vjp_flops(call: Call, rngs: RNGs, mutable: Filter) -> int | None:
         return 0
     try:
         return _lowered_flops(run_and_derive, arrays)
-    except Exception:  # told apart by the call without its derivative
+    except Exception:  # the call without its derivative shows which case it is
         return None if forward_flops(call, rngs, mutable) is None else 0
 
 
@@ -67,7 +67,7 @@ def _cotangent(x: jax.Array) -> jax.Array | np.ndarray:
 def _as_function(
     call: Call, rngs: RNGs, mutable: Filter
 ) -> tuple[Callable[..., Arrays], tuple[object, Arrays, Arrays]]:
-    """Make the call a function of arrays only; return it and its abstract arrays."""
+    """Turn a call into a function of arrays; return it and its abstract arrays."""
     inputs = (call.args, call.kwargs)
 
     def run(variables: VariableDict, arrays: Arrays, keys: Arrays) -> Arrays:

@@ -1,4 +1,4 @@
-"""Tables as text: with rich where it is installed, else with plain characters."""
+"""Tables as text: with rich if it is installed, otherwise with plain characters."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from linsey.linen.summary.represent import PLAIN, Style
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table of texts, each of which may have many lines.
+    """A table of texts, each of which may have several lines.
 
     Attributes:
-        title: stands above it.
+        title: the text above the table.
         header: the names of the columns.
         rows: the cells.
         footer: the last row.
-        caption: stands below it.
+        caption: the text below the table.
     """
 
     title: str
@@ -31,7 +31,7 @@ class Table:
 
 
 def find_style() -> Style:
-    """Return the marks of rich; without it, marks that change nothing."""
+    """Return the markup of rich or, if it is not installed, no markup."""
     try:
         from rich.markup import escape
     except ImportError:
@@ -45,7 +45,7 @@ def render_rich(
     table_kwargs: Mapping[str, Any],
     column_kwargs: Mapping[str, Any],
 ) -> str:
-    """Draw a table whose texts are marked up for rich."""
+    """Draw a table whose texts have the markup of rich."""
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text

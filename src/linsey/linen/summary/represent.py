@@ -1,4 +1,4 @@
-"""Values as text for the cells of a table: nested ones in the manner of YAML.
+"""Values as text for the cells of a table; nested values look like YAML.
 
 Example:
     >>> import jax, jax.numpy as jnp
@@ -28,12 +28,12 @@ from linsey.linen.summary.calls import Call, arrays_of, is_array
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """How a renderer marks text.
+    """The functions with which a renderer marks up text.
 
     Attributes:
-        dim: for what matters less.
-        bold: for what matters more.
-        literal: for text of the user.
+        dim: for less important text.
+        bold: for more important text.
+        literal: for text from the user, to be shown literally.
     """
 
     dim: Callable[[str], str]
@@ -45,11 +45,11 @@ PLAIN = Style(dim=str, bold=str, literal=str)
 
 
 def represent(value: object, style: Style) -> str:
-    """Return the text of a value; empty containers give no text.
+    """Return the text of a value, which is empty for empty containers.
 
     Args:
         value: a tree with abstract arrays.
-        style: how dtypes are marked.
+        style: the markup of dtypes.
     """
     value = _simplified(value)
     is_empty = isinstance(value, (dict, list)) and not value
@@ -57,7 +57,7 @@ def represent(value: object, style: Style) -> str:
 
 
 def represent_inputs(call: Call, style: Style) -> str:
-    """Return the text of the arguments of a call, without needless nesting."""
+    """Return the text of the arguments of a call, without unnecessary nesting."""
     args, kwargs = call.args, call.kwargs
     if not kwargs:
         return represent(args[0] if len(args) == 1 else args, style)
@@ -65,7 +65,7 @@ def represent_inputs(call: Call, style: Style) -> str:
 
 
 def represent_size(tree: object, style: Style) -> str:
-    """Say how many numbers a tree holds and how many bytes these take, if any."""
+    """Return the number of values in a tree and of their bytes, as text, if any."""
     arrays = arrays_of(tree)
     count = sum(x.size * x.dtype.itemsize for x in arrays)
     size = sum(x.size for x in arrays)
@@ -80,11 +80,11 @@ def _bytes(count: int) -> str:
 
 
 def _simplified(value: object) -> object:
-    """Return a container as a dict or a list; anything else as it is."""
+    """Convert a container to a dict or a list; return anything else unchanged."""
     if isinstance(value, Mapping):
         try:
             return {key: value[key] for key in sorted(value)}
-        except TypeError:  # keys that cannot be compared
+        except TypeError:  # the keys cannot be compared
             return dict(value)
     if isinstance(value, (list, tuple)):
         return list(value)
@@ -140,7 +140,7 @@ def _leaf(value: object, style: Style) -> str:
 
 
 def _axes(names: object) -> str:
-    """Return the text of names of axes: a tuple, perhaps of tuples, without quotes."""
+    """Return the text of axis names, a (possibly nested) tuple, without quotes."""
     if not isinstance(names, tuple):
         return str(names)
     end = "," if len(names) == 1 else ""

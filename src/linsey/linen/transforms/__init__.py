@@ -1,8 +1,8 @@
-"""Lifted transforms of modules: JAX transforms that know variables and random streams.
+"""Lifted transforms: JAX transforms of modules, with variables and random streams.
 
-Each takes a module class (and gives a class), or a function whose first argument is a
-module, such as a method (and gives a function). `lifting` is the mechanism; what each
-transform does to variables is in `linsey.core.lift`.
+Each takes a module class and returns a class, or takes a function whose first argument
+is a module, such as a method, and returns a function. The mechanism is in `lifting`;
+the effect of each transform on variables is in `linsey.core.lift`.
 """
 
 # ruff: noqa: F403 (each file lists the names that it offers)

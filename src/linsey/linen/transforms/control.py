@@ -32,10 +32,10 @@ def vmap(
     metadata_params: Mapping[Any, Any] = {},
     methods: Methods = None,
 ) -> Target:
-    """Lift `jax.vmap`: run many instances of a module side by side.
+    """Lift `jax.vmap`: run many instances of a module in parallel.
 
     Example:
-        An ensemble of four layers, each with parameters of its own:
+        An ensemble of four layers, each with its own parameters:
 
         >>> import jax, jax.numpy as jnp, linsey.linen as nn
         >>> Ensemble = nn.vmap(
@@ -47,13 +47,13 @@ def vmap(
 
     Args:
         target: a module class, or a function of a module.
-        variable_axes: for each filter the axis of these collections; `None` if the
-            instances share them. Collections that are not named cannot be used.
-        split_rngs: for each filter whether these streams differ between instances.
-            Streams that are not named cannot be used.
+        variable_axes: for each filter, the axis of these collections; `None` if the
+            instances share them. Collections that match no filter cannot be used.
+        split_rngs: for each filter, whether these streams differ between instances.
+            Streams that match no filter cannot be used.
         in_axes: axes of the arguments (without the module).
         out_axes: axes of the results.
-        axis_size: number of instances, needed if nothing is mapped on the way in.
+        axis_size: number of instances, needed if no argument or variable is mapped.
         axis_name: name of the axis, e.g. for `BatchNorm(axis_name=...)`.
         spmd_axis_name: see `jax.vmap`.
         metadata_params: for metadata boxes, e.g. `{nn.PARTITION_NAME: "layers"}`.
@@ -83,7 +83,7 @@ def scan(
     _split_transpose: bool = False,
     check_constancy_invariants: bool = True,
 ) -> Target:
-    """Lift `jax.lax.scan`: apply a module again and again.
+    """Lift `jax.lax.scan`: apply a module repeatedly.
 
     The module is called as `module(carry, *xs) -> (carry, y)`.
 
@@ -104,22 +104,23 @@ def scan(
 
     Args:
         target: a module class, or a function of a module.
-        variable_axes: for each filter the axis along which these collections are
+        variable_axes: for each filter, the axis along which these collections are
             stacked, one slice for each step.
         variable_broadcast: collections that all steps share, e.g. the parameters of a
             recurrent cell.
-        variable_carry: collections handed from step to step, e.g. `batch_stats`.
-        split_rngs: for each filter whether these streams differ between steps.
+        variable_carry: collections passed from step to step, e.g. `batch_stats`.
+        split_rngs: for each filter, whether these streams differ between steps.
         in_axes: axes of the arguments after the carry, or `nn.broadcast`.
         out_axes: axes of the results after the carry.
-        length: number of steps, needed if nothing is scanned over.
-        reverse: go from the last element to the first.
-        unroll: steps in one iteration of the compiled loop.
+        length: number of steps, needed if no argument or variable is scanned over.
+        reverse: whether to go from the last element to the first.
+        unroll: number of steps in one iteration of the compiled loop.
         data_transform: called as `data_transform(variables, rngs)` in each step.
         metadata_params: for metadata boxes, e.g. `{nn.PARTITION_NAME: "layers"}`.
         methods: the methods of a class to lift. If `None`, `__call__`.
         _split_transpose: see `jax.lax.scan`.
-        check_constancy_invariants: trace once more to compute what is broadcast.
+        check_constancy_invariants: whether to trace the step once more, to compute
+            the values that are broadcast.
 
     Returns:
         A class or function like `target`.
@@ -137,17 +138,17 @@ def remat_scan(
     variable_axes: Mapping[Any, object] = FrozenDict({True: 0}),
     split_rngs: Mapping[Any, bool] = FrozenDict({True: True}),
 ) -> Target:
-    """Nest `scan`s with `remat`: deep stacks in little memory.
+    """Nest `scan`s with `remat`, for deep stacks in little memory.
 
-    For `lengths=(n, m)` the module `x -> x` is applied `n * m` times, and the backward
-    pass keeps `n + m` of the values between.
+    For `lengths=(n, m)` the module `x -> x` is applied `n * m` times, and `n + m`
+    intermediate values are kept for the backward pass.
 
     Args:
         target: a module class, or a function of a module.
         lengths: the lengths of the nested loops.
-        policy: which values to keep all the same, see `jax.checkpoint`.
+        policy: chooses further values to keep; see `jax.checkpoint`.
         variable_broadcast: collections that all steps share.
-        variable_carry: collections handed from step to step.
+        variable_carry: collections passed from step to step.
         variable_axes: the axis along which collections are stacked, in each loop.
         split_rngs: whether streams differ between steps.
 
@@ -166,7 +167,7 @@ def cond(
     variables: Filter = True,
     rngs: Filter = True,
 ) -> T:
-    """Lift `jax.lax.cond`: run one of two functions of a module by a traced condition.
+    """Lift `jax.lax.cond`: run one of two module functions by a traced condition.
 
     Both functions must write the same variables. Parameters that only one of them uses
     must be created beforehand, e.g. by running both if `mdl.is_initializing()`.
@@ -181,7 +182,7 @@ def cond(
         rngs: streams they may use.
 
     Returns:
-        The result of the function that was chosen.
+        The result of the chosen function.
     """
     choose = functools.partial(core_lift.cond, pred)
     fns = (true_fun, false_fun)
@@ -196,7 +197,7 @@ def switch(
     variables: Filter = True,
     rngs: Filter = True,
 ) -> T:
-    """Lift `jax.lax.switch`: run `branches[index](mdl, *operands)`, see `cond`."""
+    """Lift `jax.lax.switch`: run `branches[index](mdl, *operands)`; see `cond`."""
     count = len(branches)
 
     def choose(*args: Any, **filters: Filter) -> T:
@@ -217,13 +218,13 @@ def while_loop(
     """Lift `jax.lax.while_loop`.
 
     Args:
-        cond_fn: called as `cond_fn(mdl, carry)`; goes on while it is true.
+        cond_fn: called as `cond_fn(mdl, carry)`; the loop runs while it is true.
         body_fn: called as `body_fn(mdl, carry) -> carry`.
         mdl: a module, or a tree of modules.
         init: the first carry.
-        carry_variables: collections the step may write; they must exist before.
+        carry_variables: collections that `body_fn` may write; they must exist already.
         broadcast_variables: collections that are only read.
-        split_rngs: for each filter whether these streams differ between steps.
+        split_rngs: for each filter, whether these streams differ between steps.
 
     Returns:
         The last carry.

@@ -1,4 +1,4 @@
-"""How modules run: compiled, recomputed, on other variables and keys."""
+"""Transforms of how modules run: compiled, recomputed, with other variables or keys."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ Target = TypeVar("Target")
 def _jit(
     programs: dict[object, Callable[..., Any]], run: Run, **options: Any
 ) -> Callable[..., Any]:
-    """Apply `core.lift.jit`: all equal runs of a function share one of the programs."""
+    """Apply `core.lift.jit`; equal runs of a function share one of the programs."""
     if run.fn not in programs:
-        # The run is an argument between the scopes and the others.
+        # The run is an argument between the scopes and the user's arguments.
         options["static_argnums"] = (1, *shifted(options["static_argnums"], 1))
         options["donate_argnums"] = shifted(options["donate_argnums"], 1)
         fn = functools.wraps(run.fn)(functools.partial(_run_and_count))
@@ -55,10 +55,10 @@ def jit(
 ) -> Target:
     """Lift `jax.jit`: equal modules share one compiled program.
 
-    Modules are equal if their class and fields are, whatever their names; a program
-    that reads `name` or `path` is for one place. Fields that have no hash are compared
-    by their content; arrays that are being traced are inputs. Random keys are drawn for
-    each call: they do not depend on what the process compiled before.
+    Modules are equal if their classes and fields are, whatever their names. A program
+    that reads `name` or `path` is not shared with modules of other paths. Unhashable
+    fields are compared by content; traced arrays in fields become inputs. Random keys
+    are drawn at each call and do not depend on what the process has compiled before.
 
     Example:
         >>> import jax, jax.numpy as jnp, linsey.linen as nn
@@ -70,8 +70,9 @@ def jit(
         target: a module class, or a function of a module.
         variables: collections that may be used inside.
         rngs: streams that may be used inside.
-        static_argnums: indices of compile-time constant arguments; the module is 0.
-        static_argnames: names of such keyword arguments.
+        static_argnums: indices of arguments that are compile-time constants; the module
+            is 0.
+        static_argnames: names of keyword arguments that are compile-time constants.
         donate_argnums: indices of arguments whose memory may be reused.
         device: see `jax.jit`.
         backend: see `jax.jit`.
@@ -83,7 +84,7 @@ def jit(
     return target
 
 
-_TRACERS = "the traced arrays in fields"  # a keyword that no call has
+_TRACERS = "the traced arrays in fields"  # a keyword that no call uses
 
 
 def _call_program(
@@ -93,21 +94,23 @@ def _call_program(
     *args: Any,
     **kw: Any,
 ) -> Any:
-    # Interceptors, flags and rules take effect while a program is traced. A method is
-    # hashed by the identity of its object, which may have no hash itself.
+    # Interceptors, flags and rules take effect while a program is traced, so they are
+    # part of the key. An interceptor without a hash is replaced by its `__call__`
+    # method, whose hash uses the identity of the object.
     interceptors = INTERCEPTORS.get()
     keys: list[object] = [i if type(i).__hash__ else i.__call__ for i in interceptors]
     if interceptors and not all(isinstance(i, Capture) for i in interceptors):
-        keys += [scope.path for scope in scopes]  # they are to see every call
+        keys += [scope.path for scope in scopes]  # interceptors must see every call
     modules = getattr(run.modules, "value", run.modules)  # usually one module
     rules = get_logical_axis_rules() and static_key(get_logical_axis_rules())
     run.key = (*keys, config._values, rules, static_key(modules))
-    # The error for a field without a hash names it; arguments may hold modules too.
+    # If a field has no hash, this raises an error that names it, also for modules in
+    # arguments.
     hash(run.key)
     map_leaves(lambda leaf: isinstance(leaf, Untraced) and hash(leaf), (args, kw))
-    if run.tracers:  # the program may outlive the trace that they belong to
+    if run.tracers:  # the program may outlive the trace to which they belong
         kw[_TRACERS], run.tracers = tuple(run.tracers), ()
-    # The program itself is traced under the name of its class.
+    # The name of this module; the program itself is traced under its class name.
     name = scopes[0]._path[-1] if scopes and scopes[0]._path else ""
     with jax.named_scope(name) if name else contextlib.nullcontext():
         y, counts = program(scopes, run, *args, **kw)
@@ -118,7 +121,7 @@ def _call_program(
 def _run_and_count(
     scopes: Sequence[Scope], run: Run, *args: object, **kwargs: object
 ) -> tuple[Any, Untraced]:
-    """Run a compiled call; the counts leave it as part of the structure."""
+    """Run a call to be compiled; return its counts as part of the output structure."""
     run = dataclasses.replace(run, tracers=cast(Any, kwargs.pop(_TRACERS, ())))
     y = run(scopes, *args, **kwargs)
     return y, Untraced(tuple(run.counts.items()))
@@ -142,9 +145,9 @@ def remat(
     policy: Callable[..., bool] | None = None,
     methods: Methods = None,
 ) -> Target:
-    """Lift `jax.checkpoint`: compute a module again in the backward pass.
+    """Lift `jax.checkpoint`: recompute a module in the backward pass.
 
-    Values inside are not kept for the gradient; variables are written once.
+    Intermediate values are not kept for the gradient; variables are written only once.
 
     Args:
         target: a module class, or a function of a module.
@@ -152,9 +155,9 @@ def remat(
         rngs: streams that may be used inside.
         concrete: no longer used by JAX.
         prevent_cse: see `jax.checkpoint`; `False` is faster inside `scan`.
-        static_argnums: indices of arguments that are constants, given by position or by
-            keyword; the module is 0, the last one -1.
-        policy: which values to keep all the same.
+        static_argnums: indices of arguments that are constants, whether they are passed
+            by position or by keyword; the module is 0, the last argument is -1.
+        policy: chooses values to keep nevertheless.
         methods: the methods of a class to lift. If `None`, `__call__`.
 
     Returns:
@@ -184,13 +187,14 @@ def map_variables(
     variables: Filter = True,
     methods: Methods = None,
 ) -> Target:
-    """Let a module see transformed variables, e.g. tied or normalized weights.
+    """Run a module with transformed variables, e.g. tied or normalized weights.
 
     Args:
         target: a module class, or a function of a module.
-        mapped_collections: the collections that are transformed.
-        trans_in_fn: maps `{collection: tree}` as stored to what the module sees.
-        trans_out_fn: the inverse, for what the module creates or writes.
+        mapped_collections: the collections to transform.
+        trans_in_fn: maps `{collection: tree}` as stored to the variables that the
+            module sees.
+        trans_out_fn: the inverse, for variables that the module creates or writes.
         init: whether the module may create these variables.
         mutable: whether it may write them.
         rngs: streams it may use.
@@ -205,7 +209,7 @@ def map_variables(
 
 @lifted(core_lift.fold_rngs, "Fold_rngs")
 def fold_rngs(target: Target, variables: Filter = True, rngs: Filter = True) -> Target:
-    """Run a module on keys drawn once, at the call, from its streams."""
+    """Run a module with keys that are drawn from its streams once, at the call."""
     return target
 
 
@@ -216,7 +220,8 @@ def add_metadata_axis(
 ) -> Target:
     """Add an axis to the metadata of variables, as `vmap` and `scan` do.
 
-    The arrays are left as they are: for transforms that add the axis by other means.
+    The arrays are not changed: use this with transforms that add the axis by other
+    means.
 
     Args:
         target: a module class, or a function of a module.

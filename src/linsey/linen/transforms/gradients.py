@@ -29,22 +29,24 @@ def vjp(
     rngs: Filter = True,
     multi_scope: bool = False,
 ) -> Any:
-    """Lift `jax.vjp`: differentiate by the inputs and the variables of a module.
+    """Lift `jax.vjp`: differentiate with respect to a module's inputs and variables.
 
     Args:
         fn: called as `fn(mdl, *primals)`; with `has_aux` it returns `(y, aux)`.
         mdl: the module.
-        *primals: where to differentiate.
-        has_aux: whether `fn` returns something that is not differentiated.
+        *primals: the values of the inputs at which to differentiate.
+        has_aux: whether `fn` also returns a value that is not differentiated.
         reduce_axes: no longer used by JAX.
-        vjp_variables: collections to differentiate by; `fn` may not write them.
+        vjp_variables: collections to differentiate with respect to; `fn` must not
+            write them.
         variables: the other collections it may use.
         rngs: streams it may use.
-        multi_scope: give the gradients of the variables as a list, one entry for each
-            module that lives elsewhere and is held in a field, and the last for `mdl`.
+        multi_scope: whether to return the gradients of the variables as a list, with
+            one entry for each module that is in a field but belongs to another parent,
+            and the last entry for `mdl`.
 
     Returns:
-        `(y, backward)` or `(y, backward, aux)`; `backward(cotangent)` gives the
+        `(y, backward)` or `(y, backward, aux)`; `backward(cotangent)` returns the
         gradients `(variables, *inputs)`.
     """
     filters = {"vjp_variables": vjp_variables, "variables": variables, "rngs": rngs}
@@ -75,25 +77,25 @@ def value_and_grad(
     variables: Filter = True,
     rngs: Filter = True,
 ) -> Any:
-    """Compute value and gradients by the inputs of a scalar function of a module.
+    """Compute a scalar function of a module and its gradients for the inputs.
 
-    Gradients by variables are not computed; for these see `vjp`.
+    Gradients with respect to variables are not computed; use `vjp` for these.
 
     Args:
         fn: called as `fn(mdl, *primals)`; returns a scalar, or `(scalar, aux)`.
         mdl: the module.
-        *primals: where to differentiate.
-        has_aux: whether `fn` returns something that is not differentiated.
+        *primals: the values of the inputs at which to differentiate.
+        has_aux: whether `fn` also returns a value that is not differentiated.
         reduce_axes: no longer used by JAX.
         variables: collections it may use.
         rngs: streams it may use.
 
     Returns:
-        `(y, gradients)` or `((y, aux), gradients)`; a tuple of one gradient for each
-        of the primals.
+        `(y, gradients)` or `((y, aux), gradients)`, where `gradients` is a tuple with
+        one gradient for each of the primals.
 
     Raises:
-        ShapeError: the value is no scalar.
+        ShapeError: the value is not a scalar.
     """
     options = {"has_aux": has_aux, "variables": variables, "rngs": rngs}
     result = call_direct(core_lift.value_and_grad, [fn], mdl, primals, **options)
@@ -103,10 +105,10 @@ def value_and_grad(
 
 @with_signature_of(value_and_grad)
 def grad(*args: Any, has_aux: bool = False, **options: Any) -> Any:
-    """Compute gradients by the inputs of a scalar function, see `value_and_grad`.
+    """Compute the gradients of a scalar function for its inputs; see `value_and_grad`.
 
     Returns:
-        The gradients, a tuple of one for each of the primals, or `(gradients, aux)`.
+        The gradients, a tuple with one for each of the primals, or `(gradients, aux)`.
     """
     value, gradients = value_and_grad(*args, has_aux=has_aux, **options)
     return (gradients, value[1]) if has_aux else gradients
@@ -121,14 +123,14 @@ def jvp(
     variables: Filter = True,
     rngs: Filter = True,
 ) -> tuple[T, T]:
-    """Lift `jax.jvp`: differentiate a module along directions.
+    """Lift `jax.jvp`: compute a directional derivative of a module.
 
     Args:
         fn: called as `fn(mdl, *primals)`.
         mdl: the module.
-        primals: where to differentiate, a tuple.
-        tangents: directions of the inputs, a tuple.
-        variable_tangents: `{collection: tree}`, directions of the variables.
+        primals: the values of the inputs at which to differentiate, a tuple.
+        tangents: the tangents of the inputs, a tuple.
+        variable_tangents: `{collection: tree}`, the tangents of the variables.
         variables: collections it may use.
         rngs: streams it may use.
 
@@ -146,7 +148,7 @@ def custom_vjp(
     grad_vars: Filter = "params",
     nondiff_argnums: int | Sequence[int] = (),
 ) -> Callable[..., T]:
-    """Give a function of a module a backward pass of its own.
+    """Define a custom backward pass for a function of a module.
 
     Args:
         fn: the function, called as `fn(mdl, *args)`.
@@ -164,7 +166,7 @@ def custom_vjp(
 
     def backward(*args: Any) -> tuple[object, ...]:
         by, *inputs = backward_fn(*args)
-        # A list is of a module and those it holds, see `vjp`.
+        # A list has entries for a module and for those in its fields; see `vjp`.
         *shared, own = by if isinstance(by, list) else [by]
         return ([own, *shared], *inputs)
 

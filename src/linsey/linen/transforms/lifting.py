@@ -1,15 +1,16 @@
-"""From transforms of functions of scopes to transforms of modules.
+"""From transforms of scope functions to transforms of modules.
 
-A lifted function runs on other scopes than its caller's, so the modules it uses must be
-bound anew inside. `Detacher` turns bound modules into descriptions that hold no scope
-and no traced array, comparable by structure (a compiled function can be reused for an
-equal one); `Restorer` makes bound modules from them over the scopes inside.
+A lifted function runs on different scopes than its caller, so the modules that it uses
+must be bound again inside. `Detacher` turns bound modules into descriptions without
+scopes and traced arrays. These can be compared by structure, so that a compiled
+function can be reused for an equal description. `Restorer` turns them back into bound
+modules, using the inner scopes.
 
-`call_lifted` is the one bridge: it detaches the modules that a call uses, hands their
-scopes to a transform of `core.lift`, and restores the modules inside (`Run`). On it
-stand lifting of a class (a subclass whose listed methods are lifted), of a function or
-method (`lift_functions`), and of several at once (`call_direct`: branches,
-loops, derivatives).
+`call_lifted` connects both sides: it detaches the modules that a call uses, passes
+their scopes to a transform of `core.lift`, and restores the modules inside (`Run`).
+Everything else uses it: lifting a class (a subclass whose listed methods are lifted), a
+function or method (`lift_functions`), and several functions at once (`call_direct`, for
+branches, loops and derivatives).
 """
 
 from __future__ import annotations
@@ -38,30 +39,32 @@ T = TypeVar("T")
 
 Function = Callable[..., object]
 Args = Sequence[object]
-# A transform of `core.lift` with its options filled in: functions of scopes to one.
+# A transform of `core.lift` with its options filled in: takes functions of scopes and
+# returns one.
 Transform = Callable[..., Callable[..., Any]]
-# The methods of a class to lift; in a mapping each has options of its own.
+# The methods of a class to lift; a mapping gives each method its own options.
 Methods = str | Iterable[str] | Mapping[str, Mapping[str, object]] | None
 
 
 @dataclasses.dataclass(eq=False)
 class Detached:
-    """A bound module without its scope; one that was met before has its number only.
+    """A bound module without its scope.
 
-    An unbound module has the number -1, and is kept as its only attribute. A traced
-    array in a field, whose value no program can be found by, has its number only.
+    If a module was detached before, only its number is stored. An unbound module has
+    the number -1, and is stored as the only attribute. For a traced array in a field,
+    only a number is stored, since its value cannot be used to look up a program.
 
     Attributes:
-        index: its number among what was detached.
+        index: its number among the detached objects.
         cls: its class.
-        parent: the number of its parent; `None` if that was not detached.
-        name: its name, `None` if that is the name of its scope.
-        attributes: fields and what was set on the unbound module, with the modules
+        parent: the number of its parent; `None` if the parent was not detached.
+        name: its name; `None` if that is the name of its scope.
+        attributes: fields and other attributes of the unbound module, with the modules
             and variables in them detached.
-        is_ready: whether `setup` need not run.
-        counts: how many submodules of each class its open frame has named; `None` if
-            the frame is closed. Names themselves are free again inside: there the
-            module declares its variables anew.
+        is_ready: whether `setup` does not have to run.
+        counts: the number of submodules of each class that were named in its open
+            frame; `None` if the frame is closed. The names themselves are free again
+            inside, where the module declares its variables again.
     """
 
     index: int
@@ -74,7 +77,7 @@ class Detached:
 
     @functools.cached_property
     def key(self) -> tuple[int, Hashable]:
-        """Its hash, and what it is compared by."""
+        """The hash of this object, and the key by which it is compared."""
         values = tuple((n, _key_of_field(self.cls, n, v)) for n, v in self.attributes)
         described = (self.index, self.cls, self.parent, self.name, values)
         key = (*described, self.is_ready, self.counts)
@@ -93,8 +96,8 @@ COMPARABLE.add(Detached)
 def _key_of_field(cls: type, name: str, value: object) -> Hashable:
     try:
         return static_key(value)
-    except Exception as error:  # whatever `__reduce_ex__` of the value raises
-        if isinstance(value, Module):  # name the field of that one
+    except Exception as error:  # `__reduce_ex__` of the value may raise anything
+        if isinstance(value, Module):  # name the field of the inner module
             for inner in value.__dict__.items():
                 _key_of_field(type(value), *inner)
         raise field_without_hash(cls, name, value) from error
@@ -106,7 +109,7 @@ _DETACHED = (Detached, Module)
 
 
 class Detacher:
-    """Detaches bound modules and variables, and remembers which it met.
+    """Detaches bound modules and variables, and remembers those it has seen.
 
     Attributes:
         scopes: the scope of each detached module and variable, by its number.
@@ -116,11 +119,12 @@ class Detacher:
     def __init__(self) -> None:
         self.scopes: list[Scope] = []
         self.tracers: list[jax.core.Tracer] = []
-        # By its id the number of a module, and the module, so that no id comes twice.
+        # For the id of a module: its number and the module itself, which is kept so
+        # that its id is not used again.
         self._met: dict[int, tuple[int, Module]] = {}
 
     def detach(self, module: Module) -> Module | Detached:
-        """Return the description of a bound module; an unbound one as it is."""
+        """Return the description of a bound module; return an unbound one unchanged."""
         bound = module._bound
         if bound is None:
             return module
@@ -130,7 +134,7 @@ class Detacher:
         index = self._number(scope)
         self._met[id(module)] = (index, module)
         parent, _ = self._met.get(id(module.parent), (None, None))
-        is_ready = bound.phase == SETTING_UP  # it has what `setup` assigned so far
+        is_ready = bound.phase == SETTING_UP  # keep what `setup` has assigned so far
         hidden = {"parent", "name", "_bound", *(() if is_ready else bound.assigned)}
         attributes = tuple(
             (name, _in_order(map_modules(self._detach_part, field, "", _IN_FIELDS)))
@@ -167,11 +171,11 @@ class Detacher:
 
 
 class Restorer:
-    """Makes bound modules from detached ones.
+    """Turns detached modules into bound ones.
 
     Args:
         scopes: the scope for each number.
-        tracers: the traced array of fields for each number.
+        tracers: the traced array in a field for each number.
     """
 
     def __init__(self, scopes: Sequence[Scope], tracers: Sequence[jax.Array] = ()):
@@ -180,7 +184,7 @@ class Restorer:
         self._made: dict[int | None, Module] = {}
 
     def restore(self, detached: Any) -> Any:
-        """Return the module bound to its new scope; the same again for the same one."""
+        """Return the module bound to its new scope, always the same for one number."""
         if not isinstance(detached, Detached):
             return detached
         if detached.index < 0:
@@ -209,7 +213,7 @@ class Restorer:
             part = self.restore(detached)
             if isinstance(part, Module) and part._bound is not None:
                 *above, name = part._bound.scope._path
-                if tuple(above) == scope._path:  # its parent may share this scope
+                if tuple(above) == scope._path:  # the parent may share this scope
                     bound.frame.names[name] = part
             return part
 
@@ -226,7 +230,7 @@ class Restorer:
 
 
 def open_counts(module: Module) -> tuple[tuple[str, int], ...] | None:
-    """Return the counts of the open frame of a module, `None` if it is closed."""
+    """Return the counts of a module's open frame, or `None` if it is closed."""
     bound = module._bound
     if bound is None or not bound.frame.is_open:
         return None
@@ -240,7 +244,7 @@ def map_leaves(fn: Callable[[Any], object], tree: object) -> Any:
 
 
 def _in_order(field: object) -> object:
-    """Sort the keys in a field, as JAX does in any pytree that is transformed."""
+    """Sort the keys in a field, as JAX does for any pytree in a transform."""
     with contextlib.suppress(TypeError):  # keys may have no order
         if type(field) in (tuple, FrozenDict):
             return map_leaves(lambda x: x, field)
@@ -254,9 +258,10 @@ class Run:
     Attributes:
         fn: called as `fn(modules, *args, **kwargs)`.
         modules: a detached module, or a tree of these.
-        counts: filled with how many submodules the module has named after a run.
+        counts: the number of submodules of each class that the module has named; set
+            after a run.
         tracers: the traced arrays in fields of the modules.
-        key: what runs are compared by.
+        key: the key by which runs are compared.
     """
 
     fn: Callable[..., Any] = dataclasses.field(compare=False)
@@ -270,7 +275,7 @@ class Run:
         return inspect.signature(self.fn)
 
     def __call__(self, scopes: Sequence[Scope], *args: object, **kwargs: object) -> Any:
-        """Run the function on modules restored over these scopes."""
+        """Run the function with modules that are restored on these scopes."""
         restore = Restorer(scopes, self.tracers).restore_leaf
         modules, args, kwargs = map_leaves(restore, (self.modules, args, kwargs))
         y = self.fn(modules, *args, **kwargs)
@@ -299,7 +304,7 @@ def call_lifted(
         module: the bound module, or a tree of modules.
         args: arguments; they may hold further modules and variables.
         kwargs: keyword arguments.
-        cls: the class that the module has inside. If `None`, its own.
+        cls: the class of the module inside. Defaults to its own class.
     """
     if cls is not None and cast(Module, module)._bound is None:
         raise errors.CallCompactUnboundModuleError(module=module)
@@ -310,7 +315,7 @@ def call_lifted(
     runs = [Run(fn, modules, counts, detacher.tracers) for fn in fns]
     y = transform(*runs)(detacher.scopes, *args, **kwargs)
     if counts and isinstance(module, Module) and module._bound is not None:
-        # Automatic names outside go on where they ended inside.
+        # Outside, automatic names continue where they ended inside.
         module._bound.frame.counts.update(counts)
     return y
 
@@ -320,16 +325,17 @@ def call_direct(
 ) -> Any:
     """Call `core(*scope_fns, scopes, *args, **options)`.
 
-    The functions take a module first; of bound methods the functions are taken.
+    The first argument of the functions is a module; for a bound method, its underlying
+    function is used.
     """
-    # A transform that fills the functions in and leaves the rest of the call open.
+    # A transform that fills in the functions and leaves the rest of the call open.
     transform = functools.partial(functools.partial, core)
     functions = map(function_of_module, fns)
     return call_lifted(transform, functions, module, args, options)
 
 
 def function_of_module(fn: object) -> Callable[..., Any]:
-    """Return a function whose first argument is a module: that of a bound method."""
+    """Return a function whose first argument is a module: `fn` or that of a method."""
     if inspect.ismethod(fn) and isinstance(fn.__self__, Module):
         fn = fn.__func__
     if not callable(fn) or isinstance(fn, Module) or _is_module_class(fn):
@@ -347,7 +353,7 @@ def lift_function(transform: Transform, fn: object) -> Callable[..., Any]:
 
 
 def lift_functions(transform: Transform, fns: Iterable[object]) -> Callable[..., Any]:
-    """Lift several functions of a module to one, which is named after the first."""
+    """Lift several functions of a module into one, which is named after the first."""
     methods = list(map(function_of_module, fns))
 
     @functools.wraps(methods[0])
@@ -365,14 +371,14 @@ def lift_class(
     Args:
         transforms: the transform for each method.
         cls: the module class.
-        prefix: goes before the name of the class.
+        prefix: prefix of the name of the new class.
     """
 
     def lift_method(transform: Transform, fn: Callable[..., Any]) -> object:
         @functools.wraps(fn)
         def method(self: Module, *args: object, **kwargs: object) -> Any:
-            # Inside, the module is of the original class, so that methods that call
-            # each other are not lifted twice. A subclass by the user stays what it is.
+            # Inside, the module has the original class, so that methods that call each
+            # other are not lifted twice. Instances of a user's subclass keep theirs.
             inner = cls if type(self) is lifted else None
             return call_lifted(transform, [fn], self, args, kwargs, inner)
 
@@ -389,8 +395,8 @@ def lift(transform: Transform, target: T, prefix: str, methods: Methods = None) 
 
     Args:
         transform: called with a function of scopes, and the options of a method.
-        target: what is lifted.
-        prefix: goes before the name of a class.
+        target: the class or function to lift.
+        prefix: prefix of the name of a new class.
         methods: see `lifted`.
     """
     if isinstance(target, functools.partial) and _is_module_class(target.func):
@@ -410,17 +416,18 @@ def lift(transform: Transform, target: T, prefix: str, methods: Methods = None) 
 def lifted(
     core: Transform, prefix: str, has_store: bool = False
 ) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Make a transform of modules of a declaration that only returns its `target`.
+    """Make a transform of modules from a declaration that only returns its `target`.
 
     The signature and the documentation are those of the declaration. Its arguments are
-    the options of `core`, save for `target`, a module class or a function whose first
-    argument is a module, and for `methods`, the methods of a class to lift; a mapping
-    gives options for each. If `None`, `__call__`.
+    the options of `core`, except for two: `target` is a module class or a function
+    whose first argument is a module; `methods` are the methods of a class to lift. A
+    mapping gives options for each method. If `methods` is `None`, `__call__` is lifted.
 
     Args:
         core: the transform of `core.lift`.
-        prefix: goes before the name of the class.
-        has_store: give `core` a dictionary first, another one for each target.
+        prefix: prefix of the name of a new class.
+        has_store: whether the first argument of `core` is a dictionary, a separate one
+            for each target.
 
     Raises:
         TransformTargetError: the target is something else.

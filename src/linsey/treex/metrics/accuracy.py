@@ -22,28 +22,28 @@ class Accuracy(Metric):
     """Accumulates the accuracy of classifications.
 
     Args:
-        threshold: from where on a probability means yes.
+        threshold: probability from which a prediction counts as positive.
         num_classes: number of classes; needed for predicted labels, and for averages
             over classes.
         average: `micro` counts examples, `macro` takes the mean over the classes that
-            occurred, `weighted` weights them by their number of examples, `none` gives
-            a value for each.
+            occurred, `weighted` weights them by their number of examples, `none`
+            returns a value for each class.
         mdmc_average: must be `global`.
         ignore_index: a class whose examples do not count.
         top_k: an example is correct if its class is among the k most likely.
         multiclass: must be `None`.
-        subset_accuracy: whether all labels of an example must be right.
-        compute_on_step: accepted for compatibility, as the next three; no effect.
+        subset_accuracy: whether all labels of an example must be correct.
+        compute_on_step: accepted for compatibility, as are the next three; no effect.
         dist_sync_on_step: no effect.
         process_group: no effect.
         dist_sync_fn: no effect.
-        mode: what the data is: a `DataType` or its name.
-        on: see `Metric`, as the following ones.
+        mode: the type of the data: a `DataType` or its name.
+        on: see `Metric`, also for the arguments that follow.
         name: name in logs.
         dtype: dtype of the result.
 
     Raises:
-        OptionError: the options contradict each other.
+        OptionError: the options conflict with each other.
 
     Example:
         >>> import jax.numpy as jnp, linsey.treex as tx
@@ -144,8 +144,8 @@ class Accuracy(Metric):
             target: labels of shape (...).
 
         Raises:
-            ShapeError: shapes do not fit.
-            OptionError: targets are no integers, or options do not fit the data.
+            ShapeError: shapes do not match.
+            OptionError: targets are not integers, or options do not fit the data.
         """
         preds, target = jnp.asarray(preds), jnp.asarray(target)
         if jnp.issubdtype(target.dtype, jnp.floating):
@@ -181,7 +181,7 @@ class Accuracy(Metric):
             )
 
     def _decisions(self, preds: jax.Array, target: jax.Array) -> Pair:
-        """Return yes and no for each entry, as (examples, labels)."""
+        """Return a binary decision for each entry, of shape (examples, labels)."""
         self._check_shapes(preds, target, preds.shape == target.shape)
         if jnp.issubdtype(preds.dtype, jnp.floating):
             preds = preds >= self.threshold
@@ -190,9 +190,9 @@ class Accuracy(Metric):
         return preds.reshape(-1, labels), target.reshape(-1, labels)
 
     def _one_hot(self, preds: jax.Array, target: jax.Array) -> Pair:
-        """Return ones for the predicted and true classes, as (examples, classes)."""
+        """Return one-hot predictions and targets, of shape (examples, classes)."""
         scores = jnp.issubdtype(preds.dtype, jnp.floating)
-        if scores and preds.shape == target.shape:  # probabilities of class one
+        if scores and preds.shape == target.shape:  # probabilities of class 1
             preds, scores = (preds >= self.threshold).astype(jnp.int32), False
             classes = self.num_classes or 2
         elif scores:
@@ -230,7 +230,7 @@ class Accuracy(Metric):
         return p, t
 
     def compute(self) -> jax.Array:
-        """Return the accuracy of everything that was added, 0 if nothing was."""
+        """Return the accuracy over everything that was added, or 0 if nothing was."""
         counts = (self.tp, self.fp, self.tn, self.fn)
         tp, fp, tn, fn = (count.astype(self.dtype) for count in counts)
         if self.mode in (DataType.BINARY, DataType.MULTILABEL):
@@ -250,7 +250,7 @@ class Accuracy(Metric):
 
 
 def _squeeze(x: jax.Array) -> jax.Array:
-    """Return an array without axes of size one, but for the first one."""
+    """Remove all axes of size one except the first axis."""
     return x.reshape(x.shape[:1] + tuple(n for n in x.shape[1:] if n != 1))
 
 

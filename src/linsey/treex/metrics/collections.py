@@ -1,4 +1,4 @@
-"""Several metrics, losses and logs of a model as one metric."""
+"""Several metrics, losses and logs of a model, combined into one metric."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Values = dict[str, jax.Array]
 
 
 class Metrics(Metric):
-    """Metrics by name.
+    """Several metrics with names.
 
     Args:
-        metrics: a metric, or metrics in nested lists and dictionaries; the keys become
-            the beginning of their names.
-        on: see `Metric`, as the following ones.
+        metrics: a metric, or metrics in nested lists and dictionaries, whose keys
+            become prefixes of the names.
+        on: see `Metric`, also for the arguments that follow.
         name: name in logs.
         dtype: dtype of the state.
 
@@ -53,13 +53,13 @@ class Metrics(Metric):
         self.metrics = unique_names(named_leaves(metrics))
 
     def update(self, **kwargs: Any) -> None:
-        """Give each metric those of the arguments that its `update` names."""
+        """Update each metric with those arguments that its `update` accepts."""
         for metric in self.metrics.values():
             chosen = select_labels(kwargs, metric._labels_filter)
             metric.update(**accepted(metric.update, chosen))
 
     def compute(self) -> dict[str, object]:
-        """Return the values by name, with the name of a metric before several of it."""
+        """Return all values by name; the name of a metric with several is a prefix."""
         found = [_flat(name, metric.compute()) for name, metric in self.metrics.items()]
         return unique_names(pair for pairs in found for pair in pairs)
 
@@ -71,7 +71,7 @@ def _flat(name: str, value: object) -> list[tuple[str, object]]:
 
 
 class _Averages(Metric):
-    """Keeps sums and numbers of values by name."""
+    """Base of metrics that keep sums and counts of values by name."""
 
     totals: Values = MetricState.node()
     counts: Values = MetricState.node()
@@ -81,7 +81,7 @@ class _Averages(Metric):
         self.counts = {name: jnp.array(0, jnp.uint32) for name in names}
 
     def _add(self, sums: Iterable[tuple[str, jax.Array, int]]) -> None:
-        """Add sums of values with their numbers."""
+        """Add sums of values with their counts."""
         self.totals, self.counts = dict(self.totals), dict(self.counts)
         for name, total, count in sums:
             self.totals[name] += total.astype(jnp.float32)
@@ -99,9 +99,9 @@ class Losses(_Averages):
     """Running averages of losses.
 
     Args:
-        losses: a loss, or losses in nested lists and dictionaries; the keys become the
-            beginning of their names.
-        on: see `Metric`, as the following ones.
+        losses: a loss, or losses in nested lists and dictionaries, whose keys become
+            prefixes of the names.
+        on: see `Metric`, also for the arguments that follow.
         name: name in logs.
         dtype: dtype of the state.
 
@@ -126,7 +126,7 @@ class Losses(_Averages):
         self._start(self.losses)
 
     def update(self, **kwargs: Any) -> None:
-        """Give each loss those of the arguments that its `call` names."""
+        """Call each loss with those arguments that its `call` accepts."""
         self._add(
             (name, jnp.asarray(loss(**accepted(loss.call, kwargs))), 1)
             for name, loss in self.losses.items()
@@ -138,7 +138,7 @@ class Losses(_Averages):
 
 
 class _Aux(_Averages):
-    """Running averages of values that a model leaves behind."""
+    """Running averages of values that a model logs."""
 
     def _add_logs(self, logs: object) -> None:
         named = self._named(logs)
@@ -162,8 +162,8 @@ class AuxMetrics(_Aux):
     """Running averages of the values that a model reports.
 
     Args:
-        aux_metrics: an example of them, such as `module.metric_logs()`.
-        on: see `Metric`, as the following ones.
+        aux_metrics: an example of these values, such as `module.metric_logs()`.
+        on: see `Metric`, also for the arguments that follow.
         name: name in logs.
         dtype: dtype of the state.
     """
@@ -191,8 +191,8 @@ class AuxLosses(_Aux):
     """Running averages of the values that a model adds to the loss.
 
     Args:
-        aux_losses: an example of them, such as `module.loss_logs()`.
-        on: see `Metric`, as the following ones.
+        aux_losses: an example of these values, such as `module.loss_logs()`.
+        on: see `Metric`, also for the arguments that follow.
         name: name in logs.
         dtype: dtype of the state.
     """
@@ -220,7 +220,7 @@ class AuxLosses(_Aux):
 
 
 def log_leaves(logs: object) -> list[tuple[str | None, Any]]:
-    """Return the leaves of a tree or pytree with the names that they have there."""
+    """Return the leaves of a tree or pytree with their names in it."""
     with add_field_info():
         leaves = jax.tree.leaves(logs, is_leaf=lambda x: isinstance(x, Named))
     found = []
@@ -235,7 +235,7 @@ def log_leaves(logs: object) -> list[tuple[str | None, Any]]:
 
 
 def loss_name(name: str) -> str:
-    """Return the name with the ending that losses have."""
+    """Return the name, with the suffix of losses if it has another one."""
     return name if name.endswith("loss") else f"{name}_loss"
 
 
@@ -244,14 +244,14 @@ LossLogsAndMetrics = tuple[jax.Array | float, dict[str, Any], dict[str, Any]]
 
 
 class LossAndLogs(Metric):
-    """Losses, metrics and the logs of a model as one metric.
+    """Losses, metrics and the logs of a model, combined into one metric.
 
     Args:
-        losses: as of `Losses`.
-        metrics: as of `Metrics`.
-        aux_losses: as of `AuxLosses`.
-        aux_metrics: as of `AuxMetrics`.
-        on: see `Metric`; it selects for the losses.
+        losses: see `Losses`.
+        metrics: see `Metrics`.
+        aux_losses: see `AuxLosses`.
+        aux_metrics: see `AuxMetrics`.
+        on: see `Metric`; it selects the arguments of the losses.
         name: name in logs.
         dtype: dtype of the state.
 
@@ -301,7 +301,7 @@ class LossAndLogs(Metric):
             **losses_kwargs: arguments of the losses.
 
         Raises:
-            OptionError: logs that were configured are not given.
+            OptionError: logs for which the metric was made are missing.
         """
         given = {"aux_losses": aux_losses, "aux_metrics": aux_metrics}
         for name, value in given.items():
@@ -323,7 +323,7 @@ class LossAndLogs(Metric):
             self.aux_metrics.update(aux_metrics)
 
     def compute(self) -> LossLogsAndMetrics:
-        """Return the loss, the logs of losses with it as `loss`, and the other logs."""
+        """Return the loss, the logs of losses (with `loss`), and the other logs."""
         loss: jax.Array | float = 0.0
         losses_logs: list[tuple[str, object]] = []
         for losses in (self.losses, self.aux_losses):
@@ -348,7 +348,7 @@ class LossAndLogs(Metric):
         """Add a batch; return the loss of the batch, and the logs of all batches.
 
         Args:
-            metrics_kwargs: see `update`, as the following ones.
+            metrics_kwargs: see `update`, also for the arguments that follow.
             aux_losses: values that the model adds to the loss.
             aux_metrics: values that the model reports.
             **losses_kwargs: arguments of the losses.

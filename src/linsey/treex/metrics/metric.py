@@ -1,4 +1,4 @@
-"""The base of metrics, which accumulate values of batches; sums, means and errors."""
+"""The base class of metrics, which accumulate values over batches; sums and means."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 class MetricMeta(TreeMeta):
-    """Remembers the first state of metrics; `__call__` shows what `update` takes."""
+    """Stores the initial state of metrics; `__call__` has the signature of `update`."""
 
     def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict) -> None:
         if "update" in namespace and "__call__" not in namespace:
@@ -47,14 +47,14 @@ class MetricMeta(TreeMeta):
         super().__init__(name, bases, namespace)
 
     def run_constructor(cls, obj: Any, args: tuple, kwargs: dict) -> None:
-        """Run `__init__` and keep a copy of the state that it leaves."""
+        """Run `__init__` and keep a copy of the initial state."""
         obj.__init__(*args, **kwargs)
         defaults = {
             "name": snake_case(cls.__name__),
             "dtype": jnp.float32,
             "_labels_filter": (),
         }
-        for name, value in defaults.items():  # of those that do not call `super`
+        for name, value in defaults.items():  # for classes that do not call `super`
             vars(obj).setdefault(name, value)
         metadata = discover(obj).layout.metadata
         state = {
@@ -67,7 +67,7 @@ class MetricMeta(TreeMeta):
 
 def _call_like(update: Callable[..., None]) -> Callable[..., Any]:
     def __call__(self: Metric, *args: object, **kwargs: Any) -> Any:
-        """Add a batch and return its value alone; see `update`."""
+        """Add a batch and return the value for this batch alone; see `update`."""
         if args:
             raise PositionalArgumentsError(self, len(args))
         kwargs = select_labels(kwargs, self._labels_filter)
@@ -82,15 +82,15 @@ def _call_like(update: Callable[..., None]) -> Callable[..., Any]:
 
 
 class Metric(Treex, metaclass=MetricMeta):
-    """Base of metrics: subclasses define `update` and `compute`.
+    """Base class of metrics; subclasses define `update` and `compute`.
 
-    State is kept in fields declared `MetricState.node()`, so a metric travels through
-    compiled functions that return it.
+    The state is kept in fields declared with `MetricState.node()`, so that compiled
+    functions can take and return a metric.
 
     Args:
-        on: key or index, or several in turn, that select a part of `target` and
+        on: a key or index, or a sequence of them, that selects a part of `target` and
             `preds`.
-        name: name in logs. Defaults to the class in snake case.
+        name: name in logs. Defaults to the class name in snake case.
         dtype: dtype of the state.
 
     Example:
@@ -124,10 +124,10 @@ class Metric(Treex, metaclass=MetricMeta):
 
     @abc.abstractmethod
     def compute(self) -> Any:
-        """Return the value of everything that was added."""
+        """Return the value over everything that was added."""
 
     def reset(self) -> None:
-        """Bring back the first state, also of metrics inside."""
+        """Restore the initial state, including that of inner metrics."""
 
         def reset(tree: Tree) -> None:
             if isinstance(tree, Metric):
@@ -137,7 +137,7 @@ class Metric(Treex, metaclass=MetricMeta):
 
 
 def accepted(function: Callable[..., object], kwargs: dict[str, T]) -> dict[str, T]:
-    """Return the arguments that a function names; all if it takes any."""
+    """Return the arguments that a function accepts, all if it has `**kwargs`."""
     parameters = inspect.signature(function).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return kwargs
@@ -148,7 +148,7 @@ def accepted(function: Callable[..., object], kwargs: dict[str, T]) -> dict[str,
 
 
 class Reduction(enum.Enum):
-    """How values become one."""
+    """The ways of reducing values to one."""
 
     sum = enum.auto()
     sum_over_batch_size = enum.auto()
@@ -159,9 +159,10 @@ class Reduce(Metric):
     """Accumulates the sum or the mean of values.
 
     Args:
-        reduction: `sum`, `sum_over_batch_size` (sum of weighted values over their
-            number) or `weighted_mean` (over the sum of the weights), or its name.
-        on: see `Metric`, as the following ones.
+        reduction: a `Reduction` or its name: `sum`, `sum_over_batch_size` (the sum of
+            weighted values divided by their number) or `weighted_mean` (divided by the
+            sum of the weights).
+        on: see `Metric`, also for the arguments that follow.
         name: name in logs.
         dtype: dtype of the sum.
 
@@ -199,7 +200,7 @@ class Reduce(Metric):
         Args:
             values: array of any shape.
             sample_weight: a weight for each value, for each entry of the leading axes,
-                or of a shape that broadcasts to that of `values`.
+                or any array that broadcasts to the shape of `values`.
 
         Raises:
             ShapeError: the weights do not fit the values.
@@ -220,7 +221,7 @@ class Reduce(Metric):
     def _align(
         self, values: jax.Array, weights: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Return values and weights of one shape."""
+        """Return values and weights with the same shape."""
         shape = values.shape
         if weights.shape == shape:
             return values, weights
@@ -270,11 +271,11 @@ class _MeanError(Mean):
         preds: ArrayLike,
         sample_weight: ArrayLike | None = None,
     ) -> None:
-        """Add a batch of targets and predictions of one shape."""
+        """Add a batch of targets and predictions with the same shape."""
         target, preds = jnp.asarray(target), jnp.asarray(preds)
         dtype = promote_types(target.dtype, preds.dtype)
         if not jnp.issubdtype(dtype, jnp.inexact):
-            dtype = jnp.float32  # integers would be cut or wrap around
+            dtype = jnp.float32  # integers would be truncated or wrap around
         error = preds.astype(dtype) - target.astype(dtype)
         super().update(self._function(error), sample_weight)
 

@@ -1,4 +1,4 @@
-"""Words and small functions of classification metrics."""
+"""Option names and small functions of classification metrics."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import jax.numpy as jnp
 
 
 class _Word(enum.Enum):
-    """A set of words that are also accepted as text."""
+    """Base of enumerations whose members are also accepted as strings."""
 
     @classmethod
     def of(cls, word: object) -> Self:
-        """Return the member of a name, in any case; members are returned as they are.
+        """Return the member with a name, ignoring case; return a member unchanged.
 
         Raises:
-            KeyError: there is no such word.
+            KeyError: there is no such member.
         """
         if isinstance(word, cls):
             return word
@@ -25,7 +25,7 @@ class _Word(enum.Enum):
 
 
 class DataType(_Word):
-    """What targets and predictions are."""
+    """The types of targets and predictions."""
 
     BINARY = "binary"
     MULTILABEL = "multi-label"
@@ -34,7 +34,7 @@ class DataType(_Word):
 
     @classmethod
     def of(cls, word: object) -> Self:
-        """Return the member of a name or value, see `_Word.of`."""
+        """Return the member with a name or value; see `_Word.of`."""
         try:
             return cls(word.lower() if isinstance(word, str) else word)
         except ValueError:
@@ -42,7 +42,7 @@ class DataType(_Word):
 
 
 class AverageMethod(_Word):
-    """How the values of the classes become one."""
+    """The ways of averaging the values of the classes."""
 
     MICRO = "micro"
     MACRO = "macro"
@@ -52,14 +52,14 @@ class AverageMethod(_Word):
 
 
 class MDMCAverageMethod(_Word):
-    """How further axes are treated."""
+    """The ways of treating additional axes."""
 
     GLOBAL = "global"
     SAMPLEWISE = "samplewise"
 
 
 def select_topk(prob_array: jax.Array, topk: int = 1, dim: int = 1) -> jax.Array:
-    """Return ones where the k largest entries along an axis are, zeros elsewhere.
+    """Return 1 for the k largest entries along an axis, and 0 for all others.
 
     Example:
         >>> select_topk(jnp.array([[0.1, 0.7, 0.2]]), topk=2).tolist()

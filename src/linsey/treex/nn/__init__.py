@@ -31,5 +31,5 @@ __all__ = [
     "sequence",
 ]
 
-# The convolutions were in a file of their own; pickles name it.
+# The convolutions used to be in a file of their own, which pickles name.
 sys.modules[f"{__name__}.conv"] = linear

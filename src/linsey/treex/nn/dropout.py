@@ -1,4 +1,4 @@
-"""Dropout, with random keys of its own."""
+"""Dropout, with its own random keys."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Dropout(LinenLayer):
     """Drops entries at random in training: `y = mask * x / (1 - rate)`.
 
     Args:
-        rate: probability to drop an entry, in [0, 1].
+        rate: probability of dropping an entry, in [0, 1].
         broadcast_dims: axes along which all entries share one mask.
 
     Example:
@@ -48,9 +48,9 @@ class Dropout(LinenLayer):
 
         Args:
             x: array of any shape.
-            deterministic: whether to leave the inputs alone. Defaults to what the
-                module's mode says.
-            rng: random key for the mask. Defaults to the next one of the layer.
+            deterministic: whether to disable dropout. By default, the mode of the
+                module decides.
+            rng: random key for the mask. Defaults to the next key of the layer.
 
         Raises:
             NotInitializedError: the layer has no key yet.

@@ -1,8 +1,9 @@
-"""Linen modules as objects: each layer by a twin, any other one in a `FlaxModule`.
+"""Linen modules as objects: layers with a Linen counterpart, and `FlaxModule`.
 
-A layer has the variables of its Linen twin as fields: the kind of a field tells the
-collection, its name the variable. The fields that are named as arguments of the twin
-are passed to it. The mathematics is the twin's.
+Each layer has a Linen layer as its counterpart, called its *twin* in the code, and has
+the variables of the twin as fields: the kind of a field determines the collection, and
+its name is that of the variable. Fields with the names of the twin's arguments are
+passed to it. The twin does the computation. `FlaxModule` wraps any other Linen module.
 """
 
 from __future__ import annotations
@@ -43,25 +44,25 @@ _FIELDS = {"params": "params_", "batch_stats": "batch_stats_", "cache": "cache_"
 def layer(cls: type[M]) -> type[M]:
     """Make the fields of a module class the arguments of its constructor.
 
-    Equality and hash stay those of the identity, as of all modules.
+    Equality and hash remain those of the object's identity, as in all modules.
     """
     dataclasses.dataclass(eq=False, repr=False)(cls)
     for name in vars(cls)["__dataclass_fields__"]:
-        # Instances have the defaults too. One that stayed on the class would be found
-        # there in place of the value of a lean instance.
+        # Instances have the defaults too. If a default stayed on the class, it would
+        # be found there instead of the value of a lean instance.
         if name in vars(cls):
             delattr(cls, name)
     return cls
 
 
 class LinenLayer(Module):
-    """A layer whose variables and whose call are those of a Linen layer.
+    """A layer whose variables and computation are those of a Linen layer.
 
     Subclasses declare a field for each variable and for each argument.
 
     Attributes:
         linen_class: the Linen layer.
-        linen_names: its names for arguments that are called otherwise here.
+        linen_names: the Linen names of arguments that have different names here.
     """
 
     linen_class: ClassVar[type[linen.Module]]
@@ -77,7 +78,7 @@ class LinenLayer(Module):
         )
 
     def linen_variables(self) -> dict[str, dict[str, Any]]:
-        """Return the variables of the twin: those that are set, by collection."""
+        """Return the variables of the twin that are set, by collection."""
         variables: dict[str, dict[str, Any]] = {}
         for name, collection in twin_of(type(self)).variables.items():
             value = getattr(self, name)
@@ -86,7 +87,7 @@ class LinenLayer(Module):
         return variables
 
     def take_variables(self, variables: Mapping[str, Mapping[str, Any]]) -> None:
-        """Set the fields of the variables that are given."""
+        """Set the fields of the given variables."""
         for name, collection in twin_of(type(self)).variables.items():
             if name in variables.get(collection, ()):
                 setattr(self, name, variables[collection][name])
@@ -99,9 +100,9 @@ class LinenLayer(Module):
         rngs: dict[str, jax.Array] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Call the twin and take over the collections that it may change.
+        """Call the twin and store the collections that it may change.
 
-        During `init` the variables are made first, with the next key.
+        During `init`, the variables are created first, with the next key.
 
         Args:
             *args: arguments of the call.
@@ -135,11 +136,11 @@ class LinenLayer(Module):
 
 
 class Twin(NamedTuple):
-    """What a class of layers shares with its Linen twin.
+    """The fields that a class of layers shares with its Linen twin.
 
     Attributes:
         variables: the fields that are variables, with their collections.
-        arguments: the fields that are arguments, with the names that they have there.
+        arguments: the fields that are arguments, with their names in Linen.
     """
 
     variables: dict[str, str]
@@ -147,7 +148,7 @@ class Twin(NamedTuple):
 
 
 def twin_of(cls: type[LinenLayer]) -> Twin:
-    """Return what a class shares with its twin, kept on the class that it is about."""
+    """Return what a class shares with its twin; it is cached on this class."""
     twin = cls.__dict__.get("_twin")
     if twin is None:
         known = {made.name for made in dataclasses.fields(cls.linen_class)}
@@ -170,16 +171,16 @@ def twin_of(cls: type[LinenLayer]) -> Twin:
 class FlaxModule(Module):
     """Wraps a Linen module with its variables.
 
-    If the method that is called has an argument `training`, it gets the module's mode:
-    `training and not frozen`, and False while initializing.
+    If the called method has an argument `training`, it gets the mode of the module:
+    `training and not frozen`, and False during initialization.
 
     Args:
         module: the Linen module.
         mutable: collections that calls in training may change.
         rngs: random streams of every call.
-        init_rngs: further ones of the initialization.
+        init_rngs: further random streams of the initialization.
         variables: its variables, if it has been initialized before.
-        method: name of the method that is called.
+        method: name of the method to call.
 
     Attributes:
         params_: the collection `params`.
@@ -223,7 +224,7 @@ class FlaxModule(Module):
         """Call the module.
 
         Raises:
-            NotInitializedError: it has not been initialized.
+            NotInitializedError: the module has not been initialized.
             MissingVariableError: `init` was given no inputs, and there are no
                 variables.
         """
@@ -255,7 +256,7 @@ class FlaxModule(Module):
         return {**known, **(self.variables_ or {})}
 
     def take_variables(self, variables: Mapping[str, object]) -> None:
-        """Keep collections, in place of those of the same name."""
+        """Store collections, in place of those with the same names."""
         others = dict(self.variables_ or {})
         for collection, value in variables.items():
             value = _as_dict(value)
@@ -263,7 +264,7 @@ class FlaxModule(Module):
                 setattr(self, _FIELDS[collection], value)
             else:
                 others[collection] = value
-        if others or self.params_ is None:  # then the module has no parameters
+        if others or self.params_ is None:  # the latter means: no parameters at all
             self.variables_ = others
 
     def to_linen(self) -> tuple[Any, dict[str, Any]]:
@@ -271,7 +272,7 @@ class FlaxModule(Module):
         return self.module.value, self.linen_variables()
 
     def _split(self, names: Sequence[str]) -> dict[str, jax.Array]:
-        """Return a key for each stream; one stream gets the key as it is."""
+        """Return a key for each stream; a single stream gets the key itself."""
         if not names:
             return {}
         key = self.next_key()
@@ -309,14 +310,14 @@ def from_linen(
     key: int | jax.Array = 0,
     **options: Any,
 ) -> FlaxModule:
-    """Return an initialized object of a Linen module and its variables.
+    """Return an initialized object with a Linen module and its variables.
 
-    The arrays are shared, not copied. `to_linen` gives module and variables back.
+    The arrays are shared, not copied. `to_linen` returns the module and the variables.
 
     Args:
         module: any Linen module.
         variables: its variables by collection, as `init` returns them.
-        key: where the random keys of calls come from.
+        key: the seed or key from which the random keys of calls are derived.
         **options: further arguments of `FlaxModule`, for example `rngs`.
 
     Example:
@@ -330,18 +331,18 @@ def from_linen(
         >>> model.to_linen()[1]["params"]["kernel"] is variables["params"]["kernel"]
         True
     """
-    # Nothing is left to initialize but the keys: no call is needed.
+    # Only the keys are left to initialize, so no call is needed.
     return FlaxModule(module, variables=variables, **options).init(key)
 
 
 def to_linen(obj: object) -> tuple[Any, dict[str, Any]]:
-    """Return the Linen module of an object and its variables, whose arrays are shared.
+    """Return the Linen module of an object, and its variables, which share arrays.
 
     Args:
         obj: a `FlaxModule`, a layer, or a `Sequential` of these.
 
     Raises:
-        ArgumentTypeError: its call is a program that nothing translates.
+        ArgumentTypeError: the object has no Linen equivalent.
 
     Example:
         >>> import jax.numpy as jnp, linsey.treex as tx

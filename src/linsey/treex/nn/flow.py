@@ -1,4 +1,4 @@
-"""Modules made of others, and functions as modules."""
+"""Modules made of other modules, and functions as modules."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ class Sequential(Module):
         return x
 
     def to_linen(self) -> tuple[linen.Module, dict[str, Any]]:
-        """Return the same of Linen layers, with the arrays of these.
+        """Return the equivalent Linen module, and variables that share arrays.
 
         Raises:
-            ArgumentTypeError: a layer has no equivalent there.
+            ArgumentTypeError: a layer has no Linen equivalent.
         """
         layers: list[Any] = []
         variables: dict[str, dict[str, Any]] = {}
@@ -85,7 +85,7 @@ class Sequential(Module):
 
 
 def sequence(*layers: Callable[..., Any]) -> Callable[[Any], Any]:
-    """Return one function that calls functions one after another.
+    """Return a function that calls the given functions one after another.
 
     Example:
         >>> sequence(abs, float)(-2)
@@ -105,8 +105,8 @@ class MLP(Module):
     """Linear layers with a nonlinearity between them.
 
     Args:
-        features: numbers of output features of the layers.
-        activation: the nonlinearity, applied after all layers but the last.
+        features: number of output features of each layer.
+        activation: the nonlinearity, applied after every layer except the last.
         use_bias: whether the layers have biases.
         dtype: dtype of the computation.
         precision: see `jax.lax.Precision`.
@@ -158,7 +158,7 @@ class MLP(Module):
 
 
 class Flatten(Module):
-    """Joins all axes but the first.
+    """Merges all axes except the first.
 
     Example:
         >>> import jax.numpy as jnp, linsey.treex as tx

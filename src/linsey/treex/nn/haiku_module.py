@@ -1,4 +1,4 @@
-"""Any Haiku function as an object, where Haiku is installed."""
+"""Any Haiku function as an object, if Haiku is installed."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Params = Mapping[str, Mapping[str, object]]
 class HaikuModule(Module):
     """Wraps a function that uses Haiku modules, with its parameters and its state.
 
-    If the function has an argument `training`, it gets the module's mode: `training
-    and not frozen`.
+    If the function has an argument `training`, it gets the mode of the module:
+    `training and not frozen`.
 
     Args:
-        transform: the function, or what `haiku.transform` or
-            `haiku.transform_with_state` made of one.
+        transform: the function, or the result of `haiku.transform` or
+            `haiku.transform_with_state`.
         params: its parameters, if it has been initialized before.
         states: its state.
 
@@ -56,7 +56,7 @@ class HaikuModule(Module):
         """Call the function with the next key.
 
         Raises:
-            NotInitializedError: it has not been initialized.
+            NotInitializedError: the module has not been initialized.
             MissingVariableError: `init` was given no inputs.
         """
         initializing = self.initializing()
@@ -79,11 +79,11 @@ class HaikuModule(Module):
 
 
 def transformed(function: Any) -> Any:
-    """Return a function that uses Haiku modules as a pair of pure ones, with state.
+    """Transform a function that uses Haiku modules into pure functions with state.
 
     Args:
-        function: the function, or what `haiku.transform` or
-            `haiku.transform_with_state` made of one.
+        function: the function, or the result of `haiku.transform` or
+            `haiku.transform_with_state`.
 
     Raises:
         MissingPackageError: Haiku is not installed.
@@ -97,7 +97,7 @@ def transformed(function: Any) -> Any:
 
 
 def _unknown(*args: object, **kwargs: object) -> None:
-    """Stand for a function that cannot be found: it has no known arguments."""
+    """Stand for a function that cannot be found, whose arguments are unknown."""
 
 
 def _mutable(tree: Params) -> dict[str, dict[str, object]]:

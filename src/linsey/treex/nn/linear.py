@@ -1,4 +1,4 @@
-"""Linear maps, convolutions, and look-up tables."""
+"""Linear maps, convolutions and embeddings."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from linsey.typing import Dtype, Initializer, PaddingLike, PrecisionLike, Shape
 def default_kernel_init(
     key: jax.Array, shape: Shape, dtype: Dtype = jnp.float32
 ) -> jax.Array:
-    """Return the initial kernel of Linen; a function of this module can be pickled."""
+    """Return Linen's initial kernel; this function, unlike Linen's, can be pickled."""
     return linen_linear.default_kernel_init(key, shape, dtype)
 
 
 def default_embed_init(
     key: jax.Array, shape: Shape, dtype: Dtype = jnp.float32
 ) -> jax.Array:
-    """Return the initial table of Linen."""
+    """Return Linen's initial embedding table."""
     return linen_linear.default_embed_init(key, shape, dtype)
 
 
@@ -77,7 +77,7 @@ class Linear(LinenLayer):
 
 @layer
 class Embed(LinenLayer):
-    """Looks up vectors by integers.
+    """Looks up a vector for each integer.
 
     Args:
         num_embeddings: number of rows of the table.
@@ -104,10 +104,10 @@ class Embed(LinenLayer):
     embedding: jax.Array | None = Parameter.node(default=None, init=False)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Return vectors of shape (*x.shape, features); out of range they are NaN.
+        """Return vectors of shape (*x.shape, features), NaN for integers out of range.
 
         Raises:
-            IntegerInputError: `x` has no integer dtype.
+            IntegerInputError: `x` does not have an integer dtype.
             NotInitializedError: the layer has no table yet.
         """
         return self.run(x)
@@ -115,7 +115,7 @@ class Embed(LinenLayer):
 
 @layer
 class _Convolution(LinenLayer):
-    """What both convolutions have: a kernel with a size for each spatial axis."""
+    """Base of both convolutions, whose kernels have a size for each spatial axis."""
 
     linen_names = {"features_out": "features"}
 
@@ -131,17 +131,19 @@ class _Convolution(LinenLayer):
 
 @layer
 class Conv(_Convolution):
-    """Convolves channels-last inputs, see `linsey.linen.Conv`.
+    """Convolves channels-last inputs; see `linsey.linen.Conv`.
 
     Args:
         features_out: number of output features.
-        kernel_size: size of the window for each spatial axis; a number means one axis.
-        strides: distance between windows.
+        kernel_size: size of the window along each spatial axis; a number means that
+            there is one axis.
+        strides: step between windows.
         padding: 'SAME', 'VALID', 'CIRCULAR', 'CAUSAL' (one axis only), or a pair of
             numbers for each axis.
         input_dilation: distance between the entries of the input.
         kernel_dilation: distance between the entries of the window.
-        feature_group_count: number of groups of channels that do not mix.
+        feature_group_count: number of groups into which the channels are divided; each
+            is convolved separately.
         use_bias: whether to add a bias.
         dtype: dtype of the computation.
         param_dtype: dtype of the parameters.
@@ -183,12 +185,13 @@ class Conv(_Convolution):
 
 @layer
 class ConvTranspose(_Convolution):
-    """Spreads every entry over a window, see `linsey.linen.ConvTranspose`.
+    """A transposed convolution; see `linsey.linen.ConvTranspose`.
 
     Args:
         features_out: number of output features.
-        kernel_size: size of the window for each spatial axis; a number means one axis.
-        strides: distance between windows in the output.
+        kernel_size: size of the window along each spatial axis; a number means that
+            there is one axis.
+        strides: step between windows in the output.
         padding: 'SAME', 'VALID', 'CIRCULAR', or a pair of numbers for each axis.
         kernel_dilation: distance between the entries of the window.
         use_bias: whether to add a bias.
@@ -220,7 +223,7 @@ class ConvTranspose(_Convolution):
     bias_init: Initializer = zeros
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Spread `x` of shape (*batch, *spatial, channels).
+        """Apply the transposed convolution to `x`: (*batch, *spatial, channels).
 
         Raises:
             NotInitializedError: the layer has no parameters yet.

@@ -1,4 +1,4 @@
-"""Normalization."""
+"""Normalization layers."""
 
 from __future__ import annotations
 
@@ -18,29 +18,30 @@ from linsey.typing import Dtype, Initializer
 
 @layer
 class BatchNorm(LinenLayer):
-    """Normalizes each channel by mean and variance of the batch.
+    """Normalizes each channel by the mean and variance of the batch.
 
         y = (x - mean) * scale / sqrt(var + epsilon) + bias
 
-    In training the moments are those of the batch, and the running statistics `mean`
-    and `var` are updated; otherwise the running statistics are used. Whether it trains
-    is the mode of the module, `training and not frozen and initialized`, unless the
-    call says otherwise. What it computes is what `linsey.linen.BatchNorm` does.
+    In training, the layer uses the moments of the batch and updates the running
+    statistics `mean` and `var`; otherwise it uses the running statistics. It trains if
+    `training and not frozen and initialized`, unless the call says otherwise. The
+    computation is that of `linsey.linen.BatchNorm`.
 
-    `momentum` is a leaf without kind: it belongs to no selection, and travels through
-    `jax.jit` as an array. Give an optimizer `model.parameters()`, not the whole model.
+    `momentum` is a leaf without a kind: no filter by kind selects it, and `jax.jit`
+    traces it as an array. Pass `model.parameters()` to an optimizer, not the whole
+    model.
 
     Args:
         axis: the axis of the channels, or several.
         momentum: fraction of the old average that is kept, in [0, 1].
-        epsilon: what is added to the variance.
+        epsilon: small number added to the variance.
         dtype: dtype of the result; parameters and statistics are float32.
         use_bias: whether to add a bias.
-        use_scale: whether to multiply with a scale.
+        use_scale: whether to multiply by a scale.
         bias_init: initializer of `bias`, of the shape of the channel axes.
         scale_init: initializer of `scale`, of that shape.
         axis_name: name of a mapped axis that belongs to the batch.
-        axis_index_groups: groups of indices of that axis; each is a batch of its own.
+        axis_index_groups: groups of indices of that axis; each is a separate batch.
 
     Example:
         >>> import jax.numpy as jnp, linsey.treex as tx
@@ -84,15 +85,15 @@ class BatchNorm(LinenLayer):
 
         Args:
             x: inputs of any shape with the axes `axis`.
-            use_running_average: whether to normalize by the running statistics and
-                leave them alone. Defaults to what the module's mode says.
+            use_running_average: whether to normalize by the running statistics and not
+                update them. By default, the mode of the module decides.
 
         Returns:
             An array of the shape of `x`.
 
         Raises:
             NotInitializedError: the layer has no parameters yet.
-            FeatureShapeChangedError: the input has other channels than before.
+            FeatureShapeChangedError: the number of channels has changed.
             UnboundAxisNameError: `axis_name` is not bound.
         """
         if use_running_average is None:
@@ -112,10 +113,10 @@ class LayerNorm(LinenLayer):
         y = (x - mean) * scale / sqrt(var + epsilon) + bias
 
     Args:
-        epsilon: what is added to the variance.
+        epsilon: small number added to the variance.
         dtype: dtype of the result; parameters are float32.
         use_bias: whether to add a bias.
-        use_scale: whether to multiply with a scale.
+        use_scale: whether to multiply by a scale.
         bias_init: initializer of `bias`, of shape (channels,).
         scale_init: initializer of `scale`, of that shape.
 
@@ -158,11 +159,11 @@ class GroupNorm(LinenLayer):
 
     Args:
         num_groups: number of groups of channels.
-        group_size: number of channels of a group, with `num_groups=None`.
-        epsilon: what is added to the variance.
+        group_size: number of channels of a group, used with `num_groups=None`.
+        epsilon: small number added to the variance.
         dtype: dtype of the result; parameters are float32.
         use_bias: whether to add a bias.
-        use_scale: whether to multiply with a scale.
+        use_scale: whether to multiply by a scale.
         bias_init: initializer of `bias`, of shape (channels,).
         scale_init: initializer of `scale`, of that shape.
 

@@ -26,12 +26,12 @@ _orthogonal = orthogonal()
 def default_recurrent_init(
     key: jax.Array, shape: Shape, dtype: Dtype = jnp.float32
 ) -> jax.Array:
-    """Return an orthogonal kernel; a function of this module can be pickled."""
+    """Return an orthogonal kernel; this function can be pickled, unlike JAX's."""
     return _orthogonal(key, shape, dtype)
 
 
 class GRUCell(linen.GRUCell):
-    """The Linen cell; its first state is made of batch axes and a size."""
+    """The Linen cell, with a first state of given batch axes and size."""
 
     @staticmethod
     def initialize_carry(  # type: ignore[override]
@@ -53,13 +53,13 @@ class GRU(Module):
         recurrent_kernel_init: initializer of the kernels of the state.
         bias_init: initializer of the biases.
         initial_state_init: initializer of the first state.
-        return_sequences: whether to return the states of all times.
-        return_state: whether to return the last state; with `return_sequences` after
-            these.
+        return_sequences: whether to return the states of all time steps.
+        return_state: whether to return the last state; if `return_sequences` is set,
+            after all states.
         go_backwards: whether to process the sequence from its end.
-        stateful: whether each call goes on from the last state of the call before.
-        time_axis: the axis of time.
-        unroll: number of steps of the loop that are compiled as one.
+        stateful: whether each call continues from the last state of the previous call.
+        time_axis: the time axis.
+        unroll: number of steps in one iteration of the compiled loop.
 
     Example:
         >>> import jax.numpy as jnp, linsey.treex as tx
@@ -118,11 +118,11 @@ class GRU(Module):
         Args:
             x: inputs of shape (..., time, channels), with time on `time_axis`.
             initial_state: the first state, of shape (..., units). Defaults to the
-                last one if the layer is stateful, else to a new one.
+                last state if the layer is stateful, otherwise to a new one.
 
         Returns:
-            The last state; the states of all times, in the order of processing, if
-            `return_sequences`; both if `return_state` as well.
+            The last state. If `return_sequences` is set, the states of all time steps,
+            in the order of processing; if `return_state` is set as well, both.
 
         Raises:
             NotInitializedError: the layer has no parameters yet.

@@ -1,8 +1,8 @@
-"""Compact methods: what they build in their first run is what they use ever after.
+"""Compact methods, which build objects in their first run and use them in later runs.
 
-The objects are stored in fields of their own. Which method built which is remembered by
-the method's name; a compact method inside of another one, of the same object, adds to
-the record of the outer one.
+The objects are stored in separate fields, and recorded by the name of the method that
+built them. A compact method that is called by another one of the same object adds to
+the record of the outer method.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class CompactRecord:
     """A run of a compact method.
 
     Attributes:
-        owner: the object whose method runs.
-        functions: the methods of `owner` that run: the outermost and those inside.
-        outer: the record of the compact method around, of another object.
+        owner: the object whose method is running.
+        functions: the running methods of `owner`: the outermost and the inner ones.
+        outer: the record of the surrounding compact method of another object.
         names: the fields of the subtrees of the first run; `None` in the first run.
-        subtrees: what was built so far, in the first run.
-        used: how many subtrees were given out, in a later run.
+        subtrees: in the first run, the objects built so far.
+        used: in a later run, the number of subtrees used so far.
     """
 
     owner: Storage
@@ -54,10 +54,10 @@ class CompactRecord:
         return self.names is not None
 
     def next_subtree(self, cls: type) -> Any:
-        """Return what the first run built here.
+        """Return the object that the first run built at this point.
 
         Raises:
-            MismatchError: it built nothing here.
+            MismatchError: the first run built nothing at this point.
         """
         names = self.names or ()
         if self.used >= len(names):
@@ -75,12 +75,12 @@ class CompactRecord:
         return getattr(self.owner, name)
 
     def runs(self, owner: object, function: Callable[..., object]) -> bool:
-        """Tell whether a method of an object runs here or further out."""
+        """Tell whether a method of an object is running, here or further out."""
         here = self.owner is owner and function in self.functions
         return here or (self.outer is not None and self.outer.runs(owner, function))
 
     def store(self) -> None:
-        """Make what the first run built fields of the object.
+        """Store the objects built in the first run as fields of the owner.
 
         Raises:
             OptionError: a field of that name is declared static.
@@ -118,15 +118,15 @@ CURRENT: ContextVar[CompactRecord | None] = ContextVar("compact_record", default
 
 
 def in_compact() -> bool:
-    """Tell whether objects that are built here become fields of another one."""
+    """Tell whether objects that are built now become fields of another object."""
     return CURRENT.get() is not None
 
 
 def compact(f: F) -> F:
     """Let a method build the objects that it uses.
 
-    In its first run they are built and stored as fields; in later runs the k-th
-    constructor returns the k-th object of the first run.
+    In the first run they are built and stored as fields. In later runs, the k-th
+    constructor call returns the k-th object of the first run.
 
     Example:
         >>> import jax.numpy as jnp, linsey.treex as tx
@@ -172,16 +172,16 @@ def compact(f: F) -> F:
 
 
 class Compact:
-    """What trees with compact methods offer."""
+    """The interface of trees with compact methods."""
 
     _subtrees: tuple[str, ...] | None = None
 
     @property
     def first_run(self) -> bool:
-        """Whether the compact method that runs does so for the first time.
+        """Whether the running compact method runs for the first time.
 
         Raises:
-            UsageError: no compact method of this object runs.
+            UsageError: no compact method of this object is running.
         """
         record = CURRENT.get()
         if record is None or record.owner is not self:
@@ -194,15 +194,15 @@ class Compact:
         return not record.replays
 
     def get_field(self, field_name: str, initializer: Callable[[], T]) -> T:
-        """Return the value of a declared field, created if there is none.
+        """Return the value of a declared field; create it if it has no value.
 
         Args:
-            field_name: its name.
-            initializer: makes the value, in the first run.
+            field_name: the name of the field.
+            initializer: returns the value, in the first run.
 
         Raises:
-            OptionError: the class does not declare it.
-            UsageError: it has no value, and this is a later run.
+            OptionError: the class does not declare the field.
+            UsageError: the field has no value, and this is a later run.
         """
         assert isinstance(self, Storage)
         if field_name not in self._static_part.layout.metadata:

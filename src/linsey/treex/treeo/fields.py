@@ -1,4 +1,4 @@
-"""What a field of a tree is (node or static, of which kind) and how a class says so."""
+"""Declarations of the fields of a tree: node or static, and their kind."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class FieldMetadata(NamedTuple):
 
     Attributes:
         node: whether the value is part of the leaves; otherwise it is static.
-        kind: class that says what the value is for; `NoneType` if nothing is said.
-        opaque: whether a static value is hidden from comparison, or the predicate that
+        kind: class that tells the purpose of the value; `NoneType` if there is none.
+        opaque: whether a static value is hidden from comparison, or a predicate that
             compares it.
 
     Example:
@@ -41,7 +41,7 @@ class FieldMetadata(NamedTuple):
         kind: type | None = None,
         opaque: bool | OpaquePredicate | None = None,
     ) -> FieldMetadata:
-        """Return a copy with other values; `None` keeps the present one."""
+        """Return a copy with new values; `None` keeps the current value."""
         return FieldMetadata(
             self.node if node is None else node,
             self.kind if kind is None else kind,
@@ -51,10 +51,10 @@ class FieldMetadata(NamedTuple):
 
 @dataclasses.dataclass(slots=True, eq=False, repr=False)
 class FieldInfo:
-    """A leaf with where it was found.
+    """A leaf and the field in which it was found.
 
     Attributes:
-        name: the field that owns it; `None` outside of trees.
+        name: the field that owns the leaf; `None` outside of trees.
         value: the leaf.
         kind: the kind of the field.
         module: the tree that owns the field.
@@ -77,13 +77,13 @@ class FieldInfo:
 
 
 class TreeField(dataclasses.Field):
-    """A declared field. Read from an instance that never set it, it says so."""
+    """A declared field; reading it from an instance that never set it is an error."""
 
     __slots__ = ()
 
     def __set_name__(self, owner: type, name: str) -> None:
         super().__set_name__(owner, name)
-        self.name = name  # `dataclass` sets it in dataclasses only
+        self.name = name  # `dataclass` only does this for dataclasses
 
     def __get__(self, instance: object, owner: type) -> TreeField:
         if instance is None:
@@ -95,7 +95,7 @@ class TreeField(dataclasses.Field):
 
 
 class KindOptions(TypedDict, total=False):
-    """The options of a field of a kind, which are passed on to `field`."""
+    """The options of a field with a given kind, which are passed on to `field`."""
 
     init: bool
     repr: bool
@@ -126,15 +126,15 @@ def field(
     """Declare a field of a tree, in a plain class or in a dataclass.
 
     Args:
-        default: value of every instance that sets no other.
+        default: value of every instance that does not set another one.
         node: whether the value is part of the leaves.
-        kind: class that says what the value is for.
-        default_factory: makes the value for each instance, in place of `default`.
-        init: see `dataclasses.field`, as the following ones.
+        kind: class that tells the purpose of the value.
+        default_factory: returns the value for each instance, in place of `default`.
+        init: see `dataclasses.field`, also for the next three arguments.
         repr: whether a dataclass shows it.
         hash: whether a dataclass hashes it.
         compare: whether a dataclass compares it.
-        opaque: whether a static value is hidden from comparison, or the predicate
+        opaque: whether a static value is hidden from comparison, or a predicate
             `(Opaque, other) -> bool` that compares it.
 
     Returns:
@@ -162,8 +162,8 @@ def field(
         compare=compare,
         metadata={"node": node, "kind": kind, "opaque": opaque},
     )
-    # `dataclasses.field` has no way to make a subclass, and its constructor differs
-    # between versions of Python.
+    # `dataclasses.field` cannot create a subclass, and the constructor of `Field`
+    # differs between versions of Python.
     object.__setattr__(made, "__class__", TreeField)
     return made
 
@@ -189,7 +189,7 @@ def _shows_options(*without: str) -> Callable[[F], F]:
 
 @_shows_options("node")
 def node(default: object = dataclasses.MISSING, **options: Unpack[FieldOptions]) -> Any:
-    """Declare a field whose value is part of the leaves, see `field`."""
+    """Declare a field whose value is part of the leaves; see `field`."""
     return field(default, node=True, **options)
 
 
@@ -197,12 +197,12 @@ def node(default: object = dataclasses.MISSING, **options: Unpack[FieldOptions])
 def static(
     default: object = dataclasses.MISSING, **options: Unpack[FieldOptions]
 ) -> Any:
-    """Declare a field whose value is part of the structure, see `field`."""
+    """Declare a field whose value is part of the structure; see `field`."""
     return field(default, node=False, **options)
 
 
 class KindMixin:
-    """Gives a class that names a kind the functions that declare fields of it.
+    """Adds to a class that is a kind the functions that declare fields of this kind.
 
     Example:
         >>> import linsey.treex as tx
@@ -223,7 +223,7 @@ class KindMixin:
         default_factory: Any = dataclasses.MISSING,
         **options: Unpack[KindOptions],
     ) -> Any:
-        """Declare a field of this kind, see `field`."""
+        """Declare a field of this kind; see `field`."""
         return field(
             default, node=node, kind=cls, default_factory=default_factory, **options
         )
@@ -265,7 +265,7 @@ class KindMixin:
 
 
 def declared_fields(cls: type) -> dict[str, dataclasses.Field]:
-    """Return the fields that a class body declares; `dataclass` takes them away."""
+    """Return the fields that a class body declares, before `dataclass` removes them."""
     return {
         name: value
         for name, value in vars(cls).items()
@@ -277,7 +277,7 @@ def declared_fields(cls: type) -> dict[str, dataclasses.Field]:
 
 
 def annotated_fields(cls: type, base: type) -> dict[str, bool]:
-    """Return for each field that a class body annotates whether it mentions `base`."""
+    """Return, for each annotated field of a class body, whether it mentions `base`."""
     found = {name: _resolve(cls, made) for name, made in _own_annotations(cls).items()}
     return {
         name: _mentions(annotation, base)
@@ -287,7 +287,7 @@ def annotated_fields(cls: type, base: type) -> dict[str, bool]:
 
 
 def _own_annotations(cls: type) -> dict[str, object]:
-    """Return the annotations of a class body, unresolved ones as strings."""
+    """Return the annotations of a class body; those not resolved may be strings."""
     if sys.version_info >= (3, 14):
         import annotationlib
 
@@ -298,7 +298,7 @@ def _own_annotations(cls: type) -> dict[str, object]:
 
 
 def _resolve(cls: type, annotation: object) -> object:
-    """Evaluate an annotation that is text, where its names can be found."""
+    """Evaluate an annotation that is a string, if its names can be found."""
     if not isinstance(annotation, str):
         return annotation
     module = sys.modules.get(cls.__module__)
@@ -306,12 +306,12 @@ def _resolve(cls: type, annotation: object) -> object:
     names.setdefault(cls.__name__, cls)
     try:
         return eval(annotation, names, dict(vars(cls)))
-    except Exception:  # names of a function's scope, of `TYPE_CHECKING` blocks
+    except Exception:  # names in a function's scope or a `TYPE_CHECKING` block
         return annotation
 
 
 def _is_pseudo_field(annotation: object) -> bool:
-    """Tell whether an annotation is about the class or its constructor alone."""
+    """Tell whether an annotation is only about the class or its constructor."""
     if isinstance(annotation, str):
         return annotation.startswith(("ClassVar", "typing.ClassVar", "tp.ClassVar"))
     return (

@@ -1,12 +1,12 @@
-"""Taking trees apart and putting them together, as JAX asks for it.
+"""Flattening and unflattening of trees, as JAX requires.
 
 Contexts set which fields are children, and whether leaves are named. Each belongs to
-the thread, and the asynchronous task, that entered it.
+the thread and the asynchronous task that entered it.
 
-A lean tree, see `static`, is taken apart without looking at its static attributes. A
-full one whose static attributes are the very objects that they were the last time needs
-no more than these comparisons. All else goes the long way: it looks for attributes that
-are new, and at the contexts.
+A lean tree (see `static`) is flattened without looking at its static attributes. If the
+static attributes of a full tree are the same objects as the last time, comparing their
+identities is all that is needed. In all other cases, flattening also looks for new
+attributes and at the contexts.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ Structure = Static | Forced
 
 
 class FlattenMode(enum.Enum):
-    """Which fields are children of a tree.
+    """The modes that determine which fields are children of a tree.
 
-    `normal`: those declared nodes. `all_fields`: every attribute. `no_fields`: none.
+    `normal`: the node fields. `all_fields`: every attribute. `no_fields`: none.
     """
 
     no_fields = 1
@@ -58,9 +58,9 @@ class FlattenMode(enum.Enum):
 
 
 class Entered:
-    """How many of these contexts are entered, in all threads together.
+    """The number of these contexts that are entered, in all threads together.
 
-    While the number is zero, flattening need not ask for any of them.
+    While it is zero, flattening does not have to look at any of them.
     """
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class Entered:
         self._lock = threading.Lock()
 
     def add(self, number: int) -> None:
-        """Count contexts that are entered or, with a negative number, left."""
+        """Count contexts that are entered or, for a negative number, exited."""
         with self._lock:
             self.number += number
 
@@ -91,7 +91,7 @@ def _entered(variable: ContextVar[T], value: T) -> Iterator[None]:
 
 @contextmanager
 def flatten_mode(mode: FlattenMode | str | None) -> Iterator[None]:
-    """Set which fields are children; `None` keeps what is set.
+    """Set which fields are children; `None` keeps the current mode.
 
     Example:
         >>> import jax, linsey.treex as tx
@@ -118,7 +118,7 @@ def flatten_mode(mode: FlattenMode | str | None) -> Iterator[None]:
 
 
 def add_field_info() -> AbstractContextManager[None]:
-    """Make the leaves of trees `FieldInfo`s while it is entered.
+    """Make the leaves of trees `FieldInfo`s inside a `with` block.
 
     Example:
         >>> import jax, linsey.treex as tx
@@ -133,26 +133,26 @@ def add_field_info() -> AbstractContextManager[None]:
 
 
 def bare_leaves() -> AbstractContextManager[None]:
-    """Make leaves bare again inside of `add_field_info`."""
+    """Make leaves plain values again inside `add_field_info`."""
     return _entered(NAMED_LEAVES, False)
 
 
 def current_mode() -> FlattenMode:
-    """Return the mode that is set. Defaults to `normal`."""
+    """Return the current mode. Defaults to `normal`."""
     return MODE.get() or FlattenMode.normal
 
 
-# --- what is known of a class and of an instance -------------------------------------
+# --- facts about classes and instances -----------------------------------------------
 
 
 class ClassFacts:
-    """Fields that a class declares or annotates, and the layouts of its instances.
+    """The declared or annotated fields of a class, and the layouts of its instances.
 
     Attributes:
-        metadata: of each declared or annotated field.
-        declared: names of fields that were declared by `field`, `node` or `static`.
-        defaults: values of fields that have one for all instances.
-        factories: functions that make the value of a field for each instance.
+        metadata: the metadata of each declared or annotated field.
+        declared: names of fields that were declared with `field`, `node` or `static`.
+        defaults: values of fields whose default is shared by all instances.
+        factories: functions that return the value of a field for each instance.
         start: the static part of an instance without attributes.
     """
 
@@ -174,7 +174,7 @@ class ClassFacts:
             elif made.default is not dataclasses.MISSING:
                 self.defaults[name] = made.default
         self.declared = frozenset(declared)
-        # As many as there are sets of attributes that instances were seen with.
+        # One layout for each set of attributes that has been seen in an instance.
         self._layouts: dict[object, Layout] = {}
         self.start = unseen(self.layout(self.metadata, (), self.declared))
 
@@ -184,12 +184,12 @@ class ClassFacts:
         names: tuple[str, ...],
         declared: frozenset[str],
     ) -> Layout:
-        """Return the one layout of instances with these attributes.
+        """Return the unique layout of instances with these attributes.
 
         Args:
-            metadata: of each field.
-            names: of the attributes that are set, sorted.
-            declared: fields whose metadata is not a guess.
+            metadata: the metadata of each field.
+            names: the sorted names of the attributes that are set.
+            declared: names of fields whose metadata is declared and not inferred.
         """
         key = (names, frozenset(metadata.items()), declared)
         found = self._layouts.get(key)
@@ -200,7 +200,7 @@ class ClassFacts:
 
 
 def facts_of(cls: type) -> ClassFacts:
-    """Return what is known of a class, computed when names can be resolved."""
+    """Return the facts about a class, computed late so that names can be resolved."""
     facts = cls.__dict__.get("_facts")
     if facts is None:
         facts = ClassFacts(cls)
@@ -209,11 +209,11 @@ def facts_of(cls: type) -> ClassFacts:
 
 
 def discover(obj: Storage) -> Static:
-    """Bring what is known of an instance up to date and return its static part.
+    """Update the facts about an instance and return its static part.
 
-    An attribute that nobody declared is a node if it is a tree. One that was taken for
-    static, because it was something else when it was seen first, becomes a node as
-    soon as it is a tree; what was declared stays what it was declared to be.
+    An undeclared attribute is a node if it is a tree. If it was something else when it
+    was first seen, and so was taken for static, it becomes a node as soon as it is a
+    tree. Declared attributes stay as declared.
     """
     attributes = obj.__dict__
     static = obj._static_part
@@ -248,18 +248,18 @@ def set_metadata(obj: Storage, entries: Mapping[str, FieldMetadata]) -> None:
 
 
 def take_state(obj: object, other: object) -> None:
-    """Give an instance all attributes of another one."""
+    """Copy all attributes of another instance to an instance."""
     obj.__dict__.update(other.__dict__)
     if isinstance(obj, Storage) and isinstance(other, Storage):
         set_static(obj, discover(other))
         discover(obj)
 
 
-# --- what JAX calls ------------------------------------------------------------------
+# --- functions that JAX calls --------------------------------------------------------
 
 
 def register(cls: type) -> None:
-    """Make a class known to JAX."""
+    """Register a class as a pytree with JAX."""
     jax.tree_util.register_pytree_with_keys(
         cls, _flatten_with_keys, _unflatten, _flatten
     )
@@ -292,7 +292,7 @@ def _unflatten(structure: Structure, children: Iterable[object]) -> Storage:
 
 
 def take_apart(obj: Storage) -> tuple[tuple[str, ...], tuple[Any, ...], Structure]:
-    """Return names, children and structure of an instance, as the contexts want them.
+    """Return the names, children and structure of an instance, under the contexts.
 
     Raises:
         StaticTracerError: a static attribute holds a traced value.
@@ -325,7 +325,7 @@ def _is_tree(value: object) -> bool:
 
 
 def _named(obj: Storage, name: str, child: object, kind: type) -> object:
-    """Name the leaves of a child; trees in it name their own."""
+    """Name the leaves of a child; trees in it name their own leaves."""
 
     def name_leaf(leaf: object) -> object:
         return leaf if _is_tree(leaf) else FieldInfo(name, leaf, kind, obj)

@@ -1,4 +1,4 @@
-"""Names for objects that were given none."""
+"""Names for objects that were not given one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def snake_case(name: str) -> str:
-    """Return a class name as a field name; single capitals stay together.
+    """Return a class name in snake case, without underscores between single capitals.
 
     Example:
         >>> [snake_case(n) for n in ("BatchNorm", "MLP", "MyMLP", "Conv2D", "L1L2")]
@@ -24,7 +24,7 @@ def snake_case(name: str) -> str:
 
 
 def unique_name(name: str, taken: Callable[[str], bool]) -> str:
-    """Return the name or, if it is taken, the first free one that counts up from it.
+    """Return the name or, if it is taken, count up from it to the first free name.
 
     Example:
         >>> unique_name("linear", {"linear", "linear2"}.__contains__)
@@ -52,7 +52,7 @@ def default_name(obj: object) -> str:
 
 
 def named_leaves(value: object, path: tuple[str, ...] = ()) -> list[tuple[str, Any]]:
-    """Return the objects in nested containers, named with the keys before them."""
+    """Return the objects in nested containers, with names that include their keys."""
     if isinstance(value, list | tuple):
         return [pair for item in value for pair in named_leaves(item, path)]
     if isinstance(value, Mapping):
@@ -68,7 +68,7 @@ def named_leaves(value: object, path: tuple[str, ...] = ()) -> list[tuple[str, A
 
 
 def unique_names(pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
-    """Return a dictionary of the pairs, with later ones of a name counted up."""
+    """Return a dictionary of the pairs, with numbers added to repeated names."""
     result: dict[str, T] = {}
     for name, value in pairs:
         result[unique_name(name, result.__contains__)] = value

@@ -40,16 +40,16 @@ __all__ = [
 T = TypeVar("T")
 _INDENT = "    "
 Selector = type | Callable[[FieldInfo], object]
-"""A kind of fields, or a function that chooses leaves."""
+"""A kind of fields, or a function that selects leaves."""
 
-# Attributes in which modules keep their own state: no filter is about them.
+# Attributes in which modules keep their internal state; filters never apply to them.
 _NEVER_FILTERED = frozenset(
     (*BOOKKEEPING, "_compact_methods", "_training", "_initialized", "_frozen")
 )
 
 
 def copy(obj: T) -> T:
-    """Build trees and containers anew, static ones too; leaves are shared.
+    """Copy trees and containers, including static ones; leaves are shared.
 
     Example:
         >>> import linsey.treex as tx
@@ -70,17 +70,17 @@ def filter(
     inplace: bool = False,
     flatten_mode: FlattenMode | str | None = None,
 ) -> T:
-    """Keep the leaves that all filters accept and put `Nothing` for the others.
+    """Keep the leaves that all filters accept and replace the others with `Nothing`.
 
     Args:
         obj: a tree, or a pytree with trees in it.
         *filters: classes, which accept the leaves of that kind, and functions of a
             `FieldInfo`.
-        inplace: change `obj` itself.
-        flatten_mode: which fields count. Defaults to the mode that is set.
+        inplace: whether to change `obj` itself.
+        flatten_mode: determines which fields count. Defaults to the current mode.
 
     Raises:
-        ArgumentTypeError: a filter is neither class nor function.
+        ArgumentTypeError: a filter is neither a class nor a function.
         InPlaceError: `obj` has no attributes to change.
 
     Example:
@@ -111,17 +111,17 @@ def merge(
     flatten_mode: FlattenMode | str | None = None,
     ignore_static: bool = False,
 ) -> T:
-    """Take for each leaf the last of the given ones that is not `Nothing`.
+    """Merge pytrees: for each leaf, take the last given value that is not `Nothing`.
 
     Args:
         obj: a pytree.
-        other: one of the same structure.
-        *rest: more of them.
-        inplace: change `obj` itself.
-        flatten_mode: which fields count. Defaults to the mode that is set, or to all
-            fields.
-        ignore_static: in the mode `normal`, combine leaves by their order and keep the
-            static values of `obj`.
+        other: a pytree with the same structure.
+        *rest: further pytrees with the same structure.
+        inplace: whether to change `obj` itself.
+        flatten_mode: determines which fields count. Defaults to the current mode, or to
+            all fields.
+        ignore_static: whether, in the mode `normal`, to combine leaves by their order
+            and to keep the static values of `obj`.
 
     Raises:
         TreeMismatchError: the structures differ.
@@ -170,13 +170,13 @@ def map(
     """Apply a function to the leaves that all filters accept.
 
     Args:
-        f: a function of a leaf; where it returns `Nothing` the leaf stays.
+        f: a function of a leaf. If it returns `Nothing`, the leaf is not changed.
         obj: a tree, or a pytree with trees in it.
-        *filters: as of `filter`; the other leaves stay.
-        inplace: change `obj` itself.
-        flatten_mode: which fields count. Defaults to the mode that is set.
-        is_leaf: says what is not to be taken apart, as in `jax.tree.map`.
-        field_info: give `f` a `FieldInfo` for each leaf.
+        *filters: see `filter`; the other leaves are not changed.
+        inplace: whether to change `obj` itself.
+        flatten_mode: determines which fields count. Defaults to the current mode.
+        is_leaf: tells which values are leaves, as in `jax.tree.map`.
+        field_info: whether to pass `f` a `FieldInfo` for each leaf.
 
     Raises:
         InPlaceError: `obj` has no attributes to change.
@@ -201,7 +201,7 @@ def map(
 
     if is_leaf is None or filters or field_info:
         result = _over_infos(change, obj, flatten_mode, is_leaf)
-    else:  # `is_leaf` sees values as they are, and not in a `FieldInfo`
+    else:  # here `is_leaf` gets plain values instead of `FieldInfo`s
         with flatten.flatten_mode(flatten_mode):
             result = jax.tree.map(f, obj, is_leaf=is_leaf)
     return _returned(obj, result, inplace)
@@ -211,10 +211,11 @@ def apply(f: Callable[..., object], obj: T, *rest: object, inplace: bool = False
     """Call a function with every tree, children before parents, to change it.
 
     Args:
-        f: a function `(tree, *trees of rest)`; what it returns is ignored.
+        f: a function `(tree, *trees of rest)`; its result is ignored.
         obj: a tree, or a pytree with trees in it.
-        *rest: pytrees of the same structure; `f` gets copies.
-        inplace: change the trees of `obj` themselves, not those of a copy.
+        *rest: pytrees with the same structure; `f` gets copies.
+        inplace: whether to change the trees of `obj` themselves and not those of a
+            copy.
 
     Example:
         >>> import linsey.treex as tx
@@ -268,7 +269,7 @@ def _over_infos(
     mode: FlattenMode | str | None,
     is_leaf: Callable[[Any], bool] | None = None,
 ) -> T:
-    """Map over leaves that are named where a tree owns them."""
+    """Map over leaves as `FieldInfo`s, which have names if a tree owns them."""
 
     def stops(value: object) -> bool:
         return isinstance(value, FieldInfo) or (is_leaf is not None and is_leaf(value))
@@ -309,10 +310,12 @@ def to_dict(
 
     Args:
         obj: a tree, or a pytree with trees in it.
-        private_fields: include attributes whose name begins with an underscore.
-        static_fields: include those that are static.
-        type_info: add the class to each dictionary, as `__type__`, and to each list.
-        field_info: wrap the leaves in `FieldInfo`.
+        private_fields: whether to include attributes whose names begin with an
+            underscore.
+        static_fields: whether to include static attributes.
+        type_info: whether to add the class to each dictionary, as `__type__`, and to
+            each list.
+        field_info: whether to wrap the leaves in `FieldInfo`.
 
     Example:
         >>> import linsey.treex as tx
@@ -357,13 +360,14 @@ def to_string(
     static_fields: bool = True,
     color: bool = False,
 ) -> str:
-    """Return trees as indented text, arrays by shape and dtype, kinds in a column.
+    """Return trees as indented text, with shapes and dtypes, and kinds in a column.
 
     Args:
         obj: a tree, or a pytree with trees in it.
-        private_fields: include attributes whose name begins with an underscore.
-        static_fields: include those that are static.
-        color: dim the column of kinds, for terminals.
+        private_fields: whether to include attributes whose names begin with an
+            underscore.
+        static_fields: whether to include static attributes.
+        color: whether to dim the column of kinds, for terminals.
 
     Example:
         >>> import linsey.treex as tx
@@ -455,7 +459,7 @@ class ToDict:
 
 
 class Repr:
-    """Shows a tree as text, without private attributes."""
+    """Adds a `repr` that shows a tree as text, without private attributes."""
 
     def __repr__(self) -> str:
         return to_string(self)

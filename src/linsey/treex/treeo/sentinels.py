@@ -1,4 +1,4 @@
-"""Markers and wrappers: nothing, missing, equal by identity, hidden."""
+"""Markers and wrappers: `Nothing`, `Missing`, `Hashable` and `Opaque`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OpaquePredicate = Callable[["Opaque[Any]", Any], bool]
 
 @jax.tree_util.register_pytree_node_class
 class Nothing:
-    """What stands where a filter took a value away: a pytree without leaves.
+    """The marker for a value that a filter removed: a pytree without leaves.
 
     All instances are equal.
 
@@ -59,7 +59,7 @@ NOTHING = Nothing()
 
 
 class Missing:
-    """Marks an argument that was not given, where `None` is a value."""
+    """The marker for an argument that was not given, where `None` is a valid value."""
 
     __slots__ = ()
 
@@ -71,10 +71,10 @@ MISSING = Missing()
 
 
 class Hashable(Generic[T]):
-    """Makes any value a static one: equal to itself only, hashed by identity.
+    """A wrapper that makes any value static: compared and hashed by identity.
 
     Args:
-        value: what is wrapped.
+        value: the wrapped value.
 
     Example:
         >>> table = Hashable([1, 2])
@@ -98,13 +98,14 @@ class Hashable(Generic[T]):
 
 
 class Opaque(Generic[T]):
-    """Hides a static value: programs compiled for one such value serve the others.
+    """Hides a static value: a program compiled for one such value is used for others.
 
-    Two opaque values are equal if `predicate(self, other)` says so; without one, if
-    they are of one type and, for arrays, of one shape and dtype.
+    Two opaque values are equal if `predicate(self, other)` is true. If there is no
+    predicate, they are equal if they have the same type and, for arrays, the same shape
+    and dtype.
 
     Args:
-        value: what is hidden.
+        value: the hidden value.
         predicate: decides on equality.
 
     Example:
@@ -135,7 +136,7 @@ class Opaque(Generic[T]):
 
 @runtime_checkable
 class ArrayLike(Protocol):
-    """What has a shape and a dtype."""
+    """The type of objects with a shape and a dtype."""
 
     @property
     def shape(self) -> tuple[int, ...]:

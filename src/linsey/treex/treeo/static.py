@@ -1,17 +1,18 @@
-"""The static part of a tree: where it is kept, and how JAX compares it.
+"""The static part of a tree: how it is stored, and how JAX compares it.
 
-A `Layout` is the shape of an instance: its class, the names it has and what is known of
-each. Layouts are interned: instances alike share one. A `Static` is a layout with the
-values of the static fields: what JAX keeps in the structure. Each instance keeps the
-last one that it was flattened to, and gives it out again as long as its static
-attributes are the very same objects: then JAX compares structures by identity.
+A `Layout` describes an instance: its class, the names of its attributes and their
+metadata. Layouts are interned: instances with the same attributes share one. A `Static`
+is a layout with the values of the static fields, which JAX keeps in the tree structure.
+Each instance keeps the last `Static` to which it was flattened, and returns it again as
+long as its static attributes are the same objects; JAX then compares structures by
+identity.
 
-A tree that JAX puts together is *lean*: its dictionary holds the children and the
-`Static` that they came with, and no static attribute. Most such trees are taken apart
-again and never looked at. The first look at a static attribute, or at `__dict__`, and
-the first change of anything but a child, makes the tree *full*. So a lean tree is known
-to have the static attributes of its `Static`, without comparing any. Without lean trees
-a compiled call over 200 layers takes 1.16 times as long (process CPU time).
+A tree that JAX unflattens is *lean*: its dictionary holds the children and their
+`Static`, but no static attributes. Most such trees are flattened again without being
+inspected. The first access to a static attribute or to `__dict__`, or the first change
+of anything but a child, makes the tree *full*. So a lean tree is known to have the
+static attributes of its `Static`, without any comparison. Without lean trees, a
+compiled call over 200 layers takes 1.16 times as long (process CPU time).
 """
 
 from __future__ import annotations
@@ -35,27 +36,27 @@ _UNSEEN = object()
 
 
 class _Slots:
-    """An object with a dictionary, and room for the last static part."""
+    """An object with a dictionary, and a slot for the last static part."""
 
     __slots__ = ("__dict__", "__weakref__", "_static_part")
 
     _static_part: Static
 
 
-# The dictionary itself, and the way around what trees make of attributes.
+# Direct access to the dictionary and the slot, bypassing the attributes of trees.
 get_dict: Callable[[object], dict[str, Any]] = _Slots.__dict__["__dict__"].__get__
 set_dict: Callable[[object, dict[str, Any]], None] = _Slots.__dict__["__dict__"].__set__
 set_static: Callable[[object, Static], None] = _Slots.__dict__["_static_part"].__set__
 
 
 class Storage(_Slots):
-    """The base of trees: their static attributes may be those of the structure."""
+    """The base of trees, whose static attributes may be stored in the structure."""
 
     __slots__ = ()
 
     @property
     def __dict__(self) -> dict[str, Any]:  # type: ignore[override]
-        """All attributes; they may be changed here too."""
+        """All attributes, which may also be changed here."""
         return fill(self)
 
     @__dict__.setter
@@ -83,7 +84,7 @@ def fill(obj: Storage) -> dict[str, Any]:
     attributes = get_dict(obj)
     static = attributes.get(LEAN)
     if static is not None:
-        # In this order, so that other threads find everything at any time.
+        # In this order, so that other threads always find all attributes.
         attributes.update(static.attributes)
         set_static(obj, static)
         attributes.pop(LEAN, None)
@@ -91,25 +92,25 @@ def fill(obj: Storage) -> dict[str, Any]:
 
 
 def _may_be_lean(cls: type) -> bool:
-    """Tell whether a class leaves access to attributes as it is here."""
+    """Tell whether a class does not override the attribute access of `Storage`."""
     names = ("__getattribute__", "__getattr__", "__setattr__", "__delattr__")
     return all(getattr(cls, name) is getattr(Storage, name) for name in names)
 
 
-# --- what is known of an instance ----------------------------------------------------
+# --- layouts -------------------------------------------------------------------------
 
 
 class Layout:
-    """What instances of a class that have the same attributes have in common.
+    """The description shared by instances of a class with the same attributes.
 
     Attributes:
         cls: the class.
-        metadata: what is known of each declared or discovered field.
-        declared: names of the fields of which it is not a guess.
-        nodes: names of the node fields that are set, sorted.
+        metadata: the metadata of each declared or discovered field.
+        declared: names of the fields whose metadata is declared and not inferred.
+        nodes: the sorted names of the node fields that are set.
         statics: names of the other attributes.
-        children: a function from attributes to those that are nodes.
-        static_values: a function from attributes to the others.
+        children: a function from attributes to the values of node fields.
+        static_values: a function from attributes to the values of all others.
     """
 
     def __init__(
@@ -125,8 +126,8 @@ class Layout:
         self.nodes = tuple(sorted(n for n in names if metadata[n].node))
         self.statics = tuple(n for n in names if not metadata[n].node)
         self.opaque = tuple(metadata[n].opaque for n in self.statics)
-        # The kind of a static attribute that nobody declared is the type that it had
-        # when it was first seen: no part of what the instance is.
+        # The kind of an undeclared static attribute is the type that it had when it was
+        # first seen, which must not distinguish instances.
         self.signature = {
             name: (entry.node, entry.kind if entry.node or name in declared else None)
             for name, entry in metadata.items()
@@ -136,7 +137,7 @@ class Layout:
         self.static_values = _getter(self.statics)
 
     def matches(self, other: Layout) -> bool:
-        """Tell whether both have the same structure, but for static values."""
+        """Tell whether both have the same structure, apart from static values."""
         return self is other or (
             self.cls is other.cls
             and self.nodes == other.nodes
@@ -151,14 +152,14 @@ class Layout:
 
 
 def _getter(names: tuple[str, ...]) -> Callable[[dict[str, Any]], tuple[Any, ...]]:
-    """Return a function from attributes to those of some names."""
+    """Return a function from attributes to the values of those with given names."""
     if len(names) > 1:
         return operator.itemgetter(*names)
     return lambda attributes: tuple([attributes[name] for name in names])
 
 
 def _first_build(static: Any, children: Iterable[object]) -> Any:
-    """Look up the function of the layout, which is made when it is first needed."""
+    """Look up the layout's function, which is created when it is first needed."""
     static.build = static.layout.unflatten
     return static.build(static, children)
 
@@ -182,13 +183,13 @@ def unflatten(static, children):
 
 
 def _lean_unflatten(layout: Layout) -> Callable[[Static, Iterable[object]], Any]:
-    """Write the function that makes a lean instance.
+    """Generate the function that creates a lean instance.
 
-    One display of a dictionary, with the names written out, takes half the time of
-    `dict(zip(names, children))`, and this is what JAX calls for every object of a
-    result.
+    JAX calls this function for every object in a result. A dictionary display with the
+    names written out takes half the time of `dict(zip(names, children))`.
     """
-    # A static attribute that the class has too would be found there.
+    # If the class has an attribute with the name of a static one, it would be found
+    # instead, so such attributes are stored even in lean instances.
     carried = [name for name in layout.statics if _is_on_class(layout.cls, name)]
     items = [f"{name!r}: c{i}" for i, name in enumerate(layout.nodes)]
     items += [f"{name!r}: static.attributes[{name!r}]" for name in carried]
@@ -212,7 +213,7 @@ def _is_on_class(cls: type, name: str) -> bool:
 class Static:
     """A layout with the values of its static fields, in the order of `statics`.
 
-    `children` and `build` are those of the layout, at hand without a detour.
+    `children` and `build` are those of the layout, stored here for fast access.
     """
 
     __slots__ = ("attributes", "build", "children", "layout", "values")
@@ -225,10 +226,10 @@ class Static:
         self.attributes = dict(zip(layout.statics, values, strict=True))
 
     def children_of(self, attributes: dict[str, Any]) -> tuple[Any, ...] | None:
-        """Return the children, if the static attributes are these very objects.
+        """Return the children, or `None` if a static attribute is a different object.
 
-        They are compared by `is` and not by `==`: a list that equals another one is not
-        the same list, and `True` is not 1.
+        Attributes are compared with `is` and not with `==`: a list that equals another
+        one is not the same list, and `True` is not 1.
         """
         layout = self.layout
         if len(attributes) == layout.size:
@@ -236,7 +237,7 @@ class Static:
                 found = layout.static_values(attributes)
                 if all(map(operator.is_, found, self.values)):
                     return self.children(attributes)
-            except KeyError:  # one attribute went and another came
+            except KeyError:  # an attribute was removed and another one was added
                 pass
         return None
 
@@ -260,7 +261,7 @@ class Static:
 
 
 def unseen(layout: Layout) -> Static:
-    """Return a static part that no instance has, so that attributes are examined."""
+    """Return a static part that matches no instance, to force a new examination."""
     return Static(layout, (_UNSEEN,) * len(layout.statics))
 
 
@@ -269,9 +270,9 @@ class Forced:
     """The structure of a tree whose attributes are all children, or all static.
 
     Attributes:
-        layout: that of the tree.
-        names: of the attributes that are children.
-        attributes: the others.
+        layout: the layout of the tree.
+        names: the names of the attributes that are children.
+        attributes: the other attributes.
     """
 
     layout: Layout
@@ -294,7 +295,7 @@ class Forced:
         return f"{self.layout.cls.__name__}({', '.join(self.names)})"
 
     def build(self, structure: Any, children: Iterable[object]) -> Any:
-        """Put a tree together, as `Static.build` does."""
+        """Build a tree, as `Static.build` does."""
         attributes = dict(zip(self.names, children, strict=True))
         attributes.update(self.attributes)
         obj = object.__new__(self.layout.cls)
@@ -304,12 +305,12 @@ class Forced:
 
 
 def same_value(a: Any, b: Any, opaque: bool | OpaquePredicate = False) -> bool:
-    """Tell whether two static values are equal; it never raises.
+    """Tell whether two static values are equal, without ever raising an exception.
 
     Args:
         a: a value.
-        b: another.
-        opaque: whether only type, shape and dtype count, or the predicate that decides.
+        b: another value.
+        opaque: whether only type, shape and dtype count, or a predicate that decides.
     """
     if a is b:
         return True
@@ -327,4 +328,4 @@ def same_value(a: Any, b: Any, opaque: bool | OpaquePredicate = False) -> bool:
                 return len(a) == len(b) and all(map(same_value, a, b))
         return bool(a == b)
     except Exception:
-        return False  # arrays inside of objects that do not compare, leaked tracers
+        return False  # values that cannot be compared, such as leaked tracers

@@ -39,7 +39,7 @@ def _to_state(tree: Storage) -> dict[str, Any]:
 
 
 def _from_state(tree: Storage, state: dict[str, Any]) -> Storage:
-    """Return a tree like the given one, with the node fields of a state dict."""
+    """Return a tree like the given one, with node fields restored from a state dict."""
     static = discover(tree)
     nodes = {name: getattr(tree, name) for name in static.layout.nodes}
     restored = serialization.restore_dict(nodes, state)
@@ -47,7 +47,7 @@ def _from_state(tree: Storage, state: dict[str, Any]) -> Storage:
 
 
 class TreeMeta(abc.ABCMeta):
-    """Builds trees: defaults, constructor, discovery of fields, compact record."""
+    """Metaclass that builds trees: defaults, constructor, fields, compact record."""
 
     _own_fields: dict[str, dataclasses.Field]
 
@@ -59,12 +59,12 @@ class TreeMeta(abc.ABCMeta):
 
     @property
     def __signature__(cls) -> inspect.Signature:
-        """The parameters of the constructor, as they are now."""
+        """The current signature of the constructor."""
         found = inspect.signature(cls.__init__)
         return found.replace(parameters=list(found.parameters.values())[1:])
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Build an instance, or return that of the first run of a compact method."""
+        """Build an instance, or return the one from a compact method's first run."""
         record = CURRENT.get()
         if record is not None and record.replays:
             return record.next_subtree(cls)
@@ -97,9 +97,9 @@ class TreeMeta(abc.ABCMeta):
 class Tree(Storage, metaclass=TreeMeta):
     """An object that JAX treats as a pytree.
 
-    Fields declared `node`, and attributes that are trees, are its children, by name in
-    alphabetical order; all other attributes belong to the structure. Attributes can be
-    set at any time.
+    Fields declared as `node` and attributes that are trees are its children, in
+    alphabetical order of their names; all other attributes are part of the structure.
+    Attributes can be set at any time.
 
     Example:
         >>> import jax, linsey.treex as tx
@@ -116,12 +116,12 @@ class Tree(Storage, metaclass=TreeMeta):
 
     @property
     def field_metadata(self) -> Mapping[str, FieldMetadata]:
-        """What is known of each field; attributes set since are not in it yet."""
+        """The metadata of each field; attributes set since are not in it yet."""
         metadata = self._static_part.layout.metadata
         return MappingProxyType({**_BOOKKEEPING_METADATA, **metadata})
 
     def check_metadata_updates(self) -> None:
-        """Look for attributes that are new, as every flattening does."""
+        """Look for new attributes, as every flattening does."""
         discover(self)
 
     def update_field_metadata(
@@ -131,12 +131,12 @@ class Tree(Storage, metaclass=TreeMeta):
         kind: type | None = None,
         opaque: bool | OpaquePredicate | None = None,
     ) -> Self:
-        """Return a copy in which a field is treated otherwise.
+        """Return a copy in which a field has different metadata.
 
         Args:
-            field: its name.
+            field: the name of the field.
             node: whether its value is part of the leaves.
-            kind: class that says what it is for.
+            kind: class that tells the purpose of the value.
             opaque: whether its value is hidden from comparison.
 
         Raises:
@@ -159,7 +159,7 @@ class Tree(Storage, metaclass=TreeMeta):
     def tree_unflatten(
         cls, static_fields: dict[str, Any], children: tuple[dict[str, Any]]
     ) -> Self:
-        """Put together what `tree_flatten` took apart."""
+        """Build a tree from the results of `tree_flatten`."""
         obj = object.__new__(cls)
         set_static(obj, facts_of(cls).start)
         obj.__dict__.update(static_fields)
@@ -168,7 +168,7 @@ class Tree(Storage, metaclass=TreeMeta):
         return obj
 
     def __getstate__(self) -> dict[str, Any]:
-        # Of guesses only nodes travel: the others are guessed again.
+        # Inferred metadata is stored for nodes only; the rest is inferred again.
         layout = self._static_part.layout
         known = facts_of(type(self)).metadata
         changed = {
