@@ -58,7 +58,7 @@ CLAIMS = (
     Claim("variance of recalibrated statistics, data in order of classes: error",
           "recalibrate", "error of the variance, sorted",
           ("torch's update_bn", "rule of fvcore"), "linsey.batch_stats.recalibrate"),
-    Claim("checkpoints with a flipped bit that are read as if nothing was, of 300",
+    Claim("checkpoints with a flipped bit that are loaded without an error, of 300",
           "checkpoint", "one flipped bit, of 300: silent",
           ("Orbax", "Flax msgpack", "safetensors", "torch.save")),
     Claim("`linsey train` on a table, until the same accuracy", "table",

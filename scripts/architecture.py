@@ -28,7 +28,7 @@ class Room(NamedTuple):
 
 FLOORS = [
     Room(7, ("app", "__main__"), "the `linsey` command"),
-    Room(5, ("batch_stats",), "tools that see, repair and use running statistics"),
+    Room(5, ("batch_stats",), "tools that inspect, repair and use running statistics"),
     Room(5, ("models",), "architectures that pretrained weights exist for"),
     Room(5, ("weights",), "weights of other libraries, both ways, with a proof"),
     Room(5, ("interop",), "bridges to and from Equinox and Haiku"),
@@ -36,9 +36,13 @@ FLOORS = [
     Room(4, ("treex",), "the object face: modules that are pytrees"),
     Room(4, ("optim",), "the classic optimizers, on optax"),
     Room(4, ("compat",), "`import flax` and `import treex` served by linsey"),
-    Room(3, ("training",), "train state, schedules, Flax's face of checkpoints"),
-    Room(3, ("checkpoint",), "a step that vouches for its arrays; knows no command"),
-    Room(3, ("metrics",), "writers of numbers"),
+    Room(3, ("training",), "train state, schedules, Flax's checkpoint interface"),
+    Room(
+        3,
+        ("checkpoint",),
+        "checkpoints with verified arrays; independent of the command",
+    ),
+    Room(3, ("metrics",), "metric writers"),
     Room(2, ("linen",), "the functional face: modules, transforms, layers"),
     Room(2, ("core.nn",), "layers as functions of scopes"),
     Room(2, ("jax_utils", "cursor"), "helpers on the states of models"),
@@ -137,7 +141,7 @@ def table() -> str:
     rows = ["| floor | where | what |", "|---|---|---|"]
     for room in FLOORS:
         folders = ", ".join(f"`{name.replace('.', '/')}`" for name in room.modules)
-        rows.append(f"| {room.floor} | {folders or 'the files beside'} | {room.what} |")
+        rows.append(f"| {room.floor} | {folders or 'the other files'} | {room.what} |")
     return "\n".join(rows)
 
 
@@ -150,7 +154,9 @@ def with_table(text: str) -> str:
 def main() -> None:
     """Print the table, or write it into CONTRIBUTING.md."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="put it where it is read")
+    parser.add_argument(
+        "--write", action="store_true", help="write the table into CONTRIBUTING.md"
+    )
     if parser.parse_args().write:
         CONTRIBUTING.write_text(with_table(CONTRIBUTING.read_text()))
         return

@@ -134,7 +134,9 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=SOURCE)
-    parser.add_argument("--files", action="store_true", help="one line a file too")
+    parser.add_argument(
+        "--files", action="store_true", help="also print one line for each file"
+    )
     arguments = parser.parse_args()
 
     packages: dict[str, dict[Path, int]] = defaultdict(dict)

@@ -163,7 +163,9 @@ def main(arguments: list[str] | None = None) -> dict[bool, Curves]:
     """Train both networks, print their accuracies, and draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=10_000)
-    parser.add_argument("--every", type=int, default=100, help="steps between looks")
+    parser.add_argument(
+        "--every", type=int, default=100, help="steps between evaluations"
+    )
     parser.add_argument("--out", type=Path, help="file of the picture, such as a.svg")
     given = parser.parse_args(arguments)
     curves = {n: train(n, given.steps, given.every) for n in (True, False)}

@@ -43,7 +43,7 @@ def static_key(value: Any) -> Hashable:
     if isinstance(value, (float, complex, np.generic)):
         return kind, repr(value)
     if isinstance(value, jax.core.Tracer):
-        raise TypeError("A traced array is no constant.")
+        raise TypeError("A traced array is not a constant.")
     if isinstance(value, Set):
         return kind, frozenset(map(static_key, value))
     if isinstance(value, Mapping):

@@ -281,7 +281,7 @@ class Cursor(Generic[A]):
                 f"{method} method only implemented for tuples and lists, not type "
                 f"{type(value)}",
                 "Iterating over a dictionary yields keys, which are not parts of it.",
-                "Iterate over what it holds: `for key in cursor.build(): cursor[key]`.",
+                "Iterate over its items: `for key in cursor.build(): cursor[key]`.",
             )
         return len(value)
 

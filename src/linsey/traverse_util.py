@@ -143,7 +143,7 @@ def unflatten_dict(xs: Mapping[Any, object], sep: str | None = None) -> dict[Any
         raise ArgumentTypeError(
             f"input is not a dict; it is a {type(xs)}",
             "The keys of a dictionary are the paths to build.",
-            "Pass what `flatten_dict` returned.",
+            "Pass the result of `flatten_dict`.",
         )
     nested: dict[Any, Any] = {}
     for path, value in xs.items():

@@ -107,7 +107,7 @@ def test_a_batch_size_that_is_not_given_is_lowered_and_kept(linsey, few, tmp_pat
 def test_what_an_epoch_leaves_out_is_said(linsey, few):
     result = linsey("train", "--data", few, *QUICK, "--batch-size", 16, "--out", "run")
     assert result.code == 0
-    line = "1 step of 16 examples an epoch; each epoch leaves out 14 of 30, drawn anew"
+    line = "1 step of 16 examples an epoch; each epoch leaves out 14 of 30 at random"
     assert line in result.out.splitlines()
 
 

@@ -45,7 +45,9 @@ def test_comparison_stopped_and_resumed(linsey, blobs, tmp_path, monkeypatch):
         "run 1 of 2", "run 2 of 2",
     ]  # fmt: skip
     assert len(told) < 40
-    (conclusion,) = [line for line in told if line.startswith("Of one learning rate")]
+    (conclusion,) = [
+        line for line in told if line.startswith("Normalization (batch) was ahead")
+    ]
     page = (tmp_path / "c" / "report.html").read_text()
     assert conclusion in page
     assert "data:image/png;base64," in page
@@ -92,12 +94,12 @@ def test_the_conclusion_is_fair_to_both_sides():
         (1.0, "none"): [(0, 0.1), (10, 0.45)],
     }
     assert conclude(curves) == (
-        "Of 2 learning rates, normalization (batch) ended ahead at 0 and behind at 1: "
+        "Normalization (batch) was ahead at 0 of 2 learning rates and behind at 1: "
         "at its best it reached a test accuracy of 0.4500 (lr 1), without it the best "
         "was 0.9000 (lr 0.1)."
     )
     curves[1.0, "batch"] = []  # it ended before it was evaluated
-    assert "ended ahead at 0 and behind at 2" in conclude(curves)
+    assert "ahead at 0 of 2 learning rates and behind at 2" in conclude(curves)
 
 
 def test_long_tables_are_thinned_at_the_end():

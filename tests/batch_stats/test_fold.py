@@ -117,7 +117,7 @@ def test_every_norm_has_a_row_in_the_order_of_the_program(many):
         "note",
     )
     assert report.rows[3][3] == (
-        "it gets the result of `add`, not of a layer; what it gives is used 3 times"
+        "it gets the result of `add`, not of a layer; its output is used 3 times"
     )
 
 

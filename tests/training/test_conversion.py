@@ -174,7 +174,7 @@ def test_what_changes_in_a_copy_is_noted(tmp_path):
         ("a.safetensors", "a.msgpack", {}, "is no tree"),
         ("broken.msgpack", "a.orbax", {}, "not a serialized tree"),
         ("twice.msgpack", "a.orbax", {}, "unique string representation"),
-        ("list.msgpack", "a.orbax", {}, "its outermost value is no dictionary"),
+        ("list.msgpack", "a.orbax", {}, "its outermost value is not a dictionary"),
     ],
 )
 def test_what_cannot_be_converted_is_refused(source, target, options, told, sources):

@@ -306,10 +306,10 @@ def test_what_does_not_fit_is_listed_with_what_it_most_resembles():
         load(Two(), state, X)
     assert str(caught.value) == (
         "Arrays of the module without a value: 1; of the file without a place: 1.\n"
-        "  `params/head/kernel` (4, 2): nothing in the file is it; most like "
-        "`heads.weight`\n"
-        "  `heads.weight` (5, 4): nothing in the module is it; most like "
-        "`params/head/kernel`\n"
+        "  `params/head/kernel` (4, 2): no array in the file corresponds to it; "
+        "most like `heads.weight`\n"
+        "  `heads.weight` (5, 4): no array in the module corresponds to it; "
+        "most like `params/head/kernel`\n"
         "A module with some weights at their initial values gives other results than "
         "the one they come from.\n"
         "Write `strict=False` for new values there, and read the report."
@@ -421,8 +421,8 @@ def test_to_torch_lists_what_like_has_no_name_for():
         to_torch(Two(), variables, X, like=like)
     assert str(caught.value) == (
         "Arrays without a counterpart in `like`: 1.\n"
-        "  `params/head/kernel` (4, 2): nothing in the file is it; most like "
-        "`other.weight`\n"
+        "  `params/head/kernel` (4, 2): no array in the file corresponds to it; "
+        "most like `other.weight`\n"
         "They would be missing in the state dict.\n"
         "Say which they are by `mapping`, or leave out `like`."
     )

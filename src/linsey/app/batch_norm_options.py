@@ -58,7 +58,7 @@ def batch_norm_options(options: ModelOptions) -> BatchNormOptions:
     refuse_unknown(given, names, others)
     if given and options.norm != "batch":
         key = f"--model-arg {next(iter(given))}"
-        problem = "an option of batch normalization, which this model has not"
+        problem = "an option of batch normalization, which this model does not have"
         raise InputError(problem, key=key, hint="give --norm batch, or leave it out")
     return read_options(given, BatchNormOptions)
 

@@ -91,7 +91,7 @@ def describe_batches(config: TrainConfig, examples: int, size: int) -> str:
 
     Example:
         >>> describe_batches(TrainConfig(batch_size=16), examples=30, size=16)
-        '1 step of 16 examples an epoch; each epoch leaves out 14 of 30, drawn anew'
+        '1 step of 16 examples an epoch; each epoch leaves out 14 of 30 at random'
         >>> describe_batches(TrainConfig(), examples=30, size=30)
         '1 step of 30 examples an epoch (--batch-size is lowered from 64 to fit them)'
     """
@@ -100,5 +100,5 @@ def describe_batches(config: TrainConfig, examples: int, size: int) -> str:
     if config.batch_size is None and size < BATCH_SIZE:
         text += f" (--batch-size is lowered from {BATCH_SIZE} to fit them)"
     if left:
-        text += f"; each epoch leaves out {left} of {examples}, drawn anew"
+        text += f"; each epoch leaves out {left} of {examples} at random"
     return text

@@ -1,7 +1,7 @@
 """The `linsey` command: lists the commands and turns their errors into exit codes.
 
 Exit codes: 0 done; 1 failed unexpectedly, with a traceback, or a program under `run`
-failed; 2 something given is wrong, damaged or in use (one line on standard error says
+failed; 2 an input is wrong, damaged or in use (one line on standard error says
 what and where, and nothing was overwritten); 3 an audit found errors; 5 numbers of the
 run became NaN or infinite; 6 the disk or the system refused to read or write (one line
 with path, cause, needed and free bytes); 75 stopped by a signal after saving, run again

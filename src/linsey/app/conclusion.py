@@ -31,18 +31,18 @@ def conclude(curves: Mapping[tuple[float, str], Points], part: str = "test") -> 
     Example:
         >>> conclude({(0.1, "batch"): [(0, 0.1), (5, 0.85), (10, 0.96)],
         ...           (0.1, "none"): [(0, 0.1), (5, 0.3), (10, 0.82)]})
-        'Of one learning rate, normalization (batch) ended ahead at 1 and behind at 0:
-        at its best it reached a test accuracy of 0.9600 (lr 0.1), without it the best
+        'Normalization (batch) was ahead at 1 of 1 learning rate and behind at 0: at
+        its best it reached a test accuracy of 0.9600 (lr 0.1), without it the best
         was 0.8200 (lr 0.1), and 0.8 was reached first after 5 steps with it and after
         10 without.'
     """
     norm = next(name for _, name in curves if name != "none")
     rates = list(dict.fromkeys(rate for rate, _ in curves))
     ahead, behind = _standing(curves, rates, norm)
-    count = "one learning rate" if len(rates) == 1 else f"{len(rates)} learning rates"
+    count = f"{len(rates)} learning rate{'s' * (len(rates) > 1)}"
     with_norm, without = (_best(curves, rates, name) for name in (norm, "none"))
     return (
-        f"Of {count}, normalization ({norm}) ended ahead at {ahead} and behind at "
+        f"Normalization ({norm}) was ahead at {ahead} of {count} and behind at "
         f"{behind}: at its best it reached a {part} accuracy of "
         f"{with_norm.accuracy:.4f} (lr {with_norm.rate:g}), without it the best "
         f"was {without.accuracy:.4f} (lr {without.rate:g}){_race(curves, norm)}."

@@ -86,8 +86,8 @@ class DataOptions:
     """Number of classes, if labels are class numbers from 0. Defaults to the labels
     that occur in the training part."""
     target: _Text | None = None
-    """Column of a table that holds the classes. Defaults to one called label, target,
-    class or y, or else to the last."""
+    """Column of a table that holds the classes. Defaults to the one called label,
+    target, class or y, or else to the last one."""
     missing: Missing = "refuse"
     """Missing values of a table: refuse them, or fill in the mean of the column in the
     training part."""
@@ -101,17 +101,17 @@ class ModelOptions:
 
     model: _Text = "cnn"
     """`mlp` (perceptron), `cnn` (convolutional network) or `resnet` (residual network);
-    an architecture of linsey.models, such as resnet18 or vit_s_16; or one's own, as
-    FILE.py:NAME or package.module:NAME: a module of linsey or Flax, one of treex, a
-    class or function that makes one, or a function of variables."""
+    an architecture of linsey.models, such as resnet18 or vit_s_16; or your own, as
+    FILE.py:NAME or package.module:NAME: a module of linsey, Flax or treex, a class or
+    function that makes one, or a function of variables."""
     model_arg: _Arguments = ()
     """Arguments of the model, as NAME=VALUE. The models of linsey take momentum,
     group_size, renorm and save_memory for their batch normalization; architectures also
-    epsilon, and those of dropout, drop_path, attention_dropout and patch_size that they
-    have."""
+    take epsilon and, where they have them, dropout, drop_path, attention_dropout and
+    patch_size."""
     model_flag: _Text | None = None
-    """Argument or field of one's own model that is true in training, or `not NAME`.
-    Found by its usual names if it is not given."""
+    """Argument or field of your own model that is true in training, or `not NAME`.
+    Defaults to the first of the usual names that it has."""
     norm: Norm = "batch"
     """Normalization after each dense layer and convolution."""
     width: Annotated[int, Between(1, 2**16)] = 32
@@ -122,7 +122,7 @@ class ModelOptions:
     """Fraction of the last hidden units dropped in training, in [0, 1)."""
     precision: Precision = "float32"
     """float32; mixed computes in bfloat16 and keeps parameters and statistics in
-    float32; bfloat16 keeps parameters and what the optimizer remembers in it too."""
+    float32; bfloat16 keeps parameters and the optimizer state in bfloat16 as well."""
 
     @property
     def described(self) -> str:
@@ -142,11 +142,11 @@ class OptimizerOptions:
     optimizer: OptimizerName = "sgd"
     """sgd (with Nesterov momentum), adam, adamw, or optax:NAME, such as optax:lion."""
     optimizer_arg: _Arguments = ()
-    """Arguments of optax:NAME, such as b1=0.9; several ones, or one each time."""
+    """Arguments of optax:NAME, such as b1=0.9; the option may be repeated."""
     lr: Positive = 0.05
     """Peak learning rate."""
     schedule: Schedule = "cosine"
-    """Learning rate: cosine (to 0), constant, step (tenfold less at 1/2 and 3/4), or
+    """Learning rate: cosine (to 0), constant, step (divided by 10 at 1/2 and 3/4), or
     optax:NAME, such as optax:exponential_decay."""
     schedule_arg: _Arguments = ()
     """Arguments of the schedule optax:NAME, such as decay_rate=0.1."""
@@ -157,12 +157,12 @@ class OptimizerOptions:
     weight_decay: _NotNegative = 1e-4
     """Weight decay of kernels, not of biases and scales; for sgd and adamw."""
     clip_norm: _NotNegative = 0.0
-    """Largest global norm of the gradient; 0 does not clip."""
+    """Largest global norm of the gradient; 0 disables clipping."""
     epochs: Annotated[int, Between(1, 10**6)] = 30
     """Passes over the training data."""
     batch_size: _Batch | None = None
-    """Examples per step, over all devices. Defaults to 64, or to all examples of the
-    training part where these are fewer."""
+    """Examples per step, over all devices. Defaults to 64, or to the size of the
+    training part if that is smaller."""
     seed: Annotated[int, Between(0, 2**32 - 1)] = 0
     """Decides initial parameters, order of the data, and noise."""
 
@@ -172,14 +172,14 @@ class LoadingOptions:
     """Options of loading examples; they do not influence the results."""
 
     image_memory: Annotated[int, Between(0, 2**24)] = 128
-    """MiB for decoded images of a folder. One that needs more is decoded anew in each
-    epoch, while the devices compute."""
+    """MiB for decoded images of a folder. If they need more, they are decoded again in
+    each epoch, while the devices compute."""
     workers: Annotated[int, Between(0, 1024)] | None = None
     """Threads that decode images, or processes; 0 decodes between the steps. Defaults
     to the number of cores, at most 16."""
     loader: Loader = "threads"
-    """What the workers are. Processes (of grain, which is then needed) have no lock of
-    Python in common, which many cores would wait for."""
+    """What the workers are. Processes need the package grain; they do not share
+    Python's lock, which helps with many cores."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -207,30 +207,30 @@ class RunOptions(LoadingOptions, JobOptions):
     checkpoint_every: _Interval = 0
     """Steps between checkpoints; 0 is once an epoch."""
     keep: _Count = 2
-    """Newest checkpoints that are kept, beside the best one."""
+    """Newest checkpoints to keep, in addition to the best one."""
     on_nonfinite: OnNonfinite = "skip"
-    """A step with numbers that are not finite changes nothing and is skipped, until it
-    is more than half of the last 50; or the run stops before it; or an error with its
-    traceback is raised."""
+    """What to do about a step with NaN or infinite numbers: skip it, so that it changes
+    nothing, unless more than half of the last 50 were skipped; stop the run before it;
+    or raise an error with its traceback."""
     early_stopping: _Interval = 0
-    """Evaluations in a row without a better accuracy after which the run ends; 0 does
-    not end it."""
+    """Evaluations in a row without a better accuracy after which the run ends; 0
+    disables it."""
     log_every: _Count = 10
     """Steps between records of the training loss."""
     tensorboard: bool = False
     """Also write TensorBoard event files."""
     plain: bool = False
-    """Print plain lines instead of live progress, as when output is no terminal."""
+    """Print plain lines instead of live progress, as when output is not a terminal."""
     model_sha256: _Sha256 | None = None
-    """What the source of one's own model was; a run records it, and another source is
-    told in a warning."""
+    """SHA-256 of the source of your own model; the run records it and warns if the
+    source has changed."""
     weights_sha256: _Sha256 | None = None
-    """What the arrays of --weights were; a run records it, as of the model."""
+    """SHA-256 of the arrays of --weights; recorded in the same way."""
     threads: _Threads | None = None
     """Number of threads to compute with; the same number gives the same bits."""
     shard_params: bool = False
-    """Divide large parameters, and what belongs to them, over the devices: for models
-    that are larger than one of these."""
+    """Divide large parameters and their optimizer state over the devices, for models
+    that do not fit on one device."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -282,8 +282,8 @@ class TrainConfig(RunOptions, Identity):
 class InspectConfig:
     """List what a checkpoint holds, after verifying every byte of it.
 
-    Of a checkpoint of Orbax, a file of msgpack bytes, or one of safetensors, names,
-    shapes and dtypes are listed.
+    For checkpoints of Orbax, and files of msgpack or safetensors, names, shapes and
+    dtypes are listed.
     """
 
     checkpoint: Path
@@ -296,21 +296,21 @@ class InspectConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StateOptions(InspectConfig):
-    """A state, its model, and data: what tools for running statistics work on.
+    """A state, its model and data, for the tools for running statistics.
 
-    The state is that of a run, a checkpoint of Orbax, a file of msgpack bytes, or one
-    of safetensors. Runs of `linsey train` bring their model and their data.
+    The state is that of a run, a checkpoint of Orbax, or a file of msgpack or
+    safetensors. Runs of `linsey train` know their model and their data.
     """
 
     model: _Text | None = None
-    """One's own model that a run trained, or that of a file which no run wrote, as
-    FILE.py:NAME or package.module:NAME; see `linsey train`. What a run names is not
-    imported unless it is given here."""
+    """The model of a state that `linsey train` did not write, or your own model that a
+    run trained, as FILE.py:NAME or package.module:NAME. The code that a run names is
+    not imported unless it is given here."""
     model_arg: _Arguments = ()
     """Arguments of the model, as NAME=VALUE. Defaults to those of the run."""
     data: _Text | None = None
-    """Data, as for `linsey train`. Defaults to those of the run. For models of a file
-    they are used as they are, without standardization."""
+    """Data, as for `linsey train`. Defaults to those of the run. For a state that no
+    run wrote they are used as they are, without standardization."""
     batch_size: _Batch = 64
     """Examples in a batch."""
 
@@ -325,9 +325,9 @@ class EvalConfig(StateOptions):
     """
 
     data: _Text | None = None
-    """Other data than it was trained on; all of them, if they have no test part."""
+    """Other data to evaluate on: their test part, or all of them if they have none."""
     compare_modes: bool = False
-    """Show where training and evaluation part, by how much, and why."""
+    """Show where training and evaluation differ, by how much, and why."""
     previous: Path | None = None
     """An earlier state of the training, which can tell the cause."""
     batch_size: _Batch = 256
@@ -346,7 +346,7 @@ class AuditConfig(StateOptions):
     previous: Path | None = None
     """An earlier state of the same training: its statistics should differ."""
     momentum: _Rate | None = None
-    """Momentum of the layers, if there is no model that tells it."""
+    """Momentum of the layers, if no model is given that has it."""
     batches: _Interval = 8
     """Batches of the training part to look at; 0 audits without data."""
     json: bool = False
@@ -370,8 +370,8 @@ class RecalibrateConfig(StateOptions):
 class FoldConfig(StateOptions):
     """Fold batch norms into the layers around them, for evaluation.
 
-    What is written are parameters of the same model without these norms. Of a run of
-    `linsey train` they are a step of the model with `--norm none`, for `linsey eval`.
+    The parameters of the same model without these norms are written. For a run of
+    `linsey train` they form a step of the model with `--norm none`, for `linsey eval`.
     """
 
     target: Path
@@ -382,11 +382,11 @@ class FoldConfig(StateOptions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _ModelGiven(InspectConfig):
-    """A step of a run, and the code of its model where that is the user's own."""
+    """A step of a run, and the code of its model if that is the user's own."""
 
     model: _Text | None = None
-    """One's own model, of a run that trained one, as it was given to `linsey train`.
-    What a run names is not imported unless it is given here."""
+    """Your own model, if the run trained one, as it was given to `linsey train`. The
+    code that a run names is not imported unless it is given here."""
     model_arg: _Arguments = ()
     """Arguments of the model, as NAME=VALUE. Defaults to those of the run."""
 
@@ -462,7 +462,7 @@ class ConvertConfig:
     """Number of the step to write. Defaults to that of the source."""
     model: _Text | None = None
     """Model whose weights these become: an architecture of linsey.models, such as
-    resnet18, or one's own, as FILE.py:NAME or package.module:NAME."""
+    resnet18, or your own, as FILE.py:NAME or package.module:NAME."""
     model_arg: _Arguments = ()
     """Arguments of the model, as NAME=VALUE."""
     shape: Shape = (224, 224, 3)
@@ -473,15 +473,15 @@ class ConvertConfig:
     """Names and layouts to write: those of the model's variables, or of a state dict
     of PyTorch."""
     map: tuple[str, ...] = ()
-    """Names that differ, as THEIRS=OURS: a name, or what it begins with; nothing after
-    the sign leaves it out."""
+    """Names that differ, as THEIRS=OURS: whole names or their beginnings; nothing after
+    the sign leaves the array out."""
     strict: bool = True
-    """Refuse weights of either side that have no counterpart; else they are listed,
-    and the model keeps initial values there."""
+    """Refuse weights of either side that have no counterpart; otherwise list them and
+    keep the model's initial values there."""
     prove: bool = True
-    """Run both models, layer by layer, where torchvision or timm has theirs."""
+    """Run both models, layer by layer, if torchvision or timm has theirs."""
     activations: Path | None = None
-    """What `linsey.weights.record` wrote of their model, to compare with."""
+    """File that `linsey.weights.record` wrote for their model, to compare with."""
     example: Path | None = None
     """The input it was recorded with."""
 

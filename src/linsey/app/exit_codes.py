@@ -20,9 +20,9 @@ STOPPED = 75
 TABLE = (
     (DONE, "done"),
     (FAILED, "failed unexpectedly, or the program under `run` failed"),
-    (REFUSED, "something given is wrong, damaged or in use; nothing was overwritten"),
+    (REFUSED, "an input is wrong, damaged or in use; nothing was overwritten"),
     (AUDIT, "an audit found errors"),
-    (NOT_FINITE, "the run is not finite: see --on-nonfinite"),
+    (NOT_FINITE, "the run produced NaN or infinite values: see --on-nonfinite"),
     (DISK, "the disk or the system refused to read or write"),
     (STOPPED, "stopped by a signal after saving; run again with --resume"),
 )

@@ -169,7 +169,7 @@ def read_path(options: InspectConfig) -> tuple[Path, Kind, Contents]:
     kind = recognize(path)
     contents = read_contents(path, kind)
     if not isinstance(contents.tree, dict):
-        raise InputError("its outermost value is no dictionary", file=path)
+        raise InputError("its outermost value is not a dictionary", file=path)
     return path, kind, contents
 
 

@@ -60,8 +60,8 @@ def write_report(
         paragraph(outcome.headline(), "big"),
         paragraph(
             f"Best {watched} accuracy along the way: {scores.best_accuracy:.4f} at "
-            f"step {scores.best_step}. It was chosen on the {watched} part, so it "
-            "flatters."
+            f"step {scores.best_step}. It was chosen on the {watched} part, so it is "
+            "optimistic."
         ),
         *([] if early is None else [paragraph(early)]),
         *map(paragraph, outcome.warnings()),

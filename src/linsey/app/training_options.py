@@ -26,24 +26,24 @@ class TrainingOptions:
     """Further options of the training."""
 
     weights: _Text | None = None
-    """Begin with trained weights: any file or folder that `linsey convert` reads, of
-    PyTorch, Flax or linsey, or a run."""
+    """Begin with trained weights: a run, or any file or folder of PyTorch, Flax or
+    linsey that `linsey convert` reads."""
     new_head: bool = False
-    """With --weights: begin with a new layer where one layer has another shape there,
-    as the last one of a model for other classes."""
+    """With --weights: initialize the one layer whose shape differs, such as the last
+    layer of a model for other classes."""
     augment: Augment = "none"
-    """Change images at random while learning: flip (mirror), crop (shift by up to an
-    eighth), color (brightness, contrast, saturation), parted by commas."""
+    """Change images at random in training: flip (mirror), crop (shift by up to an
+    eighth), color (brightness, contrast, saturation), separated by commas."""
     label_smoothing: Annotated[float, _Below1] = 0.0
-    """Part of the probability that the loss wants given to all classes alike."""
+    """Fraction of the target probability that is spread evenly over all classes."""
     class_weights: Annotated[tuple[_Text, ...], Between(0, 2**20)] = ()
-    """What an example counts in the loss by its class: `balanced` (the same for all
-    classes together), NAME=WEIGHT of some classes, or a weight for each."""
+    """Weight of an example in the loss, by its class: `balanced` (all classes count the
+    same), NAME=WEIGHT for some classes, or a weight for each class."""
     accumulate: Annotated[int, Between(1, 2**20)] = 1
-    """Microbatches that a batch is divided into, for less memory; loss, gradients and
-    statistics of batch normalization are those of the whole batch."""
+    """Microbatches into which a batch is divided to save memory; loss, gradients and
+    batch statistics are those of the whole batch."""
     ema: Annotated[float, _Below1] = 0.0
-    """Evaluate a moving average of weights and statistics that keeps this part of
+    """Evaluate a moving average of weights and statistics that keeps this fraction of
     itself in each step, such as 0.999; 0 evaluates the weights themselves."""
 
     @property

@@ -156,7 +156,7 @@ def _write(target: Path, format: Any, arrays: Arrays, step: int | None) -> None:
                 or name not in again
                 or not _is_same(arrays[name], again[name])
             ):
-                problem = "read back otherwise than it was written"
+                problem = "the value read back differs from the one written"
                 raise InputError(problem, file=target, key=name)
 
 

@@ -37,7 +37,7 @@ def report(
         rows = {row.name: row.used_by for row in private.PRIVATE}
         lines += [f"  {name} (also used by {rows[name]})" for name in sorted(adapted)]
     if missing:
-        lines.append("Names that were asked for and are not there:")
+        lines.append("Names that were requested but do not exist:")
         lines += _by_module(missing)
     if removed:
         lines.append("Names that JAX has removed:")

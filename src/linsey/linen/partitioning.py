@@ -209,7 +209,7 @@ def _same_names(stored: object, declared: AxisMetadata) -> AxisMetadata:
             "If axis names are sown twice, expected them to match. Got "
             f"{stored} and {declared}.",
             "The names belong to the variable, which is the same.",
-            "Declare the same `axes` at each place, or initialise the variables anew.",
+            "Declare the same `axes` at each place, or initialise the variables again.",
         )
     return declared
 

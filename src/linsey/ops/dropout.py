@@ -50,7 +50,7 @@ def dropout(
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         raise ArgumentTypeError(
             f"Entries to drop have dtype {x.dtype}.",
-            "Those that are kept are divided by `1 - rate`: integers cannot hold that.",
+            "Kept entries are divided by `1 - rate`, which integers cannot represent.",
             "Convert them first: `x.astype(jnp.float32)`.",
         )
     keep = 1.0 - rate

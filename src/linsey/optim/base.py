@@ -410,7 +410,7 @@ class Optimizer(struct.PyTreeNode):
         if not isinstance(definition, ReplicatedOptimizer):
             raise errors.OptionError(
                 f"Cannot unreplicate {named(definition)}: it is not replicated.",
-                "Only what `replicate` returned has a copy for each device.",
+                "Only the result of `replicate` has a copy for each device.",
                 "Use the optimizer as it is.",
             )
         state, target = unreplicate((self.state, self.target))

@@ -103,7 +103,7 @@ def convert(
     found = recognize(source)
     if found == "safetensors":
         hint = "`linsey convert` takes it, and so does linsey.weights.read"
-        problem = "a file of safetensors is no tree"
+        problem = "a safetensors file does not hold a tree"
         raise InputError(problem, file=source, hint=hint)
     contents = read_contents(source, found)
     step = step_number(contents.step, source, target, step) if kind == "step" else None
@@ -121,7 +121,7 @@ def convert(
         again = _hashes(read_contents(temporary, kind).tree)
         for name in hashes | again:
             if hashes.get(name) != again.get(name):
-                problem = "read back otherwise than it was written"
+                problem = "the value read back differs from the one written"
                 raise InputError(problem, file=target, key=name)
     size = sum(np.asarray(leaf).nbytes for _, leaf in flatten(tree) if _is_array(leaf))
     return Conversion(source, target, (found, kind), step, len(hashes), size, notes)
@@ -183,7 +183,7 @@ def _storable(
         InputError: the kind cannot hold some leaves; the message names all of them.
     """
     if not isinstance(tree, Mapping) or not tree:
-        raise InputError("its outermost value is no dictionary", file=source)
+        raise InputError("its outermost value is not a dictionary", file=source)
     refused: list[str] = []
     notes: set[str] = set()
 

@@ -134,7 +134,7 @@ def _safetensors(path: Path) -> dict[str, Spec]:
             )
         header = schema.parse_json(file.read(length), path)
     if not isinstance(header, dict):
-        raise InputError("the header is no table", file=path)
+        raise InputError("the header is not a JSON object", file=path)
     header.pop("__metadata__", None)
     entries = schema.conform(header, dict[str, tensors.Tensor], file=path)
     for name, entry in entries.items():

@@ -157,10 +157,16 @@ def leftovers_of(
                 found.append(Leftover(name, shape, False, why, link.ours[0]))
     for path, shape in free_ours.items():
         near = _nearest(path, shape, free_theirs or shapes)
-        found.append(Leftover(path, shape, True, "nothing in the file is it", near))
+        found.append(
+            Leftover(path, shape, True, "no array in the file corresponds to it", near)
+        )
     for name, shape in free_theirs.items():
         near = _nearest(name, shape, free_ours or ours)
-        found.append(Leftover(name, shape, False, "nothing in the module is it", near))
+        found.append(
+            Leftover(
+                name, shape, False, "no array in the module corresponds to it", near
+            )
+        )
     return found
 
 

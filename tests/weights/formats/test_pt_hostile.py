@@ -268,7 +268,7 @@ add(
     second_program=whole(program(b"}") + program(b"}")),
 )
 add("a value that was not put aside", unknown_memory=value(b"j\xff\xff\xff\xff"))
-add("items of what is no list", items_of_a_tuple=value(b")Na"))
+add("items for a value that is not a list", items_of_a_tuple=value(b")Na"))
 add(
     "entries of what is no dictionary",
     entries_of_a_list=value(b"]NNs"),
@@ -305,7 +305,7 @@ add(
 )
 add("too many values", laughs=whole(laughs(60)))
 add("a name too long", long_name=whole(program(table({"a" * 2000: tensor()}))))
-add("a text that is no UTF-8", text_that_is_none=value(b"X\1\0\0\0\xff"))
+add("a text that is not valid UTF-8", text_that_is_none=value(b"X\1\0\0\0\xff"))
 add(
     "a name without an end, or too long",
     name_without_an_end=value(b"ctorch"),

@@ -28,17 +28,17 @@ usage: linsey run [OPTIONS] SCRIPT [ARGS]
 Run a Python program as `python SCRIPT [ARGS]` does, except that `import flax` and what
 is under it, on the Linen side, yield linsey's modules, and so do `import treex` and
 `import treeo`: in the program, in the libraries that it uses and in the Python
-processes that it starts. `-m pytest` runs the tests of a project so. `flax.nnx` is that
-of Flax, where Flax is installed.
+processes that it starts. `-m pytest` runs the tests of a project that way. `flax.nnx`
+is Flax's own, if Flax is installed.
 
 options:
   --old-jax         give back names that JAX has removed (jax.tree_map, jnp.product,
                     jax.experimental.optimizers, ...), with one notice a name
-  --report          say at the end which names of Flax the program used, which of them
-                    are private and served by adapters, and which are not there
-  --misuse POLICY   what happens where linsey finds what cannot be meant, but has a
-                    result in Flax: warn (the default), error or ignore; the variable
-                    LINSEY_MISUSE says the same"""
+  --report          list at the end which names of Flax the program used, which of them
+                    are private and served by adapters, and which do not exist
+  --misuse POLICY   what to do about code that Flax accepts but that is certainly a
+                    mistake: warn (the default), error or ignore; the environment
+                    variable LINSEY_MISUSE does the same"""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -92,7 +92,8 @@ def few_updates(
         advice = f"; {decay} to bring it below {_NOTED_SHARE:.0%}"
     return Finding(
         layer.name, "too_few_updates", severity,
-        f"{share:.0%} of the statistics are the initial 0 and 1 still{when}{advice}.",
+        f"{share:.0%} of the statistics still come from the initial 0 and 1"
+        f"{when}{advice}.",
         {"share": share, "count": count},
         f"{RECALIBRATE}  # or train longer, or with a lower momentum",
     )  # fmt: skip

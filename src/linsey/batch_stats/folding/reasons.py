@@ -97,4 +97,4 @@ def _ahead(graph: Graph, site: Step, name: Namer) -> str:
     count = len(graph.users[value])
     if count == 1:
         return "what it gives is the result"
-    return f"what it gives is used {count} times"
+    return f"its output is used {count} times"

@@ -508,7 +508,7 @@ def multi_head_dot_product_attention(
     if cache:
         raise UnsupportedError(
             "`multi_head_dot_product_attention` was called with cache=True.",
-            "There is no cache in the core, whose layers have few options.",
+            "The layers of the core have few options, and no cache.",
             "Use `linen.MultiHeadDotProductAttention(decode=True)`.",
         )
     inputs_kv = inputs_q if inputs_kv is None else inputs_kv

@@ -73,7 +73,7 @@ class RNNCellBase(Module):
             UnsupportedError: the cell does not define the method.
         """
         raise UnsupportedError(
-            f"`{type(self).__name__}` does not say how a carry begins.",
+            f"`{type(self).__name__}` does not define `initialize_carry`.",
             "The first step needs a carry, and its shape is that of the cell.",
             "Define `initialize_carry(self, rng, input_shape)` in the cell.",
         )

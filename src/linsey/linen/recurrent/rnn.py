@@ -218,7 +218,7 @@ def _check_lengths(found: Shape, batch: Shape) -> None:
     if len(found) > len(batch) or not all(n in (1, size) for n, size in pairs):
         raise ShapeError(
             f"`seq_lengths` of `RNN` has shape {found}, the batch has shape {batch}.",
-            "They are the numbers of elements of each sequence that are no padding.",
+            "They are the numbers of elements of each sequence that are not padding.",
             f"Pass one number for each sequence, an array of shape {batch}.",
         )
 

@@ -237,7 +237,9 @@ class _Machine:
         """Add items to the list below them."""
         items = self.pop()
         if not isinstance(items, list):
-            self.refuse("items of what is no list", found=type(items).__name__)
+            self.refuse(
+                "items for a value that is not a list", found=type(items).__name__
+            )
         items += values
         self.push(items)
 
@@ -327,7 +329,7 @@ def _text(machine: _Machine) -> None:
     try:
         machine.push(content.decode())
     except UnicodeDecodeError:
-        machine.refuse("a text that is no UTF-8")
+        machine.refuse("a text that is not valid UTF-8")
 
 
 def _long(machine: _Machine) -> None:
