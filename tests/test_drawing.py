@@ -21,7 +21,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 import linsey.linen as nn
 from linsey import _drawing
 from linsey._drawing import eager, traced
-from linsey._drawing.recipes import PROGRAMS, Chunked, NotInChunks
+from linsey._drawing.recipes import PROGRAMS, Chunked, NotInChunks, numbers_of
 from linsey.core import rng
 from linsey.core.rng import LazyRng
 from linsey.ops.cpu import dispatch
@@ -470,3 +470,24 @@ def test_compiled_programs_are_reused_across_processes(tmp_path):
 
 def run_program(text: str) -> None:
     subprocess.run([sys.executable, "-c", textwrap.dedent(text)], check=True)
+
+
+@settings(max_examples=30)
+@given(
+    scale=st.floats(2.0**-100, 2.0**100, width=32),
+    fan=st.integers(1, 2**20),
+    most=st.sampled_from([1.0, 0.87962566, 1e-39, 3e38]),
+)
+def test_constants_by_numpy_have_the_bits_of_xla(scale, fan, most):
+    def program():
+        variance = jnp.float32(scale) / np.float32(fan)
+        std = jnp.sqrt(variance) * np.float32(most)
+        return std, jnp.sqrt(3 * variance), std - variance + 1
+
+    closed = jax.make_jaxpr(program)()
+    found = numbers_of(closed.jaxpr, closed.jaxpr.outvars)
+    assert [x.dtype for x in found] == [np.float32] * 3
+    # One operation after the other, as XLA computes them outside of a program.
+    with jax.disable_jit():
+        expected = program()
+    assert [x.tobytes() for x in found] == [np.asarray(x).tobytes() for x in expected]

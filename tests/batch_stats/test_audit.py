@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import functools
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -498,3 +499,25 @@ def test_a_dead_layer_with_the_statistics_of_its_data_is_not_frozen():
     variables = {**variables, "batch_stats": exact}
     (found,) = observe(find_call(layer, variables, x), variables, [x]).values()
     assert found.momentum == pytest.approx(0.9, abs=1e-6)
+
+
+def test_what_is_compiled_does_not_grow_with_the_layers(caplog):
+    class Model(nn.Module):
+        widths: tuple[int, ...]
+
+        @nn.compact
+        def __call__(self, x, train):
+            for width in self.widths:
+                x = nn.BatchNorm(not train, momentum=0.9)(nn.Dense(width)(x))
+            return x
+
+    def programs(*widths):
+        variables = Model(widths).init(jax.random.key(0), x, False)
+        caplog.clear()
+        with jax.log_compiles():
+            audit(variables, Model(widths), [x])
+        return re.findall(r"XLA compilation of (\S+)", caplog.text)
+
+    x = np.random.default_rng(0).normal(size=(8, 7)).astype(np.float32)
+    programs(2)  # keys are drawn once
+    assert programs(9, 11, 13) == programs(15) != []

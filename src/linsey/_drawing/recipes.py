@@ -329,19 +329,26 @@ def numbers_of(program: Jaxpr, outputs: Sequence[Var]) -> tuple[np.ndarray, ...]
     part, _ = dce_jaxpr(program.replace(outvars=list(outputs)), [True] * len(outputs))
     env: dict[Any, Any] = {}
     for eqn in part.eqns:
-        operation = ROUNDED.get(eqn.primitive.name)
-        dtype = eqn.outvars[0].aval.dtype  # type: ignore[attr-defined]
-        values = [np.asarray(value, dtype) for value in read(env, eqn.invars)]
-        made = None
-        if operation is not None and dtype in (np.float32, np.float64):
-            with np.errstate(all="ignore"):
-                made = operation(*values)
-        # XLA may take a subnormal number for zero.
-        if made is None or not np.all(abs(made) >= np.finfo(dtype).tiny):
+        made = _rounded(eqn, read(env, eqn.invars))
+        if made is None:
             with jax.ensure_compile_time_eval():
                 return tuple(map(np.asarray, function_of(program, outputs)()))
-        env[eqn.outvars[0]] = np.asarray(made)
+        env[eqn.outvars[0]] = made
     return tuple(map(np.asarray, read(env, outputs)))
+
+
+def _rounded(eqn: JaxprEqn, inputs: Sequence[Any]) -> np.ndarray | None:
+    """Compute an operation by NumPy; return `None` if XLA might round differently."""
+    operation = ROUNDED.get(eqn.primitive.name)
+    dtype = eqn.outvars[0].aval.dtype  # type: ignore[attr-defined]
+    if operation is None or dtype not in (np.float32, np.float64):
+        return None
+    values = [np.asarray(value, dtype) for value in inputs]
+    with np.errstate(all="ignore"):
+        values.append(np.asarray(operation(*values)))
+    # XLA on CPU takes subnormal numbers for zero.
+    is_normal = all(np.all(abs(x) >= np.finfo(dtype).tiny) for x in values)
+    return values[-1] if is_normal else None
 
 
 def function_of(
