@@ -4,12 +4,12 @@ from __future__ import annotations
 
 TEXT = '''"""A model of my own.
 
-Train it on the digits that ship with linsey, or on data of yours:
+Train it on the digits that ship with linsey, or on your own data:
 
     linsey train --model {file}:Model
     linsey train --model {file}:Model --data cells.npz --model-arg width=64
 
-Every run has a folder, and goes on where it stopped:
+Each run has its own folder and can be resumed:
 
     linsey train --model {file}:Model --out runs/mine --epochs 50
     linsey train --model {file}:Model --out runs/mine --resume
@@ -27,7 +27,7 @@ import linsey.linen as nn  # or: import flax.linen as nn
 
 
 class Model(nn.Module):
-    # Without a default: filled in with the number of classes of the data. The names
+    # A field without a default is set to the number of classes of the data. The names
     # num_classes, n_classes, num_outputs and num_labels work as well.
     classes: int
     # These are set by --model-arg width=64.
@@ -36,9 +36,9 @@ class Model(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        # x is float32, standardized by mean and deviation of the training part:
-        # (batch, features), or (batch, height, width, channels) of images.
-        # `train` is found by its name; `deterministic` and others are too.
+        # x is float32, standardized with the mean and standard deviation of the
+        # training part: (batch, features), or (batch, height, width, channels).
+        # `train` is recognized by its name; so are `deterministic` and others.
         if x.ndim == 4:
             for features in (self.width, 2 * self.width):
                 x = nn.Conv(features, (3, 3), use_bias=False)(x)
