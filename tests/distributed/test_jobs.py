@@ -223,7 +223,8 @@ def test_taken_port(jobs: Jobs):
 @pytest.mark.parametrize("what", ["sleep", "stop"])
 @pytest.mark.parametrize("victim", [0, 1])
 def test_stuck_rank_is_named_with_the_stacks_of_all(jobs: Jobs, what, victim):
-    running = jobs.loop(2, what=what, victim=victim, at=3, timeout=4)
+    # Stopped ranks run on while they write their stacks: not to the end of the loop.
+    running = jobs.loop(2, what=what, victim=victim, at=3, timeout=4, pause=0.2)
     running.wait_for("step 2", victim)
     began = time.monotonic()
     ended = running.end()
