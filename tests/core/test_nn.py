@@ -248,7 +248,7 @@ def test_what_cannot_be_is_refused():
         init(lambda scope: attend(scope, X, X, 3))(KEYS)
     with pytest.raises(ValueError, match="between the batch axis"):
         init(lambda scope: attend(scope, X, X, 2, attention_axis=0))(KEYS)
-    with pytest.raises(NotImplementedError, match="no cache in the core"):
+    with pytest.raises(NotImplementedError, match="few options, and no cache"):
         init(lambda scope: attend(scope, X, X, 2, causal_mask=True, cache=True))(KEYS)
     with pytest.raises(ValueError, match="equal groups"):
         init(lambda scope: nn.group_norm(scope, X, num_groups=3))(KEYS)

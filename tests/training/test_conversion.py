@@ -122,7 +122,7 @@ def test_what_was_written_otherwise_is_not_kept(sources, tmp_path, monkeypatch):
     monkeypatch.setattr(conversion, "write_contents", wrong)
     (tmp_path / "new").mkdir()
     for kind, name in NAMES.items():
-        with pytest.raises(InputError, match="step: read back otherwise"):
+        with pytest.raises(InputError, match="step: the value read back differs"):
             convert(sources["msgpack"], tmp_path / "new" / name, kind)
     assert os.listdir(tmp_path / "new") == []
 
@@ -171,7 +171,7 @@ def test_what_changes_in_a_copy_is_noted(tmp_path):
         ("step_00000005", "step_00000006", {}, "the name of another step"),
         ("x.msgpack", "step_00000006", {"step": 7}, "expected step 7"),
         (".", "a.msgpack", {}, "name one step of it: .*step_00000005"),
-        ("a.safetensors", "a.msgpack", {}, "is no tree"),
+        ("a.safetensors", "a.msgpack", {}, "does not hold a tree"),
         ("broken.msgpack", "a.orbax", {}, "not a serialized tree"),
         ("twice.msgpack", "a.orbax", {}, "unique string representation"),
         ("list.msgpack", "a.orbax", {}, "its outermost value is not a dictionary"),

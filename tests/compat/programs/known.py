@@ -610,7 +610,7 @@ KNOWN = (
         "`nn.map_variables(..., init=True)`",
         shows(TWICE, "nn.SpectralNorm", "capture_intermediates"),
     ),
-    Known("| Fields beyond those of Flax", more_fields),
+    Known("| Additional fields, whose defaults", more_fields),
     Known("A value of an inner JAX transform", leaks),
     Known(
         "`vjp`, `jvp` and `custom_vjp` refuse",
