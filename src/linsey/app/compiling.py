@@ -1,9 +1,10 @@
 """The compilation of the programs of a run: early, and some of them in less time.
 
 XLA's newer fusion emitters for CPUs make loops over large arrays faster, but take about
-twice as long to compile. A program that runs once, or a step on examples that are rows
-of a table, does not win that time back: see `benchmarks/table.py`. The results are the
-same, bit for bit.
+twice as long to compile, and 150 MB of memory. A program that runs once or a few times,
+or a step on examples that are rows of a table, does not win that back: see
+`benchmarks/table.py` and `benchmarks/training_memory.py`. The results are the same, bit
+for bit.
 """
 
 from __future__ import annotations
@@ -43,17 +44,24 @@ class Step(Generic[Result]):
 
     Args:
         function: the function to compile.
+        is_brief: tells by the state whether the function is called only a few times.
         **options: options of `jax.jit`.
     """
 
-    def __init__(self, function: Callable[..., Result], **options: Any) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Result],
+        is_brief: Callable[[Any], bool] = lambda state: False,
+        **options: Any,
+    ) -> None:
         self.__wrapped__, self.__doc__ = function, function.__doc__
-        self._for_tables = jax.jit(function, compiler_options=_QUICKLY, **options)
-        self._for_others = jax.jit(function, **options)
+        self._is_brief = is_brief
+        self._quick = jax.jit(function, compiler_options=_QUICKLY, **options)
+        self._thorough = jax.jit(function, **options)
 
     def __call__(self, state: Any, x: jax.Array, y: jax.Array) -> Result:
         """Call the function, compiled for these shapes."""
-        return self._for(x)(state, x, y)
+        return self._compiled_for(state, x)(state, x, y)
 
     def compile(self, state: Any, x: Any, y: Any) -> Future[Any] | None:
         """Compile the function in the background; only tracing is done at once.
@@ -67,13 +75,14 @@ class Step(Generic[Result]):
             A future of the compiled function; `None` if tracing it failed.
         """
         with contextlib.suppress(Exception):  # the call itself will say what is wrong
-            lowered = self._for(x).lower(state, x, y)
+            lowered = self._compiled_for(state, x).lower(state, x, y)
             pool = ThreadPoolExecutor(1, "compiling")
             compiling = pool.submit(lowered.compile)
             pool.shutdown(wait=False)
             return compiling
         return None
 
-    def _for(self, x: Any) -> Any:
-        is_quick = x.ndim == 2 and jax.default_backend() == "cpu"
-        return self._for_tables if is_quick else self._for_others
+    def _compiled_for(self, state: Any, x: Any) -> Any:
+        is_quick = x.ndim == 2 or self._is_brief(state)
+        is_quick = is_quick and jax.default_backend() == "cpu"
+        return self._quick if is_quick else self._thorough

@@ -230,7 +230,11 @@ def _train_step(
     return committed.replace(**counters), metrics
 
 
-train_step = compiling.Step(_train_step, donate_argnums=0)
+def _is_brief(state: TrainState) -> bool:
+    return state.recipe.is_brief
+
+
+train_step = compiling.Step(_train_step, _is_brief, donate_argnums=0)
 
 
 def divided_step(
@@ -242,7 +246,7 @@ def divided_step(
         abstract: shapes and shardings of the state.
     """
     out = jax.tree.map(lambda leaf: leaf.sharding, abstract), None
-    return compiling.Step(_train_step, donate_argnums=0, out_shardings=out)
+    return compiling.Step(_train_step, _is_brief, donate_argnums=0, out_shardings=out)
 
 
 def loss_fn(

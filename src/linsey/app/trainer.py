@@ -97,7 +97,8 @@ class Trainer:
         self.standardize = dataset.standardizer
         self.standardize.check(dataset.x_test)
         self.standardize.check(dataset.part(dataset.watched)[0])
-        recipe = Recipe.of(config, dataset.y_train, dataset.class_names)
+        labels = dataset.y_train, dataset.class_names
+        recipe = Recipe.of(config, *labels, steps=self.total)
         options = config, self.network, shape, self.steps_per_epoch, recipe
         create = functools.partial(steps.create_state, *options)
         is_divided = config.shard_params
