@@ -281,8 +281,10 @@ def _all_finite(tree: object) -> jax.Array:
 # -- evaluation ----------------------------------------------------------------------
 
 _BATCH = 256
-_VALUES = 2**22
-"""The most input values in a batch: 16 MiB. A model needs many times that besides."""
+_ENOUGH = 32
+_VALUES = 2**20
+"""Input values in a batch of more than `_ENOUGH` examples: 4 MiB. A model needs many
+times that besides, so `_ENOUGH` examples may have 16 MiB."""
 
 
 @compiling.Step
@@ -374,7 +376,9 @@ def evaluate(
     """
     # Every batch has one shape, so one program serves all; rows beyond the end are
     # zeros whose results are dropped (nothing mixes rows in evaluation).
-    most = max(1, min(_BATCH, _VALUES // math.prod(dataset.shape)))
+    values = math.prod(dataset.shape)
+    most = max(1, _VALUES // values, min(_ENOUGH, 4 * _VALUES // values))
+    most = min(most, _BATCH)
     size = -(-most // devices.count) * devices.count
     own = devices.own_rows(size)
     found, (x_part, y_part) = [], dataset.part(part)
