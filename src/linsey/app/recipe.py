@@ -36,7 +36,9 @@ class Recipe:
         microbatches: number of microbatches that a batch is divided into.
         decay: the decay of the moving average of weights and statistics; 0 switches
             the average off.
-        is_brief: whether there are so few steps that compiling them takes longer.
+        is_brief: whether there are so few steps that compiling them takes longer. It
+            is decided by the length of the whole run, so that a resumed run repeats
+            the bits of an uninterrupted one.
     """
 
     loss: CrossEntropy = CrossEntropy()

@@ -17,7 +17,7 @@ from linsey.errors import ArgumentTypeError
 
 
 @dataclasses.dataclass(frozen=True)
-class StoredAs:
+class StorageFormat:
     """The form in which the elements of an array are stored.
 
     Attributes:
@@ -83,19 +83,19 @@ def name_of(dtype: Any) -> str:
     return dtype.name if hasattr(dtype, "name") else np.dtype(dtype).name
 
 
-def storage(name: str) -> StoredAs | None:
+def storage(name: str) -> StorageFormat | None:
     """Return the form in which a dtype is stored, or `None` if it cannot be stored.
 
     Example:
         >>> storage("complex64")
-        StoredAs(code='U8', dtype=dtype('uint8'), axes=(8,))
+        StorageFormat(code='U8', dtype=dtype('uint8'), axes=(8,))
     """
     if name in _KEYS:
-        return StoredAs("U32", np.dtype(np.uint32), (_KEYS[name][1],))
+        return StorageFormat("U32", np.dtype(np.uint32), (_KEYS[name][1],))
     dtype = _DTYPES.get(name)
     if dtype is None or name in CODES:
-        return None if dtype is None else StoredAs(CODES[name], dtype)
-    return StoredAs("U8", np.dtype(np.uint8), (dtype.itemsize,))
+        return None if dtype is None else StorageFormat(CODES[name], dtype)
+    return StorageFormat("U8", np.dtype(np.uint8), (dtype.itemsize,))
 
 
 def to_stored(array: Any, path: str) -> tuple[str, np.ndarray]:
