@@ -3,8 +3,8 @@
 XLA's newer fusion emitters for CPUs make loops over large arrays faster, but take about
 twice as long to compile, and 150 MB of memory. A program that runs once or a few times,
 or a step on examples that are rows of a table, does not win that back: see
-`benchmarks/table.py` and `benchmarks/training_memory.py`. Results may differ in the last
-bits, so what a run uses depends only on its options and data.
+`benchmarks/table.py` and `benchmarks/training_memory.py`. Results may differ in the
+last bits, so what a run uses depends only on its options and data.
 """
 
 from __future__ import annotations
