@@ -31,19 +31,34 @@ TIMEOUT = 4
 # --- 12: signals at any instant -------------------------------------------------------
 
 
+def lines(run: Path) -> int:
+    """The number of records that a run has written so far."""
+    log = run / "metrics.jsonl"
+    return log.read_bytes().count(b"\n") if log.exists() else 0
+
+
+def wait_for(run: Path, records: int, running: Running) -> None:
+    """Wait until a run has written so many records, or has ended."""
+    while lines(run) < records and running.processes[0].poll() is None:
+        time.sleep(0.005)
+
+
 def check_instants(jobs: Jobs, data: tuple, folder: Path, trials: int) -> None:
     """Signals to any rank while it imports, compiles, trains, evaluates or saves."""
     options = (*data, *SMALL, "--dropout", 0.5, "--epochs", 12, "--eval-every", 2,
                "--checkpoint-every", 1)  # fmt: skip
     began, whole = time.monotonic(), folder / "whole"
     train(jobs, 2, whole, *options)
-    duration = time.monotonic() - began
+    duration, records = time.monotonic() - began, lines(whole)
     instants, latest, stopped = random.Random(12), 0.0, 0
     for trial in range(trials):
         out, number = folder / f"run{trial}", NUMBERS[trial % 4]
         running = start(jobs, 2, out, *options)
-        # The interpreters have to begin: handlers are the first thing that follows.
-        time.sleep(instants.uniform(0.7, duration))
+        if trial % 3:  # by its own records, so that a busy machine makes none late
+            wait_for(out, instants.randrange(1, records // 2), running)
+        else:
+            # The interpreters have to begin: handlers are the first thing that follows.
+            time.sleep(instants.uniform(0.7, duration))
         running.processes[trial // 4 % 2].send_signal(number)
         asked = time.monotonic()
         ended = running.end()
@@ -58,7 +73,7 @@ def check_instants(jobs: Jobs, data: tuple, folder: Path, trials: int) -> None:
             is_begun = (out / "config.toml").exists()
             train(jobs, 2, out, *options, *["--resume"] * is_begun)
         assert_same_run(whole, out)
-    assert stopped >= trials // 4  # and not too late all the time
+    assert stopped >= trials // 3  # and not too late all the time
     figure = f"{trials} of {trials}; {latest:.1f} s at most"
     record("signals to one of two processes at random instants", figure)
 
