@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -53,3 +55,15 @@ def evaluations(run: Path) -> list[tuple[int, float, float]]:
         for record in metrics_log.read(run / "metrics.jsonl")
         if record["kind"] == "eval"
     ]
+
+
+def written(run: Path) -> int:
+    """How many records a run has written so far."""
+    log = run / "metrics.jsonl"
+    return log.read_bytes().count(b"\n") if log.exists() else 0
+
+
+def wait_until_written(run: Path, records: int, process: subprocess.Popen) -> None:
+    """Wait until a run has written so many records, or its process has ended."""
+    while written(run) < records and process.poll() is None:
+        time.sleep(0.005)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from linsey.app import metrics_log
-from tests.app.runs import SMALL, assert_same_run
+from tests.app.runs import SMALL, assert_same_run, wait_until_written, written
 from tests.app.several import data as data
 from tests.app.several import patience as patience
 from tests.app.several import said, start, train
@@ -31,31 +31,20 @@ TIMEOUT = 4
 # --- 12: signals at any instant -------------------------------------------------------
 
 
-def lines(run: Path) -> int:
-    """The number of records that a run has written so far."""
-    log = run / "metrics.jsonl"
-    return log.read_bytes().count(b"\n") if log.exists() else 0
-
-
-def wait_for(run: Path, records: int, running: Running) -> None:
-    """Wait until a run has written so many records, or has ended."""
-    while lines(run) < records and running.processes[0].poll() is None:
-        time.sleep(0.005)
-
-
 def check_instants(jobs: Jobs, data: tuple, folder: Path, trials: int) -> None:
     """Signals to any rank while it imports, compiles, trains, evaluates or saves."""
     options = (*data, *SMALL, "--dropout", 0.5, "--epochs", 12, "--eval-every", 2,
                "--checkpoint-every", 1)  # fmt: skip
     began, whole = time.monotonic(), folder / "whole"
     train(jobs, 2, whole, *options)
-    duration, records = time.monotonic() - began, lines(whole)
+    duration, records = time.monotonic() - began, written(whole)
     instants, latest, stopped = random.Random(12), 0.0, 0
     for trial in range(trials):
         out, number = folder / f"run{trial}", NUMBERS[trial % 4]
         running = start(jobs, 2, out, *options)
-        if trial % 3:  # by its own records, so that a busy machine makes none late
-            wait_for(out, instants.randrange(1, records // 2), running)
+        if trial % 3:  # on a busy machine, seconds alone would often be too many
+            records_before = instants.randrange(1, records // 2)
+            wait_until_written(out, records_before, running.processes[0])
         else:
             # The interpreters have to begin: handlers are the first thing that follows.
             time.sleep(instants.uniform(0.7, duration))
