@@ -113,6 +113,8 @@ def pytest_make_parametrize_id(val: object) -> str | None:
 
 
 LARGE_WORKER = 1500  # MiB
+ROOM = 600  # MiB for the programs of the next tests, where what is imported fills it
+_large = LARGE_WORKER
 
 
 def resident_memory() -> float:
@@ -125,10 +127,16 @@ def resident_memory() -> float:
 
 
 def pytest_runtest_teardown(item: object, nextitem: object) -> None:
-    """Lets go of compiled programs before a worker grows too large."""
-    if "jax" in sys.modules and resident_memory() > LARGE_WORKER:
+    """Lets go of compiled programs before a worker grows too large.
+
+    PyTorch and the packages of other people's programs may fill a worker by themselves.
+    It has room all the same: to let go after each test costs more than most tests.
+    """
+    global _large
+    if "jax" in sys.modules and resident_memory() > _large:
         sys.modules["jax"].clear_caches()
         gc.collect()
         if sys.platform == "linux":
             # glibc keeps what is freed; `malloc_trim` gives it back to the system.
             getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)(0)
+        _large = max(LARGE_WORKER, resident_memory() + ROOM)
