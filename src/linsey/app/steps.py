@@ -282,8 +282,8 @@ def _all_finite(tree: object) -> jax.Array:
 
 _BATCH = 256
 _ENOUGH = 32
-_VALUES = 2**20
-"""Input values in a batch of more than `_ENOUGH` examples: 4 MiB. A model needs many
+_VALUES = 2**19
+"""Input values in a batch of more than `_ENOUGH` examples: 2 MiB. A model needs many
 times that besides, so `_ENOUGH` examples may have 16 MiB."""
 
 
@@ -377,7 +377,7 @@ def evaluate(
     # Every batch has one shape, so one program serves all; rows beyond the end are
     # zeros whose results are dropped (nothing mixes rows in evaluation).
     values = math.prod(dataset.shape)
-    most = max(1, _VALUES // values, min(_ENOUGH, 4 * _VALUES // values))
+    most = max(1, _VALUES // values, min(_ENOUGH, 8 * _VALUES // values))
     most = min(most, _BATCH)
     size = -(-most // devices.count) * devices.count
     own = devices.own_rows(size)

@@ -339,6 +339,7 @@ class Trainer:
     def _evaluate(self, log: MetricsLog, shown: Progress, stop: Stops) -> None:
         is_first, epoch = self.evaluation is None, self.step / self.steps_per_epoch
         text = "compiling the evaluation" if is_first else "evaluating"
+        give_back()  # what the steps have spread over the heap
         with shown.busy(text, is_told=is_first):
             result = self.evaluate(stop, part := self.dataset.watched)
         if is_first:
