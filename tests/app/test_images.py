@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from linsey.app import image_stack
 from linsey.app.config import DataOptions
 from linsey.app.images import read_image
 from linsey.app.readers import load
@@ -326,17 +325,3 @@ def test_numbers_that_are_not_finite_are_refused_with_the_file(tmp_path):
     Image.fromarray(np.full((4, 4), np.nan, np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(InputError, match="a.tif: an image with numbers that are not"):
         read_image(tmp_path / "a.tif", 2)
-
-
-def test_a_stack_of_images_is_what_numpy_stacks(monkeypatch):
-    monkeypatch.setattr(image_stack, "_BLOCK", 3)
-    random = np.random.default_rng(0)
-    stack, images = image_stack.Stack(), []
-    for index in range(8):
-        image = random.integers(0, 255, (2, 2, 3 if index == 5 else 1))
-        image = image.astype(np.float32 if index == 6 else np.uint8)
-        stack.append(image)
-        images.append(np.broadcast_to(image, (2, 2, 3)))
-    found = stack.array()
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, np.stack(images))

@@ -113,7 +113,7 @@ def test_inputs_for_evaluation_come_in_order(folder, expected, workers):
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_a_broken_file_shows_when_its_batch_is_taken(tmp_path, workers):
     data, loading = loaded(make_photos(tmp_path, 30), workers)
-    broken = data.x_train._files[PLAN[4][0]]  # of the third batch from here
+    broken = data.x_train._images.paths[PLAN[4][0]]  # of the third batch from here
     with open(broken, "wb") as file:
         file.write(b"\xff\xd8\xff nothing")
     loader = loader_of(data, loading)
@@ -199,7 +199,7 @@ def test_processes_give_the_same_batches_and_errors(tmp_path, expected, workers)
         np.testing.assert_array_equal(batch.indices, indices)
         assert np.asarray(batch.shards[0]).tobytes() == x.tobytes()
     loader.close()
-    with open(data.x_train._files[PLAN[2][0]], "wb") as file:
+    with open(data.x_train._images.paths[PLAN[2][0]], "wb") as file:
         file.write(b"\xff\xd8\xff nothing")
     loader = loader_of(data, loading)
     with pytest.raises(InputError, match="not a readable image"):

@@ -3,13 +3,14 @@
 Most tests need the package; the others stand in for it where it is not installed.
 """
 
+import io
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from linsey.app.config import DataOptions
+from linsey.app.config import DataOptions, LoadingOptions
 from linsey.app.dataset import Known
 from linsey.app.readers import load
 from linsey.errors import InputError
@@ -32,11 +33,16 @@ class Saved:
         self.columns, self.features = columns, features
 
     def __getitem__(self, rows):
+        if isinstance(rows, int):
+            return {name: values[rows] for name, values in self.columns.items()}
         return {name: np.asarray(values)[rows] for name, values in self.columns.items()}
 
-    def __iter__(self):
-        for row in zip(*self.columns.values(), strict=True):
-            yield dict(zip(self.columns, row, strict=True))
+    def __len__(self):
+        return len(next(iter(self.columns.values())))
+
+    def cast_column(self, name, feature):
+        assert not feature.decode
+        return self
 
     def select_columns(self, names):
         return Saved({name: self.columns[name] for name in names}, self.features)
@@ -75,17 +81,75 @@ def test_columns_of_numbers_are_read_without_the_package(tmp_path, monkeypatch):
     assert len(load(DataOptions(data=str(tmp_path), target="b")).class_names) == 3
 
 
-def test_images_are_read_without_the_package(tmp_path, monkeypatch):
+class Image_:
+    """What is used of `datasets.Image`."""
+
+    def __init__(self, decode=True):
+        self.decode = decode
+
+
+Image_.__name__ = "Image"
+
+
+def encoded(color: int) -> dict[str, object]:
+    file = io.BytesIO()
+    Image.new("L", (6, 5), color).save(file, "png")
+    return {"bytes": file.getvalue(), "path": None}
+
+
+@pytest.fixture
+def images(tmp_path, monkeypatch):
+    """The columns of a data set of images, which is read instead of the folder."""
     (tmp_path / "dataset_info.json").write_text("{}")
-    images = [Image.new("L", (6, 5), 10 * i) for i in range(10)]
-    image = type("Image", (), {})()
-    part = Saved({"image": images, "label": np.arange(10) % 2}, {"image": image,
-                 "label": ClassLabel()})  # fmt: skip
-    part.select_columns = lambda names: Saved({"label": part.columns["label"]}, {})
-    stand_in(monkeypatch, part)
-    data = load(DataOptions(data=str(tmp_path), image_size=4))
+    columns = {"image": [encoded(10 * i) for i in range(10)],
+               "label": np.arange(10) % 2}  # fmt: skip
+    features = {"image": Image_(), "label": ClassLabel()}
+    stand_in(monkeypatch, Saved(columns, features))
+    return columns["image"]
+
+
+def loaded(folder, memory=1, **options):
+    loading = LoadingOptions(image_memory=memory)
+    return load(DataOptions(data=str(folder), image_size=4, **options), loading=loading)
+
+
+def test_images_are_read_without_the_package(tmp_path, images):
+    data = loaded(tmp_path)
     assert data.shape == (4, 4, 1) and len(data.x_train) == 8
-    assert sorted(data.x_train[:, 0, 0, 0])[-1] == 90
+    assert sorted(data.x_train[:][:, 0, 0, 0])[-1] == 90
+
+
+def test_images_are_streamed_where_memory_is_short(tmp_path, images):
+    held, streamed = loaded(tmp_path), loaded(tmp_path, 0)
+    assert held.x_train.is_held and not streamed.x_train.is_held
+    assert held.x_train[:].tobytes() == streamed.x_train[:].tobytes()
+    assert held.digest() == streamed.digest()
+    assert held.standardizer.to_json() == streamed.standardizer.to_json()
+    images[:] = [encoded(7)] * 10
+    with pytest.raises(InputError, match=r": image\[\d\]: not the image that it was"):
+        streamed.x_train[:]
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ({"bytes": b"P", "path": None}, r": image\[3\]: not a readable image"),
+        (None, r": image\[3\]: no image in this row"),
+        ({"bytes": None, "path": "gone.png"}, "gone.png: no such file"),
+    ],
+)
+def test_broken_images_are_named_and_left_out(tmp_path, images, broken, message):
+    images[3] = broken
+    with pytest.raises(InputError, match=f"{message}.*--skip-broken leaves such"):
+        loaded(tmp_path)
+    data = loaded(tmp_path, skip_broken=True)
+    assert data.notes == ("1 broken image is left out: image[3]",)
+    rows = (
+        np.concatenate([data.x_train[:][:, 0, 0, 0], data.x_test[:][:, 0, 0, 0]]) // 10
+    )
+    labels = np.concatenate([data.y_train, data.y_test])
+    assert sorted(rows) == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    assert (labels == rows % 2).all()
 
 
 @pytest.fixture
@@ -105,8 +169,9 @@ def test_saved_images_are_read(tmp_path, datasets):
     datasets.DatasetDict(train=part, test=part).save_to_disk(tmp_path / "two")
     data = load(DataOptions(data=str(tmp_path / "one"), image_size=4))
     assert data.shape == (4, 4, 3) and data.class_names == ("cat", "dog")
-    data = load(DataOptions(data=str(tmp_path / "two"), image_size=4))
-    assert data.x_test[:, 0, 0, 0].tolist() == [25 * i for i in range(10)]
+    data = loaded(tmp_path / "two", 0)
+    assert not data.x_test.is_held
+    assert data.x_test[:][:, 0, 0, 0].tolist() == [25 * i for i in range(10)]
     assert data.y_test.tolist() == [0, 1] * 5
 
 

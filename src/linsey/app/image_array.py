@@ -1,17 +1,18 @@
-"""Images in files as an array: those not held in memory are decoded when needed.
+"""Images on disk as an array: those not held in memory are decoded when needed.
 
-All files are decoded once when the data are read. This finds broken files, and measures
+All images are decoded once when the data are read. This finds broken ones, and measures
 what would otherwise take another pass over all pixels: mean and standard deviation, the
 extremes, and a digest of each image. These numbers are therefore the same, bit for bit,
-whether or not the pixels are held, and a file that changes afterwards is noticed.
+whether or not the pixels are held, and an image that changes afterwards is noticed.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias, overload
+from typing import Protocol, Self, TypeAlias, overload
 
 import numpy as np
 
@@ -30,15 +31,63 @@ _CHUNK = 8  # images that a worker decodes at a time
 Rows: TypeAlias = "slice | np.ndarray"
 
 
+class StoredImages(Protocol):
+    """Encoded images on disk, which worker processes can read too."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    def decode(self, row: int, size: int) -> np.ndarray:
+        """Return the pixels of an image, as `linsey.app.images.decode` does.
+
+        It is called within `calm_pillow`, and by several threads at a time.
+
+        Raises:
+            InputError: the image cannot be read.
+        """
+
+    def name(self, row: int) -> tuple[Path, str | None]:
+        """Return the file of an image, and its place in the file, for messages."""
+
+    def select(self, rows: Sequence[int] | np.ndarray) -> Self:
+        """Return some of the images."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFiles:
+    """Images in one file each.
+
+    Attributes:
+        paths: the files.
+    """
+
+    paths: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def decode(self, row: int, size: int) -> np.ndarray:
+        """Return the pixels of an image."""
+        return decode(Path(self.paths[row]), size)
+
+    def name(self, row: int) -> tuple[Path, str | None]:
+        """Return the file of an image."""
+        return Path(self.paths[row]), None
+
+    def select(self, rows: Sequence[int] | np.ndarray) -> ImageFiles:
+        """Return some of the images."""
+        return ImageFiles([self.paths[row] for row in rows])
+
+
 class ImageArray:
-    """An array of shape (images, size, size, channels) whose rows come from files.
+    """An array of shape (images, size, size, channels) whose rows come from the disk.
 
     It offers the array operations that the command uses: length, shape, dtype, and rows
     by a slice, a mask or indices. All images have three channels if any of them has;
     they are float32 if any has more than 8 bits, and uint8 otherwise.
 
     Args:
-        files: the image files.
+        images: the encoded images.
         size: the height and width in pixels.
         facts: the measurements of each image.
         held: the decoded images, if they are held in memory.
@@ -53,8 +102,7 @@ class ImageArray:
         >>> files = [f"{folder}/a.png", f"{folder}/b.png"]
         >>> for file, value in zip(files, (7, 9), strict=True):
         ...     Image.new("L", (8, 8), value).save(file)
-        >>> facts, _ = zip(*(measured(file, 4) for file in files), strict=True)
-        >>> x = ImageArray(files, 4, as_facts(facts), None, Workers(0))
+        >>> x = read_all(ImageFiles(files), 4, Holding(0), Workers(0))
         >>> x.shape, x[1:].ravel()[:3].tolist(), x.moments()[0].tolist()
         ((2, 4, 4, 1), [9, 9, 9], [8.0])
     """
@@ -63,7 +111,7 @@ class ImageArray:
 
     def __init__(
         self,
-        files: Sequence[str],
+        images: StoredImages,
         size: int,
         facts: np.ndarray,
         held: Sequence[np.ndarray] | None,
@@ -71,21 +119,21 @@ class ImageArray:
         channels: int | None = None,
         dtype: np.dtype | None = None,
     ) -> None:
-        self._files, self._size, self._facts, self._held = files, size, facts, held
+        self._images, self._size, self._facts, self._held = images, size, facts, held
         self.workers = workers
         if channels is None:
             channels = _CHANNELS if facts["is_colored"].any() else 1
         if dtype is None:
             dtype = np.dtype(np.float32 if facts["is_deep"].any() else np.uint8)
-        self.shape, self.dtype = (len(files), size, size, channels), dtype
+        self.shape, self.dtype = (len(images), size, size, channels), dtype
 
     @property
     def is_held(self) -> bool:
-        """Whether all images are held in memory, so that no file is read."""
+        """Whether all images are held in memory, so that none is read."""
         return self._held is not None
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._images)
 
     @overload
     def __getitem__(self, rows: int) -> np.ndarray: ...
@@ -95,7 +143,7 @@ class ImageArray:
         """Return some images, or one, as an array.
 
         Raises:
-            InputError: a file has changed since it was first read.
+            InputError: an image has changed since it was first read.
             DiskError: a file cannot be read or written.
         """
         chosen = np.atleast_1d(np.arange(len(self))[rows])
@@ -119,25 +167,24 @@ class ImageArray:
     def _image(self, row: int) -> np.ndarray:
         if self._held is not None:
             return self._held[row]
-        file = Path(self._files[row])
-        image = decode(file, self._size)
+        image = self._images.decode(row, self._size)
         if _sha256(image) != self._facts["sha256"][row].tobytes():
             hint = "--resume goes on only with the images that the run began with"
-            raise InputError(
-                "not the image that it was when it was first read", file=file, hint=hint
-            )
+            problem = "not the image that it was when it was first read"
+            file, place = self._images.name(row)
+            raise InputError(problem, file=file, key=place, hint=hint)
         return image
 
     def select(self, rows: np.ndarray) -> ImageArray:
         """Return an array of some of the rows, without reading them."""
-        files = [self._files[row] for row in rows]
+        images = self._images.select(rows)
         held = None if self._held is None else [self._held[row] for row in rows]
-        return ImageArray(files, self._size, self._facts[rows], held, self.workers,
+        return ImageArray(images, self._size, self._facts[rows], held, self.workers,
                           self.shape[-1], self.dtype)  # fmt: skip
 
     def with_channels(self, channels: int) -> ImageArray:
         """Return the same images with another number of channels."""
-        return ImageArray(self._files, self._size, self._facts, self._held,
+        return ImageArray(self._images, self._size, self._facts, self._held,
                           self.workers, channels, self.dtype)  # fmt: skip
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
@@ -161,7 +208,7 @@ class ImageArray:
 
 
 Examples: TypeAlias = np.ndarray | ImageArray
-"""The examples of a data set: an array, or images in files."""
+"""The examples of a data set: an array, or images on disk."""
 
 
 class Holding:
@@ -211,18 +258,57 @@ def chunks(count: int) -> Iterator[slice]:
         yield slice(start, start + _CHUNK)
 
 
-def as_facts(facts: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the measurements of some images in the form that `ImageArray` takes."""
-    return np.array(list(facts), _FACTS)
+def read_all(
+    images: StoredImages,
+    size: int,
+    holding: Holding,
+    workers: Workers,
+    refuse: Callable[[int, InputError], None] | None = None,
+) -> ImageArray:
+    """Decode all images once, measure them, and hold them if there is memory for them.
 
-
-def measured(file: str | Path, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Decode an image and measure it.
+    Args:
+        images: the encoded images.
+        size: the height and width in pixels.
+        holding: the memory for holding decoded images.
+        workers: the workers that decode.
+        refuse: called with the row and the error of each image that cannot be read; the
+            image is left out if it returns. If `None`, the error is raised.
 
     Returns:
-        The measurements that `ImageArray` takes, and the image.
+        The images that could be read.
+
+    Raises:
+        InputError: an image cannot be read.
+        DiskError: a file cannot be read or written.
     """
-    image = decode(Path(file), size)
+
+    def read(row: int) -> tuple[np.ndarray, np.ndarray] | InputError:
+        try:
+            image = images.decode(row, size)
+        except InputError as error:
+            return error
+        return _measured(image), image
+
+    rows, facts, held = [], [], holding.begin(len(images))
+    with calm_pillow():
+        found = workers.ahead(read, range(len(images)))
+        for row, result in enumerate(found):
+            if isinstance(result, InputError):
+                if refuse is None:
+                    raise result
+                refuse(row, result)
+                continue
+            rows.append(row)
+            facts.append(result[0])
+            held.add(result[1])
+    if len(rows) < len(images):
+        images = images.select(rows)
+    return ImageArray(images, size, np.array(facts, _FACTS), held.images, workers)
+
+
+def _measured(image: np.ndarray) -> np.ndarray:
+    """Return the measurements that `ImageArray` takes."""
     # (channels, pixels): sums along the last axis are many times as fast.
     values = np.ascontiguousarray(image.reshape(-1, image.shape[-1]).T)
     facts = np.zeros((), _FACTS)
@@ -236,7 +322,7 @@ def measured(file: str | Path, size: int) -> tuple[np.ndarray, np.ndarray]:
     facts["low"], facts["high"] = values.min(1), values.max(1)
     facts["is_colored"], facts["is_deep"] = image.shape[-1] > 1, image.dtype.kind == "f"
     facts["sha256"] = np.frombuffer(_sha256(image), np.uint8)
-    return facts, image
+    return facts
 
 
 def _sha256(image: np.ndarray) -> bytes:

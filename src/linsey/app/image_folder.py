@@ -7,9 +7,8 @@ Symbolic links, which could lead anywhere, are refused.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +16,10 @@ import numpy as np
 from linsey.app.array_names import PARTS
 from linsey.app.config import DataOptions, LoadingOptions
 from linsey.app.dataset import Dataset, Known, make_dataset
-from linsey.app.image_array import Holding, ImageArray, as_facts, measured
-from linsey.app.images import SUFFIXES, calm_pillow
-from linsey.app.workers import Workers, default_workers
+from linsey.app.image_array import Holding, ImageArray, ImageFiles, read_all
+from linsey.app.images import SUFFIXES
+from linsey.app.workers import Workers, workers_for
 from linsey.errors import InputError
-from linsey.extras import missing
 from linsey.files import reporting
 
 _LEFT_BY_SYSTEMS = ("__macosx", "thumbs.db", "desktop.ini", "@eadir")
@@ -86,7 +84,7 @@ def load_image_folder(
         raise _no_classes(layout.train, names)
     parts = [_labelled_files(folder, names) for folder in _folders(layout)]
     broken: list[Path] = []
-    holding, workers = Holding(loading.image_memory * 2**20), _workers(loading)
+    holding, workers = Holding(loading.image_memory * 2**20), workers_for(loading)
     arrays = [_read_part(part, options, holding, workers, broken) for part in parts]
     for folder, (_, labels) in zip(_folders(layout), arrays, strict=True):
         _refuse_lost_class(folder, names, labels, broken)
@@ -102,18 +100,10 @@ def load_image_folder(
     notes = (
         *layout.notes,
         *(note for folder in _folders(layout) for note in _loose_note(folder)),
-        *_broken_note(root, broken),
+        *broken_note([str(path.relative_to(root)) for path in broken]),
         *dataset.notes,
     )
     return dataclasses.replace(dataset, notes=notes)
-
-
-def _workers(loading: LoadingOptions) -> Workers:
-    if loading.loader == "processes" and importlib.util.find_spec("grain") is None:
-        error = ModuleNotFoundError(name="grain")
-        raise missing(error, "images", "--loader processes")
-    count = loading.workers
-    return Workers(default_workers() if count is None else count)
 
 
 def find_layout(root: Path) -> Layout:
@@ -254,28 +244,16 @@ def _read_part(
     broken: list[Path],
 ) -> tuple[ImageArray, np.ndarray]:
     """Measure the images of a part, and add those that cannot be read to `broken`."""
+    lost = []
 
-    def read(file: str) -> tuple[np.ndarray, np.ndarray] | InputError:
-        try:
-            return measured(file, options.image_size)
-        except InputError as error:
-            return error
+    def refuse(row: int, error: InputError) -> None:
+        _refuse_broken(path := Path(part.files[row]), error, options)
+        broken.append(path)
+        lost.append(row)
 
-    files, labels, facts = [], [], []
-    held = holding.begin(len(part.files))
-    with calm_pillow():
-        found = workers.ahead(read, part.files)
-        for file, label, read_ in zip(part.files, part.labels, found, strict=True):
-            if isinstance(read_, InputError):
-                _refuse_broken(Path(file), read_, options)
-                broken.append(Path(file))
-                continue
-            files.append(file)
-            labels.append(label)
-            facts.append(read_[0])
-            held.add(read_[1])
-    array = ImageArray(files, options.image_size, as_facts(facts), held.images, workers)
-    return array, np.asarray(labels, np.int32)
+    files = ImageFiles(part.files)
+    array = read_all(files, options.image_size, holding, workers, refuse)
+    return array, np.delete(np.asarray(part.labels, np.int32), lost)
 
 
 def _refuse_broken(path: Path, error: InputError, options: DataOptions) -> None:
@@ -307,10 +285,11 @@ def _loose_note(folder: Path) -> tuple[str, ...]:
     return (f"{folder.name}/ has images in no class folder, not used: {shown}",)
 
 
-def _broken_note(root: Path, broken: list[Path]) -> tuple[str, ...]:
-    if not broken:
+def broken_note(names: Sequence[str]) -> tuple[str, ...]:
+    """Return a note on the images that are left out, if there are any."""
+    if not names:
         return ()
-    shown = ", ".join(str(path.relative_to(root)) for path in broken[:_NAMED])
-    more = ", ..." if len(broken) > _NAMED else ""
-    noun = "image is" if len(broken) == 1 else "images are"
-    return (f"{len(broken)} broken {noun} left out: {shown}{more}",)
+    shown = ", ".join(names[:_NAMED])
+    more = ", ..." if len(names) > _NAMED else ""
+    noun = "image is" if len(names) == 1 else "images are"
+    return (f"{len(names)} broken {noun} left out: {shown}{more}",)

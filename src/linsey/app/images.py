@@ -70,14 +70,32 @@ def decode(path: Path, size: int) -> np.ndarray:
     Threads may call it at the same time. They cannot each enter `calm_pillow`, since
     they share the warning filters.
     """
-    with (
-        open_regular(path, limit=MAX_BYTES) as file,
-        parsing(path, "not a readable image"),
-        _opened(path, file) as image,
-    ):
+    with open_regular(path, limit=MAX_BYTES) as file:
+        return decode_stream(file, path, size)
+
+
+def decode_stream(
+    file: BinaryIO, path: Path, size: int, place: str | None = None
+) -> np.ndarray:
+    """Read the image in a stream, as `decode` reads one in a file.
+
+    Args:
+        file: the encoded image.
+        path: the file that it comes from, for messages.
+        size: pixels on a side.
+        place: the place in the file, for messages.
+
+    Returns:
+        Pixels, as `read_image` returns them.
+
+    Raises:
+        InputError: the stream is not a readable image, or too large.
+    """
+    wrong = functools.partial(InputError, file=path, key=place)
+    with parsing(path, "not a readable image", place), _opened(wrong, file) as image:
         pixels = image_pixels(image, size)
         if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-            raise InputError("an image with numbers that are not finite", file=path)
+            raise wrong("an image with numbers that are not finite")
         return pixels
 
 
@@ -148,7 +166,7 @@ def hush_pillow() -> None:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, file: BinaryIO) -> Iterator[Image]:
+def _opened(wrong: functools.partial[InputError], file: BinaryIO) -> Iterator[Image]:
     pillow = _pillow()
     formats = [name for name in _FORMATS if name in pillow.OPEN]
     try:
@@ -158,21 +176,19 @@ def _opened(path: Path, file: BinaryIO) -> Iterator[Image]:
     ) as bomb:  # fmt: skip
         match = re.search(r"\((\d+) pixels\)", str(bomb))
         found = f"{int(match[1]):,}" if match else "more"
-        raise _too_large(path, found) from None
+        raise _too_large(wrong, found) from None
     except pillow.UnidentifiedImageError:
         problem, expected = "not a readable image", ", ".join(formats)
-        raise InputError(problem, file=path, expected=expected) from None
+        raise wrong(problem, expected=expected) from None
     with image:
         if image.width * image.height > MAX_PIXELS:
-            raise _too_large(path, f"{image.width:,} x {image.height:,}")
+            raise _too_large(wrong, f"{image.width:,} x {image.height:,}")
         yield image
 
 
-def _too_large(path: Path, found: str) -> InputError:
+def _too_large(wrong: functools.partial[InputError], found: str) -> InputError:
     expected = f"at most {MAX_PIXELS:,} pixels"
-    return InputError(
-        "the image is too large", file=path, expected=expected, found=found
-    )
+    return wrong("the image is too large", expected=expected, found=found)
 
 
 def _orientation(image: Image) -> int:

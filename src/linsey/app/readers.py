@@ -35,7 +35,7 @@ def load(
         options: the data options.
         known: facts about the training data of the model. If `None`, it is yet to be
             trained.
-        loading: the options of memory and workers for a folder of images. If `None`,
+        loading: the options of memory and workers for images on disk. If `None`,
             the defaults.
 
     Returns:
@@ -83,7 +83,7 @@ def _load_folder(
         return load_npy(path, choose_arrays(names, path), options, known)
     if is_saved_dataset(path):
         with parsing(path, "the data set cannot be loaded"):
-            return load_saved_dataset(path, options, known)
+            return load_saved_dataset(path, options, known, loading)
     with parsing(path, "the images cannot be loaded"):
         return load_image_folder(path, options, known, loading)
 

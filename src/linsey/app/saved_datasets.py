@@ -1,22 +1,28 @@
 """Data sets of Hugging Face `datasets`, as `save_to_disk` writes them into a folder.
 
 The package is imported when such a folder is read. Nothing is downloaded, and no code
-of the data set is run: the folder holds Arrow tables and their description.
+of the data set is run: the folder holds Arrow tables and their description. Encoded
+images stay in these tables, which are mapped into memory, and are decoded as those of
+files are: held if there is memory for them, or again in each epoch.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from linsey.app.array_names import PARTS
-from linsey.app.config import DataOptions
+from linsey.app.config import DataOptions, LoadingOptions
 from linsey.app.dataset import Dataset, Known, Pair, make_dataset
-from linsey.app.image_stack import Stack
-from linsey.app.images import image_pixels
+from linsey.app.image_array import Holding, ImageArray, read_all
+from linsey.app.image_folder import SKIP, broken_note
+from linsey.app.images import decode, decode_stream
+from linsey.app.workers import workers_for
 from linsey.errors import InputError
 from linsey.extras import MissingPackageError
 
@@ -30,7 +36,10 @@ def is_saved_dataset(folder: Path) -> bool:
 
 
 def load_saved_dataset(
-    folder: Path, options: DataOptions, known: Known | None = None
+    folder: Path,
+    options: DataOptions,
+    known: Known | None = None,
+    loading: LoadingOptions | None = None,
 ) -> Dataset:
     """Load images with labels, or numbers with labels.
 
@@ -39,13 +48,14 @@ def load_saved_dataset(
             wrote.
         options: the data options; `--target` names the column of the classes.
         known: facts about the training data of the model that the data are for.
+        loading: the options of memory and workers, for images.
 
     Returns:
         The data set.
 
     Raises:
         MissingPackageError: `datasets` is not installed.
-        InputError: the data set has no such columns.
+        InputError: the data set has no such columns, or an image is unreadable.
     """
     saved = _package().load_from_disk(str(folder))
     if not hasattr(saved, "keys"):
@@ -71,10 +81,18 @@ def load_saved_dataset(
             )  # fmt: skip
         inputs = list(known.feature_names)
     image = next((n for n in inputs if type(columns[n]).__name__ == "Image"), None)
-    pairs: list[Pair] = []
-    for part in parts.values():
-        x = _images(part, image, options) if image else _numbers(folder, part, inputs)
-        pairs.append((x, _column(part, target)))
+    pairs: list[Pair]
+    notes: tuple[str, ...] = ()
+    if image is None:
+        pairs = [(_numbers(folder, part, inputs), _column(part, target))
+                 for part in parts.values()]  # fmt: skip
+    else:
+        broken: list[str] = []
+        stored = [StoredColumn.of(folder, *part, image) for part in parts.items()]
+        arrays = _read(stored, options, loading or LoadingOptions(), broken)
+        pairs = [(x, _column(part, target)[rows]) for (x, rows), part
+                 in zip(arrays, parts.values(), strict=True)]  # fmt: skip
+        notes = broken_note(broken)
     names = getattr(columns[target], "names", None)
     keys = [f"{part}{':' if part else ''}{kind}" for part in parts
             for kind in (image or "columns", target)]  # fmt: skip
@@ -84,10 +102,84 @@ def load_saved_dataset(
         str(folder), train, test, options, keys, names, known, validation
     )
     if image is not None:
-        return dataset
+        return dataclasses.replace(dataset, notes=(*notes, *dataset.notes))
     width = dataset.shape[-1] if len(dataset.shape) == 1 else 0
     features = tuple(inputs) if len(inputs) == width else ()
     return dataclasses.replace(dataset, feature_names=features)
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredColumn:
+    """The images of a column, encoded in an Arrow table.
+
+    Attributes:
+        folder: the folder of the data set.
+        part: the name of the part, or "" if there are none.
+        table: the part with this column alone, without decoding.
+        column: the name of the column.
+        rows: the rows that belong to it.
+    """
+
+    folder: Path
+    part: str
+    table: Any
+    column: str
+    rows: np.ndarray
+
+    @classmethod
+    def of(cls, folder: Path, name: str, part: Any, column: str) -> StoredColumn:
+        """Return all images of a column of a part."""
+        encoded = type(part.features[column])(decode=False)
+        table = part.select_columns([column]).cast_column(column, encoded)
+        return cls(folder, name, table, column, np.arange(len(part)))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def decode(self, row: int, size: int) -> np.ndarray:
+        """Return the pixels of an image."""
+        entry = self.table[int(self.rows[row])][self.column]
+        file, place = self.name(row)
+        if entry is None:
+            raise InputError("no image in this row", file=file, key=place)
+        if entry["bytes"] is None:
+            return decode(Path(entry["path"]), size)
+        return decode_stream(io.BytesIO(entry["bytes"]), file, size, place)
+
+    def name(self, row: int) -> tuple[Path, str]:
+        """Return the folder, and part, column and row."""
+        start = f"{self.part}:" if self.part else ""
+        return self.folder, f"{start}{self.column}[{self.rows[row]}]"
+
+    def select(self, rows: Sequence[int] | np.ndarray) -> StoredColumn:
+        """Return some of the images."""
+        return dataclasses.replace(self, rows=self.rows[np.asarray(rows, np.intp)])
+
+
+def _read(
+    parts: list[StoredColumn],
+    options: DataOptions,
+    loading: LoadingOptions,
+    broken: list[str],
+) -> list[tuple[ImageArray, np.ndarray]]:
+    """Return the images and their rows, and add those that are broken to `broken`."""
+
+    def read(part: StoredColumn) -> tuple[ImageArray, np.ndarray]:
+        lost = []
+
+        def refuse(row: int, error: InputError) -> None:
+            if not options.skip_broken:
+                raise error.with_hint(SKIP) from None
+            broken.append(part.name(row)[1])
+            lost.append(row)
+
+        array = read_all(part, options.image_size, holding, workers, refuse)
+        return array, np.delete(part.rows, lost)
+
+    holding, workers = Holding(loading.image_memory * 2**20), workers_for(loading)
+    arrays = [read(part) for part in parts]
+    channels = max(x.shape[-1] for x, _ in arrays)
+    return [(x.with_channels(channels), rows) for x, rows in arrays]
 
 
 def _package() -> Any:
@@ -119,13 +211,6 @@ def _target(folder: Path, columns: Any, options: DataOptions) -> str:
 def _column(part: Any, name: str) -> np.ndarray:
     """Read one column, without decoding the images of others."""
     return np.asarray(part.select_columns([name]).with_format("numpy")[:][name])
-
-
-def _images(part: Any, column: str, options: DataOptions) -> np.ndarray:
-    stack = Stack()
-    for row in part:
-        stack.append(image_pixels(row[column], options.image_size))
-    return stack.array()
 
 
 def _numbers(folder: Path, part: Any, columns: list[str]) -> np.ndarray:

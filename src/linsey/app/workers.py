@@ -6,11 +6,15 @@ so threads keep the cores busy without copying any data.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
+
+from linsey.app.config import LoadingOptions
+from linsey.extras import missing
 
 Given = TypeVar("Given")
 Result = TypeVar("Result")
@@ -79,3 +83,16 @@ class Workers:
     def __getstate__(self) -> dict[str, object]:
         """Return the state without the threads."""
         return {"count": self.count, "_pool": None}
+
+
+def workers_for(options: LoadingOptions) -> Workers:
+    """Return the workers that the options ask for.
+
+    Raises:
+        MissingPackageError: worker processes are asked for, and grain is not installed.
+    """
+    if options.loader == "processes" and importlib.util.find_spec("grain") is None:
+        error = ModuleNotFoundError(name="grain")
+        raise missing(error, "images", "--loader processes")
+    count = options.workers
+    return Workers(default_workers() if count is None else count)
