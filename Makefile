@@ -172,18 +172,18 @@ dist: $(VENV)/.stamp-dev
 
 # One lock serves every Python we support: versions that need a newer one carry a marker.
 UV_COMPILE = $(LOCK_VENV)/bin/uv pip compile pyproject.toml --quiet --universal \
-  --python-version 3.11 --generate-hashes --all-extras --group build \
+  --python-version 3.11 --generate-hashes --group build \
   --custom-compile-command "make lock"
 
 .PHONY: lock
 lock:
 	[ -x $(LOCK_VENV)/bin/uv ] || { "$(PYTHON)" -m venv $(LOCK_VENV) \
 	  && $(LOCK_VENV)/bin/python -m pip install --quiet uv==$(UV_VERSION); }
-	$(UV_COMPILE) --group dev --group docs -o requirements/docs.txt $(LOCK_FLAGS)
-	$(UV_COMPILE) --group dev -c requirements/docs.txt -o requirements/dev.txt $(LOCK_FLAGS)
-	$(UV_COMPILE) --group dev --group programs -c requirements/docs.txt \
+	$(UV_COMPILE) --all-extras --group dev --group docs -o requirements/docs.txt $(LOCK_FLAGS)
+	$(UV_COMPILE) --all-extras --group dev -c requirements/docs.txt -o requirements/dev.txt $(LOCK_FLAGS)
+	$(UV_COMPILE) --all-extras --group dev --group programs -c requirements/docs.txt \
 	  --no-emit-package dataclasses -o requirements/programs.txt $(LOCK_FLAGS)
-	$(UV_COMPILE) -c requirements/docs.txt -o requirements/train.txt $(LOCK_FLAGS)
+	$(UV_COMPILE) --extra all -c requirements/docs.txt -o requirements/train.txt $(LOCK_FLAGS)
 	$(LOCK_VENV)/bin/uv pip compile --quiet --no-deps --universal --python-version 3.11 \
 	  --generate-hashes --custom-compile-command "make lock" \
 	  --group pyproject.toml:programs-alone -c requirements/programs.txt \
