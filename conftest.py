@@ -43,6 +43,10 @@ from sybil import Sybil  # noqa: E402
 from sybil.parsers.myst import PythonCodeBlockParser, SkipParser  # noqa: E402
 
 import linsey.linen  # noqa: E402
+from tests.loopback import forbid_other_networks  # noqa: E402
+
+# Tests pass without a network, so none of them may use one.
+forbid_other_networks()
 
 
 def strictly(function):

@@ -26,8 +26,10 @@ def free_port() -> int:
 
 
 def environment(mark: str) -> dict[str, str]:
+    # The source beside the tests, whichever linsey is installed.
+    path = os.pathsep.join([os.fspath(ROOT / "src"), os.fspath(ROOT)])
     return {
-        **os.environ, "PYTHONPATH": os.fspath(ROOT), "PYTHONUNBUFFERED": "1",
+        **os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1",
         "JAX_PLATFORMS": "cpu", "LINSEY_TEST_JOB": mark,
     }  # fmt: skip
 

@@ -35,6 +35,13 @@ def left_at(text: str) -> str:
 # --- fast: what nothing else shows ----------------------------------------------------
 
 
+def test_jobs_use_the_source_beside_the_tests(jobs: Jobs):
+    program = "import linsey; print(linsey.__file__)"
+    ended = jobs.start([sys.executable, "-P", "-c", program]).end()
+    source = Path(__file__).parents[2] / "src" / "linsey" / "__init__.py"
+    assert Path(ended.texts[0].strip()).samefile(source)
+
+
 def test_rank_that_raises_ends_all_and_says_why_last(jobs: Jobs):
     ended = jobs.launch(2, what="raise", victim=1, at=1).end()
     assert ended.codes == [1]
