@@ -45,7 +45,7 @@ def state(tmp_path) -> dict[str, np.ndarray]:
         "conv.weight": array(4, 2, 3, 3),
         "bn.weight": array(4), "bn.bias": array(4),
         "bn.running_mean": array(4), "bn.running_var": np.exp(array(4)),
-        "bn.num_batches_tracked": np.array(0),
+        "bn.num_batches_tracked": np.array(1234),
         "fc.weight": array(3, 4), "fc.bias": array(3),
     }  # fmt: skip
     weights.write(tmp_path / "theirs.pt", found)
@@ -63,7 +63,7 @@ def test_weights_of_pytorch_become_those_of_a_module_and_come_back(linsey, state
     done = linsey("convert", "theirs.pt", "ours.safetensors", *OPTIONS)
     assert done.code == 0, done.err
     assert "note: 7 arrays loaded into 3 layers (3 by name)\n" in done.out
-    assert "num_batches_tracked" in done.out  # which the module does not count
+    assert "1 counter of updates in `batch_counts`" in done.out
     ours = weights.read("ours.safetensors")
     kernel = state["conv.weight"].transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(ours["params/conv/kernel"], kernel)

@@ -49,11 +49,14 @@ class Report:
             `group.path` their name, and `by` the evidence.
         leftovers: arrays without a counterpart.
         tied: names of theirs that hold the same array as another name.
-        counters: counters of updates, which the module does not keep.
+        counters: names of counters of updates that are left out: those of batch norms
+            if all are 0, and those that belong to no batch norm.
         dropped: names that the mapping leaves out.
         initial: paths of variables, such as caches, that keep their initial values
             because files do not contain them.
         rounded: paths of arrays that lost digits, as JAX has no float64 by default.
+        counts: paths of counters of updates that are kept in `batch_counts`, although
+            the module does not count.
     """
 
     matches: tuple[Match, ...]
@@ -63,6 +66,7 @@ class Report:
     dropped: tuple[str, ...]
     initial: tuple[str, ...]
     rounded: tuple[str, ...] = ()
+    counts: tuple[str, ...] = ()
 
     @property
     def is_complete(self) -> bool:
@@ -89,8 +93,11 @@ class Report:
                 yield from (f"  {rest}" for rest in found)
         for name, other in self.tied.items():
             yield f"tied: `{name}` is the array of `{other}`"
+        if self.counts:
+            number = len(self.counts)
+            yield f"{number} counter{'s'[: number > 1]} of updates in `batch_counts`"
         for what, names in (
-            ("counters of updates, not kept by the module", self.counters),
+            ("counters of updates, left out", self.counters),
             ("left out by the mapping", self.dropped),
             ("at their initial values, as they are no weights", self.initial),
             ("rounded from float64", self.rounded),

@@ -13,6 +13,7 @@ from linsey.core import meta
 from linsey.errors import MismatchError
 from linsey.models import Architecture
 from linsey.models.names import name_by_table
+from linsey.weights.groups import is_counter
 from linsey.weights.layers import ATTENTION, CELLS, Layer, abstract_variables, layers_of
 from linsey.weights.matching import NameMapping
 from linsey.weights.plan import loaded, plan_for
@@ -49,8 +50,9 @@ def to_torch(
         **kwargs: keyword arguments of the call.
 
     Returns:
-        Arrays by name. Without `like`, batch norms that do not count their updates
-        have a `num_batches_tracked` of 0.
+        Arrays by name. Counters in the collection `batch_counts` become
+        `num_batches_tracked`. Without `like`, batch norms that are not counted there
+        have one of 0.
 
     Raises:
         MismatchError: an array has no name, as it is not in `like`, or PyTorch has no
@@ -120,6 +122,11 @@ def _written(
                 "Give a state dict that has them as `like`, and a `mapping`.",
             )
         written |= arrays
+    written |= {
+        name: array.astype(np.int64)
+        for name, array in written.items()
+        if is_counter(name)
+    }
     counters = [
         f"{name.removesuffix('running_mean')}num_batches_tracked"
         for name in written
