@@ -16,6 +16,7 @@ from linsey.errors import MismatchError
 from linsey.weights.layers import abstract_variables, initial_rngs
 from linsey.weights.matching import NameMapping
 from linsey.weights.plan import Plan, plan_for
+from linsey.weights.reparametrized import joined
 from linsey.weights.report import Report
 
 
@@ -38,6 +39,9 @@ def load(
     PyTorch counts the updates of every batch norm in `num_batches_tracked`. The
     counters become the collection `batch_counts`, which a module that does not count
     ignores. If all counters are 0, they are left out.
+
+    Weights under PyTorch's `weight_norm` are computed from their lengths and
+    directions.
 
     The dtype of floating-point arrays is the wider one of the file's and the module's;
     float64 needs `jax_enable_x64`.
@@ -75,7 +79,7 @@ def load(
         2 arrays loaded into 2 layers (2 by name)
         rounded from float64: `params/layers_0/kernel`, `params/layers_2/kernel`
     """
-    state = {name: np.asarray(array) for name, array in arrays.items()}
+    state = joined({name: np.asarray(array) for name, array in arrays.items()})
     specs, seen = abstract_variables(module, inputs, kwargs)
     shapes = {path: spec.shape for path, spec in specs.items()}
     plan = plan_for(module, shapes, seen, state, mapping)

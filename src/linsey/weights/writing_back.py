@@ -17,6 +17,7 @@ from linsey.weights.groups import is_counter
 from linsey.weights.layers import ATTENTION, CELLS, Layer, abstract_variables, layers_of
 from linsey.weights.matching import NameMapping
 from linsey.weights.plan import loaded, plan_for
+from linsey.weights.reparametrized import joined, separated
 from linsey.weights.translation import LEAVES, links_of
 
 _FUSED = ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias",
@@ -71,7 +72,7 @@ def to_torch(
     shapes = {path: array.shape for path, array in flat.items()}
     if like is None:
         return _written(module, flat, layers_of(loaded(shapes), seen, JOINED), library)
-    given = {name: np.asarray(array) for name, array in like.items()}
+    given = joined({name: np.asarray(array) for name, array in like.items()})
     plan = plan_for(module, shapes, seen, given, mapping)
     nameless = [rest for rest in plan.leftovers if rest.is_ours]
     if nameless:
@@ -88,7 +89,7 @@ def to_torch(
         for name, array, old in zip(link.theirs, arrays, before, strict=True):
             back[name] = array.reshape(old.shape).astype(old.dtype)
     back |= {name: back[other] for name, other in plan.tied.items()}
-    return back
+    return separated(back, {name: np.asarray(array) for name, array in like.items()})
 
 
 def _written(
