@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,7 @@ def state(tmp_path) -> dict[str, np.ndarray]:
         "conv.weight": array(4, 2, 3, 3),
         "bn.weight": array(4), "bn.bias": array(4),
         "bn.running_mean": array(4), "bn.running_var": np.exp(array(4)),
-        "bn.num_batches_tracked": np.array(0),
+        "bn.num_batches_tracked": np.array(1234),
         "fc.weight": array(3, 4), "fc.bias": array(3),
     }  # fmt: skip
     weights.write(tmp_path / "theirs.pt", found)
@@ -63,7 +64,7 @@ def test_weights_of_pytorch_become_those_of_a_module_and_come_back(linsey, state
     done = linsey("convert", "theirs.pt", "ours.safetensors", *OPTIONS)
     assert done.code == 0, done.err
     assert "note: 7 arrays loaded into 3 layers (3 by name)\n" in done.out
-    assert "num_batches_tracked" in done.out  # which the module does not count
+    assert "1 counter of updates in `batch_counts`" in done.out
     ours = weights.read("ours.safetensors")
     kernel = state["conv.weight"].transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(ours["params/conv/kernel"], kernel)
@@ -151,6 +152,118 @@ def test_a_record_of_their_model_proves_the_weights(linsey, state, tmp_path):
     refused = linsey("convert", "wrong.pt", "no.npz", *OPTIONS, *proof)
     assert refused.code == 2 and "they part at `bn`" in refused.error
     assert not (tmp_path / "no.npz").exists()
+
+
+def other_like(state) -> dict[str, np.ndarray]:
+    """Other values in another order, with other names, shapes and dtypes."""
+    found = {f"net.{name}": 0 * array for name, array in reversed(state.items())}
+    found["net.bn.num_batches_tracked"] = np.array([99], np.int32)
+    found["net.fc.weight"] = np.zeros((3, 4, 1, 1), np.float64)
+    return {**found, "net.conv.weight": np.zeros((4, 2, 3, 3), np.float16)}
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors", "npz"])
+def test_arrays_are_written_like_those_of_another_file(linsey, state, suffix):
+    like = other_like(state)
+    weights.write(f"like.{suffix}", like)
+    model = (*OPTIONS, "--like", f"like.{suffix}")
+    assert linsey("convert", "theirs.pt", "ours.npz", *OPTIONS).code == 0
+    for source in "theirs.pt", "ours.npz":
+        target = f"of_{source[:4]}.{suffix}"
+        done = linsey("convert", source, target, *model)
+        assert done.code == 0, done.err
+        found = weights.read(target)
+        assert [*found] == [*weights.read(f"like.{suffix}")]
+        for name, array in found.items():
+            expected = state[name.removeprefix("net.")].astype(like[name].dtype)
+            assert array.dtype == expected.dtype, name
+            assert array.shape == like[name].shape, name
+            np.testing.assert_array_equal(array.ravel(), expected.ravel(), name)
+
+
+def test_a_tree_of_linen_may_be_what_another_one_is_like(linsey, state):
+    for target in "ours.npz", "like.npz":
+        assert linsey("convert", "theirs.pt", target, *OPTIONS).code == 0
+    done = linsey("convert", "theirs.pt", "x.npz", *OPTIONS, "--like", "like.npz")
+    assert done.code == 0, done.err
+    assert_same(weights.read("x.npz"), weights.read("ours.npz"))
+
+
+def test_without_a_model_the_names_are_equal(linsey, state):
+    names = sorted(state)
+    like = {name: state[name].astype(np.float64) for name in names}
+    like["fc.weight"] = like["fc.weight"].reshape(3, 4, 1, 1)
+    weights.write("like.npz", like)
+    done = linsey("convert", "theirs.pt", "x.pt", "--like", "like.npz")
+    assert done.code == 0, done.err
+    found = weights.read("x.pt")
+    assert [*found] == names
+    assert_same(found, like)
+
+
+def refused_like(linsey, state, like, *options) -> str:
+    weights.write("theirs_too.npz", state)
+    weights.write("like.npz", like)
+    done = linsey("convert", "theirs_too.npz", "x.pt", "--like", "like.npz", *options)
+    assert done.code == 2
+    assert not Path("x.pt").exists()
+    return done.error
+
+
+def test_names_of_one_file_alone_are_listed(linsey, state):
+    like = {name.replace("fc.", "fcs."): array for name, array in state.items()}
+    assert refused_like(linsey, state, like) == (
+        "theirs_too.npz: --like: the names differ: 2 of like.npz not in "
+        "theirs_too.npz: `fcs.weight` (most like `fc.weight`), `fcs.bias` (most like "
+        "`fc.bias`); 2 of theirs_too.npz not in like.npz: `fc.weight` (most like "
+        "`fcs.weight`), `fc.bias` (most like `fcs.bias`) (give --model NAME, whose "
+        "layers say which arrays correspond)"
+    )
+    like = {**state, "fc.weight": state["fc.weight"].T}
+    assert "`fc.weight` (3, 4) instead of (4, 3)" in refused_like(linsey, state, like)
+
+
+def test_layers_of_one_file_alone_are_listed(linsey, state):
+    without = {n: array for n, array in state.items() if not n.startswith("fc")}
+    error = refused_like(linsey, state, without, *OPTIONS)
+    assert "like.npz: not the arrays of net.py:Net" in error
+    assert "Arrays of the module without a value: 2" in error
+    assert "`params/fc/kernel`" in error
+    more = {**state, "extra.weight": np.ones((5, 5), np.float32)}
+    error = refused_like(linsey, state, more, *OPTIONS)
+    assert "of the file without a place: 1" in error and "`extra.weight`" in error
+
+
+@pytest.mark.parametrize("options", [(), OPTIONS])
+def test_dtypes_that_cannot_hold_the_values_are_refused(linsey, state, options):
+    large = {**state, "fc.bias": np.array([1, 1e6, 0], np.float32)}
+    like = {**state, "fc.bias": np.zeros(3, np.float16)}
+    error = refused_like(linsey, large, like, *options)
+    assert "the dtypes of like.npz cannot hold its values" in error
+    assert ("params/fc/bias" if options else "fc.bias") in error
+
+
+def test_names_are_given_once(linsey, state):
+    error = refused_like(linsey, state, state, *OPTIONS, "--names", "torchvision")
+    assert (
+        error == "--like: these names are given already (leave --names torchvision out)"
+    )
+
+
+def test_a_mapping_is_for_the_file_that_has_the_names(linsey, state):
+    names = ("--model-arg", "names=('stem', 'norm', 'head')")
+    pairs = ("--map", "conv=stem", "bn=norm", "fc=head")
+    assert linsey("convert", "theirs.pt", "o.npz", *OPTIONS, *names, *pairs).code == 0
+    done = linsey(
+        "convert", "o.npz", "x.pt", *OPTIONS, *names, *pairs, "--like", "theirs.pt"
+    )
+    assert done.code == 0, done.err
+    assert_same(weights.read("x.pt"), state)
+    wrong = linsey(
+        "convert", "o.npz", "y.pt", *OPTIONS, *names, *pairs, "nothing=head", "--like",
+        "theirs.pt",
+    )  # fmt: skip
+    assert wrong.code == 2 and "names `nothing`" in wrong.error
 
 
 @pytest.mark.parametrize(

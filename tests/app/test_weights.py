@@ -37,6 +37,7 @@ def state_dict(classes: int) -> dict[str, np.ndarray]:
         "conv.weight": array(4, 2, 3, 3),
         "bn.weight": array(4), "bn.bias": array(4),
         "bn.running_mean": array(4), "bn.running_var": np.exp(array(4)),
+        "bn.num_batches_tracked": np.array(1234),
         "fc.weight": array(classes, 4), "fc.bias": array(classes),
     }  # fmt: skip
 

@@ -47,3 +47,21 @@ def test_variables_come_back_from_both_libraries_bit_by_bit(name, make):
         for path, array in flatten(found).items():
             assert np.asarray(array).tobytes() == np.asarray(expected[path]).tobytes()
         assert flatten(found).keys() == expected.keys()
+
+
+@pytest.mark.parametrize(("name", "make"), CASES[:3])
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+def test_counters_come_back_to_both_libraries_bit_by_bit(library, name, make):
+    model, x = make(), jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+    state = to_torch(model, random_variables(model, x), x, library=library)
+    counters = [name for name in state if name.endswith("num_batches_tracked")]
+    state |= {name: np.array(place + 5) for place, name in enumerate(counters)}
+    variables, report = load(model, state, x)
+    assert len(report.counts) == len(counters) > 0 and report.is_complete
+    back = to_torch(model, variables, x, library=library)
+    assert back.keys() == state.keys()
+    assert all(back[name].tobytes() == state[name].tobytes() for name in state)
+    image = np.ones(x.shape, x.dtype)
+    without = {name: tree for name, tree in variables.items() if name != "batch_counts"}
+    found = model.apply(variables, image)
+    np.testing.assert_array_equal(found, model.apply(without, image))

@@ -12,7 +12,7 @@ import pytest
 import linsey.linen as nn
 from linsey.checkpoint import flatten
 from linsey.errors import MismatchError, OptionError
-from linsey.weights import load, to_torch
+from linsey.weights import load, prove, to_torch
 from tests.weights import nets
 
 drawn = np.random.default_rng(0)
@@ -239,6 +239,73 @@ def test_updates_that_are_counted_are_their_counter():
     variables, report = load(Counted(), state, x)
     assert variables["batch_counts"]["bn"]["updates"] == 7 and not report.counters
     assert to_torch(Counted(), variables, x)["bn.num_batches_tracked"] == 7
+
+
+class Normed(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.BatchNorm(not train, name="first")(nn.Dense(3, name="fc")(x))
+        return nn.BatchNorm(not train, name="second")(x)
+
+
+def normed(first: int, second: int) -> dict[str, np.ndarray]:
+    state = {"fc.weight": array(3, 3), "fc.bias": array(3)}
+    for name, count in (("first", first), ("second", second)):
+        state |= {f"{name}.{leaf}": array(3) for leaf in ("weight", "bias")}
+        state |= {f"{name}.running_mean": array(3)}
+        state |= {f"{name}.running_var": np.exp(array(3))}
+        state |= {f"{name}.num_batches_tracked": np.array(count)}
+    return state
+
+
+@pytest.mark.parametrize("counts", [(0, 0), (7, 0), (7, 2**31 - 1)])
+def test_counters_go_there_and_back_without_the_state_dict_they_come_from(counts):
+    state, x = normed(*counts), array(4, 3)
+    variables, report = load(Normed(), state, x)
+    paths = [f"batch_counts/{name}/updates" for name in ("first", "second")]
+    if any(counts):
+        assert report.counts == tuple(paths) and not report.counters
+        assert "2 counters of updates in `batch_counts`" in str(report)
+        assert [int(flatten(variables)[path]) for path in paths] == [*counts]
+    else:
+        assert "batch_counts" not in variables and not report.counts
+        assert len(report.counters) == 2 and "counters of updates, left" in str(report)
+    back = to_torch(Normed(), variables, x)
+    assert back.keys() == state.keys()
+    for name in state:
+        assert back[name].dtype == state[name].dtype, name
+        assert back[name].tobytes() == state[name].tobytes(), name
+    # A tree of Linen that has them is loaded with them.
+    again, report = load(Normed(), flatten(variables), x)
+    assert equal(again, variables) and report.is_complete
+
+
+def test_a_module_that_does_not_count_ignores_counters():
+    x = array(4, 3)
+    variables, _ = load(Normed(), normed(7, 8), x)
+    without = {name: tree for name, tree in variables.items() if name != "batch_counts"}
+    y, updates = Normed().apply(variables, x, True, mutable=["batch_stats"])
+    expected, others = Normed().apply(without, x, True, mutable=["batch_stats"])
+    np.testing.assert_array_equal(y, expected)
+    assert equal(updates, others)
+    assert prove((Normed(), variables), (Normed(), without), x).is_equal
+
+
+def test_a_counter_that_jax_cannot_hold_is_listed():
+    _, report = load(Normed(), normed(7, 2**31), array(4, 3))
+    names = tuple(f"{name}.num_batches_tracked" for name in ("first", "second"))
+    assert report.counters == names and not report.counts
+    with jax.enable_x64(True):
+        variables, report = load(Normed(), normed(7, 2**31), array(4, 3))
+        assert variables["batch_counts"]["second"]["updates"] == 2**31
+        assert not report.counters
+
+
+def test_a_counter_of_no_batch_norm_is_left_out():
+    state = {**normed(7, 8), "other.num_batches_tracked": np.array(9)}
+    _, report = load(Normed(), state, array(4, 3))
+    assert report.counters == ("other.num_batches_tracked",)
+    assert len(report.counts) == 2
 
 
 def test_trees_of_linen_keep_their_layouts():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 
 import jax
@@ -333,3 +334,38 @@ def test_bfloat16_is_recorded_in_single_precision():
     variables = {"params": {"kernel": kernel, "bias": bias}}
     model = nn.Dense(2, dtype=jnp.bfloat16)
     assert prove((model, variables), recorded, x).is_equal
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_weights_under_weight_norm_compute_what_pytorch_computes(is_old):
+    utils = torch.nn.utils
+    normed = utils.weight_norm if is_old else utils.parametrizations.weight_norm
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the old one is to go
+        theirs = torch.nn.Sequential(
+            normed(torch.nn.Conv2d(3, 4, 3, padding=1)),
+            normed(torch.nn.ConvTranspose2d(4, 5, 3), dim=1),
+            torch.nn.Flatten(),
+            normed(torch.nn.Linear(320, 6), dim=None),
+        )
+        for parameter in theirs.parameters():
+            torch.nn.init.normal_(parameter)
+
+    class Ours(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Conv(4, (3, 3))(x)
+            x = nn.ConvTranspose(5, (3, 3), padding="VALID")(x)
+            return nn.Dense(6)(x.transpose(0, 3, 1, 2).reshape(len(x), -1))
+
+    state, x = state_of(theirs), images(2, 6, 6, 3)
+    variables, report = load(Ours(), state, x)
+    assert report.is_complete
+    with torch.no_grad():  # which also lets the old kind be copied
+        expected = theirs(to_channels_first(x)).numpy()
+    found = Ours().apply(variables, x)
+    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+    assert prove((Ours(), variables), theirs, x).is_equal
+    back = to_torch(Ours(), variables, x, like=state)
+    assert [*back] == [*state]
+    assert all(back[name].tobytes() == state[name].tobytes() for name in state)

@@ -472,6 +472,9 @@ class ConvertConfig:
     names: Literal["linen", "torchvision", "timm"] = "linen"
     """Names and layouts to write: those of the model's variables, or of a state dict
     of PyTorch."""
+    like: Path | None = None
+    """File whose names, shapes, dtypes and order to write, instead of --names; its
+    values are not used."""
     map: tuple[str, ...] = ()
     """Names that differ, as THEIRS=OURS: whole names or their beginnings; nothing after
     the sign leaves the array out."""

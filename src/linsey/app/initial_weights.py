@@ -70,7 +70,7 @@ def initial_weights(
     if report.leftovers and not (config.new_head and _is_head(report.leftovers)):
         raise _incomplete(config, report.leftovers, shape, classes)
     found = flatten(jax.tree.map(np.asarray, variables))
-    for name in (*report.initial, *(left.name for left in rest)):
+    for name in (*report.initial, *report.counts, *(left.name for left in rest)):
         found.pop(name, None)
     return InitialWeights(found, str(report), sha256)
 

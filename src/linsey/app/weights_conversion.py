@@ -19,6 +19,7 @@ import numpy as np
 from linsey import weights
 from linsey.app.averaging import evaluated_contents
 from linsey.app.config import ConvertConfig, ModelOptions
+from linsey.app.like_file import arranged, check_values, entries_for, without_counts
 from linsey.app.linen_module import linen_module
 from linsey.app.model_name import is_own
 from linsey.app.own_model import named_model
@@ -73,11 +74,19 @@ def convert_weights(config: ConvertConfig) -> Converted:
     if os.path.lexists(target):
         hint = "name another one, or remove it"
         raise InputError("is there already", file=target, hint=hint)
+    if config.like is not None and config.names != "linen":
+        hint = f"leave --names {config.names} out"
+        raise InputError("these names are given already", key="--like", hint=hint)
     kind = kinds.recognize(config.source)
     source, arrays = read_arrays(config.source)
+    like = None
+    if config.like is not None:
+        like, _ = of_model(read_arrays(config.like)[1])
     notes: list[str] = []
     if config.model is not None:
-        arrays, notes = _translated(config, arrays)
+        arrays, notes = _translated(config, arrays, like)
+    elif config.like is not None and like is not None:
+        arrays = arranged(arrays, like, config.source, config.like)
     step = None
     if format == "step":
         step = step_number(None, source, target, config.step)
@@ -93,13 +102,13 @@ def convert_weights(config: ConvertConfig) -> Converted:
 def tree_kind(config: ConvertConfig) -> Written | None:
     """Return the format for a whole tree, which `training.conversion` converts.
 
-    `None` if only arrays are read or written, or a model is given.
+    `None` if only arrays are read or written, or a model or a pattern is given.
     """
     try:
         is_flat = kinds.recognize(config.source) not in get_args(Written)
     except InputError:  # reported when the file is read
         is_flat = False
-    if is_flat or config.model is not None:
+    if is_flat or config.model is not None or config.like is not None:
         return None
     suffix = config.target.suffix[1:]
     to = config.to or ("step" if is_step_name(config.target) else suffix)
@@ -168,12 +177,17 @@ def _is_same(one: np.ndarray, other: np.ndarray) -> bool:
 # -- between libraries ---------------------------------------------------------------
 
 
-def _translated(config: ConvertConfig, arrays: Arrays) -> tuple[Arrays, list[str]]:
+def _translated(
+    config: ConvertConfig, arrays: Arrays, like: Arrays | None
+) -> tuple[Arrays, list[str]]:
     """Load arrays into a model, and return its arrays with other names."""
     module, flags = _module(config)
     x = jax.ShapeDtypeStruct((1, *config.shape), np.float32)
     mapping = _mapping(config.map)
     arrays, left_out = of_model(arrays)
+    all_of_map = mapping
+    if like is not None:
+        mapping = entries_for(all_of_map, arrays, like)
     with _telling(
         f"not the weights of {config.model}", config.source,
         "say what is what by --map THEIRS=OURS, leave out by --map THEIRS=, give "
@@ -185,7 +199,11 @@ def _translated(config: ConvertConfig, arrays: Arrays) -> tuple[Arrays, list[str
         )
     notes = [*left_out, *str(report).splitlines()]
     found, of_theirs = arrays, arrays
-    if config.names == "linen":
+    if like is not None:
+        mapping = entries_for(all_of_map, like, arrays)
+        found, variables = _like(config, like, mapping, module, variables, **flags)
+        of_theirs = found
+    elif config.names == "linen":
         found = {path: np.asarray(array) for path, array in flatten(variables).items()}
     else:
         call: dict[str, Any] = {"library": config.names, **flags}
@@ -198,6 +216,40 @@ def _translated(config: ConvertConfig, arrays: Arrays) -> tuple[Arrays, list[str
         with _telling(problem, config.source, "give --no-prove"):
             notes += _proof(config, module, variables, of_theirs, mapping)
     return found, notes
+
+
+def _like(
+    config: ConvertConfig,
+    like: Arrays,
+    mapping: Mapping[str, Any],
+    module: Any,
+    variables: Mapping[str, Any],
+    **flags: bool,
+) -> tuple[Arrays, Mapping[str, Any]]:
+    """Write variables with the names, shapes, dtypes and order of another file.
+
+    Returns:
+        The arrays, and the variables that they hold: their dtypes may be narrower.
+    """
+    file = config.like
+    assert file is not None
+    x = jax.ShapeDtypeStruct((1, *config.shape), np.float32)
+    pattern = without_counts(like)
+    hint = (
+        "name a file of the same layers as --like, with --classes and --shape as it "
+        "has them, or say what is what by --map THEIRS=OURS"
+    )
+    with _telling(f"not the arrays of {config.model}", file, hint):
+        weights.load(module, pattern, x, mapping=mapping, **flags)
+        call: dict[str, Any] = {"like": pattern, "mapping": mapping, **flags}
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = weights.to_torch(module, variables, x, **call)
+        held, _ = weights.load(module, found, x, mapping=mapping, **flags)
+    after = {path: np.asarray(array) for path, array in flatten(held).items()}
+    before = {path: np.asarray(array) for path, array in flatten(variables).items()}
+    before = {path: array for path, array in before.items() if path in after}
+    check_values(before, after, config.source, file)
+    return found, held
 
 
 @contextlib.contextmanager

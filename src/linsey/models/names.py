@@ -16,6 +16,7 @@ _LEAVES = {
     "scale": "weight",
     "mean": "running_mean",
     "var": "running_var",
+    "updates": "num_batches_tracked",
 }
 _INDEX = re.compile(r"_(?=\d+(?:_|/|$))")
 

@@ -52,8 +52,14 @@ def is_linen_tree(names: Iterable[str]) -> bool:
 
 
 def is_counter(name: str) -> bool:
-    """Tell whether an array counts updates of running statistics."""
-    return name.endswith("num_batches_tracked")
+    """Tell whether an array counts updates of running statistics.
+
+    Example:
+        >>> is_counter("bn.num_batches_tracked"), is_counter("batch_counts/bn/updates")
+        (True, True)
+    """
+    is_ours = name.startswith("batch_counts/") and name.endswith("updates")
+    return is_ours or name.endswith("num_batches_tracked")
 
 
 def is_ordered(names: Iterable[str]) -> bool:

@@ -6,12 +6,14 @@ The module is therefore run abstractly, and an interceptor observes each call.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from linsey.batch_stats.calls import library_of
 from linsey.checkpoint import flatten
@@ -41,12 +43,14 @@ class Seen:
         contracted: number of axes that a `DenseGeneral` contracts.
         transpose_kernel: the option of `ConvTranspose`.
         batch_norm: momentum, epsilon and `unbiased_variance` of a `BatchNorm`.
+        shapes: names and shapes of its own parameters, as the call has them.
     """
 
     kind: str = ""
     contracted: int = 1
     transpose_kernel: bool = False
     batch_norm: tuple[float | None, float, bool] | None = None
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,21 @@ class Layer:
     seen: Seen
     arrays: Mapping[str, str]
     shapes: Mapping[str, tuple[int, ...]]
+
+    def stacked_axis(self, local: str) -> int | None:
+        """Return the axis along which `nn.scan` or `nn.vmap` stacks an array, if any.
+
+        Args:
+            local: the part of the path of the array within the layer.
+        """
+        within, whole = dict(self.seen.shapes).get(local), self.shapes[local]
+        if within is None or len(within) + 1 != len(whole):
+            return None
+        return next(
+            (axis for axis in range(len(whole))
+             if whole[:axis] + whole[axis + 1 :] == within),
+            None,
+        )  # fmt: skip
 
     @property
     def kind(self) -> str:
@@ -120,10 +139,22 @@ def watching(module: object) -> Iterator[dict[str, Seen]]:
         path = "/".join(context.module.path)
         if context.method_name != "setup" and path not in seen:
             seen[path] = _look_at(context.module)
+            result = next_fun(*args, **kwargs)
+            seen[path] = dataclasses.replace(
+                seen[path], shapes=tuple(_shapes_of(context.module))
+            )
+            return result
         return next_fun(*args, **kwargs)
 
     with library_of(module).intercept_methods(watch):
         yield seen
+
+
+def _shapes_of(module: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for collection in ("params", "batch_stats"):
+        for name, value in module.variables.get(collection, {}).items():
+            if not isinstance(value, Mapping):
+                yield name, jnp.shape(meta.unbox(value))
 
 
 def _look_at(module: Any) -> Seen:

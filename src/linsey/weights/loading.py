@@ -16,6 +16,7 @@ from linsey.errors import MismatchError
 from linsey.weights.layers import abstract_variables, initial_rngs
 from linsey.weights.matching import NameMapping
 from linsey.weights.plan import Plan, plan_for
+from linsey.weights.reparametrized import joined
 from linsey.weights.report import Report
 
 
@@ -34,6 +35,13 @@ def load(
     `linsey.weights.translation`. PyTorch's running variance has `n - 1` degrees of
     freedom; it is not changed, since PyTorch also divides by it in evaluation.
     `BatchNorm(unbiased_variance=True)` continues with it in training.
+
+    PyTorch counts the updates of every batch norm in `num_batches_tracked`. The
+    counters become the collection `batch_counts`, which a module that does not count
+    ignores. If all counters are 0, they are left out.
+
+    Weights under PyTorch's `weight_norm` are computed from their lengths and
+    directions.
 
     The dtype of floating-point arrays is the wider one of the file's and the module's;
     float64 needs `jax_enable_x64`.
@@ -71,7 +79,7 @@ def load(
         2 arrays loaded into 2 layers (2 by name)
         rounded from float64: `params/layers_0/kernel`, `params/layers_2/kernel`
     """
-    state = {name: np.asarray(array) for name, array in arrays.items()}
+    state = joined({name: np.asarray(array) for name, array in arrays.items()})
     specs, seen = abstract_variables(module, inputs, kwargs)
     shapes = {path: spec.shape for path, spec in specs.items()}
     plan = plan_for(module, shapes, seen, state, mapping)
@@ -90,16 +98,30 @@ def load(
         made = module.init(initial_rngs(), *_zeros(inputs), **kwargs)
         initial = flatten(meta.unbox(made))
         flat |= {path: initial[path] for path in missing}
-    variables = nest({path: flat[path] for path in specs})
-    return variables, report_of(plan, tuple(rounded))
+    counts = _counts({path: state[name] for path, name in plan.counts.items()})
+    variables = nest({path: flat[path] for path in specs} | counts)
+    return variables, report_of(plan, tuple(rounded), tuple(counts))
 
 
-def report_of(plan: Plan, rounded: tuple[str, ...] = ()) -> Report:
+def report_of(
+    plan: Plan, rounded: tuple[str, ...] = (), counts: tuple[str, ...] = ()
+) -> Report:
     """Return the part of a plan that is shown to users."""
+    kept = {plan.counts[path] for path in counts}
+    counters = tuple(name for name in plan.counters if name not in kept)
     return Report(
-        plan.matches, plan.leftovers, plan.tied, plan.counters, plan.dropped,
-        plan.initial, rounded,
+        plan.matches, plan.leftovers, plan.tied, counters, plan.dropped,
+        plan.initial, rounded, counts,
     )  # fmt: skip
+
+
+def _counts(found: Mapping[str, np.ndarray]) -> dict[str, Array]:
+    """Convert counters of updates, unless all are 0 or one is too large for JAX."""
+    dtype = jax.dtypes.canonicalize_dtype(np.int64)
+    largest = max((int(count) for count in found.values()), default=0)
+    if not 0 < largest <= np.iinfo(dtype).max:
+        return {}
+    return {path: jnp.asarray(count, dtype) for path, count in found.items()}
 
 
 def _converted(value: np.ndarray, dtype: np.dtype) -> Array:

@@ -41,7 +41,9 @@ class Plan:
         links: the links between arrays whose shapes fit.
         leftovers: arrays of both sides without a counterpart.
         tied: names of theirs that hold the same array as another name.
-        counters: names of counters that the module does not keep.
+        counters: names of counters of updates for which the module has no variable.
+        counts: names of those counters, by the path in `batch_counts` of the batch norm
+            that they belong to.
         dropped: names that the mapping leaves out.
         initial: paths of arrays that files do not contain.
     """
@@ -52,6 +54,7 @@ class Plan:
     leftovers: tuple[Leftover, ...]
     tied: Mapping[str, str]
     counters: tuple[str, ...]
+    counts: Mapping[str, str]
     dropped: tuple[str, ...]
     initial: tuple[str, ...]
 
@@ -104,6 +107,7 @@ def plan_for(
         tuple(rest for rest in leftovers if rest.name not in initial),
         tied,
         tuple(counters),
+        _counts(matcher.matches, counters, their_shapes),
         tuple(dropped),
         tuple(initial),
     )
@@ -118,6 +122,18 @@ def _tables(module: object) -> list[Callable[[str], str]]:
     if not isinstance(module, Architecture):
         return []
     return [partial(name_by_table, module.torch_names(each)) for each in LIBRARIES]
+
+
+def _counts(
+    matches: list[Match], counters: list[str], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, str]:
+    """Find the batch norms that counters without a variable belong to."""
+    return {
+        "/".join(filter(None, ("batch_counts", match.layer.path, "updates"))): name
+        for match in matches
+        for name in match.group.arrays.values()
+        if name in counters and "mean" in match.layer.arrays and not shapes[name]
+    }
 
 
 def _tied(free: list[str], used: set[str], arrays: Mapping[str, Any]) -> dict[str, str]:

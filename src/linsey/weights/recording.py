@@ -30,6 +30,7 @@ from linsey.checkpoint import flatten
 from linsey.core import meta
 from linsey.errors import ArgumentTypeError
 from linsey.weights.batch_norm import kept_fraction
+from linsey.weights.reparametrized import joined
 
 Record = dict[str, np.ndarray]
 Turn = Callable[[Any], Any]
@@ -296,8 +297,10 @@ def calls_of(record: Mapping[str, np.ndarray], mode: str) -> list[tuple[str, str
 def weights_of(record: Mapping[str, np.ndarray], mode: str = "") -> Record:
     """Return the weights before the calls, or with `training` the statistics after."""
     prefix = f"{mode}/weights/" if mode else "weights/"
-    return {
-        key.removeprefix(prefix): np.asarray(array)
-        for key, array in record.items()
-        if key.startswith(prefix)
-    }
+    return joined(
+        {
+            key.removeprefix(prefix): np.asarray(array)
+            for key, array in record.items()
+            if key.startswith(prefix)
+        }
+    )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from linsey.weights.layers import Layer
 from linsey.weights.matching import Match, tokens
+from linsey.weights.reparametrized import why_unsupported
 from linsey.weights.translation import LEAVES
 
 Shape = tuple[int, ...]
@@ -49,11 +50,14 @@ class Report:
             `group.path` their name, and `by` the evidence.
         leftovers: arrays without a counterpart.
         tied: names of theirs that hold the same array as another name.
-        counters: counters of updates, which the module does not keep.
+        counters: names of counters of updates that are left out: those of batch norms
+            if all are 0, and those that belong to no batch norm.
         dropped: names that the mapping leaves out.
         initial: paths of variables, such as caches, that keep their initial values
             because files do not contain them.
         rounded: paths of arrays that lost digits, as JAX has no float64 by default.
+        counts: paths of counters of updates that are kept in `batch_counts`, although
+            the module does not count.
     """
 
     matches: tuple[Match, ...]
@@ -63,6 +67,7 @@ class Report:
     dropped: tuple[str, ...]
     initial: tuple[str, ...]
     rounded: tuple[str, ...] = ()
+    counts: tuple[str, ...] = ()
 
     @property
     def is_complete(self) -> bool:
@@ -89,8 +94,11 @@ class Report:
                 yield from (f"  {rest}" for rest in found)
         for name, other in self.tied.items():
             yield f"tied: `{name}` is the array of `{other}`"
+        if self.counts:
+            number = len(self.counts)
+            yield f"{number} counter{'s'[: number > 1]} of updates in `batch_counts`"
         for what, names in (
-            ("counters of updates, not kept by the module", self.counters),
+            ("counters of updates, left out", self.counters),
             ("left out by the mapping", self.dropped),
             ("at their initial values, as they are no weights", self.initial),
             ("rounded from float64", self.rounded),
@@ -141,13 +149,22 @@ def leftovers_of(
     used = {name for link in right for name in link.theirs} | set(handled)
     free_ours = {path: shape for path, shape in ours.items() if path not in loaded}
     free_theirs = {name: shape for name, shape in shapes.items() if name not in used}
+    transposed = {
+        path
+        for layer in layers
+        if layer.kind == "ConvTranspose"
+        for path in layer.arrays.values()
+    }
     found = []
     for link in links:
         if link in right:
             continue
         for path in link.ours:
             if path in free_ours:
-                why = _why_not(link.turn.theirs, [shapes[name] for name in link.theirs])
+                wanted, has = link.turn.theirs, [shapes[name] for name in link.theirs]
+                why = _why_not(wanted, has)
+                if path in transposed:
+                    why += _of_groups(wanted[0], has[0])
                 shape = free_ours.pop(path)
                 found.append(Leftover(path, shape, True, why, link.theirs[0]))
         for name in link.theirs:
@@ -155,19 +172,44 @@ def leftovers_of(
                 why = "its shape does not fit"
                 shape = free_theirs.pop(name)
                 found.append(Leftover(name, shape, False, why, link.ours[0]))
+    stacked = {
+        layer.arrays[local]: layer.stacked_axis(local)
+        for layer in layers
+        for local in layer.shapes
+    }
     for path, shape in free_ours.items():
         near = _nearest(path, shape, free_theirs or shapes)
-        found.append(
-            Leftover(path, shape, True, "no array in the file corresponds to it", near)
-        )
+        why = "no array in the file corresponds to it"
+        if (axis := stacked[path]) is not None:
+            why = _stacked(axis, shape)
+        found.append(Leftover(path, shape, True, why, near))
     for name, shape in free_theirs.items():
         near = _nearest(name, shape, free_ours or ours)
-        found.append(
-            Leftover(
-                name, shape, False, "no array in the module corresponds to it", near
-            )
-        )
+        why = why_unsupported(name) or "no array in the module corresponds to it"
+        found.append(Leftover(name, shape, False, why, near))
     return found
+
+
+def _stacked(axis: int, shape: Shape) -> str:
+    return (
+        f"`nn.scan` or `nn.vmap` stacks {shape[axis]} layers along axis {axis}, and "
+        "a file has them one by one; load each into the module that is stacked, and "
+        f"join them by `jax.tree.map(lambda *a: jnp.stack(a, {axis}), *layers)`"
+    )
+
+
+def _of_groups(wanted: Shape, found: Shape) -> str:
+    """Say so if a transposed convolution in PyTorch seems to have groups."""
+    alike = len(wanted) == len(found) > 1 and wanted[:1] + wanted[2:] == (
+        found[:1] + found[2:]
+    )
+    groups, rest = divmod(wanted[1], found[1]) if alike and found[1] else (1, 1)
+    if rest or groups < 2:
+        return ""
+    return (
+        f", as with `groups={groups}` in PyTorch; transposed convolutions have no "
+        "groups here: split the channels, and give each part its own `ConvTranspose`"
+    )
 
 
 def _why_not(expected: Sequence[Shape], found: Sequence[Shape]) -> str:

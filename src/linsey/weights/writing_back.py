@@ -13,9 +13,11 @@ from linsey.core import meta
 from linsey.errors import MismatchError
 from linsey.models import Architecture
 from linsey.models.names import name_by_table
+from linsey.weights.groups import is_counter
 from linsey.weights.layers import ATTENTION, CELLS, Layer, abstract_variables, layers_of
 from linsey.weights.matching import NameMapping
 from linsey.weights.plan import loaded, plan_for
+from linsey.weights.reparametrized import joined, separated
 from linsey.weights.translation import LEAVES, links_of
 
 _FUSED = ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias",
@@ -49,8 +51,9 @@ def to_torch(
         **kwargs: keyword arguments of the call.
 
     Returns:
-        Arrays by name. Without `like`, batch norms that do not count their updates
-        have a `num_batches_tracked` of 0.
+        Arrays by name. Counters in the collection `batch_counts` become
+        `num_batches_tracked`. Without `like`, batch norms that are not counted there
+        have one of 0.
 
     Raises:
         MismatchError: an array has no name, as it is not in `like`, or PyTorch has no
@@ -69,7 +72,7 @@ def to_torch(
     shapes = {path: array.shape for path, array in flat.items()}
     if like is None:
         return _written(module, flat, layers_of(loaded(shapes), seen, JOINED), library)
-    given = {name: np.asarray(array) for name, array in like.items()}
+    given = joined({name: np.asarray(array) for name, array in like.items()})
     plan = plan_for(module, shapes, seen, given, mapping)
     nameless = [rest for rest in plan.leftovers if rest.is_ours]
     if nameless:
@@ -86,7 +89,7 @@ def to_torch(
         for name, array, old in zip(link.theirs, arrays, before, strict=True):
             back[name] = array.reshape(old.shape).astype(old.dtype)
     back |= {name: back[other] for name, other in plan.tied.items()}
-    return back
+    return separated(back, {name: np.asarray(array) for name, array in like.items()})
 
 
 def _written(
@@ -120,6 +123,11 @@ def _written(
                 "Give a state dict that has them as `like`, and a `mapping`.",
             )
         written |= arrays
+    written |= {
+        name: array.astype(np.int64)
+        for name, array in written.items()
+        if is_counter(name)
+    }
     counters = [
         f"{name.removesuffix('running_mean')}num_batches_tracked"
         for name in written
