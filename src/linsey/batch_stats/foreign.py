@@ -19,13 +19,15 @@ as in Linen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from linsey.batch_stats.calls import Call
 from linsey.batch_stats.objects import Variables
 from linsey.batch_stats.statistics import Path, at, nodes
 
@@ -62,6 +64,12 @@ class ForeignNorm:
         """The path as a string."""
         return "/".join(self.path)
 
+    def is_new(self, variables: Variables) -> bool:
+        """Tell whether it has had no update yet."""
+        found = [(role, at(variables[STATS], p)) for p, role in self.arrays.items()]
+        counters = [np.all(value <= 0) for role, value in found if role == "counter"]
+        return any([*counters, *(np.all(v) for role, v in found if role == "first")])
+
 
 def find_foreign(variables: Variables) -> list[ForeignNorm]:
     """Return the batch norms of Haiku and Equinox in the collection `batch_stats`.
@@ -85,7 +93,7 @@ def _of_haiku(path: Path, node: Mapping[str, Any]) -> Iterator[ForeignNorm]:
         parts = [f"{layer}{end}" for end in _EMAS]
         if layer == str(key) or not all(_is_average(node.get(name)) for name in parts):
             continue
-        arrays = {}
+        arrays: dict[Path, str] = {}
         for name, moment in zip(parts, _EMAS.values(), strict=True):
             arrays[*path, name, "average"] = moment
             arrays[*path, name, "hidden"] = f"hidden {moment}"
@@ -102,7 +110,7 @@ def _of_equinox(path: Path, node: Mapping[str, Any]) -> Iterator[ForeignNorm]:
     for mode, (name, role) in kinds.items():
         pair, other = f"{mode}_state_index", f"{mode}_{name}"
         if other in node and {*getattr(node.get(pair), "keys", set)()} == {"0", "1"}:
-            arrays = {
+            arrays: dict[Path, str] = {
                 (*path, pair, "0"): "mean",
                 (*path, pair, "1"): "var",
                 (*path, other): role,
@@ -163,6 +171,31 @@ def as_foreign(variables: Variables, like: Variables) -> dict[str, Any]:
                 renamed = _without(renamed, ("params", *norm.path, ours))
                 renamed = _with(renamed, ("params", *norm.path, theirs), value)
     return renamed
+
+
+def call_as_linen(call: Call, like: Variables) -> Call:
+    """Return a call of a model with the names of Linen.
+
+    Its layers cannot be intercepted.
+
+    Args:
+        call: a call with the names of other libraries.
+        like: variables with these names.
+    """
+
+    def run(
+        variables: Variables,
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
+        train: bool,
+        mutable: Sequence[str],
+        rngs: Mapping[str, Any],
+    ) -> tuple[object, Variables]:
+        renamed = as_foreign(variables, like)
+        y, updates = call.run(renamed, args, kwargs, train, mutable, rngs)
+        return y, as_linen({**renamed, **updates}) if updates else updates
+
+    return dataclasses.replace(call, model=run, module=None, run=run)
 
 
 def _filled(like: Any, value: int) -> Any:
