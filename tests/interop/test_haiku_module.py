@@ -110,6 +110,26 @@ def test_statistics_change_in_training_alone():
     assert find_call(module, variables, X).flags == {"is_training": True}
 
 
+def test_under_remat_the_same_is_computed_and_evaluation_changes_no_state():
+    def remat(x, is_training):
+        return hk.remat(lambda x: net(x, is_training))(x)
+
+    kept, bridged = initial(), from_haiku(remat)
+    expected = module.apply(kept, X, False)
+
+    def loss(params, model):
+        return loss_of(model.apply({**kept, "params": params}, X, False))
+
+    np.testing.assert_array_equal(bridged.apply(kept, X, False), expected)
+    assert_close(*(jax.grad(loss)(kept["params"], m) for m in (bridged, module)))
+    with pytest.raises(ModifyScopeVariableError):
+        bridged.apply(kept, X, True)
+    updates = [
+        m.apply(kept, X, True, mutable=["batch_stats"])[1] for m in (bridged, module)
+    ]
+    assert_close(*updates)
+
+
 def test_checkpoints_bring_variables_back(tmp_path):
     _, variables = train(module, initial(), is_training=True)
     assert_survives(variables, tmp_path)

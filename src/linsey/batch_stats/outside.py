@@ -22,7 +22,13 @@ from jax import Array
 from linsey.batch_stats.calls import Batch, Call, Rngs, Variables, arguments
 from linsey.batch_stats.observe import Observer
 from linsey.batch_stats.observed import Observed, Seen
-from linsey.batch_stats.statistics import Path, at, find_statistics, unbox
+from linsey.batch_stats.statistics import (
+    Path,
+    at,
+    find_statistics,
+    replace_moments,
+    unbox,
+)
 from linsey.errors import OptionError
 
 # A momentum is usually written with few decimals. The nearest number with so few
@@ -89,10 +95,13 @@ def observe_outside(call: Call, variables: Variables, batch: Batch, rngs: Rngs) 
 def _started(variables: Variables, start: int) -> dict[str, Any]:
     """Set all running statistics to one value, and their counts to zero."""
 
-    def filled(tree: Variables, value: int) -> Variables:
+    def filled(tree: Any, value: int) -> Any:
         return jax.tree.map(lambda leaf: jnp.full_like(leaf, value), tree)
 
-    started = {**variables, "batch_stats": filled(variables["batch_stats"], start)}
+    stats = replace_moments(
+        variables["batch_stats"], lambda _, leaf: filled(leaf, start)
+    )
+    started = {**variables, "batch_stats": stats}
     if "batch_counts" in variables:
         started["batch_counts"] = filled(variables["batch_counts"], 0)
     return started

@@ -9,6 +9,12 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from linsey.batch_stats.calls import Batch, Call, Inputs, Rngs, Variables, find_call
+from linsey.batch_stats.foreign import (
+    as_foreign,
+    as_linen,
+    call_as_linen,
+    find_foreign,
+)
 from linsey.batch_stats.layer_moments import is_traced
 from linsey.batch_stats.merging import Values, exact
 from linsey.batch_stats.objects import (
@@ -70,6 +76,10 @@ def recalibrate(
     momentum `m` and the moments of the batch. For these models `n_b` is the number of
     examples, and the error is up to `1e-7 / (1 - m)` if `m` has more than five
     decimals.
+
+    The batch norms of Equinox and Haiku under `linsey.interop` are treated in this way,
+    and with them all others of the same model. Their counters, by which they debias
+    their averages, become so large that evaluation uses the new statistics unchanged.
 
     Args:
         model: a module of linsey or Flax, an object of `linsey.treex`, an `apply`, or
@@ -139,6 +149,9 @@ def recalibrate(
     call = find_call(
         model, variables, example, flag=flag, inputs=inputs, rngs=rngs, mutable=mutable
     )
+    foreign = variables if find_foreign(variables) else None
+    if foreign is not None:
+        call, variables = call_as_linen(call, foreign), as_linen(foreign)
     if not find_statistics(variables):
         raise OptionError(
             "The variables hold no running statistics.",
@@ -150,6 +163,8 @@ def recalibrate(
         done = updated(variables, data.pool(step, variables, call.rngs))
     else:
         done = _layer_by_layer(call, variables, data, example)
+    if foreign is not None:
+        done = as_foreign(done, foreign)
     return done if owner is None else with_variables(owner, done)
 
 

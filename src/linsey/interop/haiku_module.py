@@ -64,7 +64,7 @@ class HaikuModule(nn.Module):
         Raises:
             MismatchError: a part of the state is missing in the variables.
             ModifyScopeVariableError: the function changed its state, but the collection
-                is immutable. Functions under `haiku.remat` always return a new state.
+                is immutable.
         """
         found = self.variables
         if self.is_initializing() and not any(found.values()):

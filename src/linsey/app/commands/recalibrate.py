@@ -28,6 +28,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from linsey.app.model_state import asking, load_state, refuse_occupied
     from linsey.batch_stats import recalibrate
+    from linsey.batch_stats.foreign import as_linen
     from linsey.batch_stats.statistics import find_statistics
 
     refuse_occupied(config.target)
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
         new = recalibrate(state.model, state.variables, state.batches)
     tree = {**state.contents.tree, "batch_stats": new["batch_stats"]}
     state.write(config.target, dataclasses.replace(state.contents, tree=tree))
-    layers, examples = len(find_statistics(new)), sum(map(len, state.batches))
+    layers, examples = len(find_statistics(as_linen(new))), sum(map(len, state.batches))
     say(f"read {state.path} ({state.kind})")
     say(f"recalibrated {layers} batch norms on {examples} examples")
     say(f"wrote {config.target}")

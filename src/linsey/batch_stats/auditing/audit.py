@@ -17,9 +17,10 @@ from linsey.batch_stats.auditing.evidence import (
 )
 from linsey.batch_stats.auditing.observed import as_batches, observe
 from linsey.batch_stats.calls import Batch, Call, Inputs, find_call, initial
+from linsey.batch_stats.foreign import as_linen, call_as_linen, find_foreign
 from linsey.batch_stats.report import Cell, Finding, Report
 from linsey.batch_stats.statistics import find_statistics
-from linsey.batch_stats.subject import plain, read_subject
+from linsey.batch_stats.subject import Subject, plain, read_subject
 
 Check = Callable[[Evidence], Iterator[Finding]]
 
@@ -111,6 +112,10 @@ def audit(
         ...
     """
     subject = read_subject(variables)
+    foreign = subject.variables
+    norms = find_foreign(foreign)
+    if norms:
+        subject = _renamed(subject)
     subject = dataclasses.replace(
         subject,
         step=subject.step if step is None else step,
@@ -118,7 +123,7 @@ def audit(
     )
     evidence = Evidence(
         subject,
-        previous=None if previous is None else read_subject(previous),
+        previous=None if previous is None else _renamed(read_subject(previous)),
         grads=grads,
     )
     default = Settings(momentum, EPSILON if epsilon is None else epsilon)
@@ -127,14 +132,42 @@ def audit(
     examples = [] if batches is None or model is None else as_batches(batches)
     if examples:
         expected = initial(model, examples[0], flag=flag, inputs=inputs)
+        expected = None if expected is None else as_linen(expected)
         evidence = dataclasses.replace(evidence, expected=plain(expected))
     findings = [one for check in STRUCTURE for one in check(evidence)]
+    new = [norm.layer for norm in norms if norm.is_new(foreign)]
+    findings += [_never_updated(layer, subject.step == 0) for layer in new]
     if examples and not any(one.kind in _UNUSABLE for one in findings):
-        given = subject.variables
-        call = find_call(model, given, examples[0], flag=flag, inputs=inputs)
+        call = find_call(model, foreign, examples[0], flag=flag, inputs=inputs)
+        call = call_as_linen(call, foreign) if norms else call
         evidence = _with_data(evidence, call, examples, default)
     findings += [one for check in (*NUMBERS, *DATA) for one in check(evidence)]
+    debiased = {norm.layer for norm in norms if norm.debiases}
+    findings = [
+        one
+        for one in findings
+        if one.kind != "too_few_updates" or one.layer not in debiased
+    ]
     return _report(evidence.layers, _without_doubles(findings))
+
+
+def _never_updated(layer: str, is_untrained: bool) -> Finding:
+    return Finding(
+        layer, "never_updated", "note" if is_untrained else "error",
+        "No training step has updated the statistics, as the counter beside them says, "
+        "or its updates were not kept.",
+        {},
+        "y, updates = model.apply(variables, x, mutable=['batch_stats'], ...)\n"
+        "variables = {**variables, **updates}",
+    )  # fmt: skip
+
+
+def _renamed(subject: Subject) -> Subject:
+    """Give the batch norms of other libraries the names of Linen."""
+    if not find_foreign(subject.variables):
+        return subject
+    variables = as_linen(subject.variables)
+    return dataclasses.replace(subject, variables=variables, arrays=plain(variables))
 
 
 def _with_layers(evidence: Evidence, default: Settings) -> Evidence:

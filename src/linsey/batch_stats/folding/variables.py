@@ -16,6 +16,7 @@ from linsey.batch_stats.folding.graph import Graph, Leaves
 from linsey.batch_stats.folding.products import Product
 from linsey.batch_stats.folding.replay import Folded, rewrite
 from linsey.batch_stats.folding.weights import Numbers, Place, fold_weights, place
+from linsey.batch_stats.foreign import MOMENTS, STATS, find_foreign
 from linsey.batch_stats.statistics import unbox
 from linsey.errors import MismatchError
 
@@ -98,8 +99,8 @@ def fold_variables(
     flat = jax.tree_util.tree_leaves_with_path(boxes)
     paths = [tuple(map(_name, keys)) for keys, _ in flat]
     leaves = [leaf for _, leaf in flat]
-    names = ["/".join(map(str, path[1:-1] or path)) for path in paths]
-    norms = _find_norms(paths, names)
+    norms, layers = _find_norms(paths, boxes)
+    names = [layers.get(path, "/".join(map(str, path[1:-1] or path))) for path in paths]
     destinations = [place(graph, fold) for fold in folds]
     dropped = _dropped(graph, folds, destinations, norms, names)
     targets = _targets(graph, folds, destinations, paths, dropped)
@@ -120,12 +121,25 @@ def fold_variables(
     )
 
 
-def _find_norms(paths: Sequence[Path], names: Sequence[str]) -> list[Norm]:
+def _find_norms(
+    paths: Sequence[Path], variables: Variables
+) -> tuple[list[Norm], dict[Path, str]]:
+    """Return the norms, and the layers of those arrays that are in no mapping of it."""
+    foreign = {
+        (STATS, *path): (norm.layer, role)
+        for norm in find_foreign(variables)
+        for path, role in norm.arrays.items()
+    }
     found: dict[str, set[int]] = {}
-    for i, (path, name) in enumerate(zip(paths, names, strict=True)):
-        if path[0] == "batch_stats":
-            found.setdefault(name, set()).add(i)
-    return [Norm(name, frozenset(leaves)) for name, leaves in found.items()]
+    for i, path in enumerate(paths):
+        if path[0] == STATS:
+            own = "/".join(map(str, path[1:-1] or path)), "mean"
+            layer, role = foreign.get(path, own)
+            # Evaluation does not read the other arrays of a foreign norm, or only to
+            # compute the moments.
+            found.setdefault(layer, set()).update([i] if role in MOMENTS else [])
+    norms = [Norm(name, frozenset(leaves)) for name, leaves in found.items()]
+    return norms, {path: layer for path, (layer, _) in foreign.items()}
 
 
 def _dropped(
