@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,7 @@ PAGE = ROOT / "benchmarks" / "CLAIMS.md"
 CHARTS = ROOT / "benchmarks" / "charts"
 OURS = "linsey"
 MOST_BARS = 80  # more than these nobody reads
+DEVICES = re.compile(r", (\d+) devices")
 QUOTED = re.compile(r"(<!-- quoted: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 Records = Mapping[str, Mapping[str, Any]]
 
@@ -78,7 +80,7 @@ def rows_of(record: Mapping[str, Any]) -> dict[str, dict[str, harness.Row]]:
     """Group the rows of a benchmark by task and rival."""
     tasks: dict[str, dict[str, harness.Row]] = {}
     for fields in record["rows"]:
-        row = harness.Row(**fields)
+        row = harness.row_of(fields)
         tasks.setdefault(row.task, {})[row.rival] = row
     return tasks
 
@@ -111,16 +113,19 @@ def ratio(ours: harness.Row, theirs: harness.Row) -> float | None:
 
 def table(record: Mapping[str, Any]) -> str:
     """Write the Markdown table of a benchmark, with every figure of it."""
+    tasks = rows_of(record)
+    if all(map(DEVICES.search, tasks)):
+        return wide_table(tasks)
     lines = [
         "| task | who | median | quartiles | linsey / this |",
         "|---|---|---|---|---|",
     ]
-    for task, rows in rows_of(record).items():
+    for task, rows in tasks.items():
         for number, row in enumerate(rows.values()):
             ours = ours_for(row.rival, rows)
             part = ratio(ours, row) if ours else None
             spread = ""
-            if row.low != row.high:
+            if row.low != row.high and math.isfinite(row.median):
                 low, high = (harness.in_words(x, row.unit) for x in (row.low, row.high))
                 spread = f"{low} to {high}"
             cells = (
@@ -129,6 +134,29 @@ def table(record: Mapping[str, Any]) -> str:
                 "" if part is None else f"{part:.2f}",
             )  # fmt: skip
             lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def wide_table(tasks: Mapping[str, Mapping[str, harness.Row]]) -> str:
+    """Write a table of exact figures, with a column for each number of devices."""
+    cells: dict[tuple[str, str], dict[int, str]] = {}
+    for task, rows in tasks.items():
+        found = DEVICES.search(task)
+        assert found is not None
+        rest = task[: found.start()] + task[found.end() :]
+        for row in rows.values():
+            words = harness.in_words(row.median, row.unit)
+            cells.setdefault((rest, row.rival), {})[int(found[1])] = words
+    counts = sorted({count for row in cells.values() for count in row})
+    lines = [
+        f"| on so many devices | who | {' | '.join(map(str, counts))} |",
+        f"|---|---|{'---|' * len(counts)}",
+    ]
+    previous = None
+    for (task, rival), row in cells.items():
+        values = " | ".join(row.get(count, "") for count in counts)
+        lines.append(f"| {task if task != previous else ''} | {rival} | {values} |")
+        previous = task
     return "\n".join(lines) + "\n"
 
 

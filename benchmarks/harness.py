@@ -17,6 +17,7 @@ import datetime
 import gc
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import statistics
@@ -202,6 +203,8 @@ UNITS = {
 
 def in_words(value: float, unit: str = "s") -> str:
     """Write a value with the unit that suits it, three significant digits."""
+    if not math.isfinite(value):
+        return "not finite"
     units = UNITS[unit]
     name = next(
         (name for name, size in units.items() if abs(value) >= size), list(units)[-1]
@@ -254,10 +257,36 @@ def write_json(name: str, rounds: int, rows: list[Row]) -> Path:
         "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "rounds": rounds,
         "machine": machine(),
-        "rows": [dataclasses.asdict(row) for row in rows],
+        "rows": [_without_nan(dataclasses.asdict(row)) for row in rows],
     }
-    target.write_text(json.dumps(record, indent=2) + "\n")
+    target.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
     return target
+
+
+def row_of(fields: Mapping[str, Any]) -> Row:
+    """Make a row from its fields in a file, where a figure that is not finite is null.
+
+    Example:
+        >>> row_of({"task": "error", "rival": "a", "median": None, "low": 0, "high": 0,
+        ...         "ratio": None, "goal": None}).median
+        nan
+    """
+    figures = {
+        name: math.nan if fields[name] is None else fields[name]
+        for name in ("median", "low", "high")
+    }
+    samples = fields.get("samples", ())
+    figures["samples"] = [math.nan if x is None else x for x in samples]
+    return Row(**{**fields, **figures})
+
+
+def _without_nan(value: Any) -> Any:
+    """Return fields with null for what JSON has no number for."""
+    if isinstance(value, Mapping):
+        return {name: _without_nan(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(each) for each in value]
+    return value if not isinstance(value, float) or math.isfinite(value) else None
 
 
 def main(

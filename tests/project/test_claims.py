@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 from pathlib import Path
 
@@ -46,6 +48,27 @@ def test_ratios_of_rates_are_those_of_the_times():
     rows = [harness.summarise("t", who, [n], unit="/s")
             for who, n in (("linsey", 200.0), ("torch", 100.0))]  # fmt: skip
     assert claims.bars(record(*rows)) == [("t: torch", 0.5)]
+
+
+def test_numbers_of_devices_are_columns():
+    rows = [harness.summarise(f"step, {n} devices, sent", who, [8.0 * n], unit="B")
+            for n in (8, 64) for who in ("linsey", "flax")]  # fmt: skip
+    assert claims.table(record(*rows)).splitlines() == [
+        "| on so many devices | who | 8 | 64 |",
+        "|---|---|---|---|",
+        "| step, sent | linsey | 64 B | 512 B |",
+        "|  | flax | 64 B | 512 B |",
+    ]
+
+
+def test_what_is_not_finite_is_null_in_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    row = harness.summarise("error", "a", [math.inf, math.nan, 1.0], unit="")
+    path = harness.write_json("errors", 3, [row])
+    read = json.loads(path.read_text(), parse_constant=pytest.fail)["rows"][0]
+    assert read["samples"] == [None, None, 1.0] and read["unit"] == ""
+    assert math.isnan(harness.row_of(read).samples[0])
+    assert "| error | a | not finite |  |  |" in claims.table({"rows": [read]})
 
 
 def test_a_quoted_number_that_was_changed_is_found():
