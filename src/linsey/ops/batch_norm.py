@@ -297,8 +297,9 @@ def _choose(
     if limits is None:
         return mean, reciprocal_deviation(moments, epsilon), prescale
     sigma = lax.sqrt(add_epsilon(moments, epsilon))
-    running_sigma = lax.sqrt(running[1] + epsilon) * prescale
-    running_mean = running[0] * prescale.astype(running[0].dtype)
+    running_mean, running_var = (axes.expand_rank(v, mean.shape) for v in running)
+    running_sigma = lax.sqrt(running_var + epsilon) * prescale
+    running_mean *= prescale.astype(running_mean.dtype)
     return *renormalize(mean, sigma, running_mean, running_sigma, limits), prescale
 
 

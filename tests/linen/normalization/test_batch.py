@@ -124,6 +124,26 @@ def test_renormalization_is_the_formula_with_constant_corrections():
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_renormalization_of_ghost_batches_is_that_of_each_alone():
+    x = normal(6, 2, 3, loc=1)
+    layer = norm(renorm=(1.2, 0.1), group_size=2)
+    variables = layer.init(KEY, x)
+    with jax.numpy_rank_promotion("raise"):
+        found, _ = layer.apply(variables, x, mutable=MUTABLE)
+    alone = norm(renorm=(1.2, 0.1))
+    groups = [alone.apply(variables, part, mutable=MUTABLE)[0]
+              for part in jnp.split(x, 3)]  # fmt: skip
+    np.testing.assert_allclose(found, jnp.concatenate(groups), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("renorm", [True, 3.0, (3.0,), (0.5, 5.0), [3, -1], "3, 5"])
+def test_bounds_of_renormalization_are_a_pair_in_range(renorm):
+    with pytest.raises(
+        errors.OptionError, match="Write for example `renorm=\\(3.0, 5.0\\)`"
+    ):
+        norm(renorm=renorm).init(KEY, normal(4, 3))
+
+
 def test_a_schedule_follows_the_number_of_updates():
     x = 5 * normal(64, 3, loc=1)
     layer = norm(renorm=renorm_schedule(warmup=1, r_steps=3, d_steps=2))

@@ -71,6 +71,7 @@ class RunningStatistics:
             self._check_given(counts)
         if trains or layer.is_initializing():
             _check_momentum(layer.momentum)
+            _check_renorm(layer.renorm)
         self.domain = self._find_domain(domain)
         shape = tuple(input_shape[axis] for axis in channels)
         rows = () if self.domain is None else (layer.num_domains,)
@@ -278,6 +279,23 @@ def _check_momentum(momentum: ArrayLike | None) -> None:
         report_misuse(error)
     if momentum == 0.1:
         _hint_at_momentum()
+
+
+def _check_renorm(renorm: object) -> None:
+    """Raise an error unless there are two bounds, in range where they are numbers."""
+    if renorm is None or callable(renorm):
+        return
+    is_pair = isinstance(renorm, tuple | list) and len(renorm) == 2
+    lows = zip(renorm, (1, 0), strict=True) if is_pair else ()
+    is_low = any(isinstance(x, int | float) and not x >= low for x, low in lows)
+    if not is_pair or is_low:
+        raise errors.OptionError(
+            f"`BatchNorm` has renorm={renorm}.",
+            "It is a pair: `r_max`, the bound on the change of scale, at least 1, and "
+            "`d_max`, the bound on the change of offset, at least 0.",
+            "Write for example `renorm=(3.0, 5.0)`, or "
+            "`renorm=linsey.ops.renorm_schedule()` for bounds that widen.",
+        )
 
 
 @cache
