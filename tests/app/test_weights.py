@@ -124,3 +124,52 @@ def test_a_run_is_what_another_one_begins_with(linsey, images, tmp_path):
     one, other = arrays(tmp_path / "first"), arrays(tmp_path / "second")
     name = "params/conv/kernel"
     np.testing.assert_allclose(one[name], other[name], rtol=1e-6)  # its average
+
+
+TREEX = """
+import jax, linsey.treex as tx
+
+class Net(tx.Module):
+    def __init__(self, classes: int):
+        self.conv = tx.Conv(4, (3, 3), use_bias=False)
+        self.bn, self.fc = tx.BatchNorm(), tx.Linear(classes)
+
+    def __call__(self, x):
+        return self.fc(jax.nn.relu(self.bn(self.conv(x))).mean((1, 2)))
+"""
+
+
+def test_a_treex_model_begins_with_weights_of_its_own_names(linsey, images, tmp_path):
+    (tmp_path / "net.py").write_text(TREEX)
+    first = (*images, *FROZEN, "--out", "first")
+    assert linsey("train", *first).code == 0
+    assert linsey("convert", "first", "all.npz").code == 0
+    second = (*images, *FROZEN, "--seed", 1, "--weights", "all.npz", "--out", "second")
+    done = linsey("train", *second)
+    assert done.code == 0, done.err
+    assert "arrays loaded (by the names of the treex model)" in done.out
+    one, other = arrays(tmp_path / "first"), arrays(tmp_path / "second")
+    kernels = [name for name in one if name.startswith("params") and "kernel" in name]
+    assert kernels
+    for name in kernels:
+        np.testing.assert_allclose(one[name], other[name], rtol=1e-6)
+    # Arrays of another shape are refused, unless they are of a new head.
+    found = weights.read("all.npz")
+    name = next(n for n in found if n.startswith("params/fc") and "kernel" in n)
+    weights.write("five.npz", {**found, name: np.ones((4, 5), np.float32)})
+    options = (*images, *FROZEN, "--weights", "five.npz", "--out", "third")
+    refused = linsey("train", *options)
+    assert f"`{name}` has the shape (4, 5) instead of (4, 3)" in refused.error
+    assert linsey("train", *options, "--new-head").code == 0
+
+
+def test_a_treex_model_refuses_what_has_other_names(linsey, images, tmp_path):
+    (tmp_path / "net.py").write_text(TREEX)
+    weights.write("theirs.pt", state_dict(3))
+    refused = linsey("train", *images, *FROZEN, "--weights", "theirs.pt", "--out", "a")
+    assert refused.code == 2 and "is missing" in refused.error
+    assert refused.error.endswith(
+        "(a treex model begins with a run of the same model, or with a file of the "
+        "same names; only the weights of Linen modules are translated)"
+    )
+    assert not (tmp_path / "a").exists()

@@ -15,6 +15,7 @@ from linsey import weights
 from linsey.app.config import Shape, TrainConfig
 from linsey.app.linen_module import linen_module
 from linsey.app.network import Network
+from linsey.app.object_network import ObjectNetwork
 from linsey.app.terminal import warn
 from linsey.app.weights_conversion import of_model, read_arrays
 from linsey.checkpoint import flatten
@@ -59,6 +60,8 @@ def initial_weights(
     sha256 = _digest(arrays)
     if config.weights_sha256 not in (None, sha256):
         warn(f"{file} is not what it was when the options were saved")
+    if isinstance(network, ObjectNetwork):
+        return _of_object(config, network, shape, arrays, sha256)
     module, flags = linen_module(network)
     call: dict[str, Any] = {"strict": False, **flags}
     x = jax.ShapeDtypeStruct((1, *shape), np.float32)
@@ -73,6 +76,50 @@ def initial_weights(
     for name in (*report.initial, *report.counts, *(left.name for left in rest)):
         found.pop(name, None)
     return InitialWeights(found, str(report), sha256)
+
+
+def _of_object(
+    config: TrainConfig,
+    network: ObjectNetwork,
+    shape: Shape,
+    arrays: dict[str, np.ndarray],
+    sha256: str,
+) -> InitialWeights:
+    """Take the arrays for an object of `linsey.treex`, which have its own names.
+
+    An object does not show the layouts of its layers, so nothing is translated.
+    """
+    x = jax.ShapeDtypeStruct((1, *shape), np.float32)
+    specs = flatten(jax.eval_shape(network.init, jax.random.key(0), x))
+    shapes = {name: spec.shape for name, spec in specs.items() if _is_weight(name)}
+    found = {name: array for name, array in arrays.items() if _is_weight(name)}
+    others = {name: found[name].shape for name in found if name in shapes}
+    wrong = [name for name, other in others.items() if other != shapes[name]]
+    missing = [f"`{name}` is missing" for name in shapes if name not in found]
+    extra = [f"`{name}` is not of the model" for name in found if name not in shapes]
+    if not found:
+        extra = [f"`{name}` is not of the model" for name in arrays]
+    if config.new_head and len({name.rpartition("/")[0] for name in wrong}) == 1:
+        found = {name: array for name, array in found.items() if name not in wrong}
+        wrong = []
+    differ = [
+        f"`{name}` has the shape {others[name]} instead of {shapes[name]}"
+        for name in wrong
+    ]
+    if lines := missing + extra + differ:
+        more = f"; and {len(lines) - 4} more" if len(lines) > 4 else ""
+        raise InputError(
+            f"not the weights of {config.described}: {'; '.join(lines[:4])}{more}",
+            file=config.weights, key="--weights",
+            hint="a treex model begins with a run of the same model, or with a file of "
+            "the same names; only the weights of Linen modules are translated",
+        )  # fmt: skip
+    report = f"{len(found)} arrays loaded (by the names of the treex model)"
+    return InitialWeights(found, report, sha256)
+
+
+def _is_weight(name: str) -> bool:
+    return name.startswith(("params/", "batch_stats/"))
 
 
 def _is_head(leftovers: tuple[Leftover, ...]) -> bool:
