@@ -96,10 +96,17 @@ def test_checkpoints_bring_model_and_state_back(tmp_path):
 @pytest.mark.slow
 def test_vmap_over_models_equals_one_call_each():
     keys = jax.random.split(KEY, 3)
-    models, states = eqx.filter_vmap(lambda key: make(NET, NET.init(key, X)))(keys)
-    outputs, _ = eqx.filter_vmap(lambda m, s: m(X, s))(models, states)
+    models, states = eqx.filter_jit(
+        eqx.filter_vmap(lambda key: make(NET, NET.init(key, X)))
+    )(keys)
+    outputs, _ = eqx.filter_jit(eqx.filter_vmap(lambda m, s: m(X, s)))(models, states)
+
+    @jax.jit
+    def alone(key):
+        return NET.apply(NET.init(key, X), X, train=True, mutable=["batch_stats"])
+
     for i, key in enumerate(keys):
-        expected = NET.apply(NET.init(key, X), X, train=True, mutable=["batch_stats"])
+        expected = alone(key)
         np.testing.assert_allclose(outputs[i], expected[0], 1e-5, 1e-6)
 
 

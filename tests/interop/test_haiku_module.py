@@ -45,6 +45,11 @@ def initial():
     return {"params": params, "batch_stats": state}
 
 
+@functools.cache
+def trained():
+    return train(module, initial(), is_training=True)
+
+
 def test_names_are_those_of_haiku():
     made = jax.eval_shape(lambda: module.init(KEY, X, True))
     shapes = jax.tree.map(jnp.shape, made)
@@ -66,13 +71,18 @@ def test_training_has_the_losses_and_arrays_of_haiku():
 
     params, state = initial().values()
     expected, (params, state, _) = descend(step, params, state, OPTIMIZER.init(params))
-    losses, variables = train(module, initial(), is_training=True)
+    losses, variables = trained()
     np.testing.assert_allclose(losses, expected, 1e-6)
     assert_close(variables, {"params": params, "batch_stats": state})
     outputs, _ = theirs.apply(params, state, None, X, False)
     np.testing.assert_allclose(module.apply(variables, X, False), outputs, 1e-5, 1e-6)
-    # And as objects: that of Haiku, and that of any Linen module.
-    start = initial()
+
+
+@pytest.mark.slow
+def test_objects_are_trained_alike():
+    """An object of Haiku, and one of any Linen module."""
+    start, (expected, variables) = initial(), trained()
+    outputs = module.apply(variables, X, False)
     objects = [
         (tx.HaikuModule(net, start["params"], start["batch_stats"]).init(0), True),
         (tx.from_linen(module, start), True),
@@ -110,6 +120,7 @@ def test_statistics_change_in_training_alone():
     assert find_call(module, variables, X).flags == {"is_training": True}
 
 
+@pytest.mark.slow
 def test_under_remat_the_same_is_computed_and_evaluation_changes_no_state():
     def remat(x, is_training):
         return hk.remat(lambda x: net(x, is_training))(x)
@@ -131,22 +142,18 @@ def test_under_remat_the_same_is_computed_and_evaluation_changes_no_state():
 
 
 def test_checkpoints_bring_variables_back(tmp_path):
-    _, variables = train(module, initial(), is_training=True)
+    _, variables = trained()
     assert_survives(variables, tmp_path)
 
 
 @pytest.mark.slow
 def test_vmap_over_variables_equals_one_call_each():
     keys = jax.random.split(KEY, 3)
-    stacked = jax.vmap(lambda key: module.init(key, X, True))(keys)
-    outputs = jax.vmap(lambda one: module.apply(one, X, False))(stacked)
+    init = jax.jit(lambda key: module.init(key, X, True))
+    evaluate = jax.jit(lambda one: module.apply(one, X, False))
+    outputs = jax.jit(jax.vmap(evaluate))(jax.jit(jax.vmap(init))(keys))
     for i, key in enumerate(keys):
-        np.testing.assert_allclose(
-            outputs[i],
-            module.apply(module.init(key, X, True), X, False),
-            1e-5,
-            1e-6,
-        )
+        np.testing.assert_allclose(outputs[i], evaluate(init(key)), 1e-5, 1e-6)
 
 
 class Around(nn.Module):
@@ -162,11 +169,14 @@ class Around(nn.Module):
 
 @pytest.mark.slow
 def test_inside_of_linen_models():
-    variables = Around().init(KEY, X, training=True)
+    variables = jax.jit(lambda: Around().init(KEY, X, training=True))()
     _, variables = train(Around(), variables, training=True)
     assert "mlp/~/linear_0" in variables["params"]["inner"]
     jitted = functools.partial(nn.jit, static_argnums=2)
-    assert_close(Around(jitted).apply(variables, X), Around().apply(variables, X))
+    found, expected = jax.jit(
+        lambda v: [m.apply(v, X) for m in (Around(jitted), Around())]
+    )(variables)
+    assert_close(found, expected)
 
 
 @pytest.mark.slow

@@ -46,6 +46,11 @@ MODULES = {
     "haiku": (from_haiku(net), "is_training", "batch_norm"),
 }
 all_modules = pytest.mark.parametrize("kind", MODULES)
+slow = pytest.mark.slow
+others_slow = pytest.mark.parametrize(
+    "kind",
+    ["haiku", *(pytest.param(kind, marks=slow) for kind in ("batch", "ema"))],
+)
 
 
 @functools.cache
@@ -72,7 +77,7 @@ def evaluate(kind, variables, x=X):
     return module.apply(variables, x, **{flag: False})
 
 
-@all_modules
+@others_slow
 def test_fold_has_one_row_for_each_norm(kind):
     apply, folded, report = batch_stats.fold(MODULES[kind][0], trained(kind), X)
     (row, _), errors = report.rows, [row[2] for row in report.rows]
@@ -95,7 +100,7 @@ def arrays_of(kind, variables, layer):
 BATCHES = [X, 2 * X[:5], X[2:] - 1]
 
 
-@all_modules
+@others_slow
 def test_recalibrate_stores_the_moments_of_the_data(kind):
     module, flag, layer = MODULES[kind]
     before = trained(kind)
@@ -167,6 +172,7 @@ def test_audit_finds_norms_that_were_never_updated(kind):
     )
 
 
+@slow
 def test_norms_of_linsey_and_others_are_recalibrated_together():
     class Both(nn.Module):
         @nn.compact

@@ -28,9 +28,18 @@ LARGE_ONES = {
     for name, make in models.MODELS.items()
     if name != "vit_b_16"
 }
+# One of each family; the others have more of the same blocks.
+ONE_OF_EACH = ("resnet50", "mobilenet_v3_large", "efficientnet_b0", "densenet121",
+               "vit_s_16")  # fmt: skip
 CASES = [
     *SMALL_ONES.items(),
-    *(pytest.param(*case, marks=pytest.mark.slow) for case in LARGE_ONES.items()),
+    *(
+        pytest.param(
+            *case,
+            marks=pytest.mark.slow if case[0] in ONE_OF_EACH else pytest.mark.soak,
+        )
+        for case in LARGE_ONES.items()
+    ),
 ]
 
 

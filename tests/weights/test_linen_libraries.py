@@ -36,8 +36,15 @@ def of_jax_resnet(name: str):
 LIBRARIES = {"flaxmodels": (of_flaxmodels, 0.1), "jax-resnet": (of_jax_resnet, 0.9)}
 
 
-@pytest.mark.parametrize("name", ["ResNet18", "ResNet50"])
-@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize(
+    ("library", "name"),
+    [
+        ("flaxmodels", "ResNet18"),
+        ("jax-resnet", "ResNet50"),
+        pytest.param("flaxmodels", "ResNet50", marks=pytest.mark.soak),
+        pytest.param("jax-resnet", "ResNet18", marks=pytest.mark.soak),
+    ],
+)
 def test_a_resnet_of_another_library_is_loaded_and_proved(library, name):
     make, momentum = LIBRARIES[library]
     theirs = make(name)

@@ -73,7 +73,7 @@ def positive_means(variables: Any) -> Any:
     return nest({p: abs(a) + 0.1 if p.endswith("mean") else a for p, a in flat})
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize("kind", MISTAKES)
 @pytest.mark.parametrize("net", nets.EXAMPLES)
 def test_a_planted_mistake_is_found_and_named(net, kind):

@@ -19,9 +19,20 @@ pytestmark = [
 ]
 torch = pytest.importorskip("torch")
 
+# One of each family; the others have more of the same blocks.
+ONE_OF_EACH = {
+    ("torchvision", "resnet18"),
+    ("timm", "mobilenet_v3_small"),
+    ("torchvision", "efficientnet_b0"),
+    ("timm", "densenet121"),
+    ("torchvision", "vit_b_16"),
+}
 CASES = [
-    *(("torchvision", name) for name in models.MODELS if name != "vit_s_16"),
-    *(("timm", name) for name in theirs.OF_TIMM),
+    case if case in ONE_OF_EACH else pytest.param(*case, marks=pytest.mark.soak)
+    for case in (
+        *(("torchvision", name) for name in models.MODELS if name != "vit_s_16"),
+        *(("timm", name) for name in theirs.OF_TIMM),
+    )
 ]
 
 
