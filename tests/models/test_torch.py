@@ -27,13 +27,43 @@ torch = pytest.importorskip("torch")
 # In training the last layers of the smallest image normalize one pixel an example, and
 # rounding grows from step to step: with 4 examples and a rate of 0.05 PyTorch differs
 # from itself by 1e-7 in three steps of a ResNet-34 if the batch is in another order.
-# With 8 examples and a rate of 0.01 it is 2e-12.
+# With 8 examples and a rate of 0.01 it is 2e-12. EfficientNet normalizes 32 values a
+# channel there, and its steps are steep: at a rate of 0.01 PyTorch differs from itself
+# by 2e-8 in an EfficientNet-B1, so that its rate is smaller.
 CLASSES, RATE = 5, 0.01
+SMALL_RATE = 0.001
 OF_TORCHVISION = [name for name in models.MODELS if name != "vit_s_16"]
 CASES = [
     *(("torchvision", name) for name in OF_TORCHVISION),
     *(("timm", name) for name in theirs.OF_TIMM),
 ]
+# Two programs in double precision take minutes to compile for each of the others.
+ONE_OF_EACH_FAMILY = [
+    *(
+        ("torchvision", name)
+        for name in (
+            "resnet18",
+            "mobilenet_v3_small",
+            "efficientnet_b0",
+            "densenet121",
+        )
+    ),
+    ("timm", "vit_s_16"),
+]
+DOUBLE = [
+    case if case in ONE_OF_EACH_FAMILY else pytest.param(*case, marks=pytest.mark.soak)
+    for case in CASES
+]
+# They run a few times, and the step of a DenseNet-121 takes 2 s, but 51 s to compile
+# with fusion emitters, and 26 s without. Later versions of jax do not know this option.
+QUICKLY = {
+    **(
+        {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}
+    ),
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
+quickly_compiled = functools.partial(jax.jit, compiler_options=QUICKLY)
 # timm keeps PyTorch's epsilon and momentum, where the paper has others.
 USUAL = {"momentum": 0.9, "epsilon": 1e-5}
 
@@ -46,6 +76,11 @@ def smallest(name: str) -> int:
 def batch(name: str) -> int:
     """How many examples; the deepest of the narrow networks need more for 1e-8."""
     return 32 if name.startswith("efficientnet") else 8
+
+
+def rate_of(name: str) -> float:
+    """The learning rate."""
+    return SMALL_RATE if name.startswith("efficientnet") else RATE
 
 
 def pair(library: str, name: str) -> tuple[models.Architecture, Any]:
@@ -98,16 +133,22 @@ def test_single_precision_is_near(library, name):
     filled = theirs.to_ours(model, variables, theirs.arrays(other), library)
     with torch.no_grad():
         expected = other.eval()(torch.tensor(x.transpose(0, 3, 1, 2))).numpy()
-    found = relative(jax.jit(model.apply)(filled, x), expected)
+    found = relative(quickly_compiled(model.apply)(filled, x), expected)
     print(f"{library} {name}: single precision {found:.1e}")
     assert found < 1e-4
 
 
-@pytest.mark.parametrize(("library", "name"), CASES)
+@pytest.mark.parametrize(("library", "name"), DOUBLE)
 def test_double_precision_agrees_in_gradients_and_training(library, name):
+    """Compare outputs and gradients within 1e-9, and three steps within 1e-8.
+
+    The batch is large enough, and the rate small enough, that PyTorch is as near to
+    itself if the batch is in another order; that difference is printed. It is 2e-8 in
+    EfficientNet-B3, where the bound is three times as much.
+    """
     model, other = pair(library, name)
     other.double()
-    side, state = smallest(name), theirs.arrays(other)
+    side, state, rate = smallest(name), theirs.arrays(other), rate_of(name)
     drawn = np.random.default_rng(0)
     x = drawn.normal(size=(batch(name), side, side, 3))
     cotangent = drawn.normal(size=(batch(name), CLASSES))
@@ -120,7 +161,7 @@ def test_double_precision_agrees_in_gradients_and_training(library, name):
         logits, gradients = evaluated(model, variables, x, cotangent)
         stepped = variables
         for _ in range(3):
-            stepped = step(model, stepped, x, labels)
+            stepped = step(model, stepped, x, labels, rate)
         trained = theirs.to_theirs(model, stepped, state, library)
         gradients = theirs.to_theirs(model, gradients, state, library)
 
@@ -134,19 +175,21 @@ def test_double_precision_agrees_in_gradients_and_training(library, name):
     assert max(outputs, moves) < 1e-9
 
     order = drawn.permutation(len(x))
-    reordered = train(copy.deepcopy(other), x[order], labels[order])
-    moved = train(other, x, labels)
+    reordered = train(copy.deepcopy(other), x[order], labels[order], rate)
+    moved = train(other, x, labels, rate)
     steps, rounding = largest(trained, moved), largest(reordered, moved)
     print(f"{library} {name}: three steps {steps:.1e}, reordered {rounding:.1e}")
-    # As near as PyTorch is to itself, where that is not nearer.
-    assert steps < max(1e-8, 3 * rounding)
+    is_steep = name in ("efficientnet_b2", "efficientnet_b3")
+    assert steps < (max(1e-8, 3 * rounding) if is_steep else 1e-8)
     assert max(relative(moved[key], state[key]) for key in state) > 1e-3
 
 
-def train(model: Any, x: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+def train(
+    model: Any, x: np.ndarray, labels: np.ndarray, rate: float
+) -> dict[str, np.ndarray]:
     """The arrays of a module of PyTorch after three steps."""
     image, chosen = torch.tensor(x.transpose(0, 3, 1, 2)), torch.tensor(labels)
-    optimizer = torch.optim.SGD(model.train().parameters(), RATE)
+    optimizer = torch.optim.SGD(model.train().parameters(), rate)
     for _ in range(3):
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(model(image), chosen).backward()
@@ -154,7 +197,7 @@ def train(model: Any, x: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray
     return theirs.arrays(model)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(quickly_compiled, static_argnums=0)
 def evaluated(model, variables, x, cotangent):
     def loss(params):
         logits = model.apply({**variables, "params": params}, x)
@@ -164,8 +207,8 @@ def evaluated(model, variables, x, cotangent):
     return logits, {"params": gradients}
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def step(model, variables, x, labels):
+@functools.partial(quickly_compiled, static_argnums=0)
+def step(model, variables, x, labels, rate):
     def loss(params):
         logits, changed = model.apply(
             {**variables, "params": params}, x, True, mutable=["batch_stats"]
@@ -174,5 +217,5 @@ def step(model, variables, x, labels):
         return -jnp.mean(chosen), changed
 
     gradients, changed = jax.grad(loss, has_aux=True)(variables["params"])
-    moved = jax.tree.map(lambda p, g: p - RATE * g, variables["params"], gradients)
+    moved = jax.tree.map(lambda p, g: p - rate * g, variables["params"], gradients)
     return {**variables, **changed, "params": moved}
