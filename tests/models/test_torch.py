@@ -31,7 +31,7 @@ torch = pytest.importorskip("torch")
 # channel there, and its steps are steep: at a rate of 0.01 PyTorch differs from itself
 # by 2e-8 in an EfficientNet-B1, so that its rate is smaller.
 CLASSES, RATE = 5, 0.01
-SMALL_RATE = 0.001
+SMALL_RATE = 0.0001
 OF_TORCHVISION = [name for name in models.MODELS if name != "vit_s_16"]
 CASES = [
     *(("torchvision", name) for name in OF_TORCHVISION),
@@ -54,8 +54,8 @@ DOUBLE = [
     case if case in ONE_OF_EACH_FAMILY else pytest.param(*case, marks=pytest.mark.soak)
     for case in CASES
 ]
-# They run a few times: of a DenseNet-121, XLA's usual passes take 10 times as long as
-# all of the rest. Later versions of jax do not know the first option.
+# They run a few times, and the step of a DenseNet-121 takes 2 s, but 51 s to compile
+# with fusion emitters, and 26 s without. Later versions of jax do not know this option.
 QUICKLY = {
     **(
         {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}
