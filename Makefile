@@ -4,7 +4,8 @@
 #   make demo      train a batch-normalized classifier on the digits that ship with us
 #   make test      lint, then the fast tests
 #   make test-all  also the slow tests, PyTorch as oracle; the fast ones on a newer Python
-#   make soak      all tests of reliability: kills, fuzzers, thousands of saves
+#   make soak      tests of reliability (kills, fuzzers, thousands of saves), and whatever
+#                  else takes too long for test-all
 #   make lint      formatting, lint and types      make format   rewrite the files
 #   make bench     benchmarks against the peers    make docs     HTML in docs/_build/html
 #   make dist      build wheel and sdist, and try them as a user would
@@ -139,8 +140,9 @@ test-here: $(VENV)/.stamp-dev
 
 # One after the other: what they measure needs the machine for itself.
 .PHONY: soak
-soak: $(VENV)/.stamp-dev
+soak: $(VENV)/.stamp-torch
 	$(BIN)/python -m pytest -s $(or $(TESTS),tests/reliability)
+	[ -n "$(TESTS)" ] || $(BIN)/python -m pytest -s -m soak --ignore tests/reliability tests
 
 .PHONY: lint
 lint: $(VENV)/.stamp-dev

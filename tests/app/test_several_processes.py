@@ -17,11 +17,19 @@ import pytest
 from linsey.app import metrics_log, run_folder
 from linsey.app.config import TrainConfig
 from linsey.app.run_folder import RunFolder
-from tests.app.runs import SMALL, arrays, assert_same_run, evaluations, final
+from tests.app.runs import (
+    SMALL,
+    arrays,
+    assert_same_run,
+    evaluations,
+    final,
+    wait_until_written,
+    written,
+)
 from tests.app.several import data as data
 from tests.app.several import patience as patience
 from tests.app.several import said, start, train
-from tests.distributed.jobs import free_port, with_mark
+from tests.distributed.jobs import Jobs, free_port, with_mark
 from tests.distributed.jobs import jobs as jobs
 from tests.reliability.figures import record
 
@@ -177,27 +185,44 @@ def test_each_example_counts_once_whatever_their_number(jobs, tmp_path):
 # --- 1 and 12: killed and stopped at any instant ------------------------------------
 
 
+def check_kills(jobs: Jobs, data: tuple, folder: Path, trials: int) -> None:
+    """Kill a rank, in turn, after a drawn number of records, and go on."""
+    options = (*data, *ALL, "--checkpoint-every", 1, "--epochs", 6)
+    train(jobs, 2, folder / "whole", *options)
+    instants, records = random.Random(3), written(folder / "whole")
+    latest, killed = 0.0, 0
+    for trial in range(trials):
+        out, victim = folder / f"run{trial}", trial % 2
+        running = start(jobs, 2, out, *options)
+        before = instants.randrange(1, records // 2)
+        wait_until_written(out, before, running.processes[0])
+        time.sleep(instants.uniform(0, 0.1))  # in the middle of a save, for example
+        running.processes[victim].kill()
+        ended = running.end()
+        if ended.codes != [0, 0]:
+            assert ended.codes[victim] == -signal.SIGKILL, ended.texts
+            ends = f"rank {1 - victim} ends: rank {victim} was killed"
+            assert ends in ended.texts[1 - victim], ended.texts
+            latest, killed = max(latest, ended.spread), killed + 1
+        # Where both had come to their end, nothing is left to do.
+        processes = 2 - trial // 2 % 2
+        train(jobs, processes, out, *options, "--resume")
+        assert not list(out.glob("checkpoints/.*"))
+        assert_close(folder / "whole", out, 0 if processes == 2 else 1e-5)
+    assert killed >= trials // 2 and latest < 5
+    figure = f"{trials} of {trials}; the other one gone in {latest:.1f} s at most"
+    record("one of two processes is killed while they save", figure)
+
+
 @slow
 def test_killed_ranks_lose_no_step(jobs, data, tmp_path):
-    options = (*data, *ALL, "--checkpoint-every", 1, "--epochs", 6)
-    train(jobs, 2, tmp_path / "whole", *options)
-    instants, trials = random.Random(3), 4
-    for trial in range(trials):
-        out = tmp_path / f"run{trial}"
-        running = start(jobs, 2, out, *options)
-        while not list(out.glob("checkpoints/step_*")):
-            assert running.processes[0].poll() is None, running.texts()
-            time.sleep(0.01)
-        time.sleep(instants.uniform(0, 1))
-        victim = running.processes[trial % 2]
-        victim.kill()
-        ended = running.end()
-        assert ended.codes[trial % 2] == -signal.SIGKILL or ended.codes == [0, 0]
-        # Where both had come to their end, nothing is left to do.
-        train(jobs, 2 - trial // 2, out, *options, "--resume")
-        assert not list(out.glob("checkpoints/.*"))
-        assert_close(tmp_path / "whole", out, 0 if trial < 2 else 1e-5)
-    record("one of two processes is killed while they save", f"{trials} of {trials}")
+    check_kills(jobs, data, tmp_path, 4)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_20_killed_ranks_lose_no_step(jobs, data, tmp_path):
+    check_kills(jobs, data, tmp_path, 20)
 
 
 def rank_of(mark: str, rank: int) -> int:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from linsey.app import metrics_log
+from linsey.checkpoint import CheckpointStore
+from tests.app.images import make_photos
 from tests.app.runs import SMALL, assert_same_run, wait_until_written, written
 from tests.app.several import data as data
 from tests.app.several import patience as patience
@@ -219,3 +221,46 @@ def test_a_second_signal_ends_all_at_once(jobs, data, tmp_path):
     assert ended.codes[1] == -signal.SIGTERM
     assert time.monotonic() - asked < 5
     assert "rank 0 ends: rank 1 was killed" in ended.texts[0], ended.texts
+
+
+# --- 14: a rank cannot read its data --------------------------------------------------
+
+# To the victim, every photo is a broken one as soon as there is one.
+BREAKING = """
+import sys
+from pathlib import Path
+from linsey.app import cli, image_array
+
+_, victim, *arguments = sys.argv
+broken = Path(arguments[arguments.index("--data") + 1]).with_name("broken.jpg")
+decode = image_array.decode
+
+def decode_broken(path, size):
+    return decode(broken if broken.exists() else path, size)
+
+if arguments[-1] == victim:
+    image_array.decode = decode_broken
+sys.exit(cli.main(arguments))
+"""
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_cannot_read_its_data_ends_all(jobs, tmp_path, victim):
+    photos = make_photos(tmp_path / "photos", 40)
+    options = ("--data", photos, "--workers", 0, "--image-size", 6,
+               "--image-memory", 0, "--model", "mlp", "--width", 2, "--depth", 1,
+               "--epochs", 3000, "--batch-size", 8, "--log-every", 1,
+               "--checkpoint-every", 10**6)  # fmt: skip
+    running = with_program(jobs, tmp_path, BREAKING, str(victim), *options)
+    wait_until_written(tmp_path / "run", 4, running.processes[0])
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    ended = running.end()
+    assert ended.codes == [2, 2], ended.texts
+    assert ended.spread < 5
+    assert f"rank {1 - victim} ends: rank {victim} failed: " in ended.texts[1 - victim]
+    last = ended.texts[victim].splitlines()[-1]
+    assert last.startswith(f"linsey: error: {tmp_path / 'broken.jpg'}: "), ended.texts
+    assert "not a readable image" in last
+    # The others wait for it in a collective, so that there is no save before the end.
+    newest = CheckpointStore(tmp_path / "run" / "checkpoints").newest()
+    assert newest is None or newest.step == 0

@@ -143,11 +143,12 @@ class Jobs:
             )
         )
 
-    def norms(self, processes: int, folder: Path) -> Running:
+    def norms(self, processes: int, folder: Path, *devices: int) -> Running:
         """Start a job of `tests.distributed.norms`."""
         address = f"127.0.0.1:{free_port()}"
         command = [sys.executable, "-m", "tests.distributed.norms", address]
-        ranks = [[str(processes), str(n), str(folder)] for n in range(processes)]
+        last = [str(folder), *map(str, devices)]
+        ranks = [[str(processes), str(n), *last] for n in range(processes)]
         return self.start(*([*command, *rank] for rank in ranks))
 
     @staticmethod

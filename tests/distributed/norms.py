@@ -1,7 +1,8 @@
-"""A batch normalization whose batch is divided over all devices of a job.
+"""A batch normalization whose batch is divided over devices of a job.
 
-python -m tests.distributed.norms COORDINATOR PROCESSES RANK FOLDER
+python -m tests.distributed.norms COORDINATOR PROCESSES RANK FOLDER DEVICES [...]
 
+For each number of devices the batch is divided over so many devices of each process.
 Rank 0 writes what came out, whole, into the folder.
 """
 
@@ -33,34 +34,35 @@ def inputs(count: int, dtype: str) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    coordinator, processes, rank, folder = sys.argv[1:]
+    coordinator, processes, rank, folder, *numbers = sys.argv[1:]
     distributed.initialize(coordinator, int(processes), int(rank))
     import jax
 
     jax.config.update("jax_enable_x64", True)
     with distributed.shared_fate(60):
-        found = {
-            f"{name}/{part}": value
-            for name, results in computed()
-            for part, value in results.items()
-        }
-        if jax.process_index() == 0:
-            name = f"{processes}x{jax.local_device_count()}.npz"
-            np.savez(Path(folder, name), **found)
+        for number in map(int, numbers):
+            found = {
+                f"{name}/{part}": value
+                for name, results in computed(number)
+                for part, value in results.items()
+            }
+            if jax.process_index() == 0:
+                np.savez(Path(folder, f"{processes}x{number}.npz"), **found)
 
 
-def computed() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """Yield the name of each case and what came out."""
+def computed(number: int) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Yield the name of each case and what came out, on so many devices of each."""
     import jax
     from jax.experimental.multihost_utils import process_allgather
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
     rows = PartitionSpec("data")
-    mesh = Mesh(np.array(jax.devices()), ("data",))
+    devices = np.array(jax.devices()).reshape(jax.process_count(), -1)[:, :number]
+    mesh = Mesh(devices.ravel(), ("data",))
     share = NamedSharding(mesh, rows)
 
     def divided(array: np.ndarray) -> jax.Array:
-        missing = -len(array) % jax.device_count()
+        missing = -len(array) % devices.size
         array = np.pad(array, [(0, missing), *[(0, 0)] * (array.ndim - 1)])
         parts = np.split(array, jax.process_count())
         own = parts[jax.process_index()]
@@ -71,7 +73,7 @@ def computed() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
             given = inputs(count, dtype)
             all_rows = np.ones((count, 1, 1), dtype)
             for kind in ("none", "mask", "weights"):
-                if kind == "none" and count % jax.device_count():
+                if kind == "none" and count % devices.size:
                     kind = "padding"  # rows that are no examples
                 weights = all_rows if kind in ("none", "padding") else given[kind]
                 arrays = [divided(given[n]) for n in ("x", "cotangent")]
