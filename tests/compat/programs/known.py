@@ -526,22 +526,28 @@ KNOWN = (
     ),
     Known("An axis name that is not bound", raises("UnboundAxisNameError")),
     Known("A traced `use_running_average`", raises("TracedFlagError")),
-    Known("Input with another number of channels", raises("FeatureShapeChangedError")),
+    Known(
+        "An input whose number of channels differs from",
+        raises("FeatureShapeChangedError"),
+    ),
     Known("A training step on one value", raises("SingleValuePerChannelError")),
-    Known("Running averages cast to half", raises("HalfPrecisionStatisticsError")),
-    Known("`Dropout` takes a rate", raises("DropoutRateError")),
+    Known(
+        "Running averages that were cast to half precision",
+        raises("HalfPrecisionStatisticsError"),
+    ),
+    Known("`Dropout` accepts a rate that is not a", raises("DropoutRateError")),
     Known(
         "Keys drawn inside `nn.jit`",
         differs("(bits|numbers) ", "nn.jit"),
         TRACED_EACH_TIME,
     ),
     Known(
-        "Interceptors, and captured",
+        "If `nn.jit` has compiled a program before, interceptors",
         differs(CALLS, "nn.jit", "capture_inter"),
         TRACED_EACH_TIME,
     ),
     Known(
-        "Interceptors, and captured",
+        "If `nn.jit` has compiled a program before, interceptors",
         differs(CALLS, "nn.jit", "intercept_methods"),
         TRACED_EACH_TIME,
     ),
@@ -555,18 +561,27 @@ KNOWN = (
         differs(MADE_TWICE, "nn.map_variables", "init=self.is_initializing()"),
     ),
     Known(
-        "JAX arrays in fields of modules",
+        "Modules with JAX arrays in their fields fail",
         differs("Flax TypeError: iteration over a #-d array", "nn.jit"),
     ),
-    Known("`setup` of a module whose method", differs(SETUP_TWICE, "nn.jit")),
-    Known("`setup` of a module whose method", differs(SETUP_TWICE, "nn.fold_rngs")),
-    Known("`setup` of a module whose method", fewer_children),
-    Known("`setup` of a module whose method", setup_twice),
-    Known("Inside of a lifted function the `repr`", more_children),
-    Known("Inside of `while_loop` the collections", frozen("nn.while_loop")),
-    Known("A scan over axes of several lengths", differs(LENGTHS, "nn.scan")),
-    Known("After `share_scope` errors inside", moved),
-    Known("After `share_scope` errors inside", moved_paths),
+    Known(
+        "If `nn.jit` or `nn.fold_rngs` lifts a method, `setup`",
+        differs(SETUP_TWICE, "nn.jit"),
+    ),
+    Known(
+        "If `nn.jit` or `nn.fold_rngs` lifts a method, `setup`",
+        differs(SETUP_TWICE, "nn.fold_rngs"),
+    ),
+    Known("If `nn.jit` or `nn.fold_rngs` lifts a method, `setup`", fewer_children),
+    Known("If `nn.jit` or `nn.fold_rngs` lifts a method, `setup`", setup_twice),
+    Known("Inside a lifted function, the `repr` of a", more_children),
+    Known(
+        "Inside `while_loop`, collections that are only read are",
+        frozen("nn.while_loop"),
+    ),
+    Known("If the scanned axes have different lengths, a", differs(LENGTHS, "nn.scan")),
+    Known("After `share_scope`, errors inside a lifted layer, such", moved),
+    Known("After `share_scope`, errors inside a lifted layer, such", moved_paths),
     Known("Errors in `setup` of a lifted module", without_path),
     Known(
         "A `compact_name_scope` method that is a property",
@@ -577,7 +592,7 @@ KNOWN = (
         differs("Flax KeyError: '[\\w#]+'", "nn.compact_name_scope", "property"),
     ),
     Known(
-        "`WeightNorm(variable_filter=None)` takes",
+        "`WeightNorm(variable_filter=None)` normalizes state and captured",
         shows(SCALES, "nn.WeightNorm", "variable_filter=None"),
     ),
     Known("A field named `scope`", field_named_scope),
@@ -599,7 +614,7 @@ KNOWN = (
         differs(AXES, "nn.PARTITION_NAME", ": -1}"),
     ),
     Known(
-        "`WeightNorm` keeps the layer inside from",
+        "`WeightNorm` prevents the inner layer from updating state,",
         shows("keys at .*intermediates", "nn.WeightNorm", "capture_intermediates"),
     ),
     Known(
@@ -611,21 +626,21 @@ KNOWN = (
         shows(TWICE, "nn.SpectralNorm", "capture_intermediates"),
     ),
     Known("| Additional fields, whose defaults", more_fields),
-    Known("A value of an inner JAX transform", leaks),
+    Known("Writing a value of an inner JAX transform", leaks),
     Known(
         "`vjp`, `jvp` and `custom_vjp` refuse",
         differs("Flax NotImplementedError: This transform does not yet support Mod"),
     ),
     Known(
-        "`while_loop` fails where it carries",
+        "`while_loop` fails if it carries an immutable collection",
         differs("Flax TypeError: while_loop body", "nn.while_loop", "carry_variables"),
     ),
     Known(
-        "`nn.jit` of a function fails with `TypeError` where",
+        "`nn.jit` of a function fails with `TypeError` if",
         differs("Flax TypeError: 'InstancePlaceholder' object is", "nn.jit(lambda m"),
     ),
     Known(
-        "`nn.remat_scan` may run in a plain JAX",
+        "While variables are created, `nn.remat_scan` may run in",
         differs("Flax passes . linsey JaxTransf", "nn.remat_scan", "jax.checkpoint("),
     ),
     Known(
@@ -633,7 +648,7 @@ KNOWN = (
         differs("Flax NotImplementedError: .*Unsupported dtype", "lazy_init"),
     ),
     Known(
-        "In `lazy_init` a function under `custom_jvp`",
+        "In `lazy_init`, a function under `custom_jvp` or `custom_vjp`",
         differs(EAGER, "nn.custom_vjp", "lazy_init"),
     ),
     Known(
@@ -649,88 +664,108 @@ KNOWN = (
     ),
     Known("`cond`, `switch`, `vjp`, ... take one module.", differs(TREES)),
     Known(
-        "The sentence of `LazyInitError` lacks",
+        "The message of `LazyInitError` lacks two words and",
         differs("words: Flax LazyInitError", "lazy_init"),
     ),
-    Known("Interceptors and captured intermediates see", private_calls),
     Known(
-        "Interceptors and captured intermediates see",
+        "Interceptors and captured intermediates also see internal functions,",
+        private_calls,
+    ),
+    Known(
+        "Interceptors and captured intermediates also see internal functions,",
         differs("Flax IndexError: tuple index", "nn.intercept_methods"),
     ),
     Known(
-        "Interceptors and captured intermediates see",
+        "Interceptors and captured intermediates also see internal functions,",
         differs("Flax IndexError: tuple index", "nn.WeightNorm", "capture_inter"),
     ),
     Known(
-        "Interceptors and captured intermediates see",
+        "Interceptors and captured intermediates also see internal functions,",
         differs("Flax AttributeError: '(int|Typed.*)' object has no.*size", "capture_"),
     ),
     Known(
-        "Interceptors and captured intermediates see",
+        "Interceptors and captured intermediates also see internal functions,",
         differs("order of facts", "nn.intercept_methods", "nn.fold_rngs"),
     ),
-    Known("Interceptors and captured intermediates see", other_order),
     Known(
-        '`method="head"` fails in `init` where',
+        "Interceptors and captured intermediates also see internal functions,",
+        other_order,
+    ),
+    Known(
+        '`method="head"` fails in `init` if `head` is a',
         differs(CALLED_UNBOUND, "method='inner"),
     ),
-    Known("An input that is no array, such as", differs(NO_ARRAY)),
+    Known("An input that is not an array, such", differs(NO_ARRAY)),
     Known(
         "A lifted function whose first arg", differs("Flax Attr.*attribute '?_state")
     ),
     Known("A lifted function of an unbound module", differs(UNBOUND)),
     Known("Keys that are drawn in `vjp` inside", differs(LEAKED, "nn.custom_vjp")),
-    Known("In `WeightNorm` a kernel of another", differs(NORMED, "nn.WeightNorm")),
-    Known("An example that is masked altogether", differs("finite num", "mask=")),
     Known(
-        "`del self.name` leaves None", differs(".*has no attribute 'name'", "del self")
+        "In `WeightNorm`, a kernel of the wrong shape", differs(NORMED, "nn.WeightNorm")
     ),
-    Known("A name that a parameter has fails", differs("Flax TypeError: Array.__cont")),
-    Known("A name that a parameter has fails", differs(SHARED_NAME, ".sow(")),
-    Known("A Python number as a variable", forwarded),
     Known(
-        "Where `nn.scan` or `nn.remat_scan` broadcasts",
+        "A completely masked example becomes NaN in layer,",
+        differs("finite num", "mask="),
+    ),
+    Known(
+        "After `del self.name`, the name is None.",
+        differs(".*has no attribute 'name'", "del self"),
+    ),
+    Known(
+        "Inside a lifted function, giving a submodule the",
+        differs("Flax TypeError: Array.__cont"),
+    ),
+    Known(
+        "Inside a lifted function, giving a submodule the",
+        differs(SHARED_NAME, ".sow("),
+    ),
+    Known("In `lazy_init`, a variable that is a Python", forwarded),
+    Known(
+        "If `nn.scan` or `nn.remat_scan` broadcasts a variable that",
         differs(FORWARDED, "variable_broadcast", "nn.remat"),
     ),
     Known(
-        "Where `nn.scan` or `nn.remat_scan` broadcasts",
+        "If `nn.scan` or `nn.remat_scan` broadcasts a variable that",
         differs(COMPARED, "variable_broadcast", "nn.remat", "== bound.variables"),
     ),
-    Known("Tables and interceptors fail where", differs(PARTIALS)),
-    Known("Errors inside of a lifted class", differs(LIFTED_CLASS)),
+    Known("Tables and interceptors fail if a program lifts", differs(PARTIALS)),
+    Known("Errors inside a lifted class call the class", differs(LIFTED_CLASS)),
     Known("`fold_rngs` of a method fails", differs(NUMBERS, "nn.fold_rngs")),
     Known(
-        "`DenseGeneral` fails where the number",
+        "`DenseGeneral` fails if the number of channels is",
         differs("Flax Concretization", "nn.DenseGeneral", "symbolic_shape"),
     ),
-    Known("A table breaks the texts of partitioned", broken_lines),
-    Known("A table shows a variable with the name", shared_name),
+    Known("A table wraps the texts of partitioned variables", broken_lines),
+    Known("If a variable has the same name as", shared_name),
     Known(
-        "`RNN` takes `seq_lengths` of more",
+        "`RNN` accepts `seq_lengths` with more axes than the",
         differs(".*linsey ShapeError: `seq_lengths`", "seq_lengths"),
     ),
     Known(
-        "Inside of `nn.add_metadata_axis` and",
+        "Inside `nn.add_metadata_axis` and `nn.map_variables`, immutable collections",
         differs("facts: .*FrozenDi", "nn.add_metadata_axis", "FrozenDict"),
     ),
     Known(
-        "Inside of `nn.add_metadata_axis` and",
+        "Inside `nn.add_metadata_axis` and `nn.map_variables`, immutable collections",
         frozen("nn.map_variables", "FrozenDict"),
     ),
     Known(
-        "A table names a layer inside of a shared",
+        "A table shows a layer in a shared",
         differs("facts", "nn.tabulate", "nn.share_scope"),
     ),
     Known("A table shows a module among the arguments", modules_in_tables),
-    Known("`setup` marked with `compact`", raises("UsageError", "def setup")),
+    Known(
+        "A `setup` that is marked with `compact` or", raises("UsageError", "def setup")
+    ),
     Known("The value of an `InitVar`", init_vars),
     Known(
-        "Bound modules that hold modules",
+        "Comparing bound modules that hold other modules raises",
         differs("Flax RecursionError: ", "== model.bind"),
         NOT_COMPARED,
     ),
     Known(
-        "`SpectralNorm` of a layer with a partitioned",
+        "`SpectralNorm` fails for a layer with a partitioned",
         differs("Flax AttributeError: '(Sequence|GetAttr)Key'", "nn.SpectralNorm"),
     ),
     Known(
@@ -738,7 +773,8 @@ KNOWN = (
         differs(f"{CARRY} have the same pytree", "variable_carry"),
     ),
     Known(
-        "`RNN` fails in `scan` where", differs(f"{CARRY} have equal types", "nn.RNN")
+        "`RNN` fails in `scan` if a step widens",
+        differs(f"{CARRY} have equal types", "nn.RNN"),
     ),
     Known(
         "`remat_scan` refuses partitioned",
@@ -746,24 +782,38 @@ KNOWN = (
     ),
     Known("`static_argnums` of `nn.remat` fail", differs("Flax ValueError: the `stat")),
     Known(
-        "`bind` takes no single key",
+        "`bind` does not accept a single key as",
         differs("Flax InvalidRngError: rngs should be a dict", "model.bind"),
     ),
     Known("A body under `nn.jit` that", differs("facts", "nn.jit"), TRACED_EACH_TIME),
-    Known("`fold_rngs` of a function of", from_keys("nn.fold_rngs")),
-    Known("`fold_rngs` of a function of", from_keys("nn.jit", "other")),
-    Known("`fold_rngs` of a function of", from_keys("nn.jit", "lambda m, o")),
-    Known("`fold_rngs` of a function of", from_keys("nn.jit(lambda m")),
-    Known("`fold_rngs` of a function of", from_keys("nn.jit(nn.RNN)(nn.")),
-    Known("A module from outside that draws keys", from_keys("nn.scan")),
-    Known("A module from outside that draws keys", from_keys("nn.vmap")),
-    Known("Variables that went through lifted", lifted_order),
     Known(
-        "Statistics are float32 at first",
+        "`fold_rngs` of a function whose module holds other", from_keys("nn.fold_rngs")
+    ),
+    Known(
+        "`fold_rngs` of a function whose module holds other",
+        from_keys("nn.jit", "other"),
+    ),
+    Known(
+        "`fold_rngs` of a function whose module holds other",
+        from_keys("nn.jit", "lambda m, o"),
+    ),
+    Known(
+        "`fold_rngs` of a function whose module holds other",
+        from_keys("nn.jit(lambda m"),
+    ),
+    Known(
+        "`fold_rngs` of a function whose module holds other",
+        from_keys("nn.jit(nn.RNN)(nn."),
+    ),
+    Known("An outer module that draws keys in the", from_keys("nn.scan")),
+    Known("An outer module that draws keys in the", from_keys("nn.vmap")),
+    Known("Variables that passed through lifted transforms have sorted", lifted_order),
+    Known(
+        "Statistics start as float32 and become float64 or",
         differs("values at .*(mean|var): .*complex|Flax .*Error", "1j * x", "BatchNo"),
     ),
     Known(
-        "Statistics are float32 at first",
+        "Statistics start as float32 and become float64 or",
         shows("facts.*\nlinsey: .*mean: complex", "1j * x", "BatchNo", "tabulate"),
     ),
 )
