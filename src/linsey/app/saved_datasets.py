@@ -21,7 +21,7 @@ from linsey.app.config import DataOptions, LoadingOptions
 from linsey.app.dataset import Dataset, Known, Pair, make_dataset
 from linsey.app.image_array import Holding, ImageArray, read_all
 from linsey.app.image_folder import SKIP, broken_note
-from linsey.app.images import decode, decode_stream
+from linsey.app.images import decode_stream
 from linsey.app.workers import workers_for
 from linsey.errors import InputError
 from linsey.extras import MissingPackageError
@@ -142,8 +142,9 @@ class StoredColumn:
         file, place = self.name(row)
         if entry is None:
             raise InputError("no image in this row", file=file, key=place)
-        if entry["bytes"] is None:
-            return decode(Path(entry["path"]), size)
+        if entry["bytes"] is None:  # `save_to_disk` stores the bytes of all images
+            problem = "a path in place of an image, and other files are not opened"
+            raise InputError(problem, file=file, key=place, found=entry["path"])
         return decode_stream(io.BytesIO(entry["bytes"]), file, size, place)
 
     def name(self, row: int) -> tuple[Path, str]:
