@@ -116,7 +116,7 @@ def pytest_make_parametrize_id(val: object) -> str | None:
     return None
 
 
-LARGE_WORKER = 1500  # MiB
+LARGE_WORKER = 2500  # MiB
 ROOM = 600  # MiB for the programs of the next tests, where what is imported fills it
 _large = LARGE_WORKER
 

@@ -70,7 +70,7 @@ def is_drawn_in_chunks(init_fn, *args) -> bool:
     return recipe is not None and recipe.parts(eager.CHUNKS[0]) is not None
 
 
-@pytest.mark.thinned(15)
+@pytest.mark.thinned(25)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "complex64"])
 @pytest.mark.parametrize("name", INITIALIZERS)
 def test_bits_are_those_of_the_initializer(name, dtype):

@@ -115,6 +115,7 @@ def test_weights_of_another_model_are_refused(linsey, images, tmp_path):
     assert refused.code == 2 and "no.npz: no such file" in refused.error
 
 
+@pytest.mark.slow
 def test_a_run_is_what_another_one_begins_with(linsey, images, tmp_path):
     weights.write("theirs.pt", state_dict(3))
     first = (*images, *FROZEN, "--weights", "theirs.pt", "--out", "first")
@@ -139,6 +140,7 @@ class Net(tx.Module):
 """
 
 
+@pytest.mark.slow
 def test_a_treex_model_begins_with_weights_of_its_own_names(linsey, images, tmp_path):
     (tmp_path / "net.py").write_text(TREEX)
     first = (*images, *FROZEN, "--out", "first")

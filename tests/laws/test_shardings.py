@@ -63,6 +63,7 @@ def split(variables):
     return params, {col: variables[col] for col in variables if col != "params"}
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("axis", ["first", "last"])
 @pytest.mark.parametrize("name", [*CASES, *MORE])
 def test_inputs_may_be_split_over_an_explicit_axis(name, axis):

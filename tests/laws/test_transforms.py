@@ -110,6 +110,7 @@ def test_scan_hands_the_state_on(name):
     assert_close(second, twice, ATOL)
 
 
+@pytest.mark.thinned(3)
 @every_module
 def test_the_gradient_is_that_of_the_result(name):
     (_, aux), gradient = transformed(name)["grad"]
@@ -121,12 +122,14 @@ def test_the_gradient_is_that_of_the_result(name):
         assert any(jnp.any(g != 0) for g in jax.tree.leaves(gradient))
 
 
+@pytest.mark.thinned(3)
 @every_module
 def test_remat_gives_the_same_values_gradients_and_state(name):
     found = transformed(name)
     assert_close(found["remat"], found["grad"], 8 * ATOL)
 
 
+@pytest.mark.thinned(3)
 @every_module
 def test_forward_and_reverse_mode_agree(name):
     found = transformed(name)

@@ -57,7 +57,7 @@ def test_vmap_over_hyper_parameters_equals_separate_updates(name):
     assert_close(contents(together), separate, atol=2e-6)
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(6)
 def test_vmap_over_ensembles_equals_separate_updates(name):
     definition = DEFINITIONS[name]()
     members = [PARAMS, jax.tree.map(lambda x: 2 * x + 1, PARAMS)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from pathlib import Path
 
@@ -28,5 +27,4 @@ def named_tests() -> list[str]:
 @pytest.mark.parametrize("reference", named_tests())
 def test_every_difference_names_a_test_that_exists(reference):
     file, _, name = reference.partition("::")
-    tree = ast.parse((ROOT / file).read_text())
-    assert name in {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)}
+    assert re.search(rf"^ *def {name}\(", (ROOT / file).read_text(), re.MULTILINE)
