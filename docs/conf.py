@@ -6,6 +6,11 @@ import importlib.metadata
 import re
 from typing import Any
 
+import jax.typing
+import sphinx.util.typing
+
+import linsey.typing
+
 project = "linsey"
 author = "The linsey maintainers"
 copyright = "2026, The linsey maintainers"
@@ -28,12 +33,24 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
+# Signatures show these names, not what they stand for.
+autodoc_type_aliases = {
+    **{
+        name: f"linsey.typing.{name}"
+        for name in linsey.typing.__all__
+        if name not in ("Path", "Sharding") and name[0].isupper()
+    },  # other modules mean pathlib's Path and JAX's Sharding
+    "ArrayLike": "jax.typing.ArrayLike",
+    "DTypeLike": "jax.typing.DTypeLike",
+}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # fields of dataclasses are documented once
 python_use_unqualified_type_names = True
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 html_title = f"linsey {release}"
 html_math_renderer = "mathml"  # browsers set it without scripts, fonts or a network
 
@@ -55,12 +72,27 @@ def read_given_signatures() -> None:
     _signatures.update_default_value = update_default_value
 
 
+# What remains of the alias in others that are made of it.
+WRITTEN_OUT = sphinx.util.typing.stringify_annotation(jax.typing.ArrayLike, "smart")
+
+
 def shorten_defaults(
     app: Any, what: str, name: str, obj: Any, options: Any, given: str, returned: str
 ) -> tuple[str | None, str | None]:
-    """Writes `zeros` for a default that is `<function zeros at 0x7f..>`."""
+    """Writes `zeros` for a default that is `<function zeros at 0x7f..>`.
+
+    Sphinx shortens the types of a signature only if all of it can be parsed, so other
+    defaults of such a form are left out as `...`.
+    """
     shown = r"<(?:function|class) '?(?:[\w<>]+\.)*(\w+)'?(?: at 0x\w+)?>"
-    return given and re.sub(shown, r"\1", given), returned
+    for pattern, short in [
+        (shown, r"\1"),
+        (r"= <[^<>]+>", "= ..."),
+        (r"TypeAliasForwardRef\('([\w.]+)'\)", r"\1"),  # as Sphinx writes it in unions
+        (re.escape(WRITTEN_OUT), "jax.typing.ArrayLike"),
+    ]:
+        given = given and re.sub(pattern, short, given)
+    return given, returned
 
 
 def shorten_type(app: Any, env: Any, node: Any, shown: Any) -> Any:
@@ -105,14 +137,23 @@ def render_block_math(writer: Any, node: Any) -> None:
     raise docutils.nodes.SkipNode
 
 
+def escape_stars(text: str) -> str:
+    """Writes stars and bars for themselves, except around *words* and in lists."""
+    parts = re.split(r"(?<![\w*(])(\*[A-Za-z][^*,]*[A-Za-z]\*)(?![\w*])", text)
+    parts[::2] = [
+        re.sub(r"(?<!^)(?<!\n)[*|]|[*|](?=\S)", r"\\\g<0>", part) for part in parts[::2]
+    ]
+    return "".join(parts)
+
+
 def markdown_to_rst(
     app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]
 ) -> None:
     """Lets docstrings be read as people write them.
 
     Single backquotes mean code, as in Markdown, and stars mean themselves, as in
-    (*batch, features). Paragraphs with doctests are left alone, and so are the
-    docstrings of functions that come from jax.
+    (*batch, features), unless they are around *words*. Paragraphs with doctests are
+    left alone, and so are the docstrings of functions that come from jax.
     """
     if str(getattr(obj, "__module__", "linsey")).split(".")[0] == "jax":
         return
@@ -121,10 +162,7 @@ def markdown_to_rst(
         if ">>>" not in paragraph and "::" not in paragraph:
             parts = re.split(r"(?<!`)`([^`]+)`(?!`)", paragraph)
             text, code = parts[::2], parts[1::2]
-            text = [
-                re.sub(r"(?<!^)(?<!\n)[*|]|[*|](?=\S)", r"\\\g<0>", part)
-                for part in text
-            ]
+            text = [escape_stars(part) for part in text]
             joined = text[0]
             for span, after in zip(code, text[1:], strict=True):
                 joined += f"``{span}``" + ("\\ " if after[:1].isalnum() else "") + after
