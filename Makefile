@@ -126,7 +126,7 @@ test-all: lint $(VENV)/.stamp-torch $(VENV)/.stamp-programs
 # What may call kernels: without any, and with one wherever there is one.
 .PHONY: test-layers
 test-layers: $(VENV)/.stamp-dev
-	$(FAST_TESTS) tests/ops tests/linen
+	$(FAST_TESTS) tests/ops tests/linen --ignore=tests/linen/module --ignore=tests/linen/transforms
 
 # The fast tests only: the slow ones would take an hour more.
 .PHONY: test-newer

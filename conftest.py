@@ -45,6 +45,8 @@ from sybil.parsers.myst import PythonCodeBlockParser, SkipParser  # noqa: E402
 import linsey.linen  # noqa: E402
 from tests.loopback import forbid_other_networks  # noqa: E402
 
+collect_ignore = ["docs/conf.py"]  # imports Sphinx, which tests do without
+
 # Tests pass without a network, so none of them may use one.
 forbid_other_networks()
 
