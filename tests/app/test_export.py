@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import linsey as package
-from linsey.app import exported
+from linsey.app import exported, image_array
+from linsey.app.images import decode
 from tests.app.served import pixels
 
 
@@ -31,8 +32,13 @@ def model(image_run):
 def plain(image_run, tmp_path_factory):
     from linsey.app import cli
 
-    target = tmp_path_factory.mktemp("export") / "served"
-    assert cli.main(["export", str(image_run), str(target)]) == 0
+    target, read = tmp_path_factory.mktemp("export") / "served", []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            image_array, "decode", lambda *args: read.append(args) or decode(*args)
+        )
+        assert cli.main(["export", str(image_run), str(target)]) == 0
+    assert len(read) == 4  # only what is compared, not the images it was trained on
     return target
 
 
@@ -131,7 +137,7 @@ def test_without_the_data_random_numbers_are_compared_and_said(
     finally:
         moved.rename(elsewhere)
     assert result.code == 0
-    assert "compared on random numbers, since the data are not there" in result.err
+    assert "compared on random numbers, since the data cannot be read" in result.err
     assert read(tmp_path / "out")[1]["check"]["inputs"] == "random numbers"
 
 

@@ -35,7 +35,7 @@ class Saved:
     def __getitem__(self, rows):
         if isinstance(rows, int):
             return {name: values[rows] for name, values in self.columns.items()}
-        return {name: np.asarray(values)[rows] for name, values in self.columns.items()}
+        return {name: Column(values[rows]) for name, values in self.columns.items()}
 
     def __len__(self):
         return len(next(iter(self.columns.values())))
@@ -48,8 +48,18 @@ class Saved:
         return Saved({name: self.columns[name] for name in names}, self.features)
 
     def with_format(self, kind):
-        assert kind == "numpy"
+        assert kind == "arrow"
         return self
+
+
+class Column:
+    """What is used of `pyarrow.ChunkedArray`."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def to_numpy(self):
+        return np.asarray(self.values)
 
 
 class ClassLabel:
@@ -205,8 +215,31 @@ def test_saved_numbers_are_read(tmp_path, datasets):
     assert data.class_names == ("3", "5", "7") and data.feature_names == ("a",)
 
 
-def test_saved_arrays_are_read(tmp_path, datasets):
-    columns = {"x": np.arange(40.0).reshape(10, 4).tolist(), "label": [0, 1] * 5}
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "float16", "float32", "float64"])
+def test_saved_arrays_are_read_in_their_dtype(tmp_path, datasets, dtype):
+    x, labels = np.arange(120).astype(dtype).reshape(10, 4, 3), [0, 1] * 5
+    one = datasets.Dataset.from_dict({"x": x, "label": labels})
+    features = datasets.Features(
+        x=datasets.Array2D((4, 3), dtype), label=one.features["label"]
+    )
+    fixed = datasets.Dataset.from_dict({"x": x, "label": labels}, features)
+    for part in (one, fixed):
+        folder = tmp_path / part.features["x"].__class__.__name__
+        datasets.DatasetDict(train=part, test=part).save_to_disk(folder)
+        data = load(DataOptions(data=str(folder)))
+        assert data.x_test.dtype == dtype
+        np.testing.assert_array_equal(data.x_test, x[..., None])
+
+
+def test_arrays_of_several_shapes_are_refused(tmp_path, datasets):
+    columns = {"x": [[0.0] * (1 + i % 2) for i in range(8)], "label": [0, 1] * 4}
     datasets.Dataset.from_dict(columns).save_to_disk(tmp_path)
-    data = load(DataOptions(data=str(tmp_path)))
-    assert data.shape == (4,) and len(data.x_train) == 8
+    with pytest.raises(InputError, match="x: a column of neither images nor numbers"):
+        load(DataOptions(data=str(tmp_path)))
+
+
+def test_a_missing_number_is_named(tmp_path, datasets):
+    columns = {"a": [1.0, None] + [2.0] * 6, "b": [1.0] * 8, "label": [0, 1] * 4}
+    datasets.Dataset.from_dict(columns).save_to_disk(tmp_path)
+    with pytest.raises(InputError, match="not a finite number"):
+        load(DataOptions(data=str(tmp_path)))

@@ -8,8 +8,8 @@ from PIL import Image
 
 from linsey.app import image_array, steps
 from linsey.app.config import DataOptions, LoadingOptions
-from linsey.app.image_array import Held, Holding, ImageArray
-from linsey.app.images import image_pixels
+from linsey.app.image_array import Held, Holding, ImageArray, Pixels
+from linsey.app.images import decode, image_pixels
 from linsey.app.readers import load
 from linsey.errors import InputError
 from tests.app.images import make_photos, photo
@@ -66,6 +66,25 @@ def test_rows_are_those_of_an_array(both):
     assert streamed.x_train[4].tobytes() == whole[4].tobytes()
     with pytest.raises(IndexError):
         streamed.x_train[len(whole)]
+
+
+def test_images_that_are_known_are_read_when_asked_for(both, monkeypatch):
+    right, size = both[0].x_test, both[0].shape[0]
+    options = DataOptions(data=both[0].name, image_size=size)
+    monkeypatch.setattr(image_array, "decode", None)
+    data = load(options, pixels=Pixels(right.shape[-1], right.dtype))
+    read = []
+    monkeypatch.setattr(
+        image_array, "decode", lambda *args: read.append(args) or decode(*args)
+    )
+    assert data.x_test[2:5].tobytes() == right[2:5].tobytes()
+    assert len(read) == 3
+    with pytest.raises(RuntimeError, match="not read to be measured"):
+        data.digest()
+    for pixels in (Pixels(1, right.dtype), Pixels(3, np.dtype(np.uint8))):
+        if pixels != (right.shape[-1], right.dtype):
+            with pytest.raises(InputError, match="more channels or bits than those"):
+                load(options, pixels=pixels).x_train[:]
 
 
 def test_the_standardizer_is_measured_once_and_right(both):

@@ -1,6 +1,7 @@
 """Images on disk as an array: those not held in memory are decoded when needed.
 
-All images are decoded once when the data are read. This finds broken ones, and measures
+All images are decoded once when the data are read, unless only some of them are of
+interest and their channels and dtype are known. This finds broken ones, and measures
 what would otherwise take another pass over all pixels: mean and standard deviation, the
 extremes, and a digest of each image. These numbers are therefore the same, bit for bit,
 whether or not the pixels are held, and an image that changes afterwards is noticed.
@@ -12,7 +13,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, Self, TypeAlias, overload
+from typing import NamedTuple, Protocol, Self, TypeAlias, overload
 
 import numpy as np
 
@@ -89,11 +90,12 @@ class ImageArray:
     Args:
         images: the encoded images.
         size: the height and width in pixels.
-        facts: the measurements of each image.
+        facts: the measurements of each image, if it was read once.
         held: the decoded images, if they are held in memory.
         workers: the workers that decode images that are not held.
-        channels: number of channels. Defaults to the number that the images need.
-        dtype: the dtype of the array. Defaults to the one that the images need.
+        channels: number of channels. Defaults to the number that the measured images
+            need.
+        dtype: the dtype of the array. Defaults to the one that they need.
 
     Example:
         >>> import tempfile
@@ -113,7 +115,7 @@ class ImageArray:
         self,
         images: StoredImages,
         size: int,
-        facts: np.ndarray,
+        facts: np.ndarray | None,
         held: Sequence[np.ndarray] | None,
         workers: Workers,
         channels: int | None = None,
@@ -122,10 +124,17 @@ class ImageArray:
         self._images, self._size, self._facts, self._held = images, size, facts, held
         self.workers = workers
         if channels is None:
-            channels = _CHANNELS if facts["is_colored"].any() else 1
+            channels = _CHANNELS if self._measured["is_colored"].any() else 1
         if dtype is None:
-            dtype = np.dtype(np.float32 if facts["is_deep"].any() else np.uint8)
+            is_deep = self._measured["is_deep"].any()
+            dtype = np.dtype(np.float32 if is_deep else np.uint8)
         self.shape, self.dtype = (len(images), size, size, channels), dtype
+
+    @property
+    def _measured(self) -> np.ndarray:
+        if self._facts is None:
+            raise RuntimeError("these images were not read to be measured")
+        return self._facts
 
     @property
     def is_held(self) -> bool:
@@ -168,10 +177,17 @@ class ImageArray:
         if self._held is not None:
             return self._held[row]
         image = self._images.decode(row, self._size)
-        if _sha256(image) != self._facts["sha256"][row].tobytes():
+        file, place = self._images.name(row)
+        if self._facts is None:
+            if (
+                image.shape[-1] > self.shape[-1]
+                or image.dtype.itemsize > self.dtype.itemsize
+            ):
+                problem = "an image of more channels or bits than those before"
+                raise InputError(problem, file=file, key=place)
+        elif _sha256(image) != self._facts["sha256"][row].tobytes():
             hint = "--resume goes on only with the images that the run began with"
             problem = "not the image that it was when it was first read"
-            file, place = self._images.name(row)
             raise InputError(problem, file=file, key=place, hint=hint)
         return image
 
@@ -179,7 +195,8 @@ class ImageArray:
         """Return an array of some of the rows, without reading them."""
         images = self._images.select(rows)
         held = None if self._held is None else [self._held[row] for row in rows]
-        return ImageArray(images, self._size, self._facts[rows], held, self.workers,
+        facts = None if self._facts is None else self._facts[rows]
+        return ImageArray(images, self._size, facts, held, self.workers,
                           self.shape[-1], self.dtype)  # fmt: skip
 
     def with_channels(self, channels: int) -> ImageArray:
@@ -190,7 +207,9 @@ class ImageArray:
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and variance of each channel over all pixels, in float64."""
         channels = self.shape[-1]
-        mean, squares = (self._facts[key][:, :channels] for key in ("mean", "squares"))
+        mean, squares = (
+            self._measured[key][:, :channels] for key in ("mean", "squares")
+        )
         # All images have the same number of pixels. If their means are equal, their
         # differences are exactly zero.
         total = mean[0] + (mean - mean[0]).mean(0)
@@ -199,12 +218,26 @@ class ImageArray:
 
     def extremes(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the smallest and the largest value of each channel."""
-        low, high = (self._facts[key][:, : self.shape[-1]] for key in ("low", "high"))
+        low, high = (
+            self._measured[key][:, : self.shape[-1]] for key in ("low", "high")
+        )
         return low.min(0), high.max(0)
 
     def digest(self) -> bytes:
         """Return a SHA-256 of all pixels."""
-        return hashlib.sha256(self._facts["sha256"].tobytes()).digest()
+        return hashlib.sha256(self._measured["sha256"].tobytes()).digest()
+
+
+class Pixels(NamedTuple):
+    """What is known of the images that a model was trained on.
+
+    Attributes:
+        channels: number of channels, 1 or 3.
+        dtype: uint8 or float32.
+    """
+
+    channels: int
+    dtype: np.dtype
 
 
 Examples: TypeAlias = np.ndarray | ImageArray
@@ -264,6 +297,7 @@ def read_all(
     holding: Holding,
     workers: Workers,
     refuse: Callable[[int, InputError], None] | None = None,
+    pixels: Pixels | None = None,
 ) -> ImageArray:
     """Decode all images once, measure them, and hold them if there is memory for them.
 
@@ -274,6 +308,7 @@ def read_all(
         workers: the workers that decode.
         refuse: called with the row and the error of each image that cannot be read; the
             image is left out if it returns. If `None`, the error is raised.
+        pixels: what the images are known to be; none is read before its row is then.
 
     Returns:
         The images that could be read.
@@ -282,6 +317,8 @@ def read_all(
         InputError: an image cannot be read.
         DiskError: a file cannot be read or written.
     """
+    if pixels is not None:
+        return ImageArray(images, size, None, None, workers, *pixels)
 
     def read(row: int) -> tuple[np.ndarray, np.ndarray] | InputError:
         try:

@@ -16,7 +16,7 @@ import numpy as np
 from linsey.app.array_names import PARTS
 from linsey.app.config import DataOptions, LoadingOptions
 from linsey.app.dataset import Dataset, Known, make_dataset
-from linsey.app.image_array import Holding, ImageArray, ImageFiles, read_all
+from linsey.app.image_array import Holding, ImageArray, ImageFiles, Pixels, read_all
 from linsey.app.images import SUFFIXES
 from linsey.app.workers import Workers, workers_for
 from linsey.errors import InputError
@@ -55,6 +55,7 @@ def load_image_folder(
     options: DataOptions,
     known: Known | None = None,
     loading: LoadingOptions | None = None,
+    pixels: Pixels | None = None,
 ) -> Dataset:
     """Load FOLDER/class/image or FOLDER/train/class/image with FOLDER/test/...
 
@@ -67,6 +68,7 @@ def load_image_folder(
         options: the data options.
         known: facts about the training data of the model that the data are for.
         loading: the options of memory and workers.
+        pixels: what the images are known to be, if not all are to be decoded.
 
     Returns:
         The data set, with its classes in alphabetical order.
@@ -85,7 +87,9 @@ def load_image_folder(
     parts = [_labelled_files(folder, names) for folder in _folders(layout)]
     broken: list[Path] = []
     holding, workers = Holding(loading.image_memory * 2**20), workers_for(loading)
-    arrays = [_read_part(part, options, holding, workers, broken) for part in parts]
+    arrays = [
+        _read_part(part, options, holding, workers, broken, pixels) for part in parts
+    ]
     for folder, (_, labels) in zip(_folders(layout), arrays, strict=True):
         _refuse_lost_class(folder, names, labels, broken)
     if len(arrays) > 1:
@@ -242,6 +246,7 @@ def _read_part(
     holding: Holding,
     workers: Workers,
     broken: list[Path],
+    pixels: Pixels | None,
 ) -> tuple[ImageArray, np.ndarray]:
     """Measure the images of a part, and add those that cannot be read to `broken`."""
     lost = []
@@ -252,7 +257,7 @@ def _read_part(
         lost.append(row)
 
     files = ImageFiles(part.files)
-    array = read_all(files, options.image_size, holding, workers, refuse)
+    array = read_all(files, options.image_size, holding, workers, refuse, pixels)
     return array, np.delete(np.asarray(part.labels, np.int32), lost)
 
 

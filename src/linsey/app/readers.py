@@ -14,6 +14,7 @@ from linsey._array_files.npz import read_npz
 from linsey.app.array_names import Chosen, choose_arrays, is_whole
 from linsey.app.config import ARRAYS, DataOptions, LoadingOptions
 from linsey.app.dataset import Dataset, Known, make_dataset
+from linsey.app.image_array import Pixels
 from linsey.app.image_folder import load_image_folder
 from linsey.app.saved_datasets import is_saved_dataset, load_saved_dataset
 from linsey.app.tables import load_table
@@ -28,6 +29,7 @@ def load(
     options: DataOptions,
     known: Known | None = None,
     loading: LoadingOptions | None = None,
+    pixels: Pixels | None = None,
 ) -> Dataset:
     """Load the data that `--data` names.
 
@@ -37,6 +39,8 @@ def load(
             trained.
         loading: the options of memory and workers for images on disk. If `None`,
             the defaults.
+        pixels: what images on disk are known to be. Then none is read before its row
+            is, and they have no digest and no standardizer. If `None`, all are read.
 
     Returns:
         Validated arrays with a training and a test part.
@@ -58,7 +62,7 @@ def load(
     with reporting(path, "read"):
         is_folder, exists = path.is_dir(), path.exists() or path.is_symlink()
     if is_folder:
-        return _load_folder(path, options, known, loading)
+        return _load_folder(path, options, known, loading, pixels)
     if not exists:
         raise InputError("no such file or folder", file=path, key="--data")
     if path.suffix == ".npz":
@@ -77,15 +81,16 @@ def _load_folder(
     options: DataOptions,
     known: Known | None,
     loading: LoadingOptions | None,
+    pixels: Pixels | None,
 ) -> Dataset:
     names = _npy_names(path)
     if names:
         return load_npy(path, choose_arrays(names, path), options, known)
     if is_saved_dataset(path):
         with parsing(path, "the data set cannot be loaded"):
-            return load_saved_dataset(path, options, known, loading)
+            return load_saved_dataset(path, options, known, loading, pixels)
     with parsing(path, "the images cannot be loaded"):
-        return load_image_folder(path, options, known, loading)
+        return load_image_folder(path, options, known, loading, pixels)
 
 
 def load_npz(path: Path, options: DataOptions, known: Known | None = None) -> Dataset:

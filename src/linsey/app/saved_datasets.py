@@ -19,7 +19,7 @@ import numpy as np
 from linsey.app.array_names import PARTS
 from linsey.app.config import DataOptions, LoadingOptions
 from linsey.app.dataset import Dataset, Known, Pair, make_dataset
-from linsey.app.image_array import Holding, ImageArray, read_all
+from linsey.app.image_array import Holding, ImageArray, Pixels, read_all
 from linsey.app.image_folder import SKIP, broken_note
 from linsey.app.images import decode_stream
 from linsey.app.workers import workers_for
@@ -40,6 +40,7 @@ def load_saved_dataset(
     options: DataOptions,
     known: Known | None = None,
     loading: LoadingOptions | None = None,
+    pixels: Pixels | None = None,
 ) -> Dataset:
     """Load images with labels, or numbers with labels.
 
@@ -49,6 +50,7 @@ def load_saved_dataset(
         options: the data options; `--target` names the column of the classes.
         known: facts about the training data of the model that the data are for.
         loading: the options of memory and workers, for images.
+        pixels: what the images are known to be, if not all are to be decoded.
 
     Returns:
         The data set.
@@ -89,7 +91,7 @@ def load_saved_dataset(
     else:
         broken: list[str] = []
         stored = [StoredColumn.of(folder, *part, image) for part in parts.items()]
-        arrays = _read(stored, options, loading or LoadingOptions(), broken)
+        arrays = _read(stored, options, loading or LoadingOptions(), broken, pixels)
         pairs = [(x, _column(part, target)[rows]) for (x, rows), part
                  in zip(arrays, parts.values(), strict=True)]  # fmt: skip
         notes = broken_note(broken)
@@ -162,6 +164,7 @@ def _read(
     options: DataOptions,
     loading: LoadingOptions,
     broken: list[str],
+    pixels: Pixels | None,
 ) -> list[tuple[ImageArray, np.ndarray]]:
     """Return the images and their rows, and add those that are broken to `broken`."""
 
@@ -174,7 +177,7 @@ def _read(
             broken.append(part.name(row)[1])
             lost.append(row)
 
-        array = read_all(part, options.image_size, holding, workers, refuse)
+        array = read_all(part, options.image_size, holding, workers, refuse, pixels)
         return array, np.delete(part.rows, lost)
 
     holding, workers = Holding(loading.image_memory * 2**20), workers_for(loading)
@@ -210,8 +213,21 @@ def _target(folder: Path, columns: Any, options: DataOptions) -> str:
 
 
 def _column(part: Any, name: str) -> np.ndarray:
-    """Read one column, without decoding the images of others."""
-    return np.asarray(part.select_columns([name]).with_format("numpy")[:][name])
+    """Read one column as it is stored, without decoding the images of others."""
+    table = part.select_columns([name]).with_format("arrow")[:]
+    return _stacked(table[name].to_numpy())
+
+
+def _stacked(values: np.ndarray) -> np.ndarray:
+    """Return texts, or arrays of one shape and dtype, as one array without objects."""
+    kinds = {type(value) for value in values} if values.dtype == object else None
+    if kinds == {str}:
+        return values.astype(str)
+    if kinds != {np.ndarray}:
+        return values
+    parts = [_stacked(part) for part in values]
+    is_whole = len({(part.shape, part.dtype) for part in parts}) == 1
+    return np.stack(parts) if is_whole else values
 
 
 def _numbers(folder: Path, part: Any, columns: list[str]) -> np.ndarray:

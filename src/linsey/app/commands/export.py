@@ -113,18 +113,24 @@ def _examples(model: Predictor, exact: int | None) -> tuple[np.ndarray, str]:
         exact: the number of examples, if it has to be exact.
     """
     from linsey.app.exported import random_examples
+    from linsey.app.image_array import Pixels
     from linsey.app.readers import load
 
+    pixels = None
+    dtype = model.metadata.data.dtype
+    # Which images are left out as broken is not known before all are read.
+    if len(model.shape) > 1 and dtype and not model.config.skip_broken:
+        pixels = Pixels(model.shape[-1], np.dtype(dtype))
     try:
-        dataset = load(model.config)
-    except (InputError, DiskError, MissingPackageError) as error:
-        warn(f"compared on random numbers, since the data are not there: {error}")
-    else:
+        dataset = load(model.config, pixels=pixels)
         if dataset.shape == model.shape:
             rows = np.arange(exact or _COMPARED) % len(dataset.x_test)
             if exact is None:
                 rows = np.unique(rows)
             return np.asarray(dataset.x_test[rows]), "the test part"
+    except (InputError, DiskError, MissingPackageError) as error:
+        warn(f"compared on random numbers, since the data cannot be read: {error}")
+    else:
         warn("compared on random numbers, since the data have another shape now")
     return random_examples(model, exact or _COMPARED), "random numbers"
 
