@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+from linsey.app import compiling, devices
+from linsey.checkpoint import group
 from linsey.distributed.hub import Hub, Rank, blamed
 from linsey.distributed.wire import Message
 
@@ -144,3 +148,10 @@ def test_blamed_is_who_is_stopped_or_not_in_jax_or_least_far():
     assert blamed({0: rank(4, IN_JAX), 1: rank(5, ASLEEP)}) == [1]
     assert blamed({0: rank(5, IN_JAX), 1: rank(4, IN_JAX)}) == [1]
     assert blamed({0: rank(5, ASLEEP), 1: rank(5, ASLEEP)}) == [0, 1]
+
+
+@pytest.mark.parametrize("module", [compiling, devices, group])
+def test_who_calls_a_compiled_function_waits_inside_jax(module):
+    """It waits for the others in C++, so JAX itself has no frame in the stacks."""
+    waiting = f'Thread 0x1:\n  File "{module.__file__}", line 85 in fetch\n'
+    assert blamed({0: rank(5, waiting), 1: rank(5, ASLEEP)}) == [1]

@@ -63,8 +63,8 @@ def installed_model(
             continue
         found = {key: tuple(array.shape) for key, array in model.state_dict().items()}
         if found == expected:
-            # NumPy has no bfloat16 that PyTorch accepts.
-            wide = {key: a.astype(np.float64) for key, a in arrays.items()}
+            # NumPy has no bfloat16 that PyTorch accepts, and its scalars are no arrays.
+            wide = {key: np.asarray(a, np.float64) for key, a in arrays.items()}
             model.load_state_dict({key: torch.from_numpy(a) for key, a in wide.items()})
             return model
     return None

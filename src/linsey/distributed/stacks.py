@@ -17,8 +17,11 @@ from linsey.distributed.life import new_file
 _SIGNAL = getattr(signal, "SIGRTMIN", signal.SIGUSR2 - 3) + 3  # SIGUSR2 on a Mac
 _SECONDS = 1.0  # for the handler to write
 _COMPILER = "/jax/_src/compiler.py"
-# The last file calls a compiled collective, which waits without a frame of JAX.
-_JAX = ("/jax/", "/jaxlib/", "/linsey/checkpoint/group.py")
+# The compiled functions that ours call wait for other ranks without a frame of JAX.
+_JAX = (
+    "/jax/", "/jaxlib/", "/linsey/checkpoint/group.py", "/linsey/app/devices.py",
+    "/linsey/app/compiling.py",
+)  # fmt: skip
 
 
 def offer() -> int:
