@@ -47,6 +47,7 @@ figure img { width: 100%; max-width: 8rem; image-rendering: pixelated;
   body { font-size: 14px; margin: 1rem auto; padding: 0 .6rem; }
   h1 { font-size: 1.2rem; } .big { font-size: 1.1rem; }
   th, td { padding: .15rem .4rem; }
+  td:first-child, td:nth-child(2):last-child { white-space: pre-wrap; }
   div.figures { grid-template-columns: repeat(auto-fill, minmax(5.5rem, 1fr)); } }
 @media print {
   :root { --ink: #000; --paper: #fff; --line: #bbb; --right: 46 125 50;
@@ -107,7 +108,13 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def _row(tag: str, texts: Sequence[str], styles: Sequence[str]) -> str:
     cells = zip(texts, styles, strict=True)
-    return "".join(f"<{tag}{style}>{_escaped(text)}</{tag}>" for text, style in cells)
+    return "".join(f"<{tag}{style}>{_indented(text)}</{tag}>" for text, style in cells)
+
+
+def _indented(text: str) -> str:
+    """Return HTML whose lines do not break within the indentation."""
+    rest = text.lstrip(" ")
+    return "&nbsp;" * (len(text) - len(rest)) + _escaped(rest)
 
 
 def _are_numbers(texts: Sequence[str]) -> bool:
