@@ -202,7 +202,7 @@ def static(
 
 
 class KindMixin:
-    """Adds to a class that is a kind the functions that declare fields of this kind.
+    """Mixin for kinds of fields: adds functions that declare a field of the kind.
 
     Example:
         >>> import linsey.treex as tx
